@@ -1,0 +1,48 @@
+"""DETR panoptic segmentation in plain PyTorch.
+
+The public names are imported when they are first used, so that `import panodetr` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from panodetr.errors import PanodetrError
+    from panodetr.predict import Predictor, load
+    from panodetr.results.types import Category, PanopticResult, Segment
+
+__version__ = "0.1.0"
+__all__ = [
+    "Category",
+    "PanodetrError",
+    "PanopticResult",
+    "Predictor",
+    "Segment",
+    "__version__",
+    "load",
+]
+
+_HOMES = {
+    "Category": "panodetr.results.types",
+    "PanodetrError": "panodetr.errors",
+    "PanopticResult": "panodetr.results.types",
+    "Predictor": "panodetr.predict",
+    "Segment": "panodetr.results.types",
+    "load": "panodetr.predict",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its home on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'panodetr' has no attribute {name!r}")
+    value: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return __all__

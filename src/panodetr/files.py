@@ -1,0 +1,143 @@
+"""Files that are written whole or not at all.
+
+A new file is written under a temporary name in the same folder, flushed to the disk, and renamed over
+the old one. Whoever reads the path sees the old contents or the new, never a part, also when the
+process is killed midway.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from panodetr.errors import PanodetrError
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` that takes its place when the block ends without an error.
+
+    Folders above `path` are made. An `OSError` inside the block counts as a failure to write. The temporary path ends as `path` does, so that writers that go by
+    the suffix work. When the block raises, the temporary file is removed and `path` is left as it was.
+
+    Raises:
+        PanodetrError: the system refused to write (disk full, no permission, a folder in the way).
+    """
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        with _told(path):
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path` that takes its place when the block ends without an error.
+
+    A folder that is already there is replaced with everything in it. POSIX has no rename over a full
+    folder, so the old one is moved aside first: a process killed between the two renames leaves no
+    folder at `path`, and both whole ones beside it, as `.writing-…` and `.old-…`.
+
+    Raises:
+        PanodetrError: the system refused to write, or a file is in the way.
+    """
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a file of this name is in the way")
+        temporary = _temporary(path)
+        temporary.mkdir()
+    try:
+        with _told(path):
+            yield temporary
+            for entry in sorted(temporary.rglob("*"), reverse=True):
+                _sync(entry)
+            _sync(temporary)
+            _swap(temporary, path)
+            _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_bytes(path: Path, contents: bytes) -> None:
+    """Write `contents` whole or not at all.
+
+    Raises:
+        PanodetrError: the system refused to write.
+    """
+    with written_whole(path) as temporary:
+        temporary.write_bytes(contents)
+
+
+def write_text(path: Path, contents: str) -> None:
+    """Write `contents` as UTF-8, whole or not at all, with its line ends as they are.
+
+    Raises:
+        PanodetrError: the system refused to write.
+    """
+    write_bytes(path, contents.encode())
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON with a final line end, whole or not at all.
+
+    Raises:
+        PanodetrError: the system refused to write.
+        ValueError: `value` holds a number that JSON has no word for (NaN, infinity).
+        TypeError: `value` holds something that JSON has no form for.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn the system's refusal into one line that names the path the user asked for."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise PanodetrError(f"cannot write {path}: {reason}") from error
+
+
+def _temporary(path: Path) -> Path:
+    """Name something beside `path` that is not there yet, hidden, and ending as `path` does."""
+    return path.with_name(f".writing-{secrets.token_hex(6)}{path.suffix}")
+
+
+def _swap(temporary: Path, path: Path) -> None:
+    """Rename a folder over another."""
+    if not path.exists():
+        temporary.rename(path)
+        return
+    old = path.with_name(f".old-{temporary.name.removeprefix('.writing-')}")
+    path.rename(old)
+    try:
+        temporary.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Make the system put a file, or a folder's list of names, on the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows cannot open a folder
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
