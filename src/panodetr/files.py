@@ -1,8 +1,8 @@
 """Files that are written whole or not at all.
 
-A new file is written under a temporary name in the same folder, flushed to the disk, and renamed over
-the old one. Whoever reads the path sees the old contents or the new, never a part, also when the
-process is killed midway.
+A new file is written under a temporary name in the same folder, flushed to the disk, and renamed
+over the old one. Whoever reads the path sees the old contents or the new, never a part, also when
+the process is killed midway.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,11 +20,12 @@ from panodetr.errors import PanodetrError
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` that takes its place when the block ends without an error.
+def written_whole(path: Path) -> Generator[Path, None, None]:
+    """Give a temporary path beside `path` that takes its place when the block ends well.
 
-    Folders above `path` are made. An `OSError` inside the block counts as a failure to write. The temporary path ends as `path` does, so that writers that go by
-    the suffix work. When the block raises, the temporary file is removed and `path` is left as it was.
+    Folders above `path` are made. The temporary path ends as `path` does, so that writers that go
+    by the suffix work. When the block raises, the temporary file is removed and `path` is left as
+    it was; an `OSError` in it counts as a failure to write.
 
     Raises:
         PanodetrError: the system refused to write (disk full, no permission, a folder in the way).
@@ -43,12 +44,12 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def folder_written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path` that takes its place when the block ends without an error.
+def folder_written_whole(path: Path) -> Generator[Path, None, None]:
+    """Give a temporary folder beside `path` that takes its place when the block ends well.
 
-    A folder that is already there is replaced with everything in it. POSIX has no rename over a full
-    folder, so the old one is moved aside first: a process killed between the two renames leaves no
-    folder at `path`, and both whole ones beside it, as `.writing-…` and `.old-…`.
+    A folder that is already there is replaced with everything in it. POSIX has no rename over a
+    full folder, so the old one is moved aside first: a process killed between the two renames
+    leaves no folder at `path`, and both whole ones beside it, as `.writing-…` and `.old-…`.
 
     Raises:
         PanodetrError: the system refused to write, or a file is in the way.
@@ -103,7 +104,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _told(path: Path) -> Generator[None, None, None]:
     """Turn the system's refusal into one line that names the path the user asked for."""
     try:
         yield

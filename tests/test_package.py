@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+import panodetr
+from panodetr.errors import PanodetrError
+from panodetr.results.types import Category
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+
+
+def test_import_brings_neither_torch_nor_numpy() -> None:
+    heavy = "{'torch', 'numpy', 'PIL', 'scipy', 'rich'} & set(sys.modules)"
+    assert python(f"import sys, panodetr; print({heavy})").stdout == "set()\n"
+
+
+def test_import_takes_less_than_three_tenths_of_a_second() -> None:
+    def seconds(code: str) -> float:
+        start = time.perf_counter()
+        python(code)
+        return time.perf_counter() - start
+
+    # The least of a few: what is measured is the package, not what else the machine does.
+    bare = min(seconds("pass") for _ in range(3))
+    assert min(seconds("import panodetr") for _ in range(3)) - bare < 0.3
+
+
+def test_every_public_name_is_there() -> None:
+    for name in panodetr.__all__:
+        assert getattr(panodetr, name) is not None
+    assert sorted(panodetr.__all__) == sorted(dir(panodetr))
+
+
+def test_public_names_are_the_ones_of_their_homes() -> None:
+    assert panodetr.PanodetrError is PanodetrError
+    assert panodetr.Category is Category
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'segmment'"):
+        _ = panodetr.segmment  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
