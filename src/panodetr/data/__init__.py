@@ -1,0 +1,1 @@
+"""Data sets on disk, checked when they are opened, and what the training loop asks of them."""

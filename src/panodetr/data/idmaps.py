@@ -1,0 +1,78 @@
+"""COCO's panoptic id maps: pictures whose pixels say which segment they belong to.
+
+A pixel's id is R + 256 G + 65536 B; 0 is void. Id maps are made of long runs of one id, so whatever
+counts ids counts runs: no sort of all pixels, no table as long as the largest id.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from panodetr.errors import DataError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+VOID = 0
+
+
+def read_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
+    """Read the ids of an id map's pixels, (H, W).
+
+    Args:
+        path: a picture without loss, PNG as a rule.
+        size: height and width that it must have.
+
+    Raises:
+        DataError: the file is missing, not a picture, or of another size or kind of pixels.
+    """
+    try:
+        with Image.open(path) as picture:
+            if picture.size != (size[1], size[0]):
+                raise DataError(
+                    f"{path} is {picture.width}x{picture.height} pixels; "
+                    f"expected {size[1]}x{size[0]}, as the JSON says of its image"
+                )
+            if picture.mode not in ("RGB", "RGBA", "P", "L"):
+                raise DataError(f"{path} has {picture.mode} pixels; expected 8-bit RGB")
+            # PNG optimisers turn few colours into a palette or greys: the same ids in RGB.
+            colors = np.asarray(picture.convert("RGB"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; expected the id map of an image") from error
+    except DataError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path} cannot be read as an id map: {reason}") from error
+    return ids_from_rgb(colors)
+
+
+def ids_from_rgb(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Turn an id map's colours (H, W, 3) into ids (H, W), 0 to 2^24 - 1."""
+    ids = colors[..., 2].astype(np.int32)
+    for channel in (1, 0):
+        ids <<= 8
+        ids |= colors[..., channel]
+    return ids
+
+
+def present_ids(ids: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Give the ids that occur in an id map (H, W), void too, each once and rising."""
+    flat = ids.ravel()
+    return np.unique(flat[run_starts(flat)])
+
+
+def run_starts(*maps: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Give the positions at which a run begins in any of some flat maps of one length."""
+    first = maps[0]
+    begins = np.empty(first.size, dtype=np.bool_)
+    begins[:1] = True
+    np.not_equal(first[1:], first[:-1], out=begins[1:])
+    for other in maps[1:]:
+        begins[1:] |= other[1:] != other[:-1]
+    return np.flatnonzero(begins)

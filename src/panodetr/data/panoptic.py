@@ -1,0 +1,266 @@
+"""A data set in COCO's panoptic format: photos, id maps, and a JSON that names the segments.
+
+Two layouts: a folder with splits holds `panoptic_NAME.json`, photos in `NAME/` and id maps in
+`panoptic_NAME/`; one without holds `panoptic.json`, `images/` and `panoptic/`, and its split is "".
+The JSON is checked when the data set is opened, the pixels when they are read. NumPy only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from panodetr.data.idmaps import VOID, present_ids, read_id_map
+from panodetr.data.records import Record, read_record
+from panodetr.errors import DataError
+from panodetr.images.read import read_image
+from panodetr.results.types import Category
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+LARGEST_ID = 2**24 - 1  # three bytes of colour
+
+
+@dataclass(frozen=True, kw_only=True)
+class TruthSegment:
+    """One segment that the annotators drew.
+
+    Attributes:
+        id: its value in the id map, 1 or more.
+        category_id: the data set's own.
+        area: pixels, as the JSON says: panoptic quality counts with it, not with the pixels.
+        is_crowd: True where the segment covers many objects that nobody told apart.
+    """
+
+    id: int
+    category_id: int
+    area: int
+    is_crowd: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One photo and its truth.
+
+    Attributes:
+        image_id: the data set's own.
+        photo: path of the photo.
+        id_map: path of the id map.
+        size: height, width in pixels.
+        segments: in the order of the JSON.
+    """
+
+    image_id: int
+    photo: Path
+    id_map: Path
+    size: tuple[int, int]
+    segments: tuple[TruthSegment, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanopticData:
+    """One split of a data set.
+
+    Attributes:
+        folder: where it lies.
+        split: its name, "" for a folder without splits.
+        categories: by rising id; an index is the position in this order.
+        samples: in the order of the JSON's images.
+    """
+
+    folder: Path
+    split: str
+    categories: tuple[Category, ...]
+    samples: tuple[Sample, ...]
+
+    @classmethod
+    def open(cls, folder: Path, split: str) -> PanopticData:
+        """Read and check a split's JSON, and that its files are there.
+
+        Raises:
+            DataError: a file is missing, the JSON is broken, or it contradicts itself.
+        """
+        layout = _find(folder, split)
+        document = read_record(layout.annotations)
+        categories = _categories(document)
+        samples = _samples(document, layout, {category.id for category in categories})
+        return cls(folder=folder, split=split, categories=categories, samples=samples)
+
+
+def read_photo(sample: Sample) -> NDArray[np.uint8]:
+    """Read a sample's photo, (H, W, 3) RGB.
+
+    Raises:
+        ImageError: the file cannot be read as an image.
+        DataError: it has another size than the JSON says.
+    """
+    photo = read_image(sample.photo)
+    height, width = photo.shape[:2]
+    if (height, width) != sample.size:
+        raise DataError(
+            f"{sample.photo} is {width}x{height} pixels; expected "
+            f"{sample.size[1]}x{sample.size[0]}, as the JSON says of image {sample.image_id}"
+        )
+    return photo
+
+
+def read_ids(sample: Sample) -> NDArray[np.int32]:
+    """Read a sample's id map, (H, W), 0 = void.
+
+    Raises:
+        DataError: the file cannot be read, has another size than the JSON says, shows an id that
+            the JSON doesn't list, or lacks one that it does.
+    """
+    ids = read_id_map(sample.id_map, sample.size)
+    shown = set(present_ids(ids).tolist()) - {VOID}
+    listed = {segment.id for segment in sample.segments}
+    if shown - listed:
+        raise DataError(
+            f"{sample.id_map} shows segment {min(shown - listed)}, which the JSON doesn't list for "
+            f"image {sample.image_id}; list it in segments_info or paint it void"
+        )
+    if listed - shown:
+        raise DataError(
+            f"{sample.id_map} has no pixel of segment {min(listed - shown)}, which the JSON lists "
+            f"for image {sample.image_id}; take it out of segments_info"
+        )
+    return ids
+
+
+@dataclass(frozen=True)
+class _Layout:
+    annotations: Path
+    photos: Path
+    id_maps: Path
+
+
+def _find(folder: Path, split: str) -> _Layout:
+    """Say where a split's parts lie.
+
+    Raises:
+        DataError: one of them is missing.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; expected one with COCO panoptic data")
+    named = f"panoptic_{split}" if split else "panoptic"
+    layout = _Layout(folder / f"{named}.json", folder / (split or "images"), folder / named)
+    if not layout.annotations.is_file():
+        splits = sorted(p.stem.removeprefix("panoptic_") for p in folder.glob("panoptic_*.json"))
+        if (folder / "panoptic.json").is_file():
+            splits.append('"" (no split)')
+        there = ", ".join(splits) or "none"
+        raise DataError(f"{layout.annotations} is missing; splits in {folder}: {there}")
+    for part in (layout.photos, layout.id_maps):
+        if not part.is_dir():
+            raise DataError(
+                f"{part} is missing; expected a folder beside {layout.annotations.name}"
+            )
+    return layout
+
+
+def _categories(document: Record) -> tuple[Category, ...]:
+    """Read the categories, by rising id.
+
+    Raises:
+        DataError: there is none, or two share an id or a name.
+    """
+    records: dict[int, Record] = {}
+    names: set[str] = set()
+    for record in document.records("categories"):
+        category_id, name = record.integer("id", least=0), record.text("name")
+        if category_id in records or name in names:
+            raise DataError(f"{record.place} repeats id {category_id} or name {name!r}")
+        records[category_id] = record
+        names.add(name)
+    if not records:
+        raise DataError(f"{document.place} has no categories; expected at least one")
+    return tuple(
+        Category(
+            index=index,
+            id=category_id,
+            name=records[category_id].text("name"),
+            is_thing=records[category_id].flag("isthing"),
+            color=_color(records[category_id]),
+        )
+        for index, category_id in enumerate(sorted(records))
+    )
+
+
+def _color(record: Record) -> tuple[int, int, int]:
+    values = [v for v in record.items("color") if isinstance(v, int) and 0 <= v <= 255]
+    if len(values) != 3 or len(record.items("color")) != 3:
+        raise DataError(f'{record.place}: "color" must be three whole numbers from 0 to 255')
+    return values[0], values[1], values[2]
+
+
+def _samples(document: Record, layout: _Layout, category_ids: set[int]) -> tuple[Sample, ...]:
+    """Join images and annotations.
+
+    Raises:
+        DataError: an image is listed twice, has no annotation or several, or its files are missing.
+    """
+    images: dict[int, Record] = {}
+    for image in document.records("images"):
+        image_id = image.integer("id")
+        if image_id in images:
+            raise DataError(f"{image.place} repeats image id {image_id}")
+        images[image_id] = image
+    annotations: dict[int, Record] = {}
+    for annotation in document.records("annotations"):
+        image_id = annotation.integer("image_id")
+        if image_id not in images:
+            raise DataError(
+                f"{annotation.place} is for image {image_id}, which images doesn't list"
+            )
+        if image_id in annotations:
+            raise DataError(f"{annotation.place} is a second annotation for image {image_id}")
+        annotations[image_id] = annotation
+    if not images:
+        raise DataError(f"{document.place} has no images; expected at least one")
+    missing = images.keys() - annotations.keys()
+    if missing:
+        raise DataError(f"{document.place} has no annotation for image {min(missing)}")
+    return tuple(
+        Sample(
+            image_id=image_id,
+            photo=_file(image, layout.photos),
+            id_map=_file(annotations[image_id], layout.id_maps),
+            size=(image.integer("height", least=1), image.integer("width", least=1)),
+            segments=_segments(annotations[image_id], category_ids),
+        )
+        for image_id, image in images.items()
+    )
+
+
+def _file(record: Record, folder: Path) -> Path:
+    path = folder / record.text("file_name")
+    if not path.is_file():
+        raise DataError(f"{path} is missing; {record.place} names it")
+    return path
+
+
+def _segments(annotation: Record, category_ids: set[int]) -> tuple[TruthSegment, ...]:
+    segments: dict[int, TruthSegment] = {}
+    for record in annotation.records("segments_info"):
+        segment = TruthSegment(
+            id=record.integer("id", least=1),
+            category_id=record.integer("category_id"),
+            area=record.integer("area", least=1),
+            is_crowd=record.flag("iscrowd", default=False),
+        )
+        if segment.id > LARGEST_ID:
+            raise DataError(
+                f"{record.place} has id {segment.id}; a pixel can say {LARGEST_ID} at most"
+            )
+        if segment.id in segments:
+            raise DataError(f"{record.place} repeats segment id {segment.id} within its image")
+        if segment.category_id not in category_ids:
+            raise DataError(
+                f"{record.place} has category {segment.category_id}, which categories doesn't list"
+            )
+        segments[segment.id] = segment
+    return tuple(segments.values())

@@ -1,0 +1,120 @@
+"""JSON from outside, read field by field: every complaint names the file and the place in it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from panodetr.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Record:
+    """One JSON object of a file.
+
+    Attributes:
+        place: the file and where in it, for messages.
+        fields: the object itself.
+    """
+
+    place: str
+    fields: dict[str, object]
+
+    def integer(self, key: str, *, least: int | None = None) -> int:
+        """Give a whole number.
+
+        Raises:
+            DataError: the field is missing, not a whole number, or below `least`.
+        """
+        value = self._value(key)
+        if isinstance(value, float) and value.is_integer():  # some tools write every number as 3.0
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise self._wrong(key, value, "a whole number")
+        if least is not None and value < least:
+            raise self._wrong(key, value, f"at least {least}")
+        return value
+
+    def flag(self, key: str, default: bool | None = None) -> bool:
+        """Give a yes or no, which COCO writes as 1 or 0.
+
+        Raises:
+            DataError: the field is neither, or missing without a `default`.
+        """
+        value = self.fields.get(key, default)
+        if value not in (0, 1):
+            raise self._wrong(key, self._value(key), "0 or 1")
+        return bool(value)
+
+    def text(self, key: str) -> str:
+        """Give a string of at least one character.
+
+        Raises:
+            DataError: the field is missing, empty, or not a string.
+        """
+        value = self._value(key)
+        if not isinstance(value, str) or not value:
+            raise self._wrong(key, value, "some text")
+        return value
+
+    def items(self, key: str) -> list[object]:
+        """Give a list, whatever is in it.
+
+        Raises:
+            DataError: the field is missing or not a list.
+        """
+        value = self._value(key)
+        if not isinstance(value, list):
+            raise self._wrong(key, value, "a list")
+        return cast("list[object]", value)
+
+    def records(self, key: str) -> Iterator[Record]:
+        """Give the objects of a list, one by one.
+
+        Raises:
+            DataError: the field is missing, not a list, or holds something that is not an object.
+        """
+        for number, item in enumerate(self.items(key)):
+            place = f"{self.place}: {key}[{number}]"
+            if not isinstance(item, dict):
+                raise DataError(f"{place} is {_short(item)}; expected an object with named fields")
+            yield Record(place, cast("dict[str, object]", item))
+
+    def _value(self, key: str) -> object:
+        if key not in self.fields:
+            raise DataError(f'{self.place} has no "{key}"; the COCO panoptic format requires it')
+        return self.fields[key]
+
+    def _wrong(self, key: str, value: object, expected: str) -> DataError:
+        return DataError(f'{self.place}: "{key}" is {_short(value)}; expected {expected}')
+
+
+def read_record(path: Path) -> Record:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        DataError: the file is missing, unreadable, not JSON, or not an object.
+    """
+    try:
+        value: object = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        reason = str(error) or "nested too deeply"
+        raise DataError(f"{path} is not JSON ({reason}); write it again") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds {_short(value)}; expected a JSON object")
+    return Record(str(path), cast("dict[str, object]", value))
+
+
+def _short(value: object) -> str:
+    """Show a value in a message of one line."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    shown = json.dumps(value, ensure_ascii=False)
+    return shown if len(shown) <= 40 else shown[:37] + "..."
