@@ -8,6 +8,7 @@ The JSON is checked when the data set is opened, the pixels when they are read. 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from panodetr.data.idmaps import VOID, present_ids, read_id_map
@@ -48,6 +49,7 @@ class Sample:
 
     Attributes:
         image_id: the data set's own.
+        name: the id map's file name without its suffix, unique in the split.
         photo: path of the photo.
         id_map: path of the id map.
         size: height, width in pixels.
@@ -55,6 +57,7 @@ class Sample:
     """
 
     image_id: int
+    name: str
     photo: Path
     id_map: Path
     size: tuple[int, int]
@@ -201,7 +204,8 @@ def _samples(document: Record, layout: _Layout, category_ids: set[int]) -> tuple
     """Join images and annotations.
 
     Raises:
-        DataError: an image is listed twice, has no annotation or several, or its files are missing.
+        DataError: an image is listed twice, has no annotation or several, shares its id map with
+            another, or its files are missing.
     """
     images: dict[int, Record] = {}
     for image in document.records("images"):
@@ -224,20 +228,29 @@ def _samples(document: Record, layout: _Layout, category_ids: set[int]) -> tuple
     missing = images.keys() - annotations.keys()
     if missing:
         raise DataError(f"{document.place} has no annotation for image {min(missing)}")
-    return tuple(
-        Sample(
+    samples: dict[str, Sample] = {}
+    for image_id, image in images.items():
+        annotation = annotations[image_id]
+        id_map = _file(annotation, layout.id_maps)
+        name = id_map.relative_to(layout.id_maps).with_suffix("").as_posix()
+        if name in samples:
+            raise DataError(f"{annotation.place} has the id map {name} of another image")
+        samples[name] = Sample(
             image_id=image_id,
+            name=name,
             photo=_file(image, layout.photos),
-            id_map=_file(annotations[image_id], layout.id_maps),
+            id_map=id_map,
             size=(image.integer("height", least=1), image.integer("width", least=1)),
-            segments=_segments(annotations[image_id], category_ids),
+            segments=_segments(annotation, category_ids),
         )
-        for image_id, image in images.items()
-    )
+    return tuple(samples.values())
 
 
 def _file(record: Record, folder: Path) -> Path:
-    path = folder / record.text("file_name")
+    name = PurePosixPath(record.text("file_name"))
+    if name.is_absolute() or ".." in name.parts:
+        raise DataError(f"{record.place} names {name}; expected a file within {folder}")
+    path = folder / name
     if not path.is_file():
         raise DataError(f"{path} is missing; {record.place} names it")
     return path
