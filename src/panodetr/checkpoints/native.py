@@ -1,0 +1,228 @@
+"""The checkpoint of this package: a folder with `config.json` and `model.safetensors`.
+
+`config.json` says everything that is needed to build the model, feed it and read its answers; the
+weights are plain tensors under the model's own names. Loading runs no code from the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from panodetr.checkpoints.fields import from_json, json_object, scalar
+from panodetr.checkpoints.spec import ModelSpec
+from panodetr.errors import CheckpointError
+from panodetr.files import folder_written_whole, write_bytes, write_json
+from panodetr.images.preprocess import Preprocessing
+from panodetr.model.config import DetrConfig
+from panodetr.results.types import Category
+
+FORMAT = "panodetr"
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+METRICS_FILE = "metrics.json"  # may lie beside them: what the model reached, and on what
+
+_OWN_FILES = {CONFIG_FILE, WEIGHTS_FILE, METRICS_FILE}
+_KEYS = (
+    "format",
+    "format_version",
+    "name",
+    "architecture",
+    "categories",
+    "preprocessing",
+    "threshold",
+)
+
+
+def save_checkpoint(
+    folder: Path,
+    spec: ModelSpec,
+    state: Mapping[str, torch.Tensor],
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a checkpoint whole or not at all, over an older one where there is one.
+
+    Args:
+        folder: where; made with the folders above it.
+        spec: what the model says of itself.
+        state: the model's state dict, on any device.
+        dtype: how floating-point matrices and kernels are stored; `torch.float16` halves the file.
+            Vectors (biases, norms and their statistics, which can leave float16's range) are always
+            stored as float32, and integers as they are.
+
+    Raises:
+        CheckpointError: a weight is not finite, or the folder holds other files, which would be
+            lost.
+        PanodetrError: the system refused to write.
+    """
+    if folder.is_dir():
+        others = sorted(entry.name for entry in folder.iterdir() if entry.name not in _OWN_FILES)
+        if others:
+            raise CheckpointError(
+                f"{folder} holds files that are no part of a checkpoint ({_few(others)}); "
+                "choose another folder"
+            )
+    tensors = {key: _stored(key, tensor, dtype) for key, tensor in state.items()}
+    with folder_written_whole(folder) as temporary:
+        write_json(temporary / CONFIG_FILE, _to_json(spec))
+        write_bytes(temporary / WEIGHTS_FILE, save(tensors))
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """Read a checkpoint's `config.json`.
+
+    Raises:
+        CheckpointError: the file is missing, is not a panodetr configuration, is of a newer
+            version, or lacks a key or holds an unknown or meaningless one, which is named.
+    """
+    file = folder / CONFIG_FILE
+    value = _read_json(file)
+    try:
+        return _from_json(value)
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+
+
+def load_weights(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """Read a checkpoint's weights: CPU tensors, floating-point ones as float32.
+
+    Args:
+        folder: the checkpoint.
+        expected: the shape of every tensor that the model has, by name.
+
+    Raises:
+        CheckpointError: the file is missing, truncated or damaged, or its tensors are not the
+            expected ones.
+    """
+    file = folder / WEIGHTS_FILE
+    if not file.is_file():
+        raise CheckpointError(_absent(file))
+    try:
+        with safe_open(file, framework="pt") as stored:
+            keys = stored.keys()
+            shapes = {key: tuple(stored.get_slice(key).get_shape()) for key in keys}
+            _compare(file, shapes, expected)
+            tensors = {key: cast("torch.Tensor", stored.get_tensor(key)) for key in shapes}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file} is truncated or damaged ({error}); copy or train it again"
+        ) from error
+    return {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}
+
+
+def _stored(key: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Give a tensor the form that it has in the file."""
+    if not tensor.is_floating_point():
+        return tensor.detach().cpu().clone().contiguous()
+    kind = dtype if tensor.ndim > 1 else torch.float32
+    # A copy of its own: safetensors refuses tensors that share memory.
+    copy = tensor.detach().to("cpu", kind, copy=True).contiguous()
+    if not copy.isfinite().all():
+        raise CheckpointError(
+            f"weight {key!r} is not finite as {kind}; the checkpoint is not saved"
+        )
+    return copy
+
+
+def _to_json(spec: ModelSpec) -> dict[str, object]:
+    """Lay out a model's description as `config.json` has it."""
+    fields = {"format": FORMAT, "format_version": FORMAT_VERSION, **dataclasses.asdict(spec)}
+    return {key: fields[key] for key in _KEYS}
+
+
+def _from_json(value: object) -> ModelSpec:
+    """Read a model's description; the inverse of `_to_json`, from text that anyone may have edited.
+
+    Raises:
+        ValueError: with the key in the message.
+    """
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    head = cast("dict[str, object]", value)
+    if head.get("format") != FORMAT:
+        raise ValueError(f'not a panodetr checkpoint: expected "format": "{FORMAT}"')
+    version = scalar(int, head.get("format_version"), "format_version")
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"format_version is {version}, made by a newer panodetr; this one reads up to "
+            f"{FORMAT_VERSION}: upgrade panodetr"
+        )
+    if version < 1:
+        raise ValueError(f"format_version is {version}; expected 1 to {FORMAT_VERSION}")
+    fields = json_object(head, _KEYS, "")
+    categories = fields["categories"]
+    if not isinstance(categories, list):
+        raise ValueError("categories is not a list")
+    rows = enumerate(cast("list[object]", categories))
+    return ModelSpec(
+        name=scalar(str, fields["name"], "name"),
+        architecture=from_json(DetrConfig, fields["architecture"], "architecture"),
+        categories=tuple(from_json(Category, row, f"categories[{i}]") for i, row in rows),
+        preprocessing=from_json(Preprocessing, fields["preprocessing"], "preprocessing"),
+        threshold=scalar(float, fields["threshold"], "threshold"),
+    )
+
+
+def _read_json(file: Path) -> object:
+    """Parse a JSON file.
+
+    Raises:
+        CheckpointError: there is none, or it is not JSON.
+    """
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError(_absent(file)) from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
+
+
+def _absent(file: Path) -> str:
+    """Say that a checkpoint's file is not there."""
+    return f"{file} is not there; a checkpoint is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
+
+
+def _compare(
+    file: Path, stored: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Check names and shapes before any weight is read.
+
+    Raises:
+        CheckpointError: naming the first few that differ.
+    """
+    missing = [repr(key) for key in expected if key not in stored]
+    if missing:
+        raise CheckpointError(f"{file} lacks {len(missing)} tensors of its model: {_few(missing)}")
+    unknown = [repr(key) for key in stored if key not in expected]
+    if unknown:
+        raise CheckpointError(
+            f"{file} holds {len(unknown)} tensors that its model does not have: {_few(unknown)}"
+        )
+    wrong = [
+        f"{key!r} is {list(stored[key])}, expected {list(shape)}"
+        for key, shape in expected.items()
+        if stored[key] != tuple(shape)
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{file} does not fit {CONFIG_FILE}, {len(wrong)} tensors have another shape: "
+            f"{_few(wrong)}"
+        )
+
+
+def _few(names: Iterable[str], most: int = 3) -> str:
+    """List the first few names."""
+    listed = list(names)
+    rest = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + rest
