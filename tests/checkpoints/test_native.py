@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from panodetr.checkpoints.build import load_model
+from panodetr.checkpoints.native import load_weights, read_spec, save_checkpoint
+from panodetr.checkpoints.spec import ModelSpec
+from panodetr.errors import CheckpointError
+from panodetr.images.preprocess import Preprocessing
+from panodetr.model.config import DetrConfig, ResNetConfig
+from panodetr.model.detr import Detr
+from panodetr.results.types import Category
+
+WEIGHTS = {"head.weight": torch.arange(6.0).reshape(2, 3), "head.bias": torch.ones(2)}
+SHAPES = {key: tuple(tensor.shape) for key, tensor in WEIGHTS.items()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_spec: ModelSpec) -> Path:
+    save_checkpoint(tmp_path / "model", tiny_spec, WEIGHTS)
+    return tmp_path / "model"
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    change(config)
+    file.write_text(json.dumps(config))
+
+
+sides = st.none() | st.integers(1, 2000)
+colors = st.tuples(*[st.integers(0, 255)] * 3)
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> ModelSpec:
+    widths = st.integers(1, 64).map(lambda w: 8 * w)
+    backbone = ResNetConfig(
+        block=draw(st.sampled_from(["basic", "bottleneck"])),
+        depths=draw(st.tuples(*[st.integers(1, 30)] * 4)),
+        widths=draw(st.tuples(*[widths] * 4)),
+        strides=draw(st.tuples(*[st.integers(1, 2)] * 4)),
+        stem_width=draw(widths),
+        stem_pool=draw(st.booleans()),
+        norm=draw(st.sampled_from(["frozen", "batch", "group"])),
+    )
+    indices = sorted(draw(st.sets(st.integers(0, 300), min_size=1, max_size=8)))
+    ids = draw(st.permutations(range(len(indices))))
+    return ModelSpec(
+        name=draw(st.text(min_size=1)),
+        architecture=DetrConfig(
+            backbone=backbone,
+            num_classes=indices[-1] + draw(st.integers(1, 3)),
+            dropout=draw(st.floats(0, 0.99)),
+            positions=draw(st.sampled_from(["sine", "learned"])),
+        ),
+        categories=tuple(
+            Category(
+                index=index,
+                id=id_,
+                name=draw(st.text()),
+                is_thing=draw(st.booleans()),
+                color=draw(colors),
+            )
+            for index, id_ in zip(indices, ids, strict=True)
+        ),
+        preprocessing=Preprocessing(short_side=draw(sides), long_side=draw(sides)),
+        threshold=draw(st.floats(0, 1)),
+    )
+
+
+@given(specs())
+def test_every_description_reads_back_as_it_was_written(tmp_path: Path, spec: ModelSpec) -> None:
+    save_checkpoint(tmp_path / "model", spec, {})
+    assert read_spec(tmp_path / "model") == spec
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4)), max_size=4))
+def test_every_weight_reads_back_as_it_was_written(
+    tmp_path: Path, tiny_spec: ModelSpec, shapes: list[tuple[int, int]]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    state = {f"w{i}": torch.randn(shape, generator=generator) for i, shape in enumerate(shapes)}
+    state["steps"] = torch.tensor(7)
+    save_checkpoint(tmp_path / "model", tiny_spec, state)
+    read = load_weights(tmp_path / "model", {key: tuple(t.shape) for key, t in state.items()})
+    assert read.keys() == state.keys()
+    assert all(torch.equal(read[key], state[key]) for key in state)
+    assert read["steps"].dtype == torch.int64
+
+
+def test_a_whole_model_reads_back_and_answers_the_same(
+    tmp_path: Path, tiny_spec: ModelSpec
+) -> None:
+    torch.manual_seed(0)
+    model = Detr(tiny_spec.architecture).eval()
+    save_checkpoint(tmp_path / "model", tiny_spec, model.state_dict())
+    spec, again = load_model(tmp_path / "model")
+    assert spec == tiny_spec
+    assert not again.training
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(again.detect(pixels).logits, model.detect(pixels).logits)
+
+
+def test_half_the_size_keeps_the_matrices_to_a_thousandth_and_the_vectors_exactly(
+    tmp_path: Path, tiny_spec: ModelSpec
+) -> None:
+    state = {
+        "weight": torch.rand(100, 100, generator=torch.Generator().manual_seed(0)) + 0.5,
+        "running_var": torch.tensor([1e6, 1e-9]),  # out of float16's range
+    }
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    save_checkpoint(tmp_path / "whole", tiny_spec, state)
+    save_checkpoint(tmp_path / "half", tiny_spec, state, dtype=torch.float16)
+    whole, half = (tmp_path / name / "model.safetensors" for name in ("whole", "half"))
+    assert half.stat().st_size < 0.52 * whole.stat().st_size
+    read = load_weights(tmp_path / "half", shapes)
+    assert read["weight"].dtype == torch.float32
+    torch.testing.assert_close(read["weight"], state["weight"], rtol=1e-3, atol=0)
+    assert torch.equal(read["running_var"], state["running_var"])
+
+
+def test_weights_that_share_memory_are_stored_each(tmp_path: Path, tiny_spec: ModelSpec) -> None:
+    tied = torch.ones(2, 2)
+    save_checkpoint(tmp_path / "model", tiny_spec, {"a": tied, "b": tied, "c": tied.T})
+    read = load_weights(tmp_path / "model", dict.fromkeys("abc", (2, 2)))
+    assert all(torch.equal(tensor, tied) for tensor in read.values())
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(float("nan"), torch.float32), (1e6, torch.float16)])
+def test_weights_that_are_not_finite_are_not_saved(
+    folder: Path, tiny_spec: ModelSpec, value: float, dtype: torch.dtype
+) -> None:
+    with pytest.raises(CheckpointError, match=r"'head\.weight' is not finite as torch\.float"):
+        save_checkpoint(folder, tiny_spec, {"head.weight": torch.full((2, 3), value)}, dtype=dtype)
+    assert torch.equal(load_weights(folder, SHAPES)["head.weight"], WEIGHTS["head.weight"])
+
+
+def test_a_newer_checkpoint_replaces_the_older(folder: Path, tiny_spec: ModelSpec) -> None:
+    save_checkpoint(folder, dataclasses.replace(tiny_spec, name="newer"), WEIGHTS)
+    assert read_spec(folder).name == "newer"
+    assert sorted(entry.name for entry in folder.parent.iterdir()) == ["model"]
+
+
+def test_a_folder_of_other_things_is_not_replaced(tmp_path: Path, tiny_spec: ModelSpec) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(CheckpointError, match=r"no part of a checkpoint \(thesis\.tex\)"):
+        save_checkpoint(tmp_path, tiny_spec, WEIGHTS)
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def set_to(*keys: str | int, value: object) -> Callable[[dict[str, Any]], None]:
+    def change(config: Any) -> None:
+        for key in keys[:-1]:
+            config = config[key]
+        config[keys[-1]] = value
+
+    return change
+
+
+def without(*keys: str | int) -> Callable[[dict[str, Any]], None]:
+    def change(config: Any) -> None:
+        for key in keys[:-1]:
+            config = config[key]
+        del config[keys[-1]]
+
+    return change
+
+
+REFUSED = {
+    "no format": (without("format"), 'expected "format": "panodetr"'),
+    "another format": (set_to("format", value="gguf"), "not a panodetr checkpoint"),
+    "newer": (set_to("format_version", value=2), "made by a newer panodetr.*upgrade"),
+    "version zero": (set_to("format_version", value=0), "format_version is 0; expected 1"),
+    "version as text": (
+        set_to("format_version", value="1"),
+        "format_version is '1'; expected a whole number",
+    ),
+    "unknown at the top": (set_to("treshold", value=1), "'treshold'; did you mean 'threshold'"),
+    "unknown within": (
+        set_to("architecture", "hidden_dims", value=1),
+        r"'architecture\.hidden_dims'; did you mean 'hidden_dim'",
+    ),
+    "unknown and far": (
+        set_to("preprocessing", "zzz", value=1),
+        r"'preprocessing\.zzz'; known: short_side, long_side",
+    ),
+    "missing at the top": (without("threshold"), "missing key 'threshold'"),
+    "missing within": (
+        without("architecture", "backbone", "depths"),
+        r"missing key 'architecture\.backbone\.depths'",
+    ),
+    "missing in a row": (
+        without("categories", 1, "name"),
+        r"missing key 'categories\[1\]\.name'",
+    ),
+    "a text for a number": (
+        set_to("architecture", "heads", value="8"),
+        r"architecture\.heads is '8'; expected a whole number",
+    ),
+    "true for a number": (set_to("threshold", value=True), "threshold is True; expected a number"),
+    "infinite": (set_to("threshold", value=float("inf")), "threshold is inf; expected a number"),
+    "a number for true": (
+        set_to("architecture", "masks", value=1),
+        r"architecture\.masks is 1; expected true or false",
+    ),
+    "a short list": (
+        set_to("preprocessing", "mean", value=[0.5]),
+        r"preprocessing\.mean is \[0\.5\]; expected a list of 3",
+    ),
+    "no list": (
+        set_to("architecture", "backbone", "depths", value=2),
+        r"depths is 2; expected a list of 4",
+    ),
+    "a wrong word": (
+        set_to("architecture", "positions", value="cosine"),
+        r"positions is 'cosine'; expected one of 'sine', 'learned'",
+    ),
+    "no object": (set_to("architecture", value=[]), "architecture is .*; expected an object"),
+    "categories no list": (set_to("categories", value={}), "categories is not a list"),
+    "no categories": (set_to("categories", value=[]), "must not be empty"),
+    "colliding ids": (set_to("categories", 1, "id", value=7), "two categories have the same id"),
+    "falling indices": (
+        set_to("categories", 1, "index", value=0),
+        r"indices \[0, 0\]; expected rising",
+    ),
+    "an index beyond the head": (
+        set_to("categories", 1, "index", value=3),
+        "num_classes is 3, so expected 0 to 2",
+    ),
+    "no colour": (
+        set_to("categories", 0, "color", value=[0, 0, 256]),
+        r"'nucleus' has the color \(0, 0, 256\)",
+    ),
+    "no probability": (set_to("threshold", value=1.5), r"threshold is 1\.5; expected 0 to 1"),
+    "refused by the network": (
+        set_to("architecture", "heads", value=7),
+        "must divide by heads",
+    ),
+    "refused by the backbone": (
+        set_to("architecture", "backbone", "dilate_last", value=True),
+        "DC5",
+    ),
+    "refused by the preprocessing": (
+        set_to("preprocessing", "tile_overlap", value=64),
+        "tile_overlap is 64",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_configuration_that_makes_no_sense_is_named(
+    folder: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    edit(folder, change)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_spec(folder)
+    assert str(caught.value).startswith(f"{folder / 'config.json'}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is not valid JSON"),
+        ('{"format": "panod', "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
+        ("\xff", "is not valid JSON"),
+        ("[1, 2]", "not a JSON object"),
+    ],
+)
+def test_broken_json_is_named(folder: Path, text: str, message: str) -> None:
+    (folder / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_spec(folder)
+    assert str(folder / "config.json") in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=f"{name} is not there; a checkpoint is a folder"):
+        load_model(folder)
+
+
+@given(st.floats(0, 1, exclude_max=True))
+def test_truncated_weights_are_named(tmp_path: Path, tiny_spec: ModelSpec, part: float) -> None:
+    folder = tmp_path / "model"
+    save_checkpoint(folder, tiny_spec, WEIGHTS)
+    file = folder / "model.safetensors"
+    contents = file.read_bytes()
+    file.write_bytes(contents[: int(part * len(contents))])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is truncated or damaged"):
+        load_weights(folder, SHAPES)
+
+
+def test_weights_that_do_not_fit_are_named(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"lacks 1 tensors of its model: 'box\.bias'"):
+        load_weights(folder, {**SHAPES, "box.bias": (4,)})
+    with pytest.raises(CheckpointError, match=r"holds 1 tensors .* not have: 'head\.bias'"):
+        load_weights(folder, {"head.weight": (2, 3)})
+    with pytest.raises(CheckpointError, match=r"'head\.bias' is \[2\], expected \[3\]"):
+        load_weights(folder, {**SHAPES, "head.bias": (3,)})
+
+
+def test_of_many_weights_that_do_not_fit_the_first_are_named(folder: Path) -> None:
+    others = {f"layer{i}": (1,) for i in range(9)}
+    with pytest.raises(CheckpointError, match="'layer0', 'layer1', 'layer2' and 6 more"):
+        load_weights(folder, {**SHAPES, **others})
+
+
+def test_a_configuration_of_another_size_than_its_weights_is_an_error(
+    tmp_path: Path, tiny_spec: ModelSpec
+) -> None:
+    save_checkpoint(tmp_path / "model", tiny_spec, Detr(tiny_spec.architecture).state_dict())
+    edit(tmp_path / "model", set_to("architecture", "num_queries", value=6))
+    with pytest.raises(CheckpointError, match=r"'queries\.weight' is \[5, 128\], expected \[6, "):
+        load_model(tmp_path / "model")
