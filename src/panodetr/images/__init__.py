@@ -1,0 +1,1 @@
+"""Photos: read, resized, tiled and batched, without torch."""

@@ -1,0 +1,218 @@
+"""Photos from files, PIL images and arrays: upright 8-bit RGB, or one line that says why not."""
+
+from __future__ import annotations
+
+import glob
+import threading
+import warnings
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from panodetr.errors import ImageError
+
+MAX_PIXELS = 200_000_000
+"""Largest photo that is decoded unless the caller says otherwise: 600 MB as RGB."""
+
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm"}
+)
+"""Endings, in lower case, by which a folder's files are taken for photos."""
+
+# Decoders of photos alone: Pillow would also run Ghostscript on an EPS file that came as a .png.
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+_KNOWN = "JPEG, PNG, WebP, TIFF, BMP, GIF or PPM"
+
+_pillow_globals = threading.Lock()
+
+
+def read_image(
+    source: str | Path | Image.Image | NDArray[np.uint8], *, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """Read a photo as upright RGB.
+
+    Files and PIL images are turned as their EXIF orientation says. Of a file with several frames
+    the first is taken. Alpha is dropped, not blended, as in the original: the colours under
+    transparent pixels appear. 16-bit values are divided by 257 (65535 becomes 255), without
+    stretching the contrast; floats are taken as 0 to 1.
+
+    Args:
+        source: a file, a PIL image, or an array: (H, W, 3) RGB or (H, W) grey, uint8.
+        max_pixels: a larger photo is refused, by its header, before anything is decoded.
+
+    Returns:
+        (H, W, 3) uint8, red, green, blue; a copy that shares nothing with `source`.
+
+    Raises:
+        ImageError: `source` is missing, unreadable, broken, too large, empty, or not a photo.
+    """
+    if isinstance(source, Image.Image):
+        name = "the PIL image"
+        _check_size(source.size, max_pixels, name)
+        return _decode(source, name)
+    if isinstance(source, np.ndarray):
+        return _from_array(source, max_pixels)
+    path = Path(source)
+    _check_file(path)
+    with _open(path, max_pixels) as image:
+        return _decode(image, str(path))
+
+
+def find_images(inputs: Sequence[str | Path]) -> list[Path]:
+    """List the photos that files, folders and glob patterns stand for.
+
+    A file is taken whatever it is called. A folder stands for every photo in it and in its
+    subfolders, by their endings (`SUFFIXES`), hidden ones left out; a pattern for every photo and
+    folder that matches, with `**` for any depth. What was given first comes first; within a folder
+    or pattern paths are sorted. A file that is reached twice is listed once.
+
+    Raises:
+        ImageError: an input does not exist, or a folder or pattern holds no photo.
+    """
+    found: dict[Path, Path] = {}
+    for given in inputs:
+        for path in _expand(given):
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def _expand(given: str | Path) -> list[Path]:
+    path = Path(given)
+    if path.is_dir():
+        photos = _photos_in(path)
+        if not photos:
+            raise ImageError(f"{given}: no photo in this folder; expected {_KNOWN} files")
+        return photos
+    if path.exists():
+        return [path]
+    if not glob.has_magic(str(given)):
+        raise ImageError(f"{given}: no such file or folder")
+    matches = [Path(match) for match in sorted(glob.glob(str(given), recursive=True))]
+    photos = [photo for match in matches for photo in _photos_in(match)]
+    if not photos:
+        raise ImageError(f"{given}: this pattern matches no photo; expected {_KNOWN} files")
+    return photos
+
+
+def _photos_in(path: Path) -> list[Path]:
+    """List the photos of a folder, or the one that `path` is, if it is one."""
+    if not path.is_dir():
+        return [path] if path.suffix.lower() in SUFFIXES else []
+    inside = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES)
+    return [
+        entry
+        for entry in inside
+        if entry.is_file()
+        and not any(part.startswith(".") for part in entry.relative_to(path).parts)
+    ]
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what would block, or would give an obscure message, when opened."""
+    try:
+        if path.is_dir():
+            raise ImageError(f"{path}: this is a folder; expected an image file")
+        if not path.exists():
+            raise ImageError(f"{path}: no such file")
+        if not path.is_file():
+            raise ImageError(f"{path}: this is a device or pipe; expected an image file")
+        if path.stat().st_size == 0:
+            raise ImageError(f"{path}: the file is empty; expected {_KNOWN}")
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise ImageError(f"{path!s}: cannot be read: {_reason(error)}") from error
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Switch off Pillow's own size limit and warnings: they are global, so one thread at a time."""
+    with _pillow_globals, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _open(path: Path, max_pixels: int) -> Image.Image:
+    """Read the header of a file and check the size that it gives."""
+    try:
+        with _quiet():
+            image = Image.open(path, formats=_FORMATS)
+    except PermissionError as error:
+        raise ImageError(f"{path}: cannot be read: {_reason(error)}") from error
+    except Exception as error:  # decoders raise whatever a broken header makes them stumble over
+        raise ImageError(f"{path}: not an image, or broken; expected {_KNOWN}") from error
+    try:
+        _check_size(image.size, max_pixels, str(path))
+    except ImageError:
+        image.close()
+        raise
+    return image
+
+
+def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """Decode, turn upright and convert; `name` is for the message."""
+    try:
+        image.load()
+        with _quiet():  # a broken EXIF block is warned about, and has no orientation
+            image = ImageOps.exif_transpose(image)
+        return _to_rgb(image, name)
+    except ImageError:
+        raise
+    except Exception as error:  # as in _open: struct.error, SyntaxError, KeyError, zlib.error …
+        raise ImageError(
+            f"{name}: the image is broken or cut short ({_reason(error)}); expected a whole file"
+        ) from error
+
+
+def _to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    if image.mode == "F":
+        values = np.asarray(image, np.float32)
+        if not bool(np.all((values >= 0) & (values <= 1))):  # NaN fails too
+            raise ImageError(f"{name}: floating-point pixels must lie between 0 and 1")
+        return _from_grey((values * 255 + 0.5).astype(np.uint8))
+    if image.mode.startswith("I"):  # I;16 in either byte order, and I where a file says 32 bits
+        wide = np.asarray(image).astype(np.int64)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise ImageError(f"{name}: 32-bit pixels go beyond 0 to 65535; expected 8 or 16 bits")
+        return _from_grey(((wide + 128) // 257).astype(np.uint8))
+    if image.mode == "P":
+        image.info.pop("transparency", None)  # alpha is dropped anyway, and Pillow would warn
+    return np.array(image.convert("RGB"), np.uint8)
+
+
+def _from_array(array: NDArray[np.uint8], max_pixels: int) -> NDArray[np.uint8]:
+    grey = array.ndim == 2
+    if array.dtype != np.uint8 or not (grey or (array.ndim == 3 and array.shape[2] == 3)):
+        raise ImageError(
+            f"the array is {array.dtype} of shape {array.shape}; "
+            "expected uint8 of shape (H, W, 3), red, green, blue, or (H, W), grey"
+        )
+    _check_size((array.shape[1], array.shape[0]), max_pixels, "the array")
+    return _from_grey(array) if grey else array.copy(order="C")
+
+
+def _from_grey(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise ImageError(f"{name}: the image has no pixels ({width}x{height})")
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{name}: {width}x{height} is {width * height:,} pixels, and the limit is "
+            f"{max_pixels:,}; make it smaller, or raise max_pixels"
+        )
+
+
+def _reason(error: Exception) -> str:
+    """Say in one line, without the path again, what the system or the decoder said."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return " ".join((said or str(error) or type(error).__name__).split())

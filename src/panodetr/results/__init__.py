@@ -1,0 +1,1 @@
+"""What the model found: decoded, merged, joined, drawn and written, without torch."""

@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from panodetr.errors import ImageError
+from panodetr.images.read import MAX_PIXELS, find_images, read_image
+
+RGB = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
+SMOOTH = np.stack([np.add.outer(np.arange(32) * 3, np.arange(48) * 2) + 20] * 3, -1).astype(
+    np.uint8
+)
+
+
+def saved(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)  # pyright: ignore[reportArgumentType]
+    return path
+
+
+def one_line(error: pytest.ExceptionInfo[ImageError], *parts: str) -> None:
+    message = str(error.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".ppm", ".webp"])
+def test_lossless_formats_give_the_pixels(tmp_path: Path, suffix: str) -> None:
+    options = {"lossless": True} if suffix == ".webp" else {}
+    path = saved(tmp_path / f"a{suffix}", Image.fromarray(RGB), **options)
+    assert np.array_equal(read_image(path), RGB)
+    assert np.array_equal(read_image(str(path)), RGB)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpeg_in_its_colour_models(tmp_path: Path, mode: str) -> None:
+    path = saved(tmp_path / "a.jpg", Image.fromarray(SMOOTH).convert(mode), quality=95)
+    photo = read_image(path)
+    assert photo.shape == SMOOTH.shape
+    assert np.abs(photo.astype(int) - SMOOTH).max() <= 6
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "PA"])
+def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+    image = Image.fromarray(SMOOTH).convert("L").convert("P" if mode == "PA" else mode)
+    if mode == "PA":
+        image = image.convert("PA")
+    path = saved(tmp_path / "a.tif" if mode == "PA" else tmp_path / "a.png", image)
+    assert np.array_equal(read_image(path), np.asarray(image.convert("RGB")))
+
+
+def test_alpha_is_dropped_not_blended(tmp_path: Path) -> None:
+    rgba = np.dstack([RGB, np.zeros(RGB.shape[:2], np.uint8)])
+    assert np.array_equal(read_image(saved(tmp_path / "a.png", Image.fromarray(rgba))), RGB)
+
+
+def test_a_palette_with_transparency_keeps_its_colours(tmp_path: Path) -> None:
+    image = Image.fromarray(RGB).quantize(16)
+    expected = np.asarray(image.convert("RGB"))
+    path = saved(tmp_path / "a.png", image, transparency=bytes(range(0, 256, 16)))
+    assert np.array_equal(read_image(path), expected)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bit_grey_is_divided_by_257(tmp_path: Path, suffix: str) -> None:
+    values = np.array([[0, 257, 32896, 65535, 128, 129]], np.uint16)
+    photo = read_image(saved(tmp_path / f"a{suffix}", Image.fromarray(values)))
+    assert photo[0, :, 0].tolist() == [0, 1, 128, 255, 0, 1]
+    assert np.array_equal(photo[..., 0], photo[..., 2])
+
+
+def test_16_bit_colour(tmp_path: Path) -> None:
+    wide = RGB.astype(">u2") * 257
+    rows = b"".join(b"\0" + row.tobytes() for row in wide)
+    path = tmp_path / "a.png"
+    path.write_bytes(png_bytes(RGB.shape[1], RGB.shape[0], rows, depth=16))
+    assert np.array_equal(read_image(path), RGB)
+
+
+def test_float_tiff_from_0_to_1(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.tif", Image.fromarray(np.array([[0, 0.5, 1]], np.float32)))
+    assert read_image(path)[0, :, 1].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("value", [2.0, -1.0, float("nan")])
+def test_float_tiff_of_another_range_is_refused(tmp_path: Path, value: float) -> None:
+    path = saved(tmp_path / "a.tif", Image.fromarray(np.array([[0, value]], np.float32)))
+    with pytest.raises(ImageError, match="between 0 and 1") as error:
+        read_image(path)
+    one_line(error, str(path))
+
+
+def test_32_bit_beyond_16_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.tif", Image.fromarray(np.array([[0, 70000]], np.int32)))
+    with pytest.raises(ImageError, match="32-bit"):
+        read_image(path)
+
+
+TURNS: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: a.transpose(1, 0, 2)[:, ::-1],
+    7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1],
+    8: lambda a: a.transpose(1, 0, 2)[::-1],
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path / "a.png", Image.fromarray(RGB), exif=exif.tobytes())
+    assert np.array_equal(read_image(path), TURNS[orientation](RGB))
+    with Image.open(path) as image:
+        assert np.array_equal(read_image(image), TURNS[orientation](RGB))
+
+
+def test_broken_exif_is_ignored(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", Image.fromarray(RGB), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert np.array_equal(read_image(path), RGB)
+
+
+def test_the_first_frame_is_taken(tmp_path: Path) -> None:
+    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
+    path = saved(tmp_path / "a.tif", frames[0], save_all=True, append_images=frames[1:])
+    assert np.array_equal(read_image(path), RGB)
+
+
+def test_pil_images_and_arrays_are_copied() -> None:
+    source = RGB.copy()
+    from_array, from_pil = read_image(source), read_image(Image.fromarray(source))
+    source[:] = 0
+    assert np.array_equal(from_array, RGB)
+    assert np.array_equal(from_pil, RGB)
+    from_array[:] = 1  # and may be written to
+
+
+def test_grey_arrays_are_taken() -> None:
+    photo = read_image(RGB[:, :, 0])
+    assert np.array_equal(photo, np.stack([RGB[:, :, 0]] * 3, -1))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        RGB.astype(np.float32),
+        RGB.transpose(2, 0, 1),
+        RGB[None],
+        RGB[..., :2],
+        np.zeros((4, 4, 4), np.uint8),
+    ],
+)
+def test_other_arrays_are_refused(array: NDArray[np.uint8]) -> None:
+    with pytest.raises(ImageError, match="expected uint8 of shape") as error:
+        read_image(array)
+    one_line(error, str(array.dtype), str(array.shape))
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0, 3), (0, 0)])
+def test_arrays_without_pixels_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ImageError, match="no pixels"):
+        read_image(np.zeros(shape, np.uint8))
+
+
+def png_bytes(width: int, height: int, rows: bytes, depth: int = 8) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
+    signature = b"\x89PNG\r\n\x1a\n"
+    return (
+        signature
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_bytes(100_000, 100_000, b"\0"))
+    with pytest.raises(ImageError, match="10,000,000,000 pixels") as error:
+        read_image(path)
+    one_line(error, str(path), f"{MAX_PIXELS:,}")
+
+
+def test_the_callers_limit_counts_and_pillows_does_not(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", Image.fromarray(RGB))
+    with pytest.raises(ImageError, match="the limit is 116"):
+        read_image(path, max_pixels=116)
+    assert read_image(path, max_pixels=117).shape == RGB.shape
+    # 190 million pixels pass our limit, where Pillow would raise: the error is of the missing rows.
+    path.write_bytes(png_bytes(19_000, 10_000, b"\0"))
+    before = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(ImageError, match="broken or cut short"):
+        read_image(path)
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize("image_", [Image.new("RGB", (20, 20)), np.zeros((20, 20, 3), np.uint8)])
+def test_the_limit_holds_for_what_is_not_a_file(image_: Image.Image) -> None:
+    with pytest.raises(ImageError, match="limit"):
+        read_image(image_, max_pixels=399)
+
+
+def test_no_image_at_all(tmp_path: Path) -> None:
+    for name, contents, match in [
+        ("empty.png", b"", "empty"),
+        ("text.jpg", b"hello, world\n" * 30, "not an image"),
+        ("zero.png", png_bytes(0, 5, b""), "zero.png"),
+    ]:
+        path = tmp_path / name
+        path.write_bytes(contents)
+        with pytest.raises(ImageError, match=match) as error:
+            read_image(path)
+        one_line(error, str(path))
+
+
+def test_postscript_is_never_run(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.eps", Image.fromarray(RGB))
+    with pytest.raises(ImageError, match="not an image"):
+        read_image(path)
+
+
+def refusal_of(path: Path) -> str | None:
+    try:
+        read_image(path, max_pixels=100_000)
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".bmp", ".gif"])
+def test_every_truncation_is_one_line_or_the_image(tmp_path: Path, suffix: str) -> None:
+    whole = saved(tmp_path / f"whole{suffix}", Image.fromarray(SMOOTH)).read_bytes()
+    path = tmp_path / f"cut{suffix}"
+    refused = 0
+    for length in range(1, len(whole), max(1, len(whole) // 40)):
+        path.write_bytes(whole[:length])
+        refusal = refusal_of(path)
+        if refusal is None:
+            assert read_image(path).shape == SMOOTH.shape
+        else:
+            refused += 1
+            assert str(path) in refusal
+            assert "\n" not in refusal
+    assert refused > 30
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".bmp", ".gif"])
+def test_corruption_gives_one_line_or_an_image(tmp_path: Path, suffix: str) -> None:
+    whole = saved(tmp_path / f"whole{suffix}", Image.fromarray(SMOOTH)).read_bytes()
+    path = tmp_path / f"bad{suffix}"
+    random = np.random.default_rng(1)
+    for _ in range(60):
+        broken = bytearray(whole)
+        for place in random.integers(0, min(len(broken), 300), 4):
+            broken[place] = random.integers(256)
+        path.write_bytes(bytes(broken))
+        refusal = refusal_of(path)  # any other error fails the test
+        if refusal is not None:
+            assert str(path) in refusal
+            assert "\n" not in refusal
+
+
+def test_what_cannot_be_opened(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.png"
+    for path, match in [(missing, "no such file"), (tmp_path, "folder")]:
+        with pytest.raises(ImageError, match=match) as error:
+            read_image(path)
+        one_line(error, str(path))
+
+
+def test_a_pipe_does_not_block(tmp_path: Path) -> None:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no named pipes")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="pipe"):
+        read_image(tmp_path / "pipe.png")
+
+
+def test_a_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "a.png", Image.fromarray(RGB))
+    path.chmod(0)
+    if os.access(path, os.R_OK):  # the superuser reads everything: say no in the system's stead
+
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(ImageError, match="Permission denied") as error:
+        read_image(path)
+    one_line(error, str(path))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name in [
+        "b.png",
+        "a.JPG",
+        "sub/c.tiff",
+        ".hidden.png",
+        ".cache/d.png",
+        "notes.txt",
+        "e.json",
+    ]:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path
+
+
+def names(root: Path, paths: list[Path]) -> list[str]:
+    return [path.relative_to(root).as_posix() for path in paths]
+
+
+def test_a_folder_gives_its_photos_sorted_with_subfolders(photos: Path) -> None:
+    assert names(photos, find_images([photos])) == ["a.JPG", "b.png", "sub/c.tiff"]
+
+
+def test_a_named_file_is_taken_whatever_its_ending(photos: Path) -> None:
+    assert names(photos, find_images([photos / "notes.txt"])) == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*", ["a.JPG", "b.png", "sub/c.tiff"]),
+        ("*.png", ["b.png"]),
+        ("**/*.tiff", ["sub/c.tiff"]),
+        ("s?b", ["sub/c.tiff"]),
+    ],
+)
+def test_patterns(photos: Path, pattern: str, expected: list[str]) -> None:
+    assert names(photos, find_images([str(photos / pattern)])) == expected
+
+
+def test_order_is_kept_and_duplicates_are_removed(photos: Path) -> None:
+    found = find_images([photos / "sub", str(photos / "*.png"), photos, photos / "sub/../b.png"])
+    assert names(photos, found) == ["sub/c.tiff", "b.png", "a.JPG"]
+
+
+def test_a_file_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
+    path = tmp_path / "photo[1].png"
+    path.write_bytes(b"x")
+    assert find_images([path]) == [path]
+
+
+@pytest.mark.parametrize("given", ["none.png", "*.webp", "empty"])
+def test_nothing_found_is_one_line(photos: Path, given: str) -> None:
+    (photos / "empty").mkdir()
+    with pytest.raises(ImageError) as error:
+        find_images([str(photos / given)])
+    one_line(error, str(photos / given))

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from panodetr.images.resize import resize, resized_size
+
+sides = st.integers(1, 5000)
+sizes = st.tuples(sides, sides)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((480, 640), (800, 1066)),  # 1066.67 is cut, not rounded
+        ((640, 480), (1066, 800)),
+        ((640, 256), (1332, 533)),  # 533 x 2.5 = 1332.5; transformers gives 1333
+        ((800, 1000), (800, 1000)),
+        ((1000, 800), (1000, 800)),
+        ((300, 300), (800, 800)),
+        ((100, 1000), (133, 1330)),
+    ],
+)
+def test_the_original_rule_at_known_sizes(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert resized_size(size, 800, 1333) == expected
+
+
+@given(sizes, st.one_of(st.none(), sides))
+def test_no_short_side_means_unchanged(size: tuple[int, int], long_side: int | None) -> None:
+    assert resized_size(size, None, long_side) == size
+
+
+@given(sizes)
+def test_height_and_width_are_treated_alike(size: tuple[int, int]) -> None:
+    height, width = resized_size(size, 800, 1333)
+    assert resized_size((size[1], size[0]), 800, 1333) == (width, height)
+
+
+@given(sizes)
+def test_sides_stay_within_their_limits(size: tuple[int, int]) -> None:
+    assume(max(size) <= 100 * min(size))
+    result = resized_size(size, 800, 1333)
+    scale = max(size) / min(size)
+    assert min(result) <= 800
+    # The short side is rounded: the long one may pass its limit by half a pixel of the short one.
+    assert max(result) <= 1333 + scale / 2
+    assert min(result) * scale - max(result) < 1 + 1e-6
+
+
+@given(sizes, sides)
+def test_without_a_long_side_the_short_side_is_reached(size: tuple[int, int], short: int) -> None:
+    assert min(resized_size(size, short, None)) == short
+
+
+def test_extreme_shapes_keep_a_pixel() -> None:
+    assert min(resized_size((1, 100_000), 800, 1333)) >= 1
+
+
+def test_resize_gives_the_size_and_keeps_a_flat_colour() -> None:
+    photo = np.full((30, 40, 3), (10, 200, 90), np.uint8)
+    resized = resize(photo, (15, 77))
+    assert resized.shape == (15, 77, 3)
+    assert np.array_equal(resized, np.broadcast_to(photo[0, 0], (15, 77, 3)))
+
+
+def test_shrinking_averages() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    small = resize(stripes, (8, 8))
+    assert abs(float(small.mean()) - 127.5) < 3
+    assert int(small.max()) < 160
