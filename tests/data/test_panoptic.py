@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from panodetr.data.panoptic import PanopticData, TruthSegment, read_ids, read_photo
+from panodetr.errors import DataError
+
+CATEGORIES = [
+    {"id": 7, "name": "sky", "isthing": 0, "color": [0, 0, 255]},
+    {"id": 3, "name": "cell", "isthing": 1, "color": [255, 0, 0]},
+]
+
+
+def save_ids(path: Path, ids: NDArray[np.int32]) -> None:
+    colors = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(colors.astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    """The JSON of a split of two photos, 4 pixels high and 6 wide."""
+    return {
+        "categories": CATEGORIES,
+        "images": [
+            {"id": 20, "file_name": "b.png", "height": 4, "width": 6},
+            {"id": 10, "file_name": "a.png", "height": 4, "width": 6},
+        ],
+        "annotations": [
+            {
+                "image_id": 10,
+                "file_name": "a.png",
+                "segments_info": [
+                    {"id": 70000, "category_id": 3, "area": 6, "iscrowd": 1},
+                    {"id": 2, "category_id": 7, "area": 12},
+                ],
+            },
+            {"image_id": 20, "file_name": "b.png", "segments_info": []},
+        ],
+    }
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[object], Path]:
+    """Writes a JSON beside the two photos of a split "val"; gives the folder."""
+    ids = np.zeros((4, 6), np.int32)
+    ids[0], ids[1:3] = 70000, 2
+    save_ids(tmp_path / "panoptic_val" / "a.png", ids)
+    save_ids(tmp_path / "panoptic_val" / "b.png", np.zeros((4, 6), np.int32))
+    (tmp_path / "val").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (6, 4), (1, 2, 3)).save(tmp_path / "val" / name)
+
+    def write_json(document: object) -> Path:
+        (tmp_path / "panoptic_val.json").write_text(json.dumps(document))
+        return tmp_path
+
+    return write_json
+
+
+@pytest.fixture
+def data(write: Callable[[object], Path], document: dict[str, Any]) -> PanopticData:
+    return PanopticData.open(write(document), "val")
+
+
+def test_categories_are_numbered_by_rising_id(data: PanopticData) -> None:
+    assert [(c.index, c.id, c.name, c.is_thing, c.color) for c in data.categories] == [
+        (0, 3, "cell", True, (255, 0, 0)),
+        (1, 7, "sky", False, (0, 0, 255)),
+    ]
+
+
+def test_annotations_are_joined_to_images_by_id(data: PanopticData, tmp_path: Path) -> None:
+    b, a = data.samples
+    assert (b.image_id, b.name, b.size, b.segments) == (20, "b", (4, 6), ())
+    assert a.photo == tmp_path / "val" / "a.png"
+    assert a.id_map == tmp_path / "panoptic_val" / "a.png"
+    assert a.segments == (
+        TruthSegment(id=70000, category_id=3, area=6, is_crowd=True),
+        TruthSegment(id=2, category_id=7, area=12, is_crowd=False),
+    )
+
+
+def test_photos_and_ids_are_read(data: PanopticData) -> None:
+    a = data.samples[1]
+    assert read_photo(a).shape == (4, 6, 3)
+    ids = read_ids(a)
+    assert ids.dtype == np.int32
+    assert [row[0] for row in ids.tolist()] == [70000, 2, 2, 0]
+
+
+def test_an_id_map_may_have_a_palette(data: PanopticData) -> None:
+    path = data.samples[1].id_map
+    before = read_ids(data.samples[1])
+    with Image.open(path) as picture:
+        palette = picture.convert("P", palette=Image.Palette.ADAPTIVE)
+    palette.save(path)
+    np.testing.assert_array_equal(read_ids(data.samples[1]), before)
+
+
+def test_names_keep_their_folders(write: Callable[[object], Path], document: Any) -> None:
+    folder = write(document)
+    for kind in ("val", "panoptic_val"):
+        (folder / kind / "day").mkdir()
+        (folder / kind / "b.png").rename(folder / kind / "day" / "a.png")
+    document["images"][0]["file_name"] = document["annotations"][1]["file_name"] = "day/a.png"
+    data = PanopticData.open(write(document), "val")
+    assert [sample.name for sample in data.samples] == ["day/a", "a"]
+
+
+def edit(*path: str | int, to: object) -> Callable[[Any], None]:
+    """A change of one place in the document; None takes it out."""
+
+    def change(document: Any) -> None:
+        for key in path[:-1]:
+            document = document[key]
+        if to is None:
+            del document[path[-1]]
+        elif path[-1] == "+":
+            document.append(to)
+        else:
+            document[path[-1]] = to
+
+    return change
+
+
+SEGMENTS = ("annotations", 0, "segments_info")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (edit("images", to=None), 'has no "images"'),
+        (edit("images", to=5), '"images" is 5; expected a list'),
+        (edit("images", to=[]), "is for image 10, which images doesn't list"),
+        (edit("images", 0, to=[]), r"images\[0\] is a list; expected an object"),
+        (edit("images", 0, "id", to="x"), r'images\[0\]: "id" is "x"; expected a whole number'),
+        (edit("images", 0, "id", to=True), '"id" is true; expected a whole number'),
+        (edit("images", 0, "id", to=10), r"images\[1\] repeats image id 10"),
+        (edit("images", 0, "height", to=0), '"height" is 0; expected at least 1'),
+        (edit("images", 0, "file_name", to="c.png"), "c.png is missing"),
+        (edit("images", 0, "file_name", to="../b.png"), "names ../b.png; expected a file within"),
+        (edit("annotations", 1, to=None), "no annotation for image 20"),
+        (edit("annotations", 1, "image_id", to=10), "second annotation for image 10"),
+        (edit("annotations", 1, "file_name", to="a.png"), "id map a of another image"),
+        (edit("annotations", 1, "file_name", to="c.png"), "c.png is missing"),
+        (edit("annotations", 1, "file_name", to=""), '"file_name" is ""; expected some text'),
+        (edit(*SEGMENTS, 0, "id", to=2), "repeats segment id 2 within its image"),
+        (edit(*SEGMENTS, 0, "id", to=0), '"id" is 0; expected at least 1'),
+        (edit(*SEGMENTS, 0, "id", to=2**24), "a pixel can say 16777215 at most"),
+        (edit(*SEGMENTS, 0, "category_id", to=4), "has category 4, which categories doesn't list"),
+        (edit(*SEGMENTS, 0, "area", to=None), 'has no "area"'),
+        (edit(*SEGMENTS, 0, "iscrowd", to=2), '"iscrowd" is 2; expected 0 or 1'),
+        (edit("categories", to=[]), "has no categories"),
+        (edit("categories", "+", to=CATEGORIES[0] | {"name": "x"}), "repeats id 7"),
+        (edit("categories", "+", to=CATEGORIES[0] | {"id": 9}), "or name 'sky'"),
+        (edit("categories", 0, "isthing", to="no"), '"isthing" is "no"; expected 0 or 1'),
+        (edit("categories", 0, "color", to=[1, 2]), "three whole numbers from 0 to 255"),
+        (edit("categories", 0, "color", to=[1, 2, 256]), "three whole numbers from 0 to 255"),
+    ],
+)
+def test_a_json_that_contradicts_itself_is_refused(
+    write: Callable[[object], Path],
+    document: dict[str, Any],
+    change: Callable[[Any], None],
+    message: str,
+) -> None:
+    document = json.loads(json.dumps(document))
+    change(document)
+    with pytest.raises(DataError, match=message) as caught:
+        PanopticData.open(write(document), "val")
+    assert "\n" not in str(caught.value)
+    assert "panoptic_val.json" in str(caught.value) or ".png" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (b"", "is not JSON"),
+        (b'{"images": [', "is not JSON"),
+        (b"\xff\x00", "is not JSON"),
+        (b"[1]", "holds a list; expected a JSON object"),
+    ],
+)
+def test_a_file_that_holds_no_json_object_is_refused(
+    write: Callable[[object], Path], contents: bytes, message: str
+) -> None:
+    folder = write({})
+    (folder / "panoptic_val.json").write_bytes(contents)
+    with pytest.raises(DataError, match=message):
+        PanopticData.open(folder, "val")
+
+
+def test_a_missing_split_names_those_that_are_there(data: PanopticData) -> None:
+    with pytest.raises(DataError, match=r"panoptic_test.json is missing; splits in .*: val$"):
+        PanopticData.open(data.folder, "test")
+    with pytest.raises(DataError, match="is no folder"):
+        PanopticData.open(data.folder / "nowhere", "val")
+
+
+def test_a_missing_folder_of_id_maps_is_named(data: PanopticData) -> None:
+    (data.folder / "panoptic_val").rename(data.folder / "elsewhere")
+    with pytest.raises(DataError, match="panoptic_val is missing; expected a folder"):
+        PanopticData.open(data.folder, "val")
+
+
+def test_ids_and_list_must_agree(data: PanopticData) -> None:
+    a = data.samples[1]
+    ids = read_ids(a)
+    save_ids(a.id_map, np.where(ids == 0, np.int32(9), ids))
+    with pytest.raises(DataError, match=r"a.png shows segment 9, which the JSON doesn't list"):
+        read_ids(a)
+    save_ids(a.id_map, np.where(ids == 2, np.int32(0), ids))
+    with pytest.raises(DataError, match=r"a.png has no pixel of segment 2"):
+        read_ids(a)
+
+
+def test_sizes_must_agree(data: PanopticData) -> None:
+    a = data.samples[1]
+    Image.new("RGB", (4, 6)).save(a.photo)
+    save_ids(a.id_map, np.zeros((6, 4), np.int32))
+    with pytest.raises(DataError, match=r"a.png is 4x6 pixels; expected 6x4"):
+        read_photo(a)
+    with pytest.raises(DataError, match=r"a.png is 4x6 pixels; expected 6x4"):
+        read_ids(a)
+
+
+def test_a_broken_id_map_is_named(data: PanopticData) -> None:
+    a = data.samples[1]
+    whole = a.id_map.read_bytes()
+    for contents in (b"", b"no picture", whole[: len(whole) // 2]):
+        a.id_map.write_bytes(contents)
+        with pytest.raises(DataError, match=r"a.png cannot be read as an id map"):
+            read_ids(a)
+    Image.new("I;16", (6, 4)).save(a.id_map)
+    with pytest.raises(DataError, match=r"a.png has I;16 pixels; expected 8-bit RGB"):
+        read_ids(a)
+    a.id_map.unlink()
+    with pytest.raises(DataError, match=r"a.png is missing"):
+        read_ids(a)
+
+
+def test_the_layout_without_splits(shared_data: Path) -> None:
+    data = PanopticData.open(shared_data / "coco-panoptic", "")
+    assert (len(data.samples), len(data.categories)) == (13, 133)
+    for sample in data.samples:
+        assert read_ids(sample).shape == read_photo(sample).shape[:2] == sample.size
+
+
+def test_real_nuclei(shared_data: Path) -> None:
+    data = PanopticData.open(shared_data / "nuclei", "val")
+    assert len(data.samples) == 93
+    assert sum(len(sample.segments) for sample in data.samples) == 4542
+    assert {read_ids(sample).shape == sample.size for sample in data.samples[:10]} == {True}
