@@ -1,0 +1,47 @@
+# Everything here needs Python 3.11 or newer, make, and this checkout.
+PYTHON ?= python3
+BIN := .venv/bin
+LOCK := requirements/constraints.txt
+SAMPLES := src/panodetr/assets/samples
+
+.PHONY: demo test slow lint types format ci clean
+
+# Segment three real microscopy photos with the bundled model.
+demo: .venv/installed
+	$(BIN)/panodetr segment $(SAMPLES) --out demo-out
+	@echo "The pictures lie in $(CURDIR)/demo-out: *.overlay.png to look at, *.png id maps, *.json"
+
+# All tests but the slow ones.
+test: .venv/installed-dev
+	$(BIN)/pytest -m "not slow"
+
+slow: .venv/installed-dev
+	$(BIN)/pytest -m slow
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+
+types: .venv/installed-dev
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# All of it, as it runs before a merge.
+ci:
+	.ci/run
+
+clean:
+	rm -rf .venv dist demo-out .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+.venv/installed: pyproject.toml $(LOCK)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint $(LOCK) --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint $(LOCK) --editable '.[dev]'
+	touch $@
