@@ -1,0 +1,25 @@
+"""The errors a user can cause. Each message is one line: what came, what was expected, what to do."""
+
+
+class PanodetrError(ValueError):
+    """Base of every error that the user can mend; the command line prints it alone, without a traceback."""
+
+
+class UsageError(PanodetrError):
+    """A command was given arguments that cannot be meant: exit code 2."""
+
+
+class ImageError(PanodetrError):
+    """A file or object could not be read as an image."""
+
+
+class CheckpointError(PanodetrError):
+    """A checkpoint is missing, broken, or does not fit its configuration."""
+
+
+class DataError(PanodetrError):
+    """A data set contradicts itself or the format it should have."""
+
+
+class TrainingError(PanodetrError):
+    """Training cannot go on: what was tried and what to change is in the message."""

@@ -1,0 +1,153 @@
+"""Residual networks in torchvision's v1.5 layout, giving the features of all four stages (paper, section 3.2).
+
+Letters: B images, C channels, H and W height and width, S the stride.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from panodetr.model.config import Norm, ResNetConfig
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm whose statistics and affine parameters are constants, as for a pretrained backbone."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale and shift each channel of x (B, C, H, W)."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()  # C
+        shift = self.bias - self.running_mean * scale  # C
+        return x * scale[:, None, None] + shift[:, None, None]  # B, C, H, W
+
+
+def make_norm(kind: Norm, channels: int) -> nn.Module:
+    """The normalisation that a backbone's configuration names, for (B, channels, H, W)."""
+    match kind:
+        case "frozen":
+            return FrozenBatchNorm(channels)
+        case "batch":
+            return nn.BatchNorm2d(channels)
+        case "group":
+            return nn.GroupNorm(8, channels)
+
+
+def conv3x3(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the size, but for its stride."""
+    return nn.Conv2d(inputs, outputs, 3, stride, dilation, dilation, bias=False)
+
+
+def make_shortcut(norm: Norm, inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+    """The projection beside a block that changes size or width; None where it changes neither."""
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 1, stride, bias=False), make_norm(norm, outputs)
+    )
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (ResNet-18 and -34)."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, stride: int, dilation: int, norm: Norm) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(inputs, width, stride, dilation)
+        self.norm1 = make_norm(norm, width)
+        self.conv2 = conv3x3(width, width)
+        self.norm2 = make_norm(norm, width)
+        self.shortcut = make_shortcut(norm, inputs, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (B, inputs, H, W) to (B, width, H/S, W/S)."""
+        y = F.relu(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        return F.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut; the stride sits on the 3x3 (ResNet-50 and -101)."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, stride: int, dilation: int, norm: Norm) -> None:
+        super().__init__()
+        outputs = width * self.expansion
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.norm1 = make_norm(norm, width)
+        self.conv2 = conv3x3(width, width, stride, dilation)
+        self.norm2 = make_norm(norm, width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.norm3 = make_norm(norm, outputs)
+        self.shortcut = make_shortcut(norm, inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (B, inputs, H, W) to (B, 4 * width, H/S, W/S)."""
+        y = F.relu(self.norm1(self.conv1(x)))
+        y = F.relu(self.norm2(self.conv2(y)))
+        y = self.norm3(self.conv3(y))
+        return F.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class ResNet(nn.Module):
+    """The backbone: a photo's features at four resolutions."""
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__()
+        size = 7 if config.stem_stride == 2 else 3
+        self.stem_conv = nn.Conv2d(
+            3, config.stem_width, size, config.stem_stride, size // 2, bias=False
+        )
+        self.stem_norm = make_norm(config.norm, config.stem_width)
+        self.stem_pool = nn.MaxPool2d(3, 2, 1) if config.stem_pool else nn.Identity()
+
+        stages: list[nn.Sequential] = []
+        channels = config.stem_width
+        for stage in range(4):
+            stages.append(_make_stage(config, stage, channels))
+            channels = config.stage_channels[stage]
+        self.stages = nn.ModuleList(stages)
+
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Features (B, C, H/S, W/S) of the four stages, finest first, of normalised pixels (B, 3, H, W)."""
+        x = F.relu(self.stem_norm(self.stem_conv(pixels)))
+        x = self.stem_pool(x)
+        features: list[Tensor] = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return tuple(features)
+
+
+def _make_stage(config: ResNetConfig, stage: int, inputs: int) -> nn.Sequential:
+    """The blocks of one stage; with DC5 the last one keeps its size and dilates all blocks but its first."""
+    block = BasicBlock if config.block == "basic" else Bottleneck
+    dilate = config.dilate_last and stage == 3
+    stride = 1 if dilate else config.strides[stage]
+    width = config.widths[stage]
+    blocks = [block(inputs, width, stride, 1, config.norm)]
+    for _ in range(1, config.depths[stage]):
+        blocks.append(block(width * block.expansion, width, 1, 2 if dilate else 1, config.norm))
+    return nn.Sequential(*blocks)

@@ -1,0 +1,175 @@
+"""The shape of a DETR: one frozen configuration, and the named models of the paper (section 4, appendix A.4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+Norm = Literal["frozen", "batch", "group"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetConfig:
+    """A residual network, torchvision's v1.5 layout (the stride sits on the 3x3 convolution).
+
+    Attributes:
+        block: two 3x3 convolutions ("basic") or 1x1, 3x3, 1x1 with four times the width ("bottleneck").
+        depths: blocks in each of the four stages.
+        widths: channels of each stage's 3x3 convolutions.
+        strides: stride of each stage's first block.
+        stem_width: channels of the first convolution.
+        stem_stride: stride of the first convolution (7x7, or 3x3 where it is 1).
+        stem_pool: whether a 3x3 max pooling of stride 2 follows it.
+        dilate_last: DC5: the last stage's stride becomes a dilation of its later blocks' 3x3 convolutions.
+        norm: "frozen" batch norm (constants, for pretrained weights), live "batch" norm, or "group" norm of 8 groups.
+    """
+
+    block: Literal["basic", "bottleneck"] = "bottleneck"
+    depths: tuple[int, int, int, int] = (3, 4, 6, 3)
+    widths: tuple[int, int, int, int] = (64, 128, 256, 512)
+    strides: tuple[int, int, int, int] = (1, 2, 2, 2)
+    stem_width: int = 64
+    stem_stride: int = 2
+    stem_pool: bool = True
+    dilate_last: bool = False
+    norm: Norm = "frozen"
+
+    def __post_init__(self) -> None:
+        """Refuse what the paper's network has no meaning for.
+
+        Raises:
+            ValueError: a size is not positive, or DC5 is asked of basic blocks.
+        """
+        for name in ("depths", "widths", "strides"):
+            values = getattr(self, name)
+            if len(values) != 4 or any(v < 1 for v in values):
+                raise ValueError(f"backbone.{name} is {values}; expected four positive numbers, one a stage")
+        if self.stem_width < 1 or self.stem_stride not in (1, 2):
+            raise ValueError(
+                f"backbone.stem_width is {self.stem_width}, stem_stride {self.stem_stride}; "
+                "expected a positive width and a stride of 1 or 2"
+            )
+        if self.dilate_last and self.block == "basic":
+            raise ValueError("backbone.dilate_last (DC5) needs bottleneck blocks; basic blocks have no dilation")
+        if self.norm == "group" and any(w % 8 for w in (*self.widths, self.stem_width)):
+            raise ValueError(f"backbone.norm 'group' has 8 groups; widths {self.widths} must divide by 8")
+
+    @property
+    def stage_channels(self) -> tuple[int, int, int, int]:
+        """Channels that each stage gives out."""
+        expansion = 4 if self.block == "bottleneck" else 1
+        a, b, c, d = self.widths
+        return a * expansion, b * expansion, c * expansion, d * expansion
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetrConfig:
+    """A DETR, whole.
+
+    Attributes:
+        backbone: the convolutional network in front.
+        num_classes: real classes; the class head has one logit more, "no object", last.
+        num_queries: most objects an image can have.
+        hidden_dim: width of the transformer, d in the paper.
+        heads: attention heads.
+        ffn_dim: width of the feed-forward layers.
+        encoder_layers: number of encoder layers.
+        decoder_layers: number of decoder layers.
+        dropout: probability, in training only.
+        pre_norm: normalise before each sublayer instead of after it (Table Transformer).
+        positions: 2-D sine, or learned rows and columns (at most 50 of each).
+        masks: whether the panoptic mask head is there.
+    """
+
+    backbone: ResNetConfig = field(default_factory=ResNetConfig)
+    num_classes: int
+    num_queries: int = 100
+    hidden_dim: int = 256
+    heads: int = 8
+    ffn_dim: int = 2048
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    dropout: float = 0.1
+    pre_norm: bool = False
+    positions: Literal["sine", "learned"] = "sine"
+    masks: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that cannot be built.
+
+        Raises:
+            ValueError: a count is not positive, or the widths do not divide.
+        """
+        for name in ("num_classes", "num_queries", "hidden_dim", "heads", "ffn_dim", "decoder_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.encoder_layers < 0 or not 0 <= self.dropout < 1:
+            raise ValueError(
+                f"encoder_layers is {self.encoder_layers} and dropout {self.dropout}; expected 0 or more, and 0 to 1"
+            )
+        if self.hidden_dim % self.heads or self.hidden_dim % 4:
+            raise ValueError(f"hidden_dim is {self.hidden_dim}; it must divide by heads ({self.heads}) and by 4")
+        if self.masks and (self.hidden_dim % 128 or self.heads % 8):
+            raise ValueError(
+                f"the mask head normalises in 8 groups: hidden_dim ({self.hidden_dim}) must divide by 128 "
+                f"and heads ({self.heads}) by 8"
+            )
+
+
+RESNET18 = ResNetConfig(block="basic", depths=(2, 2, 2, 2))
+RESNET34 = ResNetConfig(block="basic", depths=(3, 4, 6, 3))
+RESNET50 = ResNetConfig(depths=(3, 4, 6, 3))
+RESNET101 = ResNetConfig(depths=(3, 4, 23, 3))
+
+COCO_CLASSES = 91  # ids 1 to 90 with gaps, and 0: the class head is indexed by COCO's own ids
+COCO_PANOPTIC_CLASSES = 250  # things keep their ids, stuff has ids up to 200
+
+
+def detr_resnet50(num_classes: int = COCO_CLASSES) -> DetrConfig:
+    """DETR of the paper: ResNet-50, box AP 42.0."""
+    return DetrConfig(backbone=RESNET50, num_classes=num_classes)
+
+
+def detr_resnet101(num_classes: int = COCO_CLASSES) -> DetrConfig:
+    """DETR-R101 of the paper: box AP 43.5."""
+    return DetrConfig(backbone=RESNET101, num_classes=num_classes)
+
+
+def detr_resnet50_dc5(num_classes: int = COCO_CLASSES) -> DetrConfig:
+    """DETR-DC5 of the paper: the last stage dilated, so that features have stride 16; box AP 43.3."""
+    return DetrConfig(backbone=replace(RESNET50, dilate_last=True), num_classes=num_classes)
+
+
+def detr_resnet101_dc5(num_classes: int = COCO_CLASSES) -> DetrConfig:
+    """DETR-DC5-R101 of the paper: box AP 44.9."""
+    return DetrConfig(backbone=replace(RESNET101, dilate_last=True), num_classes=num_classes)
+
+
+def detr_resnet50_panoptic(num_classes: int = COCO_PANOPTIC_CLASSES) -> DetrConfig:
+    """DETR-R50 with the panoptic mask head: PQ 43.4."""
+    return replace(detr_resnet50(num_classes), masks=True)
+
+
+def detr_resnet101_panoptic(num_classes: int = COCO_PANOPTIC_CLASSES) -> DetrConfig:
+    """DETR-R101 with the panoptic mask head: PQ 45.1, the model of the card."""
+    return replace(detr_resnet101(num_classes), masks=True)
+
+
+def detr_resnet50_dc5_panoptic(num_classes: int = COCO_PANOPTIC_CLASSES) -> DetrConfig:
+    """DETR-DC5-R50 with the panoptic mask head: PQ 44.6."""
+    return replace(detr_resnet50_dc5(num_classes), masks=True)
+
+
+def detr_small(num_classes: int, num_queries: int = 64) -> DetrConfig:
+    """A DETR of a few million parameters for small objects, trained from scratch: features of stride 8, masks of stride 2.
+
+    Batch norm is live: random features that are frozen cannot learn.
+    """
+    backbone = ResNetConfig(
+        block="basic", depths=(1, 2, 3, 2), widths=(24, 48, 96, 128), strides=(1, 2, 2, 1),
+        stem_width=24, stem_pool=False, norm="batch",
+    )  # fmt: skip
+    return DetrConfig(
+        backbone=backbone, num_classes=num_classes, num_queries=num_queries, hidden_dim=128, ffn_dim=512,
+        encoder_layers=3, decoder_layers=3, dropout=0.0, masks=True,
+    )  # fmt: skip

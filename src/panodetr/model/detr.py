@@ -1,0 +1,112 @@
+"""DETR: a set of objects straight from an image (paper, section 3 and figure 2).
+
+Letters: B images, H and W their size, Q queries, C classes, D channels, L decoder layers, N masks, G query groups.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from panodetr.model.backbone import ResNet
+from panodetr.model.heads import BoxHead, ClassHead
+from panodetr.model.mask_head import AttentionMaps, MaskHead
+from panodetr.model.outputs import Detections, Encoded
+from panodetr.model.positions import make_positions
+from panodetr.model.transformer import Decoder, Encoder
+
+if TYPE_CHECKING:
+    from panodetr.model.config import DetrConfig
+
+
+class Detr(nn.Module):
+    """Backbone, transformer and heads.
+
+    `detect` is what inference calls; `masks` adds the masks of the queries worth keeping. Training calls the steps in
+    between: `encode`, `decode`, and the heads on every decoder layer's states.
+    """
+
+    def __init__(self, config: DetrConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = ResNet(config.backbone)
+        self.project = nn.Conv2d(config.backbone.stage_channels[-1], config.hidden_dim, 1)
+        self.positions = make_positions(config)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.queries = nn.Embedding(config.num_queries, config.hidden_dim)
+        self.class_head = ClassHead(config)
+        self.box_head = BoxHead(config)
+        self.attention_maps = AttentionMaps(config) if config.masks else None
+        self.mask_head = MaskHead(config) if config.masks else None
+        for part in (self.encoder, self.decoder):
+            for parameter in part.parameters():
+                if parameter.dim() > 1:
+                    nn.init.xavier_uniform_(parameter)
+
+    def encode(self, pixels: Tensor, padding: Tensor | None = None) -> Encoded:
+        """Backbone and encoder.
+
+        Args:
+            pixels: (B, 3, H, W) float, normalised, zeros at padding.
+            padding: (B, H, W), True at padding; None where there is none.
+        """
+        features = self.backbone(pixels)
+        projected = self.project(features[-1])  # B, D, h, w
+        shape = projected.shape[-2:]
+        small = None
+        if padding is not None:
+            small = F.interpolate(padding[:, None].float(), shape)[:, 0] > 0  # B, h, w
+        real = projected.new_zeros((len(projected), *shape)).bool() if small is None else small
+        positions = self.positions(real).to(projected.dtype)  # B, D, h, w
+        memory = self.encoder(
+            _tokens(projected), _tokens(positions), None if small is None else small.flatten(1)
+        )  # B, hw, D
+        return Encoded(
+            features=features,
+            projected=projected,
+            memory=memory.transpose(1, 2).unflatten(-1, shape),
+            positions=positions,
+            padding=small,
+        )
+
+    def decode(self, encoded: Encoded, queries: Tensor | None = None) -> Tensor:
+        """States (L, B, GQ, D) of the queries after every decoder layer.
+
+        `queries` (G, Q, D) are groups that do not see each other, for training; None takes the model's own, one group.
+        """
+        if queries is None:
+            queries = self.queries.weight[None]  # 1, Q, D
+        padding = None if encoded.padding is None else encoded.padding.flatten(1)
+        return self.decoder(queries, _tokens(encoded.memory), _tokens(encoded.positions), padding)
+
+    def detect(self, pixels: Tensor, padding: Tensor | None = None) -> Detections:
+        """Classes and boxes of every query; arguments as for `encode`."""
+        encoded = self.encode(pixels, padding)
+        states = self.decode(encoded)[-1]  # B, Q, D
+        return Detections(
+            logits=self.class_head(states), boxes=self.box_head(states), states=states, encoded=encoded
+        )
+
+    def masks(self, encoded: Encoded, states: Tensor, image: Tensor, query: Tensor) -> Tensor:
+        """Mask logits (N, h, w) of chosen queries, at the resolution of the backbone's first stage.
+
+        Args:
+            encoded: from `encode`.
+            states: (B, Q, D), of the last decoder layer.
+            image: (N,) int64, the image of each mask.
+            query: (N,) int64, its query.
+
+        Raises:
+            ValueError: the model has no mask head.
+        """
+        if self.attention_maps is None or self.mask_head is None:
+            raise ValueError("this model has no mask head; build it with masks=True")
+        attention = self.attention_maps(states, encoded.memory, encoded.padding, image, query)  # N, A, h, w
+        return self.mask_head(encoded.projected, attention, encoded.features[2::-1], image)  # N, h, w
+
+
+def _tokens(maps: Tensor) -> Tensor:
+    return maps.flatten(2).transpose(1, 2)  # B, D, h, w -> B, hw, D

@@ -1,0 +1,116 @@
+"""The panoptic mask head: where each query looks, refined to a mask (paper, section 4.4 and figure 8).
+
+Letters: B images, Q queries, N masks asked for, D channels, A attention heads, H and W the feature map's height and width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from panodetr.model.config import DetrConfig
+
+GROUPS = 8
+
+
+class AttentionMaps(nn.Module):
+    """Where in the image each query looks: attention weights without values."""
+
+    def __init__(self, config: DetrConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.query = nn.Linear(config.hidden_dim, config.hidden_dim)
+        self.key = nn.Linear(config.hidden_dim, config.hidden_dim)
+        for linear in (self.query, self.key):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self, states: Tensor, memory: Tensor, padding: Tensor | None, image: Tensor, query: Tensor
+    ) -> Tensor:
+        """Attention of chosen queries over their images.
+
+        The softmax runs over heads and pixels jointly: published weights were trained so.
+
+        Args:
+            states: (B, Q, D), of the last decoder layer.
+            memory: (B, D, H, W).
+            padding: (B, H, W), True at padding, or None.
+            image: (N,), the image of each mask asked for.
+            query: (N,), its query.
+
+        Returns:
+            (N, A, H, W), non-negative, summing to 1 for each of N.
+        """
+        q = self.query(states).unflatten(-1, (self.heads, -1))  # B, Q, A, D/A
+        k = self.key(memory.flatten(2).transpose(1, 2)).unflatten(-1, (self.heads, -1))  # B, HW, A, D/A
+        q = q.transpose(1, 2) * q.shape[-1] ** -0.5  # B, A, Q, D/A
+        scores = q @ k.permute(0, 2, 3, 1)  # B, A, Q, HW
+        chosen = scores[image, :, query]  # N, A, HW
+        if padding is not None:
+            chosen = chosen.masked_fill(padding.flatten(1)[image][:, None], float("-inf"))
+        return chosen.flatten(1).softmax(-1).view(len(image), self.heads, *memory.shape[-2:])  # N, A, H, W
+
+
+class MaskHead(nn.Module):
+    """Convolutions from the coarsest features up to the finest, a mask a query.
+
+    Queries do not see each other here, so a mask is the same whichever others are asked for. What all queries of an
+    image share is computed once an image: the feature part of the first convolution, which is linear before its
+    norm, and the projections of the finer features.
+    """
+
+    def __init__(self, config: DetrConfig) -> None:
+        super().__init__()
+        self.dim = config.hidden_dim
+        wide = config.hidden_dim + config.heads
+        a, b, c, d = (config.hidden_dim // n for n in (2, 4, 8, 16))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(i, o, 3, padding=1)
+            for i, o in ((wide, wide), (wide, a), (a, b), (b, c), (c, d))
+        )
+        self.norms = nn.ModuleList(nn.GroupNorm(GROUPS, n) for n in (wide, a, b, c, d))
+        fine, finer, finest = config.backbone.stage_channels[2::-1]
+        self.adapters = nn.ModuleList(
+            (nn.Conv2d(fine, a, 1), nn.Conv2d(finer, b, 1), nn.Conv2d(finest, c, 1))
+        )
+        self.out = nn.Conv2d(d, 1, 3, padding=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight, a=1)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(
+        self, projected: Tensor, attention: Tensor, features: tuple[Tensor, ...], image: Tensor
+    ) -> Tensor:
+        """Mask logits at the finest features' resolution.
+
+        Args:
+            projected: (B, D, H, W), the transformer's input.
+            attention: (N, A, H, W), where each query looks.
+            features: three maps (B, C, h, w) of the backbone, coarsest first.
+            image: (N,), the image of each query.
+
+        Returns:
+            (N, h, w) of the finest map; a pixel belongs to the query where its logit is above 0.
+        """
+        x = self._first(projected, attention, image)  # N, D+A, H, W
+        x = F.relu(self.norms[1](self.convs[1](x)))  # N, D/2, H, W
+        for finer, adapter, conv, norm in zip(
+            features, self.adapters, self.convs[2:], self.norms[2:], strict=True
+        ):
+            x = F.interpolate(x, finer.shape[-2:], mode="nearest") + adapter(finer)[image]  # N, C, h, w
+            x = F.relu(norm(conv(x)))  # N, C/2, h, w
+        return self.out(x)[:, 0]  # N, h, w
+
+    def _first(self, projected: Tensor, attention: Tensor, image: Tensor) -> Tensor:
+        """The first convolution on concatenated features and attention, features convolved once an image."""
+        conv = self.convs[0]
+        assert isinstance(conv, nn.Conv2d)
+        shared = F.conv2d(projected, conv.weight[:, : self.dim], conv.bias, padding=1)  # B, D+A, H, W
+        own = F.conv2d(attention, conv.weight[:, self.dim :], padding=1)  # N, D+A, H, W
+        return F.relu(self.norms[0](shared[image] + own))  # N, D+A, H, W

@@ -1,0 +1,1 @@
+"""Training: matching, losses, recipes and the loop."""

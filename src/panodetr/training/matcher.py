@@ -1,0 +1,116 @@
+"""Bipartite matching of predictions and objects (paper, section 3.1 and appendix A.3).
+
+Letters: L decoder layers, B images, Q queries, C classes, T objects of the fullest image, K objects of the batch,
+M matched pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from panodetr.boxes import cxcywh_to_xyxy, generalized_iou
+from panodetr.errors import TrainingError
+
+if TYPE_CHECKING:
+    from panodetr.training.batch import Targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchCosts:
+    """Weights of the three terms of a pair's cost."""
+
+    label: float = 1.0
+    l1: float = 5.0
+    giou: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Matches:
+    """M pairs, sorted by layer, image and query; each attribute is (M,) int64.
+
+    Attributes:
+        layer: decoder layer.
+        image: image.
+        query: the prediction's query.
+        object: the object, among the K of the batch.
+    """
+
+    layer: Tensor
+    image: Tensor
+    query: Tensor
+    object: Tensor
+
+    def where(self, keep: Tensor) -> Matches:
+        """The pairs for which `keep` (M,) is True."""
+        return Matches(
+            layer=self.layer[keep], image=self.image[keep], query=self.query[keep], object=self.object[keep]
+        )
+
+
+@torch.no_grad()
+def match(logits: Tensor, boxes: Tensor, targets: Targets, costs: MatchCosts) -> Matches:
+    """Find the cheapest one-to-one assignment, for each layer and image alone.
+
+    The costs of all layers and images leave the device in one transfer.
+
+    Args:
+        logits: (L, B, Q, C + 1).
+        boxes: (L, B, Q, 4), cxcywh in fractions.
+        targets: the objects.
+        costs: the weights.
+
+    Raises:
+        TrainingError: a cost is not finite: the network has diverged.
+    """
+    layers, images = logits.shape[:2]
+    cost = pair_costs(logits.float(), boxes.float(), targets, costs).cpu().numpy()  # L, B, Q, T
+    if not np.isfinite(cost).all():
+        raise TrainingError("the matching cost is not finite; lower the learning rate or check the data")
+    found: list[tuple[int, int, np.ndarray, np.ndarray]] = []
+    starts = np.cumsum((0, *targets.counts))
+    for layer in range(layers):
+        for image in range(images):
+            query, place = linear_sum_assignment(cost[layer, image, :, : targets.counts[image]])
+            found.append((layer, image, query, place + starts[image]))
+    lengths = [len(query) for _, _, query, _ in found]
+    device = logits.device
+
+    def indexes(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values.astype(np.int64)).to(device)
+
+    return Matches(
+        layer=indexes(np.repeat([layer for layer, _, _, _ in found], lengths)),
+        image=indexes(np.repeat([image for _, image, _, _ in found], lengths)),
+        query=indexes(np.concatenate([query for _, _, query, _ in found])),
+        object=indexes(np.concatenate([place for _, _, _, place in found])),
+    )
+
+
+def pair_costs(logits: Tensor, boxes: Tensor, targets: Targets, costs: MatchCosts) -> Tensor:
+    """The cost (L, B, Q, T) of every pair of one image; columns past an image's own count mean nothing.
+
+    The class term is minus the probability rather than its logarithm, which puts it on the scale of the box terms.
+    """
+    layers, _, queries, _ = logits.shape
+    widest = max(targets.counts, default=0)
+    if widest == 0:
+        return logits.new_zeros((*logits.shape[:3], 0))
+    column = torch.arange(widest, device=logits.device)  # T
+    counts = torch.tensor(targets.counts, device=logits.device)[:, None]  # B, 1
+    # Images with fewer objects repeat one of the batch's: a real box, so that no cost is undefined.
+    index = torch.where(column < counts, targets.starts[:, None] + column, 0)  # B, T
+    classes, truth = targets.classes[index], targets.boxes[index]  # B, T and B, T, 4
+
+    probability = logits.softmax(-1)  # L, B, Q, C+1
+    label = -probability.gather(3, classes[None, :, None].expand(layers, -1, queries, -1))  # L, B, Q, T
+    near = (boxes[:, :, :, None] - truth[None, :, None]).abs().sum(-1)  # L, B, Q, T
+    overlap = generalized_iou(
+        cxcywh_to_xyxy(boxes)[:, :, :, None], cxcywh_to_xyxy(truth)[None, :, None]
+    )  # L, B, Q, T
+    return costs.label * label + costs.l1 * near - costs.giou * overlap

@@ -1,0 +1,47 @@
+"""The runs that have a name: each a function from the data's categories to a full configuration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from panodetr.checkpoints.spec import ModelSpec
+from panodetr.data.augment import CropAugmentation
+from panodetr.images.preprocess import Preprocessing
+from panodetr.model.config import detr_small
+from panodetr.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from panodetr.results.types import Category
+
+
+def nuclei(categories: tuple[Category, ...]) -> TrainConfig:
+    """The bundled model: cell nuclei, from scratch, on two cores.
+
+    Photos keep their resolution, so that a nucleus looks the same in training and in use; the model sees tiles of 128
+    pixels, on which positions and boxes are easy to learn, and photos are predicted in tiles that overlap by half.
+    """
+    tile = 128
+    return TrainConfig(
+        spec=ModelSpec(
+            name="nuclei",
+            architecture=detr_small(len(categories)),
+            categories=categories,
+            preprocessing=Preprocessing(short_side=None, long_side=None, tile=tile, tile_overlap=tile // 2),
+            threshold=0.5,
+        ),
+        augmentation=CropAugmentation(size=tile, least_scale=0.8, most_scale=1.4, color=0.2),
+        steps=8000,
+        batch_size=16,
+        learning_rate=5e-4,
+        backbone_learning_rate=5e-4,
+        warmup=200,
+        decay=0.4,
+        mask_start=0.3,
+        query_groups=3,
+        token_weight=1.0,
+    )
+
+
+RECIPES: dict[str, Callable[[tuple[Category, ...]], TrainConfig]] = {"nuclei": nuclei}

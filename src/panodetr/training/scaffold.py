@@ -1,0 +1,97 @@
+"""Parts that speed up learning and are taken down afterwards: what remains is plain DETR.
+
+DETR learns slowly because each step gives gradients to a few matched queries only, and because the encoder's output
+says nothing of where a token lies until it has learned to (position encodings reach queries and keys, never values).
+- Query groups (Group DETR, Chen et al., 2023): more sets of queries, each matched on its own, that share the decoder.
+- Token supervision (in the spirit of Co-DETR, Zong et al., 2023): heads that predict, from every token of the
+  encoder's output, the class and the whole box of the object that covers it.
+- Queries that start on a grid, with cross-attention that starts out comparing positions.
+
+Letters: B images, M tokens, D channels, G groups, Q queries, C classes, h and w the feature map's size.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from panodetr.model.heads import BoxHead, ClassHead
+from panodetr.model.positions import SinePositions
+from panodetr.training.losses import box_giou, box_l1
+
+if TYPE_CHECKING:
+    from panodetr.model.config import DetrConfig
+    from panodetr.model.detr import Detr
+    from panodetr.training.batch import Targets
+    from panodetr.training.criterion import CriterionConfig
+
+
+class Scaffold(nn.Module):
+    """What training adds to a model."""
+
+    def __init__(self, config: DetrConfig, groups: int) -> None:
+        super().__init__()
+        self.more_queries = nn.Parameter(torch.randn(groups - 1, config.num_queries, config.hidden_dim))
+        self.class_head = ClassHead(config)
+        self.box_head = BoxHead(config)
+
+    def queries(self, model: Detr) -> Tensor:
+        """All groups (G, Q, D), the model's own first."""
+        return torch.cat((model.queries.weight[None], self.more_queries))
+
+    def token_loss(self, memory: Tensor, targets: Targets, config: CriterionConfig) -> Tensor:
+        """How badly each token of memory (B, D, h, w) knows the object at its centre: class, L1 and GIoU, weighted."""
+        place = _sample_centers(targets.index_map, memory.shape[-2:]).flatten()  # Bhw
+        covered = place > 0
+        tokens = memory.permute(0, 2, 3, 1).flatten(0, 2)  # Bhw, D
+        image = torch.arange(len(memory), device=memory.device).repeat_interleave(memory[0, 0].numel())  # Bhw
+        objects = (targets.starts[image] + place - 1)[covered]  # N
+        nothing = self.class_head.out_features - 1
+        classes = torch.full_like(place, nothing).masked_scatter(covered, targets.classes[objects])
+        label = F.cross_entropy(self.class_head(tokens), classes)
+        if len(objects) == 0:
+            return config.label * label
+        boxes, truth = self.box_head(tokens[covered]), targets.boxes[objects]  # N, 4
+        l1, giou = box_l1(boxes, truth).mean(), box_giou(boxes, truth).mean()
+        return config.label * label + config.l1 * l1 + config.giou * giou
+
+
+def _sample_centers(index_map: Tensor, shape: torch.Size) -> Tensor:
+    """The object (B, h, w) int64 at the centre of each token's patch of an index map (B, H, W)."""
+    rows, columns = (
+        ((torch.arange(small, device=index_map.device) + 0.5) * (large / small)).long()
+        for small, large in zip(shape, index_map.shape[1:], strict=True)
+    )
+    return index_map[:, rows[:, None], columns].long()
+
+
+@torch.no_grad()
+def place_queries_on_grid(model: Detr, scaffold: Scaffold) -> None:
+    """Start each query as the position of a point, and cross-attention as a comparison of positions.
+
+    Points are spread over the image; each group's are shifted a little. Queries and keys of the decoder's
+    cross-attention start with the same projection, so that a query first reads what lies near its point.
+    """
+    groups = [model.queries.weight, *scaffold.more_queries]
+    for group, queries in enumerate(groups):
+        queries.copy_(_grid_positions(len(queries), queries.shape[1], group / len(groups)))
+    for layer in model.decoder.layers:
+        attention = layer.get_submodule("cross_attention")
+        query, key = attention.get_submodule("query"), attention.get_submodule("key")
+        assert isinstance(query, nn.Linear)
+        assert isinstance(key, nn.Linear)
+        nn.init.orthogonal_(query.weight, gain=1.5)
+        key.weight.copy_(query.weight)
+
+
+def _grid_positions(count: int, dim: int, phase: float) -> Tensor:
+    """Sine positions (count, dim) of points spread evenly over the unit square (a lattice of the golden ratio)."""
+    fine = 256
+    index = torch.arange(count)
+    x = (index * 0.6180339887 + phase) % 1
+    y = (index + 0.5) / count
+    table = SinePositions(dim)(torch.zeros(1, fine, fine, dtype=torch.bool))[0]  # D, fine, fine
+    return table[:, (y * fine).long(), (x * fine).long()].T  # count, D
