@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+import panodetr as package
+
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+COMMANDS = ("segment", "models", "eval", "train")
+
+
+def test_version(panodetr: Program) -> None:
+    done = panodetr("--version")
+    assert (done.returncode, done.stdout) == (0, f"panodetr {package.__version__}\n")
+
+
+def test_help_lists_every_command(panodetr: Program) -> None:
+    done = panodetr("--help")
+    assert done.returncode == 0
+    assert all(f"\n    {command} " in done.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(panodetr: Program, command: str) -> None:
+    done = panodetr(command, "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"usage: panodetr {command}")
+
+
+def test_help_takes_at_most_half_a_second(panodetr: Program) -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        panodetr("--help")
+        return time.perf_counter() - start
+
+    # The least of a few: what is measured is the program, not what else the machine does.
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+def test_help_brings_no_heavy_package() -> None:
+    code = (
+        "import sys\n"
+        "from panodetr.cli.main import main\n"
+        "try: main(['segment', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print({'torch', 'numpy', 'PIL', 'rich'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.endswith("\nset()\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "COMMAND"),
+        (["segmnt"], "'segmnt'"),
+        (["segment"], "INPUT"),
+        (["segment", "a.png", "--treshold", "1"], "--treshold"),
+        (["segment", "a.png", "--threshold", "half"], "'half' is not a number from 0 to 1"),
+        (["segment", "a.png", "--threshold", "1.01"], "'1.01' is not a number from 0 to 1"),
+        (["segment", "a.png", "--threshold", "-0.1"], "'-0.1' is not a number from 0 to 1"),
+        (["segment", "a.png", "--threshold", "nan"], "'nan' is not a number from 0 to 1"),
+        (["segment", "a.png", "--device", "tpu"], "'tpu'"),
+        (["eval", "--data", "d"], "--out"),
+        (["train", "nuclei"], "--data"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_exit_code_2(
+    panodetr: Program, arguments: list[str], message: str
+) -> None:
+    done = panodetr(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_is_one_line_and_with_debug_a_traceback(panodetr: Program) -> None:
+    arguments = ("eval", "--data", "nowhere", "--out", "out")
+    done = panodetr(*arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("panodetr: error: nowhere ")
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" in panodetr("--debug", *arguments).stderr

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def segment(panodetr: Program, tiny_model: Path) -> Program:
+    """The command, with a model of random weights that keeps whatever it finds."""
+    return lambda *arguments: panodetr(
+        "segment", "--model", tiny_model, "--threshold", "0", *arguments
+    )
+
+
+def test_a_folder_gives_a_table_and_three_files_a_photo(
+    segment: Program, photos: Path, tmp_path: Path
+) -> None:
+    done = segment(photos, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    for name in ("a.png", "b.jpg", "c.png"):
+        assert re.search(rf"^.*{name}: \d+ ", done.stdout, re.MULTILINE)
+    for heading in ("segment", "label", "kind", "score", "box x0 y0 x1 y1", "area"):
+        assert done.stdout.count(heading) >= 3
+    files = [
+        Path(path) for path in re.findall(r"^(?:overlay|id_map|json) +(.+)$", done.stdout, re.M)
+    ]
+    assert len(set(files)) == 9
+    assert all(file.is_file() and file.parent == tmp_path / "out" for file in files)
+
+
+def test_without_a_terminal_progress_is_a_line_a_photo(
+    segment: Program, photos: Path, tmp_path: Path
+) -> None:
+    done = segment(photos, "--out", tmp_path / "out")
+    names = [Path(line.split()[-1]).name for line in done.stderr.splitlines()]
+    assert names == ["a.png", "b.jpg", "c.png"]
+    assert done.stderr.startswith("[1/3] ")
+
+
+def test_json_is_one_object_a_photo_and_nothing_else(
+    segment: Program, photos: Path, tmp_path: Path
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    done = segment(photos, "--json")
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [Path(one["source"]).name for one in found] == ["a.png", "b.jpg", "c.png"]
+    assert all(one["files"] == {} for one in found)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_json_with_a_folder_names_the_files(segment: Program, photos: Path, tmp_path: Path) -> None:
+    done = segment(photos / "a.png", "--json", "--out", tmp_path / "out")
+    (found,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert found["files"].keys() == {"overlay", "id_map", "json"}
+    assert all(Path(path).is_file() for path in found["files"].values())
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + bytes(50)],
+    ids=["empty", "text", "torn"],
+)
+def test_a_broken_photo_is_one_line_and_the_others_are_done(
+    segment: Program, photos: Path, tmp_path: Path, broken: bytes
+) -> None:
+    (photos / "b.jpg").write_bytes(broken)
+    done = segment(photos, "--out", tmp_path / "out")
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("panodetr: error: ")]
+    assert len(errors) == 1
+    assert str(photos / "b.jpg") in errors[0]
+    assert "Traceback" not in done.stderr
+    assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+def test_a_broken_photo_in_json_is_an_object_with_an_error(segment: Program, photos: Path) -> None:
+    (photos / "b.jpg").write_bytes(b"")
+    done = segment(photos, "--json")
+    assert done.returncode == 1
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [("error" in one) for one in found] == [False, True, False]
+    assert found[1]["source"] == str(photos / "b.jpg")
+
+
+def test_a_missing_photo_is_one_line_and_the_others_are_done(
+    segment: Program, photos: Path, tmp_path: Path
+) -> None:
+    done = segment(photos / "a.png", "missing.png", "--out", tmp_path / "out")
+    assert done.returncode == 1
+    assert "panodetr: error: missing.png" in done.stderr
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_nothing_but_missing_photos_loads_no_model(panodetr: Program) -> None:
+    done = panodetr("segment", "missing.png", "--model", "no-such-model")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "missing.png" in done.stderr
+
+
+def test_a_pattern_and_a_photo_given_twice(segment: Program, photos: Path) -> None:
+    done = segment("photos/*.png", photos / "a.png", "photos", "--json")
+    found = [Path(json.loads(line)["source"]).name for line in done.stdout.splitlines()]
+    assert sorted(found) == ["a.png", "b.jpg", "c.png"]
+
+
+def test_photos_of_one_name_from_two_folders_keep_their_own_files(
+    segment: Program, photos: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(photos / "c.png", other / "a.png")
+    done = segment(photos / "a.png", other / "a.png", "--json", "--out", tmp_path / "out")
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    sizes: list[tuple[int, int]] = []
+    for one in found:
+        with Image.open(one["files"]["id_map"]) as id_map:
+            sizes.append(id_map.size)
+    assert sizes == [(56, 40), (100, 80)]
+
+
+def test_photos_of_one_stem_and_two_endings_keep_their_own_files(
+    segment: Program, photos: Path, tmp_path: Path
+) -> None:
+    with Image.open(photos / "c.png") as photo:
+        photo.save(photos / "a.jpg")
+    done = segment(photos / "a.png", photos / "a.jpg", "--json", "--out", tmp_path / "out")
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len({path for one in found for path in one["files"].values()}) == 6
+
+
+def test_a_second_run_writes_over_the_first(segment: Program, photos: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert segment(photos / "a.png", "--out", tmp_path / "out").returncode == 0
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_a_photo_with_many_segments_has_a_short_table(segment: Program, tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.png")
+    done = segment("large.png", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.endswith(" px")]
+    more = re.search(r"^… and (\d+) more, all in the JSON$", done.stdout, re.MULTILINE)
+    assert more is not None
+    (file,) = (tmp_path / "out").glob("*.json")
+    listed = json.loads(file.read_text("utf-8"))["segments_info"]
+    assert len(listed) == len(rows) + int(more[1])
+
+
+def test_a_threshold_that_nothing_reaches_leaves_nothing(
+    panodetr: Program, tiny_model: Path, photos: Path, tmp_path: Path
+) -> None:
+    done = panodetr(
+        "segment", photos / "a.png", "--model", tiny_model, "--threshold", "1", "--out", "out"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "a.png: nothing found" in done.stdout
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_an_unknown_model_is_one_line(panodetr: Program, photos: Path) -> None:
+    done = panodetr("segment", photos, "--model", "nucleii")
+    assert done.returncode == 1
+    assert done.stderr.startswith("panodetr: error: 'nucleii' is neither a bundled model nor ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_one_line(
+    panodetr: Program, tiny_model: Path, photos: Path
+) -> None:
+    done = panodetr("segment", photos, "--model", tiny_model, "--device", "cuda")
+    assert done.returncode in (1, 2)
+    assert done.stderr.startswith("panodetr: error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_output_folder_that_is_a_file_is_one_line(
+    segment: Program, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").write_text("precious")
+    done = segment(photos / "a.png", "--out", tmp_path / "out")
+    assert done.returncode == 1
+    assert f"panodetr: error: cannot write {tmp_path / 'out'}" in done.stderr
+    assert (tmp_path / "out").read_text() == "precious"
+
+
+def started(model: Path, *arguments: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "panodetr", "segment", "--model", model, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_ctrl_c_is_one_line_and_130(tiny_model: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((3000, 3000, 3), np.uint8)).save(tmp_path / "huge.png")
+    with started(tiny_model, tmp_path / "huge.png", "--json") as program:
+        assert program.stderr is not None
+        assert program.stderr.readline().startswith("[1/1] ")
+        program.send_signal(signal.SIGINT)
+        _, errors = program.communicate(timeout=60)
+    assert program.returncode == 130
+    assert errors == "panodetr: error: interrupted\n"
+
+
+def test_a_reader_that_leaves_is_no_error(tiny_model: Path, photos: Path) -> None:
+    with started(tiny_model, photos, "--json") as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        program.stdout.close()
+        errors = program.stderr.read()
+    assert program.returncode == 141
+    assert "Traceback" not in errors
+    assert "BrokenPipe" not in errors
