@@ -9,7 +9,7 @@ SAMPLES := src/panodetr/assets/samples
 # Segment three real microscopy photos with the bundled model.
 demo: .venv/installed
 	$(BIN)/panodetr segment $(SAMPLES) --out demo-out
-	@echo "The pictures lie in $(CURDIR)/demo-out: *.overlay.png to look at, *.png id maps, *.json"
+	@echo "The pictures to look at: $(CURDIR)/demo-out/*_overlay.png"
 
 # All tests but the slow ones.
 test: .venv/installed-dev

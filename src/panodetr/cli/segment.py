@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from panodetr.cli.arguments import Commands
-    from panodetr.results.types import PanopticResult, SavedFiles
+    from panodetr.results.save import SavedFiles
+    from panodetr.results.types import PanopticResult
 
 OUT = Path("panodetr-out")
 ROWS = 12  # of the table, the best scores; a photo may have hundreds of segments
@@ -102,7 +103,8 @@ def _print_failure(source: str, error: PanodetrError, *, as_json: bool) -> None:
     """Say what is wrong with one input; to a program, in place of its result."""
     print_error(str(error))
     if as_json:
-        print(json.dumps({"source": source, "error": str(error)}), flush=True)
+        place = str(Path(source).absolute())  # as in the results
+        print(json.dumps({"source": place, "error": str(error)}), flush=True)
 
 
 def _print_result(
