@@ -145,6 +145,8 @@ def test_a_written_segment_is_described_as_coco_does(nuclei: PanopticData, tmp_p
         "bbox": [xs.min(), ys.min(), *size],
         "iscrowd": 0,
         "score": 0.9,
+        "label": "nucleus",
+        "isthing": 1,
     }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from panodetr.errors import DataError
+from panodetr.results.coco import decode_ids
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,16 +50,7 @@ def read_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} cannot be read as an id map: {reason}") from error
-    return ids_from_rgb(colors)
-
-
-def ids_from_rgb(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Turn an id map's colours (H, W, 3) into ids (H, W), 0 to 2^24 - 1."""
-    ids = colors[..., 2].astype(np.int32)
-    for channel in (1, 0):
-        ids <<= 8
-        ids |= colors[..., channel]
-    return ids
+    return decode_ids(colors)
 
 
 def present_ids(ids: NDArray[np.int32]) -> NDArray[np.int32]:

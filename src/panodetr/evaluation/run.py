@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Protocol, TypedDict
-
-import numpy as np
-from PIL import Image
 
 from panodetr.data.panoptic import read_ids
 from panodetr.errors import DataError
 from panodetr.evaluation.panoptic import PanopticQuality
 from panodetr.files import folder_written_whole, write_json
+from panodetr.results.coco import id_map_png, result_info
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,7 +18,8 @@ if TYPE_CHECKING:
 
     from panodetr.data.panoptic import PanopticData, Sample
     from panodetr.evaluation.panoptic import PanopticFigures
-    from panodetr.results.types import Category, PanopticResult, Segment
+    from panodetr.results.coco import SegmentInfo
+    from panodetr.results.types import Category, PanopticResult
 
 
 class Segmenter(Protocol):
@@ -88,7 +86,7 @@ class Prediction:
     image_id: int
     file_name: str
     png: bytes
-    segments: list[dict[str, object]]
+    segments: list[SegmentInfo]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,25 +208,9 @@ def _metrics(figures: PanopticFigures, data: PanopticData, seconds: float) -> Me
 
 
 def _prediction(sample: Sample, result: PanopticResult) -> Prediction:
-    ids = result.segment_ids
-    colors = np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8)
-    png = io.BytesIO()
-    Image.fromarray(colors).save(png, format="PNG")
     return Prediction(
         image_id=sample.image_id,
         file_name=f"{sample.name}.png",
-        png=png.getvalue(),
-        segments=[_segment_info(segment) for segment in result.segments],
+        png=id_map_png(result.segment_ids),
+        segments=result_info(result)["segments_info"],
     )
-
-
-def _segment_info(segment: Segment) -> dict[str, object]:
-    x0, y0, x1, y1 = segment.box
-    return {
-        "id": segment.id,
-        "category_id": segment.category_id,
-        "area": segment.area,
-        "bbox": [x0, y0, x1 - x0, y1 - y0],
-        "iscrowd": 0,
-        "score": segment.score,
-    }
