@@ -1,0 +1,105 @@
+"""The picture of a result: coloured segments over the photo, outlined and labelled."""
+
+from __future__ import annotations
+
+import colorsys
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from panodetr.results.labels import draw_labels
+from panodetr.results.types import PanopticResult
+
+COMFORTABLE_SIDE = 768
+"""Photos far smaller than this are drawn at 2 to 4 times their size, so that labels can be read."""
+
+_THING_OPACITY, _STUFF_OPACITY = 100, 60  # of 255
+_GOLDEN_ANGLE = 0.381966  # of a turn: hues of whatever number of steps stay well apart
+_MOST_STYLES = 255  # beyond, colours come again
+
+Color = tuple[int, int, int]
+
+
+def draw_overlay(result: PanopticResult) -> NDArray[np.uint8]:
+    """Draw the segments over their photo.
+
+    The first thing of a category has the category's colour, livened up; the next ones turn its hue,
+    so that neighbours differ. Stuff has its category's colour, fainter. Outlines are opaque. A
+    segment is labelled where the label fits into it, else with its score, else not at all.
+
+    Returns:
+        (k H, k W, 3) uint8 RGB; k is 1, or 2 to 4 for photos far below `COMFORTABLE_SIDE`.
+    """
+    height, width = result.segment_ids.shape
+    scale = min(4, max(1, round(COMFORTABLE_SIDE / max(height, width))))
+    size = (width * scale, height * scale)
+    photo, segment_ids = Image.fromarray(result.photo), result.segment_ids
+    if scale > 1:
+        photo = photo.resize(size, Image.Resampling.BICUBIC)
+        segment_ids = np.repeat(np.repeat(segment_ids, scale, axis=0), scale, axis=1)
+    colors = segment_colors(result)
+    picture = _paint(photo, segment_ids, result, colors)
+    return draw_labels(picture, segment_ids, result.segments, colors)
+
+
+def segment_colors(result: PanopticResult) -> list[Color]:
+    """Choose a colour for each segment, in their order."""
+    base = {category.id: category.color for category in result.categories}
+    met: dict[int, int] = {}
+    colors: list[Color] = []
+    for segment in result.segments:
+        color = base.get(segment.category_id, (128, 128, 128))
+        if segment.is_thing:
+            turns = met.get(segment.category_id, 0)
+            met[segment.category_id] = turns + 1
+            color = _turned(color, turns)
+        colors.append(color)
+    return colors
+
+
+def _turned(color: Color, turns: int) -> Color:
+    """Turn the hue of a colour, and make it bright enough to be told from the photo."""
+    hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255 for channel in color))
+    hue = (hue + turns * _GOLDEN_ANGLE) % 1
+    red, green, blue = colorsys.hsv_to_rgb(hue, max(saturation, 0.65), max(value, 0.95))
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _paint(
+    photo: Image.Image,
+    segment_ids: NDArray[np.int32],
+    result: PanopticResult,
+    colors: list[Color],
+) -> Image.Image:
+    """Blend the segments' colours into the photo, the outlines of things at full strength."""
+    # A palette image and a table of opacities let Pillow do the blending on bytes.
+    highest = max((segment.id for segment in result.segments), default=0)
+    style = np.zeros(highest + 1, np.uint8)
+    palette = np.zeros((_MOST_STYLES + 1, 3), np.uint8)
+    opacity = np.zeros(_MOST_STYLES + 1, np.uint8)
+    is_thing = np.zeros(highest + 1, np.bool_)
+    for index, (segment, color) in enumerate(zip(result.segments, colors, strict=True)):
+        slot = 1 + index % _MOST_STYLES
+        style[segment.id] = slot
+        palette[slot] = color
+        opacity[slot] = _THING_OPACITY if segment.is_thing else _STUFF_OPACITY
+        is_thing[segment.id] = segment.is_thing
+    styles = style.take(segment_ids)
+    tint = Image.fromarray(styles)
+    strength = np.asarray(tint.point(opacity.tolist())).copy()
+    strength[_outlines(segment_ids) & is_thing.take(segment_ids)] = 255
+    tint.putpalette(palette.tobytes())
+    return Image.composite(tint.convert("RGB"), photo, Image.fromarray(strength))
+
+
+def _outlines(segment_ids: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Mark the pixels whose neighbour to some side is of another segment."""
+    outline = np.zeros(segment_ids.shape, np.bool_)
+    across = segment_ids[:, 1:] != segment_ids[:, :-1]
+    outline[:, 1:] |= across
+    outline[:, :-1] |= across
+    down = segment_ids[1:] != segment_ids[:-1]
+    outline[1:] |= down
+    outline[:-1] |= down
+    return outline

@@ -1,0 +1,135 @@
+"""Labels on the picture of a result, where there is room for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from panodetr.results.panoptic import runs_of
+from panodetr.results.types import Segment
+
+Color = tuple[int, int, int]
+Rectangle = tuple[int, int, int, int]
+
+_MARGIN = 2  # pixels between the text and the rim of its plate
+
+
+def draw_labels(
+    picture: Image.Image,
+    segment_ids: NDArray[np.int32],
+    segments: Sequence[Segment],
+    colors: Sequence[Color],
+) -> NDArray[np.uint8]:
+    """Write name and score into each segment that is large enough, the largest segments first.
+
+    Where both do not fit the score stands alone; where that does not fit either, or another label
+    is in the way, there is none: hundreds of small segments stay readable.
+
+    Args:
+        picture: drawn into.
+        segment_ids: (H, W) at the picture's size.
+        segments: what the ids stand for.
+        colors: of the plates that the text stands on, a segment each.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    font = _font(max(11, round(max(picture.size) / 75)))
+    canvas = ImageDraw.Draw(picture)
+    seats = _seats(segment_ids)
+    taken: list[Rectangle] = []
+    for segment, color in sorted(
+        zip(segments, colors, strict=True), key=lambda pair: (-pair[0].area, pair[0].id)
+    ):
+        if segment.id not in seats:
+            continue
+        x, y, room = seats[segment.id]
+        score = f"{segment.score:.0%}"
+        for text in (f"{segment.label} {score}", score):
+            plate = _plate(font, text, x, y, picture.size)
+            tall = (plate[3] - plate[1]) * 1.5
+            if plate[2] - plate[0] > room or tall > _height_at(segment_ids, segment.id, x, y):
+                continue
+            if not any(_overlap(plate, other) for other in taken):
+                taken.append(plate)
+                _write(canvas, font, text, plate, color)
+                break
+    return np.asarray(picture)
+
+
+def _seats(segment_ids: NDArray[np.int32]) -> dict[int, tuple[int, int, int]]:
+    """Find for each segment where a label sits best: x, y, and the pixels of the row that are free.
+
+    That is the middle of a long run of pixels that lies near the segment's middle row.
+    """
+    runs = runs_of(segment_ids)
+    y, x = np.divmod(runs.start, segment_ids.shape[1])
+    count = int(runs.value.max()) + 1
+    weight = np.bincount(runs.value, weights=runs.length, minlength=count)
+    moment = np.bincount(runs.value, weights=runs.length * y, minlength=count)
+    middle = moment / np.maximum(weight, 1)
+    merit = runs.length - np.abs(y - middle[runs.value])
+    order = np.lexsort((-merit, runs.value))
+    best = order[np.unique(runs.value[order], return_index=True)[1]]
+    return {
+        int(runs.value[n]): (int(x[n] + runs.length[n] // 2), int(y[n]), int(runs.length[n]))
+        for n in best
+        if runs.value[n] > 0
+    }
+
+
+def _height_at(segment_ids: NDArray[np.int32], segment: int, x: int, y: int) -> int:
+    """Count the segment's pixels above and below one of its pixels, as far as they are joined."""
+    other = np.flatnonzero(segment_ids[:, x] != segment)
+    place = int(np.searchsorted(other, y))
+    above = other[place - 1] if place else -1
+    below = other[place] if place < len(other) else len(segment_ids)
+    # A label is centred on y: the nearer side is what counts.
+    return int(2 * min(y - above, below - y) - 1)
+
+
+def _plate(
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    text: str,
+    x: int,
+    y: int,
+    size: tuple[int, int],
+) -> Rectangle:
+    """Lay the text's plate around a point, moved into the picture."""
+    x0, y0, x1, y1 = (round(side) for side in font.getbbox(text))
+    wide, tall = x1 - x0 + 2 * _MARGIN, y1 - y0 + 2 * _MARGIN
+    left = min(max(0, x - wide // 2), max(0, size[0] - wide))
+    top = min(max(0, y - tall // 2), max(0, size[1] - tall))
+    return left, top, left + wide, top + tall
+
+
+def _overlap(a: Rectangle, b: Rectangle) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _write(
+    canvas: ImageDraw.ImageDraw,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    text: str,
+    plate: Rectangle,
+    color: Color,
+) -> None:
+    x0, y0, x1, y1 = plate
+    canvas.rectangle((x0, y0, x1 - 1, y1 - 1), fill=color)
+    luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
+    left, top = font.getbbox(text)[:2]
+    canvas.text(
+        (x0 + _MARGIN - left, y0 + _MARGIN - top),
+        text,
+        font=font,
+        fill="black" if luminance > 128 else "white",
+    )
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)

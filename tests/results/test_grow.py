@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from panodetr.results.grow import Grid, highest, highest_at
+
+Size = tuple[int, int]
+
+
+def plainly(masks: NDArray[np.float32], processed: Size, target: Size) -> NDArray[np.float32]:
+    """Grow all masks in torch, then pick Pillow's nearest pixels: (N, H, W)."""
+    grown = torch.nn.functional.interpolate(
+        torch.from_numpy(masks)[None], size=processed, mode="bilinear", align_corners=False
+    )[0].numpy()
+    numbers = np.arange(processed[0] * processed[1], dtype=np.int32).reshape(processed)
+    picked = Image.fromarray(numbers).resize((target[1], target[0]), Image.Resampling.NEAREST)
+    return grown.reshape(len(masks), -1)[:, np.asarray(picked)]
+
+
+def agree(winner: NDArray[np.int32], grown: NDArray[np.float32]) -> None:
+    """The winner's value is the highest, to the rounding of torch's other order of operations."""
+    value = np.take_along_axis(grown, winner[None], axis=0)[0]
+    np.testing.assert_allclose(value, grown.max(axis=0), rtol=0, atol=1e-5)
+
+
+sides = st.integers(1, 40)
+
+
+@given(
+    st.integers(1, 6),
+    st.tuples(sides, sides),
+    st.tuples(sides, sides),
+    st.tuples(sides, sides),
+    st.integers(0, 2**32 - 1),
+)
+def test_the_winner_is_that_of_growing_every_mask(
+    count: int, size: Size, processed: Size, target: Size, seed: int
+) -> None:
+    masks = np.random.default_rng(seed).normal(size=(count, *size)).astype(np.float32)
+    winner = highest(masks, Grid.between(size, processed, target))
+    assert winner.shape == target
+    agree(winner, plainly(masks, processed, target))
+
+
+@pytest.mark.parametrize("processed", [(96, 128), (100, 130), (24, 32)])
+def test_smooth_masks_as_of_a_model(processed: Size) -> None:
+    random = np.random.default_rng(0)
+    masks = np.stack(
+        [
+            np.asarray(
+                Image.fromarray(random.normal(size=(4, 5)).astype(np.float32)).resize((32, 24))
+            )
+            for _ in range(8)
+        ]
+    )
+    grid = Grid.between((24, 32), processed, (70, 90))
+    grown = plainly(masks, processed, (70, 90))
+    winner = highest(masks, grid)
+    agree(winner, grown)
+    assert (winner == grown.argmax(axis=0)).mean() > 0.999
+    assert np.array_equal(highest_at(masks, grid, np.arange(70 * 90)), winner.ravel())
+
+
+def test_of_equals_the_first_wins() -> None:
+    masks = np.zeros((3, 4, 4), np.float32)
+    masks[1:] = 1
+    assert np.array_equal(highest(masks, Grid.between((4, 4), (9, 9), (9, 9))), np.ones((9, 9)))
+
+
+def test_no_pixels_asked_for() -> None:
+    masks = np.zeros((2, 3, 3), np.float32)
+    grid = Grid.between((3, 3), (6, 6), (6, 6))
+    assert highest_at(masks, grid, np.zeros(0, np.intp)).shape == (0,)

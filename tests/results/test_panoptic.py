@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from panodetr.results.panoptic import keep_queries, measure_segments, merge_masks
+
+THINGS = np.array([True, True, False, False])
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("image", [0, 1, 2])
+def test_the_originals_panoptic_maps_to_the_pixel(golden: Path, image: int) -> None:
+    """Its ids start at 0; ours at 1, because 0 is nothing."""
+    with np.load(golden / "facebook-panoptic-merge.npz") as file:
+        data = {key.split("/")[1]: file[key] for key in file.files if key.startswith(f"{image}/")}
+    processed = (int(data["processed_size"][0]), int(data["processed_size"][1]))
+    target = (int(data["target_size"][0]), int(data["target_size"][1]))
+    queries, scores, classes = keep_queries(data["logits"], 0.85)
+    segment_ids, segments = merge_masks(
+        data["masks"][queries], scores, classes, np.arange(10) < 7, processed, target
+    )
+    assert np.array_equal(segment_ids, data["ids"] + 1)
+    assert [s.class_index for s in segments] == data["category"].tolist()
+    assert [s.area for s in segments] == data["area"].tolist()
+    assert [s.is_thing for s in segments] == (data["category"] < 7).tolist()
+
+
+def test_kept_queries_are_real_classes_above_the_threshold() -> None:
+    half = np.log(np.array([0.5, 0.25, 0.25], np.float32))
+    logits = np.array([[0, 9, 0], [0, 0, 9], half, [3, 0, 0]], np.float32)
+    queries, scores, classes = keep_queries(logits, float(np.exp(half[0])))
+    assert queries.tolist() == [0, 3]  # "no object" is out, and so is the score at the threshold
+    assert classes.tolist() == [1, 0]
+    assert (scores > 0.5).all()
+
+
+def merged(masks: np.ndarray[tuple[int, ...], np.dtype[np.float32]], classes: list[int]):
+    size = (masks.shape[1], masks.shape[2])
+    scores = np.linspace(0.9, 0.99, len(classes), dtype=np.float32)
+    return merge_masks(masks, scores, np.array(classes, np.intp), THINGS, size, size)
+
+
+def test_nothing_kept_gives_nothing() -> None:
+    segment_ids, segments = merged(np.zeros((0, 5, 6), np.float32), [])
+    assert segments == []
+    assert segment_ids.dtype == np.int32
+    assert not segment_ids.any()
+
+
+def test_one_mask_takes_every_pixel() -> None:
+    segment_ids, segments = merged(np.full((1, 5, 6), -9, np.float32), [1])
+    assert (segment_ids == 1).all()
+    assert (segments[0].area, segments[0].box) == (30, (0, 0, 6, 5))
+
+
+def test_four_pixels_are_dropped_and_five_are_not() -> None:
+    for area, left in [(4, 1), (5, 2)]:
+        masks = np.zeros((2, 6, 6), np.float32)
+        masks[1, 0, :area] = 1
+        segment_ids, segments = merged(masks, [0, 0])
+        assert len(segments) == left
+        assert set(np.unique(segment_ids)) == set(range(1, left + 1))
+
+
+def test_a_photo_of_four_pixels_has_no_segment() -> None:
+    segment_ids, segments = merged(np.ones((2, 2, 2), np.float32), [0, 2])
+    assert segments == []
+    assert not segment_ids.any()
+
+
+def test_a_second_segment_of_one_stuff_class_yields_to_the_next_highest_mask() -> None:
+    # Columns 0 to 2 are won by query 0 (stuff 2), 3 to 5 by query 1 (the same stuff), and the last
+    # row by query 2, a thing, which is second in column 3.
+    masks = np.zeros((3, 6, 6), np.float32)
+    masks[0, :, :3] = 3
+    masks[1, :, 3:] = 3
+    masks[0, :, 4:] = 1
+    masks[2, :, 3] = 2
+    masks[2, 5] = 9
+    segment_ids, segments = merged(masks, [2, 2, 0])
+    assert segment_ids[0].tolist() == [1, 1, 1, 2, 1, 1]
+    assert [(s.class_index, s.is_thing, s.area) for s in segments] == [(2, False, 25), (0, True, 11)]
+
+
+def test_a_stuff_segment_counts_its_seconds_pixels_before_they_are_gone() -> None:
+    # The first of the class has 3 pixels of its own: alone it would go in the first round, before
+    # the 6 that it inherits are its own.
+    masks = np.zeros((3, 6, 6), np.float32)
+    masks[2] = 1
+    masks[0, 0, :3] = 5
+    masks[1, 1] = 5
+    masks[0, 1] = 4
+    segment_ids, segments = merged(masks, [3, 3, 0])
+    assert [(s.class_index, s.area) for s in segments] == [(3, 9), (0, 27)]
+    assert (segment_ids[1] == 1).all()
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 8), st.integers(0, 2**32 - 1))
+def test_areas_and_boxes_are_those_of_the_pixels(
+    height: int, width: int, count: int, seed: int
+) -> None:
+    ids = np.random.default_rng(seed).integers(0, count + 1, (height, width)).astype(np.int32)
+    for number, (area, box) in enumerate(measure_segments(ids, count), start=1):
+        y, x = np.nonzero(ids == number)
+        assert area == len(y)
+        if area:
+            assert box == (x.min(), y.min(), x.max() + 1, y.max() + 1)
+        else:
+            assert box == (0, 0, 0, 0)
