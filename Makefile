@@ -39,9 +39,9 @@ clean:
 
 .venv/installed: pyproject.toml $(LOCK)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint $(LOCK) --editable .
+	$(BIN)/python -m pip install -qq --constraint $(LOCK) --editable .
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --quiet --constraint $(LOCK) --editable '.[dev]'
+	$(BIN)/python -m pip install -qq --constraint $(LOCK) --editable '.[dev]'
 	touch $@
