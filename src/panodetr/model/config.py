@@ -160,7 +160,7 @@ def detr_resnet50_dc5_panoptic(num_classes: int = COCO_PANOPTIC_CLASSES) -> Detr
     return replace(detr_resnet50_dc5(num_classes), masks=True)
 
 
-def detr_small(num_classes: int, num_queries: int = 64) -> DetrConfig:
+def detr_small(num_classes: int, num_queries: int = 50) -> DetrConfig:
     """A DETR of a few million parameters for small objects, trained from scratch: features of stride 8, masks of stride 2.
 
     Batch norm is live: random features that are frozen cannot learn.

@@ -28,8 +28,10 @@ class TrainConfig:
         weight_decay: of AdamW.
         clip: largest norm of the gradients.
         warmup: steps over which the learning rate rises to its highest.
-        decay: fraction of the steps, at the end, over which it falls to zero in a straight line.
-        mask_start: fraction of the steps after which masks are learned too; they cost as much as all else.
+        decay: steps, the last ones, over which it falls to zero in a straight line; until then it is
+            level, so that a run may be resumed with another number of steps.
+        mask_start: the step from which masks are learned too: boxes come first, and cost less.
+        mask_objects: at most this many objects of a batch, drawn at random, have a mask loss.
         query_groups: sets of queries, 1 for none but the model's own.
         token_weight: weight of the token supervision; 0 for none.
         log_every: steps between two lines of the log.
@@ -47,8 +49,9 @@ class TrainConfig:
     weight_decay: float = 1e-4
     clip: float = 0.1
     warmup: int = 0
-    decay: float = 0.0
-    mask_start: float = 0.0
+    decay: int = 0
+    mask_start: int = 0
+    mask_objects: int = 64
     query_groups: int = 1
     token_weight: float = 0.0
     log_every: int = 50
@@ -60,14 +63,12 @@ class TrainConfig:
         Raises:
             ValueError: a count is not positive or a fraction is not one.
         """
-        for name in ("steps", "batch_size", "query_groups", "log_every", "save_every"):
+        for name in ("steps", "batch_size", "query_groups", "mask_objects", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("decay", "mask_start"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a fraction of the steps, 0 to 1")
         for name in ("learning_rate", "backbone_learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
-        if self.warmup < 0 or self.weight_decay < 0 or self.token_weight < 0 or self.seed < 0:
-            raise ValueError("warmup, weight_decay, token_weight and seed must not be negative")
+        for name in ("warmup", "decay", "mask_start", "weight_decay", "token_weight", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")

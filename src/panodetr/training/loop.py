@@ -117,7 +117,7 @@ def make_state(config: TrainConfig, device: torch.device) -> TrainState:
 
 def train_step(state: TrainState, batch: Batch, config: TrainConfig) -> dict[str, Tensor]:
     """One step: forward, match, losses, backward, update. Returns the losses to log."""
-    with_masks = config.spec.architecture.masks and state.step >= config.mask_start * config.steps
+    with_masks = config.spec.architecture.masks and state.step >= config.mask_start
     total, losses = compute_losses(state.model, state.scaffold, batch, config, with_masks=with_masks)
     state.optimizer.zero_grad(set_to_none=True)
     total.backward()
@@ -144,10 +144,12 @@ def compute_losses(
 
     if with_masks:
         own = matches.where((matches.layer == len(logits) - 1) & (matches.image % groups == 0))
+        share = min(1.0, config.mask_objects / max(1, len(own.query)))
+        own = own.where(torch.randperm(len(own.query), device=own.query.device) < config.mask_objects)
         image = own.image // groups
         objects = own.object - targets.starts[own.image] + batch.targets.starts[image]
         masks = model.masks(encoded, states[-1, ::groups], image, own.query)
-        losses |= mask_losses(masks, batch.targets, objects, batch.padding, criterion, count / groups)
+        losses |= mask_losses(masks, batch.targets, objects, batch.padding, criterion, share * count / groups)
 
     total = weighted_sum(losses, criterion)
     shown = {name: (loss if loss.dim() == 0 else loss[-1]).detach() for name, loss in losses.items()}

@@ -29,11 +29,9 @@ def make_optimizer(model: Detr, scaffold: nn.Module, config: TrainConfig) -> tor
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
     """What the highest rate is multiplied by at a step, counted from 0: up, level, and down to zero at the end."""
-    up = min(1.0, (step + 1) / (config.warmup + 1))
-    left = config.steps - step
-    falling = config.decay * config.steps
-    down = min(1.0, left / falling) if falling else 1.0
-    return min(up, down)
+    up = (step + 1) / (config.warmup + 1)
+    down = (config.steps - step) / config.decay if config.decay else 1.0
+    return min(1.0, up, down)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
