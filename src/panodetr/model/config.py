@@ -1,4 +1,4 @@
-"""The shape of a DETR: one frozen configuration, and the named models of the paper (section 4, appendix A.4)."""
+"""The shape of a DETR, and the named models of the paper (section 4, appendix A.4)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ class ResNetConfig:
     """A residual network, torchvision's v1.5 layout (the stride sits on the 3x3 convolution).
 
     Attributes:
-        block: two 3x3 convolutions ("basic") or 1x1, 3x3, 1x1 with four times the width ("bottleneck").
+        block: two 3x3 convolutions ("basic") or 1x1, 3x3, 1x1 with four times the width
+            ("bottleneck").
         depths: blocks in each of the four stages.
         widths: channels of each stage's 3x3 convolutions.
         strides: stride of each stage's first block.
         stem_width: channels of the first convolution.
         stem_stride: stride of the first convolution (7x7, or 3x3 where it is 1).
         stem_pool: whether a 3x3 max pooling of stride 2 follows it.
-        dilate_last: DC5: the last stage's stride becomes a dilation of its later blocks' 3x3 convolutions.
-        norm: "frozen" batch norm (constants, for pretrained weights), live "batch" norm, or "group" norm of 8 groups.
+        dilate_last: DC5: the last stage's stride becomes a dilation of its later blocks' 3x3
+            convolutions.
+        norm: "frozen" batch norm (constants, for pretrained weights), live "batch" norm, or "group"
+            norm of 8 groups.
     """
 
     block: Literal["basic", "bottleneck"] = "bottleneck"
@@ -43,16 +46,22 @@ class ResNetConfig:
         for name in ("depths", "widths", "strides"):
             values = getattr(self, name)
             if len(values) != 4 or any(v < 1 for v in values):
-                raise ValueError(f"backbone.{name} is {values}; expected four positive numbers, one a stage")
+                raise ValueError(
+                    f"backbone.{name} is {values}; expected four positive numbers, one a stage"
+                )
         if self.stem_width < 1 or self.stem_stride not in (1, 2):
             raise ValueError(
                 f"backbone.stem_width is {self.stem_width}, stem_stride {self.stem_stride}; "
                 "expected a positive width and a stride of 1 or 2"
             )
         if self.dilate_last and self.block == "basic":
-            raise ValueError("backbone.dilate_last (DC5) needs bottleneck blocks; basic blocks have no dilation")
+            raise ValueError(
+                "backbone.dilate_last (DC5) needs bottleneck blocks; basic blocks have no dilation"
+            )
         if self.norm == "group" and any(w % 8 for w in (*self.widths, self.stem_width)):
-            raise ValueError(f"backbone.norm 'group' has 8 groups; widths {self.widths} must divide by 8")
+            raise ValueError(
+                f"backbone.norm 'group' has 8 groups; widths {self.widths} must divide by 8"
+            )
 
     @property
     def stage_channels(self) -> tuple[int, int, int, int]:
@@ -78,6 +87,10 @@ class DetrConfig:
         dropout: probability, in training only.
         pre_norm: normalise before each sublayer instead of after it (Table Transformer).
         positions: 2-D sine, or learned rows and columns (at most 50 of each).
+        position_input: let positions and query embeddings enter at the first layers' input as well
+            as at every attention (paper, table 3, "at input"). Features then know from the start
+            where they lie, which a small model trained from scratch learns very slowly otherwise;
+            published models are without.
         masks: whether the panoptic mask head is there.
     """
 
@@ -92,6 +105,7 @@ class DetrConfig:
     dropout: float = 0.1
     pre_norm: bool = False
     positions: Literal["sine", "learned"] = "sine"
+    position_input: bool = False
     masks: bool = False
 
     def __post_init__(self) -> None:
@@ -100,19 +114,29 @@ class DetrConfig:
         Raises:
             ValueError: a count is not positive, or the widths do not divide.
         """
-        for name in ("num_classes", "num_queries", "hidden_dim", "heads", "ffn_dim", "decoder_layers"):
+        for name in (
+            "num_classes",
+            "num_queries",
+            "hidden_dim",
+            "heads",
+            "ffn_dim",
+            "decoder_layers",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         if self.encoder_layers < 0 or not 0 <= self.dropout < 1:
             raise ValueError(
-                f"encoder_layers is {self.encoder_layers} and dropout {self.dropout}; expected 0 or more, and 0 to 1"
+                f"encoder_layers is {self.encoder_layers} and dropout {self.dropout}; "
+                "expected 0 or more, and 0 to less than 1"
             )
         if self.hidden_dim % self.heads or self.hidden_dim % 4:
-            raise ValueError(f"hidden_dim is {self.hidden_dim}; it must divide by heads ({self.heads}) and by 4")
+            raise ValueError(
+                f"hidden_dim is {self.hidden_dim}; it must divide by heads ({self.heads}) and by 4"
+            )
         if self.masks and (self.hidden_dim % 128 or self.heads % 8):
             raise ValueError(
-                f"the mask head normalises in 8 groups: hidden_dim ({self.hidden_dim}) must divide by 128 "
-                f"and heads ({self.heads}) by 8"
+                f"hidden_dim is {self.hidden_dim} and heads {self.heads}; the mask head normalises in "
+                "8 groups, so they must divide by 128 and by 8"
             )
 
 
@@ -136,7 +160,7 @@ def detr_resnet101(num_classes: int = COCO_CLASSES) -> DetrConfig:
 
 
 def detr_resnet50_dc5(num_classes: int = COCO_CLASSES) -> DetrConfig:
-    """DETR-DC5 of the paper: the last stage dilated, so that features have stride 16; box AP 43.3."""
+    """DETR-DC5 of the paper: a dilated last stage, features of stride 16; box AP 43.3."""
     return DetrConfig(backbone=replace(RESNET50, dilate_last=True), num_classes=num_classes)
 
 
@@ -161,8 +185,9 @@ def detr_resnet50_dc5_panoptic(num_classes: int = COCO_PANOPTIC_CLASSES) -> Detr
 
 
 def detr_small(num_classes: int, num_queries: int = 50) -> DetrConfig:
-    """A DETR of a few million parameters for small objects, trained from scratch: features of stride 8, masks of stride 2.
+    """A DETR of a few million parameters for small objects, trained from scratch.
 
+    Features have stride 8, masks stride 2.
     Batch norm is live: random features that are frozen cannot learn.
     """
     backbone = ResNetConfig(
@@ -171,5 +196,5 @@ def detr_small(num_classes: int, num_queries: int = 50) -> DetrConfig:
     )  # fmt: skip
     return DetrConfig(
         backbone=backbone, num_classes=num_classes, num_queries=num_queries, hidden_dim=128, ffn_dim=512,
-        encoder_layers=3, decoder_layers=3, dropout=0.0, masks=True,
+        encoder_layers=3, decoder_layers=3, dropout=0.0, position_input=True, masks=True,
     )  # fmt: skip

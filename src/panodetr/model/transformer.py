@@ -1,7 +1,8 @@
 """The encoder-decoder transformer (paper, section 3.2 and figure 10).
 
 Position encodings are added to queries and keys at every attention, never to values.
-Letters: B images, M tokens of the feature map, N object queries, D channels, G query groups, L decoder layers.
+Letters: B images, M tokens of the feature map, N object queries, D channels, G query groups, L
+decoder layers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Residual(nn.Module):
-    """x + dropout(sublayer(x)), normalised after the sum, or before the sublayer where `pre_norm`."""
+    """x + dropout(sublayer(x)), normalised after the sum, or with `pre_norm` before the sublayer."""
 
     def __init__(self, config: DetrConfig) -> None:
         super().__init__()
@@ -36,7 +37,7 @@ class Residual(nn.Module):
 
 
 def make_ffn(config: DetrConfig) -> nn.Sequential:
-    """The feed-forward sublayer: two linear layers with a ReLU between them, for each token alone."""
+    """The feed-forward sublayer: two linear layers, a ReLU between them, each token alone."""
     return nn.Sequential(
         nn.Linear(config.hidden_dim, config.ffn_dim),
         nn.ReLU(),
@@ -111,21 +112,25 @@ class Encoder(nn.Module):
 
     def __init__(self, config: DetrConfig) -> None:
         super().__init__()
+        self.position_input = config.position_input
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.norm = nn.LayerNorm(config.hidden_dim) if config.pre_norm else nn.Identity()
 
     def forward(self, x: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
         """From tokens (B, M, D) to memory (B, M, D)."""
+        if self.position_input:
+            x = x + positions
         for layer in self.layers:
             x = layer(x, positions, padding)
         return self.norm(x)
 
 
 class Decoder(nn.Module):
-    """The decoder's layers; one normalisation, shared, makes each layer's output fit for the heads."""
+    """The decoder's layers, and one normalisation that makes each layer's output fit for the heads."""
 
     def __init__(self, config: DetrConfig) -> None:
         super().__init__()
+        self.position_input = config.position_input
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(config.hidden_dim)
 
@@ -147,7 +152,9 @@ class Decoder(nn.Module):
             (L, B, GN, D), the last layer last.
         """
         keys = memory + positions  # B, M, D
-        x = queries.new_zeros(memory.shape[0], *queries.shape)  # B, G, N, D
+        x = queries.expand(memory.shape[0], *queries.shape)  # B, G, N, D
+        if not self.position_input:
+            x = torch.zeros_like(x)
         states: list[Tensor] = []
         for layer in self.layers:
             x = layer(x, queries, keys, memory, padding)
