@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -26,6 +27,10 @@ def segment(panodetr: Program, tiny_model: Path) -> Program:
     )
 
 
+def objects(done: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
 def test_a_folder_gives_a_table_and_three_files_a_photo(
     segment: Program, photos: Path, tmp_path: Path
 ) -> None:
@@ -40,118 +45,60 @@ def test_a_folder_gives_a_table_and_three_files_a_photo(
     ]
     assert len(set(files)) == 9
     assert all(file.is_file() and file.parent == tmp_path / "out" for file in files)
+    # Without a terminal, progress is a line a photo.
+    names = [f"[{i}/3] {photos / name}" for i, name in enumerate(("a.png", "b.jpg", "c.png"), 1)]
+    assert done.stderr.splitlines() == names
 
 
-def test_without_a_terminal_progress_is_a_line_a_photo(
+def test_what_cannot_be_read_is_one_line_each_and_the_others_are_done(
     segment: Program, photos: Path, tmp_path: Path
 ) -> None:
-    done = segment(photos, "--out", tmp_path / "out")
-    names = [Path(line.split()[-1]).name for line in done.stderr.splitlines()]
-    assert names == ["a.png", "b.jpg", "c.png"]
-    assert done.stderr.startswith("[1/3] ")
+    (photos / "b.jpg").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50))
+    done = segment("missing.png", photos, "--out", tmp_path / "out")
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("[")]
+    assert [line.startswith("panodetr: error: ") for line in errors] == [True, True]
+    assert "missing.png" in errors[0]
+    assert str(photos / "b.jpg") in errors[1]
+    assert len(list((tmp_path / "out").iterdir())) == 6
 
 
 def test_json_is_one_object_a_photo_and_nothing_else(
     segment: Program, photos: Path, tmp_path: Path
 ) -> None:
+    (photos / "b.jpg").write_bytes(b"")
     before = sorted(tmp_path.rglob("*"))
     done = segment(photos, "--json")
-    assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [Path(one["source"]).name for one in found] == ["a.png", "b.jpg", "c.png"]
-    assert all(one["files"] == {} for one in found)
+    assert done.returncode == 1
+    assert [one["source"] for one in objects(done)] == sorted(map(str, photos.iterdir()))
+    assert ["error" in one for one in objects(done)] == [False, True, False]
+    assert [one.get("files") for one in objects(done)] == [{}, None, {}]
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_json_with_a_folder_names_the_files(segment: Program, photos: Path, tmp_path: Path) -> None:
-    done = segment(photos / "a.png", "--json", "--out", tmp_path / "out")
-    (found,) = [json.loads(line) for line in done.stdout.splitlines()]
-    assert found["files"].keys() == {"overlay", "id_map", "json"}
-    assert all(Path(path).is_file() for path in found["files"].values())
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + bytes(50)],
-    ids=["empty", "text", "torn"],
-)
-def test_a_broken_photo_is_one_line_and_the_others_are_done(
-    segment: Program, photos: Path, tmp_path: Path, broken: bytes
-) -> None:
-    (photos / "b.jpg").write_bytes(broken)
-    done = segment(photos, "--out", tmp_path / "out")
-    assert done.returncode == 1
-    errors = [line for line in done.stderr.splitlines() if line.startswith("panodetr: error: ")]
-    assert len(errors) == 1
-    assert str(photos / "b.jpg") in errors[0]
-    assert "Traceback" not in done.stderr
-    assert len(list((tmp_path / "out").iterdir())) == 6
-
-
-def test_a_broken_photo_in_json_is_an_object_with_an_error(segment: Program, photos: Path) -> None:
-    (photos / "b.jpg").write_bytes(b"")
-    done = segment(photos, "--json")
-    assert done.returncode == 1
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [("error" in one) for one in found] == [False, True, False]
-    assert found[1]["source"] == str(photos / "b.jpg")
-
-
-def test_a_missing_photo_is_one_line_and_the_others_are_done(
-    segment: Program, photos: Path, tmp_path: Path
-) -> None:
-    done = segment(photos / "a.png", "missing.png", "--out", tmp_path / "out")
-    assert done.returncode == 1
-    assert "panodetr: error: missing.png" in done.stderr
-    assert len(list((tmp_path / "out").iterdir())) == 3
-
-
-def test_nothing_but_missing_photos_loads_no_model(panodetr: Program) -> None:
-    done = panodetr("segment", "missing.png", "--model", "no-such-model")
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert "missing.png" in done.stderr
-
-
-def test_a_pattern_and_a_photo_given_twice(segment: Program, photos: Path) -> None:
-    done = segment("photos/*.png", photos / "a.png", "photos", "--json")
-    found = [Path(json.loads(line)["source"]).name for line in done.stdout.splitlines()]
-    assert sorted(found) == ["a.png", "b.jpg", "c.png"]
-
-
-def test_photos_of_one_name_from_two_folders_keep_their_own_files(
+def test_photos_of_one_name_keep_their_own_files(
     segment: Program, photos: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
     other.mkdir()
     shutil.copy(photos / "c.png", other / "a.png")
-    done = segment(photos / "a.png", other / "a.png", "--json", "--out", tmp_path / "out")
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    sizes: list[tuple[int, int]] = []
-    for one in found:
-        with Image.open(one["files"]["id_map"]) as id_map:
-            sizes.append(id_map.size)
-    assert sizes == [(56, 40), (100, 80)]
-
-
-def test_photos_of_one_stem_and_two_endings_keep_their_own_files(
-    segment: Program, photos: Path, tmp_path: Path
-) -> None:
-    with Image.open(photos / "c.png") as photo:
+    with Image.open(photos / "b.jpg") as photo:
         photo.save(photos / "a.jpg")
-    done = segment(photos / "a.png", photos / "a.jpg", "--json", "--out", tmp_path / "out")
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len({path for one in found for path in one["files"].values()}) == 6
-
-
-def test_a_second_run_writes_over_the_first(segment: Program, photos: Path, tmp_path: Path) -> None:
-    for _ in range(2):
-        assert segment(photos / "a.png", "--out", tmp_path / "out").returncode == 0
-    assert len(list((tmp_path / "out").iterdir())) == 3
+    # A photo that is meant several times is segmented once.
+    done = segment(photos / "a.png", other, "photos/a.*", "--json", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    sizes: list[tuple[int, int]] = []
+    for one in objects(done):
+        files = one["files"]
+        assert isinstance(files, dict)
+        assert all(Path(path).is_file() for path in files.values())
+        with Image.open(files["id_map"]) as id_map:
+            sizes.append(id_map.size)
+    assert sizes == [(56, 40), (100, 80), (64, 64)]
 
 
 def test_a_photo_with_many_segments_has_a_short_table(segment: Program, tmp_path: Path) -> None:
-    noise = np.random.default_rng(1).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    noise = np.random.default_rng(1).integers(0, 256, (300, 300, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.png")
     done = segment("large.png", "--out", "out")
     assert done.returncode == 0, done.stderr
@@ -172,6 +119,13 @@ def test_a_threshold_that_nothing_reaches_leaves_nothing(
     assert done.returncode == 0, done.stderr
     assert "a.png: nothing found" in done.stdout
     assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_nothing_but_missing_photos_loads_no_model(panodetr: Program) -> None:
+    done = panodetr("segment", "missing.png", "--model", "no-such-model")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "missing.png" in done.stderr
 
 
 def test_an_unknown_model_is_one_line(panodetr: Program, photos: Path) -> None:
@@ -201,29 +155,54 @@ def test_an_output_folder_that_is_a_file_is_one_line(
     assert (tmp_path / "out").read_text() == "precious"
 
 
-def started(model: Path, *arguments: str | Path) -> subprocess.Popen[str]:
+def started(
+    model: Path, *arguments: str | Path, stderr: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "panodetr", "segment", "--model", model, *arguments],
+        [sys.executable, "-m", "panodetr", "segment", "--model", model, "--json", *arguments],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm"},
     )
+
+
+def test_on_a_terminal_progress_is_a_bar_and_stdout_stays_clean(
+    tiny_model: Path, photos: Path
+) -> None:
+    ours, theirs = pty.openpty()
+    with started(tiny_model, photos, stderr=theirs) as program:
+        os.close(theirs)
+        shown = b""
+        while piece := read_terminal(ours):
+            shown += piece
+        output, _ = program.communicate()
+    os.close(ours)
+    assert program.returncode == 0
+    assert "3/3" in shown.decode()
+    assert len([json.loads(line) for line in output.splitlines()]) == 3
+
+
+def read_terminal(handle: int) -> bytes:
+    try:
+        return os.read(handle, 4096)
+    except OSError:  # what Linux gives at the end of a terminal
+        return b""
 
 
 def test_ctrl_c_is_one_line_and_130(tiny_model: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((3000, 3000, 3), np.uint8)).save(tmp_path / "huge.png")
-    with started(tiny_model, tmp_path / "huge.png", "--json") as program:
+    with started(tiny_model, tmp_path / "huge.png") as program:
         assert program.stderr is not None
         assert program.stderr.readline().startswith("[1/1] ")
         program.send_signal(signal.SIGINT)
-        _, errors = program.communicate(timeout=60)
+        _, errors = program.communicate(timeout=300)
     assert program.returncode == 130
     assert errors == "panodetr: error: interrupted\n"
 
 
 def test_a_reader_that_leaves_is_no_error(tiny_model: Path, photos: Path) -> None:
-    with started(tiny_model, photos, "--json") as program:
+    with started(tiny_model, photos) as program:
         assert program.stdout is not None
         assert program.stderr is not None
         program.stdout.close()

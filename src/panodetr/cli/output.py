@@ -33,38 +33,46 @@ class ProgressBar:
     def __init__(self, total: int) -> None:
         """Show nothing yet; the bar is there within `with`."""
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn as TimeLeft
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
+        console = Console(stderr=True)
         self._total = total
         self._done = 0
-        # Nothing is redirected: with stdout in a pipe, rich would send it to stderr instead.
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeLeft(),
-            console=Console(stderr=True),
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        self._shown = self._bar.console.is_terminal
-        self._task = self._bar.add_task("", total=total)
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            # Nothing is redirected: with stdout in a pipe, rich would send it to stderr instead.
+            self._bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._task = self._bar.add_task("", total=total)
 
     def __enter__(self) -> ProgressBar:
         """Draw the bar."""
-        if self._shown:
+        if self._bar:
             self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Take the bar away."""
-        self._bar.stop()
+        if self._bar:
+            self._bar.stop()
 
     def begin(self, what: str) -> None:
         """Name the step that begins."""
-        if self._shown:
+        if self._bar:
             self._bar.update(self._task, description=what)
         else:
             print(f"[{self._done + 1}/{self._total}] {what}", file=sys.stderr)
@@ -72,14 +80,14 @@ class ProgressBar:
     def end(self) -> None:
         """Count the step that was begun."""
         self._done += 1
-        self._bar.update(self._task, completed=self._done)
+        if self._bar:
+            self._bar.update(self._task, completed=self._done)
 
     @contextmanager
     def paused(self) -> Generator[None, None, None]:
         """Clear the bar's line while something else is printed."""
-        if not self._shown:
-            yield
-            return
-        self._bar.stop()
+        if self._bar:
+            self._bar.stop()
         yield
-        self._bar.start()
+        if self._bar:
+            self._bar.start()
