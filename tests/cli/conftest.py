@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -55,4 +56,44 @@ def photos(tmp_path: Path) -> Path:
     noise = np.random.default_rng(0)
     for name, size in (("a.png", (40, 56, 3)), ("b.jpg", (64, 64, 3)), ("c.png", (80, 100, 3))):
         Image.fromarray(noise.integers(0, 256, size, dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A split `val` of two photos of noise, each with one nucleus on background."""
+    folder = tmp_path / "data"
+    for sub in ("val", "panoptic_val"):
+        (folder / sub).mkdir(parents=True)
+    noise = np.random.default_rng(0)
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
+    for number in (1, 2):
+        ids = np.ones((64, 64), np.uint8)
+        ids[10:30, 20:40] = 2
+        photo = noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(photo).save(folder / "val" / f"{number}.png")
+        Image.fromarray(np.stack([ids, ids * 0, ids * 0], axis=-1)).save(
+            folder / "panoptic_val" / f"{number}.png"
+        )
+        images.append({"id": number, "file_name": f"{number}.png", "height": 64, "width": 64})
+        segments = [
+            {
+                "id": 1,
+                "category_id": 9,
+                "area": 64 * 64 - 400,
+                "bbox": [0, 0, 64, 64],
+                "iscrowd": 0,
+            },
+            {"id": 2, "category_id": 7, "area": 400, "bbox": [20, 10, 20, 20], "iscrowd": 0},
+        ]
+        annotations.append(
+            {"image_id": number, "file_name": f"{number}.png", "segments_info": segments}
+        )
+    categories = [
+        {"id": 7, "name": "nucleus", "isthing": 1, "color": [220, 20, 60]},
+        {"id": 9, "name": "background", "isthing": 0, "color": [0, 0, 0]},
+    ]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "panoptic_val.json").write_text(json.dumps(document))
     return folder

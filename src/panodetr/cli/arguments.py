@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add `--model`, `--threshold` and `--device`: which model, and how it is run."""
+    """Add `--model`, `--threshold` and `--device`: which model, and how it is used."""
     parser.add_argument(
         "--model",
         default="nuclei",
@@ -26,6 +26,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="least score of a segment, 0 to 1 (default: the model's own)",
     )
+    add_device(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`: where to compute."""
     parser.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),
