@@ -1,13 +1,16 @@
 """Parts that speed up learning and are taken down afterwards: what remains is plain DETR.
 
-DETR learns slowly because each step gives gradients to a few matched queries only, and because the encoder's output
-says nothing of where a token lies until it has learned to (position encodings reach queries and keys, never values).
-- Query groups (Group DETR, Chen et al., 2023): more sets of queries, each matched on its own, that share the decoder.
-- Token supervision (in the spirit of Co-DETR, Zong et al., 2023): heads that predict, from every token of the
-  encoder's output, the class and the whole box of the object that covers it.
+DETR learns slowly because each step gives gradients to a few matched queries only, and because the
+encoder's output says nothing of where a token lies until it has learned to (position encodings
+reach queries and keys, never values).
+- Query groups (Group DETR, Chen et al., 2023): more sets of queries, each matched on its own, that
+  share the decoder.
+- Token supervision (in the spirit of Co-DETR, Zong et al., 2023): heads that predict, from every
+  token of the encoder's output, the class and the whole box of the object that covers it.
 - Queries that start on a grid, with cross-attention that starts out comparing positions.
 
-Letters: B images, M tokens, D channels, G groups, Q queries, C classes, h and w the feature map's size.
+Letters: B images, M tokens, D channels, G groups, Q queries, C classes, h and w the feature map's
+size.
 """
 
 from __future__ import annotations
@@ -34,7 +37,9 @@ class Scaffold(nn.Module):
 
     def __init__(self, config: DetrConfig, groups: int) -> None:
         super().__init__()
-        self.more_queries = nn.Parameter(torch.randn(groups - 1, config.num_queries, config.hidden_dim))
+        self.more_queries = nn.Parameter(
+            torch.randn(groups - 1, config.num_queries, config.hidden_dim)
+        )
         self.class_head = ClassHead(config)
         self.box_head = BoxHead(config)
 
@@ -43,11 +48,16 @@ class Scaffold(nn.Module):
         return torch.cat((model.queries.weight[None], self.more_queries))
 
     def token_loss(self, memory: Tensor, targets: Targets, config: CriterionConfig) -> Tensor:
-        """How badly each token of memory (B, D, h, w) knows the object at its centre: class, L1 and GIoU, weighted."""
+        """How badly each token of memory (B, D, h, w) knows the object at its centre.
+
+        The weighted sum of class loss, L1 and GIoU, each a mean over tokens.
+        """
         place = _sample_centers(targets.index_map, memory.shape[-2:]).flatten()  # Bhw
         covered = place > 0
         tokens = memory.permute(0, 2, 3, 1).flatten(0, 2)  # Bhw, D
-        image = torch.arange(len(memory), device=memory.device).repeat_interleave(memory[0, 0].numel())  # Bhw
+        image = torch.arange(len(memory), device=memory.device).repeat_interleave(
+            memory[0, 0].numel()
+        )  # Bhw
         objects = (targets.starts[image] + place - 1)[covered]  # N
         nothing = self.class_head.out_features - 1
         classes = torch.full_like(place, nothing).masked_scatter(covered, targets.classes[objects])
@@ -55,7 +65,10 @@ class Scaffold(nn.Module):
         if len(objects) == 0:
             return config.label * label
         boxes, truth = self.box_head(tokens[covered]), targets.boxes[objects]  # N, 4
-        l1, giou = box_l1(boxes, truth).mean(), box_giou(boxes, truth).mean()
+        # Every object counts the same, however many tokens it covers: stuff covers most of them.
+        weight = 1 / objects.bincount()[objects]  # N
+        l1 = (weight * box_l1(boxes, truth)).sum() / weight.sum()
+        giou = (weight * box_giou(boxes, truth)).sum() / weight.sum()
         return config.label * label + config.l1 * l1 + config.giou * giou
 
 
@@ -70,10 +83,11 @@ def _sample_centers(index_map: Tensor, shape: torch.Size) -> Tensor:
 
 @torch.no_grad()
 def place_queries_on_grid(model: Detr, scaffold: Scaffold) -> None:
-    """Start each query as the position of a point, and cross-attention as a comparison of positions.
+    """Start queries as positions of points, and cross-attention as a comparison of positions.
 
-    Points are spread over the image; each group's are shifted a little. Queries and keys of the decoder's
-    cross-attention start with the same projection, so that a query first reads what lies near its point.
+    Points are spread over the image; each group's are shifted a little. Queries and keys of the
+    decoder's cross-attention start with the same projection, so that a query first reads what lies
+    near its point.
     """
     groups = [model.queries.weight, *scaffold.more_queries]
     for group, queries in enumerate(groups):
@@ -88,7 +102,10 @@ def place_queries_on_grid(model: Detr, scaffold: Scaffold) -> None:
 
 
 def _grid_positions(count: int, dim: int, phase: float) -> Tensor:
-    """Sine positions (count, dim) of points spread evenly over the unit square (a lattice of the golden ratio)."""
+    """Sine positions (count, dim) of points spread evenly over the unit square.
+
+    They lie on a lattice of the golden ratio.
+    """
     fine = 256
     index = torch.arange(count)
     x = (index * 0.6180339887 + phase) % 1
