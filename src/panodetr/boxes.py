@@ -1,7 +1,7 @@
-"""Boxes as tensors: two formats, their areas and their overlaps (paper, section 3.1 and appendix A.2).
+"""Boxes as tensors: formats, areas and overlaps (paper, section 3.1 and appendix A.2).
 
-"cxcywh" is centre x, centre y, width, height; "xyxy" is left, top, right, bottom. Functions work in whatever
-unit the boxes come in, fractions of the image or pixels.
+"cxcywh" is centre x, centre y, width, height; "xyxy" is left, top, right, bottom. Functions work in
+whatever unit the boxes come in, fractions of the image or pixels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def area(boxes: Tensor) -> Tensor:
 
 
 def iou_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Intersection over union, and the union's area, (...), of xyxy boxes (..., 4) that broadcast."""
+    """IoU (...) and the union's area (...) of xyxy boxes (..., 4) that broadcast."""
     low = torch.maximum(a[..., :2], b[..., :2])
     high = torch.minimum(a[..., 2:], b[..., 2:])
     width, height = (high - low).clamp(min=0).unbind(-1)
@@ -39,10 +39,11 @@ def iou_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised IoU (...), -1 to 1, of xyxy boxes (..., 4) that broadcast (Rezatofighi et al., 2019).
+    """Generalised IoU (...), -1 to 1, of xyxy boxes (..., 4) that broadcast.
 
-    Pairs come from broadcasting: `generalized_iou(a[:, None], b[None])` is the matrix of all pairs.
-    A box without area compared with itself gives NaN, as in the original: data is checked before it comes here.
+    From Rezatofighi et al., 2019. `generalized_iou(a[:, None], b[None])` is that of all pairs.
+    A box without area compared with itself gives NaN, as in the original: data is checked before it
+    comes here.
     """
     iou, union = iou_and_union(a, b)
     low = torch.minimum(a[..., :2], b[..., :2])

@@ -1,4 +1,4 @@
-"""Random views of a photo and its id map, the two always changed together. NumPy and Pillow only."""
+"""Random views of a photo and its id map, always changed together. NumPy and Pillow only."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CropAugmentation:
-    """Square crops at about the photo's own resolution, for photos larger than what the model sees at once.
+    """Square crops at about the photo's own resolution.
+
+    For photos larger than what the model sees at once.
 
     Attributes:
         size: pixels a side of what comes out; a photo that is smaller gives smaller crops.
         least_scale: the strongest shrinking of the photo's own pixels, 1 for none.
         most_scale: the strongest enlarging.
-        flip: whether to flip left-right and top-bottom, each half of the time, and swap rows and columns.
+        flip: whether to flip left-right and top-bottom, each half of the time, and swap rows and
+            columns.
         color: how far brightness, contrast and each channel's gain may go, as a fraction.
     """
 
@@ -39,7 +42,8 @@ class CropAugmentation:
         """
         if self.size < 1 or not 0 < self.least_scale <= self.most_scale or not 0 <= self.color < 1:
             raise ValueError(
-                f"augmentation size {self.size}, scales {self.least_scale} to {self.most_scale}, color {self.color}; "
+                f"augmentation size {self.size}, scales {self.least_scale} to {self.most_scale}, "
+                f"color {self.color}; "
                 "expected a positive size, 0 < least_scale <= most_scale, and 0 <= color < 1"
             )
 
@@ -83,7 +87,10 @@ def augment(
 def resize_both(
     photo: NDArray[np.uint8], ids: NDArray[np.int32], size: tuple[int, int]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Photo and id map (h, w) at another size: the photo is smoothed, an id is that of the nearest pixel's centre."""
+    """Photo and id map at another size (h, w).
+
+    The photo is smoothed; an id is that of the pixel below the new pixel's centre.
+    """
     if ids.shape == size:
         return photo, ids
     rows, columns = (
@@ -108,7 +115,10 @@ def flip(
 
 
 def recolor(photo: NDArray[np.uint8], most: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """The photo with another brightness, contrast and gain of each channel, through one table a channel."""
+    """The photo with another brightness, contrast and gain of each channel.
+
+    It goes through one table a channel, which is faster than arithmetic on every pixel.
+    """
     contrast, brightness = 1 + rng.uniform(-most, most), 255 * rng.uniform(-most, most) / 2
     gains = 1 + rng.uniform(-most, most, 3) / 2
     mean = photo.mean()

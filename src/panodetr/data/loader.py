@@ -1,6 +1,7 @@
-"""Training crops by number: the same number gives the same crop, whatever came before it. NumPy only.
+"""Training crops by number: the same number gives the same crop, whatever came before it.
 
-So a run that was stopped goes on with exactly the crops it would have seen, and nothing has to be stored for it.
+So a run that was stopped goes on with exactly the crops it would have seen, and nothing has to be
+stored for it.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ CACHED_PIXELS = 150_000_000
 class CropReader:
     """Random crops of a data set's photos.
 
-    A photo is drawn with a probability that grows with the square root of its area: large photos hold more to learn,
-    but not in proportion.
+    A photo is drawn with a probability that grows with the square root of its area: large photos
+    hold more to learn, but not in proportion.
     """
 
     def __init__(self, data: PanopticData, augmentation: CropAugmentation, seed: int) -> None:

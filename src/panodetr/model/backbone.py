@@ -1,4 +1,4 @@
-"""Residual networks in torchvision's v1.5 layout, giving the features of all four stages (paper, section 3.2).
+"""Residual networks in torchvision's v1.5 layout, the features of all stages (section 3.2).
 
 Letters: B images, C channels, H and W height and width, S the stride.
 """
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch norm whose statistics and affine parameters are constants, as for a pretrained backbone."""
+    """Batch norm whose statistics and affine parameters are constants.
+
+    Small batches cannot improve on those that a pretrained backbone comes with.
+    """
 
     weight: Tensor
     bias: Tensor
@@ -84,7 +87,10 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut; the stride sits on the 3x3 (ResNet-50 and -101)."""
+    """1x1, 3x3 and 1x1 convolutions and a shortcut (ResNet-50 and -101).
+
+    The stride sits on the 3x3.
+    """
 
     expansion = 4
 
@@ -131,7 +137,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Features (B, C, H/S, W/S) of the four stages, finest first, of normalised pixels (B, 3, H, W)."""
+        """From normalised pixels (B, 3, H, W) to four maps (B, C, H/S, W/S), finest first."""
         x = F.relu(self.stem_norm(self.stem_conv(pixels)))
         x = self.stem_pool(x)
         features: list[Tensor] = []
@@ -142,7 +148,10 @@ class ResNet(nn.Module):
 
 
 def _make_stage(config: ResNetConfig, stage: int, inputs: int) -> nn.Sequential:
-    """The blocks of one stage; with DC5 the last one keeps its size and dilates all blocks but its first."""
+    """The blocks of one stage.
+
+    With DC5 the last stage keeps its size, and all its blocks but the first are dilated.
+    """
     block = BasicBlock if config.block == "basic" else Bottleneck
     dilate = config.dilate_last and stage == 3
     stride = 1 if dilate else config.strides[stage]

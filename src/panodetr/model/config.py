@@ -135,8 +135,8 @@ class DetrConfig:
             )
         if self.masks and (self.hidden_dim % 128 or self.heads % 8):
             raise ValueError(
-                f"hidden_dim is {self.hidden_dim} and heads {self.heads}; the mask head normalises in "
-                "8 groups, so they must divide by 128 and by 8"
+                f"hidden_dim is {self.hidden_dim} and heads {self.heads}; "
+                "the mask head normalises in 8 groups, so they must divide by 128 and by 8"
             )
 
 
@@ -187,14 +187,15 @@ def detr_resnet50_dc5_panoptic(num_classes: int = COCO_PANOPTIC_CLASSES) -> Detr
 def detr_small(num_classes: int, num_queries: int = 50) -> DetrConfig:
     """A DETR of a few million parameters for small objects, trained from scratch.
 
-    Features have stride 8, masks stride 2.
-    Batch norm is live: random features that are frozen cannot learn.
+    Features have stride 8, masks stride 2. Batch norm is live: random features that are frozen
+    cannot learn.
     """
     backbone = ResNetConfig(
         block="basic", depths=(1, 2, 3, 2), widths=(24, 48, 96, 128), strides=(1, 2, 2, 1),
         stem_width=24, stem_pool=False, norm="batch",
     )  # fmt: skip
     return DetrConfig(
-        backbone=backbone, num_classes=num_classes, num_queries=num_queries, hidden_dim=128, ffn_dim=512,
-        encoder_layers=3, decoder_layers=3, dropout=0.0, position_input=True, masks=True,
+        backbone=backbone, num_classes=num_classes, num_queries=num_queries, hidden_dim=128,
+        ffn_dim=512, encoder_layers=3, decoder_layers=3, dropout=0.0, position_input=True,
+        masks=True,
     )  # fmt: skip

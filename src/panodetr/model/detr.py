@@ -1,6 +1,7 @@
 """DETR: a set of objects straight from an image (paper, section 3 and figure 2).
 
-Letters: B images, H and W their size, Q queries, C classes, D channels, L decoder layers, N masks, G query groups.
+Letters: B images, H and W their size, Q queries, C classes, D channels, L decoder layers, N masks,
+G query groups.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 class Detr(nn.Module):
     """Backbone, transformer and heads.
 
-    `detect` is what inference calls; `masks` adds the masks of the queries worth keeping. Training calls the steps in
+    `detect` is what inference calls; `masks` adds the masks of the queries worth keeping. Training
+    calls the steps in
     between: `encode`, `decode`, and the heads on every decoder layer's states.
     """
 
@@ -75,7 +77,8 @@ class Detr(nn.Module):
     def decode(self, encoded: Encoded, queries: Tensor | None = None) -> Tensor:
         """States (L, B, GQ, D) of the queries after every decoder layer.
 
-        `queries` (G, Q, D) are groups that do not see each other, for training; None takes the model's own, one group.
+        `queries` (G, Q, D) are groups that do not see each other, for training; None takes the
+        model's own, one group.
         """
         if queries is None:
             queries = self.queries.weight[None]  # 1, Q, D
@@ -87,7 +90,10 @@ class Detr(nn.Module):
         encoded = self.encode(pixels, padding)
         states = self.decode(encoded)[-1]  # B, Q, D
         return Detections(
-            logits=self.class_head(states), boxes=self.box_head(states), states=states, encoded=encoded
+            logits=self.class_head(states),
+            boxes=self.box_head(states),
+            states=states,
+            encoded=encoded,
         )
 
     def masks(self, encoded: Encoded, states: Tensor, image: Tensor, query: Tensor) -> Tensor:
@@ -104,8 +110,12 @@ class Detr(nn.Module):
         """
         if self.attention_maps is None or self.mask_head is None:
             raise ValueError("this model has no mask head; build it with masks=True")
-        attention = self.attention_maps(states, encoded.memory, encoded.padding, image, query)  # N, A, h, w
-        return self.mask_head(encoded.projected, attention, encoded.features[2::-1], image)  # N, h, w
+        attention = self.attention_maps(
+            states, encoded.memory, encoded.padding, image, query
+        )  # N, A, h, w
+        return self.mask_head(
+            encoded.projected, attention, encoded.features[2::-1], image
+        )  # N, h, w
 
 
 def _tokens(maps: Tensor) -> Tensor:

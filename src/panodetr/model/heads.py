@@ -1,4 +1,4 @@
-"""From a query's state to a class and a box (paper, section 3.2, "Prediction feed-forward networks")."""
+"""From a query's state to a class and a box (paper, section 3.2, "Prediction FFNs")."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ class ClassHead(nn.Linear):
 
 
 class BoxHead(nn.Sequential):
-    """Three linear layers with ReLU between them; the box is cxcywh in fractions of the unpadded image."""
+    """Three linear layers with ReLU between them.
+
+    The box is cxcywh in fractions of the unpadded image.
+    """
 
     def __init__(self, config: DetrConfig) -> None:
         dim = config.hidden_dim

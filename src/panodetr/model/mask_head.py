@@ -1,6 +1,7 @@
-"""The panoptic mask head: where each query looks, refined to a mask (paper, section 4.4 and figure 8).
+"""The panoptic mask head: where each query looks, refined to a mask (section 4.4, figure 8).
 
-Letters: B images, Q queries, N masks asked for, D channels, A attention heads, H and W the feature map's height and width.
+Letters: B images, Q queries, N masks asked for, D channels, A attention heads, H and W the feature
+map's height and width.
 """
 
 from __future__ import annotations
@@ -46,21 +47,25 @@ class AttentionMaps(nn.Module):
             (N, A, H, W), non-negative, summing to 1 for each of N.
         """
         q = self.query(states).unflatten(-1, (self.heads, -1))  # B, Q, A, D/A
-        k = self.key(memory.flatten(2).transpose(1, 2)).unflatten(-1, (self.heads, -1))  # B, HW, A, D/A
+        k = self.key(memory.flatten(2).transpose(1, 2)).unflatten(
+            -1, (self.heads, -1)
+        )  # B, HW, A, D/A
         q = q.transpose(1, 2) * q.shape[-1] ** -0.5  # B, A, Q, D/A
         scores = q @ k.permute(0, 2, 3, 1)  # B, A, Q, HW
         chosen = scores[image, :, query]  # N, A, HW
         if padding is not None:
             chosen = chosen.masked_fill(padding.flatten(1)[image][:, None], float("-inf"))
-        return chosen.flatten(1).softmax(-1).view(len(image), self.heads, *memory.shape[-2:])  # N, A, H, W
+        return (
+            chosen.flatten(1).softmax(-1).view(len(image), self.heads, *memory.shape[-2:])
+        )  # N, A, H, W
 
 
 class MaskHead(nn.Module):
     """Convolutions from the coarsest features up to the finest, a mask a query.
 
-    Queries do not see each other here, so a mask is the same whichever others are asked for. What all queries of an
-    image share is computed once an image: the feature part of the first convolution, which is linear before its
-    norm, and the projections of the finer features.
+    Queries do not see each other here, so a mask is the same whichever others are asked for. What
+    all queries of an image share is computed once an image: the feature part of the first
+    convolution, which is linear before its norm, and the projections of the finer features.
     """
 
     def __init__(self, config: DetrConfig) -> None:
@@ -103,14 +108,18 @@ class MaskHead(nn.Module):
         for finer, adapter, conv, norm in zip(
             features, self.adapters, self.convs[2:], self.norms[2:], strict=True
         ):
-            x = F.interpolate(x, finer.shape[-2:], mode="nearest") + adapter(finer)[image]  # N, C, h, w
+            x = (
+                F.interpolate(x, finer.shape[-2:], mode="nearest") + adapter(finer)[image]
+            )  # N, C, h, w
             x = F.relu(norm(conv(x)))  # N, C/2, h, w
         return self.out(x)[:, 0]  # N, h, w
 
     def _first(self, projected: Tensor, attention: Tensor, image: Tensor) -> Tensor:
-        """The first convolution on concatenated features and attention, features convolved once an image."""
+        """The first convolution, on features and attention; features only once an image."""
         conv = self.convs[0]
         assert isinstance(conv, nn.Conv2d)
-        shared = F.conv2d(projected, conv.weight[:, : self.dim], conv.bias, padding=1)  # B, D+A, H, W
+        shared = F.conv2d(
+            projected, conv.weight[:, : self.dim], conv.bias, padding=1
+        )  # B, D+A, H, W
         own = F.conv2d(attention, conv.weight[:, self.dim :], padding=1)  # N, D+A, H, W
         return F.relu(self.norms[0](shared[image] + own))  # N, D+A, H, W

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class SinePositions(nn.Module):
     """Sines and cosines of the row and the column, each as a fraction of the unpadded image.
 
-    Temperature 10000, scale 2 pi; the first half of the channels tells the row, the second the column.
+    Temperature 10000, scale 2 pi; the first half of the channels tells the row, the second the
+    column.
     """
 
     def __init__(self, dim: int) -> None:
@@ -60,8 +61,8 @@ class LearnedPositions(nn.Module):
         batch, height, width = padding.shape
         if max(height, width) > self.rows.num_embeddings:
             raise ValueError(
-                f"a feature map of {height}x{width} is larger than the {self.rows.num_embeddings} learned positions "
-                "a side; use smaller photos or sine positions"
+                f"a feature map of {height}x{width} is larger than the {self.rows.num_embeddings} "
+                "learned positions a side; use smaller photos or sine positions"
             )
         columns = self.columns.weight[None, :width].expand(height, -1, -1)  # H, W, D/2
         rows = self.rows.weight[:height, None].expand(-1, width, -1)  # H, W, D/2

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Residual(nn.Module):
-    """x + dropout(sublayer(x)), normalised after the sum, or with `pre_norm` before the sublayer."""
+    """x + dropout(sublayer(x)), normalised after the sum, or before the sublayer (`pre_norm`)."""
 
     def __init__(self, config: DetrConfig) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The decoder's layers, and one normalisation that makes each layer's output fit for the heads."""
+    """The decoder's layers, and one normalisation that makes their outputs fit for the heads."""
 
     def __init__(self, config: DetrConfig) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """What the queries found, after every layer.
 
-        Only the last normalised output leaves for the next layer un-normalised, as in the original
+        The next layer reads what a layer gave out before that normalisation, as in the original
         (`transformers` feeds the normalised one on when its auxiliary loss is asked for).
 
         Args:

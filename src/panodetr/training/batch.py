@@ -32,8 +32,8 @@ class Targets:
         classes: (K,) int64.
         boxes: (K, 4), cxcywh in fractions of each unpadded image.
         counts: how many of the K each image has.
-        index_map: (B, H, W) int16, 1 + the object's place within its image; 0 where there is none. Masks are read
-            from it one by one, so that they never lie in memory all at once.
+        index_map: (B, H, W) int16, 1 + the object's place within its image; 0 where there is none.
+            Masks are read from it one by one, so that they never lie in memory all at once.
     """
 
     classes: Tensor

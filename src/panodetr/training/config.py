@@ -20,7 +20,8 @@ class TrainConfig:
         spec: the model to be trained.
         augmentation: how photos become training crops.
         criterion: weights of matching costs and losses.
-        seed: of all randomness: crops depend on it and their number alone, weights and dropout on it.
+        seed: of all randomness: crops depend on it and their number alone, weights and dropout on
+            it.
         steps: optimizer steps.
         batch_size: crops a step.
         learning_rate: of AdamW, at its highest.
@@ -28,8 +29,8 @@ class TrainConfig:
         weight_decay: of AdamW.
         clip: largest norm of the gradients.
         warmup: steps over which the learning rate rises to its highest.
-        decay: steps, the last ones, over which it falls to zero in a straight line; until then it is
-            level, so that a run may be resumed with another number of steps.
+        decay: steps, the last ones, over which it falls to zero in a straight line; until then it
+            is level, so that a run may be resumed with another number of steps.
         mask_start: the step from which masks are learned too: boxes come first, and cost less.
         mask_objects: at most this many objects of a batch, drawn at random, have a mask loss.
         query_groups: sets of queries, 1 for none but the model's own.
@@ -63,7 +64,14 @@ class TrainConfig:
         Raises:
             ValueError: a count is not positive or a fraction is not one.
         """
-        for name in ("steps", "batch_size", "query_groups", "mask_objects", "log_every", "save_every"):
+        for name in (
+            "steps",
+            "batch_size",
+            "query_groups",
+            "mask_objects",
+            "log_every",
+            "save_every",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         for name in ("learning_rate", "backbone_learning_rate", "clip"):

@@ -46,7 +46,12 @@ class CriterionConfig:
 
 
 def detection_losses(
-    logits: Tensor, boxes: Tensor, targets: Targets, matches: Matches, config: CriterionConfig, num_boxes: float
+    logits: Tensor,
+    boxes: Tensor,
+    targets: Targets,
+    matches: Matches,
+    config: CriterionConfig,
+    num_boxes: float,
 ) -> dict[str, Tensor]:
     """Unweighted losses of every decoder layer.
 
@@ -75,7 +80,12 @@ def detection_losses(
 
 
 def mask_losses(
-    masks: Tensor, targets: Targets, objects: Tensor, padding: Tensor | None, config: CriterionConfig, num_boxes: float
+    masks: Tensor,
+    targets: Targets,
+    objects: Tensor,
+    padding: Tensor | None,
+    config: CriterionConfig,
+    num_boxes: float,
 ) -> dict[str, Tensor]:
     """Unweighted losses of matched masks.
 

@@ -108,7 +108,8 @@ def make_state(config: TrainConfig, device: torch.device) -> TrainState:
     model = Detr(config.spec.architecture)
     scaffold = Scaffold(config.spec.architecture, config.query_groups)
     place_queries_on_grid(model, scaffold)
-    model = model.to(device=device, memory_format=torch.channels_last).train()
+    # torch's annotations leave memory_format out.
+    model = model.to(device=device, memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
     scaffold = scaffold.to(device).train()
     return TrainState(
         model=model, scaffold=scaffold, optimizer=make_optimizer(model, scaffold, config)
@@ -118,7 +119,9 @@ def make_state(config: TrainConfig, device: torch.device) -> TrainState:
 def train_step(state: TrainState, batch: Batch, config: TrainConfig) -> dict[str, Tensor]:
     """One step: forward, match, losses, backward, update. Returns the losses to log."""
     with_masks = config.spec.architecture.masks and state.step >= config.mask_start
-    total, losses = compute_losses(state.model, state.scaffold, batch, config, with_masks=with_masks)
+    total, losses = compute_losses(
+        state.model, state.scaffold, batch, config, with_masks=with_masks
+    )
     state.optimizer.zero_grad(set_to_none=True)
     total.backward()
     for group in state.optimizer.param_groups:
@@ -145,14 +148,20 @@ def compute_losses(
     if with_masks:
         own = matches.where((matches.layer == len(logits) - 1) & (matches.image % groups == 0))
         share = min(1.0, config.mask_objects / max(1, len(own.query)))
-        own = own.where(torch.randperm(len(own.query), device=own.query.device) < config.mask_objects)
+        own = own.where(
+            torch.randperm(len(own.query), device=own.query.device) < config.mask_objects
+        )
         image = own.image // groups
         objects = own.object - targets.starts[own.image] + batch.targets.starts[image]
         masks = model.masks(encoded, states[-1, ::groups], image, own.query)
-        losses |= mask_losses(masks, batch.targets, objects, batch.padding, criterion, share * count / groups)
+        losses |= mask_losses(
+            masks, batch.targets, objects, batch.padding, criterion, share * count / groups
+        )
 
     total = weighted_sum(losses, criterion)
-    shown = {name: (loss if loss.dim() == 0 else loss[-1]).detach() for name, loss in losses.items()}
+    shown = {
+        name: (loss if loss.dim() == 0 else loss[-1]).detach() for name, loss in losses.items()
+    }
     if config.token_weight:
         tokens = scaffold.token_loss(encoded.memory, batch.targets, criterion)
         total = total + config.token_weight * tokens
@@ -163,9 +172,9 @@ def compute_losses(
 def repeat_targets(targets: Targets, groups: int) -> Targets:
     """The same objects for each of the groups of every image; index maps are not repeated."""
     image = targets.image
-    order = torch.cat([
-        torch.arange(len(image), device=image.device)[image == b].repeat(groups) for b in range(len(targets.counts))
-    ])  # fmt: skip
+    order = torch.cat(
+        [(image == b).nonzero()[:, 0].repeat(groups) for b in range(len(targets.counts))]
+    )
     return Targets(
         classes=targets.classes[order],
         boxes=targets.boxes[order],
@@ -196,5 +205,6 @@ def _means(seen: list[dict[str, Tensor]]) -> dict[str, float]:
     """The mean of each loss over the steps that had it."""
     names = {name: None for losses in seen for name in losses}
     return {
-        name: float(torch.stack([losses[name] for losses in seen if name in losses]).mean()) for name in names
+        name: float(torch.stack([losses[name] for losses in seen if name in losses]).mean())
+        for name in names
     }

@@ -9,7 +9,7 @@ from panodetr.boxes import cxcywh_to_xyxy, generalized_iou
 
 
 def classification_loss(logits: Tensor, classes: Tensor, no_object_weight: float) -> Tensor:
-    """Cross-entropy in which "no object", the last class, counts less; a weighted mean, one a layer.
+    """Cross-entropy in which "no object", the last class, counts less: a weighted mean a layer.
 
     Args:
         logits: (L, N, C + 1).
@@ -21,7 +21,9 @@ def classification_loss(logits: Tensor, classes: Tensor, no_object_weight: float
     """
     weight = logits.new_ones(logits.shape[-1])
     weight[-1] = no_object_weight
-    each = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(classes)
+    each = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(
+        classes
+    )
     weights = weight[classes]
     return (each * weights).sum(1) / weights.sum(1)
 
@@ -37,7 +39,11 @@ def box_giou(boxes: Tensor, truth: Tensor) -> Tensor:
 
 
 def focal_loss(
-    logits: Tensor, truth: Tensor, valid: Tensor | None = None, alpha: float = 0.25, gamma: float = 2.0
+    logits: Tensor,
+    truth: Tensor,
+    valid: Tensor | None = None,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
 ) -> Tensor:
     """Focal loss (Lin et al., 2017), the mean over each mask's pixels.
 
@@ -61,7 +67,7 @@ def focal_loss(
 
 
 def dice_loss(logits: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Dice loss with one added above and below (Milletari et al., 2016); arguments as for `focal_loss`.
+    """Dice loss with one added above and below (Milletari et al., 2016), as `focal_loss` takes it.
 
     Returns:
         (N,), 0 to 1.

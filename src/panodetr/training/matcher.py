@@ -1,7 +1,7 @@
 """Bipartite matching of predictions and objects (paper, section 3.1 and appendix A.3).
 
-Letters: L decoder layers, B images, Q queries, C classes, T objects of the fullest image, K objects of the batch,
-M matched pairs.
+Letters: L decoder layers, B images, Q queries, C classes, T objects of the fullest image, K objects
+of the batch, M matched pairs.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ class Matches:
     def where(self, keep: Tensor) -> Matches:
         """The pairs for which `keep` (M,) is True."""
         return Matches(
-            layer=self.layer[keep], image=self.image[keep], query=self.query[keep], object=self.object[keep]
+            layer=self.layer[keep],
+            image=self.image[keep],
+            query=self.query[keep],
+            object=self.object[keep],
         )
 
 
@@ -71,7 +74,9 @@ def match(logits: Tensor, boxes: Tensor, targets: Targets, costs: MatchCosts) ->
     layers, images = logits.shape[:2]
     cost = pair_costs(logits.float(), boxes.float(), targets, costs).cpu().numpy()  # L, B, Q, T
     if not np.isfinite(cost).all():
-        raise TrainingError("the matching cost is not finite; lower the learning rate or check the data")
+        raise TrainingError(
+            "the matching cost is not finite; lower the learning rate or check the data"
+        )
     found: list[tuple[int, int, np.ndarray, np.ndarray]] = []
     starts = np.cumsum((0, *targets.counts))
     for layer in range(layers):
@@ -93,9 +98,10 @@ def match(logits: Tensor, boxes: Tensor, targets: Targets, costs: MatchCosts) ->
 
 
 def pair_costs(logits: Tensor, boxes: Tensor, targets: Targets, costs: MatchCosts) -> Tensor:
-    """The cost (L, B, Q, T) of every pair of one image; columns past an image's own count mean nothing.
+    """The cost (L, B, Q, T) of every pair; columns past an image's own count mean nothing.
 
-    The class term is minus the probability rather than its logarithm, which puts it on the scale of the box terms.
+    The class term is minus the probability rather than its logarithm, which puts it on the scale of
+    the box terms.
     """
     layers, _, queries, _ = logits.shape
     widest = max(targets.counts, default=0)
@@ -108,7 +114,9 @@ def pair_costs(logits: Tensor, boxes: Tensor, targets: Targets, costs: MatchCost
     classes, truth = targets.classes[index], targets.boxes[index]  # B, T and B, T, 4
 
     probability = logits.softmax(-1)  # L, B, Q, C+1
-    label = -probability.gather(3, classes[None, :, None].expand(layers, -1, queries, -1))  # L, B, Q, T
+    label = -probability.gather(
+        3, classes[None, :, None].expand(layers, -1, queries, -1)
+    )  # L, B, Q, T
     near = (boxes[:, :, :, None] - truth[None, :, None]).abs().sum(-1)  # L, B, Q, T
     overlap = generalized_iou(
         cxcywh_to_xyxy(boxes)[:, :, :, None], cxcywh_to_xyxy(truth)[None, :, None]

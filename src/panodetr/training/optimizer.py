@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 
 
 def make_optimizer(model: Detr, scaffold: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over the parameters that learn; `initial_lr` of each group is its rate at the highest."""
+    """AdamW over the parameters that learn; a group's `initial_lr` is its rate at the highest."""
     backbone = [p for p in model.backbone.parameters() if p.requires_grad]
     names = {id(p) for p in backbone}
     rest = [
-        p for part in (model, scaffold) for p in part.parameters() if p.requires_grad and id(p) not in names
+        p
+        for part in (model, scaffold)
+        for p in part.parameters()
+        if p.requires_grad and id(p) not in names
     ]
     groups = [
         {"params": rest, "initial_lr": config.learning_rate},
@@ -28,7 +31,10 @@ def make_optimizer(model: Detr, scaffold: nn.Module, config: TrainConfig) -> tor
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
-    """What the highest rate is multiplied by at a step, counted from 0: up, level, and down to zero at the end."""
+    """What the highest rate is multiplied by at a step, counted from 0.
+
+    It rises, stays level, and falls to zero at the end.
+    """
     up = (step + 1) / (config.warmup + 1)
     down = (config.steps - step) / config.decay if config.decay else 1.0
     return min(1.0, up, down)

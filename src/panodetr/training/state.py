@@ -61,5 +61,6 @@ class TrainState:
         except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise TrainingError(
-                f"cannot resume from {path}: {reason}; resume with the run's own settings, or start a new run"
+                f"cannot resume from {path}: {reason}; "
+                "resume with the run's own settings, or start a new run"
             ) from error
