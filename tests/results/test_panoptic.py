@@ -84,7 +84,10 @@ def test_a_second_segment_of_one_stuff_class_yields_to_the_next_highest_mask() -
     masks[2, 5] = 9
     segment_ids, segments = merged(masks, [2, 2, 0])
     assert segment_ids[0].tolist() == [1, 1, 1, 2, 1, 1]
-    assert [(s.class_index, s.is_thing, s.area) for s in segments] == [(2, False, 25), (0, True, 11)]
+    assert [(s.class_index, s.is_thing, s.area) for s in segments] == [
+        (2, False, 25),
+        (0, True, 11),
+    ]
 
 
 def test_a_stuff_segment_counts_its_seconds_pixels_before_they_are_gone() -> None:

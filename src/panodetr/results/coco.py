@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from panodetr.errors import DataError
-from panodetr.results.types import Category, PanopticResult, Segment
+from panodetr.results.masks import run_lengths
+from panodetr.results.types import Category, Detection, DetectionResult, PanopticResult, Segment
 
 
 class SegmentInfo(TypedDict):
@@ -48,16 +49,58 @@ class ResultInfo(TypedDict):
     categories: list[CategoryInfo]
 
 
+class MaskInfo(TypedDict):
+    """A mask as COCO's uncompressed run lengths; `size` is height, width."""
+
+    size: list[int]
+    counts: list[int]
+
+
+class ObjectInfo(TypedDict):
+    """One object; `bbox` is x, y, width, height in pixels, `segmentation` None without masks."""
+
+    category_id: int
+    label: str
+    score: float
+    bbox: list[float]
+    segmentation: MaskInfo | None
+
+
+class DetectionInfo(TypedDict):
+    """The objects of a photo, ready for JSON."""
+
+    image: str | None
+    source: str | None
+    height: int
+    width: int
+    detections: list[ObjectInfo]
+    categories: list[CategoryInfo]
+
+
 def result_info(result: PanopticResult) -> ResultInfo:
     """Describe a result as COCO does; `image` and `source` are None where it came from no file."""
     height, width = result.segment_ids.shape
-    source = None if result.source is None else result.source.absolute()
+    image, source = _origin(result.source)
     return {
-        "image": None if source is None else source.name,
-        "source": None if source is None else str(source),
+        "image": image,
+        "source": source,
         "height": height,
         "width": width,
         "segments_info": [_segment_info(segment) for segment in result.segments],
+        "categories": [_category_info(category) for category in result.categories],
+    }
+
+
+def detection_info(result: DetectionResult) -> DetectionInfo:
+    """Describe objects as COCO does; `image` and `source` are None where they came from no file."""
+    height, width = result.photo.shape[:2]
+    image, source = _origin(result.source)
+    return {
+        "image": image,
+        "source": source,
+        "height": height,
+        "width": width,
+        "detections": [_object_info(detection) for detection in result.detections],
         "categories": [_category_info(category) for category in result.categories],
     }
 
@@ -106,6 +149,25 @@ def read_id_map(path: Path) -> NDArray[np.int32]:
     if colors.ndim != 3 or colors.shape[2] != 3:
         raise DataError(f"{path}: expected an RGB PNG as id map, found mode {image.mode}")
     return decode_ids(colors)
+
+
+def _origin(source: Path | None) -> tuple[str | None, str | None]:
+    """Give a photo's name and its absolute path."""
+    return (None, None) if source is None else (source.name, str(source.absolute()))
+
+
+def _object_info(detection: Detection) -> ObjectInfo:
+    x0, y0, x1, y1 = detection.box
+    mask = detection.mask
+    return {
+        "category_id": detection.category_id,
+        "label": detection.label,
+        "score": round(detection.score, 6),
+        "bbox": [round(side, 3) for side in (x0, y0, x1 - x0, y1 - y0)],
+        "segmentation": None
+        if mask is None
+        else {"size": list(mask.shape), "counts": run_lengths(mask)},
+    }
 
 
 def _segment_info(segment: Segment) -> SegmentInfo:

@@ -28,7 +28,10 @@ def boxes_in_pixels(boxes: NDArray[np.float32], size: tuple[int, int]) -> NDArra
 
 
 def decode_detections(
-    logits: NDArray[np.float32], boxes: NDArray[np.float32], size: tuple[int, int]
+    logits: NDArray[np.float32],
+    boxes: NDArray[np.float32],
+    size: tuple[int, int],
+    named: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.intp], NDArray[np.float32]]:
     """Give every query its best real class, as the original does for box AP.
 
@@ -39,11 +42,15 @@ def decode_detections(
         logits: (Q, C + 1).
         boxes: (Q, 4) cx, cy, w, h in 0 to 1.
         size: height and width of the photo that the boxes are wanted in.
+        named: (C,), the classes that the data knows; others keep their share of the probability,
+            and are never chosen. None: all.
 
     Returns:
         Scores (Q,), classes (Q,) and boxes (Q, 4) x0, y0, x1, y1 in pixels.
     """
     probabilities = softmax(logits)[:, :-1]  # Q, C
+    if named is not None:
+        probabilities = np.where(named, probabilities, np.float32(-1))
     classes = probabilities.argmax(axis=1)
     scores = np.take_along_axis(probabilities, classes[:, None], axis=1)[:, 0]
     return scores, classes, boxes_in_pixels(boxes, size)

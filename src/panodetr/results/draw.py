@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from panodetr.results.labels import draw_labels
-from panodetr.results.types import PanopticResult
+from panodetr.results.labels import draw_box_labels, draw_labels
+from panodetr.results.types import Category, DetectionResult, PanopticResult
 
 COMFORTABLE_SIDE = 768
 """Photos far smaller than this are drawn at 2 to 4 times their size, so that labels can be read."""
@@ -32,7 +33,7 @@ def draw_overlay(result: PanopticResult) -> NDArray[np.uint8]:
         (k H, k W, 3) uint8 RGB; k is 1, or 2 to 4 for photos far below `COMFORTABLE_SIDE`.
     """
     height, width = result.segment_ids.shape
-    scale = min(4, max(1, round(COMFORTABLE_SIDE / max(height, width))))
+    scale = _scale(height, width)
     size = (width * scale, height * scale)
     photo, segment_ids = Image.fromarray(result.photo), result.segment_ids
     if scale > 1:
@@ -43,19 +44,65 @@ def draw_overlay(result: PanopticResult) -> NDArray[np.uint8]:
     return draw_labels(picture, segment_ids, result.segments, colors)
 
 
+def draw_detections(result: DetectionResult) -> NDArray[np.uint8]:
+    """Draw boxes with their labels over the photo, and masks where there are any.
+
+    Colours and size are as `draw_overlay` has them. Masks are laid over each other faintly, the
+    best score last; labels stand at the boxes' upper left corners.
+
+    Returns:
+        (k H, k W, 3) uint8 RGB.
+    """
+    height, width = result.photo.shape[:2]
+    scale = _scale(height, width)
+    colors = _colors(
+        ((detection.category_id, True) for detection in result.detections), result.categories
+    )
+    photo = Image.fromarray(_tinted(result, colors))
+    if scale > 1:
+        photo = photo.resize((width * scale, height * scale), Image.Resampling.BICUBIC)
+    boxes = [
+        (scale * d.box[0], scale * d.box[1], scale * d.box[2], scale * d.box[3])
+        for d in result.detections
+    ]
+    texts = [f"{detection.label} {detection.score:.0%}" for detection in result.detections]
+    return draw_box_labels(photo, boxes, texts, colors)
+
+
 def segment_colors(result: PanopticResult) -> list[Color]:
     """Choose a colour for each segment, in their order."""
-    base = {category.id: category.color for category in result.categories}
+    return _colors(((s.category_id, s.is_thing) for s in result.segments), result.categories)
+
+
+def _scale(height: int, width: int) -> int:
+    return min(4, max(1, round(COMFORTABLE_SIDE / max(height, width))))
+
+
+def _colors(found: Iterable[tuple[int, bool]], categories: Sequence[Category]) -> list[Color]:
+    """Choose colours by category id and whether it is a thing."""
+    base = {category.id: category.color for category in categories}
     met: dict[int, int] = {}
     colors: list[Color] = []
-    for segment in result.segments:
-        color = base.get(segment.category_id, (128, 128, 128))
-        if segment.is_thing:
-            turns = met.get(segment.category_id, 0)
-            met[segment.category_id] = turns + 1
+    for category_id, is_thing in found:
+        color = base.get(category_id, (128, 128, 128))
+        if is_thing:
+            turns = met.get(category_id, 0)
+            met[category_id] = turns + 1
             color = _turned(color, turns)
         colors.append(color)
     return colors
+
+
+def _tinted(result: DetectionResult, colors: Sequence[Color]) -> NDArray[np.uint8]:
+    """Lay the masks over the photo, the best score last."""
+    pixels = result.photo.copy()
+    for detection, color in zip(reversed(result.detections), reversed(colors), strict=True):
+        mask = detection.mask
+        if mask is not None:
+            under = pixels[mask].astype(np.float32)
+            blended = under + (np.array(color, np.float32) - under) * (_THING_OPACITY / 255)
+            pixels[mask] = blended.astype(np.uint8)
+    return pixels
 
 
 def _turned(color: Color, turns: int) -> Color:

@@ -41,6 +41,11 @@ class Axis:
         # Pillow itself says which row is the nearest, so that its rounding is the original's.
         rows = Image.fromarray(np.arange(processed, dtype=np.int32)[None])
         picked = np.asarray(rows.resize((target, 1), Image.Resampling.NEAREST))[0]
+        return cls.at(picked, length, processed)
+
+    @classmethod
+    def at(cls, picked: NDArray[np.integer], length: int, processed: int) -> Axis:
+        """Grow `length` values to `processed`, of which only some are wanted, by their indices."""
         # Pixel centres are aligned, not corners; in float32, as in torch.
         scale = np.float32(length) / np.float32(processed)
         place = (picked.astype(np.float32) + np.float32(0.5)) * scale - np.float32(0.5)

@@ -1,4 +1,4 @@
-"""Labels on the picture of a result, where there is room for them."""
+"""Labels and boxes on the picture of a result, where there is room for them."""
 
 from __future__ import annotations
 
@@ -47,22 +47,53 @@ def draw_labels(
     ):
         if segment.id not in seats:
             continue
-        x, y, room = seats[segment.id]
+        x, y, wide, tall = _centered(segment_ids, *seats[segment.id])
         score = f"{segment.score:.0%}"
         for text in (f"{segment.label} {score}", score):
             plate = _plate(font, text, x, y, picture.size)
-            tall = (plate[3] - plate[1]) * 1.5
-            if plate[2] - plate[0] > room or tall > _height_at(segment_ids, segment.id, x, y):
-                continue
-            if not any(_overlap(plate, other) for other in taken):
+            fits = plate[2] - plate[0] <= wide and (plate[3] - plate[1]) * 1.5 <= tall
+            if fits and not any(_overlap(plate, other) for other in taken):
                 taken.append(plate)
                 _write(canvas, font, text, plate, color)
                 break
     return np.asarray(picture)
 
 
-def _seats(segment_ids: NDArray[np.int32]) -> dict[int, tuple[int, int, int]]:
-    """Find for each segment where a label sits best: x, y, and the pixels of the row that are free.
+def draw_box_labels(
+    picture: Image.Image,
+    boxes: Sequence[tuple[float, float, float, float]],
+    texts: Sequence[str],
+    colors: Sequence[Color],
+) -> NDArray[np.uint8]:
+    """Draw boxes, and their texts at the upper left corners; the first ones lie on top.
+
+    Args:
+        picture: drawn into.
+        boxes: x0, y0, x1, y1 in the picture's pixels.
+        texts: one a box; left out where an earlier one is in the way.
+        colors: one a box, of its lines and of the plate that its text stands on.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    font = _font(max(11, round(max(picture.size) / 75)))
+    canvas = ImageDraw.Draw(picture)
+    line = max(2, round(max(picture.size) / 500))
+    for (x0, y0, x1, y1), color in zip(reversed(boxes), reversed(colors), strict=True):
+        # A box may have no extent, and the model may draw it out of the photo.
+        canvas.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=color, width=line)
+    taken: list[Rectangle] = []
+    for (x0, y0, _, _), text, color in zip(boxes, texts, colors, strict=True):
+        wide, tall = _extent(font, text)
+        plate = _plate(font, text, round(x0) + wide // 2, round(y0) + tall // 2, picture.size)
+        if not any(_overlap(plate, other) for other in taken):
+            taken.append(plate)
+            _write(canvas, font, text, plate, color)
+    return np.asarray(picture)
+
+
+def _seats(segment_ids: NDArray[np.int32]) -> dict[int, tuple[int, int]]:
+    """Find a pixel, x and y, in the midst of each segment.
 
     That is the middle of a long run of pixels that lies near the segment's middle row.
     """
@@ -76,20 +107,30 @@ def _seats(segment_ids: NDArray[np.int32]) -> dict[int, tuple[int, int, int]]:
     order = np.lexsort((-merit, runs.value))
     best = order[np.unique(runs.value[order], return_index=True)[1]]
     return {
-        int(runs.value[n]): (int(x[n] + runs.length[n] // 2), int(y[n]), int(runs.length[n]))
+        int(runs.value[n]): (int(x[n] + runs.length[n] // 2), int(y[n]))
         for n in best
         if runs.value[n] > 0
     }
 
 
-def _height_at(segment_ids: NDArray[np.int32], segment: int, x: int, y: int) -> int:
-    """Count the segment's pixels above and below one of its pixels, as far as they are joined."""
-    other = np.flatnonzero(segment_ids[:, x] != segment)
-    place = int(np.searchsorted(other, y))
-    above = other[place - 1] if place else -1
-    below = other[place] if place < len(other) else len(segment_ids)
-    # A label is centred on y: the nearer side is what counts.
-    return int(2 * min(y - above, below - y) - 1)
+def _centered(segment_ids: NDArray[np.int32], x: int, y: int) -> tuple[int, int, int, int]:
+    """Move a pixel to the middle of its segment there, first along its column, then along its row.
+
+    Returns:
+        x, y, and the width and height that the segment has there.
+    """
+    top, bottom = _stretch(segment_ids[:, x], y)
+    y = (top + bottom) // 2
+    left, right = _stretch(segment_ids[y], x)
+    return (left + right) // 2, y, right - left, bottom - top
+
+
+def _stretch(line: NDArray[np.int32], at: int) -> tuple[int, int]:
+    """Give the first and the last, exclusive, of the joined pixels around `at` that are like it."""
+    other = np.flatnonzero(line != line[at])
+    place = int(np.searchsorted(other, at))
+    first = int(other[place - 1]) + 1 if place else 0
+    return first, int(other[place]) if place < len(other) else len(line)
 
 
 def _plate(
@@ -100,11 +141,16 @@ def _plate(
     size: tuple[int, int],
 ) -> Rectangle:
     """Lay the text's plate around a point, moved into the picture."""
-    x0, y0, x1, y1 = (round(side) for side in font.getbbox(text))
-    wide, tall = x1 - x0 + 2 * _MARGIN, y1 - y0 + 2 * _MARGIN
+    wide, tall = _extent(font, text)
     left = min(max(0, x - wide // 2), max(0, size[0] - wide))
     top = min(max(0, y - tall // 2), max(0, size[1] - tall))
     return left, top, left + wide, top + tall
+
+
+def _extent(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text: str) -> tuple[int, int]:
+    """Measure a text's plate."""
+    x0, y0, x1, y1 = (round(side) for side in font.getbbox(text))
+    return x1 - x0 + 2 * _MARGIN, y1 - y0 + 2 * _MARGIN
 
 
 def _overlap(a: Rectangle, b: Rectangle) -> bool:

@@ -40,19 +40,23 @@ class ClassSegment:
 
 
 def keep_queries(
-    logits: NDArray[np.float32], threshold: float
+    logits: NDArray[np.float32], threshold: float, named: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.intp]]:
     """Find the queries that can become segments, so that no other mask needs computing.
 
     Args:
         logits: (Q, C + 1), "no object" last.
         threshold: scores up to and including it are dropped (the paper's 0.85).
+        named: (C,), the classes that the data knows; others keep their share of the probability,
+            and are never chosen. None: all.
 
     Returns:
         Indices (N,) of the queries whose likeliest class is a real one and whose score is above
         `threshold`, in rising order; their scores (N,) and classes (N,).
     """
     probabilities = softmax(logits)
+    if named is not None:
+        probabilities = np.where(np.append(named, True), probabilities, np.float32(-1))
     classes = probabilities.argmax(axis=1)
     scores = np.take_along_axis(probabilities, classes[:, None], axis=1)[:, 0]
     keep = np.flatnonzero((classes != logits.shape[1] - 1) & (scores > threshold))

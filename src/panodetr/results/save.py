@@ -1,4 +1,4 @@
-"""A result as files: overlay picture, COCO id map, and JSON."""
+"""A result as files: overlay picture and JSON, and for segments a COCO id map."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image
 
 from panodetr.files import write_bytes, write_json, written_whole
-from panodetr.results.coco import id_map_png, result_info
-from panodetr.results.draw import draw_overlay
-from panodetr.results.types import PanopticResult
+from panodetr.results.coco import detection_info, id_map_png, result_info
+from panodetr.results.draw import draw_detections, draw_overlay
+from panodetr.results.types import DetectionResult, PanopticResult
 
 LARGEST_PNG = 1_200_000
 """Overlays of more pixels are JPEGs: PNG takes ten times the time and seven times the space."""
@@ -32,6 +32,19 @@ class SavedFiles:
     json: Path
 
 
+@dataclass(frozen=True, kw_only=True)
+class SavedDetections:
+    """Where detected objects lie.
+
+    Attributes:
+        overlay: the photo with boxes, and masks if there are any, drawn in.
+        json: the objects.
+    """
+
+    overlay: Path
+    json: Path
+
+
 def save_result(result: PanopticResult, folder: str | Path) -> SavedFiles:
     """Write `NAME_overlay.png` (`.jpg` for a large photo), `NAME_panoptic.png` and `NAME.json`.
 
@@ -46,55 +59,93 @@ def save_result(result: PanopticResult, folder: str | Path) -> SavedFiles:
     """
     folder = Path(folder)
     picture = Image.fromarray(draw_overlay(result))
+    name = _SEGMENTS.name_in(folder, result.source)
+    id_map, json_file = folder / f"{name}_panoptic.png", folder / f"{name}.json"
+    write_bytes(id_map, id_map_png(result.segment_ids))
+    overlay = _save_picture(picture, folder / f"{name}_overlay")
+    write_json(json_file, {**result_info(result), "file_name": id_map.name})
+    return SavedFiles(overlay=overlay, id_map=id_map, json=json_file)
+
+
+def save_detections(result: DetectionResult, folder: str | Path) -> SavedDetections:
+    """Write `NAME_detections.png` (`.jpg` for a large photo) and `NAME_detections.json`.
+
+    Names are found as by `save_result`; the files of both lie beside each other.
+
+    Raises:
+        PanodetrError: the system refused to write.
+    """
+    folder = Path(folder)
+    picture = Image.fromarray(draw_detections(result))
+    name = _DETECTIONS.name_in(folder, result.source)
+    json_file = folder / f"{name}_detections.json"
+    overlay = _save_picture(picture, folder / f"{name}_detections")
+    write_json(json_file, detection_info(result))
+    return SavedDetections(overlay=overlay, json=json_file)
+
+
+def _save_picture(picture: Image.Image, stem: Path) -> Path:
+    """Write a picture as PNG, or as JPEG where it is large, and remove what it replaces."""
+    png, jpeg = (stem.with_name(stem.name + suffix) for suffix in (".png", ".jpg"))
     large = picture.width * picture.height > LARGEST_PNG
-    name = _name_in(folder, result.source)
-    overlays = {
-        large: folder / f"{name}_overlay{_OVERLAY_SUFFIX[large]}" for large in (False, True)
-    }
-    files = SavedFiles(
-        overlay=overlays[large],
-        id_map=folder / f"{name}_panoptic.png",
-        json=folder / f"{name}.json",
-    )
-    write_bytes(files.id_map, id_map_png(result.segment_ids))
-    with written_whole(files.overlay) as path:
+    target, other = (jpeg, png) if large else (png, jpeg)
+    with written_whole(target) as path:
         if large:
             picture.save(path, "JPEG", quality=92, subsampling=0)  # thin coloured lines stay sharp
         else:
             picture.save(path, "PNG", compress_level=1)
-    overlays[not large].unlink(missing_ok=True)  # of an earlier run on a photo of another size
-    write_json(files.json, {**result_info(result), "file_name": files.id_map.name})
-    return files
+    other.unlink(missing_ok=True)  # of an earlier run on a photo of another size
+    return target
 
 
-_OVERLAY_SUFFIX = {False: ".png", True: ".jpg"}
-_ENDINGS = (".json", "_panoptic.png", "_overlay.png", "_overlay.jpg")
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """How the files of one kind of result are told from others.
+
+    Attributes:
+        json: the ending of the JSON.
+        endings: of all files.
+        key: that every JSON of this kind has.
+    """
+
+    json: str
+    endings: tuple[str, ...]
+    key: str
+
+    def name_in(self, folder: Path, source: Path | None) -> str:
+        """Find the first name that is free, or that holds an earlier result of the same source."""
+        base = "photo" if source is None else source.stem
+        name, number = base, 1
+        while not self._is_free(folder, name) and not self._is_of(folder, name, source):
+            number += 1
+            name = f"{base}-{number}"
+        return name
+
+    def _is_free(self, folder: Path, name: str) -> bool:
+        return not any((folder / f"{name}{ending}").exists() for ending in self.endings)
+
+    def _is_of(self, folder: Path, name: str, source: Path | None) -> bool:
+        """Say whether there is the JSON of an earlier result of `source`."""
+        if source is None:
+            return False
+        try:
+            earlier = json.loads((folder / f"{name}{self.json}").read_text("utf-8"))
+        except (OSError, ValueError):  # missing or not JSON: then it is not ours
+            return False
+        return (
+            isinstance(earlier, dict)
+            and self.key in earlier
+            and earlier.get("source") == str(source.absolute())
+        )
 
 
-def _name_in(folder: Path, source: Path | None) -> str:
-    """Find the first name that is free, or that holds an earlier result of the same source."""
-    base = "photo" if source is None else source.stem
-    name, number = base, 1
-    while not _is_free(folder, name) and not _is_of(folder / f"{name}.json", source):
-        number += 1
-        name = f"{base}-{number}"
-    return name
-
-
-def _is_free(folder: Path, name: str) -> bool:
-    return not any((folder / f"{name}{ending}").exists() for ending in _ENDINGS)
-
-
-def _is_of(path: Path, source: Path | None) -> bool:
-    """Say whether `path` is the JSON of an earlier result of `source`."""
-    if source is None:
-        return False
-    try:
-        earlier = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):  # missing or not JSON: then it is not ours
-        return False
-    return (
-        isinstance(earlier, dict)
-        and "segments_info" in earlier
-        and earlier.get("source") == str(source.absolute())
-    )
+_SEGMENTS = _Kind(
+    json=".json",
+    endings=(".json", "_panoptic.png", "_overlay.png", "_overlay.jpg"),
+    key="segments_info",
+)
+_DETECTIONS = _Kind(
+    json="_detections.json",
+    endings=("_detections.json", "_detections.png", "_detections.jpg"),
+    key="detections",
+)

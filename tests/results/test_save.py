@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from panodetr.errors import PanodetrError
+from panodetr.results.coco import read_id_map
+from panodetr.results.save import LARGEST_PNG
+from panodetr.results.types import PanopticResult
+
+MakeResult = Callable[..., PanopticResult]
+IDS = np.array([[1, 1, 2], [2, 2, 2]], np.int32)
+
+
+def test_three_files_that_belong_together(make_result: MakeResult, tmp_path: Path) -> None:
+    files = make_result(IDS, tmp_path / "cells.tif").save(tmp_path / "new" / "out")
+    out = tmp_path / "new" / "out"
+    assert files.overlay == out / "cells_overlay.png"
+    assert files.id_map == out / "cells_panoptic.png"
+    assert files.json == out / "cells.json"
+    assert sorted(out.iterdir()) == sorted([files.overlay, files.id_map, files.json])
+    assert np.array_equal(read_id_map(files.id_map), IDS)
+    info = json.loads(files.json.read_text("utf-8"))
+    assert info["file_name"] == "cells_panoptic.png"
+    assert [segment["id"] for segment in info["segments_info"]] == [1, 2]
+    with Image.open(files.overlay) as overlay:
+        assert overlay.format == "PNG"
+
+
+def test_same_names_of_other_photos_are_kept_apart(make_result: MakeResult, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    sources = [tmp_path / "a/x.png", tmp_path / "b/x.png", tmp_path / "a/x.jpg"]
+    names = [make_result(IDS, source).save(out).json.name for source in sources]
+    assert names == ["x.json", "x-2.json", "x-3.json"]
+    # A later run gives each photo its own files again, in whatever order.
+    again = [make_result(IDS, source).save(str(out)).json.name for source in reversed(sources)]
+    assert again == ["x-3.json", "x-2.json", "x.json"]
+    assert len(list(out.iterdir())) == 9
+    for name, source in zip(names, sources, strict=True):
+        assert json.loads((out / name).read_text("utf-8"))["source"] == str(source)
+
+
+def test_results_without_a_source_overwrite_nothing(
+    make_result: MakeResult, tmp_path: Path
+) -> None:
+    make_result(IDS, tmp_path / "photo.png").save(tmp_path)
+    names = [make_result(IDS).save(tmp_path).json.name for _ in range(2)]
+    assert names == ["photo-2.json", "photo-3.json"]
+
+
+@pytest.mark.parametrize("ending", [".json", "_overlay.png", "_overlay.jpg", "_panoptic.png"])
+def test_a_users_own_file_is_never_overwritten(
+    make_result: MakeResult, tmp_path: Path, ending: str
+) -> None:
+    own = tmp_path / f"x{ending}"
+    own.write_bytes(b"{}")
+    assert make_result(IDS, tmp_path / "x.png").save(tmp_path).json.name == "x-2.json"
+    assert own.read_bytes() == b"{}"
+
+
+def test_a_large_overlay_is_a_jpeg_and_replaces_the_earlier_png(
+    make_result: MakeResult, tmp_path: Path
+) -> None:
+    source = tmp_path / "x.png"
+    small = make_result(IDS, source).save(tmp_path)
+    large = make_result(np.ones((1000, LARGEST_PNG // 1000 + 1), np.int32), source).save(tmp_path)
+    assert large.overlay == tmp_path / "x_overlay.jpg"
+    assert not small.overlay.exists()
+    with Image.open(large.overlay) as overlay:
+        assert overlay.format == "JPEG"
+    assert make_result(IDS, source).save(tmp_path).overlay == small.overlay
+    assert not large.overlay.exists()
+
+
+def test_a_folder_that_cannot_be_is_named(make_result: MakeResult, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(PanodetrError, match="file") as error:
+        make_result(IDS, tmp_path / "x.png").save(tmp_path / "file")
+    assert "\n" not in str(error.value)

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from panodetr.images.tiles import tile_boxes
+from panodetr.results.panoptic import ClassSegment, measure_segments
+from panodetr.results.tiles import Tile, join_tiles
+
+Ids = NDArray[np.int32]
+THING, STUFF = 0, 1
+
+
+def discs(random: np.random.Generator, size: tuple[int, int], radii: tuple[int, int]) -> Ids:
+    """Draw discs that do not touch, as many of 80 as find room; 0 elsewhere."""
+    ids = np.zeros(size, np.int32)
+    y, x = np.mgrid[: size[0], : size[1]]
+    for _ in range(80):
+        cy, cx, r = random.integers(size[0]), random.integers(size[1]), random.integers(*radii)
+        disc = (y - cy) ** 2 + (x - cx) ** 2 <= r * r
+        rim = (y - cy) ** 2 + (x - cx) ** 2 <= (r + 2) ** 2
+        if disc.sum() > 20 and not ids[rim].any():
+            ids[disc] = ids.max() + 1
+    return ids
+
+
+def describe(ids: Ids, classes: list[int], score: float = 0.9) -> tuple[Ids, list[ClassSegment]]:
+    """Number the ids of a map anew from 1, and list them; `classes` by old id."""
+    present = np.unique(ids)
+    new = np.searchsorted(present, ids).astype(np.int32) + 1
+    measured = measure_segments(new, len(present))
+    return new, [
+        ClassSegment(
+            id=number,
+            class_index=classes[old],
+            is_thing=classes[old] != STUFF,
+            score=score,
+            area=area,
+            box=box,
+        )
+        for number, (old, (area, box)) in enumerate(zip(present, measured, strict=True), start=1)
+    ]
+
+
+def cut(ids: Ids, tile: int, overlap: int) -> list[Tile]:
+    """Cut a map, 0 being stuff, into tiles that each know the truth about their own pixels."""
+    classes = [STUFF] + [THING] * int(ids.max())
+    tiles: list[Tile] = []
+    for box in tile_boxes((ids.shape[0], ids.shape[1]), tile, overlap):
+        y0, x0, y1, x1 = box
+        tiles.append((box, *describe(ids[y0:y1, x0:x1], classes)))
+    return tiles
+
+
+def same_partition(a: Ids, b: Ids) -> bool:
+    pairs = {(int(i), int(j)) for i, j in zip(a.ravel(), b.ravel(), strict=True)}
+    return len(pairs) == len({i for i, _ in pairs}) == len({j for _, j in pairs})
+
+
+def best_ious(truth: Ids, joined: Ids) -> list[float]:
+    """For each true disc the IoU of the segment that covers most of it."""
+    ious: list[float] = []
+    for number in range(1, int(truth.max()) + 1):
+        disc = truth == number
+        match = joined == np.bincount(joined[disc]).argmax()
+        ious.append(float((disc & match).sum() / (disc | match).sum()))
+    return ious
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.tuples(st.integers(30, 200), st.integers(30, 200)),
+    st.sampled_from([(3, 8), (5, 20), (15, 40), (30, 90)]),  # up to far larger than a tile
+    st.sampled_from([(48, 24), (64, 32), (64, 16)]),
+)
+def test_a_known_map_comes_back_whole(
+    seed: int, size: tuple[int, int], radii: tuple[int, int], tiling: tuple[int, int]
+) -> None:
+    truth = discs(np.random.default_rng(seed), size, radii)
+    joined, segments = join_tiles(cut(truth, *tiling), size)
+    assert same_partition(joined, truth)
+    assert [segment.id for segment in segments] == list(range(1, len(segments) + 1))
+    measured = measure_segments(joined, len(segments))
+    assert measured == [(segment.area, segment.box) for segment in segments]
+    for segment in segments:
+        inside = truth[joined == segment.id]
+        assert segment.is_thing == (inside[0] > 0)
+        assert segment.score == pytest.approx(0.9)
+
+
+def jittered(ids: Ids, random: np.random.Generator) -> Ids:
+    """Move every border by a pixel at random: each pixel copies one near it."""
+    y, x = np.mgrid[: ids.shape[0], : ids.shape[1]]
+    y = np.clip(y + random.integers(-1, 2, ids.shape), 0, ids.shape[0] - 1)
+    x = np.clip(x + random.integers(-1, 2, ids.shape), 0, ids.shape[1] - 1)
+    return ids[y, x]
+
+
+@pytest.mark.parametrize("radii", [(6, 14), (10, 30), (40, 70)])
+@pytest.mark.parametrize("seed", range(3))
+def test_noisy_borders_still_give_each_object_once(radii: tuple[int, int], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    truth = discs(random, (300, 260), radii)
+    classes = [STUFF] + [THING] * int(truth.max())
+    tiles: list[Tile] = []
+    for box in tile_boxes((300, 260), 128, 64):
+        y0, x0, y1, x1 = box
+        noisy = jittered(truth[y0:y1, x0:x1], random)
+        tiles.append((box, *describe(noisy, classes, score=float(random.uniform(0.8, 1)))))
+    joined, segments = join_tiles(tiles, (300, 260))
+    # A disc cut by the photo's border to a sliver may get lost; nothing may be there twice.
+    assert sum(s.is_thing for s in segments) <= truth.max()
+    whole = [iou for n, iou in enumerate(best_ious(truth, joined), 1) if (truth == n).sum() > 60]
+    assert min(whole) > 0.7
+    assert np.mean(whole) > 0.8
+
+
+def half(left: bool, kind: list[tuple[int, int, int]], score: float = 0.9) -> Tile:
+    """A tile of 20 x 20 of a photo of 20 x 30; `kind` lists class and the columns of a band."""
+    ids = np.zeros((20, 20), np.int32)
+    for number, (_, x0, x1) in enumerate(kind, start=1):
+        ids[5:15, x0:x1] = number
+    new, segments = describe(ids, [STUFF] + [class_index for class_index, _, _ in kind], score)
+    x = 0 if left else 10
+    return ((0, x, 20, x + 20), new, segments)
+
+
+def things(segments: list[ClassSegment]) -> list[tuple[int, tuple[int, int, int, int]]]:
+    return [(s.class_index, s.box) for s in segments if s.is_thing]
+
+
+def test_one_tile_is_unchanged() -> None:
+    ids, segments = describe(np.array([[0, 1], [2, 2]], np.int32), [STUFF, THING, THING])
+    joined, same = join_tiles([((0, 0, 2, 2), ids, segments)], (2, 2))
+    assert joined is ids
+    assert same == segments
+
+
+def test_the_whole_view_overrides_the_cut_one() -> None:
+    # The left tile sees columns 16 to 19 of an object that the right one sees whole from 17 on.
+    _, segments = join_tiles([half(True, [(0, 16, 20)]), half(False, [(0, 7, 13)])], (20, 30))
+    assert things(segments) == [(0, (17, 5, 23, 15))]
+
+
+def test_of_two_whole_views_the_better_score_is_taken_as_it_is() -> None:
+    tiles = [half(True, [(0, 12, 18)], 0.8), half(False, [(0, 3, 7)], 0.9)]
+    _, segments = join_tiles(tiles, (20, 30))
+    assert things(segments) == [(0, (13, 5, 17, 15))]
+    assert segments[0].score == 0.9
+
+
+def test_an_object_that_no_tile_sees_whole_is_united_with_the_mean_score() -> None:
+    tiles = [half(True, [(0, 5, 20)], 0.9), half(False, [(0, 0, 10)], 0.6)]
+    _, segments = join_tiles(tiles, (20, 30))
+    assert things(segments) == [(0, (5, 5, 20, 15))]
+    assert segments[0].score == pytest.approx((150 * 0.9 + 100 * 0.6) / 250)
+
+
+def test_views_of_different_classes_are_not_united_and_the_better_stays() -> None:
+    tiles = [half(True, [(0, 12, 18)], 0.8), half(False, [(2, 2, 8)], 0.9)]
+    _, segments = join_tiles(tiles, (20, 30))
+    assert things(segments) == [(2, (12, 5, 18, 15))]
+
+
+def test_a_fragment_that_the_better_placed_tile_does_not_see_is_dropped() -> None:
+    nothing = describe(np.zeros((20, 20), np.int32), [STUFF])
+    _, segments = join_tiles([half(True, [(0, 8, 20)]), ((0, 10, 20, 30), *nothing)], (20, 30))
+    assert things(segments) == [(0, (8, 5, 20, 15))]  # the left tile is the better placed
+    _, segments = join_tiles([half(True, [(0, 16, 20)]), ((0, 10, 20, 30), *nothing)], (20, 30))
+    assert things(segments) == []
+
+
+def test_stuff_becomes_one_segment_of_each_class_around_the_things() -> None:
+    left, right = half(True, [(0, 2, 6)]), half(False, [(3, 8, 15)])
+    sky = [
+        s
+        if s.class_index != 3
+        else ClassSegment(id=s.id, class_index=3, is_thing=False, score=0.7, area=s.area, box=s.box)
+        for s in right[2]
+    ]
+    joined, segments = join_tiles([left, (right[0], right[1], sky)], (20, 30))
+    assert [s.class_index for s in segments] == [0, STUFF, 3]
+    assert (joined > 0).all()
+    # Columns 18 and 19 are sky to the right tile, 8 pixels from its border, and ground to the left
+    # one, 2 and 1 pixels from its own.
+    assert segments[2].box == (18, 5, 25, 15)
+
+
+def test_where_nobody_found_anything_there_is_nothing() -> None:
+    nothing: list[ClassSegment] = []
+    empty = np.zeros((20, 20), np.int32)
+    joined, segments = join_tiles(
+        [((0, 0, 20, 20), empty, nothing), ((0, 10, 20, 30), empty, nothing)], (20, 30)
+    )
+    assert segments == []
+    assert not joined.any()
+
+
+def test_the_same_every_time() -> None:
+    tiles = cut(discs(np.random.default_rng(5), (200, 200), (5, 20)), 64, 32)
+    first, again = join_tiles(tiles, (200, 200)), join_tiles(tiles, (200, 200))
+    assert np.array_equal(first[0], again[0])
+    assert first[1] == again[1]
+
+
+def test_hundreds_of_tiles_take_seconds_at_most() -> None:
+    """It takes a quarter of a second on a free core; the limit allows for a busy machine."""
+    tiles = cut(np.tile(discs(np.random.default_rng(0), (256, 256), (5, 12)), (4, 4)), 128, 64)
+    assert len(tiles) == 225
+    started = time.process_time()
+    join_tiles(tiles, (1024, 1024))
+    assert time.process_time() - started < 3
