@@ -1,18 +1,17 @@
 """A data set in COCO's panoptic format: photos, id maps, and a JSON that names the segments.
 
-Two layouts: a folder with splits holds `panoptic_NAME.json`, photos in `NAME/` and id maps in
-`panoptic_NAME/`; one without holds `panoptic.json`, `images/` and `panoptic/`, and its split is "".
-The JSON is checked when the data set is opened, the pixels when they are read. NumPy only.
+`panodetr.data.layout` says where these lie. The JSON is checked when the data set is opened, the
+pixels when they are read. NumPy only.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from panodetr.data.idmaps import VOID, present_ids, read_id_map
-from panodetr.data.records import Record, read_record
+from panodetr.data.layout import require_layout
+from panodetr.data.records import Record, named_file, read_record
 from panodetr.errors import DataError
 from panodetr.images.read import read_image
 from panodetr.results.types import Category
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from panodetr.data.layout import Layout
 
 LARGEST_ID = 2**24 - 1  # three bytes of colour
 
@@ -87,10 +88,23 @@ class PanopticData:
         Raises:
             DataError: a file is missing, the JSON is broken, or it contradicts itself.
         """
-        layout = _find(folder, split)
+        data = cls.read(require_layout(folder, split, "panoptic"), split)
+        for sample in data.samples:
+            if not sample.photo.is_file():
+                raise DataError(f"{sample.photo} is missing; it is image {sample.image_id}")
+        return data
+
+    @classmethod
+    def read(cls, layout: Layout, split: str = "") -> PanopticData:
+        """Read and check a JSON, and that its id maps are there; the photos may be elsewhere.
+
+        Raises:
+            DataError: a file is missing, the JSON is broken, or it contradicts itself.
+        """
         document = read_record(layout.annotations)
         categories = _categories(document)
         samples = _samples(document, layout, {category.id for category in categories})
+        folder = layout.annotations.parent
         return cls(folder=folder, split=split, categories=categories, samples=samples)
 
 
@@ -134,37 +148,6 @@ def read_ids(sample: Sample) -> NDArray[np.int32]:
     return ids
 
 
-@dataclass(frozen=True)
-class _Layout:
-    annotations: Path
-    photos: Path
-    id_maps: Path
-
-
-def _find(folder: Path, split: str) -> _Layout:
-    """Say where a split's parts lie.
-
-    Raises:
-        DataError: one of them is missing.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; expected one with COCO panoptic data")
-    named = f"panoptic_{split}" if split else "panoptic"
-    layout = _Layout(folder / f"{named}.json", folder / (split or "images"), folder / named)
-    if not layout.annotations.is_file():
-        splits = sorted(p.stem.removeprefix("panoptic_") for p in folder.glob("panoptic_*.json"))
-        if (folder / "panoptic.json").is_file():
-            splits.append('"" (no split)')
-        there = ", ".join(splits) or "none"
-        raise DataError(f"{layout.annotations} is missing; splits in {folder}: {there}")
-    for part in (layout.photos, layout.id_maps):
-        if not part.is_dir():
-            raise DataError(
-                f"{part} is missing; expected a folder beside {layout.annotations.name}"
-            )
-    return layout
-
-
 def _categories(document: Record) -> tuple[Category, ...]:
     """Read the categories, by rising id.
 
@@ -200,12 +183,12 @@ def _color(record: Record) -> tuple[int, int, int]:
     return values[0], values[1], values[2]
 
 
-def _samples(document: Record, layout: _Layout, category_ids: set[int]) -> tuple[Sample, ...]:
+def _samples(document: Record, layout: Layout, category_ids: set[int]) -> tuple[Sample, ...]:
     """Join images and annotations.
 
     Raises:
         DataError: an image is listed twice, has no annotation or several, shares its id map with
-            another, or its files are missing.
+            another, or an id map is missing.
     """
     images: dict[int, Record] = {}
     for image in document.records("images"):
@@ -231,29 +214,21 @@ def _samples(document: Record, layout: _Layout, category_ids: set[int]) -> tuple
     samples: dict[str, Sample] = {}
     for image_id, image in images.items():
         annotation = annotations[image_id]
-        id_map = _file(annotation, layout.id_maps)
+        id_map = named_file(annotation, layout.id_maps)
+        if not id_map.is_file():
+            raise DataError(f"{id_map} is missing; {annotation.place} names it")
         name = id_map.relative_to(layout.id_maps).with_suffix("").as_posix()
         if name in samples:
             raise DataError(f"{annotation.place} has the id map {name} of another image")
         samples[name] = Sample(
             image_id=image_id,
             name=name,
-            photo=_file(image, layout.photos),
+            photo=named_file(image, layout.photos),
             id_map=id_map,
             size=(image.integer("height", least=1), image.integer("width", least=1)),
             segments=_segments(annotation, category_ids),
         )
     return tuple(samples.values())
-
-
-def _file(record: Record, folder: Path) -> Path:
-    name = PurePosixPath(record.text("file_name"))
-    if name.is_absolute() or ".." in name.parts:
-        raise DataError(f"{record.place} names {name}; expected a file within {folder}")
-    path = folder / name
-    if not path.is_file():
-        raise DataError(f"{path} is missing; {record.place} names it")
-    return path
 
 
 def _segments(annotation: Record, category_ids: set[int]) -> tuple[TruthSegment, ...]:

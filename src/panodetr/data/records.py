@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from math import isfinite
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, cast
 
 from panodetr.errors import DataError
@@ -39,6 +41,34 @@ class Record:
         if least is not None and value < least:
             raise self._wrong(key, value, f"at least {least}")
         return value
+
+    def number(self, key: str, *, least: float | None = None) -> float:
+        """Give a finite number.
+
+        Raises:
+            DataError: the field is missing, not a finite number, or below `least`.
+        """
+        value = self._value(key)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
+            raise self._wrong(key, value, "a finite number")
+        if least is not None and value < least:
+            raise self._wrong(key, value, f"at least {least:g}")
+        return float(value)
+
+    def box(self, key: str) -> list[float]:
+        """Give COCO's x, y, width, height.
+
+        Raises:
+            DataError: the field is missing, not four finite numbers, or a side is negative.
+        """
+        values = [v for v in self.items(key) if isinstance(v, int | float) and isfinite(v)]
+        if len(values) != 4 or len(self.items(key)) != 4 or min(values[2:]) < 0:
+            shown = json.dumps(self.items(key))
+            raise DataError(
+                f'{self.place}: "{key}" is {shown if len(shown) <= 80 else "a list"}; '
+                "expected x, y, width and height as finite numbers, none of the sides negative"
+            )
+        return [float(v) for v in values]
 
     def flag(self, key: str, default: bool | None = None) -> bool:
         """Give a yes or no, which COCO writes as 1 or 0.
@@ -87,11 +117,38 @@ class Record:
 
     def _value(self, key: str) -> object:
         if key not in self.fields:
-            raise DataError(f'{self.place} has no "{key}"; the COCO panoptic format requires it')
+            raise DataError(f'{self.place} has no "{key}"; the COCO format requires it')
         return self.fields[key]
 
     def _wrong(self, key: str, value: object, expected: str) -> DataError:
         return DataError(f'{self.place}: "{key}" is {_short(value)}; expected {expected}')
+
+
+def named_file(record: Record, folder: Path) -> Path:
+    """Give the path of the file in a folder that a record names; it need not be there.
+
+    Raises:
+        DataError: the field `file_name` is missing, or leads out of the folder.
+    """
+    name = PurePosixPath(record.text("file_name"))
+    if name.is_absolute() or ".." in name.parts:
+        raise DataError(f"{record.place} names {name}; expected a file within {folder}")
+    return folder / name
+
+
+def read_json(path: Path) -> object:
+    """Read a JSON file, whatever it holds.
+
+    Raises:
+        DataError: the file is missing, unreadable, or not JSON.
+    """
+    try:
+        return cast("object", json.loads(path.read_bytes()))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        reason = str(error) or "nested too deeply"
+        raise DataError(f"{path} is not JSON ({reason}); write it again") from error
 
 
 def read_record(path: Path) -> Record:
@@ -100,13 +157,7 @@ def read_record(path: Path) -> Record:
     Raises:
         DataError: the file is missing, unreadable, not JSON, or not an object.
     """
-    try:
-        value: object = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        reason = str(error) or "nested too deeply"
-        raise DataError(f"{path} is not JSON ({reason}); write it again") from error
+    value = read_json(path)
     if not isinstance(value, dict):
         raise DataError(f"{path} holds {_short(value)}; expected a JSON object")
     return Record(str(path), cast("dict[str, object]", value))

@@ -1,0 +1,83 @@
+"""Where the parts of a COCO data set lie: the JSON, the photos and the id maps of one split.
+
+Three layouts, K being `panoptic` or `instances` and NAME the split:
+
+    K.json            images/    K/                    no splits; the split's name is ""
+    K_NAME.json       NAME/      K_NAME/
+    annotations/K_NAME.json      NAME/      annotations/K_NAME/      as COCO unpacks
+
+In the last one NAME may leave out the year: "val" finds `annotations/panoptic_val2017.json`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from panodetr.errors import DataError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Kind = Literal["panoptic", "instances"]
+"""Which truth a JSON holds."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The parts of one split.
+
+    Attributes:
+        annotations: the JSON.
+        photos: folder that the images' file names are in.
+        id_maps: folder of the panoptic id maps; instances have none.
+    """
+
+    annotations: Path
+    photos: Path
+    id_maps: Path
+
+
+def find_layout(folder: Path, split: str, kind: Kind) -> Layout | None:
+    """Find a split whose JSON is there; None where there is none."""
+    if not split:
+        layouts = [Layout(folder / f"{kind}.json", folder / "images", folder / kind)]
+    else:
+        beside = folder / f"{kind}_{split}"
+        layouts = [Layout(beside.with_name(f"{beside.name}.json"), folder / split, beside)]
+        for path in sorted((folder / "annotations").glob(f"{kind}_*.json")):
+            name = path.stem.removeprefix(f"{kind}_")
+            if name == split or re.fullmatch(rf"{re.escape(split)}20\d\d", name):
+                layouts.append(Layout(path, folder / name, path.with_suffix("")))
+    return next((layout for layout in layouts if layout.annotations.is_file()), None)
+
+
+def require_layout(folder: Path, split: str, kind: Kind) -> Layout:
+    """Find a split and see that its folders are there.
+
+    Raises:
+        DataError: a part is missing; the message lists the splits that are there.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; expected one with COCO {kind} data")
+    layout = find_layout(folder, split, kind)
+    if layout is None:
+        named = f"{kind}_{split}.json" if split else f"{kind}.json"
+        raise DataError(f"{folder / named} is missing; splits in {folder}: {_splits(folder, kind)}")
+    parts = [layout.photos, layout.id_maps] if kind == "panoptic" else [layout.photos]
+    for part in parts:
+        if not part.is_dir():
+            raise DataError(
+                f"{part} is missing; expected a folder of the files that "
+                f"{layout.annotations.name} names"
+            )
+    return layout
+
+
+def _splits(folder: Path, kind: Kind) -> str:
+    found = [*folder.glob(f"{kind}_*.json"), *(folder / "annotations").glob(f"{kind}_*.json")]
+    splits = sorted({path.stem.removeprefix(f"{kind}_") for path in found})
+    if (folder / f"{kind}.json").is_file():
+        splits.append('"" (no split)')
+    return ", ".join(splits) or "none"
