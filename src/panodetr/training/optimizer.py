@@ -27,7 +27,9 @@ def make_optimizer(model: Detr, scaffold: nn.Module, config: TrainConfig) -> tor
         {"params": rest, "initial_lr": config.learning_rate},
         {"params": backbone, "initial_lr": config.backbone_learning_rate},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(
+        groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
