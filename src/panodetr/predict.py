@@ -2,73 +2,68 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import groupby
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, overload
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 
 from panodetr.checkpoints.build import load_model
 from panodetr.checkpoints.catalogue import resolve
 from panodetr.errors import CheckpointError, UsageError
-from panodetr.images.batch import normalize
-from panodetr.images.read import read_image
-from panodetr.images.resize import resize, resized_size
-from panodetr.images.tiles import tile_boxes
+from panodetr.images.views import BATCH_PIXELS, model_input, read_photo, view_batches
+from panodetr.results.candidates import TileCandidates, join_candidates, name_detections
+from panodetr.results.decode import decode_detections
+from panodetr.results.masks import paint_instances
 from panodetr.results.panoptic import keep_queries, merge_masks
+from panodetr.results.semantic import classify_pixels
 from panodetr.results.tiles import join_tiles
-from panodetr.results.types import Category, PanopticResult, Segment
+from panodetr.results.types import DetectionResult, PanopticResult, Segment
 from panodetr.runtimes.torch import TorchRuntime, choose_device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from PIL import Image
 
     from panodetr.checkpoints.spec import ModelSpec
     from panodetr.images.tiles import Box
+    from panodetr.images.views import TiledPhoto, View
     from panodetr.results.panoptic import ClassSegment
-    from panodetr.runtimes.base import Runtime
+    from panodetr.results.types import Candidates, Category
+    from panodetr.runtimes.base import Found, Runtime
 
     Photo: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
+    ViewSegments: TypeAlias = tuple[NDArray[np.int32], list[ClassSegment]]
     TileResult: TypeAlias = tuple[Box, NDArray[np.int32], list[ClassSegment]]
 
-BATCH_PIXELS = 1 << 20
-"""Views of one size run together up to this many pixels; a larger one runs alone."""
+Task = Literal["panoptic", "instances", "semantic"]
+"""What a segmentation tells apart: objects and regions, objects alone, or classes alone."""
 
+TASKS: tuple[Task, ...] = ("panoptic", "instances", "semantic")
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Photo:
-    """A photo (H, W, 3), where it came from, and the tiles that cover it: often one, of all of it."""
+DETECTION_THRESHOLD = 0.5
+"""Least score of a detected object, unless the caller says otherwise."""
 
-    pixels: NDArray[np.uint8]
-    source: Path | None
-    tiles: list[Box]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _View:
-    """One input of the model: a tile of the photo at this place of its list, resized to (h, w, 3)."""
-
-    photo: int
-    box: Box
-    pixels: NDArray[np.uint8]
+Result = TypeVar("Result")
 
 
 class Predictor:
-    """A model with everything around it: what a photo must look like, and what the answers mean."""
+    """A model with everything around it: what a photo must look like, and what the answers mean.
+
+    A list of photos gives what its photos give one at a time: only photos and tiles of equal size
+    share a batch, so none is ever padded.
+    """
 
     def __init__(self, spec: ModelSpec, runtime: Runtime) -> None:
         self.spec = spec
         self.runtime = runtime
-        named = {category.index: category for category in spec.categories}
-        self._by_index = [
-            named.get(i) or Category(index=i, id=i, name="N/A", is_thing=True, color=(128, 128, 128))
-            for i in range(spec.architecture.num_classes)
-        ]
-        self._is_thing = np.array([category.is_thing for category in self._by_index])
+        self._by_index: dict[int, Category] = {c.index: c for c in spec.categories}
+        classes = range(spec.architecture.num_classes)
+        self._named = np.array([i in self._by_index for i in classes])
+        self._is_thing = np.array(
+            [i in self._by_index and self._by_index[i].is_thing for i in classes]
+        )
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -76,105 +71,202 @@ class Predictor:
         return self.spec.categories
 
     @overload
-    def segment(self, photo: Photo, *, threshold: float | None = None) -> PanopticResult: ...
+    def segment(
+        self, photo: Photo, *, threshold: float | None = None, task: Task = "panoptic"
+    ) -> PanopticResult: ...
 
     @overload
     def segment(
-        self, photo: Sequence[Photo], *, threshold: float | None = None
+        self, photo: Sequence[Photo], *, threshold: float | None = None, task: Task = "panoptic"
     ) -> list[PanopticResult]: ...
 
     def segment(
-        self, photo: Photo | Sequence[Photo], *, threshold: float | None = None
+        self,
+        photo: Photo | Sequence[Photo],
+        *,
+        threshold: float | None = None,
+        task: Task = "panoptic",
     ) -> PanopticResult | list[PanopticResult]:
         """Find every segment of one photo, or of each photo of a list.
-
-        A list gives what its photos give one at a time: only photos and tiles of equal size share
-        a batch, so none is ever padded.
 
         Args:
             photo: a path, a PIL image, an (H, W, 3) uint8 array, or a list of these.
             threshold: least score of a segment, 0 to 1; None takes the model's own.
+            task: "panoptic" gives every pixel to one object or region, as the paper does;
+                "instances" finds things alone, each where its own mask is, and leaves the rest
+                empty; "semantic" gives every pixel a class, one segment a class, and has no
+                threshold.
+
+        Raises:
+            ImageError: a photo cannot be read.
+            UsageError: the threshold is not from 0 to 1, or there is none for this task, or there
+                is no such task.
+            CheckpointError: the model has no mask head.
+        """
+        if isinstance(photo, list | tuple):
+            return list(self.segment_each(photo, threshold=threshold, task=task))
+        return next(self.segment_each([photo], threshold=threshold, task=task))
+
+    def segment_each(
+        self, photos: Iterable[Photo], *, threshold: float | None = None, task: Task = "panoptic"
+    ) -> Iterator[PanopticResult]:
+        """Segment photos as `segment` does, in their order, reading only a few ahead."""
+        if task not in TASKS:
+            raise UsageError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
+        if task == "semantic" and threshold is not None:
+            raise UsageError("a semantic segmentation has no threshold: every pixel gets a class")
+        self._need_masks()
+        least = _checked(self.spec.threshold if threshold is None else threshold)
+        yield from self._each(photos, lambda read: self._segment(read, least, task))
+
+    @overload
+    def detect(
+        self, photo: Photo, *, threshold: float = DETECTION_THRESHOLD, masks: bool = False
+    ) -> DetectionResult: ...
+
+    @overload
+    def detect(
+        self, photo: Sequence[Photo], *, threshold: float = DETECTION_THRESHOLD, masks: bool = False
+    ) -> list[DetectionResult]: ...
+
+    def detect(
+        self,
+        photo: Photo | Sequence[Photo],
+        *,
+        threshold: float = DETECTION_THRESHOLD,
+        masks: bool = False,
+    ) -> DetectionResult | list[DetectionResult]:
+        """Find the objects of one photo, or of each photo of a list, as boxes.
+
+        Things only: a box says little of a region such as the sky. In a photo of several tiles,
+        an object that more than one of them has found is given once
+        (`panodetr.results.repeats.drop_repeats`).
+
+        Args:
+            photo: a path, a PIL image, an (H, W, 3) uint8 array, or a list of these.
+            threshold: scores up to and including it are dropped.
+            masks: whether each object gets its mask, too.
 
         Raises:
             ImageError: a photo cannot be read.
             UsageError: the threshold is not from 0 to 1.
-            CheckpointError: the model has no mask head.
+            CheckpointError: masks are asked for, and the model has no mask head.
         """
         if isinstance(photo, list | tuple):
-            return list(self.segment_each(photo, threshold=threshold))
-        return next(self.segment_each([photo], threshold=threshold))
+            return list(self.detect_each(photo, threshold=threshold, masks=masks))
+        return next(self.detect_each([photo], threshold=threshold, masks=masks))
 
-    def segment_each(
-        self, photos: Iterable[Photo], *, threshold: float | None = None
-    ) -> Iterator[PanopticResult]:
-        """Segment photos as `segment` does, in their order, reading only a few ahead."""
-        if not self.spec.architecture.masks:
-            raise CheckpointError(
-                f"model {self.spec.name} has no mask head, it finds boxes only; use a panoptic model"
-            )
-        threshold = self.spec.threshold if threshold is None else threshold
-        if not 0 <= threshold <= 1:
-            raise UsageError(f"threshold is {threshold}; expected a score from 0 to 1")
-        waiting: list[_Photo] = []
-        for photo in photos:
-            waiting.append(self._read(photo))
-            if sum(read.pixels.size // 3 for read in waiting) >= BATCH_PIXELS:
-                yield from self._segment(waiting, threshold)
-                waiting = []
-        yield from self._segment(waiting, threshold)
-
-    def _read(self, photo: Photo) -> _Photo:
-        rule = self.spec.preprocessing
-        pixels = read_image(photo)
-        size = _size(pixels)
-        return _Photo(
-            pixels=pixels,
-            source=Path(photo) if isinstance(photo, str | Path) else None,
-            tiles=tile_boxes(size, rule.tile or max(size), rule.tile_overlap),
+    def detect_each(
+        self,
+        photos: Iterable[Photo],
+        *,
+        threshold: float = DETECTION_THRESHOLD,
+        masks: bool = False,
+    ) -> Iterator[DetectionResult]:
+        """Detect as `detect` does, photo by photo in their order, reading only a few ahead."""
+        if masks:
+            self._need_masks()
+        least = _checked(threshold)
+        yield from self._each(
+            photos,
+            lambda read: [
+                DetectionResult(
+                    detections=name_detections(found, self.categories),
+                    photo=photo.pixels,
+                    source=photo.source,
+                    categories=self.categories,
+                )
+                for photo, found in zip(read, self._candidates(read, least, masks), strict=True)
+            ],
         )
 
-    def _segment(self, photos: list[_Photo], threshold: float) -> list[PanopticResult]:
-        """Run all views of some photos, those of one size together, and put each photo together."""
-        parts: list[list[TileResult]] = [[] for _ in photos]
-        views = [
-            self._view(index, photo, box) for index, photo in enumerate(photos) for box in photo.tiles
-        ]
-        for batch in _batches(views):
-            for view, (segment_ids, segments) in zip(batch, self._run(batch, threshold), strict=True):
-                parts[view.photo].append((view.box, segment_ids, segments))
-        return [self._result(photo, tiles) for photo, tiles in zip(photos, parts, strict=True)]
+    def candidates_each(
+        self, photos: Iterable[Photo], *, masks: bool = False
+    ) -> Iterator[Candidates]:
+        """Give every query's best class and box, photo by photo: what average precision ranks.
 
-    def _view(self, index: int, photo: _Photo, box: Box) -> _View:
-        rule = self.spec.preprocessing
-        y0, x0, y1, x1 = box
-        pixels = photo.pixels[y0:y1, x0:x1]
-        size = resized_size(_size(pixels), rule.short_side, rule.long_side)
-        return _View(photo=index, box=box, pixels=resize(pixels, size))
+        As in the original's evaluation no query is left out, and stuff is in as well.
 
-    def _run(
-        self, views: list[_View], threshold: float
-    ) -> Iterator[tuple[NDArray[np.int32], list[ClassSegment]]]:
-        """Segment ids and segments of each view; masks only of the queries that can be kept."""
-        rule = self.spec.preprocessing
-        pixels = np.stack([normalize(view.pixels, rule.mean, rule.std) for view in views])
-        found = self.runtime.detect(pixels, None)
-        kept = [keep_queries(logits, threshold) for logits in found.logits]
-        counts = [len(queries) for queries, _, _ in kept]
-        image = np.repeat(np.arange(len(views)), counts)
-        masks = found.masks(image, np.concatenate([queries for queries, _, _ in kept]))
-        each = np.split(masks, np.cumsum(counts)[:-1])
-        for view, (_, scores, classes), own in zip(views, kept, each, strict=True):
-            y0, x0, y1, x1 = view.box
-            yield merge_masks(
-                own, scores, classes, self._is_thing, _size(view.pixels), (y1 - y0, x1 - x0)
+        Raises:
+            ImageError: a photo cannot be read.
+            CheckpointError: masks are asked for, and the model has no mask head.
+        """
+        if masks:
+            self._need_masks()
+        yield from self._each(photos, lambda read: self._candidates(read, None, masks))
+
+    def _need_masks(self) -> None:
+        if not self.spec.architecture.masks:
+            raise CheckpointError(
+                f"model {self.spec.name} has no mask head, it finds boxes only; "
+                "use a panoptic model"
             )
 
-    def _result(self, photo: _Photo, tiles: list[TileResult]) -> PanopticResult:
+    def _each(
+        self,
+        photos: Iterable[Photo],
+        run: Callable[[list[TiledPhoto]], list[Result]],
+    ) -> Iterator[Result]:
+        """Run on photos in their order, as many at a time as fit a batch."""
+        waiting: list[TiledPhoto] = []
+        for photo in photos:
+            waiting.append(read_photo(photo, self.spec.preprocessing))
+            if sum(read.pixels.size // 3 for read in waiting) >= BATCH_PIXELS:
+                yield from run(waiting)
+                waiting = []
+        yield from run(waiting)
+
+    def _found(self, photos: list[TiledPhoto]) -> Iterator[tuple[list[View], Found]]:
+        """Run all views of some photos, those of one size together."""
+        rule = self.spec.preprocessing
+        for views in view_batches(photos, rule):
+            yield views, self.runtime.detect(model_input(views, rule), None)
+
+    def _segment(
+        self, photos: list[TiledPhoto], threshold: float, task: Task
+    ) -> list[PanopticResult]:
+        """Segment all views, and put each photo together."""
+        parts: list[list[TileResult]] = [[] for _ in photos]
+        for views, found in self._found(photos):
+            if task == "semantic":
+                segmented = self._classified(views, found)
+            else:
+                segmented = self._merged(views, found, threshold, task)
+            for view, (segment_ids, segments) in zip(views, segmented, strict=True):
+                parts[view.photo].append((view.box, segment_ids, segments))
+        return [self._panoptic_result(*one) for one in zip(photos, parts, strict=True)]
+
+    def _merged(
+        self, views: list[View], found: Found, threshold: float, task: Task
+    ) -> Iterator[ViewSegments]:
+        """Segment ids and segments of each view; masks only of the queries that can be kept."""
+        kept = [keep_queries(logits, threshold, self._named) for logits in found.logits]
+        if task == "instances":
+            things = [self._is_thing[classes] for _, _, classes in kept]
+            kept = [
+                (queries[of], scores[of], classes[of])
+                for of, (queries, scores, classes) in zip(things, kept, strict=True)
+            ]
+        masks = _masks(found, [queries for queries, _, _ in kept])
+        for view, (_, scores, classes), own in zip(views, kept, masks, strict=True):
+            if task == "instances":
+                yield paint_instances(own, scores, classes, view.size, view.tile_size)
+            else:
+                yield merge_masks(own, scores, classes, self._is_thing, view.size, view.tile_size)
+
+    def _classified(self, views: list[View], found: Found) -> Iterator[ViewSegments]:
+        """One segment a class in each view, from the masks of all queries."""
+        for number, view in enumerate(views):
+            every = np.arange(found.logits.shape[1])
+            masks = found.masks(np.full_like(every, number), every)
+            yield classify_pixels(found.logits[number], masks, self._named, view.tile_size)
+
+    def _panoptic_result(self, photo: TiledPhoto, tiles: list[TileResult]) -> PanopticResult:
         """The segments of a photo, named."""
         if len(tiles) == 1:
             _, segment_ids, found = tiles[0]
         else:
-            segment_ids, found = join_tiles(tiles, _size(photo.pixels))
+            segment_ids, found = join_tiles(tiles, photo.size)
         segments: list[Segment] = []
         for segment in found:
             category = self._by_index[segment.class_index]
@@ -197,6 +289,40 @@ class Predictor:
             categories=self.spec.categories,
         )
 
+    def _candidates(
+        self, photos: list[TiledPhoto], threshold: float | None, masks: bool
+    ) -> list[Candidates]:
+        """Every query of each photo; above a threshold, if there is one, and then things only."""
+        parts: list[list[TileCandidates]] = [[] for _ in photos]
+        for views, found in self._found(photos):
+            decoded = [
+                decode_detections(logits, boxes, view.tile_size, self._named)
+                for logits, boxes, view in zip(found.logits, found.boxes, views, strict=True)
+            ]
+            kept = [
+                np.arange(len(scores))
+                if threshold is None
+                else np.flatnonzero((scores > threshold) & self._is_thing[classes])
+                for scores, classes, _ in decoded
+            ]
+            own = _masks(found, kept) if masks else [None] * len(views)
+            for number, (view, queries) in enumerate(zip(views, kept, strict=True)):
+                scores, classes, boxes = decoded[number]
+                parts[view.photo].append(
+                    TileCandidates(
+                        tile=view.box,
+                        processed_size=view.size,
+                        scores=scores[queries],
+                        classes=classes[queries],
+                        boxes=boxes[queries],
+                        masks=own[number],
+                    )
+                )
+        return [
+            join_candidates(tiles, photo.size, self._by_index)
+            for photo, tiles in zip(photos, parts, strict=True)
+        ]
+
 
 def load(model: str | Path = "nuclei", *, device: str = "auto") -> Predictor:
     """Load a model with its weights.
@@ -213,18 +339,19 @@ def load(model: str | Path = "nuclei", *, device: str = "auto") -> Predictor:
     return Predictor(spec, TorchRuntime(network, choose_device(device)))
 
 
-def _batches(views: list[_View]) -> Iterator[list[_View]]:
-    """Views of one size together, each photo's own still in order, up to `BATCH_PIXELS`."""
-
-    def size(view: _View) -> tuple[int, int]:
-        return _size(view.pixels)
-
-    for (height, width), same in groupby(sorted(views, key=size), key=size):
-        together = list(same)
-        at_once = max(1, BATCH_PIXELS // (height * width))
-        for start in range(0, len(together), at_once):
-            yield together[start : start + at_once]
+def _masks(found: Found, queries: list[NDArray[np.intp]]) -> list[NDArray[np.float32]]:
+    """Mask logits (N, h, w) of some queries (N,) of each photo of a batch, computed together."""
+    counts = [len(chosen) for chosen in queries]
+    image = np.repeat(np.arange(len(queries)), counts)
+    return np.split(found.masks(image, np.concatenate(queries)), np.cumsum(counts)[:-1])
 
 
-def _size(pixels: NDArray[np.uint8]) -> tuple[int, int]:
-    return pixels.shape[0], pixels.shape[1]
+def _checked(threshold: float) -> float:
+    """Give the threshold back.
+
+    Raises:
+        UsageError: it is not from 0 to 1.
+    """
+    if not 0 <= threshold <= 1:
+        raise UsageError(f"threshold is {threshold}; expected a score from 0 to 1")
+    return threshold

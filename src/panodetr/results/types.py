@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -149,7 +149,7 @@ class Detection:
     category_id: int
     score: float
     box: tuple[float, float, float, float]
-    coarse_mask: CoarseMask | None = None
+    coarse_mask: CoarseMask | None = field(default=None, repr=False)
 
     @property
     def mask(self) -> NDArray[np.bool_] | None:

@@ -1,0 +1,109 @@
+"""Photos as the model sees them: whole or in tiles, resized, and those of one size together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from panodetr.images.batch import normalize
+from panodetr.images.preprocess import Preprocessing
+from panodetr.images.read import read_image
+from panodetr.images.resize import resize, resized_size
+from panodetr.images.tiles import Box, tile_boxes
+
+BATCH_PIXELS = 1 << 20
+"""Views of one size run together up to this many pixels; a larger one runs alone."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TiledPhoto:
+    """A photo (H, W, 3), where it came from, and the tiles that cover it, often a single one."""
+
+    pixels: NDArray[np.uint8]
+    source: Path | None
+    tiles: list[Box]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class View:
+    """One input of the model.
+
+    Attributes:
+        photo: which of the photos it is of.
+        box: the tile of that photo.
+        pixels: the tile, resized to (h, w, 3).
+    """
+
+    photo: int
+    box: Box
+    pixels: NDArray[np.uint8]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width as the model's input."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+    @property
+    def tile_size(self) -> tuple[int, int]:
+        """Height and width in the photo."""
+        y0, x0, y1, x1 = self.box
+        return y1 - y0, x1 - x0
+
+
+def read_photo(
+    photo: str | Path | Image.Image | NDArray[np.uint8], rule: Preprocessing
+) -> TiledPhoto:
+    """Read a photo and lay its tiles.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    pixels = read_image(photo)
+    size = pixels.shape[0], pixels.shape[1]
+    return TiledPhoto(
+        pixels=pixels,
+        source=Path(photo) if isinstance(photo, str | Path) else None,
+        tiles=tile_boxes(size, rule.tile or max(size), rule.tile_overlap),
+    )
+
+
+def view_batches(photos: Sequence[TiledPhoto], rule: Preprocessing) -> Iterator[list[View]]:
+    """Cut photos into views, and put those of one size together, up to `BATCH_PIXELS`.
+
+    No view is ever padded, so that a photo gives the same whatever photos stand beside it. The
+    views of one photo come in the order of its tiles.
+    """
+    views = [
+        _view(index, photo, box, rule) for index, photo in enumerate(photos) for box in photo.tiles
+    ]
+    for (height, width), same in groupby(sorted(views, key=_size), key=_size):
+        together = list(same)
+        at_once = max(1, BATCH_PIXELS // (height * width))
+        for start in range(0, len(together), at_once):
+            yield together[start : start + at_once]
+
+
+def model_input(views: Sequence[View], rule: Preprocessing) -> NDArray[np.float32]:
+    """Normalise views of one size (h, w) into a batch (B, 3, h, w)."""
+    return np.stack([normalize(view.pixels, rule.mean, rule.std) for view in views])
+
+
+def _view(index: int, photo: TiledPhoto, box: Box, rule: Preprocessing) -> View:
+    y0, x0, y1, x1 = box
+    size = resized_size((y1 - y0, x1 - x0), rule.short_side, rule.long_side)
+    return View(photo=index, box=box, pixels=resize(photo.pixels[y0:y1, x0:x1], size))
+
+
+def _size(view: View) -> tuple[int, int]:
+    return view.size
