@@ -184,7 +184,7 @@ def repeat_targets(targets: Targets, groups: int) -> Targets:
 
 
 def read_batches(config: TrainConfig, data: PanopticData, start: int) -> Iterator[Batch]:
-    """Batches from step `start` on, the next one being read while the last one is learned from."""
+    """The batches of steps `start` on, each being read while the one before is learned from."""
     reader = CropReader(data, config.augmentation, config.seed)
 
     def read(step: int) -> Batch:
@@ -194,7 +194,7 @@ def read_batches(config: TrainConfig, data: PanopticData, start: int) -> Iterato
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         ahead = pool.submit(read, start)
-        for step in range(start + 1, config.steps + 1):
+        for step in range(start + 1, config.steps):
             batch = ahead.result()
             ahead = pool.submit(read, step)
             yield batch

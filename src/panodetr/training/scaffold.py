@@ -50,7 +50,7 @@ class Scaffold(nn.Module):
     def token_loss(self, memory: Tensor, targets: Targets, config: CriterionConfig) -> Tensor:
         """How badly each token of memory (B, D, h, w) knows the object at its centre.
 
-        The weighted sum of class loss, L1 and GIoU, each a mean over tokens.
+        The weighted sum of the class loss, a mean over tokens, and L1 and GIoU, means over objects.
         """
         place = _sample_centers(targets.index_map, memory.shape[-2:]).flatten()  # Bhw
         covered = place > 0

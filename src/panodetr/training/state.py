@@ -58,7 +58,7 @@ class TrainState:
             self.optimizer.load_state_dict(everything["optimizer"])
             torch.set_rng_state(everything["random"])
             self.step = everything["step"]
-        except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
+        except Exception as error:  # a damaged file can raise nearly anything
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise TrainingError(
                 f"cannot resume from {path}: {reason}; "

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, replace
+from typing import Any
+
+import pytest
+
+from panodetr.model.config import (
+    COCO_CLASSES,
+    COCO_PANOPTIC_CLASSES,
+    DetrConfig,
+    ResNetConfig,
+    detr_resnet50,
+    detr_resnet50_dc5,
+    detr_resnet101_panoptic,
+    detr_small,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depths": (3, 4, 0, 3)}, r"backbone\.depths is \(3, 4, 0, 3\); expected four positive"),
+        ({"widths": (64, 128, 256)}, r"backbone\.widths is \(64, 128, 256\); expected four"),
+        ({"strides": (1, 2, 2, -2)}, r"backbone\.strides"),
+        ({"stem_width": 0}, r"backbone\.stem_width is 0"),
+        ({"stem_stride": 3}, r"stem_stride 3; expected a positive width and a stride of 1 or 2"),
+        ({"block": "basic", "dilate_last": True}, r"backbone\.dilate_last \(DC5\) needs bottlen"),
+        ({"norm": "group", "widths": (12, 16, 16, 16)}, r"widths \(12, 16, 16, 16\) must divide"),
+    ],
+)
+def test_backbones_that_cannot_be_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ResNetConfig(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_classes": 0}, "num_classes is 0; expected at least 1"),
+        ({"num_queries": 0}, "num_queries is 0; expected at least 1"),
+        ({"decoder_layers": 0}, "decoder_layers is 0; expected at least 1"),
+        ({"encoder_layers": -1}, "encoder_layers is -1"),
+        ({"dropout": 1.0}, r"dropout 1\.0"),
+        ({"hidden_dim": 250}, r"hidden_dim is 250; it must divide by heads \(8\)"),
+        ({"heads": 3}, r"must divide by heads \(3\)"),
+        ({"hidden_dim": 6, "heads": 1}, "by 4"),
+        ({"masks": True, "hidden_dim": 64}, "hidden_dim is 64 and heads 8; the mask head"),
+        ({"masks": True, "heads": 4}, "hidden_dim is 256 and heads 4; the mask head"),
+    ],
+)
+def test_transformers_that_cannot_be_are_refused(change: dict[str, Any], message: str) -> None:
+    fields: dict[str, Any] = {"num_classes": 3, **change}
+    with pytest.raises(ValueError, match=message):
+        DetrConfig(**fields)
+
+
+def test_no_encoder_and_no_dropout_are_allowed() -> None:
+    config = replace(detr_resnet50(), encoder_layers=0, dropout=0.0)
+    assert (config.encoder_layers, config.dropout) == (0, 0.0)
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        detr_resnet50().num_queries = 5  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_named_models_are_those_of_the_paper() -> None:
+    plain, dc5, panoptic = detr_resnet50(), detr_resnet50_dc5(), detr_resnet101_panoptic()
+    assert plain.backbone.depths == (3, 4, 6, 3)
+    assert plain.backbone.stage_channels == (256, 512, 1024, 2048)
+    assert (plain.num_classes, plain.num_queries, plain.masks) == (COCO_CLASSES, 100, False)
+    assert replace(dc5, backbone=plain.backbone) == plain
+    assert dc5.backbone == replace(plain.backbone, dilate_last=True)
+    assert panoptic.backbone.depths == (3, 4, 23, 3)
+    assert (panoptic.num_classes, panoptic.masks) == (COCO_PANOPTIC_CLASSES, True)
+
+
+def test_the_small_model_can_learn_from_scratch() -> None:
+    small = detr_small(2, num_queries=30)
+    assert (small.num_classes, small.num_queries) == (2, 30)
+    assert small.backbone.norm != "frozen"
+    assert small.backbone.stage_channels == small.backbone.widths

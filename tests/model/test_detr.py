@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from panodetr.model import config as named
+from panodetr.model.config import DetrConfig, ResNetConfig
+from panodetr.model.detr import Detr
+
+TINY = DetrConfig(
+    backbone=ResNetConfig(
+        block="basic", depths=(1, 1, 1, 1), widths=(8, 8, 16, 16), stem_width=8, norm="batch"
+    ),
+    num_classes=3,
+    num_queries=5,
+    hidden_dim=128,
+    ffn_dim=32,
+    encoder_layers=1,
+    decoder_layers=2,
+    masks=True,
+)
+
+
+def tiny(**changes: object) -> Detr:
+    torch.manual_seed(0)
+    return Detr(replace(TINY, **changes)).eval()  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture(scope="module")
+def model() -> Detr:
+    return tiny()
+
+
+def batch(*sizes: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Random images of some sizes in one padded batch."""
+    height, width = (max(sides) for sides in zip(*sizes, strict=True))
+    random = torch.Generator().manual_seed(1)
+    pixels = torch.zeros(len(sizes), 3, height, width)
+    padding = torch.ones(len(sizes), height, width, dtype=torch.bool)
+    for image, (h, w) in enumerate(sizes):
+        pixels[image, :, :h, :w] = torch.randn(3, h, w, generator=random)
+        padding[image, :h, :w] = False
+    return pixels, padding
+
+
+@pytest.mark.parametrize(
+    ("make", "classes", "stride"),
+    [
+        (named.detr_resnet50, 91, 32),
+        (named.detr_resnet101, 91, 32),
+        (named.detr_resnet50_dc5, 91, 16),
+        (named.detr_resnet101_dc5, 91, 16),
+        (named.detr_resnet50_panoptic, 250, 32),
+        (named.detr_resnet101_panoptic, 250, 32),
+        (named.detr_resnet50_dc5_panoptic, 250, 16),
+    ],
+)
+def test_named_models_have_the_papers_shapes(
+    make: Callable[[], DetrConfig], classes: int, stride: int
+) -> None:
+    with torch.device("meta"):  # shapes alone: no memory, no time
+        model = Detr(make())
+        found = model.detect(
+            torch.empty(2, 3, 128, 192), torch.empty(2, 128, 192, dtype=torch.bool)
+        )
+        assert found.logits.shape == (2, 100, classes + 1)
+        assert found.boxes.shape == (2, 100, 4)
+        assert found.states.shape == (2, 100, 256)
+        assert found.encoded.memory.shape == (2, 256, 128 // stride, 192 // stride)
+        if model.config.masks:
+            chosen = torch.zeros(7, dtype=torch.int64)
+            masks = model.masks(found.encoded, found.states, chosen, chosen)
+            assert masks.shape == (7, 32, 48)
+
+
+def test_the_small_model_sees_stride_8_and_draws_at_stride_2() -> None:
+    with torch.device("meta"):
+        model = Detr(named.detr_small(2))
+        found = model.detect(torch.empty(1, 3, 128, 128))
+        chosen = torch.zeros(3, dtype=torch.int64)
+        masks = model.masks(found.encoded, found.states, chosen, chosen)
+    assert found.encoded.memory.shape == (1, 128, 16, 16)
+    assert masks.shape == (3, 64, 64)
+    assert sum(p.numel() for p in model.parameters()) < 3.5e6  # 15 MB as float32
+
+
+def test_boxes_are_fractions_and_logits_are_not(model: Detr) -> None:
+    found = model.detect(*batch((64, 96), (64, 96)))
+    assert 0 <= found.boxes.min() < found.boxes.max() <= 1
+    assert found.logits.min() < 0
+
+
+def test_decode_gives_every_layer_and_detect_the_last(model: Detr) -> None:
+    pixels, padding = batch((64, 96), (32, 64))
+    encoded = model.encode(pixels, padding)
+    states = model.decode(encoded)
+    found = model.detect(pixels, padding)
+    assert states.shape == (2, 2, 5, 128)
+    assert_close(found.states, states[-1])
+    assert_close(found.logits, model.class_head(states[-1]))
+    assert_close(model.decode(encoded, model.queries.weight[None]), states)
+
+
+def test_no_padding_is_padding_that_is_nowhere(model: Detr) -> None:
+    pixels, padding = batch((64, 96))
+    given, none = model.detect(pixels, padding), model.detect(pixels)
+    assert_close(given.logits, none.logits)
+    assert_close(given.boxes, none.boxes)
+
+
+@settings(max_examples=25)
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 4)), max_size=8))
+def test_masks_do_not_depend_on_which_others_are_asked_for(
+    model: Detr, chosen: list[tuple[int, int]]
+) -> None:
+    with torch.inference_mode():
+        found = model.detect(*batch((64, 96), (32, 64)))
+        image = torch.arange(2).repeat_interleave(5)
+        every = model.masks(found.encoded, found.states, image, torch.arange(5).repeat(2))
+        image, query = torch.tensor(chosen, dtype=torch.int64).reshape(-1, 2).T
+        some = model.masks(found.encoded, found.states, image, query)
+    assert some.shape == (len(chosen), *every.shape[1:])
+    assert_close(some, every.view(2, 5, *every.shape[1:])[image, query], atol=1e-4, rtol=1e-4)
+
+
+def test_attention_maps_sum_to_one_over_heads_and_pixels_and_skip_padding(model: Detr) -> None:
+    found = model.detect(*batch((64, 96), (32, 64)))
+    assert model.attention_maps is not None
+    image, query = torch.tensor([0, 1]), torch.tensor([2, 2])
+    maps = model.attention_maps(
+        found.states, found.encoded.memory, found.encoded.padding, image, query
+    )
+    assert maps.shape == (2, 8, 2, 3)
+    assert_close(maps.sum((1, 2, 3)), torch.ones(2))
+    assert maps[1, :, 1:].max() == maps[1, :, :, 2:].max() == 0
+    assert maps[1, :, :1, :2].min() > 0
+
+
+class Patches(nn.Module):
+    """A backbone that sees no pixel beyond its patch, and so no padding."""
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        pooled = F.avg_pool2d(pixels, 32)
+        return (pooled.repeat(1, 6, 1, 1)[:, :16],)
+
+
+def test_beyond_the_convolutions_padding_changes_nothing() -> None:
+    """So padded batches differ from single photos through the backbone's borders alone."""
+    model = tiny(masks=False)
+    model.backbone = Patches()  # pyright: ignore[reportAttributeAccessIssue]
+    sizes = ((64, 96), (96, 64), (32, 160))
+    pixels, padding = batch(*sizes)
+    together = model.detect(pixels, padding)
+    for image, (height, width) in enumerate(sizes):
+        alone = model.detect(pixels[image : image + 1, :, :height, :width])
+        assert_close(together.logits[image : image + 1], alone.logits)
+        assert_close(together.boxes[image : image + 1], alone.boxes)
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_every_part_learns(norm: str, pre_norm: bool) -> None:
+    backbone = replace(TINY.backbone, norm=norm)  # pyright: ignore[reportArgumentType]
+    model = tiny(backbone=backbone, pre_norm=pre_norm).train()
+    found = model.detect(*batch((64, 96), (32, 64)))
+    image, query = torch.tensor([0, 0, 1]), torch.tensor([0, 3, 3])
+    masks = model.masks(found.encoded, found.states, image, query)
+    total = found.logits.square().sum() + found.boxes.sum() + masks.square().sum()
+    total.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_learned_positions_limit_the_photos_size() -> None:
+    with torch.device("meta"):
+        model = Detr(replace(TINY, positions="learned"))
+        assert model.detect(torch.empty(1, 3, 1600, 64)).logits.shape == (1, 5, 4)
+        with pytest.raises(ValueError, match="51x2 is larger than the 50 learned positions"):
+            model.detect(torch.empty(1, 3, 1632, 64))
+
+
+def test_a_detector_has_no_masks() -> None:
+    model = tiny(masks=False)
+    found = model.detect(*batch((64, 64)))
+    nothing = torch.zeros(0, dtype=torch.int64)
+    with pytest.raises(ValueError, match="no mask head; build it with masks=True"):
+        model.masks(found.encoded, found.states, nothing, nothing)
+    assert not [key for key in model.state_dict() if "mask" in key or "attention_maps" in key]

@@ -1,0 +1,104 @@
+"""A data set that is drawn, not stored, and a model small enough to be trained on it in a test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from panodetr.checkpoints.spec import ModelSpec
+from panodetr.data.augment import CropAugmentation
+from panodetr.data.panoptic import PanopticData
+from panodetr.images.preprocess import Preprocessing
+from panodetr.model.config import DetrConfig, ResNetConfig
+from panodetr.training.config import TrainConfig
+
+SIDE = 64
+
+
+def draw_discs(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """A dark photo with three bright discs apart, and its ids: background 1, discs 2 to 4."""
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    ids = np.ones((SIDE, SIDE), np.int32)
+    corners = rng.permutation([(0, 0), (0, 1), (1, 0), (1, 1)])[:3]
+    for number, corner in enumerate(corners, start=2):
+        y, x = (corner + 0.5) * SIDE / 2 + rng.uniform(-5, 5, 2)
+        ids[(rows - y) ** 2 + (columns - x) ** 2 < rng.uniform(6, 10) ** 2] = number
+    light = np.where(ids > 1, 190, 40)[..., None] + rng.normal(0, 8, (SIDE, SIDE, 3))
+    return light.clip(0, 255).astype(np.uint8), ids
+
+
+def write_discs(folder: Path, count: int, seed: int = 0) -> PanopticData:
+    """Write photos of discs as COCO panoptic data."""
+    rng = np.random.default_rng(seed)
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
+    for part in ("train", "panoptic_train"):
+        (folder / part).mkdir(parents=True)
+    for number in range(1, count + 1):
+        name = f"{number}.png"
+        photo, ids = draw_discs(rng)
+        colors = np.stack([ids, np.zeros_like(ids), np.zeros_like(ids)], axis=-1)
+        Image.fromarray(photo).save(folder / "train" / name)
+        Image.fromarray(colors.astype(np.uint8)).save(folder / "panoptic_train" / name)
+        segments = [
+            {"id": i, "category_id": 10 if i > 1 else 20, "area": int((ids == i).sum())}
+            for i in range(1, 5)
+        ]
+        images.append({"id": number, "file_name": name, "height": SIDE, "width": SIDE})
+        annotations.append({"image_id": number, "file_name": name, "segments_info": segments})
+    categories = [
+        {"id": 10, "name": "disc", "isthing": 1, "color": [255, 0, 0]},
+        {"id": 20, "name": "background", "isthing": 0, "color": [0, 0, 0]},
+    ]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "panoptic_train.json").write_text(json.dumps(document))
+    return PanopticData.open(folder, "train")
+
+
+@pytest.fixture
+def discs(tmp_path: Path) -> PanopticData:
+    """Four photos, each with three discs and a background."""
+    return write_discs(tmp_path / "discs", 4)
+
+
+@pytest.fixture
+def tiny_run(discs: PanopticData) -> TrainConfig:
+    """Six steps of everything that training has: groups, token supervision, masks, dropout."""
+    architecture = DetrConfig(
+        backbone=ResNetConfig(
+            block="basic", depths=(1, 1, 1, 1), widths=(8, 8, 16, 16), stem_width=8, norm="batch"
+        ),
+        num_classes=2,
+        num_queries=6,
+        hidden_dim=128,
+        ffn_dim=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        dropout=0.1,
+        masks=True,
+    )
+    return TrainConfig(
+        spec=ModelSpec(
+            name="discs",
+            architecture=architecture,
+            categories=discs.categories,
+            preprocessing=Preprocessing(short_side=None, long_side=None),
+        ),
+        augmentation=CropAugmentation(size=48, least_scale=0.8, most_scale=1.4, color=0.2),
+        steps=6,
+        batch_size=2,
+        learning_rate=1e-3,
+        backbone_learning_rate=5e-4,
+        warmup=2,
+        mask_start=1,
+        mask_objects=4,
+        query_groups=2,
+        token_weight=1.0,
+        log_every=2,
+        save_every=100,
+    )

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.testing import assert_close
+
+from panodetr.training.batch import Targets
+from panodetr.training.criterion import (
+    CriterionConfig,
+    detection_losses,
+    mask_losses,
+    weighted_sum,
+)
+from panodetr.training.losses import classification_loss, dice_loss, focal_loss
+from panodetr.training.matcher import Matches, match
+
+ORIGINAL_NAMES = {"label": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}
+
+
+class OverlappingTargets(Targets):
+    """Masks as the golden file has them: drawn at random, so that they overlap."""
+
+    def masks(self, objects: Tensor) -> Tensor:
+        """As for its base."""
+        masks: Tensor = self.__dict__["given"]
+        return masks[objects]
+
+
+class Golden:
+    """What the original's criterion was fed, and what it gave."""
+
+    def __init__(self, file: dict[str, NDArray[Any]]) -> None:
+        self.file = file
+        self.logits = self.stacked("in/logits").requires_grad_()  # 3, 3, 20, 11
+        self.boxes = self.stacked("in/boxes").requires_grad_()  # 3, 3, 20, 4
+        self.masks = torch.from_numpy(file["in/masks"]).requires_grad_()  # 3, 20, 16, 20
+        masks = [file[f"target/{image}/masks"] for image in range(3)]
+        height, width = (max(m.shape[axis] for m in masks) for axis in (1, 2))
+        self.padding = torch.ones(3, height, width, dtype=torch.bool)
+        padded: list[NDArray[np.float32]] = []
+        for image, each in enumerate(masks):
+            h, w = each.shape[1:]
+            self.padding[image, :h, :w] = False
+            beyond = ((0, 0), (0, height - h), (0, width - w))
+            padded.append(np.pad(each.astype(np.float32), beyond))
+        self.targets = OverlappingTargets(
+            classes=torch.from_numpy(self.joined("labels")),
+            boxes=torch.from_numpy(self.joined("boxes")),
+            counts=(5, 0, 3),
+            index_map=torch.zeros(3, height, width, dtype=torch.int16),
+        )
+        self.targets.__dict__["given"] = torch.from_numpy(np.concatenate(padded))
+
+    def stacked(self, name: str) -> Tensor:
+        return torch.stack([torch.from_numpy(self.file[f"{name}_{layer}"]) for layer in range(3)])
+
+    def joined(self, name: str) -> NDArray[Any]:
+        return np.concatenate([self.file[f"target/{image}/{name}"] for image in range(3)])
+
+    def loss(self, name: str) -> Tensor:
+        return torch.from_numpy(self.file[f"loss/{name}"])
+
+    def losses(self, config: CriterionConfig) -> tuple[dict[str, Tensor], Matches]:
+        matches = match(self.logits, self.boxes, self.targets, config.costs)
+        losses = detection_losses(self.logits, self.boxes, self.targets, matches, config, 8)
+        last = matches.where(matches.layer == 2)
+        masks = self.masks[last.image, last.query]
+        return losses | mask_losses(masks, self.targets, last.object, self.padding, config, 8), last
+
+
+@pytest.fixture
+def golden_criterion(golden: Path) -> Golden:
+    with np.load(golden / "facebook-criterion.npz") as file:
+        return Golden(dict(file))
+
+
+def test_matching_is_the_originals(golden_criterion: Golden) -> None:
+    _, last = golden_criterion.losses(CriterionConfig(mask_padding=True))
+    starts = golden_criterion.targets.starts
+    for image in range(3):
+        own = last.where(last.image == image)
+        expected = golden_criterion.file
+        assert own.query.tolist() == expected[f"match/{image}/query"].tolist()
+        assert (own.object - starts[image]).tolist() == expected[f"match/{image}/target"].tolist()
+
+
+def test_losses_of_every_layer_are_the_originals(golden_criterion: Golden) -> None:
+    config = CriterionConfig(mask_padding=True)
+    losses, _ = golden_criterion.losses(config)
+    for name, original in ORIGINAL_NAMES.items():
+        expected = [golden_criterion.loss(original + layer) for layer in ("_0", "_1", "")]
+        assert_close(losses[name], torch.stack(expected), atol=1e-5, rtol=0)
+    assert_close(losses["focal"], golden_criterion.loss("loss_mask"), atol=1e-5, rtol=0)
+    assert_close(losses["dice"], golden_criterion.loss("loss_dice"), atol=1e-5, rtol=0)
+    total = weighted_sum(losses, config)
+    assert_close(total, golden_criterion.loss("total"), atol=1e-5, rtol=0)
+
+
+def test_gradients_are_the_originals(golden_criterion: Golden) -> None:
+    config = CriterionConfig(mask_padding=True)
+    losses, _ = golden_criterion.losses(config)
+    weighted_sum(losses, config).backward()
+    for name, fed in (("logits", golden_criterion.logits), ("boxes", golden_criterion.boxes)):
+        assert_close(fed.grad, golden_criterion.stacked(f"grad/{name}"), atol=1e-5, rtol=0)
+    expected = torch.from_numpy(golden_criterion.file["grad/masks"])
+    assert expected.abs().max() > 1e-4  # else the next line would say nothing
+    assert_close(golden_criterion.masks.grad, expected, atol=1e-5, rtol=0)
+
+
+def test_padding_counts_in_the_mask_losses_only_when_asked_for(golden_criterion: Golden) -> None:
+    def losses(config: CriterionConfig, at_padding: float) -> list[float]:
+        last = golden_criterion.losses(config)[1]
+        masks = golden_criterion.masks.detach()[last.image, last.query]
+        masks = torch.nn.functional.interpolate(masks[:, None], (64, 80), mode="bilinear")[:, 0]
+        masks = masks.masked_fill(golden_criterion.padding[last.image], at_padding)
+        args = (golden_criterion.targets, last.object, golden_criterion.padding, config, 8)
+        return [loss.item() for loss in mask_losses(masks, *args).values()]
+
+    ours, originals = CriterionConfig(), CriterionConfig(mask_padding=True)
+    assert losses(ours, -9.0) == losses(ours, 9.0)
+    assert losses(originals, -9.0) != losses(originals, 9.0)
+
+
+def targets_of(counts: tuple[int, ...], side: int = 8) -> Targets:
+    """Objects one row high, one below the other."""
+    index_map = torch.zeros(len(counts), side, side, dtype=torch.int16)
+    boxes: list[list[float]] = []
+    for image, count in enumerate(counts):
+        for place in range(count):
+            index_map[image, place] = place + 1
+            boxes.append([0.5, (place + 0.5) / side, 1.0, 1 / side])
+    return Targets(
+        classes=torch.arange(sum(counts)) % 3,
+        boxes=torch.tensor(boxes).reshape(-1, 4),
+        counts=counts,
+        index_map=index_map,
+    )
+
+
+def test_masks_of_objects_come_from_their_images() -> None:
+    targets = targets_of((2, 0, 3))
+    assert targets.image.tolist() == [0, 0, 2, 2, 2]
+    assert targets.starts.tolist() == [0, 2, 2]
+    masks = targets.masks(torch.tensor([4, 0, 1]))
+    assert masks.dtype == torch.float32
+    assert masks.sum((1, 2)).tolist() == [8, 8, 8]
+    assert [int(mask.sum(1).argmax()) for mask in masks] == [2, 0, 1]
+
+
+@pytest.mark.parametrize("counts", [(0,), (0, 0), (0, 2)])
+def test_images_without_objects_teach_that_there_is_nothing(counts: tuple[int, ...]) -> None:
+    config = CriterionConfig()
+    torch.manual_seed(0)
+    targets = targets_of(counts)
+    logits = torch.randn(2, len(counts), 5, 4, requires_grad=True)
+    boxes = torch.rand(2, len(counts), 5, 4).mul(0.5).add(0.1).requires_grad_()
+    masks = torch.randn(len(counts), 5, 4, 4, requires_grad=True)
+    matches = match(logits, boxes, targets, config.costs)
+    losses = detection_losses(logits, boxes, targets, matches, config, max(1, sum(counts)))
+    last = matches.where(matches.layer == 1)
+    losses |= mask_losses(
+        masks[last.image, last.query], targets, last.object, None, config, max(1, sum(counts))
+    )
+    total = weighted_sum(losses, config)
+    total.backward()
+    assert total.isfinite()
+    for fed in (logits, boxes, masks):
+        assert fed.grad is not None
+        assert fed.grad.isfinite().all()
+    assert logits.grad is not None
+    assert (logits.grad[:, 0, :, -1] < 0).all()  # image 0 is empty: more "no object" is better
+    if not sum(counts):
+        assert [losses[name].sum().item() for name in ("l1", "giou", "focal", "dice")] == [0] * 4
+
+
+def test_no_object_weighs_less() -> None:
+    logits = torch.zeros(1, 4, 3)
+    logits[0, 0, 0] = 2.0  # right; the other three are undecided
+    classes = torch.tensor([[0, 2, 2, 2]])
+    right = -torch.log_softmax(logits[0, 0], 0)[0]
+    expected = (right + 3 * 0.1 * np.log(3)) / 1.3
+    assert_close(classification_loss(logits, classes, 0.1), expected[None])
+
+
+@pytest.mark.parametrize("loss", [focal_loss, dice_loss])
+def test_pixels_that_do_not_count_are_as_if_absent(
+    loss: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+) -> None:
+    torch.manual_seed(0)
+    logits, truth = torch.randn(3, 20), (torch.rand(3, 20) > 0.5).float()
+    valid = torch.zeros(3, 20)
+    valid[:, :12] = 1
+    absent = loss(logits[:, :12], truth[:, :12], None)
+    assert_close(loss(logits, truth * valid, valid), absent)
+    assert loss(torch.where(truth > 0, 30.0, -30.0), truth, None).max() < 1e-6
+
+
+def test_focal_loss_discounts_what_is_right_already() -> None:
+    logits = torch.tensor([[0.0, 4.0]])
+    each = [focal_loss(logits[:, i : i + 1], torch.ones(1, 1)).item() for i in (0, 1)]
+    assert each[0] == pytest.approx(0.25 * 0.25 * np.log(2))
+    wrong = 1 / (1 + np.exp(4))
+    assert each[1] == pytest.approx(-0.25 * wrong**2 * np.log(1 - wrong), rel=1e-4)

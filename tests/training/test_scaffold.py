@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from panodetr.model.detr import Detr
+from panodetr.model.positions import SinePositions
+from panodetr.training.batch import Batch, Targets
+from panodetr.training.config import TrainConfig
+from panodetr.training.criterion import CriterionConfig, mask_losses
+from panodetr.training.loop import compute_losses, repeat_targets
+from panodetr.training.matcher import match
+from panodetr.training.scaffold import Scaffold, place_queries_on_grid
+
+
+@pytest.fixture
+def run(tiny_run: TrainConfig) -> TrainConfig:
+    """Without dropout, so that two passes can be compared."""
+    spec = replace(tiny_run.spec, architecture=replace(tiny_run.spec.architecture, dropout=0.0))
+    return replace(tiny_run, spec=spec, mask_objects=100)
+
+
+def make(run: TrainConfig, groups: int) -> tuple[Detr, Scaffold]:
+    torch.manual_seed(0)
+    model = Detr(run.spec.architecture)
+    return model.eval(), Scaffold(run.spec.architecture, groups)
+
+
+def batch_of(*counts: int) -> Batch:
+    """Images 64 by 64 of noise; object n of an image is row n of its 8 by 8 grid."""
+    random = torch.Generator().manual_seed(2)
+    index_map = torch.zeros(len(counts), 64, 64, dtype=torch.int16)
+    boxes: list[list[float]] = []
+    for image, count in enumerate(counts):
+        for place in range(count):
+            index_map[image, 8 * place : 8 * place + 8] = place + 1
+            boxes.append([0.5, (place + 0.5) / 8, 1.0, 1 / 8])
+    return Batch(
+        pixels=torch.randn(len(counts), 3, 64, 64, generator=random),
+        padding=None,
+        targets=Targets(
+            classes=torch.arange(sum(counts)) % 2,
+            boxes=torch.tensor(boxes).reshape(-1, 4),
+            counts=counts,
+            index_map=index_map,
+        ),
+    )
+
+
+def test_one_group_is_plain_detr(run: TrainConfig) -> None:
+    model, scaffold = make(run, 1)
+    encoded = model.encode(batch_of(1, 2).pixels)
+    assert_close(model.decode(encoded, scaffold.queries(model)), model.decode(encoded))
+    assert scaffold.more_queries.numel() == 0
+
+
+def test_the_models_own_queries_are_the_first_group_and_see_no_other(run: TrainConfig) -> None:
+    model, scaffold = make(run, 3)
+    encoded = model.encode(batch_of(1, 2).pixels)
+    own = model.decode(encoded)
+    states = model.decode(encoded, scaffold.queries(model)).unflatten(2, (3, -1))
+    assert_close(states[:, :, 0], own)
+    with torch.no_grad():
+        scaffold.more_queries[1] += 1
+    changed = model.decode(encoded, scaffold.queries(model)).unflatten(2, (3, -1))
+    assert_close(changed[:, :, :2], states[:, :, :2])
+    assert not torch.allclose(changed[:, :, 2], states[:, :, 2])
+
+
+def test_equal_groups_lose_what_one_loses(run: TrainConfig) -> None:
+    """Losses are means over groups: their number does not change what a weight means."""
+    batch = batch_of(2, 0, 3)
+    losses: list[dict[str, Tensor]] = []
+    for groups in (1, 2):
+        model, scaffold = make(run, groups)
+        with torch.no_grad():
+            scaffold.more_queries.copy_(model.queries.weight.expand_as(scaffold.more_queries))
+        config = replace(run, query_groups=groups, token_weight=0.0)
+        total, parts = compute_losses(model, scaffold, batch, config, with_masks=True)
+        losses.append(parts | {"total": total})
+    assert losses[0].keys() == {"label", "l1", "giou", "focal", "dice", "total"}
+    for name, loss in losses[0].items():
+        assert_close(losses[1][name], loss, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_objects_are_repeated_for_each_group() -> None:
+    targets = batch_of(2, 0, 1).targets
+    repeated = repeat_targets(targets, 3)
+    assert repeated.counts == (2, 2, 2, 0, 0, 0, 1, 1, 1)
+    assert repeated.classes.tolist() == [0, 1, 0, 1, 0, 1, 0, 0, 0]
+    assert_close(repeated.boxes[4:6], targets.boxes[:2])
+
+
+def test_masks_of_matched_queries_alone_lose_the_same(run: TrainConfig) -> None:
+    batch = batch_of(2, 0, 3)
+    gradients: list[Tensor] = []
+    losses: list[dict[str, Tensor]] = []
+    for everything in (False, True):
+        model, _ = make(run, 1)
+        encoded = model.encode(batch.pixels)
+        states = model.decode(encoded)
+        found = match(
+            model.class_head(states), model.box_head(states), batch.targets, run.criterion.costs
+        )
+        found = found.where(found.layer == 1)
+        if everything:
+            queries = run.spec.architecture.num_queries
+            image = torch.arange(3).repeat_interleave(queries)
+            masks = model.masks(encoded, states[-1], image, torch.arange(queries).repeat(3))
+            masks = masks.unflatten(0, (3, queries))[found.image, found.query]
+        else:
+            masks = model.masks(encoded, states[-1], found.image, found.query)
+        loss = mask_losses(masks, batch.targets, found.object, None, run.criterion, 5)
+        (loss["focal"] + loss["dice"]).backward()
+        gradient = model.backbone.stem_conv.weight.grad
+        assert gradient is not None
+        gradients.append(gradient)
+        losses.append(loss)
+    assert_close(losses[0], losses[1])
+    assert gradients[0].abs().max() > 0
+    assert_close(gradients[0], gradients[1], atol=1e-6, rtol=1e-3)
+
+
+def test_a_sample_of_the_masks_loses_the_same_in_the_mean(run: TrainConfig) -> None:
+    batch = batch_of(2, 4)
+    model, scaffold = make(run, 1)
+    run = replace(run, query_groups=1, token_weight=0.0)
+
+    def dice(most: int) -> float:
+        config = replace(run, mask_objects=most)
+        return compute_losses(model, scaffold, batch, config, with_masks=True)[1]["dice"].item()
+
+    samples = torch.tensor([dice(2) for _ in range(60)])
+    assert samples.std() > 0
+    assert samples.mean().item() == pytest.approx(dice(6), rel=0.05)
+
+
+@pytest.mark.parametrize("counts", [(2, 0), (0, 0)])
+def test_batches_with_few_or_no_objects_can_be_learned_from(
+    run: TrainConfig, counts: tuple[int, ...]
+) -> None:
+    model, scaffold = make(run, 2)
+    total, parts = compute_losses(model, scaffold, batch_of(*counts), run, with_masks=True)
+    total.backward()
+    assert total.isfinite()
+    assert parts["tokens"].isfinite()
+    gradients = [p.grad for part in (model, scaffold) for p in part.parameters()]
+    assert all(gradient.isfinite().all() for gradient in gradients if gradient is not None)
+    assert model.queries.weight.grad is not None
+
+
+def test_tokens_learn_the_object_at_their_centre(run: TrainConfig) -> None:
+    """Heads that answer rightly lose nothing, and ones that answer for the next object do."""
+    _, scaffold = make(run, 1)
+    targets = batch_of(8).targets
+    rows = torch.linspace(0, 1, 9)[:-1] + 1 / 16
+    # A token says its object's class and its box's logit; the heads hand that on.
+    told = torch.zeros(1, 128, 8, 8)
+    told[0, 0] = (20.0 * (1 - 2 * (torch.arange(8) % 2)))[:, None]
+    told[0, 1] = rows.logit()[:, None]
+    told[0, 2] = 1.0
+    with torch.no_grad():
+        for parameter in (*scaffold.class_head.parameters(), *scaffold.box_head.parameters()):
+            parameter.zero_()
+        scaffold.class_head.weight[0, 0], scaffold.class_head.weight[1, 0] = 1, -1
+        scaffold.class_head.bias[2] = -50
+        first, _, second, _, last = scaffold.box_head
+        for linear in (first, second):
+            weight = linear.get_parameter("weight")
+            weight[0, 1 if linear is first else 0], weight[1, 2 if linear is first else 1] = 1, 1
+        first.get_parameter("bias")[0] = 10  # keeps the logit above 0, where ReLU lets it pass
+        weight, bias = last.get_parameter("weight"), last.get_parameter("bias")
+        weight[1, 0] = 1
+        bias.copy_(torch.tensor([0.0, -10, 20, -torch.tensor(7.0).log().item()]))
+        right = scaffold.token_loss(told, targets, CriterionConfig())
+        wrong = scaffold.token_loss(told.roll(1, 2), targets, CriterionConfig())
+    assert right.item() == pytest.approx(0, abs=1e-4)
+    assert wrong.item() > 10
+
+
+def test_token_supervision_without_objects_asks_for_nothing(run: TrainConfig) -> None:
+    _, scaffold = make(run, 1)
+    memory = torch.randn(2, 128, 2, 2, requires_grad=True)
+    loss = scaffold.token_loss(memory, batch_of(0, 0).targets, CriterionConfig())
+    loss.backward()
+    assert loss.isfinite()
+    assert scaffold.class_head.bias.grad is not None
+    assert scaffold.class_head.bias.grad[-1] < 0  # more "no object"
+    assert scaffold.box_head[0].weight.grad is None
+
+
+def test_queries_start_as_positions_of_points_all_over_the_image(run: TrainConfig) -> None:
+    model, scaffold = make(run, 2)
+    place_queries_on_grid(model, scaffold)
+    table = SinePositions(128)(torch.zeros(1, 256, 256, dtype=torch.bool))[0].flatten(1).T
+    points: list[list[int]] = []
+    for query in scaffold.queries(model).flatten(0, 1):
+        distance, place = (table - query).abs().amax(1).min(0)
+        assert distance < 1e-5
+        points.append([int(place) // 256, int(place) % 256])
+    own = torch.tensor(points[:6]).float()
+    assert own.amin(0).max() < 100
+    assert own.amax(0).min() > 156
+    assert torch.pdist(own).min() > 40
+    assert points[:6] != points[6:]
+    cross = model.decoder.layers[0].get_submodule("cross_attention")
+    assert_close(
+        cross.get_parameter("query.weight"), cross.get_parameter("key.weight"), rtol=0, atol=0
+    )
