@@ -86,6 +86,10 @@ def test_a_photo_with_nothing_or_one_segment(make_result: MakeResult, count: int
     assert changed(result).any() == (count == 1)
 
 
-def test_more_segments_than_a_palette_holds(make_result: MakeResult) -> None:
-    result = make_result(grid(40))
-    assert changed(result).all()
+def test_hundreds_of_segments_keep_their_own_colours(make_result: MakeResult) -> None:
+    result = make_result(grid(20))
+    overlay, colors = draw_overlay(result), segment_colors(result)
+    assert len(set(colors)) > 300
+    for segment, color in zip(result.segments[:-1], colors, strict=False):
+        _, _, x1, y1 = (int(side) for side in segment.box)
+        assert tuple(overlay[y1 - 1, x1 - 1]) == color  # a corner of its outline

@@ -17,7 +17,6 @@ COMFORTABLE_SIDE = 768
 
 _THING_OPACITY, _STUFF_OPACITY = 100, 60  # of 255
 _GOLDEN_ANGLE = 0.381966  # of a turn: hues of whatever number of steps stay well apart
-_MOST_STYLES = 255  # beyond, colours come again
 
 Color = tuple[int, int, int]
 
@@ -120,24 +119,17 @@ def _paint(
     colors: list[Color],
 ) -> Image.Image:
     """Blend the segments' colours into the photo, the outlines of things at full strength."""
-    # A palette image and a table of opacities let Pillow do the blending on bytes.
-    highest = max((segment.id for segment in result.segments), default=0)
-    style = np.zeros(highest + 1, np.uint8)
-    palette = np.zeros((_MOST_STYLES + 1, 3), np.uint8)
-    opacity = np.zeros(_MOST_STYLES + 1, np.uint8)
-    is_thing = np.zeros(highest + 1, np.bool_)
-    for index, (segment, color) in enumerate(zip(result.segments, colors, strict=True)):
-        slot = 1 + index % _MOST_STYLES
-        style[segment.id] = slot
-        palette[slot] = color
-        opacity[slot] = _THING_OPACITY if segment.is_thing else _STUFF_OPACITY
-        is_thing[segment.id] = segment.is_thing
-    styles = style.take(segment_ids)
-    tint = Image.fromarray(styles)
-    strength = np.asarray(tint.point(opacity.tolist())).copy()
-    strength[_outlines(segment_ids) & is_thing.take(segment_ids)] = 255
-    tint.putpalette(palette.tobytes())
-    return Image.composite(tint.convert("RGB"), photo, Image.fromarray(strength))
+    # Colour and opacity of each id as the four bytes of one number, so that one look-up gives both.
+    styles = np.zeros((max((s.id for s in result.segments), default=0) + 1, 4), np.uint8)
+    for segment, color in zip(result.segments, colors, strict=True):
+        styles[segment.id] = (*color, _THING_OPACITY if segment.is_thing else _STUFF_OPACITY)
+    tint = (
+        styles.view(np.uint32)[:, 0].take(segment_ids).view(np.uint8).reshape(*segment_ids.shape, 4)
+    )
+    opacity = tint[:, :, 3]
+    opacity[_outlines(segment_ids) & (opacity == _THING_OPACITY)] = 255
+    colored = Image.fromarray(tint)
+    return Image.composite(colored.convert("RGB"), photo, colored.getchannel("A"))
 
 
 def _outlines(segment_ids: NDArray[np.int32]) -> NDArray[np.bool_]:
