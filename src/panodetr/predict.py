@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
+from PIL import Image
 
-from panodetr.checkpoints.build import load_model
-from panodetr.checkpoints.catalogue import resolve
+from panodetr.checkpoints.load import load_checkpoint
 from panodetr.errors import CheckpointError, UsageError
 from panodetr.images.views import BATCH_PIXELS, model_input, read_photo, view_batches
 from panodetr.results.candidates import TileCandidates, join_candidates, name_detections
@@ -21,10 +22,8 @@ from panodetr.runtimes.torch import TorchRuntime, choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
-    from PIL import Image
 
     from panodetr.checkpoints.spec import ModelSpec
     from panodetr.images.tiles import Box
@@ -103,9 +102,9 @@ class Predictor:
                 is no such task.
             CheckpointError: the model has no mask head.
         """
-        if isinstance(photo, list | tuple):
-            return list(self.segment_each(photo, threshold=threshold, task=task))
-        return next(self.segment_each([photo], threshold=threshold, task=task))
+        if isinstance(photo, str | Path | Image.Image | np.ndarray):
+            return next(self.segment_each([photo], threshold=threshold, task=task))
+        return list(self.segment_each(photo, threshold=threshold, task=task))
 
     def segment_each(
         self, photos: Iterable[Photo], *, threshold: float | None = None, task: Task = "panoptic"
@@ -152,9 +151,9 @@ class Predictor:
             UsageError: the threshold is not from 0 to 1.
             CheckpointError: masks are asked for, and the model has no mask head.
         """
-        if isinstance(photo, list | tuple):
-            return list(self.detect_each(photo, threshold=threshold, masks=masks))
-        return next(self.detect_each([photo], threshold=threshold, masks=masks))
+        if isinstance(photo, str | Path | Image.Image | np.ndarray):
+            return next(self.detect_each([photo], threshold=threshold, masks=masks))
+        return list(self.detect_each(photo, threshold=threshold, masks=masks))
 
     def detect_each(
         self,
@@ -194,6 +193,20 @@ class Predictor:
         if masks:
             self._need_masks()
         yield from self._each(photos, lambda read: self._candidates(read, None, masks))
+
+    def answer_each(
+        self, photos: Iterable[Photo], *, masks: bool = True, threshold: float | None = None
+    ) -> Iterator[tuple[PanopticResult, Candidates]]:
+        """Segment as `segment_each` does, with the candidates of the same run of the network.
+
+        Raises:
+            ImageError: a photo cannot be read.
+            UsageError: the threshold is not from 0 to 1.
+            CheckpointError: the model has no mask head.
+        """
+        self._need_masks()
+        least = _checked(self.spec.threshold if threshold is None else threshold)
+        yield from self._each(photos, lambda read: self._answers(read, least, masks))
 
     def _need_masks(self) -> None:
         if not self.spec.architecture.masks:
@@ -295,47 +308,73 @@ class Predictor:
         """Every query of each photo; above a threshold, if there is one, and then things only."""
         parts: list[list[TileCandidates]] = [[] for _ in photos]
         for views, found in self._found(photos):
-            decoded = [
-                decode_detections(logits, boxes, view.tile_size, self._named)
-                for logits, boxes, view in zip(found.logits, found.boxes, views, strict=True)
-            ]
-            kept = [
-                np.arange(len(scores))
-                if threshold is None
-                else np.flatnonzero((scores > threshold) & self._is_thing[classes])
-                for scores, classes, _ in decoded
-            ]
-            own = _masks(found, kept) if masks else [None] * len(views)
-            for number, (view, queries) in enumerate(zip(views, kept, strict=True)):
-                scores, classes, boxes = decoded[number]
-                parts[view.photo].append(
-                    TileCandidates(
-                        tile=view.box,
-                        processed_size=view.size,
-                        scores=scores[queries],
-                        classes=classes[queries],
-                        boxes=boxes[queries],
-                        masks=own[number],
-                    )
-                )
+            for view, own in zip(views, self._decoded(views, found, threshold, masks), strict=True):
+                parts[view.photo].append(own)
         return [
             join_candidates(tiles, photo.size, self._by_index)
             for photo, tiles in zip(photos, parts, strict=True)
         ]
+
+    def _answers(
+        self, photos: list[TiledPhoto], threshold: float, masks: bool
+    ) -> list[tuple[PanopticResult, Candidates]]:
+        """Both from one run of each view, of which no more than a batch is kept."""
+        tiles: list[list[TileResult]] = [[] for _ in photos]
+        parts: list[list[TileCandidates]] = [[] for _ in photos]
+        for views, found in self._found(photos):
+            merged = self._merged(views, found, threshold, "panoptic")
+            decoded = self._decoded(views, found, None, masks)
+            for view, segmented, own in zip(views, merged, decoded, strict=True):
+                tiles[view.photo].append((view.box, *segmented))
+                parts[view.photo].append(own)
+        return [
+            (
+                self._panoptic_result(photo, tiles[number]),
+                join_candidates(parts[number], photo.size, self._by_index),
+            )
+            for number, photo in enumerate(photos)
+        ]
+
+    def _decoded(
+        self, views: list[View], found: Found, threshold: float | None, masks: bool
+    ) -> Iterator[TileCandidates]:
+        """The queries of each view, with the class, the box and the mask that they stand for."""
+        decoded = [
+            decode_detections(logits, boxes, view.tile_size, self._named)
+            for logits, boxes, view in zip(found.logits, found.boxes, views, strict=True)
+        ]
+        kept = [
+            np.arange(len(scores))
+            if threshold is None
+            else np.flatnonzero((scores > threshold) & self._is_thing[classes])
+            for scores, classes, _ in decoded
+        ]
+        own = _masks(found, kept) if masks else [None] * len(views)
+        for number, (view, queries) in enumerate(zip(views, kept, strict=True)):
+            scores, classes, boxes = decoded[number]
+            yield TileCandidates(
+                tile=view.box,
+                processed_size=view.size,
+                scores=scores[queries],
+                classes=classes[queries],
+                boxes=boxes[queries],
+                masks=own[number],
+            )
 
 
 def load(model: str | Path = "nuclei", *, device: str = "auto") -> Predictor:
     """Load a model with its weights.
 
     Args:
-        model: the name of a bundled model, or a checkpoint's folder.
+        model: a bundled name, a folder, a file, or an id on the Hugging Face hub; see
+            `panodetr.checkpoints.load.load_checkpoint`.
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
 
     Raises:
         CheckpointError: there is no such model, or its files are damaged.
         UsageError: there is no such device.
     """
-    spec, network = load_model(resolve(model))
+    spec, network = load_checkpoint(model)
     return Predictor(spec, TorchRuntime(network, choose_device(device)))
 
 
