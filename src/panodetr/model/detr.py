@@ -96,8 +96,20 @@ class Detr(nn.Module):
             encoded=encoded,
         )
 
+    def attend(self, encoded: Encoded, states: Tensor, image: Tensor, query: Tensor) -> Tensor:
+        """Where chosen queries look (N, A, h, w); arguments and error as for `masks`."""
+        if self.attention_maps is None:
+            raise ValueError("this model has no mask head; build it with masks=True")
+        return self.attention_maps(states, encoded.memory, encoded.padding, image, query)
+
+    def refine(self, encoded: Encoded, attention: Tensor, image: Tensor) -> Tensor:
+        """Mask logits (N, h, w) from where queries look (N, A, h, w) in the images (N,)."""
+        if self.mask_head is None:
+            raise ValueError("this model has no mask head; build it with masks=True")
+        return self.mask_head(encoded.projected, attention, encoded.features[2::-1], image)
+
     def masks(self, encoded: Encoded, states: Tensor, image: Tensor, query: Tensor) -> Tensor:
-        """Mask logits (N, h, w) of chosen queries, at the resolution of the backbone's first stage.
+        """Mask logits (N, h, w) of chosen queries, as fine as the backbone's first stage.
 
         Args:
             encoded: from `encode`.
@@ -108,14 +120,7 @@ class Detr(nn.Module):
         Raises:
             ValueError: the model has no mask head.
         """
-        if self.attention_maps is None or self.mask_head is None:
-            raise ValueError("this model has no mask head; build it with masks=True")
-        attention = self.attention_maps(
-            states, encoded.memory, encoded.padding, image, query
-        )  # N, A, h, w
-        return self.mask_head(
-            encoded.projected, attention, encoded.features[2::-1], image
-        )  # N, h, w
+        return self.refine(encoded, self.attend(encoded, states, image, query), image)
 
 
 def _tokens(maps: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from panodetr.model.config import DetrConfig
 
 GROUPS = 8
+
+ATTENTION_GAIN = 200.0
+"""Attention weights sum to 1 over heads and pixels, so each is a thousandth or so, and features are
+about 1. New weights start this much larger for them; else the head learns nothing of its query for
+thousands of steps."""
 
 
 class AttentionMaps(nn.Module):
@@ -88,6 +94,8 @@ class MaskHead(nn.Module):
                 nn.init.kaiming_uniform_(module.weight, a=1)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        with torch.no_grad():
+            self.convs[0].get_parameter("weight")[:, self.dim :] *= ATTENTION_GAIN
 
     def forward(
         self, projected: Tensor, attention: Tensor, features: tuple[Tensor, ...], image: Tensor

@@ -35,6 +35,7 @@ class TrainConfig:
         mask_objects: at most this many objects of a batch, drawn at random, have a mask loss.
         query_groups: sets of queries, 1 for none but the model's own.
         token_weight: weight of the token supervision; 0 for none.
+        attention_weight: weight of the attention supervision; 0 for none.
         log_every: steps between two lines of the log.
         save_every: steps between two states to resume from.
     """
@@ -55,6 +56,7 @@ class TrainConfig:
     mask_objects: int = 64
     query_groups: int = 1
     token_weight: float = 0.0
+    attention_weight: float = 0.0
     log_every: int = 50
     save_every: int = 200
 
@@ -77,6 +79,14 @@ class TrainConfig:
         for name in ("learning_rate", "backbone_learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
-        for name in ("warmup", "decay", "mask_start", "weight_decay", "token_weight", "seed"):
+        for name in (
+            "warmup",
+            "decay",
+            "mask_start",
+            "weight_decay",
+            "token_weight",
+            "attention_weight",
+            "seed",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")

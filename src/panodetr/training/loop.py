@@ -18,7 +18,7 @@ from panodetr.training.batch import Batch, Targets, collate
 from panodetr.training.criterion import detection_losses, mask_losses, weighted_sum
 from panodetr.training.matcher import match
 from panodetr.training.optimizer import learning_rate_factor, make_optimizer, set_learning_rate
-from panodetr.training.scaffold import Scaffold, place_queries_on_grid
+from panodetr.training.scaffold import Scaffold, attention_loss, place_queries_on_grid
 from panodetr.training.state import TrainState
 
 if TYPE_CHECKING:
@@ -145,6 +145,11 @@ def compute_losses(
     count = max(1, len(targets.classes))
     losses = detection_losses(logits, boxes, targets, matches, criterion, count)
 
+    extra: dict[str, Tensor] = {}  # of the scaffold, with weights of their own
+    if config.token_weight:
+        tokens = scaffold.token_loss(encoded.memory, batch.targets, criterion)
+        extra["tokens"] = config.token_weight * tokens
+
     if with_masks:
         own = matches.where((matches.layer == len(logits) - 1) & (matches.image % groups == 0))
         share = min(1.0, config.mask_objects / max(1, len(own.query)))
@@ -153,20 +158,18 @@ def compute_losses(
         )
         image = own.image // groups
         objects = own.object - targets.starts[own.image] + batch.targets.starts[image]
-        masks = model.masks(encoded, states[-1, ::groups], image, own.query)
-        losses |= mask_losses(
-            masks, batch.targets, objects, batch.padding, criterion, share * count / groups
-        )
+        attention = model.attend(encoded, states[-1, ::groups], image, own.query)
+        masks = model.refine(encoded, attention, image)
+        share *= count / groups
+        losses |= mask_losses(masks, batch.targets, objects, batch.padding, criterion, share)
+        if config.attention_weight:
+            away = attention_loss(attention, batch.targets.masks(objects)).sum() / share
+            extra["attention"] = config.attention_weight * away
 
-    total = weighted_sum(losses, criterion)
-    shown = {
-        name: (loss if loss.dim() == 0 else loss[-1]).detach() for name, loss in losses.items()
-    }
-    if config.token_weight:
-        tokens = scaffold.token_loss(encoded.memory, batch.targets, criterion)
-        total = total + config.token_weight * tokens
-        shown["tokens"] = tokens.detach()
-    return total, shown | {"total": total.detach()}
+    total = torch.stack([weighted_sum(losses, criterion), *extra.values()]).sum()
+    shown = {name: loss if loss.dim() == 0 else loss[-1] for name, loss in losses.items()}
+    shown |= extra | {"total": total}
+    return total, {name: loss.detach() for name, loss in shown.items()}
 
 
 def repeat_targets(targets: Targets, groups: int) -> Targets:

@@ -35,6 +35,7 @@ def override(config: T, changes: Sequence[str]) -> T:
 
 def _replace(config: T, path: list[str], value: object, change: str) -> T:
     assert is_dataclass(config)
+    assert not isinstance(config, type)
     names = [field.name for field in fields(config)]
     name, *rest = path
     if name not in names:
@@ -51,7 +52,7 @@ def _replace(config: T, path: list[str], value: object, change: str) -> T:
     elif not _fits(value, old):
         raise UsageError(f"{change!r}: expected a value like {old!r}")
     try:
-        return replace(config, **{name: value})  # pyright: ignore[reportReturnType]
+        return replace(config, **{name: value})
     except ValueError as error:
         raise UsageError(f"{change!r}: {error}") from error
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 def nuclei(categories: tuple[Category, ...]) -> TrainConfig:
     """The bundled model: cell nuclei, from scratch, on two cores.
 
-    Photos keep their resolution, so that a nucleus looks the same in training and in use; the model sees tiles of 128
-    pixels, on which positions and boxes are easy to learn, and photos are predicted in tiles that overlap by half.
+    Photos keep their resolution, so that a nucleus looks the same in training and in use. The
+    model sees tiles of 128 pixels, on which positions and boxes are easy to learn, and photos are
+    predicted in tiles that overlap by half.
     """
     tile = 128
     return TrainConfig(
@@ -28,7 +29,9 @@ def nuclei(categories: tuple[Category, ...]) -> TrainConfig:
             name="nuclei",
             architecture=detr_small(len(categories)),
             categories=categories,
-            preprocessing=Preprocessing(short_side=None, long_side=None, tile=tile, tile_overlap=tile // 2),
+            preprocessing=Preprocessing(
+                short_side=None, long_side=None, tile=tile, tile_overlap=tile // 2
+            ),
             threshold=0.5,
         ),
         augmentation=CropAugmentation(size=tile, least_scale=0.8, most_scale=1.4, color=0.2),
@@ -42,6 +45,7 @@ def nuclei(categories: tuple[Category, ...]) -> TrainConfig:
         mask_objects=24,
         query_groups=3,
         token_weight=1.0,
+        attention_weight=1.0,
     )
 
 

@@ -1,12 +1,11 @@
 """A run and its folder: configuration, log, state, and the trained model.
 
-A folder holds `config.json`, `log.jsonl` (one line every so many steps), `state.pt` (to resume from), and at the end
-`model/`, a checkpoint.
+A folder holds `config.json`, `log.jsonl` (a line every so many steps), `state.pt` (to resume from),
+and at the end `model/`, a checkpoint, and `results.png`, the log as curves.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from panodetr.data.panoptic import PanopticData
 from panodetr.errors import TrainingError, UsageError
 from panodetr.files import write_json
 from panodetr.runtimes.torch import choose_device
+from panodetr.training.log import append, check_plots, plot
 from panodetr.training.loop import train as train_loop
 from panodetr.training.overrides import override
 from panodetr.training.recipes import RECIPES
@@ -53,27 +53,38 @@ def train(
         The trained model's folder.
 
     Raises:
-        UsageError: there is no such recipe, field or device; or the folder holds a run and `resume` isn't asked for.
+        UsageError: there is no such recipe, field or device; or `out` holds a run already and
+            `resume` is not asked for.
         TrainingError: nothing to resume, or training diverged.
+        PanodetrError: matplotlib is missing.
         DataError: the data contradicts itself.
     """
     if recipe not in RECIPES:
-        raise UsageError(f"there is no recipe {recipe!r}; the recipes are {', '.join(sorted(RECIPES))}")
+        raise UsageError(
+            f"there is no recipe {recipe!r}; the recipes are {', '.join(sorted(RECIPES))}"
+        )
+    check_plots()
     dataset = PanopticData.open(data, split)
     config = override(RECIPES[recipe](dataset.categories), overrides)
     state, log = out / "state.pt", out / "log.jsonl"
     if resume and not state.exists():
-        raise TrainingError(f"{out} holds no run to resume: {state.name} is missing; start without --resume")
+        raise TrainingError(
+            f"{out} holds no run to resume: {state.name} is missing; start without --resume"
+        )
     if not resume and state.exists():
-        raise UsageError(f"{out} holds a run already; go on with it by --resume, or choose another --out")
+        raise UsageError(
+            f"{out} holds a run already; go on with it by --resume, or choose another --out"
+        )
     write_json(out / "config.json", {"recipe": recipe, "split": split} | asdict(config))
 
     def write_line(progress: Progress) -> None:
-        with log.open("a") as lines:
-            lines.write(json.dumps(asdict(progress)) + "\n")
+        append(log, progress)
         if report is not None:
             report(progress, config.steps)
 
-    model = train_loop(config, dataset, state, device=choose_device(device), resume=resume, report=write_line)
+    model = train_loop(
+        config, dataset, state, device=choose_device(device), resume=resume, report=write_line
+    )
     save_checkpoint(out / "model", config.spec, model.state_dict())
+    plot(log, out / "results.png")
     return out / "model"

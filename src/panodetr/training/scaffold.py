@@ -7,6 +7,8 @@ reach queries and keys, never values).
   share the decoder.
 - Token supervision (in the spirit of Co-DETR, Zong et al., 2023): heads that predict, from every
   token of the encoder's output, the class and the whole box of the object that covers it.
+- Attention supervision: where a query looks, which is what the mask head refines, should lie within
+  its object. Through the masks alone this is learned last.
 - Queries that start on a grid, with cross-attention that starts out comparing positions.
 
 Letters: B images, M tokens, D channels, G groups, Q queries, C classes, h and w the feature map's
@@ -70,6 +72,20 @@ class Scaffold(nn.Module):
         l1 = (weight * box_l1(boxes, truth)).sum() / weight.sum()
         giou = (weight * box_giou(boxes, truth)).sum() / weight.sum()
         return config.label * label + config.l1 * l1 + config.giou * giou
+
+
+def attention_loss(attention: Tensor, masks: Tensor) -> Tensor:
+    """How far queries look away from their objects: minus the logarithm of the share within.
+
+    Args:
+        attention: (N, A, h, w), which sums to 1 for each of N.
+        masks: (N, H, W), 0.0 or 1.0; a patch counts as within where any of its pixels does.
+
+    Returns:
+        (N,).
+    """
+    within = F.adaptive_max_pool2d(masks[:, None], attention.shape[-2:])  # N, 1, h, w
+    return -(attention * within).flatten(1).sum(1).clamp(min=1e-6).log()
 
 
 def _sample_centers(index_map: Tensor, shape: torch.Size) -> Tensor:
