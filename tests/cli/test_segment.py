@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +190,15 @@ def read_terminal(handle: int) -> bytes:
         return b""
 
 
+@pytest.fixture
+def interruptible() -> Generator[None, None, None]:
+    """Let Ctrl-C reach the program also where a shell runs the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_is_one_line_and_130(tiny_model: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((3000, 3000, 3), np.uint8)).save(tmp_path / "huge.png")
     with started(tiny_model, tmp_path / "huge.png") as program:

@@ -14,12 +14,7 @@ if TYPE_CHECKING:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add `--model`, `--threshold` and `--device`: which model, and how it is used."""
-    parser.add_argument(
-        "--model",
-        default="nuclei",
-        metavar="NAME|FOLDER",
-        help="a bundled model or a checkpoint's folder (default: %(default)s)",
-    )
+    add_model_name(parser)
     parser.add_argument(
         "--threshold",
         type=probability,
@@ -27,6 +22,16 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="least score of a segment, 0 to 1 (default: the model's own)",
     )
     add_device(parser)
+
+
+def add_model_name(parser: argparse.ArgumentParser) -> None:
+    """Add `--model`: which one."""
+    parser.add_argument(
+        "--model",
+        default="nuclei",
+        metavar="NAME|FOLDER",
+        help="a bundled model or a checkpoint's folder (default: %(default)s)",
+    )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from panodetr import __version__
+from panodetr.cli import detect as detect_command
 from panodetr.cli import eval as eval_command
 from panodetr.cli import models as models_command
 from panodetr.cli import segment as segment_command
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     segment_command.add_to(commands)
+    detect_command.add_to(commands)
     models_command.add_to(commands)
     eval_command.add_to(commands)
     train_command.add_to(commands)

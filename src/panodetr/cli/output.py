@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+LONGEST = 40  # letters of a step's name beside the bar, so that the bar stays on its line
+
+
 def print_error(message: str) -> None:
     """Print one line on stderr, whatever the message has in it."""
     print(f"panodetr: error: {' '.join(message.split())}", file=sys.stderr)
@@ -73,7 +76,8 @@ class ProgressBar:
     def begin(self, what: str) -> None:
         """Name the step that begins."""
         if self._bar:
-            self._bar.update(self._task, description=what)
+            short = what if len(what) <= LONGEST else f"…{what[1 - LONGEST :]}"
+            self._bar.update(self._task, description=short)
         else:
             print(f"[{self._done + 1}/{self._total}] {what}", file=sys.stderr)
 

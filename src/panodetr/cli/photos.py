@@ -1,0 +1,145 @@
+"""What the commands that run a model on photos share: inputs, the loop, and how they tell."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from panodetr.cli.output import ProgressBar, print_error
+from panodetr.errors import PanodetrError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from panodetr.predict import Predictor
+    from panodetr.results.save import SavedDetections, SavedFiles
+
+OUT = Path("panodetr-out")
+ROWS = 12  # of a table, the best scores; a photo may have hundreds of segments
+
+
+class PhotoResult(Protocol):
+    """What a model found in a photo."""
+
+    def save(self, folder: Path, /) -> SavedFiles | SavedDetections:
+        """Write files into a folder."""
+        ...
+
+    def to_dict(self) -> Mapping[str, object]:
+        """Describe it for JSON."""
+        ...
+
+
+Result = TypeVar("Result", bound=PhotoResult)
+
+
+def add_photos(parser: argparse.ArgumentParser) -> None:
+    """Add the inputs, `--out` and `--json`."""
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="a photo, a folder of photos, or a pattern"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"where the files go (default: {OUT}; with --json, no files are written)",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object a photo, one a line, and nothing else",
+    )
+
+
+def run_on_photos(
+    options: argparse.Namespace,
+    predict: Callable[[Predictor, Path], Result],
+    show: Callable[[Result], None],
+) -> int:
+    """Run a model on every photo, save and print what it finds, and give the exit code.
+
+    Args:
+        options: those of `add_photos`, with `model` and `device`.
+        predict: runs the model on one photo.
+        show: prints what was found, after the photo's name.
+
+    Raises:
+        PanodetrError: the model or the device was refused.
+    """
+    import panodetr
+
+    photos, failed = _find(options.inputs, as_json=options.json)
+    if not photos:
+        return 1
+    model = panodetr.load(options.model, device=options.device)
+    out: Path | None = options.out or (None if options.json else OUT)
+    with ProgressBar(len(photos)) as progress:
+        for photo in photos:
+            progress.begin(str(photo))
+            try:
+                result = predict(model, photo)
+                files = _paths(result.save(out)) if out else {}
+            except PanodetrError as error:
+                failed += 1
+                with progress.paused():
+                    _print_failure(str(photo), error, as_json=options.json)
+            else:
+                with progress.paused():
+                    if options.json:
+                        _print_json(result, files)
+                    else:
+                        print(f"\n{photo}: ", end="")
+                        show(result)
+                        for key, path in files.items():
+                            print(f"{key:8} {path}")
+            progress.end()
+    return 1 if failed else 0
+
+
+def print_counts(labels: Iterable[str]) -> None:
+    """Print how many there are of each, the most frequent first."""
+    counted = ", ".join(f"{count} {label}" for label, count in Counter(labels).most_common())
+    print(counted or "nothing found")
+
+
+def print_left_out(count: int) -> None:
+    """Say how many rows a table has not shown, if there are any."""
+    if count > ROWS:
+        print(f"… and {count - ROWS} more, all in the JSON")
+
+
+def _find(inputs: Sequence[str], *, as_json: bool) -> tuple[list[Path], int]:
+    """List the photos, each once, and count the inputs that stand for none, which are reported."""
+    from panodetr.images.read import find_images
+
+    found: dict[Path, Path] = {}
+    failed = 0
+    for given in inputs:
+        try:
+            for photo in find_images([given]):
+                found.setdefault(photo.resolve(), photo)
+        except PanodetrError as error:
+            failed += 1
+            _print_failure(given, error, as_json=as_json)
+    return list(found.values()), failed
+
+
+def _print_failure(source: str, error: PanodetrError, *, as_json: bool) -> None:
+    """Say what is wrong with one input; to a program, in place of its result."""
+    print_error(str(error))
+    if as_json:
+        place = str(Path(source).absolute())  # as in the results
+        print(json.dumps({"source": place, "error": str(error)}), flush=True)
+
+
+def _print_json(result: PhotoResult, files: Mapping[str, Path]) -> None:
+    paths = {key: str(path) for key, path in files.items()}
+    print(json.dumps({**result.to_dict(), "files": paths}, allow_nan=False), flush=True)
+
+
+def _paths(files: SavedFiles | SavedDetections) -> dict[str, Path]:
+    return {field.name: getattr(files, field.name) for field in fields(files)}
