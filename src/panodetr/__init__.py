@@ -9,13 +9,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from panodetr.compat import (
+        DetrFeatureExtractor,
+        DetrForObjectDetection,
+        DetrForSegmentation,
+        DetrImageProcessor,
+    )
     from panodetr.errors import PanodetrError
     from panodetr.predict import Predictor, load
-    from panodetr.results.types import Category, PanopticResult, Segment
+    from panodetr.results.types import (
+        Category,
+        Detection,
+        DetectionResult,
+        PanopticResult,
+        Segment,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
     "Category",
+    "Detection",
+    "DetectionResult",
+    "DetrFeatureExtractor",
+    "DetrForObjectDetection",
+    "DetrForSegmentation",
+    "DetrImageProcessor",
     "PanodetrError",
     "PanopticResult",
     "Predictor",
@@ -26,6 +44,12 @@ __all__ = [
 
 _HOMES = {
     "Category": "panodetr.results.types",
+    "Detection": "panodetr.results.types",
+    "DetectionResult": "panodetr.results.types",
+    "DetrFeatureExtractor": "panodetr.compat",
+    "DetrForObjectDetection": "panodetr.compat",
+    "DetrForSegmentation": "panodetr.compat",
+    "DetrImageProcessor": "panodetr.compat",
     "PanodetrError": "panodetr.errors",
     "PanopticResult": "panodetr.results.types",
     "Predictor": "panodetr.predict",

@@ -1,0 +1,23 @@
+"""The class names of transformers over our model, so that code written for them runs here.
+
+`DetrForSegmentation` and `DetrForObjectDetection` give the outputs of transformers' classes of
+these names, and the processors prepare photos and read outputs as theirs do. What differs, and why,
+stands in `docs/how-to/from-transformers.md`.
+"""
+
+from panodetr.compat.extractor import DetrFeatureExtractor, rgb_to_id
+from panodetr.compat.features import BatchFeature
+from panodetr.compat.models import DetrForObjectDetection, DetrForSegmentation
+from panodetr.compat.outputs import DetrObjectDetectionOutput, DetrSegmentationOutput
+from panodetr.compat.processor import DetrImageProcessor
+
+__all__ = [
+    "BatchFeature",
+    "DetrFeatureExtractor",
+    "DetrForObjectDetection",
+    "DetrForSegmentation",
+    "DetrImageProcessor",
+    "DetrObjectDetectionOutput",
+    "DetrSegmentationOutput",
+    "rgb_to_id",
+]

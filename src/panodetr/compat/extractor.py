@@ -1,0 +1,123 @@
+"""The processor of transformers 4, and what went with it: all that the model card calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from panodetr.compat.outputs import DetrSegmentationOutput
+from panodetr.compat.postprocess import (
+    BoxOutputs,
+    FoundBoxes,
+    MaskOutputs,
+    Sizes,
+    boxes_in,
+    masks_of,
+    sizes_of,
+)
+from panodetr.compat.processor import DetrImageProcessor
+from panodetr.results.coco import decode_ids, id_map_png
+from panodetr.results.panoptic import keep_queries, merge_masks
+
+
+class DetrFeatureExtractor(DetrImageProcessor):
+    """The processor's old name, with the methods that went with it (transformers 4)."""
+
+    def post_process(self, outputs: BoxOutputs, target_sizes: Sizes) -> list[FoundBoxes]:
+        """Give every query of each photo its best real class, and its box in pixels.
+
+        Args:
+            outputs: of a model.
+            target_sizes: height and width of each photo, (B, 2).
+        """
+        return list(boxes_in(outputs, target_sizes))
+
+    def post_process_segmentation(
+        self,
+        outputs: MaskOutputs,
+        target_sizes: Sizes,
+        threshold: float = 0.9,
+        mask_threshold: float = 0.5,
+    ) -> list[dict[str, Tensor]]:
+        """Give each photo's queries with scores, class indices and masks, which may overlap.
+
+        Args:
+            outputs: of a model with masks.
+            target_sizes: height and width of each result, (B, 2).
+            threshold: scores up to and including it are dropped.
+            mask_threshold: probabilities up to and including it are outside.
+
+        Returns:
+            `scores` (N,), `labels` (N,) and `masks` (N, H, W), 1 inside, for each photo.
+        """
+        found: list[dict[str, Tensor]] = []
+        for photo, size in enumerate(sizes_of(target_sizes, len(outputs.logits))):
+            scores, labels = outputs.logits[photo].softmax(-1).max(-1)
+            kept = (labels != outputs.logits.shape[-1] - 1) & (scores > threshold)
+            masks = F.interpolate(masks_of(outputs, photo)[kept][:, None], size, mode="bilinear")
+            inside = (masks[:, 0].sigmoid() > mask_threshold).long()
+            found.append({"scores": scores[kept], "labels": labels[kept], "masks": inside})
+        return found
+
+    def post_process_panoptic(
+        self,
+        outputs: MaskOutputs,
+        processed_sizes: Sizes,
+        target_sizes: Sizes | None = None,
+        is_thing_map: Mapping[int, bool] | None = None,
+        threshold: float = 0.85,
+    ) -> list[dict[str, Any]]:
+        """Merge each photo's masks as the paper's authors do, into COCO's panoptic format.
+
+        Args:
+            outputs: of a model with masks.
+            processed_sizes: height and width that each photo had as the model's input, (B, 2). Of
+                a padded batch the photos' own are taken instead, which the outputs know.
+            target_sizes: of each result, (B, 2); None takes those of the input.
+            is_thing_map: by class index; None takes the model's own, or COCO's.
+            threshold: scores up to and including it are dropped.
+
+        Returns:
+            `png_string`, a PNG whose colours are ids (`rgb_to_id`), from 0, and `segments_info`,
+            for each photo.
+        """
+        processed = sizes_of(processed_sizes, len(outputs.logits))
+        things = self.is_thing if is_thing_map is None else is_thing_map
+        classes = outputs.logits.shape[-1] - 1
+        is_thing = np.array([things.get(index, True) for index in range(classes)])
+        if isinstance(outputs, DetrSegmentationOutput) and outputs.canvas is not None:
+            processed = list(outputs.canvas.photos)
+        targets = processed if target_sizes is None else sizes_of(target_sizes, len(processed))
+        found: list[dict[str, Any]] = []
+        for photo, (size, target) in enumerate(zip(processed, targets, strict=True)):
+            logits: NDArray[np.float32] = outputs.logits[photo].detach().float().cpu().numpy()
+            queries, scores, labels = keep_queries(logits, threshold)
+            masks = masks_of(outputs, photo)[torch.from_numpy(queries)].detach().float().cpu()
+            ids, segments = merge_masks(masks.numpy(), scores, labels, is_thing, size, target)
+            info = [
+                {
+                    "id": segment.id - 1,
+                    "isthing": segment.is_thing,
+                    "category_id": segment.class_index,
+                    "area": segment.area,
+                }
+                for segment in segments
+            ]
+            # Where there is no segment at all the map is empty, and its ids are 0, too.
+            png = id_map_png(np.maximum(ids - 1, 0))
+            found.append({"png_string": png, "segments_info": info})
+        return found
+
+
+def rgb_to_id(color: NDArray[np.uint8] | Sequence[int]) -> NDArray[np.int32] | int:
+    """Turn the colours of a panoptic PNG (H, W, 3), or one colour, into segment ids."""
+    if isinstance(color, np.ndarray) and color.ndim == 3:
+        return decode_ids(color)
+    red, green, blue = (int(channel) for channel in color)
+    return red + 256 * green + 65536 * blue

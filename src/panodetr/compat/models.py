@@ -1,0 +1,223 @@
+"""transformers' DETR classes over our model, for inference."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from panodetr.checkpoints.load import load_checkpoint
+from panodetr.checkpoints.save import save_pretrained
+from panodetr.compat.outputs import (
+    Canvas,
+    DetrObjectDetectionOutput,
+    DetrSegmentationOutput,
+    LayerOutput,
+)
+from panodetr.errors import CheckpointError, UsageError
+from panodetr.runtimes.torch import MASKS_AT_ONCE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Self
+
+    from panodetr.checkpoints.save import Format
+    from panodetr.checkpoints.spec import ModelSpec
+    from panodetr.model.detr import Detr
+    from panodetr.model.outputs import Encoded
+
+Output = TypeVar("Output", DetrObjectDetectionOutput, DetrSegmentationOutput)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedConfig:
+    """What code that was written for transformers asks of `model.config`.
+
+    Attributes:
+        name_or_path: what the model is called.
+        num_labels: real classes, the places of the logits but the last.
+        id2label: names of all places; "N/A" where the data has no class.
+        label2id: the named places.
+        num_queries: most objects a photo can have.
+        d_model: width of the transformer.
+        auxiliary_loss: whether outputs hold those of the earlier decoder layers.
+    """
+
+    name_or_path: str
+    num_labels: int
+    id2label: dict[int, str]
+    label2id: dict[str, int]
+    num_queries: int
+    d_model: int
+    auxiliary_loss: bool
+
+    @classmethod
+    def of(cls, spec: ModelSpec, *, auxiliary_loss: bool) -> PretrainedConfig:
+        """Say of a model what transformers' configuration would."""
+        named = {category.index: category.name for category in spec.categories}
+        classes = spec.architecture.num_classes
+        return cls(
+            name_or_path=spec.name,
+            num_labels=classes,
+            id2label={index: named.get(index, "N/A") for index in range(classes)},
+            label2id={name: index for index, name in named.items()},
+            num_queries=spec.architecture.num_queries,
+            d_model=spec.architecture.hidden_dim,
+            auxiliary_loss=auxiliary_loss,
+        )
+
+
+class _Pretrained(nn.Module, ABC, Generic[Output]):
+    """A `Detr` that speaks as transformers' classes do."""
+
+    def __init__(self, spec: ModelSpec, detr: Detr, *, auxiliary_loss: bool = False) -> None:
+        super().__init__()
+        self.spec = spec
+        self.config = PretrainedConfig.of(spec, auxiliary_loss=auxiliary_loss)
+        self.detr = detr
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path, *, revision: str | None = None, auxiliary_loss: bool = False
+    ) -> Self:
+        """Load a model in evaluation mode, with weights that record no gradients.
+
+        Without `torch.no_grad()`, which the model card leaves out, the masks of 100 queries would
+        keep some gigabytes for a backward pass; `requires_grad_(True)` brings gradients back.
+
+        Args:
+            model: whatever `panodetr.load` takes: a file, a folder, an id on the hub.
+            revision: branch, tag or commit, of an id on the hub only.
+            auxiliary_loss: whether outputs hold `auxiliary_outputs`, those of the earlier decoder
+                layers, each through the decoder's last norm, as in the original.
+
+        Raises:
+            CheckpointError: there is no such model, its files are damaged, or it cannot do what
+                this class is for.
+        """
+        spec, detr = load_checkpoint(model, revision=revision)
+        return cls(spec, detr, auxiliary_loss=auxiliary_loss).requires_grad_(False).eval()
+
+    def save_pretrained(self, path: str | Path, *, format: Format = "panodetr") -> Path:
+        """Write the model; `panodetr.checkpoints.save.save_pretrained` says in which formats.
+
+        Returns:
+            The folder or the file.
+
+        Raises:
+            CheckpointError: the format has no place for this model.
+            PanodetrError: the system refused to write.
+        """
+        return save_pretrained(path, self.spec, self.detr, format=format)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        pixel_mask: Tensor | None = None,
+        labels: object = None,
+    ) -> Output:
+        """Run the model.
+
+        Args:
+            pixel_values: (B, 3, H, W) float, normalised, zeros at padding.
+            pixel_mask: (B, H, W), 1 at photos and 0 at padding; None where nothing is padded.
+            labels: must be None.
+
+        Raises:
+            UsageError: labels are given.
+        """
+        if labels is not None:
+            raise UsageError(
+                "labels were given, and this class computes no loss; train with `panodetr train`, "
+                "or leave the labels out"
+            )
+        padding = None if pixel_mask is None or bool(pixel_mask.all()) else pixel_mask == 0
+        encoded = self.detr.encode(pixel_values, padding)
+        states = self.detr.decode(encoded)  # L, B, Q, D
+        canvas = None if padding is None else _canvas(padding)
+        return self._output(encoded, states, canvas)
+
+    @abstractmethod
+    def _output(self, encoded: Encoded, states: Tensor, canvas: Canvas | None) -> Output:
+        """Put together what this class gives out; states are (L, B, Q, D)."""
+
+    def _earlier(self, states: Tensor) -> list[LayerOutput] | None:
+        """What all decoder layers but the last say, where that was asked for."""
+        if not self.config.auxiliary_loss:
+            return None
+        return [
+            LayerOutput(logits=self.detr.class_head(layer), pred_boxes=self.detr.box_head(layer))
+            for layer in states[:-1]
+        ]
+
+
+class DetrForObjectDetection(_Pretrained[DetrObjectDetectionOutput]):
+    """DETR for boxes; of a panoptic model, all but its masks."""
+
+    def _output(
+        self, encoded: Encoded, states: Tensor, canvas: Canvas | None
+    ) -> DetrObjectDetectionOutput:
+        return DetrObjectDetectionOutput(
+            logits=self.detr.class_head(states[-1]),
+            pred_boxes=self.detr.box_head(states[-1]),
+            auxiliary_outputs=self._earlier(states),
+            last_hidden_state=states[-1],
+            encoder_last_hidden_state=encoded.memory.flatten(2).transpose(1, 2),
+            canvas=canvas,
+        )
+
+
+class DetrForSegmentation(_Pretrained[DetrSegmentationOutput]):
+    """DETR with its mask head, which is run for every query.
+
+    Most of them find nothing: `panodetr.load(...).segment` computes only the masks that it keeps,
+    and is many times faster.
+    """
+
+    def __init__(self, spec: ModelSpec, detr: Detr, *, auxiliary_loss: bool = False) -> None:
+        if not spec.architecture.masks:
+            raise CheckpointError(
+                f"model {spec.name} has no mask head, it finds boxes only; "
+                "use DetrForObjectDetection"
+            )
+        super().__init__(spec, detr, auxiliary_loss=auxiliary_loss)
+
+    def _output(
+        self, encoded: Encoded, states: Tensor, canvas: Canvas | None
+    ) -> DetrSegmentationOutput:
+        return DetrSegmentationOutput(
+            logits=self.detr.class_head(states[-1]),
+            pred_boxes=self.detr.box_head(states[-1]),
+            pred_masks=self._masks(encoded, states[-1]),
+            auxiliary_outputs=self._earlier(states),
+            last_hidden_state=states[-1],
+            encoder_last_hidden_state=encoded.memory.flatten(2).transpose(1, 2),
+            canvas=canvas,
+        )
+
+    def _masks(self, encoded: Encoded, states: Tensor) -> Tensor:
+        """Masks (B, Q, h, w) of all queries, a limited number at a time."""
+        photos, queries, _ = states.shape
+        image = torch.arange(photos, device=states.device).repeat_interleave(queries)  # BQ
+        query = torch.arange(queries, device=states.device).repeat(photos)  # BQ
+        parts = [
+            self.detr.masks(encoded, states, *chosen)
+            for chosen in zip(image.split(MASKS_AT_ONCE), query.split(MASKS_AT_ONCE), strict=True)
+        ]
+        return torch.cat(parts).unflatten(0, (photos, queries))  # B, Q, h, w
+
+
+def _canvas(padding: Tensor) -> Canvas:
+    """Read from the padding (B, H, W) how the photos lie in the batch."""
+    rows = (~padding).any(dim=2).sum(dim=1).tolist()
+    columns = (~padding).any(dim=1).sum(dim=1).tolist()
+    height, width = padding.shape[1:]
+    return Canvas(size=(height, width), photos=tuple(zip(rows, columns, strict=True)))

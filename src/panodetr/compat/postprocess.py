@@ -1,0 +1,173 @@
+"""From a model's outputs to boxes and segments, as transformers 5 and its processor do it.
+
+The rules are transformers': other thresholds, another order of steps and other losses of pixels
+than the paper's, which `panodetr.results.panoptic` follows. On a padded batch the masks are first
+cut to the photo; transformers stretches the padded canvas over the photo instead.
+
+B: photos, Q: queries, C: classes, N: masks, h, w: a mask's size, H, W: the result's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Protocol, TypedDict
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from panodetr.boxes import cxcywh_to_xyxy
+from panodetr.compat.outputs import DetrSegmentationOutput
+from panodetr.errors import UsageError
+
+Sizes = Tensor | Sequence[tuple[int, int] | Tensor]
+"""Height and width of each photo."""
+
+
+class BoxOutputs(Protocol):
+    """Outputs with boxes, ours or another library's."""
+
+    logits: Tensor
+    pred_boxes: Tensor
+
+
+class MaskOutputs(BoxOutputs, Protocol):
+    """Outputs with boxes and masks."""
+
+    pred_masks: Tensor
+
+
+class FoundBoxes(TypedDict):
+    """Scores (N,), class indices (N,) and boxes (N, 4), x0, y0, x1, y1."""
+
+    scores: Tensor
+    labels: Tensor
+    boxes: Tensor
+
+
+class FoundSegments(TypedDict):
+    """Segment ids (H, W), or their run lengths; and what the ids stand for."""
+
+    segmentation: Tensor | list[list[int]]
+    segments_info: list[dict[str, Any]]
+
+
+def sizes_of(sizes: Sizes, count: int) -> list[tuple[int, int]]:
+    """Read heights and widths, one for each of `count` photos.
+
+    Raises:
+        UsageError: there are more or fewer.
+    """
+    pairs = [(int(height), int(width)) for height, width in sizes]
+    if len(pairs) != count:
+        raise UsageError(f"{len(pairs)} sizes were given for {count} photos; expected one a photo")
+    return pairs
+
+
+def boxes_in(outputs: BoxOutputs, sizes: Sizes | None) -> Iterator[FoundBoxes]:
+    """Give each photo's queries their best real class; boxes in pixels if sizes are known."""
+    scores, labels = outputs.logits.softmax(-1)[..., :-1].max(-1)  # B, Q
+    boxes = cxcywh_to_xyxy(outputs.pred_boxes)  # B, Q, 4
+    if sizes is not None:
+        scale = [[w, h, w, h] for h, w in sizes_of(sizes, len(boxes))]
+        boxes = boxes * boxes.new_tensor(scale)[:, None]
+    for score, label, box in zip(scores, labels, boxes, strict=True):
+        yield FoundBoxes(scores=score, labels=label, boxes=box)
+
+
+def masks_of(outputs: MaskOutputs, photo: int) -> Tensor:
+    """Give one photo's mask logits (Q, h, w) over the photo alone, without padding."""
+    masks = outputs.pred_masks[photo]
+    if not isinstance(outputs, DetrSegmentationOutput) or outputs.canvas is None:
+        return masks
+    # A mask has the stride of the backbone's first stage, and as many rows as cover the photo.
+    rows, columns = (
+        -(-length // round(whole / side))
+        for length, whole, side in zip(
+            outputs.canvas.photos[photo], outputs.canvas.size, masks.shape[1:], strict=True
+        )
+    )
+    return masks[:, :rows, :columns]
+
+
+def class_maps(outputs: MaskOutputs, photo: int, size: tuple[int, int] | None) -> Tensor:
+    """Give each class (C, H, W) its value at each pixel: over all queries, class times mask."""
+    classes = outputs.logits[photo].softmax(-1)[:, :-1]  # Q, C
+    maps = torch.einsum("qc,qhw->chw", classes, masks_of(outputs, photo).sigmoid())
+    return maps if size is None else _grown(maps, size)
+
+
+def find_segments(
+    outputs: MaskOutputs,
+    photo: int,
+    *,
+    threshold: float,
+    mask_threshold: float,
+    overlap: float,
+    fused: Collection[int],
+    size: tuple[int, int] | None,
+) -> FoundSegments:
+    """Give every pixel to the query of the highest score times mask, then drop some queries.
+
+    Args:
+        outputs: of a batch.
+        photo: which of its photos.
+        threshold: scores up to and including it are dropped.
+        mask_threshold: where score times mask is at least this, a query counts as claiming.
+        overlap: a query is dropped unless it got more than this share of what it claimed.
+        fused: classes whose segments share one id.
+        size: of the result; None takes the masks' own.
+    """
+    scores, labels = outputs.logits[photo].softmax(-1).max(-1)  # Q
+    kept = (labels != outputs.logits.shape[-1] - 1) & (scores > threshold)
+    probabilities = masks_of(outputs, photo)[kept].sigmoid()  # N, h, w
+    if not len(probabilities):
+        height, width = probabilities.shape[1:] if size is None else size
+        return FoundSegments(segmentation=torch.full((height, width), -1.0), segments_info=[])
+    if size is not None:
+        probabilities = _grown(probabilities, size)
+    weighted = probabilities * scores[kept, None, None]  # N, H, W
+    owner = weighted.argmax(0)  # H, W
+    got = owner.flatten().bincount(minlength=len(weighted))
+    claimed = (weighted >= mask_threshold).flatten(1).sum(1)
+    # In float32, as there: four fifths are more than an overlap of 0.8.
+    dropped = (got == 0) | (claimed == 0) | ~((got / claimed).double() > overlap)
+    new_id = torch.zeros(len(weighted), dtype=torch.int32, device=owner.device)
+    segments: list[dict[str, Any]] = []
+    first: dict[int, int] = {}
+    current = 0
+    for query, (score, label) in enumerate(
+        zip(scores[kept].tolist(), labels[kept].tolist(), strict=True)
+    ):
+        if dropped[query]:
+            continue
+        # After a class met again, counting goes on from its id: as there, ids can come twice.
+        current = first.get(label, current + 1)
+        if label in fused:
+            first[label] = current
+        new_id[query] = current
+        segments.append(
+            {
+                "id": current,
+                "label_id": label,
+                "was_fused": label in fused,
+                "score": round(score, 6),
+            }
+        )
+    return FoundSegments(segmentation=new_id[owner], segments_info=segments)
+
+
+def run_lengths(segmentation: Tensor) -> list[list[int]]:
+    """Encode each id's pixels, along the rows, as starts, counted from 1, and lengths."""
+    flat = segmentation.flatten()
+    encoded: list[list[int]] = []
+    for value in flat.unique():
+        inside = F.pad((flat == value).int(), (1, 1))
+        edges = (inside.diff() != 0).nonzero().flatten() + 1
+        starts, ends = edges[0::2], edges[1::2]
+        encoded.append(torch.stack([starts, ends - starts], dim=1).flatten().tolist())
+    return encoded
+
+
+def _grown(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]

@@ -1,0 +1,252 @@
+"""Photos in, a model's inputs out; a model's outputs in, results out: transformers' processor."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from panodetr.checkpoints.load import load_checkpoint
+from panodetr.compat.annotations import padded
+from panodetr.compat.features import BatchFeature, TensorKind, as_features
+from panodetr.compat.options import ProcessorOptions
+from panodetr.compat.pictures import Picture, as_picture, list_pictures
+from panodetr.compat.postprocess import (
+    BoxOutputs,
+    FoundBoxes,
+    FoundSegments,
+    MaskOutputs,
+    Sizes,
+    boxes_in,
+    class_maps,
+    find_segments,
+    run_lengths,
+    sizes_of,
+)
+from panodetr.compat.prepare import (
+    Annotation,
+    canvas_of,
+    follow,
+    ones_of,
+    pad_to,
+    prepare,
+    read_labels,
+    size_of,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemanticSegmentation:
+    """One photo's classes.
+
+    Attributes:
+        segmentation: (H, W) class indices.
+        segmentation_scores: (C, H, W), what they are the greatest of.
+    """
+
+    segmentation: Tensor
+    segmentation_scores: Tensor
+
+
+class DetrImageProcessor:
+    """Prepares photos and annotations as transformers' class of this name, and reads outputs.
+
+    Every option (`ProcessorOptions`) can be given here, and once more with a call, for that call.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.options = ProcessorOptions().changed(options)
+        self.is_thing: dict[int, bool] = {index: index <= 90 for index in range(201)}  # as in COCO
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path, *, revision: str | None = None, **options: Any
+    ) -> Self:
+        """Make the processor that belongs to a model.
+
+        Args:
+            model: whatever `panodetr.load` takes.
+            revision: branch, tag or commit, of an id on the hub only.
+            options: what is to differ from the model's own.
+
+        Raises:
+            CheckpointError: there is no such model, or its files are damaged.
+            UsageError: there is no such option.
+        """
+        spec, _ = load_checkpoint(model, revision=revision)
+        processor = cls()
+        own = ProcessorOptions.of(spec.preprocessing, panoptic=spec.architecture.masks)
+        processor.options = own.changed(options)
+        processor.is_thing = {category.index: category.is_thing for category in spec.categories}
+        return processor
+
+    def __call__(
+        self,
+        images: Picture | Sequence[Picture],
+        annotations: Annotation | Sequence[Annotation] | None = None,
+        return_segmentation_masks: bool | None = None,
+        masks_path: str | Path | None = None,
+        *,
+        return_tensors: TensorKind | None = None,
+        **options: Any,
+    ) -> BatchFeature:
+        """Resize, rescale, normalise and pad photos, and make labels of their annotations.
+
+        Args:
+            images: one, or a list: PIL images, or arrays or tensors, (H, W, 3) or (3, H, W), or
+                grey ones, (H, W). Unlike `panodetr.load(...)`, this does not turn photos by their
+                EXIF orientation: boxes would not fit `image.size` then.
+            annotations: COCO's, one a photo, in the format that the options say.
+            return_segmentation_masks: whether labels have masks; None: in the panoptic format.
+            masks_path: folder of the panoptic format's id maps.
+            return_tensors: "pt" for tensors, "np" for arrays, None for lists of arrays.
+            options: what is to differ for this call.
+
+        Returns:
+            `pixel_values` (B, 3, H, W); with padding `pixel_mask` (B, H, W), 1 at photos; with
+            annotations `labels`, one a photo.
+
+        Raises:
+            ImageError: an image is of none of these forms.
+            DataError: an annotation lacks something.
+            UsageError: an option or the number of annotations is wrong.
+        """
+        rule = self.options.changed(options)
+        pictures = [as_picture(image) for image in list_pictures(images)]
+        labels = read_labels(pictures, annotations, rule, return_segmentation_masks, masks_path)
+        values: list[NDArray[np.float32]] = []
+        for index, picture in enumerate(pictures):
+            pixels = prepare(picture, rule)
+            values.append(pixels)
+            if labels:
+                labels[index] = follow(labels[index], size_of(picture), size_of(pixels), rule)
+        features: dict[str, Any] = {"pixel_values": values}
+        if rule.do_pad:
+            canvas = canvas_of(values, rule)
+            if labels:
+                labels = [
+                    padded(own, size_of(pixels), canvas, fractions=rule.converts)
+                    for own, pixels in zip(labels, values, strict=True)
+                ]
+            features["pixel_values"] = [pad_to(pixels, canvas) for pixels in values]
+            features["pixel_mask"] = [pad_to(ones_of(pixels), canvas) for pixels in values]
+        found = as_features(features, return_tensors)
+        if labels:
+            found["labels"] = [as_features(own, return_tensors) for own in labels]
+        return found
+
+    preprocess = __call__
+
+    def post_process_object_detection(
+        self, outputs: BoxOutputs, threshold: float = 0.5, target_sizes: Sizes | None = None
+    ) -> list[FoundBoxes]:
+        """Give each photo's boxes whose best real class scores above a threshold.
+
+        Args:
+            outputs: of a model.
+            threshold: scores up to and including it are dropped.
+            target_sizes: height and width of each photo, (B, 2); None leaves boxes in fractions.
+        """
+        found: list[FoundBoxes] = []
+        for one in boxes_in(outputs, target_sizes):
+            kept = one["scores"] > threshold
+            found.append(
+                FoundBoxes(
+                    scores=one["scores"][kept],
+                    labels=one["labels"][kept],
+                    boxes=one["boxes"][kept],
+                )
+            )
+        return found
+
+    def post_process_semantic_segmentation(
+        self,
+        outputs: MaskOutputs,
+        target_sizes: Sizes | None = None,
+        return_segmentation_scores: bool = False,
+    ) -> list[Tensor] | list[SemanticSegmentation]:
+        """Give each photo's pixels their class.
+
+        Args:
+            outputs: of a model with masks.
+            target_sizes: height and width of each result, (B, 2); None takes the masks' own.
+            return_segmentation_scores: whether the classes' values come along.
+        """
+        found: list[SemanticSegmentation] = []
+        for photo, size in enumerate(_sizes(outputs, target_sizes)):
+            maps = class_maps(outputs, photo, size)
+            found.append(
+                SemanticSegmentation(segmentation=maps.argmax(0), segmentation_scores=maps)
+            )
+        return found if return_segmentation_scores else [one.segmentation for one in found]
+
+    def post_process_instance_segmentation(
+        self,
+        outputs: MaskOutputs,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+        target_sizes: Sizes | None = None,
+        return_coco_annotation: bool = False,
+    ) -> list[FoundSegments]:
+        """Give each photo's segments, none of them fused.
+
+        Args:
+            outputs: of a model with masks.
+            threshold: scores up to and including it are dropped.
+            mask_threshold: from where on score times mask counts as claiming a pixel.
+            overlap_mask_area_threshold: the share of its claim that a segment must get.
+            target_sizes: height and width of each result, (B, 2); None takes the masks' own.
+            return_coco_annotation: whether the map comes as run lengths, one list an id.
+        """
+        found = self.post_process_panoptic_segmentation(
+            outputs, threshold, mask_threshold, overlap_mask_area_threshold, (), target_sizes
+        )
+        for one in found:
+            ids = one["segmentation"]
+            # Where no score reached the threshold there is a map of -1 in either case.
+            if return_coco_annotation and isinstance(ids, Tensor) and not ids.is_floating_point():
+                one["segmentation"] = run_lengths(ids)
+        return found
+
+    def post_process_panoptic_segmentation(
+        self,
+        outputs: MaskOutputs,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+        label_ids_to_fuse: Collection[int] | None = None,
+        target_sizes: Sizes | None = None,
+    ) -> list[FoundSegments]:
+        """Give each photo's segments.
+
+        Args:
+            outputs: of a model with masks.
+            threshold: scores up to and including it are dropped.
+            mask_threshold: from where on score times mask counts as claiming a pixel.
+            overlap_mask_area_threshold: the share of its claim that a segment must get.
+            label_ids_to_fuse: class indices whose segments become one; None: none.
+            target_sizes: height and width of each result, (B, 2); None takes the masks' own.
+        """
+        return [
+            find_segments(
+                outputs,
+                photo,
+                threshold=threshold,
+                mask_threshold=mask_threshold,
+                overlap=overlap_mask_area_threshold,
+                fused=label_ids_to_fuse or (),
+                size=size,
+            )
+            for photo, size in enumerate(_sizes(outputs, target_sizes))
+        ]
+
+
+def _sizes(outputs: MaskOutputs, sizes: Sizes | None) -> Sequence[tuple[int, int] | None]:
+    count = len(outputs.logits)
+    return [None] * count if sizes is None else sizes_of(sizes, count)
