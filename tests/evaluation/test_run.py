@@ -8,117 +8,116 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from panodetr.data.idmaps import read_id_map
-from panodetr.data.panoptic import PanopticData, Sample, TruthSegment, read_ids, read_photo
-from panodetr.data.targets import panoptic_target
+from panodetr.data.panoptic import TruthSegment, read_ids
 from panodetr.errors import DataError
 from panodetr.evaluation.panoptic import PanopticQuality
-from panodetr.evaluation.run import evaluate
-from panodetr.results.types import Category, PanopticResult, Segment
+from panodetr.evaluation.run import evaluate, write_metrics
+from panodetr.evaluation.submitted import score
+from panodetr.evaluation.tally import Figures
+from panodetr.evaluation.truth import TASKS, Task, Truth
+from panodetr.results.types import Candidates
+
+from .conftest import Annotator
 
 
-class Annotator:
-    """Answers with the truth, moved to the right, cut off below, less what scores too low."""
-
-    def __init__(self, data: PanopticData, *, shift: int = 0, height: int | None = None) -> None:
-        self.categories: tuple[Category, ...] = data.categories
-        self._samples = {sample.photo: sample for sample in data.samples}
-        self._shift = shift
-        self._height = height
-
-    def segment(self, photo: Path, /, *, threshold: float | None = None) -> PanopticResult:
-        sample = self._samples[photo]
-        ids = np.roll(read_ids(sample), self._shift, axis=1)[: self._height]
-        segments = self._segments(sample, ids)
-        kept = tuple(s for s in segments if s.score > (threshold or 0))
-        shown = np.isin(ids, [s.id for s in kept])
-        return PanopticResult(
-            segments=kept,
-            segment_ids=np.where(shown, ids, np.int32(0)),
-            photo=read_photo(sample),
-            source=photo,
-            categories=self.categories,
-        )
-
-    def _segments(self, sample: Sample, ids: NDArray[np.int32]) -> list[Segment]:
-        target = panoptic_target(ids, sample.segments, self.categories)
-        found: list[Segment] = []
-        for number, index, box in zip(
-            target.segment_ids.tolist(), target.classes.tolist(), target.boxes.tolist(), strict=True
-        ):
-            category = self.categories[index]
-            x0, y0, x1, y1 = box
-            found.append(
-                Segment(
-                    id=number,
-                    label=category.name,
-                    category_id=category.id,
-                    is_thing=category.is_thing,
-                    score=0.9 if category.is_thing else 0.6,
-                    box=(x0, y0, x1, y1),
-                    area=int((ids == number).sum()),
-                )
-            )
-        return found
+def measured(model: Annotator, truth: Truth, *tasks: Task, **options: Any) -> Figures:
+    return evaluate(model, truth, tasks or ["panoptic"], **options).tally.compute()
 
 
-@pytest.fixture(scope="module")
-def nuclei(shared_data: Path) -> PanopticData:
-    """The first small photos of the validation split."""
-    data = PanopticData.open(shared_data / "nuclei", "val")
-    small = [sample for sample in data.samples if sample.size == (256, 256)]
-    return replace(data, samples=tuple(small[:3]))
-
-
-def test_the_truth_scores_one(nuclei: PanopticData) -> None:
-    report = evaluate(Annotator(nuclei), nuclei)
-    metrics = report.metrics
+def test_the_truth_scores_one(nuclei: Truth, tmp_path: Path) -> None:
+    evaluation = evaluate(Annotator(nuclei), nuclei, TASKS)
+    metrics: dict[str, Any] = write_metrics(tmp_path, evaluation, nuclei)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     for key, value in metrics.items():
         if key.startswith(("pq", "sq", "rq", "f1")):
             assert value == 1.0, key
     assert metrics["images"] == 3
     assert metrics["seconds_per_image"] > 0
-    segments = [s for sample in nuclei.samples for s in sample.segments]
+    segments = [s for i in nuclei.images if i.panoptic for s in i.panoptic.segments]
+    things = sum(s.category_id == 1 for s in segments)
     assert metrics["per_class"]["nucleus"] == {
         "pq": 1.0,
         "sq": 1.0,
         "rq": 1.0,
         "f1": 1.0,
-        "tp": sum(s.category_id == 1 for s in segments),
+        "tp": things,
         "fp": 0,
         "fn": 0,
-        "iou": float(sum(s.category_id == 1 for s in segments)),
+        "iou": float(things),
     }
+    for task in ("boxes", "instances"):
+        assert metrics[task]["ap"] == pytest.approx(1)
+        assert metrics[task]["per_class"]["nucleus"]["truths"] == things
+        assert list(metrics[task]["per_class"]) == ["nucleus"]  # stuff is no object
 
 
-def test_the_further_off_the_lower_the_figures(nuclei: PanopticData) -> None:
-    figures = [evaluate(Annotator(nuclei, shift=n), nuclei).metrics for n in (0, 1, 3)]
-    assert figures[0]["sq_things"] > figures[1]["sq_things"] > figures[2]["sq_things"]
-    assert figures[1]["pq_things"] > figures[2]["pq_things"] > 0
-    assert figures[1]["pq"] == (figures[1]["pq_things"] + figures[1]["pq_stuff"]) / 2
+def test_the_further_off_the_lower_the_figures(nuclei: Truth) -> None:
+    figures = [measured(Annotator(nuclei, shift=n), nuclei, *TASKS) for n in (0, 1, 3)]
+    assert all(f.panoptic and f.boxes and f.instances for f in figures)
+    sq = [f.panoptic.things.sq for f in figures if f.panoptic]
+    ap = [f.instances.ap or 0 for f in figures if f.instances]
+    assert sq[0] > sq[1] > sq[2] > 0
+    assert ap[0] > ap[1] > ap[2] > 0
 
 
-def test_the_threshold_reaches_the_model(nuclei: PanopticData) -> None:
-    metrics = evaluate(Annotator(nuclei), nuclei, threshold=0.7).metrics
-    assert (metrics["pq_things"], metrics["pq_stuff"]) == (1.0, 0.0)
+def test_the_threshold_reaches_the_model_and_not_average_precision(nuclei: Truth) -> None:
+    figures = measured(Annotator(nuclei), nuclei, "panoptic", "boxes", threshold=0.95)
+    assert figures.panoptic is not None
+    assert figures.boxes is not None
+    assert figures.panoptic.all.pq == 0.0
+    assert figures.boxes.ap == pytest.approx(1)
 
 
-def test_progress_counts_the_photos(nuclei: PanopticData) -> None:
+@pytest.mark.parametrize(
+    ("tasks", "asked"),
+    [
+        (["panoptic"], "segments"),
+        (["boxes"], "boxes"),
+        (["instances", "boxes"], "masks"),
+        (["panoptic", "boxes"], "segments and boxes"),
+        (["panoptic", "instances"], "segments and masks"),
+    ],
+)
+def test_the_model_runs_once_and_gives_no_more_than_is_asked(
+    nuclei: Truth, tasks: list[Task], asked: str
+) -> None:
+    model = Annotator(nuclei)
+    figures = measured(model, nuclei, *tasks)
+    assert model.asked == [asked]
+    for task in TASKS:
+        assert (getattr(figures, task) is not None) == (task in tasks)
+
+
+def test_progress_counts_the_photos(nuclei: Truth) -> None:
     told: list[tuple[int, int]] = []
-    evaluate(Annotator(nuclei), nuclei, progress=lambda done, of: told.append((done, of)))
+
+    def tell(done: int, of: int) -> None:
+        told.append((done, of))
+
+    measured(Annotator(nuclei), nuclei, progress=tell)
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_what_is_written_scores_the_same(nuclei: PanopticData, tmp_path: Path) -> None:
-    report = evaluate(Annotator(nuclei, shift=1), nuclei)
-    report.write(tmp_path)
-    assert json.loads((tmp_path / "metrics.json").read_text()) == report.metrics
+def test_what_is_written_scores_the_same(nuclei: Truth, tmp_path: Path) -> None:
+    evaluation = evaluate(Annotator(nuclei, shift=1), nuclei, TASKS, out=tmp_path)
+    figures = evaluation.tally.compute()
+    for task in TASKS:
+        scored = score(tmp_path / f"{task}.json", nuclei).tally.compute()
+        found, again = getattr(figures, task), getattr(scored, task)
+        assert found.per_class == again.per_class
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["boxes.json", "instances.json", "panoptic", "panoptic.json"]
 
+
+def test_the_written_id_maps_are_counted_alike_by_hand(nuclei: Truth, tmp_path: Path) -> None:
+    figures = evaluate(Annotator(nuclei, shift=1), nuclei, ["panoptic"], out=tmp_path)
     annotations = json.loads((tmp_path / "panoptic.json").read_text())["annotations"]
-    quality = PanopticQuality(nuclei.categories)
-    for sample, annotation in zip(nuclei.samples, annotations, strict=True):
+    quality = PanopticQuality(nuclei.segment_categories)
+    for image, annotation in zip(nuclei.images, annotations, strict=True):
+        sample = image.panoptic
+        assert sample is not None
         assert annotation["image_id"] == sample.image_id
         assert annotation["file_name"] == sample.id_map.name
         ids = read_id_map(tmp_path / "panoptic" / annotation["file_name"], sample.size)
@@ -127,16 +126,16 @@ def test_what_is_written_scores_the_same(nuclei: PanopticData, tmp_path: Path) -
             for s in annotation["segments_info"]
         ]
         quality.update(read_ids(sample), sample.segments, ids, segments)
-    figures = quality.compute()
-    assert figures.things.pq == report.metrics["pq_things"]
-    assert figures.stuff.pq == report.metrics["pq_stuff"]
+    assert quality.compute() == figures.tally.compute().panoptic
 
 
-def test_a_written_segment_is_described_as_coco_does(nuclei: PanopticData, tmp_path: Path) -> None:
-    evaluate(Annotator(nuclei), nuclei).write(tmp_path)
+def test_a_written_segment_is_described_as_coco_does(nuclei: Truth, tmp_path: Path) -> None:
+    evaluate(Annotator(nuclei), nuclei, ["panoptic"], out=tmp_path)
     annotations = json.loads((tmp_path / "panoptic.json").read_text())["annotations"]
     info = annotations[0]["segments_info"][0]
-    ys, xs = np.nonzero(read_ids(nuclei.samples[0]) == info["id"])
+    sample = nuclei.images[0].panoptic
+    assert sample is not None
+    ys, xs = np.nonzero(read_ids(sample) == info["id"])
     size = [np.ptp(xs) + 1, np.ptp(ys) + 1]
     assert info == {
         "id": info["id"],
@@ -150,13 +149,35 @@ def test_a_written_segment_is_described_as_coco_does(nuclei: PanopticData, tmp_p
     }
 
 
+def test_a_written_mask_has_no_box_and_a_box_no_mask(nuclei: Truth, tmp_path: Path) -> None:
+    evaluate(Annotator(nuclei), nuclei, ["boxes", "instances"], out=tmp_path)
+    boxes = json.loads((tmp_path / "boxes.json").read_text())
+    masks = json.loads((tmp_path / "instances.json").read_text())
+    assert len(boxes) == len(masks) > 0
+    assert all(set(b) == {"image_id", "category_id", "score", "bbox"} for b in boxes)
+    assert all(set(m) == {"image_id", "category_id", "score", "segmentation"} for m in masks)
+    assert {result["category_id"] for result in boxes} == {1}  # no stuff
+
+
+def test_a_failure_leaves_what_was_written_before(nuclei: Truth, tmp_path: Path) -> None:
+    evaluate(Annotator(nuclei), nuclei, TASKS, out=tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+    def stop(done: int, of: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Annotator(nuclei, shift=1), nuclei, TASKS, out=tmp_path, progress=stop)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
 def test_predictions_never_overwrite_the_truth(shared_data: Path, tmp_path: Path) -> None:
     shutil.copytree(shared_data / "coco-panoptic", tmp_path / "coco")
-    data = PanopticData.open(tmp_path / "coco", "")
-    report = evaluate(Annotator(data), replace(data, samples=data.samples[:1]))
+    truth = Truth.open(tmp_path / "coco", "")
     before = (tmp_path / "coco" / "panoptic.json").read_bytes()
+    out = tmp_path / "images" / ".." / "coco"
     with pytest.raises(DataError, match="holds the truth; choose another folder"):
-        report.write(tmp_path / "images" / ".." / "coco")
+        evaluate(Annotator(truth), truth, ["panoptic"], out=out)
     assert (tmp_path / "coco" / "panoptic.json").read_bytes() == before
 
 
@@ -167,16 +188,53 @@ def test_predictions_never_overwrite_the_truth(shared_data: Path, tmp_path: Path
         ({"id": 9}, "category 1 is 'nothing' in the model and 'nucleus' in"),
     ],
 )
+@pytest.mark.parametrize("task", TASKS)
 def test_a_model_of_other_classes_is_refused(
-    nuclei: PanopticData, change: dict[str, Any], message: str
+    nuclei: Truth, task: Task, change: dict[str, Any], message: str
 ) -> None:
     model = Annotator(nuclei)
-    first, *others = nuclei.categories
+    first, *others = nuclei.segment_categories
     model.categories = (replace(first, **change), *others)
     with pytest.raises(DataError, match=message):
-        evaluate(model, nuclei)
+        measured(model, nuclei, task)
 
 
-def test_a_result_that_cannot_be_counted_names_its_photo(nuclei: PanopticData) -> None:
-    with pytest.raises(DataError, match=rf"{nuclei.samples[0].photo.name}: .* expected one size"):
-        evaluate(Annotator(nuclei, height=100), nuclei)
+def test_a_task_without_truth_is_refused(coco: Truth) -> None:
+    with pytest.raises(DataError, match="has no truth for panoptic; it has boxes, instances"):
+        coco.require(["panoptic"])
+
+
+class Broken(Annotator):
+    """Answers with an id map that is cut off below, and with boxes that aren't numbers."""
+
+    def segment_each(self, photos: Any, /, *, threshold: Any) -> Any:
+        for result in super().segment_each(photos, threshold=threshold):
+            yield replace(result, segment_ids=result.segment_ids[:100])
+
+    def candidates_each(self, photos: Any, /, *, masks: bool) -> Any:
+        for found in super().candidates_each(photos, masks=masks):
+            boxes = found.boxes.copy()
+            boxes[2, 1] = np.nan
+            yield replace(found, boxes=boxes)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [("panoptic", "expected one size"), ("boxes", "query 2 .* expected finite numbers")],
+)
+def test_a_result_that_cannot_be_counted_names_its_photo(
+    nuclei: Truth, task: Task, message: str
+) -> None:
+    name = nuclei.images[0].photo.name
+    with pytest.raises(DataError, match=rf"{name}: .*{message}"):
+        measured(Broken(nuclei), nuclei, task)
+
+
+def test_categories_that_the_truth_has_no_objects_of_are_left_out(nuclei: Truth) -> None:
+    found: Candidates = next(
+        Annotator(nuclei).candidates_each([nuclei.images[0].photo], masks=False)
+    )
+    assert 2 in found.category_ids  # the background
+    figures = measured(Annotator(nuclei), nuclei, "boxes")
+    assert figures.boxes is not None
+    assert len(figures.boxes.per_class) == 1

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from panodetr.results.types import Category
 
 
+IOU_UNIT = 2.0**-53
+"""A double above one half, as every match's IoU is, is a whole number of these: their sum is exact,
+so it is the same in any order of the images, and however they are split among processes."""
+
+
 class PredictedSegment(Protocol):
     """What counting asks of a predicted segment; `results.types.Segment` has it."""
 
@@ -115,7 +120,7 @@ class PanopticQuality:
         """Start at zero for the data set's categories."""
         self.categories = tuple(categories)
         self._row = {category.id: row for row, category in enumerate(self.categories)}
-        self._iou = np.zeros(len(self.categories))
+        self._iou = [0] * len(self.categories)  # in units of IOU_UNIT
         self._counts = np.zeros((len(self.categories), 3), dtype=np.int64)  # tp, fp, fn
 
     def update(
@@ -149,7 +154,7 @@ class PanopticQuality:
         used = {predicted_id for _, predicted_id in matches}
         for (truth_id, _), iou in matches.items():
             row = self._row[truth[truth_id].category_id]
-            self._iou[row] += iou
+            self._iou[row] += round(iou / IOU_UNIT)
             self._counts[row, 0] += 1
         # Of a category's crowds only the last one forgives: panopticapi keeps one a category.
         crowd_of = {s.category_id: s.id for s in truth.values() if s.is_crowd}
@@ -162,20 +167,20 @@ class PanopticQuality:
                 self._counts[self._row[segment.category_id], 2] += 1
 
     def merge(self, other: PanopticQuality) -> None:
-        """Add what another has counted on other images of the same data set.
+        """Add what another has counted on other images of the same data set. It is exact.
 
         Raises:
             ValueError: it has other categories.
         """
         if other.categories != self.categories:
             raise ValueError("expected counts of the same categories, in the same order")
-        self._iou += other._iou
+        self._iou = [a + b for a, b in zip(self._iou, other._iou, strict=True)]
         self._counts += other._counts
 
     def compute(self) -> PanopticFigures:
         """Turn what was counted so far into figures."""
         per_class = tuple(
-            _class_quality(float(iou), *(int(n) for n in counts))
+            _class_quality(iou * IOU_UNIT, *(int(n) for n in counts))
             for iou, counts in zip(self._iou, self._counts, strict=True)
         )
         things = [q for q, c in zip(per_class, self.categories, strict=True) if c.is_thing]

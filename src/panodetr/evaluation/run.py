@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
-from panodetr.data.panoptic import read_ids
+import numpy as np
+
 from panodetr.errors import DataError
-from panodetr.evaluation.panoptic import PanopticQuality
-from panodetr.files import folder_written_whole, write_json
-from panodetr.results.coco import id_map_png, result_info
+from panodetr.evaluation.answers import (
+    Answer,
+    box_results,
+    check_finite,
+    mask_result,
+    run_lengths,
+)
+from panodetr.evaluation.metrics import metrics
+from panodetr.evaluation.tally import Tally
+from panodetr.evaluation.written import PredictionFiles
+from panodetr.files import write_json
+from panodetr.results.coco import result_info
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from panodetr.data.panoptic import PanopticData, Sample
-    from panodetr.evaluation.panoptic import PanopticFigures
-    from panodetr.results.coco import SegmentInfo
-    from panodetr.results.types import Category, PanopticResult
+    from numpy.typing import NDArray
+
+    from panodetr.evaluation.detection import ObjectResult
+    from panodetr.evaluation.truth import Task, Truth, TruthImage
+    from panodetr.results.types import Candidates, Category, PanopticResult
 
 
-class Segmenter(Protocol):
+class Model(Protocol):
     """What can be evaluated; `panodetr.predict.Predictor` is one."""
 
     @property
@@ -30,187 +42,195 @@ class Segmenter(Protocol):
         """The classes that it tells apart."""
         ...
 
-    def segment(self, photo: Path, /, *, threshold: float | None = None) -> PanopticResult:
-        """Segment one photo; a threshold of None is the model's own."""
+    def segment_each(
+        self, photos: Iterable[Path], /, *, threshold: float | None
+    ) -> Iterator[PanopticResult]:
+        """Segment photo by photo; a threshold of None is the model's own."""
+        ...
+
+    def candidates_each(self, photos: Iterable[Path], /, *, masks: bool) -> Iterator[Candidates]:
+        """Give every query's best class and box, with or without its mask."""
+        ...
+
+    def answer_each(
+        self, photos: Iterable[Path], /, *, masks: bool, threshold: float | None
+    ) -> Iterator[tuple[PanopticResult, Candidates]]:
+        """Do both from one run of the network."""
         ...
 
 
-class ClassMetrics(TypedDict):
-    """One category, as `ClassQuality` explains it."""
-
-    pq: float
-    sq: float
-    rq: float
-    f1: float
-    tp: int
-    fp: int
-    fn: int
-    iou: float
-
-
-class Metrics(TypedDict):
-    """What `metrics.json` holds: fractions from 0 to 1, unrounded.
-
-    Means over the categories that occur, 0 where none does; `f1` is at IoU above one half. Seconds
-    are of segmenting alone, reading the photo included, reading the truth and counting not.
-    """
-
-    pq: float
-    sq: float
-    rq: float
-    f1: float
-    pq_things: float
-    sq_things: float
-    rq_things: float
-    f1_things: float
-    pq_stuff: float
-    sq_stuff: float
-    rq_stuff: float
-    f1_stuff: float
-    images: int
-    seconds_per_image: float
-    per_class: dict[str, ClassMetrics]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What was predicted for one photo, in little memory.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """What was measured.
 
     Attributes:
-        image_id: the data set's own.
-        file_name: of the id map in COCO's JSON, the truth's own name.
-        png: the id map, compressed: some kilobytes where the pixels would be hundreds.
-        segments: COCO's `segments_info`, with scores.
+        tally: the counts, to be merged with those of other processes.
+        seconds: of predicting alone: reading the photos and growing the masks are in it, reading
+            the truth, counting and writing are not.
     """
 
-    image_id: int
-    file_name: str
-    png: bytes
-    segments: list[SegmentInfo]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationReport:
-    """What an evaluation found.
-
-    Attributes:
-        metrics: the figures.
-        predictions: in the order of the data set's samples.
-        data: what was evaluated on.
-    """
-
-    metrics: Metrics
-    predictions: tuple[Prediction, ...]
-    data: PanopticData
-
-    def write(self, out: Path) -> None:
-        """Write `metrics.json`, `panoptic.json` and the id maps in `panoptic/` into a folder.
-
-        The latter two are in the form that COCO's evaluation servers and panopticapi read.
-
-        Raises:
-            DataError: `out` is the data set's own folder, whose truth would be overwritten.
-            PanodetrError: the system refused to write.
-        """
-        if out.resolve() == self.data.folder.resolve():
-            raise DataError(f"{out} holds the truth; choose another folder for the predictions")
-        with folder_written_whole(out / "panoptic") as folder:
-            for prediction in self.predictions:
-                path = folder / prediction.file_name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(prediction.png)
-        annotations = [
-            {"image_id": p.image_id, "file_name": p.file_name, "segments_info": p.segments}
-            for p in self.predictions
-        ]
-        write_json(out / "panoptic.json", {"annotations": annotations})
-        write_json(out / "metrics.json", self.metrics)
+    tally: Tally
+    seconds: float
 
 
 def evaluate(
-    segmenter: Segmenter,
-    data: PanopticData,
+    model: Model,
+    truth: Truth,
+    tasks: Sequence[Task],
     *,
     threshold: float | None = None,
+    out: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> EvaluationReport:
-    """Segment every photo of a data set and count the matches with its truth.
+) -> Evaluation:
+    """Predict for every photo of a data set, and count the matches with its truth.
+
+    Boxes and masks are measured as the original measures DETR: every query counts with its best
+    class. Those of classes that the truth has no objects of, as stuff, don't count.
 
     Args:
-        segmenter: the model, trained on the data set's classes.
-        data: whose ids and names of categories must be the model's.
+        model: one that has the truth's classes.
+        truth: the photos and what is on them.
+        tasks: what to measure.
         threshold: least score of a segment; None is the model's own.
+        out: folder for the predictions; None writes none.
         progress: called after each photo with how many are done, and how many there are.
 
     Raises:
-        DataError: the model's classes aren't the data set's, or an id map contradicts the JSON.
+        DataError: the model's classes aren't the data set's, the truth contradicts itself, or
+            `out` would overwrite it.
         ImageError: a photo cannot be read.
+        PanodetrError: the system refused to write.
     """
-    _check_categories(segmenter.categories, data)
-    quality = PanopticQuality(data.categories)
-    predictions: list[Prediction] = []
-    seconds = 0.0
-    for sample in data.samples:
-        start = time.perf_counter()
-        result = segmenter.segment(sample.photo, threshold=threshold)
-        seconds += time.perf_counter() - start
+    _check_categories(model.categories, truth, tasks)
+    if out is not None and out.resolve() == truth.folder.resolve():
+        raise DataError(f"{out} holds the truth; choose another folder for the predictions")
+    tally = Tally(truth, tasks)
+    known = np.array([category.id for category in truth.object_categories])
+    answers = _answers(model, [image.photo for image in truth.images], tasks, threshold)
+    clock = _Clock()
+    with nullcontext() if out is None else PredictionFiles(out, tasks) as files:
+        for number, image in enumerate(truth.images, start=1):
+            with clock:
+                panoptic, candidates = next(answers)
+            answer = _answer(image, panoptic, candidates, tasks, known, clock)
+            tally.update(image, answer)
+            if files is not None:
+                _write(files, image, panoptic, answer)
+            if progress is not None:
+                progress(number, len(truth.images))
+    return Evaluation(tally=tally, seconds=clock.seconds)
+
+
+def write_metrics(out: Path, evaluation: Evaluation, truth: Truth) -> dict[str, object]:
+    """Write `metrics.json` into a folder, and give what it holds.
+
+    Raises:
+        PanodetrError: the system refused to write.
+    """
+    written = metrics(evaluation.tally.compute(), truth, evaluation.seconds)
+    write_json(out / "metrics.json", written)
+    return written
+
+
+class _Clock:
+    """Adds up the seconds within its `with` blocks."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._start = 0.0
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds += time.perf_counter() - self._start
+
+
+def _answers(
+    model: Model, photos: list[Path], tasks: Sequence[Task], threshold: float | None
+) -> Iterator[tuple[PanopticResult | None, Candidates | None]]:
+    """Ask a model for what the tasks need, and no more."""
+    masks = "instances" in tasks
+    if "panoptic" not in tasks:
+        yield from ((None, found) for found in model.candidates_each(photos, masks=masks))
+    elif masks or "boxes" in tasks:
+        yield from model.answer_each(photos, masks=masks, threshold=threshold)
+    else:
+        yield from ((found, None) for found in model.segment_each(photos, threshold=threshold))
+
+
+def _answer(
+    image: TruthImage,
+    panoptic: PanopticResult | None,
+    candidates: Candidates | None,
+    tasks: Sequence[Task],
+    known: NDArray[np.int64],
+    clock: _Clock,
+) -> Answer:
+    """Bring what the model said into the form that is counted."""
+    boxes: list[ObjectResult] | None = None
+    masks: list[ObjectResult] | None = None
+    if candidates is not None:
         try:
-            quality.update(read_ids(sample), sample.segments, result.segment_ids, result.segments)
+            check_finite(candidates)
         except DataError as error:
-            raise DataError(f"{sample.photo}: {error}") from error
-        predictions.append(_prediction(sample, result))
-        if progress is not None:
-            progress(len(predictions), len(data.samples))
-    return EvaluationReport(
-        metrics=_metrics(quality.compute(), data, seconds),
-        predictions=tuple(predictions),
-        data=data,
+            raise DataError(f"{image.photo}: {error}") from error
+        chosen = np.flatnonzero(np.isin(candidates.category_ids, known))
+        if "boxes" in tasks:
+            boxes = box_results(image.image_id, candidates, chosen)
+        if "instances" in tasks:
+            masks = _masks(image.image_id, candidates, chosen, clock)
+    return Answer(
+        segment_ids=None if panoptic is None else panoptic.segment_ids,
+        segments=() if panoptic is None else panoptic.segments,
+        boxes=boxes,
+        masks=masks,
     )
 
 
-def _check_categories(categories: Iterable[Category], data: PanopticData) -> None:
+def _masks(
+    image_id: int, candidates: Candidates, chosen: NDArray[np.intp], clock: _Clock
+) -> list[ObjectResult]:
+    """Grow and encode the masks one by one: together they may not fit into memory."""
+    results: list[ObjectResult] = []
+    for query in chosen.tolist():
+        with clock:
+            mask = candidates.coarse_masks[query].pixels()
+        category_id, score = int(candidates.category_ids[query]), float(candidates.scores[query])
+        results.append(mask_result(image_id, category_id, score, run_lengths(mask)))
+    return results
+
+
+def _write(
+    files: PredictionFiles, image: TruthImage, panoptic: PanopticResult | None, answer: Answer
+) -> None:
+    if panoptic is not None:
+        segments = result_info(panoptic)["segments_info"]
+        files.add_panoptic(image, panoptic.segment_ids, segments)
+    if answer.boxes is not None:
+        files.add_objects("boxes", answer.boxes)
+    if answer.masks is not None:
+        files.add_objects("instances", answer.masks)
+
+
+def _check_categories(categories: Iterable[Category], truth: Truth, tasks: Sequence[Task]) -> None:
     """See that the model means by each id what the data set means.
+
+    Objects may be of fewer classes than the model has: a panoptic model knows stuff as well.
 
     Raises:
         DataError: it doesn't.
     """
     ours = {category.id: category.name for category in categories}
-    theirs = {category.id: category.name for category in data.categories}
-    for category_id in sorted(ours.keys() | theirs.keys()):
+    theirs = {category.id: category.name for category in truth.object_categories}
+    wanted = theirs.keys()
+    if "panoptic" in tasks:
+        theirs |= {category.id: category.name for category in truth.segment_categories}
+        wanted = ours.keys() | theirs.keys()
+    for category_id in sorted(wanted):
         one, other = ours.get(category_id, "nothing"), theirs.get(category_id, "nothing")
         if one != other:
             raise DataError(
-                f"category {category_id} is {one!r} in the model and {other!r} in {data.folder}; "
+                f"category {category_id} is {one!r} in the model and {other!r} in {truth.folder}; "
                 "expected a model that was trained on these classes"
             )
-
-
-def _metrics(figures: PanopticFigures, data: PanopticData, seconds: float) -> Metrics:
-    overall, things, stuff = figures.all, figures.things, figures.stuff
-    per_class = zip(data.categories, figures.per_class, strict=True)
-    return Metrics(
-        pq=overall.pq,
-        sq=overall.sq,
-        rq=overall.rq,
-        f1=overall.f1,
-        pq_things=things.pq,
-        sq_things=things.sq,
-        rq_things=things.rq,
-        f1_things=things.f1,
-        pq_stuff=stuff.pq,
-        sq_stuff=stuff.sq,
-        rq_stuff=stuff.rq,
-        f1_stuff=stuff.f1,
-        images=len(data.samples),
-        seconds_per_image=seconds / len(data.samples),
-        per_class={c.name: ClassMetrics(**asdict(q), f1=q.f1) for c, q in per_class},
-    )
-
-
-def _prediction(sample: Sample, result: PanopticResult) -> Prediction:
-    return Prediction(
-        image_id=sample.image_id,
-        file_name=f"{sample.name}.png",
-        png=id_map_png(result.segment_ids),
-        segments=result_info(result)["segments_info"],
-    )

@@ -1,0 +1,242 @@
+"""What predictions are measured against: one split's photos, with the truth that the tasks need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import hotcoco
+import numpy as np
+
+from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage, RunLengths
+from panodetr.data.layout import Layout, find_layout, require_layout
+from panodetr.data.panoptic import PanopticData, Sample
+from panodetr.data.records import read_record
+from panodetr.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from panodetr.data.instances import ObjectTruth
+    from panodetr.results.types import Category
+
+Task = Literal["boxes", "instances", "panoptic"]
+"""What is measured: AP of boxes, AP of masks, or panoptic quality."""
+
+TASKS: tuple[Task, ...] = ("boxes", "instances", "panoptic")
+
+DEFAULT_SPLIT = "val"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TruthImage:
+    """One photo with its truth.
+
+    Attributes:
+        image_id: the data set's own.
+        name: of the predicted id map, without suffix.
+        photo: path of the photo.
+        size: height, width in pixels.
+        panoptic: segments and id map; None where the data set has none.
+        instances: boxes and masks; None where they follow from the panoptic truth, or aren't there.
+    """
+
+    image_id: int
+    name: str
+    photo: Path
+    size: tuple[int, int]
+    panoptic: Sample | None
+    instances: InstanceImage | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """One split, or what is left of it.
+
+    Attributes:
+        folder: where it lies.
+        images: in the order of the JSON.
+        segment_categories: of panoptic segments, by rising id; none without a panoptic JSON.
+        object_categories: of boxes and masks: the instance JSON's, or else the panoptic things.
+        has_masks: whether every object has a mask.
+        left_out: photos that aren't there and that nobody is asked about.
+    """
+
+    folder: Path
+    images: tuple[TruthImage, ...]
+    segment_categories: tuple[Category, ...]
+    object_categories: tuple[InstanceCategory, ...]
+    has_masks: bool
+    left_out: int = 0
+
+    @classmethod
+    def open(cls, folder: Path, split: str | None, *, allow_missing: bool = False) -> Truth:
+        """Read the JSONs of a split, one or both, and see that the photos are there.
+
+        Args:
+            folder: the data set's.
+            split: its name; None takes "val", or else the data set that has no splits.
+            allow_missing: leave photos out that aren't there, and count them.
+
+        Raises:
+            DataError: there is no such split, a JSON contradicts itself or the other one, or
+                photos are missing.
+        """
+        if split is None:
+            unsplit = find_layout(folder, "", "panoptic") or find_layout(folder, "", "instances")
+            named = _find_both(folder, DEFAULT_SPLIT)
+            split = "" if unsplit and not any(named) else DEFAULT_SPLIT
+        panoptic, instances = _find_both(folder, split)
+        if panoptic is None and instances is None:
+            require_layout(folder, split, "panoptic")  # says what is missing
+        truth = _join(
+            folder,
+            None if panoptic is None else PanopticData.read(panoptic, split),
+            None if instances is None else InstanceData.read(instances),
+        )
+        return truth._with_photos(allow_missing)
+
+    @classmethod
+    def read(cls, path: Path) -> Truth:
+        """Read a single JSON of COCO's, panoptic or instances; the photos need not be there.
+
+        The id maps of a panoptic one lie in the folder of the same name beside it.
+
+        Raises:
+            DataError: it is neither, or it contradicts itself.
+        """
+        layout = Layout(path, path.parent / "images", path.with_suffix(""))
+        document = read_record(path)
+        first = next(iter(document.records("annotations")), None)
+        if first is not None and "segments_info" in first.fields:
+            return _join(path.parent, PanopticData.read(layout), None)
+        if "images" not in document.fields:
+            raise DataError(f'{path} has no "images"; expected a truth, as COCO writes it')
+        return _join(path.parent, None, InstanceData.read(layout))
+
+    def tasks(self) -> tuple[Task, ...]:
+        """Say what can be measured against it."""
+        can: dict[Task, bool] = {
+            "boxes": bool(self.object_categories),
+            "instances": bool(self.object_categories) and self.has_masks,
+            "panoptic": bool(self.segment_categories),
+        }
+        return tuple(task for task in TASKS if can[task])
+
+    def require(self, tasks: Iterable[Task]) -> None:
+        """See that tasks can be measured.
+
+        Raises:
+            DataError: one cannot.
+        """
+        for task in tasks:
+            if task not in self.tasks():
+                raise DataError(
+                    f"{self.folder} has no truth for {task}; it has {', '.join(self.tasks())}"
+                )
+
+    def share(self, rank: int, ranks: int) -> Truth:
+        """Give one of several processes its part: every image is in one part, and in one only.
+
+        Raises:
+            ValueError: there is no such part.
+        """
+        if not 0 <= rank < ranks:
+            raise ValueError(f"rank is {rank} of {ranks}; expected 0 to {ranks - 1}")
+        return replace(self, images=self.images[rank::ranks])
+
+    def _with_photos(self, allow_missing: bool) -> Truth:
+        there = tuple(image for image in self.images if image.photo.is_file())
+        missing = len(self.images) - len(there)
+        if missing and not (allow_missing and there):
+            first = next(image.photo for image in self.images if not image.photo.is_file())
+            raise DataError(
+                f"{missing} of {len(self.images)} photos are missing, first {first}; get them, or "
+                "leave them out with --allow-missing"
+            )
+        return replace(self, images=there, left_out=missing)
+
+
+def panoptic_objects(
+    sample: Sample, ids: NDArray[np.int32], things: Container[int]
+) -> list[ObjectTruth]:
+    """Make objects with boxes and masks of the segments of a panoptic truth.
+
+    Args:
+        sample: whose segments.
+        ids: its id map (H, W).
+        things: the ids of the categories whose segments are objects.
+    """
+    found: list[ObjectTruth] = []
+    columns = np.asfortranarray(ids)  # run lengths go down the columns
+    for number, segment in enumerate(sample.segments, start=1):
+        if segment.category_id not in things:
+            continue
+        mask = hotcoco.mask.encode(columns == segment.id)
+        found.append(
+            {
+                "id": number,
+                "image_id": sample.image_id,
+                "category_id": segment.category_id,
+                "bbox": [float(edge) for edge in hotcoco.mask.to_bbox(mask)],
+                "area": float(segment.area),
+                "iscrowd": int(segment.is_crowd),
+                "segmentation": RunLengths(
+                    size=list(sample.size), counts=mask["counts"].decode("ascii")
+                ),
+            }
+        )
+    return found
+
+
+def _find_both(folder: Path, split: str) -> tuple[Layout | None, Layout | None]:
+    return find_layout(folder, split, "panoptic"), find_layout(folder, split, "instances")
+
+
+def _join(folder: Path, panoptic: PanopticData | None, instances: InstanceData | None) -> Truth:
+    """Put the two truths of each image together.
+
+    Raises:
+        DataError: they aren't of the same images.
+    """
+    samples = {} if panoptic is None else {s.image_id: s for s in panoptic.samples}
+    others = {} if instances is None else {i.image_id: i for i in instances.images}
+    if panoptic is not None and instances is not None and samples.keys() != others.keys():
+        odd = min(samples.keys() ^ others.keys())
+        raise DataError(
+            f"{folder}: image {odd} is in only one of the panoptic and the instance JSON; "
+            "expected the same images in both"
+        )
+    images: list[TruthImage] = []
+    for image_id in samples or others:
+        sample, other = samples.get(image_id), others.get(image_id)
+        one = sample or others[image_id]
+        if sample is not None and other is not None and sample.size != other.size:
+            raise DataError(
+                f"{folder}: image {image_id} is {sample.size} in the panoptic and {other.size} in "
+                "the instance JSON; expected one height and width"
+            )
+        images.append(
+            TruthImage(
+                image_id=image_id,
+                name=one.photo.stem if sample is None else sample.name,
+                photo=one.photo,
+                size=one.size,
+                panoptic=sample,
+                instances=other,
+            )
+        )
+    segment_categories = () if panoptic is None else panoptic.categories
+    things = (category for category in segment_categories if category.is_thing)
+    return Truth(
+        folder=folder,
+        images=tuple(images),
+        segment_categories=segment_categories,
+        object_categories=tuple(InstanceCategory(id=c.id, name=c.name) for c in things)
+        if instances is None
+        else instances.categories,
+        has_masks=all("segmentation" in o for image in others.values() for o in image.objects),
+    )

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from panodetr.data.panoptic import read_ids, read_photo
+from panodetr.data.targets import panoptic_target
+from panodetr.evaluation.answers import run_lengths
+from panodetr.evaluation.detection import Kind, ObjectResult
+from panodetr.evaluation.truth import Truth, TruthImage
+from panodetr.results.types import Candidates, Category, CoarseMask, PanopticResult, Segment
+
+
+class Annotator:
+    """Answers with the truth, moved to the right, less what scores too low."""
+
+    def __init__(self, truth: Truth, *, shift: int = 0) -> None:
+        self.categories: tuple[Category, ...] = truth.segment_categories
+        self.asked: list[str] = []
+        self._images = {image.photo: image for image in truth.images}
+        self._shift = shift
+
+    def segment_each(
+        self, photos: Iterable[Path], /, *, threshold: float | None
+    ) -> Iterator[PanopticResult]:
+        self.asked.append("segments")
+        for photo in photos:
+            yield self.segment(self._images[photo], threshold or 0)
+
+    def candidates_each(self, photos: Iterable[Path], /, *, masks: bool) -> Iterator[Candidates]:
+        self.asked.append("masks" if masks else "boxes")
+        for photo in photos:
+            yield _candidates(self.segment(self._images[photo], 0), masks)
+
+    def answer_each(
+        self, photos: Iterable[Path], /, *, masks: bool, threshold: float | None
+    ) -> Iterator[tuple[PanopticResult, Candidates]]:
+        self.asked.append("segments and masks" if masks else "segments and boxes")
+        for photo in photos:
+            result = self.segment(self._images[photo], threshold or 0)
+            yield result, _candidates(self.segment(self._images[photo], 0), masks)
+
+    def segment(self, image: TruthImage, threshold: float) -> PanopticResult:
+        sample = image.panoptic
+        assert sample is not None
+        ids = np.roll(read_ids(sample), self._shift, axis=1)
+        target = panoptic_target(ids, sample.segments, self.categories)
+        segments: list[Segment] = []
+        for number, index, box in zip(
+            target.segment_ids.tolist(), target.classes.tolist(), target.boxes.tolist(), strict=True
+        ):
+            category = self.categories[index]
+            x0, y0, x1, y1 = box
+            segments.append(
+                Segment(
+                    id=number,
+                    label=category.name,
+                    category_id=category.id,
+                    is_thing=category.is_thing,
+                    score=0.9 if category.is_thing else 0.6,
+                    box=(x0, y0, x1, y1),
+                    area=int((ids == number).sum()),
+                )
+            )
+        kept = tuple(s for s in segments if s.score > threshold)
+        shown = np.isin(ids, [s.id for s in kept])
+        return PanopticResult(
+            segments=kept,
+            segment_ids=np.where(shown, ids, np.int32(0)),
+            photo=read_photo(sample),
+            source=image.photo,
+            categories=self.categories,
+        )
+
+
+def _candidates(result: PanopticResult, masks: bool) -> Candidates:
+    """The segments as if queries had found them, stuff too."""
+    size: tuple[int, int] = result.segment_ids.shape  # pyright: ignore[reportAssignmentType]
+    return Candidates(
+        scores=np.array([s.score for s in result.segments], np.float32),
+        category_ids=np.array([s.category_id for s in result.segments]),
+        boxes=np.array([s.box for s in result.segments], np.float32).reshape(-1, 4),
+        photo_size=size,
+        coarse_masks=tuple(
+            CoarseMask(
+                logits=np.where(result.segment_ids == s.id, np.float32(1), np.float32(-1)),
+                processed_size=size,
+                tile=(0, 0, *size),
+                photo_size=size,
+            )
+            for s in result.segments
+            if masks
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def nuclei(shared_data: Path) -> Truth:
+    """The first small photos of the validation split."""
+    truth = Truth.open(shared_data / "nuclei", "val")
+    small = [image for image in truth.images if image.size == (256, 256)]
+    return replace(truth, images=tuple(small[:3]))
+
+
+@pytest.fixture(scope="session")
+def coco(shared_data: Path) -> Truth:
+    """Real photos with COCO's own instance annotations, crowds among them."""
+    return Truth.open(shared_data / "coco-instances", "")
+
+
+@pytest.fixture(scope="session")
+def reference(shared_data: Path) -> COCO:
+    """The same, as pycocotools reads it."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(shared_data / "coco-instances" / "instances.json"))
+
+
+Noisy = Callable[[TruthImage, Kind], list[ObjectResult]]
+
+
+@pytest.fixture(scope="session")
+def noisy(coco: Truth, reference: COCO) -> Noisy:
+    """Detections made from the truth: moved, doubled, relabelled, dropped, with equal scores."""
+    categories = [category.id for category in coco.object_categories]
+
+    def make(image: TruthImage, kind: Kind) -> list[ObjectResult]:
+        assert image.instances is not None
+        rng = np.random.default_rng(image.image_id)
+        results: list[ObjectResult] = []
+        for truth in image.instances.objects:
+            for _ in range(rng.integers(0, 4)):
+                category_id = truth["category_id"]
+                if rng.random() < 0.1:
+                    category_id = int(rng.choice(categories))
+                result: ObjectResult = {
+                    "image_id": image.image_id,
+                    "category_id": category_id,
+                    "score": round(float(rng.random()), 1),  # many ties
+                }
+                if kind == "bbox":
+                    x, y, width, height = np.array(truth["bbox"]) + rng.normal(0, 4, 4)
+                    result["bbox"] = [x, y, max(width, 1.0), max(height, 1.0)]
+                else:
+                    pixels = reference.annToMask(reference.anns[truth["id"]])
+                    moved = np.roll(pixels, rng.integers(-4, 5, 2), (0, 1))
+                    result["segmentation"] = run_lengths(moved.astype(np.bool_))
+                results.append(result)
+        return results
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pycocotools(reference: COCO) -> Callable[[list[ObjectResult], list[int]], COCOeval]:
+    """Counts as COCO does."""
+
+    def count(results: list[ObjectResult], image_ids: list[int]) -> COCOeval:
+        with contextlib.redirect_stdout(io.StringIO()):
+            copies: Any = [dict(result) for result in results]  # it takes more than its stub says
+            loaded = reference.loadRes(copies)
+            kind = "bbox" if "bbox" in results[0] else "segm"
+            counted = COCOeval(reference, loaded, kind)
+            counted.params.imgIds = image_ids
+            counted.evaluate()
+            counted.accumulate()
+            counted.summarize()
+        return counted
+
+    return count

@@ -1,0 +1,138 @@
+"""Evaluates one small photo again and again, and prints by how many bytes each time adds to memory.
+
+A script, for a process of its own: `python tests/evaluation/memory.py IMAGES`.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from panodetr.data.instances import InstanceCategory
+from panodetr.data.panoptic import Sample, TruthSegment
+from panodetr.evaluation.run import evaluate
+from panodetr.evaluation.truth import TASKS, Truth, TruthImage
+from panodetr.results.coco import id_map_png
+from panodetr.results.types import Candidates, Category, CoarseMask, PanopticResult, Segment
+
+SIZE = (48, 64)
+QUERIES = 100
+CATEGORIES = tuple(
+    Category(index=i, id=i + 1, name=f"class {i}", is_thing=i < 80, color=(0, 0, 0))
+    for i in range(81)
+)
+
+
+class Repeating:
+    """Says of every photo the same, with other scores: COCO's number of queries and classes."""
+
+    categories = CATEGORIES
+
+    def __init__(self, ids: np.ndarray[tuple[int, int], np.dtype[np.int32]]) -> None:
+        self._rng = np.random.default_rng(0)
+        self._result = PanopticResult(
+            segments=tuple(
+                Segment(
+                    id=i,
+                    label=f"class {i}",
+                    category_id=i,
+                    is_thing=True,
+                    score=0.9,
+                    box=(0, 0, 9, 9),
+                    area=16,
+                )
+                for i in range(1, 21)
+            ),
+            segment_ids=ids,
+            photo=np.zeros((*SIZE, 3), np.uint8),
+            source=None,
+            categories=CATEGORIES,
+        )
+        logits = self._rng.normal(size=(QUERIES, *SIZE)).astype(np.float32)
+        self._masks = tuple(
+            CoarseMask(
+                logits=mask,
+                processed_size=SIZE,
+                tile=(0, 0, *SIZE),
+                photo_size=SIZE,
+            )
+            for mask in logits
+        )
+
+    def candidates_each(self, photos: Iterable[Path], /, *, masks: bool) -> Iterator[Candidates]:
+        raise NotImplementedError
+
+    def segment_each(
+        self, photos: Iterable[Path], /, *, threshold: float | None
+    ) -> Iterator[PanopticResult]:
+        raise NotImplementedError
+
+    def answer_each(
+        self, photos: Iterable[Path], /, *, masks: bool, threshold: float | None
+    ) -> Iterator[tuple[PanopticResult, Candidates]]:
+        for _ in photos:
+            yield (
+                self._result,
+                Candidates(
+                    scores=self._rng.random(QUERIES, np.float32),
+                    category_ids=self._rng.integers(1, 81, QUERIES),
+                    boxes=self._rng.random((QUERIES, 4), np.float32) * 40,
+                    photo_size=SIZE,
+                    coarse_masks=self._masks,
+                ),
+            )
+
+
+def main(images: int) -> None:
+    """Measure between the first tenth, after which caches are full, and the end."""
+    ids = np.zeros(SIZE, np.int32)
+    for number in range(20):
+        ids[8 * (number % 5) : 8 * (number % 5) + 4, 12 * (number // 5) :][:, :4] = number + 1
+    segments = tuple(
+        TruthSegment(id=i, category_id=i, area=16, is_crowd=False) for i in range(1, 21)
+    )
+    memory: list[int] = []
+
+    def watch(done: int, of: int) -> None:
+        if done in (of // 10, of):
+            pages = Path("/proc/self/statm").read_text().split()[1]
+            memory.append(4096 * int(pages))
+
+    with tempfile.TemporaryDirectory() as folder:
+        id_map = Path(folder, "1.png")
+        id_map.write_bytes(id_map_png(ids))
+        Image.new("RGB", SIZE[::-1]).save(Path(folder, "photo.png"))
+        sample = Sample(
+            image_id=0, name="0", photo=id_map, id_map=id_map, size=SIZE, segments=segments
+        )
+        truth = Truth(
+            folder=Path(folder),
+            images=tuple(
+                TruthImage(
+                    image_id=number,
+                    name=str(number),
+                    photo=id_map,
+                    size=SIZE,
+                    panoptic=replace(sample, image_id=number, name=str(number)),
+                    instances=None,
+                )
+                for number in range(1, images + 1)
+            ),
+            segment_categories=CATEGORIES,
+            object_categories=tuple(
+                InstanceCategory(id=c.id, name=c.name) for c in CATEGORIES if c.is_thing
+            ),
+            has_masks=True,
+        )
+        evaluate(Repeating(ids), truth, TASKS, out=Path(folder, "out"), progress=watch)
+    print((memory[1] - memory[0]) / (images - images // 10))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

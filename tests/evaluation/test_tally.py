@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from panodetr.data.instances import InstanceImage
+from panodetr.evaluation.answers import Answer
+from panodetr.evaluation.detection import ObjectResult
+from panodetr.evaluation.run import evaluate
+from panodetr.evaluation.tally import Figures, Tally
+from panodetr.evaluation.truth import TASKS, Truth
+
+from .conftest import Annotator
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
+
+
+def same(one: Figures, other: Figures) -> None:
+    """Equal to the last bit."""
+    assert one.images == other.images
+    assert one.panoptic == other.panoptic
+    for a, b in ((one.boxes, other.boxes), (one.instances, other.instances)):
+        assert a is not None
+        assert b is not None
+        assert a.per_class == b.per_class
+        np.testing.assert_array_equal(a.precision, b.precision)
+
+
+def test_parts_add_up_to_the_whole(nuclei: Truth) -> None:
+    model = Annotator(nuclei, shift=1)
+    whole = evaluate(model, nuclei, TASKS).tally
+    parts = [evaluate(model, nuclei.share(rank, 3), TASKS).tally for rank in (2, 0, 1)]
+    merged = parts[0]
+    for part in parts[1:]:
+        merged.merge(pickle.loads(pickle.dumps(part)))
+    same(merged.compute(), whole.compute())
+
+
+def test_every_image_is_in_one_share(nuclei: Truth) -> None:
+    shares = [nuclei.share(rank, 2) for rank in range(2)]
+    ids = [image.image_id for share in shares for image in share.images]
+    assert sorted(ids) == sorted(image.image_id for image in nuclei.images)
+    with pytest.raises(ValueError, match="rank is 2 of 2; expected 0 to 1"):
+        nuclei.share(2, 2)
+
+
+def test_no_image_is_counted_twice(nuclei: Truth) -> None:
+    one, other = (evaluate(Annotator(nuclei), nuclei, ["boxes"]).tally for _ in range(2))
+    with pytest.raises(ValueError, match="3 images were counted by both, first"):
+        one.merge(other)
+    with pytest.raises(ValueError, match="was counted before"):
+        one.update(nuclei.images[0], Answer(boxes=[]))
+    assert one.compute().images == 3
+
+
+def test_counts_of_other_tasks_are_not_merged(nuclei: Truth) -> None:
+    with pytest.raises(ValueError, match="counts of the same tasks"):
+        Tally(nuclei, ["boxes"]).merge(Tally(nuclei, ["instances"]))
+    with pytest.raises(ValueError, match="counts of the same tasks"):
+        Tally(nuclei, ["panoptic", "boxes"]).merge(Tally(nuclei, ["boxes"]))
+
+
+def _evaluate_share(rank: int, port: int, truth: Truth, results: Queue[bytes]) -> None:
+    """One of two processes, as a training run on two GPUs would have them."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    tally = evaluate(Annotator(truth, shift=1), truth.share(rank, 2), TASKS).tally
+    tallies: list[Tally | None] = [None, None]
+    dist.all_gather_object(tallies, tally)
+    first, second = tallies
+    assert first is not None
+    assert second is not None
+    first.merge(second)
+    if rank == 0:
+        results.put(pickle.dumps(first))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(nuclei: Truth) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    spawn = multiprocessing.get_context("spawn")
+    results: Queue[bytes] = spawn.Queue()
+    workers = [
+        spawn.Process(target=_evaluate_share, args=(rank, port, nuclei, results))
+        for rank in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    merged: Tally = pickle.loads(results.get(timeout=300))
+    for worker in workers:
+        worker.join(timeout=60)
+        assert worker.exitcode == 0
+    whole = evaluate(Annotator(nuclei, shift=1), nuclei, TASKS).tally
+    same(merged.compute(), whole.compute())
+
+
+@pytest.mark.slow
+def test_memory_grows_by_less_than_20_kilobytes_an_image() -> None:
+    """In a process of its own: this one has memory to spare from other tests."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("memory.py")), "5000"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 20_000
+
+
+def test_objects_of_the_instance_truth_are_taken_before_panoptic_ones(nuclei: Truth) -> None:
+    image = nuclei.images[0]
+    none = InstanceImage(image_id=image.image_id, photo=image.photo, size=image.size, objects=())
+    truth = replace(nuclei, images=(replace(image, instances=none),))
+    tally = Tally(truth, ["boxes"])
+    found: ObjectResult = {
+        "image_id": image.image_id,
+        "category_id": 1,
+        "bbox": [0, 0, 9, 9],
+        "score": 1,
+    }
+    tally.update(truth.images[0], Answer(boxes=[found]))
+    boxes = tally.compute().boxes
+    assert boxes is not None
+    assert boxes.per_class[0].truths == 0
