@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from panodetr.checkpoints.fields import from_json, json_object, scalar
+from panodetr.checkpoints.names import few
 from panodetr.checkpoints.spec import ModelSpec
+from panodetr.checkpoints.weights import SAFETENSORS, Shapes, read_safetensors
 from panodetr.errors import CheckpointError
 from panodetr.files import folder_written_whole, write_bytes, write_json
 from panodetr.images.preprocess import Preprocessing
@@ -27,7 +28,7 @@ from panodetr.results.types import Category
 FORMAT = "panodetr"
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_FILE = SAFETENSORS
 METRICS_FILE = "metrics.json"  # may lie beside them: what the model reached, and on what
 
 _OWN_FILES = {CONFIG_FILE, WEIGHTS_FILE, METRICS_FILE}
@@ -64,14 +65,8 @@ def save_checkpoint(
             lost.
         PanodetrError: the system refused to write.
     """
-    if folder.is_dir():
-        others = sorted(entry.name for entry in folder.iterdir() if entry.name not in _OWN_FILES)
-        if others:
-            raise CheckpointError(
-                f"{folder} holds files that are no part of a checkpoint ({_few(others)}); "
-                "choose another folder"
-            )
-    tensors = {key: _stored(key, tensor, dtype) for key, tensor in state.items()}
+    refuse_other_files(folder, _OWN_FILES)
+    tensors = {key: stored_tensor(key, tensor, dtype) for key, tensor in state.items()}
     with folder_written_whole(folder) as temporary:
         write_json(temporary / CONFIG_FILE, _to_json(spec))
         write_bytes(temporary / WEIGHTS_FILE, save(tensors))
@@ -85,14 +80,14 @@ def read_spec(folder: Path) -> ModelSpec:
             version, or lacks a key or holds an unknown or meaningless one, which is named.
     """
     file = folder / CONFIG_FILE
-    value = _read_json(file)
+    value = read_json(file)
     try:
         return _from_json(value)
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}") from error
 
 
-def load_weights(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+def load_weights(folder: Path, expected: Shapes) -> dict[str, torch.Tensor]:
     """Read a checkpoint's weights: CPU tensors, floating-point ones as float32.
 
     Args:
@@ -106,21 +101,31 @@ def load_weights(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[
     file = folder / WEIGHTS_FILE
     if not file.is_file():
         raise CheckpointError(_absent(file))
-    try:
-        with safe_open(file, framework="pt") as stored:
-            keys = stored.keys()
-            shapes = {key: tuple(stored.get_slice(key).get_shape()) for key in keys}
-            _compare(file, shapes, expected)
-            tensors = {key: cast("torch.Tensor", stored.get_tensor(key)) for key in shapes}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{file} is truncated or damaged ({error}); copy or train it again"
-        ) from error
+    tensors = read_safetensors(file, expected)
     return {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}
 
 
-def _stored(key: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Give a tensor the form that it has in the file."""
+def refuse_other_files(folder: Path, own: Collection[str]) -> None:
+    """Keep a folder of other things from being replaced by a checkpoint.
+
+    Raises:
+        CheckpointError: the folder holds files of other names than `own`.
+    """
+    if folder.is_dir():
+        others = sorted(entry.name for entry in folder.iterdir() if entry.name not in own)
+        if others:
+            raise CheckpointError(
+                f"{folder} holds files that are no part of a checkpoint ({few(others)}); "
+                "choose another folder"
+            )
+
+
+def stored_tensor(key: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Give a tensor the form that it has in a file: on the CPU, contiguous, sharing nothing.
+
+    Raises:
+        CheckpointError: it is not finite.
+    """
     if not tensor.is_floating_point():
         return tensor.detach().cpu().clone().contiguous()
     kind = dtype if tensor.ndim > 1 else torch.float32
@@ -172,7 +177,7 @@ def _from_json(value: object) -> ModelSpec:
     )
 
 
-def _read_json(file: Path) -> object:
+def read_json(file: Path) -> object:
     """Parse a JSON file.
 
     Raises:
@@ -191,38 +196,3 @@ def _read_json(file: Path) -> object:
 def _absent(file: Path) -> str:
     """Say that a checkpoint's file is not there."""
     return f"{file} is not there; a checkpoint is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
-
-
-def _compare(
-    file: Path, stored: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
-) -> None:
-    """Check names and shapes before any weight is read.
-
-    Raises:
-        CheckpointError: naming the first few that differ.
-    """
-    missing = [repr(key) for key in expected if key not in stored]
-    if missing:
-        raise CheckpointError(f"{file} lacks {len(missing)} tensors of its model: {_few(missing)}")
-    unknown = [repr(key) for key in stored if key not in expected]
-    if unknown:
-        raise CheckpointError(
-            f"{file} holds {len(unknown)} tensors that its model does not have: {_few(unknown)}"
-        )
-    wrong = [
-        f"{key!r} is {list(stored[key])}, expected {list(shape)}"
-        for key, shape in expected.items()
-        if stored[key] != tuple(shape)
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"{file} does not fit {CONFIG_FILE}, {len(wrong)} tensors have another shape: "
-            f"{_few(wrong)}"
-        )
-
-
-def _few(names: Iterable[str], most: int = 3) -> str:
-    """List the first few names."""
-    listed = list(names)
-    rest = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + rest
