@@ -1,8 +1,8 @@
-"""The errors a user can cause. Each message is one line: what came, what was expected, what to do."""
+"""The errors a user can cause, each one line: what came, what was expected, what to do."""
 
 
 class PanodetrError(ValueError):
-    """Base of every error that the user can mend; the command line prints it alone, without a traceback."""
+    """Base of every error that a user can mend; the command line prints its one line alone."""
 
 
 class UsageError(PanodetrError):

@@ -14,7 +14,7 @@ from panodetr.images.views import BATCH_PIXELS, model_input, read_photo, view_ba
 from panodetr.results.candidates import TileCandidates, join_candidates, name_detections
 from panodetr.results.decode import decode_detections
 from panodetr.results.masks import paint_instances
-from panodetr.results.panoptic import keep_queries, merge_masks
+from panodetr.results.panoptic import drop_duplicates, keep_queries, merge_masks
 from panodetr.results.semantic import classify_pixels
 from panodetr.results.tiles import join_tiles
 from panodetr.results.types import DetectionResult, PanopticResult, Segment
@@ -262,6 +262,9 @@ class Predictor:
             ]
         masks = _masks(found, [queries for queries, _, _ in kept])
         for view, (_, scores, classes), own in zip(views, kept, masks, strict=True):
+            if self.spec.duplicate_iou is not None:
+                one_each = drop_duplicates(own, scores, classes, self.spec.duplicate_iou)
+                own, scores, classes = own[one_each], scores[one_each], classes[one_each]
             if task == "instances":
                 yield paint_instances(own, scores, classes, view.size, view.tile_size)
             else:

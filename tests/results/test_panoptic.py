@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panodetr.results.panoptic import keep_queries, measure_segments, merge_masks
+from panodetr.results.panoptic import drop_duplicates, keep_queries, measure_segments, merge_masks
 
 THINGS = np.array([True, True, False, False])
 
@@ -115,3 +115,22 @@ def test_areas_and_boxes_are_those_of_the_pixels(
             assert box == (x.min(), y.min(), x.max() + 1, y.max() + 1)
         else:
             assert box == (0, 0, 0, 0)
+
+
+def test_of_two_masks_of_one_object_the_better_one_is_kept() -> None:
+    masks = np.full((4, 8, 8), -1, np.float32)
+    masks[0, :4] = 1  # the same object as 1
+    masks[1, :4, :7] = 1
+    masks[2, 4:] = 1  # another place
+    masks[3, :4] = 1  # another class
+    scores = np.array([0.6, 0.9, 0.5, 0.7], np.float32)
+    classes = np.array([0, 0, 0, 1])
+    assert drop_duplicates(masks, scores, classes, 0.5).tolist() == [1, 2, 3]
+    assert drop_duplicates(masks, scores, classes, 0.9).tolist() == [0, 1, 2, 3]
+    assert drop_duplicates(masks[:0], scores[:0], classes[:0], 0.5).tolist() == []
+
+
+def test_empty_masks_are_no_duplicates() -> None:
+    masks = np.full((2, 4, 4), -1, np.float32)
+    kept = drop_duplicates(masks, np.ones(2, np.float32), np.zeros(2, np.intp), 0.5)
+    assert kept.tolist() == [0, 1]

@@ -110,6 +110,7 @@ def write_huggingface(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
         EXTRAS: {
             "categories": [dataclasses.asdict(category) for category in spec.categories],
             "threshold": spec.threshold,
+            "duplicate_iou": spec.duplicate_iou,
             "tile": tiles.tile,
             "tile_overlap": tiles.tile_overlap,
         },
@@ -166,7 +167,13 @@ def _with_extras(spec: ModelSpec, extras: object, labels: list[str]) -> ModelSpe
         spec.preprocessing, tile=kept.get("tile"), tile_overlap=kept.get("tile_overlap", 0)
     )
     threshold = scalar(float, kept.get("threshold", spec.threshold), f"{EXTRAS}.threshold")
-    return replace(spec, categories=categories, preprocessing=tiles, threshold=threshold)
+    return replace(
+        spec,
+        categories=categories,
+        preprocessing=tiles,
+        threshold=threshold,
+        duplicate_iou=kept.get("duplicate_iou"),
+    )
 
 
 def _read_backbone(config: Json) -> ResNetConfig:

@@ -40,6 +40,7 @@ _KEYS = (
     "categories",
     "preprocessing",
     "threshold",
+    "duplicate_iou",
 )
 
 
@@ -168,12 +169,14 @@ def _from_json(value: object) -> ModelSpec:
     if not isinstance(categories, list):
         raise ValueError("categories is not a list")
     rows = enumerate(cast("list[object]", categories))
+    overlap = fields["duplicate_iou"]
     return ModelSpec(
         name=scalar(str, fields["name"], "name"),
         architecture=from_json(DetrConfig, fields["architecture"], "architecture"),
         categories=tuple(from_json(Category, row, f"categories[{i}]") for i, row in rows),
         preprocessing=from_json(Preprocessing, fields["preprocessing"], "preprocessing"),
         threshold=scalar(float, fields["threshold"], "threshold"),
+        duplicate_iou=None if overlap is None else scalar(float, overlap, "duplicate_iou"),
     )
 
 

@@ -25,6 +25,8 @@ class ModelSpec:
         preprocessing: how photos are fed.
         threshold: least score of a segment that is kept, unless the caller says otherwise (the
             paper's 0.85).
+        duplicate_iou: two masks of one class that overlap by more than this are one object found
+            twice, and the one with the lower score is dropped; None drops none, as in the paper.
     """
 
     name: str
@@ -32,13 +34,14 @@ class ModelSpec:
     categories: tuple[Category, ...]
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     threshold: float = 0.85
+    duplicate_iou: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse descriptions that contradict themselves.
 
         Raises:
             ValueError: there is no name or category, categories collide or do not fit the class
-                head, a colour is none, or the threshold is no probability.
+                head, a colour is none, or a threshold is no fraction.
         """
         if not self.name or not self.categories:
             raise ValueError("name and categories must not be empty")
@@ -61,3 +64,5 @@ class ModelSpec:
                 )
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold is {self.threshold}; expected 0 to 1")
+        if self.duplicate_iou is not None and not 0 < self.duplicate_iou <= 1:
+            raise ValueError(f"duplicate_iou is {self.duplicate_iou}; expected 0 to 1, or null")

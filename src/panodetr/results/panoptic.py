@@ -63,6 +63,40 @@ def keep_queries(
     return keep, scores[keep], classes[keep]
 
 
+def drop_duplicates(
+    masks: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    classes: NDArray[np.intp],
+    most: float,
+) -> NDArray[np.intp]:
+    """Find the queries that stand for objects of their own.
+
+    Not in the paper: a DETR that has seen few objects in training lets several queries answer for
+    one, and they would share its pixels. The one with the highest score is kept.
+
+    Args:
+        masks: (N, h, w) logits, above 0 inside.
+        scores: (N,).
+        classes: (N,) class indices.
+        most: greatest IoU of two masks of one class.
+
+    Returns:
+        Indices of the queries to keep, rising.
+    """
+    count, height, width = masks.shape
+    inside = (masks > 0).reshape(count, height * width).astype(np.float32)
+    both = inside @ inside.T  # N, N: pixels
+    area = both.diagonal()
+    # both / (area + area - both) > most, without dividing by empty masks
+    same = both > most * (area[:, None] + area - both)
+    same &= classes[:, None] == classes
+    kept: list[int] = []
+    for query in np.argsort(-scores, kind="stable").tolist():
+        if not same[query, kept].any():
+            kept.append(query)
+    return np.sort(np.array(kept, np.intp))
+
+
 def merge_masks(
     masks: NDArray[np.float32],
     scores: NDArray[np.float32],

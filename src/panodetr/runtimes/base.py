@@ -34,5 +34,5 @@ class Runtime(Protocol):
     """A model that can be run."""
 
     def detect(self, pixels: NDArray[np.float32], padding: NDArray[np.bool_] | None) -> Found:
-        """Run on normalised pixels (B, 3, H, W); padding (B, H, W) is True where there is no photo."""
+        """Run on normalised pixels (B, 3, H, W); padding (B, H, W) is True beside the photos."""
         ...

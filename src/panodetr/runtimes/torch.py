@@ -24,11 +24,11 @@ class TorchRuntime:
 
     def __init__(self, model: Detr, device: torch.device) -> None:
         self.device = device
-        self.model = model.eval().to(device=device, memory_format=torch.channels_last)
+        self.model = model.eval().to(device).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def detect(self, pixels: NDArray[np.float32], padding: NDArray[np.bool_] | None) -> TorchFound:
-        """Run on normalised pixels (B, 3, H, W); padding (B, H, W) is True where there is no photo."""
+        """Run on normalised pixels (B, 3, H, W); padding (B, H, W) is True beside the photos."""
         batch = torch.from_numpy(pixels).to(self.device, memory_format=torch.channels_last)
         mask = None if padding is None else torch.from_numpy(padding).to(self.device)
         return TorchFound(self.model, self.model.detect(batch, mask))
@@ -71,7 +71,9 @@ def choose_device(name: str) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
         raise UsageError(f"device is {name!r}; expected auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device is cuda, but PyTorch sees no CUDA GPU here; use --device cpu or auto")
+        raise UsageError(
+            "device is cuda, but PyTorch sees no CUDA GPU here; use --device cpu or auto"
+        )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)

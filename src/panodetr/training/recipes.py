@@ -33,6 +33,7 @@ def nuclei(categories: tuple[Category, ...]) -> TrainConfig:
                 short_side=None, long_side=None, tile=tile, tile_overlap=tile // 2
             ),
             threshold=0.5,
+            duplicate_iou=0.5,
         ),
         augmentation=CropAugmentation(size=tile, least_scale=0.8, most_scale=1.4, color=0.2),
         steps=12000,
