@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -49,7 +49,7 @@ class ProcessorOptions:
 
     format: Format = "coco_detection"
     do_resize: bool = True
-    size: Mapping[str, int] = DEFAULT_SIZE
+    size: Mapping[str, int] = field(default_factory=lambda: DEFAULT_SIZE)
     resample: int = Image.Resampling.BILINEAR
     do_rescale: bool = True
     rescale_factor: float = 1 / 255
@@ -79,7 +79,7 @@ class ProcessorOptions:
         if isinstance(given.get("size"), int):
             longest = given.pop("max_size", 1333)
             given["size"] = {"shortest_edge": given["size"], "longest_edge": longest}
-        known = [field.name for field in fields(self)]
+        known = [option.name for option in fields(self)]
         for name in given:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
