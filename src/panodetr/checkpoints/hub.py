@@ -1,8 +1,8 @@
 """Checkpoints on the Hugging Face hub, through huggingface_hub.
 
 Its cache, token, endpoint and offline mode are set as everywhere, by its environment variables
-(`HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`). A transfer that breaks is taken up where it
-stopped, several times; once given up, the next call begins that file anew.
+(`HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`). A transfer that breaks is taken up where
+it stopped, several times; once given up, the next call begins that file anew.
 """
 
 from __future__ import annotations

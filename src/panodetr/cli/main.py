@@ -13,11 +13,13 @@ import sys
 from typing import TYPE_CHECKING
 
 from panodetr import __version__
+from panodetr.cli import convert as convert_command
 from panodetr.cli import detect as detect_command
 from panodetr.cli import eval as eval_command
 from panodetr.cli import models as models_command
 from panodetr.cli import segment as segment_command
 from panodetr.cli import train as train_command
+from panodetr.cli import verify as verify_command
 from panodetr.cli.output import print_error
 from panodetr.errors import PanodetrError, UsageError
 
@@ -75,4 +77,6 @@ def _parser() -> argparse.ArgumentParser:
     models_command.add_to(commands)
     eval_command.add_to(commands)
     train_command.add_to(commands)
+    convert_command.add_to(commands)
+    verify_command.add_to(commands)
     return parser
