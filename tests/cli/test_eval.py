@@ -5,21 +5,192 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from PIL import Image
+
+from panodetr.cli.main import main
+
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def test_the_table_shows_what_the_file_holds(
+@pytest.fixture
+def panodetr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Program:
+    """The program within this process, which has loaded torch already: it is called many times."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        given = [str(argument) for argument in arguments]
+        code = main(given)
+        told = capsys.readouterr()
+        return subprocess.CompletedProcess(given, code, told.out, told.err)
+
+    return run
+
+
+@pytest.fixture
+def evaluated(panodetr: Program, tiny_model: Path, data: Path, tmp_path: Path) -> Path:
+    """The folder of a finished evaluation of all tasks."""
+    out = tmp_path / "evaluated"
+    done = panodetr("eval", "--model", tiny_model, "--data", data, "--out", out)
+    assert done.returncode == 0, done.stderr
+    (out / "stdout.txt").write_text(done.stdout)
+    return out
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    return {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
+
+
+def test_the_tables_show_what_the_file_holds(evaluated: Path) -> None:
+    metrics = json.loads((evaluated / "metrics.json").read_text())
+    shown = rows((evaluated / "stdout.txt").read_text())
+    for name, suffix in (("all", ""), ("things", "_things"), ("stuff", "_stuff")):
+        expected = [f"{100 * metrics[key + suffix]:.1f}" for key in ("pq", "sq", "rq", "f1")]
+        assert shown[name] == expected
+    for name, key in (("AP75", "ap75"), ("AP50", "ap50")):
+        expected = [f"{100 * metrics[task][key]:.1f}" for task in ("boxes", "instances")]
+        assert shown[name] == expected
+    assert shown["nucleus"][0] == "2"
+    assert metrics["images"] == 2
+    assert metrics["seconds_per_image"] > 0
+    twelve = [value for key, value in metrics["boxes"].items() if key != "per_class"]
+    assert len(twelve) == 12
+    assert metrics["boxes"]["ap_large"] is None  # no nucleus is that large
+
+
+def test_everything_is_written(evaluated: Path) -> None:
+    names = {path.name for path in evaluated.iterdir()} - {"stdout.txt"}
+    assert names == {
+        "metrics.json",
+        "boxes.json",
+        "instances.json",
+        "panoptic.json",
+        "panoptic",
+        "per_class.png",
+        "precision_recall_boxes.png",
+        "precision_recall_instances.png",
+    }
+    for path in evaluated.glob("*.png"):
+        with Image.open(path) as picture:
+            assert picture.width > 300
+
+
+@pytest.mark.parametrize("kind", ["boxes", "instances", "panoptic"])
+def test_what_was_written_scores_the_same(
+    panodetr: Program, evaluated: Path, data: Path, tmp_path: Path, kind: str
+) -> None:
+    truth = data / "panoptic_val.json"
+    if kind != "panoptic":
+        truth = tmp_path / "instances.json"
+        truth.write_text(json.dumps(instance_truth()))
+    file = evaluated / f"{kind}.json"
+    again = tmp_path / "again"
+    done = panodetr("eval", "--predictions", file, "--truth", truth, "--out", again)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((evaluated / "metrics.json").read_text())
+    scored = json.loads((again / "metrics.json").read_text())
+    if kind == "panoptic":
+        assert scored["per_class"] == metrics["per_class"]
+        assert (scored["pq"], scored["images"]) == (metrics["pq"], 2)
+    else:
+        assert scored[kind] == metrics[kind]
+
+
+def instance_truth() -> dict[str, object]:
+    """The nuclei of `data` as COCO writes objects."""
+    return {
+        "images": [{"id": n, "file_name": f"{n}.png", "height": 64, "width": 64} for n in (1, 2)],
+        "annotations": [
+            {
+                "id": n,
+                "image_id": n,
+                "category_id": 7,
+                "bbox": [20, 10, 20, 20],
+                "area": 400,
+                "iscrowd": 0,
+                "segmentation": [[20, 10, 40, 10, 40, 30, 20, 30]],
+            }
+            for n in (1, 2)
+        ],
+        "categories": [{"id": 7, "name": "nucleus"}],
+    }
+
+
+def test_only_the_tasks_that_are_asked_for(
     panodetr: Program, tiny_model: Path, data: Path, tmp_path: Path
 ) -> None:
-    done = panodetr("eval", "--model", tiny_model, "--data", data, "--out", tmp_path / "out")
+    out = tmp_path / "out"
+    done = panodetr("eval", "--model", tiny_model, "--data", data, "--task", "boxes", "--out", out)
     assert done.returncode == 0, done.stderr
-    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
-    assert rows["classes"] == ["PQ", "SQ", "RQ", "F1"]
-    for name, suffix in (("all", ""), ("things", "_things"), ("stuff", "_stuff")):
-        expected = [f"{metrics[key + suffix]:.3f}" for key in ("pq", "sq", "rq", "f1")]
-        assert rows[name] == expected
-    assert metrics["images"] == 2
+    assert set(json.loads((out / "metrics.json").read_text())) == {
+        "images",
+        "seconds_per_image",
+        "boxes",
+    }
+    assert not (out / "instances.json").exists()
+
+
+def test_tiles_change_the_answer(
+    panodetr: Program, tiny_model: Path, data: Path, tmp_path: Path, evaluated: Path
+) -> None:
+    out = tmp_path / "tiled"
+    tiles = ("--tiles", "32", "--overlap", "0.5", "--task", "boxes")
+    done = panodetr("eval", "--model", tiny_model, "--data", data, *tiles, "--out", out)
+    assert done.returncode == 0, done.stderr
+    whole = json.loads((evaluated / "boxes.json").read_text())
+    found = json.loads((out / "boxes.json").read_text())
+    assert [b["bbox"] for b in found] != [b["bbox"] for b in whole]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "expected --data FOLDER, or --predictions FILE with --truth FILE"),
+        (("--data", "x", "--truth", "y"), "expected --data FOLDER, or"),
+        (("--predictions", "x"), "--predictions and --truth go together"),
+        (("--predictions", "x", "--truth", "y", "--tiles", "9"), "--tiles is for --data"),
+    ],
+)
+def test_options_that_cannot_be_meant(
+    panodetr: Program, arguments: tuple[str, ...], message: str
+) -> None:
+    done = panodetr("eval", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--task", "boxes,masks"), "--task has 'masks'; expected boxes, instances, panoptic"),
+        (("--overlap", "0.5"), "--overlap is for --tiles"),
+        (("--tiles", "64", "--overlap", "1"), "tiles of 64 pixels that share 64 never get on"),
+    ],
+)
+def test_options_that_a_model_cannot_follow(
+    panodetr: Program, tiny_model: Path, data: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = panodetr("eval", "--model", tiny_model, "--data", data, *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_missing_photos_are_left_out_where_that_is_allowed(
+    panodetr: Program, tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    (data / "val" / "2.png").unlink()
+    common = ("eval", "--model", tiny_model, "--data", data, "--task", "boxes", "--out", "out")
+    done = panodetr(*common)
+    assert done.returncode == 1
+    assert "1 of 2 photos are missing, first " in done.stderr
+    assert done.stderr.count("\n") == 1
+    done = panodetr(*common, "--allow-missing")
+    assert done.returncode == 0, done.stderr
+    assert "1 photos are missing and were left out" in done.stdout
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["images"] == 1
 
 
 def test_a_split_that_is_not_there_is_one_line(

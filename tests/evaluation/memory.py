@@ -21,7 +21,7 @@ from panodetr.evaluation.truth import TASKS, Truth, TruthImage
 from panodetr.results.coco import id_map_png
 from panodetr.results.types import Candidates, Category, CoarseMask, PanopticResult, Segment
 
-SIZE = (48, 64)
+SIZE = (24, 32)
 QUERIES = 100
 CATEGORIES = tuple(
     Category(index=i, id=i + 1, name=f"class {i}", is_thing=i < 80, color=(0, 0, 0))
@@ -54,7 +54,8 @@ class Repeating:
             source=None,
             categories=CATEGORIES,
         )
-        logits = self._rng.normal(size=(QUERIES, *SIZE)).astype(np.float32)
+        coarse = self._rng.normal(size=(QUERIES, 6, 8)).astype(np.float32)
+        logits = coarse.repeat(4, axis=1).repeat(4, axis=2)
         self._masks = tuple(
             CoarseMask(
                 logits=mask,
@@ -93,7 +94,7 @@ def main(images: int) -> None:
     """Measure between the first tenth, after which caches are full, and the end."""
     ids = np.zeros(SIZE, np.int32)
     for number in range(20):
-        ids[8 * (number % 5) : 8 * (number % 5) + 4, 12 * (number // 5) :][:, :4] = number + 1
+        ids[4 * (number // 8) : 4 * (number // 8) + 4, 4 * (number % 8) :][:, :4] = number + 1
     segments = tuple(
         TruthSegment(id=i, category_id=i, area=16, is_crowd=False) for i in range(1, 21)
     )
@@ -107,7 +108,7 @@ def main(images: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         id_map = Path(folder, "1.png")
         id_map.write_bytes(id_map_png(ids))
-        Image.new("RGB", SIZE[::-1]).save(Path(folder, "photo.png"))
+        Image.new("RGB", (SIZE[1], SIZE[0])).save(Path(folder, "photo.png"))
         sample = Sample(
             image_id=0, name="0", photo=id_map, id_map=id_map, size=SIZE, segments=segments
         )

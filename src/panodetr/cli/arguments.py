@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from panodetr.errors import UsageError
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
+    from panodetr.predict import Predictor
+
     # argparse gives this out and has no public name for it.
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
+
+OVERLAP = 0.25
+"""Part of a tile that its neighbours share, unless the user says otherwise."""
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +50,56 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="where to compute; auto takes a GPU where there is one (default: %(default)s)",
     )
+
+
+def add_tiles(parser: argparse.ArgumentParser) -> None:
+    """Add `--tiles` and `--overlap`: how a large photo is cut up."""
+    parser.add_argument(
+        "--tiles",
+        type=_pixels,
+        metavar="SIZE",
+        help="cut photos that are larger into squares of SIZE pixels, whose results are joined "
+        "(default: the model's own)",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=probability,
+        metavar="F",
+        help=f"least overlap of neighbouring tiles, as a part of SIZE (default: {OVERLAP})",
+    )
+
+
+def tiled(model: Predictor, options: argparse.Namespace) -> Predictor:
+    """Give the model that the options of `add_tiles` ask for.
+
+    Raises:
+        UsageError: there is an overlap without tiles, or it is that of a whole tile.
+    """
+    if options.tiles is None:
+        if options.overlap is not None:
+            raise UsageError("--overlap is for --tiles; give both")
+        return model
+    from panodetr.predict import Predictor
+
+    overlap = round(options.tiles * (OVERLAP if options.overlap is None else options.overlap))
+    if overlap >= options.tiles:
+        raise UsageError(
+            f"tiles of {options.tiles} pixels that share {overlap} never get on; "
+            "give a smaller --overlap"
+        )
+    rule = replace(model.spec.preprocessing, tile=options.tiles, tile_overlap=overlap)
+    return Predictor(replace(model.spec, preprocessing=rule), model.runtime)
+
+
+def _pixels(text: str) -> int:
+    """Read a number of pixels.
+
+    Raises:
+        argparse.ArgumentTypeError: it is something else.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels, 1 or more")
+    return int(text)
 
 
 def probability(text: str) -> float:

@@ -1,92 +1,180 @@
-"""`panodetr eval`: a model's panoptic quality on a data set."""
+"""`panodetr eval`: average precision and panoptic quality, of a model or of results in files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from panodetr.cli.arguments import add_model
+from panodetr.cli.arguments import add_model, add_tiles, tiled
+from panodetr.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
 
-    from rich.table import Table
-
     from panodetr.cli.arguments import Commands
-    from panodetr.evaluation.run import Metrics
+    from panodetr.evaluation.tally import Figures
+    from panodetr.evaluation.truth import Task, Truth
+    from panodetr.predict import Predictor
+
+OUT = Path("panodetr-eval")
 
 
 def add_to(commands: Commands) -> None:
     """Add the command to the program."""
     parser = commands.add_parser(
         "eval",
-        help="measure a model on a data set",
-        description="Segment a data set's photos and count the matches with its truth, by the "
-        "rules of COCO's panopticapi.",
+        help="measure a model on a data set, or results that any tool wrote",
+        usage="panodetr eval [--model NAME|FOLDER] --data FOLDER [--split NAME] [--task T,T]\n"
+        "       panodetr eval --predictions FILE --truth FILE",
+        description="Measure box AP, mask AP and panoptic quality as COCO does. With --data, run a "
+        "model on a data set's photos and write what it finds in COCO's formats; with "
+        "--predictions, score the results in a file.",
         epilog="FOLDER holds panoptic_NAME.json, the photos in NAME/ and the id maps in "
-        "panoptic_NAME/.",
+        "panoptic_NAME/; or instances_NAME.json and the photos; or COCO as it is unpacked, with "
+        "annotations/; or the same without _NAME, and the photos in images/.",
     )
     add_model(parser)
-    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="see below")
-    parser.add_argument("--split", default="val", metavar="NAME", help="(default: %(default)s)")
+    add_tiles(parser)
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="a data set, see below")
+    parser.add_argument(
+        "--split", metavar="NAME", help="(default: val, or the data set that has no splits)"
+    )
+    parser.add_argument(
+        "--task",
+        type=lambda text: text.split(","),
+        metavar="T,T",
+        help="of boxes, instances and panoptic (default: all that model and data set allow)",
+    )
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="FILE",
+        help="COCO's detection, segmentation or panoptic results, the id maps of the latter in the "
+        "folder of the same name beside the file",
+    )
+    parser.add_argument(
+        "--truth", type=Path, metavar="FILE", help="COCO's JSON, of instances or panoptic"
+    )
+    parser.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="leave out photos that aren't there, and count images without predictions as empty; "
+        "says how many",
+    )
     parser.add_argument(
         "--out",
         type=Path,
-        required=True,
+        default=OUT,
         metavar="DIR",
-        help="where metrics.json, panoptic.json and the predicted id maps go",
+        help="where metrics.json, the predictions and the plots go (default: %(default)s)",
     )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Evaluate, print the table and write the files.
+    """Evaluate, print the tables and write the files.
 
     Raises:
-        PanodetrError: the data or the model was refused, or the files cannot be written.
+        UsageError: the options contradict each other.
+        PanodetrError: data, predictions or model were refused, or the files cannot be written.
     """
-    import panodetr
-    from panodetr.cli.output import ProgressBar, print_table
-    from panodetr.data.panoptic import PanopticData
-    from panodetr.evaluation.run import evaluate
+    from_files = options.predictions is not None or options.truth is not None
+    if from_files == (options.data is not None):
+        raise UsageError("expected --data FOLDER, or --predictions FILE with --truth FILE")
+    if not from_files:
+        return _evaluate(options)
+    if options.predictions is None or options.truth is None:
+        raise UsageError("--predictions and --truth go together; give both")
+    for given in ("split", "task", "threshold", "tiles", "overlap"):
+        if getattr(options, given) is not None:
+            raise UsageError(f"--{given} is for --data; a file says what it holds")
+    return _score(options)
 
-    data = PanopticData.open(options.data, options.split)
-    model = panodetr.load(options.model, device=options.device)
-    with ProgressBar(len(data.samples)) as progress:
+
+def _evaluate(options: argparse.Namespace) -> int:
+    """Run a model on a data set."""
+    import panodetr
+    from panodetr.cli.output import ProgressBar
+    from panodetr.evaluation.run import evaluate, write_metrics
+    from panodetr.evaluation.truth import Truth
+
+    truth = Truth.open(options.data, options.split, allow_missing=options.allow_missing)
+    model = tiled(panodetr.load(options.model, device=options.device), options)
+    tasks = _tasks(options.task, truth, model)
+    with ProgressBar(len(truth.images)) as progress:
 
         def count(done: int, total: int) -> None:
-            progress.begin(f"segmented {done} of {total}")
+            progress.begin(f"evaluated {done} of {total}")
             progress.end()
 
-        report = evaluate(model, data, threshold=options.threshold, progress=count)
-    report.write(options.out)
-    print_table(_table(report.metrics))
-    print(f"{report.metrics['images']} photos; everything is in {options.out / 'metrics.json'}")
+        evaluation = evaluate(
+            model, truth, tasks, threshold=options.threshold, out=options.out, progress=count
+        )
+    write_metrics(options.out, evaluation, truth)
+    if truth.left_out:
+        print(f"{truth.left_out} photos are missing and were left out")
+    figures = evaluation.tally.compute()
+    _show(options.out, figures, truth, model.spec.name)
+    milliseconds = 1000 * evaluation.seconds / max(1, figures.images)
+    print(f"{figures.images} photos, {milliseconds:.0f} ms each; everything is in {options.out}")
     return 0
 
 
-def _table(metrics: Metrics) -> Table:
-    """Lay out the figures over all classes, the things and the stuff."""
-    from rich.table import Table
+def _score(options: argparse.Namespace) -> int:
+    """Score results that are there already."""
+    from panodetr.evaluation.metrics import metrics
+    from panodetr.evaluation.submitted import score
+    from panodetr.evaluation.truth import Truth
+    from panodetr.files import write_json
 
-    table = Table("classes", box=None, pad_edge=False)
-    for heading in ("PQ", "SQ", "RQ", "F1"):
-        table.add_column(heading, justify="right")
-    rows = {
-        "all": (metrics["pq"], metrics["sq"], metrics["rq"], metrics["f1"]),
-        "things": (
-            metrics["pq_things"],
-            metrics["sq_things"],
-            metrics["rq_things"],
-            metrics["f1_things"],
-        ),
-        "stuff": (
-            metrics["pq_stuff"],
-            metrics["sq_stuff"],
-            metrics["rq_stuff"],
-            metrics["f1_stuff"],
-        ),
-    }
-    for name, values in rows.items():
-        table.add_row(name, *(f"{value:.3f}" for value in values))
-    return table
+    truth = Truth.read(options.truth)
+    scored = score(options.predictions, truth, allow_missing=options.allow_missing)
+    figures = scored.tally.compute()
+    write_json(options.out / "metrics.json", metrics(figures, truth))
+    if scored.missing:
+        print(f"{scored.missing} images have no predictions and were counted as empty")
+    _show(options.out, figures, truth, None)
+    print(f"{figures.images} images; everything is in {options.out}")
+    return 0
+
+
+def _tasks(given: list[str] | None, truth: Truth, model: Predictor) -> tuple[Task, ...]:
+    """Say what to measure: what was asked for, or everything that can be.
+
+    Raises:
+        UsageError: there is no such task.
+    """
+    from panodetr.evaluation.truth import TASKS
+
+    if given is not None:
+        unknown = [name for name in given if name not in TASKS]
+        if unknown:
+            raise UsageError(f"--task has {unknown[0]!r}; expected {', '.join(TASKS)}, by commas")
+        return tuple(task for task in TASKS if task in given)
+    masks = model.spec.architecture.masks
+    return tuple(task for task in truth.tasks() if masks or task == "boxes")
+
+
+def _show(out: Path, figures: Figures, truth: Truth, model: str | None) -> None:
+    """Print the tables, beside the published figures where there are any, and draw the plots."""
+    from panodetr.checkpoints.published import find_published
+    from panodetr.cli.eval_tables import average_precision, panoptic_quality, per_class
+    from panodetr.cli.output import print_error, print_table
+    from panodetr.evaluation.plots import PlotsMissing, plot
+
+    known = find_published(model) if model else None
+    published = known.figures if known else {}
+    print_table(per_class(figures, truth))
+    if figures.boxes is not None or figures.instances is not None:
+        print()
+        print_table(average_precision(figures, published))
+    if figures.panoptic is not None:
+        print()
+        print_table(panoptic_quality(figures.panoptic, published))
+    if known:
+        print(f"\nPublished figures of {known.hub_id}, on {known.data}.")
+    try:
+        plot(out, figures, truth)
+    except PlotsMissing as error:
+        print_error(str(error))
+    print()

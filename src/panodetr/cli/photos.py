@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from panodetr.cli.arguments import add_tiles, tiled
 from panodetr.cli.output import ProgressBar, print_error
 from panodetr.errors import PanodetrError
 
@@ -38,7 +39,7 @@ Result = TypeVar("Result", bound=PhotoResult)
 
 
 def add_photos(parser: argparse.ArgumentParser) -> None:
-    """Add the inputs, `--out` and `--json`."""
+    """Add the inputs, `--out`, `--json` and the options of tiles."""
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="a photo, a folder of photos, or a pattern"
     )
@@ -53,6 +54,7 @@ def add_photos(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print one JSON object a photo, one a line, and nothing else",
     )
+    add_tiles(parser)
 
 
 def run_on_photos(
@@ -68,14 +70,14 @@ def run_on_photos(
         show: prints what was found, after the photo's name.
 
     Raises:
-        PanodetrError: the model or the device was refused.
+        PanodetrError: the model, the device or the tiles were refused.
     """
     import panodetr
 
     photos, failed = _find(options.inputs, as_json=options.json)
     if not photos:
         return 1
-    model = panodetr.load(options.model, device=options.device)
+    model = tiled(panodetr.load(options.model, device=options.device), options)
     out: Path | None = options.out or (None if options.json else OUT)
     with ProgressBar(len(photos)) as progress:
         for photo in photos:
