@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -35,7 +37,7 @@ def test_a_mask_grows_as_in_the_original(
 @given(sizes, st.integers(0, 2**31))
 def test_run_lengths_are_cocos(size: tuple[int, int], seed: int) -> None:
     mask = np.random.default_rng(seed).random(size) > 0.5
-    runs = {"size": list(size), "counts": run_lengths(mask)}
+    runs: Any = {"size": list(size), "counts": run_lengths(mask)}
     decoded = coco_mask.decode(coco_mask.frPyObjects(runs, *size))
     np.testing.assert_array_equal(decoded.astype(bool), mask)
 

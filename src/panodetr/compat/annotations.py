@@ -151,9 +151,10 @@ def _need(values: Mapping[str, Any], keys: Sequence[str]) -> None:
 
 def _draw(polygons: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Fill COCO's polygons, or decode its run lengths."""
-    from hotcoco import mask
+    import hotcoco
 
-    drawn = np.asarray(mask.decode(mask.frPyObjects(polygons, *size)), np.bool_)
+    runs = hotcoco.mask.frPyObjects(polygons, *size)
+    drawn = np.asarray(hotcoco.mask.decode(runs), np.bool_)
     return np.logical_or.reduce(drawn, axis=2) if drawn.ndim == 3 else drawn
 
 

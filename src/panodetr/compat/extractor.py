@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -113,6 +113,14 @@ class DetrFeatureExtractor(DetrImageProcessor):
             png = id_map_png(np.maximum(ids - 1, 0))
             found.append({"png_string": png, "segments_info": info})
         return found
+
+
+@overload
+def rgb_to_id(color: NDArray[np.uint8]) -> NDArray[np.int32]: ...
+
+
+@overload
+def rgb_to_id(color: Sequence[int]) -> int: ...
 
 
 def rgb_to_id(color: NDArray[np.uint8] | Sequence[int]) -> NDArray[np.int32] | int:

@@ -19,7 +19,7 @@ class LayerOutput(TypedDict):
     pred_boxes: Tensor
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
 class Canvas:
     """How the photos of a padded batch lie in it, each in the upper left corner.
 

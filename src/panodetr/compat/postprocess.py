@@ -20,7 +20,7 @@ from panodetr.boxes import cxcywh_to_xyxy
 from panodetr.compat.outputs import DetrSegmentationOutput
 from panodetr.errors import UsageError
 
-Sizes = Tensor | Sequence[tuple[int, int] | Tensor]
+Sizes = Tensor | Sequence[Sequence[int] | Tensor]
 """Height and width of each photo."""
 
 

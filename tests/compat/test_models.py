@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from panodetr.checkpoints.native import save_checkpoint
+from panodetr.checkpoints.spec import ModelSpec
+from panodetr.compat import DetrForObjectDetection, DetrForSegmentation
+from panodetr.compat.outputs import Canvas
+from panodetr.errors import CheckpointError, UsageError
+from panodetr.model.detr import Detr
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Path) -> DetrForSegmentation:
+    return DetrForSegmentation.from_pretrained(checkpoint)
+
+
+def test_outputs_have_their_shapes_and_no_graph(model: DetrForSegmentation) -> None:
+    outputs = model(torch.randn(2, 3, 64, 96))
+    assert outputs.logits.shape == (2, 5, 4)
+    assert outputs.pred_boxes.shape == (2, 5, 4)
+    assert outputs.pred_masks.shape == (2, 5, 16, 24)
+    assert outputs.last_hidden_state.shape == (2, 5, 128)
+    assert outputs.encoder_last_hidden_state.shape == (2, 6, 128)
+    assert not outputs.pred_masks.requires_grad
+    assert not model.training
+
+
+def test_outputs_are_read_by_attribute_name_or_place(model: DetrForSegmentation) -> None:
+    outputs = model(torch.randn(1, 3, 64, 64))
+    names = ["logits", "pred_boxes", "pred_masks", "last_hidden_state", "encoder_last_hidden_state"]
+    assert list(outputs) == names
+    assert outputs[0] is outputs["logits"] is outputs.logits
+    assert len(outputs[:2]) == 2
+    assert len(outputs.to_tuple()) == len(outputs) == 5
+    assert dict(**outputs).keys() == set(names)
+    with pytest.raises(KeyError):
+        _ = outputs["loss"]
+
+
+def test_a_box_model_is_the_panoptic_one_without_masks(
+    model: DetrForSegmentation, checkpoint: Path
+) -> None:
+    pixels = torch.randn(1, 3, 64, 64)
+    boxes = DetrForObjectDetection.from_pretrained(checkpoint)(pixels)
+    torch.testing.assert_close(boxes.logits, model(pixels).logits)
+    assert "pred_masks" not in list(boxes)
+
+
+def test_padding_is_told_by_the_mask_and_kept_with_the_outputs(
+    model: DetrForSegmentation,
+) -> None:
+    pixels, mask = torch.zeros(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.int64)
+    pixels[0], mask[0] = torch.randn(3, 64, 96), 1
+    pixels[1, :, :50, :70], mask[1, :50, :70] = torch.randn(3, 50, 70), 1
+    outputs = model(pixels, mask)
+    assert outputs.canvas == Canvas(size=(64, 96), photos=((64, 96), (50, 70)))
+    unmasked = model(pixels)
+    assert unmasked.canvas is None
+    assert not torch.allclose(outputs.logits[1], unmasked.logits[1])
+    torch.testing.assert_close(
+        model(pixels, torch.ones_like(mask)).logits, unmasked.logits, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_earlier_layers_come_out_when_asked_for(tiny_spec: ModelSpec, tmp_path: Path) -> None:
+    spec = replace(tiny_spec, architecture=replace(tiny_spec.architecture, decoder_layers=3))
+    save_checkpoint(tmp_path / "deep", spec, Detr(spec.architecture).state_dict())
+    model = DetrForObjectDetection.from_pretrained(tmp_path / "deep", auxiliary_loss=True)
+    outputs = model(torch.randn(1, 3, 64, 64))
+    assert outputs.auxiliary_outputs is not None
+    assert len(outputs.auxiliary_outputs) == 2
+    for layer in outputs.auxiliary_outputs:
+        assert layer["logits"].shape == outputs.logits.shape
+        assert layer["pred_boxes"].shape == outputs.pred_boxes.shape
+        assert not torch.allclose(layer["logits"], outputs.logits)
+
+
+def test_the_config_names_every_place(model: DetrForSegmentation) -> None:
+    assert model.config.id2label == {0: "nucleus", 1: "N/A", 2: "background"}
+    assert model.config.label2id == {"nucleus": 0, "background": 2}
+    assert model.config.num_labels == 3
+    assert model.device == torch.device("cpu")
+
+
+def test_labels_and_missing_masks_are_one_line(
+    model: DetrForSegmentation, tiny_spec: ModelSpec, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="computes no loss"):
+        model(torch.randn(1, 3, 64, 64), labels=[{}])
+    spec = replace(tiny_spec, architecture=replace(tiny_spec.architecture, masks=False))
+    save_checkpoint(tmp_path / "boxes", spec, Detr(spec.architecture).state_dict())
+    with pytest.raises(CheckpointError, match="use DetrForObjectDetection"):
+        DetrForSegmentation.from_pretrained(tmp_path / "boxes")
+
+
+def test_a_saved_model_is_the_same_again(model: DetrForSegmentation, tmp_path: Path) -> None:
+    again = DetrForSegmentation.from_pretrained(model.save_pretrained(tmp_path / "copy"))
+    pixels = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(again(pixels).pred_masks, model(pixels).pred_masks)

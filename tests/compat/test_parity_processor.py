@@ -1,0 +1,189 @@
+"""Preprocessing and labels against transformers' own processor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from transformers.image_transforms import get_size_with_aspect_ratio
+from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
+
+from panodetr.compat import DetrImageProcessor
+from panodetr.compat.options import ProcessorOptions
+
+pytestmark = pytest.mark.parity
+
+SIZE = {"shortest_edge": 48, "longest_edge": 80}
+LEVEL = 1 / 255 / 0.224  # one grey level, after normalising with the least deviation
+
+
+def their_processor(**options: Any) -> Any:
+    return DetrImageProcessorPil(**options)
+
+
+def noise(height: int, width: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def same(ours: Any, theirs: Any, *, tolerance: float = LEVEL) -> None:
+    assert torch.equal(ours["pixel_mask"], theirs["pixel_mask"])
+    torch.testing.assert_close(
+        ours["pixel_values"], theirs["pixel_values"].float(), rtol=0, atol=tolerance
+    )
+    if "labels" not in theirs:
+        return
+    for one, other in zip(ours["labels"], theirs["labels"], strict=True):
+        assert one.keys() == other.keys()
+        for name, value in other.items():
+            assert one[name].shape == value.shape, name
+            torch.testing.assert_close(
+                one[name].float(), value.float(), rtol=1e-5, atol=1e-6, msg=name
+            )
+            assert one[name].is_floating_point() == value.is_floating_point(), name
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000))
+def test_the_size_rule(height: int, width: int) -> None:
+    expected = get_size_with_aspect_ratio((height, width), 800, 1333)
+    assert ProcessorOptions().target_size((height, width)) == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"size": {"height": 40, "width": 72}},
+        {"size": {"max_height": 50, "max_width": 60}},
+        {"do_normalize": False},
+        {"do_rescale": False, "do_normalize": False},
+        {"do_resize": False},
+        {"pad_size": {"height": 90, "width": 100}},
+        {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.3]},
+    ],
+)
+def test_photos_under_every_option(options: dict[str, Any]) -> None:
+    photos = [Image.fromarray(noise(60, 90)), Image.fromarray(noise(70, 50))]
+    options = {"size": SIZE, **options}
+    ours = DetrImageProcessor(**options)(photos, return_tensors="pt")
+    theirs = their_processor(**options)(photos, return_tensors="pt")
+    same(ours, theirs, tolerance=1.001 if not options.get("do_rescale", True) else LEVEL)
+
+
+OBJECTS = {
+    "image_id": 5,
+    "annotations": [
+        {
+            "category_id": 3,
+            "area": 300.0,
+            "iscrowd": 0,
+            "bbox": [10.0, 5.0, 20.5, 30.0],
+            "segmentation": [[10, 5, 30.5, 5, 30.5, 35, 10, 35]],
+            "keypoints": [12, 7, 2, 20, 30, 1],
+        },
+        {
+            "category_id": 8,
+            "area": 50.0,
+            "iscrowd": 0,
+            "bbox": [80.0, 50.0, 30.0, 30.0],  # out of the photo
+            "segmentation": [[80, 50, 89, 50, 89, 59], [1, 1, 5, 1, 5, 9]],
+            "keypoints": [81, 51, 2, 85, 55, 2],
+        },
+        {
+            "category_id": 9,
+            "area": 1.0,
+            "iscrowd": 0,
+            "bbox": [4.0, 4.0, 0.0, 3.0],  # empty
+            "segmentation": [[4, 4, 4, 7, 4, 7]],
+            "keypoints": [4, 4, 0, 4, 4, 0],
+        },
+        {
+            "category_id": 1,
+            "area": 900.0,
+            "iscrowd": 1,
+            "bbox": [0.0, 0.0, 30.0, 30.0],
+            "segmentation": {"size": [60, 90], "counts": [0, 5400]},
+            "keypoints": [0, 0, 0, 0, 0, 0],
+        },
+    ],
+}
+NOTHING = {"image_id": 6, "annotations": []}
+
+
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize("options", [{}, {"do_convert_annotations": False}, {"do_resize": False}])
+def test_detection_labels(masks: bool, options: dict[str, Any]) -> None:
+    photos, annotations = [noise(60, 90), noise(90, 60)], [OBJECTS, NOTHING]
+    options = {"size": SIZE, **options}
+    if masks:  # transformers cannot resize an empty list of masks
+        photos, annotations = [noise(60, 90), noise(60, 120)], [OBJECTS, OBJECTS]
+    ours, theirs = (
+        processor(photos, annotations, return_segmentation_masks=masks, return_tensors="pt")
+        for processor in (DetrImageProcessor(**options), their_processor(**options))
+    )
+    same(ours, theirs)
+
+
+def test_panoptic_labels(official: Any) -> None:
+    photo = Image.open(official.photo).convert("RGB")
+    taller = Image.fromarray(noise(photo.height, photo.width)).rotate(90, expand=True)
+    options = {"size": SIZE, "format": "coco_panoptic"}
+    ours, theirs = (
+        processor([photo], official.annotation, masks_path=official.folder, return_tensors="pt")
+        for processor in (DetrImageProcessor(**options), their_processor(**options))
+    )
+    same(ours, theirs)
+    ours, theirs = (
+        processor([photo, taller], return_tensors="pt")
+        for processor in (DetrImageProcessor(**options), their_processor(**options))
+    )
+    same(ours, theirs)
+
+
+def test_panoptic_labels_in_a_padded_batch(tmp_path: Path) -> None:
+    ids = np.zeros((60, 90, 3), np.uint8)
+    ids[10:30, 20:50, 0], ids[40:, :, 1] = 7, 3
+    Image.fromarray(ids).save(tmp_path / "a.png")
+    Image.fromarray(ids.transpose(1, 0, 2)).save(tmp_path / "b.png")
+    segments = [
+        {"id": 7, "category_id": 2, "iscrowd": 0, "area": 600},
+        {"id": 3 * 256, "category_id": 5, "iscrowd": 1, "area": 1800},
+    ]
+    annotations = [
+        {"image_id": n, "file_name": f"{name}.png", "segments_info": segments}
+        for n, name in enumerate("ab")
+    ]
+    options = {"size": SIZE, "format": "coco_panoptic"}
+    ours, theirs = (
+        processor(
+            [noise(60, 90), noise(90, 60)], annotations, masks_path=tmp_path, return_tensors="pt"
+        )
+        for processor in (DetrImageProcessor(**options), their_processor(**options))
+    )
+    same(ours, theirs)
+
+
+@pytest.mark.parametrize("panoptic", [False, True])
+def test_the_published_configurations_are_read(panoptic: bool) -> None:
+    published = {
+        "do_normalize": True,
+        "do_resize": True,
+        "format": "coco_panoptic" if panoptic else "coco_detection",
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "max_size": 1333,
+        "size": 800,
+    }
+    theirs = json.loads(their_processor(**published).to_json_string())
+    ours = DetrImageProcessor(**published).options
+    for name in ("do_resize", "do_rescale", "do_normalize", "do_pad", "rescale_factor"):
+        assert getattr(ours, name) == theirs[name]
+    assert dict(ours.size) == {k: v for k, v in theirs["size"].items() if v is not None}
+    assert list(ours.image_mean) == pytest.approx(theirs["image_mean"])

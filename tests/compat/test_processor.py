@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from panodetr.checkpoints.spec import ModelSpec
+from panodetr.compat import DetrFeatureExtractor, DetrImageProcessor, rgb_to_id
+from panodetr.compat.options import ProcessorOptions
+from panodetr.errors import DataError, ImageError, UsageError
+from panodetr.images.resize import resized_size
+from panodetr.results.coco import encode_ids, id_map_png
+
+
+def noise(height: int, width: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def small() -> DetrImageProcessor:
+    return DetrImageProcessor(size={"shortest_edge": 32, "longest_edge": 64})
+
+
+def test_an_image_is_the_same_in_every_form(small: DetrImageProcessor) -> None:
+    array = noise(40, 60)
+    forms: list[Any] = [
+        Image.fromarray(array),
+        array,
+        array.transpose(2, 0, 1),
+        torch.from_numpy(array),
+        torch.from_numpy(array).permute(2, 0, 1),
+        array / np.float32(255),
+        [array],
+        array[None],
+    ]
+    first, *others = [
+        small(form, return_tensors="np", do_rescale=True).pixel_values
+        if not isinstance(form, np.ndarray) or form.dtype == np.uint8
+        else small(form, return_tensors="np", do_rescale=False).pixel_values
+        for form in forms
+    ]
+    assert first.shape == (1, 3, 32, 48)
+    for other in others:
+        np.testing.assert_allclose(other, first, atol=1 / 255 / 0.22)
+
+
+def test_a_grey_image_has_three_equal_channels(small: DetrImageProcessor) -> None:
+    grey = noise(40, 60)[:, :, 0]
+    for image in (Image.fromarray(grey), grey):
+        pixels = small(image, do_normalize=False, return_tensors="np").pixel_values[0]
+        np.testing.assert_array_equal(pixels[0], pixels[1])
+        np.testing.assert_array_equal(pixels[0], pixels[2])
+
+
+def test_photos_of_two_sizes_are_padded_and_masked(small: DetrImageProcessor) -> None:
+    found = small([noise(40, 60), noise(60, 40)], return_tensors="pt")
+    assert found["pixel_values"].shape == (2, 3, 48, 48)
+    assert found.pixel_mask.dtype == torch.int64
+    assert found.pixel_mask[0, :32].all()
+    assert not found.pixel_mask[0, 32:].any()
+    assert not found.pixel_values[0, :, 32:].any()
+    assert found.pixel_mask[1, :, :32].all()
+    assert not found.pixel_values[1, :, :, 32:].any()
+
+
+def test_without_padding_photos_stay_apart(small: DetrImageProcessor) -> None:
+    photos = [noise(40, 60), noise(60, 40)]
+    found = small(photos, do_pad=False)
+    assert [pixels.shape for pixels in found["pixel_values"]] == [(3, 32, 48), (3, 48, 32)]
+    assert "pixel_mask" not in found
+    with pytest.raises(UsageError, match="pass do_pad=True"):
+        small(photos, do_pad=False, return_tensors="pt")
+
+
+def test_features_move_together(small: DetrImageProcessor) -> None:
+    found = small(noise(40, 60), return_tensors="pt").to(torch.float64)
+    assert found.pixel_values.dtype == torch.float64
+    assert found.pixel_mask.dtype == torch.int64
+    with pytest.raises(AttributeError):
+        _ = found.labels
+
+
+def test_the_size_rule_is_transformers_and_differs_from_the_originals() -> None:
+    assert ProcessorOptions().target_size((640, 256)) == (1333, 533)
+    assert resized_size((640, 256), 800, 1333) == (1332, 533)
+
+
+def test_the_exif_orientation_is_left_alone(small: DetrImageProcessor, tmp_path: Path) -> None:
+    image = Image.fromarray(noise(40, 60))
+    exif = image.getexif()
+    exif[0x0112] = 6  # turned by a quarter
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    with Image.open(tmp_path / "turned.jpg") as turned:
+        assert small(turned, return_tensors="np").pixel_values.shape == (1, 3, 32, 48)
+
+
+def test_a_processor_follows_its_model(checkpoint: Path, tiny_spec: ModelSpec) -> None:
+    processor = DetrImageProcessor.from_pretrained(checkpoint)
+    assert processor.options.size == {"shortest_edge": 96, "longest_edge": 160}
+    assert processor.options.format == "coco_panoptic"
+    assert processor.is_thing == {c.index: c.is_thing for c in tiny_spec.categories}
+    changed = DetrImageProcessor.from_pretrained(checkpoint, do_normalize=False)
+    assert not changed.options.do_normalize
+
+
+def test_the_options_of_transformers_4_are_known() -> None:
+    extractor = DetrFeatureExtractor(size=480, max_size=600, pad_and_return_pixel_mask=False)
+    assert extractor.options.size == {"shortest_edge": 480, "longest_edge": 600}
+    assert not extractor.options.do_pad
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"do_rezise": True}, "did you mean 'do_resize'"),
+        ({"size": {"shortest_edge": 3}}, "expected shortest_edge and longest_edge"),
+        ({"pad_size": {"height": 3}}, "expected height and width"),
+        ({"format": "coco"}, "expected 'coco_detection' or 'coco_panoptic'"),
+        ({"return_tensors": "tf"}, "expected 'pt', 'np' or None"),
+        ({"pad_size": {"height": 8, "width": 8}}, "the photos need"),
+        ({"annotations": [{}, {}]}, "2 annotations were given for 1 photos"),
+        ({"annotations": {}, "format": "coco_panoptic"}, "masks_path is missing"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line(
+    small: DetrImageProcessor, options: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(UsageError, match=line) as raised:
+        small(noise(40, 60), **options)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("image", ["photo.png", np.zeros((2, 5, 7)), np.zeros(3), []])
+def test_what_is_no_image_is_one_line(small: DetrImageProcessor, image: Any) -> None:
+    with pytest.raises(ImageError):
+        small(image if isinstance(image, np.ndarray | list) else [image])
+
+
+def test_an_incomplete_annotation_is_one_line(small: DetrImageProcessor, tmp_path: Path) -> None:
+    broken = {"image_id": 1, "annotations": [{"bbox": [0, 0, 1, 1], "area": 1}]}
+    with pytest.raises(DataError, match='has no "category_id"'):
+        small(noise(40, 60), broken)
+    with pytest.raises(DataError, match='has no "segments_info"'):
+        small(noise(40, 60), {"file_name": "a"}, masks_path=tmp_path, format="coco_panoptic")
+
+
+def test_ids_come_back_from_colours() -> None:
+    ids = np.random.default_rng(0).integers(0, 2**24, (5, 7)).astype(np.int32)
+    colours = encode_ids(ids)
+    np.testing.assert_array_equal(rgb_to_id(colours), ids)
+    assert rgb_to_id([1, 2, 3]) == 1 + 2 * 256 + 3 * 65536
+    assert id_map_png(ids)
