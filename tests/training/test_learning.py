@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from panodetr.data.augment import CropAugmentation
+from panodetr.data.panoptic import PanopticData, read_ids
+from panodetr.evaluation.panoptic import PanopticQuality
+from panodetr.model.config import DetrConfig, ResNetConfig
+from panodetr.predict import Predictor
+from panodetr.runtimes.torch import TorchRuntime
+from panodetr.training.config import TrainConfig
+from panodetr.training.loop import train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def learning_run(tiny_run: TrainConfig) -> TrainConfig:
+    """Some hundred steps on whole photos, unchanged but for their order."""
+    architecture = DetrConfig(
+        backbone=ResNetConfig(
+            block="basic",
+            depths=(1, 1, 1, 1),
+            widths=(16, 32, 64, 64),
+            strides=(1, 2, 2, 1),
+            stem_width=16,
+            stem_pool=False,
+            norm="batch",
+        ),
+        num_classes=2,
+        num_queries=8,
+        hidden_dim=128,
+        ffn_dim=256,
+        encoder_layers=1,
+        decoder_layers=2,
+        dropout=0.0,
+        position_input=True,
+        masks=True,
+    )
+    return replace(
+        tiny_run,
+        spec=replace(tiny_run.spec, architecture=architecture, threshold=0.5),
+        augmentation=CropAugmentation(size=64, flip=False),
+        steps=600,
+        batch_size=4,
+        learning_rate=1e-3,
+        backbone_learning_rate=1e-3,
+        warmup=20,
+        decay=200,
+        mask_start=100,
+        mask_objects=16,
+        query_groups=2,
+        log_every=50,
+        save_every=1000,
+    )
+
+
+@pytest.mark.slow
+def test_four_photos_can_be_learned_by_heart(
+    learning_run: TrainConfig, discs: PanopticData, tmp_path: Path
+) -> None:
+    model = train(
+        learning_run, discs, tmp_path / "state.pt", device=CPU, resume=False, report=print
+    )
+    predictor = Predictor(learning_run.spec, TorchRuntime(model, CPU))
+    quality = PanopticQuality(discs.categories)
+    results = predictor.segment([sample.photo for sample in discs.samples])
+    for sample, result in zip(discs.samples, results, strict=True):
+        quality.update(read_ids(sample), sample.segments, result.segment_ids, result.segments)
+    figures = quality.compute()
+    assert figures.things.rq > 0.95, figures
+    assert figures.things.pq > 0.8, figures
+    assert figures.stuff.pq > 0.8, figures
