@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from panodetr.data.instances import InstanceCategory, InstanceData
+from panodetr.errors import DataError
+
+Write = Callable[[object], Path]
+Edit = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    """The JSON of a split of two photos, 4 pixels high and 6 wide."""
+    return {
+        "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cell"}],
+        "images": [
+            {"id": 20, "file_name": "b.png", "height": 4, "width": 6},
+            {"id": 10, "file_name": "a.png", "height": 4, "width": 6},
+        ],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 10,
+                "category_id": 3,
+                "bbox": [1, 1, 2, 2.5],
+                "area": 4.5,
+                "iscrowd": 0,
+                "segmentation": [[1, 1, 3, 1, 3, 3.5]],
+            },
+            {
+                "id": 2,
+                "image_id": 10,
+                "category_id": 7,
+                "bbox": [0, 0, 6, 4],
+                "area": 24,
+                "iscrowd": 1,
+                "segmentation": {"size": [4, 6], "counts": [20, 4]},
+            },
+        ],
+    }
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a JSON beside the two photos of a split "val"; gives the folder."""
+    (tmp_path / "val").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (6, 4)).save(tmp_path / "val" / name)
+
+    def save(document: object) -> Path:
+        (tmp_path / "instances_val.json").write_text(json.dumps(document))
+        return tmp_path
+
+    return save
+
+
+def test_a_split_is_read_in_the_order_of_its_json(document: dict[str, Any], write: Write) -> None:
+    data = InstanceData.open(write(document), "val")
+    assert data.categories == (
+        InstanceCategory(id=3, name="cell"),
+        InstanceCategory(id=7, name="dog"),
+    )
+    assert [image.image_id for image in data.images] == [20, 10]
+    assert data.images[0].objects == ()
+    first, second = data.images[1].objects
+    assert first == document["annotations"][0]
+    assert second == document["annotations"][1]
+    assert data.images[1].size == (4, 6)
+    assert data.images[1].photo == data.folder / "val" / "a.png"
+
+
+def test_masks_and_crowds_may_be_left_out(document: dict[str, Any], write: Write) -> None:
+    bare = document["annotations"][0]
+    del bare["segmentation"], bare["iscrowd"]
+    (found, _) = InstanceData.open(write(document), "val").images[1].objects
+    assert "segmentation" not in found
+    assert found["iscrowd"] == 0
+
+
+@pytest.mark.parametrize("split", ["val", "val2017"])
+def test_coco_is_read_as_it_is_unpacked(
+    document: dict[str, Any], tmp_path: Path, split: str
+) -> None:
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "val2017").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (6, 4)).save(tmp_path / "val2017" / name)
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(document))
+    data = InstanceData.open(tmp_path, split)
+    assert data.images[1].photo == tmp_path / "val2017" / "a.png"
+    with pytest.raises(DataError, match=r"instances_test.json is missing; splits in .*: val2017$"):
+        InstanceData.open(tmp_path, "test")
+
+
+def test_real_annotations_are_read(shared_data: Path) -> None:
+    data = InstanceData.open(shared_data / "coco-instances", "")
+    assert len(data.images) == 158
+    assert len(data.categories) == 80
+    objects = [o for image in data.images for o in image.objects]
+    assert (len(objects), sum(o["iscrowd"] for o in objects)) == (1389, 17)
+    assert all(isinstance(o.get("segmentation"), dict) == bool(o["iscrowd"]) for o in objects)
+
+
+def edit(*path: str | int, to: object) -> Edit:
+    def change(document: dict[str, Any]) -> None:
+        place: Any = document
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = to
+
+    return change
+
+
+A = "annotations"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (edit("images", 0, "id", to=10), r"images\[1\] repeats image id 10"),
+        (edit("images", to=[]), "has no images"),
+        (edit("images", 0, "height", to=0), '"height" is 0; expected at least 1'),
+        (edit("images", 0, "file_name", to="../b.png"), "expected a file within"),
+        (edit("images", 0, "file_name", to="c.png"), "c.png is missing; it is image 20"),
+        (edit("categories", to=[]), "has no categories"),
+        (edit("categories", 0, "id", to=3), r"categories\[1\] repeats id 3 or name 'cell'"),
+        (edit(A, 1, "id", to=1), r"annotations\[1\] repeats annotation id 1"),
+        (edit(A, 0, "image_id", to=5), "is for image 5, which images doesn't list"),
+        (edit(A, 0, "category_id", to=5), "has category 5, which categories doesn't list"),
+        (edit(A, 0, "bbox", to=[1, 2, 3]), "expected x, y, width and height"),
+        (edit(A, 0, "bbox", to=[1, 2, 3, -1]), "none of the sides negative"),
+        (edit(A, 0, "bbox", to=[1, 2, 3, float("nan")]), "finite numbers"),
+        (edit(A, 0, "area", to=float("inf")), '"area" is Infinity; expected a finite number'),
+        (edit(A, 0, "area", to=-1), '"area" is -1; expected at least 0'),
+        (edit(A, 0, "iscrowd", to="no"), '"iscrowd" is "no"; expected 0 or 1'),
+        (edit(A, 0, "segmentation", to=[[1, 2, 3, 4]]), "has a polygon that is none"),
+        (edit(A, 0, "segmentation", to=[[1, 2, 3, 4, 5, "6"]]), "has a polygon that is none"),
+        (edit(A, 0, "segmentation", to=["RLE"]), "has a polygon that is none"),
+        (edit(A, 1, "segmentation", "size", to=[6, 4]), r"the size \[6, 4\]; expected \[4, 6\]"),
+        (edit(A, 1, "segmentation", "counts", to=[20]), "that add up to 24"),
+        (edit(A, 1, "segmentation", "counts", to=[-4, 28]), "that add up to 24"),
+    ],
+)
+def test_what_contradicts_itself_is_named(
+    document: dict[str, Any], write: Write, change: Edit, message: str
+) -> None:
+    changed = copy.deepcopy(document)
+    change(changed)
+    with pytest.raises(DataError, match=message) as caught:
+        InstanceData.open(write(changed), "val")
+    assert "\n" not in str(caught.value)

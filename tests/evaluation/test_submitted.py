@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hotcoco.panoptic import PanopticEval
+
+from panodetr.errors import DataError
+from panodetr.evaluation.detection import Kind, ObjectResult
+from panodetr.evaluation.metrics import TWELVE
+from panodetr.evaluation.submitted import score
+from panodetr.evaluation.truth import Truth, TruthImage
+
+Noisy = Callable[[TruthImage, Kind], list[ObjectResult]]
+Save = Callable[[object], Path]
+Edit = Callable[[Any], None]
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    """Writes a JSON of results."""
+
+    def write(document: object) -> Path:
+        path = tmp_path / "results.json"
+        path.write_text(json.dumps(document))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def panoptic(shared_data: Path) -> Truth:
+    """COCO's panoptic truth of 13 photos."""
+    return Truth.read(shared_data / "coco-panoptic" / "panoptic.json")
+
+
+@pytest.fixture
+def few(coco: Truth) -> Truth:
+    """Three photos with several objects each."""
+    many = [i for i in coco.images if i.instances is not None and len(i.instances.objects) > 5]
+    return replace(coco, images=tuple(many[:3]))
+
+
+def few_results(truth: Truth, noisy: Noisy, kind: Kind) -> list[Any]:
+    found = [result for image in truth.images for result in noisy(image, kind)]
+    assert {result["image_id"] for result in found} == {i.image_id for i in truth.images}
+    return copy.deepcopy(found)
+
+
+@pytest.mark.parity
+def test_boxes_and_masks_in_one_file_are_scored_apart(
+    few: Truth, noisy: Noisy, save: Save, pycocotools: Callable[..., Any]
+) -> None:
+    boxes, masks = (few_results(few, noisy, kind) for kind in ("bbox", "segm"))
+    both = [{**mask, "bbox": box["bbox"]} for box, mask in zip(boxes, masks, strict=False)]
+    figures = score(save(both), few).tally.compute()
+    ids = [image.image_id for image in few.images]
+    for found, alone in (
+        (figures.boxes, [{k: v for k, v in r.items() if k != "segmentation"} for r in both]),
+        (figures.instances, masks[: len(both)]),
+    ):
+        expected = pycocotools(alone, ids).stats.tolist()
+        stats = [-1 if getattr(found, n) is None else getattr(found, n) for n in TWELVE]
+        assert stats == expected
+
+
+@pytest.mark.parity
+def test_hotcoco_gives_the_same_panoptic_quality_from_files(
+    panoptic: Truth, shared_data: Path, golden: Path
+) -> None:
+    file = golden / "panoptic-eval" / "panoptic.json"
+    figures = score(file, panoptic).tally.compute().panoptic
+    truth = shared_data / "coco-panoptic" / "panoptic.json"
+    reference = PanopticEval(str(truth), str(file))
+    reference.evaluate()
+    assert figures is not None
+    expected = reference.results()
+    for name, mean in (("All", figures.all), ("Things", figures.things), ("Stuff", figures.stuff)):
+        assert mean.classes == expected[name]["n"]
+        for key in ("pq", "sq", "rq"):
+            assert getattr(mean, key) == pytest.approx(expected[name][key], rel=0, abs=1e-15)
+    for category, of in zip(panoptic.segment_categories, figures.per_class, strict=True):
+        theirs = expected["per_class"][category.id]
+        assert (of.tp, of.fp, of.fn) == (theirs["tp"], theirs["fp"], theirs["fn"])
+        assert of.iou == pytest.approx(theirs["iou"], rel=0, abs=1e-14)
+
+
+def test_panopticapi_gives_the_same_figures(panoptic: Truth, golden: Path) -> None:
+    figures = score(golden / "panoptic-eval" / "panoptic.json", panoptic).tally.compute().panoptic
+    expected = json.loads((golden / "panoptic-eval" / "panopticapi.json").read_text())
+    assert figures is not None
+    assert figures.all.pq == pytest.approx(expected["All"]["pq"], rel=0, abs=1e-12)
+
+
+def edit(*path: str | int, to: object = None, drop: bool = False) -> Edit:
+    def change(document: Any) -> None:
+        for key in path[:-1]:
+            document = document[key]
+        if drop:
+            del document[path[-1]]
+        else:
+            document[path[-1]] = to
+
+    return change
+
+
+def nothing(document: Any) -> None:
+    document.clear()
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("bbox", nothing, "is an empty list"),
+        ("bbox", edit(0, to=3), r"results\[0\] is 3; expected an object with named fields"),
+        ("bbox", edit(1, "image_id", to=9), r"results\[1\] is for image 9, which the truth does"),
+        ("bbox", edit(1, "image_id", to="a"), '"image_id" is "a"; expected a whole number'),
+        ("bbox", edit(1, "category_id", to=12), "has category 12, which the truth has no obj"),
+        ("bbox", edit(1, "score", drop=True), r'results\[1\] has no "score"'),
+        ("bbox", edit(1, "score", to=NAN), '"score" is NaN; expected a finite number'),
+        ("bbox", edit(1, "score", to=None), '"score" is null; expected a finite number'),
+        ("bbox", edit(1, "bbox", to=[0, 0, NAN, 1]), "expected x, y, width and height as finite"),
+        ("bbox", edit(1, "bbox", to=[0, 0, -1, 1]), "none of the sides negative"),
+        ("bbox", edit(1, "bbox", drop=True), r'results\[1\] has no "bbox"'),
+        ("bbox", edit(0, "bbox", drop=True), 'has neither "bbox" nor "segmentation"'),
+        ("segm", edit(1, "segmentation", drop=True), "is no mask in run lengths"),
+        ("segm", edit(1, "segmentation", to=[[1, 2, 3, 4, 5, 6]]), "is no mask in run lengths"),
+        ("segm", edit(1, "segmentation", "size", to=[4, 4]), r"has the size \[4, 4\]; expected"),
+        ("segm", edit(1, "segmentation", "counts", to="garbage"), "is broken: invalid RLE"),
+        ("segm", edit(1, "segmentation", "counts", to=[1, 2]), "don't fill its size"),
+        ("segm", edit(1, "segmentation", "counts", drop=True), 'has no "counts"'),
+    ],
+)
+def test_detections_that_cannot_be_meant_are_named(
+    few: Truth, noisy: Noisy, save: Save, kind: Kind, change: Edit, message: str
+) -> None:
+    document = few_results(few, noisy, kind)
+    change(document)
+    with pytest.raises(DataError, match=message) as caught:
+        score(save(document), few)
+    assert "results.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def predicted(golden: Path, tmp_path: Path) -> Path:
+    """A folder of panoptic results, to be broken."""
+    return Path(shutil.copytree(golden / "panoptic-eval", tmp_path / "predicted"))
+
+
+A = "annotations"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (edit(A, drop=True), 'has no "annotations"; expected COCO\'s panoptic results'),
+        (edit(A, 0, "segments_info", drop=True), 'has no "segments_info", so .* no panoptic res'),
+        (edit(A, 1, "image_id", to=9), r"annotations\[1\] is for image 9, which the truth does"),
+        (edit(A, 0, "file_name", to="../x.png"), "expected a file within"),
+        (edit(A, 0, "file_name", to="x.png"), "x.png is missing"),
+        (edit(A, 0, "segments_info", 0, "id", to=0), '"id" is 0; expected at least 1'),
+        (edit(A, 0, "segments_info", 0, "id", to=77), "which no segment has as its id"),
+        (edit(A, 0, "segments_info", 0, "category_id", to=999), "has category 999, which the dat"),
+    ],
+)
+def test_panoptic_results_that_cannot_be_meant_are_named(
+    panoptic: Truth, predicted: Path, change: Edit, message: str
+) -> None:
+    file = predicted / "panoptic.json"
+    document = json.loads(file.read_text())
+    change(document)
+    file.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=message) as caught:
+        score(file, panoptic)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_second_result_for_an_image_is_named(panoptic: Truth, predicted: Path) -> None:
+    file = predicted / "panoptic.json"
+    document = json.loads(file.read_text())
+    document[A].append(document[A][0])
+    file.write_text(json.dumps(document))
+    with pytest.raises(DataError, match="is a second result for image"):
+        score(file, panoptic)
+
+
+def test_a_segment_listed_twice_is_named(panoptic: Truth, predicted: Path) -> None:
+    file = predicted / "panoptic.json"
+    document = json.loads(file.read_text())
+    segments = document[A][0]["segments_info"]
+    segments.append(segments[0])
+    file.write_text(json.dumps(document))
+    with pytest.raises(DataError, match="two predicted segments have id"):
+        score(file, panoptic)
+
+
+def test_an_id_map_of_another_size_is_named(panoptic: Truth, predicted: Path) -> None:
+    first, second, *_ = json.loads((predicted / "panoptic.json").read_text())[A]
+    sizes = {image.image_id: image.size for image in panoptic.images}
+    assert sizes[first["image_id"]] != sizes[second["image_id"]]
+    folder = predicted / "panoptic"
+    shutil.copy(folder / second["file_name"], folder / first["file_name"])
+    with pytest.raises(DataError, match=f"{first['file_name']} is .* pixels; expected"):
+        score(predicted / "panoptic.json", panoptic)
+
+
+def test_images_without_predictions_count_as_empty_where_that_is_allowed(
+    few: Truth, noisy: Noisy, save: Save
+) -> None:
+    found = few_results(few, noisy, "bbox")
+    left = [result for result in found if result["image_id"] != few.images[0].image_id]
+    with pytest.raises(DataError, match=r"no predictions for 1 of 3 images, .*--allow-mi"):
+        score(save(left), few)
+    scored = score(save(left), few, allow_missing=True)
+    assert scored.missing == 1
+    whole, part = score(save(found), few).tally.compute().boxes, scored.tally.compute().boxes
+    assert whole is not None
+    assert part is not None
+    assert part.ar100 is not None
+    assert part.ar100 < (whole.ar100 or 0)
+    assert sum(c.truths for c in part.per_class) == sum(c.truths for c in whole.per_class)
+
+
+def test_panoptic_images_without_predictions_are_misses(panoptic: Truth, predicted: Path) -> None:
+    file = predicted / "panoptic.json"
+    document = json.loads(file.read_text())
+    document[A] = document[A][:1]
+    file.write_text(json.dumps(document))
+    with pytest.raises(DataError, match="no predictions for 12 of 13 images"):
+        score(file, panoptic)
+    scored = score(file, panoptic, allow_missing=True)
+    figures = scored.tally.compute()
+    assert scored.missing == 12
+    assert figures.panoptic is not None
+    segments = [s for i in panoptic.images if i.panoptic for s in i.panoptic.segments]
+    counted = sum(c.tp + c.fn for c in figures.panoptic.per_class)
+    assert counted == sum(not s.is_crowd for s in segments)
+
+
+def test_results_of_another_kind_than_the_truth_are_refused(
+    few: Truth, golden: Path, save: Save
+) -> None:
+    with pytest.raises(DataError, match="has no truth for panoptic; it has boxes, instances"):
+        score(golden / "panoptic-eval" / "panoptic.json", few)
+    with pytest.raises(DataError, match="holds neither a list nor an object"):
+        score(save(3), few)
