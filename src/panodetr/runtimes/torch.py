@@ -24,7 +24,9 @@ class TorchRuntime:
 
     def __init__(self, model: Detr, device: torch.device) -> None:
         self.device = device
-        self.model = model.eval().to(device).to(memory_format=torch.channels_last)
+        # torch's stubs leave `memory_format` out.
+        channels_last = torch.channels_last
+        self.model = model.eval().to(device, memory_format=channels_last)  # pyright: ignore[reportCallIssue]
 
     @torch.inference_mode()
     def detect(self, pixels: NDArray[np.float32], padding: NDArray[np.bool_] | None) -> TorchFound:
