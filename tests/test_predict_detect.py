@@ -80,6 +80,19 @@ def test_candidates_are_the_originals_of_every_query(whole: Predictor) -> None:
         assert np.mean(mask != expected) < 1e-3  # but for rounding at the rim
 
 
+def test_queries_that_answer_for_one_object_are_one_where_the_model_needs_it(
+    tiny_spec: ModelSpec,
+) -> None:
+    photo = noise(60, 90)
+    plain = predictor(replace(tiny_spec, preprocessing=WHOLE))
+    spec = replace(tiny_spec, preprocessing=WHOLE, duplicate_iou=0.01)
+    once = predictor(spec)
+    assert len(plain.detect(photo, threshold=0).detections) > 1
+    assert len(once.detect(photo, threshold=0).detections) == 1
+    (everything,) = once.candidates_each([photo])
+    assert len(everything.scores) == spec.architecture.num_queries
+
+
 def test_a_class_without_a_category_never_comes_out(tiny_spec: ModelSpec) -> None:
     model = predictor(replace(tiny_spec, preprocessing=WHOLE))
     runtime = model.runtime

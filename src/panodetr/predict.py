@@ -11,13 +11,14 @@ from PIL import Image
 from panodetr.checkpoints.load import load_checkpoint
 from panodetr.errors import CheckpointError, UsageError
 from panodetr.images.views import BATCH_PIXELS, model_input, read_photo, view_batches
-from panodetr.results.candidates import TileCandidates, join_candidates, name_detections
+from panodetr.results.candidates import TileCandidates, join_candidates
 from panodetr.results.decode import decode_detections
 from panodetr.results.masks import paint_instances
+from panodetr.results.naming import name_detections, name_segments
 from panodetr.results.panoptic import drop_duplicates, keep_queries, merge_masks
 from panodetr.results.semantic import classify_pixels
 from panodetr.results.tiles import join_tiles
-from panodetr.results.types import DetectionResult, PanopticResult, Segment
+from panodetr.results.types import DetectionResult, PanopticResult
 from panodetr.runtimes.torch import TorchRuntime, choose_device
 
 if TYPE_CHECKING:
@@ -137,9 +138,9 @@ class Predictor:
     ) -> DetectionResult | list[DetectionResult]:
         """Find the objects of one photo, or of each photo of a list, as boxes.
 
-        Things only: a box says little of a region such as the sky. In a photo of several tiles,
-        an object that more than one of them has found is given once
-        (`panodetr.results.repeats.drop_repeats`).
+        Things only: a box says little of a region such as the sky. An object that several tiles of
+        the photo have found is given once (`panodetr.results.repeats.drop_repeats`), and one that
+        several queries have found where the model's `duplicate_iou` says so.
 
         Args:
             photo: a path, a PIL image, an (H, W, 3) uint8 array, or a list of these.
@@ -283,22 +284,8 @@ class Predictor:
             _, segment_ids, found = tiles[0]
         else:
             segment_ids, found = join_tiles(tiles, photo.size)
-        segments: list[Segment] = []
-        for segment in found:
-            category = self._by_index[segment.class_index]
-            segments.append(
-                Segment(
-                    id=segment.id,
-                    label=category.name,
-                    category_id=category.id,
-                    is_thing=category.is_thing,
-                    score=segment.score,
-                    box=segment.box,
-                    area=segment.area,
-                )
-            )
         return PanopticResult(
-            segments=tuple(segments),
+            segments=name_segments(found, self._by_index),
             segment_ids=segment_ids,
             photo=photo.pixels,
             source=photo.source,
@@ -313,8 +300,10 @@ class Predictor:
         for views, found in self._found(photos):
             for view, own in zip(views, self._decoded(views, found, threshold, masks), strict=True):
                 parts[view.photo].append(own)
+        # Average precision counts duplicates against the model: only what is shown goes without.
+        duplicate_iou = None if threshold is None else self.spec.duplicate_iou
         return [
-            join_candidates(tiles, photo.size, self._by_index)
+            join_candidates(tiles, photo.size, self._by_index, duplicate_iou)
             for photo, tiles in zip(photos, parts, strict=True)
         ]
 

@@ -11,7 +11,7 @@ Found = tuple[int, tuple[float, float, float, float], float, int]
 """Tile, box, score, class."""
 
 
-def kept(*found: Found) -> list[int]:
+def kept(*found: Found, duplicate_iou: float | None = None) -> list[int]:
     tiles, boxes, scores, classes = (list(column) for column in zip(*found, strict=True))
     return drop_repeats(
         np.array(boxes, np.float32),
@@ -20,6 +20,7 @@ def kept(*found: Found) -> list[int]:
         np.array(tiles, np.intp),
         np.array([LEFT, RIGHT], np.intp),
         SIZE,
+        duplicate_iou,
     ).tolist()
 
 
@@ -29,6 +30,12 @@ def test_an_object_that_both_tiles_saw_is_given_once_by_its_better_score() -> No
 
 def test_boxes_of_one_tile_do_not_compete() -> None:
     assert kept((0, (70, 10, 90, 30), 0.8, 0), (0, (71, 10, 91, 30), 0.9, 0)) == [0, 1]
+
+
+def test_boxes_of_one_tile_compete_where_the_model_needs_it() -> None:
+    twice = ((0, (70, 10, 90, 30), 0.8, 0), (0, (71, 10, 91, 30), 0.9, 0))
+    beside = (0, (88, 10, 98, 30), 0.7, 0)
+    assert kept(*twice, beside, duplicate_iou=0.5) == [1, 2]
 
 
 def test_boxes_of_two_classes_do_not_compete() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panodetr.results.repeats import drop_repeats
-from panodetr.results.types import Candidates, Category, CoarseMask, Detection
+from panodetr.results.types import Candidates, Category, CoarseMask
 
 Box = tuple[int, int, int, int]
 """y0, x0, y1, x1 in pixels of the photo, the last two exclusive."""
@@ -37,16 +37,21 @@ class TileCandidates:
 
 
 def join_candidates(
-    tiles: Sequence[TileCandidates], size: tuple[int, int], by_index: Mapping[int, Category]
+    tiles: Sequence[TileCandidates],
+    size: tuple[int, int],
+    by_index: Mapping[int, Category],
+    duplicate_iou: float | None = None,
 ) -> Candidates:
     """Put the queries of a photo's tiles together, in the order of the tiles.
 
-    What several tiles have found is given once (`drop_repeats`). A single tile is left as it is.
+    What several tiles have found is given once, and what several queries have found where the
+    model is known to do so (`drop_repeats`).
 
     Args:
         tiles: of one photo.
         size: height and width of the photo.
         by_index: the categories of the classes that occur.
+        duplicate_iou: above it, boxes of one tile and class are one object; None never.
     """
     places = np.array([tile.tile for tile in tiles])  # T, 4
     corners = places[:, [1, 0, 1, 0]].astype(np.float32)  # T, 4: x0, y0 of each tile, twice
@@ -54,9 +59,9 @@ def join_candidates(
     scores = np.concatenate([tile.scores for tile in tiles])
     classes = np.concatenate([tile.classes for tile in tiles])
     kept = np.arange(len(scores))
-    if len(tiles) > 1:
+    if len(tiles) > 1 or duplicate_iou is not None:
         owner = np.repeat(np.arange(len(tiles)), [len(tile.scores) for tile in tiles])
-        kept = drop_repeats(boxes, scores, classes, owner, places, size)
+        kept = drop_repeats(boxes, scores, classes, owner, places, size, duplicate_iou)
     masks = [
         CoarseMask(
             logits=logits,
@@ -75,22 +80,3 @@ def join_candidates(
         photo_size=size,
         coarse_masks=tuple(masks[index] for index in kept) if masks else (),
     )
-
-
-def name_detections(found: Candidates, categories: Sequence[Category]) -> tuple[Detection, ...]:
-    """Name what was found, the best score first."""
-    labels = {category.id: category.name for category in categories}
-    detections: list[Detection] = []
-    for index in np.argsort(-found.scores, kind="stable"):
-        x0, y0, x1, y1 = found.boxes[index].tolist()
-        category_id = int(found.category_ids[index])
-        detections.append(
-            Detection(
-                label=labels[category_id],
-                category_id=category_id,
-                score=float(found.scores[index]),
-                box=(x0, y0, x1, y1),
-                coarse_mask=found.coarse_masks[index] if found.coarse_masks else None,
-            )
-        )
-    return tuple(detections)

@@ -47,7 +47,7 @@ def draw_detections(result: DetectionResult) -> NDArray[np.uint8]:
     """Draw boxes with their labels over the photo, and masks where there are any.
 
     Colours and size are as `draw_overlay` has them. Masks are laid over each other faintly, the
-    best score last; labels stand at the boxes' upper left corners.
+    best score last; labels stand above the boxes' upper left corners.
 
     Returns:
         (k H, k W, 3) uint8 RGB.

@@ -65,7 +65,7 @@ def draw_box_labels(
     texts: Sequence[str],
     colors: Sequence[Color],
 ) -> NDArray[np.uint8]:
-    """Draw boxes, and their texts at the upper left corners; the first ones lie on top.
+    """Draw boxes, and their texts above the upper left corners; the first ones lie on top.
 
     Args:
         picture: drawn into.
@@ -85,7 +85,7 @@ def draw_box_labels(
     taken: list[Rectangle] = []
     for (x0, y0, _, _), text, color in zip(boxes, texts, colors, strict=True):
         wide, tall = _extent(font, text)
-        plate = _plate(font, text, round(x0) + wide // 2, round(y0) + tall // 2, picture.size)
+        plate = _plate(font, text, round(x0) + wide // 2, round(y0) - tall // 2, picture.size)
         if not any(_overlap(plate, other) for other in taken):
             taken.append(plate)
             _write(canvas, font, text, plate, color)

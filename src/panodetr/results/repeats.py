@@ -1,4 +1,4 @@
-"""Boxes of one photo, found in overlapping tiles: each object once."""
+"""Boxes of one photo, found in overlapping tiles or by several queries: each object once."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ def drop_repeats(
     tiles: NDArray[np.intp],
     tile_boxes: NDArray[np.intp],
     size: tuple[int, int],
+    duplicate_iou: float | None = None,
 ) -> NDArray[np.intp]:
     """Keep one box of each object that several tiles have found.
 
     The best score is kept first; the score of a box that an inner border of its tile cuts counts
     half, since a neighbour may have seen all of the object. A box goes when a kept one of another
     tile and the same class overlaps it by an IoU above one half, or, of a cut box, covers more
-    than half. Boxes of one tile never compete: the model has already made them a set. An object
-    that no tile sees whole stays in parts; masks are what joins those (`results.tiles`).
+    than half. Boxes of one tile do not compete, since the model has already made them a set, unless
+    `duplicate_iou` says that it hasn't. An object that no tile sees whole stays in parts; masks are
+    what joins those (`results.tiles`).
 
     Args:
         boxes: (N, 4) x0, y0, x1, y1 in pixels of the photo.
@@ -32,6 +34,7 @@ def drop_repeats(
         tiles: (N,), the tile of each box.
         tile_boxes: (T, 4) y0, x0, y1, x1, all tiles of the photo.
         size: height and width of the photo.
+        duplicate_iou: above it, boxes of one tile and class are one object, too; None never.
 
     Returns:
         Indices of the boxes that are kept, rising.
@@ -45,12 +48,14 @@ def drop_repeats(
             continue
         kept.append(index)
         waiting[index] = False
-        others = np.flatnonzero(waiting & (classes == classes[index]) & (tiles != tiles[index]))
+        others = np.flatnonzero(waiting & (classes == classes[index]))
+        elsewhere = tiles[others] != tiles[index]
         low = np.maximum(boxes[others, :2], boxes[index, :2])
         high = np.minimum(boxes[others, 2:], boxes[index, 2:])
         common = np.clip(high - low, 0, None).prod(axis=1)
-        same = common > _SAME * (area[others] + area[index] - common)
-        part = cut[others] & (2 * common > area[others])
+        most = np.where(elsewhere, _SAME, np.inf if duplicate_iou is None else duplicate_iou)
+        same = common > most * (area[others] + area[index] - common)
+        part = elsewhere & cut[others] & (2 * common > area[others])
         waiting[others[same | part]] = False
     return np.array(sorted(kept), np.intp)
 

@@ -12,6 +12,8 @@ from panodetr.results.decode import softmax
 from panodetr.results.grow import Grid, highest
 from panodetr.results.panoptic import ClassSegment, measure_segments
 
+_LOWEST = np.float32(-80)  # exp(80) is a float32 still; the sigmoid of less is 0 for any purpose
+
 
 def classify_pixels(
     logits: NDArray[np.float32],
@@ -37,7 +39,7 @@ def classify_pixels(
     """
     classes = np.flatnonzero(named)
     probabilities = softmax(logits)[:, classes]  # Q, named
-    where = 1 / (1 + np.exp(-masks))  # Q, h, w
+    where = 1 / (1 + np.exp(-np.maximum(masks, _LOWEST)))  # Q, h, w
     values = np.tensordot(probabilities, where, axes=(0, 0)).astype(np.float32)  # named, h, w
     winner = highest(values, Grid.between(masks.shape[1:], size, size))  # H, W
     found = np.flatnonzero(np.bincount(winner.ravel(), minlength=len(classes)))
