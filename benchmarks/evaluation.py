@@ -32,7 +32,8 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
 def average_precision(task: str) -> None:
     """Handing the results over, matching and accumulating.
 
-    Ours is handed over image by image, which is timed apart by updates without any truth. As DETR answers: 100 detections a photo, some around each truth, the others of any class.
+    Ours are handed over image by image, which is timed apart by updates without any truth. As DETR
+    answers: 100 detections a photo, some around each truth, the others of any class.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -48,7 +49,6 @@ def average_precision(task: str) -> None:
         reference = COCO(str(file))
     categories = [category.id for category in truth.object_categories]
     results = [_noisy(image, reference, kind, categories) for image in truth.images]
-    everything: Any = [dict(result) for own in results for result in own]
 
     def ours(with_truth: bool) -> AveragePrecision:
         counter = AveragePrecision(truth.object_categories, kind)
@@ -75,8 +75,8 @@ def average_precision(task: str) -> None:
     assert np.array_equal(found, expected)
     count = sum(len(own) for own in results)
     print(
-        f"AP of {task}, {len(truth.images)} photos, {count:,} detections: {seconds:.2f} s, of which "
-        f"handing over {handed:.2f} s; pycocotools {their_load:.2f} s to load, {theirs:.2f} s to "
+        f"AP of {task}, {len(truth.images)} photos, {count:,} detections: {seconds:.2f} s, of "
+        f"which handing over {handed:.2f} s; pycocotools {their_load:.2f} s to load, {theirs:.2f} s to "
         f"evaluate and accumulate; x{theirs / (seconds - handed):.0f} for that, "
         f"x{(their_load + theirs) / seconds:.0f} in all, the same bits; {_peak()}"
     )
