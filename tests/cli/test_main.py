@@ -65,7 +65,7 @@ def test_help_brings_no_heavy_package() -> None:
         (["segment", "a.png", "--threshold", "-0.1"], "'-0.1' is not a number from 0 to 1"),
         (["segment", "a.png", "--threshold", "nan"], "'nan' is not a number from 0 to 1"),
         (["segment", "a.png", "--device", "tpu"], "'tpu'"),
-        (["eval", "--data", "d"], "--out"),
+        (["eval"], "expected --data FOLDER"),
         (["train", "nuclei"], "--data"),
     ],
 )
