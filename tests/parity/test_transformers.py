@@ -1,0 +1,73 @@
+"""Against `transformers`, with the same weights and a padded batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tests.parity.weights import (
+    assert_close,
+    build,
+    measure_statistics,
+    named_weights,
+    padded_batch,
+)
+from torch import Tensor
+
+from panodetr.checkpoints.huggingface import RESNET_5
+from panodetr.model.config import (
+    RESNET18,
+    DetrConfig,
+    detr_resnet50,
+    detr_resnet50_panoptic,
+    detr_resnet101,
+    detr_resnet101_panoptic,
+)
+
+pytestmark = pytest.mark.parity
+
+CONFIGS = {
+    "r18": DetrConfig(backbone=RESNET18, num_classes=91),
+    "r50": detr_resnet50(),
+    "r101": detr_resnet101(),
+    "r50-panoptic": detr_resnet50_panoptic(),
+    "r101-panoptic": detr_resnet101_panoptic(),
+}
+
+
+def build_theirs(config: DetrConfig, weights: dict[str, Tensor]) -> Any:
+    """Their model of the same shape with the same weights, every one of them."""
+    transformers = pytest.importorskip("transformers")
+    backbone = transformers.ResNetConfig(
+        layer_type=config.backbone.block,
+        depths=list(config.backbone.depths),
+        hidden_sizes=list(config.backbone.stage_channels),
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    theirs = transformers.DetrConfig(backbone_config=backbone, num_labels=config.num_classes)
+    kind = "DetrForSegmentation" if config.masks else "DetrForObjectDetection"
+    with torch.device("meta"):
+        model = getattr(transformers, kind)(theirs)
+    model.load_state_dict(RESNET_5.from_ours(weights), assign=True)
+    assert not [name for name, buffer in model.named_buffers() if buffer.is_meta]
+    return model.eval()
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_outputs_are_those_of_transformers(config: DetrConfig) -> None:
+    pixels, padding = padded_batch()
+    weights = named_weights(config)
+    measure_statistics(config, weights, pixels)
+    model = build(config)
+    model.load_state_dict(weights, assign=True)
+    with torch.inference_mode():
+        theirs = build_theirs(config, weights)(pixels, pixel_mask=(~padding).long())
+        found = model.detect(pixels, padding)
+        assert_close(found.boxes, theirs.pred_boxes)
+        assert found.boxes.std(1).min() > 1e-3  # queries differ, else this would say little
+        assert_close(found.logits, theirs.logits)
+        if config.masks:
+            image = torch.arange(2).repeat_interleave(100)
+            masks = model.masks(found.encoded, found.states, image, torch.arange(100).repeat(2))
+            assert_close(masks.unflatten(0, (2, 100)), theirs.pred_masks)

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+import panodetr
+from panodetr.checkpoints.native import save_checkpoint
+from panodetr.checkpoints.spec import ModelSpec
+from panodetr.errors import CheckpointError, ImageError, UsageError
+from panodetr.images.preprocess import Preprocessing
+from panodetr.model.detr import Detr
+from panodetr.predict import Predictor
+from panodetr.results.types import PanopticResult
+from panodetr.runtimes.torch import TorchRuntime
+
+NO_PHOTO = np.zeros((0, 4, 3), np.uint8)
+
+
+def random_model(spec: ModelSpec) -> Detr:
+    """Random weights, but a class head that answers to four of the queries, each with a class.
+
+    To query 0 with index 0, surely; to 1 with index 2, less so; to 2 with index 1, which has no
+    category; to 3 with "no object".
+    """
+    torch.manual_seed(0)
+    model = Detr(spec.architecture).eval()
+    with torch.no_grad():
+        states = model.detect(torch.randn(4, 3, 64, 64)).states.mean(0)  # Q, D
+        own = states - states.mean(0)
+        head = model.class_head
+        for index, (query, logit) in enumerate(((0, 6.0), (2, 3.0), (1, 2.0), (3, 3.0))):
+            head.weight[index] = own[query] / own[query].square().sum() * logit
+            head.bias[index] = -head.weight[index] @ states.mean(0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_spec: ModelSpec) -> Predictor:
+    """Random weights; tiles of 64 that overlap by 16."""
+    return Predictor(tiny_spec, TorchRuntime(random_model(tiny_spec), torch.device("cpu")))
+
+
+def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    """A photo of coarse noise, so that there is something to see."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
+    return coarse.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
+
+
+def assert_same(a: PanopticResult, b: PanopticResult) -> None:
+    """Equal but for rounding: how many photos share a batch may decide between equal masks."""
+    assert [s.label for s in a.segments] == [s.label for s in b.segments]
+    np.testing.assert_allclose(
+        [s.score for s in a.segments], [s.score for s in b.segments], atol=1e-4
+    )
+    assert np.mean(a.segment_ids != b.segment_ids) < 1e-3
+
+
+@settings(max_examples=10)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([24, 40, 64, 90]), st.sampled_from([32, 56, 100])),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_a_list_gives_what_its_photos_give_one_at_a_time(
+    predictor: Predictor, sizes: list[tuple[int, int]]
+) -> None:
+    photos = [noise(*size, seed) for seed, size in enumerate(sizes)]
+    together = predictor.segment(photos, threshold=0)
+    assert len(together) == len(photos)
+    for photo, result in zip(photos, together, strict=True):
+        np.testing.assert_array_equal(result.photo, photo)
+        assert_same(result, predictor.segment(photo, threshold=0))
+
+
+@pytest.mark.parametrize("size", [(40, 56), (64, 64), (65, 64), (150, 90), (1, 1)])
+def test_results_have_the_photos_own_size(predictor: Predictor, size: tuple[int, int]) -> None:
+    result = predictor.segment(noise(*size), threshold=0)
+    assert result.segment_ids.shape == size
+    assert result.segment_ids.dtype == np.int32
+    ids = [segment.id for segment in result.segments]
+    assert ids == list(range(1, len(ids) + 1))
+    for segment in result.segments:
+        rows, columns = np.nonzero(result.segment_ids == segment.id)
+        assert segment.area == len(rows)
+        box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        assert segment.box == tuple(float(side) for side in box)
+        assert 0 < segment.score <= 1
+
+
+def test_segments_carry_the_data_sets_own_names(predictor: Predictor) -> None:
+    found = predictor.segment([noise(64, 64, seed) for seed in range(4)], threshold=0)
+    kinds = {(s.label, s.category_id, s.is_thing) for r in found for s in r.segments}
+    assert kinds == {("nucleus", 7, True), ("background", 9, False)}
+    assert predictor.categories == found[0].categories
+
+
+def test_photos_are_resized_and_results_are_not(tiny_spec: ModelSpec) -> None:
+    rule = Preprocessing(short_side=64, long_side=96)
+    spec = replace(tiny_spec, preprocessing=rule)
+    model = random_model(spec)
+    seen: list[tuple[int, ...]] = []
+    model.backbone.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[2:]))
+    result = Predictor(spec, TorchRuntime(model, torch.device("cpu"))).segment(noise(30, 40))
+    assert seen == [(64, 85)]
+    assert result.segment_ids.shape == (30, 40)
+
+
+def test_large_photos_are_seen_in_tiles(tiny_spec: ModelSpec) -> None:
+    model = random_model(tiny_spec)
+    seen: list[tuple[int, ...]] = []
+    model.backbone.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
+    predictor = Predictor(tiny_spec, TorchRuntime(model, torch.device("cpu")))
+    predictor.segment(noise(100, 64))
+    assert seen == [(2, 3, 64, 64)]
+    # Tiles and whole photos of one size share a batch.
+    seen.clear()
+    predictor.segment([noise(100, 64), noise(30, 40), noise(64, 64)])
+    assert sorted(seen) == [(1, 3, 30, 40), (3, 3, 64, 64)]
+
+
+def test_a_photo_of_one_tile_is_as_if_there_were_no_tiles(
+    predictor: Predictor, tiny_spec: ModelSpec
+) -> None:
+    rule = replace(tiny_spec.preprocessing, tile=None, tile_overlap=0)
+    whole = Predictor(replace(tiny_spec, preprocessing=rule), predictor.runtime)
+    photo = noise(64, 50)
+    assert_same(predictor.segment(photo, threshold=0), whole.segment(photo, threshold=0))
+
+
+def photo_forms(folder: Path) -> dict[str, Path | str | Image.Image | NDArray[np.uint8]]:
+    """One photo, as a caller may have it."""
+    pixels = noise(48, 60)
+    path = folder / "photo.png"
+    Image.fromarray(pixels).save(path)
+    return {
+        "path": path,
+        "text": str(path),
+        "picture": Image.fromarray(pixels),
+        "array": pixels,
+    }
+
+
+@pytest.mark.parametrize("form", ["path", "text", "picture", "array"])
+def test_photos_come_in_four_forms(predictor: Predictor, tmp_path: Path, form: str) -> None:
+    result = predictor.segment(photo_forms(tmp_path)[form], threshold=0)
+    assert_same(result, predictor.segment(noise(48, 60), threshold=0))
+    assert result.source == (tmp_path / "photo.png" if form in ("path", "text") else None)
+
+
+def test_a_list_may_be_empty_and_a_tuple(predictor: Predictor) -> None:
+    assert predictor.segment([]) == []
+    assert len(predictor.segment((noise(24, 24), noise(24, 24)))) == 2
+
+
+def test_the_threshold_is_the_models_own_unless_given(tiny_spec: ModelSpec) -> None:
+    spec = replace(tiny_spec, threshold=0.95)
+    predictor = Predictor(spec, TorchRuntime(random_model(spec), torch.device("cpu")))
+    photos = [noise(64, 64, seed) for seed in range(4)]
+    every, given, own = (
+        [[s.score for s in r.segments] for r in predictor.segment(photos, threshold=threshold)]
+        for threshold in (0, 0.95, None)
+    )
+    assert own == given != every
+    assert min(min(scores, default=1) for scores in every) < 0.95
+    assert min(min(scores, default=1) for scores in own) > 0.95
+    for result in predictor.segment(photos, threshold=1):
+        assert result.segments == ()
+        assert not result.segment_ids.any()
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
+def test_a_threshold_is_a_score(predictor: Predictor, threshold: float) -> None:
+    with pytest.raises(UsageError, match=r"threshold is .*; expected a score from 0 to 1"):
+        predictor.segment(noise(24, 24), threshold=threshold)
+
+
+def test_an_index_without_a_category_never_comes_out(tiny_spec: ModelSpec) -> None:
+    model = random_model(tiny_spec)
+    with torch.no_grad():
+        model.class_head.bias[1] += 10  # no category has this index
+    predictor = Predictor(tiny_spec, TorchRuntime(model, torch.device("cpu")))
+    for seed in range(3):
+        found = predictor.segment(noise(64, 64, seed), threshold=0)
+        assert {segment.category_id for segment in found.segments} <= {7, 9}
+
+
+def test_a_detector_says_that_it_has_no_masks(tiny_spec: ModelSpec) -> None:
+    spec = replace(tiny_spec, architecture=replace(tiny_spec.architecture, masks=False))
+    predictor = Predictor(spec, TorchRuntime(random_model(spec), torch.device("cpu")))
+    with pytest.raises(CheckpointError, match="model tiny has no mask head"):
+        predictor.segment(noise(24, 24))
+
+
+def test_a_photo_that_cannot_be_read_is_named(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    with pytest.raises(ImageError, match=r"broken\.png"):
+        predictor.segment([noise(24, 24), tmp_path / "broken.png"])
+    with pytest.raises(ImageError):
+        predictor.segment(NO_PHOTO)
+
+
+def test_photos_are_read_only_as_they_are_needed(predictor: Predictor) -> None:
+    taken: list[int] = []
+
+    def photos() -> Iterator[NDArray[np.uint8]]:
+        for seed in range(6):
+            taken.append(seed)
+            yield noise(512, 1024, seed)
+
+    results = predictor.segment_each(photos(), threshold=1)
+    next(results)
+    assert len(taken) == 2  # a batch of a million pixels
+    assert len(list(results)) == 5
+
+
+def test_a_checkpoint_gives_back_its_model(
+    tiny_spec: ModelSpec, predictor: Predictor, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "tiny", tiny_spec, random_model(tiny_spec).state_dict())
+    loaded = panodetr.load(tmp_path / "tiny", device="cpu")
+    assert loaded.spec == tiny_spec
+    photo = noise(48, 60)
+    assert_same(loaded.segment(photo, threshold=0), predictor.segment(photo, threshold=0))
+
+
+def test_a_device_that_is_not_there_is_one_line(tmp_path: Path, tiny_spec: ModelSpec) -> None:
+    save_checkpoint(tmp_path / "tiny", tiny_spec, random_model(tiny_spec).state_dict())
+    with pytest.raises(UsageError, match="device is 'tpu'; expected auto, cpu or cuda"):
+        panodetr.load(tmp_path / "tiny", device="tpu")
