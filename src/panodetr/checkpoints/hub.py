@@ -8,7 +8,10 @@ it stopped, several times; once given up, the next call begins that file anew.
 from __future__ import annotations
 
 import json
+import logging
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from panodetr.checkpoints.native import CONFIG_FILE
@@ -32,6 +35,11 @@ def fetch(hub_id: str, revision: str | None = None) -> Path:
         CheckpointError: there is no such model, it may not be read, or the hub cannot be reached
             and the cache does not have it.
     """
+    with _quiet():
+        return _fetch_all(hub_id, revision)
+
+
+def _fetch_all(hub_id: str, revision: str | None) -> Path:
     config = _fetch(hub_id, CONFIG_FILE, revision)
     if config is None:
         raise CheckpointError(f"{hub_id} on the hub has no {CONFIG_FILE}; is it a model?")
@@ -120,6 +128,18 @@ def _unreachable(hub_id: str, name: str, error: Exception) -> str:
         f"cannot reach the hub for {name} of {hub_id}, and it is not in the cache ({reason}); "
         "check the network, or give a folder"
     )
+
+
+@contextmanager
+def _quiet() -> Generator[None, None, None]:
+    """Keep the client from logging every try: what fails in the end is said in one line."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _first_line(error: BaseException) -> str:

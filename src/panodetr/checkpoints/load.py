@@ -58,16 +58,20 @@ def load_checkpoint(
         CheckpointError: there is no such model, it cannot be fetched, or its files are damaged or
             do not fit each other.
     """
-    place, name = _locate(source, revision)
-    if place.is_file() and not _belongs_to_folder(place):
+    place = _locate(source, revision)
+    if place.is_file():
         return _load_file(place, dilation)
     if dilation is not None:
         raise CheckpointError(f"{source} says itself whether it is dilated; leave that out")
-    return _load_folder(place if place.is_dir() else place.parent, name)
+    fetched = isinstance(source, str) and not Path(source).exists()
+    return _load_folder(place, source if fetched else place.resolve().name)
 
 
-def _locate(source: str | Path, revision: str | None) -> tuple[Path, str]:
-    """Find the folder or file that a user means, fetching it from the hub, and what to call it."""
+def _locate(source: str | Path, revision: str | None) -> Path:
+    """Find the folder or file that a user means, fetching it where it is on the hub.
+
+    A file that its folder's configuration describes stands for the folder.
+    """
     known = bundled()
     local = known.get(source) if isinstance(source, str) else None
     if local is None and Path(source).exists():
@@ -75,11 +79,11 @@ def _locate(source: str | Path, revision: str | None) -> tuple[Path, str]:
     if local is not None:
         if revision is not None:
             raise CheckpointError(f"{source} is not on the hub and has no revision {revision!r}")
-        return local, local.resolve().name
+        return local.parent if _belongs_to_folder(local) else local
     if isinstance(source, str) and _is_hub_id(source):
         from panodetr.checkpoints.hub import fetch
 
-        return fetch(source, revision), source
+        return fetch(source, revision)
     names = [*known, *(model.hub_id for model in PUBLISHED)]
     near = difflib.get_close_matches(str(source), names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from panodetr.checkpoints.hub import fetch, stated_digest
+from panodetr.checkpoints.load import load_checkpoint
+from panodetr.checkpoints.native import read_spec
+from panodetr.checkpoints.save import save_pretrained
+from panodetr.checkpoints.spec import ModelSpec
+from panodetr.cli.main import main
+from panodetr.errors import CheckpointError
+from panodetr.model.detr import Detr
+
+if TYPE_CHECKING:
+    from conftest import Hub
+
+ID = "owner/detr"
+WEIGHTS = bytes(range(256)) * 400
+FILES = {
+    "config.json": b"{}",
+    "preprocessor_config.json": b'{"size": 800}',
+    "model.safetensors": WEIGHTS,
+    "pytorch_model.bin": b"the same again",
+    "README.md": b"words",
+}
+
+
+@pytest.fixture(autouse=True)
+def model_on_the_hub(hub: Hub) -> None:
+    hub.files[ID] = dict(FILES)
+
+
+def test_only_the_needed_files_are_fetched(hub: Hub) -> None:
+    folder = fetch(ID)
+    assert hub.fetched() == ["config.json", "preprocessor_config.json", "model.safetensors"]
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_the_cache_saves_the_second_transfer(hub: Hub) -> None:
+    folder = fetch(ID)
+    hub.requests.clear()
+    assert fetch(ID) == folder
+    assert hub.fetched() == []
+
+
+@pytest.mark.parametrize("revision", ["main", "v1", "0123456789abcdef0123456789abcdef01234567"])
+def test_a_revision_is_pinned_for_every_file(hub: Hub, revision: str) -> None:
+    assert fetch(ID, revision).name == "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_older_models_have_pickled_weights_and_no_preprocessor(hub: Hub) -> None:
+    hub.files[ID] = {"config.json": b"{}", "pytorch_model.bin": b"weights"}
+    folder = fetch(ID)
+    assert sorted(file.name for file in folder.iterdir()) == ["config.json", "pytorch_model.bin"]
+
+
+def test_large_models_lie_in_several_files(hub: Hub) -> None:
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    hub.files[ID] = {
+        "config.json": b"{}",
+        "model.safetensors.index.json": json.dumps(index).encode(),
+        "model-1.safetensors": b"1",
+        "model-2.safetensors": b"2",
+    }
+    assert (fetch(ID) / "model-2.safetensors").read_bytes() == b"2"
+    del hub.files[ID]["model-1.safetensors"]
+    hub.files["owner/other"] = hub.files[ID]
+    with pytest.raises(CheckpointError, match=r"lacks model-1\.safetensors, which its index names"):
+        fetch("owner/other")
+
+
+def test_a_broken_transfer_goes_on_where_it_stopped(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)  # 10 MB
+    hub.drops["model.safetensors"] = [1000, 50_000]
+    assert (fetch(ID) / "model.safetensors").read_bytes() == WEIGHTS
+    ranges = [part for _, name, part, _ in hub.requests if name == "model.safetensors"]
+    assert ranges == [None, None, "bytes=1000-", "bytes=51000-"]  # the first asks for its size
+
+
+def test_a_transfer_that_never_ends_is_given_up_and_leaves_nothing_half(
+    hub: Hub, tmp_path: Path
+) -> None:
+    hub.drops["model.safetensors"] = [0] * 50
+    with pytest.raises(CheckpointError, match=r"fetching model\.safetensors .* broke off"):
+        fetch(ID)
+    assert not list((tmp_path / "cache").rglob("*.incomplete"))
+    hub.drops.clear()
+    assert (fetch(ID) / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_the_digest_that_the_hub_stated_is_known(hub: Hub) -> None:
+    weights = fetch(ID) / "model.safetensors"
+    assert stated_digest(weights) == hashlib.sha256(WEIGHTS).hexdigest()
+
+
+def test_a_file_of_ones_own_has_no_stated_digest(tmp_path: Path) -> None:
+    assert stated_digest(tmp_path / "model.safetensors") is None
+
+
+def test_a_token_opens_a_gated_model(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.gated[ID] = "hf_secret"
+    with pytest.raises(CheckpointError, match=r"owner/detr is gated; .* HF_TOKEN"):
+        fetch(ID)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert fetch(ID).is_dir()
+
+
+def test_an_unknown_model_is_named(hub: Hub) -> None:
+    with pytest.raises(CheckpointError, match="'owner/dter' is neither a file or folder here nor"):
+        fetch("owner/dter")
+
+
+def test_an_unknown_revision_is_named(hub: Hub) -> None:
+    with pytest.raises(CheckpointError, match="owner/detr on the hub has no revision 'v9'"):
+        fetch(ID, "v9")
+
+
+def test_a_name_that_the_hub_forbids_is_named(hub: Hub) -> None:
+    with pytest.raises(CheckpointError, match=r"'owner/de\.\.tr' is no name that the hub allows"):
+        fetch("owner/de..tr")
+
+
+def test_a_repository_that_is_no_model_is_named(hub: Hub) -> None:
+    hub.files["owner/words"] = {"README.md": b""}
+    with pytest.raises(CheckpointError, match=r"owner/words on the hub has no config\.json"):
+        fetch("owner/words")
+    hub.files["owner/empty"] = {"config.json": b"{}"}
+    with pytest.raises(CheckpointError, match="owner/empty on the hub has no weights"):
+        fetch("owner/empty")
+
+
+def test_without_a_network_the_cache_is_used_and_else_a_line_says_so(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from huggingface_hub import constants
+
+    folder = fetch(ID)
+    nobody = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(hub.address, "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", nobody)
+    assert fetch(ID) == folder
+    caplog.clear()
+    with pytest.raises(CheckpointError, match=r"cannot reach the hub .* of owner/two"):
+        fetch("owner/two")
+    assert not caplog.records
+
+
+def test_a_hub_out_of_order_is_named(hub: Hub) -> None:
+    hub.status = 500
+    with pytest.raises(CheckpointError, match=r"config\.json of owner/detr.*500"):
+        fetch(ID)
+
+
+def test_offline_mode_asks_nobody(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    hub.files["owner/old"] = {"config.json": b"{}", "pytorch_model.bin": b"weights"}
+    folder = fetch("owner/old")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.requests.clear()
+    assert fetch("owner/old") == folder  # what is not there is remembered, too
+    assert hub.requests == []
+    with pytest.raises(CheckpointError, match="offline mode is on; unset HF_HUB_OFFLINE"):
+        fetch(ID)
+
+
+def test_every_message_is_one_line(hub: Hub) -> None:
+    for source, revision in (("owner/dter", None), (ID, "v9"), ("owner/de..tr", None)):
+        with pytest.raises(CheckpointError) as caught:
+            fetch(source, revision)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_model_is_loaded_by_its_id(hub: Hub, tmp_path: Path, tiny_spec: ModelSpec) -> None:
+    torch.manual_seed(0)
+    model = Detr(tiny_spec.architecture)
+    folder = save_pretrained(tmp_path / "tiny", tiny_spec, model)
+    hub.files["owner/tiny"] = {file.name: file.read_bytes() for file in folder.iterdir()}
+    spec, loaded = load_checkpoint("owner/tiny", revision="v1")
+    assert spec == tiny_spec
+    assert torch.equal(loaded.class_head.weight, model.class_head.weight)
+    assert main(["convert", "owner/tiny", str(tmp_path / "copy")]) == 0
+    assert read_spec(tmp_path / "copy") == tiny_spec
+
+
+def test_a_damaged_file_from_the_hub_is_named(
+    hub: Hub, tmp_path: Path, tiny_spec: ModelSpec
+) -> None:
+    folder = save_pretrained(tmp_path / "tiny", tiny_spec, Detr(tiny_spec.architecture))
+    hub.files["owner/tiny"] = {file.name: file.read_bytes()[:5000] for file in folder.iterdir()}
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is truncated or damaged .* get"):
+        load_checkpoint("owner/tiny")

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from panodetr.checkpoints.coco import coco_detection, coco_panoptic, plain_category
+from panodetr.checkpoints.huggingface_config import read_huggingface, write_huggingface
+from panodetr.checkpoints.published import PUBLISHED, Published
+from panodetr.checkpoints.spec import ModelSpec
+from panodetr.images.preprocess import Preprocessing
+from panodetr.model.config import (
+    RESNET18,
+    RESNET50,
+    RESNET101,
+    DetrConfig,
+    detr_resnet101_panoptic,
+)
+
+# As transformers 4 wrote them when the published models were put on the hub.
+VERSION_4: dict[str, Any] = {
+    "activation_function": "relu",
+    "architectures": ["DetrForSegmentation"],
+    "backbone": "resnet101",
+    "d_model": 256,
+    "decoder_attention_heads": 8,
+    "decoder_ffn_dim": 2048,
+    "decoder_layers": 6,
+    "dilation": False,
+    "dropout": 0.1,
+    "encoder_attention_heads": 8,
+    "encoder_ffn_dim": 2048,
+    "encoder_layers": 6,
+    "id2label": {str(n): f"LABEL_{n}" for n in range(250)},
+    "is_encoder_decoder": True,
+    "max_position_embeddings": 1024,
+    "model_type": "detr",
+    "num_hidden_layers": 6,
+    "num_queries": 100,
+    "position_embedding_type": "sine",
+    "scale_embedding": False,
+}
+PREPROCESSOR_4: dict[str, Any] = {
+    "do_normalize": True,
+    "do_resize": True,
+    "feature_extractor_type": "DetrFeatureExtractor",
+    "format": "coco_panoptic",
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+    "max_size": 1333,
+    "size": 800,
+}
+
+
+def read(config: dict[str, Any], preprocessor: dict[str, Any] | None = None) -> ModelSpec:
+    return read_huggingface(config, preprocessor, name="a", masks=False)
+
+
+def test_the_cards_model_is_read_and_named_by_the_catalogue() -> None:
+    spec = read_huggingface(VERSION_4, PREPROCESSOR_4, name="the card's", masks=True)
+    assert spec.architecture == detr_resnet101_panoptic()
+    assert spec.categories == coco_panoptic()
+    assert spec.preprocessing == Preprocessing()
+
+
+def test_names_in_a_configuration_win_and_coco_adds_what_it_knows_of_them() -> None:
+    labels = {"0": "N/A", "1": "person", "2": "tandem", "3": "N/A"}
+    categories = read({**VERSION_4, "id2label": labels}).categories
+    assert categories == (coco_detection()[0], plain_category(2, "tandem"))
+
+
+def test_a_dilated_backbone_is_read_in_both_versions_forms() -> None:
+    old = {**VERSION_4, "dilation": True}
+    inner = {"model_type": "timm_backbone", "backbone": "resnet50.a1_in1k", "output_stride": 16}
+    assert read(old).architecture.backbone == replace(RESNET101, dilate_last=True)
+    new = {**VERSION_4, "backbone": None, "backbone_config": inner}
+    assert read(new).architecture.backbone == replace(RESNET50, dilate_last=True)
+
+
+def test_a_resnet_of_transformers_is_read() -> None:
+    inner = {
+        "model_type": "resnet",
+        "layer_type": "basic",
+        "depths": [2, 2, 2, 2],
+        "hidden_sizes": [64, 128, 256, 512],
+        "embedding_size": 64,
+    }
+    config = {**VERSION_4, "backbone": None, "backbone_config": inner, "use_timm_backbone": False}
+    assert read(config).architecture.backbone == RESNET18
+
+
+def test_a_table_transformer_normalises_first() -> None:
+    assert read({**VERSION_4, "model_type": "table-transformer"}).architecture.pre_norm
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, Preprocessing()),
+        ({"size": {"shortest_edge": 480, "longest_edge": 640}}, (480, 640)),
+        ({"size": {"longest_edge": 1000}}, (1000, 1000)),
+        ({"size": {"shortest_edge": 800, "longest_edge": 800}}, (800, 800)),
+        ({"size": 600, "max_size": 1000}, (600, 1000)),
+        ({"size": {"shortest_edge": 600}, "max_size": 900}, (600, 900)),
+        ({"do_resize": False}, (None, None)),
+    ],
+)
+def test_every_form_of_the_size_is_read(
+    changes: dict[str, Any], expected: Preprocessing | tuple[int | None, int | None]
+) -> None:
+    if isinstance(expected, tuple):
+        expected = Preprocessing(short_side=expected[0], long_side=expected[1])
+    assert read(VERSION_4, {**PREPROCESSOR_4, **changes}).preprocessing == expected
+
+
+def test_no_normalising_is_a_mean_of_zero() -> None:
+    rule = read(VERSION_4, {**PREPROCESSOR_4, "do_normalize": False}).preprocessing
+    assert (rule.mean, rule.std) == ((0, 0, 0), (1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "vit"}, "model_type is 'vit'; expected detr"),
+        ({"activation_function": "gelu"}, "activation_function is 'gelu'"),
+        ({"backbone": "swin_tiny"}, "backbone is 'swin_tiny'; expected one of resnet18"),
+        ({"backbone_config": {"model_type": "swin"}}, "backbone_config.model_type is 'swin'"),
+        (
+            {"backbone_config": {"model_type": "resnet", "downsample_in_bottleneck": True}},
+            "downsample_in_bottleneck is true",
+        ),
+        ({"backbone_config": {"model_type": "resnet", "depths": [1, 2]}}, "expected 4 stages"),
+        ({"d_model": "256"}, "d_model is '256'; expected a whole number"),
+        ({"decoder_ffn_dim": 1024}, "encoder_ffn_dim is 2048 and decoder_ffn_dim 1024"),
+        ({"id2label": {"1": "a"}}, "1 names but none for '0'"),
+        ({"id2label": []}, "expected the names of the classes"),
+    ],
+)
+def test_what_cannot_be_built_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read({**VERSION_4, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": {"height": 640, "width": 640}}, "expected shortest_edge and longest_edge"),
+        ({"rescale_factor": 1.0}, "does not rescale by 1/255"),
+        ({"image_mean": 0.5}, "image_mean is 0.5; expected three numbers"),
+    ],
+)
+def test_preprocessing_that_cannot_be_done_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read(VERSION_4, {**PREPROCESSOR_4, **changes})
+
+
+@pytest.mark.parametrize("model", PUBLISHED, ids=lambda model: model.hub_id)
+def test_every_published_model_reads_back_as_it_was_written(model: Published) -> None:
+    spec = ModelSpec(
+        name="a",
+        architecture=model.architecture,
+        categories=model.categories,
+        preprocessing=model.preprocessing,
+    )
+    assert reread(spec) == spec
+
+
+def reread(spec: ModelSpec, **changes: Any) -> ModelSpec:
+    config, preprocessor = json.loads(json.dumps(write_huggingface(spec)))
+    return read_huggingface(
+        {**config, **changes}, preprocessor, name=spec.name, masks=spec.architecture.masks
+    )
+
+
+TUNED = ModelSpec(
+    name="tuned",
+    architecture=DetrConfig(backbone=RESNET18, num_classes=4, positions="learned", dropout=0.0),
+    categories=(
+        plain_category(1, "cell"),
+        replace(plain_category(3, "membrane"), is_thing=False, id=40, color=(1, 2, 3)),
+    ),
+    preprocessing=Preprocessing(
+        short_side=None, long_side=None, tile=256, tile_overlap=32, mean=(0, 0, 0), std=(1, 1, 1)
+    ),
+    threshold=0.25,
+)
+
+
+def test_a_model_tuned_here_keeps_what_transformers_has_no_field_for() -> None:
+    assert reread(TUNED) == TUNED
+
+
+def test_names_changed_in_transformers_win_over_what_was_kept() -> None:
+    labels = {"0": "a", "1": "b", "2": "c", "3": "d"}
+    assert [c.name for c in reread(TUNED, id2label=labels).categories] == ["a", "b", "c", "d"]
+
+
+UNKNOWN = replace(RESNET50, depths=(1, 1, 1, 1), dilate_last=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": replace(RESNET50, stem_pool=False)}, "stem_pool is False"),
+        ({"backbone": replace(RESNET50, norm="group")}, "norm is 'group'"),
+        ({"backbone": UNKNOWN}, "none of resnet18"),
+        ({"pre_norm": True, "masks": True}, "pre_norm with a mask head"),
+    ],
+)
+def test_what_transformers_has_no_place_for_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_huggingface(replace(TUNED, architecture=replace(TUNED.architecture, **changes)))

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from panodetr.checkpoints.coco import coco_panoptic, plain_category
+from panodetr.checkpoints.facebook import FACEBOOK
+from panodetr.checkpoints.huggingface import RESNET_4, RESNET_5, TABLES, TIMM_4
+from panodetr.checkpoints.huggingface_config import write_huggingface
+from panodetr.checkpoints.load import load_checkpoint
+from panodetr.checkpoints.names import NameTable
+from panodetr.checkpoints.save import FORMATS, Format, save_pretrained
+from panodetr.checkpoints.spec import ModelSpec
+from panodetr.errors import CheckpointError
+from panodetr.model.config import RESNET18, RESNET50, DetrConfig
+from panodetr.model.detr import Detr
+
+SMALL = DetrConfig(
+    backbone=RESNET18,
+    num_classes=250,
+    num_queries=4,
+    hidden_dim=128,
+    ffn_dim=16,
+    encoder_layers=2,
+    decoder_layers=1,
+    masks=True,
+)
+
+
+@pytest.fixture(scope="session")
+def spec() -> ModelSpec:
+    """A network small enough to be saved often, with a backbone that every format has."""
+    return ModelSpec(name="small", architecture=SMALL, categories=coco_panoptic(), threshold=0.85)
+
+
+@pytest.fixture(scope="session")
+def model() -> Detr:
+    torch.manual_seed(0)
+    return Detr(SMALL).eval()
+
+
+def outputs(model: Detr) -> tuple[torch.Tensor, ...]:
+    pixels = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = model.detect(pixels)
+        masks = model.masks(found.encoded, found.states, torch.tensor([0, 1]), torch.tensor([3, 0]))
+    return found.logits, found.boxes, masks
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_was_saved_answers_the_same(
+    tmp_path: Path, spec: ModelSpec, model: Detr, format: Format
+) -> None:
+    path = tmp_path / ("small.pth" if format == "facebook" else "small")
+    again, loaded = load_checkpoint(save_pretrained(path, spec, model, format=format))
+    assert again == spec
+    assert not loaded.training
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    for here, there in zip(outputs(model), outputs(loaded), strict=True):
+        assert torch.equal(here, there)
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.source)
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_folders_of_transformers_of_every_age_are_read(
+    tmp_path: Path, spec: ModelSpec, model: Detr, table: NameTable, file: str
+) -> None:
+    config, _ = write_huggingface(spec)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    state = table.from_ours(model.state_dict())
+    if file.endswith(".bin"):
+        torch.save(state, tmp_path / file)
+    else:
+        save_file({key: tensor.contiguous().clone() for key, tensor in state.items()},
+                  tmp_path / file)  # fmt: skip
+    again, loaded = load_checkpoint(tmp_path)
+    assert again.architecture == spec.architecture
+    assert again.name == tmp_path.name
+    mine, theirs = model.state_dict(), loaded.state_dict()
+    assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    assert load_checkpoint(tmp_path / file)[0] == again  # a file is read with its folder
+
+
+@pytest.mark.parametrize("table", [FACEBOOK, TIMM_4, RESNET_5], ids=lambda table: table.source)
+def test_a_single_file_says_its_architecture_by_its_shapes(
+    tmp_path: Path, spec: ModelSpec, model: Detr, table: NameTable
+) -> None:
+    torch.save(table.from_ours(model.state_dict()), tmp_path / "some.pth")
+    again, loaded = load_checkpoint(tmp_path / "some.pth")
+    assert again == replace(spec, name="some")
+    assert loaded.config == SMALL
+
+
+def test_half_precision_is_read_as_float32(tmp_path: Path, model: Detr) -> None:
+    state = FACEBOOK.from_ours(model.state_dict())
+    torch.save({key: tensor.half() for key, tensor in state.items()}, tmp_path / "half.pth")
+    loaded = load_checkpoint(tmp_path / "half.pth")[1]
+    assert {tensor.dtype for tensor in loaded.state_dict().values()} == {torch.float32}
+
+
+def detector(tmp_path: Path, name: str, **extra: object) -> Path:
+    """A detector of ResNet-50 in the original's format, its weights being nothing."""
+    config = replace(SMALL, backbone=RESNET50, num_classes=91, masks=False)
+    with torch.device("meta"):
+        state = FACEBOOK.from_ours(Detr(config).state_dict())
+    zeros = {key: torch.zeros(1).expand(tensor.shape) for key, tensor in state.items()}
+    torch.save({"model": zeros, **extra}, tmp_path / name)
+    return tmp_path / name
+
+
+def test_a_file_is_taken_for_undilated_unless_something_says_so(tmp_path: Path) -> None:
+    file = detector(tmp_path, "mine.pth")
+    assert not load_checkpoint(file)[0].architecture.backbone.dilate_last
+    assert load_checkpoint(file, dilation=True)[0].architecture.backbone.dilate_last
+
+
+def test_the_arguments_in_a_file_say_whether_it_is_dilated(tmp_path: Path) -> None:
+    file = detector(tmp_path, "mine.pth", args=argparse.Namespace(dilation=True, nheads=4))
+    shape = load_checkpoint(file)[0].architecture
+    assert shape.backbone.dilate_last
+    assert shape.heads == 4
+
+
+def test_a_published_files_name_says_what_it_is(tmp_path: Path) -> None:
+    spec, _ = load_checkpoint(detector(tmp_path, "detr-r50-dc5-f0fb7ef5.pth"))
+    assert spec.architecture.backbone.dilate_last
+    assert spec.name == "facebook/detr-resnet-50-dc5"
+
+
+def broken(tmp_path: Path, model: Detr, table: NameTable, **changes: torch.Tensor | None) -> Path:
+    state = table.from_ours(model.state_dict())
+    for key, tensor in changes.items():
+        if tensor is None:
+            del state[key]
+        else:
+            state[key] = tensor
+    torch.save(state, tmp_path / "broken.pth")
+    return tmp_path / "broken.pth"
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "message"),
+    [
+        (
+            FACEBOOK,
+            {"detr.transformer.encoder.layers.1.linear1.bias": None},
+            r"lacks 1 tensors .*: 'detr\.transformer\.encoder\.layers\.1\.linear1\.bias'",
+        ),
+        (
+            FACEBOOK,
+            {"detr.transformer.encoder.layers.0.self_attn.in_proj_bias": torch.ones(9)},
+            r"in_proj_bias' is \[9\], expected \[384\]",
+        ),
+        (RESNET_4, {"model.fpn.weight": torch.ones(1)}, "1 tensors that no DETR of transformers 4"),
+        (
+            RESNET_4,
+            {"detr.class_labels_classifier.bias": torch.ones(9)},
+            r"'detr\.class_labels_classifier\.bias' is \[9\], expected \[251\]",
+        ),
+        (RESNET_4, {"detr.class_labels_classifier.weight": None}, "'class_head.weight' is missing"),
+        (
+            FACEBOOK,
+            {f"detr.backbone.0.body.layer4.1.{key}": None
+             for n in (1, 2)
+             for key in (f"conv{n}.weight", *(f"bn{n}.{leaf}" for leaf in (
+                 "weight", "bias", "running_mean", "running_var")))},
+            r"the backbone has \(2, 2, 2, 1\) basic blocks; expected one of resnet18",
+        ),
+    ],
+    ids=["missing", "shape", "unknown", "head", "no head", "a block missing"],
+)  # fmt: skip
+def test_weights_that_do_not_fit_are_named_as_the_file_has_them(
+    tmp_path: Path,
+    model: Detr,
+    table: NameTable,
+    changes: dict[str, torch.Tensor | None],
+    message: str,
+) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_checkpoint(broken(tmp_path, model, table, **changes))
+    assert str(caught.value).startswith(str(tmp_path / "broken.pth"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_configuration_of_another_size_than_its_weights_is_an_error(
+    tmp_path: Path, spec: ModelSpec, model: Detr
+) -> None:
+    folder = save_pretrained(tmp_path / "a", spec, model, format="huggingface")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_queries": 5}))
+    with pytest.raises(
+        CheckpointError, match=r"model\.query_position_embeddings\.weight' is \[4, 128\]"
+    ):
+        load_checkpoint(folder)
+
+
+def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
+    torch.save({"vit.patch.weight": torch.ones(1)}, tmp_path / "vit.bin")
+    with pytest.raises(CheckpointError, match=r"vit\.bin holds no DETR: .* 'vit\.patch\.weight'"):
+        load_checkpoint(tmp_path / "vit.bin")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, r"config\.json is not there"),
+        ({"config.json": "{"}, "is not valid JSON"),
+        ({"config.json": '{"model_type": "bert"}'}, "model_type is 'bert'"),
+        ({"config.json": "[]"}, "neither a panodetr configuration nor one of a DETR"),
+        ({"config.json": '{"model_type": "detr"}'}, "holds no weights"),
+    ],
+)
+def test_folders_that_are_no_checkpoint_are_named(
+    tmp_path: Path, files: dict[str, str], message: str
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path)
+
+
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"photo\.png is no file of weights"):
+        load_checkpoint(tmp_path / "photo.png")
+
+
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        ("detr-resnet-101-panoptic", "did you mean 'facebook/detr-resnet-101-panoptic'"),
+        ("/nowhere/model.pth", "neither a bundled model nor a folder, a file or an id"),
+    ],
+)
+def test_an_unknown_source_is_an_error_with_the_near_one(source: str, hint: str) -> None:
+    with pytest.raises(CheckpointError, match=hint):
+        load_checkpoint(source)
+
+
+def test_options_that_have_no_meaning_here_are_refused(
+    tmp_path: Path, spec: ModelSpec, model: Detr
+) -> None:
+    folder = save_pretrained(tmp_path / "a", spec, model)
+    with pytest.raises(CheckpointError, match="not on the hub and has no revision 'main'"):
+        load_checkpoint(folder, revision="main")
+    with pytest.raises(CheckpointError, match="says itself whether it is dilated"):
+        load_checkpoint(folder, dilation=True)
+
+
+def test_a_bundled_name_wins_over_a_folder_here(
+    tmp_path: Path, spec: ModelSpec, model: Detr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundled = save_pretrained(tmp_path / "bundled" / "cells", spec, model)
+    own = replace(spec, name="own", categories=(plain_category(0, "other"),))
+    monkeypatch.chdir(tmp_path)
+    save_pretrained("cells", own, model)
+    monkeypatch.setattr("panodetr.checkpoints.load.bundled", lambda: {"cells": bundled})
+    assert load_checkpoint("cells")[0].name == "small"
+    assert load_checkpoint("./cells")[0].name == "own"
+    assert load_checkpoint(Path("cells"))[0].name == "own"

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from panodetr.checkpoints.coco import categories_by_count, coco_detection, coco_panoptic
+from panodetr.checkpoints.published import DOCUMENTED, PUBLISHED, TWO_CATS, find_published
+from panodetr.checkpoints.spec import ModelSpec
+
+
+def test_the_catalogue_has_the_nine_published_models() -> None:
+    names = [model.hub_id for model in PUBLISHED]
+    assert len(set(names)) == 9
+    assert sum(name.startswith("facebook/") for name in names) == 7
+    assert {model.licence for model in PUBLISHED} == {"Apache-2.0", "MIT"}
+
+
+def test_every_entry_describes_a_whole_model() -> None:
+    for model in PUBLISHED:
+        ModelSpec(
+            name=model.hub_id, architecture=model.architecture, categories=model.categories
+        )  # refuses contradictions
+        assert model.architecture.backbone.dilate_last == ("dc5" in model.hub_id)
+        assert model.architecture.masks == ("panoptic" in model.hub_id) == ("pq" in model.figures)
+
+
+def test_facebooks_files_name_their_digest() -> None:
+    for model in PUBLISHED:
+        digest = model.digest_prefix
+        assert (digest is not None) == model.hub_id.startswith("facebook/")
+        if digest is not None:
+            assert int(digest, 16) >= 0
+
+
+def test_models_are_found_by_id_and_by_file() -> None:
+    found = find_published("facebook/detr-resnet-101-panoptic")
+    assert found is not None
+    assert found.figures["pq"] == 45.1
+    assert find_published("detr-r101-panoptic-40021d53.pth") is found
+    assert find_published("detr-resnet-101-panoptic") is None
+
+
+def test_cocos_categories_are_the_data_sets_own(shared_data: Path) -> None:
+    listed = json.loads((shared_data / "coco-panoptic" / "panoptic.json").read_text())["categories"]
+    expected = {(c["id"], c["name"], bool(c["isthing"]), tuple(c["color"])) for c in listed}
+    assert {(c.id, c.name, c.is_thing, c.color) for c in coco_panoptic()} == expected
+    assert all(category.index == category.id for category in coco_panoptic())
+
+
+def test_cocos_detection_ids_have_gaps() -> None:
+    ids = [category.id for category in coco_detection()]
+    assert len(ids) == 80
+    assert (ids[0], ids[-1]) == (1, 90)
+    assert not {12, 26, 29, 30, 45, 66, 68, 69, 71, 83} & set(ids)
+
+
+@pytest.mark.parametrize(
+    ("count", "first", "named"), [(91, "person", 80), (250, "person", 133), (7, "class 0", 7)]
+)
+def test_classes_without_names_are_named_by_their_number(
+    count: int, first: str, named: int
+) -> None:
+    categories = categories_by_count(count)
+    assert categories[0].name == first
+    assert len(categories) == named
+
+
+def test_what_is_documented_is_what_is_on_the_photo() -> None:
+    for seen in DOCUMENTED.values():
+        assert sorted(s.label for s in seen) == sorted(
+            label for label, count in TWO_CATS.items() for _ in range(count)
+        )

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from panodetr.checkpoints.weights import read_pickled, read_weights
+from panodetr.errors import CheckpointError
+
+STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.zeros(2)}
+
+
+def same(state: dict[str, torch.Tensor]) -> bool:
+    return state.keys() == STATE.keys() and all(torch.equal(state[k], STATE[k]) for k in STATE)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "as torch 1.5 wrote"])
+@pytest.mark.parametrize("whole", [STATE, {"model": STATE, "epoch": 3}], ids=["alone", "training"])
+def test_pickled_weights_are_read(tmp_path: Path, whole: object, zipped: bool) -> None:
+    torch.save(whole, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    assert same(read_weights(tmp_path / "a.pth"))
+
+
+def test_the_arguments_of_a_training_checkpoint_are_read(tmp_path: Path) -> None:
+    arguments = argparse.Namespace(dilation=True, lr=1e-4, masks=False, device="cuda")
+    torch.save({"model": STATE, "args": arguments}, tmp_path / "a.pth")
+    state, read = read_pickled(tmp_path / "a.pth")
+    assert same(state)
+    assert read["dilation"] is True
+
+
+@pytest.mark.parametrize(
+    ("stranger", "name"),
+    [
+        (os.mkdir, r"posix\.mkdir"),
+        (Path("/etc"), r"pathlib\.\w+"),
+        (torch.nn.Linear(2, 2), r"torch\.nn\.modules\.linear\.Linear"),
+        (np.float64(0.5), r"numpy\.\S+"),
+        (argparse.Namespace(out=Path("x")), r"pathlib\.\w+"),
+    ],
+    ids=["a function", "a path", "a module", "a numpy number", "a path in the arguments"],
+)
+def test_anything_that_could_run_code_is_refused(
+    tmp_path: Path, stranger: object, name: str
+) -> None:
+    file = tmp_path / "a.pth"
+    torch.save({"model": STATE, "args": stranger}, file)
+    with pytest.raises(CheckpointError, match=rf"a\.pth holds {name}, .* can run code; .* alone"):
+        read_weights(file)
+
+
+def test_a_pickle_that_runs_code_does_not_run_it(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+
+    class Attack:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(marker),)
+
+    torch.save({"model": Attack()}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="can run code"):
+        read_weights(tmp_path / "a.pth")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("part", [0.0, 0.02, 0.5, 0.99])
+def test_truncated_files_are_named(tmp_path: Path, part: float, zipped: bool) -> None:
+    file = tmp_path / "a.pth"
+    torch.save(STATE, file, _use_new_zipfile_serialization=zipped)
+    contents = file.read_bytes()
+    file.write_bytes(contents[: int(part * len(contents))])
+    with pytest.raises(CheckpointError, match=r"a\.pth is truncated, damaged or no PyTorch file"):
+        read_weights(file)
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (b"<!DOCTYPE html><html>404", "is a web page, not weights"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer.*lfs pull"),
+        (b"hello", "is truncated"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_files_that_are_no_weights_are_named(
+    tmp_path: Path, contents: bytes, message: str, name: str
+) -> None:
+    (tmp_path / name).write_bytes(contents)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_weights(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([1, 2], "holds no state dict"),
+        ({"model": [STATE]}, "holds no state dict"),
+        ({}, "holds no state dict"),
+        ({"model": {**STATE, "names": "abc"}}, r"other things than named tensors \('names'\)"),
+        ({3: torch.ones(1)}, "other things than named tensors"),
+    ],
+)
+def test_a_file_without_a_state_dict_is_named(tmp_path: Path, value: object, message: str) -> None:
+    torch.save(value, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=message):
+        read_weights(tmp_path / "a.pth")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"a\.pth is not there"):
+        read_weights(tmp_path / "a.pth")
+
+
+def sharded(folder: Path) -> Path:
+    save_file({"a.weight": STATE["a.weight"]}, folder / "model-1.safetensors")
+    save_file({"a.bias": STATE["a.bias"]}, folder / "model-2.safetensors")
+    index = folder / "model.safetensors.index.json"
+    places = {"a.weight": "model-1.safetensors", "a.bias": "model-2.safetensors"}
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return index
+
+
+def test_weights_in_several_files_are_read(tmp_path: Path) -> None:
+    assert same(read_weights(sharded(tmp_path)))
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    index = sharded(tmp_path)
+    (tmp_path / "model-2.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model-2\.safetensors is not there"):
+        read_weights(index)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is no index of weights"),
+        ("[]", "is no index of weights"),
+        ('{"weight_map": {"a": 3}}', "is no index of weights"),
+        ('{"weight_map": {"a": "../secret.safetensors"}}', "is no index of weights"),
+    ],
+)
+def test_a_broken_index_is_named(tmp_path: Path, text: str, message: str) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(text)
+    with pytest.raises(CheckpointError, match=message):
+        read_weights(index)
