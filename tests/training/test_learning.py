@@ -45,7 +45,7 @@ def learning_run(tiny_run: TrainConfig) -> TrainConfig:
         tiny_run,
         spec=replace(tiny_run.spec, architecture=architecture, threshold=0.5),
         augmentation=CropAugmentation(size=64, flip=False),
-        steps=600,
+        steps=500,
         batch_size=4,
         learning_rate=1e-3,
         backbone_learning_rate=1e-3,
