@@ -76,8 +76,8 @@ def average_precision(task: str) -> None:
     count = sum(len(own) for own in results)
     print(
         f"AP of {task}, {len(truth.images)} photos, {count:,} detections: {seconds:.2f} s, of "
-        f"which handing over {handed:.2f} s; pycocotools {their_load:.2f} s to load, {theirs:.2f} s "
-        f"to evaluate and accumulate; x{theirs / (seconds - handed):.0f} for that, "
+        f"which handing over {handed:.2f} s; pycocotools {their_load:.2f} s to load, "
+        f"{theirs:.2f} s to evaluate and accumulate; x{theirs / (seconds - handed):.0f} for that, "
         f"x{(their_load + theirs) / seconds:.0f} in all, the same bits; {_peak()}"
     )
 

@@ -88,7 +88,7 @@ def test_another_architecture_is_told(
     publish: Publish, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = publish()
-    (entry,) = published.PUBLISHED
+    entry = published.PUBLISHED[0]  # `publish` has left no other
     other = Published(
         hub_id=entry.hub_id,
         file=entry.file,

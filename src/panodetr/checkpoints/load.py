@@ -64,7 +64,7 @@ def load_checkpoint(
     if dilation is not None:
         raise CheckpointError(f"{source} says itself whether it is dilated; leave that out")
     fetched = isinstance(source, str) and not Path(source).exists()
-    return _load_folder(place, source if fetched else place.resolve().name)
+    return _load_folder(place, str(source) if fetched else place.resolve().name)
 
 
 def _locate(source: str | Path, revision: str | None) -> Path:
