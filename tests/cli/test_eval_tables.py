@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.table import Table
+
+from panodetr.checkpoints.published import find_published
+from panodetr.cli.eval_tables import average_precision, panoptic_quality, per_class
+from panodetr.data.instances import InstanceCategory, InstanceImage
+from panodetr.evaluation.answers import Answer, run_lengths
+from panodetr.evaluation.detection import ObjectResult
+from panodetr.evaluation.metrics import TWELVE
+from panodetr.evaluation.tally import Figures, Tally
+from panodetr.evaluation.truth import TASKS, Truth, TruthImage
+from panodetr.results.types import Category
+
+SIZE = (40, 40)
+
+
+@pytest.fixture
+def truth() -> Truth:
+    """One photo with one square cat, found but for a quarter."""
+    cat = InstanceImage(
+        image_id=1,
+        photo=Path("1.png"),
+        size=SIZE,
+        objects=(
+            {
+                "id": 1,
+                "image_id": 1,
+                "category_id": 1,
+                "bbox": [0, 0, 20, 20],
+                "area": 400,
+                "iscrowd": 0,
+                "segmentation": [[0, 0, 20, 0, 20, 20, 0, 20]],
+            },
+        ),
+    )
+    image = TruthImage(
+        image_id=1, name="1", photo=Path("1.png"), size=SIZE, panoptic=None, instances=cat
+    )
+    return Truth(
+        folder=Path(),
+        images=(image,),
+        segment_categories=(
+            Category(index=0, id=1, name="cat [wild]", is_thing=True, color=(0, 0, 0)),
+            Category(index=1, id=2, name="sky", is_thing=False, color=(0, 0, 0)),
+        ),
+        object_categories=(
+            InstanceCategory(id=1, name="cat [wild]"),
+            InstanceCategory(id=3, name="dog"),
+        ),
+        has_masks=True,
+    )
+
+
+@pytest.fixture
+def figures(truth: Truth) -> Figures:
+    tally = Tally(truth, TASKS)
+    mask = np.zeros(SIZE, np.bool_)
+    mask[:20, :15] = True
+    found: ObjectResult = {"image_id": 1, "category_id": 1, "score": 0.5}
+    answer = Answer(
+        boxes=[{**found, "bbox": [0, 0, 15, 20]}],
+        masks=[{**found, "segmentation": run_lengths(mask)}],
+    )
+    tally.update(truth.images[0], answer)
+    return tally.compute()
+
+
+def rows(table: Table) -> dict[str, list[str]]:
+    """Each row's cells, by the first one; the headings under "heading"."""
+    columns = [[str(cell) for cell in column.cells] for column in table.columns]
+    headings = [str(column.header) for column in table.columns]
+    cells = {row[0]: list(row[1:]) for row in zip(*columns, strict=True)}
+    return cells | {"heading": headings[1:]}
+
+
+def test_twelve_rows_in_percent_and_a_dash_where_nothing_is(figures: Figures) -> None:
+    shown = rows(average_precision(figures, {}))
+    assert shown.pop("heading") == ["boxes", "instances"]
+    assert len(shown) == len(TWELVE) == 12
+    assert shown["AP"] == ["60.0", "60.0"]  # six of ten overlaps, 0.5 to 0.75
+    assert shown["AP75"] == ["100.0", "100.0"]
+    assert shown["AP large"] == ["-", "-"]
+
+
+def test_published_figures_stand_beside_the_measured(figures: Figures) -> None:
+    known = find_published("facebook/detr-resnet-101-panoptic")
+    assert known is not None
+    shown = rows(average_precision(figures, known.figures))
+    assert shown["heading"] == ["boxes", "published", "instances", "published"]
+    assert shown["AP"] == ["60.0", "40.1", "60.0", "33.0"]
+    assert figures.panoptic is not None
+    quality = rows(panoptic_quality(figures.panoptic, known.figures))
+    assert quality["heading"][4:] == ["published PQ", "published SQ", "published RQ"]
+    assert quality["all"][4:] == ["45.1", "79.9", "55.5"]
+    assert quality["stuff"][4:] == ["37.0", "78.5", "46.0"]
+
+
+def test_a_detector_s_published_figure_is_of_boxes_alone(figures: Figures) -> None:
+    known = find_published("facebook/detr-resnet-50")
+    assert known is not None
+    assert rows(average_precision(figures, known.figures))["AP"] == ["60.0", "42.0", "60.0"]
+    assert figures.panoptic is not None
+    assert len(rows(panoptic_quality(figures.panoptic, known.figures))["all"]) == 4
+
+
+def test_classes_that_occur_have_a_row(figures: Figures, truth: Truth) -> None:
+    shown = rows(per_class(figures, truth))
+    assert shown.pop("heading") == ["objects", "box AP", "box AP50", "mask AP", "mask AP50"]
+    assert shown == {"cat [wild]": ["1", "60.0", "100.0", "60.0", "100.0"]}
