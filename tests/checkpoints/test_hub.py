@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from panodetr.checkpoints import published
 from panodetr.checkpoints.hub import fetch, stated_digest
 from panodetr.checkpoints.load import load_checkpoint
 from panodetr.checkpoints.native import read_spec
+from panodetr.checkpoints.published import Published
 from panodetr.checkpoints.save import save_pretrained
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.cli.main import main
@@ -197,3 +199,29 @@ def test_a_damaged_file_from_the_hub_is_named(
     hub.files["owner/tiny"] = {file.name: file.read_bytes()[:5000] for file in folder.iterdir()}
     with pytest.raises(CheckpointError, match=r"model\.safetensors is truncated or damaged .* get"):
         load_checkpoint("owner/tiny")
+
+
+def test_verify_holds_a_model_to_the_digest_that_the_hub_states(
+    hub: Hub,
+    tmp_path: Path,
+    tiny_spec: ModelSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = save_pretrained(tmp_path / "tiny", tiny_spec, Detr(tiny_spec.architecture))
+    hub.files["owner/tiny"] = {file.name: file.read_bytes() for file in folder.iterdir()}
+    entry = Published(
+        hub_id="owner/tiny",
+        file="tiny.pth",
+        architecture=tiny_spec.architecture,
+        categories=tiny_spec.categories,
+        figures={},
+    )
+    monkeypatch.setattr(published, "PUBLISHED", (entry,))
+    assert main(["verify", "owner/tiny"]) == 0
+    cached = fetch("owner/tiny") / "model.safetensors"
+    contents = bytearray(cached.read_bytes())
+    contents[-1] ^= 1
+    cached.write_bytes(contents)
+    assert main(["verify", "owner/tiny"]) == 1
+    assert "not as published: SHA-256" in capsys.readouterr().out
