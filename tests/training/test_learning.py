@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,7 +60,17 @@ def learning_run(tiny_run: TrainConfig) -> TrainConfig:
     )
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """The model is tiny: on a busy machine several threads would mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_four_photos_can_be_learned_by_heart(
     learning_run: TrainConfig, discs: PanopticData, tmp_path: Path
 ) -> None:
