@@ -13,10 +13,10 @@ demo: .venv/installed
 
 # All tests but the slow ones.
 test: .venv/installed-dev
-	$(BIN)/pytest -m "not slow and not network"
+	$(BIN)/python -m pytest -m "not slow and not network"
 
 slow: .venv/installed-dev
-	$(BIN)/pytest -m "slow and not network"
+	$(BIN)/python -m pytest -m "slow and not network"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check
