@@ -209,7 +209,9 @@ def beside_the_model() -> None:
     architecture = detr_resnet50_panoptic()
     categories = tuple(replace(c, index=c.id) for c in truth.segment_categories)
     spec = ModelSpec(name="random", architecture=architecture, categories=categories, threshold=0.0)
-    model = Predictor(spec, TorchRuntime(Detr(architecture), torch.device("cpu")))
+    model = Predictor(
+        spec, TorchRuntime(Detr(architecture), spec.preprocessing, torch.device("cpu"))
+    )
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         evaluation = evaluate(model, truth, TASKS, out=Path(folder))

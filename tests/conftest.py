@@ -6,11 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
+from panodetr.checkpoints.native import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
+from panodetr.export.run import export
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import DetrConfig, ResNetConfig
+from panodetr.model.detr import Detr
 from panodetr.results.types import Category
 
 # The same examples in every run: a red test is red again when it is run alone. No deadline, because
@@ -67,3 +71,20 @@ def tiny_spec() -> ModelSpec:
         preprocessing=Preprocessing(short_side=None, long_side=None, tile=64, tile_overlap=16),
         threshold=0.5,
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the tiny model, with random weights."""
+    folder = tmp_path_factory.mktemp("tiny") / "tiny"
+    torch.manual_seed(0)
+    save_checkpoint(folder, tiny_spec, Detr(tiny_spec.architecture).state_dict())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny_folder: Path) -> Path:
+    """The same, exported: once for all tests, for it takes some ten seconds."""
+    file = tiny_folder.with_name("tiny.onnx.zip")
+    export(tiny_folder, file, format="onnx")
+    return file

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
 import panodetr
 from panodetr.checkpoints.native import save_checkpoint
@@ -21,6 +22,8 @@ from panodetr.model.detr import Detr
 from panodetr.predict import Predictor
 from panodetr.results.types import PanopticResult
 from panodetr.runtimes.torch import TorchRuntime
+
+CPU = torch.device("cpu")
 
 NO_PHOTO = np.zeros((0, 4, 3), np.uint8)
 
@@ -46,7 +49,10 @@ def random_model(spec: ModelSpec) -> Detr:
 @pytest.fixture(scope="module")
 def predictor(tiny_spec: ModelSpec) -> Predictor:
     """Random weights; tiles of 64 that overlap by 16."""
-    return Predictor(tiny_spec, TorchRuntime(random_model(tiny_spec), torch.device("cpu")))
+    return Predictor(
+        tiny_spec,
+        TorchRuntime(random_model(tiny_spec), tiny_spec.preprocessing, CPU),
+    )
 
 
 def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -54,6 +60,17 @@ def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
     return coarse.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
+
+
+def watch(runtime: TorchRuntime) -> list[tuple[int, ...]]:
+    """A list of the shapes that the network is fed, filled as it runs."""
+    seen: list[tuple[int, ...]] = []
+
+    def see(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        seen.append(tuple(given[0].shape))
+
+    runtime.model.backbone.register_forward_pre_hook(see)
+    return seen
 
 
 def assert_same(a: PanopticResult, b: PanopticResult) -> None:
@@ -109,19 +126,17 @@ def test_segments_carry_the_data_sets_own_names(predictor: Predictor) -> None:
 def test_photos_are_resized_and_results_are_not(tiny_spec: ModelSpec) -> None:
     rule = Preprocessing(short_side=64, long_side=96)
     spec = replace(tiny_spec, preprocessing=rule)
-    model = random_model(spec)
-    seen: list[tuple[int, ...]] = []
-    model.backbone.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[2:]))
-    result = Predictor(spec, TorchRuntime(model, torch.device("cpu"))).segment(noise(30, 40))
-    assert seen == [(64, 85)]
+    runtime = TorchRuntime(random_model(spec), rule, CPU)
+    seen = watch(runtime)
+    result = Predictor(spec, runtime).segment(noise(30, 40))
+    assert seen == [(1, 3, 64, 85)]
     assert result.segment_ids.shape == (30, 40)
 
 
 def test_large_photos_are_seen_in_tiles(tiny_spec: ModelSpec) -> None:
-    model = random_model(tiny_spec)
-    seen: list[tuple[int, ...]] = []
-    model.backbone.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
-    predictor = Predictor(tiny_spec, TorchRuntime(model, torch.device("cpu")))
+    runtime = TorchRuntime(random_model(tiny_spec), tiny_spec.preprocessing, CPU)
+    seen = watch(runtime)
+    predictor = Predictor(tiny_spec, runtime)
     predictor.segment(noise(100, 64))
     assert seen == [(2, 3, 64, 64)]
     # Tiles and whole photos of one size share a batch.
@@ -166,7 +181,7 @@ def test_a_list_may_be_empty_and_a_tuple(predictor: Predictor) -> None:
 
 def test_the_threshold_is_the_models_own_unless_given(tiny_spec: ModelSpec) -> None:
     spec = replace(tiny_spec, threshold=0.95)
-    predictor = Predictor(spec, TorchRuntime(random_model(spec), torch.device("cpu")))
+    predictor = Predictor(spec, TorchRuntime(random_model(spec), spec.preprocessing, CPU))
     photos = [noise(64, 64, seed) for seed in range(4)]
     every, given, own = (
         [[s.score for s in r.segments] for r in predictor.segment(photos, threshold=threshold)]
@@ -190,7 +205,7 @@ def test_an_index_without_a_category_never_comes_out(tiny_spec: ModelSpec) -> No
     model = random_model(tiny_spec)
     with torch.no_grad():
         model.class_head.bias[1] += 10  # no category has this index
-    predictor = Predictor(tiny_spec, TorchRuntime(model, torch.device("cpu")))
+    predictor = Predictor(tiny_spec, TorchRuntime(model, tiny_spec.preprocessing, CPU))
     for seed in range(3):
         found = predictor.segment(noise(64, 64, seed), threshold=0)
         assert {segment.category_id for segment in found.segments} <= {7, 9}
@@ -198,7 +213,7 @@ def test_an_index_without_a_category_never_comes_out(tiny_spec: ModelSpec) -> No
 
 def test_a_detector_says_that_it_has_no_masks(tiny_spec: ModelSpec) -> None:
     spec = replace(tiny_spec, architecture=replace(tiny_spec.architecture, masks=False))
-    predictor = Predictor(spec, TorchRuntime(random_model(spec), torch.device("cpu")))
+    predictor = Predictor(spec, TorchRuntime(random_model(spec), spec.preprocessing, CPU))
     with pytest.raises(CheckpointError, match="model tiny has no mask head"):
         predictor.segment(noise(24, 24))
 

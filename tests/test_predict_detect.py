@@ -18,6 +18,8 @@ from panodetr.model.detr import Detr
 from panodetr.predict import Predictor, Task
 from panodetr.runtimes.torch import TorchRuntime
 
+CPU = torch.device("cpu")
+
 WHOLE = Preprocessing(short_side=48, long_side=80)
 
 
@@ -26,7 +28,7 @@ def predictor(spec: ModelSpec) -> Predictor:
     model = Detr(spec.architecture)
     with torch.no_grad():  # scores that differ from query to query
         model.class_head.weight *= 4
-    return Predictor(spec, TorchRuntime(model, torch.device("cpu")))
+    return Predictor(spec, TorchRuntime(model, spec.preprocessing, CPU))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
         DetrImageProcessor,
     )
     from panodetr.errors import PanodetrError
-    from panodetr.predict import Predictor, load
+    from panodetr.loading import load
+    from panodetr.predict import Predictor
     from panodetr.results.types import (
         Category,
         Detection,
@@ -54,7 +55,7 @@ _HOMES = {
     "PanopticResult": "panodetr.results.types",
     "Predictor": "panodetr.predict",
     "Segment": "panodetr.results.types",
-    "load": "panodetr.predict",
+    "load": "panodetr.loading",
 }
 
 

@@ -23,3 +23,12 @@ class DataError(PanodetrError):
 
 class TrainingError(PanodetrError):
     """Training cannot go on: what was tried and what to change is in the message."""
+
+
+class MissingExtra(PanodetrError):
+    """A part of the package needs libraries that were not installed with it."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs libraries that are not installed; pip install 'panodetr[{extra}]'"
+        )

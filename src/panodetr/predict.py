@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, overload
 import numpy as np
 from PIL import Image
 
-from panodetr.checkpoints.load import load_checkpoint
 from panodetr.errors import CheckpointError, UsageError
-from panodetr.images.views import BATCH_PIXELS, model_input, read_photo, view_batches
+from panodetr.images.views import BATCH_PIXELS, read_photo, view_batches
 from panodetr.results.candidates import TileCandidates, join_candidates
 from panodetr.results.decode import decode_detections
 from panodetr.results.masks import paint_instances
@@ -19,7 +18,6 @@ from panodetr.results.panoptic import drop_duplicates, keep_queries, merge_masks
 from panodetr.results.semantic import classify_pixels
 from panodetr.results.tiles import join_tiles
 from panodetr.results.types import DetectionResult, PanopticResult
-from panodetr.runtimes.torch import TorchRuntime, choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -234,7 +232,7 @@ class Predictor:
         """Run all views of some photos, those of one size together."""
         rule = self.spec.preprocessing
         for views in view_batches(photos, rule):
-            yield views, self.runtime.detect(model_input(views, rule), None)
+            yield views, self.runtime.detect(np.stack([view.pixels for view in views]), None)
 
     def _segment(
         self, photos: list[TiledPhoto], threshold: float, task: Task
@@ -352,22 +350,6 @@ class Predictor:
                 boxes=boxes[queries],
                 masks=own[number],
             )
-
-
-def load(model: str | Path = "nuclei", *, device: str = "auto") -> Predictor:
-    """Load a model with its weights.
-
-    Args:
-        model: a bundled name, a folder, a file, or an id on the Hugging Face hub; see
-            `panodetr.checkpoints.load.load_checkpoint`.
-        device: "cpu", "cuda", or "auto" for a GPU where there is one.
-
-    Raises:
-        CheckpointError: there is no such model, or its files are damaged.
-        UsageError: there is no such device.
-    """
-    spec, network = load_checkpoint(model)
-    return Predictor(spec, TorchRuntime(network, choose_device(device)))
 
 
 def _masks(found: Found, queries: list[NDArray[np.intp]]) -> list[NDArray[np.float32]]:

@@ -12,10 +12,15 @@ from panodetr.model.detr import Detr
 from panodetr.predict import Predictor
 from panodetr.runtimes.torch import TorchRuntime
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture
 def model(tiny_spec: ModelSpec) -> Predictor:
-    return Predictor(tiny_spec, TorchRuntime(Detr(tiny_spec.architecture), torch.device("cpu")))
+    return Predictor(
+        tiny_spec,
+        TorchRuntime(Detr(tiny_spec.architecture), tiny_spec.preprocessing, CPU),
+    )
 
 
 def options(*arguments: str) -> argparse.Namespace:

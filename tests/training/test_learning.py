@@ -77,7 +77,9 @@ def test_four_photos_can_be_learned_by_heart(
     model = train(
         learning_run, discs, tmp_path / "state.pt", device=CPU, resume=False, report=print
     )
-    predictor = Predictor(learning_run.spec, TorchRuntime(model, CPU))
+    predictor = Predictor(
+        learning_run.spec, TorchRuntime(model, learning_run.spec.preprocessing, CPU)
+    )
     quality = PanopticQuality(discs.categories)
     results = predictor.segment([sample.photo for sample in discs.samples])
     for sample, result in zip(discs.samples, results, strict=True):

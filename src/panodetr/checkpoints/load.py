@@ -18,9 +18,10 @@ from panodetr.checkpoints.huggingface import TABLES
 from panodetr.checkpoints.huggingface_config import MODEL_TYPES, read_huggingface
 from panodetr.checkpoints.infer import infer_architecture
 from panodetr.checkpoints.names import best_table
-from panodetr.checkpoints.native import CONFIG_FILE, FORMAT, read_json
+from panodetr.checkpoints.native import CONFIG_FILE, read_json
 from panodetr.checkpoints.published import PUBLISHED, find_published
 from panodetr.checkpoints.spec import ModelSpec
+from panodetr.checkpoints.spec_json import FORMAT
 from panodetr.checkpoints.weights import (
     PREPROCESSOR_FILE,
     WEIGHTS_FILES,

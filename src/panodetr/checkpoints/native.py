@@ -6,42 +6,25 @@ weights are plain tensors under the model's own names. Loading runs no code from
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import cast
 
 import torch
 from safetensors.torch import save
 
-from panodetr.checkpoints.fields import from_json, json_object, scalar
 from panodetr.checkpoints.names import few
 from panodetr.checkpoints.spec import ModelSpec
+from panodetr.checkpoints.spec_json import spec_from_json, spec_to_json
 from panodetr.checkpoints.weights import SAFETENSORS, Shapes, read_safetensors
 from panodetr.errors import CheckpointError
 from panodetr.files import folder_written_whole, write_bytes, write_json
-from panodetr.images.preprocess import Preprocessing
-from panodetr.model.config import DetrConfig
-from panodetr.results.types import Category
 
-FORMAT = "panodetr"
-FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = SAFETENSORS
 METRICS_FILE = "metrics.json"  # may lie beside them: what the model reached, and on what
 
 _OWN_FILES = {CONFIG_FILE, WEIGHTS_FILE, METRICS_FILE}
-_KEYS = (
-    "format",
-    "format_version",
-    "name",
-    "architecture",
-    "categories",
-    "preprocessing",
-    "threshold",
-    "duplicate_iou",
-)
 
 
 def save_checkpoint(
@@ -69,7 +52,7 @@ def save_checkpoint(
     refuse_other_files(folder, _OWN_FILES)
     tensors = {key: stored_tensor(key, tensor, dtype) for key, tensor in state.items()}
     with folder_written_whole(folder) as temporary:
-        write_json(temporary / CONFIG_FILE, _to_json(spec))
+        write_json(temporary / CONFIG_FILE, spec_to_json(spec))
         write_bytes(temporary / WEIGHTS_FILE, save(tensors))
 
 
@@ -83,7 +66,7 @@ def read_spec(folder: Path) -> ModelSpec:
     file = folder / CONFIG_FILE
     value = read_json(file)
     try:
-        return _from_json(value)
+        return spec_from_json(value)
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}") from error
 
@@ -137,47 +120,6 @@ def stored_tensor(key: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.T
             f"weight {key!r} is not finite as {kind}; the checkpoint is not saved"
         )
     return copy
-
-
-def _to_json(spec: ModelSpec) -> dict[str, object]:
-    """Lay out a model's description as `config.json` has it."""
-    fields = {"format": FORMAT, "format_version": FORMAT_VERSION, **dataclasses.asdict(spec)}
-    return {key: fields[key] for key in _KEYS}
-
-
-def _from_json(value: object) -> ModelSpec:
-    """Read a model's description; the inverse of `_to_json`, from text that anyone may have edited.
-
-    Raises:
-        ValueError: with the key in the message.
-    """
-    if not isinstance(value, dict):
-        raise ValueError("not a JSON object")
-    head = cast("dict[str, object]", value)
-    if head.get("format") != FORMAT:
-        raise ValueError(f'not a panodetr checkpoint: expected "format": "{FORMAT}"')
-    version = scalar(int, head.get("format_version"), "format_version")
-    if version > FORMAT_VERSION:
-        raise ValueError(
-            f"format_version is {version}, made by a newer panodetr; this one reads up to "
-            f"{FORMAT_VERSION}: upgrade panodetr"
-        )
-    if version < 1:
-        raise ValueError(f"format_version is {version}; expected 1 to {FORMAT_VERSION}")
-    fields = json_object(head, _KEYS, "")
-    categories = fields["categories"]
-    if not isinstance(categories, list):
-        raise ValueError("categories is not a list")
-    rows = enumerate(cast("list[object]", categories))
-    overlap = fields["duplicate_iou"]
-    return ModelSpec(
-        name=scalar(str, fields["name"], "name"),
-        architecture=from_json(DetrConfig, fields["architecture"], "architecture"),
-        categories=tuple(from_json(Category, row, f"categories[{i}]") for i, row in rows),
-        preprocessing=from_json(Preprocessing, fields["preprocessing"], "preprocessing"),
-        threshold=scalar(float, fields["threshold"], "threshold"),
-        duplicate_iou=None if overlap is None else scalar(float, overlap, "duplicate_iou"),
-    )
 
 
 def read_json(file: Path) -> object:

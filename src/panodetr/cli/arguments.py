@@ -30,6 +30,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="least score of a segment, 0 to 1 (default: the model's own)",
     )
     add_device(parser)
+    add_runtime(parser)
 
 
 def add_model_name(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +38,9 @@ def add_model_name(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default="nuclei",
-        metavar="NAME|FOLDER",
-        help="a bundled model or a checkpoint's folder (default: %(default)s)",
+        metavar="MODEL",
+        help="a bundled model, a checkpoint's folder or file, an exported file, or an id on the "
+        "Hugging Face hub (default: %(default)s)",
     )
 
 
@@ -49,6 +51,16 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "cpu", "cuda"),
         default="auto",
         help="where to compute; auto takes a GPU where there is one (default: %(default)s)",
+    )
+
+
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """Add `--runtime`: what runs the model."""
+    parser.add_argument(
+        "--runtime",
+        choices=("torch", "openvino", "onnx"),
+        help="what runs the model; the last two convert a checkpoint first, so `panodetr export` "
+        "it once (default: torch, and for an exported file its own)",
     )
 
 

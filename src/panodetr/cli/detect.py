@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from panodetr.cli.arguments import add_device, add_model_name, probability
+from panodetr.cli.arguments import add_device, add_model_name, add_runtime, probability
 from panodetr.cli.output import print_table
 from panodetr.cli.photos import ROWS, add_photos, print_counts, print_left_out, run_on_photos
 
@@ -42,6 +42,7 @@ def add_to(commands: Commands) -> None:
         help="find each object's pixels, too; in the JSON as COCO's run lengths",
     )
     add_device(parser)
+    add_runtime(parser)
     parser.set_defaults(run=run)
 
 

@@ -99,7 +99,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     from panodetr.evaluation.truth import Truth
 
     truth = Truth.open(options.data, options.split, allow_missing=options.allow_missing)
-    model = tiled(panodetr.load(options.model, device=options.device), options)
+    loaded = panodetr.load(options.model, device=options.device, runtime=options.runtime)
+    model = tiled(loaded, options)
     tasks = _tasks(options.task, truth, model)
     with ProgressBar(len(truth.images)) as progress:
 

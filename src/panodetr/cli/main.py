@@ -16,6 +16,7 @@ from panodetr import __version__
 from panodetr.cli import convert as convert_command
 from panodetr.cli import detect as detect_command
 from panodetr.cli import eval as eval_command
+from panodetr.cli import export as export_command
 from panodetr.cli import models as models_command
 from panodetr.cli import segment as segment_command
 from panodetr.cli import train as train_command
@@ -78,5 +79,6 @@ def _parser() -> argparse.ArgumentParser:
     eval_command.add_to(commands)
     train_command.add_to(commands)
     convert_command.add_to(commands)
+    export_command.add_to(commands)
     verify_command.add_to(commands)
     return parser

@@ -77,7 +77,8 @@ def run_on_photos(
     photos, failed = _find(options.inputs, as_json=options.json)
     if not photos:
         return 1
-    model = tiled(panodetr.load(options.model, device=options.device), options)
+    loaded = panodetr.load(options.model, device=options.device, runtime=options.runtime)
+    model = tiled(loaded, options)
     out: Path | None = options.out or (None if options.json else OUT)
     with ProgressBar(len(photos)) as progress:
         for photo in photos:

@@ -18,6 +18,7 @@ from panodetr.compat.outputs import (
     LayerOutput,
 )
 from panodetr.errors import CheckpointError, UsageError
+from panodetr.runtimes.fused import FusedCopy, can_fuse
 from panodetr.runtimes.torch import MASKS_AT_ONCE
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class _Pretrained(nn.Module, ABC, Generic[Output]):
         self.spec = spec
         self.config = PretrainedConfig.of(spec, auxiliary_loss=auxiliary_loss)
         self.detr = detr
+        self._fused = FusedCopy(detr)
 
     @classmethod
     def from_pretrained(
@@ -140,13 +142,26 @@ class _Pretrained(nn.Module, ABC, Generic[Output]):
                 "or leave the labels out"
             )
         padding = None if pixel_mask is None or bool(pixel_mask.all()) else pixel_mask == 0
-        encoded = self.detr.encode(pixel_values, padding)
-        states = self.detr.decode(encoded)  # L, B, Q, D
+        model = self._fastest(pixel_values)
+        encoded = model.encode(pixel_values, padding)
+        states = model.decode(encoded)  # L, B, Q, D
         canvas = None if padding is None else _canvas(padding)
-        return self._output(encoded, states, canvas)
+        return self._output(model, encoded, states, canvas)
+
+    def _fastest(self, pixels: Tensor) -> Detr:
+        """The model; a fused copy where nothing is learned and it computes the same."""
+        learns = torch.is_grad_enabled() and (
+            pixels.requires_grad or any(p.requires_grad for p in self.detr.parameters())
+        )
+        plain = self.training or learns or not can_fuse()
+        if plain or pixels.dtype != torch.float32 or pixels.device.type != "cpu":
+            return self.detr
+        return self._fused.current()
 
     @abstractmethod
-    def _output(self, encoded: Encoded, states: Tensor, canvas: Canvas | None) -> Output:
+    def _output(
+        self, model: Detr, encoded: Encoded, states: Tensor, canvas: Canvas | None
+    ) -> Output:
         """Put together what this class gives out; states are (L, B, Q, D)."""
 
     def _earlier(self, states: Tensor) -> list[LayerOutput] | None:
@@ -163,7 +178,7 @@ class DetrForObjectDetection(_Pretrained[DetrObjectDetectionOutput]):
     """DETR for boxes; of a panoptic model, all but its masks."""
 
     def _output(
-        self, encoded: Encoded, states: Tensor, canvas: Canvas | None
+        self, model: Detr, encoded: Encoded, states: Tensor, canvas: Canvas | None
     ) -> DetrObjectDetectionOutput:
         return DetrObjectDetectionOutput(
             logits=self.detr.class_head(states[-1]),
@@ -191,28 +206,30 @@ class DetrForSegmentation(_Pretrained[DetrSegmentationOutput]):
         super().__init__(spec, detr, auxiliary_loss=auxiliary_loss)
 
     def _output(
-        self, encoded: Encoded, states: Tensor, canvas: Canvas | None
+        self, model: Detr, encoded: Encoded, states: Tensor, canvas: Canvas | None
     ) -> DetrSegmentationOutput:
         return DetrSegmentationOutput(
             logits=self.detr.class_head(states[-1]),
             pred_boxes=self.detr.box_head(states[-1]),
-            pred_masks=self._masks(encoded, states[-1]),
+            pred_masks=_masks(model, encoded, states[-1]),
             auxiliary_outputs=self._earlier(states),
             last_hidden_state=states[-1],
             encoder_last_hidden_state=encoded.memory.flatten(2).transpose(1, 2),
             canvas=canvas,
         )
 
-    def _masks(self, encoded: Encoded, states: Tensor) -> Tensor:
-        """Masks (B, Q, h, w) of all queries, a limited number at a time."""
-        photos, queries, _ = states.shape
-        image = torch.arange(photos, device=states.device).repeat_interleave(queries)  # BQ
-        query = torch.arange(queries, device=states.device).repeat(photos)  # BQ
-        parts = [
-            self.detr.masks(encoded, states, *chosen)
-            for chosen in zip(image.split(MASKS_AT_ONCE), query.split(MASKS_AT_ONCE), strict=True)
-        ]
-        return torch.cat(parts).unflatten(0, (photos, queries))  # B, Q, h, w
+
+def _masks(model: Detr, encoded: Encoded, states: Tensor) -> Tensor:
+    """Masks (B, Q, h, w) of all queries, a limited number at a time."""
+    photos, queries, _ = states.shape
+    image = torch.arange(photos, device=states.device).repeat_interleave(queries)  # BQ
+    query = torch.arange(queries, device=states.device).repeat(photos)  # BQ
+    shared = model.share(encoded)
+    parts = [
+        model.refine(shared, model.attend(encoded, states, *chosen), chosen[0])
+        for chosen in zip(image.split(MASKS_AT_ONCE), query.split(MASKS_AT_ONCE), strict=True)
+    ]
+    return torch.cat(parts).unflatten(0, (photos, queries))  # B, Q, h, w
 
 
 def _canvas(padding: Tensor) -> Canvas:

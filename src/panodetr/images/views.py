@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from panodetr.images.batch import normalize
 from panodetr.images.preprocess import Preprocessing
 from panodetr.images.read import read_image
 from panodetr.images.resize import resize, resized_size
@@ -92,11 +91,6 @@ def view_batches(photos: Sequence[TiledPhoto], rule: Preprocessing) -> Iterator[
         at_once = max(1, BATCH_PIXELS // (height * width))
         for start in range(0, len(together), at_once):
             yield together[start : start + at_once]
-
-
-def model_input(views: Sequence[View], rule: Preprocessing) -> NDArray[np.float32]:
-    """Normalise views of one size (h, w) into a batch (B, 3, h, w)."""
-    return np.stack([normalize(view.pixels, rule.mean, rule.std) for view in views])
 
 
 def _view(index: int, photo: TiledPhoto, box: Box, rule: Preprocessing) -> View:

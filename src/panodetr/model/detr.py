@@ -102,11 +102,20 @@ class Detr(nn.Module):
             raise ValueError("this model has no mask head; build it with masks=True")
         return self.attention_maps(states, encoded.memory, encoded.padding, image, query)
 
-    def refine(self, encoded: Encoded, attention: Tensor, image: Tensor) -> Tensor:
-        """Mask logits (N, h, w) from where queries look (N, A, h, w) in the images (N,)."""
+    def share(self, encoded: Encoded) -> tuple[Tensor, ...]:
+        """What the masks of an image have in common; see `MaskHead.share`; error as for `masks`."""
         if self.mask_head is None:
             raise ValueError("this model has no mask head; build it with masks=True")
-        return self.mask_head(encoded.projected, attention, encoded.features[2::-1], image)
+        return self.mask_head.share(encoded.projected, encoded.features[2::-1])
+
+    def refine(self, shared: tuple[Tensor, ...], attention: Tensor, image: Tensor) -> Tensor:
+        """Mask logits (N, h, w) from where queries look (N, A, h, w) in the images (N,).
+
+        `shared` is from `share`; error as for `masks`.
+        """
+        if self.mask_head is None:
+            raise ValueError("this model has no mask head; build it with masks=True")
+        return self.mask_head(shared, attention, image)
 
     def masks(self, encoded: Encoded, states: Tensor, image: Tensor, query: Tensor) -> Tensor:
         """Mask logits (N, h, w) of chosen queries, as fine as the backbone's first stage.
@@ -120,7 +129,8 @@ class Detr(nn.Module):
         Raises:
             ValueError: the model has no mask head.
         """
-        return self.refine(encoded, self.attend(encoded, states, image, query), image)
+        attention = self.attend(encoded, states, image, query)  # N, A, h, w
+        return self.refine(self.share(encoded), attention, image)
 
 
 def _tokens(maps: Tensor) -> Tensor:

@@ -61,9 +61,8 @@ class AttentionMaps(nn.Module):
         chosen = scores[image, :, query]  # N, A, HW
         if padding is not None:
             chosen = chosen.masked_fill(padding.flatten(1)[image][:, None], float("-inf"))
-        return (
-            chosen.flatten(1).softmax(-1).view(len(image), self.heads, *memory.shape[-2:])
-        )  # N, A, H, W
+        flat = chosen.reshape(chosen.shape[0], self.heads * chosen.shape[2])  # N, AHW
+        return flat.softmax(-1).view(chosen.shape[0], self.heads, *memory.shape[-2:])  # N, A, H, W
 
 
 class MaskHead(nn.Module):
@@ -97,37 +96,41 @@ class MaskHead(nn.Module):
         with torch.no_grad():
             self.convs[0].get_parameter("weight")[:, self.dim :] *= ATTENTION_GAIN
 
-    def forward(
-        self, projected: Tensor, attention: Tensor, features: tuple[Tensor, ...], image: Tensor
-    ) -> Tensor:
-        """Mask logits at the finest features' resolution.
+    def share(self, projected: Tensor, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What all queries of an image have in common, coarsest first.
 
         Args:
             projected: (B, D, H, W), the transformer's input.
-            attention: (N, A, H, W), where each query looks.
             features: three maps (B, C, h, w) of the backbone, coarsest first.
+
+        Returns:
+            The features' part of the first convolution (B, D+A, H, W), and the projected features,
+            (B, D/2, h, w), (B, D/4, h, w) and (B, D/8, h, w) of the three.
+        """
+        conv = self.convs[0]
+        assert isinstance(conv, nn.Conv2d)
+        first = F.conv2d(projected, conv.weight[:, : self.dim], conv.bias, padding=1)
+        finer = (adapter(map_) for adapter, map_ in zip(self.adapters, features, strict=True))
+        return first, *finer
+
+    def forward(self, shared: tuple[Tensor, ...], attention: Tensor, image: Tensor) -> Tensor:
+        """Mask logits at the finest features' resolution.
+
+        Args:
+            shared: from `share`.
+            attention: (N, A, H, W), where each query looks.
             image: (N,), the image of each query.
 
         Returns:
             (N, h, w) of the finest map; a pixel belongs to the query where its logit is above 0.
         """
-        x = self._first(projected, attention, image)  # N, D+A, H, W
-        x = F.relu(self.norms[1](self.convs[1](x)))  # N, D/2, H, W
-        for finer, adapter, conv, norm in zip(
-            features, self.adapters, self.convs[2:], self.norms[2:], strict=True
-        ):
-            x = (
-                F.interpolate(x, finer.shape[-2:], mode="nearest") + adapter(finer)[image]
-            )  # N, C, h, w
-            x = F.relu(norm(conv(x)))  # N, C/2, h, w
-        return self.out(x)[:, 0]  # N, h, w
-
-    def _first(self, projected: Tensor, attention: Tensor, image: Tensor) -> Tensor:
-        """The first convolution, on features and attention; features only once an image."""
+        first, *finer = shared
         conv = self.convs[0]
         assert isinstance(conv, nn.Conv2d)
-        shared = F.conv2d(
-            projected, conv.weight[:, : self.dim], conv.bias, padding=1
-        )  # B, D+A, H, W
         own = F.conv2d(attention, conv.weight[:, self.dim :], padding=1)  # N, D+A, H, W
-        return F.relu(self.norms[0](shared[image] + own))  # N, D+A, H, W
+        x = F.relu(self.norms[0](first[image] + own))  # N, D+A, H, W
+        x = F.relu(self.norms[1](self.convs[1](x)))  # N, D/2, H, W
+        for fine, conv, norm in zip(finer, self.convs[2:], self.norms[2:], strict=True):
+            x = F.interpolate(x, fine.shape[-2:], mode="nearest") + fine[image]  # N, C, h, w
+            x = F.relu(norm(conv(x)))  # N, C/2, h, w
+        return self.out(x)[:, 0]  # N, h, w

@@ -5,11 +5,21 @@ Letters: B photos, H and W their padded size, Q queries, C classes, N masks, h a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+RuntimeName = Literal["torch", "openvino", "onnx"]
+"""What can run a model."""
+
+RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
+
+Precision = Literal["float32", "bfloat16"]
+"""What PyTorch computes in."""
+
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 class Found(Protocol):
@@ -26,13 +36,13 @@ class Found(Protocol):
         ...
 
     def masks(self, image: NDArray[np.intp], query: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Mask logits (N, h, w) of the queries (N,) of the photos (N,)."""
+        """Mask logits (N, h, w) of the queries (N,) of the photos (N,), N from 0."""
         ...
 
 
 class Runtime(Protocol):
     """A model that can be run."""
 
-    def detect(self, pixels: NDArray[np.float32], padding: NDArray[np.bool_] | None) -> Found:
-        """Run on normalised pixels (B, 3, H, W); padding (B, H, W) is True beside the photos."""
+    def detect(self, photos: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> Found:
+        """Run on photos (B, H, W, 3) in RGB, resized; padding (B, H, W) is True beside them."""
         ...

@@ -8,32 +8,55 @@ import numpy as np
 import torch
 
 from panodetr.errors import UsageError
+from panodetr.runtimes.fused import can_fuse, fuse
+from panodetr.runtimes.pixels import normalize_photos
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
+    from panodetr.images.preprocess import Preprocessing
     from panodetr.model.detr import Detr
     from panodetr.model.outputs import Detections
+    from panodetr.runtimes.base import Precision
 
 MASKS_AT_ONCE = 64
 """Masks are independent of each other; this many at a time bound the memory that they take."""
 
 
 class TorchRuntime:
-    """A `Detr` on a device."""
+    """A `Detr` on a device.
 
-    def __init__(self, model: Detr, device: torch.device) -> None:
+    On the CPU, in float32, it is the fused one (`panodetr.runtimes.fused`). The model is taken
+    over: its weights may be moved and converted. `plain` leaves it as it is defined, for
+    comparison.
+    """
+
+    def __init__(
+        self,
+        model: Detr,
+        rule: Preprocessing,
+        device: torch.device,
+        precision: Precision = "float32",
+        *,
+        plain: bool = False,
+    ) -> None:
+        self.rule = rule
         self.device = device
+        self.dtype = torch.float32 if precision == "float32" else torch.bfloat16
         # torch's stubs leave `memory_format` out.
         channels_last = torch.channels_last
-        self.model = model.eval().to(device, memory_format=channels_last)  # pyright: ignore[reportCallIssue]
+        model = model.eval().to(device, self.dtype, memory_format=channels_last)  # pyright: ignore[reportCallIssue]
+        fusible = device.type == "cpu" and precision == "float32" and can_fuse()
+        self.model = fuse(model) if fusible and not plain else model
 
     @torch.inference_mode()
-    def detect(self, pixels: NDArray[np.float32], padding: NDArray[np.bool_] | None) -> TorchFound:
-        """Run on normalised pixels (B, 3, H, W); padding (B, H, W) is True beside the photos."""
-        batch = torch.from_numpy(pixels).to(self.device, memory_format=torch.channels_last)
+    def detect(self, photos: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> TorchFound:
+        """Run on photos (B, H, W, 3) in RGB, resized; padding (B, H, W) is True beside them."""
+        batch = torch.from_numpy(np.ascontiguousarray(photos)).to(self.device)
         mask = None if padding is None else torch.from_numpy(padding).to(self.device)
-        return TorchFound(self.model, self.model.detect(batch, mask))
+        pixels = normalize_photos(batch, mask, self.rule).to(self.dtype)
+        return TorchFound(self.model, self.model.detect(pixels, mask))
 
 
 class TorchFound:
@@ -42,25 +65,23 @@ class TorchFound:
     def __init__(self, model: Detr, detections: Detections) -> None:
         self._model = model
         self._detections = detections
+        self._shared: tuple[Tensor, ...] | None = None
         self.logits: NDArray[np.float32] = detections.logits.float().cpu().numpy()
         self.boxes: NDArray[np.float32] = detections.boxes.float().cpu().numpy()
 
     @torch.inference_mode()
     def masks(self, image: NDArray[np.intp], query: NDArray[np.intp]) -> NDArray[np.float32]:
         """Mask logits (N, h, w) of the queries (N,) of the photos (N,)."""
-        found = self._detections
-        parts = [
-            self._model.masks(
-                found.encoded,
-                found.states,
-                torch.from_numpy(image[start : start + MASKS_AT_ONCE]).to(found.states.device),
-                torch.from_numpy(query[start : start + MASKS_AT_ONCE]).to(found.states.device),
-            )
-            .float()
-            .cpu()
-            .numpy()
-            for start in range(0, max(1, len(image)), MASKS_AT_ONCE)
-        ]
+        found, model = self._detections, self._model
+        if self._shared is None:
+            self._shared = model.share(found.encoded)
+        parts: list[NDArray[np.float32]] = []
+        for start in range(0, max(1, len(image)), MASKS_AT_ONCE):
+            part = slice(start, start + MASKS_AT_ONCE)
+            images = torch.from_numpy(image[part]).to(found.states.device)
+            queries = torch.from_numpy(query[part]).to(found.states.device)
+            attention = model.attend(found.encoded, found.states, images, queries)
+            parts.append(model.refine(self._shared, attention, images).float().cpu().numpy())
         return np.concatenate(parts)
 
 

@@ -159,7 +159,7 @@ def compute_losses(
         image = own.image // groups
         objects = own.object - targets.starts[own.image] + batch.targets.starts[image]
         attention = model.attend(encoded, states[-1, ::groups], image, own.query)
-        masks = model.refine(encoded, attention, image)
+        masks = model.refine(model.share(encoded), attention, image)
         share *= count / groups
         losses |= mask_losses(masks, batch.targets, objects, batch.padding, criterion, share)
         if config.attention_weight:

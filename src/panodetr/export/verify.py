@@ -1,0 +1,156 @@
+"""Is what was exported still the model? Compared before a file is kept.
+
+Letters: B photos, Q queries, N masks, h and w a mask's size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from panodetr.errors import CheckpointError
+from panodetr.results.panoptic import keep_queries
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from panodetr.checkpoints.spec import ModelSpec
+    from panodetr.runtimes.base import Found, Runtime
+
+TOLERANCE = 1e-4
+"""Largest difference of boxes; of logits and masks, times their largest value where that is over
+1."""
+
+SIZES = ((1, 128, 160), (2, 150, 97), (3, 64, 64), (1, 224, 320))
+"""Photos, height and width: even and odd, one and several, none of them the recorded one."""
+
+LEAST_AGREEMENT = 0.5
+"""Less of the same classes, boxes or masks than this means that quantising went wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The largest differences that were found, each relative to its tolerance's measure."""
+
+    logits: float
+    boxes: float
+    masks: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How two models answer for the queries that the first one keeps.
+
+    Attributes:
+        queries: how many those are.
+        same_class: share of them for which the other's likeliest class is the same.
+        box_iou: mean overlap of their boxes.
+        mask_iou: mean overlap of their masks; 1 for a model without masks.
+    """
+
+    queries: int
+    same_class: float
+    box_iou: float
+    mask_iou: float
+
+
+def check_equal(model: Runtime, exported: Runtime, *, masks: bool) -> Difference:
+    """Compare on noise at several sizes and numbers of photos, with padding and without.
+
+    Raises:
+        CheckpointError: they differ by more than rounding; the message has the numbers.
+    """
+    worst = {"logits": 0.0, "boxes": 0.0, "masks": 0.0}
+    for seed, (count, height, width) in enumerate(SIZES):
+        photos, padding = _noise(seed, count, height, width)
+        a, b = model.detect(photos, padding), exported.detect(photos, padding)
+        pairs = {"logits": (a.logits, b.logits), "boxes": (a.boxes, b.boxes)}
+        if masks:
+            chosen = np.array([0, 0, count - 1]), np.arange(3) % a.logits.shape[1]
+            pairs["masks"] = (a.masks(*chosen), b.masks(*chosen))
+            none = np.array([], np.intp)
+            assert b.masks(none, none).shape == (0, *pairs["masks"][0].shape[1:])
+        for name, (expected, got) in pairs.items():
+            scale = 1.0 if name == "boxes" else max(1.0, float(np.abs(expected).max()))
+            difference = float(np.abs(expected - got).max()) / scale
+            if not difference <= TOLERANCE:
+                raise CheckpointError(
+                    f"the exported model is not the model: {name} differ by {difference:.1e} of "
+                    f"{scale:.1f} at {count}x{height}x{width}, allowed {TOLERANCE:.0e}; "
+                    "nothing was written: please report this with the model"
+                )
+            worst[name] = max(worst[name], difference)
+    return Difference(**worst)
+
+
+def measure_agreement(
+    model: Runtime, exported: Runtime, spec: ModelSpec, batches: Sequence[NDArray[np.uint8]]
+) -> Agreement:
+    """Compare the answers to photos (B, H, W, 3) for the queries that the model would keep.
+
+    Raises:
+        CheckpointError: they have little to do with each other.
+    """
+    same: list[float] = []
+    boxes: list[float] = []
+    masks: list[float] = []
+    for batch in batches:
+        a, b = model.detect(batch, None), exported.detect(batch, None)
+        for number, logits in enumerate(a.logits):
+            queries, _, classes = keep_queries(logits, spec.threshold)
+            same += (b.logits[number, queries].argmax(-1) == classes).astype(float).tolist()
+            boxes += _box_iou(a.boxes[number, queries], b.boxes[number, queries]).tolist()
+            if spec.architecture.masks:
+                masks += _mask_iou(a, b, number, queries).tolist()
+    if not same:
+        raise CheckpointError(
+            "the model finds nothing in the photos to calibrate with, so int8 cannot be judged; "
+            "give photos of what the model knows"
+        )
+    found = Agreement(
+        queries=len(same),
+        same_class=float(np.mean(same)),
+        box_iou=float(np.mean(boxes)),
+        mask_iou=float(np.mean(masks)) if masks else 1.0,
+    )
+    if min(found.same_class, found.box_iou, found.mask_iou) < LEAST_AGREEMENT:
+        raise CheckpointError(
+            f"the int8 model is not the model: of {found.queries} segments {found.same_class:.0%} "
+            f"have the same class, boxes overlap by {found.box_iou:.0%} and masks by "
+            f"{found.mask_iou:.0%}; nothing was written: give more photos, or leave out --int8"
+        )
+    return found
+
+
+def _noise(
+    seed: int, count: int, height: int, width: int
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Photos of coarse noise; of several, the last one is smaller and padded."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (count, -(-height // 8), -(-width // 8), 3), dtype=np.uint8)
+    photos = coarse.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]
+    padding = np.zeros((count, height, width), np.bool_)
+    if count > 1:
+        padding[-1, height * 3 // 4 :] = True
+        padding[-1, :, width * 2 // 3 :] = True
+    return np.ascontiguousarray(photos), padding
+
+
+def _box_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Overlap (N,) of each pair of boxes (N, 4), cxcywh."""
+    low = np.maximum(a[:, :2] - a[:, 2:] / 2, b[:, :2] - b[:, 2:] / 2)
+    high = np.minimum(a[:, :2] + a[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2)
+    both = np.maximum(high - low, 0).prod(1)
+    return both / np.maximum(a[:, 2:].prod(1) + b[:, 2:].prod(1) - both, 1e-12)
+
+
+def _mask_iou(a: Found, b: Found, number: int, queries: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Overlap (N,) of the masks of some queries; two empty ones overlap wholly."""
+    image = np.full_like(queries, number)
+    mine, other = a.masks(image, queries) > 0, b.masks(image, queries) > 0
+    both, either = (mine & other).sum((1, 2)), (mine | other).sum((1, 2))
+    return np.where(either == 0, 1.0, both / np.maximum(either, 1))

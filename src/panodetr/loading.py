@@ -1,0 +1,100 @@
+"""From a name, a folder or a file to a model that is ready to use, on the chosen runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from panodetr.errors import UsageError
+from panodetr.predict import Predictor
+from panodetr.runtimes.base import PRECISIONS, RUNTIMES, Precision, Runtime, RuntimeName
+from panodetr.runtimes.exported import is_exported, read_exported
+
+if TYPE_CHECKING:
+    from panodetr.images.preprocess import Preprocessing
+    from panodetr.model.detr import Detr
+
+
+def load(
+    model: str | Path = "nuclei",
+    *,
+    device: str = "auto",
+    runtime: RuntimeName | None = None,
+    precision: Precision = "float32",
+) -> Predictor:
+    """Load a model with its weights.
+
+    Args:
+        model: a bundled name, a folder, a file, or an id on the Hugging Face hub; see
+            `panodetr.checkpoints.load.load_checkpoint`. Or a file that `panodetr export` has
+            written, which needs no torch.
+        device: "cpu", "cuda", or "auto" for a GPU where there is one; others than PyTorch run on
+            the CPU.
+        runtime: what runs it: "torch", "openvino" or "onnx"; None takes what an exported file was
+            made for, and else "torch". OpenVINO and ONNX Runtime convert a checkpoint first,
+            which takes some seconds each time: export it once to spare them.
+        precision: of PyTorch, "float32" or "bfloat16"; the latter is for GPUs, and rounds.
+
+    Raises:
+        CheckpointError: there is no such model, or its files are damaged.
+        UsageError: there is no such device, runtime or precision, or they do not go together.
+        MissingExtra: the runtime is not installed.
+    """
+    if runtime is not None and runtime not in RUNTIMES:
+        raise UsageError(f"runtime is {runtime!r}; expected one of {', '.join(RUNTIMES)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    if Path(model).is_file() and is_exported(Path(model)):
+        info, exported = read_exported(Path(model))
+        if runtime not in (None, info.format):
+            raise UsageError(
+                f"{model} was exported for {info.format} and runs there alone; "
+                f"load the checkpoint itself for runtime {runtime}"
+            )
+        _only_on_cpu(info.format, device, precision)
+        return Predictor(info.spec, exported)
+    # Here and not above: torch takes longer to import than an exported file takes to run.
+    from panodetr.checkpoints.load import load_checkpoint
+
+    if runtime not in (None, "torch"):
+        _only_on_cpu(runtime, device, precision)
+        spec, network = load_checkpoint(model)
+        return Predictor(spec, _converted(network, spec.preprocessing, runtime))
+    from panodetr.runtimes.torch import TorchRuntime, choose_device
+
+    chosen = choose_device(device)
+    spec, network = load_checkpoint(model)
+    return Predictor(spec, TorchRuntime(network, spec.preprocessing, chosen, precision))
+
+
+def _only_on_cpu(runtime: str, device: str, precision: Precision) -> None:
+    """Refuse what only PyTorch does.
+
+    Raises:
+        UsageError: a GPU or a precision was asked for.
+    """
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"runtime {runtime} runs on the CPU; device is {device!r}")
+    if precision != "float32":
+        raise UsageError(
+            f"runtime {runtime} computes in the precision of its file; precision {precision!r} is "
+            "for runtime torch"
+        )
+
+
+def _converted(network: Detr, rule: Preprocessing, runtime: RuntimeName) -> Runtime:
+    """Take a model over to OpenVINO or ONNX Runtime."""
+    from panodetr.runtimes.graph_runtime import DETECT_OUTPUTS, MASKS_OUTPUTS, GraphRuntime
+    from panodetr.runtimes.lower import to_onnx, to_openvino
+
+    if runtime == "onnx":
+        from panodetr.runtimes.onnx import load_onnx
+
+        files = to_onnx(network, rule)
+        masks = None if files.masks is None else load_onnx(files.masks)
+        return GraphRuntime(load_onnx(files.detect), masks)
+    from panodetr.runtimes.openvino import compile_openvino
+
+    graphs = to_openvino(network, rule)
+    masks = None if graphs.masks is None else compile_openvino(graphs.masks, MASKS_OUTPUTS)
+    return GraphRuntime(compile_openvino(graphs.detect, DETECT_OUTPUTS), masks)

@@ -1,0 +1,242 @@
+"""The same network in fewer passes over memory, for inference in float32 on the CPU.
+
+The model's definition says what is computed; this says how, from the same weights:
+- Normalisation with constants is folded into the convolution before it.
+- A convolution's sum with the residual and its ReLU happen while its result is still in the cache
+  (oneDNN's post-operations), and its weights are laid out once as oneDNN wants them. Both together
+  halve the time of a ResNet-101: `benchmarks/inference.py`.
+- The mask head works on so few masks at a time that their activations stay in the cache.
+
+`tests/runtimes/test_fused.py` holds it equal to the model. PyTorch keeps these operators for its
+own compiler; their names are safe here because the version is pinned
+(`docs/decisions/001-torch-pin.md`).
+
+Letters: B images, N masks, C channels, D the transformer's width, A attention heads, H and W height
+and width.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from panodetr.model.backbone import BasicBlock, Bottleneck, FrozenBatchNorm, ResNet
+from panodetr.model.mask_head import MaskHead
+
+if TYPE_CHECKING:
+    from panodetr.model.detr import Detr
+
+CACHED_PIXELS = 50_000
+"""Pixels of the finest map that the mask head works on at a time: one mask of a photo of 800 by
+1066, a dozen of a tile of 128. More would push each other's activations out of the cache."""
+
+
+def fuse(model: Detr) -> Detr:
+    """Give a model for inference that computes the same, faster; the two share no convolutions.
+
+    The weights are those of the moment: what is learned afterwards does not reach the copy. It is
+    in evaluation mode, takes float32 on the CPU, and records no gradients.
+    """
+    fused = copy.copy(model)
+    # `copy` shares the table of parts, and two of them are about to be replaced.
+    fused._modules = dict(model._modules)  # pyright: ignore[reportPrivateUsage]
+    fused.add_module("backbone", FusedResNet(model.backbone))
+    fused.add_module("project", FusedConv(model.project))
+    if model.mask_head is not None:
+        fused.add_module("mask_head", FusedMaskHead(model.mask_head))
+    return fused
+
+
+class FusedCopy:
+    """A fused copy that follows its model: it is made anew when a weight has changed."""
+
+    def __init__(self, model: Detr) -> None:
+        self._model = model
+        self._copy: Detr | None = None
+        self._seen: list[tuple[int, int]] = []
+
+    def current(self) -> Detr:
+        """The copy, with the model's weights of now."""
+        tensors = (*self._model.parameters(), *self._model.buffers())
+        seen = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+        if self._copy is None or seen != self._seen:
+            self._copy, self._seen = fuse(self._model), seen
+        return self._copy
+
+
+def can_fuse() -> bool:
+    """Whether PyTorch was built with oneDNN here."""
+    return torch.backends.mkldnn.is_available()
+
+
+def fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """The weight and bias of a convolution with the normalisation behind it.
+
+    Returns:
+        None where the normalisation depends on its input.
+    """
+    if not isinstance(norm, FrozenBatchNorm | nn.BatchNorm2d):
+        return None
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert variance is not None
+    scale = norm.weight * (variance + norm.eps).rsqrt()  # C
+    bias = norm.bias - mean * scale  # C
+    if conv.bias is not None:
+        bias = bias + conv.bias * scale
+    return conv.weight * scale[:, None, None, None], bias
+
+
+class FusedConv(nn.Module):
+    """A convolution, with the normalisation, residual and ReLU that follow it."""
+
+    def __init__(
+        self, conv: nn.Conv2d, norm: nn.Module | None = None, *, relu: bool = False
+    ) -> None:
+        super().__init__()
+        folded = None if norm is None else fold(conv, norm)
+        weight, bias = (conv.weight, conv.bias) if folded is None else folded
+        self.bias = None if bias is None else bias.detach().clone()
+        self.norm = norm if folded is None else None
+        self.relu = relu
+        padding, stride, dilation = conv.padding, conv.stride, conv.dilation
+        assert not isinstance(padding, str)
+        self.geometry = padding, stride, dilation, conv.groups
+        self._plain: Tensor | None = weight.detach()
+        self._packed: Tensor | None = None
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Convolve x (B, C, H, W); the residual is added before the ReLU, and overwritten."""
+        weight = self._weight(x)
+        if self.norm is not None:
+            y = self.norm(_convolve(x, weight, self.bias, *self.geometry, "none", [], ""))
+            y = y if residual is None else y.add_(residual)
+            return y.relu_() if self.relu else y
+        act = "relu" if self.relu else "none"
+        if residual is None:
+            return _convolve(x, weight, self.bias, *self.geometry, act, [], "")
+        sum_ = ("add", 1.0, "relu" if self.relu else None, [], None)
+        return _convolve_onto(residual, x, weight, self.bias, *self.geometry, *sum_)
+
+    def _weight(self, x: Tensor) -> Tensor:
+        """The weights as oneDNN wants them for inputs like the first."""
+        if self._packed is None:
+            assert self._plain is not None
+            self._packed = cast(
+                "Tensor",
+                torch._C._nn.mkldnn_reorder_conv2d_weight(  # pyright: ignore
+                    self._plain.contiguous().to_mkldnn(), *self.geometry, tuple(x.shape)
+                ),
+            )
+            self._plain = None
+        return self._packed
+
+
+class FusedResNet(nn.Module):
+    """The backbone: from pixels to the features of four stages."""
+
+    def __init__(self, backbone: ResNet) -> None:
+        super().__init__()
+        self.stem = FusedConv(backbone.stem_conv, backbone.stem_norm, relu=True)
+        self.pool = backbone.stem_pool
+        self.stages = nn.ModuleList(
+            nn.ModuleList(FusedBlock(cast("BasicBlock | Bottleneck", block)) for block in stage)
+            for stage in cast("list[nn.Sequential]", backbone.stages)
+        )
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """From normalised pixels (B, 3, H, W) to four maps (B, C, H/S, W/S), finest first."""
+        x = self.pool(self.stem(pixels))
+        features: list[Tensor] = []
+        for stage in cast("list[nn.ModuleList]", self.stages):
+            for index, block in enumerate(stage):
+                # A block without a shortcut adds onto its input, which the stage before may keep.
+                x = block(x.clone() if index == 0 and features and not block.shortcut else x)
+            features.append(x)
+        return tuple(features)
+
+
+class FusedBlock(nn.Module):
+    """A residual block."""
+
+    def __init__(self, block: BasicBlock | Bottleneck) -> None:
+        super().__init__()
+        pairs = [(block.conv1, block.norm1), (block.conv2, block.norm2)]
+        if isinstance(block, Bottleneck):
+            pairs.append((block.conv3, block.norm3))
+        self.convs = nn.ModuleList(FusedConv(conv, norm, relu=True) for conv, norm in pairs)
+        self.shortcut: FusedConv | None = None
+        if block.shortcut is not None:
+            conv, norm = block.shortcut
+            self.shortcut = FusedConv(cast("nn.Conv2d", conv), norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (B, C, H, W) to (B, C', H/S, W/S); without a shortcut x is overwritten."""
+        y = x
+        for conv in self.convs[:-1]:
+            y = conv(y)
+        return self.convs[-1](y, x if self.shortcut is None else self.shortcut(x))
+
+
+class FusedMaskHead(nn.Module):
+    """The mask head, a few masks at a time."""
+
+    def __init__(self, head: MaskHead) -> None:
+        super().__init__()
+        first = head.convs[0]
+        assert isinstance(first, nn.Conv2d)
+        features, attention = first.weight.split([head.dim, first.in_channels - head.dim], dim=1)
+        self.features = FusedConv(_with_weight(first, features, first.bias))
+        self.attention = FusedConv(_with_weight(first, attention, None))
+        rest = cast("list[nn.Conv2d]", [*head.convs[1:]])
+        self.convs = nn.ModuleList(FusedConv(conv) for conv in rest)
+        self.norms = head.norms
+        self.adapters = nn.ModuleList(
+            FusedConv(conv) for conv in cast("list[nn.Conv2d]", head.adapters)
+        )
+        self.out = FusedConv(head.out)
+
+    def share(self, projected: Tensor, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """As `MaskHead.share`."""
+        finer = (adapter(map_) for adapter, map_ in zip(self.adapters, features, strict=True))
+        return self.features(projected), *finer
+
+    def forward(self, shared: tuple[Tensor, ...], attention: Tensor, image: Tensor) -> Tensor:
+        """As `MaskHead.forward`."""
+        height, width = shared[-1].shape[-2:]
+        masks = attention.new_empty(len(image), height, width)  # N, h, w
+        at_once = max(1, CACHED_PIXELS // (height * width))
+        for number in image.unique().tolist():
+            own = [map_[number : number + 1] for map_ in shared]
+            for chosen in (image == number).nonzero()[:, 0].split(at_once):
+                masks[chosen] = self._refine(own, attention[chosen])
+        return masks
+
+    def _refine(self, shared: list[Tensor], attention: Tensor) -> Tensor:
+        """Masks (N, h, w) of queries of one image."""
+        first, *finer = shared
+        x = self.attention(attention.contiguous(memory_format=torch.channels_last))
+        x = self._normalise(0, x.add_(first))  # N, D+A, H, W
+        x = self._normalise(1, self.convs[0](x))  # N, D/2, H, W
+        for index, fine in enumerate(finer, start=1):
+            x = F.interpolate(x, fine.shape[-2:], mode="nearest").add_(fine)  # N, C, h, w
+            x = self._normalise(index + 1, self.convs[index](x))  # N, C/2, h, w
+        return self.out(x)[:, 0]  # N, h, w
+
+    def _normalise(self, index: int, x: Tensor) -> Tensor:
+        return self.norms[index](x).relu_()
+
+
+def _with_weight(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    """The same convolution with other weights."""
+    other = copy.copy(conv)
+    other._parameters = cast("dict[str, Any]", {"weight": weight, "bias": bias})  # pyright: ignore[reportPrivateUsage]
+    return other
+
+
+_convolve = torch.ops.mkldnn._convolution_pointwise  # pyright: ignore
+_convolve_onto = torch.ops.mkldnn._convolution_pointwise_.binary  # pyright: ignore

@@ -1,0 +1,69 @@
+"""A model that runs as two graphs, whatever runs them. NumPy only: no torch in here.
+
+Letters: B photos, H and W their padded size, N masks, h and w a mask's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = dict[str, NDArray[np.generic]]
+Graph = Callable[[Arrays], Arrays]
+"""Named arrays in, named arrays out."""
+
+DETECT_INPUTS = ("photos", "padding")
+MASK_SOURCES = ("states", "memory", "small_padding", "coarse", "fine", "finer", "finest")
+"""What the detect graph computes for the masks graph, once for all queries."""
+
+DETECT_OUTPUTS = ("logits", "boxes", *MASK_SOURCES)
+MASKS_INPUTS = (*MASK_SOURCES, "image", "query")
+MASKS_OUTPUTS = ("masks",)
+
+CACHED_PIXELS = 100_000
+"""Pixels of the finest map that the masks graph works on at a time: two masks of a photo of 800 by
+1066. More would push each other's activations out of the cache."""
+
+
+class GraphRuntime:
+    """A detect graph, and a masks graph where the model has masks."""
+
+    def __init__(self, detect: Graph, masks: Graph | None) -> None:
+        self._detect = detect
+        self._masks = masks
+
+    def detect(self, photos: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> GraphFound:
+        """Run on photos (B, H, W, 3) in RGB, resized; padding (B, H, W) is True beside them."""
+        if padding is None:
+            padding = np.zeros(photos.shape[:3], np.bool_)
+        return GraphFound(self._detect({"photos": photos, "padding": padding}), self._masks)
+
+
+class GraphFound:
+    """What the detect graph gave out."""
+
+    def __init__(self, outputs: Arrays, masks: Graph | None) -> None:
+        self.logits: NDArray[np.float32] = outputs["logits"].astype(np.float32, copy=False)
+        self.boxes: NDArray[np.float32] = outputs["boxes"].astype(np.float32, copy=False)
+        self._outputs = outputs
+        self._masks = masks
+
+    def masks(self, image: NDArray[np.intp], query: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Mask logits (N, h, w) of the queries (N,) of the photos (N,).
+
+        Raises:
+            ValueError: the model has no mask head.
+        """
+        if self._masks is None:
+            raise ValueError("this model has no mask head; export one that has")
+        height, width = self._outputs["finest"].shape[-2:]
+        masks = np.empty((len(image), height, width), np.float32)
+        sources = {name: self._outputs[name] for name in MASK_SOURCES}
+        at_once = max(1, CACHED_PIXELS // (height * width))
+        for start in range(0, len(image), at_once):
+            part = slice(start, start + at_once)
+            chosen = {"image": image[part].astype(np.int64), "query": query[part].astype(np.int64)}
+            masks[part] = self._masks(sources | chosen)["masks"]
+        return masks

@@ -1,0 +1,150 @@
+"""From a model to graphs of other libraries; torch writes them, and is not needed to run them.
+
+Both ways record one run of the model. The number of photos, their sizes and the number of masks
+stay open.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from panodetr.errors import MissingExtra
+from panodetr.runtimes.graph_runtime import (
+    DETECT_INPUTS,
+    DETECT_OUTPUTS,
+    MASKS_INPUTS,
+    MASKS_OUTPUTS,
+)
+from panodetr.runtimes.graphs import DetectGraph, MasksGraph, detect_example, masks_example
+from panodetr.runtimes.openvino import import_openvino
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    import openvino
+
+    from panodetr.images.preprocess import Preprocessing
+    from panodetr.model.detr import Detr
+
+
+@dataclass(frozen=True)
+class OpenVinoGraphs:
+    """A model in OpenVINO; `masks` is None where it has no mask head."""
+
+    detect: openvino.Model
+    masks: openvino.Model | None
+
+
+@dataclass(frozen=True)
+class OnnxGraphs:
+    """A model in ONNX's files; `masks` is None where it has no mask head."""
+
+    detect: bytes
+    masks: bytes | None
+
+
+def to_openvino(model: Detr, rule: Preprocessing) -> OpenVinoGraphs:
+    """Convert a model, on the CPU and in float32.
+
+    Raises:
+        MissingExtra: OpenVINO is not installed.
+    """
+    import_openvino()
+    # `openvino.convert_model` does the same, and reports its use to the maker.
+    from openvino.frontend.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    frontend = FrontEndManager().load_by_framework("pytorch")
+
+    def convert(
+        graph: nn.Module, example: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str]
+    ) -> openvino.Model:
+        recorded = TorchScriptPythonDecoder(graph, example_input=example)
+        converted = frontend.convert(frontend.load(recorded))
+        for port, name in zip(converted.inputs, inputs, strict=True):
+            port.get_tensor().set_names({name})
+        for port, name in zip(converted.outputs, outputs, strict=False):
+            port.get_tensor().set_names({name})
+        return converted
+
+    detect = DetectGraph(model, rule)
+    with _recording():
+        example = detect_example()
+        whole = convert(detect, example, DETECT_INPUTS, DETECT_OUTPUTS)
+        if model.mask_head is None:
+            return OpenVinoGraphs(whole, None)
+        chosen = masks_example(detect(*example))
+        return OpenVinoGraphs(
+            whole, convert(MasksGraph(model), chosen, MASKS_INPUTS, MASKS_OUTPUTS)
+        )
+
+
+def to_onnx(model: Detr, rule: Preprocessing) -> OnnxGraphs:
+    """Convert a model, on the CPU and in float32.
+
+    Raises:
+        MissingExtra: the ONNX libraries are not installed.
+    """
+    try:
+        import_module("onnxscript")  # torch's exporter would ask for it, with a traceback
+    except ImportError as error:
+        raise MissingExtra("writing a model for ONNX Runtime", "onnx") from error
+
+    def convert(
+        graph: nn.Module, example: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str]
+    ) -> bytes:
+        program = torch.onnx.export(
+            graph, example, dynamo=True, external_data=False, verbose=False, opset_version=18,
+            input_names=inputs, output_names=outputs[: len(graph(*example))],
+            dynamic_shapes=tuple(_open_sizes(name) for name in inputs),
+        )  # fmt: skip
+        assert program is not None
+        file = io.BytesIO()
+        program.save(cast("Any", file))
+        return file.getvalue()
+
+    detect = DetectGraph(model, rule)
+    with _recording():
+        example = detect_example()
+        whole = convert(detect, example, DETECT_INPUTS, DETECT_OUTPUTS)
+        if model.mask_head is None:
+            return OnnxGraphs(whole, None)
+        chosen = masks_example(detect(*example))
+        return OnnxGraphs(whole, convert(MasksGraph(model), chosen, MASKS_INPUTS, MASKS_OUTPUTS))
+
+
+def _open_sizes(name: str) -> dict[int, Any]:
+    """Which sizes of an input vary: photos, height and width, but no number of channels."""
+    auto = torch.export.Dim.AUTO
+    match name:
+        case "photos" | "padding" | "small_padding":
+            return {0: auto, 1: auto, 2: auto}
+        case "image" | "query" | "states":
+            return {0: auto}
+        case _:
+            return {0: auto, 2: auto, 3: auto}
+
+
+@contextmanager
+def _recording() -> Generator[None]:
+    """Keep the recorders' talk about themselves away from the user."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

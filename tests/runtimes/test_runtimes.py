@@ -1,0 +1,103 @@
+"""Every runtime gives what the model gives, whatever the sizes and the number of photos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import panodetr
+from panodetr.checkpoints.load import load_checkpoint
+from panodetr.checkpoints.native import save_checkpoint
+from panodetr.checkpoints.spec import ModelSpec
+from panodetr.images.batch import normalize, pad
+from panodetr.model.detr import Detr
+from panodetr.runtimes.base import Runtime
+from panodetr.runtimes.pixels import normalize_photos
+from panodetr.runtimes.torch import TorchRuntime
+
+CPU = torch.device("cpu")
+
+
+def fused(folder: Path) -> Runtime:
+    return panodetr.load(folder, device="cpu").runtime
+
+
+def openvino(folder: Path) -> Runtime:
+    return panodetr.load(folder, runtime="openvino").runtime
+
+
+def photos(count: int, height: int, width: int) -> NDArray[np.uint8]:
+    random = np.random.default_rng(height * width)
+    return random.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+def plain(folder: Path) -> TorchRuntime:
+    spec, model = load_checkpoint(folder)
+    return TorchRuntime(model, spec.preprocessing, CPU, plain=True)
+
+
+def assert_same(model: Runtime, other: Runtime) -> None:
+    for count, height, width in ((1, 64, 64), (3, 64, 64), (1, 97, 130), (2, 160, 75)):
+        batch = photos(count, height, width)
+        padding = np.zeros((count, height, width), np.bool_)
+        padding[-1, height // 2 :] = count > 1
+        for mask in (None, padding):
+            a, b = model.detect(batch, mask), other.detect(batch, mask)
+            np.testing.assert_allclose(b.logits, a.logits, atol=1e-4)
+            np.testing.assert_allclose(b.boxes, a.boxes, atol=1e-4)
+            chosen = np.array([0, count - 1, 0, count - 1]), np.array([4, 1, 0, 2])
+            expected = a.masks(*chosen)
+            scale = max(1, np.abs(expected).max())
+            np.testing.assert_allclose(b.masks(*chosen), expected, atol=1e-4 * scale)
+            none = np.array([], np.intp)
+            assert b.masks(none, none).shape == (0, *expected.shape[1:])
+
+
+@pytest.mark.parametrize("make", [fused, openvino])
+def test_answers_are_the_models(tiny_folder: Path, make: Callable[[Path], Runtime]) -> None:
+    assert_same(plain(tiny_folder), make(tiny_folder))
+
+
+def test_answers_of_onnx_are_the_models(tiny_folder: Path, tiny_onnx: Path) -> None:
+    assert_same(plain(tiny_folder), panodetr.load(tiny_onnx).runtime)
+
+
+@pytest.mark.parametrize("make", [fused, openvino])
+def test_a_model_without_masks_finds_boxes(
+    tiny_spec: ModelSpec, tmp_path: Path, make: Callable[[Path], Runtime]
+) -> None:
+    spec = replace(tiny_spec, architecture=replace(tiny_spec.architecture, masks=False))
+    save_checkpoint(tmp_path / "boxes", spec, Detr(spec.architecture).state_dict())
+    a, b = (
+        runtime.detect(photos(2, 70, 90), None)
+        for runtime in (plain(tmp_path / "boxes"), make(tmp_path / "boxes"))
+    )
+    np.testing.assert_allclose(b.logits, a.logits, atol=1e-4)
+    np.testing.assert_allclose(b.boxes, a.boxes, atol=1e-4)
+    with pytest.raises(ValueError, match="no mask head"):
+        b.masks(np.array([0]), np.array([0]))
+
+
+def test_pixels_are_normalised_where_the_model_runs_to_the_same_bits(tiny_spec: ModelSpec) -> None:
+    rule = tiny_spec.preprocessing
+    a, b = photos(1, 20, 30)[0], photos(1, 25, 24)[0]
+    expected, padding = pad([normalize(photo, rule.mean, rule.std) for photo in (a, b)])
+    canvas = np.full((2, 25, 30, 3), 255, np.uint8)  # whatever lies at the padding
+    canvas[0, :20], canvas[1, :, :24] = a, b
+    got = normalize_photos(torch.from_numpy(canvas), torch.from_numpy(padding), rule)
+    assert np.array_equal(got.numpy(), expected)
+
+
+def test_bfloat16_answers_are_near_the_models(tiny_folder: Path) -> None:
+    rounded = panodetr.load(tiny_folder, device="cpu", precision="bfloat16").runtime
+    a, b = (r.detect(photos(2, 64, 80), None) for r in (plain(tiny_folder), rounded))
+    assert 0 < np.abs(a.boxes - b.boxes).max() < 0.05
+    chosen = np.array([0, 1]), np.array([1, 3])
+    difference = np.abs(a.masks(*chosen) - b.masks(*chosen))
+    assert 0 < difference.mean() < 0.1

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import panodetr
+from panodetr.errors import MissingExtra, UsageError
+from panodetr.runtimes.base import RuntimeName
+
+
+def test_results_are_the_same_whichever_runs(tiny_folder: Path, tiny_onnx: Path) -> None:
+    photos = [
+        np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        for seed, (height, width) in enumerate([(64, 64), (50, 40), (120, 90)])
+    ]
+    expected = panodetr.load(tiny_folder).detect(photos, threshold=0)
+    for other in (panodetr.load(tiny_folder, runtime="openvino"), panodetr.load(tiny_onnx)):
+        for a, b in zip(expected, other.detect(photos, threshold=0), strict=True):
+            assert [d.label for d in a.detections] == [d.label for d in b.detections]
+            np.testing.assert_allclose(
+                [d.box for d in a.detections], [d.box for d in b.detections], atol=1e-2
+            )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"runtime": "tensorflow"}, "expected one of torch, openvino, onnx"),
+        ({"precision": "float8"}, "expected one of float32, bfloat16"),
+        ({"runtime": "onnx", "device": "cuda"}, "runs on the CPU"),
+        ({"runtime": "onnx", "precision": "bfloat16"}, "is for runtime torch"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    tiny_folder: Path, wanted: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        panodetr.load(tiny_folder, **wanted)  # pyright: ignore[reportArgumentType]
+
+
+def test_an_exported_file_runs_where_it_was_made_for(tiny_onnx: Path) -> None:
+    assert panodetr.load(tiny_onnx, runtime="onnx").spec.name == "tiny"
+    with pytest.raises(UsageError, match="was exported for onnx"):
+        panodetr.load(tiny_onnx, runtime="openvino")
+    with pytest.raises(UsageError, match="runs on the CPU"):
+        panodetr.load(tiny_onnx, device="cuda")
+
+
+@pytest.mark.slow
+def test_onnx_runtime_takes_a_checkpoint(tiny_folder: Path, tiny_onnx: Path) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    a = panodetr.load(tiny_folder, runtime="onnx").detect(photo, threshold=0)
+    b = panodetr.load(tiny_onnx).detect(photo, threshold=0)
+    assert a.to_dict() == b.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("runtime", "missing", "extra"),
+    [("openvino", "openvino", "openvino"), ("onnx", "onnxscript", "onnx")],
+)
+def test_a_missing_extra_is_named(
+    tiny_folder: Path,
+    runtime: RuntimeName,
+    missing: str,
+    extra: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(MissingExtra, match=rf"pip install 'panodetr\[{extra}\]'"):
+        panodetr.load(tiny_folder, runtime=runtime)
