@@ -62,7 +62,8 @@ class PaperAugmentation:
 
     Attributes:
         short_sides: pixels, one of which the short side becomes at the end.
-        long_side: pixels, most of the long side; the short one becomes less where it would pass.
+        long_side: pixels, most of the long side, but for the rounding of the short side, which
+            becomes less where the long one would pass.
         crop: how often a part is cut out, as a fraction.
         crop_short_sides: pixels, one of which the photo's short side becomes before the cut.
         least_crop: pixels, the least side of the cut; a photo's side that is shorter stays whole.

@@ -112,18 +112,18 @@ def find_data(folder: Path, split: str | None, format: Format | None) -> tuple[F
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; expected one that holds a data set")
     tried: tuple[Format, ...] = (format,) if format else FORMATS
-    splits = {name: found for name in tried if (found := list_splits(folder, name))}
+    splits = [(name, found) for name in tried if (found := list_splits(folder, name))]
     if not splits:
         raise DataError(
             f"{folder} holds no data set; expected one of these: panoptic_NAME.json or "
             "instances_NAME.json of COCO (perhaps in annotations/), data.yaml of YOLO, "
             "or images/ and masks/ with id maps"
         )
-    for name, found in splits.items():
+    for name, found in splits:
         chosen = _choose(found, split)
         if chosen is not None:
             return name, chosen
-    there = sorted({name or '"" (no split)' for found in splits.values() for name in found})
+    there = sorted({name or '"" (no split)' for _, found in splits for name in found})
     asked = "which split is meant is not clear" if split is None else f"there is no split {split!r}"
     raise DataError(f"{folder}: {asked}; it has {', '.join(there)}")
 

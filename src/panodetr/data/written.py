@@ -83,7 +83,8 @@ class InstanceWriter:
         """Keep a photo's objects for the JSON; they are numbered anew, in their order."""
         self._photos.add(sample.photo)
         self._images.append(_image_entry(sample))
-        for truth in objects:
+        for given in objects:
+            truth = given.copy()
             truth["id"] = len(self._annotations) + 1
             truth["bbox"] = [round(side, 3) for side in truth["bbox"]]
             polygons = truth.get("segmentation")
