@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -166,30 +167,31 @@ def test_what_is_not_there_is_refused_with_what_is(
     tmp_path: Path, yolo_folder: Path, id_folder: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
-    for folder, split, format, message in (
+    refused: tuple[tuple[Path, str | None, Format | None, str], ...] = (
         (tmp_path / "nowhere", None, None, "is no folder"),
         (tmp_path / "empty", None, None, "holds no data set; expected one of these"),
         (yolo_folder, "test", None, r"there is no split 'test'; it has train, val"),
         (yolo_folder, None, "coco-panoptic", "holds no data set"),
         (id_folder, "train", None, r'no split \'train\'; it has "" \(no split\)'),
-    ):
+    )
+    for folder, split, format, message in refused:
         with pytest.raises(DataError, match=message):
             open_data(folder, split, format=format)
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda f: (f / "masks/cell/2.png").unlink(), r"2\.png is missing; it is the id map of"),
-        (lambda f: (f / "images/2.png").write_bytes(b"GIF"), r"2\.png: not an image"),
-        (lambda f: (f / "images/2.jpg").write_bytes(b""), "several photos called 2"),
-        (lambda f: (f / "masks/wall").mkdir(), "has folders for cell, wall; expected one class"),
-    ],
-)
+DAMAGES: list[tuple[Callable[[Path], object], str]] = [
+    (lambda f: (f / "masks/cell/2.png").unlink(), r"2\.png is missing; it is the id map of"),
+    (lambda f: (f / "images/2.png").write_bytes(b"GIF"), r"2\.png: not an image"),
+    (lambda f: (f / "images/2.jpg").write_bytes(b""), "several photos called 2"),
+    (lambda f: (f / "masks/wall").mkdir(), "has folders for cell, wall; expected one class"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
 def test_damaged_folders_of_id_maps_are_refused(
-    id_folder: Path, damage: object, message: str
+    id_folder: Path, damage: Callable[[Path], object], message: str
 ) -> None:
-    damage(id_folder)  # pyright: ignore[reportCallIssue]
+    damage(id_folder)
     with pytest.raises(PanodetrError, match=message):
         open_data(id_folder)
 

@@ -88,7 +88,7 @@ def test_labels_lie_where_images_becomes_labels() -> None:
         ("0 0.5 0.5 0.1 0.1 0.2", "has 5 numbers"),
         ("0 0.5 0.5 0.1 x", "expected numbers"),
         ("2 0.5 0.5 0.1 0.1", "has class 2, which names doesn't list"),
-        ("0.5 0.5 0.5 0.1 0.1", r"has class 0\.5"),
+        ("0.5 0.5 0.5 0.1 0.1", r"has class 0\.5; expected a whole"),
         ("0 120 80 20 30", "coordinate outside 0 to 1; expected fractions"),
         ("0 nan 0.5 0.1 0.1", "coordinate outside 0 to 1"),
     ],

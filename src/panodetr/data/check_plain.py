@@ -15,6 +15,7 @@ from panodetr.data.yolo import (
     parse_label,
     read_yolo_file,
     to_object,
+    unknown_class,
 )
 from panodetr.errors import ImageError
 from panodetr.images.read import read_size
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from panodetr.data.findings import Inspection, Progress
+
+UNKNOWN = (0, 0)
+"""The size of a photo that cannot be read."""
 
 
 def check_yolo(found: Inspection, folder: Path, split: str, progress: Progress) -> None:
@@ -41,25 +45,11 @@ def check_yolo(found: Inspection, folder: Path, split: str, progress: Progress) 
     for done, (image_id, photo) in enumerate(
         zip(number_photos(photos), photos, strict=True), start=1
     ):
-        size = _size(found, photo, image_id)
-        path, count = label_file(photo), 0
+        image = InstanceImage(
+            image_id=image_id, photo=photo, size=_size(found, photo, image_id), objects=()
+        )
         with found.catching("broken file"):
-            seen: dict[str, int] = {}
-            for line, text in label_lines(path):
-                count += 1
-                place = f"{path}:{line}"
-                if text.strip() in seen:
-                    found.error("duplicate id", f"{place} repeats line {seen[text.strip()]}")
-                seen[text.strip()] = line
-                with found.catching("broken entry"):
-                    label = parse_label(text, place, file.names)
-                    found.objects[file.names[label.class_number]] += 1
-                    if len(label.numbers) == 4:
-                        boxes.append(place)
-                    if size is not None:
-                        found.box(to_object(label, line, image_id, size)["bbox"], size, place)
-        if not count:
-            found.note("empty image", f"{photo} (image {image_id}) has no object in {path}")
+            boxes += _labels(found, image, file.names)
         progress(done, len(photos))
     if len(boxes) < found.objects.total():
         for place in boxes:
@@ -87,7 +77,7 @@ def check_id_folder(found: Inspection, folder: Path, split: str, progress: Progr
         size = _size(found, photo, image_id)
         if not id_map.is_file():
             found.error("missing file", f"{id_map} is missing; it is the id map of {photo}")
-        elif size is not None:
+        elif size != UNKNOWN:
             with found.catching("broken file"):
                 image = MaskImage(image_id=image_id, photo=photo, id_map=id_map, size=size)
                 ids = image.read_ids()[1].tolist()
@@ -110,14 +100,42 @@ def check_id_folder(found: Inspection, folder: Path, split: str, progress: Progr
             )
 
 
-def _size(found: Inspection, photo: Path, image_id: int) -> tuple[int, int] | None:
-    """Read a photo whose size no file gives; its height and width if it can be read."""
+def _labels(found: Inspection, image: InstanceImage, names: dict[int, str]) -> list[str]:
+    """Check a photo's labels; the places of those that are boxes.
+
+    Raises:
+        DataError: the file is no text.
+    """
+    path, boxes = label_file(image.photo), list[str]()
+    seen: dict[str, int] = {}
+    for line, text in label_lines(path):
+        place = f"{path}:{line}"
+        if text.strip() in seen:
+            found.error("duplicate id", f"{place} repeats line {seen[text.strip()]}")
+        seen[text.strip()] = line
+        with found.catching("broken entry"):
+            label = parse_label(text, place)
+            if label.class_number in names:
+                found.objects[names[label.class_number]] += 1
+                boxes += [place] if len(label.numbers) == 4 else []
+            else:
+                found.error("unknown category", unknown_class(label, place))
+            if image.size != UNKNOWN:
+                bbox = to_object(label, line, image.image_id, image.size)["bbox"]
+                found.box(bbox, image.size, place)
+    if not seen:
+        found.note("empty image", f"{image.photo} (image {image.image_id}) has no object in {path}")
+    return boxes
+
+
+def _size(found: Inspection, photo: Path, image_id: int) -> tuple[int, int]:
+    """Read a photo whose size no file gives; its height and width, or `UNKNOWN`."""
     try:
         size = read_size(photo)
     except ImageError as error:
         kind = "broken file" if photo.exists() else "missing file"
         found.error(kind, f"{error} (image {image_id})")
-        return None
+        return UNKNOWN
     found.photo(InstanceImage(image_id=image_id, photo=photo, size=size, objects=()))
     return size
 

@@ -112,7 +112,9 @@ def find_data(folder: Path, split: str | None, format: Format | None) -> tuple[F
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; expected one that holds a data set")
     tried: tuple[Format, ...] = (format,) if format else FORMATS
-    splits = [(name, found) for name in tried if (found := list_splits(folder, name))]
+    splits: list[tuple[Format, list[str]]] = [
+        (name, found) for name in tried if (found := list_splits(folder, name))
+    ]
     if not splits:
         raise DataError(
             f"{folder} holds no data set; expected one of these: panoptic_NAME.json or "

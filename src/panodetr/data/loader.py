@@ -27,7 +27,7 @@ from panodetr.data.targets import Objects, Target, view_target
 from panodetr.errors import DataError, ImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from panodetr.data.augment import Augmentation, CropAugmentation
     from panodetr.data.dataset import AnySample
@@ -139,7 +139,7 @@ class BatchReader:
 
     def batches(
         self, first_step: int, last_step: int, rank: int = 0, ranks: int = 1
-    ) -> Iterator[list[Example]]:
+    ) -> Generator[list[Example], None, None]:
         """Give the batches of some steps, `last_step` left out; of each, one rank's share.
 
         Closing the iterator ends the workers, as its end does.

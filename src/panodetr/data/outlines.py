@@ -72,7 +72,10 @@ def _loops(mask: NDArray[np.bool_]) -> list[list[Point]]:
             point = end
             if point == start:
                 break
-        loops.append(loop)
+        # It may have begun in the middle of an edge.
+        closed = [loop[-1], *loop, loop[0]]
+        corners = zip(closed, loop, closed[2:], strict=False)
+        loops.append([b for a, b, c in corners if not _straight(a, b, c)])
     return loops
 
 

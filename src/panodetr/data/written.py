@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from panodetr.data.layout import number_photos
 from panodetr.data.masks import draw_mask
 from panodetr.data.outlines import join, outline
 from panodetr.data.panoptic import TruthSegment
+from panodetr.data.yolo import SPLITS
 from panodetr.errors import DataError
 from panodetr.files import write_bytes, write_json, write_text
 from panodetr.results.coco import id_map_png
@@ -113,12 +115,18 @@ class YoloWriter:
         self._names: dict[int, str] = {}
 
     def begin(self, split: str, categories: Sequence[Category]) -> None:
-        """Begin a split; one without a name becomes "train".
+        """Begin a split; one without a name becomes "train", and a year is left out of a name.
 
         Raises:
-            DataError: it has other classes than the one before.
+            DataError: it has a name that YOLO has no word for, or other classes than the one
+                before.
         """
-        self._split = split or "train"
+        self._split = re.sub(r"20\d\d$", "", split) or SPLITS[0]
+        if self._split not in SPLITS or self._split in self._splits:
+            raise DataError(
+                f"split {split!r} has no place in data.yaml; expected one each of "
+                f"{', '.join(SPLITS)}: rename it, or choose others by --split"
+            )
         self._splits[self._split] = f"images/{self._split}"
         self._photos = _Photos(self._folder / "images" / self._split)
         self._numbers = {category.id: number for number, category in enumerate(categories)}
@@ -154,7 +162,7 @@ class YoloWriter:
                 numbers = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
             if numbers:
                 number = self._numbers[truth["category_id"]]
-                lines.append(" ".join([str(number), *(f"{value:.9g}" for value in numbers)]))
+                lines.append(" ".join([str(number), *(f"{value:.10g}" for value in numbers)]))
         path = self._folder / "labels" / self._split / f"{name}.txt"
         write_text(path, "".join(f"{line}\n" for line in lines))
 
@@ -234,13 +242,14 @@ def _polygon(truth: ObjectTruth, size: tuple[int, int], lost: Counter[str]) -> l
     scale = np.array([width, height], np.float64)
     if isinstance(written, list):
         loops = [list(zip(p[::2], p[1::2], strict=True)) for p in written]
-        points = np.clip(np.array(join(loops)).reshape(-1, 2) / scale, 0, 1)
-        if np.array_equal(draw_mask([(points * scale).ravel().tolist()], size), mask):
-            low, high = (points * scale).min(axis=0), (points * scale).max(axis=0)
+        points = np.clip(np.array(join(loops)).reshape(-1, 2), 0, scale)
+        if np.array_equal(draw_mask([points.ravel().tolist()], size), mask):
             x, y, w, h = truth["bbox"]
-            if np.abs(np.array([*low, *high]) - [x, y, x + w, y + h]).max() > 1:
-                lost["boxes that differ from their polygons' by more than a pixel"] += 1
-            return points.ravel().tolist()
+            off = np.array([*points.min(axis=0), *points.max(axis=0)]) - [x, y, x + w, y + h]
+            lost["boxes that differ from their polygons' by more than a pixel"] += bool(
+                np.abs(off).max() > 1
+            )
+            return (points / scale).ravel().tolist()
     if not mask.any():
         lost["objects without a pixel"] += 1
         return []
