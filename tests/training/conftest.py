@@ -95,6 +95,8 @@ def tiny_run(discs: PanopticData) -> TrainConfig:
         learning_rate=1e-3,
         backbone_learning_rate=5e-4,
         warmup=2,
+        grid_queries=True,
+        sampling="area",
         mask_start=1,
         mask_objects=4,
         query_groups=2,

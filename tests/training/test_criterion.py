@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from panodetr.training.batch import Targets
 from panodetr.training.criterion import (
     CriterionConfig,
+    Totals,
     detection_losses,
     mask_losses,
     weighted_sum,
@@ -69,10 +70,20 @@ class Golden:
 
     def losses(self, config: CriterionConfig) -> tuple[dict[str, Tensor], Matches]:
         matches = match(self.logits, self.boxes, self.targets, config.costs)
-        losses = detection_losses(self.logits, self.boxes, self.targets, matches, config, 8)
+        totals = totals_of((5, 0, 3), self.logits.shape[2], config)
+        losses = detection_losses(self.logits, self.boxes, self.targets, matches, config, totals)
         last = matches.where(matches.layer == 2)
         masks = self.masks[last.image, last.query]
         return losses | mask_losses(masks, self.targets, last.object, self.padding, config, 8), last
+
+
+def totals_of(counts: tuple[int, ...], queries: int, config: CriterionConfig) -> Totals:
+    matched = sum(min(count, queries) for count in counts)
+    return Totals(
+        objects=max(1, sum(counts)),
+        label_weight=matched + config.no_object * (len(counts) * queries - matched),
+        images=len(counts),
+    )
 
 
 @pytest.fixture
@@ -163,7 +174,8 @@ def test_images_without_objects_teach_that_there_is_nothing(counts: tuple[int, .
     boxes = torch.rand(2, len(counts), 5, 4).mul(0.5).add(0.1).requires_grad_()
     masks = torch.randn(len(counts), 5, 4, 4, requires_grad=True)
     matches = match(logits, boxes, targets, config.costs)
-    losses = detection_losses(logits, boxes, targets, matches, config, max(1, sum(counts)))
+    totals = totals_of(counts, 5, config)
+    losses = detection_losses(logits, boxes, targets, matches, config, totals)
     last = matches.where(matches.layer == 1)
     losses |= mask_losses(
         masks[last.image, last.query], targets, last.object, None, config, max(1, sum(counts))
@@ -186,7 +198,7 @@ def test_no_object_weighs_less() -> None:
     classes = torch.tensor([[0, 2, 2, 2]])
     right = -torch.log_softmax(logits[0, 0], 0)[0]
     expected = (right + 3 * 0.1 * np.log(3)) / 1.3
-    assert_close(classification_loss(logits, classes, 0.1), expected[None])
+    assert_close(classification_loss(logits, classes, 0.1) / 1.3, expected[None])
 
 
 @pytest.mark.parametrize("loss", [focal_loss, dice_loss])

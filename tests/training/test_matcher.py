@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panodetr.errors import TrainingError
 from panodetr.training.batch import Targets
 from panodetr.training.matcher import MatchCosts, match, pair_costs
 
@@ -103,9 +102,16 @@ def test_the_cost_is_the_papers() -> None:
     assert cost.item() == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_divergence_is_reported(bad: float) -> None:
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_matches_last(bad: float) -> None:
     logits, boxes, classes, truth = random_case(0, 5, (2,))
     boxes[0, 0, 0] = bad
-    with pytest.raises(TrainingError, match="matching cost is not finite; lower the learning rate"):
-        match(logits, boxes, targets_of((2,), classes, truth), MatchCosts())
+    matches = match(logits, boxes, targets_of((2,), classes, truth), MatchCosts())
+    assert matches.layer.tolist() == [0, 0, 1, 1]
+    assert 0 not in matches.where(matches.layer == 0).query.tolist()
+
+
+def test_a_network_that_has_diverged_is_matched_all_the_same() -> None:
+    logits, boxes, classes, truth = random_case(0, 5, (2,))
+    matches = match(logits * torch.nan, boxes, targets_of((2,), classes, truth), MatchCosts())
+    assert sorted(matches.object.tolist()) == [0, 0, 1, 1]

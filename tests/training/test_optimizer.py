@@ -5,11 +5,40 @@ from dataclasses import replace
 import pytest
 import torch
 
+from panodetr.model.detr import Detr
+from panodetr.training.batch import Batch, Targets
 from panodetr.training.config import TrainConfig
 from panodetr.training.loop import make_state
-from panodetr.training.optimizer import learning_rate_factor, set_learning_rate
+from panodetr.training.objective import compute_losses
+from panodetr.training.optimizer import (
+    freeze,
+    learning_rate_factor,
+    make_optimizer,
+    set_learning_rate,
+    set_modes,
+)
+from panodetr.training.scaffold import Scaffold
 
 CPU = torch.device("cpu")
+
+
+def batch_of(*counts: int) -> Batch:
+    """Images of noise, objects one row of pixels each."""
+    index_map = torch.zeros(len(counts), 64, 64, dtype=torch.int16)
+    for image, count in enumerate(counts):
+        for place in range(count):
+            index_map[image, place] = place + 1
+    places = [place for count in counts for place in range(count)]
+    return Batch(
+        pixels=torch.randn(len(counts), 3, 64, 64),
+        padding=None,
+        targets=Targets(
+            classes=torch.zeros(len(places), dtype=torch.long),
+            boxes=torch.tensor([[0.5, (y + 0.5) / 64, 1.0, 1 / 64] for y in places]),
+            counts=counts,
+            index_map=index_map,
+        ),
+    )
 
 
 def test_the_rate_rises_stays_level_and_falls_to_zero(tiny_run: TrainConfig) -> None:
@@ -31,6 +60,71 @@ def test_until_the_decay_the_rate_does_not_depend_on_the_number_of_steps(
         assert learning_rate_factor(step, short) == learning_rate_factor(step, long)
 
 
+def test_the_rate_drops_to_a_tenth(tiny_run: TrainConfig) -> None:
+    config = replace(tiny_run, steps=6, warmup=1, drop=3, decay=2)
+    course = [learning_rate_factor(step, config) for step in range(7)]
+    assert course == pytest.approx([0.5, 1, 1, 0.1, 0.1, 0.05, 0])
+
+
+def masks_alone(run: TrainConfig) -> TrainConfig:
+    return replace(run, learned="masks", query_groups=1, token_weight=0.0, mask_start=0)
+
+
+def test_the_mask_stage_learns_the_mask_head_alone(tiny_run: TrainConfig) -> None:
+    config = masks_alone(tiny_run)
+    torch.manual_seed(0)
+    model = Detr(config.spec.architecture)
+    freeze(model, config)
+    set_modes(model, config)
+    mask_parts = ("attention_maps.", "mask_head.")
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == name.startswith(mask_parts), name
+    for name, module in model.named_modules():
+        if name not in ("", "attention_maps", "mask_head"):
+            assert module.training == name.startswith(mask_parts), name
+    optimizer = make_optimizer(model, Scaffold(config), config)
+    assert [group["initial_lr"] for group in optimizer.param_groups] == [1e-3]
+
+
+@pytest.mark.parametrize("stages", [0, 1, 3])
+def test_frozen_stages_have_no_gradients_and_stay_in_eval_mode(
+    tiny_run: TrainConfig, stages: int
+) -> None:
+    config = replace(tiny_run, frozen_stages=stages)
+    model = Detr(config.spec.architecture)
+    freeze(model, config)
+    set_modes(model, config)
+    frozen = tuple(["backbone.stem", *(f"backbone.stages.{n}." for n in range(stages))])
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad != (stages > 0 and name.startswith(frozen)), name
+    for number, stage in enumerate(model.backbone.stages):
+        assert all(module.training == (number >= stages) for module in stage.modules())
+    assert model.backbone.stem_norm.training == (stages == 0)
+    assert model.encoder.training
+
+
+def test_a_mask_step_leaves_everything_else_as_it_was(tiny_run: TrainConfig) -> None:
+    """Live batch norms too: their running means would drift, without any gradient."""
+    config = masks_alone(tiny_run)
+    torch.manual_seed(0)
+    model = Detr(config.spec.architecture)
+    freeze(model, config)
+    set_modes(model, config)
+    scaffold = Scaffold(config)
+    optimizer = make_optimizer(model, scaffold, config)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    total, parts = compute_losses(model, scaffold, batch_of(2, 0), config, with_masks=True)
+    total.backward()
+    optimizer.step()
+    assert parts.keys() == {"focal", "dice", "total"}
+    moved = {
+        name.partition(".")[0]
+        for name, tensor in model.state_dict().items()
+        if not torch.equal(tensor, before[name])
+    }
+    assert moved == {"attention_maps", "mask_head"}
+
+
 def test_the_backbone_has_a_rate_of_its_own(tiny_run: TrainConfig) -> None:
     state = make_state(tiny_run, CPU)
     set_learning_rate(state.optimizer, 0.5)
@@ -46,16 +140,22 @@ def test_the_backbone_has_a_rate_of_its_own(tiny_run: TrainConfig) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 0}, "steps is 0; expected at least 1"),
-        ({"query_groups": 0}, "query_groups is 0; expected at least 1"),
+        ({"steps": 0}, "steps is 0; expected more than 0"),
+        ({"query_groups": 0}, "query_groups is 0; expected more than 0"),
         ({"learning_rate": 0.0}, r"learning_rate is 0\.0; expected more than 0"),
         ({"clip": float("nan")}, "clip is nan; expected more than 0"),
         ({"token_weight": -1.0}, r"token_weight is -1\.0; expected 0 or more"),
         ({"seed": -1}, "seed is -1; expected 0 or more"),
+        ({"ema": 1.0}, "expected less than 1"),
+        ({"frozen_stages": 5}, "frozen_stages is 5; expected one of 0, 1, 2, 3, 4"),
+        ({"learned": "heads"}, "learned is 'heads'; expected one of all, masks"),
+        ({"precision": "float16"}, "expected one of float32, bfloat16"),
+        ({"accumulate": 3}, "accumulate is 3 and batch_size 2"),
+        ({"learned": "masks"}, "expected 0 where the mask head alone learns"),
     ],
 )
 def test_runs_that_cannot_be_are_refused(
-    tiny_run: TrainConfig, change: dict[str, float], message: str
+    tiny_run: TrainConfig, change: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         replace(tiny_run, **change)  # pyright: ignore[reportArgumentType]

@@ -11,10 +11,10 @@ from panodetr.model.detr import Detr
 from panodetr.model.positions import SinePositions
 from panodetr.training.batch import Batch, Targets
 from panodetr.training.config import TrainConfig
-from panodetr.training.criterion import CriterionConfig, mask_losses
-from panodetr.training.loop import compute_losses, repeat_targets
+from panodetr.training.criterion import CriterionConfig, count_totals, mask_losses
 from panodetr.training.matcher import match
-from panodetr.training.scaffold import Scaffold, place_queries_on_grid
+from panodetr.training.objective import compute_losses, repeat_targets
+from panodetr.training.scaffold import Scaffold, TokenHeads, place_queries_on_grid
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def run(tiny_run: TrainConfig) -> TrainConfig:
 def make(run: TrainConfig, groups: int) -> tuple[Detr, Scaffold]:
     torch.manual_seed(0)
     model = Detr(run.spec.architecture)
-    return model.eval(), Scaffold(run.spec.architecture, groups)
+    return model.eval(), Scaffold(replace(run, query_groups=groups))
 
 
 def batch_of(*counts: int) -> Batch:
@@ -55,7 +55,7 @@ def test_one_group_is_plain_detr(run: TrainConfig) -> None:
     model, scaffold = make(run, 1)
     encoded = model.encode(batch_of(1, 2).pixels)
     assert_close(model.decode(encoded, scaffold.queries(model)), model.decode(encoded))
-    assert scaffold.more_queries.numel() == 0
+    assert scaffold.more_queries is None
 
 
 def test_the_models_own_queries_are_the_first_group_and_see_no_other(run: TrainConfig) -> None:
@@ -64,6 +64,7 @@ def test_the_models_own_queries_are_the_first_group_and_see_no_other(run: TrainC
     own = model.decode(encoded)
     states = model.decode(encoded, scaffold.queries(model)).unflatten(2, (3, -1))
     assert_close(states[:, :, 0], own)
+    assert scaffold.more_queries is not None
     with torch.no_grad():
         scaffold.more_queries[1] += 1
     changed = model.decode(encoded, scaffold.queries(model)).unflatten(2, (3, -1))
@@ -77,8 +78,10 @@ def test_equal_groups_lose_what_one_loses(run: TrainConfig) -> None:
     losses: list[dict[str, Tensor]] = []
     for groups in (1, 2):
         model, scaffold = make(run, groups)
-        with torch.no_grad():
-            scaffold.more_queries.copy_(model.queries.weight.expand_as(scaffold.more_queries))
+        if scaffold.more_queries is not None:
+            with torch.no_grad():
+                scaffold.more_queries.copy_(model.queries.weight.expand_as(scaffold.more_queries))
+        scaffold.token_heads = None
         config = replace(run, query_groups=groups, token_weight=0.0)
         total, parts = compute_losses(model, scaffold, batch, config, with_masks=True)
         losses.append(parts | {"total": total})
@@ -127,8 +130,8 @@ def test_masks_of_matched_queries_alone_lose_the_same(run: TrainConfig) -> None:
 
 def test_a_sample_of_the_masks_loses_the_same_in_the_mean(run: TrainConfig) -> None:
     batch = batch_of(2, 4)
-    model, scaffold = make(run, 1)
     run = replace(run, query_groups=1, token_weight=0.0)
+    model, scaffold = make(run, 1)
 
     def dice(most: int) -> float:
         config = replace(run, mask_objects=most)
@@ -155,8 +158,9 @@ def test_batches_with_few_or_no_objects_can_be_learned_from(
 
 def test_tokens_learn_the_object_at_their_centre(run: TrainConfig) -> None:
     """Heads that answer rightly lose nothing, and ones that answer for the next object do."""
-    _, scaffold = make(run, 1)
+    heads = TokenHeads(run.spec.architecture)
     targets = batch_of(8).targets
+    totals = count_totals(targets.counts, run)
     rows = torch.linspace(0, 1, 9)[:-1] + 1 / 16
     # A token says its object's class and its box's logit; the heads hand that on.
     told = torch.zeros(1, 128, 8, 8)
@@ -164,11 +168,11 @@ def test_tokens_learn_the_object_at_their_centre(run: TrainConfig) -> None:
     told[0, 1] = rows.logit()[:, None]
     told[0, 2] = 1.0
     with torch.no_grad():
-        for parameter in (*scaffold.class_head.parameters(), *scaffold.box_head.parameters()):
+        for parameter in (*heads.class_head.parameters(), *heads.box_head.parameters()):
             parameter.zero_()
-        scaffold.class_head.weight[0, 0], scaffold.class_head.weight[1, 0] = 1, -1
-        scaffold.class_head.bias[2] = -50
-        first, _, second, _, last = scaffold.box_head
+        heads.class_head.weight[0, 0], heads.class_head.weight[1, 0] = 1, -1
+        heads.class_head.bias[2] = -50
+        first, _, second, _, last = heads.box_head
         for linear in (first, second):
             weight = linear.get_parameter("weight")
             weight[0, 1 if linear is first else 0], weight[1, 2 if linear is first else 1] = 1, 1
@@ -176,21 +180,24 @@ def test_tokens_learn_the_object_at_their_centre(run: TrainConfig) -> None:
         weight, bias = last.get_parameter("weight"), last.get_parameter("bias")
         weight[1, 0] = 1
         bias.copy_(torch.tensor([0.0, -10, 20, -torch.tensor(7.0).log().item()]))
-        right = scaffold.token_loss(told, targets, CriterionConfig())
-        wrong = scaffold.token_loss(told.roll(1, 2), targets, CriterionConfig())
+        right = heads.loss(told, targets, CriterionConfig(), totals)
+        wrong = heads.loss(told.roll(1, 2), targets, CriterionConfig(), totals)
     assert right.item() == pytest.approx(0, abs=1e-4)
     assert wrong.item() > 10
 
 
 def test_token_supervision_without_objects_asks_for_nothing(run: TrainConfig) -> None:
-    _, scaffold = make(run, 1)
+    heads = TokenHeads(run.spec.architecture)
     memory = torch.randn(2, 128, 2, 2, requires_grad=True)
-    loss = scaffold.token_loss(memory, batch_of(0, 0).targets, CriterionConfig())
+    totals = count_totals((0, 0), run)
+    loss = heads.loss(memory, batch_of(0, 0).targets, CriterionConfig(), totals)
     loss.backward()
     assert loss.isfinite()
-    assert scaffold.class_head.bias.grad is not None
-    assert scaffold.class_head.bias.grad[-1] < 0  # more "no object"
-    assert scaffold.box_head[0].weight.grad is None
+    assert heads.class_head.bias.grad is not None
+    assert heads.class_head.bias.grad[-1] < 0  # more "no object"
+    box_gradient = heads.box_head[0].get_parameter("weight").grad
+    assert box_gradient is not None  # part of every step, for processes that share one
+    assert not box_gradient.any()
 
 
 def test_queries_start_as_positions_of_points_all_over_the_image(run: TrainConfig) -> None:

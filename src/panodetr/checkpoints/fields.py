@@ -22,7 +22,7 @@ _KINDS: dict[type, str] = {
 def from_json(cls: type[T], value: object, where: str) -> T:
     """Build a dataclass from a parsed JSON object that has exactly its fields.
 
-    Fields may be bool, int, float, str, a `Literal`, a tuple of fixed length, one of these or None,
+    Fields may be bool, int, float, str, a `Literal`, a tuple, one of these or None,
     or another dataclass.
 
     Args:
@@ -36,7 +36,7 @@ def from_json(cls: type[T], value: object, where: str) -> T:
     """
     hints = get_type_hints(cls)
     given = json_object(value, hints, where)
-    arguments = {key: _convert(hint, given[key], _place(where, key)) for key, hint in hints.items()}
+    arguments = {key: convert(hint, given[key], _place(where, key)) for key, hint in hints.items()}
     return cls(**arguments)
 
 
@@ -60,8 +60,17 @@ def json_object(value: object, keys: Iterable[str], where: str) -> dict[str, Any
     return given
 
 
-def _convert(hint: Any, value: object, where: str) -> object:
-    """Make `value` what the type annotation `hint` says, or fail."""
+def convert(hint: Any, value: object, where: str) -> object:
+    """Make a parsed JSON value what a type annotation says.
+
+    Args:
+        hint: one that `from_json` knows.
+        value: what the JSON parser gave.
+        where: its place, for the messages.
+
+    Raises:
+        ValueError: it is of another type.
+    """
     arguments = get_args(hint)
     if get_origin(hint) is Literal:
         if value not in arguments:
@@ -69,7 +78,7 @@ def _convert(hint: Any, value: object, where: str) -> object:
             raise ValueError(f"{where} is {_shown(value)}; expected one of {known}")
         return value
     if get_origin(hint) is types.UnionType:  # X | None
-        return None if value is None else _convert(arguments[0], value, where)
+        return None if value is None else convert(arguments[0], value, where)
     if get_origin(hint) is tuple:
         return _tuple(arguments, value, where)
     if dataclasses.is_dataclass(hint):
@@ -94,12 +103,15 @@ def scalar(kind: type[T], value: Any, where: str) -> T:
 
 
 def _tuple(hints: tuple[Any, ...], value: object, where: str) -> tuple[object, ...]:
-    """Make a tuple of fixed length from a JSON list."""
+    """Make a tuple from a JSON list: of a fixed length, or of any number of one type."""
     items = cast("list[object]", value) if isinstance(value, list) else None
+    if items is not None and hints[1:] == (Ellipsis,):
+        hints = (hints[0],) * len(items)
     if items is None or len(items) != len(hints):
-        raise ValueError(f"{where} is {_shown(value)}; expected a list of {len(hints)}")
+        many = "" if hints[1:] == (Ellipsis,) else f" of {len(hints)}"
+        raise ValueError(f"{where} is {_shown(value)}; expected a list{many}")
     pairs = enumerate(zip(hints, items, strict=True))
-    return tuple(_convert(hint, item, f"{where}[{i}]") for i, (hint, item) in pairs)
+    return tuple(convert(hint, item, f"{where}[{i}]") for i, (hint, item) in pairs)
 
 
 def _place(where: str, key: str) -> str:

@@ -59,7 +59,7 @@ def load_checkpoint(
         CheckpointError: there is no such model, it cannot be fetched, or its files are damaged or
             do not fit each other.
     """
-    place = _locate(source, revision)
+    place = locate(source, revision)
     if place.is_file():
         return _load_file(place, dilation)
     if dilation is not None:
@@ -68,10 +68,17 @@ def load_checkpoint(
     return _load_folder(place, str(source) if fetched else place.resolve().name)
 
 
-def _locate(source: str | Path, revision: str | None) -> Path:
+def locate(source: str | Path, revision: str | None = None) -> Path:
     """Find the folder or file that a user means, fetching it where it is on the hub.
 
     A file that its folder's configuration describes stands for the folder.
+
+    Args:
+        source: as for `load_checkpoint`.
+        revision: likewise.
+
+    Raises:
+        CheckpointError: there is no such thing, or it cannot be fetched.
     """
     known = bundled()
     local = known.get(source) if isinstance(source, str) else None

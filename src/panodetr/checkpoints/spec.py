@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from panodetr.images.preprocess import Preprocessing
-
-if TYPE_CHECKING:
-    from panodetr.model.config import DetrConfig
-    from panodetr.results.types import Category
+from panodetr.model.config import DetrConfig
+from panodetr.results.types import Category
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from panodetr.cli import detect as detect_command
 from panodetr.cli import eval as eval_command
 from panodetr.cli import export as export_command
 from panodetr.cli import models as models_command
+from panodetr.cli import recipes as recipes_command
 from panodetr.cli import segment as segment_command
 from panodetr.cli import train as train_command
 from panodetr.cli import verify as verify_command
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     eval_command.add_to(commands)
     data_command.add_to(commands)
     train_command.add_to(commands)
+    recipes_command.add_to(commands)
     convert_command.add_to(commands)
     export_command.add_to(commands)
     verify_command.add_to(commands)

@@ -74,16 +74,24 @@ class Detr(nn.Module):
             padding=small,
         )
 
-    def decode(self, encoded: Encoded, queries: Tensor | None = None) -> Tensor:
+    def decode(
+        self, encoded: Encoded, queries: Tensor | None = None, absent: Tensor | None = None
+    ) -> Tensor:
         """States (L, B, GQ, D) of the queries after every decoder layer.
 
-        `queries` (G, Q, D) are groups that do not see each other, for training; None takes the
-        model's own, one group.
+        Args:
+            encoded: from `encode`.
+            queries: groups that do not see each other, for training: (G, Q, D), or (B, G, Q, D)
+                where every image has its own; None takes the model's own, one group.
+            absent: (B, Q), True where an image has no query in any of its groups; None where none
+                is absent.
         """
         if queries is None:
             queries = self.queries.weight[None]  # 1, Q, D
         padding = None if encoded.padding is None else encoded.padding.flatten(1)
-        return self.decoder(queries, _tokens(encoded.memory), _tokens(encoded.positions), padding)
+        return self.decoder(
+            queries, _tokens(encoded.memory), _tokens(encoded.positions), padding, absent
+        )
 
     def detect(self, pixels: Tensor, padding: Tensor | None = None) -> Detections:
         """Classes and boxes of every query; arguments as for `encode`."""

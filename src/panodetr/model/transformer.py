@@ -79,16 +79,23 @@ class DecoderLayer(nn.Module):
         self.ffn_residual = Residual(config)
 
     def forward(
-        self, x: Tensor, queries: Tensor, keys: Tensor, memory: Tensor, padding: Tensor | None
+        self,
+        x: Tensor,
+        queries: Tensor,
+        keys: Tensor,
+        memory: Tensor,
+        padding: Tensor | None,
+        absent: Tensor | None = None,
     ) -> Tensor:
         """One layer for groups of queries that see the image but not each other.
 
         Args:
             x: (B, G, N, D), what each query knows so far.
-            queries: (G, N, D), the learned query embeddings.
+            queries: (G, N, D), the query embeddings, or (B, G, N, D).
             keys: (B, M, D), memory with its positions.
             memory: (B, M, D), the encoder's output.
             padding: (B, M), True at padding, or None.
+            absent: (BG, N), True at queries that no other may read, or None.
 
         Returns:
             (B, G, N, D).
@@ -96,7 +103,7 @@ class DecoderLayer(nn.Module):
 
         def read_queries(x: Tensor) -> Tensor:
             placed = (x + queries).flatten(0, 1)  # BG, N, D
-            return self.self_attention(placed, placed, x.flatten(0, 1), None).view_as(x)
+            return self.self_attention(placed, placed, x.flatten(0, 1), absent).view_as(x)
 
         def read_image(x: Tensor) -> Tensor:
             placed = (x + queries).flatten(1, 2)  # B, GN, D
@@ -135,7 +142,12 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_dim)
 
     def forward(
-        self, queries: Tensor, memory: Tensor, positions: Tensor, padding: Tensor | None
+        self,
+        queries: Tensor,
+        memory: Tensor,
+        positions: Tensor,
+        padding: Tensor | None,
+        absent: Tensor | None = None,
     ) -> Tensor:
         """What the queries found, after every layer.
 
@@ -143,20 +155,24 @@ class Decoder(nn.Module):
         (`transformers` feeds the normalised one on when its auxiliary loss is asked for).
 
         Args:
-            queries: (G, N, D); at inference there is one group.
+            queries: (G, N, D), the same for all images, or (B, G, N, D); at inference there is one
+                group.
             memory: (B, M, D).
             positions: (B, M, D).
             padding: (B, M), True at padding, or None.
+            absent: (B, N), True at places without a query in each of an image's groups, or None.
 
         Returns:
             (L, B, GN, D), the last layer last.
         """
         keys = memory + positions  # B, M, D
-        x = queries.expand(memory.shape[0], *queries.shape)  # B, G, N, D
+        x = queries.expand(memory.shape[0], *queries.shape[-3:])  # B, G, N, D
+        if absent is not None:
+            absent = absent.repeat_interleave(x.shape[1], 0)  # BG, N
         if not self.position_input:
             x = torch.zeros_like(x)
         states: list[Tensor] = []
         for layer in self.layers:
-            x = layer(x, queries, keys, memory, padding)
+            x = layer(x, queries, keys, memory, padding, absent)
             states.append(self.norm(x).flatten(1, 2))  # B, GN, D
         return torch.stack(states)  # L, B, GN, D

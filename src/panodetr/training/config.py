@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, get_args
 
+from panodetr.checkpoints.spec import ModelSpec
+from panodetr.data.augment import Augmentation
+from panodetr.data.loader import Sampling
 from panodetr.training.criterion import CriterionConfig
-
-if TYPE_CHECKING:
-    from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.data.augment import CropAugmentation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +30,8 @@ class TrainConfig:
             frozen, and stays in eval mode.
         frozen_stages: how much of the backbone is not learned: 0 nothing, 1 its stem and first
             stage (as the paper), up to 4, all of it.
+        sampling: in which order photos come: by "area" each is drawn for itself; in "epochs" each
+            comes once before any comes again; in "buckets" those of a batch are also of one shape.
         steps: optimizer steps.
         batch_size: photos a step, of all processes together.
         accumulate: parts that each process works its share of a step through in.
@@ -48,6 +49,8 @@ class TrainConfig:
             and kept; 0 for none.
         mask_start: the step from which masks are learned too: boxes come first, and cost less.
         mask_objects: at most this many objects of a batch, drawn at random, have a mask loss.
+        grid_queries: whether queries start as positions of points on a grid, for a model that is
+            trained from random weights.
         query_groups: sets of queries, 1 for none but the model's own.
         denoising: sets of queries made from noisy truth, which learn to find it again (DN-DETR); 0
             for none.
@@ -64,13 +67,14 @@ class TrainConfig:
     """
 
     spec: ModelSpec
-    augmentation: CropAugmentation
+    augmentation: Augmentation
     criterion: CriterionConfig = field(default_factory=CriterionConfig)
     seed: int = 0
     start: str | None = None
     backbone_weights: str | None = None
     learned: Literal["all", "masks"] = "all"
     frozen_stages: int = 0
+    sampling: Sampling = "epochs"
     steps: int
     batch_size: int
     accumulate: int = 1
@@ -86,6 +90,7 @@ class TrainConfig:
     ema: float = 0.0
     mask_start: int = 0
     mask_objects: int = 64
+    grid_queries: bool = False
     query_groups: int = 1
     denoising: int = 0
     token_weight: float = 0.0
@@ -102,43 +107,58 @@ class TrainConfig:
         """Refuse runs that cannot be.
 
         Raises:
-            ValueError: a count is not positive or a fraction is not one.
+            ValueError: a count is not positive, a fraction is not one, a choice is unknown, or what
+                is learned does not fit the rest.
         """
-        for name in (
-            "steps",
-            "batch_size",
-            "query_groups",
-            "mask_objects",
-            "accumulate",
-            "log_every",
-            "save_every",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("learning_rate", "backbone_learning_rate", "clip"):
+        for name in _POSITIVE:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
-        for name in (
-            "warmup",
-            "drop",
-            "decay",
-            "ema",
-            "denoising",
-            "validate_every",
-            "patience",
-            "workers",
-            "bad_photos",
-            "bad_steps",
-            "mask_start",
-            "weight_decay",
-            "token_weight",
-            "attention_weight",
-            "seed",
-        ):
-            if getattr(self, name) < 0:
+        for name in _NOT_NEGATIVE:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        if self.ema >= 1 or self.frozen_stages not in range(5):
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; expected one of "
+                    f"{', '.join(map(str, choices))}"
+                )
+        if self.ema >= 1:
+            raise ValueError(f"ema is {self.ema}; expected less than 1")
+        if self.batch_size < self.accumulate:
             raise ValueError(
-                f"ema is {self.ema} and frozen_stages {self.frozen_stages}; "
-                "expected less than 1, and 0 to 4"
+                f"accumulate is {self.accumulate} and batch_size {self.batch_size}; "
+                "expected at least one photo a part"
             )
+        if self.learned == "masks":
+            self._check_mask_stage()
+
+    def _check_mask_stage(self) -> None:
+        """See that a run of the mask head alone asks for nothing else."""
+        if not self.spec.architecture.masks:
+            raise ValueError("learned is 'masks', and the architecture has no mask head")
+        for name in ("denoising", "token_weight", "mask_start"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; expected 0 where the mask head alone learns"
+                )
+        if self.query_groups > 1:
+            raise ValueError(
+                f"query_groups is {self.query_groups}; expected 1 where the mask head alone learns"
+            )
+
+
+_POSITIVE = (
+    "steps", "batch_size", "accumulate", "learning_rate", "backbone_learning_rate", "clip",
+    "mask_objects", "query_groups", "log_every", "save_every",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "seed", "weight_decay", "warmup", "drop", "decay", "ema", "mask_start", "denoising",
+    "token_weight", "attention_weight", "validate_every", "patience", "workers", "bad_photos",
+    "bad_steps",
+)  # fmt: skip
+_CHOICES = {
+    "learned": ("all", "masks"),
+    "frozen_stages": range(5),
+    "sampling": get_args(Sampling),
+    "precision": ("float32", "bfloat16"),
+}

@@ -5,7 +5,7 @@ Letters: L decoder layers, B images, Q queries, C classes, M matched pairs, h an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +16,10 @@ from panodetr.training.losses import box_giou, box_l1, classification_loss, dice
 from panodetr.training.matcher import MatchCosts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from panodetr.training.batch import Targets
+    from panodetr.training.config import TrainConfig
     from panodetr.training.matcher import Matches
 
 
@@ -45,13 +48,47 @@ class CriterionConfig:
     mask_padding: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """What the losses of a step are divided by, counted over the whole step.
+
+    Attributes:
+        objects: of all images, at least 1: box and mask losses are means over objects.
+        label_weight: of all queries in the class loss.
+        images: in the step.
+    """
+
+    objects: float
+    label_weight: float
+    images: float
+
+    def times(self, groups: int) -> Totals:
+        """The same where every query and object is there once a group."""
+        return replace(self, objects=self.objects * groups, label_weight=self.label_weight * groups)
+
+
+def count_totals(counts: Sequence[int], config: TrainConfig) -> Totals:
+    """What the losses of some images are divided by, from how many objects each has.
+
+    Every object that can be is matched, so the class loss's weights are known beforehand.
+    """
+    queries = config.spec.architecture.num_queries
+    matched = sum(min(count, queries) for count in counts)
+    empty = len(counts) * queries - matched
+    return Totals(
+        objects=max(1, sum(counts)),
+        label_weight=matched + config.criterion.no_object * empty,
+        images=len(counts),
+    )
+
+
 def detection_losses(
     logits: Tensor,
     boxes: Tensor,
     targets: Targets,
     matches: Matches,
     config: CriterionConfig,
-    num_boxes: float,
+    totals: Totals,
 ) -> dict[str, Tensor]:
     """Unweighted losses of every decoder layer.
 
@@ -61,7 +98,7 @@ def detection_losses(
         targets: the objects.
         matches: which query stands for which object.
         config: for the weight of "no object".
-        num_boxes: what the box losses are divided by: objects in the batch, at least 1.
+        totals: what they are divided by.
 
     Returns:
         "label", "l1" and "giou", each (L,).
@@ -72,10 +109,11 @@ def detection_losses(
     matched = boxes[matches.layer, matches.image, matches.query]  # M, 4
     truth = targets.boxes[matches.object]  # M, 4
     zeros = boxes.new_zeros(layers)
+    label = classification_loss(logits.flatten(1, 2), classes.flatten(1), config.no_object)
     return {
-        "label": classification_loss(logits.flatten(1, 2), classes.flatten(1), config.no_object),
-        "l1": zeros.index_add(0, matches.layer, box_l1(matched, truth)) / num_boxes,
-        "giou": zeros.index_add(0, matches.layer, box_giou(matched, truth)) / num_boxes,
+        "label": label / totals.label_weight,
+        "l1": zeros.index_add(0, matches.layer, box_l1(matched, truth)) / totals.objects,
+        "giou": zeros.index_add(0, matches.layer, box_giou(matched, truth)) / totals.objects,
     }
 
 
@@ -85,7 +123,7 @@ def mask_losses(
     objects: Tensor,
     padding: Tensor | None,
     config: CriterionConfig,
-    num_boxes: float,
+    num_objects: float,
 ) -> dict[str, Tensor]:
     """Unweighted losses of matched masks.
 
@@ -97,7 +135,7 @@ def mask_losses(
         objects: (M,), the object of each mask.
         padding: (B, H, W), True at padding; None where there is none.
         config: whether padding counts.
-        num_boxes: what the sums are divided by.
+        num_objects: what the sums are divided by.
 
     Returns:
         "focal" and "dice", scalars.
@@ -109,11 +147,11 @@ def mask_losses(
         valid = (~padding)[targets.image[objects]].to(logits.dtype).flatten(1)  # M, HW
     truth = truth.flatten(1)
     return {
-        "focal": focal_loss(logits, truth, valid).sum() / num_boxes,
-        "dice": dice_loss(logits, truth, valid).sum() / num_boxes,
+        "focal": focal_loss(logits, truth, valid).sum() / num_objects,
+        "dice": dice_loss(logits, truth, valid).sum() / num_objects,
     }
 
 
 def weighted_sum(losses: dict[str, Tensor], config: CriterionConfig) -> Tensor:
-    """The total that is minimised: each loss by its weight, over all layers."""
+    """Each loss by its weight, over all layers."""
     return torch.stack([getattr(config, name) * loss.sum() for name, loss in losses.items()]).sum()

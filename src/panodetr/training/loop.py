@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING
 import torch
 
 from panodetr.data.loader import CropReader
-from panodetr.model.detr import Detr
-from panodetr.training.batch import Batch, Targets, collate
-from panodetr.training.criterion import detection_losses, mask_losses, weighted_sum
-from panodetr.training.matcher import match
-from panodetr.training.optimizer import learning_rate_factor, make_optimizer, set_learning_rate
-from panodetr.training.scaffold import Scaffold, attention_loss, place_queries_on_grid
+from panodetr.training.batch import Batch, collate
+from panodetr.training.objective import compute_losses
+from panodetr.training.optimizer import (
+    freeze,
+    learning_rate_factor,
+    make_optimizer,
+    set_learning_rate,
+    set_modes,
+)
+from panodetr.training.scaffold import make_scaffold
 from panodetr.training.state import TrainState
+from panodetr.training.transfer import make_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from panodetr.data.panoptic import PanopticData
+    from panodetr.model.detr import Detr
     from panodetr.training.config import TrainConfig
 
 
@@ -105,11 +111,12 @@ def train(
 def make_state(config: TrainConfig, device: torch.device) -> TrainState:
     """A model with random weights that the seed decides, ready for its first step."""
     torch.manual_seed(config.seed)
-    model = Detr(config.spec.architecture)
-    scaffold = Scaffold(config.spec.architecture, config.query_groups)
-    place_queries_on_grid(model, scaffold)
+    model, _ = make_model(config)
+    scaffold = make_scaffold(model, config)
+    freeze(model, config)
     # torch's annotations leave memory_format out.
-    model = model.to(device=device, memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
+    model = model.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    set_modes(model, config)
     scaffold = scaffold.to(device).train()
     return TrainState(
         model=model, scaffold=scaffold, optimizer=make_optimizer(model, scaffold, config)
@@ -128,62 +135,6 @@ def train_step(state: TrainState, batch: Batch, config: TrainConfig) -> dict[str
         torch.nn.utils.clip_grad_norm_(group["params"], config.clip)
     state.optimizer.step()
     return losses
-
-
-def compute_losses(
-    model: Detr, scaffold: Scaffold, batch: Batch, config: TrainConfig, *, with_masks: bool
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The total to minimise, and its parts to log."""
-    groups, criterion = config.query_groups, config.criterion
-    encoded = model.encode(batch.pixels, batch.padding)
-    states = model.decode(encoded, scaffold.queries(model))  # L, B, GQ, D
-    # Every group is matched on its own, as if it were one more image with the same objects.
-    states = states.unflatten(2, (groups, -1)).flatten(1, 2)  # L, BG, Q, D
-    targets = repeat_targets(batch.targets, groups)
-    logits, boxes = model.class_head(states), model.box_head(states)
-    matches = match(logits, boxes, targets, criterion.costs)
-    count = max(1, len(targets.classes))
-    losses = detection_losses(logits, boxes, targets, matches, criterion, count)
-
-    extra: dict[str, Tensor] = {}  # of the scaffold, with weights of their own
-    if config.token_weight:
-        tokens = scaffold.token_loss(encoded.memory, batch.targets, criterion)
-        extra["tokens"] = config.token_weight * tokens
-
-    if with_masks:
-        own = matches.where((matches.layer == len(logits) - 1) & (matches.image % groups == 0))
-        share = min(1.0, config.mask_objects / max(1, len(own.query)))
-        own = own.where(
-            torch.randperm(len(own.query), device=own.query.device) < config.mask_objects
-        )
-        image = own.image // groups
-        objects = own.object - targets.starts[own.image] + batch.targets.starts[image]
-        attention = model.attend(encoded, states[-1, ::groups], image, own.query)
-        masks = model.refine(model.share(encoded), attention, image)
-        share *= count / groups
-        losses |= mask_losses(masks, batch.targets, objects, batch.padding, criterion, share)
-        if config.attention_weight:
-            away = attention_loss(attention, batch.targets.masks(objects)).sum() / share
-            extra["attention"] = config.attention_weight * away
-
-    total = torch.stack([weighted_sum(losses, criterion), *extra.values()]).sum()
-    shown = {name: loss if loss.dim() == 0 else loss[-1] for name, loss in losses.items()}
-    shown |= extra | {"total": total}
-    return total, {name: loss.detach() for name, loss in shown.items()}
-
-
-def repeat_targets(targets: Targets, groups: int) -> Targets:
-    """The same objects for each of the groups of every image; index maps are not repeated."""
-    image = targets.image
-    order = torch.cat(
-        [(image == b).nonzero()[:, 0].repeat(groups) for b in range(len(targets.counts))]
-    )
-    return Targets(
-        classes=targets.classes[order],
-        boxes=targets.boxes[order],
-        counts=tuple(count for count in targets.counts for _ in range(groups)),
-        index_map=targets.index_map,
-    )
 
 
 def read_batches(config: TrainConfig, data: PanopticData, start: int) -> Iterator[Batch]:

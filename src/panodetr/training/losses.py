@@ -9,7 +9,9 @@ from panodetr.boxes import cxcywh_to_xyxy, generalized_iou
 
 
 def classification_loss(logits: Tensor, classes: Tensor, no_object_weight: float) -> Tensor:
-    """Cross-entropy in which "no object", the last class, counts less: a weighted mean a layer.
+    """Cross-entropy in which "no object", the last class, counts less: a weighted sum a layer.
+
+    The paper's mean is this by the sum of the weights, which is that of the whole step.
 
     Args:
         logits: (L, N, C + 1).
@@ -24,8 +26,7 @@ def classification_loss(logits: Tensor, classes: Tensor, no_object_weight: float
     each = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(
         classes
     )
-    weights = weight[classes]
-    return (each * weights).sum(1) / weights.sum(1)
+    return (each * weight[classes]).sum(1)
 
 
 def box_l1(boxes: Tensor, truth: Tensor) -> Tensor:

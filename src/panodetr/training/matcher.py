@@ -15,10 +15,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from panodetr.boxes import cxcywh_to_xyxy, generalized_iou
-from panodetr.errors import TrainingError
 
 if TYPE_CHECKING:
     from panodetr.training.batch import Targets
+
+WORST = 1e6
+"""A cost far above any other: a pair costs 30 or so at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,23 +62,18 @@ class Matches:
 def match(logits: Tensor, boxes: Tensor, targets: Targets, costs: MatchCosts) -> Matches:
     """Find the cheapest one-to-one assignment, for each layer and image alone.
 
-    The costs of all layers and images leave the device in one transfer.
+    The costs of all layers and images leave the device in one transfer. A cost that is not finite
+    counts as the worst: the loss is not finite then either, and the loop sees that.
 
     Args:
         logits: (L, B, Q, C + 1).
         boxes: (L, B, Q, 4), cxcywh in fractions.
         targets: the objects.
         costs: the weights.
-
-    Raises:
-        TrainingError: a cost is not finite: the network has diverged.
     """
     layers, images = logits.shape[:2]
     cost = pair_costs(logits.float(), boxes.float(), targets, costs).cpu().numpy()  # L, B, Q, T
-    if not np.isfinite(cost).all():
-        raise TrainingError(
-            "the matching cost is not finite; lower the learning rate or check the data"
-        )
+    np.nan_to_num(cost, copy=False, nan=WORST, posinf=WORST, neginf=WORST)
     found: list[tuple[int, int, np.ndarray, np.ndarray]] = []
     starts = np.cumsum((0, *targets.counts))
     for layer in range(layers):

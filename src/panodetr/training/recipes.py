@@ -1,23 +1,152 @@
-"""The runs that have a name: each a function from the data's categories to a full configuration."""
+"""The runs that have a name: each a function from the data to a full configuration.
+
+A recipe counts in epochs, a configuration in steps. So what steps follow from, such as the size of
+a batch, is an argument of the recipe, and `configure` hands it on before any field is changed.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias, cast, get_type_hints
 
+from panodetr.checkpoints.coco import coco_panoptic
+from panodetr.checkpoints.load import load_checkpoint
+from panodetr.checkpoints.names import few
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.data.augment import CropAugmentation
+from panodetr.data.augment import CropAugmentation, PaperAugmentation
+from panodetr.errors import UsageError
 from panodetr.images.preprocess import Preprocessing
-from panodetr.model.config import detr_small
+from panodetr.model.config import (
+    COCO_CLASSES,
+    COCO_PANOPTIC_CLASSES,
+    RESNET50,
+    RESNET101,
+    DetrConfig,
+    ResNetConfig,
+    detr_small,
+)
 from panodetr.training.config import TrainConfig
 from panodetr.training.criterion import CriterionConfig
+from panodetr.training.overrides import override, parse_value, split_change
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
+    from panodetr.data.augment import Augmentation
     from panodetr.results.types import Category
 
 
-def nuclei(categories: tuple[Category, ...]) -> TrainConfig:
+@dataclass(frozen=True, kw_only=True)
+class RecipeData:
+    """What a recipe wants to know of the data.
+
+    Attributes:
+        categories: all classes, numbered from 0.
+        photos: in the split that is learned from.
+        masks: whether every object has a mask.
+    """
+
+    categories: tuple[Category, ...]
+    photos: int
+    masks: bool
+
+
+Recipe: TypeAlias = Callable[..., TrainConfig]
+"""A function from the data, and from what its signature says besides, to a configuration."""
+
+
+def coco_detection(
+    data: RecipeData, *, epochs: int = 300, batch_size: int = 64, backbone: str = "resnet50"
+) -> TrainConfig:
+    """The paper's detector: things as boxes (box AP 42.0 with ResNet-50 and 500 epochs)."""
+    return _paper(
+        _detector("coco-detection", data, backbone, masks=False), data, epochs, batch_size
+    )
+
+
+def coco_panoptic_boxes(
+    data: RecipeData, *, epochs: int = 300, batch_size: int = 64, backbone: str = "resnet50"
+) -> TrainConfig:
+    """The paper's panoptic stage 1: things and stuff, all as boxes."""
+    return _paper(
+        _detector("coco-panoptic-boxes", data, backbone, masks=False), data, epochs, batch_size
+    )
+
+
+def coco_panoptic_joint(
+    data: RecipeData, *, epochs: int = 300, batch_size: int = 64, backbone: str = "resnet50"
+) -> TrainConfig:
+    """Boxes and masks at once: about as good as two stages, at more cost."""
+    _need_masks("coco-panoptic-joint", data)
+    return _paper(
+        _detector("coco-panoptic-joint", data, backbone, masks=True), data, epochs, batch_size
+    )
+
+
+def coco_panoptic_masks(
+    data: RecipeData, *, start: str | None = None, epochs: int = 25, batch_size: int = 64
+) -> TrainConfig:
+    """The paper's panoptic stage 2: the mask head alone, on a frozen stage 1 (`start`)."""
+    _need_masks("coco-panoptic-masks", data)
+    if start is None:  # the run is refused later: only a look at the recipe needs no checkpoint
+        spec = _detector("coco-panoptic-masks", data, "resnet50", masks=True)
+    else:
+        trained = load_checkpoint(start)[0]
+        known = {(category.id, category.name) for category in trained.categories}
+        unknown = [c.name for c in data.categories if (c.id, c.name) not in known]
+        if unknown:
+            raise UsageError(
+                f"{start} does not have {len(unknown)} of the data's classes ({few(unknown)}) "
+                "under their ids, and stage 2 learns no classes; use finetune"
+            )
+        shape = replace(trained.architecture, masks=True)
+        spec = replace(trained, name="coco-panoptic-masks", architecture=shape)
+    return replace(
+        _paper(spec, data, epochs, batch_size),
+        start=start,
+        learned="masks",
+        drop=_steps(data, epochs * 3 / 5, batch_size),
+    )
+
+
+def finetune(
+    data: RecipeData, *, start: str | None = None, epochs: int = 50, batch_size: int = 4
+) -> TrainConfig:
+    """Any checkpoint (`start`) on your own photos and classes: a short run at the paper's rates."""
+    if start is None:
+        raise UsageError(
+            "finetune goes on from a trained model; name one: --set start=CHECKPOINT (a bundled "
+            "model, a folder, a file or a hub id, such as facebook/detr-resnet-50-panoptic)"
+        )
+    trained = load_checkpoint(start)[0]
+    old = trained.architecture
+    architecture = replace(
+        old, num_classes=_count_classes(data.categories), masks=old.masks and data.masks
+    )
+    steps = _steps(data, epochs, batch_size)
+    live = old.backbone.norm == "batch"
+    return TrainConfig(
+        spec=replace(
+            trained, name="finetune", architecture=architecture, categories=data.categories
+        ),
+        augmentation=_augmentation_for(trained.preprocessing),
+        sampling="epochs",
+        start=start,
+        # A backbone with live norms was trained from random weights, at the rate of the rest.
+        frozen_stages=0 if live else 1,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=1e-4,
+        backbone_learning_rate=1e-4 if live else 1e-5,
+        warmup=min(100, steps // 10),
+        decay=steps // 4,
+        validate_every=max(1, steps // 10),
+    )
+
+
+def nuclei(data: RecipeData) -> TrainConfig:
     """The bundled model: cell nuclei, from scratch, on two cores.
 
     Photos keep their resolution, so that a nucleus looks the same in training and in use. The
@@ -28,8 +157,8 @@ def nuclei(categories: tuple[Category, ...]) -> TrainConfig:
     return TrainConfig(
         spec=ModelSpec(
             name="nuclei",
-            architecture=detr_small(len(categories)),
-            categories=categories,
+            architecture=detr_small(_count_classes(data.categories)),
+            categories=data.categories,
             preprocessing=Preprocessing(
                 short_side=None, long_side=None, tile=tile, tile_overlap=tile // 2
             ),
@@ -37,6 +166,7 @@ def nuclei(categories: tuple[Category, ...]) -> TrainConfig:
             duplicate_iou=0.5,
         ),
         augmentation=CropAugmentation(size=tile, least_scale=0.8, most_scale=1.4, color=0.2),
+        sampling="area",
         # The paper's 0.1 leaves a query that repeats another's object at a score of 0.9.
         criterion=CriterionConfig(no_object=0.5),
         steps=6400,
@@ -47,10 +177,141 @@ def nuclei(categories: tuple[Category, ...]) -> TrainConfig:
         decay=1500,
         mask_start=2000,
         mask_objects=24,
+        grid_queries=True,
         query_groups=3,
         token_weight=1.0,
         attention_weight=1.0,
     )
 
 
-RECIPES: dict[str, Callable[[tuple[Category, ...]], TrainConfig]] = {"nuclei": nuclei}
+RECIPES: dict[str, Recipe] = {
+    "coco-detection": coco_detection,
+    "coco-panoptic-boxes": coco_panoptic_boxes,
+    "coco-panoptic-masks": coco_panoptic_masks,
+    "coco-panoptic-joint": coco_panoptic_joint,
+    "finetune": finetune,
+    "nuclei": nuclei,
+}
+
+BACKBONES: dict[str, ResNetConfig] = {
+    "resnet50": RESNET50,
+    "resnet50-dc5": replace(RESNET50, dilate_last=True),
+    "resnet101": RESNET101,
+    "resnet101-dc5": replace(RESNET101, dilate_last=True),
+}
+
+
+def configure(recipe: str, data: RecipeData, changes: Sequence[str] = ()) -> TrainConfig:
+    """The full configuration of a run.
+
+    Args:
+        recipe: a name in `RECIPES`.
+        data: what is learned from.
+        changes: "name=value", of the recipe's own arguments (`recipe_arguments`) or of fields of
+            the configuration.
+
+    Raises:
+        UsageError: there is no such recipe, argument or field, or a value is refused.
+        CheckpointError: the checkpoint to start from cannot be read.
+    """
+    make = find_recipe(recipe)
+    known = recipe_arguments(make)
+    hints = get_type_hints(make)
+    given: dict[str, object] = {}
+    rest: list[str] = []
+    for change in changes:
+        name, text = split_change(change)
+        if name in known:
+            given[name] = parse_value(hints[name], text, change)
+        else:
+            rest.append(change)
+    for name in ("epochs", "batch_size"):
+        if cast("int", given.get(name, 1)) < 1:
+            raise UsageError(f"{name} is {given[name]}; expected at least 1")
+    return override(make(data, **given), rest, known)
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of a name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in RECIPES:
+        raise UsageError(f"there is no recipe {name!r}; the recipes are {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def recipe_arguments(recipe: Recipe) -> dict[str, object]:
+    """What a recipe takes besides the data: names and defaults."""
+    parameters = inspect.signature(recipe).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _paper(spec: ModelSpec, data: RecipeData, epochs: int, batch_size: int) -> TrainConfig:
+    """The paper's schedule and rates (section 4 and appendix A.4), with ImageNet's backbone."""
+    return TrainConfig(
+        spec=spec,
+        augmentation=PaperAugmentation(),
+        sampling="epochs",
+        frozen_stages=1,
+        steps=_steps(data, epochs, batch_size),
+        batch_size=batch_size,
+        learning_rate=1e-4,
+        backbone_learning_rate=1e-5,
+        weight_decay=1e-4,
+        clip=0.1,
+        drop=_steps(data, epochs * 2 / 3, batch_size),
+        mask_objects=100 * batch_size,  # all of them
+        validate_every=_steps(data, 10, batch_size),
+        save_every=_steps(data, 1, batch_size),
+        workers=4,
+    )
+
+
+def _detector(name: str, data: RecipeData, backbone: str, *, masks: bool) -> ModelSpec:
+    """A DETR of the paper for the classes of some data.
+
+    COCO's classes keep COCO's own numbers, as in every published checkpoint.
+    """
+    if backbone not in BACKBONES:
+        raise UsageError(f"backbone is {backbone!r}; expected one of {', '.join(BACKBONES)}")
+    categories, classes = data.categories, _count_classes(data.categories)
+    coco = {(category.id, category.name) for category in coco_panoptic()}
+    if all((category.id, category.name) in coco for category in categories):
+        categories = tuple(replace(category, index=category.id) for category in categories)
+        stuff = any(not category.is_thing for category in categories)
+        classes = COCO_PANOPTIC_CLASSES if stuff else COCO_CLASSES
+    architecture = DetrConfig(backbone=BACKBONES[backbone], num_classes=classes, masks=masks)
+    return ModelSpec(name=name, architecture=architecture, categories=categories)
+
+
+def _augmentation_for(rule: Preprocessing) -> Augmentation:
+    """Views of the size that a model is used at."""
+    if rule.tile is not None:
+        return CropAugmentation(size=rule.tile, least_scale=0.8, most_scale=1.25, color=0.2)
+    if rule.short_side is None:
+        return CropAugmentation(size=512, least_scale=0.8, most_scale=1.25, color=0.2)
+    # The paper's sizes, which are for a short side of 800.
+    scale, paper = rule.short_side / 800, PaperAugmentation()
+    return PaperAugmentation(
+        short_sides=tuple(round(side * scale) for side in paper.short_sides),
+        long_side=rule.long_side or round(paper.long_side * scale),
+        crop_short_sides=tuple(round(side * scale) for side in paper.crop_short_sides),
+        least_crop=round(paper.least_crop * scale),
+        most_crop=round(paper.most_crop * scale),
+    )
+
+
+def _need_masks(recipe: str, data: RecipeData) -> None:
+    if not data.masks:
+        raise UsageError(f"{recipe} learns masks, and the data has boxes only; use finetune")
+
+
+def _count_classes(categories: tuple[Category, ...]) -> int:
+    return categories[-1].index + 1
+
+
+def _steps(data: RecipeData, epochs: float, batch_size: int) -> int:
+    """Optimizer steps in which every photo is seen so many times."""
+    return max(1, round(epochs * data.photos / batch_size))

@@ -9,6 +9,7 @@ reach queries and keys, never values).
   token of the encoder's output, the class and the whole box of the object that covers it.
 - Attention supervision: where a query looks, which is what the mask head refines, should lie within
   its object. Through the masks alone this is learned last.
+- Denoising (DN-DETR, Li et al., 2022): see `denoising.py`.
 - Queries that start on a grid, with cross-attention that starts out comparing positions.
 
 Letters: B images, M tokens, D channels, G groups, Q queries, C classes, h and w the feature map's
@@ -25,52 +26,77 @@ from torch.nn import functional as F
 
 from panodetr.model.heads import BoxHead, ClassHead
 from panodetr.model.positions import SinePositions
+from panodetr.training.denoising import Denoiser
 from panodetr.training.losses import box_giou, box_l1
 
 if TYPE_CHECKING:
     from panodetr.model.config import DetrConfig
     from panodetr.model.detr import Detr
     from panodetr.training.batch import Targets
-    from panodetr.training.criterion import CriterionConfig
+    from panodetr.training.config import TrainConfig
+    from panodetr.training.criterion import CriterionConfig, Totals
 
 
 class Scaffold(nn.Module):
-    """What training adds to a model."""
+    """What training adds to a model: of the parts, those that a run asks for."""
 
-    def __init__(self, config: DetrConfig, groups: int) -> None:
+    def __init__(self, config: TrainConfig) -> None:
         super().__init__()
-        self.more_queries = nn.Parameter(
-            torch.randn(groups - 1, config.num_queries, config.hidden_dim)
-        )
-        self.class_head = ClassHead(config)
-        self.box_head = BoxHead(config)
+        shape = config.spec.architecture
+        self.groups = config.query_groups
+        self.more_queries: nn.Parameter | None = None
+        if self.groups > 1:
+            self.more_queries = nn.Parameter(
+                torch.randn(self.groups - 1, shape.num_queries, shape.hidden_dim)
+            )
+        self.token_heads = TokenHeads(shape) if config.token_weight else None
+        self.denoiser = Denoiser(shape, config.denoising) if config.denoising else None
 
     def queries(self, model: Detr) -> Tensor:
         """All groups (G, Q, D), the model's own first."""
-        return torch.cat((model.queries.weight[None], self.more_queries))
+        own = model.queries.weight[None]  # 1, Q, D
+        return own if self.more_queries is None else torch.cat((own, self.more_queries))
 
-    def token_loss(self, memory: Tensor, targets: Targets, config: CriterionConfig) -> Tensor:
+
+def make_scaffold(model: Detr, config: TrainConfig) -> Scaffold:
+    """What a run adds to a model, whose queries are placed on a grid where the run asks for it."""
+    scaffold = Scaffold(config)
+    if config.grid_queries and config.start is None:
+        place_queries_on_grid(model, scaffold)
+    return scaffold
+
+
+class TokenHeads(nn.Module):
+    """A class and a box for every token of the encoder's output."""
+
+    def __init__(self, config: DetrConfig) -> None:
+        super().__init__()
+        self.class_head = ClassHead(config)
+        self.box_head = BoxHead(config)
+
+    def loss(
+        self, memory: Tensor, targets: Targets, config: CriterionConfig, totals: Totals
+    ) -> Tensor:
         """How badly each token of memory (B, D, h, w) knows the object at its centre.
 
         The weighted sum of the class loss, a mean over tokens, and L1 and GIoU, means over objects.
         """
         place = _sample_centers(targets.index_map, memory.shape[-2:]).flatten()  # Bhw
         covered = place > 0
-        tokens = memory.permute(0, 2, 3, 1).flatten(0, 2)  # Bhw, D
+        tokens = memory.permute(0, 2, 3, 1).flatten(0, 2).float()  # Bhw, D
         image = torch.arange(len(memory), device=memory.device).repeat_interleave(
             memory[0, 0].numel()
         )  # Bhw
         objects = (targets.starts[image] + place - 1)[covered]  # N
         nothing = self.class_head.out_features - 1
         classes = torch.full_like(place, nothing).masked_scatter(covered, targets.classes[objects])
-        label = F.cross_entropy(self.class_head(tokens), classes)
-        if len(objects) == 0:
-            return config.label * label
+        share = len(memory) / totals.images  # of the step
+        label = F.cross_entropy(self.class_head(tokens), classes) * share
         boxes, truth = self.box_head(tokens[covered]), targets.boxes[objects]  # N, 4
         # Every object counts the same, however many tokens it covers: stuff covers most of them.
         weight = 1 / objects.bincount()[objects]  # N
-        l1 = (weight * box_l1(boxes, truth)).sum() / weight.sum()
-        giou = (weight * box_giou(boxes, truth)).sum() / weight.sum()
+        l1 = (weight * box_l1(boxes, truth)).sum() / totals.objects
+        giou = (weight * box_giou(boxes, truth)).sum() / totals.objects
         return config.label * label + config.l1 * l1 + config.giou * giou
 
 
@@ -105,7 +131,8 @@ def place_queries_on_grid(model: Detr, scaffold: Scaffold) -> None:
     decoder's cross-attention start with the same projection, so that a query first reads what lies
     near its point.
     """
-    groups = [model.queries.weight, *scaffold.more_queries]
+    more = () if scaffold.more_queries is None else scaffold.more_queries
+    groups = [model.queries.weight, *more]
     for group, queries in enumerate(groups):
         queries.copy_(_grid_positions(len(queries), queries.shape[1], group / len(groups)))
     for layer in model.decoder.layers:

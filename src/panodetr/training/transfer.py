@@ -1,0 +1,225 @@
+"""The model a run starts with: random weights, a trained backbone, or a whole checkpoint.
+
+Whatever of a checkpoint fits is taken over. Classes are matched by name, since another data set
+numbers them otherwise, and queries by their place. What does not fit keeps its random weights, and
+is named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from panodetr.checkpoints.backbone import load_backbone
+from panodetr.checkpoints.load import load_checkpoint
+from panodetr.checkpoints.names import few
+from panodetr.errors import UsageError
+from panodetr.model.detr import Detr
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from panodetr.checkpoints.spec import ModelSpec
+    from panodetr.training.config import TrainConfig
+
+_HINT = (
+    "give --set backbone_weights=FILE (torchvision's, such as resnet50-0676ba61.pth, a hub id or a "
+    "folder) or --set start=CHECKPOINT"
+)
+_CLASS_HEAD = ("class_head.weight", "class_head.bias")
+_QUERIES = "queries.weight"
+_BACKBONE = "backbone"
+_MASK_PARTS = {"attention_maps", "mask_head"}
+_UNSEEN = ("heads", "pre_norm", "positions", "position_input")  # change no weight's shape
+
+
+def check_start(config: TrainConfig) -> None:
+    """Refuse to freeze weights that nobody has trained.
+
+    Raises:
+        UsageError: a frozen part, be it the backbone's batch norms, would be random, or two sources
+            of one backbone are given.
+    """
+    if config.start is not None and config.backbone_weights is not None:
+        raise UsageError(
+            f"start={config.start} brings a backbone, so backbone_weights="
+            f"{config.backbone_weights} would be lost; leave one of them out"
+        )
+    if config.learned == "masks" and config.start is None:
+        raise UsageError(
+            "this run trains the mask head of a model whose every other part is frozen; name one "
+            "that is trained: --set start=CHECKPOINT"
+        )
+    if config.start is not None or config.backbone_weights is not None:
+        return
+    if config.frozen_stages:
+        raise UsageError(
+            f"frozen_stages is {config.frozen_stages}, but the backbone's weights are random; "
+            f"{_HINT}"
+        )
+    if config.spec.architecture.backbone.norm == "frozen":
+        raise UsageError(
+            f"the backbone's batch norms are frozen, but its weights are random; {_HINT}"
+        )
+
+
+def make_model(config: TrainConfig) -> tuple[Detr, list[str]]:
+    """Build the model that a run starts with, on the CPU.
+
+    What is random depends on torch's random numbers.
+
+    Returns:
+        The model, and one line for each thing worth knowing of where its weights come from.
+
+    Raises:
+        UsageError: a frozen part would be random, or the checkpoint's backbone is another.
+        CheckpointError: the checkpoint or the backbone's file cannot be read.
+    """
+    check_start(config)
+    model = Detr(config.spec.architecture)
+    if config.backbone_weights is not None:
+        weights = load_backbone(config.backbone_weights, config.spec.architecture.backbone)
+        model.backbone.load_state_dict(weights, strict=False)  # but for counters of batches
+        return model, [f"backbone: from {config.backbone_weights}"]
+    if config.start is None:
+        return model, []
+    spec, trained = load_checkpoint(config.start)
+    copied = transfer(trained, spec, model, config.spec)
+    if not copied.backbone:
+        raise UsageError(
+            f"the backbone of {config.start} is another than this run's; choose a recipe with the "
+            "same backbone, or start=null with backbone_weights=FILE"
+        )
+    frozen = copied.initialised - _MASK_PARTS
+    if config.learned == "masks" and frozen:
+        raise UsageError(
+            f"{config.start} has no weights for {few(sorted(frozen))}, which this run freezes; "
+            "start from a model of the same classes and queries"
+        )
+    return model, [f"from {config.start}", *copied.notes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """What became of a model's weights.
+
+    Attributes:
+        notes: a line for each part that was not copied whole.
+        initialised: parts of which some weights are random.
+        backbone: whether the backbone was copied whole.
+    """
+
+    notes: tuple[str, ...]
+    initialised: frozenset[str]
+    backbone: bool
+
+
+@torch.no_grad()
+def transfer(
+    source: Detr, source_spec: ModelSpec, target: Detr, target_spec: ModelSpec
+) -> Transfer:
+    """Copy what fits from one model into another.
+
+    Args:
+        source: the trained model.
+        source_spec: its classes, which are matched by name.
+        target: a model with random weights, which is changed.
+        target_spec: its classes.
+    """
+    given, wanted = source.state_dict(), target.state_dict()
+    notes = _unlike(source_spec, target_spec)
+    initialised: dict[str, str] = {}
+    for key, tensor in wanted.items():
+        stored = given.get(key)
+        if key in (*_CLASS_HEAD, _QUERIES) or key.endswith("num_batches_tracked"):
+            continue
+        if stored is not None and stored.shape == tensor.shape:
+            tensor.copy_(stored)
+        elif stored is None:
+            initialised[_part(key)] = "the checkpoint has none"
+        else:
+            initialised.setdefault(_part(key), "of another shape in the checkpoint")
+    notes += [f"{part}: initialised, {reason}" for part, reason in initialised.items()]
+    for name, note in (
+        ("class_head", _copy_classes(given, source_spec, wanted, target_spec)),
+        ("queries", _copy_queries(given[_QUERIES], wanted[_QUERIES])),
+    ):
+        if note is not None:
+            initialised[name] = note
+            notes.append(f"{name}: {note}")
+    left = {_part(key) for key in given if key not in wanted and not key.endswith("tracked")}
+    notes += [f"{part}: left out, this model has none" for part in sorted(left)]
+    return Transfer(
+        notes=tuple(notes),
+        initialised=frozenset(initialised),
+        backbone=_BACKBONE not in initialised,
+    )
+
+
+def _copy_classes(
+    given: dict[str, Tensor], source: ModelSpec, wanted: dict[str, Tensor], target: ModelSpec
+) -> str | None:
+    """Copy the rows of classes of one name, and of "no object"; say so unless all were copied."""
+    weight = _CLASS_HEAD[0]
+    if given[weight].shape[1] != wanted[weight].shape[1]:
+        return "initialised, of another width in the checkpoint"
+    same = given[weight].shape == wanted[weight].shape
+    if same and _numbering(source) == _numbering(target):
+        for key in _CLASS_HEAD:
+            wanted[key].copy_(given[key])
+        return None
+    places = {category.name.casefold(): category.index for category in reversed(source.categories)}
+    pairs = {
+        category.index: places[category.name.casefold()]
+        for category in target.categories
+        if category.name.casefold() in places
+    }
+    rows, old = [*pairs, -1], [*pairs.values(), -1]
+    for key in _CLASS_HEAD:
+        wanted[key][rows] = given[key][old]
+    known = [category.name for category in target.categories if category.index in pairs]
+    fresh = [category.name for category in target.categories if category.index not in pairs]
+    copied = f"{len(known)} of {len(target.categories)} classes copied by name"
+    if known:
+        copied += f" ({few(known)})"
+    return f"{copied}, {len(fresh)} initialised ({few(fresh)})" if fresh else copied
+
+
+def _copy_queries(given: Tensor, wanted: Tensor) -> str | None:
+    """Copy the first queries (Q, D); say so unless there are as many as before."""
+    if given.shape[1] != wanted.shape[1]:
+        return "initialised, of another width in the checkpoint"
+    count = min(len(given), len(wanted))
+    wanted[:count] = given[:count]
+    if len(wanted) == len(given):
+        return None
+    if len(wanted) < len(given):
+        return f"the first {count} of {len(given)} copied"
+    return f"{count} copied, {len(wanted) - count} more initialised"
+
+
+def _numbering(spec: ModelSpec) -> list[tuple[int, str]]:
+    return [(category.index, category.name.casefold()) for category in spec.categories]
+
+
+def _unlike(source: ModelSpec, target: ModelSpec) -> list[str]:
+    """Say where two networks differ in a way that no weight's shape shows."""
+    old, new = source.architecture, target.architecture
+    pairs = [(name, getattr(old, name), getattr(new, name)) for name in _UNSEEN]
+    pairs += [
+        (f"backbone.{name}", getattr(old.backbone, name), getattr(new.backbone, name))
+        for name in ("strides", "stem_stride", "stem_pool", "dilate_last")
+    ]
+    return [
+        f"{name}: {after} here, but the checkpoint was trained with {before}"
+        for name, before, after in pairs
+        if before != after
+    ]
+
+
+def _part(key: str) -> str:
+    """The part of a model that a weight belongs to: a layer of the transformer, or a whole part."""
+    names = key.split(".")
+    return ".".join(names[:3]) if names[0] in ("encoder", "decoder") else names[0]

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from panodetr.checkpoints.catalogue import bundled
+from panodetr.checkpoints.coco import coco_detection, coco_panoptic
+from panodetr.checkpoints.native import save_checkpoint
+from panodetr.data.augment import CropAugmentation, PaperAugmentation
+from panodetr.errors import UsageError
+from panodetr.model.config import detr_resnet50, detr_resnet50_panoptic, detr_resnet101_dc5
+from panodetr.model.detr import Detr
+from panodetr.results.types import Category
+from panodetr.training.config import TrainConfig
+from panodetr.training.recipes import RECIPES, RecipeData, configure, recipe_arguments
+from panodetr.training.transfer import check_start
+
+
+def numbered(categories: tuple[Category, ...]) -> tuple[Category, ...]:
+    return tuple(replace(each, index=index) for index, each in enumerate(categories))
+
+
+COCO = RecipeData(categories=numbered(coco_panoptic()), photos=118_287, masks=True)
+THINGS = RecipeData(categories=numbered(coco_detection()), photos=118_287, masks=True)
+OWN = RecipeData(
+    categories=(
+        Category(index=0, id=4, name="nut", is_thing=True, color=(255, 0, 0)),
+        Category(index=1, id=9, name="bolt", is_thing=True, color=(0, 255, 0)),
+    ),
+    photos=100,
+    masks=True,
+)
+
+
+def assert_the_papers(config: TrainConfig) -> None:
+    """Appendix A.4 of the paper, and the original's defaults."""
+    criterion = config.criterion
+    assert (config.learning_rate, config.backbone_learning_rate) == (1e-4, 1e-5)
+    assert (config.weight_decay, config.clip, config.batch_size) == (1e-4, 0.1, 64)
+    assert config.spec.architecture.dropout == 0.1
+    assert config.frozen_stages == 1
+    assert config.spec.architecture.backbone.norm == "frozen"
+    assert (criterion.costs.label, criterion.costs.l1, criterion.costs.giou) == (1, 5, 2)
+    assert (criterion.label, criterion.l1, criterion.giou) == (1, 5, 2)
+    assert (criterion.focal, criterion.dice, criterion.no_object) == (1, 1, 0.1)
+    assert config.augmentation == PaperAugmentation()
+    assert (config.warmup, config.decay, config.ema) == (0, 0, 0)
+    assert (config.query_groups, config.denoising, config.grid_queries) == (1, 0, False)
+    assert (config.token_weight, config.attention_weight) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "classes", "masks", "epochs", "drop"),
+    [
+        ("coco-detection", THINGS, 91, False, 300, 200),
+        ("coco-panoptic-boxes", COCO, 250, False, 300, 200),
+        ("coco-panoptic-joint", COCO, 250, True, 300, 200),
+        ("coco-panoptic-masks", COCO, 250, True, 25, 15),
+    ],
+)
+def test_the_papers_recipes_have_the_published_numbers(
+    name: str, data: RecipeData, classes: int, masks: bool, epochs: int, drop: int
+) -> None:
+    config = configure(name, data)
+    assert_the_papers(config)
+    expected = detr_resnet50_panoptic(classes) if masks else detr_resnet50(classes)
+    assert config.spec.architecture == expected
+    assert config.steps == round(epochs * 118_287 / 64)
+    assert config.drop == round(drop * 118_287 / 64)
+    assert config.learned == ("masks" if name == "coco-panoptic-masks" else "all")
+    assert [c.index for c in config.spec.categories] == [c.id for c in data.categories]
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("coco-")])
+def test_the_papers_recipes_refuse_a_random_backbone(name: str) -> None:
+    with pytest.raises(UsageError):
+        check_start(configure(name, COCO))
+
+
+def test_epochs_stay_epochs_with_another_batch() -> None:
+    config = configure("coco-detection", THINGS, ["batch_size=8", "epochs=12"])
+    assert config.batch_size == 8
+    assert config.steps == round(12 * 118_287 / 8)
+    assert config.drop == round(8 * 118_287 / 8)
+
+
+def test_backbones_are_named() -> None:
+    config = configure("coco-detection", THINGS, ["backbone=resnet101-dc5"])
+    assert config.spec.architecture == detr_resnet101_dc5()
+    with pytest.raises(UsageError, match="expected one of resnet50, resnet50-dc5"):
+        configure("coco-detection", THINGS, ["backbone=vgg"])
+
+
+def test_other_classes_are_numbered_as_the_data_has_them() -> None:
+    spec = configure("coco-detection", OWN).spec
+    assert spec.categories == OWN.categories
+    assert spec.architecture.num_classes == 2
+
+
+def test_masks_want_data_with_masks() -> None:
+    for name in ("coco-panoptic-masks", "coco-panoptic-joint"):
+        with pytest.raises(UsageError, match="the data has boxes only"):
+            configure(name, replace(COCO, masks=False))
+
+
+def test_the_mask_stage_takes_on_what_it_starts_from(tiny_run: TrainConfig, tmp_path: Path) -> None:
+    shape = replace(tiny_run.spec.architecture, masks=False, num_queries=9)
+    spec = replace(tiny_run.spec, architecture=shape)
+    save_checkpoint(tmp_path / "boxes", spec, Detr(shape).state_dict())
+    start = f"start={tmp_path / 'boxes'}"
+    data = RecipeData(categories=tiny_run.spec.categories[:1], photos=640, masks=True)
+    config = configure("coco-panoptic-masks", data, [start])
+    assert config.spec.architecture == replace(shape, masks=True)
+    assert config.spec.categories == spec.categories
+    assert config.start == str(tmp_path / "boxes")
+    assert (config.steps, config.drop) == (250, 150)
+    check_start(config)
+    with pytest.raises(UsageError, match=r"does not have 2 of the data's classes \(nut, bolt\)"):
+        configure("coco-panoptic-masks", OWN, [start])
+
+
+def test_fine_tuning_keeps_the_network_and_takes_the_datas_classes() -> None:
+    config = configure("finetune", OWN, ["start=nuclei", "spec.architecture.num_queries=20"])
+    assert config.spec.categories == OWN.categories
+    assert config.spec.architecture.num_classes == 2
+    assert config.spec.architecture.num_queries == 20
+    assert config.spec.preprocessing.tile == 128
+    assert isinstance(config.augmentation, CropAugmentation)
+    assert config.augmentation.size == 128
+    assert config.frozen_stages == 0  # its batch norms are live
+    assert config.steps == 50 * 100 // 4
+    boxes = configure("finetune", replace(OWN, masks=False), ["start=nuclei"])
+    assert not boxes.spec.architecture.masks
+    with pytest.raises(UsageError, match="name one: --set start=CHECKPOINT"):
+        configure("finetune", OWN)
+
+
+def test_fine_tuning_a_model_of_the_paper_keeps_its_sizes_and_rates(
+    tiny_run: TrainConfig, tmp_path: Path
+) -> None:
+    backbone = replace(tiny_run.spec.architecture.backbone, norm="frozen")
+    shape = replace(tiny_run.spec.architecture, backbone=backbone)
+    rule = replace(tiny_run.spec.preprocessing, short_side=400, long_side=600)
+    spec = replace(tiny_run.spec, architecture=shape, preprocessing=rule)
+    save_checkpoint(tmp_path / "model", spec, Detr(shape).state_dict())
+    config = configure("finetune", OWN, [f"start={tmp_path / 'model'}"])
+    assert isinstance(config.augmentation, PaperAugmentation)
+    assert (config.augmentation.short_sides[-1], config.augmentation.long_side) == (400, 600)
+    assert config.frozen_stages == 1
+    assert config.backbone_learning_rate == 1e-5
+
+
+def test_the_bundled_models_recipe_is_the_one_it_was_made_with() -> None:
+    from panodetr.checkpoints.native import read_spec
+
+    data = RecipeData(categories=OWN.categories[:1], photos=475, masks=True)
+    made = read_spec(bundled()["nuclei"])
+    config = configure("nuclei", data)
+    assert replace(config.spec.architecture, num_classes=made.architecture.num_classes) == (
+        made.architecture
+    )
+    assert config.spec.preprocessing == made.preprocessing
+    check_start(config)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_can_be_changed(name: str) -> None:
+    start = ["start=nuclei"] if name == "finetune" else []
+    config = configure(name, COCO, [*start, "clip=0.5", "criterion.giou=1"])
+    assert (config.clip, config.criterion.giou) == (0.5, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("epoch=3", "near ones are epochs"),
+        ("epochs=many", "expected a whole number"),
+        ("epochs=0", "epochs is 0; expected at least 1"),
+        ("batch_size=-1", "batch_size is -1; expected at least 1"),
+        ("epochs", "expected field=value"),
+        ("frozen_stages=7", "frozen_stages is 7"),
+        ("augmentation.crop=2", "crop is 2"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(change: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        configure("coco-detection", THINGS, [change])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="no recipe 'coco'; the recipes are coco-detection"):
+        configure("coco", COCO)
+
+
+def test_arguments_are_what_steps_and_shapes_follow_from() -> None:
+    assert recipe_arguments(RECIPES["finetune"]) == {"start": None, "epochs": 50, "batch_size": 4}
+    assert recipe_arguments(RECIPES["nuclei"]) == {}
+
+
+def test_the_joint_model_is_built_whole() -> None:
+    config = configure("coco-panoptic-joint", COCO)
+    with torch.device("meta"):
+        model = Detr(config.spec.architecture)
+    assert model.mask_head is not None
+    assert model.class_head.out_features == 251
