@@ -1,0 +1,221 @@
+"""What a training step costs, beside the original's way and beside transformers.
+
+    python benchmarks/training.py                       # all sides, three rounds
+    python benchmarks/training.py ours original --rounds 1
+
+One photo of 512 by 512 pixels with 12 objects, ResNet-50, 250 classes, 100 queries, random weights,
+float32; a step is forward, matching, losses, backward and update. Every run is a fresh process that
+does one step to warm up and then as many as asked for. The sides take turns, so that whatever else
+the machine does falls on all of them. Ratios are of medians; a process's peak memory is its own.
+
+- ours, ours-masks: the joint step, and the mask head alone on a frozen rest (stage 2).
+- original, original-masks: the same with masks for all 100 queries, as the original makes them, in
+  our own code: the loss is the same.
+- transformers: `DetrForSegmentation`, its backbone's last three stages learned as in the paper, its
+  auxiliary losses on. Needs transformers (panodetr[dev]).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+SIDE, OBJECTS, CLASSES, QUERIES = 512, 12, 250, 100
+JOINT, STAGE = ("ours", "original", "transformers"), ("ours-masks", "original-masks")
+
+Step = Callable[[], float]  # does one step and gives its loss
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sides", nargs="*", metavar="SIDE", help=", ".join((*JOINT, *STAGE)))
+    parser.add_argument("--rounds", type=int, default=3, help="fresh processes a side")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps a process")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    sides = options.sides or [*JOINT, *STAGE]
+    unknown = set(sides) - {*JOINT, *STAGE}
+    if unknown:
+        parser.error(f"no such side: {', '.join(sorted(unknown))}")
+    if options.inside:
+        torch.set_num_threads(options.threads)
+        print(json.dumps(measure(SIDES[sides[0]](), options.steps)))
+        return
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for _ in range(options.rounds):
+        for side in sides:
+            runs[side].append(fresh_process(side, options.steps, options.threads))
+    report(runs)
+
+
+def fresh_process(side: str, steps: int, threads: int) -> dict[str, Any]:
+    order = [sys.executable, __file__, side, "--inside"]
+    order += ["--steps", str(steps), "--threads", str(threads)]
+    done = subprocess.run(order, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(step: Step, steps: int) -> dict[str, Any]:
+    """Seconds of each step, the loss of the first, and the process's peak memory in bytes."""
+    torch.manual_seed(1)
+    loss, seconds = step(), []
+    for _ in range(steps):
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": seconds, "loss": loss, "peak": peak}
+
+
+def report(runs: dict[str, list[dict[str, Any]]]) -> None:
+    medians = {
+        side: statistics.median(second for run in found for second in run["seconds"])
+        for side, found in runs.items()
+    }
+    peaks = {side: max(run["peak"] for run in found) for side, found in runs.items()}
+    print(f"{'':16}{'s a step':>10}{'peak GiB':>10}{'loss':>12}{'time':>8}{'memory':>9}")
+    for side, found in runs.items():
+        base = "ours-masks" if side in STAGE else "ours"
+        ratios = ""
+        if base in runs:
+            ratios = f"{medians[side] / medians[base]:7.1f}x{peaks[side] / peaks[base]:8.1f}x"
+        print(
+            f"{side:16}{medians[side]:10.2f}{peaks[side] / 2**30:10.2f}{found[0]['loss']:12.5f}"
+            f"{ratios}"
+        )
+
+
+def scene() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A photo (1, 3, H, W), and 12 objects side by side: classes, boxes cxcywh, a map of places."""
+    torch.manual_seed(0)
+    pixels = torch.randn(1, 3, SIDE, SIDE)
+    index_map = torch.zeros(1, SIDE, SIDE, dtype=torch.int16)
+    boxes: list[list[float]] = []
+    height, width = SIDE // 3, SIDE // 4
+    for number in range(OBJECTS):
+        y, x = number // 4 * height + 8, number % 4 * width + 8
+        index_map[0, y : y + height - 16, x : x + width - 16] = number + 1
+        box = (x + width / 2 - 8, y + height / 2 - 8, width - 16, height - 16)
+        boxes.append([value / SIDE for value in box])
+    return pixels, torch.arange(OBJECTS) * 7 + 1, torch.tensor(boxes), index_map
+
+
+def prepare_ours(*, learned: str, every_mask: bool) -> Step:
+    from panodetr.checkpoints.spec import ModelSpec
+    from panodetr.data.augment import PaperAugmentation
+    from panodetr.model.config import detr_resnet50_panoptic
+    from panodetr.model.detr import Detr
+    from panodetr.results.types import Category
+    from panodetr.training.batch import Batch, Targets
+    from panodetr.training.config import TrainConfig
+    from panodetr.training.objective import compute_losses
+    from panodetr.training.optimizer import freeze, make_optimizer, set_modes
+    from panodetr.training.scaffold import Scaffold
+
+    pixels, classes, boxes, index_map = scene()
+    category = Category(index=0, id=0, name="any", is_thing=True, color=(0, 0, 0))
+    config = TrainConfig(
+        spec=ModelSpec(
+            name="step", architecture=detr_resnet50_panoptic(CLASSES), categories=(category,)
+        ),
+        augmentation=PaperAugmentation(),
+        frozen_stages=1,
+        steps=1,
+        batch_size=1,
+        learned="masks" if learned == "masks" else "all",
+    )
+    targets = Targets(classes=classes, boxes=boxes, counts=(OBJECTS,), index_map=index_map)
+    batch = Batch(pixels=pixels, padding=None, targets=targets)
+    model = Detr(config.spec.architecture)
+    if every_mask:
+        make_every_mask(model)
+    freeze(model, config)
+    set_modes(model, config)
+    scaffold = Scaffold(config)
+    model = model.to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(model, scaffold, config)
+
+    def step() -> float:
+        total, _ = compute_losses(model, scaffold, batch, config, with_masks=True)
+        return update(total, model, optimizer)
+
+    return step
+
+
+def make_every_mask(model: Any) -> None:
+    """Let a model make the masks of all queries, of which the loss takes those asked for."""
+    attend, refine = model.attend, model.refine
+    every = torch.arange(QUERIES)
+    first = torch.zeros(QUERIES, dtype=torch.long)
+    asked: list[torch.Tensor] = []
+
+    def attend_every(encoded: Any, states: Any, image: Any, query: Any) -> Any:
+        asked.append(query)
+        return attend(encoded, states, first, every)
+
+    def refine_every(encoded: Any, attention: Any, image: Any) -> Any:
+        return refine(encoded, attention, first)[asked.pop()]
+
+    model.attend, model.refine = attend_every, refine_every
+
+
+def prepare_transformers() -> Step:
+    from transformers import DetrConfig, DetrForSegmentation, ResNetConfig
+
+    pixels, classes, boxes, index_map = scene()
+    backbone = ResNetConfig(
+        depths=[3, 4, 6, 3], out_features=["stage1", "stage2", "stage3", "stage4"]
+    )
+    network: Any = DetrForSegmentation(
+        DetrConfig(backbone_config=backbone, num_labels=CLASSES, auxiliary_loss=True)
+    )
+    for name, parameter in network.named_parameters():
+        if any(f"encoder.stages.{stage}." in name for stage in (1, 2, 3)):
+            parameter.requires_grad_(True)
+    network.train()
+    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=1e-4, weight_decay=1e-4, fused=True)
+    masks = torch.stack([index_map[0] == number + 1 for number in range(OBJECTS)]).float()
+    labels = [{"class_labels": classes, "boxes": boxes, "masks": masks}]
+    real = torch.ones(1, SIDE, SIDE, dtype=torch.long)
+
+    def step() -> float:
+        loss = network(pixel_values=pixels, pixel_mask=real, labels=labels).loss
+        return update(loss, network, optimizer)
+
+    return step
+
+
+def update(loss: torch.Tensor, model: Any, optimizer: torch.optim.Optimizer) -> float:
+    """Learn from a loss, as the paper: gradients are clipped to 0.1."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    torch.nn.utils.clip_grad_norm_(learned, 0.1)
+    optimizer.step()
+    return loss.item()
+
+
+SIDES: dict[str, Callable[[], Step]] = {
+    "ours": lambda: prepare_ours(learned="all", every_mask=False),
+    "original": lambda: prepare_ours(learned="all", every_mask=True),
+    "transformers": prepare_transformers,
+    "ours-masks": lambda: prepare_ours(learned="masks", every_mask=False),
+    "original-masks": lambda: prepare_ours(learned="masks", every_mask=True),
+}
+
+if __name__ == "__main__":
+    main()
