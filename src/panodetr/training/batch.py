@@ -5,6 +5,7 @@ Letters: B images, H and W their padded size, K objects of the whole batch.
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,15 +14,18 @@ import torch
 from torch import Tensor
 
 from panodetr.boxes import xyxy_to_cxcywh
+from panodetr.data.loader import BatchReader
 from panodetr.images.batch import normalize, pad
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from numpy.typing import NDArray
 
-    from panodetr.data.targets import Target
+    from panodetr.data.dataset import Dataset
+    from panodetr.data.loader import Example
     from panodetr.images.preprocess import Preprocessing
+    from panodetr.training.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,13 +37,14 @@ class Targets:
         boxes: (K, 4), cxcywh in fractions of each unpadded image.
         counts: how many of the K each image has.
         index_map: (B, H, W) int16, 1 + the object's place within its image; 0 where there is none.
-            Masks are read from it one by one, so that they never lie in memory all at once.
+            Masks are read from it one by one, so that they never lie in memory all at once. None
+            where the data has boxes only.
     """
 
     classes: Tensor
     boxes: Tensor
     counts: tuple[int, ...]
-    index_map: Tensor
+    index_map: Tensor | None
 
     @property
     def image(self) -> Tensor:
@@ -55,6 +60,7 @@ class Targets:
 
     def masks(self, objects: Tensor) -> Tensor:
         """Masks (N, H, W) of the objects (N,), indexes into the K, as 0.0 and 1.0."""
+        assert self.index_map is not None
         image = self.image[objects]
         place = objects - self.starts[image] + 1  # N: counted from 1 within the image
         return (self.index_map[image] == place[:, None, None]).to(self.boxes.dtype)
@@ -68,11 +74,13 @@ class Batch:
         pixels: (B, 3, H, W) float32, normalised, zeros at padding.
         padding: (B, H, W), True at padding; None where no image has any.
         targets: the objects.
+        image_ids: the data set's own, (B,).
     """
 
     pixels: Tensor
     padding: Tensor | None
     targets: Targets
+    image_ids: tuple[int, ...]
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
@@ -84,38 +92,93 @@ class Batch:
                 classes=t.classes.to(device),
                 boxes=t.boxes.to(device),
                 counts=t.counts,
-                index_map=t.index_map.to(device),
+                index_map=None if t.index_map is None else t.index_map.to(device),
             ),
+            image_ids=self.image_ids,
         )
 
 
-def collate(
-    photos: Sequence[NDArray[np.uint8]], targets: Sequence[Target], rule: Preprocessing
-) -> Batch:
-    """Normalise, pad and stack photos (h, w, 3) and their targets."""
-    pixels, padding = pad([normalize(photo, rule.mean, rule.std) for photo in photos])
+def read_steps(
+    config: TrainConfig,
+    data: Dataset,
+    start: int,
+    note: Callable[[str], None],
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+) -> Generator[list[Batch], None, None]:
+    """What each step from `start` on learns from: this process's share, in parts.
+
+    A step's photos depend on its number alone. Close the generator to end its readers.
+
+    Args:
+        config: the run.
+        data: the photos.
+        start: the first step, counted from 0.
+        note: called with a line for every photo that is skipped.
+        rank: which process this is.
+        ranks: of how many.
+
+    Raises:
+        DataError: too many photos cannot be read.
+    """
+    reader = BatchReader(
+        data,
+        config.augmentation,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        sampling=config.sampling,
+        workers=config.workers,
+        bad_photos=config.bad_photos,
+        on_bad=note,
+    )
+    index_of = {category.id: category.index for category in config.spec.categories}
+    classes = np.array([index_of[category.id] for category in data.categories])
+    size = config.batch_size // ranks // config.accumulate
+    with closing(reader.batches(start, config.steps, rank, ranks)) as shares:
+        for share in shares:
+            yield [
+                collate(share[first : first + size], classes, config.spec.preprocessing)
+                for first in range(0, len(share), size)
+            ]
+
+
+def collate(examples: Sequence[Example], classes: NDArray[np.int64], rule: Preprocessing) -> Batch:
+    """Normalise, pad and stack photos (h, w, 3) and their targets.
+
+    Args:
+        examples: the photos.
+        classes: the model's index of each of the data's categories.
+        rule: how photos are fed.
+    """
+    pixels, padding = pad([normalize(e.photo, rule.mean, rule.std) for e in examples])
     index_map = np.zeros(padding.shape, dtype=np.int16)
     boxes: list[NDArray[np.float32]] = []
-    for place, target in zip(index_map, targets, strict=True):
-        height, width = target.ids.shape
-        place[:height, :width] = _places(target)
-        boxes.append(target.boxes / np.array([width, height, width, height], dtype=np.float32))
+    for place, example in zip(index_map, examples, strict=True):
+        height, width = example.photo.shape[:2]
+        if example.target.ids is not None:
+            place[:height, :width] = _places(example.target.segment_ids, example.target.ids)
+        size = np.array([width, height, width, height], dtype=np.float32)
+        boxes.append(example.target.boxes / size)
+    with_masks = all(example.target.ids is not None for example in examples)
+    found = classes[np.concatenate([example.target.classes for example in examples])]
     return Batch(
         pixels=torch.from_numpy(pixels),
         padding=torch.from_numpy(padding) if padding.any() else None,
         targets=Targets(
-            classes=torch.from_numpy(np.concatenate([t.classes for t in targets])),
+            classes=torch.from_numpy(found),
             boxes=xyxy_to_cxcywh(torch.from_numpy(np.concatenate(boxes))),
-            counts=tuple(len(t.classes) for t in targets),
-            index_map=torch.from_numpy(index_map),
+            counts=tuple(len(example.target.classes) for example in examples),
+            index_map=torch.from_numpy(index_map) if with_masks else None,
         ),
+        image_ids=tuple(example.image_id for example in examples),
     )
 
 
-def _places(target: Target) -> NDArray[np.int16]:
-    """(h, w), 1 + the place of each pixel's object among the target's, 0 where there is none."""
-    if target.segment_ids.size == 0:
-        return np.zeros(target.ids.shape, dtype=np.int16)
-    place = np.searchsorted(target.segment_ids, target.ids).clip(max=target.segment_ids.size - 1)
-    found = target.segment_ids[place] == target.ids
+def _places(segment_ids: NDArray[np.int32], ids: NDArray[np.int32]) -> NDArray[np.int16]:
+    """(h, w), 1 + the place of each pixel's object among the segments, 0 where there is none."""
+    if segment_ids.size == 0:
+        return np.zeros(ids.shape, dtype=np.int16)
+    place = np.searchsorted(segment_ids, ids).clip(max=segment_ids.size - 1)
+    found = segment_ids[place] == ids
     return np.where(found, place + 1, 0).astype(np.int16)

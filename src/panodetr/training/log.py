@@ -1,64 +1,134 @@
-"""The log of a run, as lines and as a picture."""
+"""The log of a run: lines, curves for TensorBoard, and a picture."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from importlib.util import find_spec
+import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from panodetr.errors import PanodetrError
 from panodetr.files import write_text, written_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
     from pathlib import Path
 
-    from panodetr.training.loop import Progress
+RATES = ("learning_rate", "gradient_norm", "photos_per_second")
 
 
-def check_plots() -> None:
-    """See that the picture can be drawn, before hours have gone into a run.
+class Log:
+    """Lines of JSON, each with the step it belongs to.
 
-    Raises:
-        PanodetrError: matplotlib is not installed.
+    A line has "losses" and the rates (`panodetr.training.observe.Progress`), or "validation" with
+    figures, or "bad_step", or "note".
     """
-    if find_spec("matplotlib") is None:
-        raise PanodetrError(
-            "training draws its curve with matplotlib, which is not installed; "
-            "pip install 'panodetr[train]'"
-        )
+
+    def __init__(self, path: Path, step: int) -> None:
+        """Go on after a step; the lines that a killed run wrote past it are dropped.
+
+        Raises:
+            PanodetrError: the system refused to write.
+        """
+        self.path = path
+        self._lines = [line for line in read_log(path) if line["step"] <= step]
+        self._write()
+
+    def add(self, step: int, **what: object) -> None:
+        """Add a line.
+
+        Raises:
+            PanodetrError: the system refused to write.
+        """
+        self._lines.append({"step": step, **what})
+        self._write()
+
+    def _write(self) -> None:
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in self._lines))
 
 
-def append(path: Path, progress: Progress) -> None:
-    """Add a line to a log, in place of the ones that a killed run wrote past its last state."""
-    before = [line for line in read(path) if line["step"] < progress.step]
-    write_text(path, "".join(json.dumps(line) + "\n" for line in [*before, asdict(progress)]))
+class Board:
+    """The same figures for TensorBoard."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        """Go on after a step; TensorBoard forgets what came after it."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TensorBoard's own, about what it imports
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+        self._folder = folder
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+    def add(self, step: int, group: str, figures: Mapping[str, float]) -> None:
+        """Add a point to the curve of each figure.
+
+        Raises:
+            PanodetrError: the system refused to write.
+        """
+        with self._told():
+            for name, value in figures.items():
+                self._writer.add_scalar(f"{group}/{name}", value, step)
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is left.
+
+        Raises:
+            PanodetrError: the system refused to write.
+        """
+        with self._told():
+            self._writer.close()
+
+    @contextmanager
+    def _told(self) -> Generator[None, None, None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise PanodetrError(f"cannot write {self._folder}: {reason}") from error
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[dict[str, Any]]:
     """Read the lines of a log; none where there is no log yet."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def plot(log: Path, picture: Path) -> None:
-    """Draw each loss, the learning rate and the speed over the steps."""
+def plot_log(lines: list[dict[str, Any]], picture: Path) -> None:
+    """Draw each loss, the figures of the validations, and the rates over the steps.
+
+    Raises:
+        PanodetrError: the system refused to write.
+    """
     from matplotlib.figure import Figure
 
-    lines = read(log)
-    names = list({name: None for line in lines for name in line["losses"]})
-    curves = {
-        name: [(line["step"], line["losses"][name]) for line in lines if name in line["losses"]]
-        for name in names
-    }
-    for name in ("learning_rate", "crops_per_second"):
-        curves[name.replace("_", " ")] = [(line["step"], line[name]) for line in lines]
-    figure = Figure(figsize=(12, 2.5 * -(-len(curves) // 3)), layout="constrained")
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for line in lines:
+        figures: dict[str, float] = dict(line.get("losses", {}))
+        figures |= {name: line[name] for name in RATES if name in line}
+        figures |= line.get("validation", {})
+        for name, value in figures.items():
+            curves.setdefault(name, []).append((line["step"], value))
+    if not curves:
+        return
+    rows = -(-len(curves) // 4)
+    figure = Figure(figsize=(15, 2.5 * rows), layout="constrained")
     for place, (name, points) in enumerate(curves.items(), start=1):
-        axes = figure.add_subplot(-(-len(curves) // 3), 3, place)
-        axes.plot(*zip(*points, strict=True))
-        axes.set_title(name)
+        axes = figure.add_subplot(rows, 4, place)
+        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 20 else None)
+        axes.set_title(name.replace("_", " "))
         axes.grid(alpha=0.3)
     with written_whole(picture) as temporary:
         figure.savefig(temporary, dpi=100, format="png")
+
+
+def scalars(metrics: Mapping[str, object], within: str = "") -> dict[str, float]:
+    """Give the figures over all classes: `boxes_ap` stands within "boxes"."""
+    found: dict[str, float] = {}
+    for name, value in metrics.items():
+        if isinstance(value, dict) and name != "per_class":
+            found |= scalars(value, f"{within}{name}_")
+        elif isinstance(value, int | float) and name not in ("images", "step"):
+            found[within + name] = float(value)
+    return found

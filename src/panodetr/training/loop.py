@@ -1,20 +1,21 @@
-"""The training loop, from top to bottom.
-
-Letters: L decoder layers, B images, Q queries, G query groups.
-"""
+"""The training loop, from top to bottom."""
 
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
-from panodetr.data.loader import CropReader
-from panodetr.training.batch import Batch, collate
-from panodetr.training.objective import compute_losses
+from panodetr.errors import TrainingError
+from panodetr.model.detr import Detr
+from panodetr.training.batch import read_steps
+from panodetr.training.criterion import Totals, count_totals
+from panodetr.training.ema import WeightAverage
+from panodetr.training.observe import BadStep, Progress
 from panodetr.training.optimizer import (
     freeze,
     learning_rate_factor,
@@ -22,143 +23,318 @@ from panodetr.training.optimizer import (
     set_learning_rate,
     set_modes,
 )
+from panodetr.training.ranks import gather
+from panodetr.training.recompute import recompute_activations
 from panodetr.training.scaffold import make_scaffold
-from panodetr.training.state import TrainState
+from panodetr.training.state import Learner, TrainState, seed_step
 from panodetr.training.transfer import make_model
+from panodetr.training.validate import validate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
+    from accelerate import Accelerator
     from torch import Tensor
 
-    from panodetr.data.panoptic import PanopticData
-    from panodetr.model.detr import Detr
+    from panodetr.data.dataset import Dataset
+    from panodetr.evaluation.truth import Truth
+    from panodetr.training.batch import Batch
     from panodetr.training.config import TrainConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """One line of the log: means since the line before.
-
-    Attributes:
-        step: steps done.
-        losses: unweighted, of the last decoder layer; "total" is what is minimised.
-        learning_rate: of everything but the backbone.
-        crops_per_second: speed.
-    """
-
-    step: int
-    losses: dict[str, float]
-    learning_rate: float
-    crops_per_second: float
+    from panodetr.training.folder import RunFolder
+    from panodetr.training.observe import Observer
 
 
 def train(
     config: TrainConfig,
-    data: PanopticData,
-    state_path: Path,
+    data: Dataset,
+    truth: Truth | None,
+    folder: RunFolder,
     *,
-    device: torch.device,
+    accelerator: Accelerator,
+    observer: Observer,
     resume: bool,
-    report: Callable[[Progress], None],
-) -> Detr:
-    """Train a model from random weights, or on from a state.
+) -> TrainState:
+    """Train a model from its start, or on from the last state of a run.
+
+    All processes call this alike; the first one writes.
 
     Args:
         config: the run.
         data: the photos to learn from.
-        state_path: where the state is kept.
-        device: where to compute.
-        resume: whether to go on from the state.
-        report: called every `config.log_every` steps.
+        truth: the photos to validate with; None for no validation.
+        folder: where states and the best model are kept.
+        accelerator: the processes, the device and the precision.
+        observer: whoever wants to know.
+        resume: whether to go on from the folder's last state.
 
     Returns:
-        The trained model, in eval mode.
+        The state after the last step.
 
     Raises:
-        TrainingError: the state cannot be read, or training diverged.
-        PanodetrError: a photo or id map cannot be read.
+        TrainingError: no state can be read, or training diverged.
+        PanodetrError: a photo cannot be read, or a file cannot be written.
     """
-    state = make_state(config, device)
+    resume = resume and folder.has_states()
+    state = make_state(config, accelerator.device, observer.note, with_weights=not resume)
     if resume:
-        state.load(state_path)
-    batches = read_batches(config, data, state.step)
-    seen: list[dict[str, Tensor]] = []
+        folder.load(state, observer.note)
+    network = accelerator.prepare_model(state.learner)
+    steps = read_steps(
+        config,
+        data,
+        state.step,
+        observer.note,
+        rank=accelerator.process_index,
+        ranks=accelerator.num_processes,
+    )
+    seen: list[StepResult] = []
     since = time.perf_counter()
+    observer.begin(state.step, config.steps)
 
-    while state.step < config.steps:
-        factor = learning_rate_factor(state.step, config)
-        set_learning_rate(state.optimizer, factor)
-        losses = train_step(state, next(batches).to(device), config)
-        state.step += 1
+    with closing(steps):
+        while state.step < config.steps and not out_of_patience(state, config):
+            parts = next(steps)
+            observer.batch(state.step + 1, parts[0])
+            factor = learning_rate_factor(state.step, config)
+            set_learning_rate(state.optimizer, factor)
+            seed_step(config.seed, state.step, accelerator.process_index)
+            result = train_step(network, state, parts, config, accelerator)
+            observer.stepped(state.step)
 
-        seen.append(losses)
-        if state.step % config.log_every == 0 or state.step == config.steps:
-            now = time.perf_counter()
-            speed = len(seen) * config.batch_size / (now - since)
-            report(Progress(
-                step=state.step, losses=_means(seen), learning_rate=config.learning_rate * factor,
-                crops_per_second=speed,
-            ))  # fmt: skip
-            seen, since = [], now
-        if state.step % config.save_every == 0 or state.step == config.steps:
-            state.save(state_path)
+            if result.finite:
+                seen.append(result)
+            else:
+                skip_step(state, result, parts, config, accelerator, observer)
+            last = state.step == config.steps
+            if seen and (last or state.step % config.log_every == 0):
+                observer.progress(_summary(seen, state.step, factor, config, since))
+                seen, since = [], time.perf_counter()
+            due = config.validate_every and state.step % config.validate_every == 0
+            if truth is not None and (last or due):
+                began = time.perf_counter()
+                validate_state(state, truth, config, folder, accelerator, observer)
+                since += time.perf_counter() - began  # the speed is that of learning
+            stopping = last or out_of_patience(state, config)
+            if accelerator.is_main_process and (stopping or state.step % config.save_every == 0):
+                folder.save(state)
+    return state
 
-    return state.model.eval()
 
+def make_state(
+    config: TrainConfig,
+    device: torch.device,
+    note: Callable[[str], None],
+    *,
+    with_weights: bool = True,
+) -> TrainState:
+    """A model at its start, ready for the first step; what the seed decides is decided here.
 
-def make_state(config: TrainConfig, device: torch.device) -> TrainState:
-    """A model with random weights that the seed decides, ready for its first step."""
+    Args:
+        config: the run.
+        device: where to compute.
+        note: called with a line for whatever was not taken over from a checkpoint.
+        with_weights: whether to read the weights that the run starts with; a state brings its own.
+
+    Raises:
+        PanodetrError: they cannot be read, or don't fit.
+    """
     torch.manual_seed(config.seed)
-    model, _ = make_model(config)
+    model, notes = make_model(config) if with_weights else (Detr(config.spec.architecture), [])
+    for line in notes:
+        note(line)
     scaffold = make_scaffold(model, config)
     freeze(model, config)
     # torch's annotations leave memory_format out.
     model = model.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    set_modes(model, config)
     scaffold = scaffold.to(device).train()
+    set_modes(model, config)
+    average = WeightAverage(model, config.ema) if config.ema else None
+    if config.checkpointing:
+        recompute_activations(model)
     return TrainState(
-        model=model, scaffold=scaffold, optimizer=make_optimizer(model, scaffold, config)
+        learner=Learner(model, scaffold, config),
+        optimizer=make_optimizer(model, scaffold, config),
+        average=average,
     )
 
 
-def train_step(state: TrainState, batch: Batch, config: TrainConfig) -> dict[str, Tensor]:
-    """One step: forward, match, losses, backward, update. Returns the losses to log."""
-    with_masks = config.spec.architecture.masks and state.step >= config.mask_start
-    total, losses = compute_losses(
-        state.model, state.scaffold, batch, config, with_masks=with_masks
-    )
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepResult:
+    """What one step came to, in all processes alike.
+
+    Attributes:
+        losses: scalars to log; "total" is what is minimised.
+        gradient_norm: of all gradients together, before it is clipped.
+        finite: whether all of that is; if not, the weights were left as they are.
+    """
+
+    losses: dict[str, Tensor]
+    gradient_norm: Tensor
+    finite: bool
+
+
+def train_step(
+    network: nn.Module,
+    state: TrainState,
+    parts: Sequence[Batch],
+    config: TrainConfig,
+    accelerator: Accelerator,
+) -> StepResult:
+    """One step: forward and backward part by part, then one update of the weights.
+
+    Sums of losses are divided by what the whole step has of objects, so that gradients don't depend
+    on how its photos were shared out to parts and processes.
+
+    Args:
+        network: the state's learner, as Accelerate has prepared it.
+        state: what learns; its step is counted, and its average brought up to date.
+        parts: this process's share of the photos.
+        config: the run.
+        accelerator: the processes.
+    """
+    masks = config.spec.architecture.masks and state.step >= config.mask_start
+    totals = count_step(parts, config, accelerator)
+    statistics = _running_statistics(state)
+    before = [buffer.clone() for buffer in statistics]
     state.optimizer.zero_grad(set_to_none=True)
-    total.backward()
-    for group in state.optimizer.param_groups:
-        torch.nn.utils.clip_grad_norm_(group["params"], config.clip)
-    state.optimizer.step()
-    return losses
+    shares: list[dict[str, Tensor]] = []
+    for number, part in enumerate(parts, start=1):
+        # Processes exchange their gradients once, in the backward pass of the last part.
+        with accelerator.no_sync(network) if number < len(parts) else nullcontext():
+            total, losses = network(part.to(accelerator.device), totals, with_masks=masks)
+            accelerator.backward(total)
+        shares.append(losses)
+    learned = [p for group in state.optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(learned, config.clip)
+    losses = _sum_shares(shares, accelerator)
+    finite = bool(torch.stack([norm.float(), losses["total"].float()]).isfinite().all())
+    state.step += 1
+    if finite:
+        state.optimizer.step()
+        if state.average is not None:
+            state.average.update(state.learner.model, state.step)
+    else:
+        for buffer, old in zip(statistics, before, strict=True):
+            buffer.copy_(old)
+    return StepResult(losses=losses, gradient_norm=norm, finite=finite)
 
 
-def read_batches(config: TrainConfig, data: PanopticData, start: int) -> Iterator[Batch]:
-    """The batches of steps `start` on, each being read while the one before is learned from."""
-    reader = CropReader(data, config.augmentation, config.seed)
+def count_step(parts: Sequence[Batch], config: TrainConfig, accelerator: Accelerator) -> Totals:
+    """What losses are divided by: the counts of all parts and processes.
 
-    def read(step: int) -> Batch:
-        numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
-        photos, targets = zip(*(reader.crop(number) for number in numbers), strict=True)
-        return collate(photos, targets, config.spec.preprocessing)
+    Divided by the number of processes, because Accelerate's data parallel takes the mean of their
+    gradients, not the sum.
+    """
+    counts = [count_totals(part.targets.counts, config) for part in parts]
+    own = torch.tensor(
+        [[c.objects, c.label_weight, c.images] for c in counts],
+        dtype=torch.float64, device=accelerator.device,
+    ).sum(0)  # fmt: skip
+    whole = accelerator.reduce(own, "sum")
+    assert isinstance(whole, torch.Tensor)
+    objects, label_weight, images = (whole / accelerator.num_processes).tolist()
+    least = 1 / accelerator.num_processes
+    return Totals(objects=max(least, objects), label_weight=label_weight, images=images)
 
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead = pool.submit(read, start)
-        for step in range(start + 1, config.steps):
-            batch = ahead.result()
-            ahead = pool.submit(read, step)
-            yield batch
-        yield ahead.result()
+
+def skip_step(
+    state: TrainState,
+    result: StepResult,
+    parts: Sequence[Batch],
+    config: TrainConfig,
+    accelerator: Accelerator,
+    observer: Observer,
+) -> None:
+    """Count a step that is not finite, and say of which photos it was.
+
+    Raises:
+        TrainingError: there were more of them than the run allows.
+    """
+    state.bad_steps += 1
+    mine = [image_id for part in parts for image_id in part.image_ids]
+    ids = [image_id for ids in gather(accelerator, mine) for image_id in ids]
+    losses = {name: float(loss) for name, loss in result.losses.items()}
+    observer.bad_step(
+        BadStep(
+            step=state.step,
+            image_ids=ids,
+            losses=losses,
+            gradient_norm=float(result.gradient_norm),
+        )
+    )
+    if state.bad_steps > config.bad_steps:
+        raise TrainingError(
+            f"{state.bad_steps} steps had a loss or gradient that is not finite, the last one step "
+            f"{state.step}, and bad_steps is {config.bad_steps}; lower the learning rate or look "
+            "at the photos that bad_steps/ names"
+        )
 
 
-def _means(seen: list[dict[str, Tensor]]) -> dict[str, float]:
-    """The mean of each loss over the steps that had it."""
-    names = {name: None for losses in seen for name in losses}
-    return {
-        name: float(torch.stack([losses[name] for losses in seen if name in losses]).mean())
+def validate_state(
+    state: TrainState,
+    truth: Truth,
+    config: TrainConfig,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    observer: Observer,
+) -> None:
+    """Validate, and keep the model if it is the best so far."""
+    model = state.kept_model
+    validation = validate(
+        model,
+        config.spec,
+        truth,
+        step=state.step,
+        accelerator=accelerator,
+        progress=observer.validating,
+    )
+    set_modes(state.learner.model, config)
+    state.stale += 1
+    if state.best is None or validation.score > state.best:
+        state.best, state.stale = validation.score, 0
+        if accelerator.is_main_process:
+            folder.save_model(
+                folder.best,
+                config.spec,
+                model,
+                {"step": state.step, **validation.metrics},
+            )
+    observer.validated(validation, model)
+
+
+def out_of_patience(state: TrainState, config: TrainConfig) -> bool:
+    """Whether validations have brought nothing better for too long."""
+    return bool(config.patience) and state.stale >= config.patience
+
+
+def _running_statistics(state: TrainState) -> list[Tensor]:
+    """What a forward pass changes in live batch norms, where numbers that aren't finite stay."""
+    norms = (m for m in state.learner.model.modules() if isinstance(m, nn.BatchNorm2d))
+    return [buffer for norm in norms for buffer in norm.buffers()]
+
+
+def _sum_shares(shares: Sequence[dict[str, Tensor]], accelerator: Accelerator) -> dict[str, Tensor]:
+    """The losses of a step, of which each part of each process had a share."""
+    names = list(shares[0])
+    own = torch.stack([torch.stack([share[name] for share in shares]).sum() for name in names])
+    whole = accelerator.reduce(own, "mean")  # totals are per process
+    assert isinstance(whole, torch.Tensor)
+    return dict(zip(names, whole, strict=True))
+
+
+def _summary(
+    seen: Sequence[StepResult], step: int, factor: float, config: TrainConfig, since: float
+) -> Progress:
+    """A line of the log: the mean of each loss over the steps that had it."""
+    names = {name: None for result in seen for name in result.losses}
+    losses = {
+        name: torch.stack([r.losses[name] for r in seen if name in r.losses]).mean().item()
         for name in names
     }
+    return Progress(
+        step=step,
+        losses=losses,
+        learning_rate=config.learning_rate * factor,
+        gradient_norm=torch.stack([result.gradient_norm for result in seen]).mean().item(),
+        photos_per_second=len(seen) * config.batch_size / (time.perf_counter() - since),
+    )

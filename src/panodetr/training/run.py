@@ -1,90 +1,170 @@
-"""A run and its folder: configuration, log, state, and the trained model.
-
-A folder holds `config.json`, `log.jsonl` (a line every so many steps), `state.pt` (to resume from),
-and at the end `model/`, a checkpoint, and `results.png`, the log as curves.
-"""
+"""A run from what a user asks for to the trained model in its folder."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from panodetr.checkpoints.native import save_checkpoint
-from panodetr.data.panoptic import PanopticData
 from panodetr.errors import TrainingError, UsageError
-from panodetr.files import write_json
-from panodetr.runtimes.torch import choose_device
-from panodetr.training.log import append, check_plots, plot
+from panodetr.training.folder import RunFolder
 from panodetr.training.loop import train as train_loop
-from panodetr.training.overrides import override
-from panodetr.training.recipes import RECIPES
+from panodetr.training.observe import Silence
+from panodetr.training.prepare import (
+    Request,
+    changed_fields,
+    prepare,
+    read_request,
+    resumed,
+    write_request,
+)
+from panodetr.training.ranks import join_ranks
+from panodetr.training.record import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from panodetr.training.loop import Progress
+    from accelerate import Accelerator
+
+    from panodetr.training.config import TrainConfig
+    from panodetr.training.observe import Observer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run has left.
+
+    Attributes:
+        model: the folder of the model after the last step.
+        best: that of the model with the best validation; None without validation.
+        score: of that validation.
+        masks: whether the model makes masks.
+        steps: done.
+        planned: steps that were to be done: more than `steps` where patience was lost.
+    """
+
+    model: Path
+    best: Path | None
+    score: float | None
+    masks: bool
+    steps: int
+    planned: int
 
 
 def train(
-    recipe: str,
-    data: Path,
+    request: Request | None,
     out: Path,
     *,
-    split: str = "train",
-    overrides: Sequence[str] = (),
     resume: bool = False,
+    changes: Sequence[str] = (),
     device: str = "auto",
-    report: Callable[[Progress, int], None] | None = None,
-) -> Path:
-    """Train by a recipe and write the model.
+    observer: Observer | None = None,
+) -> Outcome | None:
+    """Train by a recipe, or go on with a run, until its last step is done.
+
+    Started in several processes (`torchrun`, `accelerate launch`), they share every step.
 
     Args:
-        recipe: a name in `RECIPES`.
-        data: a folder of COCO panoptic data.
-        out: the run's folder.
-        split: the part of the data to learn from.
-        overrides: "field=value" changes of the recipe's configuration.
+        request: what to do; None with `resume` takes what the run was begun with.
+        out: the run's folder; `panodetr.training.folder` says what it holds.
         resume: go on with the run in `out`.
+        changes: "field=value", of what a run that is resumed was begun with.
         device: "auto", "cpu" or "cuda".
-        report: called with each line of the log and the number of steps to come to.
+        observer: who is told how it goes on.
 
     Returns:
-        The trained model's folder.
+        What it has left; None in all processes but the first.
 
     Raises:
-        UsageError: there is no such recipe, field or device; or `out` holds a run already and
-            `resume` is not asked for.
-        TrainingError: nothing to resume, or training diverged.
-        PanodetrError: matplotlib is missing.
+        UsageError: the request cannot be meant, or `out` holds a run already and `resume` is not
+            asked for.
+        TrainingError: there is nothing to resume, or training diverged.
         DataError: the data contradicts itself.
+        PanodetrError: a package is missing, or the system refused to write.
     """
-    if recipe not in RECIPES:
-        raise UsageError(
-            f"there is no recipe {recipe!r}; the recipes are {', '.join(sorted(RECIPES))}"
-        )
-    check_plots()
-    dataset = PanopticData.open(data, split)
-    config = override(RECIPES[recipe](dataset.categories), overrides)
-    state, log = out / "state.pt", out / "log.jsonl"
-    if resume and not state.exists():
-        raise TrainingError(
-            f"{out} holds no run to resume: {state.name} is missing; start without --resume"
-        )
-    if not resume and state.exists():
+    folder = RunFolder(out)
+    before = None
+    if resume:
+        kept, before = read_request(folder.config)
+        request = resumed(kept, request, changes)
+        before = None if changes else before
+    elif folder.holds_run():
         raise UsageError(
             f"{out} holds a run already; go on with it by --resume, or choose another --out"
         )
-    write_json(out / "config.json", {"recipe": recipe, "split": split} | asdict(config))
+    if request is None:
+        raise UsageError("there is nothing to train; name a recipe and the data")
+    prepared = prepare(request)
+    config = prepared.config
+    accelerator = join_ranks(device, config)
+    check_shares(config, accelerator)
+    accelerator.wait_for_everyone()  # nobody looks for a run once the first process has begun it
 
-    def write_line(progress: Progress) -> None:
-        append(log, progress)
-        if report is not None:
-            report(progress, config.steps)
-
-    model = train_loop(
-        config, dataset, state, device=choose_device(device), resume=resume, report=write_line
+    told: Observer = Silence()
+    recorder = None
+    if accelerator.is_main_process:
+        folder.clear_leftovers()
+        write_request(folder.config, prepared)
+        told = observer or told
+        told = recorder = Recorder(
+            folder, config.spec, prepared.data, prepared.truth, accelerator.device, told
+        )
+        changed = changed_fields(config, before) if before is not None else []
+        if changed:
+            recorder.note(
+                f"{', '.join(changed)} isn't what the run was begun with: the recipe or the data "
+                "have changed since"
+            )
+    state = train_loop(
+        config,
+        prepared.data,
+        prepared.truth,
+        folder,
+        accelerator=accelerator,
+        observer=told,
+        resume=resume,
     )
-    save_checkpoint(out / "model", config.spec, model.state_dict())
-    plot(log, out / "results.png")
-    return out / "model"
+    outcome = None
+    if recorder is not None:
+        with closing(recorder):
+            folder.save_model(folder.model, config.spec, state.kept_model)
+        outcome = Outcome(
+            model=folder.model,
+            best=None if state.best is None else folder.best,
+            score=state.best,
+            masks=config.spec.architecture.masks,
+            steps=state.step,
+            planned=config.steps,
+        )
+    accelerator.end_training()
+    return outcome
+
+
+def check_shares(config: TrainConfig, accelerator: Accelerator) -> None:
+    """See that a step can be shared out to processes and parts.
+
+    Raises:
+        UsageError: it can't.
+    """
+    parts = accelerator.num_processes * config.accumulate
+    if config.batch_size % parts:
+        raise UsageError(
+            f"batch_size is {config.batch_size}, to be shared by {accelerator.num_processes} "
+            f"processes in accumulate={config.accumulate} parts each; expected a multiple of "
+            f"{parts}"
+        )
+
+
+def newest_run(runs: Path) -> Path:
+    """Find the run that was at work last.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    found = [path.parent for path in runs.glob("*/config.json")]
+    if not found:
+        raise TrainingError(
+            f"{runs} holds no run to resume; name the run's folder with --out, or start one"
+        )
+    return max(found, key=lambda run: max(p.stat().st_mtime for p in (run, *run.glob("states"))))

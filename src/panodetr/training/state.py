@@ -1,20 +1,51 @@
-"""The state of a run on disk: enough to go on as if it had never stopped."""
+"""What changes while training, and its file: enough to go on as if a run had never stopped.
+
+Random numbers need no place in it. Photos and their augmentation follow from the run's seed and
+their number (`panodetr.data.loader`), and every step seeds torch from the run's seed, the step and
+the process's rank. So the step alone says what comes next, also in another number of processes.
+"""
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
 from panodetr.errors import TrainingError
 from panodetr.files import written_whole
+from panodetr.training.objective import compute_losses
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from panodetr.model.detr import Detr
+    from panodetr.training.batch import Batch
+    from panodetr.training.config import TrainConfig
+    from panodetr.training.criterion import Totals
+    from panodetr.training.ema import WeightAverage
     from panodetr.training.scaffold import Scaffold
+
+
+class Learner(nn.Module):
+    """Model, scaffold and losses as one module: what Accelerate spreads over processes."""
+
+    def __init__(self, model: Detr, scaffold: Scaffold, config: TrainConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.scaffold = scaffold
+        self.config = config
+
+    def forward(
+        self, batch: Batch, totals: Totals, *, with_masks: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total to minimise, and its parts to log; see `compute_losses`."""
+        return compute_losses(
+            self.model, self.scaffold, batch, self.config, with_masks=with_masks, totals=totals
+        )
 
 
 @dataclass(kw_only=True)
@@ -22,28 +53,47 @@ class TrainState:
     """What changes while training.
 
     Attributes:
-        model: the model.
-        scaffold: what training adds to it.
+        learner: the model, and what training adds to it.
         optimizer: with its moments.
-        step: steps done.
+        average: of the weights; None where the run keeps none.
+        step: steps done, the skipped ones among them.
+        bad_steps: steps that were skipped because a loss or gradient was not finite.
+        best: the best score of a validation; None before the first.
+        stale: validations since then.
     """
 
-    model: Detr
-    scaffold: Scaffold
+    learner: Learner
     optimizer: torch.optim.Optimizer
+    average: WeightAverage | None
     step: int = 0
+    bad_steps: int = 0
+    best: float | None = None
+    stale: int = 0
+
+    @property
+    def kept_model(self) -> Detr:
+        """The model that is validated and kept: the average where there is one."""
+        return self.learner.model if self.average is None else self.average.model
 
     def save(self, path: Path) -> None:
-        """Write everything, whole or not at all, with the state of torch's random numbers."""
+        """Write everything, whole or not at all.
+
+        Raises:
+            TrainingError: a weight is not finite; nobody should go on from there.
+            PanodetrError: the system refused to write.
+        """
+        self._check_finite()
         everything = {
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "scaffold": self.scaffold.state_dict(),
+            "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "random": torch.get_rng_state(),
+            "average": None if self.average is None else self.average.model.state_dict(),
+            "step": self.step,
+            "bad_steps": self.bad_steps,
+            "best": self.best,
+            "stale": self.stale,
         }
-        with written_whole(path) as temporary:
-            torch.save(everything, temporary)
+        with written_whole(path) as temporary, temporary.open("wb") as file:
+            save_to(file, everything)
 
     def load(self, path: Path) -> None:
         """Take up what `save` wrote.
@@ -52,15 +102,79 @@ class TrainState:
             TrainingError: the file is broken, or of a run with another configuration.
         """
         try:
+            _check_sums(path)
             everything: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-            self.model.load_state_dict(everything["model"])
-            self.scaffold.load_state_dict(everything["scaffold"])
+            self.learner.load_state_dict(everything["learner"])
             self.optimizer.load_state_dict(everything["optimizer"])
-            torch.set_rng_state(everything["random"])
-            self.step = everything["step"]
+            if self.average is not None:
+                # A run may begin to average when it is resumed.
+                self.average.model.load_state_dict(
+                    everything["average"] or self.learner.model.state_dict()
+                )
+            self.step, self.bad_steps = everything["step"], everything["bad_steps"]
+            self.best, self.stale = everything["best"], everything["stale"]
         except Exception as error:  # a damaged file can raise nearly anything
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise TrainingError(
                 f"cannot resume from {path}: {reason}; "
                 "resume with the run's own settings, or start a new run"
             ) from error
+
+    def _check_finite(self) -> None:
+        for name, tensor in self.learner.state_dict().items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise TrainingError(
+                    f"weight {name} is not finite after step {self.step}; lower the learning rate, "
+                    "and go on from the state before with --resume"
+                )
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed all of torch's randomness for one step in one process."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
+
+
+def save_to(file: BinaryIO, everything: object) -> None:
+    """Write with `torch.save`, which tells of a full disk in words of its own: tell the system's.
+
+    Raises:
+        OSError: the system refused to write.
+    """
+    sink = _Sink(file)
+    try:
+        torch.save(everything, sink)  # pyright: ignore[reportArgumentType]
+    except RuntimeError as error:
+        if sink.error is None:
+            raise
+        raise sink.error from error
+
+
+class _Sink:
+    """A file that remembers why it could not be written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.error: OSError | None = None
+        self._file = file
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _check_sums(path: Path) -> None:
+    """See that the file's parts have the check sums that it states; torch does not look.
+
+    Raises:
+        ValueError: one hasn't.
+        Exception: the file is no archive at all.
+    """
+    with zipfile.ZipFile(path) as archive:
+        broken = archive.testzip()
+    if broken is not None:
+        raise ValueError(f"its part {broken} is damaged")

@@ -1,0 +1,125 @@
+"""How `panodetr train` tells how a run goes on: a bar on a terminal, else plain lines."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from panodetr.model.detr import Detr
+    from panodetr.training.batch import Batch
+    from panodetr.training.observe import BadStep
+    from panodetr.training.observe import Progress as Line
+    from panodetr.training.validate import Validation
+
+
+class TrainProgress:
+    """Observes a run on stderr."""
+
+    def __init__(self) -> None:
+        """Show nothing yet; the bar is there within `with`, once the first step begins."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        console = Console(stderr=True)
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}", markup=False),
+                console=console,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._task = self._bar.add_task("learning", total=None, rate="")
+        self._first = self._steps = 0
+        self._began = time.perf_counter()
+
+    def __enter__(self) -> TrainProgress:
+        """Draw the bar."""
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the bar away."""
+        if self._bar:
+            self._bar.stop()
+
+    def note(self, text: str) -> None:
+        """Print it."""
+        self._print(text)
+
+    def begin(self, step: int, steps: int) -> None:
+        """Set the clock."""
+        self._first, self._steps = step, steps
+        self._began = time.perf_counter()
+        if step:
+            self._print(f"going on after step {step}")
+        if self._bar:
+            self._bar.update(self._task, total=steps, completed=step)
+
+    def batch(self, step: int, batch: Batch) -> None:
+        """Nothing to show."""
+
+    def stepped(self, step: int) -> None:
+        """Move the bar on."""
+        if self._bar:
+            self._bar.update(
+                self._task, description="learning", completed=step, rate=self._rate(step)
+            )
+
+    def progress(self, line: Line) -> None:
+        """Print losses, learning rate, speed and the time that is left."""
+        losses = " ".join(f"{name} {value:.3f}" for name, value in line.losses.items())
+        self._print(
+            f"step {line.step}/{self._steps}  {losses}  rate {line.learning_rate:.1e}  "
+            f"{line.photos_per_second:.1f} photos/s  {self._rate(line.step)}"
+        )
+
+    def bad_step(self, bad: BadStep) -> None:
+        """Print which it was."""
+        photos = ", ".join(map(str, bad.image_ids[:8])) + ("…" if len(bad.image_ids) > 8 else "")
+        self._print(
+            f"step {bad.step} is skipped: a loss or gradient is not finite; its images: {photos}"
+        )
+
+    def validating(self, done: int, photos: int) -> None:
+        """Say on the bar how far it is."""
+        if self._bar:
+            self._bar.update(self._task, description=f"validating {done}/{photos}")
+
+    def validated(self, validation: Validation, model: Detr) -> None:
+        """Print the score."""
+        self._print(
+            f"step {validation.step}/{self._steps}  validation: "
+            f"{validation.measure} {validation.score:.3f}"
+        )
+
+    def _rate(self, step: int) -> str:
+        """Say how much time is left, at the speed so far."""
+        done = step - self._first
+        if not done:
+            return ""
+        left = (time.perf_counter() - self._began) / done * (self._steps - step)
+        return f"{duration(left)} left"
+
+    def _print(self, text: str) -> None:
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Write a time as people say it: "45 s", "12 min", "3 h 05 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02} min"

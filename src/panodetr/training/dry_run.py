@@ -1,0 +1,134 @@
+"""A rehearsal: everything is built and two steps are done, but nothing is written."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from panodetr.errors import TrainingError
+from panodetr.training.batch import read_steps
+from panodetr.training.loop import make_state, train_step
+from panodetr.training.prepare import prepare
+from panodetr.training.ranks import join_ranks
+from panodetr.training.run import check_shares
+
+if TYPE_CHECKING:
+    from panodetr.training.config import TrainConfig
+    from panodetr.training.prepare import Request
+
+PAPER_STEPS = 554_000
+"""The paper's 300 epochs of COCO's 118 287 photos in batches of 64."""
+
+LEAST_FROM_SCRATCH = 50_000
+"""Steps of plain DETR from random weights, a tenth of the paper's: fewer are far too few."""
+
+LEAST_WITH_HELP = 5_000
+"""The same with token supervision: the bundled model took 6400 steps."""
+
+LEAST_FINE_TUNING = 1_000
+"""From a trained checkpoint: a new class head and its queries still have to learn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What a rehearsal found.
+
+    Attributes:
+        config: the run's.
+        photos: to learn from.
+        val_photos: to validate with.
+        parameters: that learn.
+        seconds: of one step, with masks where the run learns them.
+        total_seconds: of all steps, validations left out.
+        peak_bytes: of the GPU, or else of this process; None where the system doesn't say.
+        notes: what was not taken over from a checkpoint, and photos that cannot be read.
+        warnings: what will probably disappoint.
+    """
+
+    config: TrainConfig
+    photos: int
+    val_photos: int
+    parameters: int
+    seconds: float
+    total_seconds: float
+    peak_bytes: int | None
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def dry_run(request: Request, *, device: str = "auto") -> DryRun:
+    """Build everything a run needs, do two of its steps, and throw them away.
+
+    Raises:
+        TrainingError: a loss or gradient is not finite.
+        PanodetrError: whatever would stop the run as it begins.
+    """
+    prepared = prepare(request)
+    # Masks from the first step on: that is what most steps cost, and the most memory they take.
+    config = replace(prepared.config, steps=max(2, prepared.config.steps), mask_start=0)
+    accelerator = join_ranks(device, config)
+    check_shares(config, accelerator)
+    notes: list[str] = []
+    state = make_state(config, accelerator.device, notes.append)
+    network = accelerator.prepare_model(state.learner)
+    seconds = 0.0
+    with closing(read_steps(config, prepared.data, 0, notes.append)) as steps:
+        for _ in range(2):  # the second one is timed: the first one warms up
+            parts = next(steps)
+            began = time.perf_counter()
+            result = train_step(network, state, parts, config, accelerator)
+            seconds = time.perf_counter() - began
+            if not result.finite:
+                raise TrainingError(
+                    "a loss or gradient of the first steps is not finite; check the data"
+                )
+    learned = (p for group in state.optimizer.param_groups for p in group["params"])
+    return DryRun(
+        config=prepared.config,
+        photos=len(prepared.data.samples),
+        val_photos=0 if prepared.truth is None else len(prepared.truth.images),
+        parameters=sum(parameter.numel() for parameter in learned),
+        seconds=seconds,
+        total_seconds=seconds * prepared.config.steps,
+        peak_bytes=_peak_bytes(accelerator.device),
+        notes=tuple(notes),
+        warnings=tuple(warn_of_few_steps(prepared.config)),
+    )
+
+
+def warn_of_few_steps(config: TrainConfig) -> list[str]:
+    """Say so where far fewer steps are planned than DETR needs."""
+    if config.learned == "masks":
+        return []
+    if config.start is not None:
+        least, why = LEAST_FINE_TUNING, "a fine-tuned DETR needs some thousands"
+    elif config.token_weight:
+        least = LEAST_WITH_HELP
+        why = "from random weights the bundled model took 6400, with token supervision"
+    else:
+        least = LEAST_FROM_SCRATCH
+        why = (
+            f"from a backbone or random weights DETR took {PAPER_STEPS} of 64 photos in the paper "
+            "(300 epochs of COCO); start from a trained checkpoint (recipe finetune) instead, or "
+            f"plan {least} at the least"
+        )
+    if config.steps >= least:
+        return []
+    return [f"{config.steps} steps of {config.batch_size} photos are very few: {why}"]
+
+
+def _peak_bytes(device: torch.device) -> int | None:
+    """The most memory that was taken so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

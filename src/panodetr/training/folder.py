@@ -1,0 +1,153 @@
+"""The folder of a run: where everything lies, and which state comes next.
+
+config.json         the recipe, what was changed in it, the data, and the configuration
+log.jsonl           a line every so many steps and every validation
+results.png         the log as curves
+tensorboard/        the same for TensorBoard
+pictures/           augmented batches with their truth; predictions beside the truth
+states/             the last two states to resume from; the file `last` names the newer one
+bad_steps/          the photos of steps whose loss was not finite
+best/               the model with the best validation, and its metrics
+model/              the model after the last step
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from panodetr.checkpoints.native import METRICS_FILE, save_checkpoint
+from panodetr.errors import TrainingError
+from panodetr.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from panodetr.checkpoints.spec import ModelSpec
+    from panodetr.model.detr import Detr
+    from panodetr.training.state import TrainState
+
+KEPT_STATES = 2
+
+UNFINISHED = ".writing-"  # what `panodetr.files` has in work begins so, too
+
+
+class RunFolder:
+    """One run's folder; nothing is made until something is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.log = path / "log.jsonl"
+        self.results = path / "results.png"
+        self.board = path / "tensorboard"
+        self.pictures = path / "pictures"
+        self.states = path / "states"
+        self.bad_steps = path / "bad_steps"
+        self.best = path / "best"
+        self.model = path / "model"
+        self._kept: list[str] = []  # good states, oldest first
+
+    @property
+    def pointer(self) -> Path:
+        """The file that names the newest state."""
+        return self.states / "last"
+
+    def holds_run(self) -> bool:
+        """Whether a run was begun here."""
+        return self.config.exists() or self.states.exists()
+
+    def has_states(self) -> bool:
+        """Whether there is anything to go on from."""
+        return bool(self._newest_first())
+
+    def save(self, state: TrainState) -> None:
+        """Write a state, let `last` name it, and remove all but it and the one before.
+
+        Raises:
+            TrainingError: a weight is not finite.
+            PanodetrError: the system refused to write; `last` names the state before.
+        """
+        name = f"{state.step:08}.pt"
+        state.save(self.states / name)
+        write_text(self.pointer, name + "\n")
+        self._kept = [*(kept for kept in self._kept if kept != name), name][-KEPT_STATES:]
+        for path in self.states.glob("[0-9]*.pt"):
+            if path.name not in self._kept:
+                path.unlink()
+
+    def load(self, state: TrainState, note: Callable[[str], None]) -> None:
+        """Take up the newest state that is whole; without any, the run starts where it began.
+
+        Args:
+            state: what is taken up.
+            note: called with a line where a state is broken.
+
+        Raises:
+            TrainingError: there are states, and none can be read.
+        """
+        paths = self._newest_first()
+        failed: TrainingError | None = None
+        for path in paths:
+            try:
+                state.load(path)
+            except TrainingError as error:
+                failed = failed or error
+                continue
+            if failed is not None:
+                note(f"{failed}; going on from the state before, {path.name}")
+            self._kept = [path.name]
+            return
+        if failed is not None:
+            raise failed
+
+    def save_model(
+        self,
+        place: Path,
+        spec: ModelSpec,
+        model: Detr,
+        metrics: Mapping[str, object] | None = None,
+    ) -> None:
+        """Write a checkpoint into `best` or `model` in such a way that a whole one is always there.
+
+        Its files are renamed one by one over those of the model before, whose description is the
+        same.
+
+        Args:
+            place: `best` or `model`.
+            spec: what the model says of itself.
+            model: with the weights.
+            metrics: what it reached, for `metrics.json`.
+
+        Raises:
+            PanodetrError: the system refused to write.
+        """
+        fresh = self.path / f"{UNFINISHED}{place.name}"
+        save_checkpoint(fresh, spec, model.state_dict())
+        if metrics is not None:
+            write_json(fresh / METRICS_FILE, metrics)
+        place.mkdir(exist_ok=True)
+        for file in sorted(
+            fresh.iterdir(), key=lambda file: file.name == METRICS_FILE
+        ):  # weights first
+            file.replace(place / file.name)
+        fresh.rmdir()
+
+    def clear_leftovers(self) -> None:
+        """Remove what a killed process was writing."""
+        for pattern in (f"{UNFINISHED}*", ".old-*"):
+            for unfinished in list(self.path.rglob(pattern)):
+                if unfinished.is_dir():
+                    shutil.rmtree(unfinished)
+                else:
+                    unfinished.unlink(missing_ok=True)
+
+    def _newest_first(self) -> list[Path]:
+        """Give the states, the one that `last` names first."""
+        paths = sorted(self.states.glob("[0-9]*.pt"), reverse=True)
+        try:
+            named = self.pointer.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return paths
+        return sorted(paths, key=lambda path: path.name != named)

@@ -1,0 +1,205 @@
+"""Pictures of a run: what the model is fed, and what it makes of photos that it doesn't learn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from panodetr.boxes import cxcywh_to_xyxy
+from panodetr.data.masks import panoptic_objects
+from panodetr.data.panoptic import read_ids
+from panodetr.images.read import read_image
+from panodetr.results.draw import draw_detections, draw_overlay
+from panodetr.results.types import Detection, DetectionResult, PanopticResult, Segment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from panodetr.checkpoints.spec import ModelSpec
+    from panodetr.data.instances import ObjectTruth
+    from panodetr.data.panoptic import Sample
+    from panodetr.evaluation.truth import Truth, TruthImage
+    from panodetr.predict import Predictor
+    from panodetr.results.types import Category
+    from panodetr.training.batch import Batch
+
+PHOTOS = 4
+"""More of them on one picture could not be seen."""
+
+_GAP = 8  # pixels between two photos
+
+
+def draw_batch(batch: Batch, spec: ModelSpec) -> NDArray[np.uint8]:
+    """Draw the first photos of a batch, augmented and padded as they are, with their objects.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    rule = spec.preprocessing
+    mean, std = (np.array(value, np.float32)[:, None, None] for value in (rule.mean, rule.std))
+    drawn: list[NDArray[np.uint8]] = []
+    for number in range(min(PHOTOS, len(batch.pixels))):
+        pixels = batch.pixels[number].cpu().numpy() * std + mean  # 3, H, W
+        photo = (pixels.transpose(1, 2, 0) * 255).round().clip(0, 255).astype(np.uint8)  # H, W, 3
+        real = np.ones(photo.shape[:2], np.bool_)
+        if batch.padding is not None:
+            real = ~batch.padding[number].cpu().numpy()
+        drawn.append(_draw_target(batch, number, photo * real[..., None], real, spec.categories))
+    return _grid([drawn])
+
+
+def draw_validation(predictor: Predictor, truth: Truth) -> NDArray[np.uint8]:
+    """Draw predictions for the first photos of a data set, each on the left, its truth on the right.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: a photo cannot be read.
+        DataError: an id map cannot be read.
+    """
+    images = truth.images[:PHOTOS]
+    photos = [image.photo for image in images]
+    with_masks = predictor.spec.architecture.masks
+    if with_masks:
+        found = [draw_overlay(result) for result in predictor.segment(photos)]
+    else:
+        found = [draw_detections(result) for result in predictor.detect(photos)]
+    return _grid(
+        [answer, _draw_truth(image, truth, predictor.categories, with_masks=with_masks)]
+        for image, answer in zip(images, found, strict=True)
+    )
+
+
+def _draw_target(
+    batch: Batch,
+    number: int,
+    photo: NDArray[np.uint8],
+    real: NDArray[np.bool_],
+    categories: Sequence[Category],
+) -> NDArray[np.uint8]:
+    """Draw one photo of a batch with its objects: masks where there are any, else boxes."""
+    targets = batch.targets
+    first = sum(targets.counts[:number])
+    own = slice(first, first + targets.counts[number])
+    by_index = {category.index: category for category in categories}
+    classes = [by_index[index] for index in targets.classes[own].tolist()]
+    if targets.index_map is not None:
+        ids = targets.index_map[number].cpu().numpy().astype(np.int32)
+        pairs = list(enumerate(classes, start=1))
+        return _draw_ids(photo, ids, pairs, categories)
+    size = np.array([*np.flatnonzero(real.any(0))[-1:], *np.flatnonzero(real.any(1))[-1:]] * 2) + 1
+    boxes = cxcywh_to_xyxy(targets.boxes[own]).cpu().numpy() * size
+    return _draw_boxes(photo, zip(classes, boxes.tolist(), strict=True), categories)
+
+
+def _draw_truth(
+    image: TruthImage, truth: Truth, categories: Sequence[Category], *, with_masks: bool
+) -> NDArray[np.uint8]:
+    """Draw what is true of a photo, in the form that the model answers in."""
+    photo = read_image(image.photo)
+    by_id = {category.id: category for category in categories}
+    if image.panoptic is not None and with_masks:
+        pairs = [
+            (segment.id, by_id[segment.category_id])
+            for segment in image.panoptic.segments
+            if segment.category_id in by_id
+        ]
+        return _draw_ids(photo, read_ids(image.panoptic), pairs, categories)
+    if image.instances is not None:
+        objects = list(image.instances.objects)
+    else:
+        assert image.panoptic is not None
+        objects = _panoptic_boxes(image.panoptic, truth)
+    boxes = [
+        (by_id[one["category_id"]], [x, y, x + width, y + height])
+        for one in objects
+        if one["category_id"] in by_id
+        for x, y, width, height in [one["bbox"]]
+    ]
+    return _draw_boxes(photo, boxes, categories)
+
+
+def _panoptic_boxes(sample: Sample, truth: Truth) -> list[ObjectTruth]:
+    things = {category.id for category in truth.object_categories}
+    return panoptic_objects(sample, read_ids(sample), things)
+
+
+def _draw_ids(
+    photo: NDArray[np.uint8],
+    ids: NDArray[np.int32],
+    pairs: Iterable[tuple[int, Category]],
+    categories: Sequence[Category],
+) -> NDArray[np.uint8]:
+    """Draw an id map, of which each pair says an id and what it is."""
+    segments: list[Segment] = []
+    shown = np.zeros(ids.shape, np.int32)  # with small ids: drawing keeps a table of them
+    for place, (number, category) in enumerate(pairs, start=1):
+        rows, columns = np.nonzero(ids == number)
+        if rows.size:
+            shown[rows, columns] = place
+            y0, y1, x0, x1 = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
+            segments.append(
+                Segment(
+                    id=place,
+                    label=category.name,
+                    category_id=category.id,
+                    is_thing=category.is_thing,
+                    score=1.0,
+                    box=(float(x0), float(y0), float(x1), float(y1)),
+                    area=int(rows.size),
+                )
+            )
+    return draw_overlay(
+        PanopticResult(
+            segments=tuple(segments),
+            segment_ids=shown,
+            photo=photo,
+            source=None,
+            categories=tuple(categories),
+        )
+    )
+
+
+def _draw_boxes(
+    photo: NDArray[np.uint8],
+    boxes: Iterable[tuple[Category, Sequence[float]]],
+    categories: Sequence[Category],
+) -> NDArray[np.uint8]:
+    return draw_detections(
+        DetectionResult(
+            detections=tuple(
+                Detection(
+                    label=category.name,
+                    category_id=category.id,
+                    score=1.0,
+                    box=(box[0], box[1], box[2], box[3]),
+                )
+                for category, box in boxes
+            ),
+            photo=photo,
+            source=None,
+            categories=tuple(categories),
+        )
+    )
+
+
+def _grid(rows: Iterable[Sequence[NDArray[np.uint8]]]) -> NDArray[np.uint8]:
+    """Lay pictures out in rows, on white."""
+    laid = list(rows)
+    heights = [max(picture.shape[0] for picture in row) for row in laid]
+    width = max(sum(picture.shape[1] + _GAP for picture in row) for row in laid) - _GAP
+    height = sum(heights) + _GAP * (len(laid) - 1)
+    sheet = Image.new("RGB", (width, height), "white")
+    y = 0
+    for row, tall in zip(laid, heights, strict=True):
+        x = 0
+        for picture in row:
+            sheet.paste(Image.fromarray(picture), (x, y))
+            x += picture.shape[1] + _GAP
+        y += tall + _GAP
+    return np.asarray(sheet)

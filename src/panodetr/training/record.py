@@ -1,0 +1,150 @@
+"""Writes down what a run tells, in the run's folder, and tells it on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from panodetr.files import write_json, written_whole
+from panodetr.predict import Predictor
+from panodetr.runtimes.torch import TorchRuntime
+from panodetr.training.log import RATES, Board, Log, plot_log, read_log, scalars
+from panodetr.training.pictures import draw_batch, draw_validation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from numpy.typing import NDArray
+
+    from panodetr.checkpoints.spec import ModelSpec
+    from panodetr.data.dataset import Dataset
+    from panodetr.evaluation.truth import Truth
+    from panodetr.model.detr import Detr
+    from panodetr.training.batch import Batch
+    from panodetr.training.folder import RunFolder
+    from panodetr.training.observe import BadStep, Observer, Progress
+    from panodetr.training.validate import Validation
+
+DRAWN_BATCHES = 3
+
+
+class Recorder:
+    """The observer that keeps the run's folder, but for its states and models."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        spec: ModelSpec,
+        data: Dataset,
+        truth: Truth | None,
+        device: torch.device,
+        audience: Observer,
+    ) -> None:
+        """Write nothing yet.
+
+        Args:
+            folder: the run's.
+            spec: of the model.
+            data: what it learns from.
+            truth: what it is validated with.
+            device: where it is validated.
+            audience: who is told on.
+        """
+        self._folder = folder
+        self._spec = spec
+        self._photos = {sample.image_id: str(sample.photo) for sample in data.samples}
+        self._truth = truth
+        self._device = device
+        self._audience = audience
+        self._notes: list[str] = []  # before the step is known that they belong to
+        self._step = 0
+        self._log: Log | None = None
+        self._board: Board | None = None
+
+    def close(self) -> None:
+        """Draw the curves, and close what is open."""
+        if self._board is not None:
+            self._board.close()
+        self._plot()
+
+    def note(self, text: str) -> None:
+        """A line for the log."""
+        if self._log is None:
+            self._notes.append(text)
+        else:
+            self._log.add(self._step, note=text)
+        self._audience.note(text)
+
+    def begin(self, step: int, steps: int) -> None:
+        """Go on with the log after the step."""
+        self._step = step
+        self._log = Log(self._folder.log, step)
+        self._board = Board(self._folder.board, step)
+        for text in self._notes:
+            self._log.add(step, note=text)
+        self._audience.begin(step, steps)
+
+    def batch(self, step: int, batch: Batch) -> None:
+        """Draw the first ones."""
+        if step <= DRAWN_BATCHES:
+            picture = draw_batch(batch, self._spec)
+            _write_picture(self._folder.pictures / f"batch_{step}.png", picture)
+
+    def stepped(self, step: int) -> None:
+        """Keep the number."""
+        self._step = step
+        self._audience.stepped(step)
+
+    def progress(self, line: Progress) -> None:
+        """Write the line, and its points on the curves."""
+        assert self._log is not None
+        assert self._board is not None
+        fields = asdict(line)
+        step, losses = fields.pop("step"), fields["losses"]
+        self._log.add(step, **fields)
+        self._board.add(step, "losses", losses)
+        self._board.add(step, "rates", {name: fields[name] for name in RATES})
+        self._audience.progress(line)
+
+    def bad_step(self, bad: BadStep) -> None:
+        """Write the photos down: one of them may be what is wrong."""
+        assert self._log is not None
+        values = bad.losses | {"gradient_norm": bad.gradient_norm}
+        shown = {
+            name: value if np.isfinite(value) else str(value) for name, value in values.items()
+        }
+        path = self._folder.bad_steps / f"{bad.step:08}.json"
+        photos = [{"image_id": i, "photo": self._photos[i]} for i in bad.image_ids]
+        write_json(path, {"step": bad.step, "losses": shown, "photos": photos})
+        self._log.add(bad.step, bad_step=str(path.relative_to(self._folder.path)))
+        self._audience.bad_step(bad)
+
+    def validating(self, done: int, photos: int) -> None:
+        """Nothing to keep."""
+        self._audience.validating(done, photos)
+
+    def validated(self, validation: Validation, model: Detr) -> None:
+        """Write the figures, and draw the curves and some of the predictions."""
+        assert self._log is not None
+        assert self._board is not None
+        assert self._truth is not None
+        figures = scalars(validation.metrics)
+        self._log.add(validation.step, validation=figures)
+        self._board.add(validation.step, "validation", figures)
+        predictor = Predictor(self._spec, TorchRuntime(model, self._device))
+        picture = self._folder.pictures / f"validation_{validation.step:08}.png"
+        _write_picture(picture, draw_validation(predictor, self._truth))
+        self._plot()
+        self._audience.validated(validation, model)
+
+    def _plot(self) -> None:
+        plot_log(read_log(self._folder.log), self._folder.results)
+
+
+def _write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+    with written_whole(path) as temporary:
+        Image.fromarray(picture).save(temporary)
