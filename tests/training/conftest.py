@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from PIL import Image
 
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.augment import CropAugmentation
-from panodetr.data.panoptic import PanopticData
+from panodetr.data.dataset import Dataset, open_data
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import DetrConfig, ResNetConfig
 from panodetr.training.config import TrainConfig
@@ -32,19 +35,19 @@ def draw_discs(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.
     return light.clip(0, 255).astype(np.uint8), ids
 
 
-def write_discs(folder: Path, count: int, seed: int = 0) -> PanopticData:
+def write_discs(folder: Path, count: int, seed: int = 0, split: str = "train") -> Dataset:
     """Write photos of discs as COCO panoptic data."""
     rng = np.random.default_rng(seed)
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
-    for part in ("train", "panoptic_train"):
+    for part in (split, f"panoptic_{split}"):
         (folder / part).mkdir(parents=True)
     for number in range(1, count + 1):
         name = f"{number}.png"
         photo, ids = draw_discs(rng)
         colors = np.stack([ids, np.zeros_like(ids), np.zeros_like(ids)], axis=-1)
-        Image.fromarray(photo).save(folder / "train" / name)
-        Image.fromarray(colors.astype(np.uint8)).save(folder / "panoptic_train" / name)
+        Image.fromarray(photo).save(folder / split / name)
+        Image.fromarray(colors.astype(np.uint8)).save(folder / f"panoptic_{split}" / name)
         segments = [
             {"id": i, "category_id": 10 if i > 1 else 20, "area": int((ids == i).sum())}
             for i in range(1, 5)
@@ -56,18 +59,40 @@ def write_discs(folder: Path, count: int, seed: int = 0) -> PanopticData:
         {"id": 20, "name": "background", "isthing": 0, "color": [0, 0, 0]},
     ]
     document = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / "panoptic_train.json").write_text(json.dumps(document))
-    return PanopticData.open(folder, "train")
+    (folder / f"panoptic_{split}.json").write_text(json.dumps(document))
+    return open_data(folder, split)
 
 
 @pytest.fixture
-def discs(tmp_path: Path) -> PanopticData:
+def discs(tmp_path: Path) -> Dataset:
     """Four photos, each with three discs and a background."""
     return write_discs(tmp_path / "discs", 4)
 
 
 @pytest.fixture
-def tiny_run(discs: PanopticData) -> TrainConfig:
+def accelerator() -> Accelerator:
+    """This process alone, on the CPU, in full precision."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
+    return Accelerator(cpu=True)
+
+
+@pytest.fixture
+def plain_run(tiny_run: TrainConfig) -> TrainConfig:
+    """The same without what makes a photo's losses depend on the others of its batch, or on luck."""
+    shape = tiny_run.spec.architecture
+    shape = replace(shape, dropout=0.0, backbone=replace(shape.backbone, norm="group"))
+    return replace(
+        tiny_run,
+        spec=replace(tiny_run.spec, architecture=shape),
+        augmentation=CropAugmentation(size=64),
+        batch_size=4,
+        mask_start=0,
+        mask_objects=1000,
+    )
+
+
+@pytest.fixture
+def tiny_run(discs: Dataset) -> TrainConfig:
     """Six steps of everything that training has: groups, token supervision, masks, dropout."""
     architecture = DetrConfig(
         backbone=ResNetConfig(

@@ -1,27 +1,98 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor
+from torch.testing import assert_close
 
-from panodetr.data.panoptic import PanopticData
+from panodetr.checkpoints.build import load_model
+from panodetr.data.dataset import Dataset
 from panodetr.errors import TrainingError
+from panodetr.evaluation.truth import Truth
 from panodetr.model.detr import Detr
+from panodetr.training.batch import Batch, read_steps
 from panodetr.training.config import TrainConfig
-from panodetr.training.loop import Progress, make_state, read_batches, train, train_step
+from panodetr.training.folder import RunFolder
+from panodetr.training.loop import StepResult, make_state, train, train_step
+from panodetr.training.observe import BadStep, Progress, Silence
+from panodetr.training.state import TrainState, seed_step
+from panodetr.training.validate import Validation
 
 CPU = torch.device("cpu")
 
 
-def run(
-    config: TrainConfig, data: PanopticData, state: Path, *, resume: bool = False
-) -> tuple[Detr, list[Progress]]:
-    lines: list[Progress] = []
-    model = train(config, data, state, device=CPU, resume=resume, report=lines.append)
-    return model, lines
+@dataclass
+class Told(Silence):
+    """Keeps what a run tells."""
+
+    notes: list[str] = field(default_factory=list)
+    lines: list[Progress] = field(default_factory=list)
+    bad: list[BadStep] = field(default_factory=list)
+    validations: list[Validation] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def progress(self, line: Progress) -> None:
+        self.lines.append(line)
+
+    def bad_step(self, bad: BadStep) -> None:
+        self.bad.append(bad)
+
+    def validated(self, validation: Validation, model: Detr) -> None:
+        self.validations.append(validation)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs into folders of their own."""
+
+    data: Dataset
+    accelerator: Accelerator
+    place: Path
+
+    def __call__(
+        self, config: TrainConfig, name: str, *, resume: bool = False, validate: bool = False
+    ) -> tuple[TrainState, Told]:
+        told = Told()
+        state = train(
+            config,
+            self.data,
+            Truth.open(self.data.folder, "train") if validate else None,
+            RunFolder(self.place / name),
+            accelerator=self.accelerator,
+            observer=told,
+            resume=resume,
+        )
+        return state, told
+
+
+@pytest.fixture
+def run(discs: Dataset, accelerator: Accelerator, tmp_path: Path) -> Runner:
+    return Runner(discs, accelerator, tmp_path)
+
+
+def steps_of(config: TrainConfig, data: Dataset, start: int = 0) -> list[list[Batch]]:
+    return list(read_steps(config, data, start, print))
+
+
+def one_step(
+    config: TrainConfig, parts: list[Batch], accelerator: Accelerator
+) -> tuple[TrainState, StepResult]:
+    state = make_state(config, CPU, print)
+    seed_step(config.seed, 0, 0)
+    result = train_step(state.learner, state, parts, config, accelerator)
+    return state, result
+
+
+def gradients(state: TrainState) -> dict[str, Tensor]:
+    named = state.learner.named_parameters()
+    return {name: p.grad.clone() for name, p in named if p.grad is not None}
 
 
 def assert_identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
@@ -30,52 +101,47 @@ def assert_identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_never_had(
-    tiny_run: TrainConfig, discs: PanopticData, tmp_path: Path
+    tiny_run: TrainConfig, run: Runner
 ) -> None:
-    straight, _ = run(tiny_run, discs, tmp_path / "straight.pt")
-    run(replace(tiny_run, steps=3), discs, tmp_path / "stopped.pt")
+    config = replace(tiny_run, ema=0.9)
+    straight, _ = run(config, "straight")
+    run(replace(config, steps=3), "stopped")
     torch.manual_seed(99)  # another process would not have the random numbers of this one
-    resumed, lines = run(tiny_run, discs, tmp_path / "stopped.pt", resume=True)
-    assert_identical(resumed.state_dict(), straight.state_dict())
-    assert [line.step for line in lines] == [4, 6]
+    resumed, told = run(config, "stopped", resume=True)
+    assert_identical(resumed.learner.state_dict(), straight.learner.state_dict())
+    assert_identical(resumed.kept_model.state_dict(), straight.kept_model.state_dict())
+    assert [line.step for line in told.lines] == [4, 6]
 
 
-def test_seeds_decide_everything(
-    tiny_run: TrainConfig, discs: PanopticData, tmp_path: Path
-) -> None:
+def test_seeds_decide_everything(tiny_run: TrainConfig, run: Runner) -> None:
     short = replace(tiny_run, steps=2)
-    first, _ = run(short, discs, tmp_path / "a.pt")
-    same, _ = run(short, discs, tmp_path / "b.pt")
-    other, _ = run(replace(short, seed=1), discs, tmp_path / "c.pt")
-    assert_identical(first.state_dict(), same.state_dict())
-    assert not torch.equal(first.queries.weight, other.queries.weight) or not torch.equal(
-        first.project.weight, other.project.weight
-    )
+    first, same = run(short, "a")[0], run(short, "b")[0]
+    other = run(replace(short, seed=1), "c")[0]
+    assert_identical(first.learner.state_dict(), same.learner.state_dict())
+    assert not torch.equal(first.learner.model.project.weight, other.learner.model.project.weight)
 
 
-def test_the_log_has_means_of_every_loss_and_the_rate(
-    tiny_run: TrainConfig, discs: PanopticData, tmp_path: Path
-) -> None:
-    model, lines = run(replace(tiny_run, mask_start=2, steps=5), discs, tmp_path / "state.pt")
-    assert [line.step for line in lines] == [2, 4, 5]
+def test_the_log_has_means_of_every_loss_and_the_rate(tiny_run: TrainConfig, run: Runner) -> None:
+    state, told = run(replace(tiny_run, mask_start=2, steps=5), "run")
+    assert [line.step for line in told.lines] == [2, 4, 5]
     boxes = {"label", "l1", "giou", "tokens", "total"}
-    assert lines[0].losses.keys() == boxes
-    assert lines[1].losses.keys() == boxes | {"focal", "dice"}
-    assert lines[0].learning_rate == pytest.approx(1e-3 * 2 / 3)
-    assert lines[2].learning_rate == pytest.approx(1e-3)
-    assert all(line.crops_per_second > 0 for line in lines)
-    assert not model.training
+    assert told.lines[0].losses.keys() == boxes
+    assert told.lines[1].losses.keys() == boxes | {"focal", "dice"}
+    assert told.lines[0].learning_rate == pytest.approx(1e-3 * 2 / 3)
+    assert told.lines[2].learning_rate == pytest.approx(1e-3)
+    assert all(line.photos_per_second > 0 and line.gradient_norm > 0 for line in told.lines)
+    assert state.step == 5
 
 
-def test_every_step_moves_every_part(tiny_run: TrainConfig, discs: PanopticData) -> None:
+def test_every_step_moves_every_part(
+    tiny_run: TrainConfig, discs: Dataset, accelerator: Accelerator
+) -> None:
     config = replace(tiny_run, mask_start=0, mask_objects=100)
-    state = make_state(config, CPU)
-    parts = (state.model, state.scaffold)
-    before = [p.detach().clone() for part in parts for p in part.parameters()]
-    train_step(state, next(read_batches(config, discs, 0)), config)
-    names = [name for part in parts for name, _ in part.named_parameters()]
-    after = [p for part in parts for p in part.parameters()]
-    still = {n for n, a, b in zip(names, before, after, strict=True) if torch.equal(a, b)}
+    before = make_state(config, CPU, print).learner.state_dict()
+    state, _ = one_step(config, steps_of(config, discs)[0], accelerator)
+    names = [name for name, _ in state.learner.named_parameters()]
+    after = state.learner.state_dict()
+    still = {name for name in names if torch.equal(before[name], after[name])}
     # Softmax takes no notice of what is added to all keys alike, and a query with no memory of the
     # image reads values that are all zero: these have no gradient, or none in the first step.
     assert not {
@@ -83,69 +149,154 @@ def test_every_step_moves_every_part(tiny_run: TrainConfig, discs: PanopticData)
     }
 
 
-def test_gradients_are_clipped(tiny_run: TrainConfig, discs: PanopticData) -> None:
+def test_gradients_are_clipped_all_together(
+    tiny_run: TrainConfig, discs: Dataset, accelerator: Accelerator
+) -> None:
     config = replace(tiny_run, clip=1e-3)
-    state = make_state(config, CPU)
-    train_step(state, next(read_batches(config, discs, 0)), config)
-    for group in state.optimizer.param_groups:
-        gradients = [p.grad for p in group["params"] if p.grad is not None]
-        norm = torch.stack([gradient.norm() for gradient in gradients]).norm().item()
-        assert norm == pytest.approx(1e-3, rel=1e-2)
+    state, result = one_step(config, steps_of(config, discs)[0], accelerator)
+    norms = torch.stack([gradient.norm() for gradient in gradients(state).values()])
+    assert norms.norm().item() == pytest.approx(1e-3, rel=1e-2)
+    assert result.gradient_norm > 1
 
 
-def test_batches_are_those_of_their_step(tiny_run: TrainConfig, discs: PanopticData) -> None:
-    every = list(read_batches(tiny_run, discs, 0))
+def test_parts_give_the_gradients_of_the_whole(
+    plain_run: TrainConfig, discs: Dataset, accelerator: Accelerator
+) -> None:
+    config = replace(plain_run, denoising=1)
+    whole, at_once = one_step(config, steps_of(config, discs)[0], accelerator)
+    # Denoising draws its noise part by part, so it is compared with the rest, not with itself.
+    split = replace(plain_run, accumulate=4)
+    plain, expected = one_step(plain_run, steps_of(plain_run, discs)[0], accelerator)
+    parts = steps_of(split, discs)[0]
+    assert [len(part.pixels) for part in parts] == [1, 1, 1, 1]
+    summed, found = one_step(split, parts, accelerator)
+    for name, loss in expected.losses.items():
+        assert_close(found.losses[name], loss, rtol=1e-5, atol=1e-5)
+        assert_close(at_once.losses[name], loss, rtol=1e-5, atol=1e-5) if name != "total" else None
+    found_gradients = gradients(summed)
+    for name, gradient in gradients(plain).items():
+        assert_close(found_gradients[name], gradient, rtol=1e-3, atol=1e-5)
+    assert gradients(whole).keys() >= found_gradients.keys()
+
+
+def test_parts_without_objects_count_for_nothing_but_no_object(
+    plain_run: TrainConfig, discs: Dataset, accelerator: Accelerator
+) -> None:
+    empty = replace(discs, samples=tuple(replace(s, segments=()) for s in discs.samples[:1]))
+    assert empty.samples
+    parts = steps_of(replace(plain_run, accumulate=2), discs)[0]
+    bare = replace(
+        parts[1],
+        targets=replace(
+            parts[1].targets,
+            classes=torch.zeros(0, dtype=torch.int64),
+            boxes=torch.zeros(0, 4),
+            counts=(0, 0),
+            index_map=torch.zeros_like(parts[0].targets.index_map),  # pyright: ignore[reportArgumentType]
+        ),
+    )
+    state, result = one_step(plain_run, [parts[0], bare], accelerator)
+    alone, _ = one_step(plain_run, [bare, bare], accelerator)
+    assert result.finite
+    assert gradients(state).keys() == gradients(alone).keys()
+
+
+def test_bf16_is_near_float32_and_losses_are_float32(
+    plain_run: TrainConfig, discs: Dataset, accelerator: Accelerator
+) -> None:
+    parts = steps_of(plain_run, discs)[0]
+    _, exact = one_step(plain_run, parts, accelerator)
+    state = make_state(plain_run, CPU, print)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = train_step(state.learner, state, parts, plain_run, accelerator)
+    for name, loss in exact.losses.items():
+        assert found.losses[name].dtype == torch.float32
+        assert_close(found.losses[name], loss, rtol=0.05, atol=0.05)
+    assert not torch.equal(found.losses["total"], exact.losses["total"])
+
+
+def test_batches_are_those_of_their_step(tiny_run: TrainConfig, discs: Dataset) -> None:
+    every = steps_of(tiny_run, discs)
     assert len(every) == tiny_run.steps
-    later = list(read_batches(tiny_run, discs, 4))
-    assert [b.targets.counts for b in later] == [b.targets.counts for b in every[4:]]
-    assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(later, every[4:], strict=True))
+    later = steps_of(tiny_run, discs, 4)
+    for (one,), (other,) in zip(later, every[4:], strict=True):
+        assert one.image_ids == other.image_ids
+        assert torch.equal(one.pixels, other.pixels)
 
 
-def test_divergence_stops_the_run(
-    tiny_run: TrainConfig, discs: PanopticData, tmp_path: Path
+def test_a_step_that_is_not_finite_changes_nothing(
+    tiny_run: TrainConfig, discs: Dataset, accelerator: Accelerator
 ) -> None:
-    with pytest.raises(TrainingError, match="not finite"):
-        run(replace(tiny_run, learning_rate=1e30, clip=1e30, warmup=0), discs, tmp_path / "s.pt")
+    config = replace(tiny_run, ema=0.9)
+    (batch,) = steps_of(config, discs)[0]
+    state, good = one_step(config, [batch], accelerator)
+    assert good.finite
+    before = {k: v.clone() for k, v in state.learner.state_dict().items()}
+    mean = {k: v.clone() for k, v in state.kept_model.state_dict().items()}
+    pixels = batch.pixels.clone()
+    pixels[1, 0, 3, 3] = float("nan")
+    result = train_step(
+        state.learner, state, [replace(batch, pixels=pixels)], config, accelerator
+    )
+    assert not result.finite
+    assert_identical(state.learner.state_dict(), before)
+    assert_identical(state.kept_model.state_dict(), mean)
+    assert state.step == 2
+    assert train_step(state.learner, state, [batch], config, accelerator).finite
 
 
-@pytest.mark.parametrize("damage", ["cut", "garbage", "empty", "absent", "list"])
-def test_a_broken_state_is_one_line(
-    tiny_run: TrainConfig, discs: PanopticData, tmp_path: Path, damage: str
+def test_divergence_stops_the_run_after_the_steps_that_it_may_skip(
+    tiny_run: TrainConfig, run: Runner, discs: Dataset, tmp_path: Path
 ) -> None:
-    path = tmp_path / "state.pt"
-    make_state(tiny_run, CPU).save(path)
-    whole = path.read_bytes()
-    if damage == "cut":
-        path.write_bytes(whole[: len(whole) // 2])
-    elif damage == "absent":
-        path.unlink()
-    elif damage == "list":
-        torch.save([1, 2], path)
-    else:
-        path.write_bytes(b"" if damage == "empty" else b"no state at all")
-    with pytest.raises(TrainingError, match=r"cannot resume from .*state\.pt: ") as caught:
-        run(tiny_run, discs, path, resume=True)
+    diverging = replace(tiny_run, learning_rate=1e30, clip=1e30, warmup=0, bad_steps=2)
+    with pytest.raises(TrainingError, match="3 steps had a loss or gradient that is not finite"):
+        run(diverging, "run")
+    assert not list((tmp_path / "run").glob("states/*"))
+    told = Told()
+    with pytest.raises(TrainingError):
+        train(
+            diverging,
+            discs,
+            None,
+            RunFolder(tmp_path / "again"),
+            accelerator=run.accelerator,
+            observer=told,
+            resume=False,
+        )
+    assert len(told.bad) == 3
+    assert all(len(bad.image_ids) == diverging.batch_size for bad in told.bad)
+
+
+def test_weights_that_are_not_finite_are_never_kept(tiny_run: TrainConfig, run: Runner) -> None:
+    broken = replace(tiny_run, learning_rate=1e30, clip=1e30, warmup=0, bad_steps=100)
+    with pytest.raises(TrainingError, match="is not finite after step") as caught:
+        run(broken, "run")
     assert "\n" not in str(caught.value)
+    assert not (run.place / "run" / "states").exists()
 
 
-def test_a_state_of_another_run_is_refused(
-    tiny_run: TrainConfig, discs: PanopticData, tmp_path: Path
+def test_the_best_model_and_its_figures_are_kept(tiny_run: TrainConfig, run: Runner) -> None:
+    config = replace(tiny_run, validate_every=2, ema=0.5)
+    state, told = run(config, "run", validate=True)
+    assert [validation.step for validation in told.validations] == [2, 4, 6]
+    metrics = json.loads((run.place / "run" / "best" / "metrics.json").read_text())
+    assert metrics["images"] == 4
+    scores = [validation.score for validation in told.validations]
+    assert state.best == max(scores)
+    assert metrics["step"] == told.validations[scores.index(max(scores))].step
+    _, best = load_model(run.place / "run" / "best")
+    shapes = {name: tensor.shape for name, tensor in best.state_dict().items()}
+    assert shapes == {n: t.shape for n, t in state.kept_model.state_dict().items()}
+    assert state.learner.model.training
+
+
+def test_a_run_ends_when_validations_bring_nothing_better(
+    tiny_run: TrainConfig, run: Runner
 ) -> None:
-    path = tmp_path / "state.pt"
-    make_state(replace(tiny_run, query_groups=3), CPU).save(path)
-    with pytest.raises(TrainingError, match="resume with the run's own settings"):
-        run(tiny_run, discs, path, resume=True)
-
-
-def test_a_state_that_cannot_be_written_leaves_the_one_before(
-    tiny_run: TrainConfig, tmp_path: Path
-) -> None:
-    path = tmp_path / "state.pt"
-    state = make_state(tiny_run, CPU)
-    state.save(path)
-    before = path.read_bytes()
-    state.model.state_dict = lambda: lambda: None  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises((AttributeError, TypeError)):
-        state.save(path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.glob("*.pt*")) == [path]
+    config = replace(tiny_run, steps=20, validate_every=2, patience=2, learning_rate=1e-9)
+    config = replace(config, backbone_learning_rate=1e-9)
+    state, told = run(config, "run", validate=True)
+    assert state.step == 6
+    assert len(told.validations) == 3
+    again, _ = run(config, "run", resume=True, validate=True)
+    assert again.step == 6

@@ -151,7 +151,7 @@ def _closing(outcome: Outcome) -> str:
     best = outcome.model
     if outcome.best is not None:
         best = outcome.best
-        text += f"; the best one, at {outcome.score:.3f}, in {best}"
+        text += f"; the best one (validation {outcome.score:.3f}) in {best}"
     return f"{text}; try it: panodetr {command} PHOTO --model {best}"
 
 

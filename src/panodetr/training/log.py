@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 RATES = ("learning_rate", "gradient_norm", "photos_per_second")
 
+VALIDATED = {
+    "panoptic quality": ("pq", "pq_things", "pq_stuff"),
+    "box AP": ("boxes_ap", "boxes_ap50", "boxes_ap75"),
+}
+"""The figures of a validation that are drawn, by panel; the others are in the log."""
+
 
 class Log:
     """Lines of JSON, each with the step it belongs to.
@@ -103,22 +109,31 @@ def plot_log(lines: list[dict[str, Any]], picture: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    curves: dict[str, list[tuple[int, float]]] = {}
+    panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for line in lines:
-        figures: dict[str, float] = dict(line.get("losses", {}))
-        figures |= {name: line[name] for name in RATES if name in line}
-        figures |= line.get("validation", {})
-        for name, value in figures.items():
-            curves.setdefault(name, []).append((line["step"], value))
-    if not curves:
+        figures: dict[str, float] = line.get("validation", {})
+        shown = [(name, name, value) for name, value in line.get("losses", {}).items()]
+        shown += [(name, name, line[name]) for name in RATES if name in line]
+        shown += [
+            (panel, name, figures[name])
+            for panel, names in VALIDATED.items()
+            for name in names
+            if name in figures
+        ]
+        for panel, name, value in shown:
+            panels.setdefault(panel, {}).setdefault(name, []).append((line["step"], value))
+    if not panels:
         return
-    rows = -(-len(curves) // 4)
+    rows = -(-len(panels) // 4)
     figure = Figure(figsize=(15, 2.5 * rows), layout="constrained")
-    for place, (name, points) in enumerate(curves.items(), start=1):
+    for place, (panel, curves) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(rows, 4, place)
-        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 20 else None)
-        axes.set_title(name.replace("_", " "))
+        for name, points in curves.items():
+            axes.plot(*zip(*points, strict=True), ".-" if len(points) < 20 else "-", label=name)
+        axes.set_title(panel.replace("_", " "))
         axes.grid(alpha=0.3)
+        if len(curves) > 1:
+            axes.legend(fontsize="small")
     with written_whole(picture) as temporary:
         figure.savefig(temporary, dpi=100, format="png")
 

@@ -53,7 +53,7 @@ def draw_batch(batch: Batch, spec: ModelSpec) -> NDArray[np.uint8]:
 
 
 def draw_validation(predictor: Predictor, truth: Truth) -> NDArray[np.uint8]:
-    """Draw predictions for the first photos of a data set, each on the left, its truth on the right.
+    """Draw predictions for the first photos of a data set, on the left, and the truth beside them.
 
     Returns:
         (H, W, 3) uint8 RGB.

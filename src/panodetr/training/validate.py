@@ -1,4 +1,4 @@
-"""How good the model is on photos that it does not learn from: whole ones, as a user would use it."""
+"""How good the model is on photos that it does not learn from, whole ones, as in use."""
 
 from __future__ import annotations
 

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import errno
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from panodetr.checkpoints.build import load_model
+from panodetr.errors import PanodetrError, TrainingError
+from panodetr.training.config import TrainConfig
+from panodetr.training.folder import RunFolder
+from panodetr.training.loop import make_state
+from panodetr.training.state import TrainState, save_to
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def state(tiny_run: TrainConfig) -> TrainState:
+    return make_state(tiny_run, CPU, print)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, state: TrainState) -> RunFolder:
+    """A run with states after steps 4 and 6, and one after step 2 that is gone."""
+    folder = RunFolder(tmp_path / "run")
+    for step in (2, 4, 6):
+        state.step = step
+        folder.save(state)
+    return folder
+
+
+def damage(path: Path, how: str) -> None:
+    whole = path.read_bytes()
+    if how == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif how == "garbage":
+        path.write_bytes(b"no state at all")
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "bit":
+        place = len(whole) // 2
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    else:
+        torch.save([1, 2], path)
+
+
+def test_the_last_two_states_are_kept_and_the_newer_one_is_named(folder: RunFolder) -> None:
+    names = sorted(path.name for path in folder.states.iterdir())
+    assert names == ["00000004.pt", "00000006.pt", "last"]
+    assert folder.pointer.read_text() == "00000006.pt\n"
+
+
+def test_the_newest_state_is_taken_up(folder: RunFolder, tiny_run: TrainConfig) -> None:
+    fresh = make_state(replace(tiny_run, seed=5), CPU, print)
+    notes: list[str] = []
+    folder.load(fresh, notes.append)
+    assert fresh.step == 6
+    assert notes == []
+
+
+@pytest.mark.parametrize("how", ["cut", "garbage", "empty", "bit", "list"])
+def test_a_broken_state_falls_back_to_the_one_before(
+    folder: RunFolder, state: TrainState, how: str
+) -> None:
+    damage(folder.states / "00000006.pt", how)
+    notes: list[str] = []
+    reopened = RunFolder(folder.path)
+    reopened.load(state, notes.append)
+    assert state.step == 4
+    (note,) = notes
+    assert "00000006.pt" in note
+    assert "00000004.pt" in note
+    assert "\n" not in note
+    state.step = 5
+    reopened.save(state)  # the broken one is not one of the two that are kept
+    names = sorted(path.name for path in folder.states.iterdir())
+    assert names == ["00000004.pt", "00000005.pt", "last"]
+
+
+@pytest.mark.parametrize("pointer", [None, "", "nonsense", "00000099.pt", "00000004.pt"])
+def test_a_lost_pointer_is_no_harm(
+    folder: RunFolder, state: TrainState, pointer: str | None
+) -> None:
+    if pointer is None:
+        folder.pointer.unlink()
+    else:
+        folder.pointer.write_text(pointer)
+    folder.load(state, print)
+    assert state.step == (4 if pointer == "00000004.pt" else 6)
+
+
+def test_states_that_are_all_broken_are_one_line(folder: RunFolder, state: TrainState) -> None:
+    for path in folder.states.glob("*.pt"):
+        damage(path, "cut")
+    with pytest.raises(TrainingError, match=r"cannot resume from .*00000006\.pt: ") as caught:
+        folder.load(state, print)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_state_of_another_run_is_refused(folder: RunFolder, tiny_run: TrainConfig) -> None:
+    other = make_state(replace(tiny_run, query_groups=3), CPU, print)
+    with pytest.raises(TrainingError, match="resume with the run's own settings"):
+        folder.load(other, print)
+
+
+def test_a_full_disk_is_named(state: TrainState) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no /dev/full, which is a disk without room")
+    with pytest.raises(OSError, match="No space left") as caught, full.open("wb") as file:
+        save_to(file, state.learner.state_dict())
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_errors_of_torch_itself_are_not_taken_for_the_disk() -> None:
+    with pytest.raises(Exception, match="pickle"):
+        save_to(io.BytesIO(), lambda: None)
+
+
+def test_a_state_that_cannot_be_written_leaves_the_one_before(
+    folder: RunFolder, state: TrainState
+) -> None:
+    state.step = 8
+    (folder.states / "00000008.pt").mkdir()  # in the way
+    with pytest.raises(PanodetrError, match="cannot write"):
+        folder.save(state)
+    (folder.states / "00000008.pt").rmdir()
+    names = sorted(path.name for path in folder.states.iterdir())
+    assert names == ["00000004.pt", "00000006.pt", "last"]
+    assert folder.pointer.read_text() == "00000006.pt\n"
+
+
+def test_models_are_replaced_whole(
+    folder: RunFolder, state: TrainState, tiny_run: TrainConfig
+) -> None:
+    model = state.kept_model
+    folder.save_model(folder.best, tiny_run.spec, model, {"step": 1})
+    with torch.no_grad():
+        model.queries.weight.fill_(0.25)
+    folder.save_model(folder.best, tiny_run.spec, model, {"step": 2})
+    _, found = load_model(folder.best)
+    assert found.queries.weight.unique().tolist() == [0.25]
+    assert sorted(p.name for p in folder.best.iterdir()) == [
+        "config.json",
+        "metrics.json",
+        "model.safetensors",
+    ]
+    assert not [path for path in folder.path.iterdir() if path.name.startswith(".")]
+
+
+def test_what_a_killed_process_was_writing_is_cleared(folder: RunFolder) -> None:
+    (folder.states / ".writing-0123.pt").write_bytes(b"half")
+    (folder.path / ".writing-best").mkdir()
+    (folder.path / ".writing-best" / "config.json").write_text("{}")
+    folder.clear_leftovers()
+    left = sorted(str(path.relative_to(folder.path)) for path in folder.path.rglob("*"))
+    assert left == ["states", "states/00000004.pt", "states/00000006.pt", "states/last"]

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from panodetr.data.dataset import Dataset
+from panodetr.training.batch import read_steps
+from panodetr.training.config import TrainConfig
+from panodetr.training.criterion import count_totals
+from panodetr.training.loop import make_state
+from panodetr.training.state import TrainState, seed_step
+
+
+def learned(config: TrainConfig, data: Dataset) -> tuple[TrainState, Tensor, int]:
+    """Gradients of one step, its loss, and how many bytes it kept for the backward pass."""
+    (batch,) = next(read_steps(config, data, 0, print))
+    state = make_state(config, torch.device("cpu"), print)
+    seed_step(0, 0, 0)
+    kept: list[int] = []
+
+    def count(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        totals = count_totals(batch.targets.counts, config)
+        total, _ = state.learner(batch, totals, with_masks=True)
+    total.backward()
+    return state, total, sum(kept)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_gradients_and_statistics_are_the_same_with_less_kept(
+    tiny_run: TrainConfig, discs: Dataset, norm: str
+) -> None:
+    shape = tiny_run.spec.architecture
+    shape = replace(shape, backbone=replace(shape.backbone, norm=norm))
+    config = replace(tiny_run, spec=replace(tiny_run.spec, architecture=shape))
+    assert config.spec.architecture.dropout > 0
+    plain, expected, most = learned(config, discs)
+    again, found, least = learned(replace(config, checkpointing=True), discs)
+    assert_close(found, expected, rtol=0, atol=0)
+    wanted = dict(plain.learner.named_parameters())
+    for name, parameter in again.learner.named_parameters():
+        assert_close(parameter.grad, wanted[name].grad, rtol=1e-6, atol=1e-7)
+    for name, tensor in again.learner.state_dict().items():
+        assert torch.equal(tensor, plain.learner.state_dict()[name]), name
+    assert least < most / 2
