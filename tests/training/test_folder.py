@@ -134,6 +134,16 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(
     assert folder.pointer.read_text() == "00000006.pt\n"
 
 
+def test_weights_that_are_not_finite_are_never_kept(folder: RunFolder, state: TrainState) -> None:
+    with torch.no_grad():
+        state.learner.model.queries.weight[2, 3] = float("inf")
+    state.step = 8
+    with pytest.raises(TrainingError, match=r"model\.queries\.weight is not finite after step 8"):
+        folder.save(state)
+    names = sorted(path.name for path in folder.states.iterdir())
+    assert names == ["00000004.pt", "00000006.pt", "last"]
+
+
 def test_models_are_replaced_whole(
     folder: RunFolder, state: TrainState, tiny_run: TrainConfig
 ) -> None:

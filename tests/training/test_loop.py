@@ -162,28 +162,23 @@ def test_gradients_are_clipped_all_together(
 def test_parts_give_the_gradients_of_the_whole(
     plain_run: TrainConfig, discs: Dataset, accelerator: Accelerator
 ) -> None:
-    config = replace(plain_run, denoising=1)
-    whole, at_once = one_step(config, steps_of(config, discs)[0], accelerator)
-    # Denoising draws its noise part by part, so it is compared with the rest, not with itself.
+    whole, expected = one_step(plain_run, steps_of(plain_run, discs)[0], accelerator)
     split = replace(plain_run, accumulate=4)
-    plain, expected = one_step(plain_run, steps_of(plain_run, discs)[0], accelerator)
     parts = steps_of(split, discs)[0]
     assert [len(part.pixels) for part in parts] == [1, 1, 1, 1]
     summed, found = one_step(split, parts, accelerator)
+    assert found.losses.keys() == expected.losses.keys()
     for name, loss in expected.losses.items():
         assert_close(found.losses[name], loss, rtol=1e-5, atol=1e-5)
-        assert_close(at_once.losses[name], loss, rtol=1e-5, atol=1e-5) if name != "total" else None
-    found_gradients = gradients(summed)
-    for name, gradient in gradients(plain).items():
-        assert_close(found_gradients[name], gradient, rtol=1e-3, atol=1e-5)
-    assert gradients(whole).keys() >= found_gradients.keys()
+    assert_close(found.gradient_norm, expected.gradient_norm, rtol=1e-4, atol=0)
+    of_parts = gradients(summed)
+    for name, gradient in gradients(whole).items():
+        assert_close(of_parts[name], gradient, rtol=1e-3, atol=1e-6)
 
 
 def test_parts_without_objects_count_for_nothing_but_no_object(
     plain_run: TrainConfig, discs: Dataset, accelerator: Accelerator
 ) -> None:
-    empty = replace(discs, samples=tuple(replace(s, segments=()) for s in discs.samples[:1]))
-    assert empty.samples
     parts = steps_of(replace(plain_run, accumulate=2), discs)[0]
     bare = replace(
         parts[1],
@@ -265,14 +260,6 @@ def test_divergence_stops_the_run_after_the_steps_that_it_may_skip(
         )
     assert len(told.bad) == 3
     assert all(len(bad.image_ids) == diverging.batch_size for bad in told.bad)
-
-
-def test_weights_that_are_not_finite_are_never_kept(tiny_run: TrainConfig, run: Runner) -> None:
-    broken = replace(tiny_run, learning_rate=1e30, clip=1e30, warmup=0, bad_steps=100)
-    with pytest.raises(TrainingError, match="is not finite after step") as caught:
-        run(broken, "run")
-    assert "\n" not in str(caught.value)
-    assert not (run.place / "run" / "states").exists()
 
 
 def test_the_best_model_and_its_figures_are_kept(tiny_run: TrainConfig, run: Runner) -> None:

@@ -42,11 +42,13 @@ def _contexts(part: nn.Module) -> tuple[AbstractContextManager[None], AbstractCo
 def _statistics_kept(part: nn.Module) -> Generator[None, None, None]:
     """Leave the running statistics of live batch norms alone: the batch was counted before."""
     norms = [module for module in part.modules() if isinstance(module, nn.BatchNorm2d)]
-    norms = [norm for norm in norms if norm.track_running_stats]
+    usual = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum in zip(norms, usual, strict=True):
+            norm.momentum = momentum
+            if norm.training and norm.num_batches_tracked is not None:
+                norm.num_batches_tracked -= 1
