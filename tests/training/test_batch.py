@@ -1,24 +1,32 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
-from numpy.typing import NDArray
 from torch.testing import assert_close
 
 from panodetr.boxes import cxcywh_to_xyxy
+from panodetr.data.dataset import Dataset
+from panodetr.data.loader import Example
 from panodetr.data.panoptic import TruthSegment
-from panodetr.data.targets import Target, masks, panoptic_target
+from panodetr.data.targets import masks, panoptic_target
+from panodetr.errors import DataError
 from panodetr.images.preprocess import Preprocessing
 from panodetr.results.types import Category
-from panodetr.training.batch import collate
+from panodetr.training.batch import collate, read_steps
+from panodetr.training.config import TrainConfig
 
 CATEGORIES = tuple(
     Category(index=i, id=i + 1, name=str(i), is_thing=True, color=(0, 0, 0)) for i in range(2)
 )
 RULE = Preprocessing(short_side=None, long_side=None)
+SAME = np.arange(2)
 
 
-def crop(height: int, width: int, *ids: int) -> tuple[NDArray[np.uint8], Target]:
+def example(height: int, width: int, *ids: int, image_id: int = 1) -> Example:
     """A photo of one grey with an object in each row of five pixels or more; id 9 is a crowd."""
     map_ = np.zeros((height, width), np.int32)
     for row, value in enumerate(ids):
@@ -26,47 +34,87 @@ def crop(height: int, width: int, *ids: int) -> tuple[NDArray[np.uint8], Target]
     segments = [
         TruthSegment(id=i, category_id=1 + i % 2, area=1, is_crowd=i == 9) for i in set(ids)
     ]
-    return np.full((height, width, 3), 124, np.uint8), panoptic_target(map_, segments, CATEGORIES)
+    target = panoptic_target(map_, segments, CATEGORIES)
+    return Example(np.full((height, width, 3), 124, np.uint8), target, image_id)
 
 
 def test_photos_and_objects_become_one_padded_batch() -> None:
-    crops = [crop(12, 10, 300, 9, 70_000), crop(6, 16), crop(8, 8, 5)]
-    photos, targets = zip(*crops, strict=True)
-    batch = collate(photos, targets, RULE)
+    examples = [example(12, 10, 300, 9, 70_000), example(6, 16), example(8, 8, 5, image_id=7)]
+    batch = collate(examples, SAME, RULE)
     assert batch.pixels.shape == (3, 3, 12, 16)
     assert batch.padding is not None
     assert (~batch.padding).sum((1, 2)).tolist() == [120, 96, 64]
     assert batch.pixels.abs().amax(1)[batch.padding].max() == 0
     assert batch.targets.counts == (2, 0, 1)
     assert batch.targets.classes.tolist() == [0, 0, 1]
+    assert batch.image_ids == (1, 1, 7)
 
 
-def test_masks_and_boxes_are_those_of_the_crops() -> None:
-    crops = [crop(12, 10, 300, 9, 70_000), crop(8, 8, 5)]
-    photos, targets = zip(*crops, strict=True)
-    batch = collate(photos, targets, RULE).targets
+def test_classes_become_the_models() -> None:
+    batch = collate([example(8, 8, 5, 4)], np.array([17, 90]), RULE)
+    assert batch.targets.classes.tolist() == [17, 90]
+
+
+def test_masks_and_boxes_are_those_of_the_photos() -> None:
+    examples = [example(12, 10, 300, 9, 70_000), example(8, 8, 5)]
+    batch = collate(examples, SAME, RULE).targets
     found = batch.masks(torch.arange(3))
-    expected = [
-        np.pad(m, ((0, 0), (0, 12 - m.shape[1]), (0, 10 - m.shape[2]))) for m in map(masks, targets)
-    ]
+    each = [masks(e.target) for e in examples]
+    expected = [np.pad(m, ((0, 0), (0, 12 - m.shape[1]), (0, 10 - m.shape[2]))) for m in each]
     np.testing.assert_array_equal(found.numpy(), np.concatenate(expected))
     sizes = torch.tensor([[10, 12, 10, 12]] * 2 + [[8, 8, 8, 8]])
     corners = cxcywh_to_xyxy(batch.boxes) * sizes
-    assert_close(corners, torch.from_numpy(np.concatenate([t.boxes for t in targets])))
+    assert_close(corners, torch.from_numpy(np.concatenate([e.target.boxes for e in examples])))
 
 
 def test_equal_sizes_have_no_padding_and_objects_may_be_none() -> None:
-    (photo, target), (other, others) = crop(6, 6), crop(6, 6)
-    batch = collate([photo, other], [target, others], RULE)
+    batch = collate([example(6, 6), example(6, 6)], SAME, RULE)
     assert batch.padding is None
     assert batch.targets.boxes.shape == (0, 4)
     assert batch.targets.masks(torch.zeros(0, dtype=torch.int64)).shape == (0, 6, 6)
+    assert batch.targets.index_map is not None
     assert not batch.targets.index_map.any()
 
 
+def test_boxes_alone_make_no_masks() -> None:
+    one = example(6, 6, 5)
+    bare = one._replace(target=replace(one.target, ids=None))
+    batch = collate([bare], SAME, RULE)
+    assert batch.targets.index_map is None
+    assert_close(batch.targets.boxes, collate([one], SAME, RULE).targets.boxes)
+    assert batch.to(torch.device("meta")).targets.index_map is None
+
+
 def test_a_batch_moves_whole() -> None:
-    (photo, target), (other, others) = crop(6, 6, 5), crop(6, 8)
-    moved = collate([photo, other], [target, others], RULE).to(torch.device("meta"))
+    moved = collate([example(6, 6, 5), example(6, 8)], SAME, RULE).to(torch.device("meta"))
     tensors = (moved.pixels, moved.padding, moved.targets.classes, moved.targets.boxes)
     assert {t.device.type for t in (*tensors, moved.targets.index_map) if t is not None} == {"meta"}
     assert moved.targets.counts == (1, 0)
+
+
+def test_processes_and_parts_share_a_step(tiny_run: TrainConfig, discs: Dataset) -> None:
+    config = replace(tiny_run, batch_size=8, accumulate=2, steps=2)
+    whole = next(read_steps(config, discs, 1, print))
+    shares = [next(read_steps(config, discs, 1, print, rank=r, ranks=2)) for r in range(2)]
+    assert [[len(part.pixels) for part in share] for share in (whole, *shares)] == [
+        [4, 4],
+        [2, 2],
+        [2, 2],
+    ]
+    every = torch.cat([part.pixels for part in whole])
+    for rank, share in enumerate(shares):
+        assert torch.equal(torch.cat([part.pixels for part in share]), every[rank::2])
+
+
+def test_a_photo_that_cannot_be_read_is_named_and_the_run_gives_up_at_its_limit(
+    tiny_run: TrainConfig, discs: Dataset
+) -> None:
+    path: Path = discs.samples[2].photo
+    path.write_bytes(path.read_bytes()[:50])
+    config = replace(tiny_run, sampling="epochs", bad_photos=1)
+    notes: list[str] = []
+    assert len(list(read_steps(config, discs, 0, notes.append))) == config.steps
+    assert len(notes) == 1
+    assert path.name in notes[0]
+    with pytest.raises(DataError):
+        list(read_steps(replace(config, bad_photos=0), discs, 0, print))

@@ -1,47 +1,66 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from panodetr.training import log
-from panodetr.training.loop import Progress
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-
-def line(step: int, total: float = 1.0) -> Progress:
-    return Progress(step=step, losses={"total": total}, learning_rate=0.1, crops_per_second=2.0)
+from panodetr.training.log import Board, Log, plot_log, read_log, scalars
 
 
 def test_lines_come_back_in_order(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    assert log.read(path) == []
+    assert read_log(path) == []
+    log = Log(path, 0)
     for step in (10, 20, 30):
-        log.append(path, line(step))
-    assert [entry["step"] for entry in log.read(path)] == [10, 20, 30]
-    assert log.read(path)[0]["losses"] == {"total": 1.0}
+        log.add(step, losses={"total": 1.0})
+    assert [entry["step"] for entry in read_log(path)] == [10, 20, 30]
+    assert read_log(path)[0]["losses"] == {"total": 1.0}
 
 
 def test_a_resumed_run_replaces_what_the_killed_one_wrote_past_its_state(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
+    log = Log(path, 0)
     for step in (10, 20, 30):
-        log.append(path, line(step, total=1.0))
-    log.append(path, line(20, total=5.0))
-    assert [(e["step"], e["losses"]["total"]) for e in log.read(path)] == [(10, 1.0), (20, 5.0)]
+        log.add(step, losses={"total": 1.0})
+    Log(path, 15).add(20, losses={"total": 5.0})
+    assert [(e["step"], e["losses"]["total"]) for e in read_log(path)] == [(10, 1.0), (20, 5.0)]
 
 
-def test_the_picture_shows_losses_that_begin_late(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="needs panodetr[train]")
-    path = tmp_path / "log.jsonl"
-    log.append(path, line(10))
-    late = Progress(
-        step=20, losses={"total": 1.0, "dice": 0.5}, learning_rate=0.1, crops_per_second=2.0
-    )
-    log.append(path, late)
-    log.plot(path, tmp_path / "results.png")
-    with Image.open(tmp_path / "results.png") as picture:
-        assert picture.format == "PNG"
-        assert min(picture.size) > 100
+def test_the_picture_shows_losses_that_begin_late_and_validations(tmp_path: Path) -> None:
+    rates = {"learning_rate": 0.1, "gradient_norm": 1.0, "photos_per_second": 2.0}
+    lines = [
+        {"step": 10, "losses": {"total": 1.0}, **rates},
+        {"step": 20, "losses": {"total": 1.0, "dice": 0.5}, **rates},
+        {"step": 20, "validation": {"pq": 0.5, "pq_things": 0.4, "boxes_ap": 0.1}},
+        {"step": 20, "note": "nothing to draw"},
+    ]
+    plot_log(lines[:1], tmp_path / "few.png")
+    plot_log(lines, tmp_path / "many.png")
+    with Image.open(tmp_path / "few.png") as few, Image.open(tmp_path / "many.png") as many:
+        assert few.format == many.format == "PNG"
+        assert many.height > few.height
+    plot_log([], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_tensorboard_reads_the_same_figures(tmp_path: Path) -> None:
+    for start, steps in ((0, (10, 20, 30)), (15, (20,))):
+        board = Board(tmp_path, start)
+        for step in steps:
+            board.add(step, "losses", {"total": float(step + start)})
+        board.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("losses/total")] == [(10, 10.0), (20, 35.0)]
+
+
+def test_figures_over_all_classes_are_the_ones_that_are_logged() -> None:
+    metrics = {
+        "step": 3,
+        "images": 4,
+        "pq": 0.5,
+        "per_class": {"a": {"pq": 0.5}},
+        "boxes": {"ap": 0.25, "ap_small": None, "per_class": {}},
+    }
+    assert scalars(metrics) == {"pq": 0.5, "boxes_ap": 0.25}

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs") / "train"
 
+SHOWN_ERRORS = 10
+
 EPILOG = """\
 FOLDER is a data set of COCO's (panoptic or instances), of YOLO's, or photos with id maps; its
 splits are found by their names. `panodetr recipes` lists what RECIPE may be, and every value that
@@ -172,5 +174,13 @@ def _rehearse(request: Request, device: str) -> int:
         print(f"note: {note}")
     for warning in found.warnings:
         print(f"warning: {warning}")
+    if not found.checked:
+        print(f"note: not every file was read; panodetr data check {request.data} does that")
+    for error in found.errors[:SHOWN_ERRORS]:
+        print(f"error in the data: {error}")
+    if len(found.errors) > SHOWN_ERRORS:
+        print(
+            f"{len(found.errors)} errors in all; panodetr data check {request.data} lists them"
+        )
     print("nothing was written")
-    return 0
+    return 1 if found.errors else 0

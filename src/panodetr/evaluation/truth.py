@@ -111,6 +111,11 @@ class Truth:
             raise DataError(f'{path} has no "images"; expected a truth, as COCO writes it')
         return _join(path.parent, None, InstanceData.read(layout))
 
+    @classmethod
+    def of_instances(cls, data: InstanceData) -> Truth:
+        """Take objects that were read from whatever format."""
+        return _join(data.folder, None, data)
+
     def tasks(self) -> tuple[Task, ...]:
         """Say what can be measured against it."""
         can: dict[Task, bool] = {

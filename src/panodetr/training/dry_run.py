@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from panodetr.data.check import check_split
 from panodetr.errors import TrainingError
 from panodetr.training.batch import read_steps
 from panodetr.training.loop import make_state, train_step
@@ -20,6 +21,9 @@ from panodetr.training.run import check_shares
 if TYPE_CHECKING:
     from panodetr.training.config import TrainConfig
     from panodetr.training.prepare import Request
+
+CHECKED_PHOTOS = 5_000
+"""Of more photos not every file is read: that would take longer than a rehearsal should."""
 
 PAPER_STEPS = 554_000
 """The paper's 300 epochs of COCO's 118 287 photos in batches of 64."""
@@ -46,7 +50,9 @@ class DryRun:
         seconds: of one step, with masks where the run learns them.
         total_seconds: of all steps, validations left out.
         peak_bytes: of the GPU, or else of this process; None where the system doesn't say.
-        notes: what was not taken over from a checkpoint, and photos that cannot be read.
+        checked: whether every file of the data was read.
+        errors: what is wrong with it, a line each.
+        notes: what was not taken over from a checkpoint.
         warnings: what will probably disappoint.
     """
 
@@ -57,6 +63,8 @@ class DryRun:
     seconds: float
     total_seconds: float
     peak_bytes: int | None
+    checked: bool
+    errors: tuple[str, ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -69,6 +77,12 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
         PanodetrError: whatever would stop the run as it begins.
     """
     prepared = prepare(request)
+    data = prepared.data
+    checked = len(data.samples) <= CHECKED_PHOTOS
+    errors: list[str] = []
+    if checked:
+        found = check_split(request.data, data.split, data.format, lambda done, photos: None)
+        errors = [finding.message for finding in found.findings if finding.is_error]
     # Masks from the first step on: that is what most steps cost, and the most memory they take.
     config = replace(prepared.config, steps=max(2, prepared.config.steps), mask_start=0)
     accelerator = join_ranks(device, config)
@@ -77,7 +91,7 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
     state = make_state(config, accelerator.device, notes.append)
     network = accelerator.prepare_model(state.learner)
     seconds = 0.0
-    with closing(read_steps(config, prepared.data, 0, notes.append)) as steps:
+    with closing(read_steps(config, data, 0, notes.append)) as steps:
         for _ in range(2):  # the second one is timed: the first one warms up
             parts = next(steps)
             began = time.perf_counter()
@@ -90,12 +104,14 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
     learned = (p for group in state.optimizer.param_groups for p in group["params"])
     return DryRun(
         config=prepared.config,
-        photos=len(prepared.data.samples),
+        photos=len(data.samples),
         val_photos=0 if prepared.truth is None else len(prepared.truth.images),
         parameters=sum(parameter.numel() for parameter in learned),
         seconds=seconds,
         total_seconds=seconds * prepared.config.steps,
         peak_bytes=_peak_bytes(accelerator.device),
+        checked=checked,
+        errors=tuple(errors),
         notes=tuple(notes),
         warnings=tuple(warn_of_few_steps(prepared.config)),
     )

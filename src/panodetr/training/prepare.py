@@ -9,17 +9,22 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from panodetr.data.dataset import list_splits, open_data
+from panodetr.data.idfolder import MaskImage
+from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage
+from panodetr.data.masks import mask_object
 from panodetr.errors import PanodetrError, TrainingError, UsageError
 from panodetr.evaluation.truth import DEFAULT_SPLIT, Truth
 from panodetr.files import write_json
-from panodetr.training.recipes import RecipeData, configure
+from panodetr.training.recipes import RecipeData, configure, find_recipe
 from panodetr.training.transfer import check_start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from panodetr.data.dataset import Dataset
+    from panodetr.data.dataset import AnySample, Dataset
     from panodetr.training.config import TrainConfig
 
 NO_VALIDATION = "none"
@@ -73,6 +78,7 @@ def prepare(request: Request) -> Prepared:
         PanodetrError: a package is missing.
     """
     check_extras()
+    find_recipe(request.recipe)
     data = open_data(request.data, request.split)
     facts = RecipeData(categories=data.categories, photos=len(data.samples), masks=data.has_masks)
     config = configure(request.recipe, facts, request.changes)
@@ -163,6 +169,7 @@ def changed_fields(config: TrainConfig, before: dict[str, Any]) -> list[str]:
 
 
 def _open_truth(folder: Path, data: Dataset, val: str | None) -> Truth | None:
+    """Open what to validate with, in the format of what is learned from."""
     if val == NO_VALIDATION:
         return None
     if val is None:
@@ -170,4 +177,31 @@ def _open_truth(folder: Path, data: Dataset, val: str | None) -> Truth | None:
         if not any(re.fullmatch(rf"{DEFAULT_SPLIT}(20\d\d)?", split) for split in splits):
             return None
         val = DEFAULT_SPLIT
-    return Truth.open(folder, val)
+    if data.format in ("coco-panoptic", "coco-instances"):
+        return Truth.open(folder, val)
+    held_out = open_data(folder, val, format=data.format)
+    return Truth.of_instances(
+        InstanceData(
+            folder=held_out.folder,
+            categories=tuple(InstanceCategory(id=c.id, name=c.name) for c in held_out.categories),
+            images=tuple(
+                _to_objects(sample, held_out.categories[0].id) for sample in held_out.samples
+            ),
+        )
+    )
+
+
+def _to_objects(sample: AnySample, category_id: int) -> InstanceImage:
+    """Give a photo's objects one by one; those of an id map are all of one category."""
+    if isinstance(sample, InstanceImage):
+        return sample
+    assert isinstance(sample, MaskImage)
+    ids, present = sample.read_ids()
+    columns = np.asfortranarray(ids)
+    objects = tuple(
+        mask_object(columns == number, place, sample.image_id, category_id)
+        for place, number in enumerate(present.tolist(), start=1)
+    )
+    return InstanceImage(
+        image_id=sample.image_id, photo=sample.photo, size=sample.size, objects=objects
+    )
