@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,3 +133,80 @@ def tiny_run(discs: Dataset) -> TrainConfig:
         log_every=2,
         save_every=100,
     )
+
+
+TINY_NUCLEI = (
+    "steps=24", "batch_size=2", "save_every=2", "log_every=2", "validate_every=8", "warmup=2",
+    "decay=4", "mask_start=4", "mask_objects=100", "ema=0.9", "augmentation.size=48",
+    "learning_rate=0.001", "backbone_learning_rate=0.001", "spec.preprocessing.tile_overlap=16",
+    "spec.preprocessing.tile=64", "spec.architecture.encoder_layers=1",
+    "spec.architecture.decoder_layers=1", "spec.architecture.ffn_dim=64",
+    "spec.architecture.dropout=0.1",
+)  # fmt: skip
+"""What makes the nuclei recipe a matter of seconds: two dozen steps, with everything it has."""
+
+
+class Program:
+    """The command line's `panodetr train`, in processes of its own."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.settings = [word for change in TINY_NUCLEI for word in ("--set", change)]
+
+    def begin(self, out: Path, *more: str) -> list[str]:
+        """The words of a new run."""
+        return ["nuclei", "--data", str(self.data), "--out", str(out), *self.settings, *more]
+
+    def resume(self, out: Path, *more: str) -> list[str]:
+        """The words to go on with one."""
+        return ["--resume", "--out", str(out), *more]
+
+    def start(
+        self, words: list[str], *, launcher: Sequence[str] = (), largest_file: int | None = None
+    ) -> subprocess.Popen[str]:
+        """Start a process; on a POSIX system it can be kept from writing large files."""
+
+        def limit() -> None:
+            import resource
+
+            assert largest_file is not None
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
+        return subprocess.Popen(
+            [sys.executable, *launcher, "-m", "panodetr", "train", "--device", "cpu", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,  # so that a kill reaches what it has started, too
+            preexec_fn=None if largest_file is None else limit,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
+        )
+
+    def finish(self, process: subprocess.Popen[str]) -> tuple[int, str, str]:
+        """Wait for its end: exit code, stdout, stderr."""
+        out, err = process.communicate(timeout=300)
+        return process.returncode, out, err
+
+    def run(self, words: list[str], *, launcher: Sequence[str] = ()) -> str:
+        """Run to a good end, and give what it printed on stdout."""
+        code, out, err = self.finish(self.start(words, launcher=launcher))
+        assert code == 0, err
+        return out
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """`panodetr train` on eight photos of discs, and four to validate with."""
+    folder = tmp_path_factory.mktemp("program") / "discs"
+    write_discs(folder, 8)
+    write_discs(folder, 4, seed=1, split="val")
+    return Program(folder)
+
+
+@pytest.fixture(scope="session")
+def straight(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never stopped."""
+    out = tmp_path_factory.mktemp("straight") / "run"
+    program.run(program.begin(out))
+    return out

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from panodetr.data.augment import CropAugmentation
+from panodetr.data.dataset import Dataset
 from panodetr.data.panoptic import PanopticData, read_ids
 from panodetr.evaluation.panoptic import PanopticQuality
 from panodetr.model.config import DetrConfig, ResNetConfig
-from panodetr.predict import Predictor
-from panodetr.runtimes.torch import TorchRuntime
 from panodetr.training.config import TrainConfig
+from panodetr.training.folder import RunFolder
 from panodetr.training.loop import train
+from panodetr.training.observe import Silence
+from panodetr.training.validate import make_predictor
 
 CPU = torch.device("cpu")
 
@@ -72,17 +75,22 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_four_photos_can_be_learned_by_heart(
-    learning_run: TrainConfig, discs: PanopticData, tmp_path: Path
+    learning_run: TrainConfig, discs: Dataset, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    model = train(
-        learning_run, discs, tmp_path / "state.pt", device=CPU, resume=False, report=print
+    state = train(
+        learning_run,
+        discs,
+        None,
+        RunFolder(tmp_path / "run"),
+        accelerator=accelerator,
+        observer=Silence(),
+        resume=False,
     )
-    predictor = Predictor(
-        learning_run.spec, TorchRuntime(model, learning_run.spec.preprocessing, CPU)
-    )
-    quality = PanopticQuality(discs.categories)
-    results = predictor.segment([sample.photo for sample in discs.samples])
-    for sample, result in zip(discs.samples, results, strict=True):
+    predictor = make_predictor(state.kept_model, learning_run.spec, CPU)
+    truth = PanopticData.open(discs.folder, discs.split)
+    quality = PanopticQuality(truth.categories)
+    results = predictor.segment([sample.photo for sample in truth.samples])
+    for sample, result in zip(truth.samples, results, strict=True):
         quality.update(read_ids(sample), sample.segments, result.segment_ids, result.segments)
     figures = quality.compute()
     assert figures.things.rq > 0.95, figures

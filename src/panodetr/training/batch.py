@@ -74,13 +74,13 @@ class Batch:
         pixels: (B, 3, H, W) float32, normalised, zeros at padding.
         padding: (B, H, W), True at padding; None where no image has any.
         targets: the objects.
-        image_ids: the data set's own, (B,).
+        image_ids: the data set's own, (B,); none where they are of no use.
     """
 
     pixels: Tensor
     padding: Tensor | None
     targets: Targets
-    image_ids: tuple[int, ...]
+    image_ids: tuple[int, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""

@@ -1,0 +1,130 @@
+"""Runs that are killed, in real processes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from panodetr.training.folder import RunFolder
+from panodetr.training.log import read_log
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL"),
+]
+
+
+class Program(Protocol):
+    def begin(self, out: Path, *more: str) -> list[str]: ...
+    def resume(self, out: Path, *more: str) -> list[str]: ...
+    def start(
+        self, words: list[str], *, largest_file: int | None = None
+    ) -> subprocess.Popen[str]: ...
+    def finish(self, process: subprocess.Popen[str]) -> tuple[int, str, str]: ...
+    def run(self, words: list[str]) -> str: ...
+
+
+def kill_when(process: subprocess.Popen[str], moment: Callable[[], bool]) -> bool:
+    """Kill a process, and all that it has started, as soon as something holds."""
+    while process.poll() is None:
+        if moment():
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return True
+        time.sleep(0.0005)
+    process.communicate()
+    return False
+
+
+def moments(folder: RunFolder, chance: random.Random) -> list[Callable[[], bool]]:
+    """When to kill: once the folder is there, within writing, and at random."""
+
+    def writing(place: Path, count: int) -> Callable[[], bool]:
+        seen: set[str] = set()
+
+        def begun() -> bool:
+            if place.is_dir():
+                seen.update(p.name for p in os.scandir(place) if p.name.startswith(".writing-"))
+            return len(seen) >= count
+
+        return begun
+
+    def after_next_state() -> Callable[[], bool]:
+        before: list[str] = [_text(folder.pointer)]
+        due: list[float] = []
+
+        def passed() -> bool:
+            if not due and _text(folder.pointer) != before[0]:
+                due.append(time.monotonic() + chance.uniform(0, 0.6))
+            return bool(due) and time.monotonic() > due[0]
+
+        return passed
+
+    return [
+        folder.config.exists,
+        writing(folder.states, 3),  # state, pointer, state
+        after_next_state(),
+        writing(folder.states, 2),  # state, pointer
+        writing(folder.path, 2),
+        after_next_state(),
+        folder.best.exists,
+    ]
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def assert_same(one: RunFolder, other: RunFolder) -> None:
+    for model in ("model", "best"):
+        weights = [run.path / model / "model.safetensors" for run in (one, other)]
+        assert weights[0].read_bytes() == weights[1].read_bytes(), model
+    lines = [read_log(run.log) for run in (one, other)]
+    for kind in ("losses", "validation"):
+        told = [[(line["step"], line[kind]) for line in log if kind in line] for log in lines]
+        assert told[0] == told[1], kind
+
+
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
+    program: Program, straight: Path, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "killed")
+    words = program.begin(folder.path)
+    kills = 0
+    for number in range(7):
+        process = program.start(words)
+        kills += kill_when(process, moments(folder, random.Random(number))[number])
+        words = program.resume(folder.path)
+    assert kills >= 5
+    out = program.run(words)
+    assert str(folder.model) in out
+    assert_same(folder, RunFolder(straight))
+    assert not [p for p in folder.path.rglob("*") if p.name.startswith((".writing", ".old"))]
+
+
+def test_a_full_disk_is_one_line_and_costs_nothing(
+    program: Program, straight: Path, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "full")
+    process = program.start(program.begin(folder.path))
+    assert kill_when(process, lambda: _text(folder.pointer) == "00000006.pt\n")
+    before = {path.name: path.read_bytes() for path in folder.states.glob("[0-9l]*")}
+    code, _, err = program.finish(
+        program.start(program.resume(folder.path), largest_file=1_000_000)
+    )
+    assert code == 1
+    last = err.splitlines()[-1]
+    assert last.startswith(f"panodetr: error: cannot write {folder.states / '00000008.pt'}: ")
+    assert "Traceback" not in err
+    assert {path.name: path.read_bytes() for path in folder.states.iterdir()} == before
+    program.run(program.resume(folder.path))
+    assert_same(folder, RunFolder(straight))
