@@ -82,7 +82,7 @@ def accelerator() -> Accelerator:
 
 @pytest.fixture
 def plain_run(tiny_run: TrainConfig) -> TrainConfig:
-    """The same without what makes a photo's losses depend on the others of its batch, or on luck."""
+    """The same without what makes a photo's losses depend on its batch or on luck."""
     shape = tiny_run.spec.architecture
     shape = replace(shape, dropout=0.0, backbone=replace(shape.backbone, norm="group"))
     return replace(

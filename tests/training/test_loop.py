@@ -230,9 +230,7 @@ def test_a_step_that_is_not_finite_changes_nothing(
     mean = {k: v.clone() for k, v in state.kept_model.state_dict().items()}
     pixels = batch.pixels.clone()
     pixels[1, 0, 3, 3] = float("nan")
-    result = train_step(
-        state.learner, state, [replace(batch, pixels=pixels)], config, accelerator
-    )
+    result = train_step(state.learner, state, [replace(batch, pixels=pixels)], config, accelerator)
     assert not result.finite
     assert_identical(state.learner.state_dict(), before)
     assert_identical(state.kept_model.state_dict(), mean)

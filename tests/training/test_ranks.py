@@ -18,21 +18,31 @@ EXACT = (
 )  # fmt: skip
 """Nothing in which photos of one batch depend on each other, or on luck."""
 
+SETTINGS = [word for change in EXACT for word in ("--set", change)]
+
 
 class Program(Protocol):
     def begin(self, out: Path, *more: str) -> list[str]: ...
     def run(self, words: list[str], *, launcher: tuple[str, ...] = ()) -> str: ...
 
 
+@pytest.fixture(scope="module")
+def alone(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    out = tmp_path_factory.mktemp("ranks") / "alone"
+    program.run(program.begin(out, *SETTINGS))
+    return out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2])
-def test_two_processes_lose_what_one_does(program: Program, tmp_path: Path, parts: int) -> None:
-    settings = [word for change in EXACT for word in ("--set", change)]
-    program.run(program.begin(tmp_path / "one", *settings))
-    shared = [*settings, "--set", f"accumulate={parts}"]
-    out = program.run(program.begin(tmp_path / "two", *shared), launcher=LAUNCHER)
+def test_two_processes_lose_what_one_does(
+    program: Program, alone: Path, tmp_path: Path, parts: int
+) -> None:
+    shared = program.begin(tmp_path / "two", *SETTINGS, "--set", f"accumulate={parts}")
+    out = program.run(shared, launcher=LAUNCHER)
     assert out.count("try it:") == 1
-    one, two = read_log(tmp_path / "one" / "log.jsonl"), read_log(tmp_path / "two" / "log.jsonl")
+    one, two = read_log(alone / "log.jsonl"), read_log(tmp_path / "two" / "log.jsonl")
     assert [line["step"] for line in one] == [line["step"] for line in two] == [1, 2, 2, 3, 4, 4]
     for line, other in zip(one, two, strict=True):
         if "losses" in line:

@@ -179,8 +179,6 @@ def _rehearse(request: Request, device: str) -> int:
     for error in found.errors[:SHOWN_ERRORS]:
         print(f"error in the data: {error}")
     if len(found.errors) > SHOWN_ERRORS:
-        print(
-            f"{len(found.errors)} errors in all; panodetr data check {request.data} lists them"
-        )
+        print(f"{len(found.errors)} errors in all; panodetr data check {request.data} lists them")
     print("nothing was written")
     return 1 if found.errors else 0

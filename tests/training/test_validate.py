@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from panodetr.data.dataset import Dataset
+from panodetr.evaluation.truth import Truth
+from panodetr.model.detr import Detr
+from panodetr.predict import Predictor
+from panodetr.runtimes.torch import TorchRuntime
+from panodetr.training.batch import read_steps
+from panodetr.training.config import TrainConfig
+from panodetr.training.folder import RunFolder
+from panodetr.training.log import read_log
+from panodetr.training.observe import BadStep, Progress, Silence
+from panodetr.training.pictures import draw_batch, draw_validation
+from panodetr.training.record import Recorder
+from panodetr.training.validate import Validation, choose_task, validate
+
+
+@pytest.fixture
+def truth(discs: Dataset) -> Truth:
+    return Truth.open(discs.folder, "train")
+
+
+@pytest.fixture
+def model(tiny_run: TrainConfig) -> Detr:
+    torch.manual_seed(0)
+    return Detr(tiny_run.spec.architecture)
+
+
+def of(
+    config: TrainConfig, model: Detr, truth: Truth, accelerator: Accelerator
+) -> tuple[Validation, list[tuple[int, int]]]:
+    seen: list[tuple[int, int]] = []
+    found = validate(
+        model,
+        config.spec,
+        truth,
+        step=3,
+        accelerator=accelerator,
+        progress=lambda done, photos: seen.append((done, photos)),
+    )
+    return found, seen
+
+
+def test_models_with_masks_are_measured_by_the_quality_of_things(
+    tiny_run: TrainConfig, model: Detr, truth: Truth, accelerator: Accelerator
+) -> None:
+    found, seen = of(tiny_run, model, truth, accelerator)
+    assert choose_task(tiny_run.spec, truth) == "panoptic"
+    assert found.measure == "thing PQ"
+    assert found.score == found.metrics["pq_things"]
+    assert found.metrics["images"] == 4
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_models_without_masks_are_measured_by_box_ap(
+    tiny_run: TrainConfig, truth: Truth, accelerator: Accelerator
+) -> None:
+    shape = replace(tiny_run.spec.architecture, masks=False)
+    config = replace(tiny_run, spec=replace(tiny_run.spec, architecture=shape))
+    found, _ = of(config, Detr(shape), truth, accelerator)
+    assert found.measure == "box AP"
+    assert 0 <= found.score <= 1
+    assert "pq" not in found.metrics
+
+
+def test_data_without_things_is_measured_by_all_it_has(
+    tiny_run: TrainConfig, model: Detr, truth: Truth, accelerator: Accelerator
+) -> None:
+    stuff = tuple(replace(c, is_thing=False) for c in tiny_run.spec.categories)
+    config = replace(tiny_run, spec=replace(tiny_run.spec, categories=stuff))
+    found, _ = of(config, model, replace(truth, segment_categories=stuff), accelerator)
+    assert found.measure == "PQ"
+
+
+def test_batches_are_drawn_with_their_objects(tiny_run: TrainConfig, discs: Dataset) -> None:
+    (batch,) = next(read_steps(tiny_run, discs, 0, print))
+    picture = draw_batch(batch, tiny_run.spec)
+    bare = replace(batch, targets=replace(batch.targets, index_map=None))
+    boxes = draw_batch(bare, tiny_run.spec)
+    assert picture.dtype == np.uint8
+    assert picture.shape == boxes.shape
+    assert (picture != boxes).any()
+    # Discs and background are grey; what is drawn over them has colour.
+    assert np.ptp(picture.astype(int), axis=-1).max() > 80
+
+
+def test_predictions_are_drawn_beside_the_truth(
+    tiny_run: TrainConfig, model: Detr, truth: Truth
+) -> None:
+    sheets = {}
+    for masks in (True, False):
+        shape = replace(tiny_run.spec.architecture, masks=masks)
+        torch.manual_seed(0)
+        runtime = TorchRuntime(model if masks else Detr(shape), torch.device("cpu"))
+        spec = replace(tiny_run.spec, architecture=shape)
+        sheets[masks] = draw_validation(Predictor(spec, runtime), truth)
+        height, width = sheets[masks].shape[:2]
+        right = sheets[masks][:, width // 2 + 4 :]
+        assert height > 2 * width // 2
+        assert np.ptp(right.astype(int), axis=-1).max() > 80
+    assert (sheets[True] != sheets[False]).any()
+
+
+def test_the_folder_keeps_what_is_told(
+    tiny_run: TrainConfig, discs: Dataset, model: Detr, truth: Truth, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    recorder = Recorder(folder, tiny_run.spec, discs, truth, torch.device("cpu"), Silence())
+    (batch,) = next(read_steps(tiny_run, discs, 0, print))
+    recorder.note("class head: not taken over")
+    recorder.begin(0, 6)
+    recorder.batch(1, batch)
+    recorder.progress(
+        Progress(
+            step=1, losses={"total": 2.0}, learning_rate=0.1, gradient_norm=1.0,
+            photos_per_second=3.0,
+        )
+    )  # fmt: skip
+    nan = float("nan")
+    recorder.bad_step(
+        BadStep(step=2, image_ids=batch.image_ids, losses={"total": nan}, gradient_norm=nan)
+    )
+    recorder.validated(
+        Validation(step=2, score=0.5, measure="thing PQ", metrics={"pq_things": 0.5}), model
+    )
+    recorder.close()
+    lines = read_log(folder.log)
+    assert [sorted(line)[0] for line in lines] == ["note", "gradient_norm", "bad_step", "step"]
+    assert lines[3]["validation"] == {"pq_things": 0.5}
+    bad = (folder.path / lines[2]["bad_step"]).read_text()
+    names = {sample.image_id: sample.photo.name for sample in discs.samples}
+    assert all(names[image_id] in bad for image_id in batch.image_ids)
+    assert '"nan"' in bad
+    assert {path.name for path in folder.pictures.iterdir()} == {
+        "batch_1.png",
+        "validation_00000002.png",
+    }
+    assert folder.results.exists()
+    assert list(folder.board.iterdir())
