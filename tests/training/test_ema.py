@@ -16,14 +16,14 @@ def test_it_is_the_weighted_mean_of_what_it_saw(tiny_spec: ModelSpec) -> None:
     for step in range(1, 30):
         with torch.no_grad():
             weight.add_(1.0)
-            model.backbone.stem_norm.running_mean.add_(1.0)
+            model.backbone.get_buffer("stem_norm.running_mean").add_(1.0)
         average.update(model, step)
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * weight.detach()
     assert_close(average.model.queries.weight, expected)
     assert_close(average.model.queries.weight, weight - 1.0, rtol=0, atol=1e-3)
-    assert 27 < average.model.backbone.stem_norm.running_mean.mean() < 29
-    assert average.model.backbone.stem_norm.num_batches_tracked == 0
+    assert 27 < average.model.backbone.get_buffer("stem_norm.running_mean").mean() < 29
+    assert average.model.backbone.get_buffer("stem_norm.num_batches_tracked") == 0
 
 
 def test_it_is_a_model_of_its_own(tiny_spec: ModelSpec) -> None:

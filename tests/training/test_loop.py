@@ -18,7 +18,7 @@ from panodetr.model.detr import Detr
 from panodetr.training.batch import Batch, read_steps
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.loop import StepResult, make_state, train, train_step
+from panodetr.training.loop import StepResult, count_step, make_state, train, train_step
 from panodetr.training.observe import BadStep, Progress, Silence
 from panodetr.training.state import TrainState, seed_step
 from panodetr.training.validate import Validation
@@ -193,6 +193,10 @@ def test_parts_without_objects_count_for_nothing_but_no_object(
     state, result = one_step(plain_run, [parts[0], bare], accelerator)
     alone, _ = one_step(plain_run, [bare, bare], accelerator)
     assert result.finite
+    totals = count_step([parts[0], bare], plain_run, accelerator)
+    assert totals.objects == sum(parts[0].targets.counts)
+    assert totals.images == 4
+    assert count_step([bare, bare], plain_run, accelerator).objects == 1
     assert gradients(state).keys() == gradients(alone).keys()
 
 

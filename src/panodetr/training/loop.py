@@ -225,16 +225,17 @@ def count_step(parts: Sequence[Batch], config: TrainConfig, accelerator: Acceler
     Divided by the number of processes, because Accelerate's data parallel takes the mean of their
     gradients, not the sum.
     """
-    counts = [count_totals(part.targets.counts, config) for part in parts]
-    own = torch.tensor(
-        [[c.objects, c.label_weight, c.images] for c in counts],
-        dtype=torch.float64, device=accelerator.device,
-    ).sum(0)  # fmt: skip
-    whole = accelerator.reduce(own, "sum")
+    own = [count for part in parts for count in part.targets.counts]
+    # Shares are of equal size, so that there is one count for every photo of the step.
+    whole = accelerator.gather(torch.tensor(own, device=accelerator.device))
     assert isinstance(whole, torch.Tensor)
-    objects, label_weight, images = (whole / accelerator.num_processes).tolist()
-    least = 1 / accelerator.num_processes
-    return Totals(objects=max(least, objects), label_weight=label_weight, images=images)
+    totals = count_totals(whole.tolist(), config)
+    processes = accelerator.num_processes
+    return Totals(
+        objects=totals.objects / processes,
+        label_weight=totals.label_weight / processes,
+        images=totals.images / processes,
+    )
 
 
 def skip_step(
@@ -319,7 +320,7 @@ def _sum_shares(shares: Sequence[dict[str, Tensor]], accelerator: Accelerator) -
     own = torch.stack([torch.stack([share[name] for share in shares]).sum() for name in names])
     whole = accelerator.reduce(own, "mean")  # totals are per process
     assert isinstance(whole, torch.Tensor)
-    return dict(zip(names, whole, strict=True))
+    return dict(zip(names, whole.unbind(), strict=True))
 
 
 def _summary(
