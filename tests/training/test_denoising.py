@@ -115,6 +115,7 @@ def test_images_and_groups_do_not_see_each_other(
 
 def image_of(batch: Batch, number: int) -> Batch:
     own = batch.targets.image == number
+    assert batch.targets.index_map is not None
     return Batch(
         pixels=batch.pixels[number : number + 1],
         padding=None,

@@ -65,6 +65,7 @@ def batch_of(*counts: int) -> Batch:
 def part_of(batch: Batch, images: slice) -> Batch:
     numbers = range(len(batch.pixels))[images]
     own = torch.isin(batch.targets.image, torch.tensor(numbers))
+    assert batch.targets.index_map is not None
     return Batch(
         pixels=batch.pixels[images],
         padding=None,

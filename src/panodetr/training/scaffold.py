@@ -81,6 +81,7 @@ class TokenHeads(nn.Module):
 
         The weighted sum of the class loss, a mean over tokens, and L1 and GIoU, means over objects.
         """
+        assert targets.index_map is not None  # recipes ask for no tokens where there are no masks
         place = _sample_centers(targets.index_map, memory.shape[-2:]).flatten()  # Bhw
         covered = place > 0
         tokens = memory.permute(0, 2, 3, 1).flatten(0, 2).float()  # Bhw, D
