@@ -116,14 +116,14 @@ def test_a_full_disk_is_one_line_and_costs_nothing(
 ) -> None:
     folder = RunFolder(tmp_path / "full")
     process = program.start(program.begin(folder.path))
-    assert kill_when(process, lambda: _text(folder.pointer) == "00000006.pt\n")
+    assert kill_when(process, lambda: _text(folder.pointer) == "00000008.pt\n")
     before = {path.name: path.read_bytes() for path in folder.states.glob("[0-9l]*")}
     code, _, err = program.finish(
         program.start(program.resume(folder.path), largest_file=1_000_000)
     )
     assert code == 1
     last = err.splitlines()[-1]
-    assert last.startswith(f"panodetr: error: cannot write {folder.states / '00000008.pt'}: ")
+    assert last.startswith(f"panodetr: error: cannot write {folder.states / '00000010.pt'}: ")
     assert "Traceback" not in err
     assert {path.name: path.read_bytes() for path in folder.states.iterdir()} == before
     program.run(program.resume(folder.path))
