@@ -11,8 +11,6 @@ from accelerate import Accelerator
 from panodetr.data.dataset import Dataset
 from panodetr.evaluation.truth import Truth
 from panodetr.model.detr import Detr
-from panodetr.predict import Predictor
-from panodetr.runtimes.torch import TorchRuntime
 from panodetr.training.batch import read_steps
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
@@ -20,7 +18,7 @@ from panodetr.training.log import read_log
 from panodetr.training.observe import BadStep, Progress, Silence
 from panodetr.training.pictures import draw_batch, draw_validation
 from panodetr.training.record import Recorder
-from panodetr.training.validate import Validation, choose_task, validate
+from panodetr.training.validate import Validation, choose_task, make_predictor, validate
 
 
 @pytest.fixture
@@ -99,9 +97,9 @@ def test_predictions_are_drawn_beside_the_truth(
     for masks in (True, False):
         shape = replace(tiny_run.spec.architecture, masks=masks)
         torch.manual_seed(0)
-        runtime = TorchRuntime(model if masks else Detr(shape), torch.device("cpu"))
         spec = replace(tiny_run.spec, architecture=shape)
-        sheets[masks] = draw_validation(Predictor(spec, runtime), truth)
+        answering = make_predictor(model if masks else Detr(shape), spec, torch.device("cpu"))
+        sheets[masks] = draw_validation(answering, truth)
         height, width = sheets[masks].shape[:2]
         right = sheets[masks][:, width // 2 + 4 :]
         assert height > 2 * width // 2

@@ -289,7 +289,6 @@ def validate_state(
         accelerator=accelerator,
         progress=observer.validating,
     )
-    set_modes(state.learner.model, config)
     state.stale += 1
     if state.best is None or validation.score > state.best:
         state.best, state.stale = validation.score, 0

@@ -9,10 +9,9 @@ import numpy as np
 from PIL import Image
 
 from panodetr.files import write_json, written_whole
-from panodetr.predict import Predictor
-from panodetr.runtimes.torch import TorchRuntime
 from panodetr.training.log import RATES, Board, Log, plot_log, read_log, scalars
 from panodetr.training.pictures import draw_batch, draw_validation
+from panodetr.training.validate import make_predictor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,7 +134,7 @@ class Recorder:
         figures = scalars(validation.metrics)
         self._log.add(validation.step, validation=figures)
         self._board.add(validation.step, "validation", figures)
-        predictor = Predictor(self._spec, TorchRuntime(model, self._device))
+        predictor = make_predictor(model, self._spec, self._device)
         picture = self._folder.pictures / f"validation_{validation.step:08}.png"
         _write_picture(picture, draw_validation(predictor, self._truth))
         self._plot()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from panodetr.evaluation.metrics import metrics
 from panodetr.evaluation.run import evaluate
+from panodetr.model.detr import Detr
 from panodetr.predict import Predictor
 from panodetr.runtimes.torch import TorchRuntime
 from panodetr.training.ranks import gather, share_buffers
@@ -14,12 +15,12 @@ from panodetr.training.ranks import gather, share_buffers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import torch
     from accelerate import Accelerator
 
     from panodetr.checkpoints.spec import ModelSpec
     from panodetr.evaluation.tally import Figures
     from panodetr.evaluation.truth import Task, Truth
-    from panodetr.model.detr import Detr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ def validate(
 ) -> Validation:
     """Predict every photo of a data set once, shared out to all processes, and count together.
 
-    The model is left in eval mode. Every process gets the same answer.
+    Every process gets the same answer.
 
     Args:
         model: whose answers; all processes have the same weights.
@@ -74,7 +75,7 @@ def validate(
     """
     share_buffers(accelerator, model)
     share = truth.share(accelerator.process_index, accelerator.num_processes)
-    predictor = Predictor(spec, TorchRuntime(model, accelerator.device))
+    predictor = make_predictor(model, spec, accelerator.device)
     mine = evaluate(predictor, share, [choose_task(spec, truth)], progress=progress)
     tally, *others = gather(accelerator, mine.tally)
     for other in others:
@@ -82,6 +83,13 @@ def validate(
     figures = tally.compute()
     measure, score = _score(figures)
     return Validation(step=step, score=score, measure=measure, metrics=metrics(figures, truth))
+
+
+def make_predictor(model: Detr, spec: ModelSpec, device: torch.device) -> Predictor:
+    """Predict with a copy: a runtime takes its model over, and this one goes on learning."""
+    taken = Detr(spec.architecture)
+    taken.load_state_dict(model.state_dict())
+    return Predictor(spec, TorchRuntime(taken, spec.preprocessing, device))
 
 
 def _score(figures: Figures) -> tuple[str, float]:
