@@ -6,7 +6,8 @@
 One photo of 512 by 512 pixels with 12 objects, ResNet-50, 250 classes, 100 queries, random weights,
 float32; a step is forward, matching, losses, backward and update. Every run is a fresh process that
 does one step to warm up and then as many as asked for. The sides take turns, so that whatever else
-the machine does falls on all of them. Ratios are of medians; a process's peak memory is its own.
+the machine does falls on all of them. Ratios are of medians, by the clock and of processor time,
+which other work on the machine disturbs less; a process's peak memory is its own.
 
 - ours, ours-masks: the joint step, and the mask head alone on a frozen rest (stage 2).
 - original, original-masks: the same with masks for all 100 queries, as the original makes them, in
@@ -69,33 +70,39 @@ def fresh_process(side: str, steps: int, threads: int) -> dict[str, Any]:
 
 
 def measure(step: Step, steps: int) -> dict[str, Any]:
-    """Seconds of each step, the loss of the first, and the process's peak memory in bytes."""
+    """Seconds of each step, by the clock and of the processors, its loss, and the peak in bytes."""
     torch.manual_seed(1)
-    loss, seconds = step(), []
+    loss = step()
+    seconds: list[float] = []
+    busy: list[float] = []
     for _ in range(steps):
-        start = time.perf_counter()
+        start, start_busy = time.perf_counter(), time.process_time()
         step()
         seconds.append(time.perf_counter() - start)
+        busy.append(time.process_time() - start_busy)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": seconds, "loss": loss, "peak": peak}
+    return {"seconds": seconds, "busy": busy, "loss": loss, "peak": peak}
 
 
 def report(runs: dict[str, list[dict[str, Any]]]) -> None:
-    medians = {
-        side: statistics.median(second for run in found for second in run["seconds"])
-        for side, found in runs.items()
-    }
+    seconds, busy = (
+        {
+            side: statistics.median(second for run in found for second in run[kind])
+            for side, found in runs.items()
+        }
+        for kind in ("seconds", "busy")
+    )
     peaks = {side: max(run["peak"] for run in found) for side, found in runs.items()}
-    print(f"{'':16}{'s a step':>10}{'peak GiB':>10}{'loss':>12}{'time':>8}{'memory':>9}")
+    columns = ("s a step", "CPU s", "peak GiB", "loss", "time", "CPU", "memory")
+    print(" " * 16 + "".join(f"{column:>10}" for column in columns))
     for side, found in runs.items():
+        row = f"{side:16}{seconds[side]:10.2f}{busy[side]:10.2f}{peaks[side] / 2**30:10.2f}"
+        row += f"{found[0]['loss']:10.5f}"
         base = "ours-masks" if side in STAGE else "ours"
-        ratios = ""
         if base in runs:
-            ratios = f"{medians[side] / medians[base]:7.1f}x{peaks[side] / peaks[base]:8.1f}x"
-        print(
-            f"{side:16}{medians[side]:10.2f}{peaks[side] / 2**30:10.2f}{found[0]['loss']:12.5f}"
-            f"{ratios}"
-        )
+            ratios = (figures[side] / figures[base] for figures in (seconds, busy, peaks))
+            row += "".join(f"{ratio:9.2f}x" for ratio in ratios)
+        print(row)
 
 
 def scene() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -201,11 +208,11 @@ def prepare_transformers() -> Step:
 
 def update(loss: torch.Tensor, model: Any, optimizer: torch.optim.Optimizer) -> float:
     """Learn from a loss, as the paper: gradients are clipped to 0.1."""
-    optimizer.zero_grad(set_to_none=True)
     loss.backward()
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     torch.nn.utils.clip_grad_norm_(learned, 0.1)
     optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
     return loss.item()
 
 

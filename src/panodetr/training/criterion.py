@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from panodetr.training.losses import box_giou, box_l1, classification_loss, dice_loss, focal_loss
 from panodetr.training.matcher import MatchCosts
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from panodetr.training.batch import Targets
     from panodetr.training.config import TrainConfig
     from panodetr.training.matcher import Matches
+
+PIXELS_AT_ONCE = 2**20
+"""Of masks at their full size, in the mask losses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,16 +144,24 @@ def mask_losses(
     Returns:
         "focal" and "dice", scalars.
     """
-    truth = targets.masks(objects)  # M, H, W
-    logits = F.interpolate(masks[:, None], truth.shape[-2:], mode="bilinear").flatten(1)  # M, HW
-    valid = None
-    if padding is not None and not config.mask_padding:
-        valid = (~padding)[targets.image[objects]].to(logits.dtype).flatten(1)  # M, HW
-    truth = truth.flatten(1)
-    return {
-        "focal": focal_loss(logits, truth, valid).sum() / num_objects,
-        "dice": dice_loss(logits, truth, valid).sum() / num_objects,
-    }
+    size = targets.index_map.shape[1:]
+    at_once = max(1, PIXELS_AT_ONCE // size.numel())
+    focal, dice = masks.new_zeros(()), masks.new_zeros(())
+
+    def part(masks: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
+        logits = F.interpolate(masks[:, None], size, mode="bilinear").flatten(1)  # N, HW
+        truth = targets.masks(objects).flatten(1)  # N, HW
+        valid = None
+        if padding is not None and not config.mask_padding:
+            valid = (~padding)[targets.image[objects]].to(logits.dtype).flatten(1)  # N, HW
+        return focal_loss(logits, truth, valid).sum(), dice_loss(logits, truth, valid).sum()
+
+    for some, theirs in zip(masks.split(at_once), objects.split(at_once), strict=True):
+        # What lies between is computed again in the backward pass: it would be the largest tensors
+        # of the step, a dozen a mask.
+        one_focal, one_dice = checkpoint(part, some, theirs, use_reentrant=False)
+        focal, dice = focal + one_focal, dice + one_dice
+    return {"focal": focal / num_objects, "dice": dice / num_objects}
 
 
 def weighted_sum(losses: dict[str, Tensor], config: CriterionConfig) -> Tensor:
