@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from PIL import Image
 
-from panodetr.images.resize import resize, resized_size
+from panodetr.images.resize import LARGE, resize, resized_size
 
 sides = st.integers(1, 5000)
 sizes = st.tuples(sides, sides)
@@ -71,3 +72,13 @@ def test_shrinking_averages() -> None:
     small = resize(stripes, (8, 8))
     assert abs(float(small.mean()) - 127.5) < 3
     assert int(small.max()) < 160
+
+
+@pytest.mark.parametrize(
+    "size", [(800, 1066), (733, 1099), (2400, 800), (1600, 1250), (1601, 1249)]
+)
+def test_large_photos_are_resized_in_strips_to_the_same_bits(size: tuple[int, int]) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (1601, 1250, 3), dtype=np.uint8)
+    assert photo.shape[0] * photo.shape[1] > LARGE
+    whole = Image.fromarray(photo).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    assert np.array_equal(resize(photo, size), np.asarray(whole))
