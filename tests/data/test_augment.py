@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -8,18 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from panodetr.data.augment import CropAugmentation, augment, flip, recolor, resize_both
+from panodetr.data.augment import CropAugmentation, PaperAugmentation, draw_view, recolor
+from panodetr.images.resize import resized_size
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.int32]]
 
 sides = st.integers(8, 70)
 seeds = st.integers(0, 2**32 - 1)
+COCO = (480, 640)
 
 
-def painted_with_its_ids(height: int, width: int, block: int = 1) -> Pair:
-    """A photo whose colours are its ids; every block of pixels has an id of its own."""
-    rows, columns = np.arange(height) // block, np.arange(width) // block
-    ids = (rows[:, None] * (columns[-1] + 1) + columns + 1).astype(np.int32)
+def painted_with_its_ids(height: int, width: int) -> Pair:
+    """A photo whose colours are its ids; every pixel has an id of its own."""
+    ids = np.arange(1, height * width + 1, dtype=np.int32).reshape(height, width)
     photo = np.stack([ids % 256, ids // 256, np.full_like(ids, 7)], axis=-1)
     return photo.astype(np.uint8), ids
 
@@ -31,74 +33,118 @@ def painted(photo: NDArray[np.uint8]) -> NDArray[np.int32]:
 @given(sides, sides, st.integers(1, 40), seeds, st.booleans())
 def test_pixels_keep_their_ids(height: int, width: int, size: int, seed: int, flips: bool) -> None:
     config = CropAugmentation(size=size, flip=flips)
-    photo, ids = augment(*painted_with_its_ids(height, width), config, np.random.default_rng(seed))
+    photo, ids = painted_with_its_ids(height, width)
+    view = draw_view(config, (height, width), np.random.default_rng(seed))
+    photo, ids = view.photo(photo), view.ids(ids)
     np.testing.assert_array_equal(painted(photo), ids)
     np.testing.assert_array_equal(photo[..., 2], 7)
     assert len(np.unique(ids)) == ids.size  # no pixel of the photo twice
     assert sorted(ids.shape) == sorted((min(size, height), min(size, width)))
 
 
-@given(seeds, st.sampled_from([0.5, 0.8, 1.25, 2.0]))
-def test_scaled_pixels_keep_their_ids_away_from_borders(seed: int, scale: float) -> None:
-    config = CropAugmentation(size=48, least_scale=scale, most_scale=scale)
-    height, width = 96, 80
-    _, ids = painted_with_its_ids(height, width, block=16)
-    photo = np.stack([ids * 8] * 3, axis=-1).astype(np.uint8)
-    photo, ids = augment(photo, ids, config, np.random.default_rng(seed))
-    # Smoothing reaches as far as the id of a neighbouring pixel differs, with some to spare.
-    reach = 3
-    inner = np.ones(ids.shape, np.bool_)
-    for axis in (0, 1):
-        for shift in range(-reach, reach + 1):
-            inner &= np.roll(ids, shift, axis) == ids
-    inner[:reach] = inner[-reach:] = inner[:, :reach] = inner[:, -reach:] = False
-    assert inner.mean() > 0.05
-    np.testing.assert_allclose(photo[inner][:, 0], ids[inner] * 8, atol=1)
-
-
 @given(sides, sides, st.integers(1, 64), seeds, st.floats(0.3, 1), st.floats(1, 3))
-def test_crops_have_at_most_their_size_and_only_the_photos_ids(
+def test_crops_have_their_size_unless_the_photo_is_smaller(
     height: int, width: int, size: int, seed: int, least: float, most: float
 ) -> None:
-    config = CropAugmentation(size=size, least_scale=least, most_scale=most, color=0.3)
-    before = painted_with_its_ids(height, width)
-    photo, ids = augment(*before, config, np.random.default_rng(seed))
-    assert photo.shape == (*ids.shape, 3)
-    assert (photo.dtype, ids.dtype) == (np.uint8, np.int32)
-    assert 1 <= min(ids.shape) <= max(ids.shape) <= size
-    assert np.isin(ids, before[1]).all()
+    config = CropAugmentation(size=size, least_scale=least, most_scale=most, flip=False)
+    view = draw_view(config, (height, width), np.random.default_rng(seed))
+    y0, x0, y1, x1 = view.window
+    assert 0 <= y0 < y1 <= height
+    assert 0 <= x0 < x1 <= width
+    for whole, part, shown in ((height, y1 - y0, view.shape[0]), (width, x1 - x0, view.shape[1])):
+        assert 1 <= shown <= size
+        if part < whole:
+            assert shown == size
 
 
-def test_a_crop_is_full_to_a_pixel_where_the_photo_is_large_enough() -> None:
-    config = CropAugmentation(size=32, least_scale=0.8, most_scale=1.4)
+def test_every_crop_of_a_large_photo_is_full() -> None:
+    config = CropAugmentation(size=128, least_scale=0.8, most_scale=1.4)
     rng = np.random.default_rng(0)
-    for _ in range(50):
-        _, ids = augment(*painted_with_its_ids(64, 48), config, rng)
-        assert set(ids.shape) <= {31, 32}
-
-
-def test_randomness_comes_from_the_generator_alone() -> None:
-    config = CropAugmentation(size=16, least_scale=0.5, most_scale=2, color=0.2)
-    before = painted_with_its_ids(40, 40)
-    first, same, other = (
-        augment(*before, config, np.random.default_rng(seed)) for seed in (5, 5, 6)
-    )
-    np.testing.assert_array_equal(first[0], same[0])
-    np.testing.assert_array_equal(first[1], same[1])
-    assert not np.array_equal(first[1], other[1])
+    assert {draw_view(config, (256, 320), rng).shape for _ in range(2000)} == {(128, 128)}
 
 
 def test_all_eight_ways_to_lay_a_square_occur() -> None:
-    before = painted_with_its_ids(3, 3)
-    rng = np.random.default_rng(0)
-    ways = {flip(*before, rng)[1].tobytes() for _ in range(200)}
+    config, rng = CropAugmentation(size=3), np.random.default_rng(0)
+    _, ids = painted_with_its_ids(3, 3)
+    ways = Counter(draw_view(config, (3, 3), rng).ids(ids).tobytes() for _ in range(800))
     assert len(ways) == 8
+    assert min(ways.values()) > 60
 
 
-def test_nearest_ids_are_those_of_the_pixels_below_the_centres() -> None:
-    photo, ids = painted_with_its_ids(2, 4)
-    assert resize_both(photo, ids, (4, 2))[1].tolist() == [[2, 4], [2, 4], [6, 8], [6, 8]]
-    assert resize_both(photo, ids, (2, 4)) == (photo, ids)
+def test_the_paper_resizes_half_of_the_photos_as_a_whole() -> None:
+    config, rng = PaperAugmentation(), np.random.default_rng(0)
+    views = [draw_view(config, COCO, rng) for _ in range(4000)]
+    whole = [view for view in views if view.window == (0, 0, *COCO)]
+    assert 0.46 < len(whole) / len(views) < 0.54
+    assert 0.46 < sum(view.mirror for view in views) / len(views) < 0.54
+    assert not any(view.upside_down or view.swap for view in views)
+    expected = {resized_size(COCO, short, 1333) for short in range(480, 801, 32)}
+    assert {view.shape for view in whole} == expected
+    assert len(expected) == 11
+
+
+def test_the_paper_cuts_parts_of_384_to_600_pixels_out_of_the_resized_photo() -> None:
+    config, rng = PaperAugmentation(crop=1.0), np.random.default_rng(1)
+    heights: list[float] = []
+    for _ in range(3000):
+        view = draw_view(config, COCO, rng)
+        y0, x0, y1, x1 = view.window
+        parts = [
+            ((y1 - y0) * short / 480, (x1 - x0) * int(short * 4 / 3) / 640)
+            for short in (400, 500, 600)
+        ]
+        fits = [
+            part
+            for part in parts
+            if all(abs(side - round(side)) < 1e-6 and 384 <= round(side) <= 600 for side in part)
+        ]
+        assert fits  # a whole number of pixels at one of the three sizes
+        heights += [round(part[0]) for part in fits[:1]]
+        # The part keeps its shape, up to the rounding of the resized sides.
+        aspect = fits[0][1] / fits[0][0]
+        assert view.shape[1] / view.shape[0] == pytest.approx(aspect, rel=0.01)
+        assert max(view.shape) <= 1333
+        assert min(view.shape) in range(480, 801, 32)
+    assert min(heights) == 384
+    assert max(heights) > 590
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), seeds, st.booleans())
+def test_any_photo_has_a_view_within_it(height: int, width: int, seed: int, jitter: bool) -> None:
+    config = PaperAugmentation()
+    if jitter:
+        config = replace(config, long_side=640, least_jitter=0.1, most_jitter=2.0)
+    view = draw_view(config, (height, width), np.random.default_rng(seed))
+    y0, x0, y1, x1 = view.window
+    assert 0 <= y0 < y1 <= height
+    assert 0 <= x0 < x1 <= width
+    # The original rounds the short side, and the long one follows.
+    rounding = 0.5 * max(view.shape) / min(view.shape) + 1
+    assert 1 <= min(view.shape) <= max(view.shape) <= config.long_side + rounding
+
+
+def test_large_scale_jitter_fits_into_its_square_or_fills_it() -> None:
+    config = PaperAugmentation(long_side=640, least_jitter=0.1, most_jitter=2.0, flip=False)
+    rng = np.random.default_rng(0)
+    views = [draw_view(config, COCO, rng) for _ in range(3000)]
+    scales = [view.size[1] / (view.window[3] - view.window[1]) for view in views]
+    assert 0.1 <= min(scales) < 0.11
+    assert 1.99 < max(scales) <= 2.01
+    assert np.mean(scales) == pytest.approx(1.05, abs=0.04)
+    for view, scale in zip(views, scales, strict=True):
+        # Rounded to whole pixels, of which the smallest have 48.
+        assert view.shape[1] == min(640, round(640 * scale))
+        assert view.shape[0] == pytest.approx(min(640, 480 * scale), abs=1)
+
+
+def test_randomness_comes_from_the_generator_alone() -> None:
+    for config in (CropAugmentation(size=16, most_scale=2), PaperAugmentation()):
+        first, same, other = (
+            [draw_view(config, (40, 60), rng) for _ in range(5)]
+            for rng in (np.random.default_rng(seed) for seed in (5, 5, 6))
+        )
+        assert first == same
+        assert first != other
 
 
 def test_recolouring_is_bounded_and_changes_every_channel_in_one_direction() -> None:
@@ -111,14 +157,26 @@ def test_recolouring_is_bounded_and_changes_every_channel_in_one_direction() -> 
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"size": 0},
-        {"least_scale": 0.0},
-        {"least_scale": 2.0},
-        {"color": 1.0},
-        {"color": -0.1},
-    ],
+    [{"size": 0}, {"least_scale": 0.0}, {"least_scale": 2.0}, {"color": 1.0}, {"color": -0.1}],
 )
-def test_ranges_that_hold_nothing_are_refused(change: dict[str, float]) -> None:
+def test_crops_that_hold_nothing_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"expected a positive size"):
         replace(CropAugmentation(size=8), **change)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"short_sides": ()}, "short_sides is"),
+        ({"crop_short_sides": (400, 0)}, "crop_short_sides is"),
+        ({"long_side": 0}, "long_side is 0"),
+        ({"least_crop": 601}, "crops are 601 to 600"),
+        ({"crop": 1.5}, "crop is 1.5"),
+        ({"color": 1.0}, "color 1.0"),
+        ({"least_jitter": 0.0}, "jitter is 0.0"),
+        ({"least_jitter": 2.0}, "jitter is 2.0 to 1.0"),
+    ],
+)
+def test_sizes_that_hold_nothing_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(PaperAugmentation(), **change)  # pyright: ignore[reportArgumentType]

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
-import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -8,87 +13,205 @@ import pytest
 from PIL import Image
 
 from panodetr.data import loader
-from panodetr.data.augment import CropAugmentation
-from panodetr.data.loader import CropReader
-from panodetr.data.panoptic import PanopticData
+from panodetr.data.augment import CropAugmentation, PaperAugmentation
+from panodetr.data.dataset import Dataset, open_data
+from panodetr.data.loader import BatchReader, Example, Sampling
+from panodetr.errors import DataError
 
-SIZES = ((20, 20), (40, 40), (16, 24))
+CROPS = CropAugmentation(size=12, least_scale=0.7, most_scale=1.5, color=0.2)
+WHOLE = CropAugmentation(size=64, flip=False)
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> PanopticData:
-    """Three photos of one grey each, with a square of class 5 in their upper left corners."""
-    images: list[dict[str, object]] = []
-    annotations: list[dict[str, object]] = []
-    for number, (height, width) in enumerate(SIZES, start=1):
-        name = f"{number}.png"
-        ids = np.zeros((height, width, 3), np.uint8)
-        ids[:8, :8, 0] = number
-        for folder, pixels in (("some", np.full_like(ids, 10 * number)), ("panoptic_some", ids)):
-            (tmp_path / folder).mkdir(exist_ok=True)
-            Image.fromarray(pixels).save(tmp_path / folder / name)
-        images.append({"id": number, "file_name": name, "height": height, "width": width})
-        segments = [{"id": number, "category_id": 5, "area": 64, "iscrowd": 0}]
-        annotations.append({"image_id": number, "file_name": name, "segments_info": segments})
-    categories = [{"id": 5, "name": "square", "isthing": 1, "color": [1, 2, 3]}]
-    document = {"images": images, "annotations": annotations, "categories": categories}
-    (tmp_path / "panoptic_some.json").write_text(json.dumps(document))
-    return PanopticData.open(tmp_path, "some")
+def data(id_folder: Path) -> Dataset:
+    """Three photos of other sizes, with three objects each."""
+    return open_data(id_folder)
 
 
-def test_a_number_gives_the_same_crop_whatever_came_before(data: PanopticData) -> None:
-    augmentation = CropAugmentation(size=12, least_scale=0.7, most_scale=1.5, color=0.2)
-    reader = CropReader(data, augmentation, seed=3)
-    crops = [reader.crop(number) for number in range(20)]
-    for number in (17, 4, 4):
-        photo, target = CropReader(data, augmentation, seed=3).crop(number)
-        np.testing.assert_array_equal(photo, crops[number][0])
-        np.testing.assert_array_equal(target.ids, crops[number][1].ids)
-        np.testing.assert_array_equal(target.boxes, crops[number][1].boxes)
+def reader(
+    data: Dataset, augmentation: CropAugmentation = CROPS, sampling: Sampling = "epochs",
+    *, seed: int = 3, batch_size: int = 4, workers: int = 0,
+) -> BatchReader:  # fmt: skip
+    return BatchReader(
+        data, augmentation, seed=seed, batch_size=batch_size, sampling=sampling, workers=workers
+    )
 
 
-def test_seeds_give_other_crops(data: PanopticData) -> None:
-    crops = [
-        [CropReader(data, CropAugmentation(size=12), seed).crop(n)[1].ids for n in range(10)]
-        for seed in (1, 2)
-    ]
-    assert any(not np.array_equal(a, b) for a, b in zip(*crops, strict=True))
+def assert_alike(one: list[Example], other: list[Example]) -> None:
+    assert [example.image_id for example in one] == [example.image_id for example in other]
+    for (photo, target, _), (its_photo, its_target, _) in zip(one, other, strict=True):
+        np.testing.assert_array_equal(photo, its_photo)
+        np.testing.assert_array_equal(target.boxes, its_target.boxes)
+        np.testing.assert_array_equal(target.segment_ids, its_target.segment_ids)
+        np.testing.assert_array_equal(target.classes, its_target.classes)
+        np.testing.assert_array_equal(target.ids, its_target.ids)  # pyright: ignore[reportArgumentType]
 
 
-def test_photo_and_objects_belong_together(data: PanopticData) -> None:
-    reader = CropReader(data, CropAugmentation(size=64, flip=False), seed=0)
-    for number in range(10):
-        photo, target = reader.crop(number)
-        image = int(photo[0, 0, 0]) // 10
-        assert target.ids.shape == photo.shape[:2] == SIZES[image - 1]
-        assert target.segment_ids.tolist() == [image]
-        assert target.classes.tolist() == [0]
-        assert target.boxes.tolist() == [[0, 0, 8, 8]]
+@pytest.mark.parametrize("sampling", ["area", "epochs", "buckets"])
+def test_a_run_goes_on_from_its_step_alone(data: Dataset, sampling: Sampling) -> None:
+    straight = list(reader(data, sampling=sampling).batches(0, 6))
+    resumed = list(reader(data, sampling=sampling).batches(4, 6))
+    assert [len(batch) for batch in straight] == [4] * 6
+    for one, other in zip(resumed, straight[4:], strict=True):
+        assert_alike(one, other)
 
 
-def test_large_photos_are_drawn_more_often_by_the_root_of_their_area(data: PanopticData) -> None:
-    reader = CropReader(data, CropAugmentation(size=64, flip=False), seed=0)
-    drawn = [int(reader.crop(number)[0][0, 0, 0]) // 10 - 1 for number in range(600)]
-    share = np.bincount(drawn, minlength=3) / len(drawn)
-    sides = np.sqrt([height * width for height, width in SIZES])
-    np.testing.assert_allclose(share, sides / sides.sum(), atol=0.06)
+@pytest.mark.parametrize("sampling", ["area", "epochs", "buckets"])
+def test_ranks_share_the_batches_of_one_process(data: Dataset, sampling: Sampling) -> None:
+    straight = list(reader(data, sampling=sampling).batches(0, 3))
+    for ranks in (2, 3):
+        shares = [
+            list(reader(data, sampling=sampling).batches(0, 3, r, ranks)) for r in range(ranks)
+        ]
+        for step in range(3):
+            joined: list[Example] = [None] * 4  # pyright: ignore[reportAssignmentType]
+            for rank in range(ranks):
+                joined[rank::ranks] = shares[rank][step]
+            assert_alike(joined, straight[step])
 
 
-def test_files_are_read_once(data: PanopticData) -> None:
-    reader = CropReader(data, CropAugmentation(size=12), seed=0)
-    before = [reader.crop(number)[0] for number in range(30)]
+def test_workers_read_what_a_thread_reads(data: Dataset) -> None:
+    straight = list(reader(data).batches(1, 4))
+    for one, other in zip(reader(data, workers=2).batches(1, 4), straight, strict=True):
+        assert_alike(one, other)
+
+
+def test_photo_and_objects_belong_together(data: Dataset) -> None:
+    sizes = {sample.image_id: sample.size for sample in data.samples}
+    for batch in reader(data, WHOLE).batches(0, 3):
+        for photo, target, image_id in batch:
+            truth = Image.open(data.samples[image_id - 1].photo)
+            np.testing.assert_array_equal(photo, np.asarray(truth))
+            assert target.ids is not None
+            assert target.ids.shape == photo.shape[:2] == sizes[image_id]
+            assert target.segment_ids.tolist() == [3, 7, 300]
+
+
+def test_boxes_without_masks_go_through_every_augmentation(boxes_folder: Path) -> None:
+    data = open_data(boxes_folder)
+    paper = PaperAugmentation(
+        short_sides=(16, 24), long_side=40, crop_short_sides=(20,), least_crop=12, most_crop=18
+    )
+    found = 0
+    for augmentation in (CROPS, paper):
+        batches = BatchReader(data, augmentation, seed=0, batch_size=3, sampling="buckets")
+        for batch in batches.batches(0, 8):
+            for photo, target, _ in batch:
+                assert target.ids is None
+                found += len(target.classes)
+                assert target.boxes.shape == (len(target.classes), 4)
+                height, width = photo.shape[:2]
+                assert (target.boxes >= 0).all()
+                assert (target.boxes <= [width, height, width, height]).all()
+                assert (target.boxes[:, 2:] > target.boxes[:, :2]).all()
+    assert found > 10
+
+
+def test_no_steps_are_no_batches_and_a_rank_needs_a_part(data: Dataset) -> None:
+    assert list(reader(data).batches(5, 5)) == []
+    with pytest.raises(ValueError, match="rank 4 of 5 has no part in batches of 4"):
+        next(reader(data).batches(0, 1, 4, 5))
+
+
+def test_small_data_is_read_once(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = reader(data)
+    before = list(one.batches(0, 3))
     for sample in data.samples:
         sample.photo.unlink()
-        sample.id_map.unlink()
-    for number, photo in enumerate(before):
-        np.testing.assert_array_equal(reader.crop(number)[0], photo)
+    for batch, other in zip(one.batches(0, 3), before, strict=True):
+        assert_alike(batch, other)
+    monkeypatch.setattr(loader, "CACHED_PIXELS", 100)
+    with pytest.raises(DataError, match=r"1 of 3 photos cannot be read.*png: no such file"):
+        list(reader(data).batches(0, 1))
 
 
-def test_memory_for_photos_is_bounded(data: PanopticData, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "CACHED_PIXELS", 0)
-    reader = CropReader(data, CropAugmentation(size=12), seed=0)
-    reader.crop(0)
-    for sample in data.samples:
-        sample.photo.unlink()
-    with pytest.raises(ValueError, match=r"\d\.png"):
-        reader.crop(0)
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("sampling", ["area", "epochs"])
+def test_unreadable_photos_are_told_once_and_replaced(
+    data: Dataset, sampling: Sampling, workers: int
+) -> None:
+    photo, id_map = data.samples[1].photo, data.samples[0].photo.parents[1] / "masks/cell/3.png"
+    photo.write_bytes(photo.read_bytes()[:200])
+    id_map.write_bytes(b"no picture")
+    told: list[str] = []
+    one = BatchReader(
+        data, CROPS, seed=0, batch_size=4, sampling=sampling, workers=workers,
+        bad_photos=2, on_bad=told.append,
+    )  # fmt: skip
+    batches = list(one.batches(0, 4))
+    assert {example.image_id for batch in batches for example in batch} == {1}
+    assert len(told) == 2
+    assert any("2.png: the image is broken" in message for message in told)
+    assert any("3.png cannot be read as an id map" in message for message in told)
+    again = BatchReader(data, CROPS, seed=0, batch_size=4, sampling=sampling, bad_photos=2)
+    assert_alike(next(again.batches(3, 4)), batches[3])  # the same ones stand in
+
+
+def test_too_many_unreadable_photos_end_the_run(data: Dataset) -> None:
+    for sample in data.samples[:2]:
+        sample.photo.write_bytes(b"")
+    with pytest.raises(DataError, match=r"2 of 3 photos cannot be read.*allows more than 1"):
+        list(
+            BatchReader(data, CROPS, seed=0, batch_size=4, sampling="epochs", bad_photos=1).batches(
+                0, 2
+            )
+        )
+    data.samples[2].photo.write_bytes(b"")
+    with pytest.raises(DataError, match="3 of 3 photos cannot be read"):
+        list(
+            BatchReader(data, CROPS, seed=0, batch_size=4, sampling="area", bad_photos=9).batches(
+                0, 2
+            )
+        )
+
+
+def test_a_closed_iterator_leaves_no_process(data: Dataset) -> None:
+    with closing(reader(data, workers=1).batches(0, 50)) as batches:
+        next(batches)
+        assert children(os.getpid())
+    assert not children(os.getpid())
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_workers_leave_when_training_is_killed(data: Dataset, tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from panodetr.data.augment import CropAugmentation\n"
+        "from panodetr.data.dataset import open_data\n"
+        "from panodetr.data.loader import BatchReader\n"
+        "if __name__ == '__main__':\n"
+        f"    data = open_data(Path({str(data.folder)!r}))\n"
+        "    reader = BatchReader(data, CropAugmentation(size=12), seed=0, batch_size=4,\n"
+        "                         sampling='epochs', workers=2)\n"
+        "    next(batches := reader.batches(0, 1000))\n"
+        "    print('reading', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    run = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    assert run.stdout.readline() == "reading\n"
+    workers = children(run.pid)
+    assert len(workers) >= 2
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    run.stdout.close()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+
+
+def children(pid: int) -> list[int]:
+    """The processes that read photos for a process."""
+    found: list[int] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            line = (folder / "cmdline").read_text()
+        except (OSError, ValueError):  # it has gone meanwhile
+            continue
+        if parent == pid and "spawn_main" in line:
+            found.append(int(folder.name))
+    return found

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from panodetr.data.masks import panoptic_objects
 from panodetr.data.panoptic import read_ids
 from panodetr.errors import DataError
-from panodetr.evaluation.truth import Truth, panoptic_objects
+from panodetr.evaluation.truth import Truth
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from panodetr.errors import ImageError
-from panodetr.images.read import MAX_PIXELS, find_images, read_image
+from panodetr.images.read import MAX_PIXELS, find_images, read_image, read_size
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
 SMOOTH = np.stack([np.add.outer(np.arange(32) * 3, np.arange(48) * 2) + 20] * 3, -1).astype(
@@ -365,3 +365,27 @@ def test_nothing_found_is_one_line(photos: Path, given: str) -> None:
     with pytest.raises(ImageError) as error:
         find_images([str(photos / given)])
     one_line(error, str(photos / given))
+
+
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6, 8])
+def test_the_size_in_a_header_is_that_of_the_upright_photo(
+    tmp_path: Path, orientation: int | None
+) -> None:
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    path = saved(tmp_path / "a.jpg", Image.fromarray(RGB), exif=exif)
+    assert read_size(path) == read_image(path).shape[:2]
+
+
+def test_sizes_come_from_headers_alone_and_from_nothing_else(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", Image.fromarray(SMOOTH))
+    path.write_bytes(path.read_bytes()[:100])  # the pixels are gone
+    assert read_size(path) == SMOOTH.shape[:2]
+    path.write_bytes(b"no photo")
+    with pytest.raises(ImageError) as error:
+        read_size(path)
+    one_line(error, "a.png", "not an image")
+    with pytest.raises(ImageError) as error:
+        read_size(tmp_path / "b.png")
+    one_line(error, "b.png", "no such file")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from panodetr import __version__
 from panodetr.cli import convert as convert_command
+from panodetr.cli import data as data_command
 from panodetr.cli import detect as detect_command
 from panodetr.cli import eval as eval_command
 from panodetr.cli import export as export_command
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     detect_command.add_to(commands)
     models_command.add_to(commands)
     eval_command.add_to(commands)
+    data_command.add_to(commands)
     train_command.add_to(commands)
     convert_command.add_to(commands)
     export_command.add_to(commands)

@@ -1,13 +1,18 @@
-"""Random views of a photo and its id map, always changed together. NumPy and Pillow only."""
+"""Which view of a photo training sees next, drawn at random. NumPy only.
+
+What is drawn depends on the photo's size and the generator alone, so the size of a view is known
+without reading the photo.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from panodetr.images.resize import resize
+from panodetr.data.view import View
+from panodetr.images.resize import resized_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,70 +53,81 @@ class CropAugmentation:
             )
 
 
-def augment(
-    photo: NDArray[np.uint8],
-    ids: NDArray[np.int32],
-    config: CropAugmentation,
-    rng: np.random.Generator,
-) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """A random crop, scaled, flipped and recoloured.
+@dataclass(frozen=True, kw_only=True)
+class PaperAugmentation:
+    """Whole photos and large crops at many sizes: the paper's appendix A.4 and its code.
 
-    Args:
-        photo: (H, W, 3).
-        ids: (H, W), the id map of the same pixels.
-        config: the ranges.
-        rng: where all randomness comes from.
+    Half of the time the photo is resized as a whole. Else it is resized to one of a few sizes, a
+    part of it is cut out, and that is resized. The paper's numbers are the defaults.
 
-    Returns:
-        Photo (h, w, 3) and id map (h, w), at most `config.size` a side.
+    Attributes:
+        short_sides: pixels, one of which the short side becomes at the end.
+        long_side: pixels, most of the long side, but for the rounding of the short side, which
+            becomes less where the long one would pass.
+        crop: how often a part is cut out, as a fraction.
+        crop_short_sides: pixels, one of which the photo's short side becomes before the cut.
+        least_crop: pixels, the least side of the cut; a photo's side that is shorter stays whole.
+        most_crop: pixels, the largest side of the cut.
+        flip: whether to exchange left and right, half of the time.
+        color: how far brightness, contrast and each channel's gain may go, as a fraction.
+        least_jitter: large-scale jitter, instead of all sizes above: the photo is fitted into a
+            square of `long_side` times a factor, drawn from this one …
+        most_jitter: … to this one, and what is larger than `long_side` is cut off at random. 0.1
+            and 2 are usual (Ghiasi et al. 2021, arXiv 2012.07177); 1 and 1 switch it off.
     """
-    scale = np.exp(rng.uniform(np.log(config.least_scale), np.log(config.most_scale)))
-    window = (
-        min(round(config.size / scale), photo.shape[0]),
-        min(round(config.size / scale), photo.shape[1]),
-    )
-    top, left = (
-        int(rng.integers(0, side - part + 1))
-        for side, part in zip(photo.shape, window, strict=False)
-    )
-    rows, columns = slice(top, top + window[0]), slice(left, left + window[1])
-    size = (min(config.size, round(window[0] * scale)), min(config.size, round(window[1] * scale)))
-    photo, ids = resize_both(photo[rows, columns], ids[rows, columns], size)
-    if config.flip:
-        photo, ids = flip(photo, ids, rng)
-    if config.color:
-        photo = recolor(photo, config.color, rng)
-    return photo, ids
+
+    short_sides: tuple[int, ...] = tuple(range(480, 801, 32))
+    long_side: int = 1333
+    crop: float = 0.5
+    crop_short_sides: tuple[int, ...] = (400, 500, 600)
+    least_crop: int = 384
+    most_crop: int = 600
+    flip: bool = True
+    color: float = 0.0
+    least_jitter: float = 1.0
+    most_jitter: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse sizes and ranges that hold nothing.
+
+        Raises:
+            ValueError: there are no sizes, one is not positive, or a range is upside down.
+        """
+        for name in ("short_sides", "crop_short_sides"):
+            if not getattr(self, name) or min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected sizes of 1 or more")
+        if self.long_side < 1 or not 1 <= self.least_crop <= self.most_crop:
+            raise ValueError(
+                f"long_side is {self.long_side}, crops are {self.least_crop} to {self.most_crop}; "
+                "expected sizes of 1 or more, and least_crop <= most_crop"
+            )
+        if not 0 <= self.crop <= 1 or not 0 <= self.color < 1:
+            raise ValueError(
+                f"crop is {self.crop} and color {self.color}; expected 0 to 1, color less than 1"
+            )
+        if not 0 < self.least_jitter <= self.most_jitter:
+            raise ValueError(
+                f"jitter is {self.least_jitter} to {self.most_jitter}; "
+                "expected 0 < least_jitter <= most_jitter"
+            )
 
 
-def resize_both(
-    photo: NDArray[np.uint8], ids: NDArray[np.int32], size: tuple[int, int]
-) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Photo and id map at another size (h, w).
-
-    The photo is smoothed; an id is that of the pixel below the new pixel's centre.
-    """
-    if ids.shape == size:
-        return photo, ids
-    rows, columns = (
-        ((np.arange(new) + 0.5) * (old / new)).astype(np.intp)
-        for new, old in zip(size, ids.shape, strict=True)
-    )
-    return resize(photo, size), ids[rows[:, None], columns]
+Augmentation: TypeAlias = CropAugmentation | PaperAugmentation
+"""How photos become what the model sees."""
 
 
-def flip(
-    photo: NDArray[np.uint8], ids: NDArray[np.int32], rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """One of the eight ways to lay down a square, all equally likely."""
-    left_right, top_bottom, swap = rng.integers(0, 2, 3)
-    if left_right:
-        photo, ids = photo[:, ::-1], ids[:, ::-1]
-    if top_bottom:
-        photo, ids = photo[::-1], ids[::-1]
-    if swap:
-        photo, ids = photo.transpose(1, 0, 2), ids.T
-    return np.ascontiguousarray(photo), np.ascontiguousarray(ids)
+def draw_view(config: Augmentation, size: tuple[int, int], rng: np.random.Generator) -> View:
+    """Draw a view of a photo of a size (H, W); all randomness comes from `rng`."""
+    if isinstance(config, CropAugmentation):
+        return _draw_crop(config, size, rng)
+    mirror = config.flip and rng.random() < 0.5
+    if (config.least_jitter, config.most_jitter) != (1, 1):
+        window, shown = _draw_jittered(config, size, rng)
+    elif rng.random() < config.crop:
+        window, shown = _draw_part(config, size, rng)
+    else:
+        window, shown = (0.0, 0.0, float(size[0]), float(size[1])), _fit(config, size, rng)
+    return View(window=window, size=shown, mirror=bool(mirror))
 
 
 def recolor(photo: NDArray[np.uint8], most: float, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -125,3 +141,82 @@ def recolor(photo: NDArray[np.uint8], most: float, rng: np.random.Generator) -> 
     levels = (np.arange(256)[:, None] - mean) * contrast + mean + brightness
     table = np.clip(levels * gains, 0, 255).round().astype(np.uint8)  # 256, 3
     return table[photo, np.arange(3)]
+
+
+def _draw_crop(config: CropAugmentation, size: tuple[int, int], rng: np.random.Generator) -> View:
+    scale = float(np.exp(rng.uniform(np.log(config.least_scale), np.log(config.most_scale))))
+    side = max(1, round(config.size / scale))
+    height, width = min(side, size[0]), min(side, size[1])
+    top, left = (
+        int(rng.integers(0, whole - part + 1))
+        for whole, part in zip(size, (height, width), strict=True)
+    )
+    # A window that the photo doesn't limit becomes exactly `config.size`: rounding its scaled side
+    # again would sometimes give a pixel less, and one smaller crop pads a whole batch.
+    shown = [
+        config.size if part == side else min(config.size, max(1, round(part * scale)))
+        for part in (height, width)
+    ]
+    turns = rng.integers(0, 2, 3).tolist() if config.flip else (0, 0, 0)
+    mirror, upside_down, swap = (bool(turn) for turn in turns)
+    return View(
+        window=(top, left, top + height, left + width),
+        size=(shown[0], shown[1]),
+        mirror=mirror,
+        upside_down=upside_down,
+        swap=swap,
+    )
+
+
+Window: TypeAlias = tuple[float, float, float, float]
+
+
+def _draw_part(
+    config: PaperAugmentation, size: tuple[int, int], rng: np.random.Generator
+) -> tuple[Window, tuple[int, int]]:
+    """Cut a part out of the resized photo: its window in the photo itself, and its final size.
+
+    The original resizes twice. Once is enough, and sharper: the window is found in the photo.
+    """
+    resized = resized_size(size, int(rng.choice(config.crop_short_sides)), None)
+    part = [
+        int(rng.integers(min(side, config.least_crop), min(side, config.most_crop) + 1))
+        for side in resized
+    ]
+    window = _place(size, resized, (part[0], part[1]), rng)
+    return window, _fit(config, (part[0], part[1]), rng)
+
+
+def _draw_jittered(
+    config: PaperAugmentation, size: tuple[int, int], rng: np.random.Generator
+) -> tuple[Window, tuple[int, int]]:
+    """Fit the photo into a square of a random size, and cut off what is too much of it."""
+    factor = rng.uniform(config.least_jitter, config.most_jitter)
+    scale = config.long_side * factor / max(size)
+    resized = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    part = min(resized[0], config.long_side), min(resized[1], config.long_side)
+    return _place(size, resized, part, rng), part
+
+
+def _fit(
+    config: PaperAugmentation, size: tuple[int, int], rng: np.random.Generator
+) -> tuple[int, int]:
+    """Resize to one of the short sides, by the original's rule."""
+    height, width = resized_size(size, int(rng.choice(config.short_sides)), config.long_side)
+    return max(1, height), max(1, width)
+
+
+def _place(
+    size: tuple[int, int],
+    resized: tuple[int, int],
+    part: tuple[int, int],
+    rng: np.random.Generator,
+) -> Window:
+    """Place a part at random in a resized photo; its window in the photo's own pixels."""
+    edges: list[tuple[float, float]] = []
+    for whole, side, cut in zip(size, resized, part, strict=True):
+        start = int(rng.integers(0, side - cut + 1))
+        # Whole pixels times a fraction: the last edge may pass the photo's by a rounding.
+        edges.append((start * whole / side, min(float(whole), (start + cut) * whole / side)))
+    (y0, y1), (x0, x1) = edges
+    return y0, x0, y1, x1

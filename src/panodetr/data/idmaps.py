@@ -1,11 +1,13 @@
-"""COCO's panoptic id maps: pictures whose pixels say which segment they belong to.
+"""Id maps: pictures whose pixels say which segment they belong to.
 
-A pixel's id is R + 256 G + 65536 B; 0 is void. Id maps are made of long runs of one id, so whatever
-counts ids counts runs: no sort of all pixels, no table as long as the largest id.
+In COCO's a pixel's id is R + 256 G + 65536 B, elsewhere its grey value; 0 is void. Id maps are made
+of long runs of one id, so whatever counts ids counts runs: no sort of all pixels, no table as long
+as the largest id.
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +17,7 @@ from panodetr.errors import DataError
 from panodetr.results.coco import decode_ids
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -23,7 +26,7 @@ VOID = 0
 
 
 def read_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
-    """Read the ids of an id map's pixels, (H, W).
+    """Read the ids of one of COCO's id maps, (H, W).
 
     Args:
         path: a picture without loss, PNG as a rule.
@@ -32,17 +35,55 @@ def read_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
     Raises:
         DataError: the file is missing, not a picture, or of another size or kind of pixels.
     """
+    with _opened(path, size) as picture:
+        if picture.mode not in ("RGB", "RGBA", "P", "L"):
+            raise DataError(f"{path} has {picture.mode} pixels; expected 8-bit RGB")
+        # PNG optimisers turn few colours into a palette or greys: the same ids in RGB.
+        return decode_ids(np.asarray(picture.convert("RGB")))
+
+
+def read_gray_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
+    """Read the ids of a picture whose grey values are the ids, (H, W).
+
+    Of a picture with a palette the places in the palette are the ids, whatever its colours.
+
+    Args:
+        path: a picture without loss, PNG or TIFF as a rule.
+        size: height and width that it must have.
+
+    Raises:
+        DataError: the file is missing, not a picture, of another size or kind of pixels, or has
+            negative ids.
+    """
+    with _opened(path, size) as picture:
+        if picture.mode not in ("1", "L", "P") and not picture.mode.startswith("I"):
+            raise DataError(
+                f"{path} has {picture.mode} pixels; expected one whole number a pixel, "
+                "grey of 8 or 16 bits"
+            )
+        ids = np.asarray(picture).astype(np.int32)
+    if ids.min() < 0:
+        raise DataError(
+            f"{path} has negative ids; expected 0 for background, 1 or more for objects"
+        )
+    return ids
+
+
+@contextmanager
+def _opened(path: Path, size: tuple[int, int]) -> Generator[Image.Image, None, None]:
+    """Open a picture and see that it has its photo's size.
+
+    Raises:
+        DataError: it is missing, broken, or of another size; also where its pixels turn out broken.
+    """
     try:
         with Image.open(path) as picture:
             if picture.size != (size[1], size[0]):
                 raise DataError(
                     f"{path} is {picture.width}x{picture.height} pixels; "
-                    f"expected {size[1]}x{size[0]}, as the JSON says of its image"
+                    f"expected {size[1]}x{size[0]}, the size of its image"
                 )
-            if picture.mode not in ("RGB", "RGBA", "P", "L"):
-                raise DataError(f"{path} has {picture.mode} pixels; expected 8-bit RGB")
-            # PNG optimisers turn few colours into a palette or greys: the same ids in RGB.
-            colors = np.asarray(picture.convert("RGB"))
+            yield picture
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; expected the id map of an image") from error
     except DataError:
@@ -50,7 +91,6 @@ def read_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} cannot be read as an id map: {reason}") from error
-    return decode_ids(colors)
 
 
 def present_ids(ids: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -222,13 +222,13 @@ def _objects(
             iscrowd=int(record.flag("iscrowd", default=False)),
         )
         if record.fields.get("segmentation"):  # empty where there are boxes only
-            truth["segmentation"] = _segmentation(record, _size(images[image_id]))
+            truth["segmentation"] = read_segmentation(record, _size(images[image_id]))
         objects[image_id].append(truth)
     return objects
 
 
-def _segmentation(record: Record, size: tuple[int, int]) -> list[list[float]] | RunLengths:
-    """Read polygons or run lengths.
+def read_segmentation(record: Record, size: tuple[int, int]) -> list[list[float]] | RunLengths:
+    """Read an object's polygons or run lengths.
 
     Raises:
         DataError: it is neither, or run lengths of another size.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from panodetr.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 Kind = Literal["panoptic", "instances"]
@@ -64,7 +65,8 @@ def require_layout(folder: Path, split: str, kind: Kind) -> Layout:
     layout = find_layout(folder, split, kind)
     if layout is None:
         named = f"{kind}_{split}.json" if split else f"{kind}.json"
-        raise DataError(f"{folder / named} is missing; splits in {folder}: {_splits(folder, kind)}")
+        there = ", ".join(name or '"" (no split)' for name in find_splits(folder, kind)) or "none"
+        raise DataError(f"{folder / named} is missing; splits in {folder}: {there}")
     parts = [layout.photos, layout.id_maps] if kind == "panoptic" else [layout.photos]
     for part in parts:
         if not part.is_dir():
@@ -75,9 +77,21 @@ def require_layout(folder: Path, split: str, kind: Kind) -> Layout:
     return layout
 
 
-def _splits(folder: Path, kind: Kind) -> str:
+def find_splits(folder: Path, kind: Kind) -> list[str]:
+    """List a folder's splits by name; "" stands for the data set that has none."""
     found = [*folder.glob(f"{kind}_*.json"), *(folder / "annotations").glob(f"{kind}_*.json")]
     splits = sorted({path.stem.removeprefix(f"{kind}_") for path in found})
-    if (folder / f"{kind}.json").is_file():
-        splits.append('"" (no split)')
-    return ", ".join(splits) or "none"
+    return [*splits, ""] if (folder / f"{kind}.json").is_file() else splits
+
+
+def number_photos(photos: Sequence[Path]) -> list[int]:
+    """Give photos ids where no file does: the numbers they are called by, or else 1 and up.
+
+    COCO's photos are called by their ids, which so survive formats that have no place for them.
+    """
+    stems = [photo.stem for photo in photos]
+    if all(stem.isascii() and stem.isdecimal() for stem in stems):
+        numbers = [int(stem) for stem in stems]
+        if len(set(numbers)) == len(numbers):
+            return numbers
+    return list(range(1, len(photos) + 1))

@@ -1,64 +1,254 @@
-"""Training crops by number: the same number gives the same crop, whatever came before it.
+"""Photos and their objects for training, batch by batch, read ahead.
 
-So a run that was stopped goes on with exactly the crops it would have seen, and nothing has to be
-stored for it.
+The same step gives the same batch, whatever came before it and whoever reads it: a run that was
+stopped goes on with exactly the photos it would have seen, and nothing has to be stored for it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from panodetr.data.augment import augment
-from panodetr.data.panoptic import read_ids, read_photo
-from panodetr.data.targets import panoptic_target
+from panodetr.data.augment import draw_view, recolor
+from panodetr.data.dataset import Dataset, from_panoptic, read_objects
+from panodetr.data.panoptic import read_photo
+from panodetr.data.sampling import Sampler, Sampling
+from panodetr.data.targets import Objects, Target, view_target
+from panodetr.errors import DataError, ImageError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Generator
 
-    from panodetr.data.augment import CropAugmentation
-    from panodetr.data.panoptic import PanopticData, Sample
-    from panodetr.data.targets import Target
+    from panodetr.data.augment import Augmentation, CropAugmentation
+    from panodetr.data.dataset import AnySample
+    from panodetr.data.panoptic import PanopticData
+    from panodetr.data.sampling import Draw
 
 CACHED_PIXELS = 150_000_000
-"""Photos and id maps are kept in memory up to this many pixels, of 7 bytes each."""
+"""A data set of up to this many pixels is kept in memory, 7 bytes a pixel, by a reading thread."""
+
+
+class Example(NamedTuple):
+    """What is learned from: a photo (h, w, 3) uint8 RGB, its objects, and the photo's id."""
+
+    photo: NDArray[np.uint8]
+    target: Target
+    image_id: int
+
+
+Pair: TypeAlias = tuple[NDArray[np.uint8], Objects]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleReader:
+    """Reads photos and shows views of them; pickled with every photo that a worker is to read.
+
+    Attributes:
+        augmentation: which views.
+        index_of: the class index of each category id.
+        with_masks: whether masks are read where objects are written one by one.
+    """
+
+    augmentation: Augmentation
+    index_of: dict[int, int]
+    with_masks: bool
+
+    def read(self, sample: AnySample) -> Pair:
+        """Read a photo and its objects.
+
+        Raises:
+            ImageError: the photo cannot be read.
+            DataError: it has another size than is said of it, or its truth is broken.
+        """
+        photo = read_photo(sample)
+        return photo, read_objects(sample, self.index_of, with_masks=self.with_masks)
+
+    def show(self, pair: Pair, sample: AnySample, rng: np.random.Generator) -> Example:
+        """Show a view of a photo that was read."""
+        photo, objects = pair
+        view = draw_view(self.augmentation, sample.size, rng)
+        shown = view.photo(photo)
+        if self.augmentation.color:
+            shown = recolor(shown, self.augmentation.color, rng)
+        return Example(shown, view_target(objects, view), sample.image_id)
+
+    def __call__(self, sample: AnySample, rng: np.random.Generator) -> Example:
+        """Read a photo and show a view of it; raises as `read` does."""
+        return self.show(self.read(sample), sample, rng)
+
+
+class BatchReader:
+    """Batches of a data set by their steps.
+
+    A photo that cannot be read, or whose truth cannot, is told once and replaced by the next one
+    that can: the same one in every run.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        batch_size: int,
+        sampling: Sampling,
+        workers: int = 0,
+        bad_photos: int = 0,
+        on_bad: Callable[[str], None] | None = None,
+    ) -> None:
+        """Get ready; nothing is read yet.
+
+        Args:
+            data: what to learn from.
+            augmentation: how photos become what the model sees.
+            seed: of all randomness.
+            batch_size: photos a step, of all ranks together.
+            sampling: how photos are chosen.
+            workers: processes that read photos; 0 reads in a thread, which keeps a small data set
+                in memory. They are spawned: a script that asks for them needs the usual
+                `if __name__ == "__main__":`.
+            bad_photos: how many different photos may turn out unreadable.
+            on_bad: told of each of them, by whoever takes the batches.
+        """
+        self._data = data
+        self._batch_size = batch_size
+        self._workers = workers
+        self._bad_photos = bad_photos
+        self._on_bad = on_bad
+        self._bad: set[int] = set()
+        sizes = [sample.size for sample in data.samples]
+        self._sampler = Sampler(
+            sizes, augmentation, seed=seed, batch_size=batch_size, sampling=sampling
+        )
+        self._read = ExampleReader(
+            augmentation=augmentation, index_of=data.index_of, with_masks=data.has_masks
+        )
+        pixels = sum(height * width for height, width in sizes)
+        self._keep = not workers and pixels <= CACHED_PIXELS
+        self._cache: dict[int, Pair] = {}
+
+    def batches(
+        self, first_step: int, last_step: int, rank: int = 0, ranks: int = 1
+    ) -> Generator[list[Example], None, None]:
+        """Give the batches of some steps, `last_step` left out; of each, one rank's share.
+
+        Closing the iterator ends the workers, as its end does.
+
+        Raises:
+            ValueError: a rank would have nothing of a batch.
+            DataError: more photos than `bad_photos` cannot be read, or none can; or a worker died.
+        """
+        if not 0 <= rank < ranks <= self._batch_size:
+            raise ValueError(
+                f"rank {rank} of {ranks} has no part in batches of {self._batch_size}; "
+                "expected a batch size of at least the number of ranks"
+            )
+        share = range(rank, self._batch_size, ranks)
+        # Every worker has a photo to read and one that waits, and the next batch is on its way.
+        ahead = 1 + -(-2 * self._workers // len(share))
+        waiting: deque[list[tuple[int, Draw, Future[Example]]]] = deque()
+        pool = self._pool()
+        try:
+            for step in range(first_step, last_step + ahead):
+                if step < last_step:
+                    numbers = (step * self._batch_size + place for place in share)
+                    waiting.append([self._ask(pool, number) for number in numbers])
+                if waiting and step >= first_step + ahead:
+                    yield [self._take(pool, *asked) for asked in waiting.popleft()]
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a process that reads photos died, killed perhaps for want of memory; "
+                f"expected {self._workers} to live: use fewer workers"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _pool(self) -> Executor:
+        if not self._workers:
+            return ThreadPoolExecutor(max_workers=1)
+        # Spawned: torch and hotcoco have threads, of which a fork keeps nothing but the locks.
+        return ProcessPoolExecutor(
+            self._workers, multiprocessing.get_context("spawn"), initializer=_begin_worker
+        )
+
+    def _ask(
+        self, pool: Executor, number: int, attempt: int = 0
+    ) -> tuple[int, Draw, Future[Example]]:
+        draw = self._sampler.draw(number, attempt)
+        sample = self._data.samples[draw.index]
+        if self._workers:
+            return number, draw, pool.submit(self._read, sample, draw.rng)
+        return number, draw, pool.submit(self._read_here, draw)
+
+    def _take(self, pool: Executor, number: int, draw: Draw, future: Future[Example]) -> Example:
+        """Wait for a photo, or for the first that can be read of those that stand in for it."""
+        attempt = 0
+        while True:
+            try:
+                return future.result()
+            except (ImageError, DataError) as error:
+                self._count(draw.index, error)
+            attempt += 1
+            number, draw, future = self._ask(pool, number, attempt)
+
+    def _count(self, index: int, error: ImageError | DataError) -> None:
+        """Tell of a photo that cannot be read, and give up where there are too many."""
+        if index not in self._bad:
+            self._bad.add(index)
+            if self._on_bad is not None:
+                self._on_bad(str(error))
+        if len(self._bad) > self._bad_photos or len(self._bad) == len(self._data.samples):
+            raise DataError(
+                f"{len(self._bad)} of {len(self._data.samples)} photos cannot be read, the last: "
+                f"{error}; `panodetr data check` lists them all, and bad_photos allows more "
+                f"than {self._bad_photos}"
+            ) from error
+
+    def _read_here(self, draw: Draw) -> Example:
+        sample = self._data.samples[draw.index]
+        pair = self._cache.get(draw.index)
+        if pair is None:
+            pair = self._read.read(sample)
+            if self._keep:
+                self._cache[draw.index] = pair
+        return self._read.show(pair, sample, draw.rng)
 
 
 class CropReader:
-    """Random crops of a data set's photos.
-
-    A photo is drawn with a probability that grows with the square root of its area: large photos
-    hold more to learn, but not in proportion.
-    """
+    """Random crops of a panoptic data set's photos, one by one."""
 
     def __init__(self, data: PanopticData, augmentation: CropAugmentation, seed: int) -> None:
-        self.data = data
-        self.augmentation = augmentation
-        self.seed = seed
-        sides = np.sqrt([height * width for height, width in (s.size for s in data.samples)])
-        self._chances = sides / sides.sum()
-        self._cache: dict[int, tuple[NDArray[np.uint8], NDArray[np.int32]]] = {}
-        self._room = CACHED_PIXELS
+        self._reader = BatchReader(
+            from_panoptic(data), augmentation, seed=seed, batch_size=1, sampling="area"
+        )
 
     def crop(self, number: int) -> tuple[NDArray[np.uint8], Target]:
         """Crop `number`: a photo (h, w, 3) and its objects.
 
         Raises:
-            ImageError: the photo cannot be read.
-            DataError: its id map cannot be read or does not fit.
+            DataError: the photo or its id map cannot be read or does not fit.
         """
-        rng = np.random.default_rng((self.seed, number))
-        index = int(rng.choice(len(self.data.samples), p=self._chances))
-        sample = self.data.samples[index]
-        photo, ids = augment(*self._read(index, sample), self.augmentation, rng)
-        return photo, panoptic_target(ids, sample.segments, self.data.categories)
+        return next(self._reader.batches(number, number + 1))[0][:2]
 
-    def _read(self, index: int, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-        if index in self._cache:
-            return self._cache[index]
-        pair = read_photo(sample), read_ids(sample)
-        if pair[1].size <= self._room:
-            self._cache[index] = pair
-            self._room -= pair[1].size
-        return pair
+
+def _begin_worker() -> None:
+    """Let an interrupt be the main process's affair, and leave when that dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def leave() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from panodetr.data.dataset import AnySample
     from panodetr.data.layout import Layout
 
 LARGEST_ID = 2**24 - 1  # three bytes of colour
@@ -108,7 +109,7 @@ class PanopticData:
         return cls(folder=folder, split=split, categories=categories, samples=samples)
 
 
-def read_photo(sample: Sample) -> NDArray[np.uint8]:
+def read_photo(sample: AnySample) -> NDArray[np.uint8]:
     """Read a sample's photo, (H, W, 3) RGB.
 
     Raises:
@@ -170,17 +171,10 @@ def _categories(document: Record) -> tuple[Category, ...]:
             id=category_id,
             name=records[category_id].text("name"),
             is_thing=records[category_id].flag("isthing"),
-            color=_color(records[category_id]),
+            color=records[category_id].color("color"),
         )
         for index, category_id in enumerate(sorted(records))
     )
-
-
-def _color(record: Record) -> tuple[int, int, int]:
-    values = [v for v in record.items("color") if isinstance(v, int) and 0 <= v <= 255]
-    if len(values) != 3 or len(record.items("color")) != 3:
-        raise DataError(f'{record.place}: "color" must be three whole numbers from 0 to 255')
-    return values[0], values[1], values[2]
 
 
 def _samples(document: Record, layout: Layout, category_ids: set[int]) -> tuple[Sample, ...]:

@@ -70,6 +70,17 @@ class Record:
             )
         return [float(v) for v in values]
 
+    def color(self, key: str) -> tuple[int, int, int]:
+        """Give red, green and blue.
+
+        Raises:
+            DataError: the field is missing, or not three whole numbers from 0 to 255.
+        """
+        values = [v for v in self.items(key) if isinstance(v, int) and 0 <= v <= 255]
+        if len(values) != 3 or len(self.items(key)) != 3:
+            raise DataError(f'{self.place}: "{key}" must be three whole numbers from 0 to 255')
+        return values[0], values[1], values[2]
+
     def flag(self, key: str, default: bool | None = None) -> bool:
         """Give a yes or no, which COCO writes as 1 or 0.
 

@@ -1,6 +1,6 @@
-"""What training wants to know of a crop: its objects' classes, tight boxes and masks. NumPy only.
+"""What training wants to know of a photo: its objects' classes, boxes and masks. NumPy only.
 
-Called on every crop of every step, so it looks at the pixels once, as rows of runs of one id: a
+Called on every view of every step, so it looks at the pixels once, as rows of runs of one id: a
 thousand runs or so for a crop of 128 by 128, and everything after works on the runs.
 """
 
@@ -11,16 +11,38 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from panodetr.data.idmaps import present_ids
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from panodetr.data.panoptic import TruthSegment
+    from panodetr.data.view import View
     from panodetr.results.types import Category
 
 LEAST_AREA = 5
 """Pixels. Smaller segments are no targets: the original drops results of 4 pixels or less."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Objects:
+    """The N objects of a whole photo, crowds left out, by rising segment id.
+
+    Attributes:
+        classes: (N,) int64 category indexes.
+        segment_ids: (N,) int32, 1 or more: the values in `ids` that are the objects.
+        boxes: (N, 4) float32 x0, y0, x1, y1 in pixels, as annotated; None where they are those of
+            the segments' pixels.
+        ids: (H, W) int32; pixels of other values belong to no object. None where there are boxes
+            only.
+    """
+
+    classes: NDArray[np.int64]
+    segment_ids: NDArray[np.int32]
+    boxes: NDArray[np.float32] | None
+    ids: NDArray[np.int32] | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,15 +51,39 @@ class Target:
 
     Attributes:
         classes: (N,) int64 category indexes.
-        boxes: (N, 4) float32 x0, y0, x1, y1 in pixels, tight around the mask (x1, y1 exclusive).
+        boxes: (N, 4) float32 x0, y0, x1, y1 in pixels, within the photo (x1, y1 exclusive). Of a
+            panoptic truth they are tight around the mask.
         segment_ids: (N,) int32, the values in `ids` that are the objects.
-        ids: (H, W) int32; pixels of other values belong to no object.
+        ids: (H, W) int32; pixels of other values belong to no object. None where the truth has
+            boxes only.
     """
 
     classes: NDArray[np.int64]
     boxes: NDArray[np.float32]
     segment_ids: NDArray[np.int32]
-    ids: NDArray[np.int32]
+    ids: NDArray[np.int32] | None
+
+
+def view_target(objects: Objects, view: View) -> Target:
+    """Find what a view of a photo shows of its objects.
+
+    Left out: segments of fewer than `LEAST_AREA` pixels in the view; annotated boxes with nothing
+    left of them in it, or whose object has a mask and no pixel of it is left.
+    """
+    ids = None if objects.ids is None else view.ids(objects.ids)
+    if objects.boxes is None:
+        assert ids is not None  # boxes come from somewhere
+        return _tight_target(ids, objects.classes, objects.segment_ids)
+    boxes = view.boxes(objects.boxes)
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    if ids is not None:
+        kept &= np.isin(objects.segment_ids, present_ids(ids))
+    return Target(
+        classes=objects.classes[kept],
+        boxes=boxes[kept],
+        segment_ids=objects.segment_ids[kept],
+        ids=ids,
+    )
 
 
 def panoptic_target(
@@ -50,16 +96,35 @@ def panoptic_target(
     the pixels, because the JSON's hold for the whole photo only.
     """
     index_of = {category.id: category.index for category in categories}
-    class_of = {s.id: index_of[s.category_id] for s in segments if not s.is_crowd}
-    found, boxes, areas = _extents(ids)
-    classes = np.array([class_of.get(i, -1) for i in found.tolist()], dtype=np.int64)
-    kept = (classes >= 0) & (areas >= LEAST_AREA)
-    return Target(classes=classes[kept], boxes=boxes[kept], segment_ids=found[kept], ids=ids)
+    classes, segment_ids = segment_classes(segments, index_of)
+    return _tight_target(ids, classes, segment_ids)
+
+
+def segment_classes(
+    segments: Sequence[TruthSegment], index_of: dict[int, int]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Give class indexes (N,) and ids (N,), rising, of the segments that are no crowd."""
+    kept = sorted((s.id, index_of[s.category_id]) for s in segments if not s.is_crowd)
+    classes = np.array([index for _, index in kept], dtype=np.int64)
+    return classes, np.array([number for number, _ in kept], dtype=np.int32)
 
 
 def masks(target: Target) -> NDArray[np.bool_]:
-    """Give a target's masks, (N, H, W), in the order of its classes and boxes."""
+    """Give a target's masks, (N, H, W), in the order of its classes and boxes; it must have any."""
+    assert target.ids is not None
     return target.ids == target.segment_ids[:, None, None]
+
+
+def _tight_target(
+    ids: NDArray[np.int32], classes: NDArray[np.int64], segment_ids: NDArray[np.int32]
+) -> Target:
+    """Find which segments an id map shows, and the boxes of their pixels."""
+    found, boxes, areas = _extents(ids)
+    place = np.searchsorted(segment_ids, found)
+    known = place < segment_ids.size
+    known[known] = segment_ids[place[known]] == found[known]
+    kept = known & (areas >= LEAST_AREA)
+    return Target(classes=classes[place[kept]], boxes=boxes[kept], segment_ids=found[kept], ids=ids)
 
 
 def _extents(

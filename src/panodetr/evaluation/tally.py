@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from panodetr.data.masks import panoptic_objects
 from panodetr.data.panoptic import read_ids
 from panodetr.errors import DataError
 from panodetr.evaluation.detection import AveragePrecision
 from panodetr.evaluation.panoptic import PanopticQuality
-from panodetr.evaluation.truth import panoptic_objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

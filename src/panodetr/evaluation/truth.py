@@ -5,22 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-import hotcoco
-import numpy as np
-
-from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage, RunLengths
+from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage
 from panodetr.data.layout import Layout, find_layout, require_layout
 from panodetr.data.panoptic import PanopticData, Sample
 from panodetr.data.records import read_record
 from panodetr.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Iterable
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    from panodetr.data.instances import ObjectTruth
     from panodetr.results.types import Category
 
 Task = Literal["boxes", "instances", "panoptic"]
@@ -158,38 +152,6 @@ class Truth:
                 "leave them out with --allow-missing"
             )
         return replace(self, images=there, left_out=missing)
-
-
-def panoptic_objects(
-    sample: Sample, ids: NDArray[np.int32], things: Container[int]
-) -> list[ObjectTruth]:
-    """Make objects with boxes and masks of the segments of a panoptic truth.
-
-    Args:
-        sample: whose segments.
-        ids: its id map (H, W).
-        things: the ids of the categories whose segments are objects.
-    """
-    found: list[ObjectTruth] = []
-    columns = np.asfortranarray(ids)  # run lengths go down the columns
-    for number, segment in enumerate(sample.segments, start=1):
-        if segment.category_id not in things:
-            continue
-        mask = hotcoco.mask.encode(columns == segment.id)
-        found.append(
-            {
-                "id": number,
-                "image_id": sample.image_id,
-                "category_id": segment.category_id,
-                "bbox": [float(edge) for edge in hotcoco.mask.to_bbox(mask)],
-                "area": float(segment.area),
-                "iscrowd": int(segment.is_crowd),
-                "segmentation": RunLengths(
-                    size=list(sample.size), counts=mask["counts"].decode("ascii")
-                ),
-            }
-        )
-    return found
 
 
 def _find_both(folder: Path, split: str) -> tuple[Layout | None, Layout | None]:

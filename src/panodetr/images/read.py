@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from panodetr.errors import ImageError
 
@@ -60,6 +60,23 @@ def read_image(
     _check_file(path)
     with _open(path, max_pixels) as image:
         return _decode(image, str(path))
+
+
+def read_size(source: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Read a photo's height and width, upright, from the file's header alone.
+
+    Raises:
+        ImageError: the file is missing, too large, or no photo; its pixels may still be broken.
+    """
+    path = Path(source)
+    _check_file(path)
+    with _open(path, max_pixels) as image:
+        try:
+            with _quiet():
+                turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        except Exception:  # a broken EXIF block has no orientation
+            turned = False
+        return image.size if turned else (image.height, image.width)
 
 
 def find_images(inputs: Sequence[str | Path]) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from panodetr.training.criterion import CriterionConfig
 
@@ -16,49 +16,87 @@ if TYPE_CHECKING:
 class TrainConfig:
     """Everything that decides the outcome of a run, given its data.
 
+    A step is one update of the weights. What a step learns from does not depend on how many
+    processes share it, nor on how many parts it is worked through in.
+
     Attributes:
         spec: the model to be trained.
-        augmentation: how photos become training crops.
+        augmentation: how photos become what the model sees.
         criterion: weights of matching costs and losses.
-        seed: of all randomness: crops depend on it and their number alone, weights and dropout on
-            it.
+        seed: of all randomness: photos and their augmentation depend on it and their number alone,
+            weights and dropout on it.
+        start: a checkpoint to start from, by name, path or hub id; None starts with random weights.
+        backbone_weights: an ImageNet backbone to start from: torchvision's file, or a checkpoint.
+        learned: "all", or "masks": the mask head alone (the paper's second stage); the rest is
+            frozen, and stays in eval mode.
+        frozen_stages: how much of the backbone is not learned: 0 nothing, 1 its stem and first
+            stage (as the paper), up to 4, all of it.
         steps: optimizer steps.
-        batch_size: crops a step.
+        batch_size: photos a step, of all processes together.
+        accumulate: parts that each process works its share of a step through in.
+        precision: of the network; losses are always float32.
+        checkpointing: whether activations are computed again for the backward pass, not kept.
         learning_rate: of AdamW, at its highest.
         backbone_learning_rate: likewise, of the backbone.
         weight_decay: of AdamW.
         clip: largest norm of the gradients.
         warmup: steps over which the learning rate rises to its highest.
+        drop: the step from which the learning rate is a tenth; 0 for none.
         decay: steps, the last ones, over which it falls to zero in a straight line; until then it
             is level, so that a run may be resumed with another number of steps.
+        ema: decay of the moving average of the weights, which then is the model that is validated
+            and kept; 0 for none.
         mask_start: the step from which masks are learned too: boxes come first, and cost less.
         mask_objects: at most this many objects of a batch, drawn at random, have a mask loss.
         query_groups: sets of queries, 1 for none but the model's own.
+        denoising: sets of queries made from noisy truth, which learn to find it again (DN-DETR); 0
+            for none.
         token_weight: weight of the token supervision; 0 for none.
         attention_weight: weight of the attention supervision; 0 for none.
         log_every: steps between two lines of the log.
         save_every: steps between two states to resume from.
+        validate_every: steps between two validations; 0 for none but the one at the end.
+        patience: validations in a row that may bring nothing better before the run ends; 0 for no
+            limit.
+        workers: processes that read photos; 0 reads in a thread.
+        bad_photos: photos that cannot be read, skipped before the run gives up.
+        bad_steps: steps with a loss that is not finite, skipped before the run gives up.
     """
 
     spec: ModelSpec
     augmentation: CropAugmentation
     criterion: CriterionConfig = field(default_factory=CriterionConfig)
     seed: int = 0
+    start: str | None = None
+    backbone_weights: str | None = None
+    learned: Literal["all", "masks"] = "all"
+    frozen_stages: int = 0
     steps: int
     batch_size: int
+    accumulate: int = 1
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpointing: bool = False
     learning_rate: float = 1e-4
     backbone_learning_rate: float = 1e-5
     weight_decay: float = 1e-4
     clip: float = 0.1
     warmup: int = 0
+    drop: int = 0
     decay: int = 0
+    ema: float = 0.0
     mask_start: int = 0
     mask_objects: int = 64
     query_groups: int = 1
+    denoising: int = 0
     token_weight: float = 0.0
     attention_weight: float = 0.0
     log_every: int = 50
     save_every: int = 200
+    validate_every: int = 0
+    patience: int = 0
+    workers: int = 0
+    bad_photos: int = 10
+    bad_steps: int = 10
 
     def __post_init__(self) -> None:
         """Refuse runs that cannot be.
@@ -71,6 +109,7 @@ class TrainConfig:
             "batch_size",
             "query_groups",
             "mask_objects",
+            "accumulate",
             "log_every",
             "save_every",
         ):
@@ -81,7 +120,15 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
         for name in (
             "warmup",
+            "drop",
             "decay",
+            "ema",
+            "denoising",
+            "validate_every",
+            "patience",
+            "workers",
+            "bad_photos",
+            "bad_steps",
             "mask_start",
             "weight_decay",
             "token_weight",
@@ -90,3 +137,8 @@ class TrainConfig:
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        if self.ema >= 1 or self.frozen_stages not in range(5):
+            raise ValueError(
+                f"ema is {self.ema} and frozen_stages {self.frozen_stages}; "
+                "expected less than 1, and 0 to 4"
+            )

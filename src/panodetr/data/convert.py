@@ -1,0 +1,230 @@
+"""A data set in another format, with everything that the format has a place for.
+
+What it has no place for is counted and told, never dropped in silence.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+
+from panodetr.data.dataset import FORMATS, find_data, list_splits, open_data
+from panodetr.data.idfolder import MaskImage
+from panodetr.data.instances import InstanceImage
+from panodetr.data.masks import draw_id_map, mask_area, mask_object, panoptic_objects
+from panodetr.data.panoptic import Sample, read_ids
+from panodetr.data.written import (
+    InstanceWriter,
+    PanopticWriter,
+    YoloWriter,
+    keeps_ids,
+    list_segments,
+)
+from panodetr.errors import DataError, UsageError
+from panodetr.files import folder_written_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from panodetr.data.dataset import AnySample, Dataset, Format
+    from panodetr.data.instances import ObjectTruth
+    from panodetr.data.panoptic import TruthSegment
+    from panodetr.results.types import Category
+
+Target: TypeAlias = Literal["coco-panoptic", "coco-instances", "yolo"]
+"""The formats that can be written."""
+
+TARGETS: tuple[Target, ...] = ("coco-panoptic", "coco-instances", "yolo")
+
+
+@dataclass(kw_only=True)
+class Conversion:
+    """What was written.
+
+    Attributes:
+        format: what it was read as.
+        splits: by name.
+        images: how many photos.
+        lost: how often something had no place, by what it is.
+    """
+
+    format: Format
+    splits: list[str]
+    images: int = 0
+    lost: Counter[str] = field(default_factory=Counter)
+
+
+def convert_data(
+    folder: Path,
+    out: Path,
+    target: Target,
+    *,
+    class_name: str,
+    split: str | None = None,
+    format: Format | None = None,
+    progress: Callable[[int, int], None],
+) -> Conversion:
+    """Write a data set in another format, photos and all.
+
+    Args:
+        folder: the data set's.
+        out: the folder to write, whole or not at all.
+        target: the format to write.
+        class_name: of the objects of id maps whose folder names no class.
+        split: the one to write; None writes all.
+        format: how the data set is written; None finds out.
+        progress: told after each photo how many are done of its split, and how many there are.
+
+    Raises:
+        UsageError: it has that format already, or `out` is there already.
+        DataError: the data set is broken, or lacks the masks that the format is made of.
+        ImageError: a photo's header is broken, where the format doesn't give sizes.
+        PanodetrError: the system refused to write.
+    """
+    format, splits = find_splits(folder, split, format)
+    if format == target:
+        raise UsageError(f"{folder} is {format} data already; choose another --to")
+    if out.exists():
+        raise UsageError(f"{out} is there already; choose another --out")
+    made = Conversion(format=format, splits=splits)
+    if format.startswith("coco"):
+        made.lost["fields of the JSON beyond those that training and evaluation read"] = 1
+    with folder_written_whole(out) as written:
+        yolo = YoloWriter(written)
+        for name in splits:
+            data = open_data(folder, name, format=format, class_name=class_name)
+            if target == "coco-panoptic":
+                _to_panoptic(data, PanopticWriter(written, name, data.categories), made, progress)
+            elif target == "yolo":
+                _to_yolo(data, yolo, made, progress)
+            else:
+                _to_instances(data, InstanceWriter(written, name, _things(data)), made, progress)
+        if target == "yolo":
+            yolo.finish()
+    made.lost = +made.lost  # without what was counted zero times
+    return made
+
+
+def find_splits(folder: Path, split: str | None, format: Format | None) -> tuple[Format, list[str]]:
+    """Find a data set's format, and its splits or the one that is asked for.
+
+    Raises:
+        DataError: there is no such data set or split.
+    """
+    if split is None and folder.is_dir():
+        tried: tuple[Format, ...] = (format,) if format else FORMATS
+        for name in tried:
+            splits = list_splits(folder, name)
+            if splits:
+                return name, splits
+    format, split = find_data(folder, split, format)
+    return format, [split]
+
+
+def _things(data: Dataset) -> tuple[Category, ...]:
+    return tuple(category for category in data.categories if category.is_thing)
+
+
+def _to_panoptic(
+    data: Dataset, writer: PanopticWriter, made: Conversion, progress: Callable[[int, int], None]
+) -> None:
+    """Write a split as panoptic data.
+
+    Raises:
+        DataError: an object has no mask, or the truth is broken.
+    """
+    for done, sample in enumerate(data.samples, start=1):
+        if isinstance(sample, InstanceImage):
+            ids, segments = _drawn(sample, made.lost)
+        else:
+            assert isinstance(sample, MaskImage)  # panoptic data is not converted to itself
+            ids, numbers = sample.read_ids()
+            category_id = data.categories[0].id
+            segments = list_segments(ids, dict.fromkeys(numbers.tolist(), (category_id, False)))
+        writer.add(sample, ids, segments)
+        made.images += 1
+        progress(done, len(data.samples))
+    writer.finish()
+
+
+def _drawn(
+    sample: InstanceImage, lost: Counter[str]
+) -> tuple[NDArray[np.int32], list[TruthSegment]]:
+    """Draw objects into one id map, crowds below all others.
+
+    Raises:
+        DataError: an object has no mask.
+    """
+    for truth in sample.objects:
+        if "segmentation" not in truth:
+            raise DataError(
+                f"{sample.photo}: object {truth['id']} has a box only; expected masks, which "
+                "panoptic data is made of"
+            )
+    objects = [truth for truth in sample.objects if not truth["iscrowd"]]
+    crowds = [truth for truth in sample.objects if truth["iscrowd"]]
+    ids, below = draw_id_map(objects, sample.size), draw_id_map(crowds, sample.size)
+    free = (ids == 0) & (below > 0)
+    ids[free] = below[free] + len(objects)
+    truths = dict(enumerate([*objects, *crowds], start=1))
+    listed = {n: (truth["category_id"], bool(truth["iscrowd"])) for n, truth in truths.items()}
+    segments = list_segments(ids, listed)
+    lost["annotation ids, and boxes and areas other than the pixels'"] += len(truths)
+    lost["objects that lie below others with all their pixels"] += len(truths) - len(segments)
+    for segment in segments:
+        covered = segment.area < mask_area(truths[segment.id], sample.size)
+        lost["objects that lie below others with a part of their pixels"] += covered
+    return ids, segments
+
+
+def _to_instances(
+    data: Dataset, writer: InstanceWriter, made: Conversion, progress: Callable[[int, int], None]
+) -> None:
+    for done, sample in enumerate(data.samples, start=1):
+        writer.add(sample, _objects(sample, data, made.lost))
+        made.images += 1
+        progress(done, len(data.samples))
+    writer.finish()
+
+
+def _to_yolo(
+    data: Dataset, writer: YoloWriter, made: Conversion, progress: Callable[[int, int], None]
+) -> None:
+    things = _things(data)
+    writer.begin(data.split, things)
+    if [category.id for category in things] != list(range(len(things))):
+        made.lost["category ids: classes are numbered from 0"] = len(things)
+    if not keeps_ids(data.samples):
+        made.lost["image ids: photos' names don't give them"] += len(data.samples)
+    for done, sample in enumerate(data.samples, start=1):
+        objects = _objects(sample, data, made.lost)
+        if data.format == "coco-instances":
+            made.lost["annotation ids, and areas other than the polygons'"] += len(objects)
+        writer.add(sample, objects, made.lost, with_masks=data.has_masks)
+        made.images += 1
+        progress(done, len(data.samples))
+
+
+def _objects(sample: AnySample, data: Dataset, lost: Counter[str]) -> Sequence[ObjectTruth]:
+    """Read a photo's objects; stuff and the ids in its map are lost."""
+    if isinstance(sample, InstanceImage):
+        return sample.objects
+    if isinstance(sample, Sample):
+        things = {category.id for category in _things(data)}
+        stuff = sum(segment.category_id not in things for segment in sample.segments)
+        lost["segments of stuff"] += stuff
+        lost["ids of things in the id maps"] += len(sample.segments) - stuff
+        return panoptic_objects(sample, read_ids(sample), things)
+    ids, numbers = sample.read_ids()
+    lost["ids of objects in the id maps"] += len(numbers)
+    columns = np.asfortranarray(ids)  # run lengths go down the columns
+    return [
+        mask_object(columns == number, place, sample.image_id, data.categories[0].id)
+        for place, number in enumerate(numbers.tolist(), start=1)
+    ]

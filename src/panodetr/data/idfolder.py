@@ -1,0 +1,131 @@
+"""A folder of photos with one id map each: objects of a single class, drawn as numbers.
+
+    images/          masks/                photos and id maps of the same names without ending
+    images/          masks/CLASS/          likewise; the folder names the class
+    NAME/images/     NAME/masks/           a split, in either way
+
+An id map is a PNG or TIFF of 8 or 16 bits of grey: 0 is background, each other number an object.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from panodetr.data.idmaps import VOID, present_ids, read_gray_id_map
+from panodetr.data.layout import number_photos
+from panodetr.errors import DataError
+from panodetr.images.read import SUFFIXES, read_size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+MAP_SUFFIXES = (".png", ".tif", ".tiff")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskImage:
+    """One photo and its id map.
+
+    Attributes:
+        image_id: the number it is called by, or else its place.
+        photo: path of the photo.
+        id_map: path of the id map.
+        size: height, width in pixels, of the photo.
+    """
+
+    image_id: int
+    photo: Path
+    id_map: Path
+    size: tuple[int, int]
+
+    def read_ids(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Read the id map (H, W), 0 = background, and list the objects' ids (N,), rising.
+
+        Raises:
+            DataError: it cannot be read, or has another size than the photo.
+        """
+        ids = read_gray_id_map(self.id_map, self.size)
+        present = present_ids(ids)
+        return ids, present[present != VOID]
+
+
+def find_id_folders(folder: Path) -> list[str]:
+    """List a folder's splits that have photos and id maps; "" stands for the folder itself."""
+    if not folder.is_dir():
+        return []
+    inner = sorted(path.parent.name for path in folder.glob("*/masks") if _is_split(path.parent))
+    return [*inner, ""] if _is_split(folder) else inner
+
+
+def class_folder(folder: Path, split: str) -> tuple[Path, str | None]:
+    """Find the folder of a split's id maps, and the class that it names, if it does.
+
+    Raises:
+        DataError: it names several.
+    """
+    masks = folder / split / "masks"
+    inner = sorted(path for path in masks.iterdir() if path.is_dir())
+    maps = any(path.suffix.lower() in MAP_SUFFIXES for path in masks.iterdir())
+    if maps or not inner:
+        return masks, None
+    if len(inner) > 1:
+        raise DataError(
+            f"{masks} has folders for {', '.join(path.name for path in inner)}; "
+            "expected one class: write several as COCO panoptic data"
+        )
+    return inner[0], inner[0].name
+
+
+def list_pairs(folder: Path, split: str) -> list[tuple[Path, Path]]:
+    """List photos and their id maps, sorted; an id map may be missing.
+
+    Raises:
+        DataError: there is no photo, two share a name, or there are several classes.
+    """
+    masks, _ = class_folder(folder, split)
+    images = folder / split / "images"
+    photos = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not photos:
+        raise DataError(f"{images} holds no photo; expected one for each id map in {masks}")
+    stems = [photo.stem for photo in photos]
+    twice = (
+        next((stem for stem in stems if stems.count(stem) > 1), None)
+        if (len(set(stems)) != len(stems))
+        else None
+    )
+    if twice is not None:
+        raise DataError(f"{images} has several photos called {twice}; expected one an id map")
+    return [(photo, _map_of(photo, masks)) for photo in photos]
+
+
+def open_id_folder(folder: Path, split: str) -> tuple[MaskImage, ...]:
+    """List a split's photos with their sizes and id maps, which are not read yet.
+
+    Raises:
+        DataError: a file is missing, or there are several classes.
+        ImageError: a photo's header is broken.
+    """
+    pairs = list_pairs(folder, split)
+    images: list[MaskImage] = []
+    for image_id, (photo, id_map) in zip(
+        number_photos([photo for photo, _ in pairs]), pairs, strict=True
+    ):
+        if not id_map.is_file():
+            raise DataError(f"{id_map} is missing; it is the id map of {photo}")
+        images.append(
+            MaskImage(image_id=image_id, photo=photo, id_map=id_map, size=read_size(photo))
+        )
+    return tuple(images)
+
+
+def _is_split(folder: Path) -> bool:
+    return (folder / "images").is_dir() and (folder / "masks").is_dir()
+
+
+def _map_of(photo: Path, masks: Path) -> Path:
+    paths = [masks / f"{photo.stem}{suffix}" for suffix in MAP_SUFFIXES]
+    return next((path for path in paths if path.is_file()), paths[0])

@@ -1,0 +1,294 @@
+"""A data set in YOLO's format: `data.yaml`, photos, and a text file of objects beside each photo.
+
+`data.yaml` holds `names` (a list, or an object from number to name), perhaps `path`, and for each
+split (`train`, `val`, `test`) a folder of photos, a text file that lists them, or a list of such. A
+photo's labels are where "images" in its path becomes "labels" and its ending ".txt"; a photo
+without a file has no objects. A line is
+
+    class x y width height        a box, its centre and sides
+    class x0 y0 x1 y1 x2 y2 …     a polygon
+
+in fractions of the photo's width and height.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import yaml
+
+from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage, ObjectTruth
+from panodetr.data.layout import number_photos
+from panodetr.errors import DataError
+from panodetr.images.read import SUFFIXES, read_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SPLITS = ("train", "val", "test")
+NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+
+OUTSIDE = 0.01
+"""By how much of a photo's size a coordinate may lie outside, before it is taken for a mistake."""
+
+DECIMALS = 5
+"""Of coordinates in pixels: a fraction of ten digits gives back what COCO wrote, to the last digit.
+
+COCO's rule for filling polygons rounds to fifths of a pixel, of which COCO's numbers are often
+halves: the slightest error would move the outline.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class YoloFile:
+    """What `data.yaml` says.
+
+    Attributes:
+        path: the file.
+        names: of the classes by their numbers, which need not be without gaps.
+        splits: for each split that is named, its folders and lists of photos.
+    """
+
+    path: Path
+    names: dict[int, str]
+    splits: dict[str, tuple[Path, ...]]
+
+
+def find_yolo(folder: Path) -> Path | None:
+    """Find a folder's `data.yaml`; None where there is none."""
+    return next((folder / name for name in NAMES if (folder / name).is_file()), None)
+
+
+def read_yolo_file(path: Path) -> YoloFile:
+    """Read `data.yaml`.
+
+    Raises:
+        DataError: it cannot be read, or has no names or no split.
+    """
+    try:
+        value = cast("object", yaml.safe_load(path.read_text("utf-8")))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split()) or "nested too deeply"
+        raise DataError(f"{path} is not YAML ({reason}); write it again") from error
+    if not isinstance(value, dict):
+        raise DataError(f'{path} holds no fields; expected "names" and "train" or "val"')
+    fields = cast("dict[object, object]", value)
+    root = path.parent / str(fields.get("path") or ".")
+    splits = {
+        split: tuple(_existing(part, root, path.parent) for part in _listed(fields[split]))
+        for split in SPLITS
+        if fields.get(split)
+    }
+    if not splits:
+        raise DataError(f"{path} names no photos; expected a folder under train, val or test")
+    return YoloFile(path=path, names=_names(fields.get("names"), path), splits=splits)
+
+
+def open_yolo(file: YoloFile, split: str) -> InstanceData:
+    """Read a split's photos' sizes and their objects, polygons in pixels.
+
+    Raises:
+        DataError: there is no such split, no photo, or a label is broken.
+        ImageError: a photo's header is broken.
+    """
+    photos = list_photos(file, split)
+    images: list[InstanceImage] = []
+    numbers = count(1)
+    for image_id, photo in zip(number_photos(photos), photos, strict=True):
+        size = read_size(photo)
+        objects = tuple(
+            to_object(label, next(numbers), image_id, size)
+            for label in read_labels(label_file(photo), file.names)
+        )
+        images.append(InstanceImage(image_id=image_id, photo=photo, size=size, objects=objects))
+    return InstanceData(
+        folder=file.path.parent,
+        categories=tuple(InstanceCategory(id=n, name=file.names[n]) for n in sorted(file.names)),
+        images=tuple(images),
+    )
+
+
+def list_photos(file: YoloFile, split: str) -> list[Path]:
+    """List a split's photos, sorted; those that a text file lists need not be there.
+
+    Raises:
+        DataError: there is no such split, or no photo in it.
+    """
+    if split not in file.splits:
+        raise DataError(f"{file.path} has no split {split!r}; it has {', '.join(file.splits)}")
+    photos = {photo for part in file.splits[split] for photo in _photos(part, file.path.parent)}
+    if not photos:
+        raise DataError(f"{file.path} has no photo in its split {split!r}")
+    return sorted(photos)
+
+
+def label_file(photo: Path) -> Path:
+    """Give the file of a photo's objects: the last "images" of the path becomes "labels"."""
+    parts = list(photo.parts)
+    for place in reversed(range(len(parts) - 1)):
+        if parts[place] == "images":
+            parts[place] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+@dataclass(frozen=True)
+class Label:
+    """One line of a label file: a class, and 4 numbers of a box or 6 and more of a polygon."""
+
+    class_number: int
+    numbers: tuple[float, ...]
+
+
+def read_labels(path: Path, names: dict[int, str]) -> Iterator[Label]:
+    """Read the lines of a label file; none where there is no file.
+
+    Raises:
+        DataError: a line is broken, of an unknown class, or has coordinates that are no fractions.
+    """
+    for number, text in label_lines(path):
+        label = parse_label(text, f"{path}:{number}")
+        if label.class_number not in names:
+            raise DataError(unknown_class(label, f"{path}:{number}"))
+        yield label
+
+
+def unknown_class(label: Label, place: str) -> str:
+    """Say that a line has a class that has no name."""
+    return f"{place} has class {label.class_number}, which names doesn't list"
+
+
+def label_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Give the lines of a label file that hold anything, numbered from 1.
+
+    Raises:
+        DataError: the file is there and cannot be read.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    yield from ((n, line) for n, line in enumerate(lines, start=1) if line.strip())
+
+
+def parse_label(text: str, place: str) -> Label:
+    """Read one line, whatever its class; `place` is for the message.
+
+    Raises:
+        DataError: it is broken, or has coordinates that are no fractions.
+    """
+    first, *rest = text.split()
+    try:
+        number, values = float(first), tuple(float(part) for part in rest)
+    except ValueError:
+        raise DataError(f"{place} is {text[:40]!r}; expected numbers") from None
+    if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+        raise DataError(
+            f"{place} has {len(values)} numbers after its class; expected 4 for a box, "
+            "or 6 or more in pairs for a polygon"
+        )
+    if not number.is_integer():
+        raise DataError(f"{place} has class {first}; expected a whole number")
+    if not all(isfinite(v) and -OUTSIDE <= v <= 1 + OUTSIDE for v in values):
+        raise DataError(
+            f"{place} has a coordinate outside 0 to 1; expected fractions of the photo's size"
+        )
+    return Label(int(number), values)
+
+
+def to_object(label: Label, number: int, image_id: int, size: tuple[int, int]) -> ObjectTruth:
+    """Write a line as COCO would, in pixels of a photo (H, W)."""
+    height, width = size
+    if len(label.numbers) == 4:
+        x, y, w, h = label.numbers
+        bbox = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+        bbox = [round(side, DECIMALS) for side in bbox]
+        return ObjectTruth(
+            id=number,
+            image_id=image_id,
+            category_id=label.class_number,
+            bbox=bbox,
+            area=bbox[2] * bbox[3],
+            iscrowd=0,
+        )
+    xs = [round(x * width, DECIMALS) for x in label.numbers[::2]]
+    ys = [round(y * height, DECIMALS) for y in label.numbers[1::2]]
+    corners = zip(xs, ys, [*xs[1:], xs[0]], [*ys[1:], ys[0]], strict=True)
+    return ObjectTruth(
+        id=number,
+        image_id=image_id,
+        category_id=label.class_number,
+        bbox=[min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)],
+        area=abs(sum(x0 * y1 - x1 * y0 for x0, y0, x1, y1 in corners)) / 2,
+        iscrowd=0,
+        segmentation=[[value for point in zip(xs, ys, strict=True) for value in point]],
+    )
+
+
+def _names(value: object, path: Path) -> dict[int, str]:
+    """Read the names of the classes.
+
+    Raises:
+        DataError: there are none, or a number or name is repeated or something else.
+    """
+    pairs: list[tuple[object, object]] = []
+    if isinstance(value, list):
+        pairs = list(enumerate(cast("list[object]", value)))
+    elif isinstance(value, dict):
+        pairs = list(cast("dict[object, object]", value).items())
+    names: dict[int, str] = {}
+    for number, name in pairs:
+        if not str(number).isdecimal() or isinstance(name, list | dict) or name is None:
+            raise DataError(f"{path} names class {number!r} {name!r}; expected a number and a name")
+        names[int(str(number))] = str(name)
+    if not names or len(set(names.values())) != len(pairs):
+        raise DataError(
+            f'{path} has no "names", or repeats one; expected a list of the classes\' names'
+        )
+    return names
+
+
+def _listed(value: object) -> list[str]:
+    return [
+        str(part) for part in (cast("list[object]", value) if isinstance(value, list) else [value])
+    ]
+
+
+def _existing(part: str, root: Path, folder: Path) -> Path:
+    """Find a folder or list that `data.yaml` names.
+
+    `path` is often that of another machine, and `../train/images` is often meant from the folder
+    of the file itself: what is there wins.
+    """
+    inner = part
+    while inner.startswith("../"):
+        inner = inner.removeprefix("../")
+    tries = [root / part, folder / part, folder / inner]
+    return next((path for path in tries if path.exists()), tries[0])
+
+
+def _photos(part: Path, folder: Path) -> Iterator[Path]:
+    """Give the photos of a folder, or those that a text file lists.
+
+    Raises:
+        DataError: there is no such folder or list.
+    """
+    if part.is_dir():
+        yield from (p for p in part.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    elif part.suffix == ".txt" and part.is_file():
+        for line in part.read_text("utf-8").splitlines():
+            if line.strip():
+                tries = [folder / line.strip(), part.parent / line.strip()]
+                yield next((path for path in tries if path.exists()), tries[0])
+    elif part.suffix.lower() in SUFFIXES and part.is_file():
+        yield part
+    else:
+        raise DataError(f"{part} is missing; data.yaml names it as a split's photos")

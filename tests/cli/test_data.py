@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def test_a_clean_data_set_is_summed_up(panodetr: Program, data: Path) -> None:
+    done = panodetr("data", "check", data)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[0] == ["split", "format", "photos", "objects", "classes", "crowds", "empty",
+                        "errors"]  # fmt: skip
+    assert lines[1] == ["val", "coco-panoptic", "2", "4", "2", "0", "0", "0"]
+    assert ["nucleus", "2"] in lines
+    assert "[2/2] check val" in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_every_fault_is_listed_and_the_exit_code_is_one(
+    panodetr: Program, data: Path, tmp_path: Path
+) -> None:
+    (data / "val" / "1.png").unlink()
+    (data / "panoptic_val" / "2.png").write_bytes(b"nothing")
+    done = panodetr("data", "check", data, "--split", "val", "--json", "found.json")
+    assert done.returncode == 1
+    faults = [line for line in done.stdout.splitlines() if line.startswith("error")]
+    assert len(faults) == 2
+    assert "1.png is missing; it is image 1" in faults[0]
+    assert "2.png cannot be read as an id map" in faults[1]
+    written = json.loads((tmp_path / "found.json").read_text())
+    assert (written["format"], written["errors"]) == ("coco-panoptic", 2)
+    kinds = [finding["kind"] for finding in written["splits"]["val"]["findings"]]
+    assert kinds == ["missing file", "broken file"]
+
+
+def test_a_data_set_is_converted_and_checked_again(
+    panodetr: Program, data: Path, tmp_path: Path
+) -> None:
+    done = panodetr("data", "convert", data, "--to", "yolo", "--out", "yolo")
+    assert done.returncode == 0, done.stderr
+    assert "2 photos (val) read as coco-panoptic, written as yolo" in done.stdout
+    assert "yolo has no place for segments of stuff: 2" in done.stdout
+    assert (tmp_path / "yolo" / "labels" / "val" / "1.txt").read_text().count("\n") == 1
+    again = panodetr("data", "check", "yolo")
+    assert again.returncode == 0, again.stdout
+    assert again.stdout.splitlines()[1].split()[:4] == ["val", "yolo", "2", "2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("check", "nowhere"), 1, "nowhere is no folder"),
+        (("check", "data", "--split", "test"), 1, "there is no split 'test'; it has val"),
+        (("check", "data", "--format", "yolo"), 1, "holds no data set"),
+        (("convert", "data", "--to", "coco-panoptic", "--out", "x"), 2, "already"),
+        (("convert", "data", "--to", "yolo", "--out", "data"), 2, "data is there already"),
+        (("convert", "data", "--out", "x"), 2, "--to"),
+        (("chek", "data"), 2, "invalid choice"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line(
+    panodetr: Program, data: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    done = panodetr("data", *arguments)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from panodetr.data.check import check_split
+from panodetr.data.convert import convert_data
+from panodetr.data.dataset import Format, list_splits
+from panodetr.data.findings import Inspection
+
+
+def check(folder: Path, format: Format, split: str = "") -> Inspection:
+    return check_split(folder, split, format, lambda done, total: None)
+
+
+def kinds(found: Inspection, *, errors: bool = True) -> list[tuple[str, str]]:
+    return [(f.kind, f.message) for f in found.findings if f.is_error == errors]
+
+
+def assert_found(found: Inspection, expected: list[tuple[str, str]]) -> None:
+    """Each expected kind and part of a message is found, and nothing else."""
+    left = kinds(found)
+    for kind, part in expected:
+        match = next((f for f in left if f[0] == kind and part in f[1]), None)
+        assert match is not None, (kind, part, left)
+        left.remove(match)
+    assert left == []
+    assert all("\n" not in message for _, message in kinds(found))
+
+
+@pytest.fixture
+def panoptic(id_folder: Path, tmp_path: Path) -> Path:
+    """The three photos as panoptic data, whose ids are 3, 7 and 300."""
+    out = tmp_path / "panoptic"
+    convert_data(id_folder, out, "coco-panoptic", class_name="", progress=lambda d, t: None)
+    return out
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("name", "photos", "objects", "crowds", "empty"),
+    [("nuclei", 93, 4542, 0, 0), ("coco-panoptic", 13, 138, 3, 0),
+     ("coco-instances", 158, 1372, 17, 3)],
+)  # fmt: skip
+def test_the_real_data_is_clean(
+    shared_data: Path, name: str, photos: int, objects: int, crowds: int, empty: int
+) -> None:
+    format: Format = "coco-instances" if name == "coco-instances" else "coco-panoptic"
+    splits = ["val"] if name == "nuclei" else list_splits(shared_data / name, format)
+    found = [check(shared_data / name, format, split) for split in splits]
+    assert [message for one in found for message in kinds(one)] == []
+    assert sum(one.images for one in found) == photos
+    assert sum(one.objects.total() for one in found) == objects
+    assert sum(one.crowds for one in found) == crowds
+    notes = [kind for one in found for kind, _ in kinds(one, errors=False)]
+    assert notes.count("empty image") == empty
+
+
+def test_all_that_is_wrong_with_panoptic_data_is_listed(panoptic: Path) -> None:
+    def damage(document: dict[str, Any]) -> None:
+        document["categories"].append({"id": 1, "name": "x", "isthing": 1, "color": [0, 0, 0]})
+        document["categories"].append({"id": 9, "name": "y", "isthing": 2, "color": [0, 0, 0]})
+        document["images"].append({"id": 4, "file_name": "4.png", "height": 8, "width": 8})
+        document["images"].append(dict(document["images"][0]))
+        document["images"].append("nonsense")
+        first, second, third = document["annotations"]
+        first["segments_info"][0]["category_id"] = 77
+        first["segments_info"] += [
+            {"id": 8, "category_id": 1, "area": 4, "bbox": [-3, 0, 4, 4]},
+            {"id": 12, "category_id": 1, "area": 4, "iscrowd": 1},
+            {"id": 7, "category_id": 1, "area": 4},
+            {"id": 0, "category_id": 1, "area": 0},
+        ]
+        del second["segments_info"][:2]
+        third["file_name"] = "gone.png"
+        document["annotations"].append({"image_id": 50, "file_name": "a.png", "segments_info": []})
+        document["annotations"].append(dict(first))
+
+    edit(panoptic / "panoptic.json", damage)
+    photo = panoptic / "images" / "2.png"
+    photo.write_bytes(photo.read_bytes()[:300])
+    Image.new("RGB", (3, 3)).save(panoptic / "images" / "3.png")
+    found = check(panoptic, "coco-panoptic")
+    assert_found(
+        found,
+        [
+            ("duplicate id", "categories[1] repeats id 1"),
+            ("broken entry", '"isthing" is 2'),
+            ("duplicate id", "images[4] repeats id 1"),
+            ("broken entry", "images[5] is no object"),
+            ("unknown image", "is for image 50"),
+            ("duplicate id", "annotations[4] repeats image_id 1"),
+            ("unknown category", "(segment 3 of image 1) has category 77"),
+            ("box outside", "(segment 8 of image 1) has the box -3, 0, 4, 4"),
+            ("duplicate id", "segments_info[5] repeats id 7"),
+            ("broken entry", "(segment 0 of image 1) has an id that is not 1 to"),
+            ("broken entry", '"area" is 0'),
+            ("no pixels", "1.png has no pixel of segment 0 of image 1"),
+            ("no pixels", "1.png has no pixel of segment 8 of image 1"),
+            ("no pixels", "1.png has no pixel of segment 12 of image 1"),
+            ("broken file", "2.png: the image is broken"),
+            ("unlisted pixels", "pixels of segment 3, which segments_info of image 2"),
+            ("unlisted pixels", "2.png has 17 pixels of segment 7, which segments_info of image 2"),
+            ("wrong size", "3.png is 3x3 pixels; expected 16x16"),
+            ("missing file", "gone.png is missing; it is the id map of image 3"),
+            ("missing file", "4.png is missing; it is image 4"),
+            ("broken entry", "has no annotation for image 4"),
+        ],
+    )
+    assert ("crowd", 1) in [(kind, message.count("has 1 of them")) for kind, message in
+                            kinds(found, errors=False)]  # fmt: skip
+
+
+def test_broken_id_maps_are_listed(panoptic: Path) -> None:
+    path = panoptic / "panoptic" / "1.png"
+    path.write_bytes(path.read_bytes()[:70])
+    Image.new("RGB", (7, 7)).save(panoptic / "panoptic" / "2.png")
+    assert_found(
+        check(panoptic, "coco-panoptic"),
+        [("broken file", "1.png cannot be read"), ("broken file", "2.png is 7x7 pixels")],
+    )
+
+
+def test_all_that_is_wrong_with_instances_is_listed(boxes_folder: Path) -> None:
+    def damage(document: dict[str, Any]) -> None:
+        first, second, third = document["annotations"]
+        first["bbox"] = [25, 2, 6.5, 7]
+        first["segmentation"] = [[1, 1, 5, 5]]
+        second["category_id"] = 2
+        third["image_id"] = 8
+        more = [
+            {"bbox": [1, 1, 0, 4], "segmentation": {"size": [9, 9], "counts": [81]}},
+            {"bbox": [1, 1, None, 4], "segmentation": [[1, 1, 5, 5, 1, 5]]},
+            {"bbox": [1, 1, 2, 4], "id": 3},
+            {"bbox": [1, 1, 2, 4], "iscrowd": 5},
+            {"bbox": [1, 1, 2, 4]},
+        ]
+        for number, annotation in enumerate(more, start=10):
+            document["annotations"].append(
+                {"id": number, "image_id": 2, "category_id": 90, "area": 3} | annotation
+            )
+        document["images"][2]["file_name"] = "1.png"
+        document["images"][2]["height"] = "16"
+
+    edit(boxes_folder / "annotations/instances_val2017.json", damage)
+    found = check(boxes_folder, "coco-instances", "val2017")
+    assert_found(
+        found,
+        [
+            ("broken entry", '"height" is "16"'),
+            ("box outside", "(annotation 1 of image 1) has the box 25, 2, 6.5, 7"),
+            ("broken entry", "annotations[0] has a polygon that is none"),
+            ("unknown category", "(annotation 2 of image 1) has category 2"),
+            ("unknown image", "annotations[2] is for image 8"),
+            ("empty box", "(annotation 10 of image 2) has a box of 0x4 pixels"),
+            ("broken entry", "has the size [9, 9]"),
+            ("broken entry", '"bbox" is [1, 1, null, 4]'),
+            ("duplicate id", "annotations[5] repeats id 3 of"),
+            ("broken entry", '"iscrowd" is 5'),
+            ("missing mask", "(annotation 14 of image 2) has no mask, others do"),
+        ],
+    )
+
+
+def test_images_that_share_a_photo_are_listed(boxes_folder: Path) -> None:
+    def damage(document: dict[str, Any]) -> None:
+        document["images"][2] |= {"file_name": "1.png", "height": 20, "width": 30}
+
+    edit(boxes_folder / "annotations/instances_val2017.json", damage)
+    found = check(boxes_folder, "coco-instances", "val2017")
+    assert_found(found, [("duplicate id", "1.png, image 1 too")])
+    assert ("empty image", 3) in [(f.kind, 3) for f in found.findings]
+
+
+def test_all_that_is_wrong_with_yolo_is_listed(yolo_folder: Path) -> None:
+    labels = yolo_folder / "labels/train/000000000007.txt"
+    labels.write_text(
+        "0 0.5 0.5 0.2 0.2\n5 0.5 0.5 0.2 0.2\n0 0.9 0.5 0.23 0.2\n0 1 2 3\n"
+        "0 0.5 0.5 0.2 0.2\n1 0.6 0.1 0.9 0.1 0.75 0.5\n0 40 20 10 10\n0 0.5 0.5 0 0.1\n"
+    )
+    (yolo_folder / "labels/train/stray.txt").write_text("")
+    photo = yolo_folder / "images/train/000000000009.jpg"
+    photo.write_bytes(photo.read_bytes()[:1500])
+    found = check(yolo_folder, "yolo", "train")
+    assert_found(
+        found,
+        [
+            ("unknown category", ":2 has class 5"),
+            ("box outside", ":3 has the box"),
+            ("broken entry", ":4 has 3 numbers"),
+            ("duplicate id", ":5 repeats line 1"),
+            ("broken entry", ":7 has a coordinate outside"),
+            ("empty box", ":8 has a box of 0x4 pixels"),
+            ("broken file", "000000000009.jpg: the image is broken"),
+            ("missing file", "stray.txt has labels for a photo that isn't in the split"),
+            *(("missing mask", f":{line} is a box, others are polygons") for line in (1, 3, 5, 8)),
+        ],
+    )
+    assert [kind for kind, _ in kinds(found, errors=False)] == ["empty image"]
+
+
+def test_all_that_is_wrong_with_id_maps_is_listed(id_folder: Path) -> None:
+    masks = id_folder / "masks/cell"
+    Image.fromarray(np.full((5, 5), 3, np.uint8)).save(masks / "1.png")
+    (masks / "2.png").unlink()
+    (masks / "9.png").write_bytes(b"")
+    (id_folder / "images/3.png").write_bytes(b"nothing")
+    assert_found(
+        check(id_folder, "id-maps"),
+        [
+            ("broken file", "1.png is 5x5 pixels; expected 30x20"),
+            ("missing file", "2.png is missing; it is the id map of"),
+            ("broken file", "3.png: not an image"),
+            ("missing file", "9.png has no photo of its name"),
+        ],
+    )
+
+
+def test_masks_of_all_objects_together_are_noted(id_folder: Path) -> None:
+    for path in (id_folder / "masks/cell").iterdir():
+        ids = np.asarray(Image.open(path))
+        Image.fromarray((ids > 0).astype(np.uint8) * 255).save(path)
+    found = check(id_folder, "id-maps")
+    assert found.errors == 0
+    assert kinds(found, errors=False)[0][0] == "single id"
+
+
+@pytest.mark.parametrize("contents", [b"{", b"[]", b"\xff", b'{"images": 3}', b"[" * 100_000])
+def test_a_broken_json_is_a_finding(boxes_folder: Path, contents: bytes) -> None:
+    (boxes_folder / "annotations/instances_val2017.json").write_bytes(contents)
+    found = check(boxes_folder, "coco-instances", "val2017")
+    assert found.errors > 0
+    assert all("instances_val2017.json" in message for _, message in kinds(found))

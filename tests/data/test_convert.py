@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from panodetr.data.convert import Conversion, Target, convert_data
+from panodetr.data.dataset import Dataset, Format, open_data, read_objects
+from panodetr.data.instances import InstanceImage
+from panodetr.data.masks import draw_mask
+from panodetr.data.panoptic import PanopticData, read_ids
+from panodetr.errors import DataError, UsageError
+
+
+def convert(folder: Path, out: Path, to: Target, *, split: str | None = None) -> Conversion:
+    return convert_data(
+        folder, out, to, class_name="blob", split=split, progress=lambda done, total: None
+    )
+
+
+def assert_same_masks(data: Dataset, other: Dataset) -> None:
+    """The same photos with the same objects, whatever their ids."""
+    assert len(data.samples) == len(other.samples)
+    for sample, its in zip(data.samples, other.samples, strict=True):
+        assert sample.image_id == its.image_id
+        assert sample.size == its.size
+        assert sample.photo.read_bytes() == its.photo.read_bytes()
+        one = read_objects(sample, data.index_of, with_masks=True)
+        two = read_objects(its, other.index_of, with_masks=True)
+        assert one.classes.tolist() == two.classes.tolist()
+        assert one.ids is not None
+        assert two.ids is not None
+        for number, its_number in zip(one.segment_ids, two.segment_ids, strict=True):
+            np.testing.assert_array_equal(one.ids == number, two.ids == its_number)
+
+
+@pytest.mark.parametrize("to", ["coco-panoptic", "coco-instances", "yolo"])
+def test_id_maps_keep_every_pixel(id_folder: Path, tmp_path: Path, to: Target) -> None:
+    made = convert(id_folder, tmp_path / "out", to)
+    assert (made.format, made.images) == ("id-maps", 3)
+    other = open_data(tmp_path / "out")
+    assert other.format == to
+    assert [category.name for category in other.categories] == ["cell"]
+    assert_same_masks(open_data(id_folder), other)
+    expected = {} if to == "coco-panoptic" else {"ids of objects in the id maps": 9}
+    if to == "yolo":
+        expected |= {
+            "category ids: classes are numbered from 0": 1,
+            "masks as they were written: an outline of the same pixels takes their place": 9,
+        }
+    assert made.lost == Counter(expected)
+
+
+def test_ids_in_id_maps_stay_in_panoptic_data(id_folder: Path, tmp_path: Path) -> None:
+    convert(id_folder, tmp_path / "out", "coco-panoptic")
+    for sample in PanopticData.open(tmp_path / "out", "").samples:
+        assert [segment.id for segment in sample.segments] == [3, 7, 300]
+        ids = read_ids(sample)
+        assert [segment.area for segment in sample.segments] == [
+            (ids == number).sum() for number in (3, 7, 300)
+        ]
+
+
+def test_yolo_to_coco_and_back_is_what_it_was(yolo_folder: Path, tmp_path: Path) -> None:
+    made = convert(yolo_folder, tmp_path / "coco", "coco-instances")
+    assert made.lost == Counter()
+    assert made.splits == ["train", "val"]
+    back = convert(tmp_path / "coco", tmp_path / "back", "yolo")
+    assert set(back.lost) == {
+        "fields of the JSON beyond those that training and evaluation read",
+        "annotation ids, and areas other than the polygons'",
+    }
+    for split in ("train", "val"):
+        before, after = (
+            open_data(f, split, format="yolo") for f in (yolo_folder, tmp_path / "back")
+        )
+        assert [c.name for c in before.categories] == [c.name for c in after.categories]
+        assert_same_masks(before, after)
+        for sample, its in zip(before.samples, after.samples, strict=True):
+            assert isinstance(sample, InstanceImage)
+            assert isinstance(its, InstanceImage)
+            for truth, its_truth in zip(sample.objects, its.objects, strict=True):
+                for key in ("bbox", "area"):
+                    np.testing.assert_allclose(truth[key], its_truth[key], atol=1e-2)
+
+
+def test_boxes_survive_yolo(boxes_folder: Path, tmp_path: Path) -> None:
+    made = convert(boxes_folder, tmp_path / "yolo", "yolo")
+    assert made.lost["crowds"] == 1
+    assert made.lost["category ids: classes are numbered from 0"] == 2
+    convert(tmp_path / "yolo", tmp_path / "back", "coco-instances")
+    before = json.loads((boxes_folder / "annotations/instances_val2017.json").read_text())
+    after = json.loads((tmp_path / "back" / "instances_val.json").read_text())
+    kept = [a for a in before["annotations"] if not a["iscrowd"]]
+    assert [a["bbox"] for a in after["annotations"]] == [a["bbox"] for a in kept]
+    assert [a["image_id"] for a in after["annotations"]] == [a["image_id"] for a in kept]
+    with pytest.raises(DataError, match="has a box only; expected masks"):
+        convert(boxes_folder, tmp_path / "panoptic", "coco-panoptic")
+    assert not (tmp_path / "panoptic").exists()  # whole or not at all
+
+
+def test_coco_instances_keep_their_masks_in_yolo(shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "coco-instances"
+    made = convert(folder, tmp_path / "yolo", "yolo")
+    assert made.images == 158
+    assert made.lost["crowds"] == 17
+    assert made.lost["objects without a pixel"] == 0
+    # Some that have several parts don't fill the same pixels when these are joined.
+    assert sum(n for what, n in made.lost.items() if what.startswith("masks as they")) < 0.05 * 1372
+    before, after = open_data(folder), open_data(tmp_path / "yolo")
+    by_id = {sample.image_id: sample for sample in after.samples}
+    for sample in before.samples[::8]:
+        its = by_id[sample.image_id]
+        assert isinstance(sample, InstanceImage)
+        assert isinstance(its, InstanceImage)
+        truths = [truth for truth in sample.objects if not truth["iscrowd"]]
+        for truth, its_truth in zip(truths, its.objects, strict=True):
+            np.testing.assert_array_equal(
+                draw_mask(truth.get("segmentation", []), sample.size),
+                draw_mask(its_truth.get("segmentation", []), its.size),
+            )
+
+
+def test_coco_instances_become_segments(shared_data: Path, tmp_path: Path) -> None:
+    made = convert(shared_data / "coco-instances", tmp_path / "out", "coco-panoptic")
+    data = PanopticData.open(tmp_path / "out", "")
+    segments = [segment for sample in data.samples for segment in sample.segments]
+    hidden = made.lost["objects that lie below others with all their pixels"]
+    assert len(segments) == 1389 - hidden
+    assert made.lost["objects that lie below others with a part of their pixels"] > 300
+    assert sum(segment.is_crowd for segment in segments) <= 17
+    for sample in data.samples[::20]:
+        read_ids(sample)  # what is listed is what is shown
+
+
+@pytest.mark.parametrize("to", ["coco-instances", "yolo"])
+def test_panoptic_things_keep_their_pixels(shared_data: Path, tmp_path: Path, to: Target) -> None:
+    folder = shared_data / "coco-panoptic"
+    made = convert(folder, tmp_path / "out", to)
+    before = PanopticData.open(folder, "")
+    after = open_data(tmp_path / "out")
+    names = {category.id: category.name for category in before.categories}
+    its_names = {category.id: category.name for category in after.categories}
+    things = {category.id for category in before.categories if category.is_thing}
+    by_id = {sample.image_id: sample for sample in after.samples}
+    segments = [segment for sample in before.samples for segment in sample.segments]
+    assert made.lost["segments of stuff"] == sum(s.category_id not in things for s in segments)
+    for sample in before.samples:
+        its = by_id[sample.image_id]
+        assert isinstance(its, InstanceImage)
+        ids = read_ids(sample)
+        expected = [
+            s
+            for s in sample.segments
+            if s.category_id in things and not (s.is_crowd and to == "yolo")
+        ]
+        assert len(expected) == len(its.objects)
+        for segment, truth in zip(expected, its.objects, strict=True):
+            assert names[segment.category_id] == its_names[truth["category_id"]]
+            mask = draw_mask(truth.get("segmentation", []), its.size)
+            np.testing.assert_array_equal(mask, ids == segment.id)
+
+
+def test_one_split_may_be_converted(yolo_folder: Path, tmp_path: Path) -> None:
+    made = convert(yolo_folder, tmp_path / "out", "coco-panoptic", split="val")
+    assert made.splits == ["val"]
+    assert not (tmp_path / "out" / "panoptic_train.json").exists()
+
+
+def test_what_makes_no_sense_is_refused(
+    yolo_folder: Path, boxes_folder: Path, id_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="is yolo data already"):
+        convert(yolo_folder, tmp_path / "out", "yolo")
+    with pytest.raises(UsageError, match="is there already"):
+        convert(yolo_folder, boxes_folder, "coco-instances")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no data set"):
+        convert(tmp_path / "empty", tmp_path / "out", "yolo")
+    (id_folder / "masks/cell/3.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"3\.png cannot be read"):
+        convert(id_folder, tmp_path / "out", "yolo")
+    assert not (tmp_path / "out").exists()
+
+
+def test_splits_that_yolo_has_no_word_for_are_refused(boxes_folder: Path, tmp_path: Path) -> None:
+    for part in ("annotations/instances_val2017.json", "val2017"):
+        path = boxes_folder / part
+        path.rename(path.with_name(path.name.replace("val2017", "mine")))
+    with pytest.raises(DataError, match=r"split 'mine' has no place in data\.yaml"):
+        convert(boxes_folder, tmp_path / "out", "yolo")
+
+
+def test_photos_whose_files_would_collide_are_refused(yolo_folder: Path, tmp_path: Path) -> None:
+    other = yolo_folder / "images/train/more"
+    other.mkdir()
+    (yolo_folder / "images/train/000000000009.jpg").rename(other / "000000000007.jpg")
+    with pytest.raises(DataError, match="have one name; rename one"):
+        convert(yolo_folder, tmp_path / "out", "coco-instances")
+
+
+def test_formats_are_what_the_command_offers() -> None:
+    from panodetr.cli import data as command
+    from panodetr.data.convert import TARGETS
+    from panodetr.data.dataset import FORMATS
+
+    formats: tuple[Format, ...] = FORMATS
+    assert formats == command.FORMATS
+    assert command.TARGETS == TARGETS

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.typing import NDArray
+
+from panodetr.data.masks import draw_mask
+from panodetr.data.outlines import join, outline
+
+any_mask = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=12))
+
+
+@given(any_mask)
+def test_an_outline_fills_exactly_its_mask(mask: NDArray[np.bool_]) -> None:
+    points = outline(mask)
+    if not mask.any():
+        assert points == []
+        return
+    height, width = mask.shape
+    np.testing.assert_array_equal(draw_mask([points], mask.shape), mask)
+    # As fractions of nine digits, too.
+    scale = [width, height] * (len(points) // 2)
+    rounded = [float(f"{p / s:.9g}") * s for p, s in zip(points, scale, strict=True)]
+    np.testing.assert_array_equal(draw_mask([rounded], mask.shape), mask)
+
+
+def test_a_rectangle_has_four_corners() -> None:
+    mask = np.zeros((9, 9), np.bool_)
+    mask[2:5, 3:8] = True
+    points = np.array(outline(mask)).reshape(-1, 2)
+    assert sorted(map(tuple, points.tolist())) == [(3, 2), (3, 5), (8, 2), (8, 5)]
+
+
+def test_parts_are_joined_by_lines_there_and_back() -> None:
+    loops = [[(0.0, 0.0), (2.0, 0.0), (2.0, 2.0)], [(5.0, 5.0), (8.0, 5.0), (8.0, 8.0)]]
+    assert join(loops) == [0, 0, 2, 0, 2, 2, 0, 0, 5, 5, 8, 5, 8, 8, 5, 5, 0, 0]
+    assert join(loops[:1]) == [0, 0, 2, 0, 2, 2]

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from panodetr.data.dataset import open_data
+from panodetr.data.instances import InstanceImage
+from panodetr.data.yolo import find_yolo, label_file, open_yolo, read_yolo_file
+from panodetr.errors import DataError, PanodetrError
+
+
+def images_of(folder: Path, split: str = "train") -> tuple[InstanceImage, ...]:
+    path = find_yolo(folder)
+    assert path is not None
+    return open_yolo(read_yolo_file(path), split).images
+
+
+def test_polygons_are_read_in_pixels(yolo_folder: Path) -> None:
+    first, second = images_of(yolo_folder)
+    assert (first.image_id, second.image_id) == (7, 9)  # photos are called by their ids
+    assert first.size == (40, 80)
+    square, triangle = first.objects
+    assert square.get("segmentation") == [[20, 10, 40, 10, 40, 30, 20, 30]]
+    assert (square["bbox"], square["area"]) == ([20, 10, 20, 20], 400)
+    assert triangle["category_id"] == 1
+    assert triangle["area"] == pytest.approx(24 * 16 / 2)
+    assert second.objects == ()  # no label file: a photo without objects
+    data = open_data(yolo_folder)
+    assert [category.name for category in data.categories] == ["cat", "dog: big"]
+    assert data.has_masks
+
+
+def test_boxes_are_centres_and_sides(yolo_folder: Path) -> None:
+    (yolo_folder / "labels/train/000000000007.txt").write_text("1 0.5 0.5 0.25 0.5\n")
+    first = images_of(yolo_folder)[0]
+    assert first.objects[0]["bbox"] == [30, 10, 20, 20]
+    assert first.objects[0]["area"] == 400
+    assert not open_data(yolo_folder).has_masks
+
+
+def test_turned_photos_have_the_size_that_they_are_shown_at(yolo_folder: Path) -> None:
+    path = yolo_folder / "images/train/000000000009.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 60)).save(path, exif=exif)
+    assert images_of(yolo_folder)[1].size == (30, 60)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "names:\n  0: cat\n  1: 'dog: big'\n",
+        "names: {0: cat, 1: 'dog: big'} # a comment\n",
+        "nc: 2\nnames:\n- cat\n- 'dog: big'\n",
+    ],
+)
+def test_names_are_read_however_they_are_written(yolo_folder: Path, names: str) -> None:
+    (yolo_folder / "data.yaml").unlink()
+    (yolo_folder / "data.yml").write_text(f"train: images/train\n{names}")
+    assert read_yolo_file(yolo_folder / "data.yml").names == {0: "cat", 1: "dog: big"}
+    assert len(images_of(yolo_folder)) == 2
+
+
+def test_photos_are_found_however_they_are_named(yolo_folder: Path) -> None:
+    images = yolo_folder / "images/train"
+    expected = [image.photo for image in images_of(yolo_folder)]
+    listed = yolo_folder / "train.txt"
+    listed.write_text("./images/train/000000000009.jpg\nimages/train/000000000007.png\n\n")
+    for named in ("../images/train", "train.txt", str(images), "[train.txt, images/train]"):
+        (yolo_folder / "data.yaml").write_text(f"train: {named}\nnames: [cat, dog]\n")
+        found = [image.photo.resolve() for image in images_of(yolo_folder)]
+        assert found == [path.resolve() for path in expected]
+
+
+def test_labels_lie_where_images_becomes_labels() -> None:
+    assert label_file(Path("/images/a/images/train/x.y.jpg")) == Path(
+        "/images/a/labels/train/x.y.txt"
+    )
+    assert label_file(Path("/a/train/images.jpg")) == Path("/a/train/images.txt")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0 0.5 0.5 0.1", "has 3 numbers after its class; expected 4 for a box"),
+        ("0 0.5 0.5 0.1 0.1 0.2", "has 5 numbers"),
+        ("0 0.5 0.5 0.1 x", "expected numbers"),
+        ("2 0.5 0.5 0.1 0.1", "has class 2, which names doesn't list"),
+        ("0.5 0.5 0.5 0.1 0.1", r"has class 0\.5; expected a whole"),
+        ("0 120 80 20 30", "coordinate outside 0 to 1; expected fractions"),
+        ("0 nan 0.5 0.1 0.1", "coordinate outside 0 to 1"),
+    ],
+)
+def test_broken_lines_are_named(yolo_folder: Path, line: str, message: str) -> None:
+    (yolo_folder / "labels/train/000000000007.txt").write_text(f"0 0.5 0.5 0.1 0.1\n{line}\n")
+    with pytest.raises(DataError, match=rf"000000000007\.txt:2.*{message}"):
+        images_of(yolo_folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: images/train\n", 'has no "names"'),
+        ("names: [a]\n", "names no photos"),
+        ("[1, 2]", "holds no fields"),
+        ("train: [\n", "is not YAML"),
+        ("train: images/train\nnames: [a, a]\n", "repeats one"),
+        ("train: images/train\nnames: {x: a}\n", "names class 'x' 'a'"),
+        ("train: nowhere\nnames: [a]\n", "nowhere is missing"),
+        ("train: labels\nnames: [a]\n", "has no photo in its split 'train'"),
+        ("train: gone.txt\nnames: [a]\n", r"gone\.png: no such file"),
+        ("!!python/object/apply:os.getcwd []", "is not YAML"),
+    ],
+)
+def test_broken_data_yaml_is_refused(yolo_folder: Path, text: str, message: str) -> None:
+    (yolo_folder / "data.yaml").write_text(text)
+    (yolo_folder / "gone.txt").write_text("images/train/gone.png\n")
+    with pytest.raises(PanodetrError, match=message):
+        images_of(yolo_folder)
+
+
+def test_labels_that_are_no_text_are_refused(yolo_folder: Path) -> None:
+    (yolo_folder / "labels/train/000000000007.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"cannot read .*000000000007\.txt"):
+        images_of(yolo_folder)
