@@ -75,10 +75,20 @@ def test_shrinking_averages() -> None:
 
 
 @pytest.mark.parametrize(
-    "size", [(800, 1066), (733, 1099), (2400, 800), (1600, 1250), (1601, 1249)]
+    "size",
+    [
+        (1601, 1250),
+        (1250, 1601),
+        (1870, 1250),
+        (3000, 1250),
+        (1201, 2998),
+        (700, 4000),
+        (2048, 2048),
+    ],
 )
 def test_large_photos_are_resized_in_strips_to_the_same_bits(size: tuple[int, int]) -> None:
-    photo = np.random.default_rng(0).integers(0, 256, (1601, 1250, 3), dtype=np.uint8)
-    assert photo.shape[0] * photo.shape[1] > LARGE
-    whole = Image.fromarray(photo).resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    assert np.array_equal(resize(photo, size), np.asarray(whole))
+    assert size[0] * size[1] >= LARGE
+    photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    for target in (resized_size(size, 800, 1333), (700, 1100), (size[0], 800), (size[0] + 9, 640)):
+        whole = Image.fromarray(photo).resize(target[::-1], Image.Resampling.BILINEAR)
+        assert np.array_equal(resize(photo, target), np.asarray(whole)), target
