@@ -75,7 +75,7 @@ class Ours:
         self.kept, self.precision, self.device = kept, precision, device
 
     @torch.inference_mode()
-    def __call__(self, pixels: Tensor) -> Answer:
+    def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
         """From pixels (B, H, W, 3) to the answer for the first photo, all still on the device."""
         batch = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # B, 3, H, W
         batch = (batch - self.mean) / self.std
@@ -90,7 +90,7 @@ class Ours:
             "boxes": found.boxes[0],
             "masks": masks[: self.kept],
             "kept": query[: self.kept],
-        }  # pyright: ignore[reportReturnType]
+        }
 
 
 class Theirs:
@@ -163,7 +163,7 @@ def compare_all(
 
 
 def _answer(ours: Ours, photo: Tensor) -> Answer:
-    found: Any = ours(photo[None])
+    found = ours(photo[None])
     logits, boxes, masks, kept = (
         np.asarray(found[name].float().cpu()) for name in ("logits", "boxes", "masks", "kept")
     )

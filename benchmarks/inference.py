@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from panodetr.bench.machine import describe_machine
+from panodetr.bench.machine import Machine, describe_machine
 from panodetr.bench.report import as_json, describe_measurement, markdown_table
 from panodetr.bench.rows import Scale, choose_rows
 from panodetr.bench.run import Measured, measure
@@ -36,9 +36,12 @@ def main() -> None:
     for group in measure(rows, Scale(), data=options.data, progress=_tell, **settings):
         done += group
         write_json(OUT / f"{options.name}.json", as_json(done, machine, **settings))
-        text = f"{markdown_table(done)}\n{describe_measurement(machine, **settings)}"
-        write_text(OUT / f"{options.name}.md", text)
-    print(text)
+        write_text(OUT / f"{options.name}.md", _page(done, machine, settings))
+    print(_page(done, machine, settings))
+
+
+def _page(rows: list[Measured], machine: Machine, settings: dict[str, int]) -> str:
+    return f"{markdown_table(rows)}\n{describe_measurement(machine, **settings)}"
 
 
 def _tell(what: str) -> None:
