@@ -34,7 +34,7 @@ format: .venv/installed-dev
 # The tables and plots of docs/benchmarks, beside transformers: half an hour and 16 GiB of memory.
 bench: .venv/installed-dev
 	$(BIN)/python benchmarks/inference.py --data $(DATA)/nuclei
-	$(BIN)/python benchmarks/scaling.py --theirs
+	$(BIN)/python benchmarks/scaling.py --runtimes torch openvino --theirs
 	$(BIN)/python benchmarks/gpu.py
 
 # All of it, as it runs before a merge.

@@ -17,12 +17,13 @@ from pathlib import Path
 from panodetr.bench.agreement import agree, first_photos
 from panodetr.bench.compare import describe
 from panodetr.bench.machine import describe_machine
-from panodetr.bench.ours import RuntimeName, open_model
+from panodetr.bench.ours import open_model
 from panodetr.bench.rows import Scale
 from panodetr.bench.run import Workshop
 from panodetr.evaluation.truth import Truth
 from panodetr.files import write_json
 from panodetr.predict import Predictor
+from panodetr.runtimes.base import RuntimeName
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 RUNTIMES: dict[str, RuntimeName] = {"openvino": "openvino", "onnx": "onnx"}

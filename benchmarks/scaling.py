@@ -20,13 +20,14 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from panodetr.bench.machine import describe_machine
-from panodetr.bench.ours import RuntimeName, Segmenting
+from panodetr.bench.ours import Segmenting
 from panodetr.bench.process import Job, Side, SideFailed
 from panodetr.bench.rows import Scale
 from panodetr.bench.run import Workshop
 from panodetr.bench.theirs import TheirSegmenting
 from panodetr.files import write_json, written_whole
 from panodetr.images.preprocess import Preprocessing
+from panodetr.runtimes.base import RUNTIMES, RuntimeName
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 AS_IT_IS = Preprocessing(short_side=None, long_side=None)
@@ -51,7 +52,7 @@ class Point:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runtimes", nargs="+", default=["torch"])
+    parser.add_argument("--runtimes", nargs="+", default=["torch"], choices=RUNTIMES)
     parser.add_argument("--theirs", action="store_true", help="transformers, by photo size")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)

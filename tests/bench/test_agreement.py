@@ -39,7 +39,7 @@ def test_rougher_weights_agree_less(truth: Truth) -> None:
         for weight in network.parameters():
             step = weight.abs().max() / 31  # six bits
             weight.copy_((weight / step).round() * step)
-    rough = Predictor(spec, TorchRuntime(network, torch.device("cpu")))
+    rough = Predictor(spec, TorchRuntime(network, spec.preprocessing, torch.device("cpu")))
     figures = agree(model, rough, truth)
     assert 0.5 < figures["mask_iou"] < 0.999
     assert 0.5 < figures["box_iou"] < 0.999

@@ -132,11 +132,11 @@ def first_photos(truth: Truth, count: int | None) -> Truth:
 
 def _views(model: Predictor, photo: Path) -> Iterator[tuple[list[View], Found]]:
     """Run a model on the views of a photo, as predicting does."""
-    from panodetr.images.views import model_input, read_photo, view_batches
+    from panodetr.images.views import read_photo, view_batches
 
     rule = model.spec.preprocessing
     for views in view_batches([read_photo(photo, rule)], rule):
-        yield views, model.runtime.detect(model_input(views, rule), None)
+        yield views, model.runtime.detect(np.stack([view.pixels for view in views]), None)
 
 
 def _answer_of(found: Found, index: int, queries: NDArray[np.intp]) -> Answer:

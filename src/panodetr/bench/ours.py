@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,37 +16,34 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from panodetr.bench.photo import BenchPhoto
     from panodetr.bench.process import Answer, Laps
     from panodetr.bench.weights import RandomModel
     from panodetr.images.preprocess import Preprocessing
     from panodetr.predict import Predictor
-    from panodetr.runtimes.base import Found, Runtime
-
-RuntimeName: TypeAlias = Literal["torch", "openvino", "onnx"]
+    from panodetr.runtimes.base import Found, Runtime, RuntimeName
 
 
-def open_model(source: str | Path, runtime: RuntimeName = "torch") -> Predictor:
-    """Load a model on the CPU.
+def open_model(source: str | Path, runtime: RuntimeName | None = None) -> Predictor:
+    """Load a model on the CPU; None runs an exported file as it was exported, and else in PyTorch.
 
     Raises:
         PanodetrError: there is no such model, or the runtime is not installed.
     """
-    from panodetr.predict import load
+    from panodetr.loading import load
 
-    if runtime == "torch":
-        return load(source, device="cpu")
-    return load(source, runtime=runtime)  # pyright: ignore[reportCallIssue]
+    return load(source, device="cpu", runtime=runtime)
 
 
 def run_network(model: Predictor, photo: NDArray[np.uint8]) -> Found:
     """Run on a photo that fits into one tile; the answers are those of a batch of one."""
-    from panodetr.images.views import model_input, read_photo, view_batches
+    from panodetr.images.views import read_photo, view_batches
 
     rule = model.spec.preprocessing
     ((view,),) = view_batches([read_photo(photo, rule)], rule)
-    return model.runtime.detect(model_input([view], rule), None)
+    return model.runtime.detect(view.pixels[None], None)
 
 
 class Segmenting:
@@ -56,7 +53,7 @@ class Segmenting:
         self,
         source: Path,
         photo: BenchPhoto,
-        runtime: RuntimeName = "torch",
+        runtime: RuntimeName | None = None,
         kept: int | None = None,
         photos: int = 1,
     ) -> None:
@@ -65,7 +62,7 @@ class Segmenting:
         Args:
             source: a model, or an exported file.
             photo: what is segmented.
-            runtime: what runs it.
+            runtime: what runs it; None as for `open_model`.
             kept: queries to be kept, by a threshold of its own: less precise arithmetic has other
                 scores, and masks are what takes the time. None: the model's own threshold.
             photos: how many copies of the photo one run segments.
@@ -132,7 +129,7 @@ class Detecting:
     """`model.detect(photo)`: boxes alone."""
 
     def __init__(
-        self, model: RandomModel, photo: BenchPhoto, runtime: RuntimeName = "torch"
+        self, model: RandomModel, photo: BenchPhoto, runtime: RuntimeName | None = None
     ) -> None:
         self.model = open_model(model.folder, runtime)
         self.threshold = model.threshold
@@ -166,15 +163,17 @@ class Preparing:
 
     def answer(self) -> Answer:
         """Give the tensor (1, 3, H, W)."""
-        return {"pixels": self._prepare()}
+        return {"pixels": self._prepare().numpy()}
 
-    def _prepare(self) -> NDArray[np.float32]:
+    def _prepare(self) -> Tensor:
         import torch
 
-        from panodetr.images.views import model_input, read_photo, view_batches
+        from panodetr.images.views import read_photo, view_batches
+        from panodetr.runtimes.pixels import normalize_photos
 
         ((view,),) = view_batches([read_photo(self.image, self.rule)], self.rule)
-        return torch.from_numpy(model_input([view], self.rule)).numpy()
+        photos = torch.from_numpy(np.ascontiguousarray(view.pixels[None]))  # 1, H, W, 3
+        return normalize_photos(photos, None, self.rule)  # 1, 3, H, W
 
 
 class Finishing:
@@ -214,10 +213,10 @@ class _Watched:
         self._runtime = runtime
         self.intervals: list[tuple[float, float]] = []
 
-    def detect(self, pixels: NDArray[np.float32], padding: NDArray[np.bool_] | None) -> Found:
+    def detect(self, photos: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> Found:
         """Run as the runtime does."""
         start = time.perf_counter()
-        found = self._runtime.detect(pixels, padding)
+        found = self._runtime.detect(photos, padding)
         self.intervals.append((start, time.perf_counter()))
         return _WatchedFound(found, self.intervals)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from panodetr.bench.compare import network_answer
-from panodetr.errors import PanodetrError
+from panodetr.errors import MissingExtra
 
 if TYPE_CHECKING:
     from panodetr.bench.photo import BenchPhoto
@@ -18,21 +18,14 @@ if TYPE_CHECKING:
     from panodetr.images.preprocess import Preprocessing
 
 
-class TransformersMissing(PanodetrError):
-    """transformers is not installed."""
-
-
 def _library() -> Any:
     """Import transformers, which is slow, and quieten it.
 
     Raises:
-        TransformersMissing: it is not installed.
+        MissingExtra: it is not installed.
     """
     if find_spec("transformers") is None:
-        raise TransformersMissing(
-            "the comparison needs transformers, which is not installed; "
-            "pip install 'panodetr[bench]'"
-        )
+        raise MissingExtra("comparing with transformers", "bench")
     import transformers
 
     library: Any = transformers  # parts of it are untyped

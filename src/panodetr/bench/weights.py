@@ -41,10 +41,10 @@ CALMER = {
     re.compile(r"backbone\.stages\.\d\.\d+\.norm3\.(weight|bias)"): 0.3,
     re.compile(r"encoder\.layers\.\d+\.attention\.(query|key)\.weight"): 0.5,
 }
-"""What these weights are multiplied by. As they are, a ResNet-101 and six encoder layers over the 850
-places of a photo of 800 by 1066 magnify rounding: the same network in another memory layout moves
-boxes by 4e-4 and logits by 2e-3 of the largest. So it is 1e-6 and 1e-5, and outputs can be compared;
-queries differ as much as before."""
+"""What these weights are multiplied by. As they are, a ResNet-101 and six encoder layers over the
+850 places of a photo of 800 by 1066 magnify rounding: the same network in another memory layout
+moves boxes by 4e-4 and logits by 2e-3 of the largest. So it is 1e-6 and 1e-5, and outputs can be
+compared; queries differ as much as before."""
 
 CLASS_HEADS = 32
 """So many are tried, and the one is taken that sets the last kept query most clearly apart."""
