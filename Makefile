@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := requirements/constraints.txt
 SAMPLES := src/panodetr/assets/samples
+DATA ?= ../shared/data
 
-.PHONY: demo test slow lint types format ci clean
+.PHONY: demo test slow lint types format bench ci clean
 
 # Segment three real microscopy photos with the bundled model.
 demo: .venv/installed
@@ -29,6 +30,12 @@ types: .venv/installed-dev
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# The tables and plots of docs/benchmarks, beside transformers: half an hour and 16 GiB of memory.
+bench: .venv/installed-dev
+	$(BIN)/python benchmarks/inference.py --data $(DATA)/nuclei
+	$(BIN)/python benchmarks/scaling.py --runtimes torch openvino --theirs
+	$(BIN)/python benchmarks/gpu.py
 
 # All of it, as it runs before a merge.
 ci:

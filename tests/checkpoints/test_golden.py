@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.parity.weights import assert_close, padded_batch, value
+from tests.parity.weights import assert_close, padded_batch
 
+from panodetr.bench.weights import value
 from panodetr.checkpoints.load import load_checkpoint
 from panodetr.cli.main import main
 from panodetr.model.detr import Detr

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from PIL import Image
 
-from panodetr.images.resize import resize, resized_size
+from panodetr.images.resize import LARGE, resize, resized_size
 
 sides = st.integers(1, 5000)
 sizes = st.tuples(sides, sides)
@@ -71,3 +72,23 @@ def test_shrinking_averages() -> None:
     small = resize(stripes, (8, 8))
     assert abs(float(small.mean()) - 127.5) < 3
     assert int(small.max()) < 160
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        (1601, 1250),
+        (1250, 1601),
+        (1870, 1250),
+        (3000, 1250),
+        (1201, 2998),
+        (700, 4000),
+        (2048, 2048),
+    ],
+)
+def test_large_photos_are_resized_in_strips_to_the_same_bits(size: tuple[int, int]) -> None:
+    assert size[0] * size[1] >= LARGE
+    photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    for target in (resized_size(size, 800, 1333), (700, 1100), (size[0], 800), (size[0] + 9, 640)):
+        whole = Image.fromarray(photo).resize(target[::-1], Image.Resampling.BILINEAR)
+        assert np.array_equal(resize(photo, target), np.asarray(whole)), target

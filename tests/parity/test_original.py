@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.parity.weights import assert_close, build, named_weights, padded_batch
+from tests.parity.weights import assert_close, padded_batch
 
+from panodetr.bench.weights import build, named_weights
 from panodetr.checkpoints.facebook import FACEBOOK
 from panodetr.model.config import DetrConfig, detr_resnet50_dc5, detr_resnet50_panoptic
 

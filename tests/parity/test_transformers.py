@@ -6,15 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.parity.weights import (
-    assert_close,
-    build,
-    measure_statistics,
-    named_weights,
-    padded_batch,
-)
+from tests.parity.weights import assert_close, padded_batch
 from torch import Tensor
 
+from panodetr.bench.weights import build, measure_statistics, named_weights
 from panodetr.checkpoints.huggingface import RESNET_5
 from panodetr.model.config import (
     RESNET18,

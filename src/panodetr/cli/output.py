@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+UNBOUNDED = 1 << 16  # letters of a line: no table is wider
 LONGEST = 40  # letters of a step's name beside the bar, so that the bar stays on its line
 
 
@@ -26,7 +27,8 @@ def print_table(table: Table) -> None:
 
     console = Console()
     if not console.is_terminal:
-        console.width = max(console.width, console.measure(table).maximum)
+        unbounded = console.options.update(width=UNBOUNDED)
+        console.width = max(console.width, console.measure(table, options=unbounded).maximum)
     console.print(table)
 
 

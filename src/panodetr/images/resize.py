@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+LARGE = 2_000_000
+"""Photos of more pixels are resized by all cores."""
+
+STRIP = 128
+"""Rows or columns that one core works on at a time."""
 
 
 def resized_size(
@@ -43,4 +52,40 @@ def resize(photo: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
     height, width = size
     if photo.shape[:2] == size:
         return photo
+    rows, columns = photo.shape[:2]
+    # Newer versions of Pillow change the order of rows and columns for some shapes, and with it
+    # the rounding: not for photos that are no taller than these and keep their proportions.
+    keeps_order = 2 * rows <= 3 * columns and abs(rows * width - columns * height) <= rows + columns
+    if rows * columns < LARGE or not keeps_order:
+        return _resample(photo, height, width)
+    return _resize_in_strips(photo, height, width)
+
+
+def _resize_in_strips(photo: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Do what Pillow does, on all cores: rows made narrower first, then columns made shorter.
+
+    Each row, and then each column, is resampled by itself and rounded to bytes, so cutting the
+    photo into strips changes no value. Strips also fit into the cache, which whole photos do not.
+    """
+    narrow = np.empty((photo.shape[0], width, 3), np.uint8)
+    small = np.empty((height, width, 3), np.uint8)
+
+    def make_narrower(rows: slice) -> None:
+        narrow[rows] = _resample(photo[rows], len(narrow[rows]), width)
+
+    def make_shorter(columns: slice) -> None:
+        part = np.ascontiguousarray(narrow[:, columns])
+        small[:, columns] = _resample(part, height, part.shape[1])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(make_narrower, _strips(photo.shape[0])))
+        list(pool.map(make_shorter, _strips(width)))
+    return small
+
+
+def _strips(length: int) -> list[slice]:
+    return [slice(start, start + STRIP) for start in range(0, length, STRIP)]
+
+
+def _resample(photo: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))

@@ -1,0 +1,70 @@
+"""How near a runtime comes to PyTorch in float32, on the photos of nuclei/val.
+
+    python benchmarks/agreement.py int8 --data ../shared/data/nuclei
+    python benchmarks/agreement.py openvino --data ../shared/data/nuclei --photos 20
+
+Of every query that PyTorch keeps: whether it has the same class, and how far its box and its mask
+overlap with themselves. And the panoptic quality of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from panodetr.bench.agreement import agree, first_photos
+from panodetr.bench.compare import describe
+from panodetr.bench.machine import describe_machine
+from panodetr.bench.ours import open_model
+from panodetr.bench.rows import Scale
+from panodetr.bench.run import Workshop
+from panodetr.evaluation.truth import Truth
+from panodetr.files import write_json
+from panodetr.predict import Predictor
+from panodetr.runtimes.base import RuntimeName
+
+OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
+RUNTIMES: dict[str, RuntimeName] = {"openvino": "openvino", "onnx": "onnx"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=("int8", *RUNTIMES))
+    parser.add_argument("--model", default="nuclei")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--photos", type=int, help="at most so many")
+    options = parser.parse_args()
+
+    truth = first_photos(Truth.open(options.data, "val"), options.photos)
+    with tempfile.TemporaryDirectory() as folder:
+        other = _other(options.name, options.model, options.data, Path(folder))
+        figures = agree(open_model(options.model), other, truth, _tell)
+    report = {
+        "machine": describe_machine(),
+        "model": options.model,
+        "runtime": options.name,
+        "photos": len(truth.images),
+        "figures": figures,
+    }
+    write_json(OUT / f"agreement-{options.name}.json", report)
+    print(
+        f"{options.model}, {options.name} against PyTorch float32, {len(truth.images)} photos, "
+        f"{figures['queries']:.0f} kept queries: {describe(figures)}; "
+        f"PQ {100 * figures['reference_pq']:.2f} and {100 * figures['pq']:.2f}"
+    )
+
+
+def _other(name: str, model: str, data: Path, folder: Path) -> Predictor:
+    if name in RUNTIMES:
+        return open_model(model, RUNTIMES[name])
+    return open_model(Workshop(folder, Scale(), threads=2).int8(model, data / "train"))
+
+
+def _tell(done: int, count: int) -> None:
+    print(f"\r{done} of {count}", end="" if done < count else "\n", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Every row of `panodetr bench`, kept in docs/benchmarks and printed as the README has it.
+
+python benchmarks/inference.py --data ../shared/data/nuclei
+python benchmarks/inference.py segment detect --repeats 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from panodetr.bench.machine import Machine, describe_machine
+from panodetr.bench.report import as_json, describe_measurement, markdown_table
+from panodetr.bench.rows import Scale, choose_rows
+from panodetr.bench.run import Measured, measure
+from panodetr.files import write_json, write_text
+
+OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", nargs="*")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--name", default="inference", help="of the files in docs/benchmarks")
+    options = parser.parse_args()
+
+    machine = describe_machine()
+    settings = {"repeats": options.repeats, "threads": options.threads}
+    done: list[Measured] = []
+    rows = choose_rows(options.rows)
+    for group in measure(rows, Scale(), data=options.data, progress=_tell, **settings):
+        done += group
+        write_json(OUT / f"{options.name}.json", as_json(done, machine, **settings))
+        write_text(OUT / f"{options.name}.md", _page(done, machine, settings))
+    print(_page(done, machine, settings))
+
+
+def _page(rows: list[Measured], machine: Machine, settings: dict[str, int]) -> str:
+    return f"{markdown_table(rows)}\n{describe_measurement(machine, **settings)}"
+
+
+def _tell(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

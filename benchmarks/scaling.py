@@ -1,0 +1,132 @@
+"""How time and peak memory grow with the photo, with the queries kept, and with photos in a call.
+
+    python benchmarks/scaling.py                          # PyTorch alone
+    python benchmarks/scaling.py --runtimes torch openvino --theirs
+
+DETR R101 with masks and random weights; every point is a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from panodetr.bench.machine import describe_machine
+from panodetr.bench.ours import Segmenting
+from panodetr.bench.process import Job, Side, SideFailed
+from panodetr.bench.rows import Scale
+from panodetr.bench.run import Workshop
+from panodetr.bench.theirs import TheirSegmenting
+from panodetr.files import write_json, written_whole
+from panodetr.images.preprocess import Preprocessing
+from panodetr.runtimes.base import RUNTIMES, RuntimeName
+
+OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
+AS_IT_IS = Preprocessing(short_side=None, long_side=None)
+USUAL = (800, 1066)
+SMALLER = (480, 640)  # of which several fit into a batch
+SIZES = ((240, 320), (480, 640), (600, 800), (800, 1066), (960, 1280), (1200, 1600))
+THEIR_SIZES = SIZES[:4]  # a larger one would not fit into 23 GiB
+KEPT = (0, 5, 15, 30, 60, 100)
+PHOTOS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement."""
+
+    line: str
+    panel: str
+    x: float
+    seconds: float
+    peak_bytes: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runtimes", nargs="+", default=["torch"], choices=RUNTIMES)
+    parser.add_argument("--theirs", action="store_true", help="transformers, by photo size")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+
+    points: list[Point] = []
+    with tempfile.TemporaryDirectory() as folder:
+        workshop = Workshop(Path(folder), Scale(rule=AS_IT_IS), options.threads)
+        for line, panel, x, job in _jobs(workshop, options.runtimes, options.theirs):
+            try:
+                with Side(job, options.threads) as side:
+                    side.run()
+                    laps = [side.run()["whole"] for _ in range(options.repeats)]
+                    point = Point(line, panel, x, statistics.median(laps), side.peak())
+            except SideFailed as error:
+                print(f"{line}, {panel}, {x:g}: {error}", file=sys.stderr)
+                continue
+            points.append(point)
+            gib = point.peak_bytes / 2**30
+            print(f"{line}, {panel} {x:g}: {point.seconds:.2f} s, {gib:.2f} GiB", flush=True)
+    report = {"machine": describe_machine(), "points": [asdict(point) for point in points]}
+    write_json(OUT / "scaling.json", report)
+    with written_whole(OUT / "scaling.png") as temporary:
+        _draw(points).savefig(temporary, dpi=120)
+
+
+def _jobs(
+    workshop: Workshop, runtimes: list[RuntimeName], theirs: bool
+) -> list[tuple[str, str, float, Job]]:
+    """Name the line, the panel and the place of every point."""
+    kept = workshop.scale.kept
+    found: list[tuple[str, str, float, Job]] = []
+    for runtime in runtimes:
+        ours = partial(Segmenting, workshop.segmenter.folder, runtime=runtime)
+        line = f"panodetr, {runtime}"
+        for size in SIZES:
+            job = partial(ours, workshop.photo(size), kept=kept)
+            found.append((line, f"megapixels, {kept} kept", _megapixels(size), job))
+        for count in KEPT:
+            job = partial(ours, workshop.photo(USUAL), kept=count)
+            found.append((line, "queries kept, 800 by 1066", count, job))
+        for count in PHOTOS:
+            job = partial(ours, workshop.photo(SMALLER), kept=kept, photos=count)
+            found.append((line, "photos in a call, 480 by 640", count, job))
+    for size in THEIR_SIZES if theirs else ():
+        job = partial(TheirSegmenting, workshop.segmenter, workshop.photo(size))
+        found.append(("transformers", f"megapixels, {kept} kept", _megapixels(size), job))
+    return found
+
+
+def _megapixels(size: tuple[int, int]) -> float:
+    return size[0] * size[1] / 1e6
+
+
+def _draw(points: list[Point]) -> Figure:
+    """Times above, memory below, a column for each thing that grows."""
+    panels = list(dict.fromkeys(point.panel for point in points))
+    picture = Figure(figsize=(4 * len(panels), 6), layout="constrained")
+    axes = picture.subplots(2, len(panels), squeeze=False)
+    for column, panel in enumerate(panels):
+        own = [point for point in points if point.panel == panel]
+        for line in dict.fromkeys(point.line for point in own):
+            chosen = [point for point in own if point.line == line]
+            x = [point.x for point in chosen]
+            axes[0, column].plot(x, [p.seconds for p in chosen], "o-", label=line)
+            axes[1, column].plot(x, [p.peak_bytes / 2**30 for p in chosen], "o-", label=line)
+        axes[0, column].set(ylabel="seconds")
+        axes[1, column].set(ylabel="peak memory, GiB", xlabel=panel)
+        for axis in axes[:, column]:
+            axis.set(xlim=(0, None), ylim=(0, None))
+            axis.grid(alpha=0.3)
+        axes[0, column].legend(fontsize="small")
+    return picture
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""How near a runtime of less precision comes to PyTorch in float32, on photos with a truth."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from panodetr.bench.compare import (
+    Agreement,
+    QueryAgreement,
+    describe,
+    kept_of,
+    network_answer,
+    query_agreement,
+)
+from panodetr.bench.ours import open_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from panodetr.bench.process import Answer, Laps
+    from panodetr.evaluation.truth import Truth
+    from panodetr.images.views import View
+    from panodetr.predict import Predictor
+    from panodetr.runtimes.base import Found
+
+FIGURES = ("classes", "box_iou", "mask_iou", "queries", "reference_pq", "pq")
+
+
+class OnData:
+    """Two forms of one model on a data set's split `val`."""
+
+    def __init__(self, reference: str | Path, other: str | Path, data: Path) -> None:
+        from panodetr.evaluation.truth import Truth
+
+        self.reference = open_model(reference)
+        self.other = open_model(other)
+        self.truth = Truth.open(data, "val")
+        self.photo = self.truth.images[0].photo
+
+    def run(self) -> Laps:
+        """Segment one photo with each."""
+        laps: Laps = {}
+        for name, model in (("reference", self.reference), ("other", self.other)):
+            start = time.perf_counter()
+            model.segment(self.photo)
+            laps[name] = time.perf_counter() - start
+        return laps
+
+    def answer(self) -> Answer:
+        """Give the figures of `agree`, in the order of `FIGURES`."""
+        figures = agree(self.reference, self.other, self.truth)
+        return {"figures": np.array([figures[name] for name in FIGURES])}
+
+    @staticmethod
+    def agreement(answer: Answer) -> Agreement:
+        """Put an answer in words."""
+        figures: dict[str, float] = dict(zip(FIGURES, answer["figures"].tolist(), strict=True))
+        text = (
+            f"{figures['queries']:.0f} queries: {describe(figures)}; "
+            f"PQ {100 * figures['reference_pq']:.1f} → {100 * figures['pq']:.1f}"
+        )
+        return Agreement(same=None, text=text, figures=figures)
+
+
+def agree(
+    reference: Predictor,
+    other: Predictor,
+    truth: Truth,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
+    """Compare two forms of one model.
+
+    Args:
+        reference: the exact one.
+        other: with the same queries.
+        truth: a panoptic data set with the model's classes.
+        progress: called after each photo with how many are done, and how many there are.
+
+    Returns:
+        Over all queries that the exact one keeps: `classes`, the part with the same class,
+        `box_iou` and `mask_iou`, the means of each query's overlap with itself, and `queries`,
+        their number; and the panoptic quality of both, `reference_pq` and `pq`.
+
+    Raises:
+        DataError: the model's classes aren't the data set's.
+        ImageError: a photo cannot be read.
+    """
+    parts: list[QueryAgreement] = []
+    threshold = reference.spec.threshold
+    for number, image in enumerate(truth.images, start=1):
+        pairs = zip(_views(reference, image.photo), _views(other, image.photo), strict=True)
+        for (views, exact), (_, near) in pairs:
+            for index in range(len(views)):
+                queries = kept_of(exact.logits[index], threshold)
+                a, b = (_answer_of(found, index, queries) for found in (exact, near))
+                parts.append(query_agreement(a, b, queries))
+        if progress is not None:
+            progress(number, len(truth.images))
+    joined = QueryAgreement(
+        np.concatenate([part.classes for part in parts]),
+        np.concatenate([part.boxes for part in parts]),
+        np.concatenate([part.masks for part in parts]),
+    )
+    return {
+        **joined.means(),
+        "queries": float(len(joined.classes)),
+        "reference_pq": panoptic_quality(reference, truth),
+        "pq": panoptic_quality(other, truth),
+    }
+
+
+def panoptic_quality(model: Predictor, truth: Truth) -> float:
+    """Measure a model's PQ over all classes, 0 to 1; errors as for `agree`."""
+    from panodetr.evaluation.run import evaluate
+
+    figures = evaluate(model, truth, ("panoptic",)).tally.compute().panoptic
+    assert figures is not None
+    return figures.all.pq
+
+
+def first_photos(truth: Truth, count: int | None) -> Truth:
+    """Leave out all photos but the first; None leaves all in."""
+    return replace(truth, images=truth.images[:count])
+
+
+def _views(model: Predictor, photo: Path) -> Iterator[tuple[list[View], Found]]:
+    """Run a model on the views of a photo, as predicting does."""
+    from panodetr.images.views import read_photo, view_batches
+
+    rule = model.spec.preprocessing
+    for views in view_batches([read_photo(photo, rule)], rule):
+        yield views, model.runtime.detect(np.stack([view.pixels for view in views]), None)
+
+
+def _answer_of(found: Found, index: int, queries: NDArray[np.intp]) -> Answer:
+    """Give what a network found in one photo of its batch."""
+    masks = found.masks(np.full_like(queries, index), queries)
+    return network_answer(found.logits[index], found.boxes[index], queries, masks)

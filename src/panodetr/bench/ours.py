@@ -1,0 +1,257 @@
+"""The work as this package does it; each class is made ready in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from panodetr.bench.compare import kept_of, network_answer, threshold_keeping
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from panodetr.bench.photo import BenchPhoto
+    from panodetr.bench.process import Answer, Laps
+    from panodetr.bench.weights import RandomModel
+    from panodetr.images.preprocess import Preprocessing
+    from panodetr.predict import Predictor
+    from panodetr.runtimes.base import Found, Runtime, RuntimeName
+
+
+def open_model(source: str | Path, runtime: RuntimeName | None = None) -> Predictor:
+    """Load a model on the CPU; None runs an exported file as it was exported, and else in PyTorch.
+
+    Raises:
+        PanodetrError: there is no such model, or the runtime is not installed.
+    """
+    from panodetr.loading import load
+
+    return load(source, device="cpu", runtime=runtime)
+
+
+def run_network(model: Predictor, photo: NDArray[np.uint8]) -> Found:
+    """Run on a photo that fits into one tile; the answers are those of a batch of one."""
+    from panodetr.images.views import read_photo, view_batches
+
+    rule = model.spec.preprocessing
+    ((view,),) = view_batches([read_photo(photo, rule)], rule)
+    return model.runtime.detect(view.pixels[None], None)
+
+
+class Segmenting:
+    """`model.segment(photo)`: from a decoded photo to a `PanopticResult`."""
+
+    def __init__(
+        self,
+        source: Path,
+        photo: BenchPhoto,
+        runtime: RuntimeName | None = None,
+        kept: int | None = None,
+        photos: int = 1,
+    ) -> None:
+        """Load the model.
+
+        Args:
+            source: a model, or an exported file.
+            photo: what is segmented.
+            runtime: what runs it; None as for `open_model`.
+            kept: queries to be kept, by a threshold of its own: less precise arithmetic has other
+                scores, and masks are what takes the time. None: the model's own threshold.
+            photos: how many copies of the photo one run segments.
+        """
+        self.model = open_model(source, runtime)
+        self.photo = photo.pixels()
+        self.photos = photos
+        self.threshold = self.model.spec.threshold
+        if kept is not None:
+            self.threshold = threshold_keeping(self._network().logits[0], kept)
+
+    def run(self) -> Laps:
+        """Segment."""
+        photos = [self.photo] * self.photos
+        start = time.perf_counter()
+        self.model.segment(photos, threshold=self.threshold)
+        return {"whole": time.perf_counter() - start}
+
+    def answer(self) -> Answer:
+        """Give classes and boxes of all queries, and the masks of those that are kept."""
+        found = self._network()
+        kept = kept_of(found.logits[0], self.threshold)
+        masks = found.masks(np.zeros_like(kept), kept)
+        return network_answer(found.logits[0], found.boxes[0], kept, masks)
+
+    def _network(self) -> Found:
+        return run_network(self.model, self.photo)
+
+
+class AllMasks:
+    """`DetrForSegmentation(...)`, the card's call: masks of all queries."""
+
+    def __init__(self, model: RandomModel, photo: BenchPhoto) -> None:
+        from panodetr.compat import DetrForSegmentation, DetrImageProcessor
+
+        self.threshold = model.threshold
+        self.model = DetrForSegmentation.from_pretrained(model.folder)
+        processor = DetrImageProcessor.from_pretrained(model.folder)
+        self.inputs = processor(images=photo.image(), return_tensors="pt")
+
+    def run(self) -> Laps:
+        """Call the model."""
+        import torch
+
+        with torch.inference_mode():
+            start = time.perf_counter()
+            self.model(**self.inputs)
+            return {"model": time.perf_counter() - start}
+
+    def answer(self) -> Answer:
+        """Give classes, boxes and masks of all queries."""
+        import torch
+
+        with torch.inference_mode():
+            found = self.model(**self.inputs)
+        logits, masks = found.logits[0].numpy(), found.pred_masks[0].numpy()
+        kept = kept_of(logits, self.threshold)
+        return network_answer(
+            logits, found.pred_boxes[0].numpy(), kept, masks, np.arange(len(masks))
+        )
+
+
+class Detecting:
+    """`model.detect(photo)`: boxes alone."""
+
+    def __init__(
+        self, model: RandomModel, photo: BenchPhoto, runtime: RuntimeName | None = None
+    ) -> None:
+        self.model = open_model(model.folder, runtime)
+        self.threshold = model.threshold
+        self.photo = photo.pixels()
+
+    def run(self) -> Laps:
+        """Detect."""
+        start = time.perf_counter()
+        self.model.detect(self.photo, threshold=self.threshold)
+        return {"whole": time.perf_counter() - start}
+
+    def answer(self) -> Answer:
+        """Give classes and boxes of all queries."""
+        found = run_network(self.model, self.photo)
+        logits = found.logits[0]
+        return network_answer(logits, found.boxes[0], kept_of(logits, self.threshold))
+
+
+class Preparing:
+    """From a decoded photo to the model's input."""
+
+    def __init__(self, photo: BenchPhoto, rule: Preprocessing) -> None:
+        self.image = photo.image()
+        self.rule = rule
+
+    def run(self) -> Laps:
+        """Resize, normalise and make a tensor."""
+        start = time.perf_counter()
+        self._prepare()
+        return {"whole": time.perf_counter() - start}
+
+    def answer(self) -> Answer:
+        """Give the tensor (1, 3, H, W)."""
+        return {"pixels": self._prepare().numpy()}
+
+    def _prepare(self) -> Tensor:
+        import torch
+
+        from panodetr.images.views import read_photo, view_batches
+        from panodetr.runtimes.pixels import normalize_photos
+
+        ((view,),) = view_batches([read_photo(self.image, self.rule)], self.rule)
+        photos = torch.from_numpy(np.ascontiguousarray(view.pixels[None]))  # 1, H, W, 3
+        return normalize_photos(photos, None, self.rule)  # 1, 3, H, W
+
+
+class Finishing:
+    """What comes after the network: merging, and the id map, the JSON and the overlay as files."""
+
+    def __init__(self, model: RandomModel, photo: BenchPhoto, kept: int) -> None:
+        from panodetr.predict import Predictor
+
+        loaded = open_model(model.folder)
+        self.watch = _Watched(loaded.runtime)
+        self.model = Predictor(loaded.spec, self.watch)
+        self.photo = photo.pixels()
+        # A photo of another size has other scores; there must be as many segments.
+        self.threshold = threshold_keeping(run_network(loaded, self.photo).logits[0], kept)
+
+    def run(self) -> Laps:
+        """Segment and save, and tell the network's time from what comes after it."""
+        self.watch.intervals.clear()
+        with tempfile.TemporaryDirectory() as folder:
+            self.model.segment(self.photo, threshold=self.threshold).save(folder)
+            saved = time.perf_counter()
+        (_, detected), *later = self.watch.intervals
+        network = sum(end - start for start, end in self.watch.intervals)
+        after = saved - detected - sum(end - start for start, end in later)
+        return {"model": network, "results": after}
+
+    def answer(self) -> Answer:
+        """Run once, to have run; nobody else does this work."""
+        self.run()
+        return {}
+
+
+class _Watched:
+    """A runtime that notes when it was at work."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.intervals: list[tuple[float, float]] = []
+
+    def detect(self, photos: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> Found:
+        """Run as the runtime does."""
+        start = time.perf_counter()
+        found = self._runtime.detect(photos, padding)
+        self.intervals.append((start, time.perf_counter()))
+        return _WatchedFound(found, self.intervals)
+
+
+class _WatchedFound:
+    """What was found; making masks counts as the runtime's work."""
+
+    def __init__(self, found: Found, intervals: list[tuple[float, float]]) -> None:
+        self._found = found
+        self._intervals = intervals
+        self.logits = found.logits
+        self.boxes = found.boxes
+
+    def masks(self, image: NDArray[np.intp], query: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Make masks as the runtime does."""
+        start = time.perf_counter()
+        masks = self._found.masks(image, query)
+        self._intervals.append((start, time.perf_counter()))
+        return masks
+
+
+class Starting:
+    """A Python that imports the package, and the program that shows its help."""
+
+    def run(self) -> Laps:
+        """Start each; the interpreter's own start is in the time."""
+        commands = {"import": ["-c", "import panodetr"], "help": ["-m", "panodetr", "--help"]}
+        laps: Laps = {}
+        for name, arguments in commands.items():
+            start = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+            laps[name] = time.perf_counter() - start
+        return laps
+
+    def answer(self) -> Answer:
+        """Run once, so that the files are in the system's cache."""
+        self.run()
+        return {}

@@ -1,0 +1,141 @@
+"""What was measured, as JSON and as tables for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.table import Table
+
+    from panodetr.bench.machine import Machine
+    from panodetr.bench.run import Measured, Spent
+
+HEADINGS = ("same work, same outputs", "floor", "measured", "peak memory", "agreement", "")
+_GIB = 1 << 30
+_MIB = 1 << 20
+
+
+def as_json(
+    rows: Iterable[Measured], machine: Machine, *, repeats: int, threads: int
+) -> dict[str, Any]:
+    """Give everything that was measured, ready for JSON."""
+    return {
+        "machine": machine,
+        "threads": threads,
+        "repeats": repeats,
+        "rows": [_row(measured) for measured in rows],
+    }
+
+
+def _row(measured: Measured) -> dict[str, Any]:
+    return {
+        "name": measured.row.name,
+        "what": measured.row.what,
+        "ours": _spent(measured.ours),
+        "theirs": _spent(measured.theirs),
+        "faster": measured.faster,
+        "memory": measured.memory,
+        "floors": asdict(measured.row.floors),
+        "holds": measured.holds,
+        "agreement": None if measured.agreement is None else asdict(measured.agreement),
+        "error": measured.error,
+    }
+
+
+def _spent(spent: Spent | None) -> dict[str, Any] | None:
+    if spent is None:
+        return None
+    return {"median": spent.median, "seconds": list(spent.seconds), "peak_bytes": spent.peak}
+
+
+def cells(measured: Measured) -> tuple[str, str, str, str, str, str]:
+    """Put a row in words, under `HEADINGS`."""
+    agreement = measured.agreement.text if measured.agreement else ""
+    if measured.error is not None:
+        verdict = f"FAILED: {measured.error}"
+    else:
+        verdict = "holds" if measured.holds else "FALLS SHORT"
+    figures = _floor(measured), _times(measured), _memory(measured)
+    return (measured.row.what, *figures, agreement, verdict)
+
+
+def rich_table(rows: Iterable[Measured]) -> Table:
+    """Lay rows out for the terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*HEADINGS, box=None, pad_edge=False)
+    for measured in rows:
+        table.add_row(*(Text(cell) for cell in cells(measured)))
+    return table
+
+
+def markdown_table(rows: Iterable[Measured]) -> str:
+    """Lay rows out for Markdown."""
+    return markdown([HEADINGS, *(cells(measured) for measured in rows)])
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Write a table in Markdown, its first line the headings."""
+    shown = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    shown.insert(1, ["---"] * len(shown[0]))
+    return "".join(f"| {' | '.join(line)} |\n" for line in shown)
+
+
+def describe_measurement(machine: Machine, *, repeats: int, threads: int) -> str:
+    """Say in a paragraph what a measurement was made on."""
+    caches = ", ".join(f"{name} {size}" for name, size in machine["caches"].items())
+    versions = ", ".join(f"{name} {found}" for name, found in machine["versions"].items())
+    memory = f"{machine['memory'] / _GIB:.0f} GiB of memory"
+    return (
+        f"Measured on {machine['date']}: {machine['processor']}, {machine['cores']} cores, "
+        f"{', '.join(part for part in (caches, memory) if part)}; {machine['system']}, "
+        f"Python {machine['python']}; {versions}. {threads} threads, float32, the median of "
+        f"{repeats} rounds or more, each side in a process of its own, run in turns.\n"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Write seconds, or milliseconds where there are few."""
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+
+
+def size(count: float) -> str:
+    """Write bytes in GiB, or MiB where there are few."""
+    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.0f} MiB"
+
+
+def _floor(measured: Measured) -> str:
+    floors = measured.row.floors
+    parts: list[str] = []
+    if floors.faster is not None:
+        parts.append(f"≥ {floors.faster:g}x")
+    if floors.memory is not None:
+        parts.append(f"≤ {Fraction(floors.memory).limit_denominator(100)} of the memory")
+    if floors.share is not None:
+        parts.append(f"≤ {100 * floors.share:g} %")
+    if floors.seconds is not None:
+        parts.append(f"≤ {floors.seconds:g} s")
+    return ", ".join(parts)
+
+
+def _times(measured: Measured) -> str:
+    if measured.ours is None:
+        return ""
+    own = duration(measured.ours.median)
+    if measured.theirs is None or measured.faster is None:
+        return own
+    other = duration(measured.theirs.median)
+    if measured.row.floors.share is not None:
+        return f"{100 / measured.faster:.1f} % ({own} of {other})"
+    return f"{measured.faster:.1f}x ({own}, {other})"
+
+
+def _memory(measured: Measured) -> str:
+    if measured.memory is None or measured.ours is None or measured.theirs is None:
+        return ""
+    return f"1/{1 / measured.memory:.1f} ({size(measured.ours.peak)}, {size(measured.theirs.peak)})"

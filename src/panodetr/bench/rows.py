@@ -1,0 +1,212 @@
+"""What is measured, and the floors that must hold: one row for each claim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from panodetr.bench.photo import SAMPLE
+from panodetr.errors import UsageError
+from panodetr.images.preprocess import Preprocessing
+from panodetr.model.config import DetrConfig, detr_resnet101, detr_resnet101_panoptic
+
+SideName: TypeAlias = Literal[
+    "segment-theirs",
+    "segment-torch",
+    "segment-openvino",
+    "segment-int8",
+    "all-masks",
+    "detect-theirs",
+    "detect-torch",
+    "detect-openvino",
+    "prepare-theirs",
+    "prepare-ours",
+    "finish",
+    "int8-on-data",
+    "start",
+]
+"""A process that does one piece of work; `panodetr.bench.run` makes them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floors:
+    """What must hold; None where nothing is asked.
+
+    Attributes:
+        faster: least quotient of the other side's median time and ours.
+        memory: our peak memory is at most this part of the other side's.
+        share: our median time is at most this part of the other side's.
+        seconds: our median time is at most this.
+    """
+
+    faster: float | None = None
+    memory: float | None = None
+    share: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        name: for the command line.
+        what: for the table.
+        side: our process.
+        lap: which of its times counts.
+        against: the process that it is compared with; None where there is none, and its own name
+            where another of its laps is the measure.
+        against_lap: which of its times.
+        floors: what must hold.
+        compared: whether both sides' answers must be the same; "loosely" says how near they are;
+            None where there is nothing to compare.
+        times: measured so many times as often as the slowest rows are.
+    """
+
+    name: str
+    what: str
+    side: SideName
+    lap: str = "whole"
+    against: SideName | None = None
+    against_lap: str = "whole"
+    floors: Floors = field(default_factory=Floors)
+    compared: Literal["exactly", "loosely"] | None = "exactly"
+    times: int = 1
+
+
+ROWS = (
+    Row(
+        name="segment",
+        what="segment, 15 kept, PyTorch",
+        side="segment-torch",
+        against="segment-theirs",
+        floors=Floors(faster=8, memory=1 / 7),
+    ),
+    Row(
+        name="segment-openvino",
+        what="segment, 15 kept, OpenVINO float32",
+        side="segment-openvino",
+        against="segment-theirs",
+        floors=Floors(faster=12),
+    ),
+    Row(
+        name="segment-int8",
+        what="segment, 15 kept, OpenVINO int8",
+        side="segment-int8",
+        against="segment-theirs",
+        floors=Floors(faster=25),
+        compared="loosely",
+    ),
+    Row(
+        name="all-masks",
+        what="DetrForSegmentation(...), 100 masks, PyTorch",
+        side="all-masks",
+        lap="model",
+        against="segment-theirs",
+        against_lap="model",
+        floors=Floors(faster=5, memory=1 / 4),
+    ),
+    Row(
+        name="detect",
+        what="detect, PyTorch",
+        side="detect-torch",
+        against="detect-theirs",
+        floors=Floors(faster=1.4),
+        times=3,
+    ),
+    Row(
+        name="detect-openvino",
+        what="detect, OpenVINO float32",
+        side="detect-openvino",
+        against="detect-theirs",
+        floors=Floors(faster=2),
+        times=3,
+    ),
+    Row(
+        name="prepare",
+        what="12-megapixel photo to tensor",
+        side="prepare-ours",
+        against="prepare-theirs",
+        floors=Floors(faster=2),
+        times=5,
+    ),
+    Row(
+        name="finish",
+        what="merging, PNG, JSON, overlay at 1280 by 960, of the network's time",
+        side="finish",
+        lap="results",
+        against="finish",
+        against_lap="model",
+        floors=Floors(share=0.05),
+        compared=None,
+        times=3,
+    ),
+    Row(
+        name="int8-on-data",
+        what="model nuclei, OpenVINO int8, against PyTorch float32",
+        side="int8-on-data",
+        lap="other",
+        against="int8-on-data",
+        against_lap="reference",
+        compared=None,
+        times=5,
+    ),
+    Row(
+        name="import",
+        what="python -c 'import panodetr'",
+        side="start",
+        lap="import",
+        floors=Floors(seconds=0.3),
+        compared=None,
+        times=5,
+    ),
+    Row(
+        name="help",
+        what="panodetr --help",
+        side="start",
+        lap="help",
+        floors=Floors(seconds=0.5),
+        compared=None,
+        times=5,
+    ),
+)
+"""The rows of the table, in its order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much work is compared.
+
+    Attributes:
+        segmenter: the network with masks.
+        detector: the network without.
+        kept: queries that become segments.
+        rule: how photos are fed to both.
+        photo: file of the photo that is resized to the sizes below, each height and width.
+        fed: what the network gets as it is.
+        large: what is prepared.
+        saved: what results are saved of.
+    """
+
+    segmenter: DetrConfig = field(default_factory=detr_resnet101_panoptic)
+    detector: DetrConfig = field(default_factory=detr_resnet101)
+    kept: int = 15
+    rule: Preprocessing = field(default_factory=Preprocessing)
+    photo: Path = SAMPLE
+    fed: tuple[int, int] = (800, 1066)
+    large: tuple[int, int] = (3000, 4000)
+    saved: tuple[int, int] = (960, 1280)
+
+
+def choose_rows(names: list[str]) -> tuple[Row, ...]:
+    """Find rows by their names, in the table's order; none means all.
+
+    Raises:
+        UsageError: there is no row of a name.
+    """
+    known = [row.name for row in ROWS]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"there is no row {name!r}; expected some of {', '.join(known)}")
+    return tuple(row for row in ROWS if not names or row.name in names)

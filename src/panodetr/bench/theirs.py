@@ -1,0 +1,123 @@
+"""The work as transformers does it: the only module of this package that imports transformers."""
+
+from __future__ import annotations
+
+import time
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from panodetr.bench.compare import network_answer
+from panodetr.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from panodetr.bench.photo import BenchPhoto
+    from panodetr.bench.process import Answer, Laps
+    from panodetr.bench.weights import RandomModel
+    from panodetr.images.preprocess import Preprocessing
+
+
+def _library() -> Any:
+    """Import transformers, which is slow, and quieten it.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    if find_spec("transformers") is None:
+        raise MissingExtra("comparing with transformers", "bench")
+    import transformers
+
+    library: Any = transformers  # parts of it are untyped
+    library.logging.set_verbosity_error()
+    library.logging.disable_progress_bar()
+    return library
+
+
+class _Network:
+    """One of their models, and its processor."""
+
+    def __init__(self, kind: str, model: RandomModel, photo: BenchPhoto) -> None:
+        library = _library()
+        self.model = getattr(library, kind).from_pretrained(model.folder).eval()
+        self.processor = library.DetrImageProcessorPil.from_pretrained(model.folder)
+        self.inputs = self.processor(images=photo.image(), return_tensors="pt")
+        self.size = photo.size
+        self.threshold = model.threshold
+
+    def answer(self) -> Answer:
+        """Give classes and boxes of all queries, and their masks if the model has any."""
+        import torch
+
+        with torch.inference_mode():
+            outputs = self.model(**self.inputs)
+            scores, classes = outputs.logits[0].softmax(-1).max(-1)
+        kept = (scores > self.threshold) & (classes != outputs.logits.shape[-1] - 1)
+        logits, boxes = outputs.logits[0].numpy(), outputs.pred_boxes[0].numpy()
+        queries = np.flatnonzero(kept.numpy())
+        if "pred_masks" not in outputs:
+            return network_answer(logits, boxes, queries)
+        masks = outputs.pred_masks[0].numpy()
+        return network_answer(logits, boxes, queries, masks, np.arange(len(masks)))
+
+
+class TheirSegmenting(_Network):
+    """`DetrForSegmentation` on a prepared photo, and `post_process_panoptic_segmentation`."""
+
+    def __init__(self, model: RandomModel, photo: BenchPhoto) -> None:
+        super().__init__("DetrForSegmentation", model, photo)
+
+    def run(self) -> Laps:
+        """Call the model, and then read its outputs."""
+        import torch
+
+        with torch.inference_mode():
+            start = time.perf_counter()
+            outputs = self.model(**self.inputs)
+            called = time.perf_counter()
+            self.processor.post_process_panoptic_segmentation(
+                outputs,
+                threshold=self.threshold,
+                label_ids_to_fuse=set(),
+                target_sizes=[self.size],
+            )
+            return {"model": called - start, "whole": time.perf_counter() - start}
+
+
+class TheirDetecting(_Network):
+    """`DetrForObjectDetection` on a prepared photo, and `post_process_object_detection`."""
+
+    def __init__(self, model: RandomModel, photo: BenchPhoto) -> None:
+        super().__init__("DetrForObjectDetection", model, photo)
+
+    def run(self) -> Laps:
+        """Call the model, and then read its outputs."""
+        import torch
+
+        with torch.inference_mode():
+            start = time.perf_counter()
+            outputs = self.model(**self.inputs)
+            self.processor.post_process_object_detection(
+                outputs, threshold=self.threshold, target_sizes=[self.size]
+            )
+            return {"whole": time.perf_counter() - start}
+
+
+class TheirPreparing:
+    """From a decoded photo to the model's input."""
+
+    def __init__(self, photo: BenchPhoto, rule: Preprocessing) -> None:
+        size = {"shortest_edge": rule.short_side, "longest_edge": rule.long_side}
+        self.processor = _library().DetrImageProcessorPil(size=size)
+        self.image = photo.image()
+
+    def run(self) -> Laps:
+        """Resize, normalise and make a tensor."""
+        start = time.perf_counter()
+        self.processor(images=self.image, return_tensors="pt")
+        return {"whole": time.perf_counter() - start}
+
+    def answer(self) -> Answer:
+        """Give the tensor (1, 3, H, W)."""
+        prepared = self.processor(images=self.image, return_tensors="pt")
+        return {"pixels": prepared["pixel_values"].numpy()}

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from panodetr.bench.compare import (
+    GREY_LEVEL,
+    compare,
+    compare_loosely,
+    kept_of,
+    network_answer,
+    threshold_keeping,
+)
+from panodetr.bench.process import Answer
+
+
+@pytest.fixture
+def answer() -> Answer:
+    """Nine queries of six classes, three kept, with the masks of all."""
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 3, (9, 7)).astype(np.float32)
+    logits[:, -1] = -20
+    boxes = random.uniform(0.2, 0.6, (9, 4)).astype(np.float32)
+    masks = random.normal(0, 30, (9, 8, 6)).astype(np.float32)
+    kept = kept_of(logits, threshold_keeping(logits, 3))
+    return network_answer(logits, boxes, kept, masks, np.arange(9))
+
+
+def only_kept(answer: Answer) -> Answer:
+    kept = answer["kept"]
+    return network_answer(answer["logits"], answer["boxes"], kept, answer["masks"][kept])
+
+
+@given(st.integers(0, 9), st.integers(0, 2**32 - 1))
+def test_a_threshold_keeps_what_it_is_made_for(kept: int, seed: int) -> None:
+    logits = np.random.default_rng(seed).normal(0, 2, (9, 7)).astype(np.float32)
+    logits[:, -1] = -20
+    assert len(kept_of(logits, threshold_keeping(logits, kept))) == kept
+
+
+def test_masks_of_kept_queries_are_enough(answer: Answer) -> None:
+    found = compare(only_kept(answer), answer, 3)
+    assert found.same is True
+    assert found.figures == {"boxes": 0, "logits": 0, "masks": 0, "kept": 3}
+    assert found.text == "3 kept, boxes 0e+00, logits 0e+00, masks 0e+00"
+
+
+@pytest.mark.parametrize(
+    ("what", "added", "same"),
+    [
+        ("boxes", 9e-5, True),
+        ("boxes", 2e-4, False),
+        ("logits", 2e-4, True),  # of a largest value of 20
+        ("logits", 3e-3, False),
+        ("masks", 3e-3, True),
+        ("masks", 3e-2, False),
+        ("masks", np.nan, False),
+    ],
+)
+def test_a_difference_counts_by_the_largest_value(
+    answer: Answer, what: str, added: float, same: bool
+) -> None:
+    moved = {**answer, what: answer[what] + np.float32(added)}
+    found = compare(moved, answer, 3)
+    assert found.same is same
+    assert found.text.startswith("DIFFERS: ") is not same
+
+
+def test_other_kept_queries_or_another_number_are_not_the_same(answer: Answer) -> None:
+    assert compare(answer, answer, 4).same is False
+    fewer = {**answer, "kept": answer["kept"][1:]}
+    found = compare(only_kept(fewer), answer, 3)
+    assert (found.same, found.text[:21]) == (False, "DIFFERS: 2 and 3 kept")
+    other = np.setdiff1d(np.arange(9), answer["kept"])[:3]
+    assert compare({**answer, "kept": other}, answer, 3).same is False
+
+
+@pytest.mark.parametrize(("levels", "same"), [(0.9, True), (1.2, False)])
+def test_a_prepared_photo_may_differ_by_a_grey_level(levels: float, same: bool) -> None:
+    pixels = np.zeros((1, 3, 4, 5), np.float32)
+    found = compare({"pixels": pixels + levels * GREY_LEVEL}, {"pixels": pixels}, 3)
+    assert found.same is same
+    smaller = {"pixels": pixels[..., :4]}
+    assert compare(smaller, {"pixels": pixels}, 3).same is False
+
+
+def test_loose_agreement_is_that_of_each_query_with_itself(answer: Answer) -> None:
+    same = compare_loosely(only_kept(answer), answer)
+    assert same.same is None
+    assert same.figures == {
+        "kept": 3, "shared": 3, "classes": 1, "box_iou": pytest.approx(1), "mask_iou": 1,
+    }  # fmt: skip
+    assert same.text == "3 of 3 kept are the same; classes 100.0 %, box IoU 1.000, mask IoU 1.000"
+    flipped = {**answer, "masks": -answer["masks"], "kept": answer["kept"][:2]}
+    other = compare_loosely(flipped, answer)
+    assert other.figures["shared"] == 2
+    assert other.figures["mask_iou"] == 0
+    none = compare_loosely({**answer, "kept": answer["kept"][:0]}, answer)
+    assert none.text == "0 of 3 kept are the same"

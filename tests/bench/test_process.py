@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+
+import numpy as np
+import pytest
+
+from panodetr.bench.process import Answer, Laps, Side, SideFailed, in_fresh_process
+from panodetr.errors import UsageError
+
+MIB = 1 << 20
+
+
+class Working:
+    """Counts its runs, and does what its name says in the third."""
+
+    def __init__(self, third: str = "") -> None:
+        self.third = third
+        self.runs = 0
+
+    def run(self) -> Laps:
+        self.runs += 1
+        if self.runs == 3 and self.third == "raise":
+            raise UsageError("no third time; expected two")
+        if self.runs == 3 and self.third == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"runs": self.runs}
+
+    def answer(self) -> Answer:
+        return {"threads": np.array(int(os.environ["OMP_NUM_THREADS"]))}
+
+
+class Hungry(Working):
+    def run(self) -> Laps:
+        memory = np.ones(200 * MIB, np.uint8)
+        return {"sum": float(memory[-1])}
+
+
+class Broken(Working):
+    def __init__(self) -> None:
+        super().__init__()
+        raise UsageError("cannot begin")
+
+
+class Unforeseen(Working):
+    def run(self) -> Laps:
+        raise KeyError("a\nb")
+
+
+def number_of_process() -> int:
+    return os.getpid()
+
+
+def test_sides_work_in_turns_and_each_for_itself() -> None:
+    with Side(Working, 1) as a, Side(Working, 3) as b:
+        assert [a.run()["runs"], b.run()["runs"], a.run()["runs"]] == [1, 1, 2]
+        assert a.answer()["threads"] == 1
+        assert b.answer()["threads"] == 3
+    assert "OMP_NUM_THREADS" not in os.environ or os.environ["OMP_NUM_THREADS"] != "3"
+
+
+def test_the_peak_is_that_of_the_work() -> None:
+    with Side(Hungry, 1) as side:
+        before = side.peak()
+        side.run()
+        assert 190 * MIB < side.peak() - before < 260 * MIB
+
+
+def test_a_call_is_made_in_another_process() -> None:
+    assert in_fresh_process(number_of_process, 1) != os.getpid()
+
+
+def test_work_that_cannot_begin_is_one_line() -> None:
+    with pytest.raises(SideFailed, match=r"^cannot begin$"):
+        Side(Broken, 1)
+
+
+def test_work_that_fails_is_one_line_and_the_side_lives_on() -> None:
+    with Side(partial(Working, "raise"), 1) as side:
+        assert [side.run()["runs"], side.run()["runs"]] == [1, 2]
+        with pytest.raises(SideFailed, match=r"^no third time; expected two$"):
+            side.run()
+        assert side.run() == {"runs": 4}
+
+
+def test_what_nobody_foresaw_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    with Side(Unforeseen, 1) as side, pytest.raises(SideFailed, match=r"^KeyError: 'a\\nb'$"):
+        side.run()
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_process_that_was_killed_is_told() -> None:
+    with Side(partial(Working, "die"), 1) as side:
+        assert [side.run()["runs"], side.run()["runs"]] == [1, 2]
+        with pytest.raises(SideFailed, match="SIGKILL, as where memory runs out"):
+            side.run()
+        with pytest.raises(SideFailed, match="SIGKILL"):
+            side.peak()

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from panodetr.bench.compare import Agreement
+from panodetr.bench.machine import describe_machine
+from panodetr.bench.report import (
+    as_json,
+    cells,
+    describe_measurement,
+    markdown_table,
+    rich_table,
+)
+from panodetr.bench.rows import Floors, Row
+from panodetr.bench.run import Measured, Spent
+
+ROW = Row(
+    name="segment",
+    what="segment",
+    side="segment-torch",
+    against="segment-theirs",
+    floors=Floors(faster=8, memory=1 / 7),
+)
+GIB = 1 << 30
+SAME = Agreement(same=True, text="15 kept")
+
+
+def measured(seconds: float = 2.0, gib: float = 1.5, agreement: Agreement = SAME) -> Measured:
+    return Measured(
+        row=ROW,
+        ours=Spent(seconds=(seconds, 9.0, 0.1), peak=int(gib * GIB)),
+        theirs=Spent(seconds=(26.0, 26.0, 26.0), peak=12 * GIB),
+        agreement=agreement,
+    )
+
+
+def test_a_row_that_holds() -> None:
+    row = measured()
+    assert row.holds
+    assert cells(row) == (
+        "segment", "≥ 8x, ≤ 1/7 of the memory", "13.0x (2.00 s, 26.00 s)",
+        "1/8.0 (1.5 GiB, 12.0 GiB)", "15 kept", "holds",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        measured(seconds=3.5),
+        measured(gib=2),
+        measured(agreement=Agreement(same=False, text="DIFFERS: 14 and 15 kept")),
+    ],
+    ids=["slow", "large", "different"],
+)
+def test_a_row_that_falls_short(row: Measured) -> None:
+    assert not row.holds
+    assert cells(row)[-1] == "FALLS SHORT"
+
+
+def test_agreement_that_is_only_reported_is_no_floor() -> None:
+    assert measured(agreement=Agreement(same=None, text="14 of 15")).holds
+
+
+@pytest.mark.parametrize(("seconds", "holds"), [(0.02, True), (0.06, False)])
+def test_a_share_of_the_time(seconds: float, holds: bool) -> None:
+    row = Row(
+        name="finish", what="f", side="finish", against="finish", floors=Floors(share=0.05),
+        compared=None,
+    )  # fmt: skip
+    found = Measured(
+        row=row, ours=Spent(seconds=(seconds,), peak=1), theirs=Spent(seconds=(1.0,), peak=1)
+    )
+    assert found.holds is holds
+    assert found.memory is None  # one process
+    assert cells(found)[1:4] == (
+        "≤ 5 %", f"{100 * seconds:.1f} % ({1000 * seconds:.0f} ms of 1.00 s)", "",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("seconds", "holds"), [(0.2, True), (0.4, False)])
+def test_a_limit_of_seconds(seconds: float, holds: bool) -> None:
+    row = Row(name="import", what="i", side="start", floors=Floors(seconds=0.3), compared=None)
+    found = Measured(row=row, ours=Spent(seconds=(seconds,), peak=1))
+    assert found.holds is holds
+    assert cells(found)[1:3] == ("≤ 0.3 s", f"{1000 * seconds:.0f} ms")
+
+
+def test_a_row_that_failed_says_why_in_every_form() -> None:
+    failed = Measured(row=ROW, error="segment-theirs: no | memory")
+    assert not failed.holds
+    rows = [measured(), failed]
+    lines = markdown_table(rows).splitlines()
+    assert lines[1] == "| --- | --- | --- | --- | --- | --- |"
+    assert lines[3].endswith("| FAILED: segment-theirs: no \\| memory |")
+    assert rich_table(rows).row_count == 2
+    report = as_json(rows, describe_machine(), repeats=3, threads=2)
+    first, second = json.loads(json.dumps(report, allow_nan=False))["rows"]
+    assert first["ours"] == {"median": 2.0, "seconds": [2.0, 9.0, 0.1], "peak_bytes": 3 * GIB // 2}
+    assert (first["faster"], first["holds"]) == (13.0, True)
+    assert (second["ours"], second["error"]) == (None, "segment-theirs: no | memory")
+
+
+def test_the_machine_is_described() -> None:
+    machine = describe_machine()
+    assert machine["cores"] >= 1
+    assert machine["versions"]["torch"].startswith("2.")
+    text = describe_measurement(machine, repeats=3, threads=2)
+    assert machine["processor"] in text
+    assert f"torch {machine['versions']['torch']}" in text

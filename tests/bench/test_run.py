@@ -1,0 +1,162 @@
+"""Rows with real processes, and with models so small that they say nothing of speed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from panodetr.bench.process import Answer, Job, Laps
+from panodetr.bench.rows import ROWS, Floors, Row, Scale, SideName, choose_rows
+from panodetr.bench.run import Measured, Workshop, measure, measure_group
+from panodetr.errors import UsageError
+
+
+class Sleeper:
+    """Takes a given time, and dies in a given round."""
+
+    def __init__(self, seconds: float, dies_in: int = 0) -> None:
+        self.seconds = seconds
+        self.dies_in = dies_in
+        self.runs = 0
+
+    def run(self) -> Laps:
+        self.runs += 1
+        if self.runs == self.dies_in:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"whole": self.seconds}
+
+    def answer(self) -> Answer:
+        return {"pixels": np.zeros(3)}
+
+
+class Staged(Workshop):
+    """Gives sides that are written down here."""
+
+    def __init__(self, folder: Path, scale: Scale, jobs: dict[SideName, Job]) -> None:
+        super().__init__(folder, scale, 1)
+        self.jobs = jobs
+
+    def job(self, side: SideName) -> Job:
+        if side not in self.jobs:
+            raise UsageError(f"no {side} here")
+        return self.jobs[side]
+
+
+PAIR = (
+    Row(name="a", what="a", side="detect-torch", against="detect-theirs", floors=Floors(faster=2)),
+    Row(name="b", what="b", side="detect-openvino", against="detect-theirs"),
+)
+
+
+def by_name(found: list[Measured]) -> dict[str, Measured]:
+    return {measured.row.name: measured for measured in found}
+
+
+def test_sides_run_in_turns(tmp_path: Path, tiny_scale: Scale) -> None:
+    jobs: dict[SideName, Job] = {
+        "detect-torch": partial(Sleeper, 0.5),
+        "detect-openvino": partial(Sleeper, 2.0),
+        "detect-theirs": partial(Sleeper, 1.5),
+    }
+    told: list[str] = []
+    rows = by_name(measure_group(list(PAIR), Staged(tmp_path, tiny_scale, jobs), 2, told.append))
+    rounds = [line for line in told if "round" in line]
+    order = ["detect-torch", "detect-openvino", "detect-theirs"]
+    assert rounds == [f"{name}: round {number} of 2" for number in (1, 2) for name in order]
+    assert rows["a"].faster == pytest.approx(3)
+    assert rows["b"].faster == pytest.approx(0.75)
+    assert rows["a"].holds
+    assert rows["a"].ours is not None
+    assert rows["a"].ours.seconds == (0.5, 0.5)
+
+
+def test_a_side_that_dies_costs_its_own_row_alone(tmp_path: Path, tiny_scale: Scale) -> None:
+    jobs: dict[SideName, Job] = {
+        "detect-torch": partial(Sleeper, 0.5),
+        "detect-openvino": partial(Sleeper, 2.0, dies_in=2),
+        "detect-theirs": partial(Sleeper, 1.5),
+    }
+    rows = by_name(measure_group(list(PAIR), Staged(tmp_path, tiny_scale, jobs), 3, print))
+    assert rows["a"].holds
+    assert not rows["b"].holds
+    assert rows["b"].error == (
+        "detect-openvino: the process was ended by SIGKILL, as where memory runs out"
+    )
+
+
+def test_the_other_side_is_not_started_for_nothing(tmp_path: Path, tiny_scale: Scale) -> None:
+    told: list[str] = []
+    jobs: dict[SideName, Job] = {"detect-theirs": partial(Sleeper, 1.5)}
+    rows = measure_group(list(PAIR), Staged(tmp_path, tiny_scale, jobs), 1, told.append)
+    assert [row.error for row in rows] == [
+        "detect-torch: no detect-torch here",
+        "detect-openvino: no detect-openvino here",
+    ]
+    assert told == ["detect-torch: starts", "detect-openvino: starts"]
+
+
+def test_without_the_other_side_ours_is_still_timed(tmp_path: Path, tiny_scale: Scale) -> None:
+    jobs: dict[SideName, Job] = {"detect-torch": partial(Sleeper, 0.5)}
+    (row,) = measure_group([PAIR[0]], Staged(tmp_path, tiny_scale, jobs), 1, print)
+    assert row.ours is not None
+    assert row.theirs is None
+    assert row.error == "detect-theirs: no detect-theirs here"
+    assert not row.holds
+
+
+def test_rows_are_chosen_by_name_in_the_order_of_the_table() -> None:
+    assert choose_rows([]) == ROWS
+    assert [row.name for row in choose_rows(["help", "segment"])] == ["segment", "help"]
+    with pytest.raises(UsageError, match="there is no row 'segmnt'; expected some of segment, "):
+        choose_rows(["segmnt"])
+
+
+def test_whoever_starts_sides_is_small() -> None:
+    code = (
+        "import sys, panodetr.bench.run, panodetr.bench.report\n"
+        "print({'torch', 'transformers', 'scipy'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.parity
+def test_detecting_gives_the_same_as_transformers(tiny_scale: Scale) -> None:
+    ((row,),) = measure(choose_rows(["detect"]), tiny_scale, repeats=1, threads=1)
+    assert row.error is None
+    assert row.agreement is not None
+    assert row.agreement.same, row.agreement.text
+    assert row.agreement.figures["kept"] == 3
+    assert row.ours is not None
+    assert len(row.ours.seconds) == 3
+    assert row.ours.peak > 100 << 20  # torch alone has more
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+def test_every_row_of_pytorch_is_the_same_as_transformers(tiny_scale: Scale) -> None:
+    names = ["segment", "all-masks", "prepare", "finish", "import", "help", "int8-on-data"]
+    groups = measure(choose_rows(names), tiny_scale, repeats=2, threads=1)
+    rows = by_name([row for group in groups for row in group])
+    assert list(rows) == [*names[:4], "int8-on-data", "import", "help"]
+    for name in ("segment", "all-masks", "prepare"):
+        row = rows[name]
+        assert row.error is None
+        assert row.agreement is not None
+        assert row.agreement.same, row.agreement.text
+        assert row.memory is not None
+    assert rows["finish"].faster is not None
+    assert rows["finish"].memory is None
+    assert rows["import"].theirs is None
+    assert rows["int8-on-data"].error == (
+        "int8-on-data: this row needs a data set with a split val; give --data"
+    )
