@@ -145,14 +145,14 @@ def prepare_ours(*, learned: str, every_mask: bool) -> Step:
         learned="masks" if learned == "masks" else "all",
     )
     targets = Targets(classes=classes, boxes=boxes, counts=(OBJECTS,), index_map=index_map)
-    batch = Batch(pixels=pixels, padding=None, targets=targets)
+    batch = Batch(pixels=pixels, padding=None, targets=targets, image_ids=(0,))
     model = Detr(config.spec.architecture)
     if every_mask:
         make_every_mask(model)
     freeze(model, config)
     set_modes(model, config)
     scaffold = Scaffold(config)
-    model = model.to(memory_format=torch.channels_last)
+    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = make_optimizer(model, scaffold, config)
 
     def step() -> float:

@@ -15,7 +15,13 @@ from panodetr.model.config import detr_resnet50, detr_resnet50_panoptic, detr_re
 from panodetr.model.detr import Detr
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
-from panodetr.training.recipes import RECIPES, RecipeData, configure, recipe_arguments
+from panodetr.training.recipes import (
+    RECIPES,
+    RecipeData,
+    configure,
+    preferred_format,
+    recipe_arguments,
+)
 from panodetr.training.transfer import check_start
 
 
@@ -132,6 +138,11 @@ def test_fine_tuning_keeps_the_network_and_takes_the_datas_classes() -> None:
     assert config.augmentation.size == 128
     assert config.frozen_stages == 0  # its batch norms are live
     assert config.steps == 50 * 100 // 4
+    whole = configure("finetune", OWN, ["start=nuclei", "short_side=160"])
+    rule = whole.spec.preprocessing
+    assert (rule.short_side, rule.long_side, rule.tile) == (160, 267, None)
+    assert isinstance(whole.augmentation, PaperAugmentation)
+    assert (whole.augmentation.short_sides[-1], whole.augmentation.least_crop) == (160, 77)
     boxes = configure("finetune", replace(OWN, masks=False), ["start=nuclei"])
     assert not boxes.spec.architecture.masks
     with pytest.raises(UsageError, match="name one: --set start=CHECKPOINT"):
@@ -179,6 +190,7 @@ def test_every_recipe_can_be_changed(name: str) -> None:
         ("epoch=3", "near ones are epochs"),
         ("epochs=many", "expected a whole number"),
         ("epochs=0", "epochs is 0; expected at least 1"),
+        ("batch_size=null", "expected a whole number"),
         ("batch_size=-1", "batch_size is -1; expected at least 1"),
         ("epochs", "expected field=value"),
         ("frozen_stages=7", "frozen_stages is 7"),
@@ -197,8 +209,20 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
 
 
 def test_arguments_are_what_steps_and_shapes_follow_from() -> None:
-    assert recipe_arguments(RECIPES["finetune"]) == {"start": None, "epochs": 50, "batch_size": 4}
+    assert recipe_arguments(RECIPES["finetune"]) == {
+        "start": None,
+        "epochs": 50,
+        "batch_size": 4,
+        "short_side": None,
+    }
     assert recipe_arguments(RECIPES["nuclei"]) == {}
+
+
+def test_detectors_read_instances_where_a_folder_has_both(shared_data: Path) -> None:
+    instances = shared_data / "coco-instances"
+    assert preferred_format("coco-detection", instances) == "coco-instances"
+    assert preferred_format("coco-panoptic-boxes", instances) is None
+    assert preferred_format("coco-detection", shared_data / "coco-panoptic") is None
 
 
 def test_the_joint_model_is_built_whole() -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panodetr.data.augment import draw_view, recolor
-from panodetr.data.dataset import Dataset, from_panoptic, read_objects
+from panodetr.data.dataset import Dataset, read_objects
 from panodetr.data.panoptic import read_photo
 from panodetr.data.sampling import Sampler, Sampling
 from panodetr.data.targets import Objects, Target, view_target
@@ -29,9 +29,8 @@ from panodetr.errors import DataError, ImageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from panodetr.data.augment import Augmentation, CropAugmentation
+    from panodetr.data.augment import Augmentation
     from panodetr.data.dataset import AnySample
-    from panodetr.data.panoptic import PanopticData
     from panodetr.data.sampling import Draw
 
 CACHED_PIXELS = 150_000_000
@@ -222,23 +221,6 @@ class BatchReader:
             if self._keep:
                 self._cache[draw.index] = pair
         return self._read.show(pair, sample, draw.rng)
-
-
-class CropReader:
-    """Random crops of a panoptic data set's photos, one by one."""
-
-    def __init__(self, data: PanopticData, augmentation: CropAugmentation, seed: int) -> None:
-        self._reader = BatchReader(
-            from_panoptic(data), augmentation, seed=seed, batch_size=1, sampling="area"
-        )
-
-    def crop(self, number: int) -> tuple[NDArray[np.uint8], Target]:
-        """Crop `number`: a photo (h, w, 3) and its objects.
-
-        Raises:
-            DataError: the photo or its id map cannot be read or does not fit.
-        """
-        return next(self._reader.batches(number, number + 1))[0][:2]
 
 
 def _begin_worker() -> None:

@@ -144,6 +144,7 @@ def mask_losses(
     Returns:
         "focal" and "dice", scalars.
     """
+    assert targets.index_map is not None
     size = targets.index_map.shape[1:]
     at_once = max(1, PIXELS_AT_ONCE // size.numel())
     focal, dice = masks.new_zeros(()), masks.new_zeros(())

@@ -18,7 +18,7 @@ from panodetr.data.masks import mask_object
 from panodetr.errors import PanodetrError, TrainingError, UsageError
 from panodetr.evaluation.truth import DEFAULT_SPLIT, Truth
 from panodetr.files import write_json
-from panodetr.training.recipes import RecipeData, configure, find_recipe
+from panodetr.training.recipes import RecipeData, configure, find_recipe, preferred_format
 from panodetr.training.transfer import check_start
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def prepare(request: Request) -> Prepared:
     """
     check_extras()
     find_recipe(request.recipe)
-    data = open_data(request.data, request.split)
+    wanted = preferred_format(request.recipe, request.data)
+    data = open_data(request.data, request.split, format=wanted)
     facts = RecipeData(categories=data.categories, photos=len(data.samples), masks=data.has_masks)
     config = configure(request.recipe, facts, request.changes)
     check_start(config)

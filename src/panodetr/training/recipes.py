@@ -16,6 +16,7 @@ from panodetr.checkpoints.load import load_checkpoint
 from panodetr.checkpoints.names import few
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.augment import CropAugmentation, PaperAugmentation
+from panodetr.data.dataset import list_splits
 from panodetr.errors import UsageError
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import (
@@ -33,8 +34,10 @@ from panodetr.training.overrides import override, parse_value, split_change
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from panodetr.data.augment import Augmentation
+    from panodetr.data.dataset import Format
     from panodetr.results.types import Category
 
 
@@ -112,16 +115,27 @@ def coco_panoptic_masks(
 
 
 def finetune(
-    data: RecipeData, *, start: str | None = None, epochs: int = 50, batch_size: int = 4
+    data: RecipeData,
+    *,
+    start: str | None = None,
+    epochs: int = 50,
+    batch_size: int = 4,
+    short_side: int | None = None,
 ) -> TrainConfig:
-    """Any checkpoint (`start`) on your own photos and classes: a short run at the paper's rates."""
+    """Any checkpoint (`start`) on your own photos and classes: a short run at the paper's rates.
+
+    Photos are seen as the checkpoint's were, or whole and resized to `short_side`.
+    """
     if start is None:
         raise UsageError(
             "finetune goes on from a trained model; name one: --set start=CHECKPOINT (a bundled "
             "model, a folder, a file or a hub id, such as facebook/detr-resnet-50-panoptic)"
         )
     trained = load_checkpoint(start)[0]
-    old = trained.architecture
+    rule, old = trained.preprocessing, trained.architecture
+    if short_side is not None:
+        long_side = round(short_side * 1333 / 800)
+        rule = replace(rule, short_side=short_side, long_side=long_side, tile=None, tile_overlap=0)
     architecture = replace(
         old, num_classes=_count_classes(data.categories), masks=old.masks and data.masks
     )
@@ -129,9 +143,13 @@ def finetune(
     live = old.backbone.norm == "batch"
     return TrainConfig(
         spec=replace(
-            trained, name="finetune", architecture=architecture, categories=data.categories
+            trained,
+            name="finetune",
+            architecture=architecture,
+            categories=data.categories,
+            preprocessing=rule,
         ),
-        augmentation=_augmentation_for(trained.preprocessing),
+        augmentation=_augmentation_for(rule),
         sampling="epochs",
         start=start,
         # A backbone with live norms was trained from random weights, at the rate of the rest.
@@ -225,10 +243,22 @@ def configure(recipe: str, data: RecipeData, changes: Sequence[str] = ()) -> Tra
             given[name] = parse_value(hints[name], text, change)
         else:
             rest.append(change)
-    for name in ("epochs", "batch_size"):
-        if cast("int", given.get(name, 1)) < 1:
+    for name in ("epochs", "batch_size", "short_side"):
+        if name in given and given[name] is not None and cast("int", given[name]) < 1:
             raise UsageError(f"{name} is {given[name]}; expected at least 1")
     return override(make(data, **given), rest, known)
+
+
+def preferred_format(recipe: str, folder: Path) -> Format | None:
+    """The format in which a recipe reads a folder that may have several; None for the usual one.
+
+    COCO's own folder has panoptic and instance truth. Its detectors learn the instances.
+
+    Raises:
+        DataError: the folder's description is broken.
+    """
+    wants_instances = recipe == "coco-detection"
+    return "coco-instances" if wants_instances and list_splits(folder, "coco-instances") else None
 
 
 def find_recipe(name: str) -> Recipe:
