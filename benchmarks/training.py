@@ -10,8 +10,9 @@ the machine does falls on all of them. Ratios are of medians, by the clock and o
 which other work on the machine disturbs less; a process's peak memory is its own.
 
 - ours, ours-masks: the joint step, and the mask head alone on a frozen rest (stage 2).
-- original, original-masks: the same with masks for all 100 queries, as the original makes them, in
-  our own code: the loss is the same.
+- original, original-masks: the same with masks for all 100 queries, each from a copy of the features
+  through all five convolutions, as the original makes them; the rest is our code. The loss is the
+  same.
 - transformers: `DetrForSegmentation`, its backbone's last three stages learned as in the paper, its
   auxiliary losses on. Needs transformers (panodetr[dev]).
 """
@@ -30,6 +31,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 SIDE, OBJECTS, CLASSES, QUERIES = 512, 12, 250, 100
 JOINT, STAGE = ("ours", "original", "transformers"), ("ours-masks", "original-masks")
@@ -163,8 +165,11 @@ def prepare_ours(*, learned: str, every_mask: bool) -> Step:
 
 
 def make_every_mask(model: Any) -> None:
-    """Let a model make the masks of all queries, of which the loss takes those asked for."""
-    attend, refine = model.attend, model.refine
+    """Let a model make the masks of all queries, of which the loss takes those asked for.
+
+    As the original, it hands every query a copy of the features beside its attention.
+    """
+    attend, head = model.attend, model.mask_head
     every = torch.arange(QUERIES)
     first = torch.zeros(QUERIES, dtype=torch.long)
     asked: list[torch.Tensor] = []
@@ -174,7 +179,15 @@ def make_every_mask(model: Any) -> None:
         return attend(encoded, states, first, every)
 
     def refine_every(encoded: Any, attention: Any, image: Any) -> Any:
-        return refine(encoded, attention, first)[asked.pop()]
+        copies = encoded.projected.expand(QUERIES, -1, -1, -1)  # Q, D, H, W
+        x = torch.cat((copies, attention), dim=1)  # Q, D+A, H, W
+        x = F.relu(head.norms[0](head.convs[0](x)))
+        x = F.relu(head.norms[1](head.convs[1](x)))
+        for number, finer in enumerate(encoded.features[2::-1]):
+            copies = head.adapters[number](finer).expand(QUERIES, -1, -1, -1)  # Q, C, h, w
+            x = copies + F.interpolate(x, copies.shape[-2:], mode="nearest")
+            x = F.relu(head.norms[number + 2](head.convs[number + 2](x)))
+        return head.out(x)[asked.pop(), 0]  # N, h, w
 
     model.attend, model.refine = attend_every, refine_every
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from panodetr.training.config import TrainConfig
     from panodetr.training.matcher import Matches
 
-PIXELS_AT_ONCE = 2**20
+PIXELS_AT_ONCE = 2**19
 """Of masks at their full size, in the mask losses."""
 
 
