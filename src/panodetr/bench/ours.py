@@ -43,7 +43,7 @@ def run_network(model: Predictor, photo: NDArray[np.uint8]) -> Found:
 
     rule = model.spec.preprocessing
     ((view,),) = view_batches([read_photo(photo, rule)], rule)
-    return model.runtime.detect(view.pixels[None], None)
+    return model.runtime.detect(np.stack([view.pixels]), None)
 
 
 class Segmenting:
@@ -172,7 +172,7 @@ class Preparing:
         from panodetr.runtimes.pixels import normalize_photos
 
         ((view,),) = view_batches([read_photo(self.image, self.rule)], self.rule)
-        photos = torch.from_numpy(np.ascontiguousarray(view.pixels[None]))  # 1, H, W, 3
+        photos = torch.from_numpy(np.stack([view.pixels]))  # 1, H, W, 3
         return normalize_photos(photos, None, self.rule)  # 1, 3, H, W
 
 

@@ -40,11 +40,18 @@ NO_OBJECT_LESS = 20.0
 CALMER = {
     re.compile(r"backbone\.stages\.\d\.\d+\.norm3\.(weight|bias)"): 0.3,
     re.compile(r"encoder\.layers\.\d+\.attention\.(query|key)\.weight"): 0.5,
+    re.compile(r"mask_head\.adapters\.\d\.(weight|bias)"): 0.3,
 }
 """What these weights are multiplied by. As they are, a ResNet-101 and six encoder layers over the
 850 places of a photo of 800 by 1066 magnify rounding: the same network in another memory layout
 moves boxes by 4e-4 and logits by 2e-3 of the largest. So it is 1e-6 and 1e-5, and outputs can be
-compared; queries differ as much as before."""
+compared; queries differ as much as before. Masks depend less on fine features, and more on where
+each query looks."""
+
+SMOOTHED = re.compile(r"mask_head\.(convs\.\d|out)\.weight")
+"""Kernels that become averages over their 3 by 3 places. Random ones make masks of noise, with a
+border every five pixels, which merging and PNG need several times as long for as for the regions
+that a trained model finds."""
 
 CLASS_HEADS = 32
 """So many are tried, and the one is taken that sets the last kept query most clearly apart."""
@@ -68,8 +75,8 @@ def write_random_model(
 ) -> RandomModel:
     """Write a model that keeps a given number of queries on a photo.
 
-    Weights follow from their names, as `value` has them, but for `CALMER` and the class head. Batch
-    norms have the statistics of this photo.
+    Weights follow from their names, as `value` has them, but for `CALMER`, `SMOOTHED` and the class
+    head. Batch norms have the statistics of this photo.
 
     Args:
         folder: to write.
@@ -84,10 +91,7 @@ def write_random_model(
     """
     pixels = torch.from_numpy(normalize(photo.pixels(), rule.mean, rule.std))[None]
     weights = named_weights(architecture)
-    for key in weights:
-        for pattern, factor in CALMER.items():
-            if pattern.fullmatch(key):
-                weights[key] *= factor
+    _calm(weights)
     measure_statistics(architecture, weights, pixels)
     model = build(architecture)
     model.load_state_dict(weights, assign=True)
@@ -103,6 +107,17 @@ def write_random_model(
     )
     save_pretrained(folder, spec, model, format="huggingface")
     return RandomModel(folder=folder, threshold=threshold)
+
+
+def _calm(weights: dict[str, Tensor]) -> None:
+    """Change weights in place, as `CALMER` and `SMOOTHED` say."""
+    for key, weight in weights.items():
+        for pattern, factor in CALMER.items():
+            if pattern.fullmatch(key):
+                weight *= factor
+        if SMOOTHED.fullmatch(key):
+            # times 3: the mean of nine has a third of the deviation
+            weight[:] = 3 * weight.mean((2, 3), keepdim=True)  # O, I, 3, 3
 
 
 def _set_class_head(head: nn.Linear, states: Tensor, kept: int) -> float:

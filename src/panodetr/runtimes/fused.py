@@ -5,14 +5,13 @@ The model's definition says what is computed; this says how, from the same weigh
 - A convolution's sum with the residual and its ReLU happen while its result is still in the cache
   (oneDNN's post-operations), and its weights are laid out once as oneDNN wants them. Both together
   halve the time of a ResNet-101: `benchmarks/inference.py`.
-- The mask head works on so few masks at a time that their activations stay in the cache.
+- The mask head has a file of its own, `fused_masks.py`.
 
 `tests/runtimes/test_fused.py` holds it equal to the model. PyTorch keeps these operators for its
 own compiler; their names are safe here because the version is pinned
 (`docs/decisions/001-torch-pin.md`).
 
-Letters: B images, N masks, C channels, D the transformer's width, A attention heads, H and W height
-and width.
+Letters: B images, C channels, H and W height and width, S the stride.
 """
 
 from __future__ import annotations
@@ -22,17 +21,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from panodetr.model.backbone import BasicBlock, Bottleneck, FrozenBatchNorm, ResNet
-from panodetr.model.mask_head import MaskHead
 
 if TYPE_CHECKING:
     from panodetr.model.detr import Detr
-
-CACHED_PIXELS = 50_000
-"""Pixels of the finest map that the mask head works on at a time: one mask of a photo of 800 by
-1066, a dozen of a tile of 128. More would push each other's activations out of the cache."""
 
 
 def fuse(model: Detr) -> Detr:
@@ -41,6 +34,8 @@ def fuse(model: Detr) -> Detr:
     The weights are those of the moment: what is learned afterwards does not reach the copy. It is
     in evaluation mode, takes float32 on the CPU, and records no gradients.
     """
+    from panodetr.runtimes.fused_masks import FusedMaskHead
+
     fused = copy.copy(model)
     # `copy` shares the table of parts, and two of them are about to be replaced.
     fused._modules = dict(model._modules)  # pyright: ignore[reportPrivateUsage]
@@ -182,59 +177,11 @@ class FusedBlock(nn.Module):
         return self.convs[-1](y, x if self.shortcut is None else self.shortcut(x))
 
 
-class FusedMaskHead(nn.Module):
-    """The mask head, a few masks at a time."""
-
-    def __init__(self, head: MaskHead) -> None:
-        super().__init__()
-        first = head.convs[0]
-        assert isinstance(first, nn.Conv2d)
-        features, attention = first.weight.split([head.dim, first.in_channels - head.dim], dim=1)
-        self.features = FusedConv(_with_weight(first, features, first.bias))
-        self.attention = FusedConv(_with_weight(first, attention, None))
-        rest = cast("list[nn.Conv2d]", [*head.convs[1:]])
-        self.convs = nn.ModuleList(FusedConv(conv) for conv in rest)
-        self.norms = head.norms
-        self.adapters = nn.ModuleList(
-            FusedConv(conv) for conv in cast("list[nn.Conv2d]", head.adapters)
-        )
-        self.out = FusedConv(head.out)
-
-    def share(self, projected: Tensor, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """As `MaskHead.share`."""
-        finer = (adapter(map_) for adapter, map_ in zip(self.adapters, features, strict=True))
-        return self.features(projected), *finer
-
-    def forward(self, shared: tuple[Tensor, ...], attention: Tensor, image: Tensor) -> Tensor:
-        """As `MaskHead.forward`."""
-        height, width = shared[-1].shape[-2:]
-        masks = attention.new_empty(len(image), height, width)  # N, h, w
-        at_once = max(1, CACHED_PIXELS // (height * width))
-        for number in image.unique().tolist():
-            own = [map_[number : number + 1] for map_ in shared]
-            for chosen in (image == number).nonzero()[:, 0].split(at_once):
-                masks[chosen] = self._refine(own, attention[chosen])
-        return masks
-
-    def _refine(self, shared: list[Tensor], attention: Tensor) -> Tensor:
-        """Masks (N, h, w) of queries of one image."""
-        first, *finer = shared
-        x = self.attention(attention.contiguous(memory_format=torch.channels_last))
-        x = self._normalise(0, x.add_(first))  # N, D+A, H, W
-        x = self._normalise(1, self.convs[0](x))  # N, D/2, H, W
-        for index, fine in enumerate(finer, start=1):
-            x = F.interpolate(x, fine.shape[-2:], mode="nearest").add_(fine)  # N, C, h, w
-            x = self._normalise(index + 1, self.convs[index](x))  # N, C/2, h, w
-        return self.out(x)[:, 0]  # N, h, w
-
-    def _normalise(self, index: int, x: Tensor) -> Tensor:
-        return self.norms[index](x).relu_()
-
-
-def _with_weight(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+def with_weight(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
     """The same convolution with other weights."""
     other = copy.copy(conv)
-    other._parameters = cast("dict[str, Any]", {"weight": weight, "bias": bias})  # pyright: ignore[reportPrivateUsage]
+    parameters = cast("dict[str, Any]", {"weight": weight, "bias": bias})
+    other._parameters = parameters  # pyright: ignore[reportPrivateUsage]
     return other
 
 
