@@ -10,7 +10,7 @@ the machine does falls on all of them. Ratios are of medians, by the clock and o
 which other work on the machine disturbs less; a process's peak memory is its own.
 
 - ours, ours-masks: the joint step, and the mask head alone on a frozen rest (stage 2).
-- original, original-masks: the same with masks for all 100 queries, each from a copy of the features
+- original, original-masks: the same with masks for all 100 queries, each with its own features
   through all five convolutions, as the original makes them; the rest is our code. The loss is the
   same.
 - transformers: `DetrForSegmentation`, its backbone's last three stages learned as in the paper, its

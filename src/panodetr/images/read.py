@@ -177,7 +177,8 @@ def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:
     try:
         image.load()
         with _quiet():  # a broken EXIF block is warned about, and has no orientation
-            image = ImageOps.exif_transpose(image)
+            if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would copy
+                image = ImageOps.exif_transpose(image)
         return _to_rgb(image, name)
     except ImageError:
         raise
@@ -200,7 +201,7 @@ def _to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
         return _from_grey(((wide + 128) // 257).astype(np.uint8))
     if image.mode == "P":
         image.info.pop("transparency", None)  # alpha is dropped anyway, and Pillow would warn
-    return np.array(image.convert("RGB"), np.uint8)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"), np.uint8)
 
 
 def _from_array(array: NDArray[np.uint8], max_pixels: int) -> NDArray[np.uint8]:

@@ -74,8 +74,11 @@ def _resize_in_strips(photo: NDArray[np.uint8], height: int, width: int) -> NDAr
         narrow[rows] = _resample(photo[rows], len(narrow[rows]), width)
 
     def make_shorter(columns: slice) -> None:
-        part = np.ascontiguousarray(narrow[:, columns])
-        small[:, columns] = _resample(part, height, part.shape[1])
+        # Columns do not see each other, so the colours may be columns of a grey photo: Pillow
+        # would store a fourth byte with each of them.
+        part = np.ascontiguousarray(narrow[:, columns]).reshape(len(narrow), -1)  # H, 3 w
+        shorter = _resample(part, height, part.shape[1])
+        small[:, columns] = shorter.reshape(height, -1, 3)  # h, w, 3
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(make_narrower, _strips(photo.shape[0])))
