@@ -7,7 +7,8 @@ where the winner changes are interpolated, along the borders of segments, and th
 that can win. The result is that of the plain way; `tests/results/test_grow.py` holds them equal.
 
 N: masks, h, w: pixels of a mask, H, W: pixels of the target, K: pixels asked for, M: cells, that is
-groups of four neighbouring values, named after the upper left one.
+groups of four neighbouring values, named after the upper left one, R, C: rows and columns of pixels
+in the largest cell.
 """
 
 from __future__ import annotations
@@ -52,6 +53,18 @@ class Axis:
         place = np.maximum(place, np.float32(0))
         before = np.minimum(place.astype(np.intp), length - 1)
         return cls(before=before, weight=place - before.astype(np.float32), length=length)
+
+    def cells(self) -> tuple[Index, NDArray[np.float32]]:
+        """Where the rows of the target begin that lie in each cell, and their weights.
+
+        Returns:
+            (h,) the first row, and (h, R) weights of R rows from it on, as many as the largest
+            cell has; where a cell has fewer, the last ones are of no use.
+        """
+        first = np.searchsorted(self.before, np.arange(self.length + 1))
+        most = int(np.diff(first).max())
+        rows = first[:-1, None] + np.arange(most)
+        return first[:-1], self.weight[np.minimum(rows, len(self.weight) - 1)]
 
     def after(self, before: Index) -> Index:
         """Give the row behind each of `before`; the last one has none and stands for itself."""
@@ -114,9 +127,8 @@ def highest_at(masks: NDArray[np.float32], grid: Grid, pixels: Index) -> NDArray
     """
     count, height, width = masks.shape
     y, x = np.divmod(pixels, len(grid.columns.before))
-    cells, cell_of = _distinct(
-        grid.rows.before[y] * width + grid.columns.before[x], height * width
-    )  # M and K
+    row_of, column_of = grid.rows.before[y], grid.columns.before[x]
+    cells, cell_of = _distinct(row_of * width + column_of, height * width)  # M and K
     row, column = np.divmod(cells, width)
     below, beside = grid.rows.after(row) * width, grid.columns.after(column)
     flat = masks.reshape(count, -1)
@@ -124,20 +136,58 @@ def highest_at(masks: NDArray[np.float32], grid: Grid, pixels: Index) -> NDArray
         [flat.take(at, 1) for at in (cells, row * width + beside, below + column, below + beside)],
         axis=1,
     )  # N, 4, M
-    # A mask whose greatest corner is below another's least one cannot win in that cell.
-    can_win = corners.max(axis=1) >= corners.min(axis=1).max(axis=0)  # N, M
-    weight_y, weight_x = grid.rows.weight[y], grid.columns.weight[x]
-    best = np.full(len(pixels), -np.inf, np.float32)
-    winner = np.zeros(len(pixels), np.int32)
-    for n in range(count):
-        at = np.flatnonzero(can_win[n].take(cell_of))
-        a, b, c, d = corners[n].take(cell_of.take(at), axis=1)
-        wx, wy = weight_x.take(at), weight_y.take(at)
-        upper, lower = a + wx * (b - a), c + wx * (d - c)
-        value = upper + wy * (lower - upper)
-        better = np.flatnonzero(value > best.take(at))
-        best[at.take(better)] = value.take(better)
-        winner[at.take(better)] = n
+    can_win = ~_outdone(corners)  # N, M
+    top, weights_y = grid.rows.cells()
+    left, weights_x = grid.columns.cells()
+    inside = _highest_inside(corners, can_win, weights_y[row], weights_x[column])  # M, R, C
+    return inside[cell_of, y - top[row_of], x - left[column_of]]
+
+
+def _outdone(corners: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Say which masks (N, M) cannot win in a cell: another is higher at all four corners.
+
+    Only the masks that are the highest at some corner are tried as the other. It must be higher by
+    more than rounding can take back.
+
+    Args:
+        corners: (N, 4, M).
+    """
+    margin = 1e-6 * np.abs(corners).max(axis=(0, 1))  # M
+    outdone = np.zeros((corners.shape[0], corners.shape[2]), np.bool_)
+    for winner in corners.argmax(axis=0):  # M
+        other = np.take_along_axis(corners, winner[None, None], axis=0) - margin  # 1, 4, M
+        outdone |= (corners < other).all(axis=1)
+    return outdone
+
+
+def _highest_inside(
+    corners: NDArray[np.float32],
+    can_win: NDArray[np.bool_],
+    weight_y: NDArray[np.float32],
+    weight_x: NDArray[np.float32],
+) -> NDArray[np.int32]:
+    """Give the highest mask at the pixels of each cell (M, R, C), all cells at a time.
+
+    Args:
+        corners: (N, 4, M) values at the cells' corners: upper left, upper right, then the lower.
+        can_win: (N, M) which masks need looking at.
+        weight_y: (M, R), of the rows of pixels.
+        weight_x: (M, C), of the columns.
+    """
+    cell, mask = np.nonzero(can_win.T)  # P pairs, by cell and then by mask
+    starts = np.flatnonzero(np.diff(cell, prepend=-1))
+    turn = np.arange(len(cell)) - np.repeat(starts, np.diff(starts, append=len(cell)))
+    winner = np.zeros((can_win.shape[1], weight_y.shape[1], weight_x.shape[1]), np.int32)
+    best = np.full(winner.shape, -np.inf, np.float32)
+    for number in range(int(turn.max(initial=-1)) + 1):
+        now = np.flatnonzero(turn == number)  # S: each cell at most once
+        at, n = cell[now], mask[now]
+        a, b, c, d = corners[n, :, at].T[:, :, None]  # each S, 1
+        upper, lower = a + weight_x[at] * (b - a), c + weight_x[at] * (d - c)  # S, C
+        value = upper[:, None] + weight_y[at][:, :, None] * (lower - upper)[:, None]  # S, R, C
+        before = best[at]
+        winner[at] = np.where(value > before, n[:, None, None].astype(np.int32), winner[at])
+        best[at] = np.maximum(value, before)
     return winner
 
 
