@@ -62,12 +62,12 @@ def quantize(
 
 def _mask_inputs(found: Arrays, spec: ModelSpec) -> list[Arrays]:
     """What the masks graph is asked for a batch: some of the queries that are kept, or any."""
-    sources = {name: found[name] for name in MASK_SOURCES}
     items: list[Arrays] = []
     for number, logits in enumerate(cast("NDArray[np.float32]", found["logits"])):
         kept = keep_queries(logits, spec.threshold)[0]
         query = (kept if len(kept) else np.arange(len(logits)))[:MASKS_EACH].astype(np.int64)
-        items.append(sources | {"image": np.full_like(query, number), "query": query})
+        sources = {name: found[name][number : number + 1] for name in MASK_SOURCES}
+        items.append(sources | {"query": query})
     return items
 
 

@@ -113,24 +113,26 @@ class MaskHead(nn.Module):
         finer = (adapter(map_) for adapter, map_ in zip(self.adapters, features, strict=True))
         return first, *finer
 
-    def forward(self, shared: tuple[Tensor, ...], attention: Tensor, image: Tensor) -> Tensor:
+    def forward(
+        self, shared: tuple[Tensor, ...], attention: Tensor, image: Tensor | None
+    ) -> Tensor:
         """Mask logits at the finest features' resolution.
 
         Args:
             shared: from `share`.
             attention: (N, A, H, W), where each query looks.
-            image: (N,), the image of each query.
+            image: (N,), the image of each query; None where there is one image for all.
 
         Returns:
             (N, h, w) of the finest map; a pixel belongs to the query where its logit is above 0.
         """
-        first, *finer = shared
+        first, *finer = shared if image is None else (map_[image] for map_ in shared)
         conv = self.convs[0]
         assert isinstance(conv, nn.Conv2d)
         own = F.conv2d(attention, conv.weight[:, self.dim :], padding=1)  # N, D+A, H, W
-        x = F.relu(self.norms[0](first[image] + own))  # N, D+A, H, W
+        x = F.relu(self.norms[0](first + own))  # N, D+A, H, W
         x = F.relu(self.norms[1](self.convs[1](x)))  # N, D/2, H, W
         for fine, conv, norm in zip(finer, self.convs[2:], self.norms[2:], strict=True):
-            x = F.interpolate(x, fine.shape[-2:], mode="nearest") + fine[image]  # N, C, h, w
+            x = F.interpolate(x, fine.shape[-2:], mode="nearest") + fine  # N, C, h, w
             x = F.relu(norm(conv(x)))  # N, C/2, h, w
         return self.out(x)[:, 0]  # N, h, w

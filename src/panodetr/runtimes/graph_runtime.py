@@ -16,15 +16,16 @@ Graph = Callable[[Arrays], Arrays]
 
 DETECT_INPUTS = ("photos", "padding")
 MASK_SOURCES = ("states", "memory", "small_padding", "coarse", "fine", "finer", "finest")
-"""What the detect graph computes for the masks graph, once for all queries."""
+"""What the detect graph computes for the masks graph, which takes those of one photo."""
 
 DETECT_OUTPUTS = ("logits", "boxes", *MASK_SOURCES)
-MASKS_INPUTS = (*MASK_SOURCES, "image", "query")
+MASKS_INPUTS = (*MASK_SOURCES, "query")
 MASKS_OUTPUTS = ("masks",)
 
-CACHED_PIXELS = 100_000
-"""Pixels of the finest map that the masks graph works on at a time: two masks of a photo of 800 by
-1066. More would push each other's activations out of the cache."""
+CACHED_PIXELS = 200_000
+"""Pixels of the finest map that the masks graph works on at a time: three masks of a photo of 800
+by 1066. Fewer, and what they share is laid out anew too often; more, and they push each other's
+activations out of the cache."""
 
 
 class GraphRuntime:
@@ -60,10 +61,13 @@ class GraphFound:
             raise ValueError("this model has no mask head; export one that has")
         height, width = self._outputs["finest"].shape[-2:]
         masks = np.empty((len(image), height, width), np.float32)
-        sources = {name: self._outputs[name] for name in MASK_SOURCES}
         at_once = max(1, CACHED_PIXELS // (height * width))
-        for start in range(0, len(image), at_once):
-            part = slice(start, start + at_once)
-            chosen = {"image": image[part].astype(np.int64), "query": query[part].astype(np.int64)}
-            masks[part] = self._masks(sources | chosen)["masks"]
+        for number in np.unique(image):
+            sources = {name: self._outputs[name][number : number + 1] for name in MASK_SOURCES}
+            of_photo = np.flatnonzero(image == number)
+            for start in range(0, len(of_photo), at_once):
+                chosen = of_photo[start : start + at_once]
+                masks[chosen] = self._masks(sources | {"query": query[chosen].astype(np.int64)})[
+                    "masks"
+                ]
         return masks

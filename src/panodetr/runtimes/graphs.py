@@ -54,7 +54,7 @@ class DetectGraph(nn.Module):
 
 
 class MasksGraph(nn.Module):
-    """Masks of chosen queries."""
+    """Masks of chosen queries of one photo: what they share need not be copied for each of them."""
 
     def __init__(self, model: Detr) -> None:
         super().__init__()
@@ -73,15 +73,16 @@ class MasksGraph(nn.Module):
         fine: Tensor,
         finer: Tensor,
         finest: Tensor,
-        image: Tensor,
         query: Tensor,
     ) -> Tensor:
-        """Mask logits (N, h, w) of the queries (N,) of the images (N,), both int64.
+        """Mask logits (N, h, w) of the queries (N,) int64.
 
-        The other arguments are what the detect graph gave out, under their names there.
+        The other arguments are what the detect graph gave out, of one photo, under their names
+        there.
         """
+        image = torch.zeros_like(query)
         attention = self.attention_maps(states, memory, small_padding, image, query)
-        return self.mask_head((coarse, fine, finer, finest), attention, image)
+        return self.mask_head((coarse, fine, finer, finest), attention, None)
 
 
 def detect_example() -> tuple[Tensor, Tensor]:
@@ -93,5 +94,5 @@ def detect_example() -> tuple[Tensor, Tensor]:
 
 
 def masks_example(found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Three queries of what the detect graph found in its example."""
-    return *found[2:], torch.tensor([0, 0, 1]), torch.tensor([1, 0, 2]) % found[0].shape[1]
+    """Three queries of what the detect graph found in the first photo of its example."""
+    return *(array[:1] for array in found[2:]), torch.tensor([1, 0, 2]) % found[0].shape[1]

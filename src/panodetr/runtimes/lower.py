@@ -123,15 +123,19 @@ def to_onnx(model: Detr, rule: Preprocessing) -> OnnxGraphs:
 
 
 def _open_sizes(name: str) -> dict[int, Any]:
-    """Which sizes of an input vary: photos, height and width, but no number of channels."""
+    """Which sizes of an input vary: height and width, photos in detect, queries in masks."""
     auto = torch.export.Dim.AUTO
     match name:
-        case "photos" | "padding" | "small_padding":
+        case "photos" | "padding":
             return {0: auto, 1: auto, 2: auto}
-        case "image" | "query" | "states":
+        case "query":
             return {0: auto}
+        case "states":
+            return {}
+        case "small_padding":
+            return {1: auto, 2: auto}
         case _:
-            return {0: auto, 2: auto, 3: auto}
+            return {2: auto, 3: auto}
 
 
 @contextmanager
