@@ -128,9 +128,9 @@ class MaskHead(nn.Module):
         conv = self.convs[0]
         assert isinstance(conv, nn.Conv2d)
         own = F.conv2d(attention, conv.weight[:, self.dim :], padding=1)  # N, D+A, H, W
-        x = F.relu(self.norms[0](first[image] + own))  # N, D+A, H, W
-        x = F.relu(self.norms[1](self.convs[1](x)))  # N, D/2, H, W
+        x = F.relu_(self.norms[0](own.add_(first[image])))  # N, D+A, H, W
+        x = F.relu_(self.norms[1](self.convs[1](x)))  # N, D/2, H, W
         for fine, conv, norm in zip(finer, self.convs[2:], self.norms[2:], strict=True):
-            x = F.interpolate(x, fine.shape[-2:], mode="nearest") + fine[image]  # N, C, h, w
-            x = F.relu(norm(conv(x)))  # N, C/2, h, w
+            x = F.interpolate(x, fine.shape[-2:], mode="nearest").add_(fine[image])  # N, C, h, w
+            x = F.relu_(norm(conv(x)))  # N, C/2, h, w
         return self.out(x)[:, 0]  # N, h, w
