@@ -128,9 +128,12 @@ class MaskHead(nn.Module):
         conv = self.convs[0]
         assert isinstance(conv, nn.Conv2d)
         own = F.conv2d(attention, conv.weight[:, self.dim :], padding=1)  # N, D+A, H, W
-        x = F.relu_(self.norms[0](own.add_(first[image])))  # N, D+A, H, W
+        # index_select and not brackets: its gradient is a parallel sum.
+        x = F.relu_(self.norms[0](own.add_(first.index_select(0, image))))  # N, D+A, H, W
         x = F.relu_(self.norms[1](self.convs[1](x)))  # N, D/2, H, W
         for fine, conv, norm in zip(finer, self.convs[2:], self.norms[2:], strict=True):
-            x = F.interpolate(x, fine.shape[-2:], mode="nearest").add_(fine[image])  # N, C, h, w
+            x = F.interpolate(x, fine.shape[-2:], mode="nearest").add_(
+                fine.index_select(0, image)
+            )  # N, C, h, w
             x = F.relu_(norm(conv(x)))  # N, C/2, h, w
         return self.out(x)[:, 0]  # N, h, w
