@@ -11,8 +11,8 @@ which other work on the machine disturbs less; a process's peak memory is its ow
 
 - ours, ours-masks: the joint step, and the mask head alone on a frozen rest (stage 2).
 - original, original-masks: the same with masks for all 100 queries, each from a copy of the
-  features through all five convolutions, as the original makes them; the rest is our code. The loss
-  is the same.
+  features through all five convolutions, in the default memory layout, as the original makes them;
+  the rest is our code. The loss is the same.
 - transformers: `DetrForSegmentation`, its backbone's last three stages learned as in the paper, its
   auxiliary losses on. Needs transformers (panodetr[dev]).
 """
@@ -154,7 +154,8 @@ def prepare_ours(*, learned: str, every_mask: bool) -> Step:
     freeze(model, config)
     set_modes(model, config)
     scaffold = Scaffold(config)
-    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if not every_mask:
+        model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = make_optimizer(model, scaffold, config)
 
     def step() -> float:
