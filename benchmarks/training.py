@@ -10,9 +10,9 @@ the machine does falls on all of them. Ratios are of medians, by the clock and o
 which other work on the machine disturbs less; a process's peak memory is its own.
 
 - ours, ours-masks: the joint step, and the mask head alone on a frozen rest (stage 2).
-- original, original-masks: the same with masks for all 100 queries, each with its own features
-  through all five convolutions, as the original makes them; the rest is our code. The loss is the
-  same.
+- original, original-masks: the same with masks for all 100 queries, each from a copy of the
+  features through all five convolutions, in the default memory layout, as the original makes them;
+  the rest is our code. The loss is the same.
 - transformers: `DetrForSegmentation`, its backbone's last three stages learned as in the paper, its
   auxiliary losses on. Needs transformers (panodetr[dev]).
 """
@@ -154,7 +154,8 @@ def prepare_ours(*, learned: str, every_mask: bool) -> Step:
     freeze(model, config)
     set_modes(model, config)
     scaffold = Scaffold(config)
-    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if not every_mask:
+        model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = make_optimizer(model, scaffold, config)
 
     def step() -> float:
@@ -189,7 +190,7 @@ def make_every_mask(model: Any) -> None:
             x = F.relu(head.norms[number + 2](head.convs[number + 2](x)))
         return head.out(x)[asked.pop(), 0]  # N, h, w
 
-    model.attend, model.refine = attend_every, refine_every
+    model.attend, model.share, model.refine = attend_every, lambda encoded: encoded, refine_every
 
 
 def prepare_transformers() -> Step:

@@ -126,13 +126,16 @@ class MaskHead(nn.Module):
         Returns:
             (N, h, w) of the finest map; a pixel belongs to the query where its logit is above 0.
         """
-        first, *finer = shared if image is None else (map_[image] for map_ in shared)
+        # index_select and not brackets: its gradient is a parallel sum.
+        first, *finer = (
+            shared if image is None else (map_.index_select(0, image) for map_ in shared)
+        )
         conv = self.convs[0]
         assert isinstance(conv, nn.Conv2d)
         own = F.conv2d(attention, conv.weight[:, self.dim :], padding=1)  # N, D+A, H, W
-        x = F.relu(self.norms[0](first + own))  # N, D+A, H, W
-        x = F.relu(self.norms[1](self.convs[1](x)))  # N, D/2, H, W
+        x = F.relu_(self.norms[0](own.add_(first)))  # N, D+A, H, W
+        x = F.relu_(self.norms[1](self.convs[1](x)))  # N, D/2, H, W
         for fine, conv, norm in zip(finer, self.convs[2:], self.norms[2:], strict=True):
-            x = F.interpolate(x, fine.shape[-2:], mode="nearest") + fine  # N, C, h, w
-            x = F.relu(norm(conv(x)))  # N, C/2, h, w
+            x = F.interpolate(x, fine.shape[-2:], mode="nearest").add_(fine)  # N, C, h, w
+            x = F.relu_(norm(conv(x)))  # N, C/2, h, w
         return self.out(x)[:, 0]  # N, h, w
