@@ -90,5 +90,5 @@ def test_large_photos_are_resized_in_strips_to_the_same_bits(size: tuple[int, in
     assert size[0] * size[1] >= LARGE
     photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     for target in (resized_size(size, 800, 1333), (700, 1100), (size[0], 800), (size[0] + 9, 640)):
-        whole = Image.fromarray(photo).resize(target[::-1], Image.Resampling.BILINEAR)
+        whole = Image.fromarray(photo).resize((target[1], target[0]), Image.Resampling.BILINEAR)
         assert np.array_equal(resize(photo, target), np.asarray(whole)), target
