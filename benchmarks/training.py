@@ -190,7 +190,10 @@ def make_every_mask(model: Any) -> None:
             x = F.relu(head.norms[number + 2](head.convs[number + 2](x)))
         return head.out(x)[asked.pop(), 0]  # N, h, w
 
-    model.attend, model.share, model.refine = attend_every, lambda encoded: encoded, refine_every
+    def share_nothing(encoded: Any) -> Any:
+        return encoded
+
+    model.attend, model.share, model.refine = attend_every, share_nothing, refine_every
 
 
 def prepare_transformers() -> Step:
