@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import glob
+import os
 import threading
 import warnings
 from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +28,12 @@ SUFFIXES = frozenset(
 # Decoders of photos alone: Pillow would also run Ghostscript on an EPS file that came as a .png.
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 _KNOWN = "JPEG, PNG, WebP, TIFF, BMP, GIF or PPM"
+
+_LARGE = 1_000_000
+"""Pixels from which a second core is worth starting."""
+
+_STRIP = 64
+"""Rows that are copied at a time."""
 
 _pillow_globals = threading.Lock()
 
@@ -201,7 +209,25 @@ def _to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
         return _from_grey(((wide + 128) // 257).astype(np.uint8))
     if image.mode == "P":
         image.info.pop("transparency", None)  # alpha is dropped anyway, and Pillow would warn
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"), np.uint8)
+    return _copy_pixels(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _copy_pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """Copy an RGB image out of Pillow, a large one in strips and on all cores.
+
+    Pillow makes two more copies on the way, which for strips stay in the cache: half the time.
+    """
+    if image.width * image.height < _LARGE:
+        return np.array(image, np.uint8)
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+
+    def copy(top: int) -> None:
+        bottom = min(top + _STRIP, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(copy, range(0, image.height, _STRIP)))
+    return pixels
 
 
 def _from_array(array: NDArray[np.uint8], max_pixels: int) -> NDArray[np.uint8]:

@@ -6,13 +6,15 @@ the highest at all four is the highest everywhere between them. So only the pixe
 where the winner changes are interpolated, along the borders of segments, and there only the masks
 that can win. The result is that of the plain way; `tests/results/test_grow.py` holds them equal.
 
-N: masks, h, w: pixels of a mask, H, W: pixels of the target, K: pixels asked for, M: cells, that is
-groups of four neighbouring values, named after the upper left one, R, C: rows and columns of pixels
-in the largest cell.
+N: masks, h, w: values of a mask, H, W: pixels of the target, K: pixels asked for, M: cells, that is
+pixels between four neighbouring values, R, C: rows and columns of pixels in the largest cell, P:
+pairs of a cell and a mask that can win in it.
 """
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,18 +23,24 @@ from PIL import Image
 
 Index = NDArray[np.intp]
 
+CACHED_CELLS = 1024
+"""Cells that are interpolated at a time: their pixels stay in the cache."""
+
+MANY_CELLS = 2000
+"""Cells that keep one core busy for longer than it takes to start another one."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Axis:
     """Where the rows (or columns) of the target lie between those of the masks.
 
     Attributes:
-        before: (H,) the row of the masks at or above each row of the target.
-        weight: (H,) float32, how far towards the next row, 0 to 1.
-        length: rows of the masks.
+        cell: (H,) between which rows of the masks: 0 is above the first, h below the last.
+        weight: (H,) float32, how far from the one above to the one below, 0 to 1.
+        length: rows of the masks, h.
     """
 
-    before: Index
+    cell: Index
     weight: NDArray[np.float32]
     length: int
 
@@ -50,25 +58,17 @@ class Axis:
         # Pixel centres are aligned, not corners; in float32, as in torch.
         scale = np.float32(length) / np.float32(processed)
         place = (picked.astype(np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
-        place = np.maximum(place, np.float32(0))
-        before = np.minimum(place.astype(np.intp), length - 1)
-        return cls(before=before, weight=place - before.astype(np.float32), length=length)
+        above = np.floor(place)
+        return cls(cell=above.astype(np.intp) + 1, weight=place - above, length=length)
 
-    def cells(self) -> tuple[Index, NDArray[np.float32]]:
-        """Where the rows of the target begin that lie in each cell, and their weights.
+    def ends(self, cell: Index) -> tuple[Index, Index]:
+        """Give the rows of the masks above and below some cells; beyond the edge, the edge."""
+        return np.maximum(cell - 1, 0), np.minimum(cell, self.length - 1)
 
-        Returns:
-            (h,) the first row, and (h, R) weights of R rows from it on, as many as the largest
-            cell has; where a cell has fewer, the last ones are of no use.
-        """
-        first = np.searchsorted(self.before, np.arange(self.length + 1))
-        most = int(np.diff(first).max())
-        rows = first[:-1, None] + np.arange(most)
-        return first[:-1], self.weight[np.minimum(rows, len(self.weight) - 1)]
-
-    def after(self, before: Index) -> Index:
-        """Give the row behind each of `before`; the last one has none and stands for itself."""
-        return np.minimum(before + 1, self.length - 1)
+    def pixels(self) -> tuple[Index, Index]:
+        """Give the first row of the target in each cell (h + 1,), and how many there are."""
+        first = np.searchsorted(self.cell, np.arange(self.length + 2))
+        return first[:-1], np.diff(first)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +92,10 @@ class Grid:
         )
         return cls(rows=rows, columns=columns)
 
+    def cells(self) -> tuple[int, int]:
+        """Count the rows and columns of cells."""
+        return self.rows.length + 1, self.columns.length + 1
+
 
 def highest(masks: NDArray[np.float32], grid: Grid) -> NDArray[np.int32]:
     """Give the index of the highest mask at every pixel of the target, the first of equals.
@@ -103,14 +107,15 @@ def highest(masks: NDArray[np.float32], grid: Grid) -> NDArray[np.int32]:
     Returns:
         (H, W) indices into `masks`.
     """
+    height, width = grid.cells()
+    above, below = grid.rows.ends(np.arange(height))
+    before, after = grid.columns.ends(np.arange(width))
     winner = _argmax(masks)  # h, w
-    down = winner[grid.rows.after(np.arange(masks.shape[1]))]
-    right_of = grid.columns.after(np.arange(masks.shape[2]))
-    agreed = (winner == down) & (winner == winner[:, right_of]) & (winner == down[:, right_of])
-    cells = np.where(agreed, winner, np.int32(-1))  # h, w
-    grown = cells.take(grid.columns.before, axis=1).take(grid.rows.before, axis=0)  # H, W
-    pixels = np.flatnonzero(grown < 0)
-    grown.ravel()[pixels] = highest_at(masks, grid, pixels)
+    upper, lower = winner[above], winner[below]
+    cells = upper[:, before]
+    agreed = (cells == upper[:, after]) & (cells == lower[:, before]) & (cells == lower[:, after])
+    grown = cells.take(grid.columns.cell, axis=1).take(grid.rows.cell, axis=0)  # H, W
+    _look_inside(masks, grid, np.flatnonzero(~agreed), grown)
     return grown
 
 
@@ -125,22 +130,90 @@ def highest_at(masks: NDArray[np.float32], grid: Grid, pixels: Index) -> NDArray
     Returns:
         (K,) indices into `masks`.
     """
-    count, height, width = masks.shape
-    y, x = np.divmod(pixels, len(grid.columns.before))
-    row_of, column_of = grid.rows.before[y], grid.columns.before[x]
-    cells, cell_of = _distinct(row_of * width + column_of, height * width)  # M and K
-    row, column = np.divmod(cells, width)
-    below, beside = grid.rows.after(row) * width, grid.columns.after(column)
-    flat = masks.reshape(count, -1)
-    corners = np.stack(
-        [flat.take(at, 1) for at in (cells, row * width + beside, below + column, below + beside)],
-        axis=1,
-    )  # N, 4, M
-    can_win = ~_outdone(corners)  # N, M
-    top, weights_y = grid.rows.cells()
-    left, weights_x = grid.columns.cells()
-    inside = _highest_inside(corners, can_win, weights_y[row], weights_x[column])  # M, R, C
-    return inside[cell_of, y - top[row_of], x - left[column_of]]
+    y, x = np.divmod(pixels, len(grid.columns.cell))
+    asked = np.zeros(grid.cells(), np.bool_)
+    asked[grid.rows.cell[y], grid.columns.cell[x]] = True
+    grown = np.empty((len(grid.rows.cell), len(grid.columns.cell)), np.int32)
+    _look_inside(masks, grid, np.flatnonzero(asked), grown)
+    return grown.ravel()[pixels]
+
+
+def _look_inside(
+    masks: NDArray[np.float32], grid: Grid, cells: Index, grown: NDArray[np.int32]
+) -> None:
+    """Write the winners at the pixels of some cells (M,), on all cores where there are many."""
+    parts = np.array_split(cells, min(os.cpu_count() or 1, len(cells) // MANY_CELLS + 1))
+
+    def look(part: Index) -> None:
+        _Inside.of(masks, grid, part).write(grown)
+
+    with ThreadPoolExecutor(len(parts)) as pool:
+        list(pool.map(look, parts))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Inside:
+    """The winners inside of some cells, those with the most choices first.
+
+    Attributes:
+        grid: whose cells these are.
+        row: (M,) of the cells.
+        column: (M,).
+        mask: (P,) the masks that can win, cell by cell.
+        starts: (M,) where a cell's choices start.
+        turns: (R, C, M) which of its choices wins, counted from 0; pixels that a cell does not have
+            are of no use.
+    """
+
+    grid: Grid
+    row: Index
+    column: Index
+    mask: Index
+    starts: Index
+    turns: NDArray[np.integer]
+
+    @classmethod
+    def of(cls, masks: NDArray[np.float32], grid: Grid, cells: Index) -> _Inside:
+        """Look for the winners in some of the flattened cells."""
+        row, column = np.divmod(cells, grid.cells()[1])
+        (above, below), (before, after) = grid.rows.ends(row), grid.columns.ends(column)
+        above, below = above * masks.shape[2], below * masks.shape[2]
+        at = np.stack([above + before, above + after, below + before, below + after])  # 4, M
+        corners = masks.reshape(len(masks), -1).take(at, axis=1)  # N, 4, M
+        choices = ~_outdone(corners)  # N, M
+        counts = choices.sum(axis=0)  # M
+        order = np.argsort(-counts, kind="stable")
+        row, column, counts = row[order], column[order], counts[order]
+        mask = np.nonzero(choices.T[order])[1]  # P
+        of_choices = corners[mask, :, np.repeat(order, counts)].T  # 4, P
+        starts = np.cumsum(counts) - counts
+        turns = _highest_choice(
+            np.ascontiguousarray(of_choices),
+            starts,
+            counts,
+            _weights(grid.rows)[:, row],
+            _weights(grid.columns)[:, column],
+        )
+        return cls(grid=grid, row=row, column=column, mask=mask, starts=starts, turns=turns)
+
+    def write(self, grown: NDArray[np.int32]) -> None:
+        """Write the winners (H, W) at the pixels of these cells, and nowhere else."""
+        (top, rows), (left, columns) = self.grid.rows.pixels(), self.grid.columns.pixels()
+        corner = top[self.row] * grown.shape[1] + left[self.column]  # M
+        rows, columns = rows[self.row], columns[self.column]
+        flat = grown.reshape(-1)
+        for r in range(self.turns.shape[0]):
+            for c in range(self.turns.shape[1]):
+                has = np.flatnonzero((rows > r) & (columns > c))  # the cells with such a pixel
+                choice = self.starts[has] + self.turns[r, c, has]
+                flat[corner[has] + (r * grown.shape[1] + c)] = self.mask[choice]
+
+
+def _weights(axis: Axis) -> NDArray[np.float32]:
+    """Give the weights (R, h + 1) of each cell's rows; past its last one they are of no use."""
+    first, count = axis.pixels()
+    rows = first + np.arange(count.max())[:, None]
+    return axis.weight[np.minimum(rows, len(axis.weight) - 1)]
 
 
 def _outdone(corners: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -160,35 +233,44 @@ def _outdone(corners: NDArray[np.float32]) -> NDArray[np.bool_]:
     return outdone
 
 
-def _highest_inside(
+def _highest_choice(
     corners: NDArray[np.float32],
-    can_win: NDArray[np.bool_],
+    starts: Index,
+    counts: Index,
     weight_y: NDArray[np.float32],
     weight_x: NDArray[np.float32],
-) -> NDArray[np.int32]:
-    """Give the highest mask at the pixels of each cell (M, R, C), all cells at a time.
+) -> NDArray[np.integer]:
+    """Say which of a cell's choices is the highest at each of its pixels (R, C, M), from 0.
+
+    Cells come last, so that arithmetic runs along memory: there are many, and few pixels in each.
 
     Args:
-        corners: (N, 4, M) values at the cells' corners: upper left, upper right, then the lower.
-        can_win: (N, M) which masks need looking at.
-        weight_y: (M, R), of the rows of pixels.
-        weight_x: (M, C), of the columns.
+        corners: (4, P) values of the choices of all cells, one cell after the other: upper left,
+            upper right, then the lower.
+        starts: (M,) where a cell's choices start.
+        counts: (M,) how many there are, falling, 1 or more.
+        weight_y: (R, M), of the rows of pixels.
+        weight_x: (C, M), of the columns.
     """
-    cell, mask = np.nonzero(can_win.T)  # P pairs, by cell and then by mask
-    starts = np.flatnonzero(np.diff(cell, prepend=-1))
-    turn = np.arange(len(cell)) - np.repeat(starts, np.diff(starts, append=len(cell)))
-    winner = np.zeros((can_win.shape[1], weight_y.shape[1], weight_x.shape[1]), np.int32)
-    best = np.full(winner.shape, -np.inf, np.float32)
-    for number in range(int(turn.max(initial=-1)) + 1):
-        now = np.flatnonzero(turn == number)  # S: each cell at most once
-        at, n = cell[now], mask[now]
-        a, b, c, d = corners[n, :, at].T[:, :, None]  # each S, 1
-        upper, lower = a + weight_x[at] * (b - a), c + weight_x[at] * (d - c)  # S, C
-        value = upper[:, None] + weight_y[at][:, :, None] * (lower - upper)[:, None]  # S, R, C
-        before = best[at]
-        winner[at] = np.where(value > before, n[:, None, None].astype(np.int32), winner[at])
-        best[at] = np.maximum(value, before)
-    return winner
+    turn_type = np.min_scalar_type(int(counts.max(initial=1)))
+    turns = np.zeros((len(weight_y), len(weight_x), len(counts)), turn_type)
+    for begin in range(0, len(counts), CACHED_CELLS):
+        some = slice(begin, begin + CACHED_CELLS)
+        start, count, found = starts[some], counts[some], turns[:, :, some]
+        y, x = weight_y[:, None, some], weight_x[:, some]  # R, 1, S and C, S
+        best = np.full(found.shape, -np.inf, np.float32)
+        for turn in range(int(count[0])):
+            so_many = int(np.searchsorted(-count, -turn))  # cells, the first ones
+            now = (..., slice(so_many))
+            a, b, c, d = corners[:, start[now] + turn]  # each S
+            upper, lower = a + x[now] * (b - a), c + x[now] * (d - c)  # C, S
+            value = y[now] * (lower - upper)  # R, C, S
+            value += upper
+            # The turn where it is higher, else 0; without branches, which borders would mislead.
+            higher = (value > best[now]) * turn_type.type(turn)
+            np.maximum(found[now], higher, out=found[now])
+            np.maximum(best[now], value, out=best[now])
+    return turns
 
 
 def _argmax(masks: NDArray[np.float32]) -> NDArray[np.int32]:
@@ -199,13 +281,3 @@ def _argmax(masks: NDArray[np.float32]) -> NDArray[np.int32]:
         np.copyto(winner, n, where=mask > best)
         np.maximum(best, mask, out=best)
     return winner
-
-
-def _distinct(values: Index, limit: int) -> tuple[Index, Index]:
-    """List the distinct values below `limit`, rising, and where each value stands in the list."""
-    present = np.zeros(limit, np.bool_)
-    present[values] = True
-    distinct = np.flatnonzero(present)
-    place = np.empty(limit, np.intp)
-    place[distinct] = np.arange(len(distinct))
-    return distinct, place[values]

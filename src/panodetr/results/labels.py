@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -18,30 +19,32 @@ Rectangle = tuple[int, int, int, int]
 _MARGIN = 2  # pixels between the text and the rim of its plate
 
 
-def draw_labels(
-    picture: Image.Image,
-    segment_ids: NDArray[np.int32],
-    segments: Sequence[Segment],
-    colors: Sequence[Color],
-) -> NDArray[np.uint8]:
-    """Write name and score into each segment that is large enough, the largest segments first.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Label:
+    """A text, the plate it stands on, and the plate's colour."""
+
+    text: str
+    plate: Rectangle
+    color: Color
+
+
+def place_labels(
+    segment_ids: NDArray[np.int32], segments: Sequence[Segment], colors: Sequence[Color]
+) -> list[Label]:
+    """Find room for name and score in each segment that is large enough, the largest ones first.
 
     Where both do not fit the score stands alone; where that does not fit either, or another label
     is in the way, there is none: hundreds of small segments stay readable.
 
     Args:
-        picture: drawn into.
         segment_ids: (H, W) at the picture's size.
         segments: what the ids stand for.
-        colors: of the plates that the text stands on, a segment each.
-
-    Returns:
-        (H, W, 3) uint8.
+        colors: of the plates, a segment each.
     """
-    font = _font(max(11, round(max(picture.size) / 75)))
-    canvas = ImageDraw.Draw(picture)
+    height, width = segment_ids.shape
+    font = _font_for(width, height)
     seats = _seats(segment_ids)
-    taken: list[Rectangle] = []
+    labels: list[Label] = []
     for segment, color in sorted(
         zip(segments, colors, strict=True), key=lambda pair: (-pair[0].area, pair[0].id)
     ):
@@ -50,13 +53,20 @@ def draw_labels(
         x, y, wide, tall = _centered(segment_ids, *seats[segment.id])
         score = f"{segment.score:.0%}"
         for text in (f"{segment.label} {score}", score):
-            plate = _plate(font, text, x, y, picture.size)
+            plate = _plate(font, text, x, y, (width, height))
             fits = plate[2] - plate[0] <= wide and (plate[3] - plate[1]) * 1.5 <= tall
-            if fits and not any(_overlap(plate, other) for other in taken):
-                taken.append(plate)
-                _write(canvas, font, text, plate, color)
+            if fits and not any(_overlap(plate, other.plate) for other in labels):
+                labels.append(Label(text=text, plate=plate, color=color))
                 break
-    return np.asarray(picture)
+    return labels
+
+
+def write_labels(picture: Image.Image, labels: Sequence[Label]) -> None:
+    """Write labels into the picture that they were placed for."""
+    font = _font_for(*picture.size)
+    canvas = ImageDraw.Draw(picture)
+    for label in labels:
+        _write(canvas, font, label.text, label.plate, label.color)
 
 
 def draw_box_labels(
@@ -76,7 +86,7 @@ def draw_box_labels(
     Returns:
         (H, W, 3) uint8.
     """
-    font = _font(max(11, round(max(picture.size) / 75)))
+    font = _font_for(*picture.size)
     canvas = ImageDraw.Draw(picture)
     line = max(2, round(max(picture.size) / 500))
     for (x0, y0, x1, y1), color in zip(reversed(boxes), reversed(colors), strict=True):
@@ -174,6 +184,11 @@ def _write(
         font=font,
         fill="black" if luminance > 128 else "white",
     )
+
+
+def _font_for(width: int, height: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Give the font for a picture of this size."""
+    return _font(max(11, round(max(width, height) / 75)))
 
 
 @cache

@@ -29,9 +29,9 @@ def grow_mask(
         Axis.at(_nearest(processed, target), length, processed)
         for length, processed, target in zip(logits.shape, processed_size, target_size, strict=True)
     )
-    above, below = logits[rows.before], logits[rows.after(rows.before)]  # H, w
+    above, below = (logits[ends] for ends in rows.ends(rows.cell))  # H, w
     tall = above + rows.weight[:, None] * (below - above)
-    left, right = tall[:, columns.before], tall[:, columns.after(columns.before)]  # H, W
+    left, right = (tall[:, ends] for ends in columns.ends(columns.cell))  # H, W
     return left + columns.weight * (right - left) > 0  # the sigmoid is above one half
 
 

@@ -6,7 +6,7 @@ N: kept queries, h, w: pixels of a mask, H, W: pixels of the result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,7 +132,8 @@ def merge_masks(
     grid = Grid.between(masks.shape[1:], processed_size, target_size)
     winner = highest(masks, grid)  # H, W, indices into masks
     first = [n if is_thing[c] else int(np.argmax(classes == c)) for n, c in enumerate(classes)]
-    areas = np.bincount(first, weights=runs_of(winner).areas(count), minlength=count)
+    runs = runs_of(winner)
+    areas = np.bincount(first, weights=runs.areas(count), minlength=count)
     kept = np.arange(count)
     while len(kept) and (areas[kept] < SMALLEST_AREA).any():
         kept = kept[areas[kept] >= SMALLEST_AREA]
@@ -141,11 +142,13 @@ def merge_masks(
         orphans = np.flatnonzero(gone.take(winner))
         if len(kept):
             winner.ravel()[orphans] = kept[highest_at(masks[kept], grid, orphans)]
-        areas = runs_of(winner).areas(count)
+        runs = runs_of(winner)
+        areas = runs.areas(count)
     new_ids = np.zeros(count, np.int32)
     new_ids[kept] = np.arange(1, len(kept) + 1)
     segment_ids = new_ids.take(winner)
-    measured = measure_segments(segment_ids, len(kept))
+    runs = replace(runs, value=new_ids.take(runs.value))
+    measured = _measure_runs(runs, segment_ids.shape, len(kept))
     segments = [
         ClassSegment(
             id=index,
@@ -167,10 +170,16 @@ def measure_segments(
 
     A segment without pixels has area 0 and the box 0, 0, 0, 0.
     """
-    runs = runs_of(segment_ids)
+    return _measure_runs(runs_of(segment_ids), segment_ids.shape, count)
+
+
+def _measure_runs(
+    runs: Runs, shape: tuple[int, ...], count: int
+) -> list[tuple[int, tuple[int, int, int, int]]]:
+    """Measure segments as `measure_segments` does, from the runs of a map of some shape."""
     areas = runs.areas(count + 1)
-    y, x = np.divmod(runs.start, segment_ids.shape[1])
-    low = np.full((2, count + 1), max(segment_ids.shape))
+    y, x = np.divmod(runs.start, shape[1])
+    low = np.full((2, count + 1), max(shape))
     high = np.zeros((2, count + 1), np.int64)
     for axis, (first, last) in enumerate(((x, x + runs.length), (y, y + 1))):
         np.minimum.at(low[axis], runs.value, first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,11 +59,12 @@ def save_result(result: PanopticResult, folder: str | Path) -> SavedFiles:
         PanodetrError: the system refused to write.
     """
     folder = Path(folder)
-    picture = Image.fromarray(draw_overlay(result))
     name = _SEGMENTS.name_in(folder, result.source)
     id_map, json_file = folder / f"{name}_panoptic.png", folder / f"{name}.json"
-    write_bytes(id_map, id_map_png(result.segment_ids))
-    overlay = _save_picture(picture, folder / f"{name}_overlay")
+    with ThreadPoolExecutor(1) as beside:  # compressing the one takes as long as drawing the other
+        written = beside.submit(lambda: write_bytes(id_map, id_map_png(result.segment_ids)))
+        overlay = _save_picture(Image.fromarray(draw_overlay(result)), folder / f"{name}_overlay")
+        written.result()
     write_json(json_file, {**result_info(result), "file_name": id_map.name})
     return SavedFiles(overlay=overlay, id_map=id_map, json=json_file)
 

@@ -1,0 +1,185 @@
+"""What the recipe's options are worth on nuclei: thing PQ after equal time of one core.
+
+    python benchmarks/ablations.py run baseline --data ../shared/data/nuclei --out FOLDER
+    python benchmarks/ablations.py run groups --data ../shared/data/nuclei --out FOLDER
+    python benchmarks/ablations.py run denoising --data ../shared/data/nuclei --out FOLDER
+    python benchmarks/ablations.py plot --out FOLDER       # ablations.png and a table
+
+Every run is the recipe `nuclei`, from random weights and with one thread, for as many steps as fit
+into `--minutes` of processor time: a first look at what a step costs says how many. Its schedule is
+the recipe's, scaled to them. The processor's time, not the clock's, is what counts, so that other
+work on the machine does not change the outcome. On the way a part of val is predicted, which the
+time leaves out.
+
+- baseline: no query groups, no denoising. Its moving average is measured beside it ("EMA"): it
+  changes nothing about how the model learns, so one run says exactly what it is worth.
+- groups: three groups of queries, the recipe's own.
+- denoising: three sets of queries made from noisy truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from panodetr.data.dataset import open_data
+from panodetr.evaluation.truth import Truth
+from panodetr.files import write_text
+from panodetr.model.detr import Detr
+from panodetr.training.batch import read_steps
+from panodetr.training.config import TrainConfig
+from panodetr.training.ema import WeightAverage
+from panodetr.training.folder import RunFolder
+from panodetr.training.loop import make_state, train_step
+from panodetr.training.optimizer import learning_rate_factor, set_learning_rate
+from panodetr.training.ranks import join_ranks
+from panodetr.training.recipes import RecipeData, configure
+from panodetr.training.state import TrainState, seed_step
+from panodetr.training.validate import validate
+
+VARIANTS = {
+    "baseline": ["query_groups=1", "denoising=0", "ema=0.998"],
+    "groups": ["query_groups=3", "denoising=0"],
+    "denoising": ["query_groups=1", "denoising=3"],
+}
+PROBED = 12  # steps that say what a step costs, with masks and without
+POINTS = 8  # of a curve
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run")
+    run.add_argument("variant", choices=VARIANTS)
+    run.add_argument("--data", type=Path, required=True)
+    run.add_argument("--minutes", type=float, default=30, help="of one core")
+    run.add_argument("--every", type=int, default=3, help="1: all of val; 3: every third photo")
+    plot = commands.add_parser("plot")
+    for command in (run, plot):
+        command.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    if options.command == "plot":
+        draw(options.out)
+        return
+    torch.set_num_threads(1)
+    learn(options.variant, options.data, options.minutes, options.every, options.out)
+
+
+def learn(variant: str, folder: Path, minutes: float, every: int, out: Path) -> None:
+    """One run; writes its curve, and the model it ends with."""
+    data = open_data(folder, "train")
+    known = RecipeData(categories=data.categories, photos=len(data.samples), masks=data.has_masks)
+    config = configure("nuclei", known, VARIANTS[variant])
+    truth = Truth.open(folder, "val")
+    truth = replace(truth, images=truth.images[::every])
+    config = fit(config, data, minutes * 60)
+    accelerator = join_ranks("cpu", config)
+    state = make_state(config, accelerator.device, print)
+    average, spent = state.average, 0.0
+    points: list[dict[str, Any]] = []
+    since = time.process_time()
+    for parts in read_steps(config, data, 0, print):
+        advance(state, parts, config, accelerator)
+        if state.step % (config.steps // POINTS) and state.step != config.steps:
+            continue
+        spent += time.process_time() - since
+        point = {"step": state.step, "minutes": spent / 60}
+        for name, model in models(variant, state, average):
+            found = validate(
+                model, config.spec, truth, step=state.step, accelerator=accelerator,
+                progress=lambda done, photos: None,
+            )  # fmt: skip
+            point[name] = found.score
+        print(json.dumps(point), flush=True)
+        points.append(point)
+        curve = {
+            "variant": variant, "changes": VARIANTS[variant], "steps": config.steps,
+            "mask_start": config.mask_start, "photos": len(truth.images), "points": points,
+        }  # fmt: skip
+        write_text(out / f"{variant}.json", json.dumps(curve, indent=1) + "\n")
+        if state.step == config.steps:
+            break
+        since = time.process_time()
+    for name, model in models(variant, state, average):
+        RunFolder(out).save_model(out / "models" / name, config.spec, model)
+
+
+def models(
+    variant: str, state: TrainState, average: WeightAverage | None
+) -> list[tuple[str, Detr]]:
+    """What is measured of a run: its weights, and their average where it keeps one."""
+    found = [(variant, state.learner.model)]
+    return found if average is None else [*found, ("EMA", average.model)]
+
+
+def fit(config: TrainConfig, data: Any, seconds: float) -> TrainConfig:
+    """Choose how many steps take so long, and scale the schedule to them."""
+    accelerator = join_ranks("cpu", config)
+    costs: list[float] = []
+    for mask_start in (config.steps, 0):  # without masks, and with
+        probe = replace(config, mask_start=mask_start)
+        state = make_state(probe, accelerator.device, print)
+        steps = read_steps(probe, data, 0, print)
+        advance(state, next(steps), probe, accelerator)
+        since = time.process_time()
+        for _ in range(PROBED):
+            advance(state, next(steps), probe, accelerator)
+        costs.append((time.process_time() - since) / PROBED)
+        steps.close()
+    boxes = config.mask_start / config.steps
+    count = int(seconds / (boxes * costs[0] + (1 - boxes) * costs[1]))
+    print(f"a step takes {costs[0]:.2f} s, with masks {costs[1]:.2f} s: {count} steps", flush=True)
+    scale = count / config.steps
+    return replace(
+        config,
+        steps=count,
+        warmup=round(config.warmup * scale),
+        decay=round(config.decay * scale),
+        mask_start=round(config.mask_start * scale),
+    )
+
+
+def advance(state: TrainState, parts: Any, config: TrainConfig, accelerator: Any) -> None:
+    set_learning_rate(state.optimizer, learning_rate_factor(state.step, config))
+    seed_step(config.seed, state.step, 0)
+    result = train_step(state.learner, state, parts, config, accelerator)
+    if state.step % 50 == 0:
+        losses = {name: round(float(loss), 3) for name, loss in result.losses.items()}
+        print(f"step {state.step} {losses}", flush=True)
+
+
+def draw(out: Path) -> None:
+    """Plot the curves that are there, and print what they end with."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    print("| variant | steps | minutes of a core | thing PQ |\n|---|---|---|---|")
+    for variant in VARIANTS:
+        path = out / f"{variant}.json"
+        if not path.exists():
+            continue
+        curve = json.loads(path.read_text())
+        names = [variant, "EMA"] if "EMA" in curve["points"][-1] else [variant]
+        for name in names:
+            minutes = [point["minutes"] for point in curve["points"]]
+            found = [point[name] for point in curve["points"]]
+            axes.plot(minutes, found, "o-", label="baseline with EMA" if name == "EMA" else name)
+            print(f"| {name} | {curve['steps']} | {minutes[-1]:.1f} | {found[-1]:.3f} |")
+    axes.set_xlabel("minutes of one core")
+    axes.set_ylabel("thing PQ on every third photo of nuclei/val")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(out / "ablations.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()
