@@ -58,6 +58,24 @@ def read_image(
     Raises:
         ImageError: `source` is missing, unreadable, broken, too large, empty, or not a photo.
     """
+    photo = open_image(source, max_pixels=max_pixels)
+    return copy_pixels(photo) if isinstance(photo, Image.Image) else photo
+
+
+def open_image(
+    source: str | Path | Image.Image | NDArray[np.uint8], *, max_pixels: int = MAX_PIXELS
+) -> Image.Image | NDArray[np.uint8]:
+    """Read a photo as `read_image` does, and leave it as it is held: by Pillow, or in an array.
+
+    Copying a large photo out of Pillow takes as long as resizing it does; whoever needs the resized
+    one first can have it without.
+
+    Returns:
+        An upright RGB image, which may be `source` itself; or an array, which is a copy.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
     if isinstance(source, Image.Image):
         name = "the PIL image"
         _check_size(source.size, max_pixels, name)
@@ -68,6 +86,24 @@ def read_image(
     _check_file(path)
     with _open(path, max_pixels) as image:
         return _decode(image, str(path))
+
+
+def copy_pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """Copy an RGB image out of Pillow (H, W, 3), a large one in strips and on all cores.
+
+    Pillow makes two more copies on the way, which for strips stay in the cache: half the time.
+    """
+    if image.width * image.height < _LARGE:
+        return np.array(image, np.uint8)
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+
+    def copy(top: int) -> None:
+        bottom = min(top + _STRIP, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(copy, range(0, image.height, _STRIP)))
+    return pixels
 
 
 def read_size(source: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -180,7 +216,7 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
     return image
 
 
-def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:
+def _decode(image: Image.Image, name: str) -> Image.Image | NDArray[np.uint8]:
     """Decode, turn upright and convert; `name` is for the message."""
     try:
         image.load()
@@ -196,7 +232,7 @@ def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:
         ) from error
 
 
-def _to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
+def _to_rgb(image: Image.Image, name: str) -> Image.Image | NDArray[np.uint8]:
     if image.mode == "F":
         values = np.asarray(image, np.float32)
         if not bool(np.all((values >= 0) & (values <= 1))):  # NaN fails too
@@ -209,25 +245,7 @@ def _to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
         return _from_grey(((wide + 128) // 257).astype(np.uint8))
     if image.mode == "P":
         image.info.pop("transparency", None)  # alpha is dropped anyway, and Pillow would warn
-    return _copy_pixels(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _copy_pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """Copy an RGB image out of Pillow, a large one in strips and on all cores.
-
-    Pillow makes two more copies on the way, which for strips stay in the cache: half the time.
-    """
-    if image.width * image.height < _LARGE:
-        return np.array(image, np.uint8)
-    pixels = np.empty((image.height, image.width, 3), np.uint8)
-
-    def copy(top: int) -> None:
-        bottom = min(top + _STRIP, image.height)
-        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(copy, range(0, image.height, _STRIP)))
-    return pixels
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _from_array(array: NDArray[np.uint8], max_pixels: int) -> NDArray[np.uint8]:

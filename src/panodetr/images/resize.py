@@ -47,48 +47,67 @@ def resized_size(
     return short_side, int(short_side * width / height)
 
 
-def resize(photo: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize (H, W, 3) to `size`, height and width; bilinear, antialiased when it shrinks."""
+def resize(photo: NDArray[np.uint8] | Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize RGB to `size`, height and width; bilinear, antialiased when it shrinks.
+
+    Args:
+        photo: (H, W, 3), or an image in Pillow's hands, which saves laying it out anew.
+        size: height and width.
+    """
     height, width = size
-    if photo.shape[:2] == size:
-        return photo
-    rows, columns = photo.shape[:2]
+    rows, columns = photo_size(photo)
     # Newer versions of Pillow change the order of rows and columns for some shapes, and with it
     # the rounding: not for photos that are no taller than these and keep their proportions.
     keeps_order = 2 * rows <= 3 * columns and abs(rows * width - columns * height) <= rows + columns
-    if rows * columns < LARGE or not keeps_order:
+    if (rows, columns) != size and rows * columns >= LARGE and keeps_order:
+        return _resize_in_strips(photo, height, width)
+    if isinstance(photo, Image.Image):
         return _resample(photo, height, width)
-    return _resize_in_strips(photo, height, width)
+    return photo if (rows, columns) == size else _resample(Image.fromarray(photo), height, width)
 
 
-def _resize_in_strips(photo: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+def photo_size(photo: NDArray[np.uint8] | Image.Image) -> tuple[int, int]:
+    """Give height and width of a photo, whoever holds it."""
+    if isinstance(photo, Image.Image):
+        return photo.height, photo.width
+    return photo.shape[0], photo.shape[1]
+
+
+def _resize_in_strips(
+    photo: NDArray[np.uint8] | Image.Image, height: int, width: int
+) -> NDArray[np.uint8]:
     """Do what Pillow does, on all cores: rows made narrower first, then columns made shorter.
 
     Each row, and then each column, is resampled by itself and rounded to bytes, so cutting the
     photo into strips changes no value. Strips also fit into the cache, which whole photos do not.
     """
-    narrow = np.empty((photo.shape[0], width, 3), np.uint8)
+    rows, columns = photo_size(photo)
+    narrow = np.empty((rows, width, 3), np.uint8)
     small = np.empty((height, width, 3), np.uint8)
 
-    def make_narrower(rows: slice) -> None:
-        narrow[rows] = _resample(photo[rows], len(narrow[rows]), width)
+    def make_narrower(strip: slice) -> None:
+        if isinstance(photo, Image.Image):
+            part = photo.crop((0, strip.start, columns, strip.stop))
+        else:
+            part = Image.fromarray(photo[strip])
+        narrow[strip] = _resample(part, part.height, width)
 
-    def make_shorter(columns: slice) -> None:
+    def make_shorter(strip: slice) -> None:
         # Columns do not see each other, so the colours may be columns of a grey photo: Pillow
         # would store a fourth byte with each of them.
-        part = np.ascontiguousarray(narrow[:, columns]).reshape(len(narrow), -1)  # H, 3 w
-        shorter = _resample(part, height, part.shape[1])
-        small[:, columns] = shorter.reshape(height, -1, 3)  # h, w, 3
+        part = np.ascontiguousarray(narrow[:, strip]).reshape(rows, -1)  # H, 3 w
+        shorter = _resample(Image.fromarray(part), height, part.shape[1])
+        small[:, strip] = shorter.reshape(height, -1, 3)  # h, w, 3
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(make_narrower, _strips(photo.shape[0])))
+        list(pool.map(make_narrower, _strips(rows)))
         list(pool.map(make_shorter, _strips(width)))
     return small
 
 
 def _strips(length: int) -> list[slice]:
-    return [slice(start, start + STRIP) for start in range(0, length, STRIP)]
+    return [slice(start, min(start + STRIP, length)) for start in range(0, length, STRIP)]
 
 
-def _resample(photo: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
+def _resample(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from panodetr.images.preprocess import Preprocessing
-from panodetr.images.read import read_image
-from panodetr.images.resize import resize, resized_size
+from panodetr.images.read import copy_pixels, open_image
+from panodetr.images.resize import photo_size, resize, resized_size
 from panodetr.images.tiles import Box, tile_boxes
 
 BATCH_PIXELS = 1 << 20
@@ -22,16 +23,27 @@ BATCH_PIXELS = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TiledPhoto:
-    """A photo (H, W, 3), where it came from, and the tiles that cover it, often a single one."""
+    """A photo, and the tiles that cover it, often a single one.
 
-    pixels: NDArray[np.uint8]
+    Attributes:
+        held: as it was opened, by Pillow or in an array.
+        source: where it came from.
+        tiles: of the whole photo.
+    """
+
+    held: Image.Image | NDArray[np.uint8]
     source: Path | None
     tiles: list[Box]
+
+    @cached_property
+    def pixels(self) -> NDArray[np.uint8]:
+        """All of it (H, W, 3); copied when it is first asked for."""
+        return copy_pixels(self.held) if isinstance(self.held, Image.Image) else self.held
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width."""
-        return self.pixels.shape[0], self.pixels.shape[1]
+        return photo_size(self.held)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,10 +80,10 @@ def read_photo(
     Raises:
         ImageError: it cannot be read.
     """
-    pixels = read_image(photo)
-    size = pixels.shape[0], pixels.shape[1]
+    held = open_image(photo)
+    size = photo_size(held)
     return TiledPhoto(
-        pixels=pixels,
+        held=held,
         source=Path(photo) if isinstance(photo, str | Path) else None,
         tiles=tile_boxes(size, rule.tile or max(size), rule.tile_overlap),
     )
@@ -96,6 +108,8 @@ def view_batches(photos: Sequence[TiledPhoto], rule: Preprocessing) -> Iterator[
 def _view(index: int, photo: TiledPhoto, box: Box, rule: Preprocessing) -> View:
     y0, x0, y1, x1 = box
     size = resized_size((y1 - y0, x1 - x0), rule.short_side, rule.long_side)
+    if photo.tiles == [box]:
+        return View(photo=index, box=box, pixels=resize(photo.held, size))
     return View(photo=index, box=box, pixels=resize(photo.pixels[y0:y1, x0:x1], size))
 
 

@@ -107,9 +107,8 @@ def detection_info(result: DetectionResult) -> DetectionInfo:
 
 def encode_ids(segment_ids: NDArray[np.int32]) -> NDArray[np.uint8]:
     """Turn ids (H, W), 0 to 2^24 - 1, into colours (H, W, 3): id = R + 256 G + 65536 B."""
-    # The low bytes of little-endian numbers are these colours already.
-    four = np.ascontiguousarray(segment_ids, "<i4")[..., None].view(np.uint8)  # H, W, 4
-    return np.ascontiguousarray(four[..., :3])
+    # The low bytes of little-endian numbers are these colours already: a view.
+    return np.ascontiguousarray(segment_ids, "<i4")[..., None].view(np.uint8)[..., :3]
 
 
 def decode_ids(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
@@ -121,12 +120,18 @@ def decode_ids(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
 def id_map_png(segment_ids: NDArray[np.int32]) -> bytes:
     """Write ids (H, W), 0 to 2^24 - 1, as an RGB PNG.
 
-    Not by Pillow, which tries five filters on every row: none is needed where most pixels equal
-    their neighbours, and without them it takes a third of the time.
+    Not by Pillow, which tries five filters on every row: in a map of segments most rows equal those
+    above them, so one filter serves all, "up", and it takes a quarter of the time.
     """
     height, width = segment_ids.shape
-    rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each row begins with its filter, 0: none
-    rows[:, 1:] = encode_ids(segment_ids).reshape(height, 3 * width)
+    rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each row begins with the filter's number
+    colors = rows[:, 1:].reshape(height, width, 3)
+    encoded, highest = encode_ids(segment_ids), int(segment_ids.max(initial=0))
+    for channel in range(3):
+        if highest >> (8 * channel):  # else it stays black
+            colors[..., channel] = encoded[..., channel]
+    rows[1:] -= rows[:-1].copy()
+    rows[:, 0] = 2
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
