@@ -99,8 +99,16 @@ def write_json(path: Path, value: object) -> None:
         ValueError: `value` holds a number that JSON has no word for (NaN, infinity).
         TypeError: `value` holds something that JSON has no form for.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: object) -> str:
+    """Give what `write_json` writes.
+
+    Raises:
+        ValueError, TypeError: as there.
+    """
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 @contextmanager

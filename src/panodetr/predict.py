@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, overload
 
@@ -223,7 +224,10 @@ class Predictor:
         waiting: list[TiledPhoto] = []
         for photo in photos:
             waiting.append(read_photo(photo, self.spec.preprocessing))
-            if sum(read.pixels.size // 3 for read in waiting) >= BATCH_PIXELS:
+            if (
+                sum(height * width for height, width in (read.size for read in waiting))
+                >= BATCH_PIXELS
+            ):
                 yield from run(waiting)
                 waiting = []
         yield from run(waiting)

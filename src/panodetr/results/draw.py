@@ -23,14 +23,20 @@ Color = tuple[int, int, int]
 
 
 def draw_overlay(result: PanopticResult) -> NDArray[np.uint8]:
-    """Draw the segments over their photo.
+    """Draw the segments over their photo, as `paint_overlay` does.
+
+    Returns:
+        (k H, k W, 3) uint8 RGB; k is 1, or 2 to 4 for photos far below `COMFORTABLE_SIDE`.
+    """
+    return np.asarray(paint_overlay(result))
+
+
+def paint_overlay(result: PanopticResult) -> Image.Image:
+    """Draw the segments over their photo, to be saved.
 
     The first thing of a category has the category's colour, livened up; the next ones turn its hue,
     so that neighbours differ. Stuff has its category's colour, fainter. Outlines are opaque. A
     segment is labelled where the label fits into it, else with its score, else not at all.
-
-    Returns:
-        (k H, k W, 3) uint8 RGB; k is 1, or 2 to 4 for photos far below `COMFORTABLE_SIDE`.
     """
     height, width = result.segment_ids.shape
     scale = _scale(height, width)
@@ -44,7 +50,7 @@ def draw_overlay(result: PanopticResult) -> NDArray[np.uint8]:
         labels = beside.submit(place_labels, segment_ids, result.segments, colors)
         picture = _paint(photo, segment_ids, result, colors)
         write_labels(picture, labels.result())
-    return np.asarray(picture)
+    return picture
 
 
 def draw_detections(result: DetectionResult) -> NDArray[np.uint8]:

@@ -114,12 +114,17 @@ def _seats(segment_ids: NDArray[np.int32]) -> dict[int, tuple[int, int]]:
     moment = np.bincount(runs.value, weights=runs.length * y, minlength=count)
     middle = moment / np.maximum(weight, 1)
     merit = runs.length - np.abs(y - middle[runs.value])
-    order = np.lexsort((-merit, runs.value))
-    best = order[np.unique(runs.value[order], return_index=True)[1]]
+    order = np.argsort(runs.value, kind="stable")
+    values, starts = np.unique(runs.value[order], return_index=True)
+    most = np.maximum.reduceat(merit[order], starts)
+    # Of each segment's runs of the most merit, the first one.
+    is_best = merit[order] == np.repeat(most, np.diff(starts, append=len(order)))
+    ranked = np.flatnonzero(is_best)
+    best = order[ranked[np.searchsorted(ranked, starts)]]
     return {
-        int(runs.value[n]): (int(x[n] + runs.length[n] // 2), int(y[n]))
-        for n in best
-        if runs.value[n] > 0
+        value: (int(x[n] + runs.length[n] // 2), int(y[n]))
+        for value, n in zip(values.tolist(), best, strict=True)
+        if value > 0
     }
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from panodetr.files import write_bytes, write_json, written_whole
+from panodetr.files import json_text, write_bytes, write_json, write_text, written_whole
 from panodetr.results.coco import detection_info, id_map_png, result_info
-from panodetr.results.draw import draw_detections, draw_overlay
+from panodetr.results.draw import draw_detections, paint_overlay
 from panodetr.results.types import DetectionResult, PanopticResult
 
 LARGEST_PNG = 1_200_000
@@ -59,13 +59,15 @@ def save_result(result: PanopticResult, folder: str | Path) -> SavedFiles:
         PanodetrError: the system refused to write.
     """
     folder = Path(folder)
+    picture = paint_overlay(result)
     name = _SEGMENTS.name_in(folder, result.source)
     id_map, json_file = folder / f"{name}_panoptic.png", folder / f"{name}.json"
-    with ThreadPoolExecutor(1) as beside:  # compressing the one takes as long as drawing the other
+    with ThreadPoolExecutor(1) as beside:  # compressing a picture leaves a core to the rest
         written = beside.submit(lambda: write_bytes(id_map, id_map_png(result.segment_ids)))
-        overlay = _save_picture(Image.fromarray(draw_overlay(result)), folder / f"{name}_overlay")
+        text = beside.submit(json_text, {**result_info(result), "file_name": id_map.name})
+        overlay = _save_picture(picture, folder / f"{name}_overlay")
         written.result()
-    write_json(json_file, {**result_info(result), "file_name": id_map.name})
+    write_text(json_file, text.result())
     return SavedFiles(overlay=overlay, id_map=id_map, json=json_file)
 
 
