@@ -224,10 +224,7 @@ class Predictor:
         waiting: list[TiledPhoto] = []
         for photo in photos:
             waiting.append(read_photo(photo, self.spec.preprocessing))
-            if (
-                sum(height * width for height, width in (read.size for read in waiting))
-                >= BATCH_PIXELS
-            ):
+            if sum(math.prod(read.size) for read in waiting) >= BATCH_PIXELS:
                 yield from run(waiting)
                 waiting = []
         yield from run(waiting)
