@@ -109,6 +109,7 @@ def learn(variant: str, folder: Path, minutes: float, every: int, out: Path) -> 
         if state.step == config.steps:
             break
         since = time.process_time()
+    (out / "models").mkdir(exist_ok=True)
     for name, model in models(variant, state, average):
         RunFolder(out).save_model(out / "models" / name, config.spec, model)
 

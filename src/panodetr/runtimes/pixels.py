@@ -16,8 +16,8 @@ def normalize_photos(photos: Tensor, padding: Tensor | None, rule: Preprocessing
     The values are those of `panodetr.images.batch.normalize`, to the bit. Channels stay last in
     memory, where photos have them and convolutions want them.
     """
-    pixels = photos.float().div_(255)  # B, H, W, 3
-    pixels.sub_(pixels.new_tensor(rule.mean)).div_(pixels.new_tensor(rule.std))
-    if padding is not None:
-        pixels = pixels * ~padding[..., None]
-    return pixels.permute(0, 3, 1, 2)  # B, 3, H, W
+    # Channels first in order, so that other libraries don't compute in rows of three values.
+    pixels = photos.permute(0, 3, 1, 2).float().div_(255)  # B, 3, H, W
+    mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (rule.mean, rule.std))
+    pixels.sub_(mean).div_(std)
+    return pixels if padding is None else pixels * ~padding[:, None]
