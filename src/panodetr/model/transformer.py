@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from panodetr.model.attention import Attention
+from panodetr.model.dropout import Dropout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,7 @@ class Residual(nn.Module):
         super().__init__()
         self.pre_norm = config.pre_norm
         self.norm = nn.LayerNorm(config.hidden_dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         """From (B, N, D) to (B, N, D)."""
@@ -44,7 +45,7 @@ def make_ffn(config: DetrConfig) -> nn.Sequential:
     """
     return nn.Sequential(
         nn.Linear(config.hidden_dim, config.ffn_dim),
-        nn.Dropout(config.dropout),
+        Dropout(config.dropout),
         nn.ReLU(inplace=True),
         nn.Linear(config.ffn_dim, config.hidden_dim),
     )

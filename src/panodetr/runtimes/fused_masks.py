@@ -3,9 +3,8 @@
 - It works on so few masks at a time that their activations stay in the cache.
 - A convolution is linear, so that of (enlarged masks + projected features) is the sum of two, and
   the features' part is computed once an image.
-- Enlarging to double size by the nearest pixel makes a 3x3 kernel see only 2x2 different pixels, in
-  four ways. Four kernels of 2x2 on the small map need 16 products where one of 3x3 on the large
-  map needs 36, and the large map is written once instead of three times.
+- Maps are never enlarged: four kernels of 2x2 on the small map (`four_kernels`) do what one of 3x3
+  does on the large one, which is written once instead of three times.
 
 `tests/runtimes/test_fused.py` holds it equal to the model; `benchmarks/inference.py` measures it.
 
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from panodetr.model.mask_head import four_kernels
 from panodetr.runtimes.fused import FusedConv, with_weight
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class EnlargedConv(nn.Module):
         super().__init__()
         self.weight = conv.weight.detach()  # O, C, 3, 3
         self.plain = FusedConv(with_weight(conv, conv.weight, None))
-        four = with_weight(conv, _four_kernels(self.weight), None)
+        four = with_weight(conv, four_kernels(self.weight), None)
         four.padding = (1, 1)
         self.four = FusedConv(four)
 
@@ -116,20 +116,3 @@ class EnlargedConv(nn.Module):
             strip = F.pad(x[..., -2:].repeat_interleave(2, 2)[..., : large[0], :], (0, 1, 1, 1))
             y[..., -1:] = F.conv2d(strip, self.weight)[..., -1:] + rest[..., -1:]
         return y
-
-
-def _four_kernels(weight: Tensor) -> Tensor:
-    """Kernels (4O, C, 2, 2) of the four places in a doubled pixel, from kernels (O, C, 3, 3).
-
-    Upper left, upper right, lower left, lower right. In an upper row the kernel's first row falls
-    on the pixel above and the other two on the pixel itself; in a lower row the first two on itself
-    and the last on the pixel below. Columns likewise.
-    """
-    first, second, third = weight.unbind(2)  # O, C, 3
-    rows = (torch.stack((first, second + third), 2), torch.stack((first + second, third), 2))
-    kernels: list[Tensor] = []
-    for row in rows:
-        left, middle, right = row.unbind(3)  # O, C, 2
-        kernels.append(torch.stack((left, middle + right), 3))
-        kernels.append(torch.stack((left + middle, right), 3))
-    return torch.cat(kernels)  # 4O, C, 2, 2
