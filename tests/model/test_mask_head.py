@@ -25,10 +25,9 @@ def test_refining_while_learning_never_enlarges_and_gives_the_same(
     x, fine = torch.randn(3, 6, *sizes[0]), torch.randn(2, 6, *sizes[1])
     for learning in (False, True):
         given = [tensor.clone().requires_grad_() for tensor in (x, fine)]
-        laid = given
-        if channels_last:
-            laid = [tensor.contiguous(memory_format=torch.channels_last) for tensor in given]
-        refined = refine(conv.train(learning), *laid, image)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        small, shared = (tensor.contiguous(memory_format=layout) for tensor in given)
+        refined = refine(conv.train(learning), small, shared, image)
         learned = [*given, *conv.parameters()]
         gradients = torch.autograd.grad((refined * refined.detach().cos()).sum(), learned)
         results.append([refined, *gradients])
