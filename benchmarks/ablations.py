@@ -89,7 +89,8 @@ def learn(variant: str, folder: Path, minutes: float, every: int, out: Path) -> 
     since = time.process_time()
     for parts in read_steps(config, data, 0, print):
         advance(state, parts, config, accelerator)
-        if state.step % (config.steps // POINTS) and state.step != config.steps:
+        left = config.steps - state.step
+        if left and (state.step % (config.steps // POINTS) or left < config.steps // POINTS):
             continue
         spent += time.process_time() - since
         point = {"step": state.step, "minutes": spent / 60}
