@@ -22,8 +22,8 @@ DETECT_OUTPUTS = ("logits", "boxes", *MASK_SOURCES)
 MASKS_INPUTS = (*MASK_SOURCES, "query")
 MASKS_OUTPUTS = ("masks",)
 
-CACHED_PIXELS = 200_000
-"""Pixels of the finest map that the masks graph works on at a time: three masks of a photo of 800
+CACHED_PIXELS = 270_000
+"""Pixels of the finest map that the masks graph works on at a time: five masks of a photo of 800
 by 1066. Fewer, and what they share is laid out anew too often; more, and they push each other's
 activations out of the cache."""
 
