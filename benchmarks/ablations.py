@@ -31,11 +31,10 @@ from matplotlib.figure import Figure
 
 from panodetr.data.dataset import open_data
 from panodetr.evaluation.truth import Truth
-from panodetr.files import write_text
+from panodetr.files import write_json
 from panodetr.model.detr import Detr
 from panodetr.training.batch import read_steps
 from panodetr.training.config import TrainConfig
-from panodetr.training.ema import WeightAverage
 from panodetr.training.folder import RunFolder
 from panodetr.training.loop import make_state, train_step
 from panodetr.training.optimizer import learning_rate_factor, set_learning_rate
@@ -84,7 +83,7 @@ def learn(variant: str, folder: Path, minutes: float, every: int, out: Path) -> 
     config = fit(config, data, minutes * 60)
     accelerator = join_ranks("cpu", config)
     state = make_state(config, accelerator.device, print)
-    average, spent = state.average, 0.0
+    spent = 0.0
     points: list[dict[str, Any]] = []
     since = time.process_time()
     for parts in read_steps(config, data, 0, print):
@@ -94,7 +93,7 @@ def learn(variant: str, folder: Path, minutes: float, every: int, out: Path) -> 
             continue
         spent += time.process_time() - since
         point = {"step": state.step, "minutes": spent / 60}
-        for name, model in models(variant, state, average):
+        for name, model in models(variant, state):
             found = validate(
                 model, config.spec, truth, step=state.step, accelerator=accelerator,
                 progress=lambda done, photos: None,
@@ -106,21 +105,19 @@ def learn(variant: str, folder: Path, minutes: float, every: int, out: Path) -> 
             "variant": variant, "changes": VARIANTS[variant], "steps": config.steps,
             "mask_start": config.mask_start, "photos": len(truth.images), "points": points,
         }  # fmt: skip
-        write_text(out / f"{variant}.json", json.dumps(curve, indent=1) + "\n")
+        write_json(out / f"{variant}.json", curve)
         if state.step == config.steps:
             break
         since = time.process_time()
     (out / "models").mkdir(exist_ok=True)
-    for name, model in models(variant, state, average):
+    for name, model in models(variant, state):
         RunFolder(out).save_model(out / "models" / name, config.spec, model)
 
 
-def models(
-    variant: str, state: TrainState, average: WeightAverage | None
-) -> list[tuple[str, Detr]]:
+def models(variant: str, state: TrainState) -> list[tuple[str, Detr]]:
     """What is measured of a run: its weights, and their average where it keeps one."""
     found = [(variant, state.learner.model)]
-    return found if average is None else [*found, ("EMA", average.model)]
+    return found if state.average is None else [*found, ("EMA", state.average.model)]
 
 
 def fit(config: TrainConfig, data: Any, seconds: float) -> TrainConfig:

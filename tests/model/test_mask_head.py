@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from panodetr.model.mask_head import copy_for_queries, refine
+from panodetr.model.mask_head import Norm, copy_for_queries, refine
 
 
 def test_copies_for_queries_are_the_maps_of_their_images() -> None:
@@ -33,3 +33,10 @@ def test_refining_while_learning_never_enlarges_and_gives_the_same(
         results.append([refined, *gradients])
     for plain, fast in zip(*results, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-5, atol=2e-5)
+
+
+def test_a_single_value_is_normalised_alone_as_beside_others() -> None:
+    norm, values = Norm(8, 8).eval(), torch.randn(2, 8, 1, 1)
+    assert torch.equal(norm(values[:1]), norm(values)[:1])
+    wide = torch.randn(2, 8, 3, 4)
+    assert torch.equal(norm(wide), nn.GroupNorm(8, 8)(wide))

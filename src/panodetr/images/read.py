@@ -183,6 +183,8 @@ def _check_file(path: Path) -> None:
             raise ImageError(f"{path}: this is a device or pipe; expected an image file")
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty; expected {_KNOWN}")
+    except ImageError:  # a ValueError, too
+        raise
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise ImageError(f"{path!s}: cannot be read: {_reason(error)}") from error
 

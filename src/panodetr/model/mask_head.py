@@ -65,6 +65,14 @@ class AttentionMaps(nn.Module):
         return flat.softmax(-1).view(chosen.shape[0], self.heads, *memory.shape[-2:])  # N, A, H, W
 
 
+class Norm(nn.GroupNorm):
+    """Group norm that also takes the single value of a photo of one pixel, which torch refuses."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise (N, C, H, W)."""
+        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+
+
 class MaskHead(nn.Module):
     """Convolutions from the coarsest features up to the finest, a mask a query.
 
@@ -82,7 +90,7 @@ class MaskHead(nn.Module):
             nn.Conv2d(i, o, 3, padding=1)
             for i, o in ((wide, wide), (wide, a), (a, b), (b, c), (c, d))
         )
-        self.norms = nn.ModuleList(nn.GroupNorm(GROUPS, n) for n in (wide, a, b, c, d))
+        self.norms = nn.ModuleList(Norm(GROUPS, n) for n in (wide, a, b, c, d))
         fine, finer, finest = config.backbone.stage_channels[2::-1]
         self.adapters = nn.ModuleList(
             (nn.Conv2d(fine, a, 1), nn.Conv2d(finer, b, 1), nn.Conv2d(finest, c, 1))
