@@ -182,7 +182,13 @@ TUNED = ModelSpec(
         replace(plain_category(3, "membrane"), is_thing=False, id=40, color=(1, 2, 3)),
     ),
     preprocessing=Preprocessing(
-        short_side=None, long_side=None, tile=256, tile_overlap=32, mean=(0, 0, 0), std=(1, 1, 1)
+        short_side=None,
+        long_side=None,
+        enlarge=1.5,
+        tile=256,
+        tile_overlap=32,
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
     ),
     threshold=0.25,
 )

@@ -177,10 +177,11 @@ def without(*keys: str | int) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+RULE = dataclasses.asdict(Preprocessing(short_side=None, long_side=None))
 REFUSED = {
     "no format": (without("format"), 'expected "format": "panodetr"'),
     "another format": (set_to("format", value="gguf"), "not a panodetr checkpoint"),
-    "newer": (set_to("format_version", value=2), "made by a newer panodetr.*upgrade"),
+    "newer": (set_to("format_version", value=3), "made by a newer panodetr.*upgrade"),
     "version zero": (set_to("format_version", value=0), "format_version is 0; expected 1"),
     "version as text": (
         set_to("format_version", value="1"),
@@ -255,7 +256,23 @@ REFUSED = {
         set_to("preprocessing", "tile_overlap", value=64),
         "tile_overlap is 64",
     ),
+    "enlarged to nothing": (
+        set_to("preprocessing", "enlarge", value=0),
+        "enlarge is 0.0 and short_side None; expected more than 0",
+    ),
+    "resized twice": (
+        set_to("preprocessing", value={**RULE, "short_side": 800, "enlarge": 2}),
+        "enlarge is 2.0 and short_side 800; expected .* 1 where photos are resized",
+    ),
 }
+
+
+def test_a_checkpoint_of_the_first_version_reads_as_it_was_meant(
+    folder: Path, tiny_spec: ModelSpec
+) -> None:
+    edit(folder, set_to("format_version", value=1))
+    edit(folder, without("preprocessing", "enlarge"))
+    assert read_spec(folder) == tiny_spec
 
 
 @pytest.mark.parametrize(("change", "message"), REFUSED.values(), ids=REFUSED.keys())

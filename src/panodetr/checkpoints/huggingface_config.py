@@ -111,6 +111,7 @@ def write_huggingface(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
             "categories": [dataclasses.asdict(category) for category in spec.categories],
             "threshold": spec.threshold,
             "duplicate_iou": spec.duplicate_iou,
+            "enlarge": tiles.enlarge,
             "tile": tiles.tile,
             "tile_overlap": tiles.tile_overlap,
         },
@@ -164,7 +165,10 @@ def _with_extras(spec: ModelSpec, extras: object, labels: list[str]) -> ModelSpe
     }:
         return spec
     tiles = replace(
-        spec.preprocessing, tile=kept.get("tile"), tile_overlap=kept.get("tile_overlap", 0)
+        spec.preprocessing,
+        enlarge=scalar(float, kept.get("enlarge", 1.0), f"{EXTRAS}.enlarge"),
+        tile=kept.get("tile"),
+        tile_overlap=kept.get("tile_overlap", 0),
     )
     threshold = scalar(float, kept.get("threshold", spec.threshold), f"{EXTRAS}.threshold")
     return replace(

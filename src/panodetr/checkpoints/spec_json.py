@@ -12,7 +12,8 @@ from panodetr.model.config import DetrConfig
 from panodetr.results.types import Category
 
 FORMAT = "panodetr"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: preprocessing has `enlarge`. Version 1 is read as it was meant: without."""
 
 _KEYS = (
     "format",
@@ -52,6 +53,9 @@ def spec_from_json(value: object) -> ModelSpec:
     if version < 1:
         raise ValueError(f"format_version is {version}; expected 1 to {FORMAT_VERSION}")
     fields = json_object(head, _KEYS, "")
+    preprocessing = fields["preprocessing"]
+    if version < 2 and isinstance(preprocessing, dict):
+        preprocessing = {"enlarge": 1.0, **cast("dict[str, object]", preprocessing)}
     categories = fields["categories"]
     if not isinstance(categories, list):
         raise ValueError("categories is not a list")
@@ -61,7 +65,7 @@ def spec_from_json(value: object) -> ModelSpec:
         name=scalar(str, fields["name"], "name"),
         architecture=from_json(DetrConfig, fields["architecture"], "architecture"),
         categories=tuple(from_json(Category, row, f"categories[{i}]") for i, row in rows),
-        preprocessing=from_json(Preprocessing, fields["preprocessing"], "preprocessing"),
+        preprocessing=from_json(Preprocessing, preprocessing, "preprocessing"),
         threshold=scalar(float, fields["threshold"], "threshold"),
         duplicate_iou=None if overlap is None else scalar(float, overlap, "duplicate_iou"),
     )

@@ -16,15 +16,18 @@ class Preprocessing:
         short_side: resize so that the short side has these pixels; None keeps the photo's own
             resolution.
         long_side: but never longer than this; None sets no limit.
-        tile: predict photos that are larger (after resizing) in square tiles of this side; None
-            never tiles.
-        tile_overlap: pixels that neighbouring tiles share at least.
+        enlarge: where photos keep their own resolution, they are enlarged so many times all the
+            same: small objects are told apart better.
+        tile: predict photos that are larger than this in square tiles of this side, in the photo's
+            own pixels; None never tiles.
+        tile_overlap: pixels of the photo that neighbouring tiles share at least.
         mean: of red, green, blue, for values from 0 to 1.
         std: likewise.
     """
 
     short_side: int | None = 800
     long_side: int | None = 1333
+    enlarge: float = 1.0
     tile: int | None = None
     tile_overlap: int = 0
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -34,7 +37,8 @@ class Preprocessing:
         """Refuse rules that no photo can follow.
 
         Raises:
-            ValueError: a side or a standard deviation is not positive, or tiles overlap wholly.
+            ValueError: a side, a factor or a standard deviation is not positive, tiles overlap
+                wholly, or photos are to be enlarged and resized.
         """
         for name in ("short_side", "long_side", "tile"):
             side = getattr(self, name)
@@ -42,6 +46,11 @@ class Preprocessing:
                 raise ValueError(
                     f"preprocessing.{name} is {side}; expected a positive number of pixels or null"
                 )
+        if not self.enlarge > 0 or (self.enlarge != 1 and self.short_side is not None):
+            raise ValueError(
+                f"preprocessing.enlarge is {self.enlarge} and short_side {self.short_side}; "
+                "expected more than 0, and 1 where photos are resized to a short side"
+            )
         if self.tile is not None and not 0 <= self.tile_overlap < self.tile:
             raise ValueError(
                 f"preprocessing.tile_overlap is {self.tile_overlap}; "

@@ -105,9 +105,17 @@ def view_batches(photos: Sequence[TiledPhoto], rule: Preprocessing) -> Iterator[
             yield together[start : start + at_once]
 
 
+def processed_size(size: tuple[int, int], rule: Preprocessing) -> tuple[int, int]:
+    """Give the height and width that the model sees a photo, or a tile, of a size (H, W) in."""
+    if rule.short_side is None:
+        height, width = (max(1, round(side * rule.enlarge)) for side in size)
+        return height, width
+    return resized_size(size, rule.short_side, rule.long_side)
+
+
 def _view(index: int, photo: TiledPhoto, box: Box, rule: Preprocessing) -> View:
     y0, x0, y1, x1 = box
-    size = resized_size((y1 - y0, x1 - x0), rule.short_side, rule.long_side)
+    size = processed_size((y1 - y0, x1 - x0), rule)
     if photo.tiles == [box]:
         return View(photo=index, box=box, pixels=resize(photo.held, size))
     return View(photo=index, box=box, pixels=resize(photo.pixels[y0:y1, x0:x1], size))

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from panodetr.images.preprocess import Preprocessing
+from panodetr.images.views import processed_size, read_photo, view_batches
+
+OWN = Preprocessing(short_side=None, long_side=None, enlarge=1.5, tile=96, tile_overlap=48)
+
+
+@pytest.mark.parametrize(
+    ("size", "seen"), [((96, 96), (144, 144)), ((1, 3), (2, 4)), ((40, 96), (60, 144))]
+)
+def test_photos_of_their_own_resolution_are_enlarged(
+    size: tuple[int, int], seen: tuple[int, int]
+) -> None:
+    assert processed_size(size, OWN) == seen
+
+
+def test_nothing_shrinks_to_nothing() -> None:
+    rule = Preprocessing(short_side=None, long_side=None, enlarge=0.01)
+    assert processed_size((20, 300), rule) == (1, 3)
+
+
+def test_tiles_are_of_the_photos_pixels_and_views_enlarged() -> None:
+    photo = np.zeros((96, 200, 3), np.uint8)
+    views = [view for batch in view_batches([read_photo(photo, OWN)], OWN) for view in batch]
+    assert [view.box[1::2] for view in views] == [(0, 96), (34, 130), (69, 165), (104, 200)]
+    assert {view.tile_size for view in views} == {(96, 96)}
+    assert {view.size for view in views} == {(144, 144)}
