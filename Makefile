@@ -4,6 +4,7 @@ BIN := .venv/bin
 LOCK := requirements/constraints.txt
 SAMPLES := src/panodetr/assets/samples
 DATA ?= ../shared/data
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .PHONY: demo test slow lint types format bench ci clean
 
@@ -12,12 +13,12 @@ demo: .venv/installed
 	$(BIN)/panodetr segment $(SAMPLES) --out demo-out
 	@echo "The pictures to look at: $(CURDIR)/demo-out/*_overlay.png"
 
-# All tests but the slow ones.
+# All tests but the slow ones: two at a time, each with one thread.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -m "not slow and not network"
+	$(PYTEST) -m "not slow and not network"
 
 slow: .venv/installed-dev
-	$(BIN)/python -m pytest -m "slow and not network"
+	$(PYTEST) -m "slow and not network"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check
