@@ -113,6 +113,22 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_never_had(
     assert [line.step for line in told.lines] == [4, 6]
 
 
+@pytest.mark.parametrize("name", ["learning_rate", "backbone_learning_rate", "weight_decay"])
+def test_a_resumed_run_learns_at_the_rates_it_is_given(
+    tiny_run: TrainConfig, run: Runner, name: str
+) -> None:
+    run(replace(tiny_run, steps=3), "stopped")
+    changed = replace(tiny_run, **{name: 0.0123})
+    resumed, _ = run(changed, "stopped", resume=True)
+    rest, backbone = resumed.optimizer.param_groups
+    assert rest["initial_lr"] == changed.learning_rate
+    assert backbone["initial_lr"] == changed.backbone_learning_rate
+    assert rest["weight_decay"] == backbone["weight_decay"] == changed.weight_decay
+    straight, _ = run(tiny_run, "straight")
+    weight = resumed.learner.model.backbone.stem_conv.weight
+    assert not torch.equal(weight, straight.learner.model.backbone.stem_conv.weight)
+
+
 def test_seeds_decide_everything(tiny_run: TrainConfig, run: Runner) -> None:
     short = replace(tiny_run, steps=2)
     first, same = run(short, "a")[0], run(short, "b")[0]

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from panodetr.training.ema import WeightAverage
     from panodetr.training.scaffold import Scaffold
 
+RUN_SETTINGS = ("initial_lr", "weight_decay")
+"""What the optimizer's groups have from the configuration, which `--resume --set` may change."""
+
 
 class Learner(nn.Module):
     """Model, scaffold and losses as one module: what Accelerate spreads over processes."""
@@ -96,7 +99,7 @@ class TrainState:
             save_to(file, everything)
 
     def load(self, path: Path) -> None:
-        """Take up what `save` wrote.
+        """Take up what `save` wrote, but for what the optimizer has from the configuration.
 
         Raises:
             TrainingError: the file is broken, or of a run with another configuration.
@@ -105,7 +108,7 @@ class TrainState:
             _check_sums(path)
             everything: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
             self.learner.load_state_dict(everything["learner"])
-            self.optimizer.load_state_dict(everything["optimizer"])
+            self._load_optimizer(everything["optimizer"])
             if self.average is not None:
                 # A run may begin to average when it is resumed.
                 self.average.model.load_state_dict(
@@ -119,6 +122,14 @@ class TrainState:
                 f"cannot resume from {path}: {reason}; "
                 "resume with the run's own settings, or start a new run"
             ) from error
+
+    def _load_optimizer(self, stored: dict[str, Any]) -> None:
+        """Take up the moments; rates and weight decay stay those of the run as it is now."""
+        groups = self.optimizer.param_groups
+        settings = [{name: group[name] for name in RUN_SETTINGS} for group in groups]
+        self.optimizer.load_state_dict(stored)
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(own)
 
     def _check_finite(self) -> None:
         for name, tensor in self.learner.state_dict().items():
