@@ -71,6 +71,7 @@ def test_a_rehearsal_names_what_is_wrong_with_the_data(panodetr: Program, data: 
     [
         (("nucleii", "--data", "."), "there is no recipe 'nucleii'"),
         (("nuclei",), "expected RECIPE and --data FOLDER, or --resume"),
+        (("--resume", "--split", "train"), "--split train is for a new run"),
         (("--resume", "--dry-run"), "--dry-run rehearses a new run"),
         (("nuclei", "--data", ".", "--out", "a", "--name", "b"), "give --out or --name"),
     ],

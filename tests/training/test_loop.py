@@ -12,13 +12,20 @@ from torch.testing import assert_close
 
 from panodetr.checkpoints.build import load_model
 from panodetr.data.dataset import Dataset
-from panodetr.errors import TrainingError
+from panodetr.errors import DataError, TrainingError
 from panodetr.evaluation.truth import Truth
 from panodetr.model.detr import Detr
 from panodetr.training.batch import Batch, read_steps
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.loop import StepResult, count_step, make_state, train, train_step
+from panodetr.training.loop import (
+    StepResult,
+    begin,
+    count_step,
+    make_state,
+    train,
+    train_step,
+)
 from panodetr.training.observe import BadStep, Progress, Silence
 from panodetr.training.state import TrainState, seed_step
 from panodetr.training.validate import Validation
@@ -60,16 +67,22 @@ class Runner:
         self, config: TrainConfig, name: str, *, resume: bool = False, validate: bool = False
     ) -> tuple[TrainState, Told]:
         told = Told()
-        state = train(
-            config,
-            self.data,
-            Truth.open(self.data.folder, "train") if validate else None,
-            RunFolder(self.place / name),
-            accelerator=self.accelerator,
-            observer=told,
-            resume=resume,
-        )
+        folder = RunFolder(self.place / name)
+        truth = Truth.open(self.data.folder, "train") if validate else None
+        state = begin(config, folder, accelerator=self.accelerator, observer=told, resume=resume)
+        self.go_on(state, config, truth, folder, told)
         return state, told
+
+    def go_on(
+        self,
+        state: TrainState,
+        config: TrainConfig,
+        truth: Truth | None,
+        folder: RunFolder,
+        told: Told,
+    ) -> None:
+        accelerator = self.accelerator
+        train(state, config, self.data, truth, folder, accelerator=accelerator, observer=told)
 
 
 @pytest.fixture
@@ -259,7 +272,7 @@ def test_a_step_that_is_not_finite_changes_nothing(
 
 
 def test_divergence_stops_the_run_after_the_steps_that_it_may_skip(
-    tiny_run: TrainConfig, run: Runner, discs: Dataset, tmp_path: Path
+    tiny_run: TrainConfig, run: Runner, tmp_path: Path
 ) -> None:
     diverging = replace(tiny_run, learning_rate=1e30, clip=1e30, warmup=0, bad_steps=2)
     with pytest.raises(TrainingError, match="3 steps had a loss or gradient that is not finite"):
@@ -267,14 +280,8 @@ def test_divergence_stops_the_run_after_the_steps_that_it_may_skip(
     assert not list((tmp_path / "run").glob("states/*"))
     told = Told()
     with pytest.raises(TrainingError):
-        train(
-            diverging,
-            discs,
-            None,
-            RunFolder(tmp_path / "again"),
-            accelerator=run.accelerator,
-            observer=told,
-            resume=False,
+        run.go_on(
+            make_state(diverging, CPU, print), diverging, None, RunFolder(tmp_path / "again"), told
         )
     assert len(told.bad) == 3
     assert all(len(bad.image_ids) == diverging.batch_size for bad in told.bad)
@@ -305,3 +312,45 @@ def test_a_run_ends_when_validations_bring_nothing_better(
     assert len(told.validations) == 3
     again, _ = run(config, "run", resume=True, validate=True)
     assert again.step == 6
+
+
+class Broken(Truth):
+    """Photos to validate with that cannot be read."""
+
+    def share(self, rank: int, ranks: int) -> Truth:
+        raise DataError("val/3.png is no image")
+
+
+def test_a_validation_that_fails_costs_nothing(tiny_run: TrainConfig, run: Runner) -> None:
+    config = replace(tiny_run, validate_every=2)
+    straight, told = run(config, "straight", validate=True)
+    folder = RunFolder(run.place / "failed")
+    whole = Truth.open(run.data.folder, "train")
+    broken = Broken(**vars(whole))
+    state = make_state(config, CPU, print)
+    with pytest.raises(TrainingError, match=r"after step 2: val/3.png is no image; .* --val none"):
+        run.go_on(state, config, broken, folder, Told())
+    assert folder.pointer.read_text() == "00000002.pt\n"
+    with pytest.raises(TrainingError, match="after step 2"):  # it is not left out
+        run.go_on(
+            begin(config, folder, accelerator=run.accelerator, observer=Told(), resume=True),
+            config, broken, folder, Told(),
+        )  # fmt: skip
+    again, retold = run(config, "failed", resume=True, validate=True)
+    assert_identical(again.learner.state_dict(), straight.learner.state_dict())
+    assert [v.step for v in retold.validations] == [2, 4, 6]
+    assert [v.metrics for v in retold.validations] == [v.metrics for v in told.validations]
+    assert (again.best, again.stale) == (straight.best, straight.stale)
+    _, nothing = run(config, "failed", resume=True, validate=True)
+    assert nothing.validations == []  # the last one is done, and known to be
+
+
+def test_a_run_that_cannot_be_validated_goes_on_without(tiny_run: TrainConfig, run: Runner) -> None:
+    config = replace(tiny_run, validate_every=2)
+    folder = RunFolder(run.place / "run")
+    broken = Broken(**vars(Truth.open(run.data.folder, "train")))
+    with pytest.raises(TrainingError):
+        run.go_on(make_state(config, CPU, print), config, broken, folder, Told())
+    state, told = run(config, "run", resume=True)
+    assert state.step == 6
+    assert told.validations == []

@@ -31,7 +31,8 @@ states/ to resume from.
 A run that was stopped in whatever way goes on where it was:
   panodetr train --resume                       the one at work last in runs/train
   panodetr train --resume --out DIR             the one in DIR
-and with --set steps=N for more steps than it was begun with.
+and with --set steps=N for more steps than it was begun with, or with --val none for no more
+validation.
 
 Several GPUs or machines share a run under torchrun or accelerate launch, batch_size being that of
 all of them together:
@@ -115,6 +116,7 @@ def run(options: argparse.Namespace) -> int:
             out,
             resume=options.resume,
             changes=options.changes if options.resume else (),
+            val=options.val if options.resume else None,
             device=options.device,
             observer=progress,
         )
@@ -132,6 +134,10 @@ def _request(options: argparse.Namespace) -> Request | None:
     from panodetr.training.prepare import Request
 
     if options.recipe is None and options.data is None and options.resume:
+        if options.split is not None:
+            raise UsageError(
+                f"--split {options.split} is for a new run; one that is resumed keeps its own"
+            )
         return None
     if options.recipe is None or options.data is None:
         raise UsageError("expected RECIPE and --data FOLDER, or --resume without both")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from panodetr.errors import TrainingError
+from panodetr.errors import PanodetrError, TrainingError
 from panodetr.model.detr import Detr
 from panodetr.training.batch import read_steps
 from panodetr.training.criterion import Totals, count_totals
@@ -44,7 +44,36 @@ if TYPE_CHECKING:
     from panodetr.training.observe import Observer
 
 
+def begin(
+    config: TrainConfig,
+    folder: RunFolder,
+    *,
+    accelerator: Accelerator,
+    observer: Observer,
+    resume: bool,
+) -> TrainState:
+    """The state that a run starts from, or the last one that it left behind.
+
+    Args:
+        config: the run.
+        folder: where states are kept.
+        accelerator: for the device.
+        observer: told of what was not taken over.
+        resume: whether to go on from the folder's last state, if there is one.
+
+    Raises:
+        TrainingError: no state can be read, or they are of another run.
+        PanodetrError: the weights to start with cannot be read, or don't fit.
+    """
+    resume = resume and folder.has_states()
+    state = make_state(config, accelerator.device, observer.note, with_weights=not resume)
+    if resume:
+        folder.load(state, observer.note)
+    return state
+
+
 def train(
+    state: TrainState,
     config: TrainConfig,
     data: Dataset,
     truth: Truth | None,
@@ -52,32 +81,24 @@ def train(
     *,
     accelerator: Accelerator,
     observer: Observer,
-    resume: bool,
-) -> TrainState:
-    """Train a model from its start, or on from the last state of a run.
+) -> None:
+    """Train on from a state, until the last step is done or patience is lost.
 
     All processes call this alike; the first one writes.
 
     Args:
+        state: of `begin`; it is what changes.
         config: the run.
         data: the photos to learn from.
         truth: the photos to validate with; None for no validation.
         folder: where states and the best model are kept.
         accelerator: the processes, the device and the precision.
         observer: whoever wants to know.
-        resume: whether to go on from the folder's last state.
-
-    Returns:
-        The state after the last step.
 
     Raises:
-        TrainingError: no state can be read, or training diverged.
+        TrainingError: training diverged, or the model cannot be validated.
         PanodetrError: a photo cannot be read, or a file cannot be written.
     """
-    resume = resume and folder.has_states()
-    state = make_state(config, accelerator.device, observer.note, with_weights=not resume)
-    if resume:
-        folder.load(state, observer.note)
     network = accelerator.prepare_model(state.learner)
     steps = read_steps(
         config,
@@ -92,7 +113,13 @@ def train(
     observer.begin(state.step, config.steps)
 
     with closing(steps):
-        while state.step < config.steps and not out_of_patience(state, config):
+        while True:
+            if truth is not None and validation_due(state, config):
+                began = time.perf_counter()
+                validate_state(state, truth, config, folder, accelerator, observer)
+                since += time.perf_counter() - began  # the speed is that of learning
+            if state.step >= config.steps or out_of_patience(state, config):
+                break
             parts = next(steps)
             observer.batch(state.step + 1, parts[0])
             factor = learning_rate_factor(state.step, config)
@@ -109,15 +136,9 @@ def train(
             if seen and (last or state.step % config.log_every == 0):
                 observer.progress(_summary(seen, state.step, factor, config, since))
                 seen, since = [], time.perf_counter()
-            due = config.validate_every and state.step % config.validate_every == 0
-            if truth is not None and (last or due):
-                began = time.perf_counter()
-                validate_state(state, truth, config, folder, accelerator, observer)
-                since += time.perf_counter() - began  # the speed is that of learning
-            stopping = last or out_of_patience(state, config)
-            if accelerator.is_main_process and (stopping or state.step % config.save_every == 0):
+            due = truth is not None and validation_due(state, config)
+            if accelerator.is_main_process and (last or due or state.step % config.save_every == 0):
                 folder.save(state)
-    return state
 
 
 def make_state(
@@ -279,17 +300,29 @@ def validate_state(
     accelerator: Accelerator,
     observer: Observer,
 ) -> None:
-    """Validate, and keep the model if it is the best so far."""
+    """Validate, and keep the model if it is the best so far; then keep the state that knows it.
+
+    Raises:
+        TrainingError: the model cannot be validated.
+        PanodetrError: a file cannot be written.
+    """
     model = state.kept_model
-    validation = validate(
-        model,
-        config.spec,
-        truth,
-        step=state.step,
-        accelerator=accelerator,
-        progress=observer.validating,
-    )
+    try:
+        validation = validate(
+            model,
+            config.spec,
+            truth,
+            step=state.step,
+            accelerator=accelerator,
+            progress=observer.validating,
+        )
+    except PanodetrError as error:
+        raise TrainingError(
+            f"validation after step {state.step}: {error}; the state is kept: go on with --resume "
+            "when this is mended, or without validation with --resume --val none"
+        ) from error
     state.stale += 1
+    state.validated = state.step
     if state.best is None or validation.score > state.best:
         state.best, state.stale = validation.score, 0
         if accelerator.is_main_process:
@@ -300,6 +333,15 @@ def validate_state(
                 {"step": state.step, **validation.metrics},
             )
     observer.validated(validation, model)
+    if accelerator.is_main_process:
+        folder.save(state)
+
+
+def validation_due(state: TrainState, config: TrainConfig) -> bool:
+    """Whether the model as it is now is to be validated, and has not been."""
+    last = state.step == config.steps
+    due = config.validate_every > 0 and state.step % config.validate_every == 0
+    return (last or due) and state.validated < state.step
 
 
 def out_of_patience(state: TrainState, config: TrainConfig) -> bool:

@@ -139,28 +139,38 @@ def read_request(path: Path) -> tuple[Request, dict[str, Any]]:
         ) from error
 
 
-def resumed(kept: Request, asked: Request | None, changes: Sequence[str]) -> Request:
+def resumed(
+    kept: Request, asked: Request | None, changes: Sequence[str], val: str | None = None
+) -> Request:
     """Add changes to what a run was begun with, if nothing else is asked for.
+
+    Args:
+        kept: what it was begun with.
+        asked: what is asked for now, if anything.
+        changes: to the configuration.
+        val: what to validate with from now on. A run's best model is the best of one split, so it
+            may only be left out, and taken up again.
 
     Raises:
         UsageError: another recipe or other data are asked for.
     """
-    wider = replace(kept, changes=(*kept.changes, *changes))
-    if asked is None:
-        return wider
-    for name in ("recipe", "split", "val"):
-        one, other = getattr(kept, name), getattr(asked, name)
-        if other is not None and other != one:
-            raise UsageError(
-                f"the run was begun with {name} {one!r}, not {other!r}; leave it out with "
-                "--resume, or choose another --out"
-            )
-    if asked.data.resolve() != kept.data:
+    wanted = {"val": val}
+    if asked is not None:
+        wanted = {"recipe": asked.recipe, "split": asked.split, "val": asked.val}
+    for name, value in wanted.items():
+        one = getattr(kept, name)
+        if value is None or value == one or (name == "val" and NO_VALIDATION in (one, value)):
+            continue
+        raise UsageError(
+            f"the run was begun with {name} {one!r}, not {value!r}; leave it out with "
+            "--resume, or choose another --out"
+        )
+    if asked is not None and asked.data.resolve() != kept.data:
         raise UsageError(
             f"the run was begun with --data {kept.data}, not {asked.data}; leave it out with "
             "--resume, or choose another --out"
         )
-    return wider
+    return replace(kept, val=wanted["val"] or kept.val, changes=(*kept.changes, *changes))
 
 
 def changed_fields(config: TrainConfig, before: dict[str, Any]) -> list[str]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from panodetr.errors import TrainingError, UsageError
 from panodetr.training.folder import RunFolder
-from panodetr.training.loop import train as train_loop
+from panodetr.training.loop import begin
+from panodetr.training.loop import train as train_on
 from panodetr.training.observe import Silence
 from panodetr.training.prepare import (
     Request,
@@ -58,6 +59,7 @@ def train(
     *,
     resume: bool = False,
     changes: Sequence[str] = (),
+    val: str | None = None,
     device: str = "auto",
     observer: Observer | None = None,
 ) -> Outcome | None:
@@ -70,6 +72,8 @@ def train(
         out: the run's folder; `panodetr.training.folder` says what it holds.
         resume: go on with the run in `out`.
         changes: "field=value", of what a run that is resumed was begun with.
+        val: what a run that is resumed is validated with from now on: "none", or, where it was
+            that, a split.
         device: "auto", "cpu" or "cuda".
         observer: who is told how it goes on.
 
@@ -87,7 +91,7 @@ def train(
     before = None
     if resume:
         kept, before = read_request(folder.config)
-        request = resumed(kept, request, changes)
+        request = resumed(kept, request, changes, val)
         before = None if changes else before
     elif folder.holds_run():
         raise UsageError(
@@ -105,7 +109,6 @@ def train(
     recorder = None
     if accelerator.is_main_process:
         folder.clear_leftovers()
-        write_request(folder.config, prepared)
         told = observer or told
         told = recorder = Recorder(
             folder, config.spec, prepared.data, prepared.truth, accelerator.device, told
@@ -116,14 +119,17 @@ def train(
                 f"{', '.join(changed)} isn't what the run was begun with: the recipe or the data "
                 "have changed since"
             )
-    state = train_loop(
+    state = begin(config, folder, accelerator=accelerator, observer=told, resume=resume)
+    if accelerator.is_main_process:
+        write_request(folder.config, prepared)  # not before: what was refused must not stay
+    train_on(
+        state,
         config,
         prepared.data,
         prepared.truth,
         folder,
         accelerator=accelerator,
         observer=told,
-        resume=resume,
     )
     outcome = None
     if recorder is not None:

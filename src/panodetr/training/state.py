@@ -63,6 +63,8 @@ class TrainState:
         bad_steps: steps that were skipped because a loss or gradient was not finite.
         best: the best score of a validation; None before the first.
         stale: validations since then.
+        validated: the step of the last validation; 0 before the first. A state is saved before its
+            validation and again after it, so that a validation that fails costs nothing.
     """
 
     learner: Learner
@@ -72,6 +74,7 @@ class TrainState:
     bad_steps: int = 0
     best: float | None = None
     stale: int = 0
+    validated: int = 0
 
     @property
     def kept_model(self) -> Detr:
@@ -94,6 +97,7 @@ class TrainState:
             "bad_steps": self.bad_steps,
             "best": self.best,
             "stale": self.stale,
+            "validated": self.validated,
         }
         with written_whole(path) as temporary, temporary.open("wb") as file:
             save_to(file, everything)
@@ -116,6 +120,8 @@ class TrainState:
                 )
             self.step, self.bad_steps = everything["step"], everything["bad_steps"]
             self.best, self.stale = everything["best"], everything["stale"]
+            # Version 0.1 saved no state before its validation.
+            self.validated = everything.get("validated", self.step)
         except Exception as error:  # a damaged file can raise nearly anything
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise TrainingError(
