@@ -145,7 +145,7 @@ def _request(options: argparse.Namespace) -> Request | None:
         recipe=options.recipe,
         data=options.data,
         split=options.split,
-        val=options.val,
+        val=None if options.resume else options.val,
         changes=() if options.resume else tuple(options.changes),
     )
 
