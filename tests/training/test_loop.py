@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,22 +13,18 @@ from torch.testing import assert_close
 
 from panodetr.checkpoints.build import load_model
 from panodetr.data.dataset import Dataset
-from panodetr.errors import DataError, TrainingError
+from panodetr.errors import DataError, Interrupted, TrainingError
 from panodetr.evaluation.truth import Truth
 from panodetr.model.detr import Detr
 from panodetr.training.batch import Batch, read_steps
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.loop import (
-    StepResult,
-    begin,
-    count_step,
-    make_state,
-    train,
-    train_step,
-)
+from panodetr.training.loop import begin, make_state, train
+from panodetr.training.memory import memory_told
 from panodetr.training.observe import BadStep, Progress, Silence
 from panodetr.training.state import TrainState, seed_step
+from panodetr.training.step import StepResult, count_step, train_step
+from panodetr.training.stop import StopSignal
 from panodetr.training.validate import Validation
 
 CPU = torch.device("cpu")
@@ -354,3 +351,85 @@ def test_a_run_that_cannot_be_validated_goes_on_without(tiny_run: TrainConfig, r
     state, told = run(config, "run", resume=True)
     assert state.step == 6
     assert told.validations == []
+
+
+class Interrupting(Told):
+    """Sends this process a signal in the midst of a step, or of a validation."""
+
+    def __init__(self, number: signal.Signals, *, step: int = 0, validation: bool = False) -> None:
+        super().__init__()
+        self._number, self._step, self._validation = number, step, validation
+
+    def batch(self, step: int, batch: Batch) -> None:
+        if step == self._step:
+            signal.raise_signal(self._number)
+
+    def validating(self, done: int, photos: int) -> None:
+        if self._validation and done == 2:
+            signal.raise_signal(self._number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_after_its_step(
+    tiny_run: TrainConfig, run: Runner, number: signal.Signals
+) -> None:
+    straight, _ = run(tiny_run, "straight")
+    folder = RunFolder(run.place / "stopped")
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=f"{number.name} after step 3") as caught:
+        run.go_on(
+            make_state(tiny_run, CPU, print), tiny_run, None, folder, Interrupting(number, step=3)
+        )
+    assert caught.value.signal == number
+    assert signal.getsignal(number) is before
+    assert folder.pointer.read_text() == "00000003.pt\n"
+    resumed, _ = run(tiny_run, "stopped", resume=True)
+    assert_identical(resumed.learner.state_dict(), straight.learner.state_dict())
+
+
+def test_a_signal_ends_a_validation_which_is_done_when_the_run_goes_on(
+    tiny_run: TrainConfig, run: Runner
+) -> None:
+    config = replace(tiny_run, validate_every=4)
+    folder = RunFolder(run.place / "stopped")
+    truth = Truth.open(run.data.folder, "train")
+    told = Interrupting(signal.SIGTERM, validation=True)
+    with pytest.raises(Interrupted, match="after step 4"):
+        run.go_on(make_state(config, CPU, print), config, truth, folder, told)
+    _, told = run(config, "stopped", resume=True, validate=True)
+    assert [validation.step for validation in told.validations] == [4, 6]
+
+
+def test_a_second_interrupt_does_not_wait_and_one_press_is_one(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with StopSignal(aloud=True) as stop:
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):  # as a launcher sends them
+            signal.raise_signal(number)
+        assert stop.number == signal.SIGINT
+        monkeypatch.setattr("panodetr.training.stop.ONE_PRESS", -1.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert capfd.readouterr().err.count("stopping when this step is done") == 1
+
+
+def test_memory_that_does_not_suffice_is_one_line(
+    tiny_run: TrainConfig, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greedy(*_: object) -> StepResult:
+        torch.empty(2**60)  # the allocator's own error
+        raise AssertionError
+
+    monkeypatch.setattr("panodetr.training.loop.train_step", greedy)
+    with pytest.raises(TrainingError, match="higher accumulate, or checkpointing=true") as caught:
+        run(tiny_run, "run")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
+def test_every_kind_of_full_memory_is_known(tiny_run: TrainConfig, error: Exception) -> None:
+    with pytest.raises(TrainingError, match="more memory than there is"), memory_told(tiny_run):
+        raise error
+    other = RuntimeError("shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="multiplied"), memory_told(tiny_run):
+        raise other

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from panodetr.cli.arguments import add_device
-from panodetr.errors import UsageError
+from panodetr.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -28,7 +28,8 @@ The run's folder holds config.json, log.jsonl, results.png, TensorBoard's events
 is learned from and of predictions beside the truth, best/ and model/ (checkpoints for --model), and
 states/ to resume from.
 
-A run that was stopped in whatever way goes on where it was:
+Ctrl-C and SIGTERM end a run when its step is done, and keep its state (exit code 130, 143). A run
+that was stopped in whatever way goes on where it was:
   panodetr train --resume                       the one at work last in runs/train
   panodetr train --resume --out DIR             the one in DIR
 and with --set steps=N for more steps than it was begun with, or with --val none for no more
@@ -111,15 +112,18 @@ def run(options: argparse.Namespace) -> int:
     name = options.name or options.recipe
     out = options.out or (RUNS / name if name else newest_run(RUNS))
     with TrainProgress() as progress:
-        outcome = train(
-            request,
-            out,
-            resume=options.resume,
-            changes=options.changes if options.resume else (),
-            val=options.val if options.resume else None,
-            device=options.device,
-            observer=progress,
-        )
+        try:
+            outcome = train(
+                request,
+                out,
+                resume=options.resume,
+                changes=options.changes if options.resume else (),
+                val=options.val if options.resume else None,
+                device=options.device,
+                observer=progress,
+            )
+        except Interrupted as stopped:  # which the observer was told of
+            return 128 + stopped.signal  # as shells have it
     if outcome is not None:
         print(_closing(outcome))
     return 0

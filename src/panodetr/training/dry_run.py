@@ -13,10 +13,12 @@ import torch
 from panodetr.data.check import check_split
 from panodetr.errors import TrainingError
 from panodetr.training.batch import read_steps
-from panodetr.training.loop import make_state, train_step
+from panodetr.training.loop import make_state
+from panodetr.training.memory import memory_told
 from panodetr.training.prepare import prepare
 from panodetr.training.ranks import join_ranks
 from panodetr.training.run import check_shares
+from panodetr.training.step import train_step
 
 if TYPE_CHECKING:
     from panodetr.training.config import TrainConfig
@@ -73,7 +75,7 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
     """Build everything a run needs, do two of its steps, and throw them away.
 
     Raises:
-        TrainingError: a loss or gradient is not finite.
+        TrainingError: a loss or gradient is not finite, or the memory does not suffice.
         PanodetrError: whatever would stop the run as it begins.
     """
     prepared = prepare(request)
@@ -97,7 +99,8 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
         for _ in range(2):  # the second one is timed: the first one warms up
             parts = next(steps)
             began = time.perf_counter()
-            result = train_step(network, state, parts, config, accelerator)
+            with memory_told(config):
+                result = train_step(network, state, parts, config, accelerator)
             seconds = time.perf_counter() - began
             if not result.finite:
                 raise TrainingError(

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import time
-from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from contextlib import closing
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
-from panodetr.errors import PanodetrError, TrainingError
+from panodetr.errors import DataError, Interrupted, PanodetrError, TrainingError
 from panodetr.model.detr import Detr
 from panodetr.training.batch import read_steps
-from panodetr.training.criterion import Totals, count_totals
 from panodetr.training.ema import WeightAverage
+from panodetr.training.memory import memory_told
 from panodetr.training.observe import BadStep, Progress
 from panodetr.training.optimizer import (
     freeze,
@@ -27,6 +27,8 @@ from panodetr.training.ranks import gather
 from panodetr.training.recompute import recompute_activations
 from panodetr.training.scaffold import make_scaffold
 from panodetr.training.state import Learner, TrainState, seed_step
+from panodetr.training.step import train_step
+from panodetr.training.stop import StopSignal
 from panodetr.training.transfer import make_model
 from panodetr.training.validate import validate
 
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from accelerate import Accelerator
-    from torch import Tensor
 
     from panodetr.data.dataset import Dataset
     from panodetr.evaluation.truth import Truth
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from panodetr.training.config import TrainConfig
     from panodetr.training.folder import RunFolder
     from panodetr.training.observe import Observer
+    from panodetr.training.step import StepResult
 
 
 def begin(
@@ -96,15 +98,19 @@ def train(
         observer: whoever wants to know.
 
     Raises:
-        TrainingError: training diverged, or the model cannot be validated.
+        Interrupted: the process was asked to stop; the state is kept.
+        TrainingError: training diverged, the memory does not suffice, or the model cannot be
+            validated.
         PanodetrError: a photo cannot be read, or a file cannot be written.
     """
     network = accelerator.prepare_model(state.learner)
+    main = accelerator.is_main_process
+    unread: list[str] = []  # photos that this process has skipped, and the first one doesn't know
     steps = read_steps(
         config,
         data,
         state.step,
-        observer.note,
+        observer.note if main else unread.append,
         rank=accelerator.process_index,
         ranks=accelerator.num_processes,
     )
@@ -112,20 +118,25 @@ def train(
     since = time.perf_counter()
     observer.begin(state.step, config.steps)
 
-    with closing(steps):
+    with closing(steps), StopSignal(aloud=main) as stop:
         while True:
             if truth is not None and validation_due(state, config):
                 began = time.perf_counter()
-                validate_state(state, truth, config, folder, accelerator, observer)
+                validate_state(state, truth, config, folder, accelerator, observer, stop)
                 since += time.perf_counter() - began  # the speed is that of learning
             if state.step >= config.steps or out_of_patience(state, config):
                 break
-            parts = next(steps)
+            try:
+                parts = next(steps)
+            except DataError:  # the signal went to those who read photos, too
+                stop_run(stop.number, state, folder, accelerator)
+                raise
             observer.batch(state.step + 1, parts[0])
             factor = learning_rate_factor(state.step, config)
             set_learning_rate(state.optimizer, factor)
             seed_step(config.seed, state.step, accelerator.process_index)
-            result = train_step(network, state, parts, config, accelerator)
+            with memory_told(config):
+                result = train_step(network, state, parts, config, accelerator)
             observer.stepped(state.step)
 
             if result.finite:
@@ -136,9 +147,35 @@ def train(
             if seen and (last or state.step % config.log_every == 0):
                 observer.progress(_summary(seen, state.step, factor, config, since))
                 seen, since = [], time.perf_counter()
+
+            signals, skipped = zip(*gather(accelerator, (stop.number, [*unread])), strict=True)
+            unread.clear()
+            for line in chain.from_iterable(skipped):
+                observer.note(line)
+            asked = next((number for number in signals if number is not None), None)
             due = truth is not None and validation_due(state, config)
-            if accelerator.is_main_process and (last or due or state.step % config.save_every == 0):
+            stop_run(asked, state, folder, accelerator)
+            if main and (last or due or state.step % config.save_every == 0):
                 folder.save(state)
+
+
+def stop_run(
+    number: int | None, state: TrainState, folder: RunFolder, accelerator: Accelerator
+) -> None:
+    """Keep the state and end the run, if there is a signal that asks for it.
+
+    Raises:
+        Interrupted: there is.
+    """
+    if number is None:
+        return
+    if accelerator.is_main_process:
+        folder.save(state)
+    raise Interrupted(
+        f"stopped by {signal.Signals(number).name} after step {state.step}, and kept; "
+        f"go on with: panodetr train --resume --out {folder.path}",
+        number,
+    )
 
 
 def make_state(
@@ -176,86 +213,6 @@ def make_state(
         learner=Learner(model, scaffold, config),
         optimizer=make_optimizer(model, scaffold, config),
         average=average,
-    )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StepResult:
-    """What one step came to, in all processes alike.
-
-    Attributes:
-        losses: scalars to log; "total" is what is minimised.
-        gradient_norm: of all gradients together, before it is clipped.
-        finite: whether all of that is; if not, the weights were left as they are.
-    """
-
-    losses: dict[str, Tensor]
-    gradient_norm: Tensor
-    finite: bool
-
-
-def train_step(
-    network: nn.Module,
-    state: TrainState,
-    parts: Sequence[Batch],
-    config: TrainConfig,
-    accelerator: Accelerator,
-) -> StepResult:
-    """One step: forward and backward part by part, then one update of the weights.
-
-    Sums of losses are divided by what the whole step has of objects, so that gradients don't depend
-    on how its photos were shared out to parts and processes.
-
-    Args:
-        network: the state's learner, as Accelerate has prepared it.
-        state: what learns; its step is counted, and its average brought up to date.
-        parts: this process's share of the photos.
-        config: the run.
-        accelerator: the processes.
-    """
-    masks = config.spec.architecture.masks and state.step >= config.mask_start
-    totals = count_step(parts, config, accelerator)
-    statistics = _running_statistics(state)
-    before = [buffer.clone() for buffer in statistics]
-    state.optimizer.zero_grad(set_to_none=True)
-    shares: list[dict[str, Tensor]] = []
-    for number, part in enumerate(parts, start=1):
-        # Processes exchange their gradients once, in the backward pass of the last part.
-        with accelerator.no_sync(network) if number < len(parts) else nullcontext():
-            total, losses = network(part.to(accelerator.device), totals, with_masks=masks)
-            accelerator.backward(total)
-        shares.append(losses)
-    learned = [p for group in state.optimizer.param_groups for p in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(learned, config.clip)
-    losses = _sum_shares(shares, accelerator)
-    finite = bool(torch.stack([norm.float(), losses["total"].float()]).isfinite().all())
-    state.step += 1
-    if finite:
-        state.optimizer.step()
-        if state.average is not None:
-            state.average.update(state.learner.model, state.step)
-    else:
-        for buffer, old in zip(statistics, before, strict=True):
-            buffer.copy_(old)
-    return StepResult(losses=losses, gradient_norm=norm, finite=finite)
-
-
-def count_step(parts: Sequence[Batch], config: TrainConfig, accelerator: Accelerator) -> Totals:
-    """What losses are divided by: the counts of all parts and processes.
-
-    Divided by the number of processes, because Accelerate's data parallel takes the mean of their
-    gradients, not the sum.
-    """
-    own = [count for part in parts for count in part.targets.counts]
-    # Shares are of equal size, so that there is one count for every photo of the step.
-    whole = accelerator.gather(torch.tensor(own, device=accelerator.device))
-    assert isinstance(whole, torch.Tensor)
-    totals = count_totals(whole.tolist(), config)
-    processes = accelerator.num_processes
-    return Totals(
-        objects=totals.objects / processes,
-        label_weight=totals.label_weight / processes,
-        images=totals.images / processes,
     )
 
 
@@ -299,13 +256,20 @@ def validate_state(
     folder: RunFolder,
     accelerator: Accelerator,
     observer: Observer,
+    stop: StopSignal,
 ) -> None:
     """Validate, and keep the model if it is the best so far; then keep the state that knows it.
 
     Raises:
+        Interrupted: the process was asked to stop.
         TrainingError: the model cannot be validated.
         PanodetrError: a file cannot be written.
     """
+
+    def progress(done: int, photos: int) -> None:
+        stop_run(stop.number, state, folder, accelerator)
+        observer.validating(done, photos)
+
     model = state.kept_model
     try:
         validation = validate(
@@ -314,8 +278,10 @@ def validate_state(
             truth,
             step=state.step,
             accelerator=accelerator,
-            progress=observer.validating,
+            progress=progress,
         )
+    except Interrupted:
+        raise
     except PanodetrError as error:
         raise TrainingError(
             f"validation after step {state.step}: {error}; the state is kept: go on with --resume "
@@ -347,21 +313,6 @@ def validation_due(state: TrainState, config: TrainConfig) -> bool:
 def out_of_patience(state: TrainState, config: TrainConfig) -> bool:
     """Whether validations have brought nothing better for too long."""
     return bool(config.patience) and state.stale >= config.patience
-
-
-def _running_statistics(state: TrainState) -> list[Tensor]:
-    """What a forward pass changes in live batch norms, where numbers that aren't finite stay."""
-    norms = (m for m in state.learner.model.modules() if isinstance(m, nn.BatchNorm2d))
-    return [buffer for norm in norms for buffer in norm.buffers()]
-
-
-def _sum_shares(shares: Sequence[dict[str, Tensor]], accelerator: Accelerator) -> dict[str, Tensor]:
-    """The losses of a step, of which each part of each process had a share."""
-    names = list(shares[0])
-    own = torch.stack([torch.stack([share[name] for share in shares]).sum() for name in names])
-    whole = accelerator.reduce(own, "mean")  # totals are per process
-    assert isinstance(whole, torch.Tensor)
-    return dict(zip(names, whole.unbind(), strict=True))
 
 
 def _summary(

@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from panodetr.errors import TrainingError, UsageError
+from panodetr.errors import Interrupted, TrainingError, UsageError
 from panodetr.training.folder import RunFolder
 from panodetr.training.loop import begin
 from panodetr.training.loop import train as train_on
@@ -83,6 +83,7 @@ def train(
     Raises:
         UsageError: the request cannot be meant, or `out` holds a run already and `resume` is not
             asked for.
+        Interrupted: the process was asked to stop; the state is kept.
         TrainingError: there is nothing to resume, or training diverged.
         DataError: the data contradicts itself.
         PanodetrError: a package is missing, or the system refused to write.
@@ -124,15 +125,22 @@ def train(
     state = begin(config, folder, accelerator=accelerator, observer=told, resume=resume)
     if accelerator.is_main_process:
         write_request(folder.config, prepared)  # not before: what was refused must not stay
-    train_on(
-        state,
-        config,
-        prepared.data,
-        prepared.truth,
-        folder,
-        accelerator=accelerator,
-        observer=told,
-    )
+    try:
+        train_on(
+            state,
+            config,
+            prepared.data,
+            prepared.truth,
+            folder,
+            accelerator=accelerator,
+            observer=told,
+        )
+    except Interrupted as stopped:
+        if recorder is not None:
+            with closing(recorder):
+                recorder.note(str(stopped))
+        accelerator.end_training()
+        raise
     outcome = None
     if recorder is not None:
         with closing(recorder):
