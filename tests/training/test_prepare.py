@@ -105,7 +105,9 @@ def copy_split(data: Dataset, split: str) -> Path:
     folder = data.folder
     shutil.copytree(folder / "train", folder / split)
     shutil.copytree(folder / "panoptic_train", folder / f"panoptic_{split}")
-    return shutil.copy(folder / "panoptic_train.json", folder / f"panoptic_{split}.json")
+    described = folder / f"panoptic_{split}.json"
+    shutil.copy(folder / "panoptic_train.json", described)
+    return described
 
 
 def test_a_split_of_other_classes_is_refused_before_a_step_is_done(discs: Dataset) -> None:
