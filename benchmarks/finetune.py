@@ -27,7 +27,7 @@ from panodetr.model.detr import Detr
 from panodetr.training.batch import read_steps
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.loop import make_state, train
+from panodetr.training.loop import begin, make_state, train
 from panodetr.training.objective import compute_losses
 from panodetr.training.observe import Progress, Silence
 from panodetr.training.ranks import join_ranks
@@ -81,15 +81,9 @@ def main() -> None:
     print(f"{config.steps} steps on {len(learned.samples)} photos; loss before: {lost:.3f}")
     since = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        state = train(
-            config,
-            learned,
-            None,
-            RunFolder(Path(folder)),
-            accelerator=join_ranks("cpu", config),
-            observer=Lines(),
-            resume=False,
-        )
+        run, alone, lines = RunFolder(Path(folder)), join_ranks("cpu", config), Lines()
+        state = begin(config, run, accelerator=alone, observer=lines, resume=False)
+        train(state, config, learned, None, run, accelerator=alone, observer=lines)
     model = state.kept_model
     now = mean_loss(model, replace(config, augmentation=plain), shown)
     minutes = (time.perf_counter() - since) / 60

@@ -25,6 +25,14 @@ class TrainingError(PanodetrError):
     """Training cannot go on: what was tried and what to change is in the message."""
 
 
+class Interrupted(PanodetrError):
+    """A run was asked to stop by a signal, and has kept its state."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
 class MissingExtra(PanodetrError):
     """A part of the package needs libraries that were not installed with it."""
 

@@ -2,7 +2,7 @@
 
 A new file is written under a temporary name in the same folder, flushed to the disk, and renamed
 over the old one. Whoever reads the path sees the old contents or the new, never a part, also when
-the process is killed midway.
+the process is killed midway. Only `append_text` adds to a file as it lies.
 """
 
 from __future__ import annotations
@@ -100,6 +100,18 @@ def write_json(path: Path, value: object) -> None:
         TypeError: `value` holds something that JSON has no form for.
     """
     write_text(path, json_text(value))
+
+
+def append_text(path: Path, contents: str) -> None:
+    """Add `contents` to the end of a file, as UTF-8; a process killed midway leaves a part of it.
+
+    Raises:
+        PanodetrError: the system refused to write.
+    """
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8", newline="") as file:
+            file.write(contents)
 
 
 def json_text(value: object) -> str:

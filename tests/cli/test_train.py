@@ -20,7 +20,8 @@ def test_a_run_tells_every_line_and_leaves_a_folder_that_can_be_looked_at(
 ) -> None:
     done = panodetr("train", "nuclei", "--data", data, *SHORT)
     assert done.returncode == 0, done.stderr
-    lines = done.stderr.splitlines()
+    told, *lines = done.stderr.splitlines()
+    assert "2 of the 2 photos to validate with are also learned from" in told
     assert [line.split()[1] for line in lines] == ["1/2", "1/2", "2/2", "2/2"]
     assert " rate " in lines[0]
     assert " left" in lines[0]
@@ -43,7 +44,7 @@ def test_a_run_tells_every_line_and_leaves_a_folder_that_can_be_looked_at(
     assert "holds a run already" in done.stderr
     done = panodetr("train", "--resume", "--set", "steps=3")  # the newest run, one step more
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines()[0] == "going on after step 2"
+    assert done.stderr.splitlines()[1] == "going on after step 2"
     assert "step 3/3" in done.stderr
 
 
@@ -71,6 +72,7 @@ def test_a_rehearsal_names_what_is_wrong_with_the_data(panodetr: Program, data: 
     [
         (("nucleii", "--data", "."), "there is no recipe 'nucleii'"),
         (("nuclei",), "expected RECIPE and --data FOLDER, or --resume"),
+        (("--resume", "--split", "train"), "--split train is for a new run"),
         (("--resume", "--dry-run"), "--dry-run rehearses a new run"),
         (("nuclei", "--data", ".", "--out", "a", "--name", "b"), "give --out or --name"),
     ],

@@ -111,19 +111,46 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
     assert not [p for p in folder.path.rglob("*") if p.name.startswith((".writing", ".old"))]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("to_all", [False, True])
+def test_a_run_that_is_asked_to_stop_keeps_its_last_step(
+    program: Program, straight: Path, tmp_path: Path, number: signal.Signals, to_all: bool
+) -> None:
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("this process ignores the signal, and so do those that it starts")
+    folder = RunFolder(tmp_path / "stopped")
+    seldom = ("--set", "save_every=1000", "--set", "validate_every=0")
+    readers = ("--set", "workers=2") if to_all else ()
+    process = program.start(program.begin(folder.path, *seldom, *readers))
+    while process.poll() is None and not any("losses" in line for line in read_log(folder.log)):
+        time.sleep(0.05)
+    (os.killpg if to_all else os.kill)(process.pid, number)
+    code, out, err = program.finish(process)
+    assert code == 128 + number, err
+    assert out == ""
+    step = int(_text(folder.pointer).partition(".")[0])
+    assert 2 <= step < 24
+    last = f"stopped by {number.name} after step {step}, and kept; go on with: panodetr train "
+    assert err.splitlines()[-1] == f"{last}--resume --out {folder.path}"
+    assert "Traceback" not in err
+    program.run(program.resume(folder.path, "--set", "validate_every=8", "--set", "save_every=2"))
+    weights = [run / "model" / "model.safetensors" for run in (folder.path, straight)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def test_a_full_disk_is_one_line_and_costs_nothing(
     program: Program, straight: Path, tmp_path: Path
 ) -> None:
     folder = RunFolder(tmp_path / "full")
     process = program.start(program.begin(folder.path))
-    assert kill_when(process, lambda: _text(folder.pointer) == "00000008.pt\n")
+    assert kill_when(process, lambda: _text(folder.pointer) == "00000010.pt\n")
     before = {path.name: path.read_bytes() for path in folder.states.glob("[0-9l]*")}
     code, _, err = program.finish(
         program.start(program.resume(folder.path), largest_file=1_000_000)
     )
     assert code == 1
     last = err.splitlines()[-1]
-    assert last.startswith(f"panodetr: error: cannot write {folder.states / '00000010.pt'}: ")
+    assert last.startswith(f"panodetr: error: cannot write {folder.states / '00000012.pt'}: ")
     assert "Traceback" not in err
     assert {path.name: path.read_bytes() for path in folder.states.iterdir()} == before
     program.run(program.resume(folder.path))

@@ -15,7 +15,7 @@ from panodetr.evaluation.panoptic import PanopticQuality
 from panodetr.model.config import DetrConfig, ResNetConfig
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.loop import train
+from panodetr.training.loop import begin, train
 from panodetr.training.observe import Silence
 from panodetr.training.validate import make_predictor
 
@@ -77,15 +77,9 @@ def one_thread() -> Iterator[None]:
 def test_four_photos_can_be_learned_by_heart(
     learning_run: TrainConfig, discs: Dataset, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    state = train(
-        learning_run,
-        discs,
-        None,
-        RunFolder(tmp_path / "run"),
-        accelerator=accelerator,
-        observer=Silence(),
-        resume=False,
-    )
+    folder, silence = RunFolder(tmp_path / "run"), Silence()
+    state = begin(learning_run, folder, accelerator=accelerator, observer=silence, resume=False)
+    train(state, learning_run, discs, None, folder, accelerator=accelerator, observer=silence)
     predictor = make_predictor(state.kept_model, learning_run.spec, CPU)
     truth = PanopticData.open(discs.folder, discs.split)
     quality = PanopticQuality(truth.categories)

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from panodetr.errors import PanodetrError
 from panodetr.training.log import Board, Log, plot_log, read_log, scalars
 
 
@@ -25,6 +27,51 @@ def test_a_resumed_run_replaces_what_the_killed_one_wrote_past_its_state(tmp_pat
         log.add(step, losses={"total": 1.0})
     Log(path, 15).add(20, losses={"total": 5.0})
     assert [(e["step"], e["losses"]["total"]) for e in read_log(path)] == [(10, 1.0), (20, 5.0)]
+
+
+@pytest.mark.parametrize(
+    "torn", [b'{"step": 20, "losses": {"tot', b"\xff\xfe\n", b"[1]\n", b"{}\n"]
+)
+def test_a_line_that_is_not_whole_is_passed_over_and_cut_off(tmp_path: Path, torn: bytes) -> None:
+    path = tmp_path / "log.jsonl"
+    Log(path, 0).add(10, note="a")
+    with path.open("ab") as file:
+        file.write(torn)
+    assert read_log(path) == [{"step": 10, "note": "a"}]
+    Log(path, 20).add(30, note="b")
+    assert path.read_text() == '{"step": 10, "note": "a"}\n{"step": 30, "note": "b"}\n'
+
+
+def test_a_line_is_added_to_the_file_as_it_lies(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    log = Log(path, 0)
+    log.add(10, note="a")
+    before = path.stat().st_ino
+    log.add(20, note="b")
+    assert path.stat().st_ino == before
+    assert len(read_log(path)) == 2
+
+
+def test_a_validation_that_is_repeated_stands_once(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    log = Log(path, 0)
+    log.add(10, losses={"total": 1.0})
+    log.add_validation(10, {"pq": 0.25})
+    log = Log(path, 10)
+    log.add_validation(10, {"pq": 0.5})
+    log.add_validation(20, {"pq": 0.75})
+    told = [(line["step"], line.get("validation")) for line in read_log(path)]
+    assert told == [(10, None), (10, {"pq": 0.5}), (20, {"pq": 0.75})]
+
+
+def test_a_log_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log.jsonl", 0)
+    (tmp_path / "log.jsonl").unlink()
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(PanodetrError, match=r"cannot write .*log\.jsonl"):
+        log.add(1, note="a")
+    with pytest.raises(PanodetrError, match=r"cannot read .*log\.jsonl"):
+        Log(tmp_path / "log.jsonl", 0)
 
 
 def test_the_picture_shows_losses_that_begin_late_and_validations(tmp_path: Path) -> None:

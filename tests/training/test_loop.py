@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,15 +13,18 @@ from torch.testing import assert_close
 
 from panodetr.checkpoints.build import load_model
 from panodetr.data.dataset import Dataset
-from panodetr.errors import TrainingError
+from panodetr.errors import DataError, Interrupted, TrainingError
 from panodetr.evaluation.truth import Truth
 from panodetr.model.detr import Detr
 from panodetr.training.batch import Batch, read_steps
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.loop import StepResult, count_step, make_state, train, train_step
+from panodetr.training.loop import begin, make_state, train
+from panodetr.training.memory import memory_told
 from panodetr.training.observe import BadStep, Progress, Silence
 from panodetr.training.state import TrainState, seed_step
+from panodetr.training.step import StepResult, count_step, train_step
+from panodetr.training.stop import StopSignal
 from panodetr.training.validate import Validation
 
 CPU = torch.device("cpu")
@@ -60,16 +64,22 @@ class Runner:
         self, config: TrainConfig, name: str, *, resume: bool = False, validate: bool = False
     ) -> tuple[TrainState, Told]:
         told = Told()
-        state = train(
-            config,
-            self.data,
-            Truth.open(self.data.folder, "train") if validate else None,
-            RunFolder(self.place / name),
-            accelerator=self.accelerator,
-            observer=told,
-            resume=resume,
-        )
+        folder = RunFolder(self.place / name)
+        truth = Truth.open(self.data.folder, "train") if validate else None
+        state = begin(config, folder, accelerator=self.accelerator, observer=told, resume=resume)
+        self.go_on(state, config, truth, folder, told)
         return state, told
+
+    def go_on(
+        self,
+        state: TrainState,
+        config: TrainConfig,
+        truth: Truth | None,
+        folder: RunFolder,
+        told: Told,
+    ) -> None:
+        accelerator = self.accelerator
+        train(state, config, self.data, truth, folder, accelerator=accelerator, observer=told)
 
 
 @pytest.fixture
@@ -111,6 +121,22 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_never_had(
     assert_identical(resumed.learner.state_dict(), straight.learner.state_dict())
     assert_identical(resumed.kept_model.state_dict(), straight.kept_model.state_dict())
     assert [line.step for line in told.lines] == [4, 6]
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "backbone_learning_rate", "weight_decay"])
+def test_a_resumed_run_learns_at_the_rates_it_is_given(
+    tiny_run: TrainConfig, run: Runner, name: str
+) -> None:
+    run(replace(tiny_run, steps=3), "stopped")
+    changed = replace(tiny_run, **{name: 0.0123})
+    resumed, _ = run(changed, "stopped", resume=True)
+    rest, backbone = resumed.optimizer.param_groups
+    assert rest["initial_lr"] == changed.learning_rate
+    assert backbone["initial_lr"] == changed.backbone_learning_rate
+    assert rest["weight_decay"] == backbone["weight_decay"] == changed.weight_decay
+    straight, _ = run(tiny_run, "straight")
+    weight = resumed.learner.model.backbone.stem_conv.weight
+    assert not torch.equal(weight, straight.learner.model.backbone.stem_conv.weight)
 
 
 def test_seeds_decide_everything(tiny_run: TrainConfig, run: Runner) -> None:
@@ -243,7 +269,7 @@ def test_a_step_that_is_not_finite_changes_nothing(
 
 
 def test_divergence_stops_the_run_after_the_steps_that_it_may_skip(
-    tiny_run: TrainConfig, run: Runner, discs: Dataset, tmp_path: Path
+    tiny_run: TrainConfig, run: Runner, tmp_path: Path
 ) -> None:
     diverging = replace(tiny_run, learning_rate=1e30, clip=1e30, warmup=0, bad_steps=2)
     with pytest.raises(TrainingError, match="3 steps had a loss or gradient that is not finite"):
@@ -251,14 +277,8 @@ def test_divergence_stops_the_run_after_the_steps_that_it_may_skip(
     assert not list((tmp_path / "run").glob("states/*"))
     told = Told()
     with pytest.raises(TrainingError):
-        train(
-            diverging,
-            discs,
-            None,
-            RunFolder(tmp_path / "again"),
-            accelerator=run.accelerator,
-            observer=told,
-            resume=False,
+        run.go_on(
+            make_state(diverging, CPU, print), diverging, None, RunFolder(tmp_path / "again"), told
         )
     assert len(told.bad) == 3
     assert all(len(bad.image_ids) == diverging.batch_size for bad in told.bad)
@@ -289,3 +309,127 @@ def test_a_run_ends_when_validations_bring_nothing_better(
     assert len(told.validations) == 3
     again, _ = run(config, "run", resume=True, validate=True)
     assert again.step == 6
+
+
+class Broken(Truth):
+    """Photos to validate with that cannot be read."""
+
+    def share(self, rank: int, ranks: int) -> Truth:
+        raise DataError("val/3.png is no image")
+
+
+def test_a_validation_that_fails_costs_nothing(tiny_run: TrainConfig, run: Runner) -> None:
+    config = replace(tiny_run, validate_every=2)
+    straight, told = run(config, "straight", validate=True)
+    folder = RunFolder(run.place / "failed")
+    whole = Truth.open(run.data.folder, "train")
+    broken = Broken(**vars(whole))
+    state = make_state(config, CPU, print)
+    with pytest.raises(TrainingError, match=r"after step 2: val/3.png is no image; .* --val none"):
+        run.go_on(state, config, broken, folder, Told())
+    assert folder.pointer.read_text() == "00000002.pt\n"
+    with pytest.raises(TrainingError, match="after step 2"):  # it is not left out
+        run.go_on(
+            begin(config, folder, accelerator=run.accelerator, observer=Told(), resume=True),
+            config, broken, folder, Told(),
+        )  # fmt: skip
+    again, retold = run(config, "failed", resume=True, validate=True)
+    assert_identical(again.learner.state_dict(), straight.learner.state_dict())
+    assert [v.step for v in retold.validations] == [2, 4, 6]
+    assert [v.metrics for v in retold.validations] == [v.metrics for v in told.validations]
+    assert (again.best, again.stale) == (straight.best, straight.stale)
+    _, nothing = run(config, "failed", resume=True, validate=True)
+    assert nothing.validations == []  # the last one is done, and known to be
+
+
+def test_a_run_that_cannot_be_validated_goes_on_without(tiny_run: TrainConfig, run: Runner) -> None:
+    config = replace(tiny_run, validate_every=2)
+    folder = RunFolder(run.place / "run")
+    broken = Broken(**vars(Truth.open(run.data.folder, "train")))
+    with pytest.raises(TrainingError):
+        run.go_on(make_state(config, CPU, print), config, broken, folder, Told())
+    state, told = run(config, "run", resume=True)
+    assert state.step == 6
+    assert told.validations == []
+
+
+class Interrupting(Told):
+    """Sends this process a signal in the midst of a step, or of a validation."""
+
+    def __init__(self, number: signal.Signals, *, step: int = 0, validation: bool = False) -> None:
+        super().__init__()
+        self._number, self._step, self._validation = number, step, validation
+
+    def batch(self, step: int, batch: Batch) -> None:
+        if step == self._step:
+            signal.raise_signal(self._number)
+
+    def validating(self, done: int, photos: int) -> None:
+        if self._validation and done == 2:
+            signal.raise_signal(self._number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_after_its_step(
+    tiny_run: TrainConfig, run: Runner, number: signal.Signals
+) -> None:
+    straight, _ = run(tiny_run, "straight")
+    folder = RunFolder(run.place / "stopped")
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=f"{number.name} after step 3") as caught:
+        run.go_on(
+            make_state(tiny_run, CPU, print), tiny_run, None, folder, Interrupting(number, step=3)
+        )
+    assert caught.value.signal == number
+    assert signal.getsignal(number) is before
+    assert folder.pointer.read_text() == "00000003.pt\n"
+    resumed, _ = run(tiny_run, "stopped", resume=True)
+    assert_identical(resumed.learner.state_dict(), straight.learner.state_dict())
+
+
+def test_a_signal_ends_a_validation_which_is_done_when_the_run_goes_on(
+    tiny_run: TrainConfig, run: Runner
+) -> None:
+    config = replace(tiny_run, validate_every=4)
+    folder = RunFolder(run.place / "stopped")
+    truth = Truth.open(run.data.folder, "train")
+    told = Interrupting(signal.SIGTERM, validation=True)
+    with pytest.raises(Interrupted, match="after step 4"):
+        run.go_on(make_state(config, CPU, print), config, truth, folder, told)
+    _, told = run(config, "stopped", resume=True, validate=True)
+    assert [validation.step for validation in told.validations] == [4, 6]
+
+
+def test_a_second_interrupt_does_not_wait_and_one_press_is_one(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with StopSignal(aloud=True) as stop:
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):  # as a launcher sends them
+            signal.raise_signal(number)
+        assert stop.number == signal.SIGINT
+        monkeypatch.setattr("panodetr.training.stop.ONE_PRESS", -1.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert capfd.readouterr().err.count("stopping when this step is done") == 1
+
+
+def test_memory_that_does_not_suffice_is_one_line(
+    tiny_run: TrainConfig, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greedy(*_: object) -> StepResult:
+        torch.empty(2**60)  # the allocator's own error
+        raise AssertionError
+
+    monkeypatch.setattr("panodetr.training.loop.train_step", greedy)
+    with pytest.raises(TrainingError, match="higher accumulate, or checkpointing=true") as caught:
+        run(tiny_run, "run")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
+def test_every_kind_of_full_memory_is_known(tiny_run: TrainConfig, error: Exception) -> None:
+    with pytest.raises(TrainingError, match="more memory than there is"), memory_told(tiny_run):
+        raise error
+    other = RuntimeError("shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="multiplied"), memory_told(tiny_run):
+        raise other

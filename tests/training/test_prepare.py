@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from panodetr.checkpoints.native import save_checkpoint
+from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.dataset import Dataset
 from panodetr.errors import DataError, TrainingError, UsageError
+from panodetr.model.detr import Detr
+from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
 from panodetr.training.dry_run import dry_run, warn_of_few_steps
 from panodetr.training.prepare import (
@@ -19,7 +27,7 @@ from panodetr.training.prepare import (
     resumed,
     write_request,
 )
-from panodetr.training.run import newest_run
+from panodetr.training.run import newest_run, train
 
 SMALL = (
     "steps=4", "batch_size=2", "augmentation.size=48", "spec.architecture.encoder_layers=1",
@@ -29,6 +37,21 @@ SMALL = (
 
 def request(data: Dataset, *changes: str, val: str | None = None) -> Request:
     return Request(recipe="nuclei", data=data.folder, val=val, changes=changes)
+
+
+@pytest.fixture
+def boxes(discs: Dataset) -> Path:
+    """The folder of the same photos with boxes alone, as COCO writes them."""
+    folder = discs.folder
+    document = json.loads((folder / "panoptic_train.json").read_text())
+    document["annotations"] = [
+        {"id": number, "image_id": image["id"], "category_id": 10, "bbox": [4, 4, 20, 20],
+         "area": 400, "iscrowd": 0}
+        for number, image in enumerate(document["images"], start=1)
+    ]  # fmt: skip
+    (folder / "instances_train.json").write_text(json.dumps(document))
+    (folder / "panoptic_train.json").unlink()
+    return folder
 
 
 def test_a_request_is_kept_and_read_again(discs: Dataset, tmp_path: Path) -> None:
@@ -77,6 +100,128 @@ def test_the_split_val_validates_where_it_is_there(discs: Dataset) -> None:
         prepare(replace(request(data, *SMALL, val="test"), split="val"))
 
 
+def copy_split(data: Dataset, split: str) -> Path:
+    """Give the same photos again as another split; returns its JSON."""
+    folder = data.folder
+    shutil.copytree(folder / "train", folder / split)
+    shutil.copytree(folder / "panoptic_train", folder / f"panoptic_{split}")
+    described = folder / f"panoptic_{split}.json"
+    shutil.copy(folder / "panoptic_train.json", described)
+    return described
+
+
+def test_a_split_of_other_classes_is_refused_before_a_step_is_done(discs: Dataset) -> None:
+    described = copy_split(discs, "val")
+    described.write_text(described.read_text().replace('"disc"', '"ring"'))
+    with pytest.raises(DataError, match=r"category 10 is 'disc' .* 'ring' .* --val none") as caught:
+        prepare(request(discs, *SMALL))
+    assert "\n" not in str(caught.value)
+    assert prepare(request(discs, *SMALL, val="none")).truth is None
+
+
+def test_stage_2_on_fewer_classes_is_refused_unless_it_is_not_validated(
+    discs: Dataset, tiny_spec: ModelSpec, tmp_path: Path
+) -> None:
+    copy_split(discs, "val")
+    more = Category(index=2, id=30, name="ring", is_thing=True, color=(0, 0, 0))
+    spec = replace(tiny_spec, categories=(*discs.categories, more))
+    save_checkpoint(tmp_path / "start", spec, Detr(spec.architecture).state_dict())
+    asked = Request(
+        recipe="coco-panoptic-masks", data=discs.folder, changes=(f"start={tmp_path / 'start'}",)
+    )
+    with pytest.raises(DataError, match="validation would fail: category 30 is 'ring'"):
+        prepare(asked)
+    assert prepare(replace(asked, val="none")).truth is None
+
+
+def test_photos_that_are_learned_from_and_validated_with_are_told(discs: Dataset) -> None:
+    assert prepare(request(discs, *SMALL)).notes == ()
+    (note,) = prepare(request(discs, *SMALL, val="train")).notes
+    assert "4 of the 4 photos to validate with are also learned from" in note
+    copy_split(discs, "val")
+    assert prepare(request(discs, *SMALL)).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "mend"),
+    [
+        (
+            (),
+            "without them: --set spec.architecture.masks=false --set token_weight=0 "
+            "--set attention_weight=0",
+        ),
+        (("spec.architecture.masks=false", "attention_weight=0"), "without them: --set token_w"),
+        (("token_weight=0", "attention_weight=0"), "without them: --set spec.architecture.masks="),
+    ],
+)
+def test_boxes_alone_are_refused_where_masks_are_learned(
+    boxes: Path, changes: tuple[str, ...], mend: str
+) -> None:
+    asked = Request(recipe="nuclei", data=boxes, changes=(*SMALL, *changes))
+    with pytest.raises(UsageError, match=r"not every object in .* has a mask") as caught:
+        prepare(asked)
+    assert mend in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_advised_for_boxes_alone_runs(boxes: Path, tmp_path: Path) -> None:
+    asked = Request(recipe="nuclei", data=boxes, changes=SMALL)
+    with pytest.raises(UsageError) as caught:
+        prepare(asked)
+    advised = str(caught.value).partition("without them: --set ")[2].split(" --set ")
+    outcome = train(replace(asked, changes=(*SMALL, *advised)), tmp_path / "run", device="cpu")
+    assert outcome is not None
+    assert outcome.steps == 4
+    assert not outcome.masks
+
+
+def test_paths_are_kept_so_that_a_run_can_be_resumed_from_anywhere(
+    discs: Dataset, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tiny_folder.parent)
+    asked = Request(
+        recipe="finetune", data=discs.folder, changes=(f"start={tiny_folder.name}", "clip=1")
+    )
+    prepared = prepare(asked)
+    assert prepared.request.changes == (f"start={tiny_folder.resolve()}", "clip=1")
+    write_request(tmp_path / "config.json", prepared)
+    monkeypatch.chdir(tmp_path)
+    kept, fields = read_request(tmp_path / "config.json")
+    again = prepare(kept).config
+    assert again.start == str(tiny_folder.resolve())
+    assert changed_fields(again, fields) == []
+
+
+def test_a_bundled_name_stays_a_name(
+    discs: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "nuclei").mkdir()  # a bundled name wins over a folder
+    monkeypatch.chdir(tmp_path)
+    asked = Request(recipe="finetune", data=discs.folder, changes=("start=nuclei",))
+    assert prepare(asked).request.changes == ("start=nuclei",)
+
+
+@pytest.mark.parametrize("words", [("nuclei", "--data", "DATA"), ("--resume", "--out", "DATA")])
+@pytest.mark.parametrize("missing", ["accelerate", "tensorboard"])
+def test_a_missing_extra_is_one_line(discs: Dataset, missing: str, words: tuple[str, ...]) -> None:
+    prepared = prepare(request(discs, *SMALL))
+    write_request(discs.folder / "config.json", prepared)
+    given = [str(discs.folder) if word == "DATA" else word for word in words]
+    program = (
+        f"import sys; sys.modules[{missing!r}] = None; from panodetr.cli.main import main; "
+        f"sys.exit(main(['train', *{given!r}]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=discs.folder, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"panodetr: error: training needs {missing}, which is not installed; "
+        "pip install 'panodetr[train]'\n"
+    )
+
+
 def test_photos_with_id_maps_are_validated_by_their_objects(tmp_path: Path) -> None:
     noise = np.random.default_rng(0)
     for split in ("train", "val"):
@@ -119,6 +264,16 @@ def test_a_rehearsal_measures_and_writes_nothing(discs: Dataset) -> None:
     assert found.peak_bytes is None or found.peak_bytes > 50e6
     assert "4 steps of 2 photos are very few" in found.warnings[0]
     assert {path: path.stat().st_mtime_ns for path in discs.folder.rglob("*")} == before
+
+
+def test_a_rehearsal_reads_what_is_validated_with(discs: Dataset) -> None:
+    copy_split(discs, "val")
+    photo = discs.folder / "val" / "3.png"
+    photo.write_bytes(photo.read_bytes()[:200])
+    found = dry_run(request(discs, *SMALL), device="cpu")
+    assert found.val_photos == 4
+    (error,) = found.errors
+    assert "3.png" in error
 
 
 def test_few_steps_are_measured_by_where_they_begin(tiny_run: TrainConfig) -> None:

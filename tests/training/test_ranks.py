@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
+from panodetr.data.augment import CropAugmentation
+from panodetr.data.dataset import open_data
+from panodetr.data.sampling import Sampler
 from panodetr.training.log import read_log
 
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -22,6 +26,8 @@ SETTINGS = [word for change in EXACT for word in ("--set", change)]
 
 
 class Program(Protocol):
+    data: Path
+
     def begin(self, out: Path, *more: str) -> list[str]: ...
     def run(self, words: list[str], *, launcher: tuple[str, ...] = ()) -> str: ...
 
@@ -46,8 +52,28 @@ def test_two_processes_lose_what_one_does(
     assert [line["step"] for line in one] == [line["step"] for line in two] == [1, 2, 2, 3, 4, 4]
     for line, other in zip(one, two, strict=True):
         if "losses" in line:
-            assert other["losses"] == pytest.approx(line["losses"], rel=1e-5, abs=1e-5)
+            # AdamW divides by gradients near zero, so that rounding grows from step to step.
+            near = 1e-6 if line["step"] == 1 else 1e-4
+            assert other["losses"] == pytest.approx(line["losses"], rel=near, abs=near)
         else:
             assert other["validation"] == pytest.approx(line["validation"], abs=1e-3)
     metrics = json.loads((tmp_path / "two" / "best" / "metrics.json").read_text())
-    assert metrics["images"] == 4
+    assert metrics["images"] == 5
+
+
+@pytest.mark.slow
+def test_a_photo_that_another_process_skips_is_named(program: Program, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(program.data, data)
+    samples = open_data(data).samples
+    sizes = [sample.size for sample in samples]
+    seen = Sampler(sizes, CropAugmentation(size=48), seed=0, batch_size=2, sampling="epochs")
+    broken = samples[seen.draw(1).index].photo  # the second process's first one
+    broken.write_bytes(broken.read_bytes()[:200])
+    short = ("sampling=epochs", "steps=1", "batch_size=2")
+    words = program.begin(tmp_path / "run", "--val", "none", *SETTINGS, "--data", str(data))
+    words += [word for change in short for word in ("--set", change)]
+    program.run(words, launcher=LAUNCHER)
+    notes = [line["note"] for line in read_log(tmp_path / "run" / "log.jsonl") if "note" in line]
+    assert len(notes) == 1
+    assert str(broken) in notes[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from panodetr.cli.arguments import add_device
-from panodetr.errors import UsageError
+from panodetr.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -28,10 +28,12 @@ The run's folder holds config.json, log.jsonl, results.png, TensorBoard's events
 is learned from and of predictions beside the truth, best/ and model/ (checkpoints for --model), and
 states/ to resume from.
 
-A run that was stopped in whatever way goes on where it was:
+Ctrl-C and SIGTERM end a run when its step is done, and keep its state (exit code 130, 143). A run
+that was stopped in whatever way goes on where it was:
   panodetr train --resume                       the one at work last in runs/train
   panodetr train --resume --out DIR             the one in DIR
-and with --set steps=N for more steps than it was begun with.
+and with --set steps=N for more steps than it was begun with, or with --val none for no more
+validation.
 
 Several GPUs or machines share a run under torchrun or accelerate launch, batch_size being that of
 all of them together:
@@ -110,14 +112,18 @@ def run(options: argparse.Namespace) -> int:
     name = options.name or options.recipe
     out = options.out or (RUNS / name if name else newest_run(RUNS))
     with TrainProgress() as progress:
-        outcome = train(
-            request,
-            out,
-            resume=options.resume,
-            changes=options.changes if options.resume else (),
-            device=options.device,
-            observer=progress,
-        )
+        try:
+            outcome = train(
+                request,
+                out,
+                resume=options.resume,
+                changes=options.changes if options.resume else (),
+                val=options.val if options.resume else None,
+                device=options.device,
+                observer=progress,
+            )
+        except Interrupted as stopped:  # which the observer was told of
+            return 128 + stopped.signal  # as shells have it
     if outcome is not None:
         print(_closing(outcome))
     return 0
@@ -132,6 +138,10 @@ def _request(options: argparse.Namespace) -> Request | None:
     from panodetr.training.prepare import Request
 
     if options.recipe is None and options.data is None and options.resume:
+        if options.split is not None:
+            raise UsageError(
+                f"--split {options.split} is for a new run; one that is resumed keeps its own"
+            )
         return None
     if options.recipe is None or options.data is None:
         raise UsageError("expected RECIPE and --data FOLDER, or --resume without both")
@@ -139,7 +149,7 @@ def _request(options: argparse.Namespace) -> Request | None:
         recipe=options.recipe,
         data=options.data,
         split=options.split,
-        val=options.val,
+        val=None if options.resume else options.val,
         changes=() if options.resume else tuple(options.changes),
     )
 

@@ -101,7 +101,7 @@ def evaluate(
         ImageError: a photo cannot be read.
         PanodetrError: the system refused to write.
     """
-    _check_categories(model.categories, truth, tasks)
+    check_categories(model.categories, truth, tasks)
     if out is not None and out.resolve() == truth.folder.resolve():
         raise DataError(f"{out} holds the truth; choose another folder for the predictions")
     tally = Tally(truth, tasks)
@@ -213,7 +213,7 @@ def _write(
         files.add_objects("instances", answer.masks)
 
 
-def _check_categories(categories: Iterable[Category], truth: Truth, tasks: Sequence[Task]) -> None:
+def check_categories(categories: Iterable[Category], truth: Truth, tasks: Sequence[Task]) -> None:
     """See that the model means by each id what the data set means.
 
     Objects may be of fewer classes than the model has: a panoptic model knows stuff as well.

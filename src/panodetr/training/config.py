@@ -15,8 +15,8 @@ from panodetr.training.criterion import CriterionConfig
 class TrainConfig:
     """Everything that decides the outcome of a run, given its data.
 
-    A step is one update of the weights. What a step learns from does not depend on how many
-    processes share it, nor on how many parts it is worked through in.
+    A step is one update of the weights. The photos that it learns from do not depend on how many
+    processes share it, nor on how many parts it is worked through in; random numbers do.
 
     Attributes:
         spec: the model to be trained.
@@ -48,7 +48,8 @@ class TrainConfig:
         ema: decay of the moving average of the weights, which then is the model that is validated
             and kept; 0 for none.
         mask_start: the step from which masks are learned too: boxes come first, and cost less.
-        mask_objects: at most this many objects of a batch, drawn at random, have a mask loss.
+        mask_objects: at most this many objects of a part of a step, drawn at random, have a mask
+            loss.
         grid_queries: whether queries start as positions of points on a grid, for a model that is
             trained from random weights.
         query_groups: sets of queries, 1 for none but the model's own.

@@ -13,10 +13,12 @@ import torch
 from panodetr.data.check import check_split
 from panodetr.errors import TrainingError
 from panodetr.training.batch import read_steps
-from panodetr.training.loop import make_state, train_step
+from panodetr.training.loop import make_state
+from panodetr.training.memory import memory_told
 from panodetr.training.prepare import prepare
 from panodetr.training.ranks import join_ranks
 from panodetr.training.run import check_shares
+from panodetr.training.step import train_step
 
 if TYPE_CHECKING:
     from panodetr.training.config import TrainConfig
@@ -52,7 +54,7 @@ class DryRun:
         peak_bytes: of the GPU, or else of this process; None where the system doesn't say.
         checked: whether every file of the data was read.
         errors: what is wrong with it, a line each.
-        notes: what was not taken over from a checkpoint.
+        notes: what should be known of the data, and what was not taken over from a checkpoint.
         warnings: what will probably disappoint.
     """
 
@@ -73,21 +75,23 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
     """Build everything a run needs, do two of its steps, and throw them away.
 
     Raises:
-        TrainingError: a loss or gradient is not finite.
+        TrainingError: a loss or gradient is not finite, or the memory does not suffice.
         PanodetrError: whatever would stop the run as it begins.
     """
     prepared = prepare(request)
     data = prepared.data
-    checked = len(data.samples) <= CHECKED_PHOTOS
+    val_photos = 0 if prepared.truth is None else len(prepared.truth.images)
+    checked = len(data.samples) + val_photos <= CHECKED_PHOTOS
     errors: list[str] = []
-    if checked:
-        found = check_split(request.data, data.split, data.format, lambda done, photos: None)
-        errors = [finding.message for finding in found.findings if finding.is_error]
+    for split in dict.fromkeys((data.split, prepared.val)) if checked else ():
+        if split is not None:
+            found = check_split(request.data, split, data.format, lambda done, photos: None)
+            errors += [finding.message for finding in found.findings if finding.is_error]
     # Masks from the first step on: that is what most steps cost, and the most memory they take.
     config = replace(prepared.config, steps=max(2, prepared.config.steps), mask_start=0)
     accelerator = join_ranks(device, config)
     check_shares(config, accelerator)
-    notes: list[str] = []
+    notes = list(prepared.notes)
     state = make_state(config, accelerator.device, notes.append)
     network = accelerator.prepare_model(state.learner)
     seconds = 0.0
@@ -95,7 +99,8 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
         for _ in range(2):  # the second one is timed: the first one warms up
             parts = next(steps)
             began = time.perf_counter()
-            result = train_step(network, state, parts, config, accelerator)
+            with memory_told(config):
+                result = train_step(network, state, parts, config, accelerator)
             seconds = time.perf_counter() - began
             if not result.finite:
                 raise TrainingError(
@@ -105,7 +110,7 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
     return DryRun(
         config=prepared.config,
         photos=len(data.samples),
-        val_photos=0 if prepared.truth is None else len(prepared.truth.images),
+        val_photos=val_photos,
         parameters=sum(parameter.numel() for parameter in learned),
         seconds=seconds,
         total_seconds=seconds * prepared.config.steps,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from panodetr.errors import PanodetrError
-from panodetr.files import write_text, written_whole
+from panodetr.files import append_text, write_text, written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -37,8 +37,7 @@ class Log:
             PanodetrError: the system refused to write.
         """
         self.path = path
-        self._lines = [line for line in read_log(path) if line["step"] <= step]
-        self._write()
+        self._rewrite([line for line in read_log(path) if line["step"] <= step])
 
     def add(self, step: int, **what: object) -> None:
         """Add a line.
@@ -46,11 +45,26 @@ class Log:
         Raises:
             PanodetrError: the system refused to write.
         """
-        self._lines.append({"step": step, **what})
-        self._write()
+        append_text(self.path, _line({"step": step, **what}))
 
-    def _write(self) -> None:
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in self._lines))
+    def add_validation(self, step: int, figures: Mapping[str, float]) -> None:
+        """Add the figures of a validation, for those that a killed run may have of the same step.
+
+        Raises:
+            PanodetrError: the system refused to write.
+        """
+        lines = read_log(self.path)
+        others = [line for line in lines if line["step"] != step or "validation" not in line]
+        if len(others) < len(lines):
+            self._rewrite(others)
+        self.add(step, validation=figures)
+
+    def _rewrite(self, lines: list[dict[str, Any]]) -> None:
+        write_text(self.path, "".join(map(_line, lines)))
+
+
+def _line(fields: dict[str, Any]) -> str:
+    return json.dumps(fields) + "\n"
 
 
 class Board:
@@ -95,10 +109,32 @@ class Board:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a log; none where there is no log yet."""
-    if not path.exists():
+    """Read the whole lines of a log; none where there is no log yet.
+
+    A kill or a full disk can leave a part of a line, which is passed over.
+
+    Raises:
+        PanodetrError: the system refused to read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise PanodetrError(f"cannot read {path}: {error.strerror or error}") from error
+    lines = (_parse(line) for line in text.splitlines())
+    return [line for line in lines if line is not None]
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    """Give the fields of a line; None for what is no line of a log."""
+    try:
+        fields: object = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(fields, dict) or not isinstance(fields.get("step"), int):
+        return None
+    return fields
 
 
 def plot_log(lines: list[dict[str, Any]], picture: Path) -> None:

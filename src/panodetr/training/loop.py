@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import time
-from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from contextlib import closing
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
-from panodetr.errors import TrainingError
+from panodetr.errors import DataError, Interrupted, PanodetrError, TrainingError
 from panodetr.model.detr import Detr
 from panodetr.training.batch import read_steps
-from panodetr.training.criterion import Totals, count_totals
 from panodetr.training.ema import WeightAverage
+from panodetr.training.memory import memory_told
 from panodetr.training.observe import BadStep, Progress
 from panodetr.training.optimizer import (
     freeze,
@@ -27,6 +27,8 @@ from panodetr.training.ranks import gather
 from panodetr.training.recompute import recompute_activations
 from panodetr.training.scaffold import make_scaffold
 from panodetr.training.state import Learner, TrainState, seed_step
+from panodetr.training.step import train_step
+from panodetr.training.stop import StopSignal
 from panodetr.training.transfer import make_model
 from panodetr.training.validate import validate
 
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from accelerate import Accelerator
-    from torch import Tensor
 
     from panodetr.data.dataset import Dataset
     from panodetr.evaluation.truth import Truth
@@ -42,9 +43,39 @@ if TYPE_CHECKING:
     from panodetr.training.config import TrainConfig
     from panodetr.training.folder import RunFolder
     from panodetr.training.observe import Observer
+    from panodetr.training.step import StepResult
+
+
+def begin(
+    config: TrainConfig,
+    folder: RunFolder,
+    *,
+    accelerator: Accelerator,
+    observer: Observer,
+    resume: bool,
+) -> TrainState:
+    """The state that a run starts from, or the last one that it left behind.
+
+    Args:
+        config: the run.
+        folder: where states are kept.
+        accelerator: for the device.
+        observer: told of what was not taken over.
+        resume: whether to go on from the folder's last state, if there is one.
+
+    Raises:
+        TrainingError: no state can be read, or they are of another run.
+        PanodetrError: the weights to start with cannot be read, or don't fit.
+    """
+    resume = resume and folder.has_states()
+    state = make_state(config, accelerator.device, observer.note, with_weights=not resume)
+    if resume:
+        folder.load(state, observer.note)
+    return state
 
 
 def train(
+    state: TrainState,
     config: TrainConfig,
     data: Dataset,
     truth: Truth | None,
@@ -52,38 +83,34 @@ def train(
     *,
     accelerator: Accelerator,
     observer: Observer,
-    resume: bool,
-) -> TrainState:
-    """Train a model from its start, or on from the last state of a run.
+) -> None:
+    """Train on from a state, until the last step is done or patience is lost.
 
     All processes call this alike; the first one writes.
 
     Args:
+        state: of `begin`; it is what changes.
         config: the run.
         data: the photos to learn from.
         truth: the photos to validate with; None for no validation.
         folder: where states and the best model are kept.
         accelerator: the processes, the device and the precision.
         observer: whoever wants to know.
-        resume: whether to go on from the folder's last state.
-
-    Returns:
-        The state after the last step.
 
     Raises:
-        TrainingError: no state can be read, or training diverged.
+        Interrupted: the process was asked to stop; the state is kept.
+        TrainingError: training diverged, the memory does not suffice, or the model cannot be
+            validated.
         PanodetrError: a photo cannot be read, or a file cannot be written.
     """
-    resume = resume and folder.has_states()
-    state = make_state(config, accelerator.device, observer.note, with_weights=not resume)
-    if resume:
-        folder.load(state, observer.note)
     network = accelerator.prepare_model(state.learner)
+    main = accelerator.is_main_process
+    unread: list[str] = []  # photos that this process has skipped, and the first one doesn't know
     steps = read_steps(
         config,
         data,
         state.step,
-        observer.note,
+        observer.note if main else unread.append,
         rank=accelerator.process_index,
         ranks=accelerator.num_processes,
     )
@@ -91,14 +118,25 @@ def train(
     since = time.perf_counter()
     observer.begin(state.step, config.steps)
 
-    with closing(steps):
-        while state.step < config.steps and not out_of_patience(state, config):
-            parts = next(steps)
+    with closing(steps), StopSignal(aloud=main) as stop:
+        while True:
+            if truth is not None and validation_due(state, config):
+                began = time.perf_counter()
+                validate_state(state, truth, config, folder, accelerator, observer, stop)
+                since += time.perf_counter() - began  # the speed is that of learning
+            if state.step >= config.steps or out_of_patience(state, config):
+                break
+            try:
+                parts = next(steps)
+            except DataError:  # the signal went to those who read photos, too
+                stop_run(stop.number, state, folder, accelerator)
+                raise
             observer.batch(state.step + 1, parts[0])
             factor = learning_rate_factor(state.step, config)
             set_learning_rate(state.optimizer, factor)
             seed_step(config.seed, state.step, accelerator.process_index)
-            result = train_step(network, state, parts, config, accelerator)
+            with memory_told(config):
+                result = train_step(network, state, parts, config, accelerator)
             observer.stepped(state.step)
 
             if result.finite:
@@ -109,15 +147,35 @@ def train(
             if seen and (last or state.step % config.log_every == 0):
                 observer.progress(_summary(seen, state.step, factor, config, since))
                 seen, since = [], time.perf_counter()
-            due = config.validate_every and state.step % config.validate_every == 0
-            if truth is not None and (last or due):
-                began = time.perf_counter()
-                validate_state(state, truth, config, folder, accelerator, observer)
-                since += time.perf_counter() - began  # the speed is that of learning
-            stopping = last or out_of_patience(state, config)
-            if accelerator.is_main_process and (stopping or state.step % config.save_every == 0):
+
+            signals, skipped = zip(*gather(accelerator, (stop.number, [*unread])), strict=True)
+            unread.clear()
+            for line in chain.from_iterable(skipped):
+                observer.note(line)
+            asked = next((number for number in signals if number is not None), None)
+            due = truth is not None and validation_due(state, config)
+            stop_run(asked, state, folder, accelerator)
+            if main and (last or due or state.step % config.save_every == 0):
                 folder.save(state)
-    return state
+
+
+def stop_run(
+    number: int | None, state: TrainState, folder: RunFolder, accelerator: Accelerator
+) -> None:
+    """Keep the state and end the run, if there is a signal that asks for it.
+
+    Raises:
+        Interrupted: there is.
+    """
+    if number is None:
+        return
+    if accelerator.is_main_process:
+        folder.save(state)
+    raise Interrupted(
+        f"stopped by {signal.Signals(number).name} after step {state.step}, and kept; "
+        f"go on with: panodetr train --resume --out {folder.path}",
+        number,
+    )
 
 
 def make_state(
@@ -155,86 +213,6 @@ def make_state(
         learner=Learner(model, scaffold, config),
         optimizer=make_optimizer(model, scaffold, config),
         average=average,
-    )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StepResult:
-    """What one step came to, in all processes alike.
-
-    Attributes:
-        losses: scalars to log; "total" is what is minimised.
-        gradient_norm: of all gradients together, before it is clipped.
-        finite: whether all of that is; if not, the weights were left as they are.
-    """
-
-    losses: dict[str, Tensor]
-    gradient_norm: Tensor
-    finite: bool
-
-
-def train_step(
-    network: nn.Module,
-    state: TrainState,
-    parts: Sequence[Batch],
-    config: TrainConfig,
-    accelerator: Accelerator,
-) -> StepResult:
-    """One step: forward and backward part by part, then one update of the weights.
-
-    Sums of losses are divided by what the whole step has of objects, so that gradients don't depend
-    on how its photos were shared out to parts and processes.
-
-    Args:
-        network: the state's learner, as Accelerate has prepared it.
-        state: what learns; its step is counted, and its average brought up to date.
-        parts: this process's share of the photos.
-        config: the run.
-        accelerator: the processes.
-    """
-    masks = config.spec.architecture.masks and state.step >= config.mask_start
-    totals = count_step(parts, config, accelerator)
-    statistics = _running_statistics(state)
-    before = [buffer.clone() for buffer in statistics]
-    state.optimizer.zero_grad(set_to_none=True)
-    shares: list[dict[str, Tensor]] = []
-    for number, part in enumerate(parts, start=1):
-        # Processes exchange their gradients once, in the backward pass of the last part.
-        with accelerator.no_sync(network) if number < len(parts) else nullcontext():
-            total, losses = network(part.to(accelerator.device), totals, with_masks=masks)
-            accelerator.backward(total)
-        shares.append(losses)
-    learned = [p for group in state.optimizer.param_groups for p in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(learned, config.clip)
-    losses = _sum_shares(shares, accelerator)
-    finite = bool(torch.stack([norm.float(), losses["total"].float()]).isfinite().all())
-    state.step += 1
-    if finite:
-        state.optimizer.step()
-        if state.average is not None:
-            state.average.update(state.learner.model, state.step)
-    else:
-        for buffer, old in zip(statistics, before, strict=True):
-            buffer.copy_(old)
-    return StepResult(losses=losses, gradient_norm=norm, finite=finite)
-
-
-def count_step(parts: Sequence[Batch], config: TrainConfig, accelerator: Accelerator) -> Totals:
-    """What losses are divided by: the counts of all parts and processes.
-
-    Divided by the number of processes, because Accelerate's data parallel takes the mean of their
-    gradients, not the sum.
-    """
-    own = [count for part in parts for count in part.targets.counts]
-    # Shares are of equal size, so that there is one count for every photo of the step.
-    whole = accelerator.gather(torch.tensor(own, device=accelerator.device))
-    assert isinstance(whole, torch.Tensor)
-    totals = count_totals(whole.tolist(), config)
-    processes = accelerator.num_processes
-    return Totals(
-        objects=totals.objects / processes,
-        label_weight=totals.label_weight / processes,
-        images=totals.images / processes,
     )
 
 
@@ -278,18 +256,39 @@ def validate_state(
     folder: RunFolder,
     accelerator: Accelerator,
     observer: Observer,
+    stop: StopSignal,
 ) -> None:
-    """Validate, and keep the model if it is the best so far."""
+    """Validate, and keep the model if it is the best so far; then keep the state that knows it.
+
+    Raises:
+        Interrupted: the process was asked to stop.
+        TrainingError: the model cannot be validated.
+        PanodetrError: a file cannot be written.
+    """
+
+    def progress(done: int, photos: int) -> None:
+        stop_run(stop.number, state, folder, accelerator)
+        observer.validating(done, photos)
+
     model = state.kept_model
-    validation = validate(
-        model,
-        config.spec,
-        truth,
-        step=state.step,
-        accelerator=accelerator,
-        progress=observer.validating,
-    )
+    try:
+        validation = validate(
+            model,
+            config.spec,
+            truth,
+            step=state.step,
+            accelerator=accelerator,
+            progress=progress,
+        )
+    except Interrupted:
+        raise
+    except PanodetrError as error:
+        raise TrainingError(
+            f"validation after step {state.step}: {error}; the state is kept: go on with --resume "
+            "when this is mended, or without validation with --resume --val none"
+        ) from error
     state.stale += 1
+    state.validated = state.step
     if state.best is None or validation.score > state.best:
         state.best, state.stale = validation.score, 0
         if accelerator.is_main_process:
@@ -300,26 +299,20 @@ def validate_state(
                 {"step": state.step, **validation.metrics},
             )
     observer.validated(validation, model)
+    if accelerator.is_main_process:
+        folder.save(state)
+
+
+def validation_due(state: TrainState, config: TrainConfig) -> bool:
+    """Whether the model as it is now is to be validated, and has not been."""
+    last = state.step == config.steps
+    due = config.validate_every > 0 and state.step % config.validate_every == 0
+    return (last or due) and state.validated < state.step
 
 
 def out_of_patience(state: TrainState, config: TrainConfig) -> bool:
     """Whether validations have brought nothing better for too long."""
     return bool(config.patience) and state.stale >= config.patience
-
-
-def _running_statistics(state: TrainState) -> list[Tensor]:
-    """What a forward pass changes in live batch norms, where numbers that aren't finite stay."""
-    norms = (m for m in state.learner.model.modules() if isinstance(m, nn.BatchNorm2d))
-    return [buffer for norm in norms for buffer in norm.buffers()]
-
-
-def _sum_shares(shares: Sequence[dict[str, Tensor]], accelerator: Accelerator) -> dict[str, Tensor]:
-    """The losses of a step, of which each part of each process had a share."""
-    names = list(shares[0])
-    own = torch.stack([torch.stack([share[name] for share in shares]).sum() for name in names])
-    whole = accelerator.reduce(own, "mean")  # totals are per process
-    assert isinstance(whole, torch.Tensor)
-    return dict(zip(names, whole.unbind(), strict=True))
 
 
 def _summary(

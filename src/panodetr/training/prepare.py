@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from panodetr.data.dataset import list_splits, open_data
+from panodetr.checkpoints.catalogue import bundled
+from panodetr.data.dataset import find_data, list_splits, open_data
 from panodetr.data.idfolder import MaskImage
 from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage
 from panodetr.data.masks import mask_object
-from panodetr.errors import PanodetrError, TrainingError, UsageError
+from panodetr.errors import DataError, PanodetrError, TrainingError, UsageError
+from panodetr.evaluation.run import check_categories
 from panodetr.evaluation.truth import DEFAULT_SPLIT, Truth
 from panodetr.files import write_json
 from panodetr.training.recipes import RecipeData, configure, find_recipe, preferred_format
 from panodetr.training.transfer import check_start
+from panodetr.training.validate import choose_task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +34,8 @@ NO_VALIDATION = "none"
 """Said in place of a split's name."""
 
 EXTRAS = ("accelerate", "matplotlib", "tensorboard")
+
+_PATHS = ("start", "backbone_weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,31 +66,47 @@ class Prepared:
         config: what follows from it.
         data: what to learn from.
         truth: what to validate with; None for nothing.
+        val: the split that it is.
+        notes: what a person should know of it, a line each.
     """
 
     request: Request
     config: TrainConfig
     data: Dataset
     truth: Truth | None
+    val: str | None
+    notes: tuple[str, ...]
 
 
 def prepare(request: Request) -> Prepared:
     """Open the data, and let the recipe say what the run is.
 
     Raises:
-        UsageError: there is no such recipe or field, or a frozen part would be random.
-        DataError: the data contradicts itself, or lacks what the recipe needs.
+        UsageError: there is no such recipe or field, a frozen part would be random, or masks are to
+            be learned that the data does not have.
+        DataError: the data contradicts itself, or lacks what the recipe needs, or the model cannot
+            be validated with it.
         PanodetrError: a package is missing.
     """
     check_extras()
     find_recipe(request.recipe)
+    request = replace(request, changes=tuple(map(_with_absolute_path, request.changes)))
     wanted = preferred_format(request.recipe, request.data)
     data = open_data(request.data, request.split, format=wanted)
     facts = RecipeData(categories=data.categories, photos=len(data.samples), masks=data.has_masks)
     config = configure(request.recipe, facts, request.changes)
     check_start(config)
+    check_masks(config, data)
     truth = _open_truth(request.data, data, request.val)
-    return Prepared(request=request, config=config, data=data, truth=truth)
+    val = None
+    notes: list[str] = []
+    if truth is not None:
+        val = find_data(request.data, request.val or DEFAULT_SPLIT, data.format)[1]
+        check_truth(config, truth)
+        notes = _note_shared_photos(data, truth)
+    return Prepared(
+        request=request, config=config, data=data, truth=truth, val=val, notes=tuple(notes)
+    )
 
 
 def check_extras() -> None:
@@ -100,6 +121,58 @@ def check_extras() -> None:
             f"training needs {', '.join(missing)}, which is not installed; "
             "pip install 'panodetr[train]'"
         )
+
+
+def check_masks(config: TrainConfig, data: Dataset) -> None:
+    """See that the data has the masks that a run learns from.
+
+    Raises:
+        UsageError: it hasn't.
+    """
+    asked = {
+        "spec.architecture.masks=false": config.spec.architecture.masks,
+        "token_weight=0": config.token_weight,
+        "attention_weight=0": config.attention_weight,
+    }
+    mend = " ".join(f"--set {change}" for change, wanted in asked.items() if wanted)
+    if mend and not data.has_masks:
+        raise UsageError(
+            f"not every object in {data.folder} has a mask, and this run learns from masks; "
+            f"without them: {mend}"
+        )
+
+
+def check_truth(config: TrainConfig, truth: Truth) -> None:
+    """See that a run's model can be measured against what it is to be validated with.
+
+    Raises:
+        DataError: it can't.
+    """
+    try:
+        check_categories(config.spec.categories, truth, [choose_task(config.spec, truth)])
+    except DataError as error:
+        raise DataError(
+            f"validation would fail: {error}; mend that, or train without: --val {NO_VALIDATION}"
+        ) from error
+
+
+def _note_shared_photos(data: Dataset, truth: Truth) -> list[str]:
+    """Say so where photos to validate with are learned from."""
+    learned = {sample.photo for sample in data.samples}
+    shared = sum(image.photo in learned for image in truth.images)
+    if not shared:
+        return []
+    return [
+        f"{shared} of the {len(truth.images)} photos to validate with are also learned from: the "
+        "figures say nothing of new photos"
+    ]
+
+
+def _with_absolute_path(change: str) -> str:
+    """Make a change that names a file or folder hold wherever the run is resumed from."""
+    name, separator, text = change.partition("=")
+    is_path = name in _PATHS and text not in bundled() and Path(text).exists()
+    return f"{name}={Path(text).resolve()}" if separator and is_path else change
 
 
 def write_request(path: Path, prepared: Prepared) -> None:
@@ -139,13 +212,27 @@ def read_request(path: Path) -> tuple[Request, dict[str, Any]]:
         ) from error
 
 
-def resumed(kept: Request, asked: Request | None, changes: Sequence[str]) -> Request:
+def resumed(
+    kept: Request, asked: Request | None, changes: Sequence[str], val: str | None = None
+) -> Request:
     """Add changes to what a run was begun with, if nothing else is asked for.
 
+    Args:
+        kept: what it was begun with.
+        asked: what is asked for now, if anything.
+        changes: to the configuration.
+        val: what to validate with from now on. A run's best model is the best of one split, so it
+            may only be left out, and taken up again.
+
     Raises:
-        UsageError: another recipe or other data are asked for.
+        UsageError: another recipe or other data are asked for, or another split to validate with.
     """
-    wider = replace(kept, changes=(*kept.changes, *changes))
+    if val not in (None, kept.val, NO_VALIDATION) and kept.val != NO_VALIDATION:
+        raise UsageError(
+            f"the run was begun with val {kept.val or DEFAULT_SPLIT!r}, not {val!r}; leave it out "
+            f"with --resume, or go on without validation with --val {NO_VALIDATION}"
+        )
+    wider = replace(kept, val=val or kept.val, changes=(*kept.changes, *changes))
     if asked is None:
         return wider
     for name in ("recipe", "split", "val"):

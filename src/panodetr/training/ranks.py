@@ -1,20 +1,19 @@
 """The processes that train together, through Hugging Face Accelerate.
 
 Each has a rank, counted from 0; the one of rank 0 writes the files. One process alone is the same
-thing with nobody to wait for.
+thing with nobody to wait for. Accelerate is imported only where it is used: it comes with the extra
+`train`, and whoever lacks that is told so by `panodetr.training.prepare`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, broadcast, gather_object
-
 from panodetr.runtimes.torch import choose_device
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from panodetr.model.detr import Detr
     from panodetr.training.config import TrainConfig
 
@@ -34,6 +33,10 @@ def join_ranks(device: str, config: TrainConfig) -> Accelerator:
     Raises:
         UsageError: there is no such device.
     """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedDataParallelKwargs
+
     # Accelerate keeps its settings for the whole process, and refuses others: of an earlier run.
     AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
     # Until masks are learned, the mask head's weights have no gradients to wait for.
@@ -47,11 +50,17 @@ def join_ranks(device: str, config: TrainConfig) -> Accelerator:
 
 def gather(accelerator: Accelerator, value: T) -> list[T]:
     """Give every process what each of them has, by rank."""
-    return gather_object([value]) if accelerator.num_processes > 1 else [value]
+    if accelerator.num_processes == 1:
+        return [value]
+    from accelerate.utils import gather_object
+
+    return gather_object([value])
 
 
 def share_buffers(accelerator: Accelerator, model: Detr) -> None:
     """Give every process the running statistics of rank 0's live batch norms."""
     if accelerator.num_processes > 1:
+        from accelerate.utils import broadcast
+
         for buffer in model.buffers():
             broadcast(buffer)

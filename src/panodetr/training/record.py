@@ -132,7 +132,7 @@ class Recorder:
         assert self._board is not None
         assert self._truth is not None
         figures = scalars(validation.metrics)
-        self._log.add(validation.step, validation=figures)
+        self._log.add_validation(validation.step, figures)
         self._board.add(validation.step, "validation", figures)
         predictor = make_predictor(model, self._spec, self._device)
         picture = self._folder.pictures / f"validation_{validation.step:08}.png"

@@ -6,9 +6,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from panodetr.errors import TrainingError, UsageError
+from panodetr.errors import Interrupted, TrainingError, UsageError
 from panodetr.training.folder import RunFolder
-from panodetr.training.loop import train as train_loop
+from panodetr.training.loop import begin
+from panodetr.training.loop import train as train_on
 from panodetr.training.observe import Silence
 from panodetr.training.prepare import (
     Request,
@@ -58,6 +59,7 @@ def train(
     *,
     resume: bool = False,
     changes: Sequence[str] = (),
+    val: str | None = None,
     device: str = "auto",
     observer: Observer | None = None,
 ) -> Outcome | None:
@@ -70,6 +72,8 @@ def train(
         out: the run's folder; `panodetr.training.folder` says what it holds.
         resume: go on with the run in `out`.
         changes: "field=value", of what a run that is resumed was begun with.
+        val: what a run that is resumed is validated with from now on: "none", or, where it was
+            that, a split.
         device: "auto", "cpu" or "cuda".
         observer: who is told how it goes on.
 
@@ -79,6 +83,7 @@ def train(
     Raises:
         UsageError: the request cannot be meant, or `out` holds a run already and `resume` is not
             asked for.
+        Interrupted: the process was asked to stop; the state is kept.
         TrainingError: there is nothing to resume, or training diverged.
         DataError: the data contradicts itself.
         PanodetrError: a package is missing, or the system refused to write.
@@ -87,7 +92,7 @@ def train(
     before = None
     if resume:
         kept, before = read_request(folder.config)
-        request = resumed(kept, request, changes)
+        request = resumed(kept, request, changes, val)
         before = None if changes else before
     elif folder.holds_run():
         raise UsageError(
@@ -105,26 +110,37 @@ def train(
     recorder = None
     if accelerator.is_main_process:
         folder.clear_leftovers()
-        write_request(folder.config, prepared)
         told = observer or told
         told = recorder = Recorder(
             folder, config.spec, prepared.data, prepared.truth, accelerator.device, told
         )
+        for line in prepared.notes:
+            recorder.note(line)
         changed = changed_fields(config, before) if before is not None else []
         if changed:
             recorder.note(
                 f"{', '.join(changed)} isn't what the run was begun with: the recipe or the data "
                 "have changed since"
             )
-    state = train_loop(
-        config,
-        prepared.data,
-        prepared.truth,
-        folder,
-        accelerator=accelerator,
-        observer=told,
-        resume=resume,
-    )
+    state = begin(config, folder, accelerator=accelerator, observer=told, resume=resume)
+    if accelerator.is_main_process:
+        write_request(folder.config, prepared)  # not before: what was refused must not stay
+    try:
+        train_on(
+            state,
+            config,
+            prepared.data,
+            prepared.truth,
+            folder,
+            accelerator=accelerator,
+            observer=told,
+        )
+    except Interrupted as stopped:
+        if recorder is not None:
+            with closing(recorder):
+                recorder.note(str(stopped))
+        accelerator.end_training()
+        raise
     outcome = None
     if recorder is not None:
         with closing(recorder):

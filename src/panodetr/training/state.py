@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from panodetr.training.ema import WeightAverage
     from panodetr.training.scaffold import Scaffold
 
+RUN_SETTINGS = ("initial_lr", "weight_decay")
+"""What the optimizer's groups have from the configuration, which `--resume --set` may change."""
+
 
 class Learner(nn.Module):
     """Model, scaffold and losses as one module: what Accelerate spreads over processes."""
@@ -60,6 +63,8 @@ class TrainState:
         bad_steps: steps that were skipped because a loss or gradient was not finite.
         best: the best score of a validation; None before the first.
         stale: validations since then.
+        validated: the step of the last validation; 0 before the first. A state is saved before its
+            validation and again after it, so that a validation that fails costs nothing.
     """
 
     learner: Learner
@@ -69,6 +74,7 @@ class TrainState:
     bad_steps: int = 0
     best: float | None = None
     stale: int = 0
+    validated: int = 0
 
     @property
     def kept_model(self) -> Detr:
@@ -91,12 +97,13 @@ class TrainState:
             "bad_steps": self.bad_steps,
             "best": self.best,
             "stale": self.stale,
+            "validated": self.validated,
         }
         with written_whole(path) as temporary, temporary.open("wb") as file:
             save_to(file, everything)
 
     def load(self, path: Path) -> None:
-        """Take up what `save` wrote.
+        """Take up what `save` wrote, but for what the optimizer has from the configuration.
 
         Raises:
             TrainingError: the file is broken, or of a run with another configuration.
@@ -105,7 +112,7 @@ class TrainState:
             _check_sums(path)
             everything: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
             self.learner.load_state_dict(everything["learner"])
-            self.optimizer.load_state_dict(everything["optimizer"])
+            self._load_optimizer(everything["optimizer"])
             if self.average is not None:
                 # A run may begin to average when it is resumed.
                 self.average.model.load_state_dict(
@@ -113,12 +120,22 @@ class TrainState:
                 )
             self.step, self.bad_steps = everything["step"], everything["bad_steps"]
             self.best, self.stale = everything["best"], everything["stale"]
+            # Version 0.1 saved no state before its validation.
+            self.validated = everything.get("validated", self.step)
         except Exception as error:  # a damaged file can raise nearly anything
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise TrainingError(
                 f"cannot resume from {path}: {reason}; "
                 "resume with the run's own settings, or start a new run"
             ) from error
+
+    def _load_optimizer(self, stored: dict[str, Any]) -> None:
+        """Take up the moments; rates and weight decay stay those of the run as it is now."""
+        groups = self.optimizer.param_groups
+        settings = [{name: group[name] for name in RUN_SETTINGS} for group in groups]
+        self.optimizer.load_state_dict(stored)
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(own)
 
     def _check_finite(self) -> None:
         for name, tensor in self.learner.state_dict().items():

@@ -1,0 +1,73 @@
+"""Runs from what is asked for to the model in the folder, in this process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from panodetr.data.dataset import Dataset
+from panodetr.errors import TrainingError, UsageError
+from panodetr.training.observe import Silence
+from panodetr.training.prepare import Request
+from panodetr.training.run import Outcome, train
+from panodetr.training.validate import Validation
+
+TINY = (
+    "steps=2", "batch_size=2", "save_every=1", "validate_every=1", "augmentation.size=48",
+    "spec.preprocessing.tile=64", "spec.preprocessing.tile_overlap=16",
+    "spec.architecture.encoder_layers=1", "spec.architecture.decoder_layers=1",
+)  # fmt: skip
+
+
+@dataclass
+class Told(Silence):
+    """Keeps what a run tells."""
+
+    notes: list[str] = field(default_factory=list)
+    validated_at: list[int] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def validated(self, validation: Validation, model: object) -> None:
+        self.validated_at.append(validation.step)
+
+
+@pytest.fixture
+def request_of(discs: Dataset) -> Request:
+    return Request(recipe="nuclei", data=discs.folder, val="none", changes=TINY)
+
+
+def go_on(out: Path, *changes: str, val: str | None = None) -> tuple[Outcome, Told]:
+    told = Told()
+    outcome = train(None, out, resume=True, changes=changes, val=val, device="cpu", observer=told)
+    assert outcome is not None
+    return outcome, told
+
+
+def test_a_resume_that_is_refused_leaves_the_run_as_it_was(
+    request_of: Request, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    train(request_of, out, device="cpu")
+    before = (out / "config.json").read_bytes()
+    with pytest.raises(TrainingError, match="resume with the run's own settings"):
+        go_on(out, "query_groups=2")
+    assert (out / "config.json").read_bytes() == before
+    assert go_on(out, "steps=3")[0].steps == 3
+
+
+def test_validation_can_be_left_out_and_taken_up_again(request_of: Request, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(replace(request_of, val="train"), out, device="cpu")
+    outcome, told = go_on(out, "steps=3", val="none")
+    assert outcome.steps == 3
+    assert told.validated_at == []
+    with pytest.raises(UsageError, match="begun with recipe"):
+        train(replace(request_of, recipe="finetune"), out, resume=True, device="cpu")
+    outcome, told = go_on(out, val="train")
+    assert told.validated_at == [3]  # the step that was done in between
+    with pytest.raises(UsageError, match="begun with val 'train', not 'other'"):
+        go_on(out, val="other")
