@@ -1,6 +1,7 @@
 """How near a runtime comes to PyTorch in float32, on the photos of nuclei/val.
 
     python benchmarks/agreement.py int8 --data ../shared/data/nuclei
+    python benchmarks/agreement.py bf16 --data ../shared/data/nuclei
     python benchmarks/agreement.py openvino --data ../shared/data/nuclei --photos 20
 
 Of every query that PyTorch keeps: whether it has the same class, and how far its box and its mask
@@ -31,7 +32,7 @@ RUNTIMES: dict[str, RuntimeName] = {"openvino": "openvino", "onnx": "onnx"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=("int8", *RUNTIMES))
+    parser.add_argument("name", choices=("int8", "bf16", *RUNTIMES))
     parser.add_argument("--model", default="nuclei")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--photos", type=int, help="at most so many")
@@ -57,6 +58,8 @@ def main() -> None:
 
 
 def _other(name: str, model: str, data: Path, folder: Path) -> Predictor:
+    if name == "bf16":
+        return open_model(model, precision="bfloat16")
     if name in RUNTIMES:
         return open_model(model, RUNTIMES[name])
     return open_model(Workshop(folder, Scale(), threads=2).int8(model, data / "train"))

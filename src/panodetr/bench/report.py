@@ -120,6 +120,8 @@ def _floor(measured: Measured) -> str:
         parts.append(f"≤ {100 * floors.share:g} %")
     if floors.seconds is not None:
         parts.append(f"≤ {floors.seconds:g} s")
+    if floors.agreement is not None:
+        parts.append(f"agreement ≥ {floors.agreement:g}")
     return ", ".join(parts)
 
 
