@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
 from panodetr.bench.rows import Scale
@@ -30,3 +34,21 @@ def tiny_scale() -> Scale:
         large=(300, 400),
         saved=(120, 160),
     )
+
+
+@pytest.fixture(scope="session")
+def few_nuclei(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data set nuclei with two small photos to learn from, and two to be measured on."""
+    whole, folder = shared_data / "nuclei", tmp_path_factory.mktemp("few") / "nuclei"
+    for split in ("train", "val"):
+        document = json.loads((whole / f"panoptic_{split}.json").read_text())
+        images = [i for i in document["images"] if (i["height"], i["width"]) == (256, 256)][:2]
+        ids = {image["id"] for image in images}
+        own = [note for note in document["annotations"] if note["image_id"] in ids]
+        for name, kind in ((split, images), (f"panoptic_{split}", own)):
+            (folder / name).mkdir(parents=True)
+            for entry in kind:
+                shutil.copy(whole / name / entry["file_name"], folder / name)
+        few = document | {"images": images, "annotations": own}
+        (folder / f"panoptic_{split}.json").write_text(json.dumps(few))
+    return folder
