@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--model", default="nuclei")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--photos", type=int, help="at most so many")
+    parser.add_argument("--out", type=Path, default=OUT, help="where agreement-NAME.json goes")
     options = parser.parse_args()
 
     truth = first_photos(Truth.open(options.data, "val"), options.photos)
@@ -49,7 +50,7 @@ def main() -> None:
         "photos": len(truth.images),
         "figures": figures,
     }
-    write_json(OUT / f"agreement-{options.name}.json", report)
+    write_json(options.out / f"agreement-{options.name}.json", report)
     print(
         f"{options.model}, {options.name} against PyTorch float32, {len(truth.images)} photos, "
         f"{figures['queries']:.0f} kept queries: {describe(figures)}; "

@@ -88,7 +88,7 @@ def test_on_data_agreement_has_a_floor(figures: dict[str, float], holds: bool) -
 def test_a_share_of_the_time(seconds: float, holds: bool) -> None:
     row = Row(
         name="finish", what="f", side="finish", against="finish", floors=Floors(share=0.05),
-        compared=None,
+        compared=None, share=True,
     )  # fmt: skip
     found = Measured(
         row=row, ours=Spent(seconds=(seconds,), peak=1), theirs=Spent(seconds=(1.0,), peak=1)

@@ -39,6 +39,19 @@ def open_model(
     return load(source, device="cpu", runtime=runtime, precision=precision)
 
 
+def open_plain(source: str | Path) -> Predictor:
+    """Load a model in PyTorch as it is defined, not fused; errors as for `open_model`."""
+    import torch
+
+    from panodetr.checkpoints.load import load_checkpoint
+    from panodetr.predict import Predictor
+    from panodetr.runtimes.torch import TorchRuntime
+
+    spec, network = load_checkpoint(source)
+    cpu = torch.device("cpu")
+    return Predictor(spec, TorchRuntime(network, spec.preprocessing, cpu, plain=True))
+
+
 def run_network(model: Predictor, photo: NDArray[np.uint8]) -> Found:
     """Run on a photo that fits into one tile; the answers are those of a batch of one."""
     from panodetr.images.views import read_photo, view_batches
@@ -58,6 +71,8 @@ class Segmenting:
         runtime: RuntimeName | None = None,
         kept: int | None = None,
         photos: int = 1,
+        *,
+        plain: bool = False,
     ) -> None:
         """Load the model.
 
@@ -68,8 +83,9 @@ class Segmenting:
             kept: queries to be kept, by a threshold of its own: less precise arithmetic has other
                 scores, and masks are what takes the time. None: the model's own threshold.
             photos: how many copies of the photo one run segments.
+            plain: whether PyTorch runs the model as it is defined, not fused.
         """
-        self.model = open_model(source, runtime)
+        self.model = open_plain(source) if plain else open_model(source, runtime)
         self.photo = photo.pixels()
         self.photos = photos
         self.threshold = self.model.spec.threshold
