@@ -4,7 +4,7 @@
     python benchmarks/tables.py --write    # and put them into the pages
 
 A page has a table between two comments, `<!-- measured: NAME -->` and `<!-- end -->`. A table
-whose files are not there is left as it is. `tests/benchmarks/test_tables.py` holds the pages to the
+whose files are not there is left as it is. `tests/bench/test_tables.py` holds the pages to the
 files.
 """
 
