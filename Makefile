@@ -37,7 +37,8 @@ bench: .venv/installed-dev
 	@code=0; \
 	for script in "inference.py --data $(DATA)/nuclei" training.py \
 	    "quality.py --data $(DATA)/nuclei" "watershed.py --data $(DATA)/nuclei" \
-	    "scaling.py --runtimes torch openvino --theirs" gpu.py "tables.py --write"; do \
+	    "scaling.py --runtimes torch openvino --theirs" \
+	    "gpu.py --data $(DATA)/nuclei" "tables.py --write"; do \
 	    echo "benchmarks/$$script"; \
 	    $(BIN)/python benchmarks/$$script || code=1; \
 	done; \

@@ -116,7 +116,10 @@ def gpu(folder: Path) -> str:
     if report is None:
         return ""
     lines = [tuple(report["lines"][0]), *(tuple(line.values()) for line in report["lines"])]
-    return _table(lines, [report], report["gpu"])
+    on_data = report["bf16_on_data"]
+    near = on_data["text"] if isinstance(on_data, dict) else on_data
+    more = report["gpu"] if near is None else f"{report['gpu']}; nuclei in bf16, {near}"
+    return _table(lines, [report], more)
 
 
 TABLES: dict[str, Callable[[Path], str]] = {

@@ -12,11 +12,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from panodetr.bench.agreement import first_photos
 from panodetr.bench.process import Side
 from panodetr.bench.rows import Scale
 from panodetr.bench.run import Workshop
+from panodetr.checkpoints.load import load_checkpoint
+from panodetr.evaluation.truth import Truth
+from panodetr.runtimes.torch import TorchRuntime
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -91,8 +97,6 @@ def test_agreement_of_bfloat16(tmp_path: Path, few_nuclei: Path) -> None:
 
 
 def test_without_a_gpu_a_line_says_so(tmp_path: Path) -> None:
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     done = run("gpu", "--out", tmp_path)
@@ -125,3 +129,81 @@ def test_scaling_keeps_as_many_queries_at_every_size_on_both_sides(
     assert [point.line for point in points] == ["panodetr, torch", "transformers", "transformers"]
     assert all(point.seconds > 0 and point.peak_bytes > 1 << 20 for point in points)
     scaling.draw(points).savefig(tmp_path / "scaling.png")
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_gpu_measures_every_way_here_on_the_cpu(
+    script: Callable[[str], ModuleType], tiny_scale: Scale, tmp_path: Path
+) -> None:
+    gpu: Any = script("gpu")
+    rule = replace(tiny_scale.rule, short_side=None, long_side=None)  # fed as it is
+    lines = gpu.compare_all(Workshop(tmp_path, replace(tiny_scale, rule=rule), 1), "cpu", (1, 2), 0)
+    ways = ["float32", "bf16", "bf16, compiled", "bf16, CUDA graphs"]
+    assert [(line["way"], line["work"], line["batch"]) for line in lines] == [
+        (way, *work)
+        for way in ways
+        for work in (("network", "1"), ("network", "2"), ("segment", "1"))
+    ]
+    for line in lines:
+        assert float(line["photos/s"]) > 0, line
+        assert float(line["transformers"]) > 0, line
+        assert line["faster"].endswith("x")
+        assert line["against our float32"].startswith("3 kept, "), line
+    assert (
+        "3 of them the same; their 3: classes 100.0 %, box IoU 1.000"
+        in lines[0]["against our float32"]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_on_a_gpu_what_fails_is_told_in_its_place(
+    script: Callable[[str], ModuleType],
+    tiny_scale: Scale,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu: Any = script("gpu")
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no compiler\nat all")
+
+    monkeypatch.setattr(gpu.torch, "compile", fail)
+    monkeypatch.setattr(gpu, "WAYS", (gpu.WAYS[0], gpu.WAYS[2]))
+    lines = gpu.compare_all(Workshop(tmp_path, tiny_scale, 1), "cpu", (1,), 0)
+    assert float(lines[0]["photos/s"]) > 0
+    assert [line["photos/s"] for line in lines[2:]] == ["failed: RuntimeError: no compiler"] * 2
+
+
+def test_photos_of_one_bucket_have_one_shape_and_masks_without_padding(
+    script: Callable[[str], ModuleType], tiny_folder: Path
+) -> None:
+    gpu: Any = script("gpu")
+    spec, network = load_checkpoint(tiny_folder)
+    runtime = TorchRuntime(network, spec.preprocessing, torch.device("cpu"))
+    shapes: set[tuple[int, ...]] = set()
+
+    class Seen:
+        def detect(self, photos: Any, padding: Any) -> Any:
+            shapes.add(photos.shape)
+            return runtime.detect(photos, padding)
+
+    for size in ((97, 65), (128, 128)):
+        photos = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
+        found = gpu.Bucketed(Seen()).detect(photos, None)
+        plain = runtime.detect(photos, None)
+        chosen = np.zeros(2, np.intp), np.arange(2)
+        assert found.masks(*chosen).shape == plain.masks(*chosen).shape
+        assert np.abs(found.boxes - plain.boxes).max() < 0.1
+    assert shapes == {(1, 128, 128, 3)}
+
+
+@pytest.mark.slow
+def test_bf16_on_data_is_told_with_its_quality(
+    script: Callable[[str], ModuleType], few_nuclei: Path
+) -> None:
+    gpu: Any = script("gpu")
+    found = gpu.agreement_on(first_photos(Truth.open(few_nuclei, "val"), 1), "cpu")
+    assert 0.9 < found["figures"]["mask_iou"] < 1
+    assert "; PQ " in found["text"]
