@@ -10,8 +10,8 @@ DETR R101 with masks, random weights, photos of 800 by 1066. Two kinds of work:
 - segment: `model.segment(photo)`, merging included; transformers' model and its post-processing.
 
 "compiled" is `torch.compile`. "CUDA graphs" is its mode `reduce-overhead`, which records a graph
-for every shape, so photos are padded to whole multiples of 128 pixels and share those. transformers'
-side is run in autocast for bf16, and compiled the same way.
+for every shape, so photos are padded to whole multiples of 128 pixels and share those. The side of
+transformers is run in autocast for bf16, and compiled the same way.
 
 How near bf16 comes is told for every way: on these weights, and with `--data` on nuclei/val, where
 weights are trained. Where there is no GPU this says so, and measures nothing.

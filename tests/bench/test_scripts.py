@@ -207,3 +207,86 @@ def test_bf16_on_data_is_told_with_its_quality(
     found = gpu.agreement_on(first_photos(Truth.open(few_nuclei, "val"), 1), "cpu")
     assert 0.9 < found["figures"]["mask_iou"] < 1
     assert "; PQ " in found["text"]
+
+
+@pytest.mark.slow
+def test_every_ablation_gets_its_time_and_the_whole_schedule(
+    script: Callable[[str], ModuleType],
+    few_nuclei: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ablations: Any = script("ablations")
+    factors: list[float] = []
+    masks: list[bool] = []
+    monkeypatch.setattr(
+        ablations, "set_learning_rate", lambda optimizer, factor: factors.append(factor)
+    )
+    train_step = ablations.train_step
+
+    def watched(network: Any, state: Any, parts: Any, config: Any, accelerator: Any) -> Any:
+        masks.append(state.step >= config.mask_start)
+        return train_step(network, state, parts, config, accelerator)
+
+    monkeypatch.setattr(ablations, "train_step", watched)
+    monkeypatch.setattr(ablations, "POINTS", 2)
+    ablations.learn("baseline", few_nuclei, 0.25, 2, tmp_path)
+    curve = report(tmp_path / "baseline.json")
+    assert curve["photos"] == 1
+    assert curve["steps"] == len(factors) > 2
+    assert [point["minutes"] for point in curve["points"]] == sorted(
+        point["minutes"] for point in curve["points"]
+    )
+    assert 0.25 <= curve["points"][-1]["minutes"] < 0.25 + 0.2  # a step more at the most
+    assert masks == sorted(masks)
+    assert (masks[0], masks[-1]) == (False, True)
+    assert factors[-1] < max(factors)  # it falls at the end, however many steps there were
+    capsys.readouterr()
+    ablations.draw(tmp_path)
+    assert f"| baseline | {curve['steps']} |" in capsys.readouterr().out
+    assert (tmp_path / "ablations.png").stat().st_size > 1000
+
+
+def test_the_plot_says_how_many_photos_were_measured(
+    script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ablations: Any = script("ablations")
+    labels: list[str] = []
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.set_ylabel", lambda axes, label, **_: labels.append(label)
+    )
+    point = {"step": 9, "minutes": 30.0, "groups": 0.5}
+    (tmp_path / "groups.json").write_text(
+        json.dumps({"variant": "groups", "steps": 9, "photos": 93, "points": [point]})
+    )
+    ablations.draw(tmp_path)
+    assert "thing PQ on 93 photos of nuclei/val" in labels
+
+
+@pytest.mark.slow
+def test_tiles_have_a_row_each(few_nuclei: Path) -> None:
+    done = run("tiles", "--data", few_nuclei, "--tiles", "128", "--overlaps", "0", "--photos", "1")
+    assert done.returncode == 0, done.stderr
+    first, _, *rows = done.stdout.splitlines()
+    assert first == "1 photos of val larger than 128 pixels"
+    assert [row[:12] for row in rows] == ["own (tile 12", "whole photos", "tile 128, ov"]
+    assert all(float(row.split()[-1]) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_finetuning_tells_the_loss_before_and_after(shared_data: Path) -> None:
+    short = ("--set", "epochs=3", "--set", "batch_size=2", "--set", "warmup=0")
+    done = run("finetune", "by-heart", "--data", shared_data / "coco-instances", *short)
+    assert done.returncode == 0, done.stderr
+    assert "6 steps on 4 photos; loss before: " in done.stdout
+    assert "% less" in done.stdout
+    assert "box AP50 before 0.0" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_evaluating_from_memory_and_from_files_gives_the_same(shared_data: Path) -> None:
+    done = run("evaluation", "panoptic")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("PQ, ")
