@@ -255,15 +255,17 @@ def compare_all(
             if device == "cuda":
                 torch.cuda.empty_cache()
         for work, count in speeds["ours"]:
-            ours, theirs = (speeds[name][work, count] for name in ("ours", "theirs"))
-            both = isinstance(ours, float) and isinstance(theirs, float)
+            ours, theirs = speeds["ours"][work, count], speeds["theirs"][work, count]
+            faster = ""
+            if isinstance(ours, float) and isinstance(theirs, float):
+                faster = f"{ours / theirs:.1f}x"
             lines.append({
                 "way": way.name,
                 "work": work,
                 "batch": str(count),
                 "photos/s": _shown(ours),
                 "transformers": _shown(theirs),
-                "faster": f"{ours / theirs:.1f}x" if both else "",
+                "faster": faster,
                 "against our float32": near,
             })  # fmt: skip
     return lines

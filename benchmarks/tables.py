@@ -63,7 +63,7 @@ def filled(page: str, tables: dict[str, str]) -> str:
 def quality(folder: Path) -> str:
     """The bundled model, class by class, and what needs no training."""
     report, without = _read(folder, "quality"), _read(folder, "watershed")
-    lines = [("", "PQ", "SQ", "RQ = F1 at IoU 0.5")]
+    lines: list[tuple[str, ...]] = [("", "PQ", "SQ", "RQ = F1 at IoU 0.5")]
     if report:
         for name, found in report["figures"]["per_class"].items():
             kind = "things" if name in report["things"] else "stuff"
@@ -82,7 +82,9 @@ def inference(folder: Path) -> str:
         return ""
     again = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("again*.json"))]
     runs = [row for run in (report, *again) for row in run["rows"]]
-    lines = [("work", "time", "", "floor", "", "in all runs", "peak memory", "outputs compared")]
+    lines: list[tuple[str, ...]] = [
+        ("work", "time", "", "floor", "", "in all runs", "peak memory", "outputs compared")
+    ]
     for row in report["rows"]:
         lines.append((
             row["what"], _time(row), _gained(row), describe_floors(Floors(**row["floors"])),
@@ -98,7 +100,9 @@ def training(folder: Path) -> str:
     report = _read(folder, "training")
     if report is None:
         return ""
-    lines = [("step", "time", "peak memory", "times our time", "times our memory", "floor", "")]
+    lines: list[tuple[str, ...]] = [
+        ("step", "time", "peak memory", "times our time", "times our memory", "floor", "")
+    ]
     for row in report["rows"]:
         ratios, floors = row["ratios"], row["floors"]
         shown = [f"{ratios[name]:.1f}x" if ratios else "" for name in ("time", "memory")]
@@ -115,7 +119,10 @@ def gpu(folder: Path) -> str:
     report = _read(folder, "gpu")
     if report is None:
         return ""
-    lines = [tuple(report["lines"][0]), *(tuple(line.values()) for line in report["lines"])]
+    lines: list[tuple[str, ...]] = [
+        tuple(report["lines"][0]),
+        *(tuple(line.values()) for line in report["lines"]),
+    ]
     on_data = report["bf16_on_data"]
     near = on_data["text"] if isinstance(on_data, dict) else on_data
     more = report["gpu"] if near is None else f"{report['gpu']}; nuclei in bf16, {near}"

@@ -105,7 +105,7 @@ def measure(step: Step, steps: int) -> dict[str, Any]:
 
 def summary(side: str, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """A side's figures, and what they are times those of ours, where ours was measured."""
-    row = {"side": side, **figures(runs[side]), "runs": runs[side]}
+    row: dict[str, Any] = {"side": side, **figures(runs[side]), "runs": runs[side]}
     base = "ours-masks" if side in STAGE else "ours"
     floors = FLOORS.get(side, {})
     row |= {"base": base, "floors": floors, "ratios": {}, "holds": True}

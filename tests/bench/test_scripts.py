@@ -220,9 +220,11 @@ def test_every_ablation_gets_its_time_and_the_whole_schedule(
     ablations: Any = script("ablations")
     factors: list[float] = []
     masks: list[bool] = []
-    monkeypatch.setattr(
-        ablations, "set_learning_rate", lambda optimizer, factor: factors.append(factor)
-    )
+
+    def note(optimizer: object, factor: float) -> None:
+        factors.append(factor)
+
+    monkeypatch.setattr(ablations, "set_learning_rate", note)
     train_step = ablations.train_step
 
     def watched(network: Any, state: Any, parts: Any, config: Any, accelerator: Any) -> Any:
@@ -253,9 +255,11 @@ def test_the_plot_says_how_many_photos_were_measured(
 ) -> None:
     ablations: Any = script("ablations")
     labels: list[str] = []
-    monkeypatch.setattr(
-        "matplotlib.axes.Axes.set_ylabel", lambda axes, label, **_: labels.append(label)
-    )
+
+    def note(axes: object, label: str) -> None:
+        labels.append(label)
+
+    monkeypatch.setattr("matplotlib.axes.Axes.set_ylabel", note)
     point = {"step": 9, "minutes": 30.0, "groups": 0.5}
     (tmp_path / "groups.json").write_text(
         json.dumps({"variant": "groups", "steps": 9, "photos": 93, "points": [point]})
