@@ -5,11 +5,12 @@
     python benchmarks/ablations.py run denoising --data ../shared/data/nuclei --out FOLDER
     python benchmarks/ablations.py plot --out FOLDER       # ablations.png and a table
 
-Every run is the recipe `nuclei`, from random weights and with one thread, for as many steps as fit
-into `--minutes` of processor time: a first look at what a step costs says how many. Its schedule is
-the recipe's, scaled to them. The processor's time, not the clock's, is what counts, so that other
-work on the machine does not change the outcome. On the way a part of val is predicted, which the
-time leaves out.
+Every run is the recipe `nuclei`, from random weights and with one thread, for `--minutes` of
+processor time. Its schedule is the recipe's, by the share of the time that is spent instead of the
+share of the steps: after a third of the minutes the learning rate is what the recipe has after a
+third of its steps, and masks begin likewise. So every variant gets the same time, whatever its
+steps cost. The processor's time, not the clock's, is what counts, so that other work on the machine
+changes little. On the way a part of val is predicted, which the time leaves out.
 
 - baseline: no query groups, no denoising. Its moving average is measured beside it ("EMA"): it
   changes nothing about how the model learns, so one run says exactly what it is worth.
@@ -29,6 +30,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from panodetr.bench.machine import describe_machine
 from panodetr.data.dataset import open_data
 from panodetr.evaluation.truth import Truth
 from panodetr.files import write_json
@@ -49,7 +51,7 @@ VARIANTS = {
     "groups": ["query_groups=3", "denoising=0"],
     "denoising": ["query_groups=1", "denoising=3"],
 }
-PROBED = 12  # steps that say what a step costs, with masks and without
+ENDLESS = 10**9  # steps: the time ends a run
 POINTS = 8  # of a curve
 
 
@@ -81,18 +83,17 @@ def learn(variant: str, folder: Path, minutes: float, every: int, out: Path) -> 
     config = configure("nuclei", known, VARIANTS[variant])
     truth = Truth.open(folder, "val")
     truth = replace(truth, images=truth.images[::every])
-    config = fit(config, data, minutes * 60)
     accelerator = join_ranks("cpu", config)
     state = make_state(config, accelerator.device, print)
     spent = 0.0
     points: list[dict[str, Any]] = []
-    since = time.process_time()
-    for parts in read_steps(config, data, 0, print):
-        advance(state, parts, config, accelerator)
-        left = config.steps - state.step
-        if left and (state.step % (config.steps // POINTS) or left < config.steps // POINTS):
-            continue
+    steps = read_steps(replace(config, steps=ENDLESS), data, 0, print)
+    while spent < minutes * 60:
+        since = time.process_time()
+        advance(state, next(steps), config, accelerator, share=spent / (minutes * 60))
         spent += time.process_time() - since
+        if spent < minutes * 60 * (len(points) + 1) / POINTS:
+            continue
         point = {"step": state.step, "minutes": spent / 60}
         for name, model in models(variant, state):
             found = validate(
@@ -103,13 +104,11 @@ def learn(variant: str, folder: Path, minutes: float, every: int, out: Path) -> 
         print(json.dumps(point), flush=True)
         points.append(point)
         curve = {
-            "variant": variant, "changes": VARIANTS[variant], "steps": config.steps,
-            "mask_start": config.mask_start, "photos": len(truth.images), "points": points,
+            "machine": describe_machine(), "variant": variant, "changes": VARIANTS[variant],
+            "steps": state.step, "photos": len(truth.images), "points": points,
         }  # fmt: skip
         write_json(out / f"{variant}.json", curve)
-        if state.step == config.steps:
-            break
-        since = time.process_time()
+    steps.close()
     (out / "models").mkdir(exist_ok=True)
     for name, model in models(variant, state):
         RunFolder(out).save_model(out / "models" / name, config.spec, model)
@@ -121,36 +120,14 @@ def models(variant: str, state: TrainState) -> list[tuple[str, Detr]]:
     return found if state.average is None else [*found, ("EMA", state.average.model)]
 
 
-def fit(config: TrainConfig, data: Any, seconds: float) -> TrainConfig:
-    """Choose how many steps take so long, and scale the schedule to them."""
-    accelerator = join_ranks("cpu", config)
-    costs: list[float] = []
-    for mask_start in (config.steps, 0):  # without masks, and with
-        probe = replace(config, mask_start=mask_start)
-        state = make_state(probe, accelerator.device, print)
-        steps = read_steps(probe, data, 0, print)
-        advance(state, next(steps), probe, accelerator)
-        since = time.process_time()
-        for _ in range(PROBED):
-            advance(state, next(steps), probe, accelerator)
-        costs.append((time.process_time() - since) / PROBED)
-        steps.close()
-    boxes = config.mask_start / config.steps
-    count = int(seconds / (boxes * costs[0] + (1 - boxes) * costs[1]))
-    print(f"a step takes {costs[0]:.2f} s, with masks {costs[1]:.2f} s: {count} steps", flush=True)
-    scale = count / config.steps
-    return replace(
-        config,
-        steps=count,
-        warmup=round(config.warmup * scale),
-        decay=round(config.decay * scale),
-        mask_start=round(config.mask_start * scale),
-    )
-
-
-def advance(state: TrainState, parts: Any, config: TrainConfig, accelerator: Any) -> None:
-    set_learning_rate(state.optimizer, learning_rate_factor(state.step, config))
+def advance(
+    state: TrainState, parts: Any, config: TrainConfig, accelerator: Any, *, share: float
+) -> None:
+    """One step, where the recipe's schedule is after a share of it, 0 to 1."""
+    place = int(share * config.steps)
+    set_learning_rate(state.optimizer, learning_rate_factor(place, config))
     seed_step(config.seed, state.step, 0)
+    config = replace(config, mask_start=0 if place >= config.mask_start else ENDLESS)
     result = train_step(state.learner, state, parts, config, accelerator)
     if state.step % 50 == 0:
         losses = {name: round(float(loss), 3) for name, loss in result.losses.items()}
@@ -162,11 +139,13 @@ def draw(out: Path) -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     print("| variant | steps | minutes of a core | thing PQ |\n|---|---|---|---|")
+    photos: dict[int, None] = {}
     for variant in VARIANTS:
         path = out / f"{variant}.json"
         if not path.exists():
             continue
         curve = json.loads(path.read_text())
+        photos[curve["photos"]] = None
         names = [variant, "EMA"] if "EMA" in curve["points"][-1] else [variant]
         for name in names:
             minutes = [point["minutes"] for point in curve["points"]]
@@ -174,7 +153,8 @@ def draw(out: Path) -> None:
             axes.plot(minutes, found, "o-", label="baseline with EMA" if name == "EMA" else name)
             print(f"| {name} | {curve['steps']} | {minutes[-1]:.1f} | {found[-1]:.3f} |")
     axes.set_xlabel("minutes of one core")
-    axes.set_ylabel("thing PQ on every third photo of nuclei/val")
+    counts = " or ".join(str(count) for count in photos)
+    axes.set_ylabel(f"thing PQ on {counts} photos of nuclei/val")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -1,6 +1,7 @@
 """How near a runtime comes to PyTorch in float32, on the photos of nuclei/val.
 
     python benchmarks/agreement.py int8 --data ../shared/data/nuclei
+    python benchmarks/agreement.py bf16 --data ../shared/data/nuclei
     python benchmarks/agreement.py openvino --data ../shared/data/nuclei --photos 20
 
 Of every query that PyTorch keeps: whether it has the same class, and how far its box and its mask
@@ -31,10 +32,11 @@ RUNTIMES: dict[str, RuntimeName] = {"openvino": "openvino", "onnx": "onnx"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=("int8", *RUNTIMES))
+    parser.add_argument("name", choices=("int8", "bf16", *RUNTIMES))
     parser.add_argument("--model", default="nuclei")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--photos", type=int, help="at most so many")
+    parser.add_argument("--out", type=Path, default=OUT, help="where agreement-NAME.json goes")
     options = parser.parse_args()
 
     truth = first_photos(Truth.open(options.data, "val"), options.photos)
@@ -48,7 +50,7 @@ def main() -> None:
         "photos": len(truth.images),
         "figures": figures,
     }
-    write_json(OUT / f"agreement-{options.name}.json", report)
+    write_json(options.out / f"agreement-{options.name}.json", report)
     print(
         f"{options.model}, {options.name} against PyTorch float32, {len(truth.images)} photos, "
         f"{figures['queries']:.0f} kept queries: {describe(figures)}; "
@@ -57,6 +59,8 @@ def main() -> None:
 
 
 def _other(name: str, model: str, data: Path, folder: Path) -> Predictor:
+    if name == "bf16":
+        return open_model(model, precision="bfloat16")
     if name in RUNTIMES:
         return open_model(model, RUNTIMES[name])
     return open_model(Workshop(folder, Scale(), threads=2).int8(model, data / "train"))

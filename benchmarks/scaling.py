@@ -3,7 +3,9 @@
     python benchmarks/scaling.py                          # PyTorch alone
     python benchmarks/scaling.py --runtimes torch openvino --theirs
 
-DETR R101 with masks and random weights; every point is a process of its own.
+DETR R101 with masks and random weights; every point is a process of its own. On every photo each
+side keeps as many queries as are asked for, by a threshold set for it: a photo of another size has
+other scores.
 """
 
 from __future__ import annotations
@@ -40,66 +42,94 @@ PHOTOS = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
-class Point:
-    """One measurement."""
+class Place:
+    """Where a point lies in the plot.
+
+    Attributes: `line` is whose it is; `kept`, queries a photo; the others as in the plot.
+    """
 
     line: str
     panel: str
     x: float
+    kept: int
+
+
+@dataclass(frozen=True)
+class Point(Place):
+    """One measurement."""
+
     seconds: float
     peak_bytes: int
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runtimes", nargs="+", default=["torch"], choices=RUNTIMES)
     parser.add_argument("--theirs", action="store_true", help="transformers, by photo size")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--out", type=Path, default=OUT, help="where scaling.json and .png go")
     options = parser.parse_args()
 
-    points: list[Point] = []
     with tempfile.TemporaryDirectory() as folder:
         workshop = Workshop(Path(folder), Scale(rule=AS_IT_IS), options.threads)
-        for line, panel, x, job in _jobs(workshop, options.runtimes, options.theirs):
-            try:
-                with Side(job, options.threads) as side:
-                    side.run()
-                    laps = [side.run()["whole"] for _ in range(options.repeats)]
-                    point = Point(line, panel, x, statistics.median(laps), side.peak())
-            except SideFailed as error:
-                print(f"{line}, {panel}, {x:g}: {error}", file=sys.stderr)
-                continue
-            points.append(point)
-            gib = point.peak_bytes / 2**30
-            print(f"{line}, {panel} {x:g}: {point.seconds:.2f} s, {gib:.2f} GiB", flush=True)
-    report = {"machine": describe_machine(), "points": [asdict(point) for point in points]}
-    write_json(OUT / "scaling.json", report)
-    with written_whole(OUT / "scaling.png") as temporary:
-        _draw(points).savefig(temporary, dpi=120)
+        jobs = make_jobs(workshop, options.runtimes, options.theirs)
+        points = measure(jobs, options.threads, options.repeats)
+    report = {
+        "machine": describe_machine(),
+        "threads": options.threads,
+        "repeats": options.repeats,
+        "runtimes": options.runtimes,
+        "theirs": options.theirs,
+        "points": [asdict(point) for point in points],
+    }
+    write_json(options.out / "scaling.json", report)
+    with written_whole(options.out / "scaling.png") as temporary:
+        draw(points).savefig(temporary, dpi=120)
+    return 0 if len(points) == len(jobs) else 1
 
 
-def _jobs(
+def measure(jobs: list[tuple[Place, Job]], threads: int, repeats: int) -> list[Point]:
+    """Time each job in a process of its own; one that fails is told, and left out."""
+    points: list[Point] = []
+    for place, job in jobs:
+        name = f"{place.line}, {place.panel} {place.x:g}"
+        try:
+            with Side(job, threads) as side:
+                side.run()
+                seconds = statistics.median(side.run()["whole"] for _ in range(repeats))
+                point = Point(**asdict(place), seconds=seconds, peak_bytes=side.peak())
+        except SideFailed as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            continue
+        points.append(point)
+        gib = point.peak_bytes / 2**30
+        print(f"{name}: {point.seconds:.2f} s, {gib:.2f} GiB", flush=True)
+    return points
+
+
+def make_jobs(
     workshop: Workshop, runtimes: list[RuntimeName], theirs: bool
-) -> list[tuple[str, str, float, Job]]:
-    """Name the line, the panel and the place of every point."""
+) -> list[tuple[Place, Job]]:
+    """Say what is measured at every place."""
     kept = workshop.scale.kept
-    found: list[tuple[str, str, float, Job]] = []
+    by_size = f"megapixels, {kept} kept"
+    found: list[tuple[Place, Job]] = []
     for runtime in runtimes:
         ours = partial(Segmenting, workshop.segmenter.folder, runtime=runtime)
         line = f"panodetr, {runtime}"
         for size in SIZES:
             job = partial(ours, workshop.photo(size), kept=kept)
-            found.append((line, f"megapixels, {kept} kept", _megapixels(size), job))
+            found.append((Place(line, by_size, _megapixels(size), kept), job))
         for count in KEPT:
             job = partial(ours, workshop.photo(USUAL), kept=count)
-            found.append((line, "queries kept, 800 by 1066", count, job))
+            found.append((Place(line, "queries kept, 800 by 1066", count, count), job))
         for count in PHOTOS:
             job = partial(ours, workshop.photo(SMALLER), kept=kept, photos=count)
-            found.append((line, "photos in a call, 480 by 640", count, job))
+            found.append((Place(line, "photos in a call, 480 by 640", count, kept), job))
     for size in THEIR_SIZES if theirs else ():
-        job = partial(TheirSegmenting, workshop.segmenter, workshop.photo(size))
-        found.append(("transformers", f"megapixels, {kept} kept", _megapixels(size), job))
+        job = partial(TheirSegmenting, workshop.segmenter, workshop.photo(size), kept)
+        found.append((Place("transformers", by_size, _megapixels(size), kept), job))
     return found
 
 
@@ -107,7 +137,7 @@ def _megapixels(size: tuple[int, int]) -> float:
     return size[0] * size[1] / 1e6
 
 
-def _draw(points: list[Point]) -> Figure:
+def draw(points: list[Point]) -> Figure:
     """Times above, memory below, a column for each thing that grows."""
     panels = list(dict.fromkeys(point.panel for point in points))
     picture = Figure(figsize=(4 * len(panels), 6), layout="constrained")
@@ -129,4 +159,4 @@ def _draw(points: list[Point]) -> Figure:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,13 +1,14 @@
 """What a training step costs, beside the original's way and beside transformers.
 
-    python benchmarks/training.py                       # all sides, three rounds
-    python benchmarks/training.py ours original --rounds 1
+    python benchmarks/training.py                       # all sides, three rounds; kept as JSON
+    python benchmarks/training.py ours original --rounds 1 --name again
 
 One photo of 512 by 512 pixels with 12 objects, ResNet-50, 250 classes, 100 queries, random weights,
 float32; a step is forward, matching, losses, backward and update. Every run is a fresh process that
 does one step to warm up and then as many as asked for. The sides take turns, so that whatever else
 the machine does falls on all of them. Ratios are of medians, by the clock and of processor time,
-which other work on the machine disturbs less; a process's peak memory is its own.
+which other work on the machine disturbs less; a process's peak memory is its own. The exit code is
+1 where a floor is not reached; everything is measured and written.
 
 - ours, ours-masks: the joint step, and the mask head alone on a frozen rest (stage 2).
 - original, original-masks: the same with masks for all 100 queries, each from a copy of the
@@ -22,24 +23,31 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
-SIDE, OBJECTS, CLASSES, QUERIES = 512, 12, 250, 100
+from panodetr.bench.machine import describe_machine
+from panodetr.bench.process import peak_memory
+from panodetr.files import write_json
+
+OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
+OBJECTS, CLASSES, QUERIES = 12, 250, 100
 JOINT, STAGE = ("ours", "original", "transformers"), ("ours-masks", "original-masks")
+FLOORS = {"original": {"time": 3.0}, "transformers": {"time": 6.0, "memory": 4.0}}
 
 Step = Callable[[], float]  # does one step and gives its loss
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -47,6 +55,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="fresh processes a side")
     parser.add_argument("--steps", type=int, default=2, help="timed steps a process")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--size", type=int, default=512, help="pixels of the photo's sides")
+    parser.add_argument("--name", default="training", help="of the JSON file")
+    parser.add_argument("--out", type=Path, default=OUT, help="where it goes")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     sides = options.sides or [*JOINT, *STAGE]
@@ -55,19 +66,26 @@ def main() -> None:
         parser.error(f"no such side: {', '.join(sorted(unknown))}")
     if options.inside:
         torch.set_num_threads(options.threads)
-        print(json.dumps(measure(SIDES[sides[0]](), options.steps)))
-        return
+        print(json.dumps(measure(SIDES[sides[0]](options.size), options.steps)))
+        return 0
+    settings = {name: getattr(options, name) for name in ("steps", "threads", "size")}
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
-    for _ in range(options.rounds):
+    for number in range(options.rounds):
         for side in sides:
-            runs[side].append(fresh_process(side, options.steps, options.threads))
-    report(runs)
+            print(f"{side}: round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
+            runs[side].append(fresh_process(side, settings))
+    rows = [summary(side, runs) for side in sides]
+    report = {"machine": describe_machine(), "rounds": options.rounds, **settings, "rows": rows}
+    write_json(options.out / f"{options.name}.json", report)
+    show(rows)
+    return 0 if all(row["holds"] for row in rows) else 1
 
 
-def fresh_process(side: str, steps: int, threads: int) -> dict[str, Any]:
+def fresh_process(side: str, settings: dict[str, int]) -> dict[str, Any]:
     order = [sys.executable, __file__, side, "--inside"]
-    order += ["--steps", str(steps), "--threads", str(threads)]
-    done = subprocess.run(order, check=True, capture_output=True, text=True)
+    for name, value in settings.items():
+        order += [f"--{name}", str(value)]
+    done = subprocess.run(order, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -82,47 +100,62 @@ def measure(step: Step, steps: int) -> dict[str, Any]:
         step()
         seconds.append(time.perf_counter() - start)
         busy.append(time.process_time() - start_busy)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": seconds, "busy": busy, "loss": loss, "peak": peak}
+    return {"seconds": seconds, "busy": busy, "loss": loss, "peak": peak_memory()}
 
 
-def report(runs: dict[str, list[dict[str, Any]]]) -> None:
-    seconds, busy = (
-        {
-            side: statistics.median(second for run in found for second in run[kind])
-            for side, found in runs.items()
+def summary(side: str, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """A side's figures, and what they are times those of ours, where ours was measured."""
+    row: dict[str, Any] = {"side": side, **figures(runs[side]), "runs": runs[side]}
+    base = "ours-masks" if side in STAGE else "ours"
+    floors = FLOORS.get(side, {})
+    row |= {"base": base, "floors": floors, "ratios": {}, "holds": True}
+    if base in runs and base != side:
+        own = figures(runs[base])
+        ratios = {
+            name: row[key] / own[key]
+            for name, key in (("time", "seconds"), ("cpu", "busy"), ("memory", "peak_bytes"))
         }
+        row["ratios"] = ratios
+        row["holds"] = all(ratios[name] >= floor for name, floor in floors.items())
+    return row
+
+
+def figures(found: list[dict[str, Any]]) -> dict[str, float]:
+    """Medians over all steps of all processes, the largest peak, and the loss that all begin at."""
+    seconds, busy = (
+        statistics.median(second for run in found for second in run[kind])
         for kind in ("seconds", "busy")
     )
-    peaks = {side: max(run["peak"] for run in found) for side, found in runs.items()}
+    peak = max(run["peak"] for run in found)
+    return {"seconds": seconds, "busy": busy, "peak_bytes": peak, "loss": found[0]["loss"]}
+
+
+def show(rows: list[dict[str, Any]]) -> None:
     columns = ("s a step", "CPU s", "peak GiB", "loss", "time", "CPU", "memory")
     print(" " * 16 + "".join(f"{column:>10}" for column in columns))
-    for side, found in runs.items():
-        row = f"{side:16}{seconds[side]:10.2f}{busy[side]:10.2f}{peaks[side] / 2**30:10.2f}"
-        row += f"{found[0]['loss']:10.5f}"
-        base = "ours-masks" if side in STAGE else "ours"
-        if base in runs:
-            ratios = (figures[side] / figures[base] for figures in (seconds, busy, peaks))
-            row += "".join(f"{ratio:9.2f}x" for ratio in ratios)
-        print(row)
+    for row in rows:
+        line = f"{row['side']:16}{row['seconds']:10.2f}{row['busy']:10.2f}"
+        line += f"{row['peak_bytes'] / 2**30:10.2f}{row['loss']:10.5f}"
+        line += "".join(f"{ratio:9.2f}x" for ratio in row["ratios"].values())
+        print(line + ("" if row["holds"] else "  FALLS SHORT"))
 
 
-def scene() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def scene(size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """A photo (1, 3, H, W), and 12 objects side by side: classes, boxes cxcywh, a map of places."""
     torch.manual_seed(0)
-    pixels = torch.randn(1, 3, SIDE, SIDE)
-    index_map = torch.zeros(1, SIDE, SIDE, dtype=torch.int16)
+    pixels = torch.randn(1, 3, size, size)
+    index_map = torch.zeros(1, size, size, dtype=torch.int16)
     boxes: list[list[float]] = []
-    height, width = SIDE // 3, SIDE // 4
+    height, width = size // 3, size // 4
     for number in range(OBJECTS):
         y, x = number // 4 * height + 8, number % 4 * width + 8
         index_map[0, y : y + height - 16, x : x + width - 16] = number + 1
         box = (x + width / 2 - 8, y + height / 2 - 8, width - 16, height - 16)
-        boxes.append([value / SIDE for value in box])
+        boxes.append([value / size for value in box])
     return pixels, torch.arange(OBJECTS) * 7 + 1, torch.tensor(boxes), index_map
 
 
-def prepare_ours(*, learned: str, every_mask: bool) -> Step:
+def prepare_ours(size: int, *, learned: str, every_mask: bool) -> Step:
     from panodetr.checkpoints.spec import ModelSpec
     from panodetr.data.augment import PaperAugmentation
     from panodetr.model.config import detr_resnet50_panoptic
@@ -134,7 +167,7 @@ def prepare_ours(*, learned: str, every_mask: bool) -> Step:
     from panodetr.training.optimizer import freeze, make_optimizer, set_modes
     from panodetr.training.scaffold import Scaffold
 
-    pixels, classes, boxes, index_map = scene()
+    pixels, classes, boxes, index_map = scene(size)
     category = Category(index=0, id=0, name="any", is_thing=True, color=(0, 0, 0))
     config = TrainConfig(
         spec=ModelSpec(
@@ -196,10 +229,10 @@ def make_every_mask(model: Any) -> None:
     model.attend, model.share, model.refine = attend_every, share_nothing, refine_every
 
 
-def prepare_transformers() -> Step:
+def prepare_transformers(size: int) -> Step:
     from transformers import DetrConfig, DetrForSegmentation, ResNetConfig
 
-    pixels, classes, boxes, index_map = scene()
+    pixels, classes, boxes, index_map = scene(size)
     backbone = ResNetConfig(
         depths=[3, 4, 6, 3], out_features=["stage1", "stage2", "stage3", "stage4"]
     )
@@ -214,7 +247,7 @@ def prepare_transformers() -> Step:
     optimizer = torch.optim.AdamW(learned, lr=1e-4, weight_decay=1e-4, fused=True)
     masks = torch.stack([index_map[0] == number + 1 for number in range(OBJECTS)]).float()
     labels = [{"class_labels": classes, "boxes": boxes, "masks": masks}]
-    real = torch.ones(1, SIDE, SIDE, dtype=torch.long)
+    real = torch.ones(1, size, size, dtype=torch.long)
 
     def step() -> float:
         loss = network(pixel_values=pixels, pixel_mask=real, labels=labels).loss
@@ -233,13 +266,13 @@ def update(loss: torch.Tensor, model: Any, optimizer: torch.optim.Optimizer) -> 
     return loss.item()
 
 
-SIDES: dict[str, Callable[[], Step]] = {
-    "ours": lambda: prepare_ours(learned="all", every_mask=False),
-    "original": lambda: prepare_ours(learned="all", every_mask=True),
+SIDES: dict[str, Callable[[int], Step]] = {
+    "ours": partial(prepare_ours, learned="all", every_mask=False),
+    "original": partial(prepare_ours, learned="all", every_mask=True),
     "transformers": prepare_transformers,
-    "ours-masks": lambda: prepare_ours(learned="masks", every_mask=False),
-    "original-masks": lambda: prepare_ours(learned="masks", every_mask=True),
+    "ours-masks": partial(prepare_ours, learned="masks", every_mask=False),
+    "original-masks": partial(prepare_ours, learned="masks", every_mask=True),
 }
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -21,10 +21,13 @@ from skimage.feature import peak_local_max
 from skimage.filters import gaussian, threshold_otsu
 from skimage.segmentation import watershed
 
+from panodetr.bench.machine import describe_machine
 from panodetr.data.panoptic import PanopticData, read_ids, read_photo
 from panodetr.evaluation.panoptic import PanopticQuality
+from panodetr.files import write_json
 from panodetr.results.types import Category, Segment
 
+OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 LEAST_AREA = 20  # pixels; smaller specks are no nuclei
 
 
@@ -33,17 +36,27 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split", default="val")
     parser.add_argument("--distance", type=int, default=5, help="least pixels between two peaks")
+    parser.add_argument("--photos", type=int, help="at most so many")
+    parser.add_argument("--out", type=Path, default=OUT, help="where watershed.json goes")
     options = parser.parse_args()
 
     data = PanopticData.open(options.data, options.split)
     nucleus = next(category for category in data.categories if category.is_thing)
     quality = PanopticQuality(data.categories)
-    for sample in data.samples:
+    samples = data.samples[: options.photos]
+    for sample in samples:
         found = find_nuclei(read_photo(sample), options.distance)
         quality.update(read_ids(sample), sample.segments, found, list_segments(found, nucleus))
     things = quality.compute().things
+    report = {
+        "machine": describe_machine(),
+        "split": options.split,
+        "photos": len(samples),
+        "figures": {"pq": things.pq, "sq": things.sq, "rq": things.rq},
+    }
+    write_json(options.out / "watershed.json", report)
     print(
-        f"{len(data.samples)} photos of {options.split}: thing PQ {things.pq:.3f}, "
+        f"{len(samples)} photos of {options.split}: thing PQ {things.pq:.3f}, "
         f"SQ {things.sq:.3f}, F1 {things.f1:.3f}"
     )
 

@@ -1,10 +1,38 @@
 from __future__ import annotations
 
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
 import pytest
 
 from panodetr.bench.rows import Scale
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import DetrConfig, ResNetConfig
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[[str], ModuleType]:
+    """Imports a script of benchmarks/ by its name."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(
+            f"benchmarks_{name}", BENCHMARKS / f"{name}.py"
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +58,21 @@ def tiny_scale() -> Scale:
         large=(300, 400),
         saved=(120, 160),
     )
+
+
+@pytest.fixture(scope="session")
+def few_nuclei(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data set nuclei with two small photos to learn from, and two to be measured on."""
+    whole, folder = shared_data / "nuclei", tmp_path_factory.mktemp("few") / "nuclei"
+    for split in ("train", "val"):
+        document = json.loads((whole / f"panoptic_{split}.json").read_text())
+        images = [i for i in document["images"] if (i["height"], i["width"]) == (256, 256)][:2]
+        ids = {image["id"] for image in images}
+        own = [note for note in document["annotations"] if note["image_id"] in ids]
+        for name, kind in ((split, images), (f"panoptic_{split}", own)):
+            (folder / name).mkdir(parents=True)
+            for entry in kind:
+                shutil.copy(whole / name / entry["file_name"], folder / name)
+        few = document | {"images": images, "annotations": own}
+        (folder / f"panoptic_{split}.json").write_text(json.dumps(few))
+    return folder

@@ -87,15 +87,31 @@ def test_a_prepared_photo_may_differ_by_a_grey_level(levels: float, same: bool) 
 
 
 def test_loose_agreement_is_that_of_each_query_with_itself(answer: Answer) -> None:
-    same = compare_loosely(only_kept(answer), answer)
-    assert same.same is None
+    same = compare_loosely(answer, only_kept(answer), 3)
+    assert same.same is True
     assert same.figures == {
         "kept": 3, "shared": 3, "classes": 1, "box_iou": pytest.approx(1), "mask_iou": 1,
     }  # fmt: skip
-    assert same.text == "3 of 3 kept are the same; classes 100.0 %, box IoU 1.000, mask IoU 1.000"
-    flipped = {**answer, "masks": -answer["masks"], "kept": answer["kept"][:2]}
-    other = compare_loosely(flipped, answer)
-    assert other.figures["shared"] == 2
-    assert other.figures["mask_iou"] == 0
-    none = compare_loosely({**answer, "kept": answer["kept"][:0]}, answer)
-    assert none.text == "0 of 3 kept are the same"
+    assert same.text == (
+        "3 kept, 3 of them the same; their 3: classes 100.0 %, box IoU 1.000, mask IoU 1.000"
+    )
+
+
+def test_queries_that_only_the_other_side_keeps_count_too(answer: Answer) -> None:
+    """Those that both keep agree wholly here, and one that ours does not keep not at all."""
+    lost = answer["kept"][0]
+    other = next(query for query in range(9) if query not in answer["kept"])
+    masks = answer["masks"].copy()
+    masks[lost] *= -1
+    kept = np.sort([other, *answer["kept"][1:]])
+    found = compare_loosely({**answer, "masks": masks, "kept": kept}, answer, 3)
+    assert found.same is True
+    assert found.figures["shared"] == 2
+    assert found.figures["mask_iou"] == pytest.approx(2 / 3)
+
+
+def test_loosely_too_as_many_must_be_kept(answer: Answer) -> None:
+    fewer = {**answer, "kept": answer["kept"][:2]}
+    found = compare_loosely(fewer, answer, 3)
+    assert (found.same, found.text[:21]) == (False, "DIFFERS: 2 and 3 kept")
+    assert compare_loosely(answer, answer, 4).same is False

@@ -63,11 +63,32 @@ def test_agreement_that_is_only_reported_is_no_floor() -> None:
     assert measured(agreement=Agreement(same=None, text="14 of 15")).holds
 
 
+@pytest.mark.parametrize(
+    ("figures", "holds"),
+    [
+        ({"classes": 1.0, "box_iou": 0.95, "mask_iou": 0.9}, True),
+        ({"classes": 1.0, "box_iou": 0.95, "mask_iou": 0.89}, False),
+        ({"classes": 0.5, "box_iou": 0.95, "mask_iou": 0.95}, False),
+        ({}, False),
+    ],
+)
+def test_on_data_agreement_has_a_floor(figures: dict[str, float], holds: bool) -> None:
+    row = Row(
+        name="int8-on-data", what="int8", side="int8-on-data", against="int8-on-data",
+        floors=Floors(agreement=0.9), compared="on data",
+    )  # fmt: skip
+    spent = Spent(seconds=(1.0,), peak=1)
+    agreement = Agreement(same=None, text="as it is", figures=figures)
+    found = Measured(row=row, ours=spent, theirs=spent, agreement=agreement)
+    assert found.holds is holds
+    assert cells(found)[1] == "agreement ≥ 0.9"
+
+
 @pytest.mark.parametrize(("seconds", "holds"), [(0.02, True), (0.06, False)])
 def test_a_share_of_the_time(seconds: float, holds: bool) -> None:
     row = Row(
         name="finish", what="f", side="finish", against="finish", floors=Floors(share=0.05),
-        compared=None,
+        compared=None, share=True,
     )  # fmt: skip
     found = Measured(
         row=row, ours=Spent(seconds=(seconds,), peak=1), theirs=Spent(seconds=(1.0,), peak=1)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -144,19 +145,58 @@ def test_detecting_gives_the_same_as_transformers(tiny_scale: Scale) -> None:
 @pytest.mark.parity
 @pytest.mark.slow
 def test_every_row_of_pytorch_is_the_same_as_transformers(tiny_scale: Scale) -> None:
-    names = ["segment", "all-masks", "prepare", "finish", "import", "help", "int8-on-data"]
+    names = ["segment", "fused", "all-masks", "prepare", "finish", "finish-noise", "int8-on-data"]
+    names += ["import", "help"]
     groups = measure(choose_rows(names), tiny_scale, repeats=2, threads=1)
     rows = by_name([row for group in groups for row in group])
-    assert list(rows) == [*names[:4], "int8-on-data", "import", "help"]
-    for name in ("segment", "all-masks", "prepare"):
+    assert set(rows) == set(names)
+    for name in ("segment", "fused", "all-masks", "prepare"):
         row = rows[name]
         assert row.error is None
         assert row.agreement is not None
         assert row.agreement.same, row.agreement.text
         assert row.memory is not None
-    assert rows["finish"].faster is not None
-    assert rows["finish"].memory is None
+    for name in ("finish", "finish-noise"):
+        assert rows[name].faster is not None
+        assert rows[name].memory is None
     assert rows["import"].theirs is None
     assert rows["int8-on-data"].error == (
         "int8-on-data: this row needs a data set with a split val; give --data"
     )
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+def test_every_row_of_openvino_does_the_same_work(tiny_scale: Scale) -> None:
+    pytest.importorskip("openvino")
+    names = ["segment-openvino", "segment-int8", "detect-openvino"]
+    groups = measure(choose_rows(names), tiny_scale, repeats=1, threads=1)
+    rows = by_name([row for group in groups for row in group])
+    for name in names:
+        row = rows[name]
+        assert row.error is None
+        assert row.agreement is not None
+        assert row.agreement.same, row.agreement.text
+        assert row.agreement.figures["kept"] == 3
+        assert row.faster is not None
+    int8 = rows["segment-int8"].agreement
+    assert int8 is not None
+    assert int8.figures["mask_iou"] > 0.5
+    assert "of them the same; their 3: classes" in int8.text
+
+
+@pytest.mark.slow
+def test_rows_on_data_hold_where_they_agree(tiny_scale: Scale, few_nuclei: Path) -> None:
+    pytest.importorskip("nncf")
+    chosen = choose_rows(["int8-on-data", "bf16-on-data"])
+    groups = measure(chosen, tiny_scale, repeats=1, threads=1, data=few_nuclei)
+    for row in [row for group in groups for row in group]:
+        assert row.error is None
+        assert row.agreement is not None
+        figures = row.agreement.figures
+        assert figures["queries"] > 5
+        assert 0.9 < figures["mask_iou"] < 1  # it rounds, and little
+        assert figures["pq"] == pytest.approx(figures["reference_pq"], abs=0.1)
+        assert row.holds
+        floor = replace(row.row, floors=Floors(agreement=0.9999))
+        assert not replace(row, row=floor).holds

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -50,3 +52,16 @@ def test_the_photo_is_the_same_for_everyone(tiny_scale: Scale) -> None:
     assert photo.pixels().shape == (30, 40, 3)
     assert photo.pixels().std() > 10  # a real one
     np.testing.assert_array_equal(photo.pixels(), np.array(photo.image()))
+
+
+def test_masks_are_regions_unless_noise_is_asked_for(tmp_path: Path, tiny_scale: Scale) -> None:
+    photo = BenchPhoto(file=tiny_scale.photo, size=tiny_scale.fed)
+    edges: list[float] = []
+    for smooth in (True, False):
+        written = write_random_model(
+            tmp_path / str(smooth), tiny_scale.segmenter, photo, 3, tiny_scale.rule, smooth=smooth
+        )
+        found = run_network(open_model(written.folder), photo.pixels())
+        inside = found.masks(np.zeros(9, np.intp), np.arange(9)) > 0
+        edges.append(float((inside[..., 1:] != inside[..., :-1]).mean()))
+    assert edges[1] > 2 * edges[0]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from panodetr.evaluation.truth import Truth
     from panodetr.images.views import View
     from panodetr.predict import Predictor
-    from panodetr.runtimes.base import Found
+    from panodetr.runtimes.base import Found, Precision
 
 FIGURES = ("classes", "box_iou", "mask_iou", "queries", "reference_pq", "pq")
 
@@ -36,11 +36,21 @@ FIGURES = ("classes", "box_iou", "mask_iou", "queries", "reference_pq", "pq")
 class OnData:
     """Two forms of one model on a data set's split `val`."""
 
-    def __init__(self, reference: str | Path, other: str | Path, data: Path) -> None:
+    def __init__(
+        self, reference: str | Path, other: str | Path, data: Path, precision: Precision = "float32"
+    ) -> None:
+        """Load both.
+
+        Args:
+            reference: the exact form.
+            other: a file that was exported from it, or the same model.
+            data: the data set.
+            precision: what the other computes in, where it is no exported file.
+        """
         from panodetr.evaluation.truth import Truth
 
         self.reference = open_model(reference)
-        self.other = open_model(other)
+        self.other = open_model(other, precision=precision)
         self.truth = Truth.open(data, "val")
         self.photo = self.truth.images[0].photo
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panodetr.results.decode import softmax
+from panodetr.results.overlaps import paired_box_iou, paired_mask_iou
 from panodetr.results.panoptic import keep_queries
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4
 """Of boxes; of logits and masks the same part of the largest value where that is above 1."""
-
-_CXCYWH = slice(0, 2), slice(2, 4)
 
 GREY_LEVEL = 1 / 255 / 0.224
 """A normalised photo's least step in its finest channel: resizing may round either way."""
@@ -31,7 +30,8 @@ class Agreement:
     """How far two answers are the same.
 
     Attributes:
-        same: within the tolerance in everything; None where that is not asked.
+        same: the same work was done, within the tolerance where one is asked; None where two forms
+            of one model are compared on data, where `Floors.agreement` decides.
         text: the figures in a few words.
         figures: by name.
     """
@@ -105,16 +105,26 @@ def compare(ours: Answer, theirs: Answer, kept: int) -> Agreement:
     return Agreement(same=same, text=_told(text, same), figures=figures)
 
 
-def compare_loosely(ours: Answer, theirs: Answer) -> Agreement:
-    """Say how near an answer of less precise arithmetic comes, query by query."""
-    kept, expected = ours["kept"], theirs["kept"]
-    shared = np.intersect1d(kept, expected)
-    figures = {"kept": float(len(kept)), "shared": float(len(shared))}
-    figures |= query_agreement(ours, theirs, shared).means()
-    text = f"{len(shared)} of {len(expected)} kept are the same"
-    if len(shared):
-        text += f"; {describe(figures)}"
-    return Agreement(same=None, text=text, figures=figures)
+def compare_loosely(ours: Answer, theirs: Answer, kept: int) -> Agreement:
+    """Say how near an answer of less precise arithmetic comes, query by query.
+
+    Args:
+        ours: with the masks of all queries, where it has masks: scores differ, and with them which
+            queries are kept, and none that the other side keeps may be left out.
+        theirs: the exact answer; what it keeps is compared.
+        kept: how many queries both must keep, for the work to be the same.
+    """
+    expected = theirs["kept"]
+    shared = np.intersect1d(ours["kept"], expected)
+    counts = len(ours["kept"]), len(expected)
+    figures = {"kept": float(counts[0]), "shared": float(len(shared))}
+    figures |= query_agreement(ours, theirs, expected).means()
+    same = counts == (kept, kept)
+    found = f"{counts[0]} kept" if same else f"{counts[0]} and {counts[1]} kept"
+    text = f"{found}, {len(shared)} of them the same"
+    if len(expected):
+        text += f"; their {len(expected)}: {describe(figures)}"
+    return Agreement(same=same, text=_told(text, same), figures=figures)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,11 +147,8 @@ def query_agreement(a: Answer, b: Answer, queries: NDArray[np.intp]) -> QueryAgr
     boxes = [side["boxes"][queries] for side in (a, b)]
     masks = np.zeros(0)
     if "masks" in a and "masks" in b and len(queries):
-        inside = [_masks_of(side, queries) > 0 for side in (a, b)]  # N, h, w
-        common = (inside[0] & inside[1]).sum(axis=(1, 2))
-        either = (inside[0] | inside[1]).sum(axis=(1, 2))
-        masks = np.where(either > 0, common / np.maximum(either, 1), 1.0)  # both empty: the same
-    return QueryAgreement(best[0] == best[1], _paired_iou(boxes[0], boxes[1]), masks)
+        masks = paired_mask_iou(_masks_of(a, queries), _masks_of(b, queries))
+    return QueryAgreement(best[0] == best[1], paired_box_iou(*boxes), masks)
 
 
 def describe(figures: dict[str, float]) -> str:
@@ -175,14 +182,5 @@ def _common_masks(ours: Answer, theirs: Answer) -> tuple[NDArray[Any], NDArray[A
 
 def _masks_of(answer: Answer, queries: NDArray[np.intp]) -> NDArray[np.float32]:
     """Pick masks (N, h, w); `masked` rises, and has all of the queries."""
+    assert np.isin(queries, answer["masked"]).all(), "a mask is asked for that was not made"
     return answer["masks"][np.searchsorted(answer["masked"], queries)]
-
-
-def _paired_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Compute the IoU of boxes (N, 4) cxcywh, pair by pair; as `panodetr.boxes` without torch."""
-    center, extent = (np.stack([a, b]).astype(np.float64)[..., part] for part in _CXCYWH)  # 2, N, 2
-    low = (center - extent / 2).max(axis=0)  # N, 2
-    high = (center + extent / 2).min(axis=0)  # N, 2
-    common = np.clip(high - low, 0, None).prod(axis=1)
-    union = extent.prod(axis=2).sum(axis=0) - common
-    return common / np.maximum(union, np.finfo(np.float64).tiny)

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from panodetr.bench.weights import RandomModel
     from panodetr.images.preprocess import Preprocessing
     from panodetr.predict import Predictor
-    from panodetr.runtimes.base import Found, Runtime, RuntimeName
+    from panodetr.runtimes.base import Found, Precision, Runtime, RuntimeName
 
 
-def open_model(source: str | Path, runtime: RuntimeName | None = None) -> Predictor:
+def open_model(
+    source: str | Path, runtime: RuntimeName | None = None, precision: Precision = "float32"
+) -> Predictor:
     """Load a model on the CPU; None runs an exported file as it was exported, and else in PyTorch.
 
     Raises:
@@ -34,7 +36,20 @@ def open_model(source: str | Path, runtime: RuntimeName | None = None) -> Predic
     """
     from panodetr.loading import load
 
-    return load(source, device="cpu", runtime=runtime)
+    return load(source, device="cpu", runtime=runtime, precision=precision)
+
+
+def open_plain(source: str | Path) -> Predictor:
+    """Load a model in PyTorch as it is defined, not fused; errors as for `open_model`."""
+    import torch
+
+    from panodetr.checkpoints.load import load_checkpoint
+    from panodetr.predict import Predictor
+    from panodetr.runtimes.torch import TorchRuntime
+
+    spec, network = load_checkpoint(source)
+    cpu = torch.device("cpu")
+    return Predictor(spec, TorchRuntime(network, spec.preprocessing, cpu, plain=True))
 
 
 def run_network(model: Predictor, photo: NDArray[np.uint8]) -> Found:
@@ -56,6 +71,8 @@ class Segmenting:
         runtime: RuntimeName | None = None,
         kept: int | None = None,
         photos: int = 1,
+        *,
+        plain: bool = False,
     ) -> None:
         """Load the model.
 
@@ -66,11 +83,13 @@ class Segmenting:
             kept: queries to be kept, by a threshold of its own: less precise arithmetic has other
                 scores, and masks are what takes the time. None: the model's own threshold.
             photos: how many copies of the photo one run segments.
+            plain: whether PyTorch runs the model as it is defined, not fused.
         """
-        self.model = open_model(source, runtime)
+        self.model = open_plain(source) if plain else open_model(source, runtime)
         self.photo = photo.pixels()
         self.photos = photos
         self.threshold = self.model.spec.threshold
+        self.own_threshold = kept is not None
         if kept is not None:
             self.threshold = threshold_keeping(self._network().logits[0], kept)
 
@@ -82,11 +101,18 @@ class Segmenting:
         return {"whole": time.perf_counter() - start}
 
     def answer(self) -> Answer:
-        """Give classes and boxes of all queries, and the masks of those that are kept."""
+        """Give classes and boxes of all queries, and the masks of those that are kept.
+
+        With a threshold of its own the masks of all: the other side may keep other queries. They
+        are made few at a time, so that the peak of memory stays that of segmenting.
+        """
         found = self._network()
-        kept = kept_of(found.logits[0], self.threshold)
-        masks = found.masks(np.zeros_like(kept), kept)
-        return network_answer(found.logits[0], found.boxes[0], kept, masks)
+        logits = found.logits[0]
+        kept = kept_of(logits, self.threshold)
+        masked = np.arange(len(logits)) if self.own_threshold else kept
+        parts = np.array_split(masked, max(1, len(masked) // max(1, len(kept))))
+        masks = np.concatenate([found.masks(np.zeros_like(part), part) for part in parts])
+        return network_answer(logits, found.boxes[0], kept, masks, masked)
 
     def _network(self) -> Found:
         return run_network(self.model, self.photo)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from panodetr.bench.machine import Machine
+    from panodetr.bench.rows import Floors
     from panodetr.bench.run import Measured, Spent
 
 HEADINGS = ("same work, same outputs", "floor", "measured", "peak memory", "agreement", "")
@@ -39,6 +40,7 @@ def _row(measured: Measured) -> dict[str, Any]:
         "theirs": _spent(measured.theirs),
         "faster": measured.faster,
         "memory": measured.memory,
+        "share": measured.row.share,
         "floors": asdict(measured.row.floors),
         "holds": measured.holds,
         "agreement": None if measured.agreement is None else asdict(measured.agreement),
@@ -59,7 +61,8 @@ def cells(measured: Measured) -> tuple[str, str, str, str, str, str]:
         verdict = f"FAILED: {measured.error}"
     else:
         verdict = "holds" if measured.holds else "FALLS SHORT"
-    figures = _floor(measured), _times(measured), _memory(measured)
+    floor = describe_floors(measured.row.floors)
+    figures = floor, _times(measured), _memory(measured)
     return (measured.row.what, *figures, agreement, verdict)
 
 
@@ -109,8 +112,8 @@ def size(count: float) -> str:
     return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.0f} MiB"
 
 
-def _floor(measured: Measured) -> str:
-    floors = measured.row.floors
+def describe_floors(floors: Floors) -> str:
+    """Write what must hold; nothing where nothing must."""
     parts: list[str] = []
     if floors.faster is not None:
         parts.append(f"≥ {floors.faster:g}x")
@@ -120,6 +123,8 @@ def _floor(measured: Measured) -> str:
         parts.append(f"≤ {100 * floors.share:g} %")
     if floors.seconds is not None:
         parts.append(f"≤ {floors.seconds:g} s")
+    if floors.agreement is not None:
+        parts.append(f"agreement ≥ {floors.agreement:g}")
     return ", ".join(parts)
 
 
@@ -130,7 +135,7 @@ def _times(measured: Measured) -> str:
     if measured.theirs is None or measured.faster is None:
         return own
     other = duration(measured.theirs.median)
-    if measured.row.floors.share is not None:
+    if measured.row.share:
         return f"{100 / measured.faster:.1f} % ({own} of {other})"
     return f"{measured.faster:.1f}x ({own}, {other})"
 

@@ -14,6 +14,7 @@ from panodetr.model.config import DetrConfig, detr_resnet101, detr_resnet101_pan
 SideName: TypeAlias = Literal[
     "segment-theirs",
     "segment-torch",
+    "segment-plain",
     "segment-openvino",
     "segment-int8",
     "all-masks",
@@ -23,10 +24,19 @@ SideName: TypeAlias = Literal[
     "prepare-theirs",
     "prepare-ours",
     "finish",
+    "finish-noise",
     "int8-on-data",
+    "bf16-on-data",
     "start",
 ]
 """A process that does one piece of work; `panodetr.bench.run` makes them."""
+
+
+LEAST_ON_DATA = 0.9
+"""Of the queries that PyTorch keeps in float32, int8 and bf16 must give so many the same class, and
+boxes and masks must overlap with themselves by so much in the mean. Stricter than `panodetr
+export`, which refuses a file below one half: that one is broken, this one would be a bad
+bargain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +48,15 @@ class Floors:
         memory: our peak memory is at most this part of the other side's.
         share: our median time is at most this part of the other side's.
         seconds: our median time is at most this.
+        agreement: on data, least part of the queries with the same class, and least mean IoU of
+            boxes and of masks.
     """
 
     faster: float | None = None
     memory: float | None = None
     share: float | None = None
     seconds: float | None = None
+    agreement: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +72,10 @@ class Row:
             where another of its laps is the measure.
         against_lap: which of its times.
         floors: what must hold.
-        compared: whether both sides' answers must be the same; "loosely" says how near they are;
-            None where there is nothing to compare.
+        compared: "exactly", the sides' answers must be the same within rounding; "loosely", both
+            must keep as many queries, and how near these come is told; "on data", our side compares
+            two forms of one model on a data set; None where there is nothing to compare.
+        share: whether our time is told as a part of the other's, not how many times it fits in.
         times: measured so many times as often as the slowest rows are.
     """
 
@@ -71,7 +86,8 @@ class Row:
     against: SideName | None = None
     against_lap: str = "whole"
     floors: Floors = field(default_factory=Floors)
-    compared: Literal["exactly", "loosely"] | None = "exactly"
+    compared: Literal["exactly", "loosely", "on data"] | None = "exactly"
+    share: bool = False
     times: int = 1
 
 
@@ -92,11 +108,17 @@ ROWS = (
     ),
     Row(
         name="segment-int8",
-        what="segment, 15 kept, OpenVINO int8",
+        what="segment, 15 kept by a threshold of its own, OpenVINO int8 calibrated on this photo",
         side="segment-int8",
         against="segment-theirs",
         floors=Floors(faster=25),
         compared="loosely",
+    ),
+    Row(
+        name="fused",
+        what="segment, 15 kept, PyTorch, beside the plain form of the model",
+        side="segment-torch",
+        against="segment-plain",
     ),
     Row(
         name="all-masks",
@@ -140,6 +162,18 @@ ROWS = (
         against_lap="model",
         floors=Floors(share=0.05),
         compared=None,
+        share=True,
+        times=3,
+    ),
+    Row(
+        name="finish-noise",
+        what="the same where masks are noise: the mask head's random kernels not smoothed",
+        side="finish-noise",
+        lap="results",
+        against="finish-noise",
+        against_lap="model",
+        compared=None,
+        share=True,
         times=3,
     ),
     Row(
@@ -149,7 +183,19 @@ ROWS = (
         lap="other",
         against="int8-on-data",
         against_lap="reference",
-        compared=None,
+        floors=Floors(agreement=LEAST_ON_DATA),
+        compared="on data",
+        times=5,
+    ),
+    Row(
+        name="bf16-on-data",
+        what="model nuclei, PyTorch bfloat16 on the CPU, against float32",
+        side="bf16-on-data",
+        lap="other",
+        against="bf16-on-data",
+        against_lap="reference",
+        floors=Floors(agreement=LEAST_ON_DATA),
+        compared="on data",
         times=5,
     ),
     Row(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from panodetr.model.config import DetrConfig
 
 EXPORT_SECONDS = 1800
+AGREEING = ("classes", "box_iou", "mask_iou")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,13 @@ class Measured:
         return self.ours.peak / self.theirs.peak
 
     @property
+    def agreeing(self) -> float:
+        """The least of the figures that `Floors.agreement` is about; 0 where there are none."""
+        if self.agreement is None:
+            return 0.0
+        return min(self.agreement.figures.get(name, 0.0) for name in AGREEING)
+
+    @property
     def holds(self) -> bool:
         """Whether the same was done, and every floor is reached."""
         if self.error is not None or self.ours is None:
@@ -99,6 +107,7 @@ class Measured:
             and (floors.share is None or 1 / (self.faster or 1e-9) <= floors.share)
             and (floors.memory is None or (self.memory or infinite) <= floors.memory)
             and (floors.seconds is None or self.ours.median <= floors.seconds)
+            and (floors.agreement is None or self.agreeing >= floors.agreement)
         )
 
 
@@ -112,7 +121,7 @@ class Workshop:
             folder: for models and exported files.
             scale: how large they are.
             threads: of every process.
-            data: a data set with a split `val`, for the agreement of int8; None has none.
+            data: a data set with a split `val`, for the rows on data; None has none.
         """
         self.folder = folder
         self.scale = scale
@@ -128,6 +137,11 @@ class Workshop:
     def detector(self) -> RandomModel:
         """A model without; errors as for `in_fresh_process`."""
         return self._random("detector", self.scale.detector)
+
+    @cached_property
+    def noisy_segmenter(self) -> RandomModel:
+        """A model whose masks are noise; errors as for `in_fresh_process`."""
+        return self._random("noisy-segmenter", self.scale.segmenter, smooth=False)
 
     def photo(self, size: tuple[int, int]) -> BenchPhoto:
         """Give the photo in a size."""
@@ -146,6 +160,8 @@ class Workshop:
                 return partial(TheirSegmenting, self.segmenter, fed)
             case "segment-torch":
                 return partial(Segmenting, self.segmenter.folder, fed, "torch")
+            case "segment-plain":
+                return partial(Segmenting, self.segmenter.folder, fed, "torch", plain=True)
             case "segment-openvino":
                 return partial(Segmenting, self.segmenter.folder, fed, "openvino")
             case "segment-int8":
@@ -165,20 +181,23 @@ class Workshop:
                 return partial(Preparing, self.photo(scale.large), scale.rule)
             case "finish":
                 return partial(Finishing, self.segmenter, self.photo(scale.saved), scale.kept)
-            case "int8-on-data":
+            case "finish-noise":
+                photo = self.photo(scale.saved)
+                return partial(Finishing, self.noisy_segmenter, photo, scale.kept)
+            case "int8-on-data" | "bf16-on-data":
                 if self.data is None:
                     raise UsageError("this row needs a data set with a split val; give --data")
+                if side == "bf16-on-data":
+                    return partial(OnData, "nuclei", "nuclei", self.data, precision="bfloat16")
                 exported = self.int8("nuclei", self.data / "train")
                 return partial(OnData, "nuclei", exported, self.data)
             case "start":
                 return Starting
 
-    def _random(self, name: str, architecture: DetrConfig) -> RandomModel:
-        fed = self.photo(self.scale.fed)
-        return in_fresh_process(
-            partial(_write_random_model, self.folder / name, architecture, fed, self.scale),
-            self.threads,
-        )
+    def _random(self, name: str, architecture: DetrConfig, *, smooth: bool = True) -> RandomModel:
+        fed, folder = self.photo(self.scale.fed), self.folder / name
+        write = partial(_write_random_model, folder, architecture, fed, self.scale, smooth=smooth)
+        return in_fresh_process(write, self.threads)
 
     def _calibration(self) -> Path:
         """Write the photo into a folder of its own."""
@@ -226,7 +245,7 @@ def measure(
         scale: how large the work is.
         repeats: rounds of the slowest rows; quick ones have more.
         threads: of every process.
-        data: a data set with a split `val`, for the agreement of int8.
+        data: a data set with a split `val`, for the rows on data.
         progress: told what is being done.
     """
     tell = progress or _silently
@@ -244,12 +263,12 @@ def _silently(_: str) -> None:
 
 
 def _write_random_model(
-    folder: Path, architecture: DetrConfig, photo: BenchPhoto, scale: Scale
+    folder: Path, architecture: DetrConfig, photo: BenchPhoto, scale: Scale, *, smooth: bool
 ) -> RandomModel:
     """Import torch where this is called: in a process that may."""
     from panodetr.bench.weights import write_random_model
 
-    return write_random_model(folder, architecture, photo, scale.kept, scale.rule)
+    return write_random_model(folder, architecture, photo, scale.kept, scale.rule, smooth=smooth)
 
 
 class _Group:
@@ -333,9 +352,9 @@ def _measured(row: Row, group: _Group, kept: int) -> Measured:
 
 def _agreement(row: Row, answers: dict[SideName, Answer], kept: int) -> Agreement | None:
     """Compare the answers of a row's sides, where both have one."""
-    if row.side == "int8-on-data" and row.side in answers:
-        return OnData.agreement(answers[row.side])
     if row.compared is None or row.side not in answers or row.against not in answers:
         return None
-    pair = answers[row.side], answers[row.against]
-    return compare(*pair, kept) if row.compared == "exactly" else compare_loosely(*pair)
+    if row.compared == "on data":
+        return OnData.agreement(answers[row.side])
+    hold = compare if row.compared == "exactly" else compare_loosely
+    return hold(answers[row.side], answers[row.against], kept)

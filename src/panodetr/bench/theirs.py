@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from panodetr.bench.compare import network_answer
+from panodetr.bench.compare import network_answer, threshold_keeping
 from panodetr.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -64,8 +64,18 @@ class _Network:
 class TheirSegmenting(_Network):
     """`DetrForSegmentation` on a prepared photo, and `post_process_panoptic_segmentation`."""
 
-    def __init__(self, model: RandomModel, photo: BenchPhoto) -> None:
+    def __init__(self, model: RandomModel, photo: BenchPhoto, kept: int | None = None) -> None:
+        """Load the model.
+
+        Args:
+            model: the folder and its threshold.
+            photo: what is segmented.
+            kept: queries to be kept, by a threshold of this photo's own: a photo of another size
+                has other scores. None: the model's threshold.
+        """
         super().__init__("DetrForSegmentation", model, photo)
+        if kept is not None:
+            self.threshold = threshold_keeping(self.answer()["logits"], kept)
 
     def run(self) -> Laps:
         """Call the model, and then read its outputs."""

@@ -71,7 +71,13 @@ class RandomModel:
 
 
 def write_random_model(
-    folder: Path, architecture: DetrConfig, photo: BenchPhoto, kept: int, rule: Preprocessing
+    folder: Path,
+    architecture: DetrConfig,
+    photo: BenchPhoto,
+    kept: int,
+    rule: Preprocessing,
+    *,
+    smooth: bool = True,
 ) -> RandomModel:
     """Write a model that keeps a given number of queries on a photo.
 
@@ -84,6 +90,7 @@ def write_random_model(
         photo: of the size that the model gets.
         kept: queries above the threshold.
         rule: how photos are fed, kept with the model.
+        smooth: whether the mask head's kernels are averages (`SMOOTHED`).
 
     Raises:
         CheckpointError: transformers has no such model.
@@ -92,6 +99,8 @@ def write_random_model(
     pixels = torch.from_numpy(normalize(photo.pixels(), rule.mean, rule.std))[None]
     weights = named_weights(architecture)
     _calm(weights)
+    if smooth:
+        _smooth(weights)
     measure_statistics(architecture, weights, pixels)
     model = build(architecture)
     model.load_state_dict(weights, assign=True)
@@ -110,11 +119,16 @@ def write_random_model(
 
 
 def _calm(weights: dict[str, Tensor]) -> None:
-    """Change weights in place, as `CALMER` and `SMOOTHED` say."""
+    """Change weights in place, as `CALMER` says."""
     for key, weight in weights.items():
         for pattern, factor in CALMER.items():
             if pattern.fullmatch(key):
                 weight *= factor
+
+
+def _smooth(weights: dict[str, Tensor]) -> None:
+    """Change weights in place, as `SMOOTHED` says."""
+    for key, weight in weights.items():
         if SMOOTHED.fullmatch(key):
             # times 3: the mean of nine has a third of the deviation
             weight[:] = 3 * weight.mean((2, 3), keepdim=True)  # O, I, 3, 3

@@ -50,7 +50,7 @@ def add_to(commands: Commands) -> None:
         "--data",
         type=Path,
         metavar="FOLDER",
-        help="the data set nuclei, for the row int8-on-data, which is left out without it",
+        help="the data set nuclei, for the rows int8-on-data and bf16-on-data, left out without it",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write all figures as JSON")
     parser.set_defaults(run=run)
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
             raise UsageError(f"--{name} is {getattr(options, name)}; expected 1 or more")
     rows = choose_rows(options.rows)
     if options.data is None and not options.rows:
-        rows = tuple(row for row in rows if row.name != "int8-on-data")
+        rows = tuple(row for row in rows if row.compared != "on data")
     scale = Scale() if options.photo is None else Scale(photo=options.photo)
     done: list[Measured] = []
     from panodetr.bench.machine import describe_machine

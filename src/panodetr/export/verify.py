@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from panodetr.errors import CheckpointError
+from panodetr.results.overlaps import paired_box_iou, paired_mask_iou
 from panodetr.results.panoptic import keep_queries
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.runtimes.base import Found, Runtime
+    from panodetr.runtimes.base import Runtime
 
 TOLERANCE = 1e-4
 """Largest difference of boxes; of logits and masks, times their largest value where that is over
@@ -103,9 +104,11 @@ def measure_agreement(
         for number, logits in enumerate(a.logits):
             queries, _, classes = keep_queries(logits, spec.threshold)
             same += (b.logits[number, queries].argmax(-1) == classes).astype(float).tolist()
-            boxes += _box_iou(a.boxes[number, queries], b.boxes[number, queries]).tolist()
+            boxes += paired_box_iou(a.boxes[number, queries], b.boxes[number, queries]).tolist()
             if spec.architecture.masks:
-                masks += _mask_iou(a, b, number, queries).tolist()
+                image = np.full_like(queries, number)
+                pair = a.masks(image, queries), b.masks(image, queries)
+                masks += paired_mask_iou(*pair).tolist()
     if not same:
         raise CheckpointError(
             "the model finds nothing in the photos to calibrate with, so int8 cannot be judged; "
@@ -138,19 +141,3 @@ def _noise(
         padding[-1, height * 3 // 4 :] = True
         padding[-1, :, width * 2 // 3 :] = True
     return np.ascontiguousarray(photos), padding
-
-
-def _box_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Overlap (N,) of each pair of boxes (N, 4), cxcywh."""
-    low = np.maximum(a[:, :2] - a[:, 2:] / 2, b[:, :2] - b[:, 2:] / 2)
-    high = np.minimum(a[:, :2] + a[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2)
-    both = np.maximum(high - low, 0).prod(1)
-    return both / np.maximum(a[:, 2:].prod(1) + b[:, 2:].prod(1) - both, 1e-12)
-
-
-def _mask_iou(a: Found, b: Found, number: int, queries: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Overlap (N,) of the masks of some queries; two empty ones overlap wholly."""
-    image = np.full_like(queries, number)
-    mine, other = a.masks(image, queries) > 0, b.masks(image, queries) > 0
-    both, either = (mine & other).sum((1, 2)), (mine | other).sum((1, 2))
-    return np.where(either == 0, 1.0, both / np.maximum(either, 1))

@@ -1,0 +1,208 @@
+"""The tables of the README, made of what was measured: the JSON files in docs/benchmarks.
+
+    python benchmarks/tables.py            # print them
+    python benchmarks/tables.py --write    # and put them into the pages
+
+A page has a table between two comments, `<!-- measured: NAME -->` and `<!-- end -->`. A table
+whose files are not there is left as it is. `tests/bench/test_tables.py` holds the pages to the
+files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from panodetr.bench.report import describe_floors, duration, markdown, size
+from panodetr.bench.rows import Floors
+from panodetr.files import write_text
+
+PROJECT = Path(__file__).parents[1]
+FOLDER = PROJECT / "docs" / "benchmarks"
+PAGES = (PROJECT / "README.md", FOLDER / "README.md")
+MARKED = re.compile(r"<!-- measured: (\w+) -->\n(.*?)<!-- end -->\n", re.DOTALL)
+
+Report = dict[str, Any]
+"""A JSON file of docs/benchmarks."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the JSON files are")
+    parser.add_argument("--write", action="store_true", help="put the tables into the pages")
+    options = parser.parse_args()
+    tables = make_tables(options.folder)
+    for name, table in tables.items():
+        print(f"{name}\n\n{table}")
+    for page in PAGES if options.write else ():
+        write_text(page, filled(page.read_text("utf-8"), tables))
+
+
+def make_tables(folder: Path) -> dict[str, str]:
+    """Every table whose files are there, by its name, in Markdown."""
+    found = {name: make(folder) for name, make in TABLES.items()}
+    return {name: table for name, table in found.items() if table}
+
+
+def filled(page: str, tables: dict[str, str]) -> str:
+    """A page with these tables between its comments; the others stay."""
+
+    def fill(match: re.Match[str]) -> str:
+        name, old = match.groups()
+        return f"<!-- measured: {name} -->\n{tables.get(name, old)}<!-- end -->\n"
+
+    return MARKED.sub(fill, page)
+
+
+def quality(folder: Path) -> str:
+    """The bundled model, class by class, and what needs no training."""
+    report, without = _read(folder, "quality"), _read(folder, "watershed")
+    lines: list[tuple[str, ...]] = [("", "PQ", "SQ", "RQ = F1 at IoU 0.5")]
+    if report:
+        for name, found in report["figures"]["per_class"].items():
+            kind = "things" if name in report["things"] else "stuff"
+            lines.append((f"{name} ({kind})", *_thirds(found)))
+    if without:
+        lines.append(("Otsu's threshold and a watershed (things)", *_thirds(without["figures"])))
+    reports = [found for found in (report, without) if found]
+    photos = " and ".join(dict.fromkeys(str(found["photos"]) for found in reports))
+    return _table(lines, reports, f"{photos} photos") if reports else ""
+
+
+def inference(folder: Path) -> str:
+    """Every row of `panodetr bench`, and how far several runs lie apart."""
+    report = _read(folder, "inference")
+    if report is None:
+        return ""
+    again = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("again*.json"))]
+    runs = [row for run in (report, *again) for row in run["rows"]]
+    lines: list[tuple[str, ...]] = [
+        ("work", "time", "", "floor", "", "in all runs", "peak memory", "outputs compared")
+    ]
+    for row in report["rows"]:
+        lines.append((
+            row["what"], _time(row), _gained(row), describe_floors(Floors(**row["floors"])),
+            _verdict(row), _range([other for other in runs if other["name"] == row["name"]]),
+            _memory(row), row["agreement"]["text"] if row["agreement"] else "",
+        ))  # fmt: skip
+    rounds = f"medians of {report['repeats']} rounds or more, {report['threads']} threads"
+    return _table(lines, [report], rounds)
+
+
+def training(folder: Path) -> str:
+    """A training step, ours and the others'."""
+    report = _read(folder, "training")
+    if report is None:
+        return ""
+    lines: list[tuple[str, ...]] = [
+        ("step", "time", "peak memory", "times our time", "times our memory", "floor", "")
+    ]
+    for row in report["rows"]:
+        ratios, floors = row["ratios"], row["floors"]
+        shown = [f"{ratios[name]:.1f}x" if ratios else "" for name in ("time", "memory")]
+        floor = ", ".join(f"{name} ≥ {value:g}x" for name, value in floors.items())
+        verdict = "" if not floors else "holds" if row["holds"] else "FALLS SHORT"
+        spent = duration(row["seconds"]), size(row["peak_bytes"])
+        lines.append((row["side"], *spent, *shown, floor, verdict))
+    rounds = f"medians of {report['rounds']} rounds, {report['threads']} threads"
+    return _table(lines, [report], f"photo {report['size']} by {report['size']}, {rounds}")
+
+
+def gpu(folder: Path) -> str:
+    """Photos a second on a GPU."""
+    report = _read(folder, "gpu")
+    if report is None:
+        return ""
+    lines: list[tuple[str, ...]] = [
+        tuple(report["lines"][0]),
+        *(tuple(line.values()) for line in report["lines"]),
+    ]
+    on_data = report["bf16_on_data"]
+    near = on_data["text"] if isinstance(on_data, dict) else on_data
+    more = report["gpu"] if near is None else f"{report['gpu']}; nuclei in bf16, {near}"
+    return _table(lines, [report], more)
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "quality": quality,
+    "inference": inference,
+    "training": training,
+    "gpu": gpu,
+}
+
+
+def _read(folder: Path, name: str) -> Report | None:
+    path = folder / f"{name}.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else None
+
+
+def _table(lines: list[tuple[str, ...]], reports: list[Report], more: str) -> str:
+    """A table, and in a line what it was measured on."""
+    places = dict.fromkeys(_place(report) for report in reports)
+    return f"{markdown(lines)}\n{'; '.join([*places, more] if more else places)}.\n"
+
+
+def _place(report: Report) -> str:
+    machine = report["machine"]
+    named = ("panodetr", "torch", "transformers", "openvino", "nncf")
+    versions = [
+        f"{name} {machine['versions'][name]}" for name in named if name in machine["versions"]
+    ]
+    return (
+        f"{machine['date']}, {machine['processor']}, {machine['cores']} cores, Python "
+        f"{machine['python']}, {', '.join(versions)}"
+    )
+
+
+def _time(row: Report) -> str:
+    if row["ours"] is None:
+        return ""
+    own = duration(row["ours"]["median"])
+    if row["theirs"] is None:
+        return own
+    return f"{own}{' of' if _is_share(row) else ', not'} {duration(row['theirs']['median'])}"
+
+
+def _is_share(row: Report) -> bool:
+    """Whether a time is told as a part of another; older files don't say it, but for the floor."""
+    return row.get("share", row["floors"]["share"] is not None)
+
+
+def _gained(row: Report) -> str:
+    if row["faster"] is None:
+        return ""
+    return f"{100 / row['faster']:.1f} %" if _is_share(row) else f"{row['faster']:.1f}x"
+
+
+def _range(rows: list[Report]) -> str:
+    """From the least to the most that was gained; nothing for a single run."""
+    ordered = sorted((row for row in rows if row["faster"]), key=lambda row: row["faster"])
+    return f"{_gained(ordered[0])} to {_gained(ordered[-1])}" if len(ordered) > 1 else ""
+
+
+def _memory(row: Report) -> str:
+    if row["memory"] is None:
+        return ""
+    return f"{size(row['ours']['peak_bytes'])}, not {size(row['theirs']['peak_bytes'])}"
+
+
+def _verdict(row: Report) -> str:
+    if row["error"] is not None:
+        return f"FAILED: {row['error']}"
+    if all(floor is None for floor in row["floors"].values()):
+        return "" if row["holds"] else "DIFFERS"
+    return "holds" if row["holds"] else "FALLS SHORT"
+
+
+def _thirds(found: dict[str, float]) -> tuple[str, ...]:
+    return tuple(f"{found[name]:.3f}" for name in ("pq", "sq", "rq"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,296 @@
+"""Each script of benchmarks/ does its work, at scales that say nothing of speed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from panodetr.bench.agreement import first_photos
+from panodetr.bench.process import Side
+from panodetr.bench.rows import Scale
+from panodetr.bench.run import Workshop
+from panodetr.checkpoints.load import load_checkpoint
+from panodetr.evaluation.truth import Truth
+from panodetr.runtimes.torch import TorchRuntime
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, BENCHMARKS / f"{name}.py", *arguments],
+        capture_output=True, text=True, timeout=600, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def report(file: Path) -> Any:
+    found = json.loads(file.read_text())
+    assert found["machine"]["processor"]
+    assert found["machine"]["versions"]["torch"]
+    return found
+
+
+def test_inference_writes_every_row_and_tells_by_its_exit_code(tmp_path: Path) -> None:
+    done = run("inference", "import", "int8-on-data", "--repeats", "1", "--out", tmp_path)
+    rows = report(tmp_path / "inference.json")["rows"]
+    assert [row["name"] for row in rows] == ["int8-on-data", "import"]
+    assert "FAILED: int8-on-data: this row needs a data set" in done.stdout
+    assert done.stdout.startswith((tmp_path / "inference.md").read_text())
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    done = run("inference", "import", "--repeats", "1", "--name", "again", "--out", tmp_path)
+    (row,) = report(tmp_path / "again.json")["rows"]
+    assert done.returncode == (0 if row["holds"] else 1)
+
+
+@pytest.mark.slow
+def test_training_measures_every_side(tmp_path: Path) -> None:
+    done = run(
+        "training", "--rounds", "1", "--steps", "1", "--size", "96", "--threads", "1",
+        "--out", tmp_path,
+    )  # fmt: skip
+    found = report(tmp_path / "training.json")
+    rows = {row["side"]: row for row in found["rows"]}
+    assert list(rows) == ["ours", "original", "transformers", "ours-masks", "original-masks"]
+    for other, base in (("original", "ours"), ("original-masks", "ours-masks")):
+        assert rows[other]["loss"] == pytest.approx(rows[base]["loss"], rel=1e-4)
+        assert rows[other]["ratios"]["time"] > 0
+    assert done.returncode == (0 if all(row["holds"] for row in rows.values()) else 1)
+    for row in rows.values():
+        floors = row["floors"]
+        assert row["holds"] == all(row["ratios"][name] >= floor for name, floor in floors.items())
+
+
+@pytest.mark.slow
+def test_quality_and_watershed_score_the_same_photos(tmp_path: Path, few_nuclei: Path) -> None:
+    for name in ("quality", "watershed"):
+        done = run(name, "--data", few_nuclei, "--photos", "1", "--out", tmp_path)
+        assert done.returncode == 0, done.stderr
+    found = report(tmp_path / "quality.json")
+    assert found["things"] == ["nucleus"]
+    assert found["figures"]["per_class"]["nucleus"]["pq"] > 0.3
+    assert report(tmp_path / "watershed.json")["figures"]["pq"] > 0.3
+    done = run("tables", "--folder", tmp_path)
+    assert "| nucleus (things) |" in done.stdout
+    assert "watershed (things) |" in done.stdout
+
+
+@pytest.mark.slow
+def test_agreement_of_bfloat16(tmp_path: Path, few_nuclei: Path) -> None:
+    done = run("agreement", "bf16", "--data", few_nuclei, "--photos", "1", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    figures = report(tmp_path / "agreement-bf16.json")["figures"]
+    assert 0.9 < figures["mask_iou"] < 1
+    assert figures["queries"] > 5
+
+
+def test_without_a_gpu_a_line_says_so(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = run("gpu", "--out", tmp_path)
+    assert done.stdout == "PyTorch sees no CUDA GPU here: nothing was measured\n"
+    assert done.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_scaling_keeps_as_many_queries_at_every_size_on_both_sides(
+    script: Callable[[str], ModuleType],
+    tiny_scale: Scale,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scaling: Any = script("scaling")
+    for name, value in (("SIZES", ((64, 96), (96, 128))), ("THEIR_SIZES", ((64, 96), (192, 128)))):
+        monkeypatch.setattr(scaling, name, value)
+    for name, value in (("USUAL", (96, 128)), ("SMALLER", (64, 96)), ("KEPT", (0, 9))):
+        monkeypatch.setattr(scaling, name, value)
+    monkeypatch.setattr(scaling, "PHOTOS", (2,))
+    workshop = Workshop(tmp_path, replace(tiny_scale, rule=scaling.AS_IT_IS), 1)
+    jobs = scaling.make_jobs(workshop, ["torch"], True)
+    assert [place.kept for place, _ in jobs] == [3, 3, 0, 9, 3, 3, 3]
+    for place, job in jobs:
+        with Side(job, 1) as side:
+            assert len(side.answer()["kept"]) == place.kept, place
+    points = scaling.measure(jobs[-3:], threads=1, repeats=1)
+    assert [point.line for point in points] == ["panodetr, torch", "transformers", "transformers"]
+    assert all(point.seconds > 0 and point.peak_bytes > 1 << 20 for point in points)
+    scaling.draw(points).savefig(tmp_path / "scaling.png")
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_gpu_measures_every_way_here_on_the_cpu(
+    script: Callable[[str], ModuleType], tiny_scale: Scale, tmp_path: Path
+) -> None:
+    gpu: Any = script("gpu")
+    rule = replace(tiny_scale.rule, short_side=None, long_side=None)  # fed as it is
+    lines = gpu.compare_all(Workshop(tmp_path, replace(tiny_scale, rule=rule), 1), "cpu", (1, 2), 0)
+    ways = ["float32", "bf16", "bf16, compiled", "bf16, CUDA graphs"]
+    assert [(line["way"], line["work"], line["batch"]) for line in lines] == [
+        (way, *work)
+        for way in ways
+        for work in (("network", "1"), ("network", "2"), ("segment", "1"))
+    ]
+    for line in lines:
+        assert float(line["photos/s"]) > 0, line
+        assert float(line["transformers"]) > 0, line
+        assert line["faster"].endswith("x")
+        assert line["against our float32"].startswith("3 kept, "), line
+    assert (
+        "3 of them the same; their 3: classes 100.0 %, box IoU 1.000"
+        in lines[0]["against our float32"]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_on_a_gpu_what_fails_is_told_in_its_place(
+    script: Callable[[str], ModuleType],
+    tiny_scale: Scale,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu: Any = script("gpu")
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no compiler\nat all")
+
+    monkeypatch.setattr(gpu.torch, "compile", fail)
+    monkeypatch.setattr(gpu, "WAYS", (gpu.WAYS[0], gpu.WAYS[2]))
+    lines = gpu.compare_all(Workshop(tmp_path, tiny_scale, 1), "cpu", (1,), 0)
+    assert float(lines[0]["photos/s"]) > 0
+    assert [line["photos/s"] for line in lines[2:]] == ["failed: RuntimeError: no compiler"] * 2
+
+
+def test_photos_of_one_bucket_have_one_shape_and_masks_without_padding(
+    script: Callable[[str], ModuleType], tiny_folder: Path
+) -> None:
+    gpu: Any = script("gpu")
+    spec, network = load_checkpoint(tiny_folder)
+    runtime = TorchRuntime(network, spec.preprocessing, torch.device("cpu"))
+    shapes: set[tuple[int, ...]] = set()
+
+    class Seen:
+        def detect(self, photos: Any, padding: Any) -> Any:
+            shapes.add(photos.shape)
+            return runtime.detect(photos, padding)
+
+    for size in ((97, 65), (128, 128)):
+        photos = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
+        found = gpu.Bucketed(Seen()).detect(photos, None)
+        plain = runtime.detect(photos, None)
+        chosen = np.zeros(2, np.intp), np.arange(2)
+        assert found.masks(*chosen).shape == plain.masks(*chosen).shape
+        assert np.abs(found.boxes - plain.boxes).max() < 0.1
+    assert shapes == {(1, 128, 128, 3)}
+
+
+@pytest.mark.slow
+def test_bf16_on_data_is_told_with_its_quality(
+    script: Callable[[str], ModuleType], few_nuclei: Path
+) -> None:
+    gpu: Any = script("gpu")
+    found = gpu.agreement_on(first_photos(Truth.open(few_nuclei, "val"), 1), "cpu")
+    assert 0.9 < found["figures"]["mask_iou"] < 1
+    assert "; PQ " in found["text"]
+
+
+@pytest.mark.slow
+def test_every_ablation_gets_its_time_and_the_whole_schedule(
+    script: Callable[[str], ModuleType],
+    few_nuclei: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ablations: Any = script("ablations")
+    factors: list[float] = []
+    masks: list[bool] = []
+
+    def note(optimizer: object, factor: float) -> None:
+        factors.append(factor)
+
+    monkeypatch.setattr(ablations, "set_learning_rate", note)
+    train_step = ablations.train_step
+
+    def watched(network: Any, state: Any, parts: Any, config: Any, accelerator: Any) -> Any:
+        masks.append(state.step >= config.mask_start)
+        return train_step(network, state, parts, config, accelerator)
+
+    monkeypatch.setattr(ablations, "train_step", watched)
+    monkeypatch.setattr(ablations, "POINTS", 2)
+    ablations.learn("baseline", few_nuclei, 0.25, 2, tmp_path)
+    curve = report(tmp_path / "baseline.json")
+    assert curve["photos"] == 1
+    assert curve["steps"] == len(factors) > 2
+    assert [point["minutes"] for point in curve["points"]] == sorted(
+        point["minutes"] for point in curve["points"]
+    )
+    assert 0.25 <= curve["points"][-1]["minutes"] < 0.25 + 0.2  # a step more at the most
+    assert masks == sorted(masks)
+    assert (masks[0], masks[-1]) == (False, True)
+    assert factors[-1] < max(factors)  # it falls at the end, however many steps there were
+    capsys.readouterr()
+    ablations.draw(tmp_path)
+    assert f"| baseline | {curve['steps']} |" in capsys.readouterr().out
+    assert (tmp_path / "ablations.png").stat().st_size > 1000
+
+
+def test_the_plot_says_how_many_photos_were_measured(
+    script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ablations: Any = script("ablations")
+    labels: list[str] = []
+
+    def note(axes: object, label: str) -> None:
+        labels.append(label)
+
+    monkeypatch.setattr("matplotlib.axes.Axes.set_ylabel", note)
+    point = {"step": 9, "minutes": 30.0, "groups": 0.5}
+    (tmp_path / "groups.json").write_text(
+        json.dumps({"variant": "groups", "steps": 9, "photos": 93, "points": [point]})
+    )
+    ablations.draw(tmp_path)
+    assert "thing PQ on 93 photos of nuclei/val" in labels
+
+
+@pytest.mark.slow
+def test_tiles_have_a_row_each(few_nuclei: Path) -> None:
+    done = run("tiles", "--data", few_nuclei, "--tiles", "128", "--overlaps", "0", "--photos", "1")
+    assert done.returncode == 0, done.stderr
+    first, _, *rows = done.stdout.splitlines()
+    assert first == "1 photos of val larger than 128 pixels"
+    assert [row[:12] for row in rows] == ["own (tile 12", "whole photos", "tile 128, ov"]
+    assert all(float(row.split()[-1]) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_finetuning_tells_the_loss_before_and_after(shared_data: Path) -> None:
+    short = ("--set", "epochs=3", "--set", "batch_size=2", "--set", "warmup=0")
+    done = run("finetune", "by-heart", "--data", shared_data / "coco-instances", *short)
+    assert done.returncode == 0, done.stderr
+    assert "6 steps on 4 photos; loss before: " in done.stdout
+    assert "% less" in done.stdout
+    assert "box AP50 before 0.0" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_evaluating_from_memory_and_from_files_gives_the_same(shared_data: Path) -> None:
+    done = run("evaluation", "panoptic")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("PQ, ")

@@ -1,0 +1,85 @@
+"""The pages tell what was measured, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+Script = Callable[[str], ModuleType]
+
+
+@pytest.fixture(scope="module")
+def tables(script: Script) -> Any:
+    return script("tables")
+
+
+PROJECT = Path(__file__).resolve().parents[2]
+MARKED = [
+    ("README.md", "quality"), ("README.md", "inference"), ("README.md", "training"),
+    ("docs/benchmarks/README.md", "training"), ("docs/benchmarks/README.md", "gpu"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("page", "name"), MARKED)
+def test_a_page_tells_what_was_measured(tables: Any, page: str, name: str) -> None:
+    text = (PROJECT / page).read_text("utf-8")
+    marked: dict[str, str] = dict(tables.MARKED.findall(text))
+    assert name in marked
+    expected = tables.make_tables(tables.FOLDER)
+    if name not in expected:
+        pytest.skip(f"docs/benchmarks/{name}.json is not there: `make bench` writes it")
+    assert marked[name] == expected[name], "run: python benchmarks/tables.py --write"
+
+
+def test_every_marked_table_is_known_and_tested(tables: Any) -> None:
+    found = [
+        (page.relative_to(PROJECT).as_posix(), name)
+        for page in tables.PAGES
+        for name, _ in tables.MARKED.findall(page.read_text("utf-8"))
+    ]
+    assert found == MARKED
+    assert {name for _, name in found} == set(tables.TABLES)
+
+
+def test_a_page_is_filled_and_other_text_stays(tables: Any) -> None:
+    page = "a\n<!-- measured: gpu -->\nold\n<!-- end -->\nb\n"
+    page += "<!-- measured: quality -->\n<!-- end -->\n"
+    once = tables.filled(page, {"quality": "| new |\n"})
+    assert once == page.replace("quality -->\n", "quality -->\n| new |\n")
+    assert tables.filled(once, {"quality": "| new |\n"}) == once
+
+
+def test_every_row_and_what_falls_short_is_told(tables: Any, tmp_path: Path) -> None:
+    """From the file that is kept, and from another run of one row that fails."""
+    kept = json.loads((tables.FOLDER / "inference.json").read_text("utf-8"))
+    row = next(row for row in kept["rows"] if row["name"] == "segment")
+    again = {**kept, "rows": [{**row, "faster": 99.0}]}
+    failed = {"holds": False, "error": "segment-torch: no | memory", "ours": None}
+    failed |= {"faster": None, "memory": None}
+    kept["rows"] = [{**row, **failed} if row is one else one for one in kept["rows"]]
+    (tmp_path / "inference.json").write_text(json.dumps(kept))
+    (tmp_path / "again.json").write_text(json.dumps(again))
+    (table,) = tables.make_tables(tmp_path).values()
+    lines = table.splitlines()
+    assert len(lines) == 2 + len(kept["rows"]) + 2
+    assert "FAILED: segment-torch: no \\| memory" in lines[2]
+    for line, measured in zip(lines[3:], kept["rows"][1:], strict=False):
+        assert measured["what"] in line
+        floors = any(floor is not None for floor in measured["floors"].values())
+        assert ("FALLS SHORT" in line) == (floors and not measured["holds"])
+
+
+def test_what_a_gpu_gave_is_told_with_its_agreement(tables: Any, tmp_path: Path) -> None:
+    kept = json.loads((tables.FOLDER / "inference.json").read_text("utf-8"))
+    line = {"way": "bf16", "photos/s": "90.0"}
+    found = {"machine": kept["machine"], "gpu": "H100", "lines": [line]}
+    for on_data, text in ((None, "; H100."), ({"text": "9 queries"}, "nuclei in bf16, 9 queries.")):
+        (tmp_path / "gpu.json").write_text(json.dumps(found | {"bf16_on_data": on_data}))
+        table = tables.make_tables(tmp_path)["gpu"]
+        assert "| bf16 | 90.0 |" in table
+        assert table.endswith(f"{text}\n")
