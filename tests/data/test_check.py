@@ -160,7 +160,7 @@ def test_all_that_is_wrong_with_instances_is_listed(boxes_folder: Path) -> None:
         [
             ("broken entry", '"height" is "16"'),
             ("box outside", "(annotation 1 of image 1) has the box 25, 2, 6.5, 7"),
-            ("broken entry", "annotations[0] has a polygon that is none"),
+            ("broken entry", "(annotation 1 of image 1) has a polygon that is none"),
             ("unknown category", "(annotation 2 of image 1) has category 2"),
             ("unknown image", "annotations[2] is for image 8"),
             ("empty box", "(annotation 10 of image 2) has a box of 0x4 pixels"),
@@ -169,6 +169,36 @@ def test_all_that_is_wrong_with_instances_is_listed(boxes_folder: Path) -> None:
             ("duplicate id", "annotations[5] repeats id 3 of"),
             ("broken entry", '"iscrowd" is 5'),
             ("missing mask", "(annotation 14 of image 2) has no mask, others do"),
+        ],
+    )
+
+
+def test_masks_that_cannot_be_drawn_are_all_listed(boxes_folder: Path) -> None:
+    def damage(document: dict[str, Any]) -> None:
+        size, whole = [20, 30], "0hb0"
+        for annotation, mask in zip(
+            document["annotations"],
+            (
+                {"size": size, "counts": "!!!"},
+                {"size": size, "counts": "04"},
+                [[1, 1, 5, float("nan"), 5, 5]],
+            ),
+            strict=True,
+        ):
+            annotation |= {"image_id": 1, "iscrowd": 0, "segmentation": mask}
+        document["annotations"].append(
+            document["annotations"][0] | {"id": 4, "segmentation": {"size": size, "counts": whole}}
+        )
+
+    edit(boxes_folder / "annotations/instances_val2017.json", damage)
+    found = check(boxes_folder, "coco-instances", "val2017")
+    place = "(annotation {} of image 1)"
+    assert_found(
+        found,
+        [
+            ("broken entry", f'{place.format(1)}: "segmentation": "counts" is no string'),
+            ("broken entry", f'{place.format(2)}: "segmentation" has run lengths that don\'t fill'),
+            ("broken entry", f"{place.format(3)} has a polygon that is none"),
         ],
     )
 

@@ -73,6 +73,7 @@ def check_instances(found: Inspection, layout: Layout, progress: Progress) -> No
                 )
                 continue
             place = f"{record.place} (annotation {number} of image {image_id})"
+            record = Record(place, record.fields)
             known = _known_category(found, record, names, place)
             is_crowd = record.flag("iscrowd", default=False)
             (crowds if is_crowd else objects)[image_id] += 1

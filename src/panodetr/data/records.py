@@ -49,11 +49,12 @@ class Record:
             DataError: the field is missing, not a finite number, or below `least`.
         """
         value = self._value(key)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
+        number = finite_number(value)
+        if number is None:
             raise self._wrong(key, value, "a finite number")
-        if least is not None and value < least:
+        if least is not None and number < least:
             raise self._wrong(key, value, f"at least {least:g}")
-        return float(value)
+        return number
 
     def box(self, key: str) -> list[float]:
         """Give COCO's x, y, width, height.
@@ -61,14 +62,14 @@ class Record:
         Raises:
             DataError: the field is missing, not four finite numbers, or a side is negative.
         """
-        values = [v for v in self.items(key) if isinstance(v, int | float) and isfinite(v)]
+        values = [n for v in self.items(key) if (n := finite_number(v)) is not None]
         if len(values) != 4 or len(self.items(key)) != 4 or min(values[2:]) < 0:
             shown = json.dumps(self.items(key))
             raise DataError(
                 f'{self.place}: "{key}" is {shown if len(shown) <= 80 else "a list"}; '
                 "expected x, y, width and height as finite numbers, none of the sides negative"
             )
-        return [float(v) for v in values]
+        return values
 
     def color(self, key: str) -> tuple[int, int, int]:
         """Give red, green and blue.
@@ -133,6 +134,17 @@ class Record:
 
     def _wrong(self, key: str, value: object, expected: str) -> DataError:
         return DataError(f'{self.place}: "{key}" is {_short(value)}; expected {expected}')
+
+
+def finite_number(value: object) -> float | None:
+    """Give a finite number of a JSON; None for anything else, true and false too."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number beyond all floats
+        return None
+    return number if isfinite(number) else None
 
 
 def named_file(record: Record, folder: Path) -> Path:
