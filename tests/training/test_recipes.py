@@ -231,3 +231,15 @@ def test_the_joint_model_is_built_whole() -> None:
         model = Detr(config.spec.architecture)
     assert model.mask_head is not None
     assert model.class_head.out_features == 251
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes"),
+    [
+        ("nuclei", ("accumulate=16", "batch_size=32")),
+        ("nuclei", ("spec.preprocessing.tile=64", "spec.preprocessing.tile_overlap=16")),
+        ("coco-detection", ("augmentation.least_crop=700", "augmentation.most_crop=900")),
+    ],
+)
+def test_the_order_of_changes_does_not_matter(recipe: str, changes: tuple[str, str]) -> None:
+    assert configure(recipe, COCO, changes) == configure(recipe, COCO, changes[::-1])
