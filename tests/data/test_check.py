@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from PIL import Image
 
 from panodetr.data.check import check_split
 from panodetr.data.convert import convert_data
-from panodetr.data.dataset import Format, list_splits
+from panodetr.data.dataset import Format, list_splits, open_data
 from panodetr.data.findings import Inspection
+from panodetr.errors import DataError
+
+from .conftest import write_photo
 
 
 def check(folder: Path, format: Format, split: str = "") -> Inspection:
@@ -120,6 +124,21 @@ def test_all_that_is_wrong_with_panoptic_data_is_listed(panoptic: Path) -> None:
     )
     assert ("crowd", 1) in [(kind, message.count("has 1 of them")) for kind, message in
                             kinds(found, errors=False)]  # fmt: skip
+
+
+def test_images_that_share_an_id_map_are_listed_and_refused(panoptic: Path) -> None:
+    def damage(document: dict[str, Any]) -> None:
+        first, second, _ = document["annotations"]
+        second["file_name"] = first["file_name"]
+        second["segments_info"] = first["segments_info"]
+        document["images"][1] |= {"height": 20, "width": 30}
+        write_photo(panoptic / "images" / "2.png", (20, 30))
+
+    edit(panoptic / "panoptic.json", damage)
+    message = "annotations[1] has the id map 1.png of another image, 1"
+    assert_found(check(panoptic, "coco-panoptic"), [("duplicate id", message)])
+    with pytest.raises(DataError, match=re.escape(message)):
+        open_data(panoptic)
 
 
 def test_broken_id_maps_are_listed(panoptic: Path) -> None:

@@ -243,3 +243,11 @@ def test_the_joint_model_is_built_whole() -> None:
 )
 def test_the_order_of_changes_does_not_matter(recipe: str, changes: tuple[str, str]) -> None:
     assert configure(recipe, COCO, changes) == configure(recipe, COCO, changes[::-1])
+
+
+@pytest.mark.parametrize("short_side", [1, 2, 3, 8])
+def test_photos_may_be_as_small_as_one_likes(short_side: int) -> None:
+    config = configure("finetune", OWN, ["start=nuclei", f"short_side={short_side}"])
+    assert isinstance(config.augmentation, PaperAugmentation)
+    assert config.augmentation.short_sides[-1] == short_side
+    assert min(config.augmentation.crop_short_sides) >= 1

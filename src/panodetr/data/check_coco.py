@@ -9,7 +9,7 @@ import numpy as np
 
 from panodetr.data.idmaps import VOID, present_ids, read_id_map
 from panodetr.data.instances import InstanceImage, read_segmentation
-from panodetr.data.panoptic import LARGEST_ID, Sample
+from panodetr.data.panoptic import LARGEST_ID, Sample, sample_name, shared_id_map
 from panodetr.data.records import Record, named_file, read_record
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def check_panoptic(found: Inspection, layout: Layout, progress: Progress) -> Non
                 "unknown image",
                 f"{annotation.place} is for image {image_id}, which images doesn't list",
             )
+    owners: dict[str, int] = {}  # of the id maps
     for done, (image_id, image) in enumerate(images.items(), start=1):
         found.photo(image)
         if image_id not in annotated:
@@ -46,6 +47,9 @@ def check_panoptic(found: Inspection, layout: Layout, progress: Progress) -> Non
         else:
             with found.catching("broken entry"):
                 id_map = named_file(annotated[image_id], layout.id_maps)
+                owner = owners.setdefault(sample_name(id_map, layout), image_id)
+                if owner != image_id:
+                    found.error("duplicate id", shared_id_map(annotated[image_id], owner))
                 listed = _segments(found, annotated[image_id], image, names)
                 _id_map(found, id_map, image, listed)
         progress(done, len(images))

@@ -339,12 +339,16 @@ def _augmentation_for(rule: Preprocessing) -> Augmentation:
         )
     # The paper's sizes, which are for a short side of 800.
     scale, paper = rule.short_side / 800, PaperAugmentation()
+
+    def scaled(side: int) -> int:
+        return max(1, round(side * scale))
+
     return PaperAugmentation(
-        short_sides=tuple(round(side * scale) for side in paper.short_sides),
-        long_side=rule.long_side or round(paper.long_side * scale),
-        crop_short_sides=tuple(round(side * scale) for side in paper.crop_short_sides),
-        least_crop=round(paper.least_crop * scale),
-        most_crop=round(paper.most_crop * scale),
+        short_sides=tuple(map(scaled, paper.short_sides)),
+        long_side=rule.long_side or scaled(paper.long_side),
+        crop_short_sides=tuple(map(scaled, paper.crop_short_sides)),
+        least_crop=scaled(paper.least_crop),
+        most_crop=scaled(paper.most_crop),
     )
 
 
