@@ -203,10 +203,11 @@ def test_photos_whose_files_would_collide_are_refused(yolo_folder: Path, tmp_pat
 
 
 def test_formats_are_what_the_command_offers() -> None:
+    from panodetr.cli import arguments
     from panodetr.cli import data as command
     from panodetr.data.convert import TARGETS
     from panodetr.data.dataset import FORMATS
 
     formats: tuple[Format, ...] = FORMATS
-    assert formats == command.FORMATS
+    assert formats == arguments.FORMATS
     assert command.TARGETS == TARGETS

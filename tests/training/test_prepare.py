@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def test_a_resumed_run_takes_more_changes_and_nothing_else(discs: Dataset) -> No
     for other in (
         replace(kept, recipe="finetune"),
         replace(kept, split="val"),
+        replace(kept, format="coco-panoptic"),
         replace(kept, data=discs.folder.parent),
     ):
         with pytest.raises(UsageError, match="begun with"):
@@ -75,6 +77,27 @@ def test_the_split_val_validates_where_it_is_there(discs: Dataset) -> None:
     assert prepare(replace(request(data, *SMALL, val="none"), split="val")).truth is None
     with pytest.raises(DataError):
         prepare(replace(request(data, *SMALL, val="test"), split="val"))
+
+
+def test_of_cocos_two_truths_the_one_that_is_asked_for_is_learned(
+    discs: Dataset, tmp_path: Path
+) -> None:
+    folder = discs.folder
+    document = json.loads((folder / "panoptic_train.json").read_text())
+    truth = {"image_id": 1, "category_id": 5, "bbox": [1, 1, 9, 9], "area": 81,
+             "segmentation": [[1, 1, 10, 1, 10, 10, 1, 10]]}  # fmt: skip
+    document |= {"categories": [{"id": 5, "name": "ring"}], "annotations": [truth | {"id": 1}]}
+    (folder / "instances_train.json").write_text(json.dumps(document))
+    asked = request(discs, *SMALL, val="train")
+    assert prepare(asked).data.format == "coco-panoptic"
+    prepared = prepare(replace(asked, format="coco-instances"))
+    assert [category.name for category in prepared.config.spec.categories] == ["ring"]
+    assert prepared.truth is not None
+    assert prepared.truth.tasks() == ("boxes", "instances")
+    write_request(tmp_path / "config.json", prepared)
+    kept, _ = read_request(tmp_path / "config.json")
+    assert kept.format == "coco-instances"
+    assert prepare(resumed(kept, None, ())).data.format == "coco-instances"
 
 
 def test_photos_with_id_maps_are_validated_by_their_objects(tmp_path: Path) -> None:

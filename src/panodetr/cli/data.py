@@ -7,6 +7,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from panodetr.cli.arguments import FORMATS, add_format
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Generator
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from panodetr.cli.arguments import Commands
     from panodetr.data.findings import Inspection
 
-FORMATS = ("coco-panoptic", "coco-instances", "yolo", "id-maps")
 TARGETS = FORMATS[:3]
 
 
@@ -60,11 +61,7 @@ def add_to(commands: Commands) -> None:
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the data set's folder")
     parser.add_argument("--split", metavar="NAME", help="one split (default: all of them)")
-    parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        help="what FOLDER is taken for (default: the first of these that is there)",
-    )
+    add_format(parser)
 
 
 def run_check(options: argparse.Namespace) -> int:

@@ -116,8 +116,9 @@ def find_data(folder: Path, split: str | None, format: Format | None) -> tuple[F
         (name, found) for name in tried if (found := list_splits(folder, name))
     ]
     if not splits:
+        asked = f" in the format {format}" if format else ""
         raise DataError(
-            f"{folder} holds no data set; expected one of these: panoptic_NAME.json or "
+            f"{folder} holds no data set{asked}; expected one of these: panoptic_NAME.json or "
             "instances_NAME.json of COCO (perhaps in annotations/), data.yaml of YOLO, "
             "or images/ and masks/ with id maps"
         )
