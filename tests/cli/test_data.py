@@ -52,6 +52,15 @@ def test_a_data_set_is_converted_and_checked_again(
     assert again.stdout.splitlines()[1].split()[:4] == ["val", "yolo", "2", "2"]
 
 
+def test_photos_that_are_left_out_are_named(panodetr: Program, data: Path, tmp_path: Path) -> None:
+    assert panodetr("data", "convert", data, "--to", "yolo", "--out", "yolo").returncode == 0
+    (tmp_path / "yolo" / "images" / "val" / "1.png").write_bytes(b"nothing")
+    done = panodetr("data", "convert", "yolo", "--to", "coco-instances", "--out", "back")
+    assert done.returncode == 0, done.stderr
+    assert "1 photos (val) read as yolo" in done.stdout
+    assert "left out: yolo/images/val/1.png: not an image" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

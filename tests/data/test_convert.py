@@ -186,6 +186,19 @@ def test_what_makes_no_sense_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("to", ["coco-panoptic", "coco-instances"])
+def test_photos_with_broken_headers_are_left_out_and_told(
+    yolo_folder: Path, tmp_path: Path, to: Target
+) -> None:
+    photo = yolo_folder / "images/train/000000000009.jpg"
+    photo.write_bytes(b"\xff\xd8 no photo")
+    made = convert(yolo_folder, tmp_path / "out", to)
+    assert made.images == 2
+    assert len(made.unreadable) == 1
+    assert made.unreadable[0].startswith(f"{photo}: not an image")
+    assert [sample.image_id for sample in open_data(tmp_path / "out", "train").samples] == [7]
+
+
 def test_splits_that_yolo_has_no_word_for_are_refused(boxes_folder: Path, tmp_path: Path) -> None:
     for part in ("annotations/instances_val2017.json", "val2017"):
         path = boxes_folder / part

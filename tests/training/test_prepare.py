@@ -119,6 +119,20 @@ def test_photos_with_id_maps_are_validated_by_their_objects(tmp_path: Path) -> N
     assert second["area"] == 600
 
 
+def test_photos_to_validate_with_must_be_readable(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for number in (1, 2):
+            for part, pixels in (("images", (60, 60, 3)), ("masks", (60, 60))):
+                path = tmp_path / "cells" / split / part / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.ones(pixels, np.uint8)).save(path)
+        (tmp_path / "cells" / split / "images" / "2.png").write_bytes(b"nothing")
+    asked = Request(recipe="nuclei", data=tmp_path / "cells", changes=SMALL)
+    assert len(prepare(replace(asked, val="none")).data.unreadable) == 1
+    with pytest.raises(DataError, match=r"1 of the photos to validate with .*val/images/2\.png"):
+        prepare(asked)
+
+
 def test_the_newest_run_is_the_one_to_resume(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no run to resume"):
         newest_run(tmp_path)

@@ -114,6 +114,8 @@ def run_convert(options: argparse.Namespace) -> int:
     print(f"{made.images} photos ({splits}) read as {made.format}, written as {options.to}")
     for what, count in made.lost.items():
         print(f"{options.to} has no place for {what}: {count}")
+    for message in made.unreadable:
+        print(f"left out: {message}")
     print(f"everything else is in {options.out}")
     return 0
 

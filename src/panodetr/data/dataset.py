@@ -49,6 +49,8 @@ class Dataset:
         samples: the photos.
         has_masks: whether every object has a mask; crowds don't count. Where one has none, masks
             are not read at all: half the objects would be trained as background.
+        unreadable: what is said of each photo that is left out, because its header is broken and
+            the format gives no sizes.
     """
 
     folder: Path
@@ -57,6 +59,7 @@ class Dataset:
     categories: tuple[Category, ...]
     samples: tuple[AnySample, ...]
     has_masks: bool
+    unreadable: tuple[str, ...] = ()
 
     @property
     def index_of(self) -> dict[int, int]:
@@ -83,7 +86,6 @@ def open_data(
     Raises:
         DataError: there is no such data set or split, a file is missing or broken, or it
             contradicts itself.
-        ImageError: a photo's header is broken, where the format doesn't give sizes.
     """
     format, split = find_data(folder, split, format)
     if format == "coco-panoptic":
@@ -93,13 +95,15 @@ def open_data(
     if format == "yolo":
         return _from_instances(open_yolo(_yolo_file(folder), split), folder, split, format)
     name = class_folder(folder, split)[1] or class_name
+    samples, unreadable = open_id_folder(folder, split)
     return Dataset(
         folder=folder,
         split=split,
         format=format,
         categories=(Category(index=0, id=1, name=name, is_thing=True, color=_color(0)),),
-        samples=open_id_folder(folder, split),
+        samples=samples,
         has_masks=True,
+        unreadable=unreadable,
     )
 
 
@@ -196,6 +200,7 @@ def _from_instances(data: InstanceData, folder: Path, split: str, format: Format
         categories=name_categories(data.categories),
         samples=data.images,
         has_masks=all("segmentation" in truth for truth in truths if not truth["iscrowd"]),
+        unreadable=data.unreadable,
     )
 
 

@@ -91,11 +91,14 @@ class InstanceData:
         folder: where its JSON lies.
         categories: by rising id.
         images: in the order of the JSON.
+        unreadable: what is said of each photo that is left out, because its header is broken and no
+            JSON gives its size.
     """
 
     folder: Path
     categories: tuple[InstanceCategory, ...]
     images: tuple[InstanceImage, ...]
+    unreadable: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, folder: Path, split: str) -> InstanceData:

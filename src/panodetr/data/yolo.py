@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, cast
 import yaml
 
 from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage, ObjectTruth
-from panodetr.data.layout import number_photos
+from panodetr.data.layout import number_photos, read_sizes
 from panodetr.errors import DataError
-from panodetr.images.read import SUFFIXES, read_size
+from panodetr.images.read import SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,14 +94,15 @@ def open_yolo(file: YoloFile, split: str) -> InstanceData:
     """Read a split's photos' sizes and their objects, polygons in pixels.
 
     Raises:
-        DataError: there is no such split, no photo, or a label is broken.
-        ImageError: a photo's header is broken.
+        DataError: there is no such split, no photo that can be read, or a label is broken.
     """
     photos = list_photos(file, split)
+    sizes, unreadable = read_sizes(photos)
     images: list[InstanceImage] = []
     numbers = count(1)
-    for image_id, photo in zip(number_photos(photos), photos, strict=True):
-        size = read_size(photo)
+    for image_id, photo, size in zip(number_photos(photos), photos, sizes, strict=True):
+        if size is None:
+            continue
         objects = tuple(
             to_object(label, next(numbers), image_id, size)
             for label in read_labels(label_file(photo), file.names)
@@ -111,6 +112,7 @@ def open_yolo(file: YoloFile, split: str) -> InstanceData:
         folder=file.path.parent,
         categories=tuple(InstanceCategory(id=n, name=file.names[n]) for n in sorted(file.names)),
         images=tuple(images),
+        unreadable=unreadable,
     )
 
 

@@ -15,7 +15,7 @@ from panodetr.data.dataset import list_splits, open_data
 from panodetr.data.idfolder import MaskImage
 from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage
 from panodetr.data.masks import mask_object
-from panodetr.errors import PanodetrError, TrainingError, UsageError
+from panodetr.errors import DataError, PanodetrError, TrainingError, UsageError
 from panodetr.evaluation.truth import DEFAULT_SPLIT, Truth
 from panodetr.files import write_json
 from panodetr.training.recipes import RecipeData, configure, find_recipe, preferred_format
@@ -186,6 +186,11 @@ def _open_truth(folder: Path, data: Dataset, val: str | None) -> Truth | None:
     if data.format == "coco-instances":
         return Truth.of_instances(InstanceData.open(folder, val))
     held_out = open_data(folder, val, format=data.format)
+    if held_out.unreadable:
+        raise DataError(
+            f"{len(held_out.unreadable)} of the photos to validate with cannot be read, the first: "
+            f"{held_out.unreadable[0]}; mend or remove them, or validate with another --val"
+        )
     return Truth.of_instances(
         InstanceData(
             folder=held_out.folder,
