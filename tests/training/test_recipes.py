@@ -53,6 +53,7 @@ def assert_the_papers(config: TrainConfig) -> None:
     assert (criterion.label, criterion.l1, criterion.giou) == (1, 5, 2)
     assert (criterion.focal, criterion.dice, criterion.no_object) == (1, 1, 0.1)
     assert config.augmentation == PaperAugmentation()
+    assert config.sampling == "buckets"
     assert (config.warmup, config.decay, config.ema) == (0, 0, 0)
     assert (config.query_groups, config.denoising, config.grid_queries) == (1, 0, False)
     assert (config.token_weight, config.attention_weight) == (0, 0)
@@ -136,12 +137,14 @@ def test_fine_tuning_keeps_the_network_and_takes_the_datas_classes() -> None:
     assert config.spec.preprocessing.tile == 128
     assert isinstance(config.augmentation, CropAugmentation)
     assert config.augmentation.size == 128
+    assert config.sampling == "epochs"
     assert config.frozen_stages == 0  # its batch norms are live
     assert config.steps == 50 * 100 // 4
     whole = configure("finetune", OWN, ["start=nuclei", "short_side=160"])
     rule = whole.spec.preprocessing
     assert (rule.short_side, rule.long_side, rule.tile) == (160, 267, None)
     assert isinstance(whole.augmentation, PaperAugmentation)
+    assert whole.sampling == "buckets"
     assert (whole.augmentation.short_sides[-1], whole.augmentation.least_crop) == (160, 77)
     boxes = configure("finetune", replace(OWN, masks=False), ["start=nuclei"])
     assert not boxes.spec.architecture.masks
