@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -283,6 +285,60 @@ def test_masks_of_all_objects_together_are_noted(id_folder: Path) -> None:
     found = check(id_folder, "id-maps")
     assert found.errors == 0
     assert kinds(found, errors=False)[0][0] == "single id"
+
+
+HOSTILE: list[tuple[Callable[[dict[str, Any]], object], str, str]] = [
+    (lambda d: d["images"][0].update(file_name="a" * 999 + ".png"), "missing file", "too long"),
+    (lambda d: d["images"][0].update(file_name="a\0.png"), "missing file", "a\\x00.png is missing"),
+    (lambda d: d["images"][0].update(file_name="\u043b\n\x1b[1m\ud800"), "missing file",
+     "\u043b\\n\\x1b[1m\\ud800 is missing"),
+    (lambda d: d["images"][0].update(file_name="."), "broken entry", "names .; expected a file"),
+    (lambda d: d["images"][0].update(height=10**30), "broken entry", "200,000,000 at most"),
+    (lambda d: d["images"][0].update(id=10**40), "unknown image", "is for image 1"),
+    (lambda d: d["categories"][1].update(id=-2), "broken entry", "expected at least 0"),
+    (lambda d: d["annotations"][0].update(bbox=[0, 0, 10**400, 1]), "broken entry", "finite"),
+    (lambda d: d["annotations"][0].update(iscrowd={}), "broken entry", '"iscrowd" is an object'),
+    (lambda d: d["annotations"].append(d["annotations"][0]), "duplicate id", "repeats id 1 of"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "kind", "part"), HOSTILE)
+def test_hostile_entries_are_findings_of_one_line(
+    boxes_folder: Path, damage: Callable[[dict[str, Any]], object], kind: str, part: str
+) -> None:
+    edit(boxes_folder / "annotations/instances_val2017.json", damage)
+    found = kinds(check(boxes_folder, "coco-instances", "val2017"))
+    assert [message for name, message in found if name == kind and part in message] != []
+    assert all(message.isprintable() for _, message in found)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda p: p.symlink_to(p.name), os.mkfifo])
+@pytest.mark.parametrize(
+    "name", ["images/train/000000000007.png", "labels/train/000000000007.txt", "train.txt"]
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="makes pipes and links")
+def test_what_is_no_file_is_a_finding(
+    yolo_folder: Path, name: str, make: Callable[[Path], object]
+) -> None:
+    if name == "train.txt":
+        text = (yolo_folder / "data.yaml").read_text().replace("images/train", name)
+        (yolo_folder / "data.yaml").write_text(text)
+    (yolo_folder / name).unlink(missing_ok=True)
+    make(yolo_folder / name)
+    assert check(yolo_folder, "yolo", "train").errors > 0
+    if not name.startswith("images"):  # what is no photo is none of the split
+        with pytest.raises(DataError, match="train"):
+            open_data(yolo_folder, "train")
+
+
+@pytest.mark.parametrize("format", ["JPEG", "EPS"])
+def test_id_maps_that_lose_ids_or_run_programs_are_refused(panoptic: Path, format: str) -> None:
+    path = panoptic / "panoptic" / "1.png"
+    Image.open(path).save(path, format=format)
+    assert_found(
+        check(panoptic, "coco-panoptic"),
+        [("broken file", "1.png cannot be read as an id map: it is broken, or not PNG, TIFF")],
+    )
 
 
 @pytest.mark.parametrize("contents", [b"{", b"[]", b"\xff", b'{"images": 3}', b"[" * 100_000])

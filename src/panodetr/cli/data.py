@@ -145,6 +145,7 @@ def _print_tables(format: str, inspections: dict[str, Inspection]) -> None:
     from rich.table import Table
 
     from panodetr.cli.output import print_table
+    from panodetr.data.findings import one_line
 
     table = Table("split", "format", box=None, pad_edge=False)
     for heading in ("photos", "objects", "classes", "crowds", "empty", "errors"):
@@ -172,6 +173,7 @@ def _print_tables(format: str, inspections: dict[str, Inspection]) -> None:
     classes = Table("class", box=None, pad_edge=False)
     classes.add_column("objects", justify="right")
     for name, count in totals.most_common():
-        classes.add_row(escape(name), str(count))  # a name may hold brackets, which are markup
+        # A name may hold whatever JSON can; brackets would be markup.
+        classes.add_row(escape(one_line(name)), str(count))
     print()
     print_table(classes)

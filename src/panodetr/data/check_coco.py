@@ -10,7 +10,7 @@ import numpy as np
 from panodetr.data.idmaps import VOID, present_ids, read_id_map
 from panodetr.data.instances import InstanceImage, read_segmentation
 from panodetr.data.panoptic import LARGEST_ID, Sample, sample_name, shared_id_map
-from panodetr.data.records import Record, named_file, read_record
+from panodetr.data.records import Record, image_size, named_file, read_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,6 +107,7 @@ def _categories(found: Inspection, document: Record, *, panoptic: bool) -> dict[
     names: dict[int, str] = {}
     for number, record in found.identified(found.records(document, "categories")):
         with found.catching("broken entry"):
+            record.integer("id", least=0)
             name = record.text("name")
             if name in names.values():
                 found.error("duplicate id", f"{record.place} repeats the name {name!r}")
@@ -127,7 +128,7 @@ def _images(found: Inspection, document: Record, layout: Layout) -> dict[int, In
     for number, record in found.identified(found.records(document, "images")):
         with found.catching("broken entry"):
             photo = named_file(record, layout.photos)
-            size = record.integer("height", least=1), record.integer("width", least=1)
+            size = image_size(record)
             images[number] = InstanceImage(image_id=number, photo=photo, size=size, objects=())
             if photo in photos:
                 found.error(

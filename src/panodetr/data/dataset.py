@@ -13,6 +13,7 @@ from panodetr.data.instances import InstanceData, InstanceImage
 from panodetr.data.layout import find_splits
 from panodetr.data.masks import draw_id_map
 from panodetr.data.panoptic import PanopticData, Sample, read_ids
+from panodetr.data.records import system_errors
 from panodetr.data.targets import Objects, segment_classes
 from panodetr.data.yolo import SPLITS, find_yolo, open_yolo, read_yolo_file
 from panodetr.errors import DataError
@@ -67,6 +68,7 @@ class Dataset:
         return {category.id: category.index for category in self.categories}
 
 
+@system_errors()
 def open_data(
     folder: Path,
     split: str | None = None,
@@ -107,6 +109,7 @@ def open_data(
     )
 
 
+@system_errors()
 def find_data(folder: Path, split: str | None, format: Format | None) -> tuple[Format, str]:
     """Find out a folder's format and split.
 
@@ -135,6 +138,7 @@ def find_data(folder: Path, split: str | None, format: Format | None) -> tuple[F
     raise DataError(f"{folder}: {asked}; it has {', '.join(there)}")
 
 
+@system_errors()
 def list_splits(folder: Path, format: Format) -> list[str]:
     """List the splits of one format; "" stands for a data set that has none.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 import numpy as np
 
 from panodetr.data.layout import require_layout
-from panodetr.data.records import Record, finite_number, named_file, read_record
+from panodetr.data.records import Record, finite_number, image_size, named_file, read_record
 from panodetr.errors import DataError
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class InstanceData:
                 InstanceImage(
                     image_id=image_id,
                     photo=named_file(image, layout.photos),
-                    size=_size(image),
+                    size=image_size(image),
                     objects=tuple(objects[image_id]),
                 )
                 for image_id, image in images.items()
@@ -185,7 +185,7 @@ def decode_counts(text: str) -> list[int]:
     Raises:
         ValueError: it is no such string.
     """
-    codes = np.frombuffer(text.encode(), np.uint8).astype(np.int64) - 48
+    codes = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
     if not codes.size:
         return []
     ends = np.flatnonzero(codes < 32)  # R
@@ -229,10 +229,6 @@ def _images(document: Record) -> dict[int, Record]:
     return images
 
 
-def _size(image: Record) -> tuple[int, int]:
-    return image.integer("height", least=1), image.integer("width", least=1)
-
-
 def _objects(
     document: Record, images: dict[int, Record], category_ids: set[int]
 ) -> dict[int, list[ObjectTruth]]:
@@ -264,7 +260,7 @@ def _objects(
             iscrowd=int(record.flag("iscrowd", default=False)),
         )
         if record.fields.get("segmentation"):  # empty where there are boxes only
-            truth["segmentation"] = read_segmentation(record, _size(images[image_id]))
+            truth["segmentation"] = read_segmentation(record, image_size(images[image_id]))
         objects[image_id].append(truth)
     return objects
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from panodetr.data.idmaps import VOID, present_ids, read_id_map
 from panodetr.data.layout import require_layout
-from panodetr.data.records import Record, named_file, read_record
+from panodetr.data.records import Record, image_size, named_file, read_record
 from panodetr.errors import DataError
 from panodetr.images.read import read_image
 from panodetr.results.types import Category
@@ -232,7 +232,7 @@ def _samples(document: Record, layout: Layout, category_ids: set[int]) -> tuple[
             name=name,
             photo=named_file(image, layout.photos),
             id_map=id_map,
-            size=(image.integer("height", least=1), image.integer("width", least=1)),
+            size=image_size(image),
             segments=_segments(annotation, category_ids),
         )
     return tuple(samples.values())

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, cast
 
 from panodetr.errors import DataError
+from panodetr.images.read import MAX_PIXELS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
 
@@ -147,14 +149,41 @@ def finite_number(value: object) -> float | None:
     return number if isfinite(number) else None
 
 
+def image_size(record: Record) -> tuple[int, int]:
+    """Give the height and width that a record says of its image.
+
+    Raises:
+        DataError: a side is missing, no whole number or below 1, or no such photo could be read.
+    """
+    height, width = record.integer("height", least=1), record.integer("width", least=1)
+    if height * width > MAX_PIXELS:
+        raise DataError(
+            f"{record.place} is {width}x{height} pixels; expected {MAX_PIXELS:,} at most in all"
+        )
+    return height, width
+
+
+@contextmanager
+def system_errors() -> Generator[None, None, None]:
+    """Say in one line what the system refuses: a name that is too long, or a closed folder.
+
+    Raises:
+        DataError: it has refused to look something up or to read it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror or error}") from error
+
+
 def named_file(record: Record, folder: Path) -> Path:
     """Give the path of the file in a folder that a record names; it need not be there.
 
     Raises:
-        DataError: the field `file_name` is missing, or leads out of the folder.
+        DataError: the field `file_name` is missing, names no file, or leads out of the folder.
     """
     name = PurePosixPath(record.text("file_name"))
-    if name.is_absolute() or ".." in name.parts:
+    if name.is_absolute() or ".." in name.parts or not name.parts:
         raise DataError(f"{record.place} names {name}; expected a file within {folder}")
     return folder / name
 
