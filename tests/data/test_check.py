@@ -312,7 +312,15 @@ def test_hostile_entries_are_findings_of_one_line(
     assert all(message.isprintable() for _, message in found)
 
 
-@pytest.mark.parametrize("make", [Path.mkdir, lambda p: p.symlink_to(p.name), os.mkfifo])
+def make_loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, make_loop, make_pipe])
 @pytest.mark.parametrize(
     "name", ["images/train/000000000007.png", "labels/train/000000000007.txt", "train.txt"]
 )

@@ -68,7 +68,7 @@ def inner(mask: NDArray[np.bool_], margin: int) -> NDArray[np.bool_]:
     """The pixels that are so far from all that the mask doesn't cover, but for the photo's rim."""
     padded = np.pad(mask, margin, constant_values=True)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * margin + 1,) * 2)
-    return windows.all(axis=(2, 3))
+    return np.asarray(windows.all(axis=(2, 3)))
 
 
 @every_augmentation

@@ -120,7 +120,7 @@ def _hub_file(source: str) -> tuple[str, str] | None:
     match = _HUB_FILE.fullmatch(source)
     if match is None or ".." in source.split("/") or Path(source).parent.is_dir():
         return None
-    return match.groups() if source.endswith(_FILE_SUFFIXES) else None
+    return (match[1], match[2]) if source.endswith(_FILE_SUFFIXES) else None
 
 
 def _belongs_to_folder(file: Path) -> bool:
