@@ -99,7 +99,8 @@ def write_json(path: Path, value: object) -> None:
         ValueError: `value` holds a number that JSON has no word for (NaN, infinity).
         TypeError: `value` holds something that JSON has no form for.
     """
-    write_text(path, json_text(value))
+    # Names of files need not be text. What UTF-8 has no bytes for is escaped as JSON does it.
+    write_bytes(path, json_text(value).encode("utf-8", "backslashreplace"))
 
 
 def append_text(path: Path, contents: str) -> None:

@@ -25,7 +25,7 @@ def load(
     """Load a model with its weights.
 
     Args:
-        model: a bundled name, a folder, a file, or an id on the Hugging Face hub; see
+        model: a bundled name, a folder, a file, an id on the Hugging Face hub or a file there; see
             `panodetr.checkpoints.load.load_checkpoint`. Or a file that `panodetr export` has
             written, which needs no torch.
         device: "cpu", "cuda", or "auto" for a GPU where there is one; others than PyTorch run on

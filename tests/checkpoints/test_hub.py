@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from panodetr.checkpoints import published
+from panodetr.checkpoints.backbone import load_backbone
+from panodetr.checkpoints.facebook import FACEBOOK
 from panodetr.checkpoints.hub import fetch, stated_digest
 from panodetr.checkpoints.load import load_checkpoint
 from panodetr.checkpoints.native import read_spec
@@ -17,6 +20,7 @@ from panodetr.checkpoints.save import save_pretrained
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.cli.main import main
 from panodetr.errors import CheckpointError
+from panodetr.model.config import COCO_CLASSES, RESNET18, detr_resnet50
 from panodetr.model.detr import Detr
 
 if TYPE_CHECKING:
@@ -190,6 +194,52 @@ def test_a_model_is_loaded_by_its_id(hub: Hub, tmp_path: Path, tiny_spec: ModelS
     assert torch.equal(loaded.class_head.weight, model.class_head.weight)
     assert main(["convert", "owner/tiny", str(tmp_path / "copy")]) == 0
     assert read_spec(tmp_path / "copy") == tiny_spec
+
+
+def test_a_single_file_is_loaded_by_its_name(hub: Hub, tmp_path: Path) -> None:
+    architecture = replace(detr_resnet50(), num_classes=COCO_CLASSES, encoder_layers=1)
+    torch.manual_seed(0)
+    model = Detr(replace(architecture, backbone=RESNET18, decoder_layers=1, ffn_dim=32))
+    torch.save({"model": FACEBOOK.from_ours(model.state_dict())}, tmp_path / "boxes.pth")
+    contents = (tmp_path / "boxes.pth").read_bytes()
+    hub.files[ID] |= {"boxes.pth": contents, "old/boxes.pth": contents}
+    for source in (f"{ID}/boxes.pth", f"{ID}/old/boxes.pth"):
+        hub.requests.clear()
+        spec, loaded = load_checkpoint(source, revision="v1")
+        assert spec.name == "boxes"
+        assert spec.architecture.backbone == RESNET18
+        assert torch.equal(loaded.class_head.weight, model.class_head.weight)
+        # The second is known by its digest, and isn't sent again.
+        assert {name for _, name, _, _ in hub.requests} == {source.removeprefix(f"{ID}/")}
+    weights = load_backbone(f"{ID}/boxes.pth", RESNET18)
+    assert torch.equal(weights["stem_conv.weight"], model.backbone.stem_conv.weight)
+
+
+def test_a_models_usual_file_stands_for_the_model(
+    hub: Hub, tmp_path: Path, tiny_spec: ModelSpec
+) -> None:
+    model = Detr(tiny_spec.architecture)
+    folder = save_pretrained(tmp_path / "tiny", tiny_spec, model)
+    hub.files["owner/tiny"] = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert load_checkpoint("owner/tiny/model.safetensors")[0] == tiny_spec
+    weights = load_backbone("owner/tiny/model.safetensors", tiny_spec.architecture.backbone)
+    assert torch.equal(weights["stem_conv.weight"], model.backbone.stem_conv.weight)
+
+
+def test_files_that_are_not_there_are_named(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CheckpointError, match=r"owner/detr on the hub has no file gone\.pth; see"):
+        load_checkpoint(f"{ID}/gone.pth")
+    with pytest.raises(CheckpointError, match="'owner/dter' is neither a file or folder here nor"):
+        load_checkpoint("owner/dter/r50.pth")
+    hub.requests.clear()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/train/best").mkdir(parents=True)
+    for source in ("runs/train/best/gone.safetensors", "../owner/detr/a.pth", "owner/detr/a.txt"):
+        with pytest.raises(CheckpointError, match="is neither a bundled model nor a folder"):
+            load_checkpoint(source)
+    assert hub.requests == []
 
 
 def test_a_damaged_file_from_the_hub_is_named(

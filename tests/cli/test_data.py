@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -50,6 +53,35 @@ def test_a_data_set_is_converted_and_checked_again(
     again = panodetr("data", "check", "yolo")
     assert again.returncode == 0, again.stdout
     assert again.stdout.splitlines()[1].split()[:4] == ["val", "yolo", "2", "2"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_names_that_are_no_text_are_shown_and_written(
+    panodetr: Program, data: Path, tmp_path: Path
+) -> None:
+    for part in ("images", "masks"):
+        (tmp_path / "cells" / part).mkdir(parents=True)
+        name = os.path.join(os.fsencode(tmp_path / "cells" / part), b"\xff.png")
+        Image.new("L", (8, 8), 1).save(os.fsdecode(name))
+    done = panodetr("data", "check", "cells", "--json", "found.json")
+    assert (done.returncode, done.stderr.count("Traceback")) == (0, 0)
+    Path(os.fsdecode(name)).write_bytes(b"")
+    done = panodetr("data", "check", "cells", "--json", "found.json")
+    assert done.returncode == 1
+    assert "masks/\\udcff.png cannot be read" in done.stdout
+    assert json.loads((tmp_path / "found.json").read_text())["errors"] == 1
+    done = panodetr("data", "convert", "cells", "--to", "yolo", "--out", "out")
+    assert done.returncode == 1
+    assert "masks/\\udcff.png cannot be read" in done.stderr
+
+
+def test_photos_that_are_left_out_are_named(panodetr: Program, data: Path, tmp_path: Path) -> None:
+    assert panodetr("data", "convert", data, "--to", "yolo", "--out", "yolo").returncode == 0
+    (tmp_path / "yolo" / "images" / "val" / "1.png").write_bytes(b"nothing")
+    done = panodetr("data", "convert", "yolo", "--to", "coco-instances", "--out", "back")
+    assert done.returncode == 0, done.stderr
+    assert "1 photos (val) read as yolo" in done.stdout
+    assert "left out: yolo/images/val/1.png: not an image" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,13 @@ def test_a_rehearsal_names_what_is_wrong_with_the_data(panodetr: Program, data: 
     assert "2.png" in done.stdout
 
 
+def test_the_format_of_the_data_may_be_named(panodetr: Program, data: Path) -> None:
+    done = panodetr("train", "nuclei", "--data", data, "--format", "coco-instances", *SHORT)
+    assert done.returncode == 1
+    assert f"{data} holds no data set in the format coco-instances" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

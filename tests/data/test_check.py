@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,11 @@ from PIL import Image
 
 from panodetr.data.check import check_split
 from panodetr.data.convert import convert_data
-from panodetr.data.dataset import Format, list_splits
+from panodetr.data.dataset import Format, list_splits, open_data
 from panodetr.data.findings import Inspection
+from panodetr.errors import DataError
+
+from .conftest import write_photo
 
 
 def check(folder: Path, format: Format, split: str = "") -> Inspection:
@@ -122,6 +128,21 @@ def test_all_that_is_wrong_with_panoptic_data_is_listed(panoptic: Path) -> None:
                             kinds(found, errors=False)]  # fmt: skip
 
 
+def test_images_that_share_an_id_map_are_listed_and_refused(panoptic: Path) -> None:
+    def damage(document: dict[str, Any]) -> None:
+        first, second, _ = document["annotations"]
+        second["file_name"] = first["file_name"]
+        second["segments_info"] = first["segments_info"]
+        document["images"][1] |= {"height": 20, "width": 30}
+        write_photo(panoptic / "images" / "2.png", (20, 30))
+
+    edit(panoptic / "panoptic.json", damage)
+    message = "annotations[1] has the id map 1.png of another image, 1"
+    assert_found(check(panoptic, "coco-panoptic"), [("duplicate id", message)])
+    with pytest.raises(DataError, match=re.escape(message)):
+        open_data(panoptic)
+
+
 def test_broken_id_maps_are_listed(panoptic: Path) -> None:
     path = panoptic / "panoptic" / "1.png"
     path.write_bytes(path.read_bytes()[:70])
@@ -160,7 +181,7 @@ def test_all_that_is_wrong_with_instances_is_listed(boxes_folder: Path) -> None:
         [
             ("broken entry", '"height" is "16"'),
             ("box outside", "(annotation 1 of image 1) has the box 25, 2, 6.5, 7"),
-            ("broken entry", "annotations[0] has a polygon that is none"),
+            ("broken entry", "(annotation 1 of image 1) has a polygon that is none"),
             ("unknown category", "(annotation 2 of image 1) has category 2"),
             ("unknown image", "annotations[2] is for image 8"),
             ("empty box", "(annotation 10 of image 2) has a box of 0x4 pixels"),
@@ -169,6 +190,36 @@ def test_all_that_is_wrong_with_instances_is_listed(boxes_folder: Path) -> None:
             ("duplicate id", "annotations[5] repeats id 3 of"),
             ("broken entry", '"iscrowd" is 5'),
             ("missing mask", "(annotation 14 of image 2) has no mask, others do"),
+        ],
+    )
+
+
+def test_masks_that_cannot_be_drawn_are_all_listed(boxes_folder: Path) -> None:
+    def damage(document: dict[str, Any]) -> None:
+        size, whole = [20, 30], "0hb0"
+        for annotation, mask in zip(
+            document["annotations"],
+            (
+                {"size": size, "counts": "!!!"},
+                {"size": size, "counts": "04"},
+                [[1, 1, 5, float("nan"), 5, 5]],
+            ),
+            strict=True,
+        ):
+            annotation |= {"image_id": 1, "iscrowd": 0, "segmentation": mask}
+        document["annotations"].append(
+            document["annotations"][0] | {"id": 4, "segmentation": {"size": size, "counts": whole}}
+        )
+
+    edit(boxes_folder / "annotations/instances_val2017.json", damage)
+    found = check(boxes_folder, "coco-instances", "val2017")
+    place = "(annotation {} of image 1)"
+    assert_found(
+        found,
+        [
+            ("broken entry", f'{place.format(1)}: "segmentation": "counts" is no string'),
+            ("broken entry", f'{place.format(2)}: "segmentation" has run lengths that don\'t fill'),
+            ("broken entry", f"{place.format(3)} has a polygon that is none"),
         ],
     )
 
@@ -234,6 +285,68 @@ def test_masks_of_all_objects_together_are_noted(id_folder: Path) -> None:
     found = check(id_folder, "id-maps")
     assert found.errors == 0
     assert kinds(found, errors=False)[0][0] == "single id"
+
+
+HOSTILE: list[tuple[Callable[[dict[str, Any]], object], str, str]] = [
+    (lambda d: d["images"][0].update(file_name="a" * 999 + ".png"), "missing file", "too long"),
+    (lambda d: d["images"][0].update(file_name="a\0.png"), "missing file", "a\\x00.png is missing"),
+    (lambda d: d["images"][0].update(file_name="\u043b\n\x1b[1m\ud800"), "missing file",
+     "\u043b\\n\\x1b[1m\\ud800 is missing"),
+    (lambda d: d["images"][0].update(file_name="."), "broken entry", "names .; expected a file"),
+    (lambda d: d["images"][0].update(height=10**30), "broken entry", "200,000,000 at most"),
+    (lambda d: d["images"][0].update(id=10**40), "unknown image", "is for image 1"),
+    (lambda d: d["categories"][1].update(id=-2), "broken entry", "expected at least 0"),
+    (lambda d: d["annotations"][0].update(bbox=[0, 0, 10**400, 1]), "broken entry", "finite"),
+    (lambda d: d["annotations"][0].update(iscrowd={}), "broken entry", '"iscrowd" is an object'),
+    (lambda d: d["annotations"].append(d["annotations"][0]), "duplicate id", "repeats id 1 of"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "kind", "part"), HOSTILE)
+def test_hostile_entries_are_findings_of_one_line(
+    boxes_folder: Path, damage: Callable[[dict[str, Any]], object], kind: str, part: str
+) -> None:
+    edit(boxes_folder / "annotations/instances_val2017.json", damage)
+    found = kinds(check(boxes_folder, "coco-instances", "val2017"))
+    assert [message for name, message in found if name == kind and part in message] != []
+    assert all(message.isprintable() for _, message in found)
+
+
+def make_loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, make_loop, make_pipe])
+@pytest.mark.parametrize(
+    "name", ["images/train/000000000007.png", "labels/train/000000000007.txt", "train.txt"]
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="makes pipes and links")
+def test_what_is_no_file_is_a_finding(
+    yolo_folder: Path, name: str, make: Callable[[Path], object]
+) -> None:
+    if name == "train.txt":
+        text = (yolo_folder / "data.yaml").read_text().replace("images/train", name)
+        (yolo_folder / "data.yaml").write_text(text)
+    (yolo_folder / name).unlink(missing_ok=True)
+    make(yolo_folder / name)
+    assert check(yolo_folder, "yolo", "train").errors > 0
+    if not name.startswith("images"):  # what is no photo is none of the split
+        with pytest.raises(DataError, match="train"):
+            open_data(yolo_folder, "train")
+
+
+@pytest.mark.parametrize("format", ["JPEG", "EPS"])
+def test_id_maps_that_lose_ids_or_run_programs_are_refused(panoptic: Path, format: str) -> None:
+    path = panoptic / "panoptic" / "1.png"
+    Image.open(path).save(path, format=format)
+    assert_found(
+        check(panoptic, "coco-panoptic"),
+        [("broken file", "1.png cannot be read as an id map: it is broken, or not PNG, TIFF")],
+    )
 
 
 @pytest.mark.parametrize("contents", [b"{", b"[]", b"\xff", b'{"images": 3}', b"[" * 100_000])

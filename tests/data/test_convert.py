@@ -3,9 +3,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from numpy.typing import NDArray
+from PIL import Image
 
 from panodetr.data.convert import Conversion, Target, convert_data
 from panodetr.data.dataset import Dataset, Format, open_data, read_objects
@@ -13,6 +20,8 @@ from panodetr.data.instances import InstanceImage
 from panodetr.data.masks import draw_mask
 from panodetr.data.panoptic import PanopticData, read_ids
 from panodetr.errors import DataError, UsageError
+
+from .conftest import write_photo
 
 
 def convert(folder: Path, out: Path, to: Target, *, split: str | None = None) -> Conversion:
@@ -52,6 +61,51 @@ def test_id_maps_keep_every_pixel(id_folder: Path, tmp_path: Path, to: Target) -
             "masks as they were written: an outline of the same pixels takes their place": 9,
         }
     assert made.lost == Counter(expected)
+
+
+TARGETS: tuple[Target, ...] = ("coco-panoptic", "coco-instances", "yolo")
+
+
+@settings(max_examples=10)
+@given(
+    st.lists(
+        npst.arrays(
+            np.uint16, st.tuples(st.integers(2, 14), st.integers(2, 14)),
+            elements=st.sampled_from([0, 1, 2, 300]),
+        ),
+        min_size=1,
+        max_size=2,
+    )
+)  # fmt: skip
+def test_masks_and_boxes_survive_every_format(maps: list[NDArray[np.uint16]]) -> None:
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        for number, ids in enumerate(maps, start=1):
+            write_photo(root / "id-maps/images" / f"{number}.png", (ids.shape[0], ids.shape[1]))
+            path = root / "id-maps/masks" / f"{number}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(ids).save(path)
+        before = open_data(root / "id-maps")
+        for first in TARGETS:
+            convert(root / "id-maps", root / first, first)
+            for second in TARGETS:
+                if second != first:
+                    convert(root / first, root / first / second, second)
+            for way in (root / first, *(root / first / second for second in TARGETS)):
+                if way.is_dir():
+                    after = open_data(way, format=cast("Format", way.name))
+                    assert_same_masks(before, after)
+                    assert_boxes_are_tight(after)
+
+
+def assert_boxes_are_tight(data: Dataset) -> None:
+    """Boxes are exactly those of the masks, where the format writes any."""
+    for sample in data.samples:
+        for truth in sample.objects if isinstance(sample, InstanceImage) else ():
+            mask = draw_mask(truth.get("segmentation", []), sample.size)
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            x, y = columns[0], rows[0]
+            assert truth["bbox"] == [x, y, columns[-1] + 1 - x, rows[-1] + 1 - y]
 
 
 def test_ids_in_id_maps_stay_in_panoptic_data(id_folder: Path, tmp_path: Path) -> None:
@@ -100,6 +154,40 @@ def test_boxes_survive_yolo(boxes_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has a box only; expected masks"):
         convert(boxes_folder, tmp_path / "panoptic", "coco-panoptic")
     assert not (tmp_path / "panoptic").exists()  # whole or not at all
+
+
+@settings(max_examples=20)
+@given(st.tuples(st.integers(1, 4000), st.integers(1, 4000)), st.data())
+def test_boxes_are_the_same_after_yolo(size: tuple[int, int], data: st.DataObject) -> None:
+    boxes: list[list[float]] = []
+    for _ in range(data.draw(st.integers(1, 4))):
+        spans = [
+            sorted(
+                round(side * data.draw(st.floats(0, 1)), 2)  # COCO has two digits
+                for _ in range(2)
+            )
+            for side in (size[1], size[0])
+        ]
+        (x0, x1), (y0, y1) = spans
+        boxes.append([x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)])
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "coco/images").mkdir(parents=True)
+        Image.new("L", (size[1], size[0])).save(root / "coco/images/1.png", compress_level=1)
+        truths = [
+            {"id": n, "image_id": 1, "category_id": 7, "bbox": box, "area": 1.0}
+            for n, box in enumerate(boxes, start=1)
+        ]
+        document = {
+            "images": [{"id": 1, "file_name": "1.png", "height": size[0], "width": size[1]}],
+            "annotations": truths,
+            "categories": [{"id": 7, "name": "box"}],
+        }
+        (root / "coco/instances.json").write_text(json.dumps(document))
+        convert(root / "coco", root / "yolo", "yolo")
+        convert(root / "yolo", root / "back", "coco-instances")
+        after = json.loads((root / "back/instances_train.json").read_text())
+        assert [truth["bbox"] for truth in after["annotations"]] == boxes
 
 
 def test_coco_instances_keep_their_masks_in_yolo(shared_data: Path, tmp_path: Path) -> None:
@@ -186,6 +274,19 @@ def test_what_makes_no_sense_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("to", ["coco-panoptic", "coco-instances"])
+def test_photos_with_broken_headers_are_left_out_and_told(
+    yolo_folder: Path, tmp_path: Path, to: Target
+) -> None:
+    photo = yolo_folder / "images/train/000000000009.jpg"
+    photo.write_bytes(b"\xff\xd8 no photo")
+    made = convert(yolo_folder, tmp_path / "out", to)
+    assert made.images == 2
+    assert len(made.unreadable) == 1
+    assert made.unreadable[0].startswith(f"{photo}: not an image")
+    assert [sample.image_id for sample in open_data(tmp_path / "out", "train").samples] == [7]
+
+
 def test_splits_that_yolo_has_no_word_for_are_refused(boxes_folder: Path, tmp_path: Path) -> None:
     for part in ("annotations/instances_val2017.json", "val2017"):
         path = boxes_folder / part
@@ -203,10 +304,11 @@ def test_photos_whose_files_would_collide_are_refused(yolo_folder: Path, tmp_pat
 
 
 def test_formats_are_what_the_command_offers() -> None:
+    from panodetr.cli import arguments
     from panodetr.cli import data as command
     from panodetr.data.convert import TARGETS
     from panodetr.data.dataset import FORMATS
 
     formats: tuple[Format, ...] = FORMATS
-    assert formats == command.FORMATS
+    assert formats == arguments.FORMATS
     assert command.TARGETS == TARGETS

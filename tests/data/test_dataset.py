@@ -11,7 +11,7 @@ from PIL import Image
 from panodetr.data.dataset import Format, list_splits, open_data, read_objects
 from panodetr.data.idmaps import present_ids
 from panodetr.data.targets import Objects
-from panodetr.errors import DataError, ImageError, PanodetrError
+from panodetr.errors import DataError, PanodetrError
 
 TRIANGLE = [[2, 2, 12, 2, 2, 12]]
 SQUARE = {"size": [20, 20], "counts": [0, 100, 300]}  # the five columns at the left
@@ -181,7 +181,10 @@ def test_what_is_not_there_is_refused_with_what_is(
 
 DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: (f / "masks/cell/2.png").unlink(), r"2\.png is missing; it is the id map of"),
-    (lambda f: (f / "images/2.png").write_bytes(b"GIF"), r"2\.png: not an image"),
+    (
+        lambda f: [p.write_bytes(b"GIF") for p in (f / "images").iterdir()],
+        r"none of 3 photos can be read, the first: .*1\.png: not an image",
+    ),
     (lambda f: (f / "images/2.jpg").write_bytes(b""), "several photos called 2"),
     (lambda f: (f / "masks/wall").mkdir(), "has folders for cell, wall; expected one class"),
 ]
@@ -218,7 +221,16 @@ def test_a_truncated_id_map_is_named(id_folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(DataError, match=r"1\.png cannot be read as an id map"):
         objects_of(id_folder)
-    photo = id_folder / "images/1.png"
+
+
+@pytest.mark.parametrize("name", ["yolo", "cells"])
+def test_photos_with_broken_headers_are_left_out_and_named(
+    id_folder: Path, yolo_folder: Path, name: str
+) -> None:
+    folder = {"yolo": yolo_folder, "cells": id_folder}[name]
+    whole = open_data(folder)
+    photo = whole.samples[0].photo
     photo.write_bytes(photo.read_bytes()[:20])
-    with pytest.raises(ImageError, match=r"1\.png: not an image"):
-        open_data(id_folder)
+    data = open_data(folder)
+    assert data.samples == whole.samples[1:]  # the others keep their ids
+    assert [message.startswith(f"{photo}: not an image") for message in data.unreadable] == [True]

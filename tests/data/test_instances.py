@@ -6,11 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hotcoco
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from numpy.typing import NDArray
 from PIL import Image
 
-from panodetr.data.instances import InstanceCategory, InstanceData
+from panodetr.data.instances import InstanceCategory, InstanceData, decode_counts
 from panodetr.errors import DataError
+from panodetr.results.masks import run_lengths
 
 Write = Callable[[object], Path]
 Edit = Callable[[dict[str, Any]], None]
@@ -109,6 +116,14 @@ def test_real_annotations_are_read(shared_data: Path) -> None:
     assert all(isinstance(o.get("segmentation"), dict) == bool(o["iscrowd"]) for o in objects)
 
 
+@given(
+    npst.arrays(np.bool_, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=st.booleans())
+)
+def test_strings_of_run_lengths_are_read_as_they_were_written(mask: NDArray[np.bool_]) -> None:
+    text = hotcoco.mask.encode(np.asfortranarray(mask))["counts"].decode("ascii")
+    assert decode_counts(text) == run_lengths(mask)
+
+
 def edit(*path: str | int, to: object) -> Edit:
     def change(document: dict[str, Any]) -> None:
         place: Any = document
@@ -144,6 +159,24 @@ A = "annotations"
         (edit(A, 0, "segmentation", to=[[1, 2, 3, 4]]), "has a polygon that is none"),
         (edit(A, 0, "segmentation", to=[[1, 2, 3, 4, 5, "6"]]), "has a polygon that is none"),
         (edit(A, 0, "segmentation", to=["RLE"]), "has a polygon that is none"),
+        (
+            edit(A, 0, "segmentation", to=[[1, 2, 3, 4, 5, float("nan")]]),
+            "has a polygon that is none",
+        ),
+        (
+            edit(A, 0, "segmentation", to=[[1, 2, 3, 4, 5, float("inf")]]),
+            "has a polygon that is none",
+        ),
+        (edit(A, 0, "segmentation", to=[[1, 2, 3, 4, 5, 10**400]]), "has a polygon that is none"),
+        (edit(A, 0, "bbox", to=[1, 2, 3, 10**400]), "finite numbers"),
+        (edit(A, 0, "area", to=10**400), "expected a finite number"),
+        (edit(A, 1, "segmentation", "counts", to="no RLE"), "is no string of run lengths"),
+        (edit(A, 1, "segmentation", "counts", to=""), "that add up to 24"),
+        (edit(A, 1, "segmentation", "counts", to="d0"), "that add up to 24"),
+        (edit(A, 1, "segmentation", "counts", to="d045"), "that add up to 24"),
+        (edit(A, 1, "segmentation", "counts", to="N8N"), "that add up to 24"),
+        (edit(A, 1, "segmentation", "counts", to="d0T"), "is no string of run lengths"),
+        (edit(A, 1, "segmentation", "counts", to="oooooooooooo0"), "is no string of run lengths"),
         (edit(A, 1, "segmentation", "size", to=[6, 4]), r"the size \[6, 4\]; expected \[4, 6\]"),
         (edit(A, 1, "segmentation", "counts", to=[20]), "that add up to 24"),
         (edit(A, 1, "segmentation", "counts", to=[-4, 28]), "that add up to 24"),

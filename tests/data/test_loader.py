@@ -147,6 +147,32 @@ def test_unreadable_photos_are_told_once_and_replaced(
     assert_alike(next(again.batches(3, 4)), batches[3])  # the same ones stand in
 
 
+@pytest.mark.parametrize("sampling", ["area", "epochs", "buckets"])
+def test_photos_with_broken_headers_are_told_and_counted(data: Dataset, sampling: Sampling) -> None:
+    data.samples[1].photo.write_bytes(b"\x89PNG")
+    broken = open_data(data.folder)
+    told: list[str] = []
+    one = BatchReader(
+        broken, CROPS, seed=0, batch_size=2, sampling=sampling, bad_photos=1, on_bad=told.append
+    )
+    for _ in range(2):
+        seen = {example.image_id for batch in one.batches(0, 8) for example in batch}
+        assert seen == {1, 3}
+        assert len(told) == 1
+    assert "2.png: not an image" in told[0]
+    none = BatchReader(broken, CROPS, seed=0, batch_size=2, sampling=sampling, bad_photos=0)
+    with pytest.raises(DataError, match=r"1 of 3 photos cannot be read.*allows more than 0"):
+        next(none.batches(0, 1))
+    data.samples[0].photo.write_bytes(b"")
+    broken = open_data(data.folder)
+    with pytest.raises(DataError, match=r"2 of 3 photos cannot be read"):
+        next(
+            BatchReader(
+                broken, CROPS, seed=0, batch_size=2, sampling=sampling, bad_photos=1
+            ).batches(0, 1)
+        )
+
+
 def test_too_many_unreadable_photos_end_the_run(data: Dataset) -> None:
     for sample in data.samples[:2]:
         sample.photo.write_bytes(b"")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,12 @@ from panodetr.data.dataset import open_data
 from panodetr.data.instances import InstanceImage
 from panodetr.data.yolo import find_yolo, label_file, open_yolo, read_yolo_file
 from panodetr.errors import DataError, PanodetrError
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in itertools.pairwise("abcdefghi")
+)
+"""A few lines that stand for a list of half a billion words."""
 
 
 def images_of(folder: Path, split: str = "train") -> tuple[InstanceImage, ...]:
@@ -112,13 +119,24 @@ def test_broken_lines_are_named(yolo_folder: Path, line: str, message: str) -> N
         ("train: labels\nnames: [a]\n", "has no photo in its split 'train'"),
         ("train: gone.txt\nnames: [a]\n", r"gone\.png: no such file"),
         ("!!python/object/apply:os.getcwd []", "is not YAML"),
+        ("train: 2024-99-99\nnames: [a]\n", "is not YAML"),
+        (f"{BOMB}train: *i\nnames: [a]\n", '"train" holds a list within'),
+        (f"{BOMB}path: *i\ntrain: images/train\nnames: [a]\n", '"path" holds a list within'),
+        (f"{BOMB}train: images/train\nnames: [*i]\n", "names class 0 by a list"),
+        (f"train: images/train\nnames: {{? '{'9' * 5000}' : a}}\n", "names class"),
+        (f"train: {'a' * 5000}\nnames: [a]\n", "File name too long"),
+        (
+            "train: [labels/no.txt]\nnames: [a]\n",
+            r"cannot read .*no\.txt: .*expected text in UTF-8",
+        ),
     ],
 )
 def test_broken_data_yaml_is_refused(yolo_folder: Path, text: str, message: str) -> None:
     (yolo_folder / "data.yaml").write_text(text)
     (yolo_folder / "gone.txt").write_text("images/train/gone.png\n")
+    (yolo_folder / "labels/no.txt").write_bytes(b"\xff")
     with pytest.raises(PanodetrError, match=message):
-        images_of(yolo_folder)
+        open_data(yolo_folder)
 
 
 def test_labels_that_are_no_text_are_refused(yolo_folder: Path) -> None:

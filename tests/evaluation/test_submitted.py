@@ -135,7 +135,7 @@ NAN = float("nan")
         ("segm", edit(1, "segmentation", drop=True), "is no mask in run lengths"),
         ("segm", edit(1, "segmentation", to=[[1, 2, 3, 4, 5, 6]]), "is no mask in run lengths"),
         ("segm", edit(1, "segmentation", "size", to=[4, 4]), r"has the size \[4, 4\]; expected"),
-        ("segm", edit(1, "segmentation", "counts", to="garbage"), "is broken: invalid RLE"),
+        ("segm", edit(1, "segmentation", "counts", to="garbage"), "is no string of run lengths"),
         ("segm", edit(1, "segmentation", "counts", to=[1, 2]), "don't fill its size"),
         ("segm", edit(1, "segmentation", "counts", drop=True), 'has no "counts"'),
     ],

@@ -138,8 +138,8 @@ def tiny_run(discs: Dataset) -> TrainConfig:
 TINY_NUCLEI = (
     "steps=24", "batch_size=2", "save_every=2", "log_every=2", "validate_every=8", "warmup=2",
     "decay=4", "mask_start=4", "mask_objects=100", "ema=0.9", "augmentation.size=48",
-    "learning_rate=0.001", "backbone_learning_rate=0.001", "spec.preprocessing.tile_overlap=16",
-    "spec.preprocessing.tile=64", "spec.architecture.encoder_layers=1",
+    "learning_rate=0.001", "backbone_learning_rate=0.001", "spec.preprocessing.tile=64",
+    "spec.preprocessing.tile_overlap=16", "spec.architecture.encoder_layers=1",
     "spec.architecture.decoder_layers=1", "spec.architecture.ffn_dim=64",
     "spec.architecture.dropout=0.1",
 )  # fmt: skip

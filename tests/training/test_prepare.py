@@ -71,6 +71,7 @@ def test_a_resumed_run_takes_more_changes_and_nothing_else(discs: Dataset) -> No
     for other in (
         replace(kept, recipe="finetune"),
         replace(kept, split="val"),
+        replace(kept, format="coco-panoptic"),
         replace(kept, data=discs.folder.parent),
     ):
         with pytest.raises(UsageError, match="begun with"):
@@ -222,6 +223,27 @@ def test_a_missing_extra_is_one_line(discs: Dataset, missing: str, words: tuple[
     )
 
 
+def test_of_cocos_two_truths_the_one_that_is_asked_for_is_learned(
+    discs: Dataset, tmp_path: Path
+) -> None:
+    folder = discs.folder
+    document = json.loads((folder / "panoptic_train.json").read_text())
+    truth = {"image_id": 1, "category_id": 5, "bbox": [1, 1, 9, 9], "area": 81,
+             "segmentation": [[1, 1, 10, 1, 10, 10, 1, 10]]}  # fmt: skip
+    document |= {"categories": [{"id": 5, "name": "ring"}], "annotations": [truth | {"id": 1}]}
+    (folder / "instances_train.json").write_text(json.dumps(document))
+    asked = request(discs, *SMALL, val="train")
+    assert prepare(asked).data.format == "coco-panoptic"
+    prepared = prepare(replace(asked, format="coco-instances"))
+    assert [category.name for category in prepared.config.spec.categories] == ["ring"]
+    assert prepared.truth is not None
+    assert prepared.truth.tasks() == ("boxes", "instances")
+    write_request(tmp_path / "config.json", prepared)
+    kept, _ = read_request(tmp_path / "config.json")
+    assert kept.format == "coco-instances"
+    assert prepare(resumed(kept, None, ())).data.format == "coco-instances"
+
+
 def test_photos_with_id_maps_are_validated_by_their_objects(tmp_path: Path) -> None:
     noise = np.random.default_rng(0)
     for split in ("train", "val"):
@@ -239,6 +261,20 @@ def test_photos_with_id_maps_are_validated_by_their_objects(tmp_path: Path) -> N
     (first, second) = truth.images[0].instances.objects  # pyright: ignore[reportOptionalMemberAccess]
     assert first["bbox"] == [4, 4, 16, 16]
     assert second["area"] == 600
+
+
+def test_photos_to_validate_with_must_be_readable(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for number in (1, 2):
+            for part, pixels in (("images", (60, 60, 3)), ("masks", (60, 60))):
+                path = tmp_path / "cells" / split / part / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.ones(pixels, np.uint8)).save(path)
+        (tmp_path / "cells" / split / "images" / "2.png").write_bytes(b"nothing")
+    asked = Request(recipe="nuclei", data=tmp_path / "cells", changes=SMALL)
+    assert len(prepare(replace(asked, val="none")).data.unreadable) == 1
+    with pytest.raises(DataError, match=r"1 of the photos to validate with .*val/images/2\.png"):
+        prepare(asked)
 
 
 def test_the_newest_run_is_the_one_to_resume(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def assert_the_papers(config: TrainConfig) -> None:
     assert (criterion.label, criterion.l1, criterion.giou) == (1, 5, 2)
     assert (criterion.focal, criterion.dice, criterion.no_object) == (1, 1, 0.1)
     assert config.augmentation == PaperAugmentation()
+    assert config.sampling == "buckets"
     assert (config.warmup, config.decay, config.ema) == (0, 0, 0)
     assert (config.query_groups, config.denoising, config.grid_queries) == (1, 0, False)
     assert (config.token_weight, config.attention_weight) == (0, 0)
@@ -136,12 +137,14 @@ def test_fine_tuning_keeps_the_network_and_takes_the_datas_classes() -> None:
     assert config.spec.preprocessing.tile == 128
     assert isinstance(config.augmentation, CropAugmentation)
     assert config.augmentation.size == 128
+    assert config.sampling == "epochs"
     assert config.frozen_stages == 0  # its batch norms are live
     assert config.steps == 50 * 100 // 4
     whole = configure("finetune", OWN, ["start=nuclei", "short_side=160"])
     rule = whole.spec.preprocessing
     assert (rule.short_side, rule.long_side, rule.tile) == (160, 267, None)
     assert isinstance(whole.augmentation, PaperAugmentation)
+    assert whole.sampling == "buckets"
     assert (whole.augmentation.short_sides[-1], whole.augmentation.least_crop) == (160, 77)
     boxes = configure("finetune", replace(OWN, masks=False), ["start=nuclei"])
     assert not boxes.spec.architecture.masks
@@ -231,3 +234,23 @@ def test_the_joint_model_is_built_whole() -> None:
         model = Detr(config.spec.architecture)
     assert model.mask_head is not None
     assert model.class_head.out_features == 251
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes"),
+    [
+        ("nuclei", ("accumulate=16", "batch_size=32")),
+        ("nuclei", ("spec.preprocessing.tile=64", "spec.preprocessing.tile_overlap=16")),
+        ("coco-detection", ("augmentation.least_crop=700", "augmentation.most_crop=900")),
+    ],
+)
+def test_the_order_of_changes_does_not_matter(recipe: str, changes: tuple[str, str]) -> None:
+    assert configure(recipe, COCO, changes) == configure(recipe, COCO, changes[::-1])
+
+
+@pytest.mark.parametrize("short_side", [1, 2, 3, 8])
+def test_photos_may_be_as_small_as_one_likes(short_side: int) -> None:
+    config = configure("finetune", OWN, ["start=nuclei", f"short_side={short_side}"])
+    assert isinstance(config.augmentation, PaperAugmentation)
+    assert config.augmentation.short_sides[-1] == short_side
+    assert min(config.augmentation.crop_short_sides) >= 1

@@ -38,8 +38,9 @@ def load_backbone(source: str | Path, config: ResNetConfig) -> State:
 
     Args:
         source: torchvision's file (`resnet50-0676ba61.pth` and the like), another file, a folder,
-            a bundled model's name or an id on the hub: a ResNet classifier as torchvision, timm or
-            transformers writes it, or a DETR of any kind, whose backbone is taken.
+            a bundled model's name, an id on the hub or a file there (`owner/name/file.pth`): a
+            ResNet classifier as torchvision, timm or transformers writes it, or a DETR of any kind,
+            whose backbone is taken.
         config: the backbone to be.
 
     Raises:

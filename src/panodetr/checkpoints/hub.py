@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from panodetr.checkpoints.native import CONFIG_FILE
 from panodetr.checkpoints.weights import PREPROCESSOR_FILE, WEIGHTS_FILES
@@ -37,6 +37,35 @@ def fetch(hub_id: str, revision: str | None = None) -> Path:
     """
     with _quiet():
         return _fetch_all(hub_id, revision)
+
+
+def fetch_file(hub_id: str, name: str, revision: str | None = None) -> Path:
+    """Fetch one file of weights, and with a model's usual one what describes it, if that is there.
+
+    Args:
+        hub_id: `owner/name`.
+        name: of the file, with the folders that it lies in there.
+        revision: branch, tag or commit; None takes the main branch.
+
+    Returns:
+        The file in the cache.
+
+    Raises:
+        CheckpointError: as `fetch`, or the model has no such file.
+    """
+    inner = PurePosixPath(name)
+    with _quiet():
+        file = _fetch(hub_id, name, revision)
+        if file is None:
+            raise CheckpointError(
+                f"{hub_id} on the hub has no file {name}; see its list of files there, or leave "
+                "the file's name out"
+            )
+        if inner.name in WEIGHTS_FILES:
+            commit = file.parents[len(inner.parts) - 1].name
+            for other in (CONFIG_FILE, PREPROCESSOR_FILE):
+                _fetch(hub_id, str(inner.with_name(other)), commit)
+        return file
 
 
 def _fetch_all(hub_id: str, revision: str | None) -> Path:

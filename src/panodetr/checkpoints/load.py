@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from panodetr.checkpoints.weights import State
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_FILE = re.compile(rf"({_HUB_ID.pattern})/((?:[\w.-]+/)*[\w.-]+)")
 _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 
 
@@ -48,10 +49,11 @@ def load_checkpoint(
 
     Args:
         source: the name of a bundled model; a folder of this package or of transformers, version 4
-            or 5; a single file of weights (`.pth`, `.bin`, `.safetensors`); or an id on the Hugging
-            Face hub, such as "facebook/detr-resnet-101-panoptic". A bundled name wins over a
-            folder, and a folder over an id; `./name` is always the folder.
-        revision: branch, tag or commit, of an id on the hub only.
+            or 5; a single file of weights (`.pth`, `.bin`, `.safetensors`); an id on the Hugging
+            Face hub, such as "facebook/detr-resnet-101-panoptic"; or a file there,
+            "owner/name/file.pth". A bundled name wins over a folder, and a folder over an id;
+            `./name` is always the folder.
+        revision: branch, tag or commit, of what is on the hub only.
         dilation: for a single file, whether its backbone is dilated (DC5), which its weights do not
             show; None goes by the arguments in the file, or by its name where it is published.
 
@@ -65,7 +67,8 @@ def load_checkpoint(
     if dilation is not None:
         raise CheckpointError(f"{source} says itself whether it is dilated; leave that out")
     fetched = isinstance(source, str) and not Path(source).exists()
-    return _load_folder(place, str(source) if fetched else place.resolve().name)
+    hub_id = "/".join(str(source).split("/")[:2])
+    return _load_folder(place, hub_id if fetched else place.resolve().name)
 
 
 def locate(source: str | Path, revision: str | None = None) -> Path:
@@ -92,6 +95,12 @@ def locate(source: str | Path, revision: str | None = None) -> Path:
         from panodetr.checkpoints.hub import fetch
 
         return fetch(source, revision)
+    on_hub = _hub_file(source) if isinstance(source, str) else None
+    if on_hub is not None:
+        from panodetr.checkpoints.hub import fetch_file
+
+        file = fetch_file(*on_hub, revision)
+        return file.parent if _belongs_to_folder(file) else file
     names = [*known, *(model.hub_id for model in PUBLISHED)]
     near = difflib.get_close_matches(str(source), names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
@@ -104,6 +113,14 @@ def locate(source: str | Path, revision: str | None = None) -> Path:
 def _is_hub_id(source: str) -> bool:
     """Tell an id on the hub, `owner/name`, from a path."""
     return bool(_HUB_ID.fullmatch(source)) and not source.endswith(_FILE_SUFFIXES)
+
+
+def _hub_file(source: str) -> tuple[str, str] | None:
+    """Take `owner/name/file` apart; None where it is a path, whose folder is here perhaps."""
+    match = _HUB_FILE.fullmatch(source)
+    if match is None or ".." in source.split("/") or Path(source).parent.is_dir():
+        return None
+    return (match[1], match[2]) if source.endswith(_FILE_SUFFIXES) else None
 
 
 def _belongs_to_folder(file: Path) -> bool:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     # argparse gives this out and has no public name for it.
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
 
+FORMATS = ("coco-panoptic", "coco-instances", "yolo", "id-maps")
+"""Of data sets. `panodetr.data.dataset` has them too, and takes a while to import."""
+
 OVERLAP = 0.25
 """Part of a tile that its neighbours share, unless the user says otherwise."""
 
@@ -51,6 +54,15 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "cpu", "cuda"),
         default="auto",
         help="where to compute; auto takes a GPU where there is one (default: %(default)s)",
+    )
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """Add `--format`: how a data set is written."""
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        help="what FOLDER is taken for (default: the first of these that is there)",
     )
 
 

@@ -7,6 +7,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from panodetr.cli.arguments import FORMATS, add_format
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Generator
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from panodetr.cli.arguments import Commands
     from panodetr.data.findings import Inspection
 
-FORMATS = ("coco-panoptic", "coco-instances", "yolo", "id-maps")
 TARGETS = FORMATS[:3]
 
 
@@ -60,11 +61,7 @@ def add_to(commands: Commands) -> None:
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the data set's folder")
     parser.add_argument("--split", metavar="NAME", help="one split (default: all of them)")
-    parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        help="what FOLDER is taken for (default: the first of these that is there)",
-    )
+    add_format(parser)
 
 
 def run_check(options: argparse.Namespace) -> int:
@@ -117,6 +114,8 @@ def run_convert(options: argparse.Namespace) -> int:
     print(f"{made.images} photos ({splits}) read as {made.format}, written as {options.to}")
     for what, count in made.lost.items():
         print(f"{options.to} has no place for {what}: {count}")
+    for message in made.unreadable:
+        print(f"left out: {message}")
     print(f"everything else is in {options.out}")
     return 0
 
@@ -146,6 +145,7 @@ def _print_tables(format: str, inspections: dict[str, Inspection]) -> None:
     from rich.table import Table
 
     from panodetr.cli.output import print_table
+    from panodetr.data.findings import one_line
 
     table = Table("split", "format", box=None, pad_edge=False)
     for heading in ("photos", "objects", "classes", "crowds", "empty", "errors"):
@@ -173,6 +173,7 @@ def _print_tables(format: str, inspections: dict[str, Inspection]) -> None:
     classes = Table("class", box=None, pad_edge=False)
     classes.add_column("objects", justify="right")
     for name, count in totals.most_common():
-        classes.add_row(escape(name), str(count))  # a name may hold brackets, which are markup
+        # A name may hold whatever JSON can; brackets would be markup.
+        classes.add_row(escape(one_line(name)), str(count))
     print()
     print_table(classes)

@@ -8,6 +8,7 @@ answers at once.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -38,6 +39,9 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 def run() -> None:
     """Be the program: take the arguments from the command line and leave with the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be text
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from panodetr.cli.arguments import add_device
+from panodetr.cli.arguments import add_device, add_format
 from panodetr.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="the run's kind, see below")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="a data set, see below")
+    add_format(parser)
     parser.add_argument(
         "--split", metavar="NAME", help="what to learn from (default: train, or the only one)"
     )
@@ -148,6 +149,7 @@ def _request(options: argparse.Namespace) -> Request | None:
     return Request(
         recipe=options.recipe,
         data=options.data,
+        format=options.format,
         split=options.split,
         val=None if options.resume else options.val,
         changes=() if options.resume else tuple(options.changes),

@@ -9,8 +9,8 @@ import numpy as np
 
 from panodetr.data.idmaps import VOID, present_ids, read_id_map
 from panodetr.data.instances import InstanceImage, read_segmentation
-from panodetr.data.panoptic import LARGEST_ID, Sample
-from panodetr.data.records import Record, named_file, read_record
+from panodetr.data.panoptic import LARGEST_ID, Sample, sample_name, shared_id_map
+from panodetr.data.records import Record, image_size, named_file, read_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +39,7 @@ def check_panoptic(found: Inspection, layout: Layout, progress: Progress) -> Non
                 "unknown image",
                 f"{annotation.place} is for image {image_id}, which images doesn't list",
             )
+    owners: dict[str, int] = {}  # of the id maps
     for done, (image_id, image) in enumerate(images.items(), start=1):
         found.photo(image)
         if image_id not in annotated:
@@ -46,6 +47,9 @@ def check_panoptic(found: Inspection, layout: Layout, progress: Progress) -> Non
         else:
             with found.catching("broken entry"):
                 id_map = named_file(annotated[image_id], layout.id_maps)
+                owner = owners.setdefault(sample_name(id_map, layout), image_id)
+                if owner != image_id:
+                    found.error("duplicate id", shared_id_map(annotated[image_id], owner))
                 listed = _segments(found, annotated[image_id], image, names)
                 _id_map(found, id_map, image, listed)
         progress(done, len(images))
@@ -73,6 +77,7 @@ def check_instances(found: Inspection, layout: Layout, progress: Progress) -> No
                 )
                 continue
             place = f"{record.place} (annotation {number} of image {image_id})"
+            record = Record(place, record.fields)
             known = _known_category(found, record, names, place)
             is_crowd = record.flag("iscrowd", default=False)
             (crowds if is_crowd else objects)[image_id] += 1
@@ -102,6 +107,7 @@ def _categories(found: Inspection, document: Record, *, panoptic: bool) -> dict[
     names: dict[int, str] = {}
     for number, record in found.identified(found.records(document, "categories")):
         with found.catching("broken entry"):
+            record.integer("id", least=0)
             name = record.text("name")
             if name in names.values():
                 found.error("duplicate id", f"{record.place} repeats the name {name!r}")
@@ -122,7 +128,7 @@ def _images(found: Inspection, document: Record, layout: Layout) -> dict[int, In
     for number, record in found.identified(found.records(document, "images")):
         with found.catching("broken entry"):
             photo = named_file(record, layout.photos)
-            size = record.integer("height", least=1), record.integer("width", least=1)
+            size = image_size(record)
             images[number] = InstanceImage(image_id=number, photo=photo, size=size, objects=())
             if photo in photos:
                 found.error(

@@ -52,12 +52,14 @@ class Conversion:
         splits: by name.
         images: how many photos.
         lost: how often something had no place, by what it is.
+        unreadable: what is said of each photo that is left out, because its header is broken.
     """
 
     format: Format
     splits: list[str]
     images: int = 0
     lost: Counter[str] = field(default_factory=Counter)
+    unreadable: list[str] = field(default_factory=list[str])
 
 
 def convert_data(
@@ -84,7 +86,6 @@ def convert_data(
     Raises:
         UsageError: it has that format already, or `out` is there already.
         DataError: the data set is broken, or lacks the masks that the format is made of.
-        ImageError: a photo's header is broken, where the format doesn't give sizes.
         PanodetrError: the system refused to write.
     """
     format, splits = find_splits(folder, split, format)
@@ -99,6 +100,7 @@ def convert_data(
         yolo = YoloWriter(written)
         for name in splits:
             data = open_data(folder, name, format=format, class_name=class_name)
+            made.unreadable += data.unreadable
             if target == "coco-panoptic":
                 _to_panoptic(data, PanopticWriter(written, name, data.categories), made, progress)
             elif target == "yolo":

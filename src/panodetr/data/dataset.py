@@ -13,6 +13,7 @@ from panodetr.data.instances import InstanceData, InstanceImage
 from panodetr.data.layout import find_splits
 from panodetr.data.masks import draw_id_map
 from panodetr.data.panoptic import PanopticData, Sample, read_ids
+from panodetr.data.records import system_errors
 from panodetr.data.targets import Objects, segment_classes
 from panodetr.data.yolo import SPLITS, find_yolo, open_yolo, read_yolo_file
 from panodetr.errors import DataError
@@ -49,6 +50,8 @@ class Dataset:
         samples: the photos.
         has_masks: whether every object has a mask; crowds don't count. Where one has none, masks
             are not read at all: half the objects would be trained as background.
+        unreadable: what is said of each photo that is left out, because its header is broken and
+            the format gives no sizes.
     """
 
     folder: Path
@@ -57,6 +60,7 @@ class Dataset:
     categories: tuple[Category, ...]
     samples: tuple[AnySample, ...]
     has_masks: bool
+    unreadable: tuple[str, ...] = ()
 
     @property
     def index_of(self) -> dict[int, int]:
@@ -64,6 +68,7 @@ class Dataset:
         return {category.id: category.index for category in self.categories}
 
 
+@system_errors()
 def open_data(
     folder: Path,
     split: str | None = None,
@@ -83,7 +88,6 @@ def open_data(
     Raises:
         DataError: there is no such data set or split, a file is missing or broken, or it
             contradicts itself.
-        ImageError: a photo's header is broken, where the format doesn't give sizes.
     """
     format, split = find_data(folder, split, format)
     if format == "coco-panoptic":
@@ -93,16 +97,19 @@ def open_data(
     if format == "yolo":
         return _from_instances(open_yolo(_yolo_file(folder), split), folder, split, format)
     name = class_folder(folder, split)[1] or class_name
+    samples, unreadable = open_id_folder(folder, split)
     return Dataset(
         folder=folder,
         split=split,
         format=format,
         categories=(Category(index=0, id=1, name=name, is_thing=True, color=_color(0)),),
-        samples=open_id_folder(folder, split),
+        samples=samples,
         has_masks=True,
+        unreadable=unreadable,
     )
 
 
+@system_errors()
 def find_data(folder: Path, split: str | None, format: Format | None) -> tuple[Format, str]:
     """Find out a folder's format and split.
 
@@ -116,8 +123,9 @@ def find_data(folder: Path, split: str | None, format: Format | None) -> tuple[F
         (name, found) for name in tried if (found := list_splits(folder, name))
     ]
     if not splits:
+        asked = f" in the format {format}" if format else ""
         raise DataError(
-            f"{folder} holds no data set; expected one of these: panoptic_NAME.json or "
+            f"{folder} holds no data set{asked}; expected one of these: panoptic_NAME.json or "
             "instances_NAME.json of COCO (perhaps in annotations/), data.yaml of YOLO, "
             "or images/ and masks/ with id maps"
         )
@@ -130,6 +138,7 @@ def find_data(folder: Path, split: str | None, format: Format | None) -> tuple[F
     raise DataError(f"{folder}: {asked}; it has {', '.join(there)}")
 
 
+@system_errors()
 def list_splits(folder: Path, format: Format) -> list[str]:
     """List the splits of one format; "" stands for a data set that has none.
 
@@ -195,6 +204,7 @@ def _from_instances(data: InstanceData, folder: Path, split: str, format: Format
         categories=name_categories(data.categories),
         samples=data.images,
         has_masks=all("segmentation" in truth for truth in truths if not truth["iscrowd"]),
+        unreadable=data.unreadable,
     )
 
 

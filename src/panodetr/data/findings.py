@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from panodetr.data.panoptic import read_photo
-from panodetr.data.records import Record
+from panodetr.data.records import Record, system_errors
 from panodetr.errors import DataError, ImageError
 
 if TYPE_CHECKING:
@@ -72,17 +72,18 @@ class Inspection:
 
     def error(self, kind: Kind, message: str) -> None:
         """Note something wrong."""
-        self.findings.append(Finding(kind=kind, message=message, is_error=True))
+        self.findings.append(Finding(kind=kind, message=one_line(message), is_error=True))
 
     def note(self, kind: Kind, message: str) -> None:
         """Note something worth knowing."""
-        self.findings.append(Finding(kind=kind, message=message, is_error=False))
+        self.findings.append(Finding(kind=kind, message=one_line(message), is_error=False))
 
     @contextmanager
     def catching(self, kind: Kind) -> Generator[None, None, None]:
         """Note an error that is raised within, and go on after it."""
         try:
-            yield
+            with system_errors():
+                yield
         except (DataError, ImageError) as error:
             self.error(kind, str(error))
 
@@ -130,12 +131,21 @@ class Inspection:
 
     def photo(self, sample: AnySample) -> None:
         """Read a photo, and note whether it is missing, broken, or of another size."""
-        if not sample.photo.is_file():
-            self.error("missing file", f"{sample.photo} is missing; it is image {sample.image_id}")
-            return
+        with self.catching("missing file"):
+            if not sample.photo.is_file():
+                message = f"{sample.photo} is missing; it is image {sample.image_id}"
+                self.error("missing file", message)
+                return
         try:
             read_photo(sample)
         except ImageError as error:
             self.error("broken file", f"{error} (image {sample.image_id})")
         except DataError as error:
             self.error("wrong size", str(error))
+
+
+def one_line(message: str) -> str:
+    """Escape what would break a line or steer a terminal: names are whatever a file says."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in message
+    )

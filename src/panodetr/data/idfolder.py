@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from panodetr.data.idmaps import VOID, present_ids, read_gray_id_map
-from panodetr.data.layout import number_photos
+from panodetr.data.layout import number_photos, read_sizes
 from panodetr.errors import DataError
-from panodetr.images.read import SUFFIXES, read_size
+from panodetr.images.read import SUFFIXES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,24 +102,25 @@ def list_pairs(folder: Path, split: str) -> list[tuple[Path, Path]]:
     return [(photo, _map_of(photo, masks)) for photo in photos]
 
 
-def open_id_folder(folder: Path, split: str) -> tuple[MaskImage, ...]:
+def open_id_folder(folder: Path, split: str) -> tuple[tuple[MaskImage, ...], tuple[str, ...]]:
     """List a split's photos with their sizes and id maps, which are not read yet.
 
+    Returns:
+        The photos that can be read by their headers, and what is said of each of the others.
+
     Raises:
-        DataError: a file is missing, or there are several classes.
-        ImageError: a photo's header is broken.
+        DataError: a file is missing, no photo can be read, or there are several classes.
     """
     pairs = list_pairs(folder, split)
+    photos = [photo for photo, _ in pairs]
+    sizes, unreadable = read_sizes(photos)
     images: list[MaskImage] = []
-    for image_id, (photo, id_map) in zip(
-        number_photos([photo for photo, _ in pairs]), pairs, strict=True
-    ):
+    for image_id, (photo, id_map), size in zip(number_photos(photos), pairs, sizes, strict=True):
         if not id_map.is_file():
             raise DataError(f"{id_map} is missing; it is the id map of {photo}")
-        images.append(
-            MaskImage(image_id=image_id, photo=photo, id_map=id_map, size=read_size(photo))
-        )
-    return tuple(images)
+        if size is not None:
+            images.append(MaskImage(image_id=image_id, photo=photo, id_map=id_map, size=size))
+    return tuple(images), unreadable
 
 
 def _is_split(folder: Path) -> bool:

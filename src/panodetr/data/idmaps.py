@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from panodetr.errors import DataError
 from panodetr.results.coco import decode_ids
@@ -24,12 +24,16 @@ if TYPE_CHECKING:
 
 VOID = 0
 
+# Without loss; and Pillow would also run Ghostscript on an EPS file that came as a .png.
+_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "PPM")
+_KNOWN = "PNG, TIFF, BMP, GIF or PPM"
+
 
 def read_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
     """Read the ids of one of COCO's id maps, (H, W).
 
     Args:
-        path: a picture without loss, PNG as a rule.
+        path: a picture without loss: PNG as a rule, or TIFF, BMP, GIF or PPM.
         size: height and width that it must have.
 
     Raises:
@@ -77,7 +81,7 @@ def _opened(path: Path, size: tuple[int, int]) -> Generator[Image.Image, None, N
         DataError: it is missing, broken, or of another size; also where its pixels turn out broken.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=_FORMATS) as picture:
             if picture.size != (size[1], size[0]):
                 raise DataError(
                     f"{path} is {picture.width}x{picture.height} pixels; "
@@ -88,6 +92,10 @@ def _opened(path: Path, size: tuple[int, int]) -> Generator[Image.Image, None, N
         raise DataError(f"{path} is missing; expected the id map of an image") from error
     except DataError:
         raise
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"{path} cannot be read as an id map: it is broken, or not {_KNOWN}, which lose nothing"
+        ) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} cannot be read as an id map: {reason}") from error

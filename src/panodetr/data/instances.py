@@ -9,14 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
+import numpy as np
+
 from panodetr.data.layout import require_layout
-from panodetr.data.records import Record, named_file, read_record
+from panodetr.data.records import Record, finite_number, image_size, named_file, read_record
 from panodetr.errors import DataError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from panodetr.data.layout import Layout
+
+
+MOST_CHARACTERS = 7
+"""Of one number in COCO's string of run lengths: 35 bits, more than any photo has pixels."""
 
 
 class RunLengths(TypedDict):
@@ -85,11 +91,14 @@ class InstanceData:
         folder: where its JSON lies.
         categories: by rising id.
         images: in the order of the JSON.
+        unreadable: what is said of each photo that is left out, because its header is broken and no
+            JSON gives its size.
     """
 
     folder: Path
     categories: tuple[InstanceCategory, ...]
     images: tuple[InstanceImage, ...]
+    unreadable: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, folder: Path, split: str) -> InstanceData:
@@ -122,7 +131,7 @@ class InstanceData:
                 InstanceImage(
                     image_id=image_id,
                     photo=named_file(image, layout.photos),
-                    size=_size(image),
+                    size=image_size(image),
                     objects=tuple(objects[image_id]),
                 )
                 for image_id, image in images.items()
@@ -131,10 +140,11 @@ class InstanceData:
 
 
 def read_run_lengths(record: Record, key: str, size: tuple[int, int]) -> RunLengths:
-    """Give a mask in COCO's run lengths, their string not yet decoded.
+    """Give a mask in COCO's run lengths, as they are written, after a look whether they fill it.
 
     Raises:
-        DataError: the field is something else, or the mask has another size than (H, W).
+        DataError: the field is something else, the mask has another size than (H, W), or its run
+            lengths don't fill that.
     """
     value = record.fields.get(key)
     if not isinstance(value, dict):
@@ -151,14 +161,46 @@ def read_run_lengths(record: Record, key: str, size: tuple[int, int]) -> RunLeng
         )
     counts = mask.fields.get("counts")
     if isinstance(counts, str):
-        return RunLengths(size=list(size), counts=counts)
-    lengths = [n for n in mask.items("counts") if isinstance(n, int) and n >= 0]
-    if len(lengths) != len(mask.items("counts")) or sum(lengths) != size[0] * size[1]:
+        try:
+            items: list[object] = [*decode_counts(counts)]
+        except ValueError as error:
+            raise DataError(f'{mask.place}: "counts" is {error}; write the mask again') from error
+    else:
+        items = mask.items("counts")
+    lengths = [n for n in items if isinstance(n, int) and n >= 0]
+    if len(lengths) != len(items) or sum(lengths) != size[0] * size[1]:
         raise DataError(
             f"{mask.place} has run lengths that don't fill its size; expected whole numbers that "
             f"add up to {size[0] * size[1]}"
         )
-    return RunLengths(size=list(size), counts=lengths)
+    return RunLengths(size=list(size), counts=counts if isinstance(counts, str) else lengths)
+
+
+def decode_counts(text: str) -> list[int]:
+    """Decode COCO's string of run lengths.
+
+    Each number is written as characters of five bits and one that says whether more follow, lowest
+    bits first; from the fourth number on, as the difference to the last but one.
+
+    Raises:
+        ValueError: it is no such string.
+    """
+    codes = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
+    if not codes.size:
+        return []
+    ends = np.flatnonzero(codes < 32)  # R
+    if codes.min() < 0 or codes.max() > 63 or not ends.size or ends[-1] != codes.size - 1:
+        raise ValueError("no string of run lengths")
+    lengths = np.diff(ends, prepend=-1)
+    if lengths.max() > MOST_CHARACTERS:
+        raise ValueError("no string of run lengths: one of them is too long")
+    starts = ends - lengths + 1
+    shifts = 5 * (np.arange(codes.size) - np.repeat(starts, lengths))
+    values = np.add.reduceat((codes & 31) << shifts, starts)
+    values -= np.where(codes[ends] & 16, 1 << 5 * lengths, 0)  # the last bit is the sign
+    for parity in (1, 2):
+        values[parity::2] = values[parity::2].cumsum()
+    return values.tolist()
 
 
 def _categories(document: Record) -> tuple[InstanceCategory, ...]:
@@ -185,10 +227,6 @@ def _images(document: Record) -> dict[int, Record]:
     if not images:
         raise DataError(f"{document.place} has no images; expected at least one")
     return images
-
-
-def _size(image: Record) -> tuple[int, int]:
-    return image.integer("height", least=1), image.integer("width", least=1)
 
 
 def _objects(
@@ -222,7 +260,7 @@ def _objects(
             iscrowd=int(record.flag("iscrowd", default=False)),
         )
         if record.fields.get("segmentation"):  # empty where there are boxes only
-            truth["segmentation"] = read_segmentation(record, _size(images[image_id]))
+            truth["segmentation"] = read_segmentation(record, image_size(images[image_id]))
         objects[image_id].append(truth)
     return objects
 
@@ -231,18 +269,18 @@ def read_segmentation(record: Record, size: tuple[int, int]) -> list[list[float]
     """Read an object's polygons or run lengths.
 
     Raises:
-        DataError: it is neither, or run lengths of another size.
+        DataError: it is neither, or run lengths that don't fill (H, W).
     """
     if isinstance(record.fields["segmentation"], dict):
         return read_run_lengths(record, "segmentation", size)
     polygons: list[list[float]] = []
     for polygon in record.items("segmentation"):
         points = cast("list[object]", polygon) if isinstance(polygon, list) else []
-        numbers = [float(p) for p in points if isinstance(p, int | float)]
+        numbers = [number for p in points if (number := finite_number(p)) is not None]
         if len(numbers) < 6 or len(numbers) % 2 or len(numbers) != len(points):
             raise DataError(
                 f"{record.place} has a polygon that is none; expected three points or more, "
-                "as numbers x0, y0, x1, y1, …"
+                "as finite numbers x0, y0, x1, y1, …"
             )
         polygons.append(numbers)
     return polygons

@@ -15,7 +15,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from panodetr.errors import DataError
+from panodetr.errors import DataError, ImageError
+from panodetr.images.read import read_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,6 +83,31 @@ def find_splits(folder: Path, kind: Kind) -> list[str]:
     found = [*folder.glob(f"{kind}_*.json"), *(folder / "annotations").glob(f"{kind}_*.json")]
     splits = sorted({path.stem.removeprefix(f"{kind}_") for path in found})
     return [*splits, ""] if (folder / f"{kind}.json").is_file() else splits
+
+
+def read_sizes(photos: Sequence[Path]) -> tuple[list[tuple[int, int] | None], tuple[str, ...]]:
+    """Read the sizes (H, W) of photos, where no file gives them.
+
+    Returns:
+        The sizes in the photos' order, None for photos whose headers are broken, and what is said
+        of each of these.
+
+    Raises:
+        DataError: a photo is missing, there is none, or none can be read.
+    """
+    sizes: list[tuple[int, int] | None] = []
+    unreadable: list[str] = []
+    for photo in photos:
+        try:
+            sizes.append(read_size(photo))
+        except ImageError as error:
+            if not photo.exists():
+                raise DataError(str(error)) from error
+            sizes.append(None)
+            unreadable.append(str(error))
+    if len(unreadable) == len(photos):
+        raise DataError(f"none of {len(photos)} photos can be read, the first: {unreadable[0]}")
+    return sizes, tuple(unreadable)
 
 
 def number_photos(photos: Sequence[Path]) -> list[int]:

@@ -124,7 +124,7 @@ class BatchReader:
         self._workers = workers
         self._bad_photos = bad_photos
         self._on_bad = on_bad
-        self._bad: set[int] = set()
+        self._bad: set[int | str] = set()  # places of photos, and what is said of those left out
         sizes = [sample.size for sample in data.samples]
         self._sampler = Sampler(
             sizes, augmentation, seed=seed, batch_size=batch_size, sampling=sampling
@@ -152,6 +152,8 @@ class BatchReader:
                 f"rank {rank} of {ranks} has no part in batches of {self._batch_size}; "
                 "expected a batch size of at least the number of ranks"
             )
+        for message in self._data.unreadable:
+            self._count(message, message)
         share = range(rank, self._batch_size, ranks)
         # Every worker has a photo to read and one that waits, and the next batch is on its way.
         ahead = 1 + -(-2 * self._workers // len(share))
@@ -196,22 +198,23 @@ class BatchReader:
             try:
                 return future.result()
             except (ImageError, DataError) as error:
-                self._count(draw.index, error)
+                self._count(draw.index, str(error))
             attempt += 1
             number, draw, future = self._ask(pool, number, attempt)
 
-    def _count(self, index: int, error: ImageError | DataError) -> None:
+    def _count(self, photo: int | str, message: str) -> None:
         """Tell of a photo that cannot be read, and give up where there are too many."""
-        if index not in self._bad:
-            self._bad.add(index)
+        if photo not in self._bad:
+            self._bad.add(photo)
             if self._on_bad is not None:
-                self._on_bad(str(error))
-        if len(self._bad) > self._bad_photos or len(self._bad) == len(self._data.samples):
+                self._on_bad(message)
+        photos = len(self._data.samples) + len(self._data.unreadable)
+        if len(self._bad) > self._bad_photos or len(self._bad) == photos:
             raise DataError(
-                f"{len(self._bad)} of {len(self._data.samples)} photos cannot be read, the last: "
-                f"{error}; `panodetr data check` lists them all, and bad_photos allows more "
-                f"than {self._bad_photos}"
-            ) from error
+                f"{len(self._bad)} of {photos} photos cannot be read, the last: {message}; "
+                "`panodetr data check` lists them all, and bad_photos allows more than "
+                f"{self._bad_photos}"
+            )
 
     def _read_here(self, draw: Draw) -> Example:
         sample = self._data.samples[draw.index]

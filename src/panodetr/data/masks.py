@@ -47,7 +47,7 @@ def draw_id_map(objects: Sequence[ObjectTruth], size: tuple[int, int]) -> NDArra
     """Draw all objects' masks into one map (H, W): 1 + the object's place, 0 where there is none.
 
     Where objects overlap, the one of fewer pixels is on top: docs/decisions/011-id-maps.md. Only
-    one mask is decoded at a time.
+    one mask is decoded at a time; as masks are, the map is contiguous column by column.
 
     Args:
         objects: each with a mask.
@@ -58,7 +58,7 @@ def draw_id_map(objects: Sequence[ObjectTruth], size: tuple[int, int]) -> NDArra
     ids = np.zeros(size, np.int32, order="F")  # masks are decoded column by column
     for place in sorted(range(len(objects)), key=lambda place: -areas[place]):
         np.copyto(ids, place + 1, where=hotcoco.mask.decode(encoded[place]).view(np.bool_))
-    return np.ascontiguousarray(ids)
+    return ids
 
 
 def panoptic_objects(

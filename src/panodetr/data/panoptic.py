@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from panodetr.data.idmaps import VOID, present_ids, read_id_map
 from panodetr.data.layout import require_layout
-from panodetr.data.records import Record, named_file, read_record
+from panodetr.data.records import Record, image_size, named_file, read_record
 from panodetr.errors import DataError
 from panodetr.images.read import read_image
 from panodetr.results.types import Category
@@ -149,6 +149,19 @@ def read_ids(sample: Sample) -> NDArray[np.int32]:
     return ids
 
 
+def sample_name(id_map: Path, layout: Layout) -> str:
+    """Give the name of a sample: that of its id map, without the suffix."""
+    return id_map.relative_to(layout.id_maps).with_suffix("").as_posix()
+
+
+def shared_id_map(annotation: Record, other: int) -> str:
+    """Say that an annotation has the id map of an image that came before."""
+    return (
+        f"{annotation.place} has the id map {annotation.text('file_name')} of another image, "
+        f"{other}; expected one of its own"
+    )
+
+
 def _categories(document: Record) -> tuple[Category, ...]:
     """Read the categories, by rising id.
 
@@ -211,15 +224,15 @@ def _samples(document: Record, layout: Layout, category_ids: set[int]) -> tuple[
         id_map = named_file(annotation, layout.id_maps)
         if not id_map.is_file():
             raise DataError(f"{id_map} is missing; {annotation.place} names it")
-        name = id_map.relative_to(layout.id_maps).with_suffix("").as_posix()
+        name = sample_name(id_map, layout)
         if name in samples:
-            raise DataError(f"{annotation.place} has the id map {name} of another image")
+            raise DataError(shared_id_map(annotation, samples[name].image_id))
         samples[name] = Sample(
             image_id=image_id,
             name=name,
             photo=named_file(image, layout.photos),
             id_map=id_map,
-            size=(image.integer("height", least=1), image.integer("width", least=1)),
+            size=image_size(image),
             segments=_segments(annotation, category_ids),
         )
     return tuple(samples.values())

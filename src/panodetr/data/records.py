@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, cast
 
 from panodetr.errors import DataError
+from panodetr.images.read import MAX_PIXELS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
 
@@ -49,11 +51,12 @@ class Record:
             DataError: the field is missing, not a finite number, or below `least`.
         """
         value = self._value(key)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
+        number = finite_number(value)
+        if number is None:
             raise self._wrong(key, value, "a finite number")
-        if least is not None and value < least:
+        if least is not None and number < least:
             raise self._wrong(key, value, f"at least {least:g}")
-        return float(value)
+        return number
 
     def box(self, key: str) -> list[float]:
         """Give COCO's x, y, width, height.
@@ -61,14 +64,14 @@ class Record:
         Raises:
             DataError: the field is missing, not four finite numbers, or a side is negative.
         """
-        values = [v for v in self.items(key) if isinstance(v, int | float) and isfinite(v)]
+        values = [n for v in self.items(key) if (n := finite_number(v)) is not None]
         if len(values) != 4 or len(self.items(key)) != 4 or min(values[2:]) < 0:
             shown = json.dumps(self.items(key))
             raise DataError(
                 f'{self.place}: "{key}" is {shown if len(shown) <= 80 else "a list"}; '
                 "expected x, y, width and height as finite numbers, none of the sides negative"
             )
-        return [float(v) for v in values]
+        return values
 
     def color(self, key: str) -> tuple[int, int, int]:
         """Give red, green and blue.
@@ -135,14 +138,52 @@ class Record:
         return DataError(f'{self.place}: "{key}" is {_short(value)}; expected {expected}')
 
 
+def finite_number(value: object) -> float | None:
+    """Give a finite number of a JSON; None for anything else, true and false too."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number beyond all floats
+        return None
+    return number if isfinite(number) else None
+
+
+def image_size(record: Record) -> tuple[int, int]:
+    """Give the height and width that a record says of its image.
+
+    Raises:
+        DataError: a side is missing, no whole number or below 1, or no such photo could be read.
+    """
+    height, width = record.integer("height", least=1), record.integer("width", least=1)
+    if height * width > MAX_PIXELS:
+        raise DataError(
+            f"{record.place} is {width}x{height} pixels; expected {MAX_PIXELS:,} at most in all"
+        )
+    return height, width
+
+
+@contextmanager
+def system_errors() -> Generator[None, None, None]:
+    """Say in one line what the system refuses: a name that is too long, or a closed folder.
+
+    Raises:
+        DataError: it has refused to look something up or to read it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror or error}") from error
+
+
 def named_file(record: Record, folder: Path) -> Path:
     """Give the path of the file in a folder that a record names; it need not be there.
 
     Raises:
-        DataError: the field `file_name` is missing, or leads out of the folder.
+        DataError: the field `file_name` is missing, names no file, or leads out of the folder.
     """
     name = PurePosixPath(record.text("file_name"))
-    if name.is_absolute() or ".." in name.parts:
+    if name.is_absolute() or ".." in name.parts or not name.parts:
         raise DataError(f"{record.place} names {name}; expected a file within {folder}")
     return folder / name
 

@@ -13,6 +13,7 @@ in fractions of the photo's width and height.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import count
 from math import isfinite
@@ -22,9 +23,9 @@ from typing import TYPE_CHECKING, cast
 import yaml
 
 from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage, ObjectTruth
-from panodetr.data.layout import number_photos
+from panodetr.data.layout import number_photos, read_sizes
 from panodetr.errors import DataError
-from panodetr.images.read import SUFFIXES, read_size
+from panodetr.images.read import SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,15 +74,18 @@ def read_yolo_file(path: Path) -> YoloFile:
         value = cast("object", yaml.safe_load(path.read_text("utf-8")))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no text, or no date
         reason = " ".join(str(error).split()) or "nested too deeply"
         raise DataError(f"{path} is not YAML ({reason}); write it again") from error
     if not isinstance(value, dict):
         raise DataError(f'{path} holds no fields; expected "names" and "train" or "val"')
     fields = cast("dict[object, object]", value)
-    root = path.parent / str(fields.get("path") or ".")
+    root = path.parent / _path(fields.get("path") or ".", f'{path}: "path"')
     splits = {
-        split: tuple(_existing(part, root, path.parent) for part in _listed(fields[split]))
+        split: tuple(
+            _existing(_path(part, f'{path}: "{split}"'), root, path.parent)
+            for part in _listed(fields[split])
+        )
         for split in SPLITS
         if fields.get(split)
     }
@@ -94,14 +98,15 @@ def open_yolo(file: YoloFile, split: str) -> InstanceData:
     """Read a split's photos' sizes and their objects, polygons in pixels.
 
     Raises:
-        DataError: there is no such split, no photo, or a label is broken.
-        ImageError: a photo's header is broken.
+        DataError: there is no such split, no photo that can be read, or a label is broken.
     """
     photos = list_photos(file, split)
+    sizes, unreadable = read_sizes(photos)
     images: list[InstanceImage] = []
     numbers = count(1)
-    for image_id, photo in zip(number_photos(photos), photos, strict=True):
-        size = read_size(photo)
+    for image_id, photo, size in zip(number_photos(photos), photos, sizes, strict=True):
+        if size is None:
+            continue
         objects = tuple(
             to_object(label, next(numbers), image_id, size)
             for label in read_labels(label_file(photo), file.names)
@@ -111,6 +116,7 @@ def open_yolo(file: YoloFile, split: str) -> InstanceData:
         folder=file.path.parent,
         categories=tuple(InstanceCategory(id=n, name=file.names[n]) for n in sorted(file.names)),
         images=tuple(images),
+        unreadable=unreadable,
     )
 
 
@@ -170,13 +176,9 @@ def label_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
         DataError: the file is there and cannot be read.
     """
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except FileNotFoundError:
-        return
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {' '.join(str(error).split())}") from error
-    yield from ((n, line) for n, line in enumerate(lines, start=1) if line.strip())
+    if path.exists() or path.is_symlink():
+        lines = enumerate(_read_lines(path), start=1)
+        yield from ((number, line) for number, line in lines if line.strip())
 
 
 def parse_label(text: str, place: str) -> Label:
@@ -246,7 +248,9 @@ def _names(value: object, path: Path) -> dict[int, str]:
         pairs = list(cast("dict[object, object]", value).items())
     names: dict[int, str] = {}
     for number, name in pairs:
-        if not str(number).isdecimal() or isinstance(name, list | dict) or name is None:
+        if isinstance(name, list | dict):  # not shown: a few words can stand for lists without end
+            raise DataError(f"{path} names class {number!r} by a list; expected a name")
+        if not re.fullmatch(r"\d{1,9}", str(number)) or name is None:
             raise DataError(f"{path} names class {number!r} {name!r}; expected a number and a name")
         names[int(str(number))] = str(name)
     if not names or len(set(names.values())) != len(pairs):
@@ -256,10 +260,19 @@ def _names(value: object, path: Path) -> dict[int, str]:
     return names
 
 
-def _listed(value: object) -> list[str]:
-    return [
-        str(part) for part in (cast("list[object]", value) if isinstance(value, list) else [value])
-    ]
+def _listed(value: object) -> list[object]:
+    return cast("list[object]", value) if isinstance(value, list) else [value]
+
+
+def _path(value: object, place: str) -> str:
+    """Read a path.
+
+    Raises:
+        DataError: it is a list or an object.
+    """
+    if isinstance(value, list | dict):
+        raise DataError(f"{place} holds a list within; expected a path, or a list of paths")
+    return str(value)
 
 
 def _existing(part: str, root: Path, folder: Path) -> Path:
@@ -275,16 +288,32 @@ def _existing(part: str, root: Path, folder: Path) -> Path:
     return next((path for path in tries if path.exists()), tries[0])
 
 
+def _read_lines(path: Path) -> list[str]:
+    """Read a text file.
+
+    Raises:
+        DataError: it is something else, or cannot be read.
+    """
+    if not path.is_file():  # a pipe would never end
+        raise DataError(f"cannot read {path}: it is no file; expected text")
+    try:
+        return path.read_text("utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"cannot read {path}: {error}; expected text in UTF-8") from error
+
+
 def _photos(part: Path, folder: Path) -> Iterator[Path]:
     """Give the photos of a folder, or those that a text file lists.
 
     Raises:
-        DataError: there is no such folder or list.
+        DataError: there is no such folder or list, or the list cannot be read.
     """
     if part.is_dir():
         yield from (p for p in part.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     elif part.suffix == ".txt" and part.is_file():
-        for line in part.read_text("utf-8").splitlines():
+        for line in _read_lines(part):
             if line.strip():
                 tries = [folder / line.strip(), part.parent / line.strip()]
                 yield next((path for path in tries if path.exists()), tries[0])

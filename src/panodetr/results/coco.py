@@ -113,8 +113,11 @@ def encode_ids(segment_ids: NDArray[np.int32]) -> NDArray[np.uint8]:
 
 def decode_ids(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Turn colours (H, W, 3) back into ids (H, W)."""
-    red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
-    return red + 256 * green + 65536 * blue
+    ids = colors[..., 2].astype(np.int32)  # in place from here: one map is held, not several
+    for channel in (1, 0):
+        ids <<= 8
+        ids |= colors[..., channel]
+    return ids
 
 
 def id_map_png(segment_ids: NDArray[np.int32]) -> bytes:

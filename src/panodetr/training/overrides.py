@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from dataclasses import fields, is_dataclass, replace
+import re
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
 from panodetr.checkpoints.fields import convert
@@ -16,8 +17,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Change:
+    """One change: as it was asked for, the way to its field, and the text of the value."""
+
+    text: str
+    path: tuple[str, ...]
+    value: str
+
+    def __str__(self) -> str:
+        return repr(self.text)
+
+
 def override(config: T, changes: Sequence[str], others: Iterable[str] = ()) -> T:
-    """A copy of a configuration with some fields changed.
+    """A copy of a configuration with some fields changed, in whatever order they are given.
+
+    Of two changes of one field the later one counts.
 
     Args:
         config: a frozen dataclass, whose fields may be such too.
@@ -26,12 +41,14 @@ def override(config: T, changes: Sequence[str], others: Iterable[str] = ()) -> T
         others: names that may be given besides the fields, for the message.
 
     Raises:
-        UsageError: a change has no "=", names no field, or has a value of the wrong kind.
+        UsageError: a change has no "=", names no field, has a value of the wrong kind, or one that
+            does not go with the others.
     """
-    for change in changes:
-        name, text = split_change(change)
-        config = _replace(config, name.split("."), text, change, others)
-    return config
+    asked: list[_Change] = []
+    for text in changes:
+        name, value = split_change(text)
+        asked.append(_Change(text=text, path=tuple(name.split(".")), value=value))
+    return _rebuild(config, asked, others) if asked else config
 
 
 def list_fields(config: object, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -78,26 +95,38 @@ def parse_value(hint: object, text: str, change: str) -> object:
             raise UsageError(f"{change!r}: {error}") from error
 
 
-def _replace(config: T, path: list[str], text: str, change: str, others: Iterable[str]) -> T:
+def _rebuild(config: T, changes: Sequence[_Change], others: Iterable[str]) -> T:
+    """A copy with all changes made at once, so that each is checked beside the others."""
     assert is_dataclass(config)
     assert not isinstance(config, type)
     names = [field.name for field in fields(config)]
-    name, *rest = path
-    if name not in names:
-        known = [*names, *others]
-        near = difflib.get_close_matches(name, known, n=3) or known
-        raise UsageError(f"{change!r}: there is no field {name!r}; near ones are {', '.join(near)}")
-    old: object = getattr(config, name)
-    if is_dataclass(old):
-        if not rest:
-            inner = ", ".join(field.name for field in fields(old))
-            raise UsageError(f"{change!r}: {name} has fields of its own; name one of {inner}")
-        value = _replace(old, rest, text, change, ())
-    elif rest:
-        raise UsageError(f"{change!r}: {name} has no fields of its own")
-    else:
-        value = parse_value(get_type_hints(type(config))[name], text, change)
+    values: dict[str, object] = {}
+    asked: dict[str, str] = {}
+    inner: dict[str, list[_Change]] = {}
+    for change in changes:
+        name, *rest = change.path
+        if name not in names:
+            known = [*names, *others]
+            near = ", ".join(difflib.get_close_matches(name, known, n=3) or known)
+            raise UsageError(f"{change}: there is no field {name!r}; near ones are {near}")
+        old: object = getattr(config, name)
+        if is_dataclass(old):
+            if not rest:
+                own = ", ".join(field.name for field in fields(old))
+                raise UsageError(f"{change}: {name} has fields of its own; name one of {own}")
+            inner.setdefault(name, []).append(replace(change, path=tuple(rest)))
+        elif rest:
+            raise UsageError(f"{change}: {name} has no fields of its own")
+        else:
+            values[name] = parse_value(
+                get_type_hints(type(config))[name], change.value, change.text
+            )
+            asked[name] = str(change)
+    for name, own_changes in inner.items():
+        values[name] = _rebuild(getattr(config, name), own_changes, ())
+        asked[name] = ", ".join(map(str, own_changes))
     try:
-        return replace(config, **{name: value})
+        return replace(config, **values)
     except ValueError as error:
-        raise UsageError(f"{change!r}: {error}") from error
+        blamed = [name for name in asked if re.search(rf"\b{name}\b", str(error))] or [*asked]
+        raise UsageError(f"{', '.join(asked[name] for name in blamed)}: {error}") from error

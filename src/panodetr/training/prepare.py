@@ -27,7 +27,7 @@ from panodetr.training.validate import choose_task
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from panodetr.data.dataset import AnySample, Dataset
+    from panodetr.data.dataset import AnySample, Dataset, Format
     from panodetr.training.config import TrainConfig
 
 NO_VALIDATION = "none"
@@ -45,6 +45,7 @@ class Request:
     Attributes:
         recipe: a name in `RECIPES`.
         data: the data set's folder.
+        format: how it is written; None takes the recipe's choice of what is there.
         split: what to learn from; None takes "train", or the only one.
         val: what to validate with; None takes "val" where it is there, `NO_VALIDATION` none.
         changes: "field=value", in the order in which they were asked for.
@@ -52,6 +53,7 @@ class Request:
 
     recipe: str
     data: Path
+    format: Format | None = None
     split: str | None = None
     val: str | None = None
     changes: tuple[str, ...] = ()
@@ -91,7 +93,7 @@ def prepare(request: Request) -> Prepared:
     check_extras()
     find_recipe(request.recipe)
     request = replace(request, changes=tuple(map(_with_absolute_path, request.changes)))
-    wanted = preferred_format(request.recipe, request.data)
+    wanted = request.format or preferred_format(request.recipe, request.data)
     data = open_data(request.data, request.split, format=wanted)
     facts = RecipeData(categories=data.categories, photos=len(data.samples), masks=data.has_masks)
     config = configure(request.recipe, facts, request.changes)
@@ -196,6 +198,7 @@ def read_request(path: Path) -> tuple[Request, dict[str, Any]]:
         request = Request(
             recipe=record["recipe"],
             data=Path(record["data"]),
+            format=record.get("format"),  # runs of earlier versions have none
             split=record["split"],
             val=record["val"],
             changes=tuple(record["changes"]),
@@ -235,7 +238,7 @@ def resumed(
     wider = replace(kept, val=val or kept.val, changes=(*kept.changes, *changes))
     if asked is None:
         return wider
-    for name in ("recipe", "split", "val"):
+    for name in ("recipe", "format", "split", "val"):
         one, other = getattr(kept, name), getattr(asked, name)
         if other is not None and other != one:
             raise UsageError(
@@ -265,9 +268,16 @@ def _open_truth(folder: Path, data: Dataset, val: str | None) -> Truth | None:
         if not any(re.fullmatch(rf"{DEFAULT_SPLIT}(20\d\d)?", split) for split in splits):
             return None
         val = DEFAULT_SPLIT
-    if data.format in ("coco-panoptic", "coco-instances"):
+    if data.format == "coco-panoptic":
         return Truth.open(folder, val)
+    if data.format == "coco-instances":
+        return Truth.of_instances(InstanceData.open(folder, val))
     held_out = open_data(folder, val, format=data.format)
+    if held_out.unreadable:
+        raise DataError(
+            f"{len(held_out.unreadable)} of the photos to validate with cannot be read, the first: "
+            f"{held_out.unreadable[0]}; mend or remove them, or validate with another --val"
+        )
     return Truth.of_instances(
         InstanceData(
             folder=held_out.folder,

@@ -143,6 +143,7 @@ def finetune(
     )
     steps = _steps(data, epochs, batch_size)
     live = old.backbone.norm == "batch"
+    augmentation = _augmentation_for(rule)
     return TrainConfig(
         spec=replace(
             trained,
@@ -151,8 +152,9 @@ def finetune(
             categories=data.categories,
             preprocessing=rule,
         ),
-        augmentation=_augmentation_for(rule),
-        sampling="epochs",
+        augmentation=augmentation,
+        # Whole photos have many shapes, and all of a batch are padded to the largest.
+        sampling="buckets" if isinstance(augmentation, PaperAugmentation) else "epochs",
         start=start,
         # A backbone with live norms was trained from random weights, at the rate of the rest.
         frozen_stages=0 if live else 1,
@@ -291,11 +293,14 @@ def recipe_arguments(recipe: Recipe) -> dict[str, object]:
 
 
 def _paper(spec: ModelSpec, data: RecipeData, epochs: int, batch_size: int) -> TrainConfig:
-    """The paper's schedule and rates (section 4 and appendix A.4), with ImageNet's backbone."""
+    """The paper's schedule and rates (section 4 and appendix A.4), with ImageNet's backbone.
+
+    Batches are of photos of like sizes, which the paper's are not: less memory for padding.
+    """
     return TrainConfig(
         spec=spec,
         augmentation=PaperAugmentation(),
-        sampling="epochs",
+        sampling="buckets",
         frozen_stages=1,
         steps=_steps(data, epochs, batch_size),
         batch_size=batch_size,
@@ -339,12 +344,16 @@ def _augmentation_for(rule: Preprocessing) -> Augmentation:
         )
     # The paper's sizes, which are for a short side of 800.
     scale, paper = rule.short_side / 800, PaperAugmentation()
+
+    def scaled(side: int) -> int:
+        return max(1, round(side * scale))
+
     return PaperAugmentation(
-        short_sides=tuple(round(side * scale) for side in paper.short_sides),
-        long_side=rule.long_side or round(paper.long_side * scale),
-        crop_short_sides=tuple(round(side * scale) for side in paper.crop_short_sides),
-        least_crop=round(paper.least_crop * scale),
-        most_crop=round(paper.most_crop * scale),
+        short_sides=tuple(map(scaled, paper.short_sides)),
+        long_side=rule.long_side or scaled(paper.long_side),
+        crop_short_sides=tuple(map(scaled, paper.crop_short_sides)),
+        least_crop=scaled(paper.least_crop),
+        most_crop=scaled(paper.most_crop),
     )
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _HINT = (
     "give --set backbone_weights=FILE (torchvision's, such as resnet50-0676ba61.pth, a hub id or a "
-    "folder) or --set start=CHECKPOINT"
+    "file there, or a folder) or --set start=CHECKPOINT"
 )
 _CLASS_HEAD = ("class_head.weight", "class_head.bias")
 _QUERIES = "queries.weight"
