@@ -21,6 +21,8 @@ from panodetr.training.prepare import (
 )
 from panodetr.training.run import newest_run
 
+from .conftest import write_discs
+
 SMALL = (
     "steps=4", "batch_size=2", "augmentation.size=48", "spec.architecture.encoder_layers=1",
     "spec.architecture.decoder_layers=1",
@@ -77,6 +79,14 @@ def test_the_split_val_validates_where_it_is_there(discs: Dataset) -> None:
         prepare(replace(request(data, *SMALL, val="test"), split="val"))
 
 
+def test_other_classes_to_validate_with_are_refused_before_the_run(discs: Dataset) -> None:
+    write_discs(discs.folder, 1, split="val")
+    path = discs.folder / "panoptic_val.json"
+    path.write_text(path.read_text().replace('"disc"', '"coin"'))
+    with pytest.raises(DataError, match="category 10 is 'disc' in the model and 'coin' in"):
+        prepare(request(discs, *SMALL))
+
+
 def test_photos_with_id_maps_are_validated_by_their_objects(tmp_path: Path) -> None:
     noise = np.random.default_rng(0)
     for split in ("train", "val"):
@@ -90,7 +100,7 @@ def test_photos_with_id_maps_are_validated_by_their_objects(tmp_path: Path) -> N
             Image.fromarray(ids).save(tmp_path / split / "masks" / f"{number}.png")
     truth = prepare(Request(recipe="nuclei", data=tmp_path, changes=SMALL)).truth
     assert truth is not None
-    assert truth.tasks() == ("boxes", "instances")
+    assert truth.tasks() == ("boxes", "instances", "panoptic")
     (first, second) = truth.images[0].instances.objects  # pyright: ignore[reportOptionalMemberAccess]
     assert first["bbox"] == [4, 4, 16, 16]
     assert second["area"] == 600

@@ -94,11 +94,10 @@ class TrainProgress:
             self._bar.update(self._task, description=f"validating {done}/{photos}")
 
     def validated(self, validation: Validation, model: Detr) -> None:
-        """Print the score."""
-        self._print(
-            f"step {validation.step}/{self._steps}  validation: "
-            f"{validation.measure} {validation.score:.3f}"
-        )
+        """Print the figures, first the one that the best model is picked by."""
+        figures = {validation.measure: validation.score} | validation.figures
+        told = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        self._print(f"step {validation.step}/{self._steps}  validation: {told}")
 
     def _rate(self, step: int) -> str:
         """Say how much time is left, at the speed so far."""

@@ -19,6 +19,7 @@ RATES = ("learning_rate", "gradient_norm", "photos_per_second")
 VALIDATED = {
     "panoptic quality": ("pq", "pq_things", "pq_stuff"),
     "box AP": ("boxes_ap", "boxes_ap50", "boxes_ap75"),
+    "mask AP": ("instances_ap", "instances_ap50", "instances_ap75"),
 }
 """The figures of a validation that are drawn, by panel; the others are in the log."""
 

@@ -20,6 +20,7 @@ from panodetr.evaluation.truth import DEFAULT_SPLIT, Truth
 from panodetr.files import write_json
 from panodetr.training.recipes import RecipeData, configure, find_recipe, preferred_format
 from panodetr.training.transfer import check_start
+from panodetr.training.validate import choose_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,6 +86,8 @@ def prepare(request: Request) -> Prepared:
     config = configure(request.recipe, facts, request.changes)
     check_start(config)
     truth = _open_truth(request.data, data, request.val)
+    if truth is not None:
+        choose_tasks(config.spec, truth)  # refuses now what it would refuse after hours
     return Prepared(request=request, config=config, data=data, truth=truth)
 
 
@@ -178,8 +181,10 @@ def _open_truth(folder: Path, data: Dataset, val: str | None) -> Truth | None:
         if not any(re.fullmatch(rf"{DEFAULT_SPLIT}(20\d\d)?", split) for split in splits):
             return None
         val = DEFAULT_SPLIT
-    if data.format in ("coco-panoptic", "coco-instances"):
+    if data.format == "coco-panoptic":
         return Truth.open(folder, val)
+    if data.format == "coco-instances":
+        return Truth.of_instances(InstanceData.open(folder, val))
     held_out = open_data(folder, val, format=data.format)
     return Truth.of_instances(
         InstanceData(
