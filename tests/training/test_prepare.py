@@ -79,6 +79,18 @@ def test_the_split_val_validates_where_it_is_there(discs: Dataset) -> None:
         prepare(replace(request(data, *SMALL, val="test"), split="val"))
 
 
+def test_a_run_without_validation_says_so(discs: Dataset) -> None:
+    (note,) = prepare(request(discs, *SMALL)).notes
+    assert note == "there is no validation (no split is called val): no best model is kept"
+    (note,) = prepare(request(discs, *SMALL, "patience=3", val="none")).notes
+    assert "(--val none)" in note
+    assert note.endswith("and patience=3 does nothing")
+    write_discs(discs.folder, 1, split="val")
+    assert prepare(request(discs, *SMALL, "patience=3")).notes == ()
+    (note,) = prepare(request(discs, *SMALL, "patience=3", "validate_every=0")).notes
+    assert "one validation, at the end, and patience=3 does nothing" in note
+
+
 def test_other_classes_to_validate_with_are_refused_before_the_run(discs: Dataset) -> None:
     write_discs(discs.folder, 1, split="val")
     path = discs.folder / "panoptic_val.json"
@@ -123,6 +135,7 @@ def test_a_rehearsal_measures_and_writes_nothing(discs: Dataset) -> None:
     assert found.val_photos == 0
     assert found.checked
     assert found.errors == ()
+    assert "no best model is kept" in found.notes[0]
     assert found.seconds > 0
     assert found.total_seconds == pytest.approx(4 * found.seconds)
     assert found.parameters > 1_000_000

@@ -52,7 +52,7 @@ class DryRun:
         peak_bytes: of the GPU, or else of this process; None where the system doesn't say.
         checked: whether every file of the data was read.
         errors: what is wrong with it, a line each.
-        notes: what was not taken over from a checkpoint.
+        notes: what was not taken over from a checkpoint, and what the run does without.
         warnings: what will probably disappoint.
     """
 
@@ -87,7 +87,7 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
     config = replace(prepared.config, steps=max(2, prepared.config.steps), mask_start=0)
     accelerator = join_ranks(device, config)
     check_shares(config, accelerator)
-    notes: list[str] = []
+    notes = list(prepared.notes)
     state = make_state(config, accelerator.device, notes.append)
     network = accelerator.prepare_model(state.learner)
     seconds = 0.0

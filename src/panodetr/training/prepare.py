@@ -69,6 +69,17 @@ class Prepared:
     data: Dataset
     truth: Truth | None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know before the run begins, a line each."""
+        idle = f", and patience={self.config.patience} does nothing" if self.config.patience else ""
+        if self.truth is None:
+            where = "--val none" if self.request.val == NO_VALIDATION else "no split is called val"
+            return (f"there is no validation ({where}): no best model is kept{idle}",)
+        if not self.config.validate_every and idle:
+            return (f"validate_every is 0: there is one validation, at the end{idle}",)
+        return ()
+
 
 def prepare(request: Request) -> Prepared:
     """Open the data, and let the recipe say what the run is.

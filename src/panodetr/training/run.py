@@ -110,6 +110,8 @@ def train(
         told = recorder = Recorder(
             folder, config.spec, prepared.data, prepared.truth, accelerator.device, told
         )
+        for line in prepared.notes:
+            recorder.note(line)
         changed = changed_fields(config, before) if before is not None else []
         if changed:
             recorder.note(
