@@ -151,3 +151,8 @@ def test_few_steps_are_measured_by_where_they_begin(tiny_run: TrainConfig) -> No
     assert warn_of_few_steps(replace(scratch, token_weight=1.0)) == []
     assert warn_of_few_steps(replace(scratch, start="nuclei")) == []
     assert warn_of_few_steps(replace(scratch, start="nuclei", steps=100))
+    masks = replace(
+        tiny_run, start="boxes", learned="masks", token_weight=0.0, mask_start=0, query_groups=1
+    )
+    assert "the mask head took 46000 of 64 photos" in warn_of_few_steps(masks)[0]
+    assert warn_of_few_steps(replace(masks, steps=5_000)) == []
