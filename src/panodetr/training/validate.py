@@ -60,9 +60,10 @@ class Validation:
 
     @property
     def figures(self) -> dict[str, float]:
-        """What a person wants to know first, 0 to 1, by name."""
+        """What a person wants to know first, 0 to 1, by name; PQ, too, unless all is things."""
         found = scalars(self.metrics)
-        return {name: found[key] for name, key in FIGURES.items() if key in found}
+        names = [name for name in FIGURES if name != "PQ" or "pq_stuff" in found]
+        return {name: found[FIGURES[name]] for name in names if FIGURES[name] in found}
 
 
 def choose_tasks(spec: ModelSpec, truth: Truth) -> tuple[Task, ...]:
