@@ -98,7 +98,8 @@ def test_queries_that_nobody_ranks_cost_no_mask() -> None:
     candidates = Candidates(
         scores=rng.random(400, np.float32).round(1),  # many ties
         category_ids=rng.choice([3, 5, 8], 400, p=[0.6, 0.3, 0.1]),
-        boxes=rng.uniform(0, 30, (400, 4)).astype(np.float32) + np.float32([0, 0, 30, 30]),
+        boxes=rng.uniform(0, 30, (400, 4)).astype(np.float32)
+        + np.array([0, 0, 30, 30], np.float32),
         photo_size=(60, 60),
     )
     chosen = np.flatnonzero(candidates.scores < 0.9)

@@ -74,8 +74,9 @@ def choose_tasks(spec: ModelSpec, truth: Truth) -> tuple[Task, ...]:
     Raises:
         DataError: the model's classes aren't the truth's, or there is nothing to measure.
     """
-    masks = spec.architecture.masks
-    tasks = tuple(task for task in truth.tasks() if masks or task == "boxes")
+    tasks: tuple[Task, ...] = truth.tasks()
+    if not spec.architecture.masks:
+        tasks = tuple(task for task in tasks if task == "boxes")
     if not tasks:
         raise DataError(
             f"{truth.folder} has no objects to validate boxes with; "
