@@ -195,9 +195,21 @@ class Predictor:
         yield from self._each(photos, lambda read: self._candidates(read, None, masks))
 
     def answer_each(
-        self, photos: Iterable[Photo], *, masks: bool = True, threshold: float | None = None
+        self,
+        photos: Iterable[Photo],
+        *,
+        masks: bool = True,
+        threshold: float | None = None,
+        least_score: float | None = None,
     ) -> Iterator[tuple[PanopticResult, Candidates]]:
         """Segment as `segment_each` does, with the candidates of the same run of the network.
+
+        Args:
+            photos: as there.
+            masks: whether each candidate gets its mask, too.
+            threshold: least score of a segment; None takes the model's own.
+            least_score: above which a query is a candidate, if it is a thing; None takes all, stuff
+                as well. Most queries score next to nothing, and a mask costs as much for them.
 
         Raises:
             ImageError: a photo cannot be read.
@@ -206,7 +218,7 @@ class Predictor:
         """
         self._need_masks()
         least = _checked(self.spec.threshold if threshold is None else threshold)
-        yield from self._each(photos, lambda read: self._answers(read, least, masks))
+        yield from self._each(photos, lambda read: self._answers(read, least, masks, least_score))
 
     def _need_masks(self) -> None:
         if not self.spec.architecture.masks:
@@ -307,14 +319,18 @@ class Predictor:
         ]
 
     def _answers(
-        self, photos: list[TiledPhoto], threshold: float, masks: bool
+        self,
+        photos: list[TiledPhoto],
+        threshold: float,
+        masks: bool,
+        least_score: float | None,
     ) -> list[tuple[PanopticResult, Candidates]]:
         """Both from one run of each view, of which no more than a batch is kept."""
         tiles: list[list[TileResult]] = [[] for _ in photos]
         parts: list[list[TileCandidates]] = [[] for _ in photos]
         for views, found in self._found(photos):
             merged = self._merged(views, found, threshold, "panoptic")
-            decoded = self._decoded(views, found, None, masks)
+            decoded = self._decoded(views, found, least_score, masks)
             for view, segmented, own in zip(views, merged, decoded, strict=True):
                 tiles[view.photo].append((view.box, *segmented))
                 parts[view.photo].append(own)

@@ -15,7 +15,7 @@ def test_recipes_are_listed(panodetr: Program) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == list(RECIPES)
-    assert "start, epochs, batch_size" in done.stdout
+    assert "start, epochs, validate_epochs, batch_size" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["coco-panoptic-masks", "finetune"])

@@ -42,7 +42,13 @@ class Annotator:
             yield _candidates(self.segment(self._images[photo], 0), masks)
 
     def answer_each(
-        self, photos: Iterable[Path], /, *, masks: bool, threshold: float | None
+        self,
+        photos: Iterable[Path],
+        /,
+        *,
+        masks: bool,
+        threshold: float | None,
+        least_score: float | None,
     ) -> Iterator[tuple[PanopticResult, Candidates]]:
         self.asked.append("segments and masks" if masks else "segments and boxes")
         for photo in photos:

@@ -75,7 +75,13 @@ class Repeating:
         raise NotImplementedError
 
     def answer_each(
-        self, photos: Iterable[Path], /, *, masks: bool, threshold: float | None
+        self,
+        photos: Iterable[Path],
+        /,
+        *,
+        masks: bool,
+        threshold: float | None,
+        least_score: float | None,
     ) -> Iterator[tuple[PanopticResult, Candidates]]:
         for _ in photos:
             yield (

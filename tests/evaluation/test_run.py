@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from panodetr.data.idmaps import read_id_map
+from panodetr.data.instances import InstanceCategory, ObjectTruth
 from panodetr.data.panoptic import TruthSegment, read_ids
 from panodetr.errors import DataError
+from panodetr.evaluation.answers import best_of_each_class, box_results
+from panodetr.evaluation.detection import AveragePrecision, DetectionFigures
 from panodetr.evaluation.panoptic import PanopticQuality
 from panodetr.evaluation.run import evaluate, write_metrics
 from panodetr.evaluation.submitted import score
@@ -88,6 +91,57 @@ def test_the_model_runs_once_and_gives_no_more_than_is_asked(
     assert model.asked == [asked]
     for task in TASKS:
         assert (getattr(figures, task) is not None) == (task in tasks)
+
+
+def test_queries_that_nobody_ranks_cost_no_mask() -> None:
+    rng = np.random.default_rng(0)
+    candidates = Candidates(
+        scores=rng.random(400, np.float32).round(1),  # many ties
+        category_ids=rng.choice([3, 5, 8], 400, p=[0.6, 0.3, 0.1]),
+        boxes=rng.uniform(0, 30, (400, 4)).astype(np.float32)
+        + np.array([0, 0, 30, 30], np.float32),
+        photo_size=(60, 60),
+    )
+    chosen = np.flatnonzero(candidates.scores < 0.9)
+    ranked = best_of_each_class(candidates, chosen)
+    assert list(ranked) == sorted(ranked)
+    assert np.isin(ranked, chosen).all()
+    counts = [np.sum(candidates.category_ids[ranked] == c) for c in (3, 5, 8)]
+    assert counts == [min(100, np.sum(candidates.category_ids[chosen] == c)) for c in (3, 5, 8)]
+    categories = [InstanceCategory(id=c, name=str(c)) for c in (3, 5, 8)]
+    truth: list[ObjectTruth] = [
+        {
+            "id": n,
+            "image_id": 1,
+            "category_id": c,
+            "bbox": [8.0 * n, 8.0 * n, 30.0, 30.0],
+            "area": 900.0,
+            "iscrowd": 0,
+        }
+        for n, c in enumerate((3, 3, 5, 8), start=1)
+    ]
+    figures: list[DetectionFigures] = []
+    for some in (chosen, ranked):
+        precision = AveragePrecision(categories, "bbox")
+        precision.update(1, (60, 60), truth, box_results(1, candidates, some))
+        figures.append(precision.compute())
+    assert figures[0].ap
+    np.testing.assert_array_equal(figures[0].precision, figures[1].precision)
+
+
+def test_masks_of_queries_below_a_score_are_not_asked_for(nuclei: Truth) -> None:
+    class Asked(Annotator):
+        least: float | None = None
+
+        def answer_each(self, photos: Any, /, **options: Any) -> Any:
+            self.least = options["least_score"]
+            return super().answer_each(photos, **options)
+
+    model = Asked(nuclei)
+    measured(model, nuclei, *TASKS, least_score=0.2)
+    assert model.least == 0.2
+    measured(model, nuclei, "panoptic", "boxes", least_score=0.2)
+    assert model.least is None  # boxes cost nothing
 
 
 def test_progress_counts_the_photos(nuclei: Truth) -> None:

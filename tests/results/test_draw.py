@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from panodetr.results.draw import draw_overlay, segment_colors
+from panodetr.results.labels import place_labels
 from panodetr.results.types import PanopticResult
 
 MakeResult = Callable[..., PanopticResult]
@@ -31,6 +32,16 @@ def test_every_segment_is_tinted_and_the_photo_is_left(make_result: MakeResult) 
     before = result.photo.copy()
     assert np.array_equal(changed(result), ids > 0)
     assert np.array_equal(result.photo, before)
+
+
+def test_the_truth_is_labelled_without_scores(make_result: MakeResult) -> None:
+    result = make_result(grid(2))
+    colors = segment_colors(result)
+    texts = [label.text for label in place_labels(result.segment_ids, result.segments, colors)]
+    bare = place_labels(result.segment_ids, result.segments, colors, scores=False)
+    assert {text.rpartition(" ")[0] for text in texts} == {label.text for label in bare}
+    assert all(text.endswith("%") for text in texts)
+    assert (draw_overlay(result) != draw_overlay(result, scores=False)).any()
 
 
 def test_things_have_colours_of_their_own_and_stuff_its_categorys(make_result: MakeResult) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from panodetr.training.folder import RunFolder
 from panodetr.training.log import read_log
@@ -92,6 +93,15 @@ def assert_same(one: RunFolder, other: RunFolder) -> None:
     for kind in ("losses", "validation"):
         told = [[(line["step"], line[kind]) for line in log if kind in line] for log in lines]
         assert told[0] == told[1], kind
+        assert len({step for step, _ in told[0]}) == len(told[0]), kind
+    for run, log in zip((one, other), lines, strict=True):
+        events = EventAccumulator(str(run.board))
+        events.Reload()
+        for kind, name in (("losses", "total"), ("validation", "pq_things")):
+            shown = [(e.step, e.value) for e in events.Scalars(f"{kind}/{name}")]
+            logged = [(line["step"], line[kind][name]) for line in log if kind in line]
+            assert [step for step, _ in shown] == [step for step, _ in logged]
+            assert [v for _, v in shown] == pytest.approx([v for _, v in logged])  # TB: float32
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(

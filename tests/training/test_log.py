@@ -91,15 +91,27 @@ def test_the_picture_shows_losses_that_begin_late_and_validations(tmp_path: Path
     assert not (tmp_path / "none.png").exists()
 
 
-def test_tensorboard_reads_the_same_figures(tmp_path: Path) -> None:
-    for start, steps in ((0, (10, 20, 30)), (15, (20,))):
-        board = Board(tmp_path, start)
-        for step in steps:
-            board.add(step, "losses", {"total": float(step + start)})
-        board.close()
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [(15, [(10, 10), (20, 120)]), (20, [(10, 10), (20, 20), (30, 130)]), (0, [(10, 110)])],
+)
+@pytest.mark.parametrize("torn", [0, 7])
+def test_tensorboard_reads_the_same_figures_of_a_run_that_was_killed(
+    tmp_path: Path, start: int, expected: list[tuple[int, float]], torn: int
+) -> None:
+    board = Board(tmp_path, 0)
+    for step in (10, 20, 30):
+        board.add(step, "losses", {"total": float(step)})
+    (written,) = tmp_path.iterdir()
+    whole = written.read_bytes()
+    written.write_bytes(whole[: len(whole) - torn])  # killed while it wrote the last one
+    resumed = Board(tmp_path, start)
+    after = next(step for step in (10, 20, 30) if step > start)
+    resumed.add(after, "losses", {"total": float(after + 100)})
+    resumed.close()
     events = EventAccumulator(str(tmp_path))
     events.Reload()
-    assert [(e.step, e.value) for e in events.Scalars("losses/total")] == [(10, 10.0), (20, 35.0)]
+    assert [(e.step, e.value) for e in events.Scalars("losses/total")] == expected
 
 
 def test_figures_over_all_classes_are_the_ones_that_are_logged() -> None:

@@ -16,6 +16,7 @@ from panodetr.data.dataset import Dataset
 from panodetr.errors import DataError, Interrupted, TrainingError
 from panodetr.evaluation.truth import Truth
 from panodetr.model.detr import Detr
+from panodetr.training import loop
 from panodetr.training.batch import Batch, read_steps
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
@@ -299,16 +300,21 @@ def test_the_best_model_and_its_figures_are_kept(tiny_run: TrainConfig, run: Run
     assert state.learner.model.training
 
 
-def test_a_run_ends_when_validations_bring_nothing_better(
-    tiny_run: TrainConfig, run: Runner
+def test_a_run_ends_when_validations_bring_nothing_better_than_what_was_found(
+    tiny_run: TrainConfig, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(tiny_run, steps=20, validate_every=2, patience=2, learning_rate=1e-9)
-    config = replace(config, backbone_learning_rate=1e-9)
+    scores = iter([0.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.4])  # at first it finds nothing
+
+    def scored(*_: object, step: int, **__: object) -> Validation:
+        return Validation(step=step, score=next(scores), measure="thing PQ", metrics={})
+
+    monkeypatch.setattr(loop, "validate", scored)
+    config = replace(tiny_run, steps=20, validate_every=2, patience=2)
     state, told = run(config, "run", validate=True)
-    assert state.step == 6
-    assert len(told.validations) == 3
+    assert state.step == 14
+    assert [validation.score for validation in told.validations][-3:] == [0.5, 0.5, 0.4]
     again, _ = run(config, "run", resume=True, validate=True)
-    assert again.step == 6
+    assert again.step == 14
 
 
 class Broken(Truth):

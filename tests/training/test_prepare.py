@@ -29,6 +29,8 @@ from panodetr.training.prepare import (
 )
 from panodetr.training.run import newest_run, train
 
+from .conftest import write_discs
+
 SMALL = (
     "steps=4", "batch_size=2", "augmentation.size=48", "spec.architecture.encoder_layers=1",
     "spec.architecture.decoder_layers=1",
@@ -136,7 +138,6 @@ def test_stage_2_on_fewer_classes_is_refused_unless_it_is_not_validated(
 
 
 def test_photos_that_are_learned_from_and_validated_with_are_told(discs: Dataset) -> None:
-    assert prepare(request(discs, *SMALL)).notes == ()
     (note,) = prepare(request(discs, *SMALL, val="train")).notes
     assert "4 of the 4 photos to validate with are also learned from" in note
     copy_split(discs, "val")
@@ -244,6 +245,26 @@ def test_of_cocos_two_truths_the_one_that_is_asked_for_is_learned(
     assert prepare(resumed(kept, None, ())).data.format == "coco-instances"
 
 
+def test_a_run_without_validation_says_so(discs: Dataset) -> None:
+    (note,) = prepare(request(discs, *SMALL)).notes
+    assert note == "there is no validation (no split is called val): no best model is kept"
+    (note,) = prepare(request(discs, *SMALL, "patience=3", val="none")).notes
+    assert "(--val none)" in note
+    assert note.endswith("and patience=3 does nothing")
+    write_discs(discs.folder, 1, split="val")
+    assert prepare(request(discs, *SMALL, "patience=3")).notes == ()
+    (note,) = prepare(request(discs, *SMALL, "patience=3", "validate_every=0")).notes
+    assert "one validation, at the end, and patience=3 does nothing" in note
+
+
+def test_other_classes_to_validate_with_are_refused_before_the_run(discs: Dataset) -> None:
+    write_discs(discs.folder, 1, split="val")
+    path = discs.folder / "panoptic_val.json"
+    path.write_text(path.read_text().replace('"disc"', '"coin"'))
+    with pytest.raises(DataError, match="category 10 is 'disc' in the model and 'coin' in"):
+        prepare(request(discs, *SMALL))
+
+
 def test_photos_with_id_maps_are_validated_by_their_objects(tmp_path: Path) -> None:
     noise = np.random.default_rng(0)
     for split in ("train", "val"):
@@ -257,7 +278,7 @@ def test_photos_with_id_maps_are_validated_by_their_objects(tmp_path: Path) -> N
             Image.fromarray(ids).save(tmp_path / split / "masks" / f"{number}.png")
     truth = prepare(Request(recipe="nuclei", data=tmp_path, changes=SMALL)).truth
     assert truth is not None
-    assert truth.tasks() == ("boxes", "instances")
+    assert truth.tasks() == ("boxes", "instances", "panoptic")
     (first, second) = truth.images[0].instances.objects  # pyright: ignore[reportOptionalMemberAccess]
     assert first["bbox"] == [4, 4, 16, 16]
     assert second["area"] == 600
@@ -294,6 +315,7 @@ def test_a_rehearsal_measures_and_writes_nothing(discs: Dataset) -> None:
     assert found.val_photos == 0
     assert found.checked
     assert found.errors == ()
+    assert "no best model is kept" in found.notes[0]
     assert found.seconds > 0
     assert found.total_seconds == pytest.approx(4 * found.seconds)
     assert found.parameters > 1_000_000
@@ -319,3 +341,8 @@ def test_few_steps_are_measured_by_where_they_begin(tiny_run: TrainConfig) -> No
     assert warn_of_few_steps(replace(scratch, token_weight=1.0)) == []
     assert warn_of_few_steps(replace(scratch, start="nuclei")) == []
     assert warn_of_few_steps(replace(scratch, start="nuclei", steps=100))
+    masks = replace(
+        tiny_run, start="boxes", learned="masks", token_weight=0.0, mask_start=0, query_groups=1
+    )
+    assert "the mask head took 46000 of 64 photos" in warn_of_few_steps(masks)[0]
+    assert warn_of_few_steps(replace(masks, steps=5_000)) == []

@@ -94,6 +94,27 @@ def test_epochs_stay_epochs_with_another_batch() -> None:
     assert config.drop == round(8 * 118_287 / 8)
 
 
+def test_validations_are_counted_in_epochs() -> None:
+    config = configure("coco-detection", THINGS, ["batch_size=8", "validate_epochs=3"])
+    assert config.validate_every == round(3 * 118_287 / 8)
+    assert configure("coco-detection", THINGS, ["validate_epochs=0"]).validate_every == 0
+    assert configure("nuclei", OWN).validate_every == 2000  # it counts in steps
+    with pytest.raises(UsageError, match="validate_epochs is -1; expected at least 0"):
+        configure("coco-detection", THINGS, ["validate_epochs=-1"])
+
+
+def test_fine_tuning_has_patience_for_half_its_validations() -> None:
+    def config(*changes: str) -> tuple[int, int]:
+        found = configure("finetune", OWN, ["start=nuclei", *changes])
+        return found.validate_every, found.patience
+
+    assert config() == (5 * 100 // 4, 5)
+    assert config("validate_epochs=1") == (100 // 4, 25)
+    assert config("epochs=200") == (5 * 100 // 4, 20)
+    assert config("validate_epochs=0") == (0, 0)
+    assert config("patience=0") == (125, 0)
+
+
 def test_backbones_are_named() -> None:
     config = configure("coco-detection", THINGS, ["backbone=resnet101-dc5"])
     assert config.spec.architecture == detr_resnet101_dc5()
@@ -215,6 +236,7 @@ def test_arguments_are_what_steps_and_shapes_follow_from() -> None:
     assert recipe_arguments(RECIPES["finetune"]) == {
         "start": None,
         "epochs": 50,
+        "validate_epochs": 5,
         "batch_size": 4,
         "short_side": None,
     }

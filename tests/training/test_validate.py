@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 
 from panodetr.data.dataset import Dataset
+from panodetr.data.instances import InstanceData, InstanceImage
+from panodetr.data.masks import panoptic_objects
+from panodetr.data.panoptic import read_ids
+from panodetr.errors import DataError
 from panodetr.evaluation.truth import Truth
 from panodetr.model.detr import Detr
 from panodetr.training.batch import read_steps
@@ -18,7 +23,9 @@ from panodetr.training.log import read_log
 from panodetr.training.observe import BadStep, Progress, Silence
 from panodetr.training.pictures import draw_batch, draw_validation
 from panodetr.training.record import Recorder
-from panodetr.training.validate import Validation, choose_task, make_predictor, validate
+from panodetr.training.validate import Validation, choose_tasks, make_predictor, validate
+
+from .conftest import SIDE
 
 
 @pytest.fixture
@@ -47,13 +54,32 @@ def of(
     return found, seen
 
 
+def as_objects(truth: Truth) -> Truth:
+    """The discs of panoptic truth, one by one."""
+    objects = [
+        InstanceImage(
+            image_id=image.image_id,
+            photo=image.photo,
+            size=image.size,
+            objects=tuple(panoptic_objects(image.panoptic, read_ids(image.panoptic), {10})),
+        )
+        for image in truth.images
+        if image.panoptic is not None
+    ]
+    data = InstanceData(
+        folder=truth.folder, categories=truth.object_categories, images=tuple(objects)
+    )
+    return Truth.of_instances(data)
+
+
 def test_models_with_masks_are_measured_by_the_quality_of_things(
     tiny_run: TrainConfig, model: Detr, truth: Truth, accelerator: Accelerator
 ) -> None:
     found, seen = of(tiny_run, model, truth, accelerator)
-    assert choose_task(tiny_run.spec, truth) == "panoptic"
+    assert choose_tasks(tiny_run.spec, truth) == ("boxes", "instances", "panoptic")
     assert found.measure == "thing PQ"
     assert found.score == found.metrics["pq_things"]
+    assert list(found.figures) == ["thing PQ", "stuff PQ", "PQ", "box AP", "mask AP"]
     assert found.metrics["images"] == 4
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
@@ -69,13 +95,46 @@ def test_models_without_masks_are_measured_by_box_ap(
     assert "pq" not in found.metrics
 
 
+def test_masks_that_are_written_one_by_one_are_measured_by_the_quality_of_things(
+    tiny_run: TrainConfig, truth: Truth, accelerator: Accelerator
+) -> None:
+    shape = replace(tiny_run.spec.architecture, num_classes=1)
+    things = tiny_run.spec.categories[:1]
+    spec = replace(tiny_run.spec, architecture=shape, categories=things, threshold=0.0)
+    torch.manual_seed(0)
+    model = Detr(shape)
+    found, seen = of(replace(tiny_run, spec=spec), model, as_objects(truth), accelerator)
+    assert len(seen) == 4  # one run of the network a photo
+    assert list(found.figures) == ["thing PQ", "box AP", "mask AP"]
+    assert found.measure == "thing PQ"
+    assert not any(name.endswith("_stuff") for name in found.metrics)
+    found, _ = of(
+        replace(tiny_run, spec=replace(spec, architecture=replace(shape, masks=False))),
+        Detr(replace(shape, masks=False)),
+        as_objects(truth),
+        accelerator,
+    )
+    assert list(found.figures) == ["box AP"]
+
+
+def test_a_model_of_boxes_has_nothing_to_be_measured_by_where_all_is_stuff(
+    tiny_run: TrainConfig, truth: Truth
+) -> None:
+    shape = replace(tiny_run.spec.architecture, masks=False)
+    stuff = replace(truth, object_categories=())
+    with pytest.raises(DataError, match="has no objects to validate boxes with"):
+        choose_tasks(replace(tiny_run.spec, architecture=shape), stuff)
+
+
 def test_data_without_things_is_measured_by_all_it_has(
     tiny_run: TrainConfig, model: Detr, truth: Truth, accelerator: Accelerator
 ) -> None:
     stuff = tuple(replace(c, is_thing=False) for c in tiny_run.spec.categories)
     config = replace(tiny_run, spec=replace(tiny_run.spec, categories=stuff))
-    found, _ = of(config, model, replace(truth, segment_categories=stuff), accelerator)
+    bare = replace(truth, segment_categories=stuff, object_categories=())
+    found, _ = of(config, model, bare, accelerator)
     assert found.measure == "PQ"
+    assert list(found.figures) == ["stuff PQ", "PQ"]
 
 
 def test_batches_are_drawn_with_their_objects(tiny_run: TrainConfig, discs: Dataset) -> None:
@@ -107,6 +166,28 @@ def test_predictions_are_drawn_beside_the_truth(
     assert (sheets[True] != sheets[False]).any()
 
 
+def test_true_masks_are_drawn_whatever_they_are_written_in(
+    tiny_run: TrainConfig, model: Detr, truth: Truth
+) -> None:
+    predictor = make_predictor(model, tiny_run.spec, torch.device("cpu"))
+    right: list[NDArray[np.bool_]] = []
+    for one in (truth, as_objects(truth)):
+        sheet = draw_validation(predictor, one)[:, -4 * SIDE :]
+        right.append(np.ptp(sheet.astype(int), axis=-1) > 40)  # what is tinted
+    # Discs are drawn alike in both, but for labels: background has one, too.
+    assert right[1].mean() > 0.1
+    assert (right[0] == right[1]).mean() > 0.98
+
+
+def test_padding_can_be_told_from_a_dark_photo(tiny_run: TrainConfig, discs: Dataset) -> None:
+    (batch,) = next(read_steps(tiny_run, discs, 0, print))
+    padding = torch.zeros(batch.pixels.shape[0], *batch.pixels.shape[2:], dtype=torch.bool)
+    padding[0, :, -8:] = True
+    bare = replace(batch, targets=replace(batch.targets, index_map=None), padding=padding)
+    picture = draw_batch(bare, tiny_run.spec)
+    assert (picture[-20, 4 * 48 - 16] == 110).all()
+
+
 def test_the_folder_keeps_what_is_told(
     tiny_run: TrainConfig, discs: Dataset, model: Detr, truth: Truth, tmp_path: Path
 ) -> None:
@@ -114,7 +195,7 @@ def test_the_folder_keeps_what_is_told(
     recorder = Recorder(folder, tiny_run.spec, discs, truth, torch.device("cpu"), Silence())
     (batch,) = next(read_steps(tiny_run, discs, 0, print))
     recorder.note("class head: not taken over")
-    recorder.begin(0, 6)
+    recorder.begin(0, 6, 2)
     recorder.batch(1, batch)
     recorder.progress(
         Progress(

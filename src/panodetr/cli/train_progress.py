@@ -23,11 +23,11 @@ class TrainProgress:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         console = Console(stderr=True)
-        self._bar: Progress | None = None
+        self.bar: Progress | None = None  # only on a terminal
         if console.is_terminal:
-            self._bar = Progress(
+            self.bar = Progress(
                 TextColumn("{task.description}", markup=False),
-                BarColumn(),
+                BarColumn(bar_width=20),  # all of it fits into 80 columns
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}", markup=False),
                 console=console,
@@ -35,50 +35,51 @@ class TrainProgress:
                 redirect_stdout=False,
                 redirect_stderr=False,
             )
-            self._task = self._bar.add_task("learning", total=None, rate="")
-        self._first = self._steps = 0
-        self._began = time.perf_counter()
+            self._task = self.bar.add_task("learning", total=None, rate="")
+        self._steps = self._photos = 0
+        self._began = self._since = (0, time.perf_counter())  # steps done, and when
 
     def __enter__(self) -> TrainProgress:
         """Draw the bar."""
-        if self._bar:
-            self._bar.start()
+        if self.bar:
+            self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Take the bar away."""
-        if self._bar:
-            self._bar.stop()
+        if self.bar:
+            self.bar.stop()
 
     def note(self, text: str) -> None:
         """Print it."""
         self._print(text)
 
-    def begin(self, step: int, steps: int) -> None:
+    def begin(self, step: int, steps: int, photos: int) -> None:
         """Set the clock."""
-        self._first, self._steps = step, steps
-        self._began = time.perf_counter()
+        self._steps, self._photos = steps, photos
+        self._began = self._since = (step, time.perf_counter())
         if step:
             self._print(f"going on after step {step}")
-        if self._bar:
-            self._bar.update(self._task, total=steps, completed=step)
+        if self.bar:
+            self.bar.update(self._task, total=steps, completed=step)
 
     def batch(self, step: int, batch: Batch) -> None:
         """Nothing to show."""
 
     def stepped(self, step: int) -> None:
         """Move the bar on."""
-        if self._bar:
-            self._bar.update(
-                self._task, description="learning", completed=step, rate=self._rate(step)
-            )
+        if self.bar:
+            # Other than the time that is left, the speed is that of learning alone.
+            done, seconds = step - self._since[0], time.perf_counter() - self._since[1]
+            rate = f"{done * self._photos / seconds:.1f} photos/s  {self._left(step)}"
+            self.bar.update(self._task, description="learning", completed=step, rate=rate)
 
     def progress(self, line: Line) -> None:
         """Print losses, learning rate, speed and the time that is left."""
         losses = " ".join(f"{name} {value:.3f}" for name, value in line.losses.items())
         self._print(
             f"step {line.step}/{self._steps}  {losses}  rate {line.learning_rate:.1e}  "
-            f"{line.photos_per_second:.1f} photos/s  {self._rate(line.step)}"
+            f"{line.photos_per_second:.1f} photos/s  {self._left(line.step)}"
         )
 
     def bad_step(self, bad: BadStep) -> None:
@@ -90,27 +91,24 @@ class TrainProgress:
 
     def validating(self, done: int, photos: int) -> None:
         """Say on the bar how far it is."""
-        if self._bar:
-            self._bar.update(self._task, description=f"validating {done}/{photos}")
+        if self.bar:
+            self.bar.update(self._task, description=f"validating {done}/{photos}")
 
     def validated(self, validation: Validation, model: Detr) -> None:
-        """Print the score."""
-        self._print(
-            f"step {validation.step}/{self._steps}  validation: "
-            f"{validation.measure} {validation.score:.3f}"
-        )
+        """Print the figures, first the one that the best model is picked by."""
+        figures = {validation.measure: validation.score} | validation.figures
+        told = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        self._print(f"step {validation.step}/{self._steps}  validation: {told}")
+        self._since = (validation.step, time.perf_counter())
 
-    def _rate(self, step: int) -> str:
-        """Say how much time is left, at the speed so far."""
-        done = step - self._first
-        if not done:
-            return ""
-        left = (time.perf_counter() - self._began) / done * (self._steps - step)
-        return f"{duration(left)} left"
+    def _left(self, step: int) -> str:
+        """Say how much time is left, at the speed so far, validations and all."""
+        done, seconds = step - self._began[0], time.perf_counter() - self._began[1]
+        return f"{duration(seconds / done * (self._steps - step))} left"
 
     def _print(self, text: str) -> None:
-        if self._bar:
-            self._bar.console.print(text, markup=False, highlight=False)
+        if self.bar:
+            self.bar.console.print(text, markup=False, highlight=False)
         else:
             print(text, file=sys.stderr, flush=True)
 

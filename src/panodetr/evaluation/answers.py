@@ -10,6 +10,7 @@ import numpy as np
 
 from panodetr.data.instances import RunLengths
 from panodetr.errors import DataError
+from panodetr.evaluation.detection import RANKED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +60,25 @@ def box_results(
             strict=True,
         )
     ]
+
+
+def best_of_each_class(candidates: Candidates, chosen: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Leave out what no figure of COCO's looks at: all but the `RANKED` best of each class.
+
+    Args:
+        candidates: the queries of one photo.
+        chosen: (N,) some of them.
+
+    Returns:
+        Those of them that count, in their order.
+    """
+    classes = candidates.category_ids[chosen]
+    kept: list[int] = []
+    for category_id in np.unique(classes).tolist():
+        own = chosen[classes == category_id]
+        best = np.argsort(-candidates.scores[own], kind="stable")[:RANKED]
+        kept += own[best].tolist()
+    return np.array(sorted(kept), np.intp)
 
 
 def mask_result(image_id: int, category_id: int, score: float, mask: RunLengths) -> ObjectResult:

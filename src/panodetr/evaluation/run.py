@@ -12,6 +12,7 @@ import numpy as np
 from panodetr.errors import DataError
 from panodetr.evaluation.answers import (
     Answer,
+    best_of_each_class,
     box_results,
     check_finite,
     mask_result,
@@ -53,9 +54,15 @@ class Model(Protocol):
         ...
 
     def answer_each(
-        self, photos: Iterable[Path], /, *, masks: bool, threshold: float | None
+        self,
+        photos: Iterable[Path],
+        /,
+        *,
+        masks: bool,
+        threshold: float | None,
+        least_score: float | None,
     ) -> Iterator[tuple[PanopticResult, Candidates]]:
-        """Do both from one run of the network."""
+        """Do both from one run of the network; candidates may have to score above something."""
         ...
 
 
@@ -79,6 +86,7 @@ def evaluate(
     tasks: Sequence[Task],
     *,
     threshold: float | None = None,
+    least_score: float | None = None,
     out: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -92,6 +100,8 @@ def evaluate(
         truth: the photos and what is on them.
         tasks: what to measure.
         threshold: least score of a segment; None is the model's own.
+        least_score: where segments and masks are both measured, what a query must score above to
+            have its mask computed, and to count; None counts all.
         out: folder for the predictions; None writes none.
         progress: called after each photo with how many are done, and how many there are.
 
@@ -106,7 +116,9 @@ def evaluate(
         raise DataError(f"{out} holds the truth; choose another folder for the predictions")
     tally = Tally(truth, tasks)
     known = np.array([category.id for category in truth.object_categories])
-    answers = _answers(model, [image.photo for image in truth.images], tasks, threshold)
+    answers = _answers(
+        model, [image.photo for image in truth.images], tasks, threshold, least_score
+    )
     clock = _Clock()
     with nullcontext() if out is None else PredictionFiles(out, tasks) as files:
         for number, image in enumerate(truth.images, start=1):
@@ -147,14 +159,20 @@ class _Clock:
 
 
 def _answers(
-    model: Model, photos: list[Path], tasks: Sequence[Task], threshold: float | None
+    model: Model,
+    photos: list[Path],
+    tasks: Sequence[Task],
+    threshold: float | None,
+    least_score: float | None,
 ) -> Iterator[tuple[PanopticResult | None, Candidates | None]]:
     """Ask a model for what the tasks need, and no more."""
     masks = "instances" in tasks
     if "panoptic" not in tasks:
         yield from ((None, found) for found in model.candidates_each(photos, masks=masks))
     elif masks or "boxes" in tasks:
-        yield from model.answer_each(photos, masks=masks, threshold=threshold)
+        yield from model.answer_each(
+            photos, masks=masks, threshold=threshold, least_score=least_score if masks else None
+        )
     else:
         yield from ((found, None) for found in model.segment_each(photos, threshold=threshold))
 
@@ -179,7 +197,8 @@ def _answer(
         if "boxes" in tasks:
             boxes = box_results(image.image_id, candidates, chosen)
         if "instances" in tasks:
-            masks = _masks(image.image_id, candidates, chosen, clock)
+            ranked = best_of_each_class(candidates, chosen)
+            masks = _masks(image.image_id, candidates, ranked, clock)
     return Answer(
         segment_ids=None if panoptic is None else panoptic.segment_ids,
         segments=() if panoptic is None else panoptic.segments,
@@ -226,7 +245,7 @@ def check_categories(categories: Iterable[Category], truth: Truth, tasks: Sequen
     wanted = theirs.keys()
     if "panoptic" in tasks:
         theirs |= {category.id: category.name for category in truth.segment_categories}
-        wanted = ours.keys() | theirs.keys()
+        wanted = theirs.keys() if truth.of_objects else ours.keys() | theirs.keys()
     for category_id in sorted(wanted):
         one, other = ours.get(category_id, "nothing"), theirs.get(category_id, "nothing")
         if one != other:

@@ -8,16 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from panodetr.data.idmaps import VOID
 from panodetr.data.masks import panoptic_objects
 from panodetr.data.panoptic import read_ids
 from panodetr.errors import DataError
 from panodetr.evaluation.detection import AveragePrecision
+from panodetr.evaluation.objects import object_segments
 from panodetr.evaluation.panoptic import PanopticQuality
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from panodetr.data.instances import ObjectTruth
@@ -60,6 +63,7 @@ class Tally:
         self.tasks = tuple(tasks)
         truth.require(self.tasks)
         self._things = frozenset(category.id for category in truth.object_categories)
+        self._of_objects = truth.of_objects
         self._panoptic = (
             PanopticQuality(truth.segment_categories) if "panoptic" in self.tasks else None
         )
@@ -78,11 +82,9 @@ class Tally:
         if image.image_id in self._counted:
             raise ValueError(f"image {image.image_id} was counted before; expected each once")
         ids = self._read_ids(image)
-        if self._panoptic and image.panoptic and ids is not None and answer.segment_ids is not None:
+        if self._panoptic is not None and answer.segment_ids is not None:
             try:
-                self._panoptic.update(
-                    ids, image.panoptic.segments, answer.segment_ids, answer.segments
-                )
+                self._count_segments(self._panoptic, image, ids, answer)
             except DataError as error:
                 raise DataError(f"{image.photo}: {error}") from error
         truth = self._objects(image, ids)
@@ -122,6 +124,25 @@ class Tally:
             instances=None if self._masks is None else self._masks.compute(),
             images=len(self._counted),
         )
+
+    def _count_segments(
+        self,
+        quality: PanopticQuality,
+        image: TruthImage,
+        ids: NDArray[np.int32] | None,
+        answer: Answer,
+    ) -> None:
+        """Count the panoptic answer, of which nothing but objects counts where they are all."""
+        found, segments = answer.segment_ids, answer.segments
+        assert found is not None
+        if image.panoptic is not None and ids is not None:
+            quality.update(ids, image.panoptic.segments, found, segments)
+        elif image.instances is not None and self._of_objects:
+            known = {category.id for category in quality.categories}
+            things = [segment for segment in segments if segment.category_id in known]
+            if len(things) < len(segments):
+                found = np.where(np.isin(found, [s.id for s in things]), found, np.int32(VOID))
+            quality.update(*object_segments(image.instances), found, things)
 
     def _read_ids(self, image: TruthImage) -> NDArray[np.int32] | None:
         """Read the id map of an image where something is counted by it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from panodetr.data.dataset import name_categories
 from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage
 from panodetr.data.layout import Layout, find_layout, require_layout
 from panodetr.data.panoptic import PanopticData, Sample
@@ -53,9 +54,10 @@ class Truth:
     Attributes:
         folder: where it lies.
         images: in the order of the JSON.
-        segment_categories: of panoptic segments, by rising id; none without a panoptic JSON.
+        segment_categories: of panoptic segments, by rising id; none without such truth.
         object_categories: of boxes and masks: the instance JSON's, or else the panoptic things.
         has_masks: whether every object has a mask.
+        of_objects: whether the segments are the objects, drawn into one map, and all are things.
         left_out: photos that aren't there and that nobody is asked about.
     """
 
@@ -64,6 +66,7 @@ class Truth:
     segment_categories: tuple[Category, ...]
     object_categories: tuple[InstanceCategory, ...]
     has_masks: bool
+    of_objects: bool = False
     left_out: int = 0
 
     @classmethod
@@ -113,8 +116,11 @@ class Truth:
 
     @classmethod
     def of_instances(cls, data: InstanceData) -> Truth:
-        """Take objects that were read from whatever format."""
-        return _join(data.folder, None, data)
+        """Take objects that were read from whatever format; those with masks as segments, too."""
+        truth = _join(data.folder, None, data)
+        if not truth.has_masks:
+            return truth
+        return replace(truth, segment_categories=name_categories(data.categories), of_objects=True)
 
     def tasks(self) -> tuple[Task, ...]:
         """Say what can be measured against it."""

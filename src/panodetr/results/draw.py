@@ -22,16 +22,16 @@ _GOLDEN_ANGLE = 0.381966  # of a turn: hues of whatever number of steps stay wel
 Color = tuple[int, int, int]
 
 
-def draw_overlay(result: PanopticResult) -> NDArray[np.uint8]:
-    """Draw the segments over their photo, as `paint_overlay` does.
+def draw_overlay(result: PanopticResult, *, scores: bool = True) -> NDArray[np.uint8]:
+    """Draw the segments over their photo, as `paint_overlay` does; the truth has no scores.
 
     Returns:
         (k H, k W, 3) uint8 RGB; k is 1, or 2 to 4 for photos far below `COMFORTABLE_SIDE`.
     """
-    return np.asarray(paint_overlay(result))
+    return np.asarray(paint_overlay(result, scores=scores))
 
 
-def paint_overlay(result: PanopticResult) -> Image.Image:
+def paint_overlay(result: PanopticResult, *, scores: bool = True) -> Image.Image:
     """Draw the segments over their photo, to be saved.
 
     The first thing of a category has the category's colour, livened up; the next ones turn its hue,
@@ -47,17 +47,17 @@ def paint_overlay(result: PanopticResult) -> Image.Image:
         segment_ids = np.repeat(np.repeat(segment_ids, scale, axis=0), scale, axis=1)
     colors = segment_colors(result)
     with ThreadPoolExecutor(1) as beside:  # looking for room takes half as long as painting
-        labels = beside.submit(place_labels, segment_ids, result.segments, colors)
+        labels = beside.submit(place_labels, segment_ids, result.segments, colors, scores=scores)
         picture = _paint(photo, segment_ids, result, colors)
         write_labels(picture, labels.result())
     return picture
 
 
-def draw_detections(result: DetectionResult) -> NDArray[np.uint8]:
+def draw_detections(result: DetectionResult, *, scores: bool = True) -> NDArray[np.uint8]:
     """Draw boxes with their labels over the photo, and masks where there are any.
 
     Colours and size are as `draw_overlay` has them. Masks are laid over each other faintly, the
-    best score last; labels stand above the boxes' upper left corners.
+    best score last; labels stand above the boxes' upper left corners. The truth has no scores.
 
     Returns:
         (k H, k W, 3) uint8 RGB.
@@ -74,7 +74,7 @@ def draw_detections(result: DetectionResult) -> NDArray[np.uint8]:
         (scale * d.box[0], scale * d.box[1], scale * d.box[2], scale * d.box[3])
         for d in result.detections
     ]
-    texts = [f"{detection.label} {detection.score:.0%}" for detection in result.detections]
+    texts = [f"{d.label} {d.score:.0%}" if scores else d.label for d in result.detections]
     return draw_box_labels(photo, boxes, texts, colors)
 
 

@@ -29,7 +29,11 @@ class Label:
 
 
 def place_labels(
-    segment_ids: NDArray[np.int32], segments: Sequence[Segment], colors: Sequence[Color]
+    segment_ids: NDArray[np.int32],
+    segments: Sequence[Segment],
+    colors: Sequence[Color],
+    *,
+    scores: bool = True,
 ) -> list[Label]:
     """Find room for name and score in each segment that is large enough, the largest ones first.
 
@@ -40,6 +44,7 @@ def place_labels(
         segment_ids: (H, W) at the picture's size.
         segments: what the ids stand for.
         colors: of the plates, a segment each.
+        scores: whether there are any; without them, a name that does not fit is left out.
     """
     height, width = segment_ids.shape
     font = _font_for(width, height)
@@ -52,7 +57,7 @@ def place_labels(
             continue
         x, y, wide, tall = _centered(segment_ids, *seats[segment.id])
         score = f"{segment.score:.0%}"
-        for text in (f"{segment.label} {score}", score):
+        for text in (f"{segment.label} {score}", score) if scores else (segment.label,):
             plate = _plate(font, text, x, y, (width, height))
             fits = plate[2] - plate[0] <= wide and (plate[3] - plate[1]) * 1.5 <= tall
             if fits and not any(_overlap(plate, other.plate) for other in labels):

@@ -60,8 +60,8 @@ class TrainConfig:
         log_every: steps between two lines of the log.
         save_every: steps between two states to resume from.
         validate_every: steps between two validations; 0 for none but the one at the end.
-        patience: validations in a row that may bring nothing better before the run ends; 0 for no
-            limit.
+        patience: validations in a row that may bring nothing better before the run ends, once one
+            has scored above zero; 0 for no limit.
         workers: processes that read photos; 0 reads in a thread.
         bad_photos: photos that cannot be read, skipped before the run gives up.
         bad_steps: steps with a loss that is not finite, skipped before the run gives up.

@@ -33,6 +33,12 @@ PAPER_STEPS = 554_000
 LEAST_FROM_SCRATCH = 50_000
 """Steps of plain DETR from random weights, a tenth of the paper's: fewer are far too few."""
 
+PAPER_MASK_STEPS = 46_000
+"""The paper's stage 2: 25 epochs of the same."""
+
+LEAST_MASKS = 5_000
+"""Steps of the mask head alone, about a tenth of the paper's."""
+
 LEAST_WITH_HELP = 5_000
 """The same with token supervision: the bundled model took 6400 steps."""
 
@@ -54,7 +60,8 @@ class DryRun:
         peak_bytes: of the GPU, or else of this process; None where the system doesn't say.
         checked: whether every file of the data was read.
         errors: what is wrong with it, a line each.
-        notes: what should be known of the data, and what was not taken over from a checkpoint.
+        notes: what should be known of the data, what was not taken over from a checkpoint, and
+            what the run does without.
         warnings: what will probably disappoint.
     """
 
@@ -125,8 +132,9 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
 def warn_of_few_steps(config: TrainConfig) -> list[str]:
     """Say so where far fewer steps are planned than DETR needs."""
     if config.learned == "masks":
-        return []
-    if config.start is not None:
+        least = LEAST_MASKS
+        why = f"the mask head took {PAPER_MASK_STEPS} of 64 photos in the paper (25 epochs of COCO)"
+    elif config.start is not None:
         least, why = LEAST_FINE_TUNING, "a fine-tuned DETR needs some thousands"
     elif config.token_weight:
         least = LEAST_WITH_HELP

@@ -17,10 +17,20 @@ if TYPE_CHECKING:
 RATES = ("learning_rate", "gradient_norm", "photos_per_second")
 
 VALIDATED = {
-    "panoptic quality": ("pq", "pq_things", "pq_stuff"),
-    "box AP": ("boxes_ap", "boxes_ap50", "boxes_ap75"),
+    "validation: PQ": {"pq": "all", "pq_things": "things", "pq_stuff": "stuff"},
+    "validation: box AP": {"boxes_ap": "AP", "boxes_ap50": "AP50", "boxes_ap75": "AP75"},
+    "validation: mask AP": {
+        "instances_ap": "AP", "instances_ap50": "AP50", "instances_ap75": "AP75",
+    },
+}  # fmt: skip
+"""The figures of a validation that are drawn, 0 to 1, by panel and with the names of their curves;
+the others are in the log."""
+
+TITLES = {
+    "learning_rate": "learning rate",
+    "gradient_norm": "gradient norm, before clipping",
+    "photos_per_second": "photos a second",
 }
-"""The figures of a validation that are drawn, by panel; the others are in the log."""
 
 
 class Log:
@@ -71,13 +81,13 @@ class Board:
     """The same figures for TensorBoard."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Go on after a step; TensorBoard forgets what came after it."""
+        """Go on after a step; TensorBoard forgets what a killed run, if any, wrote past it."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TensorBoard's own, about what it imports
             from torch.utils.tensorboard.writer import SummaryWriter
 
         self._folder = folder
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def add(self, step: int, group: str, figures: Mapping[str, float]) -> None:
         """Add a point to the curve of each figure.
@@ -148,12 +158,12 @@ def plot_log(lines: list[dict[str, Any]], picture: Path) -> None:
     panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for line in lines:
         figures: dict[str, float] = line.get("validation", {})
-        shown = [(name, name, value) for name, value in line.get("losses", {}).items()]
-        shown += [(name, name, line[name]) for name in RATES if name in line]
+        shown = [(f"loss: {name}", name, value) for name, value in line.get("losses", {}).items()]
+        shown += [(TITLES[name], name, line[name]) for name in RATES if name in line]
         shown += [
-            (panel, name, figures[name])
-            for panel, names in VALIDATED.items()
-            for name in names
+            (panel, curve, figures[name])
+            for panel, curves in VALIDATED.items()
+            for name, curve in curves.items()
             if name in figures
         ]
         for panel, name, value in shown:
@@ -161,14 +171,18 @@ def plot_log(lines: list[dict[str, Any]], picture: Path) -> None:
     if not panels:
         return
     rows = -(-len(panels) // 4)
-    figure = Figure(figsize=(15, 2.5 * rows), layout="constrained")
+    figure = Figure(figsize=(15, 2.8 * rows), layout="constrained")
     for place, (panel, curves) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(rows, 4, place)
         for name, points in curves.items():
             axes.plot(*zip(*points, strict=True), ".-" if len(points) < 20 else "-", label=name)
-        axes.set_title(panel.replace("_", " "))
+        axes.set_title(panel)
+        axes.set_xlabel("step")
+        axes.set_xlim(0, 1.03 * lines[-1]["step"])
         axes.grid(alpha=0.3)
-        if len(curves) > 1:
+        if panel in VALIDATED:
+            highest = max(value for points in curves.values() for _, value in points)
+            axes.set_ylim(0, 1.1 * highest or 1)
             axes.legend(fontsize="small")
     with written_whole(picture) as temporary:
         figure.savefig(temporary, dpi=100, format="png")

@@ -116,7 +116,7 @@ def train(
     )
     seen: list[StepResult] = []
     since = time.perf_counter()
-    observer.begin(state.step, config.steps)
+    observer.begin(state.step, config.steps, config.batch_size)
 
     with closing(steps), StopSignal(aloud=main) as stop:
         while True:
@@ -311,8 +311,11 @@ def validation_due(state: TrainState, config: TrainConfig) -> bool:
 
 
 def out_of_patience(state: TrainState, config: TrainConfig) -> bool:
-    """Whether validations have brought nothing better for too long."""
-    return bool(config.patience) and state.stale >= config.patience
+    """Whether validations have brought nothing better for too long.
+
+    A model that has never found anything is still at its beginning, not at its end.
+    """
+    return bool(config.patience) and bool(state.best) and state.stale >= config.patience
 
 
 def _summary(

@@ -56,8 +56,8 @@ class Observer(Protocol):
         """Something that a person should know, one line."""
         ...
 
-    def begin(self, step: int, steps: int) -> None:
-        """The first step is about to begin; `step` are done already."""
+    def begin(self, step: int, steps: int, photos: int) -> None:
+        """The first step, of so many photos, is about to begin; `step` are done already."""
         ...
 
     def batch(self, step: int, batch: Batch) -> None:
@@ -91,7 +91,7 @@ class Silence:
     def note(self, text: str) -> None:
         """Nothing."""
 
-    def begin(self, step: int, steps: int) -> None:
+    def begin(self, step: int, steps: int, photos: int) -> None:
         """Nothing."""
 
     def batch(self, step: int, batch: Batch) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from panodetr.boxes import cxcywh_to_xyxy
 from panodetr.data.masks import panoptic_objects
 from panodetr.data.panoptic import read_ids
+from panodetr.evaluation.objects import object_segments
 from panodetr.images.read import read_image
 from panodetr.results.draw import draw_detections, draw_overlay
 from panodetr.results.types import Detection, DetectionResult, PanopticResult, Segment
@@ -32,6 +33,11 @@ PHOTOS = 4
 
 _GAP = 8  # pixels between two photos
 
+_PADDING = 110  # grey: neither a dark photo nor a bright one ends so
+
+_Drawn: TypeAlias = "tuple[str, NDArray[np.uint8]]"
+"""A caption, and the picture below it."""
+
 
 def draw_batch(batch: Batch, spec: ModelSpec) -> NDArray[np.uint8]:
     """Draw the first photos of a batch, augmented and padded as they are, with their objects.
@@ -41,14 +47,16 @@ def draw_batch(batch: Batch, spec: ModelSpec) -> NDArray[np.uint8]:
     """
     rule = spec.preprocessing
     mean, std = (np.array(value, np.float32)[:, None, None] for value in (rule.mean, rule.std))
-    drawn: list[NDArray[np.uint8]] = []
+    drawn: list[_Drawn] = []
     for number in range(min(PHOTOS, len(batch.pixels))):
         pixels = batch.pixels[number].cpu().numpy() * std + mean  # 3, H, W
         photo = (pixels.transpose(1, 2, 0) * 255).round().clip(0, 255).astype(np.uint8)  # H, W, 3
         real = np.ones(photo.shape[:2], np.bool_)
         if batch.padding is not None:
             real = ~batch.padding[number].cpu().numpy()
-        drawn.append(_draw_target(batch, number, photo * real[..., None], real, spec.categories))
+        shown = np.where(real[..., None], photo, np.uint8(_PADDING))
+        caption = f"image {batch.image_ids[number]}: {batch.targets.counts[number]} to learn"
+        drawn.append((caption, _draw_target(batch, number, shown, real, spec.categories)))
     return _grid([drawn])
 
 
@@ -65,13 +73,19 @@ def draw_validation(predictor: Predictor, truth: Truth) -> NDArray[np.uint8]:
     images = truth.images[:PHOTOS]
     photos = [image.photo for image in images]
     with_masks = predictor.spec.architecture.masks
+    found: list[_Drawn] = []
     if with_masks:
-        found = [draw_overlay(result) for result in predictor.segment(photos)]
+        for result in predictor.segment(photos):
+            found.append((f"predicted: {len(result.segments)}", draw_overlay(result)))
     else:
-        found = [draw_detections(result) for result in predictor.detect(photos)]
+        for result in predictor.detect(photos):
+            found.append((f"predicted: {len(result.detections)}", draw_detections(result)))
     return _grid(
-        [answer, _draw_truth(image, truth, predictor.categories, with_masks=with_masks)]
-        for image, answer in zip(images, found, strict=True)
+        [
+            (f"{image.photo.name}, {caption}", answer),
+            _draw_truth(image, truth, predictor.categories, with_masks=with_masks),
+        ]
+        for image, (caption, answer) in zip(images, found, strict=True)
     )
 
 
@@ -99,17 +113,18 @@ def _draw_target(
 
 def _draw_truth(
     image: TruthImage, truth: Truth, categories: Sequence[Category], *, with_masks: bool
-) -> NDArray[np.uint8]:
+) -> _Drawn:
     """Draw what is true of a photo, in the form that the model answers in."""
     photo = read_image(image.photo)
     by_id = {category.id: category for category in categories}
-    if image.panoptic is not None and with_masks:
-        pairs = [
-            (segment.id, by_id[segment.category_id])
-            for segment in image.panoptic.segments
-            if segment.category_id in by_id
-        ]
-        return _draw_ids(photo, read_ids(image.panoptic), pairs, categories)
+    if with_masks and truth.segment_categories:
+        if image.panoptic is not None:
+            ids, segments = read_ids(image.panoptic), image.panoptic.segments
+        else:
+            assert image.instances is not None
+            ids, segments = object_segments(image.instances)
+        pairs = [(s.id, by_id[s.category_id]) for s in segments if s.category_id in by_id]
+        return f"true: {len(pairs)}", _draw_ids(photo, ids, pairs, categories)
     if image.instances is not None:
         objects = list(image.instances.objects)
     else:
@@ -121,7 +136,7 @@ def _draw_truth(
         if one["category_id"] in by_id
         for x, y, width, height in [one["bbox"]]
     ]
-    return _draw_boxes(photo, boxes, categories)
+    return f"true: {len(boxes)}", _draw_boxes(photo, boxes, categories)
 
 
 def _panoptic_boxes(sample: Sample, truth: Truth) -> list[ObjectTruth]:
@@ -161,7 +176,8 @@ def _draw_ids(
             photo=photo,
             source=None,
             categories=tuple(categories),
-        )
+        ),
+        scores=False,
     )
 
 
@@ -184,22 +200,27 @@ def _draw_boxes(
             photo=photo,
             source=None,
             categories=tuple(categories),
-        )
+        ),
+        scores=False,
     )
 
 
-def _grid(rows: Iterable[Sequence[NDArray[np.uint8]]]) -> NDArray[np.uint8]:
-    """Lay pictures out in rows, on white."""
+def _grid(rows: Iterable[Sequence[_Drawn]]) -> NDArray[np.uint8]:
+    """Lay pictures out in rows, on white, each below its caption."""
     laid = list(rows)
-    heights = [max(picture.shape[0] for picture in row) for row in laid]
-    width = max(sum(picture.shape[1] + _GAP for picture in row) for row in laid) - _GAP
-    height = sum(heights) + _GAP * (len(laid) - 1)
+    heights = [max(picture.shape[0] for _, picture in row) for row in laid]
+    width = max(sum(picture.shape[1] + _GAP for _, picture in row) for row in laid) - _GAP
+    font = ImageFont.load_default(max(12, width // 80))
+    line = round(sum(font.getbbox("Åg")[1::2])) + _GAP // 2
+    height = sum(heights) + (line + _GAP) * len(laid) - _GAP
     sheet = Image.new("RGB", (width, height), "white")
+    canvas = ImageDraw.Draw(sheet)
     y = 0
     for row, tall in zip(laid, heights, strict=True):
         x = 0
-        for picture in row:
-            sheet.paste(Image.fromarray(picture), (x, y))
+        for caption, picture in row:
+            canvas.text((x + 2, y), caption, font=font, fill="black")
+            sheet.paste(Image.fromarray(picture), (x, y + line))
             x += picture.shape[1] + _GAP
-        y += tall + _GAP
+        y += line + tall + _GAP
     return np.asarray(sheet)

@@ -17,12 +17,11 @@ from panodetr.data.idfolder import MaskImage
 from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage
 from panodetr.data.masks import mask_object
 from panodetr.errors import DataError, PanodetrError, TrainingError, UsageError
-from panodetr.evaluation.run import check_categories
 from panodetr.evaluation.truth import DEFAULT_SPLIT, Truth
 from panodetr.files import write_json
 from panodetr.training.recipes import RecipeData, configure, find_recipe, preferred_format
 from panodetr.training.transfer import check_start
-from panodetr.training.validate import choose_task
+from panodetr.training.validate import choose_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,11 +100,11 @@ def prepare(request: Request) -> Prepared:
     check_masks(config, data)
     truth = _open_truth(request.data, data, request.val)
     val = None
-    notes: list[str] = []
+    notes = _note_missing_validation(config, truth, request.val)
     if truth is not None:
         val = find_data(request.data, request.val or DEFAULT_SPLIT, data.format)[1]
         check_truth(config, truth)
-        notes = _note_shared_photos(data, truth)
+        notes += _note_shared_photos(data, truth)
     return Prepared(
         request=request, config=config, data=data, truth=truth, val=val, notes=tuple(notes)
     )
@@ -151,11 +150,24 @@ def check_truth(config: TrainConfig, truth: Truth) -> None:
         DataError: it can't.
     """
     try:
-        check_categories(config.spec.categories, truth, [choose_task(config.spec, truth)])
+        choose_tasks(config.spec, truth)
     except DataError as error:
         raise DataError(
             f"validation would fail: {error}; mend that, or train without: --val {NO_VALIDATION}"
         ) from error
+
+
+def _note_missing_validation(
+    config: TrainConfig, truth: Truth | None, val: str | None
+) -> list[str]:
+    """Say so where a run is not validated, or too seldom to end early."""
+    idle = f", and patience={config.patience} does nothing" if config.patience else ""
+    if truth is None:
+        where = "--val none" if val == NO_VALIDATION else "no split is called val"
+        return [f"there is no validation ({where}): no best model is kept{idle}"]
+    if not config.validate_every and idle:
+        return [f"validate_every is 0: there is one validation, at the end{idle}"]
+    return []
 
 
 def _note_shared_photos(data: Dataset, truth: Truth) -> list[str]:

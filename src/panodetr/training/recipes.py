@@ -61,35 +61,52 @@ Recipe: TypeAlias = Callable[..., TrainConfig]
 
 
 def coco_detection(
-    data: RecipeData, *, epochs: int = 300, batch_size: int = 64, backbone: str = "resnet50"
+    data: RecipeData,
+    *,
+    epochs: int = 300,
+    validate_epochs: int = 10,
+    batch_size: int = 64,
+    backbone: str = "resnet50",
 ) -> TrainConfig:
     """The paper's detector: things as boxes (box AP 42.0 with ResNet-50 and 500 epochs)."""
-    return _paper(
-        _detector("coco-detection", data, backbone, masks=False), data, epochs, batch_size
-    )
+    spec = _detector("coco-detection", data, backbone, masks=False)
+    return _paper(spec, data, epochs, validate_epochs, batch_size)
 
 
 def coco_panoptic_boxes(
-    data: RecipeData, *, epochs: int = 300, batch_size: int = 64, backbone: str = "resnet50"
+    data: RecipeData,
+    *,
+    epochs: int = 300,
+    validate_epochs: int = 10,
+    batch_size: int = 64,
+    backbone: str = "resnet50",
 ) -> TrainConfig:
     """The paper's panoptic stage 1: things and stuff, all as boxes."""
-    return _paper(
-        _detector("coco-panoptic-boxes", data, backbone, masks=False), data, epochs, batch_size
-    )
+    spec = _detector("coco-panoptic-boxes", data, backbone, masks=False)
+    return _paper(spec, data, epochs, validate_epochs, batch_size)
 
 
 def coco_panoptic_joint(
-    data: RecipeData, *, epochs: int = 300, batch_size: int = 64, backbone: str = "resnet50"
+    data: RecipeData,
+    *,
+    epochs: int = 300,
+    validate_epochs: int = 10,
+    batch_size: int = 64,
+    backbone: str = "resnet50",
 ) -> TrainConfig:
     """Boxes and masks at once: about as good as two stages, at more cost."""
     _need_masks("coco-panoptic-joint", data)
-    return _paper(
-        _detector("coco-panoptic-joint", data, backbone, masks=True), data, epochs, batch_size
-    )
+    spec = _detector("coco-panoptic-joint", data, backbone, masks=True)
+    return _paper(spec, data, epochs, validate_epochs, batch_size)
 
 
 def coco_panoptic_masks(
-    data: RecipeData, *, start: str | None = None, epochs: int = 25, batch_size: int = 64
+    data: RecipeData,
+    *,
+    start: str | None = None,
+    epochs: int = 25,
+    validate_epochs: int = 5,
+    batch_size: int = 64,
 ) -> TrainConfig:
     """The paper's panoptic stage 2: the mask head alone, on a frozen stage 1 (`start`)."""
     _need_masks("coco-panoptic-masks", data)
@@ -107,7 +124,7 @@ def coco_panoptic_masks(
         shape = replace(trained.architecture, masks=True)
         spec = replace(trained, name="coco-panoptic-masks", architecture=shape)
     return replace(
-        _paper(spec, data, epochs, batch_size),
+        _paper(spec, data, epochs, validate_epochs, batch_size),
         start=start,
         learned="masks",
         drop=_steps(data, epochs * 3 / 5, batch_size),
@@ -119,12 +136,16 @@ def finetune(
     *,
     start: str | None = None,
     epochs: int = 50,
+    validate_epochs: int = 5,
     batch_size: int = 4,
     short_side: int | None = None,
 ) -> TrainConfig:
     """Any checkpoint (`start`) on your own photos and classes: a short run at the paper's rates.
 
-    Photos are seen as the checkpoint's were, or whole and resized to `short_side`.
+    Photos are seen as the checkpoint's were, or whole and resized to `short_side`. The run ends
+    early once half its validations in a row have brought nothing better. Fewer would end runs that
+    got better in their first quarter before the last one, in which the learning rate falls, and
+    with it most of what is left of the loss.
     """
     if start is None:
         raise UsageError(
@@ -164,7 +185,8 @@ def finetune(
         backbone_learning_rate=1e-4 if live else 1e-5,
         warmup=min(100, steps // 10),
         decay=steps // 4,
-        validate_every=max(1, steps // 10),
+        validate_every=_validation_steps(data, validate_epochs, batch_size),
+        patience=max(1, round(epochs / validate_epochs / 2)) if validate_epochs else 0,
     )
 
 
@@ -213,6 +235,7 @@ def nuclei(data: RecipeData) -> TrainConfig:
         query_groups=3,
         token_weight=1.0,
         attention_weight=1.0,
+        validate_every=2000,
     )
 
 
@@ -257,9 +280,14 @@ def configure(recipe: str, data: RecipeData, changes: Sequence[str] = ()) -> Tra
             given[name] = parse_value(hints[name], text, change)
         else:
             rest.append(change)
-    for name in ("epochs", "batch_size", "short_side"):
-        if name in given and given[name] is not None and cast("int", given[name]) < 1:
-            raise UsageError(f"{name} is {given[name]}; expected at least 1")
+    for name, least in (
+        ("epochs", 1),
+        ("validate_epochs", 0),
+        ("batch_size", 1),
+        ("short_side", 1),
+    ):
+        if name in given and given[name] is not None and cast("int", given[name]) < least:
+            raise UsageError(f"{name} is {given[name]}; expected at least {least}")
     return override(make(data, **given), rest, known)
 
 
@@ -292,7 +320,9 @@ def recipe_arguments(recipe: Recipe) -> dict[str, object]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def _paper(spec: ModelSpec, data: RecipeData, epochs: int, batch_size: int) -> TrainConfig:
+def _paper(
+    spec: ModelSpec, data: RecipeData, epochs: int, validate_epochs: int, batch_size: int
+) -> TrainConfig:
     """The paper's schedule and rates (section 4 and appendix A.4), with ImageNet's backbone.
 
     Batches are of photos of like sizes, which the paper's are not: less memory for padding.
@@ -310,7 +340,7 @@ def _paper(spec: ModelSpec, data: RecipeData, epochs: int, batch_size: int) -> T
         clip=0.1,
         drop=_steps(data, epochs * 2 / 3, batch_size),
         mask_objects=100 * batch_size,  # all of them
-        validate_every=_steps(data, 10, batch_size),
+        validate_every=_validation_steps(data, validate_epochs, batch_size),
         save_every=_steps(data, 1, batch_size),
         workers=4,
     )
@@ -369,3 +399,8 @@ def _count_classes(categories: tuple[Category, ...]) -> int:
 def _steps(data: RecipeData, epochs: float, batch_size: int) -> int:
     """Optimizer steps in which every photo is seen so many times."""
     return max(1, round(epochs * data.photos / batch_size))
+
+
+def _validation_steps(data: RecipeData, epochs: int, batch_size: int) -> int:
+    """Steps between two validations, so many epochs apart; 0 for none but the one at the end."""
+    return _steps(data, epochs, batch_size) if epochs else 0

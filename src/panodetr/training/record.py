@@ -78,14 +78,14 @@ class Recorder:
             self._log.add(self._step, note=text)
         self._audience.note(text)
 
-    def begin(self, step: int, steps: int) -> None:
+    def begin(self, step: int, steps: int, photos: int) -> None:
         """Go on with the log after the step."""
         self._step = step
         self._log = Log(self._folder.log, step)
         self._board = Board(self._folder.board, step)
         for text in self._notes:
             self._log.add(step, note=text)
-        self._audience.begin(step, steps)
+        self._audience.begin(step, steps, photos)
 
     def batch(self, step: int, batch: Batch) -> None:
         """Draw the first ones."""

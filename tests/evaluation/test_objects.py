@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage, ObjectTruth
+from panodetr.data.masks import panoptic_objects
+from panodetr.data.panoptic import TruthSegment, read_ids
+from panodetr.evaluation.objects import object_segments
+from panodetr.evaluation.panoptic import PanopticQuality
+from panodetr.evaluation.run import evaluate
+from panodetr.evaluation.truth import TASKS, Truth
+
+from .conftest import Annotator
+
+
+def box(number: int, category_id: int, edges: tuple[int, int, int, int], crowd: int) -> ObjectTruth:
+    x0, y0, x1, y1 = edges
+    return {
+        "id": number,
+        "image_id": 1,
+        "category_id": category_id,
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": (x1 - x0) * (y1 - y0),
+        "iscrowd": crowd,
+        "segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]],
+    }
+
+
+def image(*objects: ObjectTruth) -> InstanceImage:
+    return InstanceImage(image_id=1, photo=Path("1.png"), size=(20, 20), objects=objects)
+
+
+def as_objects(truth: Truth) -> Truth:
+    """The things of a panoptic truth, one by one."""
+    things = {category.id for category in truth.object_categories}
+    images = [
+        InstanceImage(
+            image_id=one.image_id,
+            photo=one.photo,
+            size=one.size,
+            objects=tuple(panoptic_objects(one.panoptic, read_ids(one.panoptic), things)),
+        )
+        for one in truth.images
+        if one.panoptic is not None
+    ]
+    data = InstanceData(
+        folder=truth.folder, categories=truth.object_categories, images=tuple(images)
+    )
+    return Truth.of_instances(data)
+
+
+def test_objects_are_segments_the_smaller_on_top_and_crowds_below() -> None:
+    ids, segments = object_segments(
+        image(
+            box(1, 7, (0, 0, 10, 10), 0),
+            box(2, 7, (5, 5, 9, 9), 0),
+            box(3, 8, (8, 8, 18, 10), 1),
+            box(4, 8, (8, 0, 18, 2), 1),
+        )
+    )
+    assert segments == [
+        TruthSegment(id=1, category_id=7, area=84, is_crowd=False),
+        TruthSegment(id=2, category_id=7, area=16, is_crowd=False),
+        TruthSegment(id=3, category_id=8, area=32, is_crowd=True),
+    ]
+    assert (ids[0, 0], ids[6, 6], ids[9, 12], ids[1, 12]) == (1, 2, 3, 3)
+    assert ids[19, 19] == 4  # nothing, and not void
+
+
+def test_an_object_that_is_covered_whole_cannot_be_missed() -> None:
+    _, segments = object_segments(image(box(1, 7, (0, 0, 4, 4), 0), box(2, 7, (0, 0, 4, 4), 0)))
+    assert len(segments) == 1
+
+
+def test_what_is_found_where_nothing_is_counts_as_false(nuclei: Truth) -> None:
+    ids, segments = object_segments(image(box(1, 1, (0, 0, 4, 4), 0)))
+    found = np.zeros((20, 20), np.int32)
+    found[:4, :4], found[10:14, 10:14] = 1, 2
+    quality = PanopticQuality(nuclei.segment_categories)
+    quality.update(
+        ids,
+        segments,
+        found,
+        [TruthSegment(id=n, category_id=1, area=16, is_crowd=False) for n in (1, 2)],
+    )
+    counted = quality.compute().per_class[0]
+    assert (counted.tp, counted.fp, counted.fn) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("shift", [0, 1, 3])
+def test_things_have_the_same_quality_whether_written_in_a_map_or_one_by_one(
+    nuclei: Truth, shift: int
+) -> None:
+    model = Annotator(nuclei, shift=shift)
+    truth = as_objects(nuclei)
+    assert truth.tasks() == TASKS
+    # The model also finds background, which such truth says nothing of.
+    figures = evaluate(model, truth, TASKS).tally.compute()
+    expected = evaluate(model, nuclei, TASKS).tally.compute()
+    assert figures.panoptic is not None
+    assert expected.panoptic is not None
+    assert figures.panoptic.things == expected.panoptic.things
+    assert figures.panoptic.stuff.classes == 0
+    assert figures.instances is not None
+    assert expected.instances is not None
+    assert figures.instances.ap == expected.instances.ap
+
+
+def test_objects_without_masks_are_no_segments(nuclei: Truth) -> None:
+    bare = box(1, 1, (0, 0, 4, 4), 0)
+    del bare["segmentation"]
+    data = InstanceData(
+        folder=nuclei.folder,
+        categories=(InstanceCategory(id=1, name="nucleus"),),
+        images=(image(bare),),
+    )
+    assert Truth.of_instances(data).tasks() == ("boxes",)
