@@ -88,3 +88,11 @@ def tiny_onnx(tiny_folder: Path) -> Path:
     file = tiny_folder.with_name("tiny.onnx.zip")
     export(tiny_folder, file, format="onnx")
     return file
+
+
+@pytest.fixture(scope="session")
+def tiny_openvino(tiny_folder: Path) -> Path:
+    """The same for OpenVINO."""
+    file = tiny_folder.with_name("tiny.openvino.zip")
+    export(tiny_folder, file, format="openvino")
+    return file

@@ -84,7 +84,7 @@ def _only_on_cpu(runtime: str, device: str, precision: Precision) -> None:
 
 def _converted(network: Detr, rule: Preprocessing, runtime: RuntimeName) -> Runtime:
     """Take a model over to OpenVINO or ONNX Runtime."""
-    from panodetr.runtimes.graph_runtime import DETECT_OUTPUTS, MASKS_OUTPUTS, GraphRuntime
+    from panodetr.runtimes.graph_runtime import GraphRuntime
     from panodetr.runtimes.lower import to_onnx, to_openvino
 
     if runtime == "onnx":
@@ -96,5 +96,5 @@ def _converted(network: Detr, rule: Preprocessing, runtime: RuntimeName) -> Runt
     from panodetr.runtimes.openvino import compile_openvino
 
     graphs = to_openvino(network, rule)
-    masks = None if graphs.masks is None else compile_openvino(graphs.masks, MASKS_OUTPUTS)
-    return GraphRuntime(compile_openvino(graphs.detect, DETECT_OUTPUTS), masks)
+    masks = None if graphs.masks is None else compile_openvino(graphs.masks)
+    return GraphRuntime(compile_openvino(graphs.detect), masks)

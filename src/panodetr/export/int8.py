@@ -13,7 +13,7 @@ import numpy as np
 
 from panodetr.errors import MissingExtra
 from panodetr.results.panoptic import keep_queries
-from panodetr.runtimes.graph_runtime import DETECT_OUTPUTS, MASK_SOURCES
+from panodetr.runtimes.graph_runtime import MASK_SOURCES
 from panodetr.runtimes.lower import OpenVinoGraphs
 from panodetr.runtimes.openvino import compile_openvino
 
@@ -53,7 +53,7 @@ def quantize(
     ]
     chosen: list[Arrays] = []
     if graphs.masks is not None:
-        run = compile_openvino(graphs.detect.clone(), DETECT_OUTPUTS)
+        run = compile_openvino(graphs.detect.clone()).run
         for item in inputs:
             chosen += _mask_inputs(run(item), spec)
     masks = None if graphs.masks is None else _quantize(graphs.masks, chosen)

@@ -70,7 +70,7 @@ def export(
     else:
         models = to_openvino(network, spec.preprocessing)
         files = _openvino_files(models if batches is None else quantize(models, spec, batches))
-    exported = run_graphs(format, files)
+    exported = run_graphs(format, spec, files)
     reference = TorchRuntime(network, spec.preprocessing, torch.device("cpu"), plain=True)
     if batches is None:
         checked = vars(check_equal(reference, exported, masks=spec.architecture.masks))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from panodetr.errors import MissingExtra
 from panodetr.runtimes.graph_runtime import (
+    BOX_OUTPUTS,
     DETECT_INPUTS,
     DETECT_OUTPUTS,
     MASKS_INPUTS,
@@ -72,16 +73,16 @@ def to_openvino(model: Detr, rule: Preprocessing) -> OpenVinoGraphs:
         converted = frontend.convert(frontend.load(recorded))
         for port, name in zip(converted.inputs, inputs, strict=True):
             port.get_tensor().set_names({name})
-        for port, name in zip(converted.outputs, outputs, strict=False):
+        for port, name in zip(converted.outputs, outputs, strict=True):
             port.get_tensor().set_names({name})
         return converted
 
     detect = DetectGraph(model, rule)
     with _recording():
         example = detect_example()
-        whole = convert(detect, example, DETECT_INPUTS, DETECT_OUTPUTS)
         if model.mask_head is None:
-            return OpenVinoGraphs(whole, None)
+            return OpenVinoGraphs(convert(detect, example, DETECT_INPUTS, BOX_OUTPUTS), None)
+        whole = convert(detect, example, DETECT_INPUTS, DETECT_OUTPUTS)
         chosen = masks_example(detect(*example))
         return OpenVinoGraphs(
             whole, convert(MasksGraph(model), chosen, MASKS_INPUTS, MASKS_OUTPUTS)
@@ -104,7 +105,7 @@ def to_onnx(model: Detr, rule: Preprocessing) -> OnnxGraphs:
     ) -> bytes:
         program = torch.onnx.export(
             graph, example, dynamo=True, external_data=False, verbose=False, opset_version=18,
-            input_names=inputs, output_names=outputs[: len(graph(*example))],
+            input_names=inputs, output_names=outputs,
             dynamic_shapes=tuple(_open_sizes(name) for name in inputs),
         )  # fmt: skip
         assert program is not None
@@ -115,9 +116,9 @@ def to_onnx(model: Detr, rule: Preprocessing) -> OnnxGraphs:
     detect = DetectGraph(model, rule)
     with _recording():
         example = detect_example()
-        whole = convert(detect, example, DETECT_INPUTS, DETECT_OUTPUTS)
         if model.mask_head is None:
-            return OnnxGraphs(whole, None)
+            return OnnxGraphs(convert(detect, example, DETECT_INPUTS, BOX_OUTPUTS), None)
+        whole = convert(detect, example, DETECT_INPUTS, DETECT_OUTPUTS)
         chosen = masks_example(detect(*example))
         return OnnxGraphs(whole, convert(MasksGraph(model), chosen, MASKS_INPUTS, MASKS_OUTPUTS))
 
