@@ -114,7 +114,7 @@ def telling_model(spec: ModelSpec) -> Detr:
         parameter *= 0.1
     # Classes are those that a query leans to more than the others do; "no object" is none's.
     model.class_head.weight *= 3
-    model.class_head.bias -= model.detect(pixels).logits[0].mean(dim=0)
+    model.class_head.bias.sub_(model.detect(pixels).logits[0].mean(dim=0))
     model.class_head.bias[-1] -= 5
     return model
 

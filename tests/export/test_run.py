@@ -23,10 +23,11 @@ from panodetr.errors import CheckpointError, ImageError, MissingExtra, PanodetrE
 from panodetr.export import int8, run
 from panodetr.export.run import calibration_batches, export
 from panodetr.export.verify import check_equal, check_sound
+from panodetr.images.preprocess import Preprocessing
 from panodetr.model.detr import Detr
 from panodetr.runtimes.base import Found, Runtime
 from panodetr.runtimes.exported import ExportFormat
-from panodetr.runtimes.lower import to_openvino
+from panodetr.runtimes.lower import OpenVinoGraphs, to_openvino
 from panodetr.runtimes.torch import TorchRuntime
 
 Array = NDArray[np.float32]
@@ -193,7 +194,11 @@ def test_int8_begins_with_graphs_that_are_the_model(
     tiny_folder: Path, tiny_spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = to_openvino(Detr(tiny_spec.architecture), tiny_spec.preprocessing)
-    monkeypatch.setattr(run, "to_openvino", lambda *_: other)
+
+    def other_graphs(model: Detr, rule: Preprocessing) -> OpenVinoGraphs:
+        return other
+
+    monkeypatch.setattr(run, "to_openvino", other_graphs)
     monkeypatch.setattr(run, "quantize", None)  # fails if it is called
     with pytest.raises(CheckpointError, match=r"logits differ by .* at 1x128x160"):
         export(tiny_folder, tmp_path / "x", format="openvino", calibration=SAMPLES)

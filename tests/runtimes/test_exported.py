@@ -22,6 +22,8 @@ from panodetr.errors import CheckpointError, MissingExtra
 from panodetr.runtimes.exported import is_exported
 
 Files = dict[str, bytes]
+Change = tuple[Callable[[Files], Files], str]
+"""What happens to the files, and the reason that is given."""
 
 
 def unpacked(file: Path) -> Files:
@@ -74,21 +76,21 @@ def test_exported_files_are_told_from_others(tiny_onnx: Path, tmp_path: Path) ->
     assert not is_exported(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda files: files | {"detect.onnx": b"other"}, "detect.onnx is not what was written"),
-        (lambda files: without(files, "detect.onnx"), "'detect.onnx' is missing"),
-        (lambda files: files | {"more.onnx": b""}, "more.onnx is not in its list"),
-        (lambda files: files | {"model.json": b"{"}, "Expecting"),
-        (lambda files: files | {"model.json": b"{}"}, "'format' is missing"),
-        (lambda files: files | {"model.json": b"[]"}, "list"),
-        (lambda files: files | {"model.json": b"[" * 100_000}, "recursion"),
-        (lambda files: described(files, lambda about: about.update(graphs="tf")), "for 'tf'"),
-        (lambda files: described(files, lambda about: about.update(format_version=2)), "newer"),
-        (lambda files: described(files, lambda about: about.update(files_sha256=[1])), "damaged"),
-    ],
-)
+ANY_FILE: list[Change] = [
+    (lambda files: files | {"detect.onnx": b"other"}, "detect.onnx is not what was written"),
+    (lambda files: without(files, "detect.onnx"), "'detect.onnx' is missing"),
+    (lambda files: files | {"more.onnx": b""}, "more.onnx is not in its list"),
+    (lambda files: files | {"model.json": b"{"}, "Expecting"),
+    (lambda files: files | {"model.json": b"{}"}, "'format' is missing"),
+    (lambda files: files | {"model.json": b"[]"}, "list"),
+    (lambda files: files | {"model.json": b"[" * 100_000}, "recursion"),
+    (lambda files: described(files, lambda about: about.update(graphs="tf")), "for 'tf'"),
+    (lambda files: described(files, lambda about: about.update(format_version=2)), "newer"),
+    (lambda files: described(files, lambda about: about.update(files_sha256=[1])), "damaged"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), ANY_FILE)
 def test_files_and_description_belong_together(
     tiny_onnx: Path, tmp_path: Path, change: Callable[[Files], Files], reason: str
 ) -> None:
@@ -115,36 +117,36 @@ def with_more_queries(files: Files) -> Files:
     return described(files, lambda about: about["model"]["architecture"].update(num_queries=6))
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (swapped, "the detect graph takes states"),
-        (of_another_format, "is missing"),
-        (with_more_classes, "have 4 classes .* says 6"),
-        (with_more_queries, "have 5 queries; model.json says 6"),
-        (lambda files: files | {"detect.onnx": b"garbage" * 100}, "detect: ONNX Runtime does not"),
-        (lambda files: files | {"masks.onnx": b""}, "masks: ONNX Runtime does not"),
-        (lambda files: without(files, "masks.onnx"), "'masks.onnx' is missing"),
-    ],
-)
+ONNX_FILE: list[Change] = [
+    (swapped, "the detect graph takes states"),
+    (of_another_format, "is missing"),
+    (with_more_classes, "have 4 classes .* says 6"),
+    (with_more_queries, "have 5 queries; model.json says 6"),
+    (lambda files: files | {"detect.onnx": b"garbage" * 100}, "detect: ONNX Runtime does not"),
+    (lambda files: files | {"masks.onnx": b""}, "masks: ONNX Runtime does not"),
+    (lambda files: without(files, "masks.onnx"), "'masks.onnx' is missing"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), ONNX_FILE)
 def test_graphs_for_onnx_are_those_of_the_model_that_is_described(
     tiny_onnx: Path, tmp_path: Path, change: Callable[[Files], Files], reason: str
 ) -> None:
     assert_refused(packed(tmp_path / "file", change(unpacked(tiny_onnx))), reason)
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (swapped, "the detect graph takes states"),
-        (of_another_format, "is missing"),
-        (with_more_classes, "have 4 classes .* says 6"),
-        (lambda files: files | {"detect.xml": b"<net>"}, "detect: OpenVINO does not take it"),
-        (lambda f: f | {"masks.bin": f["masks.bin"][:-40]}, "masks: OpenVINO does not take it"),
-        (lambda files: without(files, "masks.xml", "masks.bin"), "'masks.xml' is missing"),
-        (lambda files: without(files, "detect.bin"), "'detect.bin' is missing"),
-    ],
-)
+OPENVINO_FILE: list[Change] = [
+    (swapped, "the detect graph takes states"),
+    (of_another_format, "is missing"),
+    (with_more_classes, "have 4 classes .* says 6"),
+    (lambda files: files | {"detect.xml": b"<net>"}, "detect: OpenVINO does not take it"),
+    (lambda f: f | {"masks.bin": f["masks.bin"][:-40]}, "masks: OpenVINO does not take it"),
+    (lambda files: without(files, "masks.xml", "masks.bin"), "'masks.xml' is missing"),
+    (lambda files: without(files, "detect.bin"), "'detect.bin' is missing"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), OPENVINO_FILE)
 def test_graphs_for_openvino_are_those_of_the_model_that_is_described(
     tiny_openvino: Path, tmp_path: Path, change: Callable[[Files], Files], reason: str
 ) -> None:
