@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from panodetr.bench.weights import measure_statistics, named_weights
 from panodetr.checkpoints.native import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.export.run import export
+from panodetr.images.batch import normalize
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import DetrConfig, ResNetConfig
 from panodetr.model.detr import Detr
@@ -75,11 +79,44 @@ def tiny_spec() -> ModelSpec:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tiny_spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of the tiny model, with random weights."""
+    """A checkpoint of the tiny model, with random weights whose queries differ."""
     folder = tmp_path_factory.mktemp("tiny") / "tiny"
-    torch.manual_seed(0)
-    save_checkpoint(folder, tiny_spec, Detr(tiny_spec.architecture).state_dict())
+    save_checkpoint(folder, tiny_spec, telling_model(tiny_spec).state_dict())
     return folder
+
+
+@torch.no_grad()
+def telling_model(spec: ModelSpec) -> Detr:
+    """A model of 128 channels whose queries answer noise with several classes and masks.
+
+    Fresh weights give every query nearly the same box, class and mask, and answers of two runtimes
+    would agree whatever they did with queries.
+    """
+    config = spec.architecture
+    weights = named_weights(
+        replace(config, backbone=replace(config.backbone, norm="frozen"))
+    )  # no counters of batches, which the original does not have
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    rule = spec.preprocessing
+    pixels = torch.from_numpy(normalize(noise, rule.mean, rule.std))[None]
+    measure_statistics(config, weights, pixels)
+    model = Detr(config).eval()
+    model.load_state_dict(weights, strict=False)
+    assert model.attention_maps is not None
+    assert model.mask_head is not None
+    # As they are, rounding grows to what two runtimes may differ by.
+    for name, parameter in model.backbone.named_parameters():
+        parameter *= 0.3 if "norm2" in name else 1
+    model.attention_maps.query.weight *= 0.3
+    # Masks follow where queries look, more than what lies there.
+    model.mask_head.convs[0].get_parameter("weight")[:, config.hidden_dim :] *= 3000
+    for parameter in model.mask_head.adapters.parameters():
+        parameter *= 0.1
+    # Classes are those that a query leans to more than the others do; "no object" is none's.
+    model.class_head.weight *= 3
+    model.class_head.bias.sub_(model.detect(pixels).logits[0].mean(dim=0))
+    model.class_head.bias[-1] -= 5
+    return model
 
 
 @pytest.fixture(scope="session")
@@ -87,4 +124,12 @@ def tiny_onnx(tiny_folder: Path) -> Path:
     """The same, exported: once for all tests, for it takes some ten seconds."""
     file = tiny_folder.with_name("tiny.onnx.zip")
     export(tiny_folder, file, format="onnx")
+    return file
+
+
+@pytest.fixture(scope="session")
+def tiny_openvino(tiny_folder: Path) -> Path:
+    """The same for OpenVINO."""
+    file = tiny_folder.with_name("tiny.openvino.zip")
+    export(tiny_folder, file, format="openvino")
     return file

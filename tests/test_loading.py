@@ -5,10 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import panodetr
+from panodetr.checkpoints.load import load_checkpoint
 from panodetr.errors import MissingExtra, UsageError
+from panodetr.predict import Predictor
 from panodetr.runtimes.base import RuntimeName
+from panodetr.runtimes.torch import TorchRuntime
 
 
 def test_results_are_the_same_whichever_runs(tiny_folder: Path, tiny_onnx: Path) -> None:
@@ -23,6 +27,32 @@ def test_results_are_the_same_whichever_runs(tiny_folder: Path, tiny_onnx: Path)
             np.testing.assert_allclose(
                 [d.box for d in a.detections], [d.box for d in b.detections], atol=1e-2
             )
+
+
+def test_segments_are_the_same_whichever_runs(
+    tiny_folder: Path, tiny_onnx: Path, tiny_openvino: Path
+) -> None:
+    spec, network = load_checkpoint(tiny_folder)
+    cpu = torch.device("cpu")
+    plain = Predictor(spec, TorchRuntime(network, spec.preprocessing, cpu, plain=True))
+    others = (panodetr.load(model) for model in (tiny_folder, tiny_openvino, tiny_onnx))
+    photo = np.random.default_rng(3).integers(0, 256, (100, 130, 3), dtype=np.uint8)
+    whole = photo[:64, :64]
+    asked = [(photo, 0.5), (photo, 0.0), (whole, 0.0), (photo, 1.0)]
+    expected = [plain.segment(pixels, threshold=threshold) for pixels, threshold in asked]
+    # Tiles that are joined, and one alone; several classes; nothing at all.
+    assert [len(result.segments) for result in expected] == [9, 12, 5, 0]
+    assert {segment.label for segment in expected[0].segments} == {"nucleus", "background"}
+    for other in others:
+        for (pixels, threshold), a in zip(asked, expected, strict=True):
+            b = other.segment(pixels, threshold=threshold)
+            assert np.mean(a.segment_ids != b.segment_ids) < 1e-3
+            for mine, its in zip(a.segments, b.segments, strict=True):
+                assert (mine.id, mine.category_id) == (its.id, its.category_id)
+                assert (mine.label, mine.is_thing) == (its.label, its.is_thing)
+                np.testing.assert_allclose(mine.box, its.box, atol=1)
+                assert abs(mine.score - its.score) < 1e-4
+                assert abs(mine.area - its.area) <= 10
 
 
 @pytest.mark.parametrize(
@@ -59,7 +89,11 @@ def test_onnx_runtime_takes_a_checkpoint(tiny_folder: Path, tiny_onnx: Path) -> 
 
 @pytest.mark.parametrize(
     ("runtime", "missing", "extra"),
-    [("openvino", "openvino", "openvino"), ("onnx", "onnxscript", "onnx")],
+    [
+        ("openvino", "openvino", "openvino"),
+        ("onnx", "onnxscript", "onnx"),
+        ("onnx", "onnxruntime", "onnx"),
+    ],
 )
 def test_a_missing_extra_is_named(
     tiny_folder: Path,

@@ -72,6 +72,23 @@ def folder_written_whole(path: Path) -> Generator[Path, None, None]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_writable(path: Path) -> None:
+    """Find out whether a file can be written, before the work whose result it is to hold.
+
+    Folders above `path` are made.
+
+    Raises:
+        PanodetrError: the system refuses, or a folder is in the way.
+    """
+    with _told(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder of this name is in the way")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary(path)
+        temporary.touch()
+        temporary.unlink()
+
+
 def write_bytes(path: Path, contents: bytes) -> None:
     """Write `contents` whole or not at all.
 

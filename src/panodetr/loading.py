@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from panodetr.errors import UsageError
 from panodetr.predict import Predictor
-from panodetr.runtimes.base import PRECISIONS, RUNTIMES, Precision, Runtime, RuntimeName
+from panodetr.runtimes.base import PRECISIONS, RUNTIMES, Precision, RuntimeName
 from panodetr.runtimes.exported import is_exported, read_exported
-
-if TYPE_CHECKING:
-    from panodetr.images.preprocess import Preprocessing
-    from panodetr.model.detr import Detr
 
 
 def load(
@@ -33,7 +28,8 @@ def load(
         runtime: what runs it: "torch", "openvino" or "onnx"; None takes what an exported file was
             made for, and else "torch". OpenVINO and ONNX Runtime convert a checkpoint first,
             which takes some seconds each time: export it once to spare them.
-        precision: of PyTorch, "float32" or "bfloat16"; the latter is for GPUs, and rounds.
+        precision: of PyTorch, "float32" (never TF32) or "bfloat16"; the latter is for GPUs, and
+            rounds.
 
     Raises:
         CheckpointError: there is no such model, or its files are damaged.
@@ -57,9 +53,15 @@ def load(
     from panodetr.checkpoints.load import load_checkpoint
 
     if runtime not in (None, "torch"):
+        from panodetr.runtimes import lower
+
         _only_on_cpu(runtime, device, precision)
+        lower.require(runtime)
         spec, network = load_checkpoint(model)
-        return Predictor(spec, _converted(network, spec.preprocessing, runtime))
+        rule = spec.preprocessing
+        if runtime == "onnx":
+            return Predictor(spec, lower.run_onnx(lower.to_onnx(network, rule)))
+        return Predictor(spec, lower.run_openvino(lower.to_openvino(network, rule)))
     from panodetr.runtimes.torch import TorchRuntime, choose_device
 
     chosen = choose_device(device)
@@ -80,21 +82,3 @@ def _only_on_cpu(runtime: str, device: str, precision: Precision) -> None:
             f"runtime {runtime} computes in the precision of its file; precision {precision!r} is "
             "for runtime torch"
         )
-
-
-def _converted(network: Detr, rule: Preprocessing, runtime: RuntimeName) -> Runtime:
-    """Take a model over to OpenVINO or ONNX Runtime."""
-    from panodetr.runtimes.graph_runtime import DETECT_OUTPUTS, MASKS_OUTPUTS, GraphRuntime
-    from panodetr.runtimes.lower import to_onnx, to_openvino
-
-    if runtime == "onnx":
-        from panodetr.runtimes.onnx import load_onnx
-
-        files = to_onnx(network, rule)
-        masks = None if files.masks is None else load_onnx(files.masks)
-        return GraphRuntime(load_onnx(files.detect), masks)
-    from panodetr.runtimes.openvino import compile_openvino
-
-    graphs = to_openvino(network, rule)
-    masks = None if graphs.masks is None else compile_openvino(graphs.masks, MASKS_OUTPUTS)
-    return GraphRuntime(compile_openvino(graphs.detect, DETECT_OUTPUTS), masks)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -21,6 +24,35 @@ def test_an_exported_file_segments_photos(
     out = tmp_path / "out"
     assert main(["segment", str(photo), "--model", str(file), "--out", str(out)]) == 0
     assert len(list(out.iterdir())) == 3
+
+
+@pytest.mark.parametrize("runtime", ["openvino", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_another_runtime_finds_the_same_segments(
+    tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str], runtime: str
+) -> None:
+    noise = np.random.default_rng(3).integers(0, 256, (100, 130, 3), dtype=np.uint8)
+    photo = tmp_path / "photo.png"
+    Image.fromarray(noise[:64, :64]).save(photo)
+    order = ["segment", str(photo), "--model", str(tiny_folder), "--json"]
+    answers: list[dict[str, Any]] = []
+    for name in ("torch", runtime):
+        assert main([*order, "--runtime", name, "--out", str(tmp_path / name)]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    a, b = (answer["segments_info"] for answer in answers)
+    assert len(a) == 5
+    assert [segment["category_id"] for segment in a] == [segment["category_id"] for segment in b]
+    for mine, its in zip(a, b, strict=True):
+        assert abs(mine["score"] - its["score"]) < 1e-4
+        assert abs(mine["area"] - its["area"]) <= 10
+
+
+def test_an_exported_file_runs_where_it_was_made_for_alone(
+    tmp_path: Path, tiny_openvino: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
+    order = ["segment", str(tmp_path / "photo.png"), "--model", str(tiny_openvino)]
+    assert main([*order, "--runtime", "onnx", "--out", str(tmp_path / "out")]) == 2
+    assert "was exported for openvino" in capsys.readouterr().err
 
 
 def test_int8_without_photos_cannot_be_meant(

@@ -1,40 +1,56 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import resource
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
+from safetensors.numpy import load_file
 
 import panodetr
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.errors import CheckpointError, ImageError, UsageError
-from panodetr.export.run import export
-from panodetr.export.verify import check_equal
+from panodetr.errors import CheckpointError, ImageError, MissingExtra, PanodetrError, UsageError
+from panodetr.export import int8, run
+from panodetr.export.run import calibration_batches, export
+from panodetr.export.verify import check_equal, check_sound
+from panodetr.images.preprocess import Preprocessing
 from panodetr.model.detr import Detr
+from panodetr.runtimes.base import Found, Runtime
+from panodetr.runtimes.exported import ExportFormat
+from panodetr.runtimes.lower import OpenVinoGraphs, to_openvino
 from panodetr.runtimes.torch import TorchRuntime
 
+Array = NDArray[np.float32]
 SAMPLES = Path(panodetr.__file__).parent / "assets" / "samples"
 
 
+def digest_of(weights: dict[str, NDArray[np.float32]]) -> str:
+    """SHA-256 of names and float32 values, by rising names."""
+    parts = (name.encode() + array.tobytes() for name, array in sorted(weights.items()))
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
 def assert_is_the_model(file: Path, folder: Path) -> None:
-    model, exported = panodetr.load(folder), panodetr.load(file)
-    assert exported.spec == model.spec
-    photo = np.random.default_rng(0).integers(0, 256, (100, 130, 3), dtype=np.uint8)
-    for threshold in (0.0, 1.0):  # everything, and nothing at all
-        a, b = (m.segment(photo, threshold=threshold) for m in (model, exported))
-        assert [s.category_id for s in a.segments] == [s.category_id for s in b.segments]
-        assert np.mean(a.segment_ids != b.segment_ids) < 1e-3
+    assert panodetr.load(file).spec == panodetr.load(folder).spec
     with zipfile.ZipFile(file) as archive:
         described = json.loads(archive.read("model.json"))
     assert [c["name"] for c in described["model"]["categories"]] == ["nucleus", "background"]
     assert described["model"]["preprocessing"]["tile"] == 64
-    assert len(described["weights_sha256"]) == 64
+    weights = load_file(folder / "model.safetensors")
+    assert described["weights_sha256"] == digest_of(weights)
+    for name, digest in described["files_sha256"].items():
+        with zipfile.ZipFile(file) as archive:
+            assert hashlib.sha256(archive.read(name)).hexdigest() == digest
     assert set(described["checked"]) == {"logits", "boxes", "masks"}
     assert all(0 <= value <= 1e-4 for value in described["checked"].values())
 
@@ -43,17 +59,15 @@ def test_a_file_for_onnx_is_the_model(tiny_folder: Path, tiny_onnx: Path) -> Non
     assert_is_the_model(tiny_onnx, tiny_folder)
 
 
-def test_a_file_for_openvino_is_the_model(tiny_folder: Path, tmp_path: Path) -> None:
-    export(tiny_folder, tmp_path / "file", format="openvino")
-    assert_is_the_model(tmp_path / "file", tiny_folder)
+def test_a_file_for_openvino_is_the_model(tiny_folder: Path, tiny_openvino: Path) -> None:
+    assert_is_the_model(tiny_openvino, tiny_folder)
 
 
-def test_an_exported_file_runs_without_torch(tiny_folder: Path, tmp_path: Path) -> None:
-    export(tiny_folder, tmp_path / "out.file", format="openvino")
+def test_an_exported_file_runs_without_torch(tiny_openvino: Path, tmp_path: Path) -> None:
     Image.new("RGB", (70, 64)).save(tmp_path / "photo.png")
     code = (
         "import sys; sys.modules['torch'] = None; import panodetr; "
-        f"m = panodetr.load({str(tmp_path / 'out.file')!r}); "
+        f"m = panodetr.load({str(tiny_openvino)!r}); "
         f"r = m.segment({str(tmp_path / 'photo.png')!r}, threshold=0); "
         f"r.save({str(tmp_path / 'results')!r}); print(r.segment_ids.shape)"
     )
@@ -89,10 +103,127 @@ def test_int8_reports_how_far_it_agrees(tmp_path: Path) -> None:
     assert background.mean() > 0.9
 
 
-def test_what_cannot_be_meant_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_meant_is_refused(tiny_openvino: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="int8 is for --format openvino"):
-        export(tiny_folder, tmp_path / "x", format="onnx", calibration=SAMPLES)
+        export("nuclei", tmp_path / "x", format="onnx", calibration=SAMPLES)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImageError, match="empty"):
-        export(tiny_folder, tmp_path / "x", format="openvino", calibration=tmp_path / "empty")
+        export("nuclei", tmp_path / "x", format="openvino", calibration=tmp_path / "empty")
+    with pytest.raises(UsageError, match="is exported already"):
+        export(tiny_openvino, tmp_path / "x", format="openvino")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("missing", "format", "calibration"),
+    [
+        ("openvino", "openvino", None),
+        ("nncf", "openvino", SAMPLES),
+        ("onnxscript", "onnx", None),
+        ("onnxruntime", "onnx", None),
+    ],
+)
+def test_what_is_not_installed_is_named_before_the_work(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    missing: str,
+    format: ExportFormat,
+    calibration: Path | None,
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setattr(run, "load_checkpoint", None)  # fails if it is called
+    extra = "onnx" if missing.startswith("onnx") else "openvino"
+    with pytest.raises(MissingExtra, match=rf"pip install 'panodetr\[{extra}\]'"):
+        export("nuclei", tmp_path / "x", format=format, calibration=calibration)
+
+
+def test_where_nothing_can_be_written_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "load_checkpoint", None)  # fails if it is called
+    (tmp_path / "file").touch()
+    for out in (tmp_path, tmp_path / "file" / "x", Path("/proc/x")):
+        with pytest.raises(PanodetrError, match=f"cannot write {out}"):
+            export("nuclei", out, format="openvino")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_is_one_line(tiny_folder: Path, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(PanodetrError, match=r"cannot write the graphs to .*TMPDIR") as raised:
+            export(tiny_folder, tmp_path / "x", format="openvino")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Changed:
+    """A runtime whose masks are changed."""
+
+    def __init__(self, runtime: Runtime, change: Callable[[Array], Array]) -> None:
+        self.runtime = runtime
+        self.change = change
+
+    def detect(self, photos: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> ChangedFound:
+        return ChangedFound(self.runtime.detect(photos, padding), self.change)
+
+
+class ChangedFound:
+    def __init__(self, found: Found, change: Callable[[Array], Array]) -> None:
+        self.logits, self.boxes = found.logits, found.boxes
+        self._found = found
+        self._change = change
+
+    def masks(self, image: NDArray[np.intp], query: NDArray[np.intp]) -> Array:
+        return self._change(self._found.masks(image, query))
+
+
+def test_a_quantised_model_must_answer_every_size_with_as_many_numbers(tiny_folder: Path) -> None:
+    model = panodetr.load(tiny_folder, device="cpu").runtime
+    check_sound(model, Changed(model, lambda masks: masks * 1.5), masks=True)
+    with pytest.raises(CheckpointError, match="gives masks that are no numbers at 1x128x160"):
+        check_sound(model, Changed(model, lambda masks: masks * np.float32("nan")), masks=True)
+    with pytest.raises(CheckpointError, match=r"masks are \(3, 32, 20\), not \(3, 32, 40\)"):
+        check_sound(model, Changed(model, lambda masks: masks[..., ::2]), masks=True)
+
+
+def test_int8_begins_with_graphs_that_are_the_model(
+    tiny_folder: Path, tiny_spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = to_openvino(Detr(tiny_spec.architecture), tiny_spec.preprocessing)
+
+    def other_graphs(model: Detr, rule: Preprocessing) -> OpenVinoGraphs:
+        return other
+
+    monkeypatch.setattr(run, "to_openvino", other_graphs)
+    monkeypatch.setattr(run, "quantize", None)  # fails if it is called
+    with pytest.raises(CheckpointError, match=r"logits differ by .* at 1x128x160"):
+        export(tiny_folder, tmp_path / "x", format="openvino", calibration=SAMPLES)
+
+
+def test_what_int8_keeps_in_float_must_be_there(
+    tiny_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes = replace(tiny_spec.architecture, masks=False)
+    for architecture in (tiny_spec.architecture, boxes):
+        graphs = to_openvino(Detr(architecture), tiny_spec.preprocessing)
+        monkeypatch.setattr(int8, "KEPT_FLOAT", (".*stem.*", ".*renamed.*"))
+        with pytest.raises(CheckpointError, match=r"int8 keeps '\.\*renamed\.\*' in float32"):
+            int8.quantize(graphs, tiny_spec, [])
+        monkeypatch.undo()
+        with pytest.raises(Exception, match="Subset size"):  # NNCF's: there are no photos
+            int8.quantize(graphs, tiny_spec, [])
+
+
+def test_few_photos_to_calibrate_with_are_told(
+    tiny_spec: ModelSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for count, told in ((3, True), (13, False)):
+        for number in range(count):
+            Image.new("RGB", (64, 64)).save(tmp_path / f"{count} {number}.png")
+        caplog.clear()
+        assert len(calibration_batches(tmp_path, tiny_spec)) == (3 if told else 16)
+        assert told == ("has 3 photos (or tiles of photos) to calibrate with" in caplog.text)

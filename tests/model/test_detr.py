@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from panodetr.model import config as named
 from panodetr.model.config import DetrConfig, ResNetConfig
-from panodetr.model.detr import Detr
+from panodetr.model.detr import Detr, shrink
 
 TINY = DetrConfig(
     backbone=ResNetConfig(
@@ -114,6 +114,15 @@ def test_no_padding_is_padding_that_is_nowhere(model: Detr) -> None:
     given, none = model.detect(pixels, padding), model.detect(pixels)
     assert_close(given.logits, none.logits)
     assert_close(given.boxes, none.boxes)
+
+
+def test_padding_is_sampled_where_torch_samples() -> None:
+    for size in range(1, 1334):  # 1333 pixels is the longest side that the original makes
+        places = torch.arange(size)
+        for small in {-(-size // stride) for stride in (2, 4, 8, 16, 32)}:
+            expected = F.interpolate(places[None, None].float(), small)[0, 0].long()
+            assert torch.equal(shrink(places[None, :, None], small, 1)[0, :, 0], expected)
+            assert torch.equal(shrink(places[None, None], 1, small)[0, 0], expected)
 
 
 @settings(max_examples=25)

@@ -1,38 +1,73 @@
+"""Whatever happened to an exported file, `panodetr.load` says so in one line."""
+
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
+import sys
 import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from panodetr.checkpoints.spec import ModelSpec
-from panodetr.errors import CheckpointError
-from panodetr.runtimes.exported import ExportInfo, is_exported, read_exported, write_exported
+import panodetr
+from panodetr.checkpoints.load import load_checkpoint
+from panodetr.errors import CheckpointError, MissingExtra
+from panodetr.runtimes.exported import is_exported
 
-
-@pytest.fixture
-def file(tiny_spec: ModelSpec, tmp_path: Path) -> Path:
-    info = ExportInfo(
-        spec=tiny_spec, format="onnx", precision="float32", weights="0" * 64,
-        versions={"torch": "2.13.0"}, checked={"logits": 1e-6},
-    )  # fmt: skip
-    write_exported(tmp_path / "model", info, {"detect.onnx": b"graph"})
-    return tmp_path / "model"
+Files = dict[str, bytes]
+Change = tuple[Callable[[Files], Files], str]
+"""What happens to the files, and the reason that is given."""
 
 
-def rewritten(file: Path, name: str, contents: bytes | None) -> Path:
-    """The same archive with other contents of one file, or without it."""
+def unpacked(file: Path) -> Files:
     with zipfile.ZipFile(file) as archive:
-        files = {entry: archive.read(entry) for entry in archive.namelist()}
-    del files[name]
-    with zipfile.ZipFile(file, "w") as archive:
-        for entry, data in (files if contents is None else files | {name: contents}).items():
-            archive.writestr(entry, data)
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def packed(
+    file: Path, files: Files, *, digests: bool = True, packing: int = zipfile.ZIP_STORED
+) -> Path:
+    """An archive of these files, where its description is told of their digests."""
+    if digests:
+        others = {name: data for name, data in files.items() if name != "model.json"}
+        sums = {name: hashlib.sha256(data).hexdigest() for name, data in others.items()}
+        files = described(files, lambda about: about.update(files_sha256=sums))
+    with zipfile.ZipFile(file, "w", packing) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
     return file
 
 
-def test_exported_files_are_told_from_others(file: Path, tmp_path: Path) -> None:
-    assert is_exported(file)
+def described(files: Files, change: Callable[[dict[str, Any]], object]) -> Files:
+    """The same files with another description."""
+    about = json.loads(files["model.json"])
+    change(about)
+    return files | {"model.json": json.dumps(about).encode()}
+
+
+def without(files: Files, *names: str) -> Files:
+    return {name: data for name, data in files.items() if name not in names}
+
+
+def assert_refused(file: Path, reason: str) -> None:
+    with pytest.raises(CheckpointError, match=reason) as raised:
+        panodetr.load(file)
+    assert str(raised.value).startswith(f"{file} is damaged or no exported model: ")
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 500
+
+
+def test_exported_files_are_told_from_others(tiny_onnx: Path, tmp_path: Path) -> None:
+    assert is_exported(tiny_onnx)
+    other_order = dict(reversed(unpacked(tiny_onnx).items()))
+    assert is_exported(packed(tmp_path / "packed anew", other_order))
     (tmp_path / "text").write_text("no archive")
     with zipfile.ZipFile(tmp_path / "weights.pth", "w") as archive:
         archive.writestr("archive/data.pkl", b"")
@@ -41,33 +76,136 @@ def test_exported_files_are_told_from_others(file: Path, tmp_path: Path) -> None
     assert not is_exported(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(
-    ("name", "contents", "reason"),
-    [
-        ("detect.onnx", b"other", "detect.onnx is not what was written"),
-        ("detect.onnx", None, "'detect.onnx' is missing"),
-        ("model.json", b"{", "damaged"),
-        ("model.json", b"{}", "'format' is missing"),
-        ("model.json", b"[]", "damaged"),
-    ],
-)
-def test_damage_is_one_line_that_names_the_file(
-    file: Path, name: str, contents: bytes | None, reason: str
+ANY_FILE: list[Change] = [
+    (lambda files: files | {"detect.onnx": b"other"}, "detect.onnx is not what was written"),
+    (lambda files: without(files, "detect.onnx"), "'detect.onnx' is missing"),
+    (lambda files: files | {"more.onnx": b""}, "more.onnx is not in its list"),
+    (lambda files: files | {"model.json": b"{"}, "Expecting"),
+    (lambda files: files | {"model.json": b"{}"}, "'format' is missing"),
+    (lambda files: files | {"model.json": b"[]"}, "list"),
+    (lambda files: files | {"model.json": b"[" * 100_000}, "recursion"),
+    (lambda files: described(files, lambda about: about.update(graphs="tf")), "for 'tf'"),
+    (lambda files: described(files, lambda about: about.update(format_version=2)), "newer"),
+    (lambda files: described(files, lambda about: about.update(files_sha256=[1])), "damaged"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), ANY_FILE)
+def test_files_and_description_belong_together(
+    tiny_onnx: Path, tmp_path: Path, change: Callable[[Files], Files], reason: str
 ) -> None:
-    with pytest.raises(CheckpointError, match=reason) as raised:
-        read_exported(rewritten(file, name, contents))
-    assert str(file) in str(raised.value)
-    assert "\n" not in str(raised.value)
+    files = change(unpacked(tiny_onnx))
+    assert_refused(packed(tmp_path / "file", files, digests=False), reason)
 
 
-def test_a_cut_off_file_is_one_line(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(CheckpointError, match="damaged"):
-        read_exported(file)
+def swapped(files: Files) -> Files:
+    other = {"detect": "masks", "masks": "detect", "model": "model"}
+    paths = {Path(name): data for name, data in files.items()}
+    return {other[path.stem] + path.suffix: data for path, data in paths.items()}
 
 
-def test_a_file_of_a_newer_version_says_so(file: Path) -> None:
-    with zipfile.ZipFile(file) as archive:
-        text = archive.read("model.json").replace(b'"format_version": 1', b'"format_version": 2', 1)
-    with pytest.raises(CheckpointError, match="newer panodetr"):
-        read_exported(rewritten(file, "model.json", text))
+def of_another_format(files: Files) -> Files:
+    other = {"onnx": "openvino", "openvino": "onnx"}
+    return described(files, lambda about: about.update(graphs=other[about["graphs"]]))
+
+
+def with_more_classes(files: Files) -> Files:
+    return described(files, lambda about: about["model"]["architecture"].update(num_classes=5))
+
+
+def with_more_queries(files: Files) -> Files:
+    return described(files, lambda about: about["model"]["architecture"].update(num_queries=6))
+
+
+ONNX_FILE: list[Change] = [
+    (swapped, "the detect graph takes states"),
+    (of_another_format, "is missing"),
+    (with_more_classes, "have 4 classes .* says 6"),
+    (with_more_queries, "have 5 queries; model.json says 6"),
+    (lambda files: files | {"detect.onnx": b"garbage" * 100}, "detect: ONNX Runtime does not"),
+    (lambda files: files | {"masks.onnx": b""}, "masks: ONNX Runtime does not"),
+    (lambda files: without(files, "masks.onnx"), "'masks.onnx' is missing"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), ONNX_FILE)
+def test_graphs_for_onnx_are_those_of_the_model_that_is_described(
+    tiny_onnx: Path, tmp_path: Path, change: Callable[[Files], Files], reason: str
+) -> None:
+    assert_refused(packed(tmp_path / "file", change(unpacked(tiny_onnx))), reason)
+
+
+OPENVINO_FILE: list[Change] = [
+    (swapped, "the detect graph takes states"),
+    (of_another_format, "is missing"),
+    (with_more_classes, "have 4 classes .* says 6"),
+    (lambda files: files | {"detect.xml": b"<net>"}, "detect: OpenVINO does not take it"),
+    (lambda f: f | {"masks.bin": f["masks.bin"][:-40]}, "masks: OpenVINO does not take it"),
+    (lambda files: without(files, "masks.xml", "masks.bin"), "'masks.xml' is missing"),
+    (lambda files: without(files, "detect.bin"), "'detect.bin' is missing"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), OPENVINO_FILE)
+def test_graphs_for_openvino_are_those_of_the_model_that_is_described(
+    tiny_openvino: Path, tmp_path: Path, change: Callable[[Files], Files], reason: str
+) -> None:
+    assert_refused(packed(tmp_path / "file", change(unpacked(tiny_openvino))), reason)
+
+
+def test_packed_anew_it_runs_and_a_damaged_packing_is_one_line(
+    tiny_openvino: Path, tmp_path: Path
+) -> None:
+    files = unpacked(tiny_openvino)
+    file = packed(tmp_path / "file", files, packing=zipfile.ZIP_DEFLATED)
+    assert panodetr.load(file).spec.name == "tiny"
+    whole = file.read_bytes()
+    middle = len(whole) // 2
+    file.write_bytes(whole[:middle] + bytes(100) + whole[middle + 100 :])
+    assert_refused(file, "decompress|CRC")
+    assert_refused(packed(tmp_path / "lzma", files, packing=zipfile.ZIP_LZMA), "by method 14")
+    for flag, reason in ((1, "encrypted"), (0x20, "patch")):  # neither is what Python reads
+        broken = bytearray(tiny_openvino.read_bytes())
+        with zipfile.ZipFile(tiny_openvino) as archive:
+            broken[archive.start_dir + 8] |= flag
+        file.write_bytes(broken)
+        assert_refused(file, reason)
+
+
+@pytest.mark.parametrize("left", [50, 1000, -40])
+def test_a_cut_off_file_is_named_so(tiny_onnx: Path, tmp_path: Path, left: int) -> None:
+    (tmp_path / "file").write_bytes(tiny_onnx.read_bytes()[:left])
+    assert_refused(tmp_path / "file", "not a zip file")
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=3))
+def test_changed_bytes_are_one_line_or_do_no_harm(
+    tiny_openvino: Path, changes: list[tuple[float, int]]
+) -> None:
+    """In the description and the archive's list: graphs are held by their digests."""
+    data = bytearray(tiny_openvino.read_bytes())
+    with zipfile.ZipFile(tiny_openvino) as archive:
+        places = [*range(archive.infolist()[1].header_offset), *range(archive.start_dir, len(data))]
+    for share, value in changes:
+        data[places[round(share * (len(places) - 1))]] = value
+    file = tiny_openvino.with_name("changed")
+    file.write_bytes(data)
+    with suppress(CheckpointError):
+        panodetr.load(file)
+
+
+@pytest.mark.parametrize("library", ["onnxruntime", "openvino"])
+def test_a_missing_library_is_named_and_not_taken_for_damage(
+    tiny_onnx: Path, tiny_openvino: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    extra = library.removesuffix("runtime")
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(MissingExtra, match=rf"pip install 'panodetr\[{extra}\]'"):
+        panodetr.load(tiny_onnx if extra == "onnx" else tiny_openvino)
+
+
+def test_an_exported_file_is_no_checkpoint(tiny_openvino: Path, tmp_path: Path) -> None:
+    shutil.copy(tiny_openvino, tmp_path / "model.zip")
+    with pytest.raises(CheckpointError, match="what `panodetr export` wrote"):
+        load_checkpoint(tmp_path / "model.zip")

@@ -12,7 +12,9 @@ from panodetr.checkpoints.spec import ModelSpec
 from panodetr.model.backbone import FrozenBatchNorm
 from panodetr.model.config import Norm, ResNetConfig
 from panodetr.model.detr import Detr
-from panodetr.runtimes.fused import fuse
+from panodetr.runtimes import fused as module
+from panodetr.runtimes.fused import FusedCopy, can_fuse, fuse
+from panodetr.runtimes.torch import TorchRuntime
 
 BOTTLENECK = ResNetConfig(depths=(2, 1, 2, 2), widths=(8, 8, 16, 16), stem_width=8)
 BASIC = ResNetConfig(block="basic", depths=(2, 1, 1, 1), widths=(8, 8, 16, 16), stem_width=8)
@@ -105,3 +107,48 @@ def test_the_model_itself_is_left_alone(tiny_spec: ModelSpec) -> None:
     after = model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["backbone.stem_conv.weight", "backbone.stages.0.0.norm1.running_var", "project.bias",
+     "mask_head.adapters.1.weight"],
+)  # fmt: skip
+def test_a_copy_follows_its_model_however_weights_change(tiny_spec: ModelSpec, place: str) -> None:
+    model = random_model(tiny_spec, BASIC)
+    copy = FusedCopy(model)
+    pixels = torch.randn(1, 3, 64, 64)
+    first = copy.current()
+    assert_same(model, first, pixels, None)
+    assert copy.current() is first
+    tensor = model.state_dict()[place]
+    with torch.no_grad():
+        tensor.mul_(3)  # counted by PyTorch
+    assert_same(model, copy.current(), pixels, None)
+    tensor.data.mul_(3)  # not counted
+    second = copy.current()
+    assert second is not first
+    assert_same(model, second, pixels, None)
+    assert copy.current() is second
+
+
+def test_a_model_made_under_inference_mode_is_followed_too(tiny_spec: ModelSpec) -> None:
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        model = random_model(tiny_spec, BASIC)
+        copy = FusedCopy(model)
+        assert_same(model, copy.current(), pixels, None)
+        model.project.weight.mul_(3)
+        assert_same(model, copy.current(), pixels, None)
+
+
+def test_without_onednn_it_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tiny_spec: ModelSpec
+) -> None:
+    module._tell_of_slowness.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not can_fuse()
+    model, cpu = random_model(tiny_spec, BASIC), torch.device("cpu")
+    assert TorchRuntime(model, tiny_spec.preprocessing, cpu).model is model
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "without oneDNN" in caplog.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,10 +44,14 @@ def plain(folder: Path) -> TorchRuntime:
 
 
 def assert_same(model: Runtime, other: Runtime) -> None:
-    for count, height, width in ((1, 64, 64), (3, 64, 64), (1, 97, 130), (2, 160, 75)):
+    for count, height, width, edge in (
+        (1, 64, 64, 64), (3, 64, 64, 32), (1, 97, 130, 97), (2, 160, 75, 80),
+        # Padding begins at a row that is sampled: 2/5 of 140, however that is rounded.
+        (3, 140, 171, 56),
+    ):  # fmt: skip
         batch = photos(count, height, width)
         padding = np.zeros((count, height, width), np.bool_)
-        padding[-1, height // 2 :] = count > 1
+        padding[-1, edge:] = True
         for mask in (None, padding):
             a, b = model.detect(batch, mask), other.detect(batch, mask)
             np.testing.assert_allclose(b.logits, a.logits, atol=1e-4)
@@ -92,6 +97,28 @@ def test_pixels_are_normalised_where_the_model_runs_to_the_same_bits(tiny_spec: 
     canvas[0, :20], canvas[1, :, :24] = a, b
     got = normalize_photos(torch.from_numpy(canvas), torch.from_numpy(padding), rule)
     assert np.array_equal(got.numpy(), expected)
+
+
+def test_float32_is_never_tf32(tiny_folder: Path) -> None:
+    runtime = plain(tiny_folder)
+    convolutions: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
+    products = torch.backends.cuda.matmul
+    seen: list[tuple[object, object]] = []
+
+    def note(*_: object) -> None:
+        seen.append((convolutions.fp32_precision, products.fp32_precision))
+
+    handles = [
+        part.register_forward_pre_hook(note)
+        for part in (runtime.model.backbone, runtime.model.mask_head)
+        if part is not None
+    ]
+    before = convolutions.fp32_precision, products.fp32_precision
+    found = runtime.detect(photos(1, 64, 64), None)
+    found.masks(np.array([0]), np.array([1]))
+    assert seen == [("ieee", "ieee")] * len(handles) == [("ieee", "ieee")] * 2
+    assert (convolutions.fp32_precision, products.fp32_precision) == before
+    assert before[0] == "tf32"  # PyTorch's default, and the reason
 
 
 def test_bfloat16_answers_are_near_the_models(tiny_folder: Path) -> None:

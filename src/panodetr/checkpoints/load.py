@@ -157,7 +157,8 @@ def _load_file(file: Path, dilation: bool | None) -> tuple[ModelSpec, Detr]:
     """Load a file that says nothing of itself but its weights."""
     if file.suffix not in _FILE_SUFFIXES:
         raise CheckpointError(
-            f"{file} is no file of weights; expected one that ends in {', '.join(_FILE_SUFFIXES)}"
+            f"{file} is no file of weights; expected one that ends in {', '.join(_FILE_SUFFIXES)} "
+            "(what `panodetr export` wrote can be run, not converted or trained)"
         )
     arguments: dict[str, Any] = {}
     if file.suffix == ".safetensors":

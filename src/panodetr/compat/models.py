@@ -153,8 +153,8 @@ class _Pretrained(nn.Module, ABC, Generic[Output]):
         learns = torch.is_grad_enabled() and (
             pixels.requires_grad or any(p.requires_grad for p in self.detr.parameters())
         )
-        plain = self.training or learns or not can_fuse()
-        if plain or pixels.dtype != torch.float32 or pixels.device.type != "cpu":
+        fusible = pixels.dtype == torch.float32 and pixels.device.type == "cpu"
+        if self.training or learns or not fusible or not can_fuse():
             return self.detr
         return self._fused.current()
 

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from panodetr.checkpoints.load import load_checkpoint
-from panodetr.errors import UsageError
-from panodetr.export.int8 import quantize
-from panodetr.export.verify import check_equal, measure_agreement
+from panodetr.errors import PanodetrError, UsageError
+from panodetr.export.int8 import import_nncf, quantize
+from panodetr.export.verify import check_equal, check_sound, measure_agreement
+from panodetr.files import check_writable
 from panodetr.images.read import find_images
 from panodetr.images.views import read_photo, view_batches
-from panodetr.runtimes.exported import ExportFormat, ExportInfo, run_graphs, write_exported
-from panodetr.runtimes.lower import OnnxGraphs, OpenVinoGraphs, to_onnx, to_openvino
+from panodetr.runtimes.exported import (
+    ExportFormat,
+    ExportInfo,
+    is_exported,
+    run_graphs,
+    write_exported,
+)
+from panodetr.runtimes.lower import (
+    OnnxGraphs,
+    OpenVinoGraphs,
+    require,
+    run_openvino,
+    to_onnx,
+    to_openvino,
+)
 from panodetr.runtimes.openvino import import_openvino
 from panodetr.runtimes.torch import TorchRuntime
 
@@ -30,6 +45,11 @@ if TYPE_CHECKING:
 
 CALIBRATION_VIEWS = 64
 """Photos, or tiles of them, that activations are measured on; more hardly change their ranges."""
+
+FEW_VIEWS = 16
+"""With less, one odd photo decides what an activation's range is."""
+
+_LOG = logging.getLogger(__name__)
 
 LIBRARIES = ("panodetr", "torch", "openvino", "nncf", "onnx", "onnxscript", "onnxruntime")
 
@@ -56,25 +76,37 @@ def export(
     Raises:
         CheckpointError: the model cannot be loaded, or what was exported differs from it.
         ImageError: there is no photo to calibrate with, or one cannot be read.
-        UsageError: int8 was asked for ONNX.
+        UsageError: int8 was asked for ONNX, or the model is an exported file.
         MissingExtra: a library is not installed.
         PanodetrError: the file cannot be written.
     """
     if calibration is not None and format != "openvino":
         raise UsageError(f"int8 is for --format openvino; format is {format}")
+    if Path(model).is_file() and is_exported(Path(model)):
+        raise UsageError(f"{model} is exported already; export the checkpoint it was made from")
+    # What would be refused at the end is refused before the work.
+    require(format)
+    if calibration is not None:
+        import_nncf()
+    check_writable(out)
     spec, network = load_checkpoint(model)
     digest = weights_digest(network)
     batches = None if calibration is None else calibration_batches(calibration, spec)
+    masks = spec.architecture.masks
+    reference = TorchRuntime(network, spec.preprocessing, torch.device("cpu"), plain=True)
     if format == "onnx":
         files = _onnx_files(to_onnx(network, spec.preprocessing))
     else:
-        models = to_openvino(network, spec.preprocessing)
-        files = _openvino_files(models if batches is None else quantize(models, spec, batches))
-    exported = run_graphs(format, files)
-    reference = TorchRuntime(network, spec.preprocessing, torch.device("cpu"), plain=True)
+        graphs = to_openvino(network, spec.preprocessing)
+        if batches is not None:
+            check_equal(reference, run_openvino(graphs), masks=masks)
+            graphs = quantize(graphs, spec, batches)
+        files = _openvino_files(graphs)
+    exported = run_graphs(format, spec, files)
     if batches is None:
-        checked = vars(check_equal(reference, exported, masks=spec.architecture.masks))
+        checked = vars(check_equal(reference, exported, masks=masks))
     else:
+        check_sound(reference, exported, masks=masks)
         checked = vars(measure_agreement(reference, exported, spec, batches))
     info = ExportInfo(
         spec=spec,
@@ -91,6 +123,8 @@ def export(
 def calibration_batches(folder: Path, spec: ModelSpec) -> list[NDArray[np.uint8]]:
     """Views (1, H, W, 3) of a folder's photos as the model is fed them, spread over the photos.
 
+    Where there are few of them, a warning says so.
+
     Raises:
         ImageError: there is no photo, or one cannot be read.
     """
@@ -98,6 +132,12 @@ def calibration_batches(folder: Path, spec: ModelSpec) -> list[NDArray[np.uint8]
     step = max(1, len(files) // CALIBRATION_VIEWS)
     photos = [read_photo(path, spec.preprocessing) for path in files[::step][:CALIBRATION_VIEWS]]
     views = [view for batch in view_batches(photos, spec.preprocessing) for view in batch]
+    if len(views) < FEW_VIEWS:
+        _LOG.warning(
+            "%s has %d photos (or tiles of photos) to calibrate with, and int8 may be far from the "
+            "model: give %d or more, as different as those that it will see",
+            folder, len(views), FEW_VIEWS,
+        )  # fmt: skip
     chosen = np.linspace(0, len(views) - 1, min(len(views), CALIBRATION_VIEWS)).round().astype(int)
     return [views[index].pixels[None] for index in chosen]
 
@@ -117,15 +157,26 @@ def _onnx_files(graphs: OnnxGraphs) -> dict[str, bytes]:
 
 
 def _openvino_files(graphs: OpenVinoGraphs) -> dict[str, bytes]:
+    """Let OpenVINO write its files, which it does only to a disk, and read them.
+
+    Raises:
+        PanodetrError: the folder for temporary files took no more.
+    """
     library = import_openvino()
     files: dict[str, bytes] = {}
-    with TemporaryDirectory() as folder:
-        for name, graph in (("detect", graphs.detect), ("masks", graphs.masks)):
-            if graph is not None:
-                xml = Path(folder, f"{name}.xml")
-                library.serialize(graph, xml)
-                for path in (xml, xml.with_suffix(".bin")):
-                    files[path.name] = path.read_bytes()
+    try:
+        with TemporaryDirectory() as folder:
+            for name, graph in (("detect", graphs.detect), ("masks", graphs.masks)):
+                if graph is not None:
+                    xml = Path(folder, f"{name}.xml")
+                    library.serialize(graph, xml)
+                    for path in (xml, xml.with_suffix(".bin")):
+                        files[path.name] = path.read_bytes()
+    except (OSError, RuntimeError) as error:
+        raise PanodetrError(
+            f"cannot write the graphs to {gettempdir()}: {' '.join(str(error).split())}; make room "
+            "there, or set TMPDIR to a folder with more"
+        ) from error
     return files
 
 

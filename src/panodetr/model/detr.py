@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from panodetr.model.backbone import ResNet
 from panodetr.model.heads import BoxHead, ClassHead
@@ -60,7 +60,7 @@ class Detr(nn.Module):
         shape = projected.shape[-2:]
         small = None
         if padding is not None:
-            small = F.interpolate(padding[:, None].float(), shape)[:, 0] > 0  # B, h, w
+            small = shrink(padding, *shape)  # B, h, w
         real = projected.new_zeros((len(projected), *shape)).bool() if small is None else small
         positions = self.positions(real).to(projected.dtype)  # B, D, h, w
         memory = self.encoder(
@@ -139,6 +139,19 @@ class Detr(nn.Module):
         """
         attention = self.attend(encoded, states, image, query)  # N, A, h, w
         return self.refine(self.share(encoded), attention, image)
+
+
+def shrink(padding: Tensor, height: int, width: int) -> Tensor:
+    """Sample padding (B, H, W) by the nearest pixel up and left: (B, height, width).
+
+    The places are those of `F.interpolate` at every size that a backbone's strides give, in whole
+    numbers: other libraries compute its fractions in another order, and sample the row before.
+    """
+    rows, columns = (
+        torch.arange(small, device=padding.device) * large // small
+        for small, large in zip((height, width), padding.shape[1:], strict=True)
+    )
+    return padding.index_select(1, rows).index_select(2, columns)
 
 
 def _tokens(maps: Tensor) -> Tensor:

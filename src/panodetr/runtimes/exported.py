@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from panodetr.checkpoints.spec_json import spec_from_json, spec_to_json
-from panodetr.errors import CheckpointError
+from panodetr.errors import CheckpointError, MissingExtra
 from panodetr.files import written_whole
-from panodetr.runtimes.graph_runtime import DETECT_OUTPUTS, MASKS_OUTPUTS, GraphRuntime
+from panodetr.runtimes.graph_runtime import GraphRuntime
 from panodetr.runtimes.onnx import load_onnx
 from panodetr.runtimes.openvino import compile_openvino, read_openvino
 
@@ -33,6 +35,22 @@ DESCRIPTION = "model.json"
 
 ExportFormat = Literal["onnx", "openvino"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
+SUFFIXES: Mapping[str, tuple[str, ...]] = {"onnx": (".onnx",), "openvino": (".xml", ".bin")}
+"""What the files of a graph end in, by format."""
+
+LONGEST_REASON = 300
+"""Characters of a library's own words that a message repeats."""
+
+FIRST_ENTRY = b"PK\x03\x04"
+"""How an entry of a ZIP archive begins; its name is 30 bytes further on."""
+
+
+_UNREADABLE = (
+    *(OSError, EOFError, KeyError, TypeError, AttributeError, ValueError, OverflowError),
+    # An archive's own; an encrypted one, and JSON that is nested too deep, are RuntimeErrors.
+    *(zipfile.BadZipFile, zlib.error, struct.error, RuntimeError),
+)
+"""What reading a damaged file raises."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +98,18 @@ def write_exported(path: Path, info: ExportInfo, graphs: Mapping[str, bytes]) ->
 
 
 def is_exported(path: Path) -> bool:
-    """Tell an exported model from other files."""
+    """Tell an exported model from other files, also one that was cut off or is damaged.
+
+    It begins with its description; one that was packed anew has it somewhere in its list.
+    """
     try:
+        with path.open("rb") as file:
+            start = file.read(30 + len(DESCRIPTION))
+        if start.startswith(FIRST_ENTRY) and start[30:] == DESCRIPTION.encode():
+            return True
         with zipfile.ZipFile(path) as archive:
             return DESCRIPTION in archive.namelist()
-    except (OSError, zipfile.BadZipFile):
+    except _UNREADABLE:
         return False
 
 
@@ -97,35 +122,90 @@ def read_exported(path: Path) -> tuple[ExportInfo, GraphRuntime]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            files = {name: archive.read(name) for name in archive.namelist()}
-        described = cast("dict[str, Any]", json.loads(files[DESCRIPTION]))
+            files = {entry.filename: _read_entry(archive, entry) for entry in archive.infolist()}
+        described = cast("dict[str, Any]", json.loads(files.pop(DESCRIPTION)))
         info = _read_info(described)
-        for name, digest in described["files_sha256"].items():
-            if hashlib.sha256(files[name]).hexdigest() != digest:
-                raise ValueError(f"{name} is not what was written")
-    except (OSError, KeyError, TypeError, AttributeError, ValueError, zipfile.BadZipFile) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        _check_files(files, dict(described["files_sha256"]))
+        return info, run_graphs(info.format, info.spec, files)
+    except MissingExtra:
+        raise
+    except _UNREADABLE as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        reason = " ".join(reason.split())[:LONGEST_REASON]
         raise CheckpointError(
             f"{path} is damaged or no exported model: {reason}; export it again"
         ) from error
-    return info, run_graphs(info.format, files)
 
 
-def run_graphs(format: ExportFormat, files: Mapping[str, bytes]) -> GraphRuntime:
-    """Make graphs, by their names in an exported file, ready to run.
+def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """Read a file of an archive.
 
     Raises:
+        ValueError: it is packed as neither `write_exported` nor common programs do it.
+    """
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{entry.filename} is compressed by method {entry.compress_type}")
+    return archive.read(entry)
+
+
+def _check_files(files: Mapping[str, bytes], digests: Mapping[str, str]) -> None:
+    """Compare an archive's files with what its description says of them.
+
+    Raises:
+        KeyError: one is missing.
+        ValueError: one is left over, or is not what was written.
+    """
+    for name, digest in digests.items():
+        if hashlib.sha256(files[name]).hexdigest() != digest:
+            raise ValueError(f"{name} is not what was written")
+    if extra := files.keys() - digests.keys():
+        raise ValueError(f"{', '.join(sorted(extra))} is not in its list of files")
+
+
+def run_graphs(format: ExportFormat, spec: ModelSpec, files: Mapping[str, bytes]) -> GraphRuntime:
+    """Make a model's graphs ready to run.
+
+    Args:
+        format: what they are for.
+        spec: of the model.
+        files: by their names in an exported file.
+
+    Raises:
+        KeyError: a file is missing.
+        ValueError: a library does not take its graph, or a graph is not of such a model.
         MissingExtra: what they are for is not installed.
     """
-    if format == "onnx":
-        masks = load_onnx(files["masks.onnx"]) if "masks.onnx" in files else None
-        return GraphRuntime(load_onnx(files["detect.onnx"]), masks)
-    masks = _openvino(files, "masks", MASKS_OUTPUTS) if "masks.xml" in files else None
-    return GraphRuntime(_openvino(files, "detect", DETECT_OUTPUTS), masks)
+    shape = spec.architecture
+    parts = ("detect", "masks") if shape.masks else ("detect",)
+    graphs = [
+        _graph(part, *(files[f"{part}{suffix}"] for suffix in SUFFIXES[format])) for part in parts
+    ]
+    runtime = GraphRuntime(*graphs)
+    *_, queries, scores = graphs[0].outputs["logits"]
+    for found, expected, what in (
+        (queries, shape.num_queries, "queries"),
+        (scores, shape.num_classes + 1, 'classes with "no object"'),
+    ):
+        if found not in (None, expected):
+            raise ValueError(f"its graphs have {found} {what}; {DESCRIPTION} says {expected}")
+    return runtime
 
 
-def _openvino(files: Mapping[str, bytes], name: str, outputs: tuple[str, ...]) -> Graph:
-    return compile_openvino(read_openvino(files[f"{name}.xml"], files[f"{name}.bin"]), outputs)
+def _graph(name: str, graph: bytes, weights: bytes | None = None) -> Graph:
+    """Load a graph for ONNX Runtime, or with its weights for OpenVINO.
+
+    Raises:
+        ValueError: the library does not take it.
+        MissingExtra: the library is not installed.
+    """
+    try:
+        if weights is None:
+            return load_onnx(graph)
+        return compile_openvino(read_openvino(graph, weights))
+    except MissingExtra:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _read_info(described: dict[str, Any]) -> ExportInfo:

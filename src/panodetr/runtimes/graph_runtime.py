@@ -5,20 +5,24 @@ Letters: B photos, H and W their padded size, N masks, h and w a mask's size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Arrays = dict[str, NDArray[np.generic]]
-Graph = Callable[[Arrays], Arrays]
-"""Named arrays in, named arrays out."""
+Shape = tuple[int | None, ...]
+"""Of an array that a graph takes or gives out; None is a size that is open."""
 
 DETECT_INPUTS = ("photos", "padding")
 MASK_SOURCES = ("states", "memory", "small_padding", "coarse", "fine", "finer", "finest")
 """What the detect graph computes for the masks graph, which takes those of one photo."""
 
-DETECT_OUTPUTS = ("logits", "boxes", *MASK_SOURCES)
+BOX_OUTPUTS = ("logits", "boxes")
+"""All that the detect graph of a model without masks gives out."""
+
+DETECT_OUTPUTS = (*BOX_OUTPUTS, *MASK_SOURCES)
 MASKS_INPUTS = (*MASK_SOURCES, "query")
 MASKS_OUTPUTS = ("masks",)
 
@@ -28,10 +32,33 @@ by 1066. Fewer, and what they share is laid out anew too often; more, and they p
 activations out of the cache."""
 
 
+@dataclass(frozen=True)
+class Graph:
+    """Named arrays in, named arrays out.
+
+    Attributes:
+        run: computes.
+        inputs: what it takes, by name.
+        outputs: what it gives out, likewise.
+    """
+
+    run: Callable[[Arrays], Arrays]
+    inputs: Mapping[str, Shape]
+    outputs: Mapping[str, Shape]
+
+
 class GraphRuntime:
     """A detect graph, and a masks graph where the model has masks."""
 
-    def __init__(self, detect: Graph, masks: Graph | None) -> None:
+    def __init__(self, detect: Graph, masks: Graph | None = None) -> None:
+        """Take graphs over.
+
+        Raises:
+            ValueError: a graph takes or gives out other arrays than it should.
+        """
+        _check("detect", detect, DETECT_INPUTS, BOX_OUTPUTS if masks is None else DETECT_OUTPUTS)
+        if masks is not None:
+            _check("masks", masks, MASKS_INPUTS, MASKS_OUTPUTS)
         self._detect = detect
         self._masks = masks
 
@@ -39,7 +66,7 @@ class GraphRuntime:
         """Run on photos (B, H, W, 3) in RGB, resized; padding (B, H, W) is True beside them."""
         if padding is None:
             padding = np.zeros(photos.shape[:3], np.bool_)
-        return GraphFound(self._detect({"photos": photos, "padding": padding}), self._masks)
+        return GraphFound(self._detect.run({"photos": photos, "padding": padding}), self._masks)
 
 
 class GraphFound:
@@ -67,7 +94,20 @@ class GraphFound:
             of_photo = np.flatnonzero(image == number)
             for start in range(0, len(of_photo), at_once):
                 chosen = of_photo[start : start + at_once]
-                masks[chosen] = self._masks(sources | {"query": query[chosen].astype(np.int64)})[
-                    "masks"
-                ]
+                asked = sources | {"query": query[chosen].astype(np.int64)}
+                masks[chosen] = self._masks.run(asked)["masks"]
         return masks
+
+
+def _check(name: str, graph: Graph, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+    """Compare the names of a graph's arrays with those that it should have.
+
+    Raises:
+        ValueError: they are others.
+    """
+    pairs = ("takes", graph.inputs, inputs), ("gives", graph.outputs, outputs)
+    for what, found, expected in pairs:
+        if set(found) != set(expected):
+            raise ValueError(
+                f"the {name} graph {what} {', '.join(found)}; expected {', '.join(expected)}"
+            )

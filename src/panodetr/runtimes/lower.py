@@ -12,20 +12,23 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from panodetr.errors import MissingExtra
 from panodetr.runtimes.graph_runtime import (
+    BOX_OUTPUTS,
     DETECT_INPUTS,
     DETECT_OUTPUTS,
     MASKS_INPUTS,
     MASKS_OUTPUTS,
+    GraphRuntime,
 )
 from panodetr.runtimes.graphs import DetectGraph, MasksGraph, detect_example, masks_example
-from panodetr.runtimes.openvino import import_openvino
+from panodetr.runtimes.onnx import import_onnxruntime, load_onnx
+from panodetr.runtimes.openvino import compile_openvino, import_openvino
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -52,13 +55,41 @@ class OnnxGraphs:
     masks: bytes | None
 
 
+def require(runtime: Literal["onnx", "openvino"]) -> None:
+    """Make sure of what conversion and the converted model need, before either takes its time.
+
+    Raises:
+        MissingExtra: a library is not installed.
+    """
+    if runtime == "openvino":
+        import_openvino()
+        return
+    import_onnxruntime()
+    try:
+        import_module("onnxscript")  # torch's exporter would ask for it, with a traceback
+    except ImportError as error:
+        raise MissingExtra("writing a model for ONNX Runtime", "onnx") from error
+
+
+def run_openvino(graphs: OpenVinoGraphs) -> GraphRuntime:
+    """Make graphs in memory ready to run."""
+    masks = None if graphs.masks is None else compile_openvino(graphs.masks)
+    return GraphRuntime(compile_openvino(graphs.detect), masks)
+
+
+def run_onnx(graphs: OnnxGraphs) -> GraphRuntime:
+    """Make graphs in memory ready to run."""
+    masks = None if graphs.masks is None else load_onnx(graphs.masks)
+    return GraphRuntime(load_onnx(graphs.detect), masks)
+
+
 def to_openvino(model: Detr, rule: Preprocessing) -> OpenVinoGraphs:
     """Convert a model, on the CPU and in float32.
 
     Raises:
         MissingExtra: OpenVINO is not installed.
     """
-    import_openvino()
+    require("openvino")
     # `openvino.convert_model` does the same, and reports its use to the maker.
     from openvino.frontend.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
@@ -72,16 +103,16 @@ def to_openvino(model: Detr, rule: Preprocessing) -> OpenVinoGraphs:
         converted = frontend.convert(frontend.load(recorded))
         for port, name in zip(converted.inputs, inputs, strict=True):
             port.get_tensor().set_names({name})
-        for port, name in zip(converted.outputs, outputs, strict=False):
+        for port, name in zip(converted.outputs, outputs, strict=True):
             port.get_tensor().set_names({name})
         return converted
 
     detect = DetectGraph(model, rule)
     with _recording():
         example = detect_example()
-        whole = convert(detect, example, DETECT_INPUTS, DETECT_OUTPUTS)
         if model.mask_head is None:
-            return OpenVinoGraphs(whole, None)
+            return OpenVinoGraphs(convert(detect, example, DETECT_INPUTS, BOX_OUTPUTS), None)
+        whole = convert(detect, example, DETECT_INPUTS, DETECT_OUTPUTS)
         chosen = masks_example(detect(*example))
         return OpenVinoGraphs(
             whole, convert(MasksGraph(model), chosen, MASKS_INPUTS, MASKS_OUTPUTS)
@@ -94,17 +125,14 @@ def to_onnx(model: Detr, rule: Preprocessing) -> OnnxGraphs:
     Raises:
         MissingExtra: the ONNX libraries are not installed.
     """
-    try:
-        import_module("onnxscript")  # torch's exporter would ask for it, with a traceback
-    except ImportError as error:
-        raise MissingExtra("writing a model for ONNX Runtime", "onnx") from error
+    require("onnx")
 
     def convert(
         graph: nn.Module, example: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str]
     ) -> bytes:
         program = torch.onnx.export(
             graph, example, dynamo=True, external_data=False, verbose=False, opset_version=18,
-            input_names=inputs, output_names=outputs[: len(graph(*example))],
+            input_names=inputs, output_names=outputs,
             dynamic_shapes=tuple(_open_sizes(name) for name in inputs),
         )  # fmt: skip
         assert program is not None
@@ -115,9 +143,9 @@ def to_onnx(model: Detr, rule: Preprocessing) -> OnnxGraphs:
     detect = DetectGraph(model, rule)
     with _recording():
         example = detect_example()
-        whole = convert(detect, example, DETECT_INPUTS, DETECT_OUTPUTS)
         if model.mask_head is None:
-            return OnnxGraphs(whole, None)
+            return OnnxGraphs(convert(detect, example, DETECT_INPUTS, BOX_OUTPUTS), None)
+        whole = convert(detect, example, DETECT_INPUTS, DETECT_OUTPUTS)
         chosen = masks_example(detect(*example))
         return OnnxGraphs(whole, convert(MasksGraph(model), chosen, MASKS_INPUTS, MASKS_OUTPUTS))
 

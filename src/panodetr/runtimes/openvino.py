@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from panodetr.errors import MissingExtra
+from panodetr.errors import CheckpointError, MissingExtra
+from panodetr.runtimes.graph_runtime import Graph
+from panodetr.runtimes.threads import threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     import openvino
     from numpy.typing import NDArray
 
-    from panodetr.runtimes.graph_runtime import Arrays, Graph
+    from panodetr.runtimes.graph_runtime import Arrays, Shape
 
 
 def import_openvino() -> ModuleType:
@@ -37,24 +39,50 @@ def read_openvino(xml: bytes, weights: bytes) -> openvino.Model:
 
     Raises:
         MissingExtra: OpenVINO is not installed.
+        CheckpointError: the library does not take the graph.
     """
     library = import_openvino()
-    tensor = library.Tensor(np.frombuffer(weights, np.uint8))
-    return library.Core().read_model(xml, tensor)
+    try:
+        tensor = library.Tensor(np.frombuffer(weights, np.uint8))
+        return library.Core().read_model(xml, tensor)
+    except RuntimeError as error:
+        raise CheckpointError(f"OpenVINO does not take it: {error}") from error
 
 
-def compile_openvino(model: openvino.Model, outputs: Sequence[str]) -> Graph:
-    """Make a graph ready to run; its outputs get names in their order."""
+def compile_openvino(model: openvino.Model) -> Graph:
+    """Make a graph ready to run, in as many threads as `panodetr.runtimes.threads` says.
+
+    Raises:
+        CheckpointError: the library does not take the graph, or an array of it has no name.
+    """
     library = import_openvino()
     # Left to itself, OpenVINO takes bfloat16 on machines that are faster in it.
-    config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    compiled: Any = library.Core().compile_model(model, "CPU", config)
+    config: dict[str, str | int] = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads() or 0,  # 0 is its own choice
+    }
+    try:
+        inputs, outputs = _shapes(model.inputs), _shapes(model.outputs)
+        compiled: Any = library.Core().compile_model(model, "CPU", config)
+    except RuntimeError as error:
+        raise CheckpointError(f"OpenVINO does not take it: {error}") from error
     lock = Lock()
 
     def run(inputs: Arrays) -> Arrays:
         with lock:  # a compiled model has one set of buffers
             found = compiled(inputs, share_inputs=True)
             arrays: list[NDArray[Any]] = [found[index] for index in range(len(compiled.outputs))]
-        return dict(zip(outputs, arrays, strict=False))
+        return dict(zip(outputs, arrays, strict=True))
 
-    return run
+    return Graph(run, inputs, outputs)
+
+
+def _shapes(ports: Sequence[Any]) -> dict[str, Shape]:
+    """Shapes by name, in the ports' order."""
+    return {
+        port.get_any_name(): tuple(
+            size.get_length() if size.is_static else None for size in port.partial_shape
+        )
+        for port in ports
+    }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from panodetr.runtimes.fused import can_fuse, fuse
 from panodetr.runtimes.pixels import normalize_photos
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -24,12 +27,28 @@ MASKS_AT_ONCE = 64
 """Masks are independent of each other; this many at a time bound the memory that they take."""
 
 
+@contextmanager
+def full_float32() -> Generator[None]:
+    """Keep GPUs from rounding the factors of float32 products to TF32, whatever PyTorch's defaults.
+
+    They are the process's, and are as they were when the block ends.
+    """
+    convolutions: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
+    products = torch.backends.cuda.matmul
+    before = convolutions.fp32_precision, products.fp32_precision
+    convolutions.fp32_precision = products.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision, products.fp32_precision = before
+
+
 class TorchRuntime:
     """A `Detr` on a device.
 
-    On the CPU, in float32, it is the fused one (`panodetr.runtimes.fused`). The model is taken
-    over: its weights may be moved and converted. `plain` leaves it as it is defined, for
-    comparison.
+    On the CPU, in float32, it is the fused one (`panodetr.runtimes.fused`). On a GPU float32 is
+    float32, and not the TF32 of ten bits that cuDNN takes by itself. The model is taken over: its
+    weights may be moved and converted. `plain` leaves it as it is defined, for comparison.
     """
 
     def __init__(
@@ -47,10 +66,11 @@ class TorchRuntime:
         # torch's stubs leave `memory_format` out.
         channels_last = torch.channels_last
         model = model.eval().to(device, self.dtype, memory_format=channels_last)  # pyright: ignore[reportCallIssue]
-        fusible = device.type == "cpu" and precision == "float32" and can_fuse()
-        self.model = fuse(model) if fusible and not plain else model
+        wanted = device.type == "cpu" and precision == "float32" and not plain
+        self.model = fuse(model) if wanted and can_fuse() else model
 
     @torch.inference_mode()
+    @full_float32()
     def detect(self, photos: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> TorchFound:
         """Run on photos (B, H, W, 3) in RGB, resized; padding (B, H, W) is True beside them."""
         batch = torch.from_numpy(np.ascontiguousarray(photos)).to(self.device)
@@ -70,6 +90,7 @@ class TorchFound:
         self.boxes: NDArray[np.float32] = detections.boxes.float().cpu().numpy()
 
     @torch.inference_mode()
+    @full_float32()
     def masks(self, image: NDArray[np.intp], query: NDArray[np.intp]) -> NDArray[np.float32]:
         """Mask logits (N, h, w) of the queries (N,) of the photos (N,)."""
         found, model = self._detections, self._model
