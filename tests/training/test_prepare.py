@@ -229,16 +229,17 @@ def test_of_cocos_two_truths_the_one_that_is_asked_for_is_learned(
 ) -> None:
     folder = discs.folder
     document = json.loads((folder / "panoptic_train.json").read_text())
-    truth = {"image_id": 1, "category_id": 5, "bbox": [1, 1, 9, 9], "area": 81,
+    truth = {"image_id": 1, "category_id": 10, "bbox": [1, 1, 9, 9], "area": 81,
              "segmentation": [[1, 1, 10, 1, 10, 10, 1, 10]]}  # fmt: skip
-    document |= {"categories": [{"id": 5, "name": "ring"}], "annotations": [truth | {"id": 1}]}
+    document |= {"categories": [{"id": 10, "name": "disc"}], "annotations": [truth | {"id": 1}]}
     (folder / "instances_train.json").write_text(json.dumps(document))
     asked = request(discs, *SMALL, val="train")
     assert prepare(asked).data.format == "coco-panoptic"
     prepared = prepare(replace(asked, format="coco-instances"))
-    assert [category.name for category in prepared.config.spec.categories] == ["ring"]
+    assert [category.name for category in prepared.config.spec.categories] == ["disc"]
     assert prepared.truth is not None
-    assert prepared.truth.tasks() == ("boxes", "instances")
+    assert prepared.truth.of_objects  # not the panoptic truth beside it
+    assert prepared.truth.tasks() == ("boxes", "instances", "panoptic")
     write_request(tmp_path / "config.json", prepared)
     kept, _ = read_request(tmp_path / "config.json")
     assert kept.format == "coco-instances"
