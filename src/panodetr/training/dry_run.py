@@ -40,7 +40,7 @@ LEAST_MASKS = 5_000
 """Steps of the mask head alone, about a tenth of the paper's."""
 
 LEAST_WITH_HELP = 5_000
-"""The same with token supervision: the bundled model took 6400 steps."""
+"""The same with token supervision: the bundled model took 8000 steps."""
 
 LEAST_FINE_TUNING = 1_000
 """From a trained checkpoint: a new class head and its queries still have to learn."""
@@ -138,7 +138,7 @@ def warn_of_few_steps(config: TrainConfig) -> list[str]:
         least, why = LEAST_FINE_TUNING, "a fine-tuned DETR needs some thousands"
     elif config.token_weight:
         least = LEAST_WITH_HELP
-        why = "from random weights the bundled model took 6400, with token supervision"
+        why = "from random weights the bundled model took 8000, with token supervision"
     else:
         least = LEAST_FROM_SCRATCH
         why = (
