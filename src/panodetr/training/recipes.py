@@ -195,8 +195,8 @@ def nuclei(data: RecipeData) -> TrainConfig:
 
     Photos keep their scale, so that a nucleus looks the same in training and in use, and are
     enlarged, because many nuclei have ten pixels. The model sees tiles of 96 of the photo's pixels,
-    on which positions and boxes are easy to learn. Photos are predicted in tiles that overlap by two
-    thirds, so that every nucleus of up to 64 pixels is whole in one.
+    on which positions and boxes are easy to learn. Photos are predicted in tiles that overlap by
+    two thirds, so that every nucleus of up to 64 pixels is whole in one.
     """
     tile, enlarge = 96, 1.5
     return TrainConfig(
