@@ -106,7 +106,11 @@ def split(data: Dataset, by_heart: bool) -> tuple[Dataset, Dataset]:
 def mean_loss(model: Detr, config: TrainConfig, data: Dataset) -> float:
     """The total loss, a mean over batches; every photo is there once."""
     steps = -(-len(data.samples) // config.batch_size)
-    config = replace(config, steps=steps, accumulate=1)
+    # What training alone adds has no part in the loss.
+    config = replace(
+        config, steps=steps, accumulate=1, query_groups=1, denoising=0, token_weight=0.0,
+        attention_weight=0.0,
+    )  # fmt: skip
     model.eval()
     masks = config.spec.architecture.masks
     with torch.no_grad():
