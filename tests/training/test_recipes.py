@@ -8,7 +8,7 @@ import torch
 
 from panodetr.checkpoints.catalogue import bundled
 from panodetr.checkpoints.coco import coco_detection, coco_panoptic
-from panodetr.checkpoints.native import save_checkpoint
+from panodetr.checkpoints.native import read_spec, save_checkpoint
 from panodetr.data.augment import CropAugmentation, PaperAugmentation
 from panodetr.errors import UsageError
 from panodetr.model.config import detr_resnet50, detr_resnet50_panoptic, detr_resnet101_dc5
@@ -155,9 +155,9 @@ def test_fine_tuning_keeps_the_network_and_takes_the_datas_classes() -> None:
     assert config.spec.categories == OWN.categories
     assert config.spec.architecture.num_classes == 2
     assert config.spec.architecture.num_queries == 20
-    assert config.spec.preprocessing.tile == 128
+    assert config.spec.preprocessing == read_spec(bundled()["nuclei"]).preprocessing
     assert isinstance(config.augmentation, CropAugmentation)
-    assert config.augmentation.size == 128
+    assert config.augmentation.size == 144  # a tile of 96, enlarged
     assert config.sampling == "epochs"
     assert config.frozen_stages == 0  # its batch norms are live
     assert config.steps == 50 * 100 // 4
@@ -189,8 +189,6 @@ def test_fine_tuning_a_model_of_the_paper_keeps_its_sizes_and_rates(
 
 
 def test_the_bundled_models_recipe_is_the_one_it_was_made_with() -> None:
-    from panodetr.checkpoints.native import read_spec
-
     data = RecipeData(categories=OWN.categories[:1], photos=475, masks=True)
     made = read_spec(bundled()["nuclei"])
     config = configure("nuclei", data)
