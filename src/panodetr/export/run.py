@@ -139,7 +139,7 @@ def calibration_batches(folder: Path, spec: ModelSpec) -> list[NDArray[np.uint8]
             folder, len(views), FEW_VIEWS,
         )  # fmt: skip
     chosen = np.linspace(0, len(views) - 1, min(len(views), CALIBRATION_VIEWS)).round().astype(int)
-    return [views[index].pixels[None] for index in chosen]
+    return [np.stack([views[index].pixels]) for index in chosen]
 
 
 def weights_digest(model: Detr) -> str:
