@@ -278,7 +278,7 @@ def test_tiles_have_a_row_each(few_nuclei: Path) -> None:
     assert done.returncode == 0, done.stderr
     first, _, *rows = done.stdout.splitlines()
     assert first == "1 photos of val larger than 128 pixels"
-    assert [row[:12] for row in rows] == ["own (tile 12", "whole photos", "tile 128, ov"]
+    assert [row[:12] for row in rows] == ["own (tile 96", "whole photos", "tile 128, ov"]
     assert all(float(row.split()[-1]) > 0 for row in rows)
 
 
