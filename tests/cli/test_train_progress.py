@@ -40,7 +40,7 @@ def watch(progress: TrainProgress, clock: Clock, seen: Callable[[], None]) -> No
     """Steps 11 to 30 of 40, two photos and half a second each, and a validation of a minute."""
     with progress:
         progress.note("from nuclei")
-        progress.begin(10, 40, 2)
+        progress.begin(10, 0, 40, 2)
         for step in range(11, 31):
             clock.now += 0.5
             progress.stepped(step)

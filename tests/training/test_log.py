@@ -7,13 +7,13 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from panodetr.errors import PanodetrError
-from panodetr.training.log import Board, Log, plot_log, read_log, scalars
+from panodetr.training.log import Board, Line, Log, plot_log, read_log, scalars
 
 
 def test_lines_come_back_in_order(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     assert read_log(path) == []
-    log = Log(path, 0)
+    log = Log(path, 0, 0)
     for step in (10, 20, 30):
         log.add(step, losses={"total": 1.0})
     assert [entry["step"] for entry in read_log(path)] == [10, 20, 30]
@@ -22,10 +22,10 @@ def test_lines_come_back_in_order(tmp_path: Path) -> None:
 
 def test_a_resumed_run_replaces_what_the_killed_one_wrote_past_its_state(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    log = Log(path, 0)
+    log = Log(path, 0, 0)
     for step in (10, 20, 30):
         log.add(step, losses={"total": 1.0})
-    Log(path, 15).add(20, losses={"total": 5.0})
+    Log(path, 15, 0).add(20, losses={"total": 5.0})
     assert [(e["step"], e["losses"]["total"]) for e in read_log(path)] == [(10, 1.0), (20, 5.0)]
 
 
@@ -34,17 +34,17 @@ def test_a_resumed_run_replaces_what_the_killed_one_wrote_past_its_state(tmp_pat
 )
 def test_a_line_that_is_not_whole_is_passed_over_and_cut_off(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "log.jsonl"
-    Log(path, 0).add(10, note="a")
+    Log(path, 0, 0).add(10, note="a")
     with path.open("ab") as file:
         file.write(torn)
     assert read_log(path) == [{"step": 10, "note": "a"}]
-    Log(path, 20).add(30, note="b")
+    Log(path, 20, 0).add(30, note="b")
     assert path.read_text() == '{"step": 10, "note": "a"}\n{"step": 30, "note": "b"}\n'
 
 
 def test_a_line_is_added_to_the_file_as_it_lies(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    log = Log(path, 0)
+    log = Log(path, 0, 0)
     log.add(10, note="a")
     before = path.stat().st_ino
     log.add(20, note="b")
@@ -52,26 +52,28 @@ def test_a_line_is_added_to_the_file_as_it_lies(tmp_path: Path) -> None:
     assert len(read_log(path)) == 2
 
 
-def test_a_validation_that_is_repeated_stands_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("validated", "kept"), [(0, []), (10, [10]), (20, [10, 20])])
+def test_a_validation_that_the_state_does_not_know_of_is_dropped(
+    tmp_path: Path, validated: int, kept: list[int]
+) -> None:
     path = tmp_path / "log.jsonl"
-    log = Log(path, 0)
-    log.add(10, losses={"total": 1.0})
-    log.add_validation(10, {"pq": 0.25})
-    log = Log(path, 10)
-    log.add_validation(10, {"pq": 0.5})
-    log.add_validation(20, {"pq": 0.75})
-    told = [(line["step"], line.get("validation")) for line in read_log(path)]
-    assert told == [(10, None), (10, {"pq": 0.5}), (20, {"pq": 0.75})]
+    log = Log(path, 0, 0)
+    for step in (10, 20):
+        log.add(step, losses={"total": 1.0})
+        log.add(step, validation={"pq": 0.25})
+    Log(path, 20, validated)
+    assert [line["step"] for line in read_log(path) if "losses" in line] == [10, 20]
+    assert [line["step"] for line in read_log(path) if "validation" in line] == kept
 
 
 def test_a_log_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    log = Log(tmp_path / "log.jsonl", 0)
+    log = Log(tmp_path / "log.jsonl", 0, 0)
     (tmp_path / "log.jsonl").unlink()
     (tmp_path / "log.jsonl").mkdir()
     with pytest.raises(PanodetrError, match=r"cannot write .*log\.jsonl"):
         log.add(1, note="a")
     with pytest.raises(PanodetrError, match=r"cannot read .*log\.jsonl"):
-        Log(tmp_path / "log.jsonl", 0)
+        Log(tmp_path / "log.jsonl", 0, 0)
 
 
 def test_the_picture_shows_losses_that_begin_late_and_validations(tmp_path: Path) -> None:
@@ -99,19 +101,41 @@ def test_the_picture_shows_losses_that_begin_late_and_validations(tmp_path: Path
 def test_tensorboard_reads_the_same_figures_of_a_run_that_was_killed(
     tmp_path: Path, start: int, expected: list[tuple[int, float]], torn: int
 ) -> None:
-    board = Board(tmp_path, 0)
-    for step in (10, 20, 30):
-        board.add(step, "losses", {"total": float(step)})
+    board = Board(tmp_path, 0, [])
+    lines: list[Line] = [{"step": step, "losses": {"total": float(step)}} for step in (10, 20, 30)]
+    for line in lines:
+        board.add(line)
     (written,) = tmp_path.iterdir()
     whole = written.read_bytes()
     written.write_bytes(whole[: len(whole) - torn])  # killed while it wrote the last one
-    resumed = Board(tmp_path, start)
+    resumed = Board(tmp_path, start, [line for line in lines if line["step"] <= start])
     after = next(step for step in (10, 20, 30) if step > start)
-    resumed.add(after, "losses", {"total": float(after + 100)})
+    resumed.add({"step": after, "losses": {"total": float(after + 100)}})
     resumed.close()
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("losses/total")] == expected
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_tensorboard_has_a_validation_that_a_killed_run_made_once(
+    tmp_path: Path, known: bool
+) -> None:
+    lines: list[Line] = [
+        {"step": 10, "losses": {"total": 1.0}, "learning_rate": 0.5},
+        {"step": 10, "validation": {"pq": 0.25}},
+    ]
+    board = Board(tmp_path, 0, [])
+    for line in lines:
+        board.add(line)
+    resumed = Board(tmp_path, 10, lines if known else lines[:1])
+    if not known:
+        resumed.add(lines[1])
+    resumed.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    for name, value in (("losses/total", 1), ("rates/learning_rate", 0.5), ("validation/pq", 0.25)):
+        assert [(e.step, e.value) for e in events.Scalars(name)] == [(10, value)]
 
 
 def test_figures_over_all_classes_are_the_ones_that_are_logged() -> None:

@@ -195,7 +195,7 @@ def test_the_folder_keeps_what_is_told(
     recorder = Recorder(folder, tiny_run.spec, discs, truth, torch.device("cpu"), Silence())
     (batch,) = next(read_steps(tiny_run, discs, 0, print))
     recorder.note("class head: not taken over")
-    recorder.begin(0, 6, 2)
+    recorder.begin(0, 0, 6, 2)
     recorder.batch(1, batch)
     recorder.progress(
         Progress(

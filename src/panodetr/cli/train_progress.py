@@ -54,7 +54,7 @@ class TrainProgress:
         """Print it."""
         self._print(text)
 
-    def begin(self, step: int, steps: int, photos: int) -> None:
+    def begin(self, step: int, validated: int, steps: int, photos: int) -> None:
         """Set the clock."""
         self._steps, self._photos = steps, photos
         self._began = self._since = (step, time.perf_counter())

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from panodetr.errors import PanodetrError
 from panodetr.files import append_text, write_text, written_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Generator, Iterable, Mapping
     from pathlib import Path
+
+Line: TypeAlias = dict[str, Any]
+"""A line of the log: the number of a step, and what is told of it."""
 
 RATES = ("learning_rate", "gradient_norm", "photos_per_second")
 
@@ -40,64 +43,82 @@ class Log:
     figures, or "bad_step", or "note".
     """
 
-    def __init__(self, path: Path, step: int) -> None:
-        """Go on after a step; the lines that a killed run wrote past it are dropped.
+    def __init__(self, path: Path, step: int, validated: int) -> None:
+        """Go on after a step; what a killed run wrote past its state is dropped.
+
+        Args:
+            path: of the file.
+            step: the last one that the state has done.
+            validated: the last one whose validation it knows of; later ones are done again.
 
         Raises:
-            PanodetrError: the system refused to write.
+            PanodetrError: the system refused to read or write.
         """
         self.path = path
-        self._rewrite([line for line in read_log(path) if line["step"] <= step])
+        kept = [
+            line
+            for line in read_log(path)
+            if line["step"] <= (validated if "validation" in line else step)
+        ]
+        write_text(path, "".join(map(_text, kept)))
 
-    def add(self, step: int, **what: object) -> None:
-        """Add a line.
-
-        Raises:
-            PanodetrError: the system refused to write.
-        """
-        append_text(self.path, _line({"step": step, **what}))
-
-    def add_validation(self, step: int, figures: Mapping[str, float]) -> None:
-        """Add the figures of a validation, for those that a killed run may have of the same step.
+    def add(self, step: int, **what: object) -> Line:
+        """Add a line, and give it.
 
         Raises:
             PanodetrError: the system refused to write.
         """
-        lines = read_log(self.path)
-        others = [line for line in lines if line["step"] != step or "validation" not in line]
-        if len(others) < len(lines):
-            self._rewrite(others)
-        self.add(step, validation=figures)
-
-    def _rewrite(self, lines: list[dict[str, Any]]) -> None:
-        write_text(self.path, "".join(map(_line, lines)))
+        line = {"step": step, **what}
+        append_text(self.path, _text(line))
+        return line
 
 
-def _line(fields: dict[str, Any]) -> str:
-    return json.dumps(fields) + "\n"
+def _text(line: Line) -> str:
+    return json.dumps(line) + "\n"
 
 
 class Board:
     """The same figures for TensorBoard."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        """Go on after a step; TensorBoard forgets what a killed run, if any, wrote past it."""
+    def __init__(self, folder: Path, step: int, lines: Iterable[Line]) -> None:
+        """Go on after a step.
+
+        TensorBoard forgets what a killed run wrote of this step and later ones, and gets the points
+        of this one again: only the log knows which of them are to be kept.
+
+        Args:
+            folder: of its files.
+            step: the last one that is done.
+            lines: of the log, as the run goes on with it.
+
+        Raises:
+            PanodetrError: the system refused to write.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TensorBoard's own, about what it imports
             from torch.utils.tensorboard.writer import SummaryWriter
 
         self._folder = folder
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+        self._writer = SummaryWriter(str(folder), purge_step=step)
+        for line in lines:
+            if line["step"] == step:
+                self.add(line)
 
-    def add(self, step: int, group: str, figures: Mapping[str, float]) -> None:
-        """Add a point to the curve of each figure.
+    def add(self, line: Line) -> None:
+        """Add a point to the curve of each figure of a line.
 
         Raises:
             PanodetrError: the system refused to write.
         """
+        groups: dict[str, dict[str, float]] = {
+            "losses": line.get("losses", {}),
+            "rates": {name: line[name] for name in RATES if name in line},
+            "validation": line.get("validation", {}),
+        }
         with self._told():
-            for name, value in figures.items():
-                self._writer.add_scalar(f"{group}/{name}", value, step)
+            for group, figures in groups.items():
+                for name, value in figures.items():
+                    self._writer.add_scalar(f"{group}/{name}", value, line["step"])
             self._writer.flush()
 
     def close(self) -> None:
@@ -118,7 +139,7 @@ class Board:
             raise PanodetrError(f"cannot write {self._folder}: {reason}") from error
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[Line]:
     """Read the whole lines of a log; none where there is no log yet.
 
     A kill or a full disk can leave a part of a line, which is passed over.
@@ -136,7 +157,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [line for line in lines if line is not None]
 
 
-def _parse(line: str) -> dict[str, Any] | None:
+def _parse(line: str) -> Line | None:
     """Give the fields of a line; None for what is no line of a log."""
     try:
         fields: object = json.loads(line)
@@ -147,7 +168,7 @@ def _parse(line: str) -> dict[str, Any] | None:
     return fields
 
 
-def plot_log(lines: list[dict[str, Any]], picture: Path) -> None:
+def plot_log(lines: list[Line], picture: Path) -> None:
     """Draw each loss, the figures of the validations, and the rates over the steps.
 
     Raises:

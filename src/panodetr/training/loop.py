@@ -116,7 +116,7 @@ def train(
     )
     seen: list[StepResult] = []
     since = time.perf_counter()
-    observer.begin(state.step, config.steps, config.batch_size)
+    observer.begin(state.step, state.validated, config.steps, config.batch_size)
 
     with closing(steps), StopSignal(aloud=main) as stop:
         while True:

@@ -56,8 +56,15 @@ class Observer(Protocol):
         """Something that a person should know, one line."""
         ...
 
-    def begin(self, step: int, steps: int, photos: int) -> None:
-        """The first step, of so many photos, is about to begin; `step` are done already."""
+    def begin(self, step: int, validated: int, steps: int, photos: int) -> None:
+        """The run goes on.
+
+        Args:
+            step: the steps that are done already.
+            validated: the last one whose validation is known; 0 where there is none.
+            steps: of the whole run.
+            photos: of a step.
+        """
         ...
 
     def batch(self, step: int, batch: Batch) -> None:
@@ -91,7 +98,7 @@ class Silence:
     def note(self, text: str) -> None:
         """Nothing."""
 
-    def begin(self, step: int, steps: int, photos: int) -> None:
+    def begin(self, step: int, validated: int, steps: int, photos: int) -> None:
         """Nothing."""
 
     def batch(self, step: int, batch: Batch) -> None:

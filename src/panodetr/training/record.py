@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from panodetr.files import write_json, written_whole
-from panodetr.training.log import RATES, Board, Log, plot_log, read_log, scalars
+from panodetr.training.log import Board, Log, plot_log, read_log, scalars
 from panodetr.training.pictures import draw_batch, draw_validation
 from panodetr.training.validate import make_predictor
 
@@ -78,14 +78,14 @@ class Recorder:
             self._log.add(self._step, note=text)
         self._audience.note(text)
 
-    def begin(self, step: int, steps: int, photos: int) -> None:
+    def begin(self, step: int, validated: int, steps: int, photos: int) -> None:
         """Go on with the log after the step."""
         self._step = step
-        self._log = Log(self._folder.log, step)
-        self._board = Board(self._folder.board, step)
+        self._log = Log(self._folder.log, step, validated)
+        self._board = Board(self._folder.board, step, read_log(self._folder.log))
         for text in self._notes:
             self._log.add(step, note=text)
-        self._audience.begin(step, steps, photos)
+        self._audience.begin(step, validated, steps, photos)
 
     def batch(self, step: int, batch: Batch) -> None:
         """Draw the first ones."""
@@ -103,10 +103,7 @@ class Recorder:
         assert self._log is not None
         assert self._board is not None
         fields = asdict(line)
-        step, losses = fields.pop("step"), fields["losses"]
-        self._log.add(step, **fields)
-        self._board.add(step, "losses", losses)
-        self._board.add(step, "rates", {name: fields[name] for name in RATES})
+        self._board.add(self._log.add(fields.pop("step"), **fields))
         self._audience.progress(line)
 
     def bad_step(self, bad: BadStep) -> None:
@@ -132,8 +129,7 @@ class Recorder:
         assert self._board is not None
         assert self._truth is not None
         figures = scalars(validation.metrics)
-        self._log.add_validation(validation.step, figures)
-        self._board.add(validation.step, "validation", figures)
+        self._board.add(self._log.add(validation.step, validation=figures))
         predictor = make_predictor(model, self._spec, self._device)
         picture = self._folder.pictures / f"validation_{validation.step:08}.png"
         _write_picture(picture, draw_validation(predictor, self._truth))
