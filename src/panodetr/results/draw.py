@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from panodetr.results.labels import draw_box_labels, place_labels, write_labels
+from panodetr.results.labels import Label, draw_box_labels, place_labels, write_labels
 from panodetr.results.types import Category, DetectionResult, PanopticResult
 
 COMFORTABLE_SIDE = 768
@@ -23,34 +22,32 @@ Color = tuple[int, int, int]
 
 
 def draw_overlay(result: PanopticResult, *, scores: bool = True) -> NDArray[np.uint8]:
-    """Draw the segments over their photo, as `paint_overlay` does; the truth has no scores.
+    """Draw the segments over their photo, and label them; the truth has no scores.
 
     Returns:
         (k H, k W, 3) uint8 RGB; k is 1, or 2 to 4 for photos far below `COMFORTABLE_SIDE`.
     """
-    return np.asarray(paint_overlay(result, scores=scores))
+    picture = paint_segments(result)
+    write_labels(picture, find_labels(result, scores=scores))
+    return np.asarray(picture)
 
 
-def paint_overlay(result: PanopticResult, *, scores: bool = True) -> Image.Image:
-    """Draw the segments over their photo, to be saved.
+def paint_segments(result: PanopticResult) -> Image.Image:
+    """Draw the segments over their photo, in the size that `draw_overlay` tells.
 
     The first thing of a category has the category's colour, livened up; the next ones turn its hue,
-    so that neighbours differ. Stuff has its category's colour, fainter. Outlines are opaque. A
-    segment is labelled where the label fits into it, else with its score, else not at all.
+    so that neighbours differ. Stuff has its category's colour, fainter. Outlines are opaque.
     """
-    height, width = result.segment_ids.shape
-    scale = _scale(height, width)
-    size = (width * scale, height * scale)
-    photo, segment_ids = Image.fromarray(result.photo), result.segment_ids
-    if scale > 1:
-        photo = photo.resize(size, Image.Resampling.BICUBIC)
-        segment_ids = np.repeat(np.repeat(segment_ids, scale, axis=0), scale, axis=1)
+    photo, segment_ids = Image.fromarray(result.photo), _enlarged_ids(result)
+    if segment_ids.shape != result.segment_ids.shape:
+        photo = photo.resize(segment_ids.shape[::-1], Image.Resampling.BICUBIC)
+    return _paint(photo, segment_ids, result, segment_colors(result))
+
+
+def find_labels(result: PanopticResult, *, scores: bool = True) -> list[Label]:
+    """Find room for labels in the picture of `paint_segments`; see `place_labels`."""
     colors = segment_colors(result)
-    with ThreadPoolExecutor(1) as beside:  # looking for room takes half as long as painting
-        labels = beside.submit(place_labels, segment_ids, result.segments, colors, scores=scores)
-        picture = _paint(photo, segment_ids, result, colors)
-        write_labels(picture, labels.result())
-    return picture
+    return place_labels(_enlarged_ids(result), result.segments, colors, scores=scores)
 
 
 def draw_detections(result: DetectionResult, *, scores: bool = True) -> NDArray[np.uint8]:
@@ -81,6 +78,14 @@ def draw_detections(result: DetectionResult, *, scores: bool = True) -> NDArray[
 def segment_colors(result: PanopticResult) -> list[Color]:
     """Choose a colour for each segment, in their order."""
     return _colors(((s.category_id, s.is_thing) for s in result.segments), result.categories)
+
+
+def _enlarged_ids(result: PanopticResult) -> NDArray[np.int32]:
+    """The segment ids (k H, k W) of the picture's pixels."""
+    segment_ids, scale = result.segment_ids, _scale(*result.segment_ids.shape)
+    if scale == 1:
+        return segment_ids
+    return np.repeat(np.repeat(segment_ids, scale, axis=0), scale, axis=1)
 
 
 def _scale(height: int, width: int) -> int:

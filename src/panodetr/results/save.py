@@ -11,7 +11,8 @@ from PIL import Image
 
 from panodetr.files import json_text, write_bytes, write_json, write_text, written_whole
 from panodetr.results.coco import detection_info, id_map_png, result_info
-from panodetr.results.draw import draw_detections, paint_overlay
+from panodetr.results.draw import draw_detections, find_labels, paint_segments
+from panodetr.results.labels import write_labels
 from panodetr.results.types import DetectionResult, PanopticResult
 
 LARGEST_PNG = 1_200_000
@@ -59,12 +60,14 @@ def save_result(result: PanopticResult, folder: str | Path) -> SavedFiles:
         PanodetrError: the system refused to write.
     """
     folder = Path(folder)
-    picture = paint_overlay(result)
     name = _SEGMENTS.name_in(folder, result.source)
     id_map, json_file = folder / f"{name}_panoptic.png", folder / f"{name}.json"
-    with ThreadPoolExecutor(1) as beside:  # compressing a picture leaves a core to the rest
+    with ThreadPoolExecutor(1) as beside:  # painting and compressing leave a core to the rest
+        labels = beside.submit(find_labels, result)
         written = beside.submit(lambda: write_bytes(id_map, id_map_png(result.segment_ids)))
         text = beside.submit(json_text, {**result_info(result), "file_name": id_map.name})
+        picture = paint_segments(result)
+        write_labels(picture, labels.result())
         overlay = _save_picture(picture, folder / f"{name}_overlay")
         written.result()
     write_text(json_file, text.result())
