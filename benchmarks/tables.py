@@ -114,6 +114,28 @@ def training(folder: Path) -> str:
     return _table(lines, [report], f"photo {report['size']} by {report['size']}, {rounds}")
 
 
+def finetune(folder: Path) -> str:
+    """What fine-tuning learns of other photos and classes."""
+    reports = [
+        report
+        for name in ("held-out", "by-heart")
+        if (report := _read(folder, f"finetune-{name}")) is not None
+    ]
+    lines: list[tuple[str, ...]] = [
+        ("", "photos learned", "measured", "steps", "loss", "", "floor", "", "box AP50")
+    ]
+    for report in reports:
+        photos, loss, found = report["photos"], report["loss"], report["box_ap50"]
+        lines.append((
+            report["what"], str(photos["learned"]), str(photos["measured"]), str(report["steps"]),
+            f"{loss['before']['total']:.1f} → {loss['after']['total']:.1f}",
+            f"{100 * loss['less']:.0f} % less", f"≥ {100 * report['floor']:.0f} %",
+            "holds" if loss["less"] >= report["floor"] else "FALLS SHORT",
+            f"{found['before']:.3f} → {found['after']:.3f}",
+        ))  # fmt: skip
+    return _table(lines, reports, "") if reports else ""
+
+
 def gpu(folder: Path) -> str:
     """Photos a second on a GPU."""
     report = _read(folder, "gpu")
@@ -133,6 +155,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "quality": quality,
     "inference": inference,
     "training": training,
+    "finetune": finetune,
     "gpu": gpu,
 }
 

@@ -21,7 +21,8 @@ def tables(script: Script) -> Any:
 PROJECT = Path(__file__).resolve().parents[2]
 MARKED = [
     ("README.md", "quality"), ("README.md", "inference"), ("README.md", "training"),
-    ("docs/benchmarks/README.md", "training"), ("docs/benchmarks/README.md", "gpu"),
+    ("docs/benchmarks/README.md", "training"), ("docs/benchmarks/README.md", "finetune"),
+    ("docs/benchmarks/README.md", "gpu"),
 ]  # fmt: skip
 
 
