@@ -86,3 +86,27 @@ def test_an_error_is_one_line_and_with_debug_a_traceback(panodetr: Program) -> N
     assert done.stderr.startswith("panodetr: error: nowhere ")
     assert done.stderr.count("\n") == 1
     assert "Traceback" in panodetr("--debug", *arguments).stderr
+
+
+LONG = "a" * 300  # a longer name than any file may have
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows says that there is no such file")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("segment", LONG),
+        ("eval", "--model", "nuclei", "--data", LONG),
+        ("data", "check", LONG),
+        ("export", LONG, "--format", "onnx", "--out", "a.zip"),
+        ("convert", "nuclei", LONG),
+        ("train", "nuclei", "--data", LONG),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_name_that_is_too_long_is_one_line(panodetr: Program, arguments: tuple[str, ...]) -> None:
+    done = panodetr(*arguments)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert LONG in done.stderr
+    assert "File name too long" in done.stderr

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
 
     Raises:
         SystemExit: from argparse, after `--help` or `--version` (0) or arguments it refuses (2).
-        PanodetrError: only with `--debug`, for its traceback.
+        PanodetrError, OSError: only with `--debug`, for its traceback.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -68,6 +68,12 @@ def main(arguments: Sequence[str]) -> int:
         # Whoever read our output has left. Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except OSError as error:  # refused before anything was to be read or written: a name too long
+        if options.debug:
+            raise
+        reason = error.strerror or str(error)
+        print_error(reason if error.filename is None else f"cannot use {error.filename}: {reason}")
+        return FAILURE
     return code
 
 
