@@ -147,11 +147,60 @@ def test_the_whole_view_overrides_the_cut_one() -> None:
     assert things(segments) == [(0, (17, 5, 23, 15))]
 
 
-def test_of_two_whole_views_the_better_score_is_taken_as_it_is() -> None:
+def test_whole_views_vote_on_pixels_and_their_scores_are_averaged() -> None:
     tiles = [half(True, [(0, 12, 18)], 0.8), half(False, [(0, 3, 7)], 0.9)]
     _, segments = join_tiles(tiles, (20, 30))
-    assert things(segments) == [(0, (13, 5, 17, 15))]
-    assert segments[0].score == 0.9
+    assert things(segments) == [(0, (13, 5, 17, 15))]  # what both have
+    assert segments[0].score == pytest.approx((60 * 0.8 + 40 * 0.9) / 100)
+
+
+@pytest.mark.parametrize(("columns", "expected"), [((3, 7), (13, 17)), ((2, 8), (12, 18))])
+def test_a_third_view_decides(columns: tuple[int, int], expected: tuple[int, int]) -> None:
+    views = [(0, (12, 18)), (5, (8, 12)), (10, columns)]  # a tile's left edge, and columns in it
+    tiles: list[Tile] = []
+    for x, (first, last) in views:
+        tiles.append(((0, x, 20, x + 20), *half(True, [(0, first, last)])[1:]))
+    _, segments = join_tiles(tiles, (20, 30))
+    assert things(segments) == [(0, (expected[0], 5, expected[1], 15))]
+
+
+@pytest.mark.parametrize(
+    ("scores", "stands"),
+    [((0.9, 0.0), True), ((0.7, 0.0), False), ((0.7, 0.6), True), ((0.0, 0.81), True)],
+)
+def test_an_object_that_one_of_two_tiles_finds_needs_a_high_score(
+    scores: tuple[float, float], stands: bool
+) -> None:
+    bands = [(0, 12, 18)], [(0, 2, 8)]
+    tiles = [
+        half(left, band if score else [], score or 1)
+        for left, band, score in zip((True, False), bands, scores, strict=True)
+    ]
+    _, segments = join_tiles(tiles, (20, 30))
+    assert bool(things(segments)) == stands
+
+
+def test_a_tile_that_sees_an_object_cut_does_not_count_against_it() -> None:
+    # Columns 3 to 7 lie in the left tile alone; to the right one 8 to 12 are cut.
+    tiles = [half(True, [(0, 3, 8)], 0.6), half(False, [])]
+    assert things(join_tiles(tiles, (20, 30))[1]) == [(0, (3, 5, 8, 15))]
+    tiles = [half(True, [(0, 8, 13)], 0.6), half(False, [])]
+    assert things(join_tiles(tiles, (20, 30))[1]) == [(0, (8, 5, 13, 15))]
+
+
+def test_a_find_of_another_class_speaks_for_an_object() -> None:
+    tiles = [half(True, [(0, 12, 18)], 0.7), half(False, [(2, 2, 8)], 0.6)]
+    assert things(join_tiles(tiles, (20, 30))[1]) == [(0, (12, 5, 18, 15))]
+
+
+def test_a_strip_at_a_border_that_belongs_to_an_object_elsewhere_is_voted_down() -> None:
+    # One mask has columns at its tile's border, far from the object, that others do not see.
+    ids = np.zeros((20, 20), np.int32)
+    ids[5:15, 8:13] = ids[8:12, 1:3] = 1
+    strip: Tile = ((0, 4, 20, 24), *describe(ids, [STUFF, 0], score=0.95))
+    tiles = [half(True, [(0, 12, 17)]), strip, half(False, [(0, 2, 7)])]
+    _, segments = join_tiles(tiles, (20, 30))
+    assert things(segments) == [(0, (12, 5, 17, 15))]
 
 
 def test_an_object_that_no_tile_sees_whole_is_united_with_the_mean_score() -> None:

@@ -4,14 +4,21 @@ A tile sees an object whole, cut by one of its inner borders (those within the p
 all. Where neighbouring tiles overlap both have seen the same pixels, and from those it is decided
 which of their segments are the same object:
 
-1. Two segments of one class match when their IoU within the shared region is above one half. At
-   most one segment of each tile can match a given one.
-2. Whole segments that match are one object, seen several times: the most trusted is taken as it is.
-3. A cut segment that lies mostly within a whole one is a fragment of it, and gives way.
+1. Two segments match when their IoU within the shared region is above one half. At most one segment
+   of each tile can match a given one.
+2. Whole segments of one class that match are one object, seen several times: its pixels are those
+   that most of its views have. It is dropped if too few of the tiles that see all of its place
+   have found something there: their mean score, nothing counting 0, is below `LEAST_MEAN`.
+3. A cut segment that lies mostly within a whole one of its class is a fragment of it, and gives
+   way.
 4. What is left and matches is united: an object that no tile saw whole comes together from parts.
    It is dropped if tiles that see most of its pixels farther from their borders did not see it.
 5. Objects are painted, whole ones first, each over what is still free; one that finds most of its
    pixels taken was a leftover and is dropped. Stuff fills what no object has claimed.
+
+Votes make tiles that overlap far worth their time: with `nuclei`, whose tiles overlap by two
+thirds, the thing PQ on a ninth of nuclei/train is 0.687 with them, and 0.656 where the most trusted
+view of an object is taken as it is.
 """
 
 from __future__ import annotations
@@ -30,15 +37,22 @@ Box = tuple[int, int, int, int]
 Tile = tuple[Box, NDArray[np.int32], list[ClassSegment]]
 """Where a tile lies, its map of segment ids from 1, and what they are, in the ids' order."""
 
-_NEAR = 2  # pixels: a segment that ends so close to an inner border counts as cut by it
+LEAST_MEAN = 0.4
+"""Where two tiles see a place whole, a find of one of them stands if its score is 0.8 or more."""
 
 
 @dataclass(slots=True, eq=False)
 class _Part:
-    """A thing as one tile saw it; `matches` are the same object, seen by other tiles.
+    """A thing as one tile saw it.
 
-    `trust` says which of two views of an object to believe: the one with the better score, and of
-    equals the one farther from its tile's borders.
+    Attributes:
+        tile: its number.
+        segment: the thing there.
+        cut: whether it touches an inner border of the tile.
+        trust: which of two views of an object to believe: the one with the better score, and of
+            equals the one farther from its tile's borders.
+        matches: what other tiles saw in its place, of whatever class.
+        fragment: whether another tile saw all of the object.
     """
 
     tile: int
@@ -47,6 +61,24 @@ class _Part:
     trust: tuple[float, int]
     matches: list[_Part]
     fragment: bool = False
+
+    def like(self) -> list[_Part]:
+        """The matches of its class: the same object, seen by other tiles."""
+        index = self.segment.class_index
+        return [match for match in self.matches if match.segment.class_index == index]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Object:
+    """Views of an object that all show the whole of it, the most trusted first; or its parts."""
+
+    parts: list[_Part]
+    whole: bool
+
+    @property
+    def rank(self) -> tuple[bool, tuple[float, int]]:
+        """The higher it is, the earlier it is painted."""
+        return self.whole, max(part.trust for part in self.parts)
 
 
 def join_tiles(
@@ -97,7 +129,7 @@ def _parts(tiles: Sequence[Tile], number: int, size: tuple[int, int]) -> dict[in
         gaps = (y0, x0, box[2] - box[0] - y1, box[3] - box[1] - x1)
         inner = [gap for gap, within in zip(gaps, _inner(box, size), strict=True) if within]
         gap = min(inner, default=max(size))
-        parts[segment.id] = _Part(number, segment, gap < _NEAR, (segment.score, gap), [])
+        parts[segment.id] = _Part(number, segment, gap == 0, (segment.score, gap), [])
     return parts
 
 
@@ -129,31 +161,31 @@ def _match_pair(a: Tile, b: Tile, parts_a: dict[int, _Part], parts_b: dict[int, 
         part_a, part_b = parts_a.get(int(id_a)), parts_b.get(int(id_b))
         if part_a is None or part_b is None:  # stuff, or nothing
             continue
-        if part_a.segment.class_index != part_b.segment.class_index:
-            continue
         common = int(shared[id_a, id_b])
         if 2 * common > area_a[id_a] + area_b[id_b] - common:
             part_a.matches.append(part_b)
             part_b.matches.append(part_a)
+        if part_a.segment.class_index != part_b.segment.class_index:
+            continue
         for part, other in ((part_a, part_b), (part_b, part_a)):
             if part.cut and not other.cut and 2 * common > part.segment.area:
                 part.fragment = True
 
 
-def _objects(parts: list[dict[int, _Part]]) -> list[list[_Part]]:
-    """Group the parts into objects, the most trusted object first; each is one part or a union."""
+def _objects(parts: list[dict[int, _Part]]) -> list[_Object]:
+    """Group the parts into objects, the most trusted object first."""
     everything = [part for tile in parts for part in tile.values()]
-    seen_better: set[_Part] = set()
+    seen: set[_Part] = set()
+    objects: list[_Object] = []
     # Sorting is stable and starts from the order of the tiles: every run gives the same result.
     for part in sorted(everything, key=lambda part: part.trust, reverse=True):
-        if not part.cut and part not in seen_better:
-            seen_better.update(match for match in part.matches if not match.cut)
-    left = [part for part in everything if not part.fragment and part not in seen_better]
-    objects = _united(left)
-    objects.sort(
-        key=lambda group: (any(not p.cut for p in group), max(p.trust for p in group)), reverse=True
-    )
-    return objects
+        if not part.cut and part not in seen:
+            views = [part, *(match for match in part.like() if not match.cut)]
+            seen.update(views)
+            objects.append(_Object(views, whole=True))
+    left = [part for part in everything if part.cut and not part.fragment]
+    objects += [_Object(group, whole=False) for group in _united(left)]
+    return sorted(objects, key=lambda found: found.rank, reverse=True)
 
 
 def _united(parts: list[_Part]) -> list[list[_Part]]:
@@ -163,7 +195,7 @@ def _united(parts: list[_Part]) -> list[list[_Part]]:
     while waiting:
         group = [waiting.popitem()[0]]
         for part in group:  # grows while it is walked
-            for match in part.matches:
+            for match in part.like():
                 if match in waiting:
                     del waiting[match]
                     group.append(match)
@@ -174,41 +206,81 @@ def _united(parts: list[_Part]) -> list[list[_Part]]:
 def _paint_things(
     segment_ids: NDArray[np.int32],
     tiles: Sequence[Tile],
-    objects: list[list[_Part]],
+    objects: list[_Object],
     depth: list[NDArray[np.int32]],
 ) -> list[ClassSegment]:
     deepest = np.zeros(segment_ids.shape, np.int32)  # any tile, whatever it saw there
     for ((y0, x0, y1, x1), _, _), depth_here in zip(tiles, depth, strict=True):
         np.maximum(deepest[y0:y1, x0:x1], depth_here, out=deepest[y0:y1, x0:x1])
+    fields = _fields(tiles, segment_ids.shape)
     painted: list[ClassSegment] = []
-    for group in objects:
-        where, mask, seen_from = _mask(tiles, group, depth)
-        if all(part.cut for part in group) and _most(mask & (seen_from < deepest[where]), mask):
-            continue
+    for found in objects:
+        if found.whole:
+            where, mask = _voted(tiles, found.parts)
+            if _mean_score(tiles, found.parts[0], fields) < LEAST_MEAN:
+                continue
+        else:
+            where, mask, seen_from = _united_mask(tiles, found.parts, depth)
+            if _most(mask & (seen_from < deepest[where]), mask):
+                continue
         canvas = segment_ids[where]
         free = mask & (canvas == 0)
         if np.count_nonzero(free) < SMALLEST_AREA or not _most(free, mask):
             continue
-        segment = _joined([part.segment for part in group], len(painted) + 1)
+        segment = _joined([part.segment for part in found.parts], len(painted) + 1)
         canvas[free] = segment.id
         painted.append(segment)
     return painted
 
 
-def _mask(
+def _fields(tiles: Sequence[Tile], size: tuple[int, ...]) -> NDArray[np.int64]:
+    """Boxes (T, 4) within which a tile sees a thing whole: it touches no inner border."""
+    height, width = size
+    boxes = np.array([box for box, _, _ in tiles])
+    inner = np.array([_inner(box, (height, width)) for box, _, _ in tiles], np.int64)
+    return boxes + inner * [1, 1, -1, -1]
+
+
+def _mean_score(tiles: Sequence[Tile], part: _Part, fields: NDArray[np.int64]) -> float:
+    """The score of what is seen in a part's place, a mean over the tiles that see all of it.
+
+    Whatever its class, for whether there is an object is the question; nothing counts 0.
+    """
+    y0, x0, y1, x1 = _place(tiles, part)
+    around = (fields[:, :2] <= (y0, x0)) & (fields[:, 2:] >= (y1, x1))
+    scores = dict.fromkeys(np.flatnonzero(around.all(axis=1)).tolist(), 0.0)
+    for view in (part, *part.matches):
+        if view.tile in scores or not view.cut:
+            scores[view.tile] = view.segment.score
+    return sum(scores.values()) / len(scores)
+
+
+def _voted(
+    tiles: Sequence[Tile], views: list[_Part]
+) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
+    """Give an object's place in the photo, and its pixels there: those of most views."""
+    (y0, x0, y1, x1), corners = _extent(tiles, views)
+    votes = np.zeros((y1 - y0, x1 - x0), np.int32)  # twice those for, less all that were cast
+    for part, (top, left, bottom, right) in zip(views, corners, strict=True):
+        ids, box = tiles[part.tile][1], tiles[part.tile][0]
+        rows = slice(max(box[0], y0), min(box[2], y1))  # of the photo, as are columns
+        columns = slice(max(box[1], x0), min(box[3], x1))
+        here = (_moved(rows, y0), _moved(columns, x0))
+        votes[here] -= 1
+        own = (slice(top, bottom), slice(left, right))
+        mine = ids[_moved(own[0], box[0]), _moved(own[1], box[1])] == part.segment.id
+        votes[_moved(own[0], y0), _moved(own[1], x0)] += 2 * mine
+    return (slice(y0, y1), slice(x0, x1)), votes > 0
+
+
+def _united_mask(
     tiles: Sequence[Tile], group: list[_Part], depth: list[NDArray[np.int32]]
 ) -> tuple[tuple[slice, slice], NDArray[np.bool_], NDArray[np.int32]]:
     """Give an object's place in the photo, its pixels there, and the depth they are seen from.
 
     Where several tiles have seen it, the one that sees a pixel farthest from its borders decides.
     """
-    corners: list[tuple[int, int, int, int]] = []
-    for part in group:
-        top, left, _, _ = tiles[part.tile][0]
-        x0, y0, x1, y1 = part.segment.box
-        corners.append((top + y0, left + x0, top + y1, left + x1))
-    y0, x0 = min(c[0] for c in corners), min(c[1] for c in corners)
-    y1, x1 = max(c[2] for c in corners), max(c[3] for c in corners)
+    (y0, x0, y1, x1), _ = _extent(tiles, group)
     mask = np.zeros((y1 - y0, x1 - x0), np.bool_)
     deepest = np.zeros(mask.shape, np.int32)
     for number in dict.fromkeys(part.tile for part in group):
@@ -223,6 +295,20 @@ def _mask(
         mask[here] = np.where(deeper, own.take(ids[there]), mask[here])
         deepest[here] = np.where(deeper, depth[number][there], deepest[here])
     return (slice(y0, y1), slice(x0, x1)), mask, deepest
+
+
+def _place(tiles: Sequence[Tile], part: _Part) -> Box:
+    """The box of a part in the photo."""
+    top, left, _, _ = tiles[part.tile][0]
+    x0, y0, x1, y1 = part.segment.box
+    return top + y0, left + x0, top + y1, left + x1
+
+
+def _extent(tiles: Sequence[Tile], parts: list[_Part]) -> tuple[Box, list[Box]]:
+    """The box in the photo around some parts, and that of each."""
+    boxes = [_place(tiles, part) for part in parts]
+    y0, x0, y1, x1 = zip(*boxes, strict=True)
+    return (min(y0), min(x0), max(y1), max(x1)), boxes
 
 
 def _most(some: NDArray[np.bool_], of: NDArray[np.bool_]) -> bool:
