@@ -15,7 +15,7 @@ from panodetr.results.candidates import TileCandidates, join_candidates
 from panodetr.results.decode import decode_detections
 from panodetr.results.masks import paint_instances
 from panodetr.results.naming import name_detections, name_segments
-from panodetr.results.panoptic import drop_duplicates, keep_queries, merge_masks
+from panodetr.results.panoptic import drop_duplicates, drop_pieces, keep_queries, merge_masks
 from panodetr.results.semantic import classify_pixels
 from panodetr.results.tiles import join_tiles
 from panodetr.results.types import DetectionResult, PanopticResult
@@ -277,6 +277,9 @@ class Predictor:
             if self.spec.duplicate_iou is not None:
                 one_each = drop_duplicates(own, scores, classes, self.spec.duplicate_iou)
                 own, scores, classes = own[one_each], scores[one_each], classes[one_each]
+            if self.spec.one_piece:
+                things = self._is_thing[classes]
+                own[things] = drop_pieces(own[things])
             if task == "instances":
                 yield paint_instances(own, scores, classes, view.size, view.tile_size)
             else:

@@ -181,7 +181,7 @@ RULE = dataclasses.asdict(Preprocessing(short_side=None, long_side=None))
 REFUSED = {
     "no format": (without("format"), 'expected "format": "panodetr"'),
     "another format": (set_to("format", value="gguf"), "not a panodetr checkpoint"),
-    "newer": (set_to("format_version", value=3), "made by a newer panodetr.*upgrade"),
+    "newer": (set_to("format_version", value=4), "made by a newer panodetr.*upgrade"),
     "version zero": (set_to("format_version", value=0), "format_version is 0; expected 1"),
     "version as text": (
         set_to("format_version", value="1"),
@@ -267,11 +267,14 @@ REFUSED = {
 }
 
 
-def test_a_checkpoint_of_the_first_version_reads_as_it_was_meant(
-    folder: Path, tiny_spec: ModelSpec
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_checkpoint_of_an_older_version_reads_as_it_was_meant(
+    folder: Path, tiny_spec: ModelSpec, version: int
 ) -> None:
-    edit(folder, set_to("format_version", value=1))
-    edit(folder, without("preprocessing", "enlarge"))
+    edit(folder, set_to("format_version", value=version))
+    edit(folder, without("one_piece"))
+    if version < 2:
+        edit(folder, without("preprocessing", "enlarge"))
     assert read_spec(folder) == tiny_spec
 
 

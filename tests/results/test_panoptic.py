@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panodetr.results.panoptic import drop_duplicates, keep_queries, measure_segments, merge_masks
+from panodetr.results.panoptic import (
+    drop_duplicates,
+    drop_pieces,
+    keep_queries,
+    measure_segments,
+    merge_masks,
+)
 
 THINGS = np.array([True, True, False, False])
 
@@ -128,6 +134,37 @@ def test_of_two_masks_of_one_object_the_better_one_is_kept() -> None:
     assert drop_duplicates(masks, scores, classes, 0.5).tolist() == [1, 2, 3]
     assert drop_duplicates(masks, scores, classes, 0.9).tolist() == [0, 1, 2, 3]
     assert drop_duplicates(masks[:0], scores[:0], classes[:0], 0.5).tolist() == []
+
+
+def test_of_a_mask_in_pieces_the_largest_stays() -> None:
+    masks = np.full((3, 8, 8), -1, np.float32)
+    masks[0, 1:4, 1:4] = 3
+    masks[0, 6, 6] = masks[0, 0, 7] = 2  # beside it to the right and below, and at a corner
+    masks[1, 2:5, 3] = 1  # whole
+    left = drop_pieces(masks)
+    assert np.array_equal(left[1:], masks[1:])
+    assert np.array_equal(np.argwhere(left[0] > 0), np.argwhere(masks[0] == 3))
+    assert left[0, 6, 6] == left[0, 0, 7] == -2
+    assert drop_pieces(masks[:0]).shape == (0, 8, 8)
+
+
+def test_pieces_that_only_columns_part_and_then_rows_are_parted() -> None:
+    masks = np.full((1, 6, 6), -1, np.float32)
+    masks[0, 0:2, 0:2] = masks[0, 3:6, 0:2] = 1  # a gap at row 2, which the next one hides
+    masks[0, 2, 4] = 1
+    left = drop_pieces(masks)
+    assert np.argwhere(left[0] > 0).tolist() == [[y, x] for y in (3, 4, 5) for x in (0, 1)]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_what_stays_of_a_mask_is_part_of_it_and_the_same_alone_or_among_others(seed: int) -> None:
+    masks = np.random.default_rng(seed).normal(-0.8, 1, (4, 9, 7)).astype(np.float32)
+    left = drop_pieces(masks)
+    assert not ((left > 0) & (masks <= 0)).any()
+    assert ((left > 0).any((1, 2)) == (masks > 0).any((1, 2))).all()
+    assert np.array_equal(left[masks <= 0], masks[masks <= 0])
+    alone = np.concatenate([drop_pieces(mask[None]) for mask in masks])
+    assert np.array_equal(alone, left)
 
 
 def test_empty_masks_are_no_duplicates() -> None:

@@ -24,6 +24,8 @@ class ModelSpec:
             paper's 0.85).
         duplicate_iou: two masks of one class that overlap by more than this are one object found
             twice, and the one with the lower score is dropped; None drops none, as in the paper.
+        one_piece: things are of one piece, so that what of a mask lies apart from it is dropped;
+            not in the paper.
     """
 
     name: str
@@ -32,6 +34,7 @@ class ModelSpec:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     threshold: float = 0.85
     duplicate_iou: float | None = None
+    one_piece: bool = False
 
     def __post_init__(self) -> None:
         """Refuse descriptions that contradict themselves.

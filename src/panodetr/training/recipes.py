@@ -213,6 +213,7 @@ def nuclei(data: RecipeData) -> TrainConfig:
             ),
             threshold=0.5,
             duplicate_iou=0.5,
+            one_piece=True,
         ),
         augmentation=CropAugmentation(
             size=round(tile * enlarge),
