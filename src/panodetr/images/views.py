@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -26,7 +26,8 @@ class TiledPhoto:
     """A photo, and the tiles that cover it, often a single one.
 
     Attributes:
-        held: as it was opened, by Pillow or in an array.
+        held: as it was opened, by Pillow or in an array; where it was given as an RGB image, that
+            image, to which nothing else may happen meanwhile.
         source: where it came from.
         tiles: of the whole photo.
     """
@@ -34,6 +35,12 @@ class TiledPhoto:
     held: Image.Image | NDArray[np.uint8]
     source: Path | None
     tiles: list[Box]
+
+    def kept(self) -> TiledPhoto:
+        """Give the same photo, which stays what it is whatever becomes of what it was read from."""
+        if self.source is not None or not isinstance(self.held, Image.Image):
+            return self  # it is nobody else's
+        return replace(self, held=self.held.copy())
 
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
