@@ -69,6 +69,14 @@ def test_a_palette_with_transparency_keeps_its_colours(tmp_path: Path) -> None:
     assert np.array_equal(read_image(path), expected)
 
 
+def test_a_callers_palette_keeps_its_transparency() -> None:
+    image = Image.fromarray(RGB).quantize(16)
+    expected = np.asarray(image.convert("RGB"))
+    image.info["transparency"] = bytes(16)
+    assert np.array_equal(read_image(image), expected)
+    assert image.info["transparency"] == bytes(16)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_16_bit_grey_is_divided_by_257(tmp_path: Path, suffix: str) -> None:
     values = np.array([[0, 257, 32896, 65535, 128, 129]], np.uint16)

@@ -245,8 +245,9 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image | NDArray[np.uint8]:
         if wide.min() < 0 or wide.max() > 65535:
             raise ImageError(f"{name}: 32-bit pixels go beyond 0 to 65535; expected 8 or 16 bits")
         return _from_grey(((wide + 128) // 257).astype(np.uint8))
-    if image.mode == "P":
-        image.info.pop("transparency", None)  # alpha is dropped anyway, and Pillow would warn
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.copy()  # it may be the caller's, and is left alone
+        del image.info["transparency"]  # alpha is dropped anyway, and Pillow would warn
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
