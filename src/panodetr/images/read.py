@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from panodetr.errors import ImageError
 
@@ -34,6 +34,8 @@ _LARGE = 1_000_000
 
 _STRIP = 64
 """Rows that are copied at a time."""
+
+_SIDES = (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength)
 
 _pillow_globals = threading.Lock()
 
@@ -120,7 +122,10 @@ def read_size(source: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int,
                 turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
         except Exception:  # a broken EXIF block has no orientation
             turned = False
-        return image.size if turned else (image.height, image.width)
+        width, height = image.size
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # which Pillow gives upright already
+            width, height = (int(image.tag_v2[tag]) for tag in _SIDES)
+        return (width, height) if turned else (height, width)
 
 
 def find_images(inputs: Sequence[str | Path]) -> list[Path]:
