@@ -20,7 +20,7 @@ from panodetr.images.batch import normalize, pad
 from panodetr.model.detr import Detr
 from panodetr.runtimes.base import Runtime
 from panodetr.runtimes.pixels import normalize_photos
-from panodetr.runtimes.torch import TorchRuntime
+from panodetr.runtimes.torch import TorchRuntime, full_float32
 
 CPU = torch.device("cpu")
 
@@ -119,6 +119,23 @@ def test_float32_is_never_tf32(tiny_folder: Path) -> None:
     assert seen == [("ieee", "ieee")] * len(handles) == [("ieee", "ieee")] * 2
     assert (convolutions.fp32_precision, products.fp32_precision) == before
     assert before[0] == "tf32"  # PyTorch's default, and the reason
+
+
+def test_float32_is_never_tf32_in_one_thread_while_another_one_ends() -> None:
+    convolutions: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
+    products = torch.backends.cuda.matmul
+
+    def now() -> tuple[object, object]:
+        return convolutions.fp32_precision, products.fp32_precision
+
+    before = now()
+    first, second = full_float32(), full_float32()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    meanwhile = now()
+    second.__exit__(None, None, None)
+    assert (meanwhile, now()) == (("ieee", "ieee"), before)
 
 
 def test_bfloat16_answers_are_near_the_models(tiny_folder: Path) -> None:
