@@ -176,6 +176,15 @@ def test_on_a_gpu_what_fails_is_told_in_its_place(
     assert [line["photos/s"] for line in lines[2:]] == ["failed: RuntimeError: no compiler"] * 2
 
 
+def test_float32_on_a_gpu_is_float32_on_their_side_too(
+    script: Callable[[str], ModuleType],
+) -> None:
+    gpu: Any = script("gpu")
+    convolutions: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
+    with gpu.WAYS[0].context("cpu"):
+        assert convolutions.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"
+
+
 def test_photos_of_one_bucket_have_one_shape_and_masks_without_padding(
     script: Callable[[str], ModuleType], tiny_folder: Path
 ) -> None:
