@@ -55,6 +55,14 @@ def test_inference_writes_every_row_and_tells_by_its_exit_code(tmp_path: Path) -
     assert done.returncode == (0 if row["holds"] else 1)
 
 
+def test_inference_measures_nothing_that_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "again.md").mkdir()
+    done = run("inference", "import", "--repeats", "1", "--name", "again", "--out", tmp_path)
+    assert done.returncode == 1
+    assert f"cannot write {tmp_path / 'again.md'}" in done.stderr
+    assert "round" not in done.stderr
+
+
 @pytest.mark.slow
 def test_training_measures_every_side(tmp_path: Path) -> None:
     done = run(
