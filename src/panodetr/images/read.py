@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 import threading
 import warnings
 from collections.abc import Generator, Sequence
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from panodetr.errors import ImageError
+from panodetr.threads import pool_threads
 
 MAX_PIXELS = 200_000_000
 """Largest photo that is decoded unless the caller says otherwise: 600 MB as RGB."""
@@ -103,7 +103,7 @@ def copy_pixels(image: Image.Image) -> NDArray[np.uint8]:
         bottom = min(top + _STRIP, image.height)
         pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(pool_threads()) as pool:
         list(pool.map(copy, range(0, image.height, _STRIP)))
     return pixels
 
