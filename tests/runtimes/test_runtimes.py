@@ -18,6 +18,8 @@ from panodetr.checkpoints.native import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.images.batch import normalize, pad
 from panodetr.model.detr import Detr
+from panodetr.runtimes import fused_masks, graph_runtime
+from panodetr.runtimes import torch as torch_runtime
 from panodetr.runtimes.base import Runtime
 from panodetr.runtimes.pixels import normalize_photos
 from panodetr.runtimes.torch import TorchRuntime, full_float32
@@ -71,6 +73,22 @@ def test_answers_are_the_models(tiny_folder: Path, make: Callable[[Path], Runtim
 
 def test_answers_of_onnx_are_the_models(tiny_folder: Path, tiny_onnx: Path) -> None:
     assert_same(plain(tiny_folder), panodetr.load(tiny_onnx).runtime)
+
+
+@pytest.mark.parametrize("make", [plain, fused, openvino])
+def test_masks_a_few_at_a_time_are_those_of_all_at_once(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Runtime]
+) -> None:
+    found = make(tiny_folder).detect(photos(2, 64, 80), None)
+    image, query = np.array([0, 1, 1, 0, 1, 0, 1]), np.array([4, 1, 0, 2, 3, 0, 4])
+    together = found.masks(image, query)
+    pixels = together[0].size
+    scale = max(1, np.abs(together).max())
+    for at_once in (1, 2, 3):
+        monkeypatch.setattr(torch_runtime, "MASKS_AT_ONCE", at_once)
+        monkeypatch.setattr(fused_masks, "CACHED_PIXELS", at_once * pixels)
+        monkeypatch.setattr(graph_runtime, "CACHED_PIXELS", at_once * pixels)
+        np.testing.assert_allclose(found.masks(image, query), together, atol=1e-4 * scale)
 
 
 @pytest.mark.parametrize("make", [fused, openvino])
