@@ -24,7 +24,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,7 +54,7 @@ from panodetr.files import write_json
 from panodetr.loading import load
 from panodetr.predict import Predictor
 from panodetr.runtimes.base import Found, Precision, Runtime
-from panodetr.runtimes.torch import TorchRuntime
+from panodetr.runtimes.torch import TorchRuntime, full_float32
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 BATCHES = (1, 16)
@@ -76,8 +76,9 @@ class Way:
     graphs: bool = False
 
     def context(self, device: str) -> AbstractContextManager[object]:
+        """What transformers runs in; the same arithmetic as our runtime's."""
         half = self.precision == "bfloat16"
-        return torch.autocast(device, torch.bfloat16) if half else nullcontext()
+        return torch.autocast(device, torch.bfloat16) if half else full_float32()
 
     def compile(self, function: Callable[..., Any], device: str) -> Callable[..., Any]:
         """Compile a function, where this way does; on the CPU, for tests, it is only traced."""

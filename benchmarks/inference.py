@@ -17,7 +17,7 @@ from panodetr.bench.machine import Machine, describe_machine
 from panodetr.bench.report import as_json, describe_measurement, markdown_table
 from panodetr.bench.rows import Scale, choose_rows
 from panodetr.bench.run import Measured, measure
-from panodetr.files import write_json, write_text
+from panodetr.files import check_writable, write_json, write_text
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 
@@ -34,14 +34,17 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=OUT, help="where they go")
     options = parser.parse_args()
 
+    files = [options.out / f"{options.name}{ending}" for ending in (".json", ".md")]
+    for file in files:  # refused before the work, not after it
+        check_writable(file)
     machine = describe_machine()
     settings = {"repeats": options.repeats, "threads": options.threads}
     done: list[Measured] = []
     rows = choose_rows(options.rows)
     for group in measure(rows, Scale(), data=options.data, progress=_tell, **settings):
         done += group
-        write_json(options.out / f"{options.name}.json", as_json(done, machine, **settings))
-        write_text(options.out / f"{options.name}.md", _page(done, machine, settings))
+        write_json(files[0], as_json(done, machine, **settings))
+        write_text(files[1], _page(done, machine, settings))
     print(_page(done, machine, settings))
     return 0 if all(measured.holds for measured in done) else 1
 

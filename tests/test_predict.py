@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageSequence
 from torch import nn
 
 import panodetr
@@ -99,6 +99,19 @@ def test_a_list_gives_what_its_photos_give_one_at_a_time(
     for photo, result in zip(photos, together, strict=True):
         np.testing.assert_array_equal(result.photo, photo)
         assert_same(result, predictor.segment(photo, threshold=0))
+
+
+def test_frames_that_come_in_one_pil_image_are_told_apart(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    frames = [noise(40, 56, seed) for seed in range(3)]
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    first.save(tmp_path / "a.tif", save_all=True, append_images=others)
+    with Image.open(tmp_path / "a.tif") as file:
+        results = list(predictor.segment_each(ImageSequence.Iterator(file), threshold=0))
+    for frame, result in zip(frames, results, strict=True):
+        np.testing.assert_array_equal(result.photo, frame)
+        assert_same(result, predictor.segment(frame, threshold=0))
 
 
 @pytest.mark.parametrize("size", [(40, 56), (64, 64), (65, 64), (150, 90), (1, 1)])

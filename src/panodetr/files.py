@@ -116,8 +116,7 @@ def write_json(path: Path, value: object) -> None:
         ValueError: `value` holds a number that JSON has no word for (NaN, infinity).
         TypeError: `value` holds something that JSON has no form for.
     """
-    # Names of files need not be text. What UTF-8 has no bytes for is escaped as JSON does it.
-    write_bytes(path, json_text(value).encode("utf-8", "backslashreplace"))
+    write_bytes(path, json_bytes(value))
 
 
 def append_text(path: Path, contents: str) -> None:
@@ -132,13 +131,15 @@ def append_text(path: Path, contents: str) -> None:
             file.write(contents)
 
 
-def json_text(value: object) -> str:
+def json_bytes(value: object) -> bytes:
     """Give what `write_json` writes.
 
     Raises:
         ValueError, TypeError: as there.
     """
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # Names of files need not be text. What UTF-8 has no bytes for is escaped as JSON does it.
+    return text.encode("utf-8", "backslashreplace")
 
 
 @contextmanager

@@ -239,6 +239,8 @@ class Predictor:
             if sum(math.prod(read.size) for read in waiting) >= BATCH_PIXELS:
                 yield from run(waiting)
                 waiting = []
+            else:  # the next photo may come in this one's PIL image, as frames of a file do
+                waiting[-1] = waiting[-1].kept()
         yield from run(waiting)
 
     def _found(self, photos: list[TiledPhoto]) -> Iterator[tuple[list[View], Found]]:

@@ -3,12 +3,17 @@ from __future__ import annotations
 import os
 import signal
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from panodetr.bench.process import Answer, Laps, Side, SideFailed, in_fresh_process
 from panodetr.errors import UsageError
+
+if TYPE_CHECKING:
+    from panodetr.bench.weights import RandomModel
 
 MIB = 1 << 20
 
@@ -30,6 +35,19 @@ class Working:
 
     def answer(self) -> Answer:
         return {"threads": np.array(int(os.environ["OMP_NUM_THREADS"]))}
+
+
+class Modelled(Working):
+    """Holds what brings torch with it, as it arrives in the process."""
+
+    def __init__(self, model: RandomModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def answer(self) -> Answer:
+        import torch
+
+        return {"threads": np.array(torch.get_num_threads())}
 
 
 class Hungry(Working):
@@ -58,7 +76,21 @@ def test_sides_work_in_turns_and_each_for_itself() -> None:
         assert [a.run()["runs"], b.run()["runs"], a.run()["runs"]] == [1, 1, 2]
         assert a.answer()["threads"] == 1
         assert b.answer()["threads"] == 3
-    assert "OMP_NUM_THREADS" not in os.environ or os.environ["OMP_NUM_THREADS"] != "3"
+
+
+@pytest.mark.parametrize("own", [None, "2"])
+def test_torch_has_the_threads_though_the_job_has_imported_it(
+    monkeypatch: pytest.MonkeyPatch, own: str | None
+) -> None:
+    from panodetr.bench.weights import RandomModel
+
+    if own is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", own)
+    with Side(partial(Modelled, RandomModel(folder=Path("none"), threshold=0.5)), 1) as side:
+        assert side.answer()["threads"] == 1
+    assert os.environ.get("OMP_NUM_THREADS") == own
 
 
 def test_the_peak_is_that_of_the_work() -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from panodetr.bench.compare import Agreement
+from panodetr.bench.compare import Agreement, compare, network_answer
 from panodetr.bench.machine import describe_machine
 from panodetr.bench.report import (
     as_json,
@@ -15,6 +17,7 @@ from panodetr.bench.report import (
 )
 from panodetr.bench.rows import Floors, Row
 from panodetr.bench.run import Measured, Spent
+from panodetr.files import write_json
 
 ROW = Row(
     name="segment",
@@ -34,6 +37,18 @@ def measured(seconds: float = 2.0, gib: float = 1.5, agreement: Agreement = SAME
         theirs=Spent(seconds=(26.0, 26.0, 26.0), peak=12 * GIB),
         agreement=agreement,
     )
+
+
+def test_a_difference_without_bounds_is_written_as_none(tmp_path: Path) -> None:
+    answer = network_answer(
+        np.zeros((2, 3), np.float32), np.zeros((2, 4), np.float32), np.arange(2)
+    )
+    other = answer | {"logits": np.full((2, 3), np.nan, np.float32)}
+    row = measured(agreement=compare(other, answer, 2))
+    write_json(tmp_path / "a.json", as_json([row], describe_machine(), repeats=3, threads=2))
+    (written,) = json.loads((tmp_path / "a.json").read_text("utf-8"))["rows"]
+    assert written["agreement"]["figures"] == {"boxes": 0, "logits": None, "kept": 2}
+    assert written["agreement"]["text"].startswith("DIFFERS: 2 kept, boxes 0e+00, logits inf")
 
 
 def test_a_row_that_holds() -> None:

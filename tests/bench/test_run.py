@@ -17,6 +17,7 @@ from panodetr.bench.process import Answer, Job, Laps
 from panodetr.bench.rows import ROWS, Floors, Row, Scale, SideName, choose_rows
 from panodetr.bench.run import Measured, Workshop, measure, measure_group
 from panodetr.errors import UsageError
+from panodetr.results.save import LARGEST_PNG
 
 
 class Sleeper:
@@ -128,6 +129,13 @@ def test_whoever_starts_sides_is_small() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == "set()\n"
+
+
+def test_the_row_finish_says_how_the_overlay_is_written() -> None:
+    (row,) = choose_rows(["finish"])
+    height, width = Scale().saved
+    kind = "JPEG" if height * width > LARGEST_PNG else "PNG"
+    assert f"id map as PNG, JSON, overlay as {kind} at {width} by {height}" in row.what
 
 
 @pytest.mark.parity

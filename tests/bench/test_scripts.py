@@ -55,6 +55,14 @@ def test_inference_writes_every_row_and_tells_by_its_exit_code(tmp_path: Path) -
     assert done.returncode == (0 if row["holds"] else 1)
 
 
+def test_inference_measures_nothing_that_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "again.md").mkdir()
+    done = run("inference", "import", "--repeats", "1", "--name", "again", "--out", tmp_path)
+    assert done.returncode == 1
+    assert f"cannot write {tmp_path / 'again.md'}" in done.stderr
+    assert "round" not in done.stderr
+
+
 @pytest.mark.slow
 def test_training_measures_every_side(tmp_path: Path) -> None:
     done = run(
@@ -174,6 +182,15 @@ def test_on_a_gpu_what_fails_is_told_in_its_place(
     lines = gpu.compare_all(Workshop(tmp_path, tiny_scale, 1), "cpu", (1,), 0)
     assert float(lines[0]["photos/s"]) > 0
     assert [line["photos/s"] for line in lines[2:]] == ["failed: RuntimeError: no compiler"] * 2
+
+
+def test_float32_on_a_gpu_is_float32_on_their_side_too(
+    script: Callable[[str], ModuleType],
+) -> None:
+    gpu: Any = script("gpu")
+    convolutions: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
+    with gpu.WAYS[0].context("cpu"):
+        assert convolutions.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"
 
 
 def test_photos_of_one_bucket_have_one_shape_and_masks_without_padding(

@@ -30,6 +30,14 @@ def test_a_row_that_fails_is_told_and_the_others_are_measured(panodetr: Program)
     assert "Traceback" not in done.stderr
 
 
+def test_figures_that_cannot_be_written_are_not_measured(panodetr: Program, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    done = panodetr("bench", "import", "--repeats", "1", "--out", "file/figures.json")
+    assert done.returncode == 1
+    assert done.stderr.startswith("panodetr: error: cannot write file/figures.json: ")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

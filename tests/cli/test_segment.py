@@ -97,6 +97,20 @@ def test_photos_of_one_name_keep_their_own_files(
     assert sizes == [(56, 40), (100, 80), (64, 64)]
 
 
+def test_a_photo_whose_name_is_not_text_is_done_and_the_others_too(
+    segment: Program, photos: Path, tmp_path: Path
+) -> None:
+    with Image.open(photos / "a.png") as photo:
+        photo.save(photos / os.fsdecode(b"\xff.png"))
+    for _ in range(2):  # the second run finds its own files again
+        done = segment(photos, "--out", tmp_path / "out")
+        assert done.returncode == 0, done.stderr
+        assert "\\udcff.png: " in done.stdout
+        assert len(list((tmp_path / "out").iterdir())) == 12
+    written = json.loads((tmp_path / "out" / os.fsdecode(b"\xff.json")).read_text("utf-8"))
+    assert written["source"] == str(photos / os.fsdecode(b"\xff.png"))
+
+
 def test_a_photo_with_many_segments_has_a_short_table(segment: Program, tmp_path: Path) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (300, 300, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.png")

@@ -5,6 +5,7 @@ import json
 import resource
 import subprocess
 import sys
+import weakref
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,9 +22,11 @@ import panodetr
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError, ImageError, MissingExtra, PanodetrError, UsageError
 from panodetr.export import int8, run
+from panodetr.export import run as export_module
 from panodetr.export.run import calibration_batches, export
 from panodetr.export.verify import check_equal, check_sound
 from panodetr.images.preprocess import Preprocessing
+from panodetr.images.views import TiledPhoto, read_photo
 from panodetr.model.detr import Detr
 from panodetr.runtimes.base import Found, Runtime
 from panodetr.runtimes.exported import ExportFormat
@@ -227,3 +230,24 @@ def test_few_photos_to_calibrate_with_are_told(
         caplog.clear()
         assert len(calibration_batches(tmp_path, tiny_spec)) == (3 if told else 16)
         assert told == ("has 3 photos (or tiles of photos) to calibrate with" in caplog.text)
+
+
+def test_views_to_calibrate_with_are_spread_and_photos_read_one_by_one(
+    tiny_spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(7):  # each in two tiles
+        Image.new("L", (64, 80), 30 * number).save(tmp_path / f"{number}.png")
+    read: list[weakref.ref[TiledPhoto]] = []
+
+    def watched(photo: Path, rule: Preprocessing) -> TiledPhoto:
+        assert [earlier for earlier in read if earlier() is not None] == []
+        found = read_photo(photo, rule)
+        read.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(export_module, "read_photo", watched)
+    monkeypatch.setattr(export_module, "CALIBRATION_VIEWS", 4)
+    batches = calibration_batches(tmp_path, tiny_spec)
+    assert [batch.shape for batch in batches] == [(1, 64, 64, 3)] * 4
+    assert [int(batch.max()) // 30 for batch in batches] == [0, 2, 4, 6]
+    assert len(read) == 4

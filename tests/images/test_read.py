@@ -69,6 +69,14 @@ def test_a_palette_with_transparency_keeps_its_colours(tmp_path: Path) -> None:
     assert np.array_equal(read_image(path), expected)
 
 
+def test_a_callers_palette_keeps_its_transparency() -> None:
+    image = Image.fromarray(RGB).quantize(16)
+    expected = np.asarray(image.convert("RGB"))
+    image.info["transparency"] = bytes(16)
+    assert np.array_equal(read_image(image), expected)
+    assert image.info["transparency"] == bytes(16)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_16_bit_grey_is_divided_by_257(tmp_path: Path, suffix: str) -> None:
     values = np.array([[0, 257, 32896, 65535, 128, 129]], np.uint16)
@@ -367,14 +375,15 @@ def test_nothing_found_is_one_line(photos: Path, given: str) -> None:
     one_line(error, str(photos / given))
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".tif", ".png", ".webp"])
 @pytest.mark.parametrize("orientation", [None, 1, 3, 6, 8])
 def test_the_size_in_a_header_is_that_of_the_upright_photo(
-    tmp_path: Path, orientation: int | None
+    tmp_path: Path, suffix: str, orientation: int | None
 ) -> None:
     exif = Image.Exif()
     if orientation is not None:
         exif[0x0112] = orientation
-    path = saved(tmp_path / "a.jpg", Image.fromarray(RGB), exif=exif)
+    path = saved(tmp_path / f"a{suffix}", Image.fromarray(RGB), exif=exif)
     assert read_size(path) == read_image(path).shape[:2]
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from panodetr.results import grow
 from panodetr.results.grow import Grid, highest, highest_at
 
 Size = tuple[int, int]
@@ -65,6 +66,20 @@ def test_smooth_masks_as_of_a_model(processed: Size) -> None:
     agree(winner, grown)
     assert (winner == grown.argmax(axis=0)).mean() > 0.999
     assert np.array_equal(highest_at(masks, grid, np.arange(70 * 90)), winner.ravel())
+
+
+def test_cells_in_parts_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = np.random.default_rng(0).normal(size=(6, 11, 13)).astype(np.float32)
+    grid = Grid.between((11, 13), (40, 50), (37, 60))
+    pixels = np.arange(5, 37 * 60, 3)
+    whole, some = highest(masks, grid), highest_at(masks, grid, pixels)
+    agree(whole, plainly(masks, (40, 50), (37, 60)))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    for many, cached in ((1, 1), (40, 7), (10**6, 5), (20, 10**6)):
+        monkeypatch.setattr(grow, "MANY_CELLS", many)
+        monkeypatch.setattr(grow, "CACHED_CELLS", cached)
+        assert np.array_equal(highest(masks, grid), whole)
+        assert np.array_equal(highest_at(masks, grid, pixels), some)
 
 
 def test_of_equals_the_first_wins() -> None:

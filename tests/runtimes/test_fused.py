@@ -13,6 +13,7 @@ from panodetr.model.backbone import FrozenBatchNorm
 from panodetr.model.config import Norm, ResNetConfig
 from panodetr.model.detr import Detr
 from panodetr.runtimes import fused as module
+from panodetr.runtimes import fused_masks
 from panodetr.runtimes.fused import FusedCopy, can_fuse, fuse
 from panodetr.runtimes.torch import TorchRuntime
 
@@ -88,6 +89,26 @@ def test_one_fused_model_serves_every_size(
     fused = fuse(model)
     assert_same(model, fused, torch.randn(1, 3, 64, 64), None)  # weights are laid out for this
     assert_same(model, fused, torch.randn(count, 3, height, width), None)
+
+
+@pytest.mark.parametrize(("at_once", "times"), [(1, 5), (2, 3), (3, 2)])
+def test_masks_a_few_at_a_time_are_the_models(
+    tiny_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch, at_once: int, times: int
+) -> None:
+    monkeypatch.setattr(fused_masks, "CACHED_PIXELS", at_once * 16 * 16)
+    model = random_model(tiny_spec, BASIC)
+    fused = fuse(model)
+    assert fused.mask_head is not None
+    batches: list[int] = []
+
+    def note(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        batches.append(len(given[0]))
+
+    fused.mask_head.out.register_forward_pre_hook(note)
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    assert_same(model, fused, pixels, None)  # three masks of one photo, two of the other
+    assert len(batches) == times
+    assert max(batches) == at_once
 
 
 def test_no_masks_are_no_masks(tiny_spec: ModelSpec) -> None:

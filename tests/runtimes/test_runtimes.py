@@ -18,9 +18,11 @@ from panodetr.checkpoints.native import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.images.batch import normalize, pad
 from panodetr.model.detr import Detr
+from panodetr.runtimes import fused_masks, graph_runtime
+from panodetr.runtimes import torch as torch_runtime
 from panodetr.runtimes.base import Runtime
 from panodetr.runtimes.pixels import normalize_photos
-from panodetr.runtimes.torch import TorchRuntime
+from panodetr.runtimes.torch import TorchRuntime, full_float32
 
 CPU = torch.device("cpu")
 
@@ -73,6 +75,22 @@ def test_answers_of_onnx_are_the_models(tiny_folder: Path, tiny_onnx: Path) -> N
     assert_same(plain(tiny_folder), panodetr.load(tiny_onnx).runtime)
 
 
+@pytest.mark.parametrize("make", [plain, fused, openvino])
+def test_masks_a_few_at_a_time_are_those_of_all_at_once(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Runtime]
+) -> None:
+    found = make(tiny_folder).detect(photos(2, 64, 80), None)
+    image, query = np.array([0, 1, 1, 0, 1, 0, 1]), np.array([4, 1, 0, 2, 3, 0, 4])
+    together = found.masks(image, query)
+    pixels = together[0].size
+    scale = max(1, np.abs(together).max())
+    for at_once in (1, 2, 3):
+        monkeypatch.setattr(torch_runtime, "MASKS_AT_ONCE", at_once)
+        monkeypatch.setattr(fused_masks, "CACHED_PIXELS", at_once * pixels)
+        monkeypatch.setattr(graph_runtime, "CACHED_PIXELS", at_once * pixels)
+        np.testing.assert_allclose(found.masks(image, query), together, atol=1e-4 * scale)
+
+
 @pytest.mark.parametrize("make", [fused, openvino])
 def test_a_model_without_masks_finds_boxes(
     tiny_spec: ModelSpec, tmp_path: Path, make: Callable[[Path], Runtime]
@@ -119,6 +137,23 @@ def test_float32_is_never_tf32(tiny_folder: Path) -> None:
     assert seen == [("ieee", "ieee")] * len(handles) == [("ieee", "ieee")] * 2
     assert (convolutions.fp32_precision, products.fp32_precision) == before
     assert before[0] == "tf32"  # PyTorch's default, and the reason
+
+
+def test_float32_is_never_tf32_in_one_thread_while_another_one_ends() -> None:
+    convolutions: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
+    products = torch.backends.cuda.matmul
+
+    def now() -> tuple[object, object]:
+        return convolutions.fp32_precision, products.fp32_precision
+
+    before = now()
+    first, second = full_float32(), full_float32()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    meanwhile = now()
+    second.__exit__(None, None, None)
+    assert (meanwhile, now()) == (("ieee", "ieee"), before)
 
 
 def test_bfloat16_answers_are_near_the_models(tiny_folder: Path) -> None:

@@ -10,23 +10,6 @@ import openvino
 import pytest
 
 import panodetr
-from panodetr.runtimes.threads import threads
-
-
-@pytest.mark.parametrize(
-    ("told", "number"),
-    [("3", 3), ("4,2", 4), (" 2 ", 2), ("", None), ("0", None), ("-1", None), ("many", None)],
-)
-def test_what_the_environment_says(
-    monkeypatch: pytest.MonkeyPatch, told: str, number: int | None
-) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", told)
-    assert threads() == number
-
-
-def test_without_a_number_libraries_choose(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert threads() is None
 
 
 def test_openvino_is_told(tiny_openvino: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, cast
@@ -68,8 +69,9 @@ class Side:
         """
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, job, threads), daemon=True)
-        self._process.start()
+        self._process = context.Process(target=_serve, args=(theirs, job), daemon=True)
+        with _threads_in_environment(threads):
+            self._process.start()
         theirs.close()
         try:
             self._receive()
@@ -169,9 +171,8 @@ class _Call:
         return {"whole": time.perf_counter() - start}
 
 
-def _serve(connection: Connection[Any, Any], job: Job, threads: int) -> None:
+def _serve(connection: Connection[Any, Any], job: Job) -> None:
     """Make a job ready, and then follow orders until there are no more."""
-    _use_threads(threads)
     try:
         work = job()
         connection.send((True, None))
@@ -195,9 +196,21 @@ def _serve(connection: Connection[Any, Any], job: Job, threads: int) -> None:
         connection.send(reply)
 
 
-def _use_threads(count: int) -> None:
-    """Say it to OpenMP, before anything that uses it is imported."""
+@contextmanager
+def _threads_in_environment(count: int) -> Generator[None]:
+    """Say it to the OpenMP of a process that starts meanwhile.
+
+    There it would be too late: a job that comes with a model has imported torch as it arrives.
+    """
+    before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(count)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
 
 
 def _one_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from panodetr.bench.compare import Agreement
     from panodetr.bench.machine import Machine
     from panodetr.bench.rows import Floors
     from panodetr.bench.run import Measured, Spent
@@ -43,9 +45,17 @@ def _row(measured: Measured) -> dict[str, Any]:
         "share": measured.row.share,
         "floors": asdict(measured.row.floors),
         "holds": measured.holds,
-        "agreement": None if measured.agreement is None else asdict(measured.agreement),
+        "agreement": _agreement(measured.agreement),
         "error": measured.error,
     }
+
+
+def _agreement(agreement: Agreement | None) -> dict[str, Any] | None:
+    """Give what the sides have in common; JSON has no word for a difference without bounds."""
+    if agreement is None:
+        return None
+    figures = {k: v if math.isfinite(v) else None for k, v in agreement.figures.items()}
+    return asdict(agreement) | {"figures": figures}
 
 
 def _spent(spent: Spent | None) -> dict[str, Any] | None:

@@ -155,7 +155,7 @@ ROWS = (
     ),
     Row(
         name="finish",
-        what="merging, PNG, JSON, overlay at 1280 by 960, of the network's time",
+        what="merging, id map as PNG, JSON, overlay as JPEG at 1280 by 960, of the network's time",
         side="finish",
         lap="results",
         against="finish",

@@ -77,8 +77,10 @@ def run(options: argparse.Namespace) -> int:
     from panodetr.bench.report import as_json, rich_table
     from panodetr.bench.run import measure
     from panodetr.cli.output import print_table
-    from panodetr.files import write_json
+    from panodetr.files import check_writable, write_json
 
+    if options.out is not None:  # refused before the work, not after it
+        check_writable(options.out)
     machine = describe_machine()
     for group in measure(
         rows,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -17,8 +19,8 @@ from panodetr.errors import PanodetrError, UsageError
 from panodetr.export.int8 import import_nncf, quantize
 from panodetr.export.verify import check_equal, check_sound, measure_agreement
 from panodetr.files import check_writable
-from panodetr.images.read import find_images
-from panodetr.images.views import read_photo, view_batches
+from panodetr.images.read import find_images, read_size
+from panodetr.images.views import cut_view, lay_tiles, read_photo
 from panodetr.runtimes.exported import (
     ExportFormat,
     ExportInfo,
@@ -38,9 +40,13 @@ from panodetr.runtimes.openvino import import_openvino
 from panodetr.runtimes.torch import TorchRuntime
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from panodetr.checkpoints.spec import ModelSpec
+    from panodetr.images.preprocess import Preprocessing
+    from panodetr.images.tiles import Box
     from panodetr.model.detr import Detr
 
 CALIBRATION_VIEWS = 64
@@ -48,6 +54,8 @@ CALIBRATION_VIEWS = 64
 
 FEW_VIEWS = 16
 """With less, one odd photo decides what an activation's range is."""
+
+Item = TypeVar("Item")
 
 _LOG = logging.getLogger(__name__)
 
@@ -123,23 +131,35 @@ def export(
 def calibration_batches(folder: Path, spec: ModelSpec) -> list[NDArray[np.uint8]]:
     """Views (1, H, W, 3) of a folder's photos as the model is fed them, spread over the photos.
 
-    Where there are few of them, a warning says so.
+    Where there are few of them, a warning says so. Which they are is chosen by the sizes in the
+    files' headers, and one photo at a time is decoded.
 
     Raises:
         ImageError: there is no photo, or one cannot be read.
     """
     files = find_images([folder])
-    step = max(1, len(files) // CALIBRATION_VIEWS)
-    photos = [read_photo(path, spec.preprocessing) for path in files[::step][:CALIBRATION_VIEWS]]
-    views = [view for batch in view_batches(photos, spec.preprocessing) for view in batch]
+    rule = spec.preprocessing
+    views = [(path, box) for path in _spread(files) for box in lay_tiles(read_size(path), rule)]
     if len(views) < FEW_VIEWS:
         _LOG.warning(
             "%s has %d photos (or tiles of photos) to calibrate with, and int8 may be far from the "
             "model: give %d or more, as different as those that it will see",
             folder, len(views), FEW_VIEWS,
         )  # fmt: skip
-    chosen = np.linspace(0, len(views) - 1, min(len(views), CALIBRATION_VIEWS)).round().astype(int)
-    return [np.stack([views[index].pixels]) for index in chosen]
+    by_photo = groupby(_spread(views), key=itemgetter(0))
+    return [batch for path, own in by_photo for batch in _cut(path, [box for _, box in own], rule)]
+
+
+def _spread(items: Sequence[Item]) -> list[Item]:
+    """Pick as many as are calibrated with, evenly from the first to the last."""
+    count = min(len(items), CALIBRATION_VIEWS)
+    return [items[index] for index in np.linspace(0, len(items) - 1, count).round().astype(int)]
+
+
+def _cut(path: Path, boxes: list[Box], rule: Preprocessing) -> list[NDArray[np.uint8]]:
+    """Give some of a photo's views, each (1, H, W, 3); the photo itself is not kept."""
+    photo = read_photo(path, rule)
+    return [np.stack([cut_view(photo, box, rule).pixels]) for box in boxes]
 
 
 def weights_digest(model: Detr) -> str:

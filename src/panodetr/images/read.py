@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 import threading
 import warnings
 from collections.abc import Generator, Sequence
@@ -13,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from panodetr.errors import ImageError
+from panodetr.threads import pool_threads
 
 MAX_PIXELS = 200_000_000
 """Largest photo that is decoded unless the caller says otherwise: 600 MB as RGB."""
@@ -34,6 +34,8 @@ _LARGE = 1_000_000
 
 _STRIP = 64
 """Rows that are copied at a time."""
+
+_SIDES = (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength)
 
 _pillow_globals = threading.Lock()
 
@@ -101,7 +103,7 @@ def copy_pixels(image: Image.Image) -> NDArray[np.uint8]:
         bottom = min(top + _STRIP, image.height)
         pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(pool_threads()) as pool:
         list(pool.map(copy, range(0, image.height, _STRIP)))
     return pixels
 
@@ -120,7 +122,10 @@ def read_size(source: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int,
                 turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
         except Exception:  # a broken EXIF block has no orientation
             turned = False
-        return image.size if turned else (image.height, image.width)
+        width, height = image.size
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # which Pillow gives upright already
+            width, height = (int(image.tag_v2[tag]) for tag in _SIDES)
+        return (width, height) if turned else (height, width)
 
 
 def find_images(inputs: Sequence[str | Path]) -> list[Path]:
@@ -245,8 +250,9 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image | NDArray[np.uint8]:
         if wide.min() < 0 or wide.max() > 65535:
             raise ImageError(f"{name}: 32-bit pixels go beyond 0 to 65535; expected 8 or 16 bits")
         return _from_grey(((wide + 128) // 257).astype(np.uint8))
-    if image.mode == "P":
-        image.info.pop("transparency", None)  # alpha is dropped anyway, and Pillow would warn
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.copy()  # it may be the caller's, and is left alone
+        del image.info["transparency"]  # alpha is dropped anyway, and Pillow would warn
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

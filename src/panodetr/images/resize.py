@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from panodetr.threads import pool_threads
 
 LARGE = 2_000_000
 """Photos of more pixels are resized by all cores."""
@@ -99,7 +100,7 @@ def _resize_in_strips(
         shorter = _resample(Image.fromarray(part), height, part.shape[1])
         small[:, strip] = shorter.reshape(height, -1, 3)  # h, w, 3
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(pool_threads()) as pool:
         list(pool.map(make_narrower, _strips(rows)))
         list(pool.map(make_shorter, _strips(width)))
     return small

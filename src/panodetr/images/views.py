@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,8 @@ class TiledPhoto:
     """A photo, and the tiles that cover it, often a single one.
 
     Attributes:
-        held: as it was opened, by Pillow or in an array.
+        held: as it was opened, by Pillow or in an array; where it was given as an RGB image, that
+            image, to which nothing else may happen meanwhile.
         source: where it came from.
         tiles: of the whole photo.
     """
@@ -34,6 +34,12 @@ class TiledPhoto:
     held: Image.Image | NDArray[np.uint8]
     source: Path | None
     tiles: list[Box]
+
+    def kept(self) -> TiledPhoto:
+        """Give the same photo, which stays what it is whatever becomes of what it was read from."""
+        if self.source is not None or not isinstance(self.held, Image.Image):
+            return self  # it is nobody else's
+        return replace(self, held=self.held.copy())
 
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
@@ -68,8 +74,7 @@ class View:
     @property
     def tile_size(self) -> tuple[int, int]:
         """Height and width in the photo."""
-        y0, x0, y1, x1 = self.box
-        return y1 - y0, x1 - x0
+        return _tile_size(self.box)
 
 
 def read_photo(
@@ -81,28 +86,50 @@ def read_photo(
         ImageError: it cannot be read.
     """
     held = open_image(photo)
-    size = photo_size(held)
     return TiledPhoto(
         held=held,
         source=Path(photo) if isinstance(photo, str | Path) else None,
-        tiles=tile_boxes(size, rule.tile or max(size), rule.tile_overlap),
+        tiles=lay_tiles(photo_size(held), rule),
     )
+
+
+def lay_tiles(size: tuple[int, int], rule: Preprocessing) -> list[Box]:
+    """Lay the tiles that cover a photo of a size (H, W), one where it is seen as a whole."""
+    return tile_boxes(size, rule.tile or max(size), rule.tile_overlap)
 
 
 def view_batches(photos: Sequence[TiledPhoto], rule: Preprocessing) -> Iterator[list[View]]:
     """Cut photos into views, and put those of one size together, up to `BATCH_PIXELS`.
 
     No view is ever padded, so that a photo gives the same whatever photos stand beside it. The
-    views of one photo come in the order of its tiles.
+    views of one photo come in the order of its tiles. A batch is cut when it is asked for: all
+    views of a photo in tiles that overlap are many times as large as the photo.
     """
-    views = [
-        _view(index, photo, box, rule) for index, photo in enumerate(photos) for box in photo.tiles
-    ]
-    for (height, width), same in groupby(sorted(views, key=_size), key=_size):
-        together = list(same)
+    by_size: dict[tuple[int, int], list[tuple[int, Box]]] = {}
+    for index, photo in enumerate(photos):
+        for box in photo.tiles:
+            by_size.setdefault(processed_size(_tile_size(box), rule), []).append((index, box))
+    for (height, width), together in sorted(by_size.items()):
         at_once = max(1, BATCH_PIXELS // (height * width))
         for start in range(0, len(together), at_once):
-            yield together[start : start + at_once]
+            some = together[start : start + at_once]
+            yield [cut_view(photos[index], box, rule, index) for index, box in some]
+
+
+def cut_view(photo: TiledPhoto, box: Box, rule: Preprocessing, index: int = 0) -> View:
+    """Cut one of a photo's tiles and resize it.
+
+    Args:
+        photo: which has that tile.
+        box: the tile.
+        rule: how large the model sees it.
+        index: of the photo among others.
+    """
+    y0, x0, y1, x1 = box
+    size = processed_size(_tile_size(box), rule)
+    if photo.tiles == [box]:
+        return View(photo=index, box=box, pixels=resize(photo.held, size))
+    return View(photo=index, box=box, pixels=resize(photo.pixels[y0:y1, x0:x1], size))
 
 
 def processed_size(size: tuple[int, int], rule: Preprocessing) -> tuple[int, int]:
@@ -113,13 +140,6 @@ def processed_size(size: tuple[int, int], rule: Preprocessing) -> tuple[int, int
     return resized_size(size, rule.short_side, rule.long_side)
 
 
-def _view(index: int, photo: TiledPhoto, box: Box, rule: Preprocessing) -> View:
+def _tile_size(box: Box) -> tuple[int, int]:
     y0, x0, y1, x1 = box
-    size = processed_size((y1 - y0, x1 - x0), rule)
-    if photo.tiles == [box]:
-        return View(photo=index, box=box, pixels=resize(photo.held, size))
-    return View(photo=index, box=box, pixels=resize(photo.pixels[y0:y1, x0:x1], size))
-
-
-def _size(view: View) -> tuple[int, int]:
-    return view.size
+    return y1 - y0, x1 - x0

@@ -13,13 +13,14 @@ pairs of a cell and a mask that can win in it.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from panodetr.threads import pool_threads
 
 Index = NDArray[np.intp]
 
@@ -142,7 +143,7 @@ def _look_inside(
     masks: NDArray[np.float32], grid: Grid, cells: Index, grown: NDArray[np.int32]
 ) -> None:
     """Write the winners at the pixels of some cells (M,), on all cores where there are many."""
-    parts = np.array_split(cells, min(os.cpu_count() or 1, len(cells) // MANY_CELLS + 1))
+    parts = np.array_split(cells, min(pool_threads(), len(cells) // MANY_CELLS + 1))
 
     def look(part: Index) -> None:
         _Inside.of(masks, grid, part).write(grown)

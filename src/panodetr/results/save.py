@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from panodetr.files import json_text, write_bytes, write_json, write_text, written_whole
+from panodetr.files import json_bytes, write_bytes, write_json, written_whole
 from panodetr.results.coco import detection_info, id_map_png, result_info
 from panodetr.results.draw import draw_detections, find_labels, paint_segments
 from panodetr.results.labels import write_labels
@@ -65,12 +65,12 @@ def save_result(result: PanopticResult, folder: str | Path) -> SavedFiles:
     with ThreadPoolExecutor(1) as beside:  # painting and compressing leave a core to the rest
         labels = beside.submit(find_labels, result)
         written = beside.submit(lambda: write_bytes(id_map, id_map_png(result.segment_ids)))
-        text = beside.submit(json_text, {**result_info(result), "file_name": id_map.name})
+        told = beside.submit(json_bytes, {**result_info(result), "file_name": id_map.name})
         picture = paint_segments(result)
         write_labels(picture, labels.result())
         overlay = _save_picture(picture, folder / f"{name}_overlay")
         written.result()
-    write_text(json_file, text.result())
+    write_bytes(json_file, told.result())
     return SavedFiles(overlay=overlay, id_map=id_map, json=json_file)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from panodetr.errors import CheckpointError, MissingExtra
 from panodetr.runtimes.graph_runtime import Graph
-from panodetr.runtimes.threads import threads
+from panodetr.threads import told_threads
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -28,7 +28,7 @@ def import_onnxruntime() -> ModuleType:
 
 
 def load_onnx(model: bytes) -> Graph:
-    """Make a graph ready to run, in as many threads as `panodetr.runtimes.threads` says.
+    """Make a graph ready to run, in as many threads as `panodetr.threads` says.
 
     Raises:
         MissingExtra: ONNX Runtime is not installed.
@@ -36,7 +36,7 @@ def load_onnx(model: bytes) -> Graph:
     """
     library: Any = import_onnxruntime()
     options = library.SessionOptions()
-    options.intra_op_num_threads = threads() or 0  # 0 is its own choice
+    options.intra_op_num_threads = told_threads() or 0  # 0 is its own choice
     try:
         session = library.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no base of their own

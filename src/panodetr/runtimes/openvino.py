@@ -9,7 +9,7 @@ import numpy as np
 
 from panodetr.errors import CheckpointError, MissingExtra
 from panodetr.runtimes.graph_runtime import Graph
-from panodetr.runtimes.threads import threads
+from panodetr.threads import told_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ def read_openvino(xml: bytes, weights: bytes) -> openvino.Model:
 
 
 def compile_openvino(model: openvino.Model) -> Graph:
-    """Make a graph ready to run, in as many threads as `panodetr.runtimes.threads` says.
+    """Make a graph ready to run, in as many threads as `panodetr.threads` says.
 
     Raises:
         CheckpointError: the library does not take the graph, or an array of it has no name.
@@ -60,7 +60,7 @@ def compile_openvino(model: openvino.Model) -> Graph:
     config: dict[str, str | int] = {
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads() or 0,  # 0 is its own choice
+        "INFERENCE_NUM_THREADS": told_threads() or 0,  # 0 is its own choice
     }
     try:
         inputs, outputs = _shapes(model.inputs), _shapes(model.outputs)

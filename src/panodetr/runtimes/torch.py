@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -31,16 +32,48 @@ MASKS_AT_ONCE = 64
 def full_float32() -> Generator[None]:
     """Keep GPUs from rounding the factors of float32 products to TF32, whatever PyTorch's defaults.
 
-    They are the process's, and are as they were when the block ends.
+    They are the process's, whatever thread sets them: when the last block ends that is open at the
+    time, they are as they were before the first one.
     """
-    convolutions: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
-    products = torch.backends.cuda.matmul
-    before = convolutions.fp32_precision, products.fp32_precision
-    convolutions.fp32_precision = products.fp32_precision = "ieee"
+    _tf32.keep_off()
     try:
         yield
     finally:
-        convolutions.fp32_precision, products.fp32_precision = before
+        _tf32.let_be()
+
+
+class _Tf32:
+    """PyTorch's settings for TF32, and how many blocks want it off."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks = 0
+        self._before = ("", "")
+
+    def keep_off(self) -> None:
+        """Begin a block."""
+        with self._lock:
+            if not self._blocks:
+                self._before = self._change("ieee", "ieee")
+            self._blocks += 1
+
+    def let_be(self) -> None:
+        """End a block."""
+        with self._lock:
+            self._blocks -= 1
+            if not self._blocks:
+                self._change(*self._before)
+
+    def _change(self, convolutions: str, products: str) -> tuple[str, str]:
+        """Set both, and give what they were."""
+        cudnn: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
+        matmul: Any = torch.backends.cuda.matmul
+        before = cudnn.fp32_precision, matmul.fp32_precision
+        cudnn.fp32_precision, matmul.fp32_precision = convolutions, products
+        return before
+
+
+_tf32 = _Tf32()
 
 
 class TorchRuntime:

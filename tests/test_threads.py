@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from panodetr.images import read, resize
+from panodetr.results import grow
+from panodetr.threads import pool_threads, told_threads
+
+
+@pytest.mark.parametrize(
+    ("told", "number"),
+    [("3", 3), ("4,2", 4), (" 2 ", 2), ("", None), ("0", None), ("-1", None), ("many", None)],
+)
+def test_what_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, told: str, number: int | None
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    assert told_threads() == number
+
+
+def test_without_a_number_libraries_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert told_threads() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say")
+def test_without_a_number_pools_take_the_cores_that_the_process_may_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def allowed(process: int) -> set[int]:
+        assert process == 0
+        return {3, 5}
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", allowed)
+    assert pool_threads() == 2
+
+
+@pytest.mark.parametrize("module", [read, resize, grow])
+@pytest.mark.parametrize("number", [1, 3])
+def test_pools_have_the_threads_that_are_told(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, number: int
+) -> None:
+    asked: list[int | None] = []
+
+    def watched(count: int | None) -> ThreadPoolExecutor:
+        asked.append(count)
+        return ThreadPoolExecutor(count)
+
+    monkeypatch.setenv("OMP_NUM_THREADS", str(number))
+    monkeypatch.setattr(module, "ThreadPoolExecutor", watched)
+    monkeypatch.setattr(grow, "MANY_CELLS", 10)
+    photo = np.zeros((1500, 1500, 3), np.uint8)
+    read.copy_pixels(Image.fromarray(photo))
+    resize.resize(photo, (800, 800))
+    masks = np.random.default_rng(0).normal(size=(3, 20, 20)).astype(np.float32)
+    grow.highest(masks, grow.Grid.between((20, 20), (40, 40), (40, 40)))
+    assert asked == [number]
