@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Generator
@@ -17,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from panodetr.errors import PanodetrError
+
+_IN_WORK = re.compile(r"\.(writing|old)-[0-9a-f]{12}(\.[^.]+)?")
 
 
 @contextmanager
@@ -139,6 +142,14 @@ def json_text(value: object) -> str:
         ValueError, TypeError: as there.
     """
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a name is one of those that something has here while it is written or replaced.
+
+    A process that is killed leaves it behind.
+    """
+    return _IN_WORK.fullmatch(path.name) is not None
 
 
 @contextmanager

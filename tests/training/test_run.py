@@ -71,3 +71,17 @@ def test_validation_can_be_left_out_and_taken_up_again(request_of: Request, tmp_
     assert told.validated_at == [3]  # the step that was done in between
     with pytest.raises(UsageError, match="begun with val 'train', not 'other'"):
         go_on(out, val="other")
+
+
+@pytest.mark.parametrize("name", ["model", "best", "states", "log.jsonl"])
+def test_a_new_run_replaces_nothing(request_of: Request, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(UsageError, match=rf"{name} is there already.* choose another --out"):
+        train(request_of, tmp_path, device="cpu")
+
+
+def test_a_new_run_clears_nothing(request_of: Request, tmp_path: Path) -> None:
+    other = tmp_path / ".writing-0123456789ab"  # that another command is at
+    other.mkdir()
+    train(request_of, tmp_path, device="cpu")
+    assert other.is_dir()

@@ -81,8 +81,8 @@ def train(
         What it has left; None in all processes but the first.
 
     Raises:
-        UsageError: the request cannot be meant, or `out` holds a run already and `resume` is not
-            asked for.
+        UsageError: the request cannot be meant, or `out` holds a run already, or something of a
+            run's names, and `resume` is not asked for.
         Interrupted: the process was asked to stop; the state is kept.
         TrainingError: there is nothing to resume, or training diverged.
         DataError: the data contradicts itself.
@@ -94,10 +94,8 @@ def train(
         kept, before = read_request(folder.config)
         request = resumed(kept, request, changes, val)
         before = None if changes else before
-    elif folder.holds_run():
-        raise UsageError(
-            f"{out} holds a run already; go on with it by --resume, or choose another --out"
-        )
+    else:
+        refuse_taken(folder)
     if request is None:
         raise UsageError("there is nothing to train; name a recipe and the data")
     prepared = prepare(request)
@@ -109,7 +107,8 @@ def train(
     told: Observer = Silence()
     recorder = None
     if accelerator.is_main_process:
-        folder.clear_leftovers()
+        if resume:
+            folder.clear_leftovers()
         told = observer or told
         told = recorder = Recorder(
             folder, config.spec, prepared.data, prepared.truth, accelerator.device, told
@@ -155,6 +154,23 @@ def train(
         )
     accelerator.end_training()
     return outcome
+
+
+def refuse_taken(folder: RunFolder) -> None:
+    """See that a new run replaces nothing.
+
+    Raises:
+        UsageError: it would.
+    """
+    taken = folder.taken()
+    if taken == folder.config:
+        raise UsageError(
+            f"{folder.path} holds a run already; go on with it by --resume, or choose another --out"
+        )
+    if taken is not None:
+        raise UsageError(
+            f"{taken} is there already, and a run writes its own; choose another --out"
+        )
 
 
 def check_shares(config: TrainConfig, accelerator: Accelerator) -> None:
