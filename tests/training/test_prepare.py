@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from panodetr.model.detr import Detr
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
 from panodetr.training.dry_run import dry_run, warn_of_few_steps
+from panodetr.training.lock import held
 from panodetr.training.prepare import (
     Request,
     changed_fields,
@@ -306,7 +308,28 @@ def test_the_newest_run_is_the_one_to_resume(tmp_path: Path) -> None:
         (tmp_path / name / "states").mkdir(parents=True)
         (tmp_path / name / "config.json").write_text("{}")
     (tmp_path / "a" / "states" / "last").write_text("later")
-    assert newest_run(tmp_path).name in ("a", "c")  # clocks may be coarse
+    for hour, places in enumerate((["b", "b/states"], ["a", "c/states"], ["c"], ["a/states"])):
+        for place in places:
+            os.utime(tmp_path / place, (3600 * hour, 3600 * hour))
+    assert newest_run(tmp_path).name == "a"
+    os.utime(tmp_path / "c", (9 * 3600, 9 * 3600))
+    assert newest_run(tmp_path).name == "c"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no lock")
+def test_runs_at_work_are_not_the_ones_to_resume(tmp_path: Path) -> None:
+    for hour, name in enumerate(("a", "b")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        os.utime(tmp_path / name, (3600 * hour, 3600 * hour))
+    assert newest_run(tmp_path).name == "b"
+    with held(tmp_path / "b"):
+        assert newest_run(tmp_path).name == "a"
+        with (
+            held(tmp_path / "a"),
+            pytest.raises(TrainingError, match="all at work in other processes"),
+        ):
+            newest_run(tmp_path)
 
 
 def test_a_rehearsal_measures_and_writes_nothing(discs: Dataset) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from panodetr.data.dataset import Dataset
-from panodetr.errors import TrainingError, UsageError
+from panodetr.errors import PanodetrError, TrainingError, UsageError
+from panodetr.training.lock import held
 from panodetr.training.observe import Silence
 from panodetr.training.prepare import Request
 from panodetr.training.run import Outcome, train
@@ -85,3 +87,27 @@ def test_a_new_run_clears_nothing(request_of: Request, tmp_path: Path) -> None:
     other.mkdir()
     train(request_of, tmp_path, device="cpu")
     assert other.is_dir()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no lock")
+def test_two_processes_never_write_one_run(request_of: Request, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    refused = pytest.raises(TrainingError, match=r"run in .*run is at work in another process")
+    with held(out), refused as caught:
+        train(request_of, out, device="cpu")
+    assert "\n" not in str(caught.value)
+    train(request_of, out, device="cpu")
+    before = (out / "log.jsonl").read_bytes()
+    with held(out), refused:
+        go_on(out, "steps=3")
+    assert (out / "log.jsonl").read_bytes() == before
+    assert not (out / ".lock").exists()
+    assert go_on(out, "steps=3")[0].steps == 3
+
+
+def test_a_new_run_that_is_refused_leaves_nothing(request_of: Request, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    asked = replace(request_of, changes=(*TINY, "start=no-such-file"))
+    with pytest.raises(PanodetrError, match="no-such-file"):
+        train(asked, out, device="cpu")
+    assert not out.exists()
