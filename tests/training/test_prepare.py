@@ -193,6 +193,7 @@ def test_paths_are_kept_so_that_a_run_can_be_resumed_from_anywhere(
     kept, fields = read_request(tmp_path / "config.json")
     again = prepare(kept).config
     assert again.start == str(tiny_folder.resolve())
+    assert kept == replace(prepared.request, data=discs.folder.resolve())
     assert changed_fields(again, fields) == []
 
 

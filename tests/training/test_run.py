@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
+from panodetr.checkpoints.native import save_checkpoint
+from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.dataset import Dataset
 from panodetr.errors import PanodetrError, TrainingError, UsageError
+from panodetr.model.detr import Detr
 from panodetr.training.lock import held
 from panodetr.training.observe import Silence
 from panodetr.training.prepare import Request
@@ -111,3 +116,23 @@ def test_a_new_run_that_is_refused_leaves_nothing(request_of: Request, tmp_path:
     with pytest.raises(PanodetrError, match="no-such-file"):
         train(asked, out, device="cpu")
     assert not out.exists()
+
+
+@pytest.mark.parametrize("recipe", ["finetune", "coco-panoptic-masks"])
+def test_a_run_goes_on_without_the_checkpoint_that_it_started_from(
+    discs: Dataset, tiny_spec: ModelSpec, tmp_path: Path, recipe: str
+) -> None:
+    spec = replace(tiny_spec, categories=discs.categories)
+    save_checkpoint(tmp_path / "start", spec, Detr(spec.architecture).state_dict())
+    changes = ("steps=1", "batch_size=2", "workers=0", f"start={tmp_path / 'start'}")
+    out = tmp_path / "run"
+    asked = Request(recipe=recipe, data=discs.folder, val="none", changes=changes)
+    train(asked, out, device="cpu")
+    before = json.loads((out / "config.json").read_text())["config"]
+    shutil.rmtree(tmp_path / "start")
+    assert go_on(out, "steps=2")[0].steps == 2
+    assert go_on(out, "steps=3")[0].steps == 3
+    after = json.loads((out / "config.json").read_text())["config"]
+    assert after == {**before, "steps": 3}
+    with pytest.raises(PanodetrError, match="elsewhere"):  # another one is looked for
+        go_on(out, "start=elsewhere")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from panodetr.checkpoints.catalogue import bundled
+from panodetr.checkpoints.spec_json import spec_from_json, spec_to_json
 from panodetr.data.dataset import find_data, list_splits, open_data
 from panodetr.data.idfolder import MaskImage
 from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage
@@ -19,13 +20,21 @@ from panodetr.data.masks import mask_object
 from panodetr.errors import DataError, PanodetrError, TrainingError, UsageError
 from panodetr.evaluation.truth import DEFAULT_SPLIT, Truth
 from panodetr.files import write_json
-from panodetr.training.recipes import RecipeData, configure, find_recipe, preferred_format
+from panodetr.training.overrides import split_change
+from panodetr.training.recipes import (
+    RecipeData,
+    configure,
+    find_recipe,
+    preferred_format,
+    read_start,
+)
 from panodetr.training.transfer import check_start
 from panodetr.training.validate import choose_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from panodetr.checkpoints.spec import ModelSpec
     from panodetr.data.dataset import AnySample, Dataset, Format
     from panodetr.training.config import TrainConfig
 
@@ -48,6 +57,8 @@ class Request:
         split: what to learn from; None takes "train", or the only one.
         val: what to validate with; None takes "val" where it is there, `NO_VALIDATION` none.
         changes: "field=value", in the order in which they were asked for.
+        start: what the checkpoint to start from said of itself when the run began, so that it need
+            not be there any more; None where the recipe wants none, or it has not been read.
     """
 
     recipe: str
@@ -56,6 +67,7 @@ class Request:
     split: str | None = None
     val: str | None = None
     changes: tuple[str, ...] = ()
+    start: ModelSpec | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +106,14 @@ def prepare(request: Request) -> Prepared:
     request = replace(request, changes=tuple(map(_with_absolute_path, request.changes)))
     wanted = request.format or preferred_format(request.recipe, request.data)
     data = open_data(request.data, request.split, format=wanted)
-    facts = RecipeData(categories=data.categories, photos=len(data.samples), masks=data.has_masks)
+    if request.start is None:
+        request = replace(request, start=read_start(request.recipe, request.changes))
+    facts = RecipeData(
+        categories=data.categories,
+        photos=len(data.samples),
+        masks=data.has_masks,
+        start=request.start,
+    )
     config = configure(request.recipe, facts, request.changes)
     check_start(config)
     check_masks(config, data)
@@ -195,7 +214,11 @@ def write_request(path: Path, prepared: Prepared) -> None:
     Raises:
         PanodetrError: the system refused to write.
     """
-    asked = asdict(prepared.request) | {"data": str(prepared.request.data.resolve())}
+    request = prepared.request
+    asked = asdict(request) | {
+        "data": str(request.data.resolve()),
+        "start": None if request.start is None else spec_to_json(request.start),
+    }
     write_json(path, asked | {"config": asdict(prepared.config)})
 
 
@@ -215,6 +238,8 @@ def read_request(path: Path) -> tuple[Request, dict[str, Any]]:
             val=record["val"],
             changes=tuple(record["changes"]),
         )
+        if record.get("start") is not None:  # likewise
+            request = replace(request, start=spec_from_json(record["start"]))
         return request, record["config"]
     except FileNotFoundError as error:
         raise TrainingError(
@@ -247,7 +272,13 @@ def resumed(
             f"the run was begun with val {kept.val or DEFAULT_SPLIT!r}, not {val!r}; leave it out "
             f"with --resume, or go on without validation with --val {NO_VALIDATION}"
         )
-    wider = replace(kept, val=val or kept.val, changes=(*kept.changes, *changes))
+    other_start = any(split_change(change)[0] == "start" for change in changes)
+    wider = replace(
+        kept,
+        val=val or kept.val,
+        changes=(*kept.changes, *changes),
+        start=None if other_start else kept.start,
+    )
     if asked is None:
         return wider
     for name in ("recipe", "format", "split", "val"):
