@@ -10,7 +10,7 @@ import pytest
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 SHORT = (
     "--split", "val", "--set", "batch_size=1", "--set", "log_every=1", "--set", "steps=2",
-    "--set", "validate_every=1", "--set", "mask_start=1",
+    "--set", "validate_every=1", "--set", "mask_start=1", "--set", "warmup=0", "--set", "decay=0",
 )  # fmt: skip
 
 

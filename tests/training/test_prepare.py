@@ -35,7 +35,7 @@ from .conftest import write_discs
 
 SMALL = (
     "steps=4", "batch_size=2", "augmentation.size=48", "spec.architecture.encoder_layers=1",
-    "spec.architecture.decoder_layers=1",
+    "spec.architecture.decoder_layers=1", "warmup=0", "decay=0", "mask_start=0",
 )  # fmt: skip
 
 
@@ -259,6 +259,29 @@ def test_a_run_without_validation_says_so(discs: Dataset) -> None:
     assert prepare(request(discs, *SMALL, "patience=3")).notes == ()
     (note,) = prepare(request(discs, *SMALL, "patience=3", "validate_every=0")).notes
     assert "one validation, at the end, and patience=3 does nothing" in note
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (("mask_start=3", "warmup=1", "decay=3"), []),
+        (("mask_start=4",), ["no step learns masks: there are 4, and mask_start is 4;"]),
+        (("mask_start=4", "spec.architecture.masks=false"), []),
+        (("warmup=3",), []),
+        (("warmup=4",), ["never reaches its height: there are 4 steps, and warmup is 4, decay 0;"]),
+        (("warmup=2", "decay=3"), ["4 steps, and warmup is 2, decay 3; let"]),
+        (("warmup=2", "drop=2"), ["4 steps, and warmup is 2, decay 0 and drop 2; let"]),
+        (("warmup=2", "drop=3"), []),
+    ],
+)
+def test_a_run_too_short_for_its_schedule_says_so(
+    discs: Dataset, changes: tuple[str, ...], told: list[str]
+) -> None:
+    notes = prepare(request(discs, *SMALL, *changes, val="none")).notes[1:]
+    assert len(notes) == len(told)
+    for note, part in zip(notes, told, strict=True):
+        assert part in note
+        assert "\n" not in note
 
 
 def test_other_classes_to_validate_with_are_refused_before_the_run(discs: Dataset) -> None:

@@ -20,6 +20,7 @@ from panodetr.data.masks import mask_object
 from panodetr.errors import DataError, PanodetrError, TrainingError, UsageError
 from panodetr.evaluation.truth import DEFAULT_SPLIT, Truth
 from panodetr.files import write_json
+from panodetr.training.optimizer import learning_rate_factor
 from panodetr.training.overrides import split_change
 from panodetr.training.recipes import (
     RecipeData,
@@ -124,6 +125,7 @@ def prepare(request: Request) -> Prepared:
         val = find_data(request.data, request.val or DEFAULT_SPLIT, data.format)[1]
         check_truth(config, truth)
         notes += _note_shared_photos(data, truth)
+    notes += _note_few_steps(config)
     return Prepared(
         request=request, config=config, data=data, truth=truth, val=val, notes=tuple(notes)
     )
@@ -199,6 +201,24 @@ def _note_shared_photos(data: Dataset, truth: Truth) -> list[str]:
         f"{shared} of the {len(truth.images)} photos to validate with are also learned from: the "
         "figures say nothing of new photos"
     ]
+
+
+def _note_few_steps(config: TrainConfig) -> list[str]:
+    """Say so where the run ends before something that it was to do, as `steps` alone can bring."""
+    notes: list[str] = []
+    if config.spec.architecture.masks and config.mask_start >= config.steps:
+        notes.append(
+            f"no step learns masks: there are {config.steps}, and mask_start is "
+            f"{config.mask_start}; let them come sooner: --set mask_start=N"
+        )
+    # If it is not at its height where the warm-up ends, it never is: from there on it only falls.
+    if config.warmup >= config.steps or learning_rate_factor(config.warmup, config) < 1:
+        fall = f"decay {config.decay}" + (f" and drop {config.drop}" if config.drop else "")
+        notes.append(
+            f"the learning rate never reaches its height: there are {config.steps} steps, and "
+            f"warmup is {config.warmup}, {fall}; let them be shorter: --set warmup=N --set decay=N"
+        )
+    return notes
 
 
 def _with_absolute_path(change: str) -> str:
