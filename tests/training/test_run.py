@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 from panodetr.checkpoints.native import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.dataset import Dataset
-from panodetr.errors import PanodetrError, TrainingError, UsageError
+from panodetr.errors import Interrupted, PanodetrError, TrainingError, UsageError
 from panodetr.model.detr import Detr
 from panodetr.training.lock import held
+from panodetr.training.log import read_log
 from panodetr.training.observe import Silence
 from panodetr.training.prepare import Request
 from panodetr.training.run import Outcome, train
@@ -136,3 +138,33 @@ def test_a_run_goes_on_without_the_checkpoint_that_it_started_from(
     assert after == {**before, "steps": 3}
     with pytest.raises(PanodetrError, match="elsewhere"):  # another one is looked for
         go_on(out, "start=elsewhere")
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_a_run_that_fails_leaves_its_curves_and_the_reason(
+    request_of: Request, tmp_path: Path, blocked: bool
+) -> None:
+    out = tmp_path / "run"
+    if blocked:  # what fails while it is closed does not hide why it was closed
+        (out / "results.png").mkdir(parents=True)
+    diverging = ("log_every=1", "learning_rate=1e30", "clip=1e30", "warmup=0", "bad_steps=0")
+    asked = replace(request_of, changes=(*TINY, *diverging, "decay=0", "steps=9"))
+    told = Told()
+    with pytest.raises(TrainingError, match="not finite") as caught:
+        train(asked, out, device="cpu", observer=told)
+    assert read_log(out / "log.jsonl")[-1]["note"] == str(caught.value)
+    assert str(caught.value) not in told.notes  # whoever catches the error tells it
+    assert (out / "results.png").is_file() is not blocked
+
+
+def test_a_run_that_is_stopped_tells_so_once(request_of: Request, tmp_path: Path) -> None:
+    class Stopping(Told):
+        def stepped(self, step: int) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    told = Stopping()
+    with pytest.raises(Interrupted, match="stopped by SIGTERM after step 1"):
+        train(request_of, tmp_path / "run", device="cpu", observer=told)
+    notes = [line.get("note", "") for line in read_log(tmp_path / "run" / "log.jsonl")]
+    for told_by in (notes, told.notes):
+        assert sum("stopped by SIGTERM" in note for note in told_by) == 1

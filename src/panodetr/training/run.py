@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from panodetr.errors import Interrupted, TrainingError, UsageError
+from panodetr.errors import Interrupted, PanodetrError, TrainingError, UsageError
 from panodetr.training.folder import RunFolder
 from panodetr.training.lock import held, is_held
 from panodetr.training.loop import begin
@@ -131,14 +131,14 @@ def _train(
         resume: whether to go on with the run in the folder.
     """
     config = prepared.config
+    audience = Silence() if observer is None else observer
     told: Observer = Silence()
     recorder = None
     if accelerator.is_main_process:
         if resume:
             folder.clear_leftovers()
-        told = observer or told
         told = recorder = Recorder(
-            folder, config.spec, prepared.data, prepared.truth, accelerator.device, told
+            folder, config.spec, prepared.data, prepared.truth, accelerator.device, audience
         )
         for line in prepared.notes:
             recorder.note(line)
@@ -161,16 +161,21 @@ def _train(
             accelerator=accelerator,
             observer=told,
         )
+        if accelerator.is_main_process:
+            folder.save_model(folder.model, config.spec, state.kept_model)
     except Interrupted as stopped:
         if recorder is not None:
-            with closing(recorder):
-                recorder.note(str(stopped))
+            audience.note(str(stopped))
+            recorder.close_after(stopped)
         accelerator.end_training()
+        raise
+    except PanodetrError as error:  # the others are not waited for: they may not know of it
+        if recorder is not None:
+            recorder.close_after(error)
         raise
     outcome = None
     if recorder is not None:
-        with closing(recorder):
-            folder.save_model(folder.model, config.spec, state.kept_model)
+        recorder.close()
         outcome = Outcome(
             model=folder.model,
             best=None if state.best is None else folder.best,
