@@ -23,6 +23,8 @@ from panodetr.training.prepare import Request
 from panodetr.training.run import Outcome, train
 from panodetr.training.validate import Validation
 
+from .conftest import write_discs
+
 TINY = (
     "steps=2", "batch_size=2", "save_every=1", "validate_every=1", "augmentation.size=48",
     "spec.preprocessing.tile=64", "spec.preprocessing.tile_overlap=16",
@@ -168,3 +170,43 @@ def test_a_run_that_is_stopped_tells_so_once(request_of: Request, tmp_path: Path
     notes = [line.get("note", "") for line in read_log(tmp_path / "run" / "log.jsonl")]
     for told_by in (notes, told.notes):
         assert sum("stopped by SIGTERM" in note for note in told_by) == 1
+
+
+def test_the_split_that_was_found_may_be_named(
+    request_of: Request, discs: Dataset, tmp_path: Path
+) -> None:
+    write_discs(discs.folder, 1, split="val2017")
+    write_discs(discs.folder, 1, split="test")
+    out = tmp_path / "run"
+    train(replace(request_of, val=None), out, device="cpu")
+    for steps, val in ((3, "val"), (4, "val2017"), (5, None)):
+        assert go_on(out, f"steps={steps}", val=val)[1].validated_at == [steps]
+    with pytest.raises(UsageError, match="begun with val 'val2017', not 'test'"):
+        go_on(out, val="test")
+
+
+def test_scores_are_of_one_split_also_after_steps_without_validation(
+    request_of: Request, discs: Dataset, tmp_path: Path
+) -> None:
+    write_discs(discs.folder, 1, split="val")
+    write_discs(discs.folder, 1, split="test")
+    out = tmp_path / "run"
+    train(request_of, out, device="cpu")  # without validation from the start: either may come
+    assert go_on(out, val="test")[1].validated_at == [2]
+    assert go_on(out, "steps=3", val="none")[1].validated_at == []
+    assert go_on(out, "steps=4")[1].validated_at == []
+    with pytest.raises(UsageError, match="begun with val 'test', not 'val'"):
+        go_on(out, val="val")
+    assert go_on(out, val="test")[1].validated_at == [4]
+
+
+def test_a_run_of_an_earlier_version_keeps_its_split(request_of: Request, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(replace(request_of, val="train"), out, device="cpu")
+    record = json.loads((out / "config.json").read_text())
+    for new in ("scored", "start"):
+        del record[new]
+    (out / "config.json").write_text(json.dumps(record))
+    with pytest.raises(UsageError, match="begun with val 'train', not 'val'"):
+        go_on(out, val="val")
+    assert go_on(out, "steps=3", val="train")[1].validated_at == [3]

@@ -60,6 +60,8 @@ class Request:
         changes: "field=value", in the order in which they were asked for.
         start: what the checkpoint to start from said of itself when the run began, so that it need
             not be there any more; None where the recipe wants none, or it has not been read.
+        scored: the split that the run's best model is the best of, by its full name, also while
+            `val` is `NO_VALIDATION`; None where the run has had none to validate with.
     """
 
     recipe: str
@@ -69,6 +71,7 @@ class Request:
     val: str | None = None
     changes: tuple[str, ...] = ()
     start: ModelSpec | None = None
+    scored: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +126,7 @@ def prepare(request: Request) -> Prepared:
     notes = _note_missing_validation(config, truth, request.val)
     if truth is not None:
         val = find_data(request.data, request.val or DEFAULT_SPLIT, data.format)[1]
+        request = replace(request, scored=val)
         check_truth(config, truth)
         notes += _note_shared_photos(data, truth)
     notes += _note_few_steps(config)
@@ -257,6 +261,7 @@ def read_request(path: Path) -> tuple[Request, dict[str, Any]]:
             split=record["split"],
             val=record["val"],
             changes=tuple(record["changes"]),
+            scored=record["scored"] if "scored" in record else _scored_before(record["val"]),
         )
         if record.get("start") is not None:  # likewise
             request = replace(request, start=spec_from_json(record["start"]))
@@ -282,16 +287,18 @@ def resumed(
         asked: what is asked for now, if anything.
         changes: to the configuration.
         val: what to validate with from now on. A run's best model is the best of one split, so it
-            may only be left out, and taken up again.
+            may only be left out, and that split taken up again.
 
     Raises:
         UsageError: another recipe or other data are asked for, or another split to validate with.
     """
-    if val not in (None, kept.val, NO_VALIDATION) and kept.val != NO_VALIDATION:
-        raise UsageError(
-            f"the run was begun with val {kept.val or DEFAULT_SPLIT!r}, not {val!r}; leave it out "
-            f"with --resume, or go on without validation with --val {NO_VALIDATION}"
-        )
+    if val not in (None, NO_VALIDATION) and kept.scored is not None:
+        if not _is_one_split(val, kept.scored):
+            raise UsageError(
+                f"the run was begun with val {kept.scored!r}, not {val!r}; leave it out with "
+                f"--resume, or go on without validation with --val {NO_VALIDATION}"
+            )
+        val = kept.scored
     other_start = any(split_change(change)[0] == "start" for change in changes)
     wider = replace(
         kept,
@@ -316,6 +323,17 @@ def resumed(
     return wider
 
 
+def _is_one_split(one: str, other: str) -> bool:
+    """Whether two names mean one split: either may leave out COCO's year."""
+    short, full = sorted((one, other), key=len)
+    return re.fullmatch(rf"{re.escape(short)}(20\d\d)?", full) is not None
+
+
+def _scored_before(val: str | None) -> str | None:
+    """What a run of an earlier version was validated with, as far as its file says."""
+    return None if val == NO_VALIDATION else val or DEFAULT_SPLIT
+
+
 def changed_fields(config: TrainConfig, before: dict[str, Any]) -> list[str]:
     """Name the fields of a configuration that aren't as `write_request` had them."""
     now: dict[str, Any] = json.loads(json.dumps(asdict(config)))
@@ -331,6 +349,7 @@ def _open_truth(folder: Path, data: Dataset, val: str | None) -> Truth | None:
         if not any(re.fullmatch(rf"{DEFAULT_SPLIT}(20\d\d)?", split) for split in splits):
             return None
         val = DEFAULT_SPLIT
+    val = find_data(folder, val, data.format)[1]
     if data.format == "coco-panoptic":
         return Truth.open(folder, val)
     if data.format == "coco-instances":
