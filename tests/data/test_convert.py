@@ -335,6 +335,23 @@ def test_photos_whose_files_would_collide_are_refused(yolo_folder: Path, tmp_pat
         convert(yolo_folder, tmp_path / "out", "coco-instances")
 
 
+@pytest.mark.parametrize("to", ["yolo", "coco-panoptic"])
+def test_two_images_of_one_photo_are_refused(
+    boxes_folder: Path, tmp_path: Path, to: Target
+) -> None:
+    path = boxes_folder / "annotations/instances_val2017.json"
+    document = json.loads(path.read_text())
+    document["images"].append(document["images"][0] | {"id": 9})
+    for truth in document["annotations"]:
+        truth["segmentation"] = [[2, 2, 9, 2, 9, 9]]
+        truth["iscrowd"] = 0
+    path.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"1\.png is the photo of two images; copy it") as caught:
+        convert(boxes_folder, tmp_path / "out", to)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_formats_are_what_the_command_offers() -> None:
     from panodetr.cli import arguments
     from panodetr.cli import data as command

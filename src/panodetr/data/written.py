@@ -210,11 +210,15 @@ class _Photos:
         """Copy a photo, and give its new path.
 
         Raises:
-            DataError: another one of its name, whatever the ending, is there already.
+            DataError: one of its name, whatever the ending, is there already: another one, or the
+                same for another image.
         """
-        other = self._taken.setdefault(photo.stem, photo)
-        if other != photo:
+        other = self._taken.get(photo.stem)
+        if other == photo:
+            raise DataError(f"{photo} is the photo of two images; copy it: files would collide")
+        if other is not None:
             raise DataError(f"{photo} and {other} have one name; rename one: files would collide")
+        self._taken[photo.stem] = photo
         self._folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(photo, self._folder / photo.name)
         return self._folder / photo.name
