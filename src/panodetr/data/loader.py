@@ -103,6 +103,7 @@ class BatchReader:
         sampling: Sampling,
         workers: int = 0,
         bad_photos: int = 0,
+        with_masks: bool = True,
         on_bad: Callable[[str], None] | None = None,
     ) -> None:
         """Get ready; nothing is read yet.
@@ -117,6 +118,8 @@ class BatchReader:
                 in memory. They are spawned: a script that asks for them needs the usual
                 `if __name__ == "__main__":`.
             bad_photos: how many different photos may turn out unreadable.
+            with_masks: whether masks are read, where the data has them and objects are written one
+                by one; without, a box stays also where nothing is left of its object's mask.
             on_bad: told of each of them, by whoever takes the batches.
         """
         self._data = data
@@ -130,7 +133,9 @@ class BatchReader:
             sizes, augmentation, seed=seed, batch_size=batch_size, sampling=sampling
         )
         self._read = ExampleReader(
-            augmentation=augmentation, index_of=data.index_of, with_masks=data.has_masks
+            augmentation=augmentation,
+            index_of=data.index_of,
+            with_masks=with_masks and data.has_masks,
         )
         pixels = sum(height * width for height, width in sizes)
         self._keep = not workers and pixels <= CACHED_PIXELS
