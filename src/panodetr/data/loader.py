@@ -213,13 +213,7 @@ class BatchReader:
             self._bad.add(photo)
             if self._on_bad is not None:
                 self._on_bad(message)
-        photos = len(self._data.samples) + len(self._data.unreadable)
-        if len(self._bad) > self._bad_photos or len(self._bad) == photos:
-            raise DataError(
-                f"{len(self._bad)} of {photos} photos cannot be read, the last: {message}; "
-                "`panodetr data check` lists them all, and bad_photos allows more than "
-                f"{self._bad_photos}"
-            )
+        check_bad_photos(len(self._bad), self._data, self._bad_photos, message)
 
     def _read_here(self, draw: Draw) -> Example:
         sample = self._data.samples[draw.index]
@@ -229,6 +223,26 @@ class BatchReader:
             if self._keep:
                 self._cache[draw.index] = pair
         return self._read.show(pair, sample, draw.rng)
+
+
+def check_bad_photos(bad: int, data: Dataset, limit: int, last: str) -> None:
+    """See that there are no more unreadable photos than a run allows, and others besides.
+
+    Args:
+        bad: how many there are.
+        data: of which data set.
+        limit: how many there may be.
+        last: what is said of the last one.
+
+    Raises:
+        DataError: there are too many.
+    """
+    photos = len(data.samples) + len(data.unreadable)
+    if bad > limit or bad == photos:
+        raise DataError(
+            f"{bad} of {photos} photos cannot be read, the last: {last}; "
+            f"`panodetr data check` lists them all, and bad_photos allows more than {limit}"
+        )
 
 
 def _begin_worker() -> None:
