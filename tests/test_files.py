@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from panodetr.errors import PanodetrError
 from panodetr.files import (
     folder_written_whole,
+    is_leftover,
     write_bytes,
     write_json,
     write_text,
@@ -200,3 +201,13 @@ def test_a_file_in_the_way_of_a_folder_is_kept(tmp_path: Path) -> None:
         with folder_written_whole(tmp_path / "model"):
             pytest.fail("the block must not run")
     assert (tmp_path / "model").read_text() == "precious"
+
+
+def test_names_in_work_are_known_for_what_they_are(tmp_path: Path) -> None:
+    with written_whole(tmp_path / "a.pt") as one, folder_written_whole(tmp_path / "b") as other:
+        assert is_leftover(one)
+        assert is_leftover(other)
+        other.joinpath("x").touch()
+        one.touch()
+    assert not is_leftover(tmp_path / "a.pt")
+    assert not is_leftover(tmp_path / ".writing-notes.txt")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Generator
@@ -17,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from panodetr.errors import PanodetrError
+
+_IN_WORK = re.compile(r"\.(writing|old)-[0-9a-f]{12}(\.[^.]+)?")
 
 
 @contextmanager
@@ -140,6 +143,14 @@ def json_bytes(value: object) -> bytes:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     # Names of files need not be text. What UTF-8 has no bytes for is escaped as JSON does it.
     return text.encode("utf-8", "backslashreplace")
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a name is one of those that something has here while it is written or replaced.
+
+    A process that is killed leaves it behind.
+    """
+    return _IN_WORK.fullmatch(path.name) is not None
 
 
 @contextmanager

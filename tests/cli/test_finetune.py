@@ -58,8 +58,8 @@ def test_the_bundled_model_goes_on_with_other_classes_and_more_queries(
     queries = len(queries_before) + 8
     changes = (
         "start=nuclei", f"spec.architecture.num_queries={queries}", "batch_size=2", "steps=4",
-        "validate_every=2", "log_every=1", "warmup=0", "learning_rate=1e-7",
-        "backbone_learning_rate=1e-7",
+        "validate_every=2", "log_every=1", "warmup=0", "decay=0",
+        "learning_rate=1e-7", "backbone_learning_rate=1e-7",
     )  # fmt: skip
     words = [word for change in changes for word in ("--set", change)]
     done = panodetr("train", "finetune", "--data", cells, *words)

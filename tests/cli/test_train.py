@@ -10,7 +10,7 @@ import pytest
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 SHORT = (
     "--split", "val", "--set", "batch_size=1", "--set", "log_every=1", "--set", "steps=2",
-    "--set", "validate_every=1", "--set", "mask_start=1",
+    "--set", "validate_every=1", "--set", "mask_start=1", "--set", "warmup=0", "--set", "decay=0",
 )  # fmt: skip
 
 
@@ -80,6 +80,7 @@ def test_the_format_of_the_data_may_be_named(panodetr: Program, data: Path) -> N
         (("nucleii", "--data", "."), "there is no recipe 'nucleii'"),
         (("nuclei",), "expected RECIPE and --data FOLDER, or --resume"),
         (("--resume", "--split", "train"), "--split train is for a new run"),
+        (("--resume", "--format", "yolo"), "--format yolo is for a new run"),
         (("--resume", "--dry-run"), "--dry-run rehearses a new run"),
         (("nuclei", "--data", ".", "--out", "a", "--name", "b"), "give --out or --name"),
     ],

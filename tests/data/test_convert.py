@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
@@ -156,6 +156,38 @@ def test_boxes_survive_yolo(boxes_folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "panoptic").exists()  # whole or not at all
 
 
+@st.composite
+def near_halves(draw: st.DrawFn) -> float:
+    """Where COCO's rule, which rounds, takes another pixel at the slightest change."""
+    return draw(st.integers(1, 59)) / 2 + draw(st.integers(-60, 60)) / 10**5
+
+
+@settings(max_examples=20)
+@example([(10.49996, 10.49996), (20.49996, 10.49996), (20.49996, 20.49996)])
+@given(st.lists(st.tuples(near_halves(), near_halves()), min_size=3, max_size=8))
+def test_polygons_between_pixels_fill_the_same_after_coco(
+    polygon: list[tuple[float, float]],
+) -> None:
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_photo(root / "yolo/images/train/1.png", (30, 30), 1)
+        (root / "yolo/labels/train").mkdir(parents=True)
+        numbers = " ".join(f"{side / 30:.10g}" for point in polygon for side in point)
+        (root / "yolo/labels/train/1.txt").write_text(f"0 {numbers}\n")
+        (root / "yolo/data.yaml").write_text("train: images/train\nnames: [leaf]\n")
+        convert(root / "yolo", root / "coco", "coco-instances")
+        document = json.loads((root / "coco/instances_train.json").read_text())
+        (after,) = document["annotations"]
+        (sample,) = open_data(root / "yolo").samples
+        assert isinstance(sample, InstanceImage)
+        (before,) = sample.objects
+        assert "segmentation" in before
+        np.testing.assert_array_equal(
+            draw_mask(after["segmentation"], (30, 30)), draw_mask(before["segmentation"], (30, 30))
+        )
+        assert after["bbox"] == pytest.approx(before["bbox"], abs=1e-5)
+
+
 @settings(max_examples=20)
 @given(st.tuples(st.integers(1, 4000), st.integers(1, 4000)), st.data())
 def test_boxes_are_the_same_after_yolo(size: tuple[int, int], data: st.DataObject) -> None:
@@ -301,6 +333,23 @@ def test_photos_whose_files_would_collide_are_refused(yolo_folder: Path, tmp_pat
     (yolo_folder / "images/train/000000000009.jpg").rename(other / "000000000007.jpg")
     with pytest.raises(DataError, match="have one name; rename one"):
         convert(yolo_folder, tmp_path / "out", "coco-instances")
+
+
+@pytest.mark.parametrize("to", ["yolo", "coco-panoptic"])
+def test_two_images_of_one_photo_are_refused(
+    boxes_folder: Path, tmp_path: Path, to: Target
+) -> None:
+    path = boxes_folder / "annotations/instances_val2017.json"
+    document = json.loads(path.read_text())
+    document["images"].append(document["images"][0] | {"id": 9})
+    for truth in document["annotations"]:
+        truth["segmentation"] = [[2, 2, 9, 2, 9, 9]]
+        truth["iscrowd"] = 0
+    path.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"1\.png is the photo of two images; copy it") as caught:
+        convert(boxes_folder, tmp_path / "out", to)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_formats_are_what_the_command_offers() -> None:

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch.testing import assert_close
 
 from panodetr.boxes import cxcywh_to_xyxy
-from panodetr.data.dataset import Dataset
+from panodetr.data.augment import CropAugmentation
+from panodetr.data.dataset import Dataset, open_data
+from panodetr.data.instances import ObjectTruth
 from panodetr.data.loader import Example
+from panodetr.data.masks import draw_id_map
 from panodetr.data.panoptic import TruthSegment
 from panodetr.data.targets import masks, panoptic_target
 from panodetr.errors import DataError
@@ -118,3 +124,52 @@ def test_a_photo_that_cannot_be_read_is_named_and_the_run_gives_up_at_its_limit(
     assert path.name in notes[0]
     with pytest.raises(DataError):
         list(read_steps(replace(config, bad_photos=0), discs, 0, print))
+
+
+@pytest.fixture
+def instances(discs: Dataset) -> Dataset:
+    """The same photos, each with an object of a box and a mask in its corner."""
+    folder = discs.folder
+    document = json.loads((folder / "panoptic_train.json").read_text())
+    document["annotations"] = [
+        {"id": number, "image_id": image["id"], "category_id": 10, "bbox": [0, 0, 60, 60],
+         "area": 16, "iscrowd": 0, "segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]]}
+        for number, image in enumerate(document["images"], start=1)
+    ]  # fmt: skip
+    (folder / "instances_train.json").write_text(json.dumps(document))
+    return open_data(folder, "train", format="coco-instances")
+
+
+@pytest.mark.parametrize(
+    ("masks", "weights", "wanted"),
+    [
+        (True, {"token_weight": 0.0}, True),
+        (False, {"token_weight": 1.0}, True),
+        (False, {"token_weight": 0.0, "attention_weight": 1.0}, True),
+        (False, {"token_weight": 0.0}, False),
+    ],
+)
+def test_masks_are_read_where_something_is_learned_from_them(
+    tiny_run: TrainConfig,
+    instances: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    masks: bool,
+    weights: dict[str, float],
+    wanted: bool,
+) -> None:
+    shape = replace(tiny_run.spec.architecture, masks=masks)
+    spec = replace(tiny_run.spec, architecture=shape)
+    config = replace(tiny_run, spec=spec, augmentation=CropAugmentation(size=32), **weights)
+    drawn: list[int] = []
+
+    def draw(objects: Sequence[ObjectTruth], size: tuple[int, int]) -> NDArray[np.int32]:
+        drawn.append(len(objects))
+        return draw_id_map(objects, size)
+
+    monkeypatch.setattr("panodetr.data.dataset.draw_id_map", draw)
+    parts = [part for step in read_steps(config, instances, 0, print) for part in step]
+    assert bool(drawn) is wanted
+    assert all((part.targets.index_map is not None) is wanted for part in parts)
+    # Without masks a box stays where its mask's corner is out of sight.
+    seen = [count for part in parts for count in part.targets.counts]
+    assert all(seen) is not wanted

@@ -162,10 +162,41 @@ def test_models_are_replaced_whole(
     assert not [path for path in folder.path.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.parametrize("name", ["config.json", "states", "best", "model", "log.jsonl"])
+def test_what_a_run_would_replace_is_found(tmp_path: Path, name: str) -> None:
+    folder = RunFolder(tmp_path)
+    (tmp_path / "photos").mkdir()
+    assert folder.taken() is None
+    (tmp_path / name).mkdir()
+    assert folder.taken() == tmp_path / name
+
+
 def test_what_a_killed_process_was_writing_is_cleared(folder: RunFolder) -> None:
-    (folder.states / ".writing-0123.pt").write_bytes(b"half")
+    (folder.states / ".writing-0123456789ab.pt").write_bytes(b"half")
+    (folder.path / ".old-0123456789ab").mkdir()
+    (folder.path / ".writing-0123456789ab.jsonl").write_bytes(b"half")
     (folder.path / ".writing-best").mkdir()
     (folder.path / ".writing-best" / "config.json").write_text("{}")
     folder.clear_leftovers()
     left = sorted(str(path.relative_to(folder.path)) for path in folder.path.rglob("*"))
     assert left == ["states", "states/00000004.pt", "states/00000006.pt", "states/last"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "other/.writing-0123456789ab.pt",  # of a run that is at work
+        "other/states/.writing-0123456789ab.pt",
+        ".writing-course/chapter.md",
+        ".old-photos/1.png",
+        "states/.writing-best/mine",
+        ".old-0123456789abc",
+        ".writing-0123456789ab.tar.gz",
+    ],
+)
+def test_what_others_have_in_the_folder_stays(folder: RunFolder, path: str) -> None:
+    strange = folder.path / path
+    strange.parent.mkdir(parents=True, exist_ok=True)
+    strange.write_text("mine")
+    folder.clear_leftovers()
+    assert strange.read_text() == "mine"

@@ -439,3 +439,53 @@ def test_every_kind_of_full_memory_is_known(tiny_run: TrainConfig, error: Except
     other = RuntimeError("shapes cannot be multiplied")
     with pytest.raises(RuntimeError, match="multiplied"), memory_told(tiny_run):
         raise other
+
+
+def test_a_photo_that_cannot_be_read_is_told_once_and_counted_over_all_starts(
+    tiny_run: TrainConfig, run: Runner, discs: Dataset
+) -> None:
+    config = replace(tiny_run, sampling="epochs", bad_photos=1, steps=2)
+    first, second = (sample.photo for sample in discs.samples[:2])
+    whole = first.read_bytes()
+    first.write_bytes(whole[:50])
+    state, told = run(config, "run")
+    (line,) = told.notes
+    assert first.name in line
+    assert state.skipped == {line}
+    state, told = run(replace(config, steps=4), "run", resume=True)
+    assert state.step == 4
+    assert told.notes == []
+    first.write_bytes(whole)
+    second.write_bytes(whole[:50])
+    with pytest.raises(DataError, match=r"2 of 4 photos cannot be read.*allows more than 1"):
+        run(replace(config, steps=6), "run", resume=True)
+
+
+def test_photos_that_any_process_has_skipped_are_counted_together(
+    tiny_run: TrainConfig, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others: list[str] = ["one.png: not an image", "two.png: not an image"]
+
+    def gather(accelerator: Accelerator, value: tuple[object, list[str]]) -> list[object]:
+        return [value, (None, others[:1]), (None, others)]
+
+    monkeypatch.setattr("panodetr.training.loop.gather", gather)
+    state, told = run(replace(tiny_run, steps=2, bad_photos=2), "enough")
+    assert state.skipped == {*others}
+    assert told.notes == others
+    with pytest.raises(DataError, match=r"2 of 4 photos cannot be read, the last: two\.png"):
+        run(replace(tiny_run, steps=2, bad_photos=1), "too many")
+
+
+def test_a_state_of_an_earlier_version_has_skipped_nothing(
+    tiny_run: TrainConfig, tmp_path: Path
+) -> None:
+    state = make_state(tiny_run, CPU, print)
+    state.skipped = {"b", "a"}
+    state.save(tmp_path / "new.pt")
+    everything = torch.load(tmp_path / "new.pt", weights_only=True)
+    assert everything.pop("skipped") == ["a", "b"]
+    torch.save(everything, tmp_path / "old.pt")
+    for name, skipped in (("new.pt", {"a", "b"}), ("old.pt", set[str]())):
+        state.load(tmp_path / name)
+        assert state.skipped == skipped

@@ -6,7 +6,7 @@ from dataclasses import astuple, replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 
@@ -155,10 +155,22 @@ def test_half_precision_of_the_network_leaves_losses_in_full(
     if learned == "masks":
         config = replace(run, learned="masks", query_groups=1, token_weight=0.0, mask_start=0)
     model, scaffold = make(config)
+    found: list[Tensor] = []
+
+    def keep(_head: nn.Module, _given: object, output: Tensor) -> None:
+        found.append(output)
+
+    heads: list[nn.Module] = [model.class_head, model.box_head]
+    if scaffold.token_heads is not None:
+        heads += scaffold.token_heads.children()
+    for head in heads:
+        head.register_forward_hook(keep)
     full, _ = compute_losses(model, scaffold, batch_of(2, 3), config, with_masks=True)
     torch.manual_seed(0)
     with torch.autocast("cpu", torch.bfloat16):
         total, parts = compute_losses(model, scaffold, batch_of(2, 3), config, with_masks=True)
     total.backward()
+    assert len(found) >= 2 * len(heads)
+    assert {output.dtype for output in found} == {torch.float32}
     assert {loss.dtype for loss in parts.values()} == {torch.float32}
     assert total.item() == pytest.approx(full.item(), rel=0.1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from panodetr.model.detr import Detr
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
 from panodetr.training.dry_run import dry_run, warn_of_few_steps
+from panodetr.training.lock import held
 from panodetr.training.prepare import (
     Request,
     changed_fields,
@@ -33,7 +35,7 @@ from .conftest import write_discs
 
 SMALL = (
     "steps=4", "batch_size=2", "augmentation.size=48", "spec.architecture.encoder_layers=1",
-    "spec.architecture.decoder_layers=1",
+    "spec.architecture.decoder_layers=1", "warmup=0", "decay=0", "mask_start=0",
 )  # fmt: skip
 
 
@@ -191,6 +193,7 @@ def test_paths_are_kept_so_that_a_run_can_be_resumed_from_anywhere(
     kept, fields = read_request(tmp_path / "config.json")
     again = prepare(kept).config
     assert again.start == str(tiny_folder.resolve())
+    assert kept == replace(prepared.request, data=discs.folder.resolve())
     assert changed_fields(again, fields) == []
 
 
@@ -258,6 +261,29 @@ def test_a_run_without_validation_says_so(discs: Dataset) -> None:
     assert "one validation, at the end, and patience=3 does nothing" in note
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (("mask_start=3", "warmup=1", "decay=3"), []),
+        (("mask_start=4",), ["no step learns masks: there are 4, and mask_start is 4;"]),
+        (("mask_start=4", "spec.architecture.masks=false"), []),
+        (("warmup=3",), []),
+        (("warmup=4",), ["never reaches its height: there are 4 steps, and warmup is 4, decay 0;"]),
+        (("warmup=2", "decay=3"), ["4 steps, and warmup is 2, decay 3; let"]),
+        (("warmup=2", "drop=2"), ["4 steps, and warmup is 2, decay 0 and drop 2; let"]),
+        (("warmup=2", "drop=3"), []),
+    ],
+)
+def test_a_run_too_short_for_its_schedule_says_so(
+    discs: Dataset, changes: tuple[str, ...], told: list[str]
+) -> None:
+    notes = prepare(request(discs, *SMALL, *changes, val="none")).notes[1:]
+    assert len(notes) == len(told)
+    for note, part in zip(notes, told, strict=True):
+        assert part in note
+        assert "\n" not in note
+
+
 def test_other_classes_to_validate_with_are_refused_before_the_run(discs: Dataset) -> None:
     write_discs(discs.folder, 1, split="val")
     path = discs.folder / "panoptic_val.json"
@@ -306,7 +332,28 @@ def test_the_newest_run_is_the_one_to_resume(tmp_path: Path) -> None:
         (tmp_path / name / "states").mkdir(parents=True)
         (tmp_path / name / "config.json").write_text("{}")
     (tmp_path / "a" / "states" / "last").write_text("later")
-    assert newest_run(tmp_path).name in ("a", "c")  # clocks may be coarse
+    for hour, places in enumerate((["b", "b/states"], ["a", "c/states"], ["c"], ["a/states"])):
+        for place in places:
+            os.utime(tmp_path / place, (3600 * hour, 3600 * hour))
+    assert newest_run(tmp_path).name == "a"
+    os.utime(tmp_path / "c", (9 * 3600, 9 * 3600))
+    assert newest_run(tmp_path).name == "c"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no lock")
+def test_runs_at_work_are_not_the_ones_to_resume(tmp_path: Path) -> None:
+    for hour, name in enumerate(("a", "b")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        os.utime(tmp_path / name, (3600 * hour, 3600 * hour))
+    assert newest_run(tmp_path).name == "b"
+    with held(tmp_path / "b"):
+        assert newest_run(tmp_path).name == "a"
+        with (
+            held(tmp_path / "a"),
+            pytest.raises(TrainingError, match="all at work in other processes"),
+        ):
+            newest_run(tmp_path)
 
 
 def test_a_rehearsal_measures_and_writes_nothing(discs: Dataset) -> None:

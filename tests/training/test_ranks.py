@@ -50,7 +50,10 @@ def test_two_processes_lose_what_one_does(
     shared = program.begin(tmp_path / "two", *SETTINGS, "--set", f"accumulate={parts}")
     out = program.run(shared, launcher=LAUNCHER)
     assert out.count("try it:") == 1
-    one, two = read_log(alone / "log.jsonl"), read_log(tmp_path / "two" / "log.jsonl")
+    one, two = (
+        [line for line in read_log(run / "log.jsonl") if "note" not in line]
+        for run in (alone, tmp_path / "two")
+    )
     assert [line["step"] for line in one] == [line["step"] for line in two] == [1, 2, 2, 3, 4, 4]
     for line, other in zip(one, two, strict=True):
         if "losses" in line:
@@ -77,6 +80,4 @@ def test_a_photo_that_another_process_skips_is_named(program: Program, tmp_path:
     words += [word for change in short for word in ("--set", change)]
     program.run(words, launcher=LAUNCHER)
     notes = [line["note"] for line in read_log(tmp_path / "run" / "log.jsonl") if "note" in line]
-    notes = [note for note in notes if "there is no validation" not in note]
-    assert len(notes) == 1
-    assert str(broken) in notes[0]
+    assert sum(str(broken) in note for note in notes) == 1

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import signal
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
+from panodetr.checkpoints.native import save_checkpoint
+from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.dataset import Dataset
-from panodetr.errors import TrainingError, UsageError
+from panodetr.errors import Interrupted, PanodetrError, TrainingError, UsageError
+from panodetr.model.detr import Detr
+from panodetr.training.lock import held
+from panodetr.training.log import read_log
 from panodetr.training.observe import Silence
 from panodetr.training.prepare import Request
 from panodetr.training.run import Outcome, train
 from panodetr.training.validate import Validation
+
+from .conftest import write_discs
 
 TINY = (
     "steps=2", "batch_size=2", "save_every=1", "validate_every=1", "augmentation.size=48",
@@ -71,3 +82,131 @@ def test_validation_can_be_left_out_and_taken_up_again(request_of: Request, tmp_
     assert told.validated_at == [3]  # the step that was done in between
     with pytest.raises(UsageError, match="begun with val 'train', not 'other'"):
         go_on(out, val="other")
+
+
+@pytest.mark.parametrize("name", ["model", "best", "states", "log.jsonl"])
+def test_a_new_run_replaces_nothing(request_of: Request, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(UsageError, match=rf"{name} is there already.* choose another --out"):
+        train(request_of, tmp_path, device="cpu")
+
+
+def test_a_new_run_clears_nothing(request_of: Request, tmp_path: Path) -> None:
+    other = tmp_path / ".writing-0123456789ab"  # that another command is at
+    other.mkdir()
+    train(request_of, tmp_path, device="cpu")
+    assert other.is_dir()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no lock")
+def test_two_processes_never_write_one_run(request_of: Request, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    refused = pytest.raises(TrainingError, match=r"run in .*run is at work in another process")
+    with held(out), refused as caught:
+        train(request_of, out, device="cpu")
+    assert "\n" not in str(caught.value)
+    train(request_of, out, device="cpu")
+    before = (out / "log.jsonl").read_bytes()
+    with held(out), refused:
+        go_on(out, "steps=3")
+    assert (out / "log.jsonl").read_bytes() == before
+    assert not (out / ".lock").exists()
+    assert go_on(out, "steps=3")[0].steps == 3
+
+
+def test_a_new_run_that_is_refused_leaves_nothing(request_of: Request, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    asked = replace(request_of, changes=(*TINY, "start=no-such-file"))
+    with pytest.raises(PanodetrError, match="no-such-file"):
+        train(asked, out, device="cpu")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("recipe", ["finetune", "coco-panoptic-masks"])
+def test_a_run_goes_on_without_the_checkpoint_that_it_started_from(
+    discs: Dataset, tiny_spec: ModelSpec, tmp_path: Path, recipe: str
+) -> None:
+    spec = replace(tiny_spec, categories=discs.categories)
+    save_checkpoint(tmp_path / "start", spec, Detr(spec.architecture).state_dict())
+    changes = ("steps=1", "batch_size=2", "workers=0", f"start={tmp_path / 'start'}")
+    out = tmp_path / "run"
+    asked = Request(recipe=recipe, data=discs.folder, val="none", changes=changes)
+    train(asked, out, device="cpu")
+    before = json.loads((out / "config.json").read_text())["config"]
+    shutil.rmtree(tmp_path / "start")
+    assert go_on(out, "steps=2")[0].steps == 2
+    assert go_on(out, "steps=3")[0].steps == 3
+    after = json.loads((out / "config.json").read_text())["config"]
+    assert after == {**before, "steps": 3}
+    with pytest.raises(PanodetrError, match="elsewhere"):  # another one is looked for
+        go_on(out, "start=elsewhere")
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_a_run_that_fails_leaves_its_curves_and_the_reason(
+    request_of: Request, tmp_path: Path, blocked: bool
+) -> None:
+    out = tmp_path / "run"
+    if blocked:  # what fails while it is closed does not hide why it was closed
+        (out / "results.png").mkdir(parents=True)
+    diverging = ("log_every=1", "learning_rate=1e30", "clip=1e30", "warmup=0", "bad_steps=0")
+    asked = replace(request_of, changes=(*TINY, *diverging, "decay=0", "steps=9"))
+    told = Told()
+    with pytest.raises(TrainingError, match="not finite") as caught:
+        train(asked, out, device="cpu", observer=told)
+    assert read_log(out / "log.jsonl")[-1]["note"] == str(caught.value)
+    assert str(caught.value) not in told.notes  # whoever catches the error tells it
+    assert (out / "results.png").is_file() is not blocked
+
+
+def test_a_run_that_is_stopped_tells_so_once(request_of: Request, tmp_path: Path) -> None:
+    class Stopping(Told):
+        def stepped(self, step: int) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    told = Stopping()
+    with pytest.raises(Interrupted, match="stopped by SIGTERM after step 1"):
+        train(request_of, tmp_path / "run", device="cpu", observer=told)
+    notes = [line.get("note", "") for line in read_log(tmp_path / "run" / "log.jsonl")]
+    for told_by in (notes, told.notes):
+        assert sum("stopped by SIGTERM" in note for note in told_by) == 1
+
+
+def test_the_split_that_was_found_may_be_named(
+    request_of: Request, discs: Dataset, tmp_path: Path
+) -> None:
+    write_discs(discs.folder, 1, split="val2017")
+    write_discs(discs.folder, 1, split="test")
+    out = tmp_path / "run"
+    train(replace(request_of, val=None), out, device="cpu")
+    for steps, val in ((3, "val"), (4, "val2017"), (5, None)):
+        assert go_on(out, f"steps={steps}", val=val)[1].validated_at == [steps]
+    with pytest.raises(UsageError, match="begun with val 'val2017', not 'test'"):
+        go_on(out, val="test")
+
+
+def test_scores_are_of_one_split_also_after_steps_without_validation(
+    request_of: Request, discs: Dataset, tmp_path: Path
+) -> None:
+    write_discs(discs.folder, 1, split="val")
+    write_discs(discs.folder, 1, split="test")
+    out = tmp_path / "run"
+    train(request_of, out, device="cpu")  # without validation from the start: either may come
+    assert go_on(out, val="test")[1].validated_at == [2]
+    assert go_on(out, "steps=3", val="none")[1].validated_at == []
+    assert go_on(out, "steps=4")[1].validated_at == []
+    with pytest.raises(UsageError, match="begun with val 'test', not 'val'"):
+        go_on(out, val="val")
+    assert go_on(out, val="test")[1].validated_at == [4]
+
+
+def test_a_run_of_an_earlier_version_keeps_its_split(request_of: Request, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(replace(request_of, val="train"), out, device="cpu")
+    record = json.loads((out / "config.json").read_text())
+    for new in ("scored", "start"):
+        del record[new]
+    (out / "config.json").write_text(json.dumps(record))
+    with pytest.raises(UsageError, match="begun with val 'train', not 'val'"):
+        go_on(out, val="val")
+    assert go_on(out, "steps=3", val="train")[1].validated_at == [3]

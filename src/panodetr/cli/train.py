@@ -139,10 +139,12 @@ def _request(options: argparse.Namespace) -> Request | None:
     from panodetr.training.prepare import Request
 
     if options.recipe is None and options.data is None and options.resume:
-        if options.split is not None:
-            raise UsageError(
-                f"--split {options.split} is for a new run; one that is resumed keeps its own"
-            )
+        for name in ("split", "format"):
+            given = getattr(options, name)
+            if given is not None:
+                raise UsageError(
+                    f"--{name} {given} is for a new run; one that is resumed keeps its own"
+                )
         return None
     if options.recipe is None or options.data is None:
         raise UsageError("expected RECIPE and --data FOLDER, or --resume without both")

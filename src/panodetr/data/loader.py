@@ -103,6 +103,7 @@ class BatchReader:
         sampling: Sampling,
         workers: int = 0,
         bad_photos: int = 0,
+        with_masks: bool = True,
         on_bad: Callable[[str], None] | None = None,
     ) -> None:
         """Get ready; nothing is read yet.
@@ -117,6 +118,8 @@ class BatchReader:
                 in memory. They are spawned: a script that asks for them needs the usual
                 `if __name__ == "__main__":`.
             bad_photos: how many different photos may turn out unreadable.
+            with_masks: whether masks are read, where the data has them and objects are written one
+                by one; without, a box stays also where nothing is left of its object's mask.
             on_bad: told of each of them, by whoever takes the batches.
         """
         self._data = data
@@ -130,7 +133,9 @@ class BatchReader:
             sizes, augmentation, seed=seed, batch_size=batch_size, sampling=sampling
         )
         self._read = ExampleReader(
-            augmentation=augmentation, index_of=data.index_of, with_masks=data.has_masks
+            augmentation=augmentation,
+            index_of=data.index_of,
+            with_masks=with_masks and data.has_masks,
         )
         pixels = sum(height * width for height, width in sizes)
         self._keep = not workers and pixels <= CACHED_PIXELS
@@ -208,13 +213,7 @@ class BatchReader:
             self._bad.add(photo)
             if self._on_bad is not None:
                 self._on_bad(message)
-        photos = len(self._data.samples) + len(self._data.unreadable)
-        if len(self._bad) > self._bad_photos or len(self._bad) == photos:
-            raise DataError(
-                f"{len(self._bad)} of {photos} photos cannot be read, the last: {message}; "
-                "`panodetr data check` lists them all, and bad_photos allows more than "
-                f"{self._bad_photos}"
-            )
+        check_bad_photos(len(self._bad), self._data, self._bad_photos, message)
 
     def _read_here(self, draw: Draw) -> Example:
         sample = self._data.samples[draw.index]
@@ -224,6 +223,26 @@ class BatchReader:
             if self._keep:
                 self._cache[draw.index] = pair
         return self._read.show(pair, sample, draw.rng)
+
+
+def check_bad_photos(bad: int, data: Dataset, limit: int, last: str) -> None:
+    """See that there are no more unreadable photos than a run allows, and others besides.
+
+    Args:
+        bad: how many there are.
+        data: of which data set.
+        limit: how many there may be.
+        last: what is said of the last one.
+
+    Raises:
+        DataError: there are too many.
+    """
+    photos = len(data.samples) + len(data.unreadable)
+    if bad > limit or bad == photos:
+        raise DataError(
+            f"{bad} of {photos} photos cannot be read, the last: {last}; "
+            f"`panodetr data check` lists them all, and bad_photos allows more than {limit}"
+        )
 
 
 def _begin_worker() -> None:

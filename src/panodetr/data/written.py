@@ -13,7 +13,7 @@ from panodetr.data.layout import number_photos
 from panodetr.data.masks import draw_mask
 from panodetr.data.outlines import join, outline
 from panodetr.data.panoptic import TruthSegment
-from panodetr.data.yolo import SPLITS
+from panodetr.data.yolo import DECIMALS, SPLITS
 from panodetr.errors import DataError
 from panodetr.files import write_bytes, write_json, write_text
 from panodetr.results.coco import id_map_png
@@ -88,10 +88,10 @@ class InstanceWriter:
         for given in objects:
             truth = given.copy()
             truth["id"] = len(self._annotations) + 1
-            truth["bbox"] = [round(side, 3) for side in truth["bbox"]]
+            truth["bbox"] = [round(side, DECIMALS) for side in truth["bbox"]]
             polygons = truth.get("segmentation")
             if isinstance(polygons, list):
-                truth["segmentation"] = [[round(v, 3) for v in polygon] for polygon in polygons]
+                truth["segmentation"] = [[round(v, DECIMALS) for v in p] for p in polygons]
             self._annotations.append(truth)
 
     def finish(self) -> None:
@@ -210,11 +210,15 @@ class _Photos:
         """Copy a photo, and give its new path.
 
         Raises:
-            DataError: another one of its name, whatever the ending, is there already.
+            DataError: one of its name, whatever the ending, is there already: another one, or the
+                same for another image.
         """
-        other = self._taken.setdefault(photo.stem, photo)
-        if other != photo:
+        other = self._taken.get(photo.stem)
+        if other == photo:
+            raise DataError(f"{photo} is the photo of two images; copy it: files would collide")
+        if other is not None:
             raise DataError(f"{photo} and {other} have one name; rename one: files would collide")
+        self._taken[photo.stem] = photo
         self._folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(photo, self._folder / photo.name)
         return self._folder / photo.name

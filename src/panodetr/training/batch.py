@@ -38,7 +38,7 @@ class Targets:
         counts: how many of the K each image has.
         index_map: (B, H, W) int16, 1 + the object's place within its image; 0 where there is none.
             Masks are read from it one by one, so that they never lie in memory all at once. None
-            where the data has boxes only.
+            where the data has boxes only, or the run learns from no more.
     """
 
     classes: Tensor
@@ -130,6 +130,7 @@ def read_steps(
         sampling=config.sampling,
         workers=config.workers,
         bad_photos=config.bad_photos,
+        with_masks=config.learns_from_masks,
         on_bad=note,
     )
     index_of = {category.id: category.index for category in config.spec.categories}

@@ -133,6 +133,11 @@ class TrainConfig:
         if self.learned == "masks":
             self._check_mask_stage()
 
+    @property
+    def learns_from_masks(self) -> bool:
+        """Whether any loss reads the objects' masks; boxes are enough for the others."""
+        return self.spec.architecture.masks or bool(self.token_weight or self.attention_weight)
+
     def _check_mask_stage(self) -> None:
         """See that a run of the mask head alone asks for nothing else."""
         if not self.spec.architecture.masks:

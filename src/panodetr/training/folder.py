@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from panodetr.checkpoints.native import METRICS_FILE, save_checkpoint
 from panodetr.errors import TrainingError
-from panodetr.files import write_json, write_text
+from panodetr.files import is_leftover, write_json, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from panodetr.training.state import TrainState
 
 KEPT_STATES = 2
-
-UNFINISHED = ".writing-"  # what `panodetr.files` has in work begins so, too
 
 
 class RunFolder:
@@ -54,9 +52,10 @@ class RunFolder:
         """The file that names the newest state."""
         return self.states / "last"
 
-    def holds_run(self) -> bool:
-        """Whether a run was begun here."""
-        return self.config.exists() or self.states.exists()
+    def taken(self) -> Path | None:
+        """What is here already that a new run would replace or add to; None where nothing is."""
+        own = (self.config, self.states, self.best, self.model, self.log)
+        return next((path for path in own if path.exists()), None)
 
     def has_states(self) -> bool:
         """Whether there is anything to go on from."""
@@ -123,7 +122,7 @@ class RunFolder:
         Raises:
             PanodetrError: the system refused to write.
         """
-        fresh = self.path / f"{UNFINISHED}{place.name}"
+        fresh = _scratch(place)
         save_checkpoint(fresh, spec, model.state_dict())
         if metrics is not None:
             write_json(fresh / METRICS_FILE, metrics)
@@ -135,13 +134,16 @@ class RunFolder:
         fresh.rmdir()
 
     def clear_leftovers(self) -> None:
-        """Remove what a killed process was writing."""
-        for pattern in (f"{UNFINISHED}*", ".old-*"):
-            for unfinished in list(self.path.rglob(pattern)):
-                if unfinished.is_dir():
-                    shutil.rmtree(unfinished)
+        """Remove what a killed process of this run was writing; whatever else lies here stays."""
+        scratch = (_scratch(self.best), _scratch(self.model))
+        for place in (self.path, self.pictures, self.states, self.bad_steps):
+            for path in list(place.glob(".*")):
+                if not is_leftover(path) and path not in scratch:
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path)
                 else:
-                    unfinished.unlink(missing_ok=True)
+                    path.unlink(missing_ok=True)
 
     def _newest_first(self) -> list[Path]:
         """Give the states, the one that `last` names first."""
@@ -151,3 +153,8 @@ class RunFolder:
         except (OSError, UnicodeDecodeError):
             return paths
         return sorted(paths, key=lambda path: path.name != named)
+
+
+def _scratch(place: Path) -> Path:
+    """Where a model is written before its files are renamed into `place`."""
+    return place.with_name(f".writing-{place.name}")

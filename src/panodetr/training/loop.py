@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from panodetr.data.loader import check_bad_photos
 from panodetr.errors import DataError, Interrupted, PanodetrError, TrainingError
 from panodetr.model.detr import Detr
 from panodetr.training.batch import read_steps
@@ -33,7 +34,7 @@ from panodetr.training.transfer import make_model
 from panodetr.training.validate import validate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from accelerate import Accelerator
 
@@ -105,12 +106,12 @@ def train(
     """
     network = accelerator.prepare_model(state.learner)
     main = accelerator.is_main_process
-    unread: list[str] = []  # photos that this process has skipped, and the first one doesn't know
+    unread: list[str] = []  # of photos that this process has skipped, and the others don't know of
     steps = read_steps(
         config,
         data,
         state.step,
-        observer.note if main else unread.append,
+        unread.append,
         rank=accelerator.process_index,
         ranks=accelerator.num_processes,
     )
@@ -129,6 +130,7 @@ def train(
             try:
                 parts = next(steps)
             except DataError:  # the signal went to those who read photos, too
+                count_skipped(state, unread, observer)
                 stop_run(stop.number, state, folder, accelerator)
                 raise
             observer.batch(state.step + 1, parts[0])
@@ -150,13 +152,23 @@ def train(
 
             signals, skipped = zip(*gather(accelerator, (stop.number, [*unread])), strict=True)
             unread.clear()
-            for line in chain.from_iterable(skipped):
-                observer.note(line)
+            unreadable = count_skipped(state, chain.from_iterable(skipped), observer)
             asked = next((number for number in signals if number is not None), None)
             due = truth is not None and validation_due(state, config)
             stop_run(asked, state, folder, accelerator)
+            if unreadable:
+                check_bad_photos(len(state.skipped), data, config.bad_photos, unreadable[-1])
             if main and (last or due or state.step % config.save_every == 0):
                 folder.save(state)
+
+
+def count_skipped(state: TrainState, lines: Iterable[str], observer: Observer) -> list[str]:
+    """Remember photos that could not be read; tell, and give, what is said of new ones."""
+    new = [line for line in dict.fromkeys(lines) if line not in state.skipped]
+    state.skipped.update(new)
+    for line in new:
+        observer.note(line)
+    return new
 
 
 def stop_run(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from panodetr.checkpoints.catalogue import bundled
+from panodetr.checkpoints.spec_json import spec_from_json, spec_to_json
 from panodetr.data.dataset import find_data, list_splits, open_data
 from panodetr.data.idfolder import MaskImage
 from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage
@@ -19,13 +20,22 @@ from panodetr.data.masks import mask_object
 from panodetr.errors import DataError, PanodetrError, TrainingError, UsageError
 from panodetr.evaluation.truth import DEFAULT_SPLIT, Truth
 from panodetr.files import write_json
-from panodetr.training.recipes import RecipeData, configure, find_recipe, preferred_format
+from panodetr.training.optimizer import learning_rate_factor
+from panodetr.training.overrides import split_change
+from panodetr.training.recipes import (
+    RecipeData,
+    configure,
+    find_recipe,
+    preferred_format,
+    read_start,
+)
 from panodetr.training.transfer import check_start
 from panodetr.training.validate import choose_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from panodetr.checkpoints.spec import ModelSpec
     from panodetr.data.dataset import AnySample, Dataset, Format
     from panodetr.training.config import TrainConfig
 
@@ -48,6 +58,10 @@ class Request:
         split: what to learn from; None takes "train", or the only one.
         val: what to validate with; None takes "val" where it is there, `NO_VALIDATION` none.
         changes: "field=value", in the order in which they were asked for.
+        start: what the checkpoint to start from said of itself when the run began, so that it need
+            not be there any more; None where the recipe wants none, or it has not been read.
+        scored: the split that the run's best model is the best of, by its full name, also while
+            `val` is `NO_VALIDATION`; None where the run has had none to validate with.
     """
 
     recipe: str
@@ -56,6 +70,8 @@ class Request:
     split: str | None = None
     val: str | None = None
     changes: tuple[str, ...] = ()
+    start: ModelSpec | None = None
+    scored: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +110,14 @@ def prepare(request: Request) -> Prepared:
     request = replace(request, changes=tuple(map(_with_absolute_path, request.changes)))
     wanted = request.format or preferred_format(request.recipe, request.data)
     data = open_data(request.data, request.split, format=wanted)
-    facts = RecipeData(categories=data.categories, photos=len(data.samples), masks=data.has_masks)
+    if request.start is None:
+        request = replace(request, start=read_start(request.recipe, request.changes))
+    facts = RecipeData(
+        categories=data.categories,
+        photos=len(data.samples),
+        masks=data.has_masks,
+        start=request.start,
+    )
     config = configure(request.recipe, facts, request.changes)
     check_start(config)
     check_masks(config, data)
@@ -103,8 +126,10 @@ def prepare(request: Request) -> Prepared:
     notes = _note_missing_validation(config, truth, request.val)
     if truth is not None:
         val = find_data(request.data, request.val or DEFAULT_SPLIT, data.format)[1]
+        request = replace(request, scored=val)
         check_truth(config, truth)
         notes += _note_shared_photos(data, truth)
+    notes += _note_few_steps(config)
     return Prepared(
         request=request, config=config, data=data, truth=truth, val=val, notes=tuple(notes)
     )
@@ -182,6 +207,24 @@ def _note_shared_photos(data: Dataset, truth: Truth) -> list[str]:
     ]
 
 
+def _note_few_steps(config: TrainConfig) -> list[str]:
+    """Say so where the run ends before something that it was to do, as `steps` alone can bring."""
+    notes: list[str] = []
+    if config.spec.architecture.masks and config.mask_start >= config.steps:
+        notes.append(
+            f"no step learns masks: there are {config.steps}, and mask_start is "
+            f"{config.mask_start}; let them come sooner: --set mask_start=N"
+        )
+    # If it is not at its height where the warm-up ends, it never is: from there on it only falls.
+    if config.warmup >= config.steps or learning_rate_factor(config.warmup, config) < 1:
+        fall = f"decay {config.decay}" + (f" and drop {config.drop}" if config.drop else "")
+        notes.append(
+            f"the learning rate never reaches its height: there are {config.steps} steps, and "
+            f"warmup is {config.warmup}, {fall}; let them be shorter: --set warmup=N --set decay=N"
+        )
+    return notes
+
+
 def _with_absolute_path(change: str) -> str:
     """Make a change that names a file or folder hold wherever the run is resumed from."""
     name, separator, text = change.partition("=")
@@ -195,7 +238,11 @@ def write_request(path: Path, prepared: Prepared) -> None:
     Raises:
         PanodetrError: the system refused to write.
     """
-    asked = asdict(prepared.request) | {"data": str(prepared.request.data.resolve())}
+    request = prepared.request
+    asked = asdict(request) | {
+        "data": str(request.data.resolve()),
+        "start": None if request.start is None else spec_to_json(request.start),
+    }
     write_json(path, asked | {"config": asdict(prepared.config)})
 
 
@@ -214,7 +261,10 @@ def read_request(path: Path) -> tuple[Request, dict[str, Any]]:
             split=record["split"],
             val=record["val"],
             changes=tuple(record["changes"]),
+            scored=record["scored"] if "scored" in record else _scored_before(record["val"]),
         )
+        if record.get("start") is not None:  # likewise
+            request = replace(request, start=spec_from_json(record["start"]))
         return request, record["config"]
     except FileNotFoundError as error:
         raise TrainingError(
@@ -237,17 +287,25 @@ def resumed(
         asked: what is asked for now, if anything.
         changes: to the configuration.
         val: what to validate with from now on. A run's best model is the best of one split, so it
-            may only be left out, and taken up again.
+            may only be left out, and that split taken up again.
 
     Raises:
         UsageError: another recipe or other data are asked for, or another split to validate with.
     """
-    if val not in (None, kept.val, NO_VALIDATION) and kept.val != NO_VALIDATION:
-        raise UsageError(
-            f"the run was begun with val {kept.val or DEFAULT_SPLIT!r}, not {val!r}; leave it out "
-            f"with --resume, or go on without validation with --val {NO_VALIDATION}"
-        )
-    wider = replace(kept, val=val or kept.val, changes=(*kept.changes, *changes))
+    if val not in (None, NO_VALIDATION) and kept.scored is not None:
+        if not _is_one_split(val, kept.scored):
+            raise UsageError(
+                f"the run was begun with val {kept.scored!r}, not {val!r}; leave it out with "
+                f"--resume, or go on without validation with --val {NO_VALIDATION}"
+            )
+        val = kept.scored
+    other_start = any(split_change(change)[0] == "start" for change in changes)
+    wider = replace(
+        kept,
+        val=val or kept.val,
+        changes=(*kept.changes, *changes),
+        start=None if other_start else kept.start,
+    )
     if asked is None:
         return wider
     for name in ("recipe", "format", "split", "val"):
@@ -265,6 +323,17 @@ def resumed(
     return wider
 
 
+def _is_one_split(one: str, other: str) -> bool:
+    """Whether two names mean one split: either may leave out COCO's year."""
+    short, full = sorted((one, other), key=len)
+    return re.fullmatch(rf"{re.escape(short)}(20\d\d)?", full) is not None
+
+
+def _scored_before(val: str | None) -> str | None:
+    """What a run of an earlier version was validated with, as far as its file says."""
+    return None if val == NO_VALIDATION else val or DEFAULT_SPLIT
+
+
 def changed_fields(config: TrainConfig, before: dict[str, Any]) -> list[str]:
     """Name the fields of a configuration that aren't as `write_request` had them."""
     now: dict[str, Any] = json.loads(json.dumps(asdict(config)))
@@ -280,6 +349,7 @@ def _open_truth(folder: Path, data: Dataset, val: str | None) -> Truth | None:
         if not any(re.fullmatch(rf"{DEFAULT_SPLIT}(20\d\d)?", split) for split in splits):
             return None
         val = DEFAULT_SPLIT
+    val = find_data(folder, val, data.format)[1]
     if data.format == "coco-panoptic":
         return Truth.open(folder, val)
     if data.format == "coco-instances":

@@ -49,11 +49,14 @@ class RecipeData:
         categories: all classes, numbered from 0.
         photos: in the split that is learned from.
         masks: whether every object has a mask.
+        start: what the checkpoint that the recipe starts from says of itself; where it is None,
+            `configure` asks the checkpoint.
     """
 
     categories: tuple[Category, ...]
     photos: int
     masks: bool
+    start: ModelSpec | None = None
 
 
 Recipe: TypeAlias = Callable[..., TrainConfig]
@@ -113,7 +116,8 @@ def coco_panoptic_masks(
     if start is None:  # the run is refused later: only a look at the recipe needs no checkpoint
         spec = _detector("coco-panoptic-masks", data, "resnet50", masks=True)
     else:
-        trained = load_checkpoint(start)[0]
+        trained = data.start
+        assert trained is not None
         known = {(category.id, category.name) for category in trained.categories}
         unknown = [c.name for c in data.categories if (c.id, c.name) not in known]
         if unknown:
@@ -152,7 +156,8 @@ def finetune(
             "finetune goes on from a trained model; name one: --set start=CHECKPOINT (a bundled "
             "model, a folder, a file or a hub id, such as facebook/detr-resnet-50-panoptic)"
         )
-    trained = load_checkpoint(start)[0]
+    trained = data.start
+    assert trained is not None
     rule, old = trained.preprocessing, trained.architecture
     if short_side is not None:
         long_side = round(short_side * 1333 / 800)
@@ -271,16 +276,7 @@ def configure(recipe: str, data: RecipeData, changes: Sequence[str] = ()) -> Tra
         CheckpointError: the checkpoint to start from cannot be read.
     """
     make = find_recipe(recipe)
-    known = recipe_arguments(make)
-    hints = get_type_hints(make)
-    given: dict[str, object] = {}
-    rest: list[str] = []
-    for change in changes:
-        name, text = split_change(change)
-        if name in known:
-            given[name] = parse_value(hints[name], text, change)
-        else:
-            rest.append(change)
+    given, rest = _split_arguments(make, changes)
     for name, least in (
         ("epochs", 1),
         ("validate_epochs", 0),
@@ -289,7 +285,38 @@ def configure(recipe: str, data: RecipeData, changes: Sequence[str] = ()) -> Tra
     ):
         if name in given and given[name] is not None and cast("int", given[name]) < least:
             raise UsageError(f"{name} is {given[name]}; expected at least {least}")
-    return override(make(data, **given), rest, known)
+    if data.start is None:
+        data = replace(data, start=read_start(recipe, changes))
+    return override(make(data, **given), rest, recipe_arguments(make))
+
+
+def read_start(recipe: str, changes: Sequence[str]) -> ModelSpec | None:
+    """What the checkpoint that a recipe starts from says of itself; None where it needs none.
+
+    Raises:
+        UsageError: there is no such recipe, or an argument is refused.
+        CheckpointError: the checkpoint cannot be read.
+    """
+    start = _split_arguments(find_recipe(recipe), changes)[0].get("start")
+    return None if start is None else load_checkpoint(cast("str", start))[0]
+
+
+def _split_arguments(recipe: Recipe, changes: Sequence[str]) -> tuple[dict[str, object], list[str]]:
+    """The recipe's own arguments among the changes, and the changes that are left.
+
+    Raises:
+        UsageError: a change has no "=", or an argument has a value of the wrong kind.
+    """
+    known, hints = recipe_arguments(recipe), get_type_hints(recipe)
+    given: dict[str, object] = {}
+    rest: list[str] = []
+    for change in changes:
+        name, text = split_change(change)
+        if name in known:
+            given[name] = parse_value(hints[name], text, change)
+        else:
+            rest.append(change)
+    return given, rest
 
 
 def preferred_format(recipe: str, folder: Path) -> Format | None:

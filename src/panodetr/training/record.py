@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from panodetr.errors import PanodetrError
 from panodetr.files import write_json, written_whole
 from panodetr.training.log import Board, Log, plot_log, read_log, scalars
 from panodetr.training.pictures import draw_batch, draw_validation
@@ -66,9 +68,19 @@ class Recorder:
 
     def close(self) -> None:
         """Draw the curves, and close what is open."""
-        if self._board is not None:
-            self._board.close()
-        self._plot()
+        try:
+            if self._board is not None:
+                self._board.close()
+        finally:
+            self._plot()
+
+    def close_after(self, error: PanodetrError) -> None:
+        """Close with a line on why the run ends, as far as the system lets."""
+        with suppress(PanodetrError):
+            if self._log is not None:
+                self._log.add(self._step, note=str(error))
+        with suppress(PanodetrError):
+            self.close()
 
     def note(self, text: str) -> None:
         """A line for the log."""

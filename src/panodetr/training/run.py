@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from panodetr.errors import Interrupted, TrainingError, UsageError
+from panodetr.errors import Interrupted, PanodetrError, TrainingError, UsageError
 from panodetr.training.folder import RunFolder
+from panodetr.training.lock import held, is_held
 from panodetr.training.loop import begin
 from panodetr.training.loop import train as train_on
 from panodetr.training.observe import Silence
 from panodetr.training.prepare import (
+    Prepared,
     Request,
     changed_fields,
     prepare,
@@ -81,10 +83,11 @@ def train(
         What it has left; None in all processes but the first.
 
     Raises:
-        UsageError: the request cannot be meant, or `out` holds a run already and `resume` is not
-            asked for.
+        UsageError: the request cannot be meant, or `out` holds a run already, or something of a
+            run's names, and `resume` is not asked for.
         Interrupted: the process was asked to stop; the state is kept.
-        TrainingError: there is nothing to resume, or training diverged.
+        TrainingError: there is nothing to resume, another process is at work on the run, or
+            training diverged.
         DataError: the data contradicts itself.
         PanodetrError: a package is missing, or the system refused to write.
     """
@@ -94,25 +97,48 @@ def train(
         kept, before = read_request(folder.config)
         request = resumed(kept, request, changes, val)
         before = None if changes else before
-    elif folder.holds_run():
-        raise UsageError(
-            f"{out} holds a run already; go on with it by --resume, or choose another --out"
-        )
+    else:
+        refuse_taken(folder)
     if request is None:
         raise UsageError("there is nothing to train; name a recipe and the data")
     prepared = prepare(request)
-    config = prepared.config
-    accelerator = join_ranks(device, config)
-    check_shares(config, accelerator)
+    accelerator = join_ranks(device, prepared.config)
+    check_shares(prepared.config, accelerator)
     accelerator.wait_for_everyone()  # nobody looks for a run once the first process has begun it
+    with held(out) if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process and not resume:
+            refuse_taken(folder)  # another process may have been faster
+        return _train(prepared, folder, accelerator, before, observer, resume=resume)
 
+
+def _train(
+    prepared: Prepared,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    before: dict[str, Any] | None,
+    observer: Observer | None,
+    *,
+    resume: bool,
+) -> Outcome | None:
+    """Do the run's steps, in a folder that is this process's own.
+
+    Args:
+        prepared: the run.
+        folder: its own.
+        accelerator: the processes.
+        before: the configuration's fields that it should have; None where they may have changed.
+        observer: who is told how it goes on.
+        resume: whether to go on with the run in the folder.
+    """
+    config = prepared.config
+    audience = Silence() if observer is None else observer
     told: Observer = Silence()
     recorder = None
     if accelerator.is_main_process:
-        folder.clear_leftovers()
-        told = observer or told
+        if resume:
+            folder.clear_leftovers()
         told = recorder = Recorder(
-            folder, config.spec, prepared.data, prepared.truth, accelerator.device, told
+            folder, config.spec, prepared.data, prepared.truth, accelerator.device, audience
         )
         for line in prepared.notes:
             recorder.note(line)
@@ -135,16 +161,21 @@ def train(
             accelerator=accelerator,
             observer=told,
         )
+        if accelerator.is_main_process:
+            folder.save_model(folder.model, config.spec, state.kept_model)
     except Interrupted as stopped:
         if recorder is not None:
-            with closing(recorder):
-                recorder.note(str(stopped))
+            audience.note(str(stopped))
+            recorder.close_after(stopped)
         accelerator.end_training()
+        raise
+    except PanodetrError as error:  # the others are not waited for: they may not know of it
+        if recorder is not None:
+            recorder.close_after(error)
         raise
     outcome = None
     if recorder is not None:
-        with closing(recorder):
-            folder.save_model(folder.model, config.spec, state.kept_model)
+        recorder.close()
         outcome = Outcome(
             model=folder.model,
             best=None if state.best is None else folder.best,
@@ -155,6 +186,23 @@ def train(
         )
     accelerator.end_training()
     return outcome
+
+
+def refuse_taken(folder: RunFolder) -> None:
+    """See that a new run replaces nothing.
+
+    Raises:
+        UsageError: it would.
+    """
+    taken = folder.taken()
+    if taken == folder.config:
+        raise UsageError(
+            f"{folder.path} holds a run already; go on with it by --resume, or choose another --out"
+        )
+    if taken is not None:
+        raise UsageError(
+            f"{taken} is there already, and a run writes its own; choose another --out"
+        )
 
 
 def check_shares(config: TrainConfig, accelerator: Accelerator) -> None:
@@ -175,10 +223,18 @@ def check_shares(config: TrainConfig, accelerator: Accelerator) -> None:
 def newest_run(runs: Path) -> Path:
     """Find the run that was at work last.
 
+    Runs that another process is at work on are left out.
+
     Raises:
         TrainingError: there is none.
     """
-    found = [path.parent for path in runs.glob("*/config.json")]
+    every = [path.parent for path in runs.glob("*/config.json")]
+    found = [run for run in every if not is_held(run)]
+    if every and not found:
+        raise TrainingError(
+            f"the runs in {runs} are all at work in other processes; "
+            "wait for the end of one, or name another run's folder with --out"
+        )
     if not found:
         raise TrainingError(
             f"{runs} holds no run to resume; name the run's folder with --out, or start one"

@@ -92,8 +92,10 @@ class TokenHeads(nn.Module):
         nothing = self.class_head.out_features - 1
         classes = torch.full_like(place, nothing).masked_scatter(covered, targets.classes[objects])
         share = len(memory) / totals.images  # of the step
-        label = F.cross_entropy(self.class_head(tokens), classes) * share
-        boxes, truth = self.box_head(tokens[covered]), targets.boxes[objects]  # N, 4
+        with torch.autocast(tokens.device.type, enabled=False):
+            logits, boxes = self.class_head(tokens), self.box_head(tokens[covered])
+        label = F.cross_entropy(logits, classes) * share
+        truth = targets.boxes[objects]  # N, 4
         # Every object counts the same, however many tokens it covers: stuff covers most of them.
         weight = 1 / objects.bincount()[objects]  # N
         l1 = (weight * box_l1(boxes, truth)).sum() / totals.objects

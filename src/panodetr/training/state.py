@@ -8,7 +8,7 @@ the process's rank. So the step alone says what comes next, also in another numb
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -61,6 +61,7 @@ class TrainState:
         average: of the weights; None where the run keeps none.
         step: steps done, the skipped ones among them.
         bad_steps: steps that were skipped because a loss or gradient was not finite.
+        skipped: what was said of each photo that could not be read, by whichever process.
         best: the best score of a validation; None before the first.
         stale: validations since then.
         validated: the step of the last validation; 0 before the first. A state is saved before its
@@ -72,6 +73,7 @@ class TrainState:
     average: WeightAverage | None
     step: int = 0
     bad_steps: int = 0
+    skipped: set[str] = field(default_factory=set[str])
     best: float | None = None
     stale: int = 0
     validated: int = 0
@@ -95,6 +97,7 @@ class TrainState:
             "average": None if self.average is None else self.average.model.state_dict(),
             "step": self.step,
             "bad_steps": self.bad_steps,
+            "skipped": sorted(self.skipped),
             "best": self.best,
             "stale": self.stale,
             "validated": self.validated,
@@ -120,6 +123,7 @@ class TrainState:
                 )
             self.step, self.bad_steps = everything["step"], everything["bad_steps"]
             self.best, self.stale = everything["best"], everything["stale"]
+            self.skipped = set(everything.get("skipped", ()))  # earlier versions kept none
             # Version 0.1 saved no state before its validation.
             self.validated = everything.get("validated", self.step)
         except Exception as error:  # a damaged file can raise nearly anything
