@@ -279,13 +279,12 @@ class Predictor:
             if self.spec.duplicate_iou is not None:
                 one_each = drop_duplicates(own, scores, classes, self.spec.duplicate_iou)
                 own, scores, classes = own[one_each], scores[one_each], classes[one_each]
-            if self.spec.one_piece:
-                things = self._is_thing[classes]
-                own[things] = drop_pieces(own[things])
             if task == "instances":
-                yield paint_instances(own, scores, classes, view.size, view.tile_size)
+                merged = paint_instances(own, scores, classes, view.size, view.tile_size)
             else:
-                yield merge_masks(own, scores, classes, self._is_thing, view.size, view.tile_size)
+                sizes = view.size, view.tile_size
+                merged = merge_masks(own, scores, classes, self._is_thing, *sizes)
+            yield drop_pieces(*merged) if self.spec.one_piece else merged
 
     def _classified(self, views: list[View], found: Found) -> Iterator[ViewSegments]:
         """One segment a class in each view, from the masks of all queries."""

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from panodetr.results.panoptic import (
+    ClassSegment,
     drop_duplicates,
     drop_pieces,
     keep_queries,
@@ -136,35 +138,49 @@ def test_of_two_masks_of_one_object_the_better_one_is_kept() -> None:
     assert drop_duplicates(masks[:0], scores[:0], classes[:0], 0.5).tolist() == []
 
 
-def test_of_a_mask_in_pieces_the_largest_stays() -> None:
-    masks = np.full((3, 8, 8), -1, np.float32)
-    masks[0, 1:4, 1:4] = 3
-    masks[0, 6, 6] = masks[0, 0, 7] = 2  # beside it to the right and below, and at a corner
-    masks[1, 2:5, 3] = 1  # whole
-    left = drop_pieces(masks)
-    assert np.array_equal(left[1:], masks[1:])
-    assert np.array_equal(np.argwhere(left[0] > 0), np.argwhere(masks[0] == 3))
-    assert left[0, 6, 6] == left[0, 0, 7] == -2
-    assert drop_pieces(masks[:0]).shape == (0, 8, 8)
+def listed(ids: NDArray[np.int32], stuff: int = 0) -> list[ClassSegment]:
+    """Describe the segments 1 to the highest of a map; `stuff` is one that is no thing."""
+    return [
+        ClassSegment(
+            id=number, class_index=0, is_thing=number != stuff, score=0.9, area=area, box=box
+        )
+        for number, (area, box) in enumerate(measure_segments(ids, int(ids.max())), start=1)
+    ]
 
 
-def test_pieces_that_only_columns_part_and_then_rows_are_parted() -> None:
-    masks = np.full((1, 6, 6), -1, np.float32)
-    masks[0, 0:2, 0:2] = masks[0, 3:6, 0:2] = 1  # a gap at row 2, which the next one hides
-    masks[0, 2, 4] = 1
-    left = drop_pieces(masks)
-    assert np.argwhere(left[0] > 0).tolist() == [[y, x] for y in (3, 4, 5) for x in (0, 1)]
+def test_of_a_thing_in_pieces_the_largest_stays() -> None:
+    ids = np.full((8, 8), 3, np.int32)  # 3 is stuff, in pieces as it likes
+    ids[:, 4] = 0
+    ids[1:4, 1:4] = 1
+    ids[6, 6] = ids[0, 7] = 1  # beside it to the right and below, and at a corner
+    ids[5:7, 2] = 2
+    left, segments = drop_pieces(ids, listed(ids, stuff=3))
+    assert np.argwhere(left == 1).tolist() == [[y, x] for y in (1, 2, 3) for x in (1, 2, 3)]
+    assert left[6, 6] == left[0, 7] == 0
+    assert (left == 2).sum() == 2
+    assert (left == 3).sum() == (ids == 3).sum()
+    assert [(s.area, s.box) for s in segments] == measure_segments(left, 3)
+
+
+def test_pieces_that_rows_part_only_once_columns_have() -> None:
+    ids = np.zeros((6, 6), np.int32)
+    ids[0:2, 0:2] = ids[3:6, 0:2] = 1  # a gap at row 2, which the next pixel hides
+    ids[2, 4] = 1
+    left, _ = drop_pieces(ids, listed(ids))
+    assert np.argwhere(left).tolist() == [[y, x] for y in (3, 4, 5) for x in (0, 1)]
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_what_stays_of_a_mask_is_part_of_it_and_the_same_alone_or_among_others(seed: int) -> None:
-    masks = np.random.default_rng(seed).normal(-0.8, 1, (4, 9, 7)).astype(np.float32)
-    left = drop_pieces(masks)
-    assert not ((left > 0) & (masks <= 0)).any()
-    assert ((left > 0).any((1, 2)) == (masks > 0).any((1, 2))).all()
-    assert np.array_equal(left[masks <= 0], masks[masks <= 0])
-    alone = np.concatenate([drop_pieces(mask[None]) for mask in masks])
-    assert np.array_equal(alone, left)
+def test_what_stays_of_a_thing_is_part_of_it_and_stays_again(seed: int) -> None:
+    ids = np.random.default_rng(seed).integers(0, 4, (7, 9)).astype(np.int32)
+    ids[ids == 3] = 0
+    left, segments = drop_pieces(ids, listed(ids))
+    assert np.array_equal(np.unique(left[left > 0]), np.unique(ids[ids > 0]))
+    assert (left[left > 0] == ids[left > 0]).all()
+    assert [(s.area, s.box) for s in segments] == measure_segments(left, len(segments))
+    again, same = drop_pieces(left, segments)
+    assert np.array_equal(again, left)
+    assert same == segments
 
 
 def test_empty_masks_are_no_duplicates() -> None:

@@ -173,6 +173,15 @@ def test_fine_tuning_keeps_the_network_and_takes_the_datas_classes() -> None:
         configure("finetune", OWN)
 
 
+def test_things_are_of_one_piece_where_the_trained_model_knows_them() -> None:
+    made = read_spec(bundled()["nuclei"])
+    nuclei = RecipeData(categories=made.categories, photos=100, masks=True)
+    assert configure("finetune", nuclei, ["start=nuclei"]).spec.one_piece
+    assert not configure("finetune", OWN, ["start=nuclei"]).spec.one_piece
+    own = ["start=nuclei", "spec.one_piece=true"]
+    assert configure("finetune", OWN, own).spec.one_piece
+
+
 def test_fine_tuning_a_model_of_the_paper_keeps_its_sizes_and_rates(
     tiny_run: TrainConfig, tmp_path: Path
 ) -> None:
@@ -196,6 +205,9 @@ def test_the_bundled_models_recipe_is_the_one_it_was_made_with() -> None:
         made.architecture
     )
     assert config.spec.preprocessing == made.preprocessing
+    assert (config.spec.threshold, config.spec.duplicate_iou, config.spec.one_piece) == (
+        made.threshold, made.duplicate_iou, made.one_piece
+    )  # fmt: skip
     check_start(config)
 
 

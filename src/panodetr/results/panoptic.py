@@ -97,33 +97,6 @@ def drop_duplicates(
     return np.sort(np.array(kept, np.intp))
 
 
-def drop_pieces(masks: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Leave of each mask its main piece.
-
-    Not in the paper: for objects of one piece only, such as nuclei; people behind a fence are not.
-    Pieces are parted by rows or columns without a pixel, which tells strays from an object, and not
-    two halves that lie into each other. Of several the one with the most pixels stays.
-
-    Args:
-        masks: (N, h, w) logits, above 0 inside.
-
-    Returns:
-        (N, h, w): below 0 in the pieces that are gone.
-    """
-    inside = masks > 0
-    main = inside.copy()
-    for across in (2, 1, 2, 1):  # rows may be parted once columns are
-        counts = main.sum(axis=across)  # N, K: pixels of each row, or column
-        begins = counts > 0
-        begins[:, 1:] &= counts[:, :-1] == 0
-        run = begins.cumsum(axis=1)  # N, K, from 1: which run of rows with pixels it is in
-        shape = len(masks), counts.shape[1] + 1
-        place = run + shape[1] * np.arange(len(masks))[:, None]
-        pixels = np.bincount(place.ravel(), counts.ravel(), shape[0] * shape[1]).reshape(shape)
-        main &= np.expand_dims(run == pixels.argmax(axis=1)[:, None], across)
-    return np.where(inside & ~main, -np.abs(masks), masks)
-
-
 def merge_masks(
     masks: NDArray[np.float32],
     scores: NDArray[np.float32],
@@ -188,6 +161,52 @@ def merge_masks(
         for index, (n, (area, box)) in enumerate(zip(kept, measured, strict=True), start=1)
     ]
     return segment_ids, segments
+
+
+def drop_pieces(
+    segment_ids: NDArray[np.int32], segments: list[ClassSegment]
+) -> tuple[NDArray[np.int32], list[ClassSegment]]:
+    """Leave of each thing its main piece, and nothing where the others were.
+
+    Not in the paper: for objects of one piece only, such as nuclei; people behind a fence are not.
+    Each pixel goes to the highest mask, however low that is, and so things get strays far from
+    where they are. Pieces are parted by rows or columns without a pixel, which tells strays from an
+    object, and not two halves that lie into each other. The one with the most pixels stays.
+
+    Args:
+        segment_ids: (H, W), from 1.
+        segments: what they are, in the ids' order.
+
+    Returns:
+        Segment ids (H, W), 0 in the pieces that are gone; and the segments.
+    """
+    left, kept = segment_ids.copy(), list(segments)
+    for place, segment in enumerate(segments):
+        x0, y0, x1, y1 = segment.box
+        mask = segment_ids[y0:y1, x0:x1] == segment.id
+        main = _main_piece(mask)
+        area = np.count_nonzero(main)
+        if segment.is_thing and area < segment.area:
+            left[y0:y1, x0:x1][mask & ~main] = 0
+            rows, columns = np.flatnonzero(main.any(axis=1)), np.flatnonzero(main.any(axis=0))
+            corner, far = (x0 + columns[0], y0 + rows[0]), (x0 + columns[-1], y0 + rows[-1])
+            box = int(corner[0]), int(corner[1]), int(far[0]) + 1, int(far[1]) + 1
+            kept[place] = replace(segment, area=area, box=box)
+    return left, kept
+
+
+def _main_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The piece (H, W) of the most pixels, of those that empty rows and columns part."""
+    main, across, whole = mask, 1, 0
+    while whole < 2:  # neither rows nor columns part it any more
+        counts = np.count_nonzero(main, axis=across)  # K: pixels of each row, or column
+        begins = counts > 0
+        begins[1:] &= counts[:-1] == 0
+        run = np.cumsum(begins)  # K, from 1: in which run of rows with pixels
+        if run[-1] > 1:
+            main, whole = main & np.expand_dims(run == np.bincount(run, counts).argmax(), across), 0
+        across, whole = 1 - across, whole + 1
+    return main
 
 
 def measure_segments(

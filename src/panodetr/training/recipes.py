@@ -177,6 +177,8 @@ def finetune(
             architecture=architecture,
             categories=data.categories,
             preprocessing=rule,
+            # What is true of nuclei need not be of people.
+            one_piece=trained.one_piece and _knows_things(trained, data),
         ),
         augmentation=augmentation,
         # Whole photos have many shapes, and all of a batch are padded to the largest.
@@ -193,6 +195,12 @@ def finetune(
         validate_every=_validation_steps(data, validate_epochs, batch_size),
         patience=max(1, round(epochs / validate_epochs / 2)) if validate_epochs else 0,
     )
+
+
+def _knows_things(trained: ModelSpec, data: RecipeData) -> bool:
+    """Whether all things of the data were in what a model was trained on, by their names."""
+    known = {category.name for category in trained.categories}
+    return all(category.name in known for category in data.categories if category.is_thing)
 
 
 def nuclei(data: RecipeData) -> TrainConfig:
