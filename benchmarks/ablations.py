@@ -37,11 +37,12 @@ from panodetr.files import write_json
 from panodetr.model.detr import Detr
 from panodetr.training.batch import read_steps
 from panodetr.training.config import TrainConfig
+from panodetr.training.configure import configure
 from panodetr.training.folder import RunFolder
 from panodetr.training.loop import make_state
 from panodetr.training.optimizer import learning_rate_factor, set_learning_rate
 from panodetr.training.ranks import join_ranks
-from panodetr.training.recipes import RecipeData, configure
+from panodetr.training.recipes import RecipeData
 from panodetr.training.state import TrainState, seed_step
 from panodetr.training.step import train_step
 from panodetr.training.validate import validate

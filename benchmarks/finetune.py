@@ -31,13 +31,14 @@ from panodetr.files import write_json
 from panodetr.model.detr import Detr
 from panodetr.training.batch import read_steps
 from panodetr.training.config import TrainConfig
+from panodetr.training.configure import configure
 from panodetr.training.folder import RunFolder
 from panodetr.training.loop import begin, make_state, train
 from panodetr.training.objective import compute_losses
 from panodetr.training.observe import Progress, Silence
 from panodetr.training.optimizer import set_modes
 from panodetr.training.ranks import join_ranks
-from panodetr.training.recipes import RecipeData, configure
+from panodetr.training.recipes import RecipeData
 from panodetr.training.scaffold import Scaffold
 from panodetr.training.state import TrainState
 from panodetr.training.validate import make_predictor

@@ -55,7 +55,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print_list() -> None:
-    from panodetr.training.recipes import RECIPES, recipe_arguments
+    from panodetr.training.configure import recipe_arguments
+    from panodetr.training.recipes import RECIPES
 
     widest = max(len(name) for name in RECIPES)
     for name, recipe in RECIPES.items():
@@ -65,8 +66,8 @@ def _print_list() -> None:
 
 
 def _print_recipe(name: str, changes: list[str]) -> None:
+    from panodetr.training.configure import configure, find_recipe, recipe_arguments
     from panodetr.training.overrides import list_fields
-    from panodetr.training.recipes import configure, find_recipe, recipe_arguments
 
     arguments = recipe_arguments(find_recipe(name))
     if name == "finetune" and not any(change.startswith("start=") for change in changes):

@@ -20,15 +20,10 @@ from panodetr.data.masks import mask_object
 from panodetr.errors import DataError, PanodetrError, TrainingError, UsageError
 from panodetr.evaluation.truth import DEFAULT_SPLIT, Truth
 from panodetr.files import write_json
+from panodetr.training.configure import configure, find_recipe, preferred_format, read_start
 from panodetr.training.optimizer import learning_rate_factor
 from panodetr.training.overrides import split_change
-from panodetr.training.recipes import (
-    RecipeData,
-    configure,
-    find_recipe,
-    preferred_format,
-    read_start,
-)
+from panodetr.training.recipes import RecipeData
 from panodetr.training.transfer import check_start
 from panodetr.training.validate import choose_tasks
 

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from panodetr.checkpoints.coco import coco_detection, coco_panoptic
+from panodetr.errors import UsageError
+from panodetr.results.types import Category
+from panodetr.training.configure import configure, preferred_format, recipe_arguments
+from panodetr.training.recipes import RECIPES, RecipeData
+
+
+def numbered(categories: tuple[Category, ...]) -> tuple[Category, ...]:
+    return tuple(replace(each, index=index) for index, each in enumerate(categories))
+
+
+COCO = RecipeData(categories=numbered(coco_panoptic()), photos=118_287, masks=True)
+THINGS = RecipeData(categories=numbered(coco_detection()), photos=118_287, masks=True)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_can_be_changed(name: str) -> None:
+    start = ["start=nuclei"] if name == "finetune" else []
+    config = configure(name, COCO, [*start, "clip=0.5", "criterion.giou=1"])
+    assert (config.clip, config.criterion.giou) == (0.5, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("epoch=3", "near ones are epochs"),
+        ("epochs=many", "expected a whole number"),
+        ("epochs=0", "epochs is 0; expected at least 1"),
+        ("batch_size=null", "expected a whole number"),
+        ("batch_size=-1", "batch_size is -1; expected at least 1"),
+        ("epochs", "expected field=value"),
+        ("frozen_stages=7", "frozen_stages is 7"),
+        ("augmentation.crop=2", "crop is 2"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(change: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        configure("coco-detection", THINGS, [change])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="no recipe 'coco'; the recipes are coco-detection"):
+        configure("coco", COCO)
+
+
+def test_arguments_are_what_steps_and_shapes_follow_from() -> None:
+    assert recipe_arguments(RECIPES["finetune"]) == {
+        "start": None,
+        "epochs": 50,
+        "validate_epochs": 5,
+        "batch_size": 4,
+        "short_side": None,
+    }
+    assert recipe_arguments(RECIPES["nuclei"]) == {}
+
+
+def test_detectors_read_instances_where_a_folder_has_both(shared_data: Path) -> None:
+    instances = shared_data / "coco-instances"
+    assert preferred_format("coco-detection", instances) == "coco-instances"
+    assert preferred_format("coco-panoptic-boxes", instances) is None
+    assert preferred_format("coco-detection", shared_data / "coco-panoptic") is None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes"),
+    [
+        ("nuclei", ("accumulate=16", "batch_size=32")),
+        ("nuclei", ("spec.preprocessing.tile=64", "spec.preprocessing.tile_overlap=16")),
+        ("coco-detection", ("augmentation.least_crop=700", "augmentation.most_crop=900")),
+    ],
+)
+def test_the_order_of_changes_does_not_matter(recipe: str, changes: tuple[str, str]) -> None:
+    assert configure(recipe, COCO, changes) == configure(recipe, COCO, changes[::-1])
