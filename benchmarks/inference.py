@@ -1,23 +1,29 @@
 """Every row of `panodetr bench`, kept in docs/benchmarks and printed as the README has it.
 
     python benchmarks/inference.py --data ../shared/data/nuclei
-    python benchmarks/inference.py segment detect --repeats 5 --name again
+    python benchmarks/inference.py segment detect                  # these anew, the others stay
+    python benchmarks/inference.py segment detect --name again     # in a file of their own
 
 The exit code is 1 where a row falls short of its floor or fails; all rows are measured and written.
+Rows of a file can be measured one after the other on one day, one machine and its versions; those
+of another are refused.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-from panodetr.bench.machine import Machine, describe_machine
+from panodetr.bench.machine import describe_machine
 from panodetr.bench.report import as_json, describe_measurement, markdown_table
-from panodetr.bench.rows import Scale, choose_rows
+from panodetr.bench.rows import ROWS, Scale, choose_rows
 from panodetr.bench.run import Measured, measure
-from panodetr.files import check_writable, write_json, write_text
+from panodetr.errors import PanodetrError, UsageError
+from panodetr.files import check_writable, write_json
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 
@@ -30,27 +36,39 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--name", default="inference", help="of both files")
-    parser.add_argument("--out", type=Path, default=OUT, help="where they go")
+    parser.add_argument("--name", default="inference", help="of the file")
+    parser.add_argument("--out", type=Path, default=OUT, help="where it goes")
     options = parser.parse_args()
 
-    files = [options.out / f"{options.name}{ending}" for ending in (".json", ".md")]
-    for file in files:  # refused before the work, not after it
-        check_writable(file)
+    file = options.out / f"{options.name}.json"
+    check_writable(file)  # refused before the work, not after it
     machine = describe_machine()
     settings = {"repeats": options.repeats, "threads": options.threads}
     done: list[Measured] = []
     rows = choose_rows(options.rows)
+    before = None
+    if options.rows and file.exists():
+        before = json.loads(file.read_text("utf-8"))
+        if before["machine"] != machine or before["threads"] != options.threads:
+            raise UsageError(
+                f"{file} is of another machine, day, version or number of threads; measure all "
+                "rows, or give another --name"
+            )
     for group in measure(rows, Scale(), data=options.data, progress=_tell, **settings):
         done += group
-        write_json(files[0], as_json(done, machine, **settings))
-        write_text(files[1], _page(done, machine, settings))
-    print(_page(done, machine, settings))
+        write_json(file, together(before, as_json(done, machine, **settings)))
+    print(f"{markdown_table(done)}\n{describe_measurement(machine, **settings)}")
     return 0 if all(measured.holds for measured in done) else 1
 
 
-def _page(rows: list[Measured], machine: Machine, settings: dict[str, int]) -> str:
-    return f"{markdown_table(rows)}\n{describe_measurement(machine, **settings)}"
+def together(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
+    """A file with the rows that were measured now, and the others that it had before."""
+    if before is None:
+        return now
+    rows = {row["name"]: row for report in (before, now) for row in report["rows"]}
+    order = [row.name for row in ROWS if row.name in rows]
+    repeats = min(before["repeats"], now["repeats"])
+    return {**now, "repeats": repeats, "rows": [rows[name] for name in order]}
 
 
 def _tell(what: str) -> None:
@@ -58,4 +76,7 @@ def _tell(what: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except PanodetrError as error:
+        sys.exit(str(error))

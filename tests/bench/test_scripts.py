@@ -47,7 +47,6 @@ def test_inference_writes_every_row_and_tells_by_its_exit_code(tmp_path: Path) -
     rows = report(tmp_path / "inference.json")["rows"]
     assert [row["name"] for row in rows] == ["int8-on-data", "import"]
     assert "FAILED: int8-on-data: this row needs a data set" in done.stdout
-    assert done.stdout.startswith((tmp_path / "inference.md").read_text())
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     done = run("inference", "import", "--repeats", "1", "--name", "again", "--out", tmp_path)
@@ -55,11 +54,25 @@ def test_inference_writes_every_row_and_tells_by_its_exit_code(tmp_path: Path) -
     assert done.returncode == (0 if row["holds"] else 1)
 
 
+def test_rows_of_inference_are_measured_anew_beside_the_others(tmp_path: Path) -> None:
+    for rows in (("import", "help"), ("help",)):
+        run("inference", *rows, "--repeats", "1", "--out", tmp_path)
+    file = tmp_path / "inference.json"
+    kept = report(file)
+    assert [row["name"] for row in kept["rows"]] == ["import", "help"]
+    file.write_text(json.dumps({**kept, "machine": {**kept["machine"], "date": "2020-01-01"}}))
+    done = run("inference", "help", "--repeats", "1", "--out", tmp_path)
+    assert done.returncode == 1
+    assert "is of another machine, day, version" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert report(file)["machine"]["date"] == "2020-01-01"
+
+
 def test_inference_measures_nothing_that_it_cannot_write(tmp_path: Path) -> None:
-    (tmp_path / "again.md").mkdir()
+    (tmp_path / "again.json").mkdir()
     done = run("inference", "import", "--repeats", "1", "--name", "again", "--out", tmp_path)
     assert done.returncode == 1
-    assert f"cannot write {tmp_path / 'again.md'}" in done.stderr
+    assert f"cannot write {tmp_path / 'again.json'}" in done.stderr
     assert "round" not in done.stderr
 
 

@@ -185,7 +185,6 @@ ROWS = (
         against_lap="reference",
         floors=Floors(agreement=LEAST_ON_DATA),
         compared="on data",
-        times=5,
     ),
     Row(
         name="bf16-on-data",
@@ -196,7 +195,6 @@ ROWS = (
         against_lap="reference",
         floors=Floors(agreement=LEAST_ON_DATA),
         compared="on data",
-        times=5,
     ),
     Row(
         name="import",
