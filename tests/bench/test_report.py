@@ -12,6 +12,7 @@ from panodetr.bench.report import (
     as_json,
     cells,
     describe_measurement,
+    duration,
     markdown_table,
     rich_table,
 )
@@ -145,3 +146,11 @@ def test_the_machine_is_described() -> None:
     text = describe_measurement(machine, repeats=3, threads=2)
     assert machine["processor"] in text
     assert f"torch {machine['versions']['torch']}" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0241, "24.1 ms"), (0.9994, "999 ms"), (0.9996, "1.00 s"), (2.345, "2.35 s")],
+)
+def test_times_are_told_in_seconds_or_milliseconds(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -114,7 +114,8 @@ def describe_measurement(machine: Machine, *, repeats: int, threads: int) -> str
 
 def duration(seconds: float) -> str:
     """Write seconds, or milliseconds where there are few."""
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+    rounded = round(seconds, 3)  # 999.6 ms are a second
+    return f"{seconds:.2f} s" if rounded >= 1 else f"{1000 * seconds:.3g} ms"
 
 
 def size(count: float) -> str:
