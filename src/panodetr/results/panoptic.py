@@ -180,19 +180,19 @@ def drop_pieces(
     Returns:
         Segment ids (H, W), 0 in the pieces that are gone; and the segments.
     """
-    left, kept = segment_ids.copy(), list(segments)
+    ids, kept = segment_ids.copy(), list(segments)
     for place, segment in enumerate(segments):
+        if not segment.is_thing:
+            continue
         x0, y0, x1, y1 = segment.box
         mask = segment_ids[y0:y1, x0:x1] == segment.id
         main = _main_piece(mask)
-        area = np.count_nonzero(main)
-        if segment.is_thing and area < segment.area:
-            left[y0:y1, x0:x1][mask & ~main] = 0
-            rows, columns = np.flatnonzero(main.any(axis=1)), np.flatnonzero(main.any(axis=0))
-            corner, far = (x0 + columns[0], y0 + rows[0]), (x0 + columns[-1], y0 + rows[-1])
-            box = int(corner[0]), int(corner[1]), int(far[0]) + 1, int(far[1]) + 1
+        if np.count_nonzero(main) < segment.area:
+            ids[y0:y1, x0:x1][mask & ~main] = 0
+            ((area, (left, top, right, bottom)),) = measure_segments(main.astype(np.int32), 1)
+            box = x0 + left, y0 + top, x0 + right, y0 + bottom
             kept[place] = replace(segment, area=area, box=box)
-    return left, kept
+    return ids, kept
 
 
 def _main_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
