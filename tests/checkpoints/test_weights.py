@@ -85,6 +85,7 @@ def test_truncated_files_are_named(tmp_path: Path, part: float, zipped: bool) ->
         (b"<!DOCTYPE html><html>404", "is a web page, not weights"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer.*lfs pull"),
         (b"hello", "is truncated"),
+        (b"\x80\x04\x95pickle", "is truncated"),  # of a protocol that PyTorch warns about
     ],
 )
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])

@@ -6,6 +6,7 @@ import argparse
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -78,7 +79,9 @@ def read_pickled(file: Path) -> tuple[State, dict[str, Any]]:
     """
     _refuse_stand_in(file)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            # PyTorch's own, about how it was pickled: what cannot be read is an error below.
+            warnings.simplefilter("ignore")
             value: object = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = _GLOBAL.search(str(error))
