@@ -29,6 +29,7 @@ from panodetr.evaluation.run import evaluate
 from panodetr.evaluation.truth import Truth
 from panodetr.files import write_json
 from panodetr.model.detr import Detr
+from panodetr.runtimes.torch import choose_device
 from panodetr.training.batch import read_steps
 from panodetr.training.config import TrainConfig
 from panodetr.training.configure import configure
@@ -43,7 +44,6 @@ from panodetr.training.scaffold import Scaffold
 from panodetr.training.state import TrainState
 from panodetr.training.validate import make_predictor
 
-CPU = torch.device("cpu")
 SIDE = 128
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 
@@ -76,13 +76,15 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--start", default="nuclei")
     parser.add_argument("--set", action="append", default=[], dest="changes")
+    parser.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--side", type=int, default=SIDE, help="photos' short side in pixels")
     parser.add_argument("--out", type=Path, default=OUT, help="where finetune-WHAT.json goes")
     options = parser.parse_args()
 
     data = open_data(options.data)
     by_heart = options.what == "by-heart"
     learned, shown = split(data, by_heart)
-    changes = [f"start={options.start}", f"short_side={SIDE}", "log_every=20"]
+    changes = [f"start={options.start}", f"short_side={options.side}", "log_every=20"]
     changes += ["spec.architecture.num_queries=100", "batch_size=4", "mask_objects=12"]
     # Four photos are the same every step: a higher rate does no harm.
     rate, epochs = ("5e-4", 400) if by_heart else ("3e-4", 24)
@@ -94,17 +96,20 @@ def main() -> int:
         RecipeData(categories=data.categories, photos=len(learned.samples), masks=data.has_masks),
         [*changes, *options.changes],
     )
-    plain = PaperAugmentation(short_sides=(SIDE,), long_side=267, crop=0.0, flip=False)
+    longest = config.spec.preprocessing.long_side
+    assert longest is not None
+    plain = PaperAugmentation(short_sides=(options.side,), long_side=longest, crop=0.0, flip=False)
     if by_heart:
         config = replace(config, augmentation=plain)
 
     measured = replace(config, augmentation=plain)
-    before = make_state(config, CPU, print).learner.model
+    device = choose_device(options.device)
+    before = make_state(config, device, print).learner.model
     lost = mean_losses(before, measured, shown)
     print(f"{config.steps} steps on {len(learned.samples)} photos; before: {told(lost)}")
     since = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        run, alone = RunFolder(Path(folder)), join_ranks("cpu", config)
+        run, alone = RunFolder(Path(folder)), join_ranks(options.device, config)
         state = begin(config, run, accelerator=alone, observer=Silence(), resume=False)
         lines = Lines(state, measured, shown)
         train(state, config, learned, None, run, accelerator=alone, observer=lines)
@@ -122,6 +127,8 @@ def main() -> int:
         "photos": {"learned": len(learned.samples), "measured": len(shown.samples)},
         "steps": config.steps,
         "minutes": minutes,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "short_side": options.side,
         "changes": options.changes,
         "loss": {"before": lost, "after": now, "less": less},
         "box_ap50": {"before": found[0], "after": found[1]},
@@ -158,10 +165,11 @@ def mean_losses(model: Detr, config: TrainConfig, data: Dataset) -> dict[str, fl
         attention_weight=0.0,
     )  # fmt: skip
     model.eval()
+    device = next(model.parameters()).device
     masks = config.spec.architecture.masks
     with torch.no_grad():
         losses = [
-            compute_losses(model, Scaffold(config), batch, config, with_masks=masks)[1]
+            compute_losses(model, Scaffold(config), batch.to(device), config, with_masks=masks)[1]
             for parts in read_steps(config, data, 0, print)
             for batch in parts
         ]
@@ -170,9 +178,10 @@ def mean_losses(model: Detr, config: TrainConfig, data: Dataset) -> dict[str, fl
 
 def box_ap50(model: Detr, config: TrainConfig, data: Dataset) -> float:
     truth = Truth.open(data.folder, data.split)
+    device = next(model.parameters()).device
     ids = {sample.image_id for sample in data.samples}
     truth = replace(truth, images=tuple(i for i in truth.images if i.image_id in ids))
-    figures = evaluate(make_predictor(model, config.spec, CPU), truth, ["boxes"]).tally.compute()
+    figures = evaluate(make_predictor(model, config.spec, device), truth, ["boxes"]).tally.compute()
     assert figures.boxes is not None
     return figures.boxes.ap50 or 0.0
 

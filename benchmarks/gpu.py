@@ -20,10 +20,12 @@ weights are trained. Where there is no GPU this says so, and measures nothing.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -44,7 +46,7 @@ from panodetr.bench.compare import (
 )
 from panodetr.bench.machine import describe_machine
 from panodetr.bench.process import Answer
-from panodetr.bench.report import markdown
+from panodetr.bench.report import markdown, size
 from panodetr.bench.rows import Scale
 from panodetr.bench.run import Workshop
 from panodetr.bench.weights import RandomModel
@@ -92,9 +94,17 @@ class Way:
 WAYS = (
     Way("float32"),
     Way("bf16", "bfloat16"),
-    Way("bf16, compiled", "bfloat16", compiled=True),
     Way("bf16, CUDA graphs", "bfloat16", compiled=True, graphs=True),
+    Way("bf16, compiled", "bfloat16", compiled=True),
 )
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Photos a second, and the most bytes of the GPU that were in use; None where there is none."""
+
+    photos: float
+    peak: int | None
 
 
 class Bucketed:
@@ -105,10 +115,10 @@ class Bucketed:
 
     def detect(self, photos: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> Found:
         count, height, width = photos.shape[:3]
-        size = tuple(-(-side // BUCKET) * BUCKET for side in (height, width))
-        padded = np.zeros((count, *size, 3), np.uint8)
+        whole = tuple(-(-side // BUCKET) * BUCKET for side in (height, width))
+        padded = np.zeros((count, *whole, 3), np.uint8)
         padded[:, :height, :width] = photos
-        beside = np.ones((count, *size), np.bool_)
+        beside = np.ones((count, *whole), np.bool_)
         beside[:, :height, :width] = False if padding is None else padding
         found = self.runtime.detect(padded, beside)
         return _Cropped(found, -(-height // FINER), -(-width // FINER))
@@ -210,25 +220,24 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, help="the data set nuclei")
     parser.add_argument("--photos", type=int, help="at most so many of it")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of every measurement")
     parser.add_argument("--out", type=Path, default=OUT, help="where gpu.json goes")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("PyTorch sees no CUDA GPU here: nothing was measured")
         return
+    lines: list[Line] = []
+    on_data: dict[str, Any] | str | None = None
+    keep = partial(_keep, options.out / "gpu.json", lines)  # what is measured is not lost
     with tempfile.TemporaryDirectory() as folder:
         workshop = Workshop(Path(folder), Scale(), threads=torch.get_num_threads())
-        lines = compare_all(workshop, "cuda", BATCHES, SECONDS)
-    on_data = None
+        for found in compare_all(workshop, "cuda", BATCHES, options.seconds):
+            lines += found
+            keep(on_data)
     if options.data is not None:
         truth = first_photos(Truth.open(options.data, "val"), options.photos)
         on_data = attempt(lambda: agreement_on(truth, "cuda"))
-    report = {
-        "machine": describe_machine(),
-        "gpu": torch.cuda.get_device_name(),
-        "lines": lines,
-        "bf16_on_data": on_data,
-    }
-    write_json(options.out / "gpu.json", report)
+        keep(on_data)
     print(torch.cuda.get_device_name())
     print(markdown([list(lines[0]), *(list(line.values()) for line in lines)]))
     if on_data is not None:
@@ -236,18 +245,29 @@ def main() -> None:
         print(f"nuclei, bf16 against float32: {text}")
 
 
+def _keep(file: Path, lines: list[Line], on_data: dict[str, Any] | str | None) -> None:
+    report = {
+        "machine": describe_machine(),
+        "gpu": torch.cuda.get_device_name(),
+        "lines": lines,
+        "bf16_on_data": on_data,
+    }
+    write_json(file, report)
+
+
 def compare_all(
     workshop: Workshop, device: str, batches: tuple[int, ...], seconds: float
-) -> list[Line]:
-    """Measure both sides in every way, batch and kind of work; what fails is told in its place."""
+) -> Iterator[list[Line]]:
+    """Measure both sides in every kind of work and batch, way by way; what fails is told."""
     scale, model = workshop.scale, workshop.segmenter
     photo = workshop.photo(scale.fed).pixels()
     exact = attempt(lambda: Ours(model, scale.kept, WAYS[0], device, photo).answer(photo))
-    lines: list[Line] = []
     for way in WAYS:
-        speeds: dict[str, dict[tuple[str, int], float | str]] = {}
+        lines: list[Line] = []
+        speeds: dict[str, dict[tuple[str, int], Speed | str]] = {}
         near = ""
         for name, kind in (("ours", Ours), ("theirs", Theirs)):  # one at a time in memory
+            _tell(f"{way.name}: {name}")
             side = attempt(partial(kind, model, scale.kept, way, device, photo))
             speeds[name] = _speeds(side, photo, batches, seconds)
             if isinstance(side, Ours):
@@ -258,8 +278,8 @@ def compare_all(
         for work, count in speeds["ours"]:
             ours, theirs = speeds["ours"][work, count], speeds["theirs"][work, count]
             faster = ""
-            if isinstance(ours, float) and isinstance(theirs, float):
-                faster = f"{ours / theirs:.1f}x"
+            if isinstance(ours, Speed) and isinstance(theirs, Speed):
+                faster = f"{ours.photos / theirs.photos:.1f}x"
             lines.append({
                 "way": way.name,
                 "work": work,
@@ -267,9 +287,11 @@ def compare_all(
                 "photos/s": _shown(ours),
                 "transformers": _shown(theirs),
                 "faster": faster,
+                "memory": _memory(ours),
+                "of transformers": _memory(theirs),
                 "against our float32": near,
             })  # fmt: skip
-    return lines
+        yield lines
 
 
 def agreement_on(truth: Truth, device: str) -> dict[str, Any]:
@@ -293,13 +315,14 @@ def attempt(act: Callable[[], Any]) -> Any:
 
 def _speeds(
     side: Ours | Theirs | str, photo: NDArray[np.uint8], batches: tuple[int, ...], seconds: float
-) -> dict[tuple[str, int], float | str]:
-    """Photos a second for every kind of work and batch."""
-    found: dict[tuple[str, int], float | str] = {}
-    for work, count in (*(("network", count) for count in batches), ("segment", 1)):
+) -> dict[tuple[str, int], Speed | str]:
+    """How fast every kind of work and batch is done."""
+    found: dict[tuple[str, int], Speed | str] = {}
+    for work, count in itertools.product(("network", "segment"), batches):
         if isinstance(side, str):
             found[work, count] = side
             continue
+        _tell(f"{work} of {count}")
         photos = np.repeat(photo[None], count, axis=0)
         run = getattr(side, work)
         found[work, count] = attempt(partial(_speed, run, photos, seconds))
@@ -308,8 +331,10 @@ def _speeds(
 
 def _speed(
     run: Callable[[NDArray[np.uint8]], None], photos: NDArray[np.uint8], seconds: float
-) -> float:
-    """The median over rounds."""
+) -> Speed:
+    """The median over rounds, and the most memory of the GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     for _ in range(WARM_UP):
         run(photos)
     rounds: list[float] = []
@@ -320,7 +345,8 @@ def _speed(
         run(photos)
         _wait()
         rounds.append(len(photos) / (time.perf_counter() - start))
-    return statistics.median(rounds)
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    return Speed(statistics.median(rounds), peak)
 
 
 def _near(side: Ours, exact: Answer | str, photo: NDArray[np.uint8], kept: int) -> str:
@@ -330,13 +356,21 @@ def _near(side: Ours, exact: Answer | str, photo: NDArray[np.uint8], kept: int) 
     return found if isinstance(found, str) else found.text
 
 
+def _tell(what: str) -> None:
+    print(f"{time.strftime('%X')} {what}", file=sys.stderr, flush=True)
+
+
 def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
-def _shown(speed: float | str) -> str:
-    return speed if isinstance(speed, str) else f"{speed:.1f}"
+def _shown(speed: Speed | str) -> str:
+    return speed if isinstance(speed, str) else f"{speed.photos:.1f}"
+
+
+def _memory(speed: Speed | str) -> str:
+    return "" if isinstance(speed, str) or speed.peak is None else size(speed.peak)
 
 
 if __name__ == "__main__":

@@ -159,12 +159,13 @@ def test_gpu_measures_every_way_here_on_the_cpu(
 ) -> None:
     gpu: Any = script("gpu")
     rule = replace(tiny_scale.rule, short_side=None, long_side=None)  # fed as it is
-    lines = gpu.compare_all(Workshop(tmp_path, replace(tiny_scale, rule=rule), 1), "cpu", (1, 2), 0)
-    ways = ["float32", "bf16", "bf16, compiled", "bf16, CUDA graphs"]
+    workshop = Workshop(tmp_path, replace(tiny_scale, rule=rule), 1)
+    lines = [line for found in gpu.compare_all(workshop, "cpu", (1, 2), 0) for line in found]
+    ways = ["float32", "bf16", "bf16, CUDA graphs", "bf16, compiled"]
     assert [(line["way"], line["work"], line["batch"]) for line in lines] == [
         (way, *work)
         for way in ways
-        for work in (("network", "1"), ("network", "2"), ("segment", "1"))
+        for work in (("network", "1"), ("network", "2"), ("segment", "1"), ("segment", "2"))
     ]
     for line in lines:
         assert float(line["photos/s"]) > 0, line
@@ -192,7 +193,8 @@ def test_on_a_gpu_what_fails_is_told_in_its_place(
 
     monkeypatch.setattr(gpu.torch, "compile", fail)
     monkeypatch.setattr(gpu, "WAYS", (gpu.WAYS[0], gpu.WAYS[2]))
-    lines = gpu.compare_all(Workshop(tmp_path, tiny_scale, 1), "cpu", (1,), 0)
+    workshop = Workshop(tmp_path, tiny_scale, 1)
+    lines = [line for found in gpu.compare_all(workshop, "cpu", (1,), 0) for line in found]
     assert float(lines[0]["photos/s"]) > 0
     assert [line["photos/s"] for line in lines[2:]] == ["failed: RuntimeError: no compiler"] * 2
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -14,6 +16,7 @@ from panodetr.model.config import Norm, ResNetConfig
 from panodetr.model.detr import Detr
 from panodetr.runtimes import fused as module
 from panodetr.runtimes import fused_masks
+from panodetr.runtimes.folding import fold_norms
 from panodetr.runtimes.fused import FusedCopy, can_fuse, fuse
 from panodetr.runtimes.torch import TorchRuntime
 
@@ -34,6 +37,16 @@ def random_model(spec: ModelSpec, backbone: ResNetConfig) -> Detr:
                     elif tensor.is_floating_point():
                         tensor.normal_(0, 0.2)
     return model.eval()
+
+
+def folded(model: Detr) -> Detr:
+    model = copy.deepcopy(model)
+    fold_norms(model.backbone)
+    return model
+
+
+def frozen_norms(model: Detr) -> list[FrozenBatchNorm]:
+    return [module for module in model.modules() if isinstance(module, FrozenBatchNorm)]
 
 
 def assert_close(got: Tensor, expected: Tensor) -> None:
@@ -68,16 +81,23 @@ def assert_same(model: Detr, fused: Detr, pixels: Tensor, padding: Tensor | None
     ids=["bottleneck", "basic", "dilated", "no pool", "no shortcut"],
 )
 @pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
+@pytest.mark.parametrize("make", [fuse, folded])
 def test_every_backbone_gives_the_models_answers(
-    tiny_spec: ModelSpec, backbone: ResNetConfig, norm: Norm
+    tiny_spec: ModelSpec, backbone: ResNetConfig, norm: Norm, make: Callable[[Detr], Detr]
 ) -> None:
     model = random_model(tiny_spec, replace(backbone, norm=norm))
     pixels = torch.randn(2, 3, 64, 72, generator=torch.Generator().manual_seed(1))
     padding = torch.zeros(2, 64, 72, dtype=torch.bool)
     padding[1, 40:] = True
-    fused = fuse(model)
+    fused = make(model)
     assert_same(model, fused, pixels, padding)
     assert_same(model, fused, pixels[:1], None)
+
+
+def test_no_frozen_norm_is_left_once_they_are_folded(tiny_spec: ModelSpec) -> None:
+    model = random_model(tiny_spec, replace(BOTTLENECK, norm="frozen"))
+    assert len(frozen_norms(model)) == 26
+    assert not frozen_norms(folded(model))
 
 
 @settings(max_examples=15)

@@ -27,6 +27,12 @@ from panodetr.runtimes.torch import TorchRuntime, full_float32
 CPU = torch.device("cpu")
 
 
+def gpu(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test that needs a GPU."""
+    missing = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+    return pytest.mark.gpu(missing(test))
+
+
 def fused(folder: Path) -> Runtime:
     return panodetr.load(folder, device="cpu").runtime
 
@@ -73,6 +79,20 @@ def test_answers_are_the_models(tiny_folder: Path, make: Callable[[Path], Runtim
 
 def test_answers_of_onnx_are_the_models(tiny_folder: Path, tiny_onnx: Path) -> None:
     assert_same(plain(tiny_folder), panodetr.load(tiny_onnx).runtime)
+
+
+@gpu
+def test_answers_on_a_gpu_are_the_models(tiny_folder: Path) -> None:
+    assert_same(plain(tiny_folder), panodetr.load(tiny_folder, device="cuda").runtime)
+
+
+@gpu
+def test_bfloat16_on_a_gpu_is_near(tiny_folder: Path) -> None:
+    runtime = panodetr.load(tiny_folder, device="cuda", precision="bfloat16").runtime
+    batch = photos(2, 97, 130)
+    a, b = plain(tiny_folder).detect(batch, None), runtime.detect(batch, None)
+    np.testing.assert_allclose(b.boxes, a.boxes, atol=0.05)
+    np.testing.assert_allclose(b.logits, a.logits, atol=0.05 * np.abs(a.logits).max())
 
 
 @pytest.mark.parametrize("make", [plain, fused, openvino])

@@ -4,6 +4,7 @@ import json
 import signal
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from panodetr.training.folder import RunFolder
 from panodetr.training.loop import begin, make_state, train
 from panodetr.training.memory import memory_told
 from panodetr.training.observe import BadStep, Progress, Silence
+from panodetr.training.ranks import join_ranks
 from panodetr.training.state import TrainState, seed_step
 from panodetr.training.step import StepResult, count_step, train_step
 from panodetr.training.stop import StopSignal
@@ -489,3 +491,26 @@ def test_a_state_of_an_earlier_version_has_skipped_nothing(
     for name, skipped in (("new.pt", {"a", "b"}), ("old.pt", set[str]())):
         state.load(tmp_path / name)
         assert state.skipped == skipped
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize(("precision", "near"), [("float32", 2e-3), ("bfloat16", 0.1)])
+def test_a_run_on_a_gpu_loses_what_one_on_the_cpu_does_and_goes_on_when_resumed(
+    plain_run: TrainConfig,
+    discs: Dataset,
+    tmp_path: Path,
+    precision: Literal["float32", "bfloat16"],
+    near: float,
+) -> None:
+    """Without dropout, and with masks of all objects, nothing is drawn on the GPU."""
+    config = replace(plain_run, token_weight=0.0, log_every=1)
+    _, here = Runner(discs, join_ranks("cpu", config), tmp_path)(config, "cpu")
+    config = replace(config, precision=precision)
+    run = Runner(discs, join_ranks("cuda", config), tmp_path)
+    _, half = run(replace(config, steps=3), "gpu", validate=True)
+    _, rest = run(config, "gpu", validate=True, resume=True)
+    there = [*half.lines, *rest.lines]
+    assert len(there) == len(here.lines) == config.steps
+    for a, b in zip(here.lines, there, strict=True):
+        assert b.losses["total"] == pytest.approx(a.losses["total"], rel=near)

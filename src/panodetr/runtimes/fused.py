@@ -1,7 +1,7 @@
 """The same network in fewer passes over memory, for inference in float32 on the CPU.
 
 The model's definition says what is computed; this says how, from the same weights:
-- Normalisation with constants is folded into the convolution before it.
+- Normalisation with constants is folded into the convolution before it (`folding.py`).
 - A convolution's sum with the residual and its ReLU happen while its result is still in the cache
   (oneDNN's post-operations), and its weights are laid out once as oneDNN wants them. Both together
   halve the time of a ResNet-101: `benchmarks/inference.py`.
@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from panodetr.model.backbone import BasicBlock, Bottleneck, FrozenBatchNorm, ResNet
+from panodetr.model.backbone import BasicBlock, Bottleneck, ResNet
+from panodetr.runtimes.folding import fold
 
 if TYPE_CHECKING:
     from panodetr.model.detr import Detr
@@ -98,27 +99,9 @@ def can_fuse() -> bool:
 @cache
 def _tell_of_slowness() -> None:
     logging.getLogger(__name__).warning(
-        "this PyTorch was built without oneDNN: the model runs as it is defined, which takes about "
-        "twice the time on the CPU; the values are the same"
+        "this PyTorch was built without oneDNN: the model runs nearly as it is defined, at "
+        "about twice the time on the CPU; the values are the same"
     )
-
-
-def fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """The weight and bias of a convolution with the normalisation behind it.
-
-    Returns:
-        None where the normalisation depends on its input.
-    """
-    if not isinstance(norm, FrozenBatchNorm | nn.BatchNorm2d):
-        return None
-    mean, variance = norm.running_mean, norm.running_var
-    assert mean is not None
-    assert variance is not None
-    scale = norm.weight * (variance + norm.eps).rsqrt()  # C
-    bias = norm.bias - mean * scale  # C
-    if conv.bias is not None:
-        bias = bias + conv.bias * scale
-    return conv.weight * scale[:, None, None, None], bias
 
 
 class FusedConv(nn.Module):

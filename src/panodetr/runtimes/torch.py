@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from panodetr.errors import UsageError
+from panodetr.runtimes.folding import fold_norms
 from panodetr.runtimes.fused import can_fuse, fuse
 from panodetr.runtimes.pixels import normalize_photos
 
@@ -79,9 +80,10 @@ _tf32 = _Tf32()
 class TorchRuntime:
     """A `Detr` on a device.
 
-    On the CPU, in float32, it is the fused one (`panodetr.runtimes.fused`). On a GPU float32 is
-    float32, and not the TF32 of ten bits that cuDNN takes by itself. The model is taken over: its
-    weights may be moved and converted. `plain` leaves it as it is defined, for comparison.
+    On the CPU, in float32, it is the fused one (`panodetr.runtimes.fused`); elsewhere its frozen
+    norms are folded (`panodetr.runtimes.folding`). On a GPU float32 is float32, and not the TF32 of
+    ten bits that cuDNN takes by itself. The model is taken over: its weights may be moved and
+    converted. `plain` leaves it as it is defined, for comparison.
     """
 
     def __init__(
@@ -98,9 +100,11 @@ class TorchRuntime:
         self.dtype = torch.float32 if precision == "float32" else torch.bfloat16
         # torch's stubs leave `memory_format` out.
         channels_last = torch.channels_last
+        fusible = device.type == "cpu" and precision == "float32" and not plain and can_fuse()
+        if not plain and not fusible:
+            fold_norms(model.backbone)  # before weights are rounded
         model = model.eval().to(device, self.dtype, memory_format=channels_last)  # pyright: ignore[reportCallIssue]
-        wanted = device.type == "cpu" and precision == "float32" and not plain
-        self.model = fuse(model) if wanted and can_fuse() else model
+        self.model = fuse(model) if fusible else model
 
     @torch.inference_mode()
     @full_float32()
