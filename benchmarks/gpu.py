@@ -7,14 +7,15 @@ DETR R101 with masks, random weights, photos of 800 by 1066. Two kinds of work:
 - network: this package's runtime from uint8 photos in memory, which go up and are normalised there,
   to classes, boxes and the masks of 15 queries a photo, in memory again; transformers' model from
   pixels that were prepared before, to the masks of all queries, which stay on the GPU.
-- segment: `model.segment(photo)`, merging included; transformers' model and its post-processing.
+- segment: `model.segment(photo)`, and transformers' processor, model and post-processing. The masks
+  of random weights are noise, which takes this package's merging longer than trained ones do.
 
 "compiled" is `torch.compile`. "CUDA graphs" is its mode `reduce-overhead`, which records a graph
 for every shape, so photos are padded to whole multiples of 128 pixels and share those. The side of
 transformers is run in autocast for bf16, and compiled the same way.
 
-How near bf16 comes is told for every way: on these weights, and with `--data` on nuclei/val, where
-weights are trained. Where there is no GPU this says so, and measures nothing.
+How near bf16 comes is told for every way: on these weights, of the same padding, and with `--data`
+on nuclei/val, where weights are trained. Where there is no GPU this says so, and measures nothing.
 """
 
 from __future__ import annotations
@@ -76,6 +77,12 @@ class Way:
     precision: Precision = "float32"
     compiled: bool = False
     graphs: bool = False
+    padded: bool = False
+
+    @property
+    def exact(self) -> Way:
+        """The same photos in float32."""
+        return Way(self.name, padded=self.padded)
 
     def context(self, device: str) -> AbstractContextManager[object]:
         """What transformers runs in; the same arithmetic as our runtime's."""
@@ -94,7 +101,7 @@ class Way:
 WAYS = (
     Way("float32"),
     Way("bf16", "bfloat16"),
-    Way("bf16, CUDA graphs", "bfloat16", compiled=True, graphs=True),
+    Way("bf16, CUDA graphs", "bfloat16", compiled=True, graphs=True, padded=True),
     Way("bf16, compiled", "bfloat16", compiled=True),
 )
 
@@ -149,7 +156,7 @@ class Ours:
         if way.compiled and not way.graphs:  # how many masks there are changes from call to call
             for name in ("share", "attend", "refine"):
                 setattr(run, name, way.compile(getattr(run, name), device))
-        self.runtime: Runtime = Bucketed(runtime) if way.graphs else runtime
+        self.runtime: Runtime = Bucketed(runtime) if way.padded else runtime
         self.model = Predictor(spec, self.runtime)
         found = self.runtime.detect(photo[None], None)
         self.threshold = threshold_keeping(found.logits[0], kept)
@@ -175,7 +182,7 @@ class Ours:
 
 
 class Theirs:
-    """From prepared pixels in memory to the masks of all queries, or to segments."""
+    """From prepared pixels in memory to the masks of all queries, or from photos to segments."""
 
     def __init__(
         self, model: RandomModel, kept: int, way: Way, device: str, photo: NDArray[np.uint8]
@@ -190,28 +197,29 @@ class Theirs:
         self.pixels = self.processor(images=photo, return_tensors="pt")["pixel_values"]
         if device == "cuda":
             self.pixels = self.pixels.pin_memory()
-        logits = self._call(1).logits[0].float().cpu().numpy()
+        logits = self._call(self.pixels).logits[0].float().cpu().numpy()
         self.threshold = threshold_keeping(logits, kept)
 
     def network(self, photos: NDArray[np.uint8]) -> None:
         """Run on as many photos."""
-        self._call(len(photos))
+        pixels = self.pixels.to(self.device, non_blocking=True)  # once; the others are its copies
+        self._call(pixels.expand(len(photos), -1, -1, -1))
 
     @torch.inference_mode()
     def segment(self, photos: NDArray[np.uint8]) -> None:
-        """Run on as many photos, and read the outputs."""
+        """From photos (B, H, W, 3) to segments."""
+        found = self.processor(images=list(photos), return_tensors="pt")
         self.processor.post_process_panoptic_segmentation(
-            self._call(len(photos)),
+            self._call(found["pixel_values"]),
             threshold=self.threshold,
             label_ids_to_fuse=set(),
             target_sizes=[self.size] * len(photos),
         )
 
     @torch.inference_mode()
-    def _call(self, count: int) -> Any:
-        pixels = self.pixels.to(self.device, non_blocking=True).expand(count, -1, -1, -1)
+    def _call(self, pixels: torch.Tensor) -> Any:
         with self.way.context(self.device):
-            return self.call(pixel_values=pixels)
+            return self.call(pixel_values=pixels.to(self.device, non_blocking=True))
 
 
 def main() -> None:
@@ -261,8 +269,8 @@ def compare_all(
     """Measure both sides in every kind of work and batch, way by way; what fails is told."""
     scale, model = workshop.scale, workshop.segmenter
     photo = workshop.photo(scale.fed).pixels()
-    exact = attempt(lambda: Ours(model, scale.kept, WAYS[0], device, photo).answer(photo))
     for way in WAYS:
+        exact = attempt(partial(_answer, model, scale.kept, way.exact, device, photo))
         lines: list[Line] = []
         speeds: dict[str, dict[tuple[str, int], Speed | str]] = {}
         near = ""
@@ -347,6 +355,12 @@ def _speed(
         rounds.append(len(photos) / (time.perf_counter() - start))
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     return Speed(statistics.median(rounds), peak)
+
+
+def _answer(
+    model: RandomModel, kept: int, way: Way, device: str, photo: NDArray[np.uint8]
+) -> Answer:
+    return Ours(model, kept, way, device, photo).answer(photo)
 
 
 def _near(side: Ours, exact: Answer | str, photo: NDArray[np.uint8], kept: int) -> str:

@@ -143,7 +143,8 @@ def gpu(folder: Path) -> str:
         return ""
     lines: list[tuple[str, ...]] = [
         tuple(report["lines"][0]),
-        *(tuple(line.values()) for line in report["lines"]),
+        # Of what failed, what it was, and not what PyTorch has to say about it.
+        *(tuple(text.split(". ")[0] for text in line.values()) for line in report["lines"]),
     ]
     on_data = report["bf16_on_data"]
     near = on_data["text"] if isinstance(on_data, dict) else on_data

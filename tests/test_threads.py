@@ -58,6 +58,7 @@ def test_pools_have_the_threads_that_are_told(
     monkeypatch.setenv("OMP_NUM_THREADS", str(number))
     monkeypatch.setattr(module, "ThreadPoolExecutor", watched)
     monkeypatch.setattr(grow, "MANY_CELLS", 10)
+    monkeypatch.setattr(grow, "MOST_THREADS", 3)
     photo = np.zeros((1500, 1500, 3), np.uint8)
     read.copy_pixels(Image.fromarray(photo))
     resize.resize(photo, (800, 800))

@@ -124,7 +124,8 @@ def id_map_png(segment_ids: NDArray[np.int32]) -> bytes:
     """Write ids (H, W), 0 to 2^24 - 1, as an RGB PNG.
 
     Not by Pillow, which tries five filters on every row: in a map of segments most rows equal those
-    above them, so one filter serves all, "up", and it takes a quarter of the time.
+    above them, so one filter serves all, "up", and it takes a quarter of the time. What is left is
+    mostly zeros: to look for no more than runs makes the file smaller by a third.
     """
     height, width = segment_ids.shape
     rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each row begins with the filter's number
@@ -132,11 +133,14 @@ def id_map_png(segment_ids: NDArray[np.int32]) -> bytes:
     encoded, highest = encode_ids(segment_ids), int(segment_ids.max(initial=0))
     for channel in range(3):
         if highest >> (8 * channel):  # else it stays black
-            colors[..., channel] = encoded[..., channel]
-    rows[1:] -= rows[:-1].copy()
+            plane = np.ascontiguousarray(encoded[..., channel])
+            colors[0, :, channel] = plane[0]
+            np.subtract(plane[1:], plane[:-1], out=colors[1:, :, channel])
     rows[:, 0] = 2
+    runs = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
+    packed = runs.compress(rows) + runs.flush()
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b"")]
+    chunks = [(b"IHDR", header), (b"IDAT", packed), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks

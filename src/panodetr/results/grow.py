@@ -24,11 +24,14 @@ from panodetr.threads import pool_threads
 
 Index = NDArray[np.intp]
 
-CACHED_CELLS = 1024
+CACHED_CELLS = 4096
 """Cells that are interpolated at a time: their pixels stay in the cache."""
 
 MANY_CELLS = 2000
 """Cells that keep one core busy for longer than it takes to start another one."""
+
+MOST_THREADS = 2
+"""More of them get in each other's way: NumPy's steps are short, and between them one runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +101,7 @@ class Grid:
         return self.rows.length + 1, self.columns.length + 1
 
 
-def highest(masks: NDArray[np.float32], grid: Grid) -> NDArray[np.int32]:
+def highest(masks: NDArray[np.float32], grid: Grid) -> NDArray[np.integer]:
     """Give the index of the highest mask at every pixel of the target, the first of equals.
 
     Args:
@@ -106,7 +109,8 @@ def highest(masks: NDArray[np.float32], grid: Grid) -> NDArray[np.int32]:
         grid: from the masks to the target.
 
     Returns:
-        (H, W) indices into `masks`.
+        (H, W) indices into `masks`, of the smallest type that holds them: pages of memory that are
+        taken anew cost more than what is written there.
     """
     height, width = grid.cells()
     above, below = grid.rows.ends(np.arange(height))
@@ -120,7 +124,7 @@ def highest(masks: NDArray[np.float32], grid: Grid) -> NDArray[np.int32]:
     return grown
 
 
-def highest_at(masks: NDArray[np.float32], grid: Grid, pixels: Index) -> NDArray[np.int32]:
+def highest_at(masks: NDArray[np.float32], grid: Grid, pixels: Index) -> NDArray[np.integer]:
     """Give the index of the highest mask at some pixels of the target, the first of equals.
 
     Args:
@@ -134,16 +138,17 @@ def highest_at(masks: NDArray[np.float32], grid: Grid, pixels: Index) -> NDArray
     y, x = np.divmod(pixels, len(grid.columns.cell))
     asked = np.zeros(grid.cells(), np.bool_)
     asked[grid.rows.cell[y], grid.columns.cell[x]] = True
-    grown = np.empty((len(grid.rows.cell), len(grid.columns.cell)), np.int32)
+    shape = len(grid.rows.cell), len(grid.columns.cell)
+    grown = np.empty(shape, np.min_scalar_type(len(masks) - 1))
     _look_inside(masks, grid, np.flatnonzero(asked), grown)
     return grown.ravel()[pixels]
 
 
 def _look_inside(
-    masks: NDArray[np.float32], grid: Grid, cells: Index, grown: NDArray[np.int32]
+    masks: NDArray[np.float32], grid: Grid, cells: Index, grown: NDArray[np.integer]
 ) -> None:
     """Write the winners at the pixels of some cells (M,), on all cores where there are many."""
-    parts = np.array_split(cells, min(pool_threads(), len(cells) // MANY_CELLS + 1))
+    parts = np.array_split(cells, min(pool_threads(), MOST_THREADS, len(cells) // MANY_CELLS + 1))
 
     def look(part: Index) -> None:
         _Inside.of(masks, grid, part).write(grown)
@@ -198,7 +203,7 @@ class _Inside:
         )
         return cls(grid=grid, row=row, column=column, mask=mask, starts=starts, turns=turns)
 
-    def write(self, grown: NDArray[np.int32]) -> None:
+    def write(self, grown: NDArray[np.integer]) -> None:
         """Write the winners (H, W) at the pixels of these cells, and nowhere else."""
         (top, rows), (left, columns) = self.grid.rows.pixels(), self.grid.columns.pixels()
         corner = top[self.row] * grown.shape[1] + left[self.column]  # M
@@ -277,10 +282,10 @@ def _highest_choice(
     return turns
 
 
-def _argmax(values: NDArray[np.float32]) -> NDArray[np.int32]:
+def _argmax(values: NDArray[np.float32]) -> NDArray[np.integer]:
     """Do as `values.argmax(axis=0)`, three times as fast: it walks memory in its own order."""
     best = values[0].copy()
-    winner = np.zeros(best.shape, np.int32)
+    winner = np.zeros(best.shape, np.min_scalar_type(len(values) - 1))
     for n, mask in enumerate(values[1:], start=1):
         np.copyto(winner, n, where=mask > best)
         np.maximum(best, mask, out=best)

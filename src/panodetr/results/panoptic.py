@@ -245,7 +245,7 @@ class Runs:
         length: pixels.
     """
 
-    value: NDArray[np.int32]
+    value: NDArray[np.integer]
     start: NDArray[np.intp]
     length: NDArray[np.intp]
 
@@ -254,7 +254,7 @@ class Runs:
         return np.bincount(self.value, weights=self.length, minlength=count).astype(np.int64)
 
 
-def runs_of(values: NDArray[np.int32]) -> Runs:
+def runs_of(values: NDArray[np.integer]) -> Runs:
     """Cut each row of a map (H, W) into runs."""
     starts = np.ones(values.shape, np.bool_)
     np.not_equal(values[:, 1:], values[:, :-1], out=starts[:, 1:])
