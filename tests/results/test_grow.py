@@ -24,7 +24,7 @@ def plainly(masks: NDArray[np.float32], processed: Size, target: Size) -> NDArra
     return grown.reshape(len(masks), -1)[:, np.asarray(picked)]
 
 
-def agree(winner: NDArray[np.int32], grown: NDArray[np.float32]) -> None:
+def agree(winner: NDArray[np.integer], grown: NDArray[np.float32]) -> None:
     """The winner's value is the highest, to the rounding of torch's other order of operations."""
     value = np.take_along_axis(grown, winner[None], axis=0)[0]
     np.testing.assert_allclose(value, grown.max(axis=0), rtol=0, atol=1e-5)

@@ -138,7 +138,7 @@ def id_map_png(segment_ids: NDArray[np.int32]) -> bytes:
             np.subtract(plane[1:], plane[:-1], out=colors[1:, :, channel])
     rows[:, 0] = 2
     runs = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
-    packed = runs.compress(rows) + runs.flush()
+    packed = runs.compress(rows.data) + runs.flush()
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
     chunks = [(b"IHDR", header), (b"IDAT", packed), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from panodetr.training.config import TrainConfig
     from panodetr.training.matcher import Matches
 
-PIXELS_AT_ONCE = 2**19
+PIXELS_AT_ONCE = 2**18
 """Of masks at their full size, in the mask losses."""
 
 
