@@ -248,7 +248,7 @@ class _Watched:
 
 
 class _WatchedFound:
-    """What was found; making masks, once, and letting go of features count as the runtime's work."""
+    """What was found; making masks, once, and letting go of features count as its work, too."""
 
     def __init__(self, found: Found, intervals: list[tuple[float, float]]) -> None:
         self._found: Found | None = found
