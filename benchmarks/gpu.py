@@ -7,12 +7,12 @@ DETR R101 with masks, random weights, photos of 800 by 1066. Two kinds of work:
 - network: this package's runtime from uint8 photos in memory, which go up and are normalised there,
   to classes, boxes and the masks of 15 queries a photo, in memory again; transformers' model from
   pixels that were prepared before, to the masks of all queries, which stay on the GPU.
-- segment: `model.segment(photo)`, and transformers' processor, model and post-processing. The masks
-  of random weights are noise, which takes this package's merging longer than trained ones do.
+- segment: `model.segment(photo)`, and transformers' processor, model and post-processing.
 
 "compiled" is `torch.compile`. "CUDA graphs" is its mode `reduce-overhead`, which records a graph
 for every shape, so photos are padded to whole multiples of 128 pixels and share those. The side of
-transformers is run in autocast for bf16, and compiled the same way.
+transformers is run in autocast for bf16, and compiled the same way. Memory is what PyTorch holds of
+the GPU at most; what a replayed graph works in is a part of that.
 
 How near bf16 comes is told for every way: on these weights, of the same padding, and with `--data`
 on nuclei/val, where weights are trained. Where there is no GPU this says so, and measures nothing.
@@ -21,6 +21,7 @@ on nuclei/val, where weights are trained. Where there is no GPU this says so, an
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import statistics
 import sys
@@ -108,7 +109,7 @@ WAYS = (
 
 @dataclass(frozen=True)
 class Speed:
-    """Photos a second, and the most bytes of the GPU that were in use; None where there is none."""
+    """Photos a second, and the most bytes that PyTorch held of the GPU; None without one."""
 
     photos: float
     peak: int | None
@@ -281,8 +282,7 @@ def compare_all(
             if isinstance(side, Ours):
                 near = _near(side, exact, photo, scale.kept)
             del side
-            if device == "cuda":
-                torch.cuda.empty_cache()
+            _let_go(device)
         for work, count in speeds["ours"]:
             ours, theirs = speeds["ours"][work, count], speeds["theirs"][work, count]
             faster = ""
@@ -353,8 +353,16 @@ def _speed(
         run(photos)
         _wait()
         rounds.append(len(photos) / (time.perf_counter() - start))
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    peak = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
     return Speed(statistics.median(rounds), peak)
+
+
+def _let_go(device: str) -> None:
+    """Leave nothing of a side to the next one, neither what was compiled nor recorded graphs."""
+    torch.compiler.reset()
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _answer(

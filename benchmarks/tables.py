@@ -118,16 +118,17 @@ def finetune(folder: Path) -> str:
     """What fine-tuning learns of other photos and classes."""
     reports = [
         report
-        for name in ("held-out", "by-heart")
+        for name in ("held-out", "held-out-100", "by-heart")
         if (report := _read(folder, f"finetune-{name}")) is not None
     ]
     lines: list[tuple[str, ...]] = [
-        ("", "photos learned", "measured", "steps", "loss", "", "floor", "", "box AP50")
+        ("", "queries", "photos learned", "measured", "steps", "loss", "", "floor", "", "box AP50")
     ]
     for report in reports:
         photos, loss, found = report["photos"], report["loss"], report["box_ap50"]
         lines.append((
-            report["what"], str(photos["learned"]), str(photos["measured"]), str(report["steps"]),
+            report["what"], str(report["queries"]), str(photos["learned"]),
+            str(photos["measured"]), str(report["steps"]),
             f"{loss['before']['total']:.1f} → {loss['after']['total']:.1f}",
             f"{100 * loss['less']:.0f} % less", f"≥ {100 * report['floor']:.0f} %",
             "holds" if loss["less"] >= report["floor"] else "FALLS SHORT",

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from PIL import Image, ImageSequence
 from torch import nn
 
 import panodetr
+from panodetr import predict
 from panodetr.checkpoints.native import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError, ImageError, UsageError
@@ -21,6 +24,7 @@ from panodetr.images.preprocess import Preprocessing
 from panodetr.model.detr import Detr
 from panodetr.predict import Predictor
 from panodetr.results.types import PanopticResult
+from panodetr.runtimes.base import Found
 from panodetr.runtimes.torch import TorchRuntime
 
 CPU = torch.device("cpu")
@@ -156,6 +160,28 @@ def test_large_photos_are_seen_in_tiles(tiny_spec: ModelSpec) -> None:
     seen.clear()
     predictor.segment([noise(100, 64), noise(30, 40), noise(64, 64)])
     assert sorted(seen) == [(1, 3, 30, 40), (3, 3, 64, 64)]
+
+
+def test_features_are_let_go_of_before_segments_are_merged(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[bool] = []
+    detect, merge = predictor.runtime.detect, predict.merge_masks
+    features: list[weakref.ref[Found]] = []
+
+    def watched(*photos: Any) -> Found:
+        found = detect(*photos)
+        features.append(weakref.ref(found))
+        return found
+
+    def merged(*masks: Any) -> Any:
+        alive.append(features[-1]() is not None)
+        return merge(*masks)
+
+    monkeypatch.setattr(predictor.runtime, "detect", watched)
+    monkeypatch.setattr(predict, "merge_masks", merged)
+    predictor.segment([noise(64, 64), noise(64, 64)])
+    assert alive == [False, False]
 
 
 def test_a_photo_of_one_tile_is_as_if_there_were_no_tiles(

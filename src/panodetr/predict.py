@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from panodetr.runtimes.base import Found, Runtime
 
     Photo: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
+    KeptQueries: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]
     ViewSegments: TypeAlias = tuple[NDArray[np.int32], list[ClassSegment]]
     TileResult: TypeAlias = tuple[Box, NDArray[np.int32], list[ClassSegment]]
 
@@ -258,15 +259,14 @@ class Predictor:
             if task == "semantic":
                 segmented = self._classified(views, found)
             else:
-                segmented = self._merged(views, found, threshold, task)
+                segmented = self._merged(views, self._kept(found, threshold, task), task)
+                del found  # features are the most that is held: nothing needs them any more
             for view, (segment_ids, segments) in zip(views, segmented, strict=True):
                 parts[view.photo].append((view.box, segment_ids, segments))
         return [self._panoptic_result(*one) for one in zip(photos, parts, strict=True)]
 
-    def _merged(
-        self, views: list[View], found: Found, threshold: float, task: Task
-    ) -> Iterator[ViewSegments]:
-        """Segment ids and segments of each view; masks only of the queries that can be kept."""
+    def _kept(self, found: Found, threshold: float, task: Task) -> list[KeptQueries]:
+        """Masks, scores and classes in each view, only of the queries that can become segments."""
         kept = [keep_queries(logits, threshold, self._named) for logits in found.logits]
         if task == "instances":
             things = [self._is_thing[classes] for _, _, classes in kept]
@@ -275,7 +275,15 @@ class Predictor:
                 for of, (queries, scores, classes) in zip(things, kept, strict=True)
             ]
         masks = _masks(found, [queries for queries, _, _ in kept])
-        for view, (_, scores, classes), own in zip(views, kept, masks, strict=True):
+        return [
+            (own, scores, classes) for own, (_, scores, classes) in zip(masks, kept, strict=True)
+        ]
+
+    def _merged(
+        self, views: list[View], kept: list[KeptQueries], task: Task
+    ) -> Iterator[ViewSegments]:
+        """Segment ids and segments of each view."""
+        for view, (own, scores, classes) in zip(views, kept, strict=True):
             if self.spec.duplicate_iou is not None:
                 one_each = drop_duplicates(own, scores, classes, self.spec.duplicate_iou)
                 own, scores, classes = own[one_each], scores[one_each], classes[one_each]
@@ -333,7 +341,7 @@ class Predictor:
         tiles: list[list[TileResult]] = [[] for _ in photos]
         parts: list[list[TileCandidates]] = [[] for _ in photos]
         for views, found in self._found(photos):
-            merged = self._merged(views, found, threshold, "panoptic")
+            merged = self._merged(views, self._kept(found, threshold, "panoptic"), "panoptic")
             decoded = self._decoded(views, found, least_score, masks)
             for view, segmented, own in zip(views, merged, decoded, strict=True):
                 tiles[view.photo].append((view.box, *segmented))

@@ -10,6 +10,7 @@ from PIL import Image
 
 from panodetr.results import grow
 from panodetr.results.grow import Grid, highest, highest_at
+from panodetr.results.panoptic import merge_masks
 
 Size = tuple[int, int]
 
@@ -47,6 +48,24 @@ def test_the_winner_is_that_of_growing_every_mask(
     winner = highest(masks, Grid.between(size, processed, target))
     assert winner.shape == target
     agree(winner, plainly(masks, processed, target))
+
+
+@pytest.mark.parametrize("count", [256, 257])
+def test_as_many_masks_as_a_byte_can_tell_apart_and_one_more(count: int) -> None:
+    masks = np.random.default_rng(0).normal(size=(count, 12, 30)).astype(np.float32)
+    masks.reshape(count, -1)[np.arange(count), np.arange(count)] += 9  # each is the highest once
+    grid = Grid.between((12, 30), (24, 60), (24, 60))
+    winner = highest(masks, grid)
+    agree(winner, plainly(masks, (24, 60), (24, 60)))
+    assert set(winner.ravel().tolist()) >= set(range(count))
+    assert np.array_equal(highest_at(masks, grid, np.arange(24 * 60)), winner.ravel())
+    scores, classes = np.ones(count, np.float32), np.arange(count)
+    ids, segments = merge_masks(
+        np.kron(masks, np.ones((3, 3), np.float32)), scores, classes, np.ones(count, np.bool_),
+        (36, 90), (36, 90),
+    )  # fmt: skip
+    assert len(segments) == count
+    assert [segment.area for segment in segments] == np.bincount(ids.ravel())[1:].tolist()
 
 
 @pytest.mark.parametrize("processed", [(96, 128), (100, 130), (24, 32)])

@@ -125,7 +125,8 @@ def id_map_png(segment_ids: NDArray[np.int32]) -> bytes:
 
     Not by Pillow, which tries five filters on every row: in a map of segments most rows equal those
     above them, so one filter serves all, "up", and it takes a quarter of the time. What is left is
-    mostly zeros: to look for no more than runs makes the file smaller by a third.
+    mostly zeros, and looking for no more than runs packs a model's segments tighter; a map that
+    repeats a pattern gets larger.
     """
     height, width = segment_ids.shape
     rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each row begins with the filter's number

@@ -31,7 +31,7 @@ MANY_CELLS = 2000
 """Cells that keep one core busy for longer than it takes to start another one."""
 
 MOST_THREADS = 2
-"""More of them get in each other's way: NumPy's steps are short, and between them one runs."""
+"""More get in each other's way: NumPy's steps are short, and between them only one thread runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +147,7 @@ def highest_at(masks: NDArray[np.float32], grid: Grid, pixels: Index) -> NDArray
 def _look_inside(
     masks: NDArray[np.float32], grid: Grid, cells: Index, grown: NDArray[np.integer]
 ) -> None:
-    """Write the winners at the pixels of some cells (M,), on all cores where there are many."""
+    """Write the winners at the pixels of some cells (M,), in a few threads where there are many."""
     parts = np.array_split(cells, min(pool_threads(), MOST_THREADS, len(cells) // MANY_CELLS + 1))
 
     def look(part: Index) -> None:

@@ -35,8 +35,8 @@ def fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor] | None:
 def fold_norms(backbone: ResNet) -> None:
     """Leave a backbone without the norms that can be folded; for inference, on any device.
 
-    A frozen norm is six small operations, which on a GPU take as long as the convolution before
-    them. `tests/runtimes/test_fused.py` holds the outputs equal.
+    A frozen norm is seven operations, each of which a GPU has to be told of, and two of which go
+    over the whole map. `tests/runtimes/test_fused.py` holds the outputs equal.
     """
     _fold_pair(backbone, "stem_conv", "stem_norm")
     for block in backbone.modules():

@@ -3,8 +3,8 @@
 The model's definition says what is computed; this says how, from the same weights:
 - Normalisation with constants is folded into the convolution before it (`folding.py`).
 - A convolution's sum with the residual and its ReLU happen while its result is still in the cache
-  (oneDNN's post-operations), and its weights are laid out once as oneDNN wants them. Both together
-  halve the time of a ResNet-101: `benchmarks/inference.py`.
+  (oneDNN's post-operations), and its weights are laid out once as oneDNN wants them.
+  `panodetr bench fused` measures all of this together.
 - The mask head has a file of its own, `fused_masks.py`.
 
 `tests/runtimes/test_fused.py` holds it equal to the model. PyTorch keeps these operators for its
@@ -99,8 +99,8 @@ def can_fuse() -> bool:
 @cache
 def _tell_of_slowness() -> None:
     logging.getLogger(__name__).warning(
-        "this PyTorch was built without oneDNN: the model runs nearly as it is defined, at "
-        "about twice the time on the CPU; the values are the same"
+        "this PyTorch was built without oneDNN: the model runs nearly as it is defined, "
+        "and takes longer on the CPU; the values are the same"
     )
 
 

@@ -80,10 +80,10 @@ _tf32 = _Tf32()
 class TorchRuntime:
     """A `Detr` on a device.
 
-    On the CPU, in float32, it is the fused one (`panodetr.runtimes.fused`); elsewhere its frozen
+    On the CPU, in float32, it is the fused one (`panodetr.runtimes.fused`); elsewhere its batch
     norms are folded (`panodetr.runtimes.folding`). On a GPU float32 is float32, and not the TF32 of
     ten bits that cuDNN takes by itself. The model is taken over: its weights may be moved and
-    converted. `plain` leaves it as it is defined, for comparison.
+    converted, and its norms replaced. `plain` leaves it as it is defined, for comparison.
     """
 
     def __init__(
