@@ -8,7 +8,7 @@ import torch
 
 from panodetr.checkpoints.native import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.compat import DetrForObjectDetection, DetrForSegmentation
+from panodetr.compat import DetrForObjectDetection, DetrForSegmentation, models
 from panodetr.compat.outputs import Canvas
 from panodetr.errors import CheckpointError, UsageError
 from panodetr.model.detr import Detr
@@ -65,6 +65,16 @@ def test_padding_is_told_by_the_mask_and_kept_with_the_outputs(
     torch.testing.assert_close(
         model(pixels, torch.ones_like(mask)).logits, unmasked.logits, rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 10])
+def test_masks_a_few_at_a_time_are_those_of_all_at_once(
+    model: DetrForSegmentation, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    pixels = torch.randn(2, 3, 64, 96)  # 10 masks
+    expected = model(pixels).pred_masks
+    monkeypatch.setattr(models, "MASKS_AT_ONCE", at_once)
+    torch.testing.assert_close(model(pixels).pred_masks, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_earlier_layers_come_out_when_asked_for(tiny_spec: ModelSpec, tmp_path: Path) -> None:
