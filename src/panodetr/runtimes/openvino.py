@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,20 @@ def import_openvino() -> ModuleType:
     return openvino
 
 
+@cache
+def _core() -> Any:
+    """OpenVINO itself, once for the process and for good.
+
+    Its plugin for the CPU gives the thread that loads it another stack for signals, and hands the
+    old one back when it is let go of. Of two, let go of in the order in which they came, the second
+    hands back the first one's, which is gone by then: the next Ctrl-C would crash the process.
+    `tests/runtimes/test_signals.py` shows it.
+    """
+    core = import_openvino().Core()
+    core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin
+    return core
+
+
 def read_openvino(xml: bytes, weights: bytes) -> openvino.Model:
     """Read a graph from OpenVINO's two files.
 
@@ -44,7 +59,7 @@ def read_openvino(xml: bytes, weights: bytes) -> openvino.Model:
     library = import_openvino()
     try:
         tensor = library.Tensor(np.frombuffer(weights, np.uint8))
-        return library.Core().read_model(xml, tensor)
+        return _core().read_model(xml, tensor)
     except RuntimeError as error:
         raise CheckpointError(f"OpenVINO does not take it: {error}") from error
 
@@ -55,7 +70,6 @@ def compile_openvino(model: openvino.Model) -> Graph:
     Raises:
         CheckpointError: the library does not take the graph, or an array of it has no name.
     """
-    library = import_openvino()
     # Left to itself, OpenVINO takes bfloat16 on machines that are faster in it.
     config: dict[str, str | int] = {
         "INFERENCE_PRECISION_HINT": "f32",
@@ -64,7 +78,7 @@ def compile_openvino(model: openvino.Model) -> Graph:
     }
     try:
         inputs, outputs = _shapes(model.inputs), _shapes(model.outputs)
-        compiled: Any = library.Core().compile_model(model, "CPU", config)
+        compiled: Any = _core().compile_model(model, "CPU", config)
     except RuntimeError as error:
         raise CheckpointError(f"OpenVINO does not take it: {error}") from error
     lock = Lock()
