@@ -319,13 +319,13 @@ def test_tiles_have_a_row_each(few_nuclei: Path) -> None:
 def test_finetuning_tells_the_loss_before_on_the_way_and_after(
     shared_data: Path, tmp_path: Path, rate: str, reached: bool
 ) -> None:
-    settings = ("epochs=5", "batch_size=2", "warmup=0", "log_every=1")
+    settings = ("epochs=10", "batch_size=2", "warmup=0", "log_every=1")
     settings += (f"learning_rate={rate}", f"backbone_learning_rate={rate}")
     changes = [word for setting in settings for word in ("--set", setting)]
     data = shared_data / "coco-instances"
     done = run("finetune", "by-heart", "--data", data, "--out", tmp_path, *changes)
     assert done.returncode == (0 if reached else 1), done.stderr
-    assert "10 steps on 4 photos; before: label " in done.stdout
+    assert "20 steps on 4 photos; before: label " in done.stdout
     assert done.stdout.count("measured: label ") == 10
     assert "box AP50 before 0.0" in done.stdout
     report = json.loads((tmp_path / "finetune-by-heart.json").read_text("utf-8"))
