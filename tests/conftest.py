@@ -35,6 +35,12 @@ settings.load_profile("panodetr")
 PROJECT = Path(__file__).resolve().parents[1]
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("there is no GPU here")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real photos and golden outputs, described in its own README.md."""

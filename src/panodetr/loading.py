@@ -28,8 +28,8 @@ def load(
         runtime: what runs it: "torch", "openvino" or "onnx"; None takes what an exported file was
             made for, and else "torch". OpenVINO and ONNX Runtime convert a checkpoint first,
             which takes some seconds each time: export it once to spare them.
-        precision: of PyTorch, "float32" (never TF32) or "bfloat16", which
-            rounds; it is for GPUs, and for processors that have instructions for it.
+        precision: of PyTorch, "float32" (never TF32) or "bfloat16", which rounds;
+            it is for GPUs, and for processors that have instructions for it.
 
     Raises:
         CheckpointError: there is no such model, or its files are damaged.

@@ -27,12 +27,6 @@ from panodetr.runtimes.torch import TorchRuntime, full_float32
 CPU = torch.device("cpu")
 
 
-def gpu(test: Callable[..., None]) -> Callable[..., None]:
-    """Mark a test that needs a GPU."""
-    missing = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
-    return pytest.mark.gpu(missing(test))
-
-
 def fused(folder: Path) -> Runtime:
     return panodetr.load(folder, device="cpu").runtime
 
@@ -81,12 +75,12 @@ def test_answers_of_onnx_are_the_models(tiny_folder: Path, tiny_onnx: Path) -> N
     assert_same(plain(tiny_folder), panodetr.load(tiny_onnx).runtime)
 
 
-@gpu
+@pytest.mark.gpu
 def test_answers_on_a_gpu_are_the_models(tiny_folder: Path) -> None:
     assert_same(plain(tiny_folder), panodetr.load(tiny_folder, device="cuda").runtime)
 
 
-@gpu
+@pytest.mark.gpu
 def test_bfloat16_on_a_gpu_is_near(tiny_folder: Path) -> None:
     runtime = panodetr.load(tiny_folder, device="cuda", precision="bfloat16").runtime
     batch = photos(2, 97, 130)

@@ -494,7 +494,6 @@ def test_a_state_of_an_earlier_version_has_skipped_nothing(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 @pytest.mark.parametrize(("precision", "near"), [("float32", 2e-3), ("bfloat16", 0.1)])
 def test_a_run_on_a_gpu_loses_what_one_on_the_cpu_does_and_goes_on_when_resumed(
     plain_run: TrainConfig,

@@ -58,7 +58,7 @@ def attention_weights(q: Tensor, k: Tensor, readable: Tensor | None) -> Tensor:
 
     torch's attention takes the same steps where it drops out on a CPU in float32, and keeps three
     tensors of this size for the backward pass. `tests/model/test_transformer.py` holds both equal,
-    and `benchmarks/training.py ours --size 992` measures what a step without them takes.
+    and `benchmarks/training.py ours --size 992 --name large` measures a step without them.
 
     Args:
         q: (B, H, N, D/H).
