@@ -342,6 +342,7 @@ def _speed(
 ) -> Speed:
     """The median over rounds, and the most memory of the GPU."""
     if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # of the measurement before, whose photos may have been more
         torch.cuda.reset_peak_memory_stats()
     for _ in range(WARM_UP):
         run(photos)
