@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist work
 
 .PHONY: demo test slow lint types format bench ci clean
 
-# Segment three real microscopy photos with the bundled model.
+# Segment three real microscopy images with the bundled model.
 demo: .venv/installed
 	$(BIN)/panodetr segment $(SAMPLES) --out demo-out
 	@echo "The pictures to look at: $(CURDIR)/demo-out/*_overlay.png"

@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 
 from panodetr.bench.machine import describe_machine
 from panodetr.data.dataset import open_data
-from panodetr.evaluation.truth import Truth
+from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.files import write_json
 from panodetr.model.detr import Detr
 from panodetr.training.batch import read_steps
@@ -65,7 +65,7 @@ def main() -> None:
     run.add_argument("variant", choices=VARIANTS)
     run.add_argument("--data", type=Path, required=True)
     run.add_argument("--minutes", type=float, default=30, help="of one core")
-    run.add_argument("--every", type=int, default=3, help="1: all of val; 3: every third photo")
+    run.add_argument("--every", type=int, default=3, help="1: all of val; 3: every third image")
     plot = commands.add_parser("plot")
     for command in (run, plot):
         command.add_argument("--out", type=Path, required=True)
@@ -80,9 +80,9 @@ def main() -> None:
 def learn(variant: str, folder: Path, minutes: float, every: int, out: Path) -> None:
     """One run; writes its curve, and the model it ends with."""
     data = open_data(folder, "train")
-    known = RecipeData(categories=data.categories, photos=len(data.samples), masks=data.has_masks)
+    known = RecipeData(categories=data.categories, images=len(data.samples), masks=data.has_masks)
     config = configure("nuclei", known, VARIANTS[variant])
-    truth = Truth.open(folder, "val")
+    truth = GroundTruth.open(folder, "val")
     truth = replace(truth, images=truth.images[::every])
     accelerator = join_ranks("cpu", config)
     state = make_state(config, accelerator.device, print)
@@ -99,14 +99,14 @@ def learn(variant: str, folder: Path, minutes: float, every: int, out: Path) -> 
         for name, model in models(variant, state):
             found = validate(
                 model, config.spec, truth, step=state.step, accelerator=accelerator,
-                progress=lambda done, photos: None,
+                progress=lambda done, images: None,
             )  # fmt: skip
             point[name] = found.score
         print(json.dumps(point), flush=True)
         points.append(point)
         curve = {
             "machine": describe_machine(), "variant": variant, "changes": VARIANTS[variant],
-            "steps": state.step, "photos": len(truth.images), "points": points,
+            "steps": state.step, "images": len(truth.images), "points": points,
         }  # fmt: skip
         write_json(out / f"{variant}.json", curve)
     steps.close()
@@ -140,13 +140,13 @@ def draw(out: Path) -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     print("| variant | steps | minutes of a core | thing PQ |\n|---|---|---|---|")
-    photos: dict[int, None] = {}
+    images: dict[int, None] = {}
     for variant in VARIANTS:
         path = out / f"{variant}.json"
         if not path.exists():
             continue
         curve = json.loads(path.read_text())
-        photos[curve["photos"]] = None
+        images[curve["images"]] = None
         names = [variant, "EMA"] if "EMA" in curve["points"][-1] else [variant]
         for name in names:
             minutes = [point["minutes"] for point in curve["points"]]
@@ -154,8 +154,8 @@ def draw(out: Path) -> None:
             axes.plot(minutes, found, "o-", label="baseline with EMA" if name == "EMA" else name)
             print(f"| {name} | {curve['steps']} | {minutes[-1]:.1f} | {found[-1]:.3f} |")
     axes.set_xlabel("minutes of one core")
-    counts = " or ".join(str(count) for count in photos)
-    axes.set_ylabel(f"thing PQ on {counts} photos of nuclei/val")
+    counts = " or ".join(str(count) for count in images)
+    axes.set_ylabel(f"thing PQ on {counts} images of nuclei/val")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -1,8 +1,8 @@
-"""How near a runtime comes to PyTorch in float32, on the photos of nuclei/val.
+"""How near a runtime comes to PyTorch in float32, on the images of nuclei/val.
 
     python benchmarks/agreement.py int8 --data ../shared/data/nuclei
     python benchmarks/agreement.py bf16 --data ../shared/data/nuclei
-    python benchmarks/agreement.py openvino --data ../shared/data/nuclei --photos 20
+    python benchmarks/agreement.py openvino --data ../shared/data/nuclei --images 20
 
 Of every query that PyTorch keeps: whether it has the same class, and how far its box and its mask
 overlap with themselves. And the panoptic quality of both.
@@ -15,13 +15,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from panodetr.bench.agreement import agree, first_photos
+from panodetr.bench.agreement import agree, first_images
 from panodetr.bench.compare import describe
 from panodetr.bench.machine import describe_machine
 from panodetr.bench.ours import open_model
 from panodetr.bench.rows import Scale
 from panodetr.bench.run import Workshop
-from panodetr.evaluation.truth import Truth
+from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.files import write_json
 from panodetr.predict import Predictor
 from panodetr.runtimes.base import RuntimeName
@@ -35,11 +35,11 @@ def main() -> None:
     parser.add_argument("name", choices=("int8", "bf16", *RUNTIMES))
     parser.add_argument("--model", default="nuclei")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--photos", type=int, help="at most so many")
+    parser.add_argument("--images", type=int, help="at most so many")
     parser.add_argument("--out", type=Path, default=OUT, help="where agreement-NAME.json goes")
     options = parser.parse_args()
 
-    truth = first_photos(Truth.open(options.data, "val"), options.photos)
+    truth = first_images(GroundTruth.open(options.data, "val"), options.images)
     with tempfile.TemporaryDirectory() as folder:
         other = _other(options.name, options.model, options.data, Path(folder))
         figures = agree(open_model(options.model), other, truth, _tell)
@@ -47,12 +47,12 @@ def main() -> None:
         "machine": describe_machine(),
         "model": options.model,
         "runtime": options.name,
-        "photos": len(truth.images),
+        "images": len(truth.images),
         "figures": figures,
     }
     write_json(options.out / f"agreement-{options.name}.json", report)
     print(
-        f"{options.model}, {options.name} against PyTorch float32, {len(truth.images)} photos, "
+        f"{options.model}, {options.name} against PyTorch float32, {len(truth.images)} images, "
         f"{figures['queries']:.0f} kept queries: {describe(figures)}; "
         f"PQ {100 * figures['reference_pq']:.2f} and {100 * figures['pq']:.2f}"
     )

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 DATA = Path(os.environ.get("PANODETR_DATA", Path(__file__).parents[2] / "shared" / "data"))
-REPEATS = 3  # of 158 photos
-DETECTIONS = 100  # a photo, as DETR gives
+REPEATS = 3  # of 158 images
+DETECTIONS = 100  # an image, as DETR gives
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
 
 
@@ -33,19 +33,19 @@ def average_precision(task: str) -> None:
     """Handing the results over, matching and accumulating.
 
     Ours are handed over image by image, which is timed apart by updates without any truth. As DETR
-    answers: 100 detections a photo, some around each truth, the others of any class.
+    answers: 100 detections an image, some around each truth, the others of any class.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     from panodetr.evaluation.detection import AveragePrecision, Kind
-    from panodetr.evaluation.truth import Truth
+    from panodetr.evaluation.ground_truth import GroundTruth
 
     kind: Kind = "bbox" if task == "boxes" else "segm"
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         file = Path(folder, "instances.json")
         file.write_text(json.dumps(_repeated()))
-        truth = Truth.read(file)
+        truth = GroundTruth.read(file)
         reference = COCO(str(file))
     categories = [category.id for category in truth.object_categories]
     results = [_noisy(image, reference, kind, categories) for image in truth.images]
@@ -75,7 +75,7 @@ def average_precision(task: str) -> None:
     assert np.array_equal(found, expected)
     count = sum(len(own) for own in results)
     print(
-        f"AP of {task}, {len(truth.images)} photos, {count:,} detections: {seconds:.2f} s, of "
+        f"AP of {task}, {len(truth.images)} images, {count:,} detections: {seconds:.2f} s, of "
         f"which handing over {handed:.2f} s; pycocotools {their_load:.2f} s to load, "
         f"{theirs:.2f} s to evaluate and accumulate; x{theirs / (seconds - handed):.0f} for that, "
         f"x{(their_load + theirs) / seconds:.0f} in all, the same bits; {_peak()}"
@@ -83,7 +83,7 @@ def average_precision(task: str) -> None:
 
 
 def _repeated() -> dict[str, Any]:
-    """The photos of coco-instances several times over."""
+    """The images of coco-instances several times over."""
     document = json.loads((DATA / "coco-instances" / "instances.json").read_text())
     images: list[Any] = []
     annotations: list[Any] = []
@@ -130,13 +130,13 @@ def panoptic() -> None:
     from hotcoco.panoptic import PanopticEval
 
     from panodetr.data.panoptic import read_ids
+    from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.evaluation.panoptic import PanopticQuality
     from panodetr.evaluation.submitted import score
-    from panodetr.evaluation.truth import Truth
 
     file = DATA / "golden" / "panoptic-eval" / "panoptic.json"
     truth_file = DATA / "coco-panoptic" / "panoptic.json"
-    truth = Truth.read(truth_file)
+    truth = GroundTruth.read(truth_file)
     inputs = _id_maps(truth, file)
     truths = [(read_ids(i.panoptic), i.panoptic.segments) for i in truth.images if i.panoptic]
 
@@ -164,7 +164,7 @@ def panoptic() -> None:
         values.append(value)
     assert np.ptp(values) < 1e-14
     print(
-        f"PQ, {len(truth.images)} photos: {milliseconds['in memory']:.1f} ms a photo in memory, "
+        f"PQ, {len(truth.images)} images: {milliseconds['in memory']:.1f} ms an image in memory, "
         f"hotcoco from files {milliseconds['hotcoco']:.1f} ms "
         f"(x{milliseconds['hotcoco'] / milliseconds['in memory']:.1f}), ours from files "
         f"{milliseconds['files']:.1f} ms; {_peak()}"
@@ -173,14 +173,14 @@ def panoptic() -> None:
 
 def _id_maps(truth: Any, file: Path) -> list[Any]:
     from panodetr.data.idmaps import read_id_map
-    from panodetr.data.panoptic import TruthSegment
+    from panodetr.data.panoptic import GroundTruthSegment
 
     annotations = {a["image_id"]: a for a in json.loads(file.read_text())["annotations"]}
     found: list[Any] = []
     for image in truth.images:
         own = annotations[image.image_id]
         segments = [
-            TruthSegment(id=s["id"], category_id=s["category_id"], area=0, is_crowd=False)
+            GroundTruthSegment(id=s["id"], category_id=s["category_id"], area=0, is_crowd=False)
             for s in own["segments_info"]
         ]
         ids = read_id_map(file.with_suffix("") / own["file_name"], image.size)
@@ -189,21 +189,21 @@ def _id_maps(truth: Any, file: Path) -> list[Any]:
 
 
 def beside_the_model() -> None:
-    """What evaluating adds to predicting: DETR R50 with masks, photos at 800 pixels a side."""
+    """What evaluating adds to predicting: DETR R50 with masks, images at 800 pixels a side."""
     from dataclasses import replace
 
     import torch
 
     from panodetr.checkpoints.spec import ModelSpec
+    from panodetr.evaluation.ground_truth import TASKS, GroundTruth
     from panodetr.evaluation.run import evaluate
-    from panodetr.evaluation.truth import TASKS, Truth
     from panodetr.model.config import detr_resnet50_panoptic
     from panodetr.model.detr import Detr
     from panodetr.predict import Predictor
     from panodetr.runtimes.torch import TorchRuntime
 
     torch.set_num_threads(1)
-    truth = Truth.open(DATA / "coco-panoptic", "")
+    truth = GroundTruth.open(DATA / "coco-panoptic", "")
     truth = replace(truth, images=truth.images[:3])
     torch.manual_seed(0)
     architecture = detr_resnet50_panoptic()
@@ -218,8 +218,8 @@ def beside_the_model() -> None:
         seconds = time.perf_counter() - start
     added = seconds - evaluation.seconds
     print(
-        f"Boxes, masks and PQ of {len(truth.images)} photos: the model "
-        f"{evaluation.seconds / len(truth.images):.1f} s a photo, evaluating "
+        f"Boxes, masks and PQ of {len(truth.images)} images: the model "
+        f"{evaluation.seconds / len(truth.images):.1f} s an image, evaluating "
         f"+{100 * added / evaluation.seconds:.1f} %; {_peak()}"
     )
 

@@ -4,10 +4,10 @@
     python benchmarks/finetune.py held-out --data ../shared/data/coco-instances --queries 100
     python benchmarks/finetune.py by-heart --data ../shared/data/coco-instances
 
-held-out: learns from four fifths of the photos; the loss on the others, before, on the way and
+held-out: learns from four fifths of the images; the loss on the others, before, on the way and
 after. The exit code is 1 where it falls by less than 30 %.
-by-heart: learns four photos; their loss likewise, and box AP on them.
-All are kept in docs/benchmarks. Photos are seen whole, at a short side of 128 pixels, by 300
+by-heart: learns four images; their loss likewise, and box AP on them.
+All are kept in docs/benchmarks. Images are seen whole, at a short side of 128 pixels, by 300
 queries, as DETR's successors have; with `--queries 100`, by the paper's. Losses are of the model as
 it predicts: no dropout, no augmentation.
 """
@@ -27,22 +27,22 @@ import torch
 from panodetr.bench.machine import describe_machine
 from panodetr.data.augment import PaperAugmentation
 from panodetr.data.dataset import Dataset, open_data
+from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.evaluation.run import evaluate
-from panodetr.evaluation.truth import Truth
 from panodetr.files import write_json
 from panodetr.model.detr import Detr
+from panodetr.objective.auxiliary import AuxiliaryHeads
+from panodetr.objective.objective import compute_losses
 from panodetr.runtimes.torch import choose_device
 from panodetr.training.batch import read_steps
 from panodetr.training.config import TrainConfig
 from panodetr.training.configure import configure
 from panodetr.training.folder import RunFolder
 from panodetr.training.loop import begin, make_state, train
-from panodetr.training.objective import compute_losses
-from panodetr.training.observe import Progress, Silence
+from panodetr.training.observe import NullObserver, Progress
 from panodetr.training.optimizer import set_modes
 from panodetr.training.ranks import join_ranks
 from panodetr.training.recipes import RecipeData
-from panodetr.training.scaffold import Scaffold
 from panodetr.training.state import TrainState
 from panodetr.training.validate import make_predictor
 
@@ -53,7 +53,7 @@ LEAST_LESS = 0.3
 """The part of the loss that must be gone."""
 
 
-class Lines(Silence):
+class Lines(NullObserver):
     """Prints what training tells, and ten times on the way the loss of what is measured."""
 
     def __init__(self, state: TrainState, config: TrainConfig, shown: Dataset) -> None:
@@ -79,7 +79,7 @@ def main() -> int:
     parser.add_argument("--start", default="nuclei")
     parser.add_argument("--set", action="append", default=[], dest="changes")
     parser.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--side", type=int, default=SIDE, help="photos' short side in pixels")
+    parser.add_argument("--side", type=int, default=SIDE, help="images' short side in pixels")
     parser.add_argument("--queries", type=int, default=QUERIES)
     parser.add_argument("--out", type=Path, default=OUT, help="where finetune-WHAT.json goes")
     options = parser.parse_args()
@@ -90,14 +90,14 @@ def main() -> int:
     changes = [f"start={options.start}", f"short_side={options.side}", "log_every=20"]
     changes += [f"spec.architecture.num_queries={options.queries}", "batch_size=4"]
     changes += ["mask_objects=12"]
-    # Four photos are the same every step: a higher rate does no harm.
+    # Four images are the same every step: a higher rate does no harm.
     rate, epochs = ("5e-4", 400) if by_heart else ("3e-4", 24)
     changes += [f"epochs={epochs}", f"learning_rate={rate}", f"backbone_learning_rate={rate}"]
     if not by_heart:  # what helps a short run; none of it has a part in the loss that is measured
         changes += ["ema=0.99", "query_groups=3", "token_weight=1", "attention_weight=1"]
     config = configure(
         "finetune",
-        RecipeData(categories=data.categories, photos=len(learned.samples), masks=data.has_masks),
+        RecipeData(categories=data.categories, images=len(learned.samples), masks=data.has_masks),
         [*changes, *options.changes],
     )
     longest = config.spec.preprocessing.long_side
@@ -110,11 +110,11 @@ def main() -> int:
     device = choose_device(options.device)
     before = make_state(config, device, print).learner.model
     lost = mean_losses(before, measured, shown)
-    print(f"{config.steps} steps on {len(learned.samples)} photos; before: {told(lost)}")
+    print(f"{config.steps} steps on {len(learned.samples)} images; before: {told(lost)}")
     since = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         run, alone = RunFolder(Path(folder)), join_ranks(options.device, config)
-        state = begin(config, run, accelerator=alone, observer=Silence(), resume=False)
+        state = begin(config, run, accelerator=alone, observer=NullObserver(), resume=False)
         lines = Lines(state, measured, shown)
         train(state, config, learned, None, run, accelerator=alone, observer=lines)
     model = state.kept_model
@@ -128,7 +128,7 @@ def main() -> int:
         "machine": describe_machine(),
         "what": options.what,
         "start": options.start,
-        "photos": {"learned": len(learned.samples), "measured": len(shown.samples)},
+        "images": {"learned": len(learned.samples), "measured": len(shown.samples)},
         "steps": config.steps,
         "minutes": minutes,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -166,7 +166,7 @@ def told(losses: Mapping[str, float]) -> str:
 def mean_losses(model: Detr, config: TrainConfig, data: Dataset) -> dict[str, float]:
     """Each loss of the last layer, and the total over all, means over batches.
 
-    Every photo is there once.
+    Every image is there once.
     """
     steps = -(-len(data.samples) // config.batch_size)
     # What training alone adds has no part in the loss.
@@ -179,7 +179,9 @@ def mean_losses(model: Detr, config: TrainConfig, data: Dataset) -> dict[str, fl
     masks = config.spec.architecture.masks
     with torch.no_grad():
         losses = [
-            compute_losses(model, Scaffold(config), batch.to(device), config, with_masks=masks)[1]
+            compute_losses(
+                model, AuxiliaryHeads(config), batch.to(device), config, with_masks=masks
+            )[1]
             for parts in read_steps(config, data, 0, print)
             for batch in parts
         ]
@@ -187,7 +189,7 @@ def mean_losses(model: Detr, config: TrainConfig, data: Dataset) -> dict[str, fl
 
 
 def box_ap50(model: Detr, config: TrainConfig, data: Dataset) -> float:
-    truth = Truth.open(data.folder, data.split)
+    truth = GroundTruth.open(data.folder, data.split)
     device = next(model.parameters()).device
     ids = {sample.image_id for sample in data.samples}
     truth = replace(truth, images=tuple(i for i in truth.images if i.image_id in ids))

@@ -1,16 +1,16 @@
-"""Photos a second on a GPU, beside transformers: batches of 1 and 16, float32, bf16, compiled.
+"""Images a second on a GPU, beside transformers: batches of 1 and 16, float32, bf16, compiled.
 
     python benchmarks/gpu.py --data ../shared/data/nuclei
 
-DETR R101 with masks, random weights, photos of 800 by 1066. Two kinds of work:
+DETR R101 with masks, random weights, images of 800 by 1066. Two kinds of work:
 
-- network: this package's runtime from uint8 photos in memory, which go up and are normalised there,
-  to classes, boxes and the masks of 15 queries a photo, in memory again; transformers' model from
+- network: this package's runtime from uint8 images in memory, which go up and are normalised there,
+  to classes, boxes and the masks of 15 queries an image, in memory again; transformers' model from
   pixels that were prepared before, to the masks of all queries, which stay on the GPU.
-- segment: `model.segment(photo)`, and transformers' processor, model and post-processing.
+- segment: `model.segment(image)`, and transformers' processor, model and post-processing.
 
 "compiled" is `torch.compile`. "CUDA graphs" is its mode `reduce-overhead`, which records a graph
-for every shape, so photos are padded to whole multiples of 128 pixels and share those. The side of
+for every shape, so images are padded to whole multiples of 128 pixels and share those. The side of
 transformers is run in autocast for bf16, and compiled the same way. Memory is what PyTorch holds of
 the GPU at most; what a replayed graph works in is a part of that.
 
@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from panodetr.bench.agreement import agree, first_photos
+from panodetr.bench.agreement import agree, first_images
 from panodetr.bench.compare import (
     compare_loosely,
     describe,
@@ -53,7 +53,7 @@ from panodetr.bench.rows import Scale
 from panodetr.bench.run import Workshop
 from panodetr.bench.weights import RandomModel
 from panodetr.checkpoints.load import load_checkpoint
-from panodetr.evaluation.truth import Truth
+from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.files import write_json
 from panodetr.loading import load
 from panodetr.predict import Predictor
@@ -65,7 +65,7 @@ BATCHES = (1, 16)
 SECONDS = 5.0  # of every measurement, after it has warmed up
 WARM_UP = 3
 BUCKET = 128  # pixels
-FINER = 4  # a mask has a pixel for so many of the photo's, each way
+FINER = 4  # a mask has a pixel for so many of the image's, each way
 
 Line = dict[str, str]
 
@@ -82,7 +82,7 @@ class Way:
 
     @property
     def exact(self) -> Way:
-        """The same photos in float32."""
+        """The same images in float32."""
         return Way(self.name, padded=self.padded)
 
     def context(self, device: str) -> AbstractContextManager[object]:
@@ -109,23 +109,23 @@ WAYS = (
 
 @dataclass(frozen=True)
 class Speed:
-    """Photos a second, and the most bytes that PyTorch held of the GPU; None without one."""
+    """Images a second, and the most bytes that PyTorch held of the GPU; None without one."""
 
-    photos: float
+    images: float
     peak: int | None
 
 
 class Bucketed:
-    """A runtime that sees photos padded to whole buckets, so that few shapes are compiled for."""
+    """A runtime that sees images padded to whole buckets, so that few shapes are compiled for."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
 
-    def detect(self, photos: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> Found:
-        count, height, width = photos.shape[:3]
+    def detect(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> Found:
+        count, height, width = images.shape[:3]
         whole = tuple(-(-side // BUCKET) * BUCKET for side in (height, width))
         padded = np.zeros((count, *whole, 3), np.uint8)
-        padded[:, :height, :width] = photos
+        padded[:, :height, :width] = images
         beside = np.ones((count, *whole), np.bool_)
         beside[:, :height, :width] = False if padding is None else padding
         found = self.runtime.detect(padded, beside)
@@ -133,7 +133,7 @@ class Bucketed:
 
 
 class _Cropped:
-    """What was found in a padded photo, its masks without the padding."""
+    """What was found in a padded image, its masks without the padding."""
 
     def __init__(self, found: Found, height: int, width: int) -> None:
         self._found, self._size = found, (height, width)
@@ -148,7 +148,7 @@ class Ours:
     """This package's runtime, compiled where that is asked for."""
 
     def __init__(
-        self, model: RandomModel, kept: int, way: Way, device: str, photo: NDArray[np.uint8]
+        self, model: RandomModel, kept: int, way: Way, device: str, image: NDArray[np.uint8]
     ) -> None:
         spec, network = load_checkpoint(model.folder)
         runtime = TorchRuntime(network, spec.preprocessing, torch.device(device), way.precision)
@@ -159,23 +159,23 @@ class Ours:
                 setattr(run, name, way.compile(getattr(run, name), device))
         self.runtime: Runtime = Bucketed(runtime) if way.padded else runtime
         self.model = Predictor(spec, self.runtime)
-        found = self.runtime.detect(photo[None], None)
+        found = self.runtime.detect(image[None], None)
         self.threshold = threshold_keeping(found.logits[0], kept)
 
-    def network(self, photos: NDArray[np.uint8]) -> None:
-        """From photos (B, H, W, 3) to the masks of the queries that are kept."""
-        found = self.runtime.detect(photos, None)
+    def network(self, images: NDArray[np.uint8]) -> None:
+        """From images (B, H, W, 3) to the masks of the queries that are kept."""
+        found = self.runtime.detect(images, None)
         kept = [kept_of(logits, self.threshold) for logits in found.logits]
-        image = np.repeat(np.arange(len(photos)), [len(own) for own in kept])
+        image = np.repeat(np.arange(len(images)), [len(own) for own in kept])
         found.masks(image, np.concatenate(kept))
 
-    def segment(self, photos: NDArray[np.uint8]) -> None:
-        """From photos (B, H, W, 3) to results."""
-        self.model.segment(list(photos), threshold=self.threshold)
+    def segment(self, images: NDArray[np.uint8]) -> None:
+        """From images (B, H, W, 3) to results."""
+        self.model.segment(list(images), threshold=self.threshold)
 
-    def answer(self, photo: NDArray[np.uint8]) -> Answer:
-        """What it finds in one photo, with the masks of all queries."""
-        found = self.runtime.detect(photo[None], None)
+    def answer(self, image: NDArray[np.uint8]) -> Answer:
+        """What it finds in one image, with the masks of all queries."""
+        found = self.runtime.detect(image[None], None)
         every = np.arange(found.logits.shape[1])
         masks = found.masks(np.zeros_like(every), every)
         logits = found.logits[0]
@@ -183,10 +183,10 @@ class Ours:
 
 
 class Theirs:
-    """From prepared pixels in memory to the masks of all queries, or from photos to segments."""
+    """From prepared pixels in memory to the masks of all queries, or from images to segments."""
 
     def __init__(
-        self, model: RandomModel, kept: int, way: Way, device: str, photo: NDArray[np.uint8]
+        self, model: RandomModel, kept: int, way: Way, device: str, image: NDArray[np.uint8]
     ) -> None:
         import transformers
 
@@ -194,27 +194,27 @@ class Theirs:
         network = library.DetrForSegmentation.from_pretrained(model.folder).eval().to(device)
         self.processor = library.DetrImageProcessorPil.from_pretrained(model.folder)
         self.call = way.compile(network, device)
-        self.way, self.device, self.size = way, device, photo.shape[:2]
-        self.pixels = self.processor(images=photo, return_tensors="pt")["pixel_values"]
+        self.way, self.device, self.size = way, device, image.shape[:2]
+        self.pixels = self.processor(images=image, return_tensors="pt")["pixel_values"]
         if device == "cuda":
             self.pixels = self.pixels.pin_memory()
         logits = self._call(self.pixels).logits[0].float().cpu().numpy()
         self.threshold = threshold_keeping(logits, kept)
 
-    def network(self, photos: NDArray[np.uint8]) -> None:
-        """Run on as many photos."""
+    def network(self, images: NDArray[np.uint8]) -> None:
+        """Run on as many images."""
         pixels = self.pixels.to(self.device, non_blocking=True)  # once; the others are its copies
-        self._call(pixels.expand(len(photos), -1, -1, -1))
+        self._call(pixels.expand(len(images), -1, -1, -1))
 
     @torch.inference_mode()
-    def segment(self, photos: NDArray[np.uint8]) -> None:
-        """From photos (B, H, W, 3) to segments."""
-        found = self.processor(images=list(photos), return_tensors="pt")
+    def segment(self, images: NDArray[np.uint8]) -> None:
+        """From images (B, H, W, 3) to segments."""
+        found = self.processor(images=list(images), return_tensors="pt")
         self.processor.post_process_panoptic_segmentation(
             self._call(found["pixel_values"]),
             threshold=self.threshold,
             label_ids_to_fuse=set(),
-            target_sizes=[self.size] * len(photos),
+            target_sizes=[self.size] * len(images),
         )
 
     @torch.inference_mode()
@@ -228,7 +228,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, help="the data set nuclei")
-    parser.add_argument("--photos", type=int, help="at most so many of it")
+    parser.add_argument("--images", type=int, help="at most so many of it")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of every measurement")
     parser.add_argument("--out", type=Path, default=OUT, help="where gpu.json goes")
     options = parser.parse_args()
@@ -244,7 +244,7 @@ def main() -> None:
             lines += found
             keep(on_data)
     if options.data is not None:
-        truth = first_photos(Truth.open(options.data, "val"), options.photos)
+        truth = first_images(GroundTruth.open(options.data, "val"), options.images)
         on_data = attempt(lambda: agreement_on(truth, "cuda"))
         keep(on_data)
     print(torch.cuda.get_device_name())
@@ -269,30 +269,30 @@ def compare_all(
 ) -> Iterator[list[Line]]:
     """Measure both sides in every kind of work and batch, way by way; what fails is told."""
     scale, model = workshop.scale, workshop.segmenter
-    photo = workshop.photo(scale.fed).pixels()
+    image = workshop.image(scale.fed).pixels()
     for way in WAYS:
-        exact = attempt(partial(_answer, model, scale.kept, way.exact, device, photo))
+        exact = attempt(partial(_answer, model, scale.kept, way.exact, device, image))
         lines: list[Line] = []
         speeds: dict[str, dict[tuple[str, int], Speed | str]] = {}
         near = ""
         for name, kind in (("ours", Ours), ("theirs", Theirs)):  # one at a time in memory
             _tell(f"{way.name}: {name}")
-            side = attempt(partial(kind, model, scale.kept, way, device, photo))
-            speeds[name] = _speeds(side, photo, batches, seconds)
+            side = attempt(partial(kind, model, scale.kept, way, device, image))
+            speeds[name] = _speeds(side, image, batches, seconds)
             if isinstance(side, Ours):
-                near = _near(side, exact, photo, scale.kept)
+                near = _near(side, exact, image, scale.kept)
             del side
             _let_go(device)
         for work, count in speeds["ours"]:
             ours, theirs = speeds["ours"][work, count], speeds["theirs"][work, count]
             faster = ""
             if isinstance(ours, Speed) and isinstance(theirs, Speed):
-                faster = f"{ours.photos / theirs.photos:.1f}x"
+                faster = f"{ours.images / theirs.images:.1f}x"
             lines.append({
                 "way": way.name,
                 "work": work,
                 "batch": str(count),
-                "photos/s": _shown(ours),
+                "images/s": _shown(ours),
                 "transformers": _shown(theirs),
                 "faster": faster,
                 "memory": _memory(ours),
@@ -302,14 +302,14 @@ def compare_all(
         yield lines
 
 
-def agreement_on(truth: Truth, device: str) -> dict[str, Any]:
+def agreement_on(truth: GroundTruth, device: str) -> dict[str, Any]:
     """How near the bundled model comes in bf16, and the panoptic quality of both."""
     figures = agree(load(device=device), load(device=device, precision="bfloat16"), truth)
     text = (
         f"{figures['queries']:.0f} queries: {describe(figures)}; "
         f"PQ {100 * figures['reference_pq']:.1f} → {100 * figures['pq']:.1f}"
     )
-    return {"photos": len(truth.images), "text": text, "figures": figures}
+    return {"images": len(truth.images), "text": text, "figures": figures}
 
 
 def attempt(act: Callable[[], Any]) -> Any:
@@ -322,7 +322,7 @@ def attempt(act: Callable[[], Any]) -> Any:
 
 
 def _speeds(
-    side: Ours | Theirs | str, photo: NDArray[np.uint8], batches: tuple[int, ...], seconds: float
+    side: Ours | Theirs | str, image: NDArray[np.uint8], batches: tuple[int, ...], seconds: float
 ) -> dict[tuple[str, int], Speed | str]:
     """How fast every kind of work and batch is done."""
     found: dict[tuple[str, int], Speed | str] = {}
@@ -331,29 +331,29 @@ def _speeds(
             found[work, count] = side
             continue
         _tell(f"{work} of {count}")
-        photos = np.repeat(photo[None], count, axis=0)
+        images = np.repeat(image[None], count, axis=0)
         run = getattr(side, work)
-        found[work, count] = attempt(partial(_speed, run, photos, seconds))
+        found[work, count] = attempt(partial(_speed, run, images, seconds))
     return found
 
 
 def _speed(
-    run: Callable[[NDArray[np.uint8]], None], photos: NDArray[np.uint8], seconds: float
+    run: Callable[[NDArray[np.uint8]], None], images: NDArray[np.uint8], seconds: float
 ) -> Speed:
     """The median over rounds, and the most memory of the GPU."""
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # of the measurement before, whose photos may have been more
+        torch.cuda.empty_cache()  # of the measurement before, whose images may have been more
         torch.cuda.reset_peak_memory_stats()
     for _ in range(WARM_UP):
-        run(photos)
+        run(images)
     rounds: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or not rounds:
         _wait()
         start = time.perf_counter()
-        run(photos)
+        run(images)
         _wait()
-        rounds.append(len(photos) / (time.perf_counter() - start))
+        rounds.append(len(images) / (time.perf_counter() - start))
     peak = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
     return Speed(statistics.median(rounds), peak)
 
@@ -367,15 +367,15 @@ def _let_go(device: str) -> None:
 
 
 def _answer(
-    model: RandomModel, kept: int, way: Way, device: str, photo: NDArray[np.uint8]
+    model: RandomModel, kept: int, way: Way, device: str, image: NDArray[np.uint8]
 ) -> Answer:
-    return Ours(model, kept, way, device, photo).answer(photo)
+    return Ours(model, kept, way, device, image).answer(image)
 
 
-def _near(side: Ours, exact: Answer | str, photo: NDArray[np.uint8], kept: int) -> str:
+def _near(side: Ours, exact: Answer | str, image: NDArray[np.uint8], kept: int) -> str:
     if isinstance(exact, str):
         return exact
-    found = attempt(lambda: compare_loosely(side.answer(photo), exact, kept))
+    found = attempt(lambda: compare_loosely(side.answer(image), exact, kept))
     return found if isinstance(found, str) else found.text
 
 
@@ -389,7 +389,7 @@ def _wait() -> None:
 
 
 def _shown(speed: Speed | str) -> str:
-    return speed if isinstance(speed, str) else f"{speed.photos:.1f}"
+    return speed if isinstance(speed, str) else f"{speed.images:.1f}"
 
 
 def _memory(speed: Speed | str) -> str:

@@ -2,7 +2,7 @@
 
     python benchmarks/padding.py --data ../shared/data/coco-instances --batch-size 4
 
-Views are drawn as the paper does, over twenty epochs; no photo is read.
+Views are drawn as the paper does, over twenty epochs; no image is read.
 """
 
 from __future__ import annotations

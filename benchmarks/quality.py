@@ -1,4 +1,4 @@
-"""How well the bundled model does on photos that it was not trained on: the README's first table.
+"""How well the bundled model does on images that it was not trained on: the README's first table.
 
     python benchmarks/quality.py --data ../shared/data/nuclei
 
@@ -12,12 +12,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from panodetr.bench.agreement import first_photos
+from panodetr.bench.agreement import first_images
 from panodetr.bench.machine import describe_machine
 from panodetr.bench.ours import open_model
+from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.evaluation.metrics import metrics
 from panodetr.evaluation.run import evaluate
-from panodetr.evaluation.truth import Truth
 from panodetr.files import write_json
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
@@ -28,23 +28,23 @@ def main() -> None:
     parser.add_argument("--model", default="nuclei")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split", default="val")
-    parser.add_argument("--photos", type=int, help="at most so many")
+    parser.add_argument("--images", type=int, help="at most so many")
     parser.add_argument("--out", type=Path, default=OUT, help="where quality.json goes")
     options = parser.parse_args()
 
-    truth = first_photos(Truth.open(options.data, options.split), options.photos)
+    truth = first_images(GroundTruth.open(options.data, options.split), options.images)
     evaluation = evaluate(open_model(options.model), truth, ("panoptic",), progress=_tell)
     figures = metrics(evaluation.tally.compute(), truth, evaluation.seconds)
     report = {
         "machine": describe_machine(),
         "model": options.model,
         "split": options.split,
-        "photos": len(truth.images),
+        "images": len(truth.images),
         "things": [category.name for category in truth.segment_categories if category.is_thing],
         "figures": figures,
     }
     write_json(options.out / "quality.json", report)
-    print(f"{len(truth.images)} photos of {options.split}: thing PQ {figures['pq_things']:.3f}")
+    print(f"{len(truth.images)} images of {options.split}: thing PQ {figures['pq_things']:.3f}")
 
 
 def _tell(done: int, count: int) -> None:

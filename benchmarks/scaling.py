@@ -1,10 +1,10 @@
-"""How time and peak memory grow with the photo, with the queries kept, and with photos in a call.
+"""How time and peak memory grow with the image, with the queries kept, and with images in a call.
 
     python benchmarks/scaling.py                          # PyTorch alone
     python benchmarks/scaling.py --runtimes torch openvino --theirs
 
-DETR R101 with masks and random weights; every point is a process of its own. On every photo each
-side keeps as many queries as are asked for, by a threshold set for it: a photo of another size has
+DETR R101 with masks and random weights; every point is a process of its own. On every image each
+side keeps as many queries as are asked for, by a threshold set for it: an image of another size has
 other scores.
 """
 
@@ -27,7 +27,7 @@ from panodetr.bench.process import Job, Side, SideFailed
 from panodetr.bench.rows import Scale
 from panodetr.bench.run import Workshop
 from panodetr.bench.theirs import TheirSegmenting
-from panodetr.files import write_json, written_whole
+from panodetr.files import atomic_write, write_json
 from panodetr.images.preprocess import Preprocessing
 from panodetr.runtimes.base import RUNTIMES, RuntimeName
 
@@ -38,14 +38,14 @@ SMALLER = (480, 640)  # of which several fit into a batch
 SIZES = ((240, 320), (480, 640), (600, 800), (800, 1066), (960, 1280), (1200, 1600))
 THEIR_SIZES = SIZES[:4]  # a larger one would not fit into 23 GiB
 KEPT = (0, 5, 15, 30, 60, 100)
-PHOTOS = (1, 2, 4, 8)
+IMAGES = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
 class Place:
     """Where a point lies in the plot.
 
-    Attributes: `line` is whose it is; `kept`, queries a photo; the others as in the plot.
+    Attributes: `line` is whose it is; `kept`, queries an image; the others as in the plot.
     """
 
     line: str
@@ -65,7 +65,7 @@ class Point(Place):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runtimes", nargs="+", default=["torch"], choices=RUNTIMES)
-    parser.add_argument("--theirs", action="store_true", help="transformers, by photo size")
+    parser.add_argument("--theirs", action="store_true", help="transformers, by image size")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=OUT, help="where scaling.json and .png go")
@@ -84,7 +84,7 @@ def main() -> int:
         "points": [asdict(point) for point in points],
     }
     write_json(options.out / "scaling.json", report)
-    with written_whole(options.out / "scaling.png") as temporary:
+    with atomic_write(options.out / "scaling.png") as temporary:
         draw(points).savefig(temporary, dpi=120)
     return 0 if len(points) == len(jobs) else 1
 
@@ -119,16 +119,16 @@ def make_jobs(
         ours = partial(Segmenting, workshop.segmenter.folder, runtime=runtime)
         line = f"panodetr, {runtime}"
         for size in SIZES:
-            job = partial(ours, workshop.photo(size), kept=kept)
+            job = partial(ours, workshop.image(size), kept=kept)
             found.append((Place(line, by_size, _megapixels(size), kept), job))
         for count in KEPT:
-            job = partial(ours, workshop.photo(USUAL), kept=count)
+            job = partial(ours, workshop.image(USUAL), kept=count)
             found.append((Place(line, "queries kept, 800 by 1066", count, count), job))
-        for count in PHOTOS:
-            job = partial(ours, workshop.photo(SMALLER), kept=kept, photos=count)
-            found.append((Place(line, "photos in a call, 480 by 640", count, kept), job))
+        for count in IMAGES:
+            job = partial(ours, workshop.image(SMALLER), kept=kept, images=count)
+            found.append((Place(line, "images in a call, 480 by 640", count, kept), job))
     for size in THEIR_SIZES if theirs else ():
-        job = partial(TheirSegmenting, workshop.segmenter, workshop.photo(size), kept)
+        job = partial(TheirSegmenting, workshop.segmenter, workshop.image(size), kept)
         found.append((Place("transformers", by_size, _megapixels(size), kept), job))
     return found
 

@@ -71,8 +71,8 @@ def quality(folder: Path) -> str:
     if without:
         lines.append(("Otsu's threshold and a watershed (things)", *_thirds(without["figures"])))
     reports = [found for found in (report, without) if found]
-    photos = " and ".join(dict.fromkeys(str(found["photos"]) for found in reports))
-    return _table(lines, reports, f"{photos} photos") if reports else ""
+    images = " and ".join(dict.fromkeys(str(found["images"]) for found in reports))
+    return _table(lines, reports, f"{images} images") if reports else ""
 
 
 def inference(folder: Path) -> str:
@@ -111,24 +111,24 @@ def training(folder: Path) -> str:
         spent = duration(row["seconds"]), size(row["peak_bytes"])
         lines.append((row["side"], *spent, *shown, floor, verdict))
     rounds = f"medians of {report['rounds']} rounds, {report['threads']} threads"
-    return _table(lines, [report], f"photo {report['size']} by {report['size']}, {rounds}")
+    return _table(lines, [report], f"image {report['size']} by {report['size']}, {rounds}")
 
 
 def finetune(folder: Path) -> str:
-    """What fine-tuning learns of other photos and classes."""
+    """What fine-tuning learns of other images and classes."""
     reports = [
         report
         for name in ("held-out", "held-out-100", "by-heart")
         if (report := _read(folder, f"finetune-{name}")) is not None
     ]
     lines: list[tuple[str, ...]] = [
-        ("", "queries", "photos learned", "measured", "steps", "loss", "", "floor", "", "box AP50")
+        ("", "queries", "images learned", "measured", "steps", "loss", "", "floor", "", "box AP50")
     ]
     for report in reports:
-        photos, loss, found = report["photos"], report["loss"], report["box_ap50"]
+        images, loss, found = report["images"], report["loss"], report["box_ap50"]
         lines.append((
-            report["what"], str(report["queries"]), str(photos["learned"]),
-            str(photos["measured"]), str(report["steps"]),
+            report["what"], str(report["queries"]), str(images["learned"]),
+            str(images["measured"]), str(report["steps"]),
             f"{loss['before']['total']:.1f} → {loss['after']['total']:.1f}",
             f"{100 * loss['less']:.0f} % less", f"≥ {100 * report['floor']:.0f} %",
             "holds" if loss["less"] >= report["floor"] else "FALLS SHORT",
@@ -138,7 +138,7 @@ def finetune(folder: Path) -> str:
 
 
 def gpu(folder: Path) -> str:
-    """Photos a second on a GPU."""
+    """Images a second on a GPU."""
     report = _read(folder, "gpu")
     if report is None:
         return ""

@@ -1,8 +1,8 @@
-"""What tiles do to a model's figures, on the photos that are larger than a tile.
+"""What tiles do to a model's figures, on the images that are larger than a tile.
 
     python benchmarks/tiles.py --model nuclei --data ../shared/data/nuclei --tiles 256 384
 
-One row for the model as it is, one for whole photos, and one a size of tile and overlap.
+One row for the model as it is, one for whole images, and one a size of tile and overlap.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import panodetr
+from panodetr.evaluation.ground_truth import GroundTruth, Task
 from panodetr.evaluation.run import evaluate
-from panodetr.evaluation.truth import Task, Truth
 from panodetr.images.preprocess import Preprocessing
 from panodetr.predict import Predictor
 
@@ -27,30 +27,30 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--tiles", type=int, nargs="+", default=[256, 384])
     parser.add_argument("--overlaps", type=float, nargs="+", default=[0.125, 0.25, 0.5])
-    parser.add_argument("--photos", type=int, help="at most so many")
+    parser.add_argument("--images", type=int, help="at most so many")
     options = parser.parse_args()
 
     model = panodetr.load(options.model)
-    truth = Truth.open(options.data, options.split)
+    truth = GroundTruth.open(options.data, options.split)
     least = min(options.tiles)
     large = [image for image in truth.images if max(image.size) > least]
-    truth = replace(truth, images=tuple(large[: options.photos]))
-    print(f"{len(truth.images)} photos of {options.split} larger than {least} pixels")
+    truth = replace(truth, images=tuple(large[: options.images]))
+    print(f"{len(truth.images)} images of {options.split} larger than {least} pixels")
     own = model.spec.preprocessing
     rules = {
         f"own (tile {own.tile}, overlap {own.tile_overlap})": own,
-        "whole photos": replace(own, tile=None, tile_overlap=0),
+        "whole images": replace(own, tile=None, tile_overlap=0),
     }
     for tile in options.tiles:
         for part in options.overlaps:
             overlap = round(part * tile)
             rules[f"tile {tile}, overlap {overlap}"] = replace(own, tile=tile, tile_overlap=overlap)
-    print(f"{'':32}    PQ  PQ things  PQ stuff    F1  box AP  s a photo")
+    print(f"{'':32}    PQ  PQ things  PQ stuff    F1  box AP  s an image")
     for name, rule in rules.items():
         print(f"{name:32}{_row(model, rule, truth)}", flush=True)
 
 
-def _row(model: Predictor, rule: Preprocessing, truth: Truth) -> str:
+def _row(model: Predictor, rule: Preprocessing, truth: GroundTruth) -> str:
     tiled = Predictor(replace(model.spec, preprocessing=rule), model.runtime)
     evaluation = evaluate(tiled, truth, TASKS)
     figures = evaluation.tally.compute()

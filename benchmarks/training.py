@@ -3,7 +3,7 @@
     python benchmarks/training.py                       # all sides, three rounds; kept as JSON
     python benchmarks/training.py ours original --rounds 1 --name again
 
-One photo of 512 by 512 pixels with 12 objects, ResNet-50, 250 classes, 100 queries, random weights,
+One image of 512 by 512 pixels with 12 objects, ResNet-50, 250 classes, 100 queries, random weights,
 float32; a step is forward, matching, losses, backward and update. Every run is a fresh process that
 does one step to warm up and then as many as asked for. The sides take turns, so that whatever else
 the machine does falls on all of them. Ratios are of medians, by the clock and of processor time,
@@ -55,7 +55,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="fresh processes a side")
     parser.add_argument("--steps", type=int, default=2, help="timed steps a process")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--size", type=int, default=512, help="pixels of the photo's sides")
+    parser.add_argument("--size", type=int, default=512, help="pixels of the image's sides")
     parser.add_argument("--name", default="training", help="of the JSON file")
     parser.add_argument("--out", type=Path, default=OUT, help="where it goes")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
@@ -141,7 +141,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def scene(size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A photo (1, 3, H, W), and 12 objects side by side: classes, boxes cxcywh, a map of places."""
+    """An image (1, 3, H, W), and 12 objects side by side: classes, boxes cxcywh, map of places."""
     torch.manual_seed(0)
     pixels = torch.randn(1, 3, size, size)
     index_map = torch.zeros(1, size, size, dtype=torch.int16)
@@ -160,12 +160,12 @@ def prepare_ours(size: int, *, learned: str, every_mask: bool) -> Step:
     from panodetr.data.augment import PaperAugmentation
     from panodetr.model.config import detr_resnet50_panoptic
     from panodetr.model.detr import Detr
+    from panodetr.objective.auxiliary import AuxiliaryHeads
+    from panodetr.objective.objective import compute_losses
     from panodetr.results.types import Category
     from panodetr.training.batch import Batch, Targets
     from panodetr.training.config import TrainConfig
-    from panodetr.training.objective import compute_losses
     from panodetr.training.optimizer import freeze, make_optimizer, set_modes
-    from panodetr.training.scaffold import Scaffold
 
     pixels, classes, boxes, index_map = scene(size)
     category = Category(index=0, id=0, name="any", is_thing=True, color=(0, 0, 0))
@@ -186,7 +186,7 @@ def prepare_ours(size: int, *, learned: str, every_mask: bool) -> Step:
         make_every_mask(model)
     freeze(model, config)
     set_modes(model, config)
-    scaffold = Scaffold(config)
+    scaffold = AuxiliaryHeads(config)
     if not every_mask:
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = make_optimizer(model, scaffold, config)

@@ -2,7 +2,7 @@
 
     python benchmarks/watershed.py --data ../shared/data/nuclei
 
-Nuclei are what lies beyond Otsu's threshold, on the side that covers less of the photo. Touching
+Nuclei are what lies beyond Otsu's threshold, on the side that covers less of the image. Touching
 ones are parted where the distance to their edge has several peaks. Needs scikit-image
 (panodetr[dev]).
 """
@@ -22,7 +22,7 @@ from skimage.filters import gaussian, threshold_otsu
 from skimage.segmentation import watershed
 
 from panodetr.bench.machine import describe_machine
-from panodetr.data.panoptic import PanopticData, read_ids, read_photo
+from panodetr.data.panoptic import PanopticData, read_ids, read_tiled
 from panodetr.evaluation.panoptic import PanopticQuality
 from panodetr.files import write_json
 from panodetr.results.types import Category, Segment
@@ -36,34 +36,34 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split", default="val")
     parser.add_argument("--distance", type=int, default=5, help="least pixels between two peaks")
-    parser.add_argument("--photos", type=int, help="at most so many")
+    parser.add_argument("--images", type=int, help="at most so many")
     parser.add_argument("--out", type=Path, default=OUT, help="where watershed.json goes")
     options = parser.parse_args()
 
     data = PanopticData.open(options.data, options.split)
     nucleus = next(category for category in data.categories if category.is_thing)
     quality = PanopticQuality(data.categories)
-    samples = data.samples[: options.photos]
+    samples = data.samples[: options.images]
     for sample in samples:
-        found = find_nuclei(read_photo(sample), options.distance)
+        found = find_nuclei(read_tiled(sample), options.distance)
         quality.update(read_ids(sample), sample.segments, found, list_segments(found, nucleus))
     things = quality.compute().things
     report = {
         "machine": describe_machine(),
         "split": options.split,
-        "photos": len(samples),
+        "images": len(samples),
         "figures": {"pq": things.pq, "sq": things.sq, "rq": things.rq},
     }
     write_json(options.out / "watershed.json", report)
     print(
-        f"{len(samples)} photos of {options.split}: thing PQ {things.pq:.3f}, "
+        f"{len(samples)} images of {options.split}: thing PQ {things.pq:.3f}, "
         f"SQ {things.sq:.3f}, F1 {things.f1:.3f}"
     )
 
 
-def find_nuclei(photo: NDArray[np.uint8], distance: int) -> NDArray[np.int32]:
-    """Ids (H, W) of the nuclei in a photo (H, W, 3), 0 between them."""
-    light = gaussian(rgb2gray(photo), 1)
+def find_nuclei(image: NDArray[np.uint8], distance: int) -> NDArray[np.int32]:
+    """Ids (H, W) of the nuclei in an image (H, W, 3), 0 between them."""
+    light = gaussian(rgb2gray(image), 1)
     inside = light > threshold_otsu(light)
     if inside.mean() > 0.5:  # stained tissue: dark on light
         inside = ~inside

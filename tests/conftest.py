@@ -43,7 +43,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real photos and golden outputs, described in its own README.md."""
+    """The folder of real images and golden outputs, described in its own README.md."""
     folder = Path(os.environ.get("PANODETR_DATA", PROJECT.parent / "shared" / "data")).resolve()
     if not folder.is_dir():
         pytest.skip(f"no data at {folder}; set PANODETR_DATA to the folder that holds nuclei/")

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from panodetr.errors import PanodetrError
 from panodetr.files import (
-    folder_written_whole,
+    atomic_folder,
+    atomic_write,
     is_leftover,
     write_bytes,
     write_json,
     write_text,
-    written_whole,
 )
 
 
@@ -65,7 +65,7 @@ def test_json_that_cannot_be_read_elsewhere_is_not_written(tmp_path: Path) -> No
 
 
 def test_temporary_path_ends_as_the_path_does(tmp_path: Path) -> None:
-    with written_whole(tmp_path / "photo.overlay.png") as temporary:
+    with atomic_write(tmp_path / "image.overlay.png") as temporary:
         assert temporary.suffix == ".png"
         assert temporary.parent == tmp_path
         temporary.write_bytes(b"x")
@@ -80,7 +80,7 @@ def test_a_new_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
 def test_an_error_inside_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     write_text(path, "old")
-    with pytest.raises(RuntimeError, match="midway"), written_whole(path) as temporary:  # noqa: PT012
+    with pytest.raises(RuntimeError, match="midway"), atomic_write(path) as temporary:  # noqa: PT012
         temporary.write_text("half")
         raise RuntimeError("midway")
     assert path.read_text() == "old"
@@ -90,8 +90,8 @@ def test_an_error_inside_leaves_the_old_file_and_nothing_else(tmp_path: Path) ->
 KILLED_IN_A_FILE = """
 import os, signal, sys
 from pathlib import Path
-from panodetr.files import written_whole
-with written_whole(Path(sys.argv[1])) as temporary, temporary.open("wb") as file:
+from panodetr.files import atomic_write
+with atomic_write(Path(sys.argv[1])) as temporary, temporary.open("wb") as file:
     file.write(b"new" * 100_000)
     file.flush()
     os.kill(os.getpid(), signal.SIGKILL)
@@ -100,8 +100,8 @@ with written_whole(Path(sys.argv[1])) as temporary, temporary.open("wb") as file
 KILLED_IN_A_FOLDER = """
 import os, signal, sys
 from pathlib import Path
-from panodetr.files import folder_written_whole
-with folder_written_whole(Path(sys.argv[1])) as temporary:
+from panodetr.files import atomic_folder
+with atomic_folder(Path(sys.argv[1])) as temporary:
     (temporary / "config.json").write_text("new")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -121,7 +121,7 @@ def test_killed_midway_a_new_file_is_not_there(tmp_path: Path) -> None:
 
 def test_killed_midway_the_old_folder_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "model"
-    with folder_written_whole(path) as temporary:
+    with atomic_folder(path) as temporary:
         (temporary / "config.json").write_text("old")
     assert run(KILLED_IN_A_FOLDER, path).returncode == -signal.SIGKILL
     assert (path / "config.json").read_text() == "old"
@@ -153,9 +153,9 @@ def test_no_room_is_one_line_that_names_the_file(tmp_path: Path) -> None:
 
 
 def test_a_file_in_the_way_of_a_parent_folder_is_named(tmp_path: Path) -> None:
-    (tmp_path / "photos").write_text("not a folder")
-    with pytest.raises(PanodetrError, match=r"cannot write .*photos/a\.json: "):
-        write_json(tmp_path / "photos" / "a.json", {})
+    (tmp_path / "images").write_text("not a folder")
+    with pytest.raises(PanodetrError, match=r"cannot write .*images/a\.json: "):
+        write_json(tmp_path / "images" / "a.json", {})
 
 
 def test_a_folder_in_the_way_of_a_file_is_named(tmp_path: Path) -> None:
@@ -175,10 +175,10 @@ def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_is_replaced_with_everything_in_it(tmp_path: Path) -> None:
     path = tmp_path / "model"
-    with folder_written_whole(path) as temporary:
+    with atomic_folder(path) as temporary:
         (temporary / "stale.txt").write_text("old")
         (temporary / "sub").mkdir()
-    with folder_written_whole(path) as temporary:
+    with atomic_folder(path) as temporary:
         (temporary / "config.json").write_text("new")
     assert names(path) == ["config.json"]
     assert names(tmp_path) == ["model"]
@@ -186,9 +186,9 @@ def test_a_folder_is_replaced_with_everything_in_it(tmp_path: Path) -> None:
 
 def test_an_error_inside_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "model"
-    with folder_written_whole(path) as temporary:
+    with atomic_folder(path) as temporary:
         (temporary / "config.json").write_text("old")
-    with pytest.raises(RuntimeError, match="midway"), folder_written_whole(path) as temporary:  # noqa: PT012
+    with pytest.raises(RuntimeError, match="midway"), atomic_folder(path) as temporary:  # noqa: PT012
         (temporary / "config.json").write_text("half")
         raise RuntimeError("midway")
     assert (path / "config.json").read_text() == "old"
@@ -198,13 +198,13 @@ def test_an_error_inside_leaves_the_old_folder_and_nothing_else(tmp_path: Path) 
 def test_a_file_in_the_way_of_a_folder_is_kept(tmp_path: Path) -> None:
     (tmp_path / "model").write_text("precious")
     with pytest.raises(PanodetrError, match="a file of this name is in the way"):  # noqa: SIM117
-        with folder_written_whole(tmp_path / "model"):
+        with atomic_folder(tmp_path / "model"):
             pytest.fail("the block must not run")
     assert (tmp_path / "model").read_text() == "precious"
 
 
 def test_names_in_work_are_known_for_what_they_are(tmp_path: Path) -> None:
-    with written_whole(tmp_path / "a.pt") as one, folder_written_whole(tmp_path / "b") as other:
+    with atomic_write(tmp_path / "a.pt") as one, atomic_folder(tmp_path / "b") as other:
         assert is_leftover(one)
         assert is_leftover(other)
         other.joinpath("x").touch()

@@ -16,13 +16,13 @@ from panodetr.runtimes.torch import TorchRuntime
 
 
 def test_results_are_the_same_whichever_runs(tiny_folder: Path, tiny_onnx: Path) -> None:
-    photos = [
+    images = [
         np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
         for seed, (height, width) in enumerate([(64, 64), (50, 40), (120, 90)])
     ]
-    expected = panodetr.load(tiny_folder).detect(photos, threshold=0)
+    expected = panodetr.load(tiny_folder).detect(images, threshold=0)
     for other in (panodetr.load(tiny_folder, runtime="openvino"), panodetr.load(tiny_onnx)):
-        for a, b in zip(expected, other.detect(photos, threshold=0), strict=True):
+        for a, b in zip(expected, other.detect(images, threshold=0), strict=True):
             assert [d.label for d in a.detections] == [d.label for d in b.detections]
             np.testing.assert_allclose(
                 [d.box for d in a.detections], [d.box for d in b.detections], atol=1e-2
@@ -36,9 +36,9 @@ def test_segments_are_the_same_whichever_runs(
     cpu = torch.device("cpu")
     plain = Predictor(spec, TorchRuntime(network, spec.preprocessing, cpu, plain=True))
     others = (panodetr.load(model) for model in (tiny_folder, tiny_openvino, tiny_onnx))
-    photo = np.random.default_rng(3).integers(0, 256, (100, 130, 3), dtype=np.uint8)
-    whole = photo[:64, :64]
-    asked = [(photo, 0.5), (photo, 0.0), (whole, 0.0), (photo, 1.0)]
+    image = np.random.default_rng(3).integers(0, 256, (100, 130, 3), dtype=np.uint8)
+    whole = image[:64, :64]
+    asked = [(image, 0.5), (image, 0.0), (whole, 0.0), (image, 1.0)]
     expected = [plain.segment(pixels, threshold=threshold) for pixels, threshold in asked]
     # Tiles that are joined, and one alone; several classes; nothing at all.
     assert [len(result.segments) for result in expected] == [9, 12, 5, 0]
@@ -81,9 +81,9 @@ def test_an_exported_file_runs_where_it_was_made_for(tiny_onnx: Path) -> None:
 
 @pytest.mark.slow
 def test_onnx_runtime_takes_a_checkpoint(tiny_folder: Path, tiny_onnx: Path) -> None:
-    photo = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    a = panodetr.load(tiny_folder, runtime="onnx").detect(photo, threshold=0)
-    b = panodetr.load(tiny_onnx).detect(photo, threshold=0)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    a = panodetr.load(tiny_folder, runtime="onnx").detect(image, threshold=0)
+    b = panodetr.load(tiny_onnx).detect(image, threshold=0)
     assert a.to_dict() == b.to_dict()
 
 

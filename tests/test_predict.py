@@ -29,7 +29,7 @@ from panodetr.runtimes.torch import TorchRuntime
 
 CPU = torch.device("cpu")
 
-NO_PHOTO = np.zeros((0, 4, 3), np.uint8)
+NO_IMAGE = np.zeros((0, 4, 3), np.uint8)
 
 
 def random_model(spec: ModelSpec) -> Detr:
@@ -60,7 +60,7 @@ def predictor(tiny_spec: ModelSpec) -> Predictor:
 
 
 def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """A photo of coarse noise, so that there is something to see."""
+    """An image of coarse noise, so that there is something to see."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
     return coarse.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
@@ -78,7 +78,7 @@ def watch(runtime: TorchRuntime) -> list[tuple[int, ...]]:
 
 
 def assert_same(a: PanopticResult, b: PanopticResult) -> None:
-    """Equal but for rounding: how many photos share a batch may decide between equal masks."""
+    """Equal but for rounding: how many images share a batch may decide between equal masks."""
     assert [s.label for s in a.segments] == [s.label for s in b.segments]
     np.testing.assert_allclose(
         [s.score for s in a.segments], [s.score for s in b.segments], atol=1e-4
@@ -94,15 +94,15 @@ def assert_same(a: PanopticResult, b: PanopticResult) -> None:
         max_size=5,
     )
 )
-def test_a_list_gives_what_its_photos_give_one_at_a_time(
+def test_a_list_gives_what_its_images_give_one_at_a_time(
     predictor: Predictor, sizes: list[tuple[int, int]]
 ) -> None:
-    photos = [noise(*size, seed) for seed, size in enumerate(sizes)]
-    together = predictor.segment(photos, threshold=0)
-    assert len(together) == len(photos)
-    for photo, result in zip(photos, together, strict=True):
-        np.testing.assert_array_equal(result.photo, photo)
-        assert_same(result, predictor.segment(photo, threshold=0))
+    images = [noise(*size, seed) for seed, size in enumerate(sizes)]
+    together = predictor.segment(images, threshold=0)
+    assert len(together) == len(images)
+    for image, result in zip(images, together, strict=True):
+        np.testing.assert_array_equal(result.image, image)
+        assert_same(result, predictor.segment(image, threshold=0))
 
 
 def test_frames_that_come_in_one_pil_image_are_told_apart(
@@ -114,12 +114,12 @@ def test_frames_that_come_in_one_pil_image_are_told_apart(
     with Image.open(tmp_path / "a.tif") as file:
         results = list(predictor.segment_each(ImageSequence.Iterator(file), threshold=0))
     for frame, result in zip(frames, results, strict=True):
-        np.testing.assert_array_equal(result.photo, frame)
+        np.testing.assert_array_equal(result.image, frame)
         assert_same(result, predictor.segment(frame, threshold=0))
 
 
 @pytest.mark.parametrize("size", [(40, 56), (64, 64), (65, 64), (150, 90), (1, 1)])
-def test_results_have_the_photos_own_size(predictor: Predictor, size: tuple[int, int]) -> None:
+def test_results_have_the_images_own_size(predictor: Predictor, size: tuple[int, int]) -> None:
     result = predictor.segment(noise(*size), threshold=0)
     assert result.segment_ids.shape == size
     assert result.segment_ids.dtype == np.int32
@@ -140,7 +140,7 @@ def test_segments_carry_the_data_sets_own_names(predictor: Predictor) -> None:
     assert predictor.categories == found[0].categories
 
 
-def test_photos_are_resized_and_results_are_not(tiny_spec: ModelSpec) -> None:
+def test_images_are_resized_and_results_are_not(tiny_spec: ModelSpec) -> None:
     rule = Preprocessing(short_side=64, long_side=96)
     spec = replace(tiny_spec, preprocessing=rule)
     runtime = TorchRuntime(random_model(spec), rule, CPU)
@@ -150,13 +150,13 @@ def test_photos_are_resized_and_results_are_not(tiny_spec: ModelSpec) -> None:
     assert result.segment_ids.shape == (30, 40)
 
 
-def test_large_photos_are_seen_in_tiles(tiny_spec: ModelSpec) -> None:
+def test_large_images_are_seen_in_tiles(tiny_spec: ModelSpec) -> None:
     runtime = TorchRuntime(random_model(tiny_spec), tiny_spec.preprocessing, CPU)
     seen = watch(runtime)
     predictor = Predictor(tiny_spec, runtime)
     predictor.segment(noise(100, 64))
     assert seen == [(2, 3, 64, 64)]
-    # Tiles and whole photos of one size share a batch.
+    # Tiles and whole images of one size share a batch.
     seen.clear()
     predictor.segment([noise(100, 64), noise(30, 40), noise(64, 64)])
     assert sorted(seen) == [(1, 3, 30, 40), (3, 3, 64, 64)]
@@ -169,8 +169,8 @@ def test_features_are_let_go_of_before_segments_are_merged(
     detect, merge = predictor.runtime.detect, predict.merge_masks
     features: list[weakref.ref[Found]] = []
 
-    def watched(*photos: Any) -> Found:
-        found = detect(*photos)
+    def watched(*images: Any) -> Found:
+        found = detect(*images)
         features.append(weakref.ref(found))
         return found
 
@@ -184,19 +184,19 @@ def test_features_are_let_go_of_before_segments_are_merged(
     assert alive == [False, False]
 
 
-def test_a_photo_of_one_tile_is_as_if_there_were_no_tiles(
+def test_a_image_of_one_tile_is_as_if_there_were_no_tiles(
     predictor: Predictor, tiny_spec: ModelSpec
 ) -> None:
     rule = replace(tiny_spec.preprocessing, tile=None, tile_overlap=0)
     whole = Predictor(replace(tiny_spec, preprocessing=rule), predictor.runtime)
-    photo = noise(64, 50)
-    assert_same(predictor.segment(photo, threshold=0), whole.segment(photo, threshold=0))
+    image = noise(64, 50)
+    assert_same(predictor.segment(image, threshold=0), whole.segment(image, threshold=0))
 
 
-def photo_forms(folder: Path) -> dict[str, Path | str | Image.Image | NDArray[np.uint8]]:
-    """One photo, as a caller may have it."""
+def image_forms(folder: Path) -> dict[str, Path | str | Image.Image | NDArray[np.uint8]]:
+    """One image, as a caller may have it."""
     pixels = noise(48, 60)
-    path = folder / "photo.png"
+    path = folder / "image.png"
     Image.fromarray(pixels).save(path)
     return {
         "path": path,
@@ -207,10 +207,10 @@ def photo_forms(folder: Path) -> dict[str, Path | str | Image.Image | NDArray[np
 
 
 @pytest.mark.parametrize("form", ["path", "text", "picture", "array"])
-def test_photos_come_in_four_forms(predictor: Predictor, tmp_path: Path, form: str) -> None:
-    result = predictor.segment(photo_forms(tmp_path)[form], threshold=0)
+def test_images_come_in_four_forms(predictor: Predictor, tmp_path: Path, form: str) -> None:
+    result = predictor.segment(image_forms(tmp_path)[form], threshold=0)
     assert_same(result, predictor.segment(noise(48, 60), threshold=0))
-    assert result.source == (tmp_path / "photo.png" if form in ("path", "text") else None)
+    assert result.source == (tmp_path / "image.png" if form in ("path", "text") else None)
 
 
 def test_a_list_may_be_empty_and_a_tuple(predictor: Predictor) -> None:
@@ -221,15 +221,15 @@ def test_a_list_may_be_empty_and_a_tuple(predictor: Predictor) -> None:
 def test_the_threshold_is_the_models_own_unless_given(tiny_spec: ModelSpec) -> None:
     spec = replace(tiny_spec, threshold=0.95)
     predictor = Predictor(spec, TorchRuntime(random_model(spec), spec.preprocessing, CPU))
-    photos = [noise(64, 64, seed) for seed in range(4)]
+    images = [noise(64, 64, seed) for seed in range(4)]
     every, given, own = (
-        [[s.score for s in r.segments] for r in predictor.segment(photos, threshold=threshold)]
+        [[s.score for s in r.segments] for r in predictor.segment(images, threshold=threshold)]
         for threshold in (0, 0.95, None)
     )
     assert own == given != every
     assert min(min(scores, default=1) for scores in every) < 0.95
     assert min(min(scores, default=1) for scores in own) > 0.95
-    for result in predictor.segment(photos, threshold=1):
+    for result in predictor.segment(images, threshold=1):
         assert result.segments == ()
         assert not result.segment_ids.any()
 
@@ -257,23 +257,23 @@ def test_a_detector_says_that_it_has_no_masks(tiny_spec: ModelSpec) -> None:
         predictor.segment(noise(24, 24))
 
 
-def test_a_photo_that_cannot_be_read_is_named(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_image_that_cannot_be_read_is_named(predictor: Predictor, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"nothing")
     with pytest.raises(ImageError, match=r"broken\.png"):
         predictor.segment([noise(24, 24), tmp_path / "broken.png"])
     with pytest.raises(ImageError):
-        predictor.segment(NO_PHOTO)
+        predictor.segment(NO_IMAGE)
 
 
-def test_photos_are_read_only_as_they_are_needed(predictor: Predictor) -> None:
+def test_images_are_read_only_as_they_are_needed(predictor: Predictor) -> None:
     taken: list[int] = []
 
-    def photos() -> Iterator[NDArray[np.uint8]]:
+    def images() -> Iterator[NDArray[np.uint8]]:
         for seed in range(6):
             taken.append(seed)
             yield noise(512, 1024, seed)
 
-    results = predictor.segment_each(photos(), threshold=1)
+    results = predictor.segment_each(images(), threshold=1)
     next(results)
     assert len(taken) == 2  # a batch of a million pixels
     assert len(list(results)) == 5
@@ -285,8 +285,8 @@ def test_a_checkpoint_gives_back_its_model(
     save_checkpoint(tmp_path / "tiny", tiny_spec, random_model(tiny_spec).state_dict())
     loaded = panodetr.load(tmp_path / "tiny", device="cpu")
     assert loaded.spec == tiny_spec
-    photo = noise(48, 60)
-    assert_same(loaded.segment(photo, threshold=0), predictor.segment(photo, threshold=0))
+    image = noise(48, 60)
+    assert_same(loaded.segment(image, threshold=0), predictor.segment(image, threshold=0))
 
 
 def test_a_device_that_is_not_there_is_one_line(tmp_path: Path, tiny_spec: ModelSpec) -> None:

@@ -56,9 +56,9 @@ def test_detections_are_things_above_the_threshold_the_best_first(whole: Predict
 
 
 def test_candidates_are_the_originals_of_every_query(whole: Predictor) -> None:
-    photo = noise(60, 90)
-    (found,) = whole.candidates_each([photo], masks=True)
-    pixels = np.asarray(Image.fromarray(photo).resize((72, 48), Image.Resampling.BILINEAR))
+    image = noise(60, 90)
+    (found,) = whole.candidates_each([image], masks=True)
+    pixels = np.asarray(Image.fromarray(image).resize((72, 48), Image.Resampling.BILINEAR))
     rule = whole.spec.preprocessing
     values = (torch.from_numpy(pixels.copy()) / 255 - torch.tensor(rule.mean)) / torch.tensor(
         rule.std
@@ -85,13 +85,13 @@ def test_candidates_are_the_originals_of_every_query(whole: Predictor) -> None:
 def test_queries_that_answer_for_one_object_are_one_where_the_model_needs_it(
     tiny_spec: ModelSpec,
 ) -> None:
-    photo = noise(60, 90)
+    image = noise(60, 90)
     plain = predictor(replace(tiny_spec, preprocessing=WHOLE))
     spec = replace(tiny_spec, preprocessing=WHOLE, duplicate_iou=0.01)
     once = predictor(spec)
-    assert len(plain.detect(photo, threshold=0).detections) > 1
-    assert len(once.detect(photo, threshold=0).detections) == 1
-    (everything,) = once.candidates_each([photo])
+    assert len(plain.detect(image, threshold=0).detections) > 1
+    assert len(once.detect(image, threshold=0).detections) == 1
+    (everything,) = once.candidates_each([image])
     assert len(everything.scores) == spec.architecture.num_queries
 
 
@@ -101,14 +101,14 @@ def test_a_class_without_a_category_never_comes_out(tiny_spec: ModelSpec) -> Non
     assert isinstance(runtime, TorchRuntime)
     with torch.no_grad():
         runtime.model.class_head.bias[1] = 3  # pyright: ignore[reportOptionalSubscript]
-    photo = noise(60, 90)
-    (found,) = model.candidates_each([photo])
+    image = noise(60, 90)
+    (found,) = model.candidates_each([image])
     assert set(found.category_ids.tolist()) <= {7, 9}
     tasks: tuple[Task, ...] = ("panoptic", "instances")
     for task in tasks:
-        result = model.segment(photo, threshold=0, task=task)
+        result = model.segment(image, threshold=0, task=task)
         assert {segment.category_id for segment in result.segments} <= {7, 9}
-    assert set(np.unique(model.segment(photo, task="semantic").category_ids())) <= {7, 9}
+    assert set(np.unique(model.segment(image, task="semantic").category_ids())) <= {7, 9}
 
 
 def test_masks_are_made_when_asked_for(whole: Predictor) -> None:
@@ -122,11 +122,11 @@ def test_masks_are_made_when_asked_for(whole: Predictor) -> None:
         assert found.box == bare.box
 
 
-def test_a_list_gives_what_its_photos_give_alone(tiled: Predictor) -> None:
-    photos = [noise(40, 56), noise(100, 130, 1), noise(40, 56, 2)]
-    together = tiled.detect(photos, threshold=0.2, masks=True)
-    for photo, result in zip(photos, together, strict=True):
-        alone = tiled.detect(photo, threshold=0.2, masks=True)
+def test_a_list_gives_what_its_images_give_alone(tiled: Predictor) -> None:
+    images = [noise(40, 56), noise(100, 130, 1), noise(40, 56, 2)]
+    together = tiled.detect(images, threshold=0.2, masks=True)
+    for image, result in zip(images, together, strict=True):
+        alone = tiled.detect(image, threshold=0.2, masks=True)
         assert len(alone.detections) == len(result.detections)
         for one, other in zip(alone.detections, result.detections, strict=True):
             assert one.label == other.label
@@ -134,10 +134,10 @@ def test_a_list_gives_what_its_photos_give_alone(tiled: Predictor) -> None:
 
 
 def test_tiles_are_put_where_they_belong(tiled: Predictor) -> None:
-    photo = noise(64, 112)
-    (left,) = tiled.candidates_each([photo[:, :64]], masks=True)
-    (both,) = tiled.candidates_each([photo], masks=True)
-    assert both.photo_size == (64, 112)
+    image = noise(64, 112)
+    (left,) = tiled.candidates_each([image[:, :64]], masks=True)
+    (both,) = tiled.candidates_each([image], masks=True)
+    assert both.image_size == (64, 112)
     for box, mask in zip(both.boxes, both.masks(), strict=True):
         places = np.abs(left.boxes - box).max(axis=1)
         if places.min() < 1e-3:  # found by the left tile, whose mask ends with it
@@ -147,9 +147,9 @@ def test_tiles_are_put_where_they_belong(tiled: Predictor) -> None:
 
 
 def test_instances_are_things_where_their_masks_are(whole: Predictor) -> None:
-    photo = noise(60, 90)
-    result = whole.segment(photo, threshold=0, task="instances")
-    found = whole.detect(photo, threshold=0, masks=True)
+    image = noise(60, 90)
+    result = whole.segment(image, threshold=0, task="instances")
+    found = whole.detect(image, threshold=0, masks=True)
     assert result.segments
     assert all(segment.is_thing for segment in result.segments)
     masks = [one.mask for one in found.detections if one.mask is not None]
@@ -192,10 +192,10 @@ def test_what_cannot_be_meant_is_one_line(whole: Predictor) -> None:
 def test_detections_are_saved_beside_segments(
     whole: Predictor, tmp_path: Path, masks: bool
 ) -> None:
-    photo = tmp_path / "cells.png"
-    Image.fromarray(noise(60, 90)).save(photo)
-    whole.segment(photo, threshold=0).save(tmp_path / "out")
-    result = whole.detect(photo, threshold=0, masks=masks)
+    image = tmp_path / "cells.png"
+    Image.fromarray(noise(60, 90)).save(image)
+    whole.segment(image, threshold=0).save(tmp_path / "out")
+    result = whole.detect(image, threshold=0, masks=masks)
     result.save(tmp_path / "out")
     files = result.save(tmp_path / "out")  # over the first
     assert files.overlay.name == "cells_detections.png"
@@ -204,7 +204,7 @@ def test_detections_are_saved_beside_segments(
         assert overlay.size == (90 * 4, 60 * 4)
     stored = json.loads(files.json.read_text("utf-8"))
     assert stored == result.to_dict()
-    assert stored["source"] == str(photo)
+    assert stored["source"] == str(image)
     for one, found in zip(stored["detections"], result.detections, strict=True):
         x, y, w, h = one["bbox"]
         np.testing.assert_allclose((x, y, x + w, y + h), found.box, atol=2e-3)
@@ -222,7 +222,7 @@ def test_masks_and_boxes_show_in_the_picture(whole: Predictor, tmp_path: Path) -
     for number, detections in enumerate(
         ((), tuple(replace(d, coarse_mask=None) for d in result.detections), result.detections)
     ):
-        shown = replace(result, photo=black, detections=detections)
+        shown = replace(result, image=black, detections=detections)
         files = shown.save(tmp_path / str(number))
         with Image.open(files.overlay) as overlay:
             pictures.append(np.asarray(overlay))

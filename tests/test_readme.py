@@ -29,7 +29,7 @@ def snippet(containing: str) -> str:
 def test_an_exported_model_runs_in_onnx_runtime_alone(tiny_onnx: Path, tmp_path: Path) -> None:
     shutil.copy(tiny_onnx, tmp_path / "nuclei.onnx.zip")
     noise = np.random.default_rng(3).integers(0, 256, (150, 200, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "photo.png")
+    Image.fromarray(noise).save(tmp_path / "image.png")
     tile = resize(noise[:96, :96], (144, 144))
     found = panodetr.load(tiny_onnx).runtime.detect(tile[None], None)
     for threshold in (1.0, 0.7, 0.0):  # nothing is kept, some, and all

@@ -11,7 +11,7 @@ from PIL import Image
 
 from panodetr.images import read, resize
 from panodetr.results import grow
-from panodetr.threads import pool_threads, told_threads
+from panodetr.threads import omp_threads, pool_threads
 
 
 @pytest.mark.parametrize(
@@ -22,12 +22,12 @@ def test_what_the_environment_says(
     monkeypatch: pytest.MonkeyPatch, told: str, number: int | None
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", told)
-    assert told_threads() == number
+    assert omp_threads() == number
 
 
 def test_without_a_number_libraries_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert told_threads() is None
+    assert omp_threads() is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say")
@@ -59,9 +59,9 @@ def test_pools_have_the_threads_that_are_told(
     monkeypatch.setattr(module, "ThreadPoolExecutor", watched)
     monkeypatch.setattr(grow, "MANY_CELLS", 10)
     monkeypatch.setattr(grow, "MOST_THREADS", 3)
-    photo = np.zeros((1500, 1500, 3), np.uint8)
-    read.copy_pixels(Image.fromarray(photo))
-    resize.resize(photo, (800, 800))
+    image = np.zeros((1500, 1500, 3), np.uint8)
+    read.copy_pixels(Image.fromarray(image))
+    resize.resize(image, (800, 800))
     masks = np.random.default_rng(0).normal(size=(3, 20, 20)).astype(np.float32)
     grow.highest(masks, grow.Grid.between((20, 20), (40, 40), (40, 40)))
     assert asked == [number]

@@ -23,7 +23,7 @@ _IN_WORK = re.compile(r"\.(writing|old)-[0-9a-f]{12}(\.[^.]+)?")
 
 
 @contextmanager
-def written_whole(path: Path) -> Generator[Path, None, None]:
+def atomic_write(path: Path) -> Generator[Path, None, None]:
     """Give a temporary path beside `path` that takes its place when the block ends well.
 
     Folders above `path` are made. The temporary path ends as `path` does, so that writers that go
@@ -47,7 +47,7 @@ def written_whole(path: Path) -> Generator[Path, None, None]:
 
 
 @contextmanager
-def folder_written_whole(path: Path) -> Generator[Path, None, None]:
+def atomic_folder(path: Path) -> Generator[Path, None, None]:
     """Give a temporary folder beside `path` that takes its place when the block ends well.
 
     A folder that is already there is replaced with everything in it. POSIX has no rename over a
@@ -98,7 +98,7 @@ def write_bytes(path: Path, contents: bytes) -> None:
     Raises:
         PanodetrError: the system refused to write.
     """
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(contents)
 
 

@@ -53,15 +53,15 @@ def load(
     from panodetr.checkpoints.load import load_checkpoint
 
     if runtime not in (None, "torch"):
-        from panodetr.runtimes import lower
+        from panodetr.runtimes import convert
 
         _only_on_cpu(runtime, device, precision)
-        lower.require(runtime)
+        convert.require(runtime)
         spec, network = load_checkpoint(model)
         rule = spec.preprocessing
         if runtime == "onnx":
-            return Predictor(spec, lower.run_onnx(lower.to_onnx(network, rule)))
-        return Predictor(spec, lower.run_openvino(lower.to_openvino(network, rule)))
+            return Predictor(spec, convert.run_onnx(convert.to_onnx(network, rule)))
+        return Predictor(spec, convert.run_openvino(convert.to_openvino(network, rule)))
     from panodetr.runtimes.torch import TorchRuntime, choose_device
 
     chosen = choose_device(device)

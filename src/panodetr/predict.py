@@ -1,4 +1,4 @@
-"""From photos to results: read, resize or tile, run, decode. This is what a user calls."""
+"""From images to results: read, resize or tile, run, decode. This is what a user calls."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ import numpy as np
 from PIL import Image
 
 from panodetr.errors import CheckpointError, UsageError
-from panodetr.images.views import BATCH_PIXELS, read_photo, view_batches
+from panodetr.images.views import BATCH_PIXELS, read_tiled, view_batches
 from panodetr.results.candidates import TileCandidates, join_candidates
 from panodetr.results.decode import decode_detections
 from panodetr.results.masks import paint_instances
 from panodetr.results.naming import name_detections, name_segments
-from panodetr.results.panoptic import drop_duplicates, drop_pieces, keep_queries, merge_masks
+from panodetr.results.panoptic import (
+    drop_duplicates,
+    keep_largest_component,
+    keep_queries,
+    merge_masks,
+)
 from panodetr.results.semantic import classify_pixels
 from panodetr.results.tiles import join_tiles
 from panodetr.results.types import DetectionResult, PanopticResult
@@ -27,12 +32,12 @@ if TYPE_CHECKING:
 
     from panodetr.checkpoints.spec import ModelSpec
     from panodetr.images.tiles import Box
-    from panodetr.images.views import TiledPhoto, View
+    from panodetr.images.views import TiledImage, View
     from panodetr.results.panoptic import ClassSegment
     from panodetr.results.types import Candidates, Category
     from panodetr.runtimes.base import Found, Runtime
 
-    Photo: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
+    ImageSource: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
     KeptQueries: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]
     ViewSegments: TypeAlias = tuple[NDArray[np.int32], list[ClassSegment]]
     TileResult: TypeAlias = tuple[Box, NDArray[np.int32], list[ClassSegment]]
@@ -49,9 +54,9 @@ Result = TypeVar("Result")
 
 
 class Predictor:
-    """A model with everything around it: what a photo must look like, and what the answers mean.
+    """A model with everything around it: what an image must look like, and what the answers mean.
 
-    A list of photos gives what its photos give one at a time: only photos and tiles of equal size
+    A list of images gives what its images give one at a time: only images and tiles of equal size
     share a batch, so none is ever padded.
     """
 
@@ -72,25 +77,29 @@ class Predictor:
 
     @overload
     def segment(
-        self, photo: Photo, *, threshold: float | None = None, task: Task = "panoptic"
+        self, image: ImageSource, *, threshold: float | None = None, task: Task = "panoptic"
     ) -> PanopticResult: ...
 
     @overload
     def segment(
-        self, photo: Sequence[Photo], *, threshold: float | None = None, task: Task = "panoptic"
+        self,
+        image: Sequence[ImageSource],
+        *,
+        threshold: float | None = None,
+        task: Task = "panoptic",
     ) -> list[PanopticResult]: ...
 
     def segment(
         self,
-        photo: Photo | Sequence[Photo],
+        image: ImageSource | Sequence[ImageSource],
         *,
         threshold: float | None = None,
         task: Task = "panoptic",
     ) -> PanopticResult | list[PanopticResult]:
-        """Find every segment of one photo, or of each photo of a list.
+        """Find every segment of one image, or of each image of a list.
 
         Args:
-            photo: a path, a PIL image, an (H, W, 3) uint8 array, or a list of these.
+            image: a path, a PIL image, an (H, W, 3) uint8 array, or a list of these.
             threshold: least score of a segment, 0 to 1; None takes the model's own.
             task: "panoptic" gives every pixel to one object or region, as the paper does;
                 "instances" finds things alone, each where its own mask is, and leaves the rest
@@ -98,106 +107,114 @@ class Predictor:
                 threshold.
 
         Raises:
-            ImageError: a photo cannot be read.
+            ImageError: an image cannot be read.
             UsageError: the threshold is not from 0 to 1, or there is none for this task, or there
                 is no such task.
             CheckpointError: the model has no mask head.
         """
-        if isinstance(photo, str | Path | Image.Image | np.ndarray):
-            return next(self.segment_each([photo], threshold=threshold, task=task))
-        return list(self.segment_each(photo, threshold=threshold, task=task))
+        if isinstance(image, str | Path | Image.Image | np.ndarray):
+            return next(self.segment_each([image], threshold=threshold, task=task))
+        return list(self.segment_each(image, threshold=threshold, task=task))
 
     def segment_each(
-        self, photos: Iterable[Photo], *, threshold: float | None = None, task: Task = "panoptic"
+        self,
+        images: Iterable[ImageSource],
+        *,
+        threshold: float | None = None,
+        task: Task = "panoptic",
     ) -> Iterator[PanopticResult]:
-        """Segment photos as `segment` does, in their order, reading only a few ahead."""
+        """Segment images as `segment` does, in their order, reading only a few ahead."""
         if task not in TASKS:
             raise UsageError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
         if task == "semantic" and threshold is not None:
             raise UsageError("a semantic segmentation has no threshold: every pixel gets a class")
         self._need_masks()
         least = _checked(self.spec.threshold if threshold is None else threshold)
-        yield from self._each(photos, lambda read: self._segment(read, least, task))
+        yield from self._each(images, lambda read: self._segment(read, least, task))
 
     @overload
     def detect(
-        self, photo: Photo, *, threshold: float = DETECTION_THRESHOLD, masks: bool = False
+        self, image: ImageSource, *, threshold: float = DETECTION_THRESHOLD, masks: bool = False
     ) -> DetectionResult: ...
 
     @overload
     def detect(
-        self, photo: Sequence[Photo], *, threshold: float = DETECTION_THRESHOLD, masks: bool = False
+        self,
+        image: Sequence[ImageSource],
+        *,
+        threshold: float = DETECTION_THRESHOLD,
+        masks: bool = False,
     ) -> list[DetectionResult]: ...
 
     def detect(
         self,
-        photo: Photo | Sequence[Photo],
+        image: ImageSource | Sequence[ImageSource],
         *,
         threshold: float = DETECTION_THRESHOLD,
         masks: bool = False,
     ) -> DetectionResult | list[DetectionResult]:
-        """Find the objects of one photo, or of each photo of a list, as boxes.
+        """Find the objects of one image, or of each image of a list, as boxes.
 
         Things only: a box says little of a region such as the sky. An object that several tiles of
-        the photo have found is given once (`panodetr.results.repeats.drop_repeats`), and one that
+        the image have found is given once (`panodetr.results.repeats.drop_repeats`), and one that
         several queries have found where the model's `duplicate_iou` says so.
 
         Args:
-            photo: a path, a PIL image, an (H, W, 3) uint8 array, or a list of these.
+            image: a path, a PIL image, an (H, W, 3) uint8 array, or a list of these.
             threshold: scores up to and including it are dropped.
             masks: whether each object gets its mask, too.
 
         Raises:
-            ImageError: a photo cannot be read.
+            ImageError: an image cannot be read.
             UsageError: the threshold is not from 0 to 1.
             CheckpointError: masks are asked for, and the model has no mask head.
         """
-        if isinstance(photo, str | Path | Image.Image | np.ndarray):
-            return next(self.detect_each([photo], threshold=threshold, masks=masks))
-        return list(self.detect_each(photo, threshold=threshold, masks=masks))
+        if isinstance(image, str | Path | Image.Image | np.ndarray):
+            return next(self.detect_each([image], threshold=threshold, masks=masks))
+        return list(self.detect_each(image, threshold=threshold, masks=masks))
 
     def detect_each(
         self,
-        photos: Iterable[Photo],
+        images: Iterable[ImageSource],
         *,
         threshold: float = DETECTION_THRESHOLD,
         masks: bool = False,
     ) -> Iterator[DetectionResult]:
-        """Detect as `detect` does, photo by photo in their order, reading only a few ahead."""
+        """Detect as `detect` does, image by image in their order, reading only a few ahead."""
         if masks:
             self._need_masks()
         least = _checked(threshold)
         yield from self._each(
-            photos,
+            images,
             lambda read: [
                 DetectionResult(
                     detections=name_detections(found, self.categories),
-                    photo=photo.pixels,
-                    source=photo.source,
+                    image=image.pixels,
+                    source=image.source,
                     categories=self.categories,
                 )
-                for photo, found in zip(read, self._candidates(read, least, masks), strict=True)
+                for image, found in zip(read, self._candidates(read, least, masks), strict=True)
             ],
         )
 
     def candidates_each(
-        self, photos: Iterable[Photo], *, masks: bool = False
+        self, images: Iterable[ImageSource], *, masks: bool = False
     ) -> Iterator[Candidates]:
-        """Give every query's best class and box, photo by photo: what average precision ranks.
+        """Give every query's best class and box, image by image: what average precision ranks.
 
         As in the original's evaluation no query is left out, and stuff is in as well.
 
         Raises:
-            ImageError: a photo cannot be read.
+            ImageError: an image cannot be read.
             CheckpointError: masks are asked for, and the model has no mask head.
         """
         if masks:
             self._need_masks()
-        yield from self._each(photos, lambda read: self._candidates(read, None, masks))
+        yield from self._each(images, lambda read: self._candidates(read, None, masks))
 
     def answer_each(
         self,
-        photos: Iterable[Photo],
+        images: Iterable[ImageSource],
         *,
         masks: bool = True,
         threshold: float | None = None,
@@ -206,20 +223,20 @@ class Predictor:
         """Segment as `segment_each` does, with the candidates of the same run of the network.
 
         Args:
-            photos: as there.
+            images: as there.
             masks: whether each candidate gets its mask, too.
             threshold: least score of a segment; None takes the model's own.
             least_score: above which a query is a candidate, if it is a thing; None takes all, stuff
                 as well. Most queries score next to nothing, and a mask costs as much for them.
 
         Raises:
-            ImageError: a photo cannot be read.
+            ImageError: an image cannot be read.
             UsageError: the threshold is not from 0 to 1.
             CheckpointError: the model has no mask head.
         """
         self._need_masks()
         least = _checked(self.spec.threshold if threshold is None else threshold)
-        yield from self._each(photos, lambda read: self._answers(read, least, masks, least_score))
+        yield from self._each(images, lambda read: self._answers(read, least, masks, least_score))
 
     def _need_masks(self) -> None:
         if not self.spec.architecture.masks:
@@ -230,40 +247,40 @@ class Predictor:
 
     def _each(
         self,
-        photos: Iterable[Photo],
-        run: Callable[[list[TiledPhoto]], list[Result]],
+        images: Iterable[ImageSource],
+        run: Callable[[list[TiledImage]], list[Result]],
     ) -> Iterator[Result]:
-        """Run on photos in their order, as many at a time as fit a batch."""
-        waiting: list[TiledPhoto] = []
-        for photo in photos:
-            waiting.append(read_photo(photo, self.spec.preprocessing))
+        """Run on images in their order, as many at a time as fit a batch."""
+        waiting: list[TiledImage] = []
+        for image in images:
+            waiting.append(read_tiled(image, self.spec.preprocessing))
             if sum(math.prod(read.size) for read in waiting) >= BATCH_PIXELS:
                 yield from run(waiting)
                 waiting = []
-            else:  # the next photo may come in this one's PIL image, as frames of a file do
+            else:  # the next image may come in this one's PIL image, as frames of a file do
                 waiting[-1] = waiting[-1].kept()
         yield from run(waiting)
 
-    def _found(self, photos: list[TiledPhoto]) -> Iterator[tuple[list[View], Found]]:
-        """Run all views of some photos, those of one size together."""
+    def _found(self, images: list[TiledImage]) -> Iterator[tuple[list[View], Found]]:
+        """Run all views of some images, those of one size together."""
         rule = self.spec.preprocessing
-        for views in view_batches(photos, rule):
+        for views in view_batches(images, rule):
             yield views, self.runtime.detect(np.stack([view.pixels for view in views]), None)
 
     def _segment(
-        self, photos: list[TiledPhoto], threshold: float, task: Task
+        self, images: list[TiledImage], threshold: float, task: Task
     ) -> list[PanopticResult]:
-        """Segment all views, and put each photo together."""
-        parts: list[list[TileResult]] = [[] for _ in photos]
-        for views, found in self._found(photos):
+        """Segment all views, and put each image together."""
+        parts: list[list[TileResult]] = [[] for _ in images]
+        for views, found in self._found(images):
             if task == "semantic":
                 segmented = self._classified(views, found)
             else:
                 segmented = self._merged(views, self._kept(found, threshold, task), task)
                 del found  # features are the most that is held: nothing needs them any more
             for view, (segment_ids, segments) in zip(views, segmented, strict=True):
-                parts[view.photo].append((view.box, segment_ids, segments))
-        return [self._panoptic_result(*one) for one in zip(photos, parts, strict=True)]
+                parts[view.image].append((view.box, segment_ids, segments))
+        return [self._panoptic_result(*one) for one in zip(images, parts, strict=True)]
 
     def _kept(self, found: Found, threshold: float, task: Task) -> list[KeptQueries]:
         """Masks, scores and classes in each view, only of the queries that can become segments."""
@@ -292,7 +309,7 @@ class Predictor:
             else:
                 sizes = view.size, view.tile_size
                 merged = merge_masks(own, scores, classes, self._is_thing, *sizes)
-            yield drop_pieces(*merged) if self.spec.one_piece else merged
+            yield keep_largest_component(*merged) if self.spec.single_component else merged
 
     def _classified(self, views: list[View], found: Found) -> Iterator[ViewSegments]:
         """One segment a class in each view, from the masks of all queries."""
@@ -301,57 +318,57 @@ class Predictor:
             masks = found.masks(np.full_like(every, number), every)
             yield classify_pixels(found.logits[number], masks, self._named, view.tile_size)
 
-    def _panoptic_result(self, photo: TiledPhoto, tiles: list[TileResult]) -> PanopticResult:
-        """The segments of a photo, named."""
+    def _panoptic_result(self, image: TiledImage, tiles: list[TileResult]) -> PanopticResult:
+        """The segments of an image, named."""
         if len(tiles) == 1:
             _, segment_ids, found = tiles[0]
         else:
-            segment_ids, found = join_tiles(tiles, photo.size)
+            segment_ids, found = join_tiles(tiles, image.size)
         return PanopticResult(
             segments=name_segments(found, self._by_index),
             segment_ids=segment_ids,
-            photo=photo.pixels,
-            source=photo.source,
+            image=image.pixels,
+            source=image.source,
             categories=self.spec.categories,
         )
 
     def _candidates(
-        self, photos: list[TiledPhoto], threshold: float | None, masks: bool
+        self, images: list[TiledImage], threshold: float | None, masks: bool
     ) -> list[Candidates]:
-        """Every query of each photo; above a threshold, if there is one, and then things only."""
-        parts: list[list[TileCandidates]] = [[] for _ in photos]
-        for views, found in self._found(photos):
+        """Every query of each image; above a threshold, if there is one, and then things only."""
+        parts: list[list[TileCandidates]] = [[] for _ in images]
+        for views, found in self._found(images):
             for view, own in zip(views, self._decoded(views, found, threshold, masks), strict=True):
-                parts[view.photo].append(own)
+                parts[view.image].append(own)
         # Average precision counts duplicates against the model: only what is shown goes without.
         duplicate_iou = None if threshold is None else self.spec.duplicate_iou
         return [
-            join_candidates(tiles, photo.size, self._by_index, duplicate_iou)
-            for photo, tiles in zip(photos, parts, strict=True)
+            join_candidates(tiles, image.size, self._by_index, duplicate_iou)
+            for image, tiles in zip(images, parts, strict=True)
         ]
 
     def _answers(
         self,
-        photos: list[TiledPhoto],
+        images: list[TiledImage],
         threshold: float,
         masks: bool,
         least_score: float | None,
     ) -> list[tuple[PanopticResult, Candidates]]:
         """Both from one run of each view, of which no more than a batch is kept."""
-        tiles: list[list[TileResult]] = [[] for _ in photos]
-        parts: list[list[TileCandidates]] = [[] for _ in photos]
-        for views, found in self._found(photos):
+        tiles: list[list[TileResult]] = [[] for _ in images]
+        parts: list[list[TileCandidates]] = [[] for _ in images]
+        for views, found in self._found(images):
             merged = self._merged(views, self._kept(found, threshold, "panoptic"), "panoptic")
             decoded = self._decoded(views, found, least_score, masks)
             for view, segmented, own in zip(views, merged, decoded, strict=True):
-                tiles[view.photo].append((view.box, *segmented))
-                parts[view.photo].append(own)
+                tiles[view.image].append((view.box, *segmented))
+                parts[view.image].append(own)
         return [
             (
-                self._panoptic_result(photo, tiles[number]),
-                join_candidates(parts[number], photo.size, self._by_index),
+                self._panoptic_result(image, tiles[number]),
+                join_candidates(parts[number], image.size, self._by_index),
             )
-            for number, photo in enumerate(photos)
+            for number, image in enumerate(images)
         ]
 
     def _decoded(
@@ -382,7 +399,7 @@ class Predictor:
 
 
 def _masks(found: Found, queries: list[NDArray[np.intp]]) -> list[NDArray[np.float32]]:
-    """Mask logits (N, h, w) of some queries (N,) of each photo of a batch, computed together."""
+    """Mask logits (N, h, w) of some queries (N,) of each image of a batch, computed together."""
     counts = [len(chosen) for chosen in queries]
     image = np.repeat(np.arange(len(queries)), counts)
     return np.split(found.masks(image, np.concatenate(queries)), np.cumsum(counts)[:-1])

@@ -6,7 +6,7 @@ import os
 import sys
 
 
-def told_threads() -> int | None:
+def omp_threads() -> int | None:
     """Give the number in OMP_NUM_THREADS, which PyTorch follows by itself.
 
     OpenVINO and ONNX Runtime do not know that variable; they are told. None where it is not set,
@@ -18,7 +18,7 @@ def told_threads() -> int | None:
 
 def pool_threads() -> int:
     """Give the threads of a pool of ours: as many as are told, else the cores that we may use."""
-    if (told := told_threads()) is not None:
+    if (told := omp_threads()) is not None:
         return told
     if sys.platform == "linux":  # a container or `taskset` may leave a process fewer than there are
         return len(os.sched_getaffinity(0))

@@ -62,7 +62,7 @@ def tiny_scale() -> Scale:
 
 @pytest.fixture(scope="session")
 def few_nuclei(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data set nuclei with two small photos to learn from, and two to be measured on."""
+    """The data set nuclei with two small images to learn from, and two to be measured on."""
     whole, folder = shared_data / "nuclei", tmp_path_factory.mktemp("few") / "nuclei"
     for split in ("train", "val"):
         document = json.loads((whole / f"panoptic_{split}.json").read_text())

@@ -7,21 +7,21 @@ import pytest
 import torch
 
 import panodetr
-from panodetr.bench.agreement import agree, first_photos
+from panodetr.bench.agreement import agree, first_images
 from panodetr.checkpoints.load import load_checkpoint
-from panodetr.evaluation.truth import Truth
+from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.predict import Predictor
 from panodetr.runtimes.torch import TorchRuntime
 
 
 @pytest.fixture
-def truth(shared_data: Path) -> Truth:
-    whole = Truth.open(shared_data / "nuclei", "val")
+def truth(shared_data: Path) -> GroundTruth:
+    whole = GroundTruth.open(shared_data / "nuclei", "val")
     small = tuple(image for image in whole.images if max(image.size) <= 256)
-    return first_photos(replace(whole, images=small), 2)
+    return first_images(replace(whole, images=small), 2)
 
 
-def test_a_model_agrees_with_itself(truth: Truth) -> None:
+def test_a_model_agrees_with_itself(truth: GroundTruth) -> None:
     model = panodetr.load("nuclei", device="cpu")
     done: list[tuple[int, int]] = []
     figures = agree(model, model, truth, lambda one, all: done.append((one, all)))
@@ -32,7 +32,7 @@ def test_a_model_agrees_with_itself(truth: Truth) -> None:
     assert done == [(1, 2), (2, 2)]
 
 
-def test_rougher_weights_agree_less(truth: Truth) -> None:
+def test_rougher_weights_agree_less(truth: GroundTruth) -> None:
     model = panodetr.load("nuclei", device="cpu")
     spec, network = load_checkpoint("nuclei")
     with torch.no_grad():

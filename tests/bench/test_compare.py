@@ -78,7 +78,7 @@ def test_other_kept_queries_or_another_number_are_not_the_same(answer: Answer) -
 
 
 @pytest.mark.parametrize(("levels", "same"), [(0.9, True), (1.2, False)])
-def test_a_prepared_photo_may_differ_by_a_grey_level(levels: float, same: bool) -> None:
+def test_a_prepared_image_may_differ_by_a_grey_level(levels: float, same: bool) -> None:
     pixels = np.zeros((1, 3, 4, 5), np.float32)
     found = compare({"pixels": pixels + levels * GREY_LEVEL}, {"pixels": pixels}, 3)
     assert found.same is same

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from panodetr.bench.agreement import first_photos
+from panodetr.bench.agreement import first_images
 from panodetr.bench.process import Side
 from panodetr.bench.rows import Scale
 from panodetr.bench.run import Workshop
 from panodetr.checkpoints.load import load_checkpoint
-from panodetr.evaluation.truth import Truth
+from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.runtimes.torch import TorchRuntime
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -95,9 +95,9 @@ def test_training_measures_every_side(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_quality_and_watershed_score_the_same_photos(tmp_path: Path, few_nuclei: Path) -> None:
+def test_quality_and_watershed_score_the_same_images(tmp_path: Path, few_nuclei: Path) -> None:
     for name in ("quality", "watershed"):
-        done = run(name, "--data", few_nuclei, "--photos", "1", "--out", tmp_path)
+        done = run(name, "--data", few_nuclei, "--images", "1", "--out", tmp_path)
         assert done.returncode == 0, done.stderr
     found = report(tmp_path / "quality.json")
     assert found["things"] == ["nucleus"]
@@ -110,7 +110,7 @@ def test_quality_and_watershed_score_the_same_photos(tmp_path: Path, few_nuclei:
 
 @pytest.mark.slow
 def test_agreement_of_bfloat16(tmp_path: Path, few_nuclei: Path) -> None:
-    done = run("agreement", "bf16", "--data", few_nuclei, "--photos", "1", "--out", tmp_path)
+    done = run("agreement", "bf16", "--data", few_nuclei, "--images", "1", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     figures = report(tmp_path / "agreement-bf16.json")["figures"]
     assert 0.9 < figures["mask_iou"] < 1
@@ -139,7 +139,7 @@ def test_scaling_keeps_as_many_queries_at_every_size_on_both_sides(
         monkeypatch.setattr(scaling, name, value)
     for name, value in (("USUAL", (96, 128)), ("SMALLER", (64, 96)), ("KEPT", (0, 9))):
         monkeypatch.setattr(scaling, name, value)
-    monkeypatch.setattr(scaling, "PHOTOS", (2,))
+    monkeypatch.setattr(scaling, "IMAGES", (2,))
     workshop = Workshop(tmp_path, replace(tiny_scale, rule=scaling.AS_IT_IS), 1)
     jobs = scaling.make_jobs(workshop, ["torch"], True)
     assert [place.kept for place, _ in jobs] == [3, 3, 0, 9, 3, 3, 3]
@@ -168,7 +168,7 @@ def test_gpu_measures_every_way_here_on_the_cpu(
         for work in (("network", "1"), ("network", "2"), ("segment", "1"), ("segment", "2"))
     ]
     for line in lines:
-        assert float(line["photos/s"]) > 0, line
+        assert float(line["images/s"]) > 0, line
         assert float(line["transformers"]) > 0, line
         assert line["faster"].endswith("x")
         assert line["against our float32"].startswith("3 kept, "), line
@@ -195,8 +195,8 @@ def test_on_a_gpu_what_fails_is_told_in_its_place(
     monkeypatch.setattr(gpu, "WAYS", (gpu.WAYS[0], gpu.WAYS[2]))
     workshop = Workshop(tmp_path, tiny_scale, 1)
     lines = [line for found in gpu.compare_all(workshop, "cpu", (1,), 0) for line in found]
-    assert float(lines[0]["photos/s"]) > 0
-    assert [line["photos/s"] for line in lines[2:]] == ["failed: RuntimeError: no compiler"] * 2
+    assert float(lines[0]["images/s"]) > 0
+    assert [line["images/s"] for line in lines[2:]] == ["failed: RuntimeError: no compiler"] * 2
 
 
 def test_float32_on_a_gpu_is_float32_on_their_side_too(
@@ -208,7 +208,7 @@ def test_float32_on_a_gpu_is_float32_on_their_side_too(
         assert convolutions.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"
 
 
-def test_photos_of_one_bucket_have_one_shape_and_masks_without_padding(
+def test_images_of_one_bucket_have_one_shape_and_masks_without_padding(
     script: Callable[[str], ModuleType], tiny_folder: Path
 ) -> None:
     gpu: Any = script("gpu")
@@ -217,19 +217,19 @@ def test_photos_of_one_bucket_have_one_shape_and_masks_without_padding(
     shapes: set[tuple[int, ...]] = set()
 
     class Seen:
-        def detect(self, photos: Any, padding: Any) -> Any:
-            shapes.add(photos.shape)
-            return runtime.detect(photos, padding)
+        def detect(self, images: Any, padding: Any) -> Any:
+            shapes.add(images.shape)
+            return runtime.detect(images, padding)
 
     chosen = np.zeros(2, np.intp), np.arange(2)
     for height, width in ((97, 65), (128, 128)):
-        photos = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
-        found = gpu.Bucketed(Seen()).detect(photos, None)
+        images = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+        found = gpu.Bucketed(Seen()).detect(images, None)
         room = ((0, 0), (0, 128 - height), (0, 128 - width))
         beside = np.pad(np.zeros((1, height, width), np.bool_), room, constant_values=True)
-        expected = runtime.detect(np.pad(photos, (*room, (0, 0))), beside)
+        expected = runtime.detect(np.pad(images, (*room, (0, 0))), beside)
         np.testing.assert_array_equal(found.boxes, expected.boxes)
-        _, rows, columns = runtime.detect(photos, None).masks(*chosen).shape
+        _, rows, columns = runtime.detect(images, None).masks(*chosen).shape
         masks = expected.masks(*chosen)[:, :rows, :columns]
         np.testing.assert_array_equal(found.masks(*chosen), masks)
     assert shapes == {(1, 128, 128, 3)}
@@ -240,7 +240,7 @@ def test_bf16_on_data_is_told_with_its_quality(
     script: Callable[[str], ModuleType], few_nuclei: Path
 ) -> None:
     gpu: Any = script("gpu")
-    found = gpu.agreement_on(first_photos(Truth.open(few_nuclei, "val"), 1), "cpu")
+    found = gpu.agreement_on(first_images(GroundTruth.open(few_nuclei, "val"), 1), "cpu")
     assert 0.9 < found["figures"]["mask_iou"] < 1
     assert "; PQ " in found["text"]
 
@@ -271,7 +271,7 @@ def test_every_ablation_gets_its_time_and_the_whole_schedule(
     monkeypatch.setattr(ablations, "POINTS", 2)
     ablations.learn("baseline", few_nuclei, 0.25, 2, tmp_path)
     curve = report(tmp_path / "baseline.json")
-    assert curve["photos"] == 1
+    assert curve["images"] == 1
     assert curve["steps"] == len(factors) > 2
     assert [point["minutes"] for point in curve["points"]] == sorted(
         point["minutes"] for point in curve["points"]
@@ -286,7 +286,7 @@ def test_every_ablation_gets_its_time_and_the_whole_schedule(
     assert (tmp_path / "ablations.png").stat().st_size > 1000
 
 
-def test_the_plot_says_how_many_photos_were_measured(
+def test_the_plot_says_how_many_images_were_measured(
     script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ablations: Any = script("ablations")
@@ -298,19 +298,19 @@ def test_the_plot_says_how_many_photos_were_measured(
     monkeypatch.setattr("matplotlib.axes.Axes.set_ylabel", note)
     point = {"step": 9, "minutes": 30.0, "groups": 0.5}
     (tmp_path / "groups.json").write_text(
-        json.dumps({"variant": "groups", "steps": 9, "photos": 93, "points": [point]})
+        json.dumps({"variant": "groups", "steps": 9, "images": 93, "points": [point]})
     )
     ablations.draw(tmp_path)
-    assert "thing PQ on 93 photos of nuclei/val" in labels
+    assert "thing PQ on 93 images of nuclei/val" in labels
 
 
 @pytest.mark.slow
 def test_tiles_have_a_row_each(few_nuclei: Path) -> None:
-    done = run("tiles", "--data", few_nuclei, "--tiles", "128", "--overlaps", "0", "--photos", "1")
+    done = run("tiles", "--data", few_nuclei, "--tiles", "128", "--overlaps", "0", "--images", "1")
     assert done.returncode == 0, done.stderr
     first, _, *rows = done.stdout.splitlines()
-    assert first == "1 photos of val larger than 128 pixels"
-    assert [row[:12] for row in rows] == ["own (tile 96", "whole photos", "tile 128, ov"]
+    assert first == "1 images of val larger than 128 pixels"
+    assert [row[:12] for row in rows] == ["own (tile 96", "whole images", "tile 128, ov"]
     assert all(float(row.split()[-1]) > 0 for row in rows)
 
 
@@ -325,11 +325,11 @@ def test_finetuning_tells_the_loss_before_on_the_way_and_after(
     data = shared_data / "coco-instances"
     done = run("finetune", "by-heart", "--data", data, "--out", tmp_path, *changes)
     assert done.returncode == (0 if reached else 1), done.stderr
-    assert "20 steps on 4 photos; before: label " in done.stdout
+    assert "20 steps on 4 images; before: label " in done.stdout
     assert done.stdout.count("measured: label ") == 10
     assert "box AP50 before 0.0" in done.stdout
     report = json.loads((tmp_path / "finetune-by-heart.json").read_text("utf-8"))
-    assert report["photos"] == {"learned": 4, "measured": 4}
+    assert report["images"] == {"learned": 4, "measured": 4}
     assert (report["loss"]["less"] >= report["floor"]) == reached
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from panodetr.bench.compare import kept_of
+from panodetr.bench.image import BenchImage
 from panodetr.bench.ours import open_model, run_network
-from panodetr.bench.photo import BenchPhoto
 from panodetr.bench.rows import Scale
 from panodetr.bench.weights import write_random_model
 from panodetr.predict import Predictor
@@ -15,10 +15,10 @@ from panodetr.predict import Predictor
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, tiny_scale: Scale) -> Predictor:
-    photo = BenchPhoto(file=tiny_scale.photo, size=tiny_scale.fed)
+    image = BenchImage(file=tiny_scale.image, size=tiny_scale.fed)
     folder = tmp_path_factory.mktemp("random") / "model"
     written = write_random_model(
-        folder, tiny_scale.segmenter, photo, tiny_scale.kept, tiny_scale.rule
+        folder, tiny_scale.segmenter, image, tiny_scale.kept, tiny_scale.rule
     )
     found = open_model(written.folder)
     assert found.spec.threshold == written.threshold
@@ -26,42 +26,42 @@ def model(tmp_path_factory: pytest.TempPathFactory, tiny_scale: Scale) -> Predic
 
 
 @pytest.fixture(scope="module")
-def photo(tiny_scale: Scale) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    return BenchPhoto(file=tiny_scale.photo, size=tiny_scale.fed).pixels()
+def image(tiny_scale: Scale) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return BenchImage(file=tiny_scale.image, size=tiny_scale.fed).pixels()
 
 
 def test_so_many_queries_are_kept_and_none_by_a_hair(
-    model: Predictor, photo: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+    model: Predictor, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 ) -> None:
-    logits = run_network(model, photo).logits[0]
+    logits = run_network(model, image).logits[0]
     for factor in (0.999, 1, 1.001):
         assert len(kept_of(logits, model.spec.threshold * factor)) == 3
 
 
 def test_queries_differ(
-    model: Predictor, photo: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+    model: Predictor, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 ) -> None:
-    found = run_network(model, photo)
+    found = run_network(model, image)
     masks = found.masks(np.zeros(9, np.intp), np.arange(9))
     assert found.boxes[0].std(axis=0).min() > 1e-3
     assert masks.std(axis=0).mean() > 1e-3
 
 
-def test_the_photo_is_the_same_for_everyone(tiny_scale: Scale) -> None:
-    photo = BenchPhoto(file=tiny_scale.photo, size=(30, 40))
-    assert photo.pixels().shape == (30, 40, 3)
-    assert photo.pixels().std() > 10  # a real one
-    np.testing.assert_array_equal(photo.pixels(), np.array(photo.image()))
+def test_the_image_is_the_same_for_everyone(tiny_scale: Scale) -> None:
+    image = BenchImage(file=tiny_scale.image, size=(30, 40))
+    assert image.pixels().shape == (30, 40, 3)
+    assert image.pixels().std() > 10  # a real one
+    np.testing.assert_array_equal(image.pixels(), np.array(image.image()))
 
 
 def test_masks_are_regions_unless_noise_is_asked_for(tmp_path: Path, tiny_scale: Scale) -> None:
-    photo = BenchPhoto(file=tiny_scale.photo, size=tiny_scale.fed)
+    image = BenchImage(file=tiny_scale.image, size=tiny_scale.fed)
     edges: list[float] = []
     for smooth in (True, False):
         written = write_random_model(
-            tmp_path / str(smooth), tiny_scale.segmenter, photo, 3, tiny_scale.rule, smooth=smooth
+            tmp_path / str(smooth), tiny_scale.segmenter, image, 3, tiny_scale.rule, smooth=smooth
         )
-        found = run_network(open_model(written.folder), photo.pixels())
+        found = run_network(open_model(written.folder), image.pixels())
         inside = found.masks(np.zeros(9, np.intp), np.arange(9)) > 0
         edges.append(float((inside[..., 1:] != inside[..., :-1]).mean()))
     assert edges[1] > 2 * edges[0]

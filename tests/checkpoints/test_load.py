@@ -226,9 +226,9 @@ def test_folders_that_are_no_checkpoint_are_named(
 
 
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
-    (tmp_path / "photo.png").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"photo\.png is no file of weights"):
-        load_checkpoint(tmp_path / "photo.png")
+    (tmp_path / "image.png").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"image\.png is no file of weights"):
+        load_checkpoint(tmp_path / "image.png")
 
 
 @pytest.mark.parametrize(

@@ -262,7 +262,7 @@ REFUSED = {
     ),
     "resized twice": (
         set_to("preprocessing", value={**RULE, "short_side": 800, "enlarge": 2}),
-        "enlarge is 2.0 and short_side 800; expected .* 1 where photos are resized",
+        "enlarge is 2.0 and short_side 800; expected .* 1 where images are resized",
     ),
 }
 
@@ -272,7 +272,7 @@ def test_a_checkpoint_of_an_older_version_reads_as_it_was_meant(
     folder: Path, tiny_spec: ModelSpec, version: int
 ) -> None:
     edit(folder, set_to("format_version", value=version))
-    edit(folder, without("one_piece"))
+    edit(folder, without("single_component"))
     if version < 2:
         edit(folder, without("preprocessing", "enlarge"))
     assert read_spec(folder) == tiny_spec

@@ -67,7 +67,7 @@ def test_classes_without_names_are_named_by_their_number(
     assert len(categories) == named
 
 
-def test_what_is_documented_is_what_is_on_the_photo() -> None:
+def test_what_is_documented_is_what_is_on_the_image() -> None:
     for seen in DOCUMENTED.values():
         assert sorted(s.label for s in seen) == sorted(
             label for label, count in TWO_CATS.items() for _ in range(count)

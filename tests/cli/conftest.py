@@ -49,9 +49,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_spec: ModelSpec) -
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """A folder of three good photos, smaller and larger than a tile of the tiny model."""
-    folder = tmp_path / "photos"
+def images(tmp_path: Path) -> Path:
+    """A folder of three good images, smaller and larger than a tile of the tiny model."""
+    folder = tmp_path / "images"
     folder.mkdir()
     noise = np.random.default_rng(0)
     for name, size in (("a.png", (40, 56, 3)), ("b.jpg", (64, 64, 3)), ("c.png", (80, 100, 3))):
@@ -61,7 +61,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A split `val` of two photos of noise, each with one nucleus on background."""
+    """A split `val` of two images of noise, each with one nucleus on background."""
     folder = tmp_path / "data"
     for sub in ("val", "panoptic_val"):
         (folder / sub).mkdir(parents=True)
@@ -71,8 +71,8 @@ def data(tmp_path: Path) -> Path:
     for number in (1, 2):
         ids = np.ones((64, 64), np.uint8)
         ids[10:30, 20:40] = 2
-        photo = noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(photo).save(folder / "val" / f"{number}.png")
+        image = noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(image).save(folder / "val" / f"{number}.png")
         Image.fromarray(np.stack([ids, ids * 0, ids * 0], axis=-1)).save(
             folder / "panoptic_val" / f"{number}.png"
         )

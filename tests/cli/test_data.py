@@ -17,7 +17,7 @@ def test_a_clean_data_set_is_summed_up(panodetr: Program, data: Path) -> None:
     done = panodetr("data", "check", data)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert lines[0] == ["split", "format", "photos", "objects", "classes", "crowds", "empty",
+    assert lines[0] == ["split", "format", "images", "objects", "classes", "crowds", "empty",
                         "errors"]  # fmt: skip
     assert lines[1] == ["val", "coco-panoptic", "2", "4", "2", "0", "0", "0"]
     assert ["nucleus", "2"] in lines
@@ -47,7 +47,7 @@ def test_a_data_set_is_converted_and_checked_again(
 ) -> None:
     done = panodetr("data", "convert", data, "--to", "yolo", "--out", "yolo")
     assert done.returncode == 0, done.stderr
-    assert "2 photos (val) read as coco-panoptic, written as yolo" in done.stdout
+    assert "2 images (val) read as coco-panoptic, written as yolo" in done.stdout
     assert "yolo has no place for segments of stuff: 2" in done.stdout
     assert (tmp_path / "yolo" / "labels" / "val" / "1.txt").read_text().count("\n") == 1
     again = panodetr("data", "check", "yolo")
@@ -75,12 +75,12 @@ def test_names_that_are_no_text_are_shown_and_written(
     assert "masks/\\udcff.png cannot be read" in done.stderr
 
 
-def test_photos_that_are_left_out_are_named(panodetr: Program, data: Path, tmp_path: Path) -> None:
+def test_images_that_are_left_out_are_named(panodetr: Program, data: Path, tmp_path: Path) -> None:
     assert panodetr("data", "convert", data, "--to", "yolo", "--out", "yolo").returncode == 0
     (tmp_path / "yolo" / "images" / "val" / "1.png").write_bytes(b"nothing")
     done = panodetr("data", "convert", "yolo", "--to", "coco-instances", "--out", "back")
     assert done.returncode == 0, done.stderr
-    assert "1 photos (val) read as yolo" in done.stdout
+    assert "1 images (val) read as yolo" in done.stdout
     assert "left out: yolo/images/val/1.png: not an image" in done.stdout
 
 

@@ -19,10 +19,10 @@ def detect(panodetr: Program, tiny_model: Path) -> Program:
     )
 
 
-def test_a_folder_gives_a_table_and_two_files_a_photo(
-    detect: Program, photos: Path, tmp_path: Path
+def test_a_folder_gives_a_table_and_two_files_a_image(
+    detect: Program, images: Path, tmp_path: Path
 ) -> None:
-    done = detect(photos, "--out", tmp_path / "out")
+    done = detect(images, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     for name in ("a.png", "b.jpg", "c.png"):
         assert re.search(rf"^.*{name}: (\d+ |nothing)", done.stdout, re.MULTILINE)
@@ -33,18 +33,18 @@ def test_a_folder_gives_a_table_and_two_files_a_photo(
     assert all(file.is_file() and file.parent == tmp_path / "out" for file in files)
 
 
-def test_json_has_boxes_and_masks_only_where_asked(detect: Program, photos: Path) -> None:
-    bare = json.loads(detect(photos / "a.png", "--json").stdout)
-    full = json.loads(detect(photos / "a.png", "--json", "--masks").stdout)
+def test_json_has_boxes_and_masks_only_where_asked(detect: Program, images: Path) -> None:
+    bare = json.loads(detect(images / "a.png", "--json").stdout)
+    full = json.loads(detect(images / "a.png", "--json", "--masks").stdout)
     assert bare["files"] == {}
     assert bare["detections"]
     assert all(found["segmentation"] is None for found in bare["detections"])
     assert all(found["segmentation"]["size"] == [40, 56] for found in full["detections"])
 
 
-def test_a_broken_photo_is_one_line_and_the_others_are_done(detect: Program, photos: Path) -> None:
-    (photos / "b.jpg").write_bytes(b"")
-    done = detect(photos, "--json")
+def test_a_broken_image_is_one_line_and_the_others_are_done(detect: Program, images: Path) -> None:
+    (images / "b.jpg").write_bytes(b"")
+    done = detect(images, "--json")
     assert done.returncode == 1
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [("error" in one) for one in found] == [False, True, False]
@@ -52,8 +52,8 @@ def test_a_broken_photo_is_one_line_and_the_others_are_done(detect: Program, pho
 
 
 @pytest.mark.parametrize("task", ["instances", "semantic"])
-def test_segment_takes_a_task(panodetr: Program, tiny_model: Path, photos: Path, task: str) -> None:
-    done = panodetr("segment", photos / "a.png", "--model", tiny_model, "--task", task, "--json")
+def test_segment_takes_a_task(panodetr: Program, tiny_model: Path, images: Path, task: str) -> None:
+    done = panodetr("segment", images / "a.png", "--model", tiny_model, "--task", task, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["segments_info"]
     labels = [segment["label"] for segment in found]

@@ -175,18 +175,18 @@ def test_options_that_a_model_cannot_follow(
     assert message in done.stderr
 
 
-def test_missing_photos_are_left_out_where_that_is_allowed(
+def test_missing_images_are_left_out_where_that_is_allowed(
     panodetr: Program, tiny_model: Path, data: Path, tmp_path: Path
 ) -> None:
     (data / "val" / "2.png").unlink()
     common = ("eval", "--model", tiny_model, "--data", data, "--task", "boxes", "--out", "out")
     done = panodetr(*common)
     assert done.returncode == 1
-    assert "1 of 2 photos are missing, first " in done.stderr
+    assert "1 of 2 images are missing, first " in done.stderr
     assert done.stderr.count("\n") == 1
     done = panodetr(*common, "--allow-missing")
     assert done.returncode == 0, done.stderr
-    assert "1 photos are missing and were left out" in done.stdout
+    assert "1 images are missing and were left out" in done.stdout
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["images"] == 1
 
 

@@ -11,20 +11,20 @@ from panodetr.cli.eval_tables import average_precision, panoptic_quality, per_cl
 from panodetr.data.instances import InstanceCategory, InstanceImage
 from panodetr.evaluation.answers import Answer, run_lengths
 from panodetr.evaluation.detection import ObjectResult
+from panodetr.evaluation.ground_truth import TASKS, GroundTruth, GroundTruthImage
 from panodetr.evaluation.metrics import TWELVE
 from panodetr.evaluation.tally import Figures, Tally
-from panodetr.evaluation.truth import TASKS, Truth, TruthImage
 from panodetr.results.types import Category
 
 SIZE = (40, 40)
 
 
 @pytest.fixture
-def truth() -> Truth:
-    """One photo with one square cat, found but for a quarter."""
+def truth() -> GroundTruth:
+    """One image with one square cat, found but for a quarter."""
     cat = InstanceImage(
         image_id=1,
-        photo=Path("1.png"),
+        path=Path("1.png"),
         size=SIZE,
         objects=(
             {
@@ -38,10 +38,10 @@ def truth() -> Truth:
             },
         ),
     )
-    image = TruthImage(
-        image_id=1, name="1", photo=Path("1.png"), size=SIZE, panoptic=None, instances=cat
+    image = GroundTruthImage(
+        image_id=1, name="1", path=Path("1.png"), size=SIZE, panoptic=None, instances=cat
     )
-    return Truth(
+    return GroundTruth(
         folder=Path(),
         images=(image,),
         segment_categories=(
@@ -57,7 +57,7 @@ def truth() -> Truth:
 
 
 @pytest.fixture
-def figures(truth: Truth) -> Figures:
+def figures(truth: GroundTruth) -> Figures:
     tally = Tally(truth, TASKS)
     mask = np.zeros(SIZE, np.bool_)
     mask[:20, :15] = True
@@ -108,7 +108,7 @@ def test_a_detector_s_published_figure_is_of_boxes_alone(figures: Figures) -> No
     assert len(rows(panoptic_quality(figures.panoptic, known.figures))["all"]) == 4
 
 
-def test_classes_that_occur_have_a_row(figures: Figures, truth: Truth) -> None:
+def test_classes_that_occur_have_a_row(figures: Figures, truth: GroundTruth) -> None:
     shown = rows(per_class(figures, truth))
     assert shown.pop("heading") == ["objects", "box AP", "box AP50", "mask AP", "mask AP50"]
     assert shown == {"cat [wild]": ["1", "60.0", "100.0", "60.0", "100.0"]}

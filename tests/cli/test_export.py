@@ -11,7 +11,7 @@ from PIL import Image
 from panodetr.cli.main import main
 
 
-def test_an_exported_file_segments_photos(
+def test_an_exported_file_segments_images(
     tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "tiny.ov"
@@ -19,10 +19,10 @@ def test_an_exported_file_segments_photos(
     said = capsys.readouterr().out
     assert "tiny for openvino, float32" in said
     assert "largest differences from the model: logits" in said
-    photo = tmp_path / "photo.png"
-    Image.new("RGB", (70, 64)).save(photo)
+    image = tmp_path / "image.png"
+    Image.new("RGB", (70, 64)).save(image)
     out = tmp_path / "out"
-    assert main(["segment", str(photo), "--model", str(file), "--out", str(out)]) == 0
+    assert main(["segment", str(image), "--model", str(file), "--out", str(out)]) == 0
     assert len(list(out.iterdir())) == 3
 
 
@@ -31,9 +31,9 @@ def test_another_runtime_finds_the_same_segments(
     tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str], runtime: str
 ) -> None:
     noise = np.random.default_rng(3).integers(0, 256, (100, 130, 3), dtype=np.uint8)
-    photo = tmp_path / "photo.png"
-    Image.fromarray(noise[:64, :64]).save(photo)
-    order = ["segment", str(photo), "--model", str(tiny_folder), "--json"]
+    image = tmp_path / "image.png"
+    Image.fromarray(noise[:64, :64]).save(image)
+    order = ["segment", str(image), "--model", str(tiny_folder), "--json"]
     answers: list[dict[str, Any]] = []
     for name in ("torch", runtime):
         assert main([*order, "--runtime", name, "--out", str(tmp_path / name)]) == 0
@@ -49,13 +49,13 @@ def test_another_runtime_finds_the_same_segments(
 def test_an_exported_file_runs_where_it_was_made_for_alone(
     tmp_path: Path, tiny_openvino: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
-    order = ["segment", str(tmp_path / "photo.png"), "--model", str(tiny_openvino)]
+    Image.new("RGB", (64, 64)).save(tmp_path / "image.png")
+    order = ["segment", str(tmp_path / "image.png"), "--model", str(tiny_openvino)]
     assert main([*order, "--runtime", "onnx", "--out", str(tmp_path / "out")]) == 2
     assert "was exported for openvino" in capsys.readouterr().err
 
 
-def test_int8_without_photos_cannot_be_meant(
+def test_int8_without_images_cannot_be_meant(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["export", "nuclei", "--format", "openvino", "--out", str(tmp_path / "x"), "--int8"]

@@ -1,4 +1,4 @@
-"""Fine-tuning as a user does it: the bundled model on photos of other classes."""
+"""Fine-tuning as a user does it: the bundled model on images of other classes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def cells(shared_data: Path, tmp_path: Path) -> Path:
-    """Eight small photos of nuclei to learn from, which are called cells, and two more."""
+    """Eight small images of nuclei to learn from, which are called cells, and two more."""
     source = shared_data / "nuclei"
     document = json.loads((source / "panoptic_val.json").read_text())
     small = [image for image in document["images"] if image["height"] * image["width"] < 70_000]
@@ -84,9 +84,9 @@ def test_the_bundled_model_goes_on_with_other_classes_and_more_queries(
     assert torch.allclose(learned[: queries - 8], queries_before, atol=1e-5)
     assert not torch.equal(learned[: queries - 8], queries_before)
 
-    photo = next((cells / "val").iterdir())
-    result = library.load(run / "best").segment(photo, threshold=0.1)
+    image = next((cells / "val").iterdir())
+    result = library.load(run / "best").segment(image, threshold=0.1)
     assert "background" in {segment.label for segment in result.segments}
     assert [category.name for category in result.categories] == list(after)
-    done = panodetr("segment", photo, "--model", run / "best", "--json")
+    done = panodetr("segment", image, "--model", run / "best", "--json")
     assert done.returncode == 0, done.stderr

@@ -31,10 +31,10 @@ def objects(done: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_a_folder_gives_a_table_and_three_files_a_photo(
-    segment: Program, photos: Path, tmp_path: Path
+def test_a_folder_gives_a_table_and_three_files_a_image(
+    segment: Program, images: Path, tmp_path: Path
 ) -> None:
-    done = segment(photos, "--out", tmp_path / "out")
+    done = segment(images, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     for name in ("a.png", "b.jpg", "c.png"):
         assert re.search(rf"^.*{name}: \d+ ", done.stdout, re.MULTILINE)
@@ -45,47 +45,47 @@ def test_a_folder_gives_a_table_and_three_files_a_photo(
     ]
     assert len(set(files)) == 9
     assert all(file.is_file() and file.parent == tmp_path / "out" for file in files)
-    # Without a terminal, progress is a line a photo.
-    names = [f"[{i}/3] {photos / name}" for i, name in enumerate(("a.png", "b.jpg", "c.png"), 1)]
+    # Without a terminal, progress is a line an image.
+    names = [f"[{i}/3] {images / name}" for i, name in enumerate(("a.png", "b.jpg", "c.png"), 1)]
     assert done.stderr.splitlines() == names
 
 
 def test_what_cannot_be_read_is_one_line_each_and_the_others_are_done(
-    segment: Program, photos: Path, tmp_path: Path
+    segment: Program, images: Path, tmp_path: Path
 ) -> None:
-    (photos / "b.jpg").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50))
-    done = segment("missing.png", photos, "--out", tmp_path / "out")
+    (images / "b.jpg").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50))
+    done = segment("missing.png", images, "--out", tmp_path / "out")
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if not line.startswith("[")]
     assert [line.startswith("panodetr: error: ") for line in errors] == [True, True]
     assert "missing.png" in errors[0]
-    assert str(photos / "b.jpg") in errors[1]
+    assert str(images / "b.jpg") in errors[1]
     assert len(list((tmp_path / "out").iterdir())) == 6
 
 
-def test_json_is_one_object_a_photo_and_nothing_else(
-    segment: Program, photos: Path, tmp_path: Path
+def test_json_is_one_object_a_image_and_nothing_else(
+    segment: Program, images: Path, tmp_path: Path
 ) -> None:
-    (photos / "b.jpg").write_bytes(b"")
+    (images / "b.jpg").write_bytes(b"")
     before = sorted(tmp_path.rglob("*"))
-    done = segment(photos, "--json")
+    done = segment(images, "--json")
     assert done.returncode == 1
-    assert [one["source"] for one in objects(done)] == sorted(map(str, photos.iterdir()))
+    assert [one["source"] for one in objects(done)] == sorted(map(str, images.iterdir()))
     assert ["error" in one for one in objects(done)] == [False, True, False]
     assert [one.get("files") for one in objects(done)] == [{}, None, {}]
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_photos_of_one_name_keep_their_own_files(
-    segment: Program, photos: Path, tmp_path: Path
+def test_images_of_one_name_keep_their_own_files(
+    segment: Program, images: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    shutil.copy(photos / "c.png", other / "a.png")
-    with Image.open(photos / "b.jpg") as photo:
-        photo.save(photos / "a.jpg")
-    # A photo that is meant several times is segmented once.
-    done = segment(photos / "a.png", other, "photos/a.*", "--json", "--out", tmp_path / "out")
+    shutil.copy(images / "c.png", other / "a.png")
+    with Image.open(images / "b.jpg") as image:
+        image.save(images / "a.jpg")
+    # An image that is meant several times is segmented once.
+    done = segment(images / "a.png", other, "images/a.*", "--json", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     sizes: list[tuple[int, int]] = []
     for one in objects(done):
@@ -97,21 +97,21 @@ def test_photos_of_one_name_keep_their_own_files(
     assert sizes == [(56, 40), (100, 80), (64, 64)]
 
 
-def test_a_photo_whose_name_is_not_text_is_done_and_the_others_too(
-    segment: Program, photos: Path, tmp_path: Path
+def test_a_image_whose_name_is_not_text_is_done_and_the_others_too(
+    segment: Program, images: Path, tmp_path: Path
 ) -> None:
-    with Image.open(photos / "a.png") as photo:
-        photo.save(photos / os.fsdecode(b"\xff.png"))
+    with Image.open(images / "a.png") as image:
+        image.save(images / os.fsdecode(b"\xff.png"))
     for _ in range(2):  # the second run finds its own files again
-        done = segment(photos, "--out", tmp_path / "out")
+        done = segment(images, "--out", tmp_path / "out")
         assert done.returncode == 0, done.stderr
         assert "\\udcff.png: " in done.stdout
         assert len(list((tmp_path / "out").iterdir())) == 12
     written = json.loads((tmp_path / "out" / os.fsdecode(b"\xff.json")).read_text("utf-8"))
-    assert written["source"] == str(photos / os.fsdecode(b"\xff.png"))
+    assert written["source"] == str(images / os.fsdecode(b"\xff.png"))
 
 
-def test_a_photo_with_many_segments_has_a_short_table(segment: Program, tmp_path: Path) -> None:
+def test_a_image_with_many_segments_has_a_short_table(segment: Program, tmp_path: Path) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (300, 300, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.png")
     done = segment("large.png", "--out", "out")
@@ -125,25 +125,25 @@ def test_a_photo_with_many_segments_has_a_short_table(segment: Program, tmp_path
 
 
 def test_a_threshold_that_nothing_reaches_leaves_nothing(
-    panodetr: Program, tiny_model: Path, photos: Path, tmp_path: Path
+    panodetr: Program, tiny_model: Path, images: Path, tmp_path: Path
 ) -> None:
     done = panodetr(
-        "segment", photos / "a.png", "--model", tiny_model, "--threshold", "1", "--out", "out"
+        "segment", images / "a.png", "--model", tiny_model, "--threshold", "1", "--out", "out"
     )
     assert done.returncode == 0, done.stderr
     assert "a.png: nothing found" in done.stdout
     assert len(list((tmp_path / "out").iterdir())) == 3
 
 
-def test_nothing_but_missing_photos_loads_no_model(panodetr: Program) -> None:
+def test_nothing_but_missing_images_loads_no_model(panodetr: Program) -> None:
     done = panodetr("segment", "missing.png", "--model", "no-such-model")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "missing.png" in done.stderr
 
 
-def test_an_unknown_model_is_one_line(panodetr: Program, photos: Path) -> None:
-    done = panodetr("segment", photos, "--model", "nucleii")
+def test_an_unknown_model_is_one_line(panodetr: Program, images: Path) -> None:
+    done = panodetr("segment", images, "--model", "nucleii")
     assert done.returncode == 1
     assert done.stderr.startswith("panodetr: error: 'nucleii' is neither a bundled model nor ")
     assert done.stderr.count("\n") == 1
@@ -151,19 +151,19 @@ def test_an_unknown_model_is_one_line(panodetr: Program, photos: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_one_line(
-    panodetr: Program, tiny_model: Path, photos: Path
+    panodetr: Program, tiny_model: Path, images: Path
 ) -> None:
-    done = panodetr("segment", photos, "--model", tiny_model, "--device", "cuda")
+    done = panodetr("segment", images, "--model", tiny_model, "--device", "cuda")
     assert done.returncode == 2
     assert done.stderr.startswith("panodetr: error: ")
     assert done.stderr.count("\n") == 1
 
 
 def test_an_output_folder_that_is_a_file_is_one_line(
-    segment: Program, photos: Path, tmp_path: Path
+    segment: Program, images: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "out").write_text("precious")
-    done = segment(photos / "a.png", "--out", tmp_path / "out")
+    done = segment(images / "a.png", "--out", tmp_path / "out")
     assert done.returncode == 1
     assert f"panodetr: error: cannot write {tmp_path / 'out'}" in done.stderr
     assert (tmp_path / "out").read_text() == "precious"
@@ -182,10 +182,10 @@ def started(
 
 
 def test_on_a_terminal_progress_is_a_bar_and_stdout_stays_clean(
-    tiny_model: Path, photos: Path
+    tiny_model: Path, images: Path
 ) -> None:
     ours, theirs = pty.openpty()
-    with started(tiny_model, photos, stderr=theirs) as program:
+    with started(tiny_model, images, stderr=theirs) as program:
         os.close(theirs)
         shown = b""
         while piece := read_terminal(ours):
@@ -224,8 +224,8 @@ def test_ctrl_c_is_one_line_and_130(tiny_model: Path, tmp_path: Path) -> None:
     assert errors == "panodetr: error: interrupted\n"
 
 
-def test_a_reader_that_leaves_is_no_error(tiny_model: Path, photos: Path) -> None:
-    with started(tiny_model, photos) as program:
+def test_a_reader_that_leaves_is_no_error(tiny_model: Path, images: Path) -> None:
+    with started(tiny_model, images) as program:
         assert program.stdout is not None
         assert program.stderr is not None
         program.stdout.close()

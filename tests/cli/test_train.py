@@ -21,13 +21,13 @@ def test_a_run_tells_every_line_and_leaves_a_folder_that_can_be_looked_at(
     done = panodetr("train", "nuclei", "--data", data, *SHORT)
     assert done.returncode == 0, done.stderr
     told, *lines = done.stderr.splitlines()
-    assert "2 of the 2 photos to validate with are also learned from" in told
+    assert "2 of the 2 images to validate with are also learned from" in told
     assert [line.split()[1] for line in lines] == ["1/2", "1/2", "2/2", "2/2"]
     assert " rate " in lines[0]
     assert " left" in lines[0]
     assert "validation: thing PQ 0." in lines[1]
     run = Path("runs") / "train" / "nuclei"
-    assert done.stdout.rstrip().endswith(f"try it: panodetr segment PHOTO --model {run / 'best'}")
+    assert done.stdout.rstrip().endswith(f"try it: panodetr segment IMAGE --model {run / 'best'}")
     there = {path.name for path in (tmp_path / run).iterdir()}
     assert there == {
         "best", "config.json", "log.jsonl", "model", "pictures", "results.png", "states",
@@ -54,13 +54,13 @@ def test_a_rehearsal_writes_nothing(panodetr: Program, data: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert "2 to learn from, 2 to validate with" in done.stdout
     assert "GiB at the peak" in done.stdout
-    assert "warning: 2 steps of 1 photos are very few" in done.stdout
+    assert "warning: 2 steps of 1 images are very few" in done.stdout
     assert set(tmp_path.rglob("*")) == before
 
 
 def test_a_rehearsal_names_what_is_wrong_with_the_data(panodetr: Program, data: Path) -> None:
-    photo = data / "val" / "2.png"
-    photo.write_bytes(photo.read_bytes()[:100])
+    image = data / "val" / "2.png"
+    image.write_bytes(image.read_bytes()[:100])
     done = panodetr("train", "nuclei", "--data", data, *SHORT, "--dry-run")
     assert done.returncode == 1
     assert "error in the data: " in done.stdout

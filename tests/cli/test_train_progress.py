@@ -37,7 +37,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def watch(progress: TrainProgress, clock: Clock, seen: Callable[[], None]) -> None:
-    """Steps 11 to 30 of 40, two photos and half a second each, and a validation of a minute."""
+    """Steps 11 to 30 of 40, two images and half a second each, and a validation of a minute."""
     with progress:
         progress.note("from nuclei")
         progress.begin(10, 0, 40, 2)
@@ -54,7 +54,7 @@ def watch(progress: TrainProgress, clock: Clock, seen: Callable[[], None]) -> No
         progress.progress(
             Progress(
                 step=30, losses={"total": 2.0}, learning_rate=1e-4, gradient_norm=1.0,
-                photos_per_second=4.0,
+                images_per_second=4.0,
             )
         )  # fmt: skip
 
@@ -69,7 +69,7 @@ def test_without_a_terminal_it_is_lines(clock: Clock, capsys: pytest.CaptureFixt
         "step 20/40  validation: thing PQ 0.250  stuff PQ 0.750  PQ 0.500  box AP 0.125",
         "step 30 is skipped: a loss or gradient is not finite; its images: 4, 5",
         # Ten of thirty steps are left, of 3.5 seconds with a share of the validation each.
-        "step 30/40  total 2.000  rate 1.0e-04  4.0 photos/s  35 s left",
+        "step 30/40  total 2.000  rate 1.0e-04  4.0 images/s  35 s left",
     ]
 
 
@@ -90,11 +90,11 @@ def test_on_a_terminal_a_bar_tells_speed_and_the_time_that_is_left(
     watch(progress, clock, look)
     assert "learning" in seen[0]
     assert "11/40" in seen[0]
-    assert "4.0 photos/s  14 s left" in seen[0]
+    assert "4.0 images/s  14 s left" in seen[0]
     assert "validating 1/3" in seen[10]
     # The validation is no learning, but takes its time.
     assert "21/40" in seen[11]
-    assert "4.0 photos/s  2 min left" in seen[11]
+    assert "4.0 images/s  2 min left" in seen[11]
     assert "step 20/40  validation: thing PQ 0.250" in "".join(seen)
 
 

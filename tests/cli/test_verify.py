@@ -55,10 +55,10 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
 
 
 @pytest.fixture
-def photo(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "photo.png")
-    return tmp_path / "photo.png"
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    return tmp_path / "image.png"
 
 
 def test_a_model_that_nobody_published_is_a_usage_error(
@@ -102,44 +102,44 @@ def test_another_architecture_is_told(
 
 
 @pytest.mark.parametrize(("moved", "code"), [(0.4, 0), (3.0, 1)])
-def test_the_photo_is_compared_with_the_documentation(
+def test_the_image_is_compared_with_the_documentation(
     publish: Publish,
-    photo: Path,
+    image: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     moved: float,
     code: int,
 ) -> None:
     file = publish("facebook/tiny")
-    result = package.load(file, device="cpu").detect(photo, threshold=0.9)
+    result = package.load(file, device="cpu").detect(image, threshold=0.9)
     seen = [
         Seen(found.label, found.score, (found.box[0] + moved, *found.box[1:]))
         for found in result.detections
     ]
     assert [found.label for found in seen] == ["person"] * 3
     monkeypatch.setattr(published, "DOCUMENTED", {"facebook/tiny": tuple(seen)})
-    assert main(["verify", str(file), "--photo", str(photo), "--device", "cpu"]) == code
+    assert main(["verify", str(file), "--image", str(image), "--device", "cpu"]) == code
     assert capsys.readouterr().out.count("DIFFERS") == 3 * code
 
 
 def test_without_documentation_the_cats_must_be_found(
-    publish: Publish, photo: Path, capsys: pytest.CaptureFixture[str]
+    publish: Publish, image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["verify", str(publish("facebook/tiny")), "--photo", str(photo)]) == 1
+    assert main(["verify", str(publish("facebook/tiny")), "--image", str(image)]) == 1
     assert "not as published: cat, remote, couch" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("ap", "code"), [(0.1, 0), (42.0, 1)])
 def test_figures_are_compared_on_coco(
-    publish: Publish, photo: Path, capsys: pytest.CaptureFixture[str], ap: float, code: int
+    publish: Publish, image: Path, capsys: pytest.CaptureFixture[str], ap: float, code: int
 ) -> None:
-    folder = photo.parent / "coco"
+    folder = image.parent / "coco"
     (folder / "val2017").mkdir(parents=True)
     (folder / "annotations").mkdir()
-    photo.rename(folder / "val2017" / "photo.png")
+    image.rename(folder / "val2017" / "image.png")
     box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 4], "area": 16}
     truth = {
-        "images": [{"id": 1, "file_name": "photo.png", "height": 48, "width": 64}],
+        "images": [{"id": 1, "file_name": "image.png", "height": 48, "width": 64}],
         "annotations": [{**box, "iscrowd": 0, "segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]]}],
         "categories": [{"id": c.id, "name": c.name} for c in coco_detection()],
     }
@@ -148,7 +148,7 @@ def test_figures_are_compared_on_coco(
     assert f"{ap:.1f}" in capsys.readouterr().out
 
 
-def test_a_photo_that_cannot_be_fetched_is_one_line(
+def test_a_image_that_cannot_be_fetched_is_one_line(
     publish: Publish,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -159,7 +159,7 @@ def test_a_photo_that_cannot_be_fetched_is_one_line(
     assert main(["verify", str(publish("facebook/tiny"))]) == 1
     err = capsys.readouterr().err
     assert "cannot fetch http://127.0.0.1:9/cats.jpg" in err
-    assert "--photo" in err
+    assert "--image" in err
 
 
 @pytest.mark.network

@@ -14,7 +14,7 @@ from panodetr.images.preprocess import Preprocessing
 from panodetr.model.detr import Detr
 
 OFFICIAL = (439180, 142238, 39769)
-"""The photos whose panoptic truth is COCO's own; the last is the model card's."""
+"""The images whose panoptic truth is COCO's own; the last is the model card's."""
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +30,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_spec: ModelSpec) -
 
 @dataclass(frozen=True)
 class Official:
-    """A photo, its annotation, and the folder of the id maps."""
+    """An image, its annotation, and the folder of the id maps."""
 
-    photo: Path
+    image: Path
     annotation: dict[str, Any]
     folder: Path
 
@@ -41,7 +41,7 @@ class Official:
 def official(request: pytest.FixtureRequest, shared_data: Path) -> Official:
     folder = shared_data / "coco-panoptic"
     if not folder.is_dir():
-        pytest.skip(f"no COCO photos at {folder}")
+        pytest.skip(f"no COCO images at {folder}")
     document = json.loads((folder / "panoptic.json").read_text("utf-8"))
     image = next(one for one in document["images"] if one["id"] == request.param)
     annotation = next(one for one in document["annotations"] if one["image_id"] == request.param)

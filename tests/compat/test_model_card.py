@@ -16,7 +16,7 @@ from panodetr.compat import DetrSegmentationOutput, rgb_to_id
 
 
 def test_the_card_runs_to_its_last_line(checkpoint: Path, official: Any) -> None:
-    image = Image.open(official.photo)
+    image = Image.open(official.image)
 
     feature_extractor = DetrFeatureExtractor.from_pretrained(checkpoint)
     model = DetrForSegmentation.from_pretrained(checkpoint)
@@ -44,10 +44,10 @@ def test_the_card_runs_to_its_last_line(checkpoint: Path, official: Any) -> None
         assert segment["isthing"] == (segment["category_id"] == 0)
 
 
-def test_every_reading_of_the_outputs_takes_an_official_photo(
+def test_every_reading_of_the_outputs_takes_an_official_image(
     checkpoint: Path, official: Any
 ) -> None:
-    image = Image.open(official.photo)
+    image = Image.open(official.image)
     processor = DetrFeatureExtractor.from_pretrained(checkpoint)
     model = DetrForSegmentation.from_pretrained(checkpoint)
     inputs = processor(image, official.annotation, masks_path=official.folder, return_tensors="pt")
@@ -96,13 +96,13 @@ def test_the_cards_merging_is_the_originals(golden: Path, image: int) -> None:
     assert [segment["isthing"] for segment in found] == (data["category"] < 7).tolist()
 
 
-def padded_and_alone(canvas: tuple[int, int], photo: tuple[int, int]) -> tuple[Any, Any]:
-    """Outputs of one photo whose masks are the same in a padded batch and alone."""
+def padded_and_alone(canvas: tuple[int, int], image: tuple[int, int]) -> tuple[Any, Any]:
+    """Outputs of one image whose masks are the same in a padded batch and alone."""
     from panodetr.compat.outputs import Canvas
 
     torch.manual_seed(0)
     logits, boxes = torch.randn(1, 6, 5) * 3, torch.rand(1, 6, 4)
-    rows, columns = (-(-side // 4) for side in photo)
+    rows, columns = (-(-side // 4) for side in image)
     masks = torch.randn(1, 6, -(-canvas[0] // 4), -(-canvas[1] // 4)) * 3
     alone = DetrSegmentationOutput(
         logits=logits, pred_boxes=boxes, pred_masks=masks[:, :, :rows, :columns].clone()
@@ -111,14 +111,14 @@ def padded_and_alone(canvas: tuple[int, int], photo: tuple[int, int]) -> tuple[A
         logits=logits,
         pred_boxes=boxes,
         pred_masks=masks,
-        canvas=Canvas(size=canvas, photos=(photo,)),
+        canvas=Canvas(size=canvas, images=(image,)),
     )
     return padded, alone
 
 
-@pytest.mark.parametrize("photo", [(64, 96), (50, 70), (33, 95), (64, 13)])
-def test_padding_changes_no_reading(photo: tuple[int, int]) -> None:
-    padded, alone = padded_and_alone((64, 96), photo)
+@pytest.mark.parametrize("image", [(64, 96), (50, 70), (33, 95), (64, 13)])
+def test_padding_changes_no_reading(image: tuple[int, int]) -> None:
+    padded, alone = padded_and_alone((64, 96), image)
     processor, sizes = DetrFeatureExtractor(), [(80, 120)]
     first, second = (
         (
@@ -126,7 +126,7 @@ def test_padding_changes_no_reading(photo: tuple[int, int]) -> None:
             processor.post_process_panoptic_segmentation(outputs, 0.3, target_sizes=sizes),
             processor.post_process_instance_segmentation(outputs, 0.3, target_sizes=sizes),
             processor.post_process_segmentation(outputs, sizes, 0.3),
-            processor.post_process_panoptic(outputs, [photo], sizes, threshold=0.3),
+            processor.post_process_panoptic(outputs, [image], sizes, threshold=0.3),
         )
         for outputs in (padded, alone)
     )

@@ -58,7 +58,7 @@ def test_padding_is_told_by_the_mask_and_kept_with_the_outputs(
     pixels[0], mask[0] = torch.randn(3, 64, 96), 1
     pixels[1, :, :30, :40], mask[1, :30, :40] = torch.randn(3, 30, 40), 1
     outputs = model(pixels, mask)
-    assert outputs.canvas == Canvas(size=(64, 96), photos=((64, 96), (30, 40)))
+    assert outputs.canvas == Canvas(size=(64, 96), images=((64, 96), (30, 40)))
     unmasked = model(pixels)
     assert unmasked.canvas is None
     assert not torch.allclose(outputs.logits[1], unmasked.logits[1])

@@ -96,12 +96,12 @@ def test_outputs_of_a_padded_batch(pair: tuple[Any, Any, Path]) -> None:
         compare(ours(pixels, mask), theirs(pixels, mask))
 
 
-def test_an_official_photo_gives_the_same_boxes_and_segments(
+def test_an_official_image_gives_the_same_boxes_and_segments(
     pair: tuple[Any, Any, Path], official: Any
 ) -> None:
     ours, theirs, _ = pair
     processor = DetrImageProcessor(size={"shortest_edge": 96, "longest_edge": 160})
-    inputs = processor(Image.open(official.photo), return_tensors="pt")
+    inputs = processor(Image.open(official.image), return_tensors="pt")
     with torch.no_grad():
         found, expected = ours(**inputs), theirs(**inputs)
     compare(found, expected)

@@ -20,7 +20,7 @@ THEIRS: Any = DetrImageProcessorPil()
 
 
 def outputs(seed: int, *, sure: float = 4.0) -> Any:
-    """Two photos, ten queries, six classes; smooth masks, so that segments have some size."""
+    """Two images, ten queries, six classes; smooth masks, so that segments have some size."""
     torch.manual_seed(seed)
     coarse = torch.randn(2, 10, 4, 5) * 5
     return DetrSegmentationOutput(

@@ -69,11 +69,11 @@ def test_the_size_rule(height: int, width: int) -> None:
         {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.3]},
     ],
 )
-def test_photos_under_every_option(options: dict[str, Any]) -> None:
-    photos = [Image.fromarray(noise(60, 90)), Image.fromarray(noise(70, 50))]
+def test_images_under_every_option(options: dict[str, Any]) -> None:
+    images = [Image.fromarray(noise(60, 90)), Image.fromarray(noise(70, 50))]
     options = {"size": SIZE, **options}
-    ours = DetrImageProcessor(**options)(photos, return_tensors="pt")
-    theirs = their_processor(**options)(photos, return_tensors="pt")
+    ours = DetrImageProcessor(**options)(images, return_tensors="pt")
+    theirs = their_processor(**options)(images, return_tensors="pt")
     same(ours, theirs, tolerance=1.001 if not options.get("do_rescale", True) else LEVEL)
 
 
@@ -92,7 +92,7 @@ OBJECTS = {
             "category_id": 8,
             "area": 50.0,
             "iscrowd": 0,
-            "bbox": [80.0, 50.0, 30.0, 30.0],  # out of the photo
+            "bbox": [80.0, 50.0, 30.0, 30.0],  # out of the image
             "segmentation": [[80, 50, 89, 50, 89, 59], [1, 1, 5, 1, 5, 9]],
             "keypoints": [81, 51, 2, 85, 55, 2],
         },
@@ -120,28 +120,28 @@ NOTHING = {"image_id": 6, "annotations": []}
 @pytest.mark.parametrize("masks", [False, True])
 @pytest.mark.parametrize("options", [{}, {"do_convert_annotations": False}, {"do_resize": False}])
 def test_detection_labels(masks: bool, options: dict[str, Any]) -> None:
-    photos, annotations = [noise(60, 90), noise(90, 60)], [OBJECTS, NOTHING]
+    images, annotations = [noise(60, 90), noise(90, 60)], [OBJECTS, NOTHING]
     options = {"size": SIZE, **options}
     if masks:  # transformers cannot resize an empty list of masks
-        photos, annotations = [noise(60, 90), noise(60, 120)], [OBJECTS, OBJECTS]
+        images, annotations = [noise(60, 90), noise(60, 120)], [OBJECTS, OBJECTS]
     ours, theirs = (
-        processor(photos, annotations, return_segmentation_masks=masks, return_tensors="pt")
+        processor(images, annotations, return_segmentation_masks=masks, return_tensors="pt")
         for processor in (DetrImageProcessor(**options), their_processor(**options))
     )
     same(ours, theirs)
 
 
 def test_panoptic_labels(official: Any) -> None:
-    photo = Image.open(official.photo).convert("RGB")
-    taller = Image.fromarray(noise(photo.height, photo.width)).rotate(90, expand=True)
+    image = Image.open(official.image).convert("RGB")
+    taller = Image.fromarray(noise(image.height, image.width)).rotate(90, expand=True)
     options = {"size": SIZE, "format": "coco_panoptic"}
     ours, theirs = (
-        processor([photo], official.annotation, masks_path=official.folder, return_tensors="pt")
+        processor([image], official.annotation, masks_path=official.folder, return_tensors="pt")
         for processor in (DetrImageProcessor(**options), their_processor(**options))
     )
     same(ours, theirs)
     ours, theirs = (
-        processor([photo, taller], return_tensors="pt")
+        processor([image, taller], return_tensors="pt")
         for processor in (DetrImageProcessor(**options), their_processor(**options))
     )
     same(ours, theirs)

@@ -57,7 +57,7 @@ def test_a_grey_image_has_three_equal_channels(small: DetrImageProcessor) -> Non
         np.testing.assert_array_equal(pixels[0], pixels[2])
 
 
-def test_photos_of_two_sizes_are_padded_and_masked(small: DetrImageProcessor) -> None:
+def test_images_of_two_sizes_are_padded_and_masked(small: DetrImageProcessor) -> None:
     found = small([noise(40, 60), noise(60, 40)], return_tensors="pt")
     assert found["pixel_values"].shape == (2, 3, 48, 48)
     assert found.pixel_mask.dtype == torch.int64
@@ -68,13 +68,13 @@ def test_photos_of_two_sizes_are_padded_and_masked(small: DetrImageProcessor) ->
     assert not found.pixel_values[1, :, :, 32:].any()
 
 
-def test_without_padding_photos_stay_apart(small: DetrImageProcessor) -> None:
-    photos = [noise(40, 60), noise(60, 40)]
-    found = small(photos, do_pad=False)
+def test_without_padding_images_stay_apart(small: DetrImageProcessor) -> None:
+    images = [noise(40, 60), noise(60, 40)]
+    found = small(images, do_pad=False)
     assert [pixels.shape for pixels in found["pixel_values"]] == [(3, 32, 48), (3, 48, 32)]
     assert "pixel_mask" not in found
     with pytest.raises(UsageError, match="pass do_pad=True"):
-        small(photos, do_pad=False, return_tensors="pt")
+        small(images, do_pad=False, return_tensors="pt")
 
 
 def test_features_move_together(small: DetrImageProcessor) -> None:
@@ -122,8 +122,8 @@ def test_the_options_of_transformers_4_are_known() -> None:
         ({"pad_size": {"height": 3}}, "expected height and width"),
         ({"format": "coco"}, "expected 'coco_detection' or 'coco_panoptic'"),
         ({"return_tensors": "tf"}, "expected 'pt', 'np' or None"),
-        ({"pad_size": {"height": 8, "width": 8}}, "the photos need"),
-        ({"annotations": [{}, {}]}, "2 annotations were given for 1 photos"),
+        ({"pad_size": {"height": 8, "width": 8}}, "the images need"),
+        ({"annotations": [{}, {}]}, "2 annotations were given for 1 images"),
         ({"annotations": {}, "format": "coco_panoptic"}, "masks_path is missing"),
     ],
 )
@@ -135,7 +135,7 @@ def test_what_cannot_be_meant_is_one_line(
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("image", ["photo.png", np.zeros((2, 5, 7)), np.zeros(3), []])
+@pytest.mark.parametrize("image", ["image.png", np.zeros((2, 5, 7)), np.zeros(3), []])
 def test_what_is_no_image_is_one_line(small: DetrImageProcessor, image: Any) -> None:
     with pytest.raises(ImageError):
         small(image if isinstance(image, np.ndarray | list) else [image])

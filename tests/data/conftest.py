@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SIZES = ((20, 30), (40, 24), (16, 16))
-"""Of the photos 1.png, 2.png and 3.png, height and width."""
+"""Of the images 1.png, 2.png and 3.png, height and width."""
 
 
-def write_photo(path: Path, size: tuple[int, int], seed: int = 0) -> None:
-    """A photo of noise."""
+def write_image(path: Path, size: tuple[int, int], seed: int = 0) -> None:
+    """An image of noise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
     Image.fromarray(noise).save(path)
@@ -36,10 +36,10 @@ def blobs(size: tuple[int, int], seed: int) -> NDArray[np.int32]:
 
 @pytest.fixture
 def id_folder(tmp_path: Path) -> Path:
-    """Three photos with 16-bit id maps of the class "cell"."""
+    """Three images with 16-bit id maps of the class "cell"."""
     folder = tmp_path / "cells"
     for number, size in enumerate(SIZES, start=1):
-        write_photo(folder / "images" / f"{number}.png", size, number)
+        write_image(folder / "images" / f"{number}.png", size, number)
         path = folder / "masks" / "cell" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(blobs(size, number).astype(np.uint16)).save(path)
@@ -48,11 +48,11 @@ def id_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def yolo_folder(tmp_path: Path) -> Path:
-    """Two splits: polygons in both, and a photo without labels."""
+    """Two splits: polygons in both, and an image without labels."""
     folder = tmp_path / "yolo"
-    write_photo(folder / "images" / "train" / "000000000007.png", (40, 80), 1)
-    write_photo(folder / "images" / "train" / "000000000009.jpg", (50, 50), 2)
-    write_photo(folder / "images" / "val" / "x.png", (32, 32), 3)
+    write_image(folder / "images" / "train" / "000000000007.png", (40, 80), 1)
+    write_image(folder / "images" / "train" / "000000000009.jpg", (50, 50), 2)
+    write_image(folder / "images" / "val" / "x.png", (32, 32), 3)
     labels = folder / "labels"
     (labels / "train").mkdir(parents=True)
     (labels / "val").mkdir()
@@ -68,12 +68,12 @@ def yolo_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def boxes_folder(tmp_path: Path) -> Path:
-    """COCO's own layout with boxes only: three photos of 20 x 30, 40 x 24 and 16 x 16."""
+    """COCO's own layout with boxes only: three images of 20 x 30, 40 x 24 and 16 x 16."""
     folder = tmp_path / "boxes"
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, (height, width) in enumerate(SIZES, start=1):
-        write_photo(folder / "val2017" / f"{number}.png", (height, width), number)
+        write_image(folder / "val2017" / f"{number}.png", (height, width), number)
         images.append(
             {"id": number, "file_name": f"{number}.png", "height": height, "width": width}
         )

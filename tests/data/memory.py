@@ -1,4 +1,4 @@
-"""Reads a small photo, then a large one, and prints by how much the large one added to memory.
+"""Reads a small image, then a large one, and prints by how much the large one added to memory.
 
 A script, for a process of its own: `python tests/data/memory.py FOLDER FORMAT`. In bytes: what
 Python's allocators held at most, and by how much the process grew.

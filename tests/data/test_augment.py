@@ -20,30 +20,30 @@ COCO = (480, 640)
 
 
 def painted_with_its_ids(height: int, width: int) -> Pair:
-    """A photo whose colours are its ids; every pixel has an id of its own."""
+    """An image whose colours are its ids; every pixel has an id of its own."""
     ids = np.arange(1, height * width + 1, dtype=np.int32).reshape(height, width)
-    photo = np.stack([ids % 256, ids // 256, np.full_like(ids, 7)], axis=-1)
-    return photo.astype(np.uint8), ids
+    image = np.stack([ids % 256, ids // 256, np.full_like(ids, 7)], axis=-1)
+    return image.astype(np.uint8), ids
 
 
-def painted(photo: NDArray[np.uint8]) -> NDArray[np.int32]:
-    return photo.astype(np.int32) @ np.array([1, 256, 0], np.int32)
+def painted(image: NDArray[np.uint8]) -> NDArray[np.int32]:
+    return image.astype(np.int32) @ np.array([1, 256, 0], np.int32)
 
 
 @given(sides, sides, st.integers(1, 40), seeds, st.booleans())
 def test_pixels_keep_their_ids(height: int, width: int, size: int, seed: int, flips: bool) -> None:
     config = CropAugmentation(size=size, flip=flips)
-    photo, ids = painted_with_its_ids(height, width)
+    image, ids = painted_with_its_ids(height, width)
     view = draw_view(config, (height, width), np.random.default_rng(seed))
-    photo, ids = view.photo(photo), view.ids(ids)
-    np.testing.assert_array_equal(painted(photo), ids)
-    np.testing.assert_array_equal(photo[..., 2], 7)
-    assert len(np.unique(ids)) == ids.size  # no pixel of the photo twice
+    image, ids = view.image(image), view.ids(ids)
+    np.testing.assert_array_equal(painted(image), ids)
+    np.testing.assert_array_equal(image[..., 2], 7)
+    assert len(np.unique(ids)) == ids.size  # no pixel of the image twice
     assert sorted(ids.shape) == sorted((min(size, height), min(size, width)))
 
 
 @given(sides, sides, st.integers(1, 64), seeds, st.floats(0.3, 1), st.floats(1, 3))
-def test_crops_have_their_size_unless_the_photo_is_smaller(
+def test_crops_have_their_size_unless_the_image_is_smaller(
     height: int, width: int, size: int, seed: int, least: float, most: float
 ) -> None:
     config = CropAugmentation(size=size, least_scale=least, most_scale=most, flip=False)
@@ -57,7 +57,7 @@ def test_crops_have_their_size_unless_the_photo_is_smaller(
             assert shown == size
 
 
-def test_every_crop_of_a_large_photo_is_full() -> None:
+def test_every_crop_of_a_large_image_is_full() -> None:
     config = CropAugmentation(size=128, least_scale=0.8, most_scale=1.4)
     rng = np.random.default_rng(0)
     assert {draw_view(config, (256, 320), rng).shape for _ in range(2000)} == {(128, 128)}
@@ -71,7 +71,7 @@ def test_all_eight_ways_to_lay_a_square_occur() -> None:
     assert min(ways.values()) > 60
 
 
-def test_the_paper_resizes_half_of_the_photos_as_a_whole() -> None:
+def test_the_paper_resizes_half_of_the_images_as_a_whole() -> None:
     config, rng = PaperAugmentation(), np.random.default_rng(0)
     views = [draw_view(config, COCO, rng) for _ in range(4000)]
     whole = [view for view in views if view.window == (0, 0, *COCO)]
@@ -83,7 +83,7 @@ def test_the_paper_resizes_half_of_the_photos_as_a_whole() -> None:
     assert len(expected) == 11
 
 
-def test_the_paper_cuts_parts_of_384_to_600_pixels_out_of_the_resized_photo() -> None:
+def test_the_paper_cuts_parts_of_384_to_600_pixels_out_of_the_resized_image() -> None:
     config, rng = PaperAugmentation(crop=1.0), np.random.default_rng(1)
     heights: list[float] = []
     for _ in range(3000):
@@ -110,7 +110,7 @@ def test_the_paper_cuts_parts_of_384_to_600_pixels_out_of_the_resized_photo() ->
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), seeds, st.booleans())
-def test_any_photo_has_a_view_within_it(height: int, width: int, seed: int, jitter: bool) -> None:
+def test_any_image_has_a_view_within_it(height: int, width: int, seed: int, jitter: bool) -> None:
     config = PaperAugmentation()
     if jitter:
         config = replace(config, long_side=640, least_jitter=0.1, most_jitter=2.0)

@@ -18,7 +18,7 @@ from panodetr.data.dataset import Format, list_splits, open_data
 from panodetr.data.findings import Inspection
 from panodetr.errors import DataError
 
-from .conftest import write_photo
+from .conftest import write_image
 
 
 def check(folder: Path, format: Format, split: str = "") -> Inspection:
@@ -42,7 +42,7 @@ def assert_found(found: Inspection, expected: list[tuple[str, str]]) -> None:
 
 @pytest.fixture
 def panoptic(id_folder: Path, tmp_path: Path) -> Path:
-    """The three photos as panoptic data, whose ids are 3, 7 and 300."""
+    """The three images as panoptic data, whose ids are 3, 7 and 300."""
     out = tmp_path / "panoptic"
     convert_data(id_folder, out, "coco-panoptic", class_name="", progress=lambda d, t: None)
     return out
@@ -55,18 +55,18 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "photos", "objects", "crowds", "empty"),
+    ("name", "images", "objects", "crowds", "empty"),
     [("nuclei", 93, 4542, 0, 0), ("coco-panoptic", 13, 138, 3, 0),
      ("coco-instances", 158, 1372, 17, 3)],
 )  # fmt: skip
 def test_the_real_data_is_clean(
-    shared_data: Path, name: str, photos: int, objects: int, crowds: int, empty: int
+    shared_data: Path, name: str, images: int, objects: int, crowds: int, empty: int
 ) -> None:
     format: Format = "coco-instances" if name == "coco-instances" else "coco-panoptic"
     splits = ["val"] if name == "nuclei" else list_splits(shared_data / name, format)
     found = [check(shared_data / name, format, split) for split in splits]
     assert [message for one in found for message in kinds(one)] == []
-    assert sum(one.images for one in found) == photos
+    assert sum(one.images for one in found) == images
     assert sum(one.objects.total() for one in found) == objects
     assert sum(one.crowds for one in found) == crowds
     notes = [kind for one in found for kind, _ in kinds(one, errors=False)]
@@ -94,8 +94,8 @@ def test_all_that_is_wrong_with_panoptic_data_is_listed(panoptic: Path) -> None:
         document["annotations"].append(dict(first))
 
     edit(panoptic / "panoptic.json", damage)
-    photo = panoptic / "images" / "2.png"
-    photo.write_bytes(photo.read_bytes()[:300])
+    image = panoptic / "images" / "2.png"
+    image.write_bytes(image.read_bytes()[:300])
     Image.new("RGB", (3, 3)).save(panoptic / "images" / "3.png")
     found = check(panoptic, "coco-panoptic")
     assert_found(
@@ -134,7 +134,7 @@ def test_images_that_share_an_id_map_are_listed_and_refused(panoptic: Path) -> N
         second["file_name"] = first["file_name"]
         second["segments_info"] = first["segments_info"]
         document["images"][1] |= {"height": 20, "width": 30}
-        write_photo(panoptic / "images" / "2.png", (20, 30))
+        write_image(panoptic / "images" / "2.png", (20, 30))
 
     edit(panoptic / "panoptic.json", damage)
     message = "annotations[1] has the id map 1.png of another image, 1"
@@ -224,7 +224,7 @@ def test_masks_that_cannot_be_drawn_are_all_listed(boxes_folder: Path) -> None:
     )
 
 
-def test_images_that_share_a_photo_are_listed(boxes_folder: Path) -> None:
+def test_images_that_share_a_image_are_listed(boxes_folder: Path) -> None:
     def damage(document: dict[str, Any]) -> None:
         document["images"][2] |= {"file_name": "1.png", "height": 20, "width": 30}
 
@@ -241,8 +241,8 @@ def test_all_that_is_wrong_with_yolo_is_listed(yolo_folder: Path) -> None:
         "0 0.5 0.5 0.2 0.2\n1 0.6 0.1 0.9 0.1 0.75 0.5\n0 40 20 10 10\n0 0.5 0.5 0 0.1\n"
     )
     (yolo_folder / "labels/train/stray.txt").write_text("")
-    photo = yolo_folder / "images/train/000000000009.jpg"
-    photo.write_bytes(photo.read_bytes()[:1500])
+    image = yolo_folder / "images/train/000000000009.jpg"
+    image.write_bytes(image.read_bytes()[:1500])
     found = check(yolo_folder, "yolo", "train")
     assert_found(
         found,
@@ -254,7 +254,7 @@ def test_all_that_is_wrong_with_yolo_is_listed(yolo_folder: Path) -> None:
             ("broken entry", ":7 has a coordinate outside"),
             ("empty box", ":8 has a box of 0x4 pixels"),
             ("broken file", "000000000009.jpg: the image is broken"),
-            ("missing file", "stray.txt has labels for a photo that isn't in the split"),
+            ("missing file", "stray.txt has labels for an image that isn't in the split"),
             *(("missing mask", f":{line} is a box, others are polygons") for line in (1, 3, 5, 8)),
         ],
     )
@@ -273,7 +273,7 @@ def test_all_that_is_wrong_with_id_maps_is_listed(id_folder: Path) -> None:
             ("broken file", "1.png is 5x5 pixels; expected 30x20"),
             ("missing file", "2.png is missing; it is the id map of"),
             ("broken file", "3.png: not an image"),
-            ("missing file", "9.png has no photo of its name"),
+            ("missing file", "9.png has no image of its name"),
         ],
     )
 
@@ -334,7 +334,7 @@ def test_what_is_no_file_is_a_finding(
     (yolo_folder / name).unlink(missing_ok=True)
     make(yolo_folder / name)
     assert check(yolo_folder, "yolo", "train").errors > 0
-    if not name.startswith("images"):  # what is no photo is none of the split
+    if not name.startswith("images"):  # what is no image is none of the split
         with pytest.raises(DataError, match="train"):
             open_data(yolo_folder, "train")
 

@@ -1,4 +1,4 @@
-"""Photo, masks and boxes of whatever view an augmentation draws belong together."""
+"""Image, masks and boxes of whatever view an augmentation draws belong together."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def tight(mask: NDArray[np.bool_]) -> list[int]:
 
 
 def inner(mask: NDArray[np.bool_], margin: int) -> NDArray[np.bool_]:
-    """The pixels that are so far from all that the mask doesn't cover, but for the photo's rim."""
+    """The pixels that are so far from all that the mask doesn't cover, but for the image's rim."""
     padded = np.pad(mask, margin, constant_values=True)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * margin + 1,) * 2)
     return np.asarray(windows.all(axis=(2, 3)))
@@ -107,7 +107,7 @@ def test_annotated_boxes_lie_around_their_masks_in_every_view(
 
 
 def scales(view: View) -> tuple[float, float]:
-    """Pixels of the view for one of the photo, down and across."""
+    """Pixels of the view for one of the image, down and across."""
     y0, x0, y1, x1 = view.window
     down, across = view.size[0] / (y1 - y0), view.size[1] / (x1 - x0)
     return (across, down) if view.swap else (down, across)
@@ -121,13 +121,13 @@ def test_colours_stay_within_the_masks(
     reader = ExampleReader(
         augmentation=replace(augmentation, color=color), index_of={}, with_masks=True
     )
-    sample = MaskImage(image_id=1, photo=None, id_map=None, size=ids.shape)  # pyright: ignore[reportArgumentType]
+    sample = MaskImage(image_id=1, path=None, id_map=None, size=ids.shape)  # pyright: ignore[reportArgumentType]
     pair = COLORS[ids], objects_of(ids, boxes=False)
     shown, target, _ = reader.show(pair, sample, np.random.default_rng(seed))
     view = draw_view(augmentation, sample.size, np.random.default_rng(seed))
     assert target.ids is not None
     np.testing.assert_array_equal(target.ids, view.ids(ids))  # colour moves nothing
-    # Bilinear resizing mixes what is a pixel apart, in the photo or in the view.
+    # Bilinear resizing mixes what is a pixel apart, in the image or in the view.
     margin = ceil(max(1, *(1 / scale for scale in scales(view))))
     for number in range(4):
         pure = view.ids(inner(ids == number, margin).astype(np.int32)) == 1
@@ -146,8 +146,8 @@ def test_a_mirrored_view_is_the_view_mirrored(
     view = draw_view(augmentation, ids.shape, np.random.default_rng(seed))  # pyright: ignore[reportArgumentType]
     view = replace(view, mirror=False, swap=False)
     mirrored = replace(view, mirror=True)
-    photo, objects = COLORS[ids], objects_of(ids, boxes=True)
-    np.testing.assert_array_equal(mirrored.photo(photo), view.photo(photo)[:, ::-1])
+    image, objects = COLORS[ids], objects_of(ids, boxes=True)
+    np.testing.assert_array_equal(mirrored.image(image), view.image(image)[:, ::-1])
     one, other = view_target(objects, view), view_target(objects, mirrored)
     assert one.ids is not None
     assert other.ids is not None

@@ -21,7 +21,7 @@ from panodetr.data.masks import draw_mask
 from panodetr.data.panoptic import PanopticData, read_ids
 from panodetr.errors import DataError, UsageError
 
-from .conftest import write_photo
+from .conftest import write_image
 
 
 def convert(folder: Path, out: Path, to: Target, *, split: str | None = None) -> Conversion:
@@ -31,12 +31,12 @@ def convert(folder: Path, out: Path, to: Target, *, split: str | None = None) ->
 
 
 def assert_same_masks(data: Dataset, other: Dataset) -> None:
-    """The same photos with the same objects, whatever their ids."""
+    """The same images with the same objects, whatever their ids."""
     assert len(data.samples) == len(other.samples)
     for sample, its in zip(data.samples, other.samples, strict=True):
         assert sample.image_id == its.image_id
         assert sample.size == its.size
-        assert sample.photo.read_bytes() == its.photo.read_bytes()
+        assert sample.path.read_bytes() == its.path.read_bytes()
         one = read_objects(sample, data.index_of, with_masks=True)
         two = read_objects(its, other.index_of, with_masks=True)
         assert one.classes.tolist() == two.classes.tolist()
@@ -81,7 +81,7 @@ def test_masks_and_boxes_survive_every_format(maps: list[NDArray[np.uint16]]) ->
     with TemporaryDirectory() as folder:
         root = Path(folder)
         for number, ids in enumerate(maps, start=1):
-            write_photo(root / "id-maps/images" / f"{number}.png", (ids.shape[0], ids.shape[1]))
+            write_image(root / "id-maps/images" / f"{number}.png", (ids.shape[0], ids.shape[1]))
             path = root / "id-maps/masks" / f"{number}.png"
             path.parent.mkdir(exist_ok=True)
             Image.fromarray(ids).save(path)
@@ -170,7 +170,7 @@ def test_polygons_between_pixels_fill_the_same_after_coco(
 ) -> None:
     with TemporaryDirectory() as folder:
         root = Path(folder)
-        write_photo(root / "yolo/images/train/1.png", (30, 30), 1)
+        write_image(root / "yolo/images/train/1.png", (30, 30), 1)
         (root / "yolo/labels/train").mkdir(parents=True)
         numbers = " ".join(f"{side / 30:.10g}" for point in polygon for side in point)
         (root / "yolo/labels/train/1.txt").write_text(f"0 {numbers}\n")
@@ -307,15 +307,15 @@ def test_what_makes_no_sense_is_refused(
 
 
 @pytest.mark.parametrize("to", ["coco-panoptic", "coco-instances"])
-def test_photos_with_broken_headers_are_left_out_and_told(
+def test_images_with_broken_headers_are_left_out_and_told(
     yolo_folder: Path, tmp_path: Path, to: Target
 ) -> None:
-    photo = yolo_folder / "images/train/000000000009.jpg"
-    photo.write_bytes(b"\xff\xd8 no photo")
+    image = yolo_folder / "images/train/000000000009.jpg"
+    image.write_bytes(b"\xff\xd8 no image")
     made = convert(yolo_folder, tmp_path / "out", to)
     assert made.images == 2
     assert len(made.unreadable) == 1
-    assert made.unreadable[0].startswith(f"{photo}: not an image")
+    assert made.unreadable[0].startswith(f"{image}: not an image")
     assert [sample.image_id for sample in open_data(tmp_path / "out", "train").samples] == [7]
 
 
@@ -327,7 +327,7 @@ def test_splits_that_yolo_has_no_word_for_are_refused(boxes_folder: Path, tmp_pa
         convert(boxes_folder, tmp_path / "out", "yolo")
 
 
-def test_photos_whose_files_would_collide_are_refused(yolo_folder: Path, tmp_path: Path) -> None:
+def test_images_whose_files_would_collide_are_refused(yolo_folder: Path, tmp_path: Path) -> None:
     other = yolo_folder / "images/train/more"
     other.mkdir()
     (yolo_folder / "images/train/000000000009.jpg").rename(other / "000000000007.jpg")
@@ -336,7 +336,7 @@ def test_photos_whose_files_would_collide_are_refused(yolo_folder: Path, tmp_pat
 
 
 @pytest.mark.parametrize("to", ["yolo", "coco-panoptic"])
-def test_two_images_of_one_photo_are_refused(
+def test_two_images_of_one_image_are_refused(
     boxes_folder: Path, tmp_path: Path, to: Target
 ) -> None:
     path = boxes_folder / "annotations/instances_val2017.json"
@@ -346,7 +346,7 @@ def test_two_images_of_one_photo_are_refused(
         truth["segmentation"] = [[2, 2, 9, 2, 9, 9]]
         truth["iscrowd"] = 0
     path.write_text(json.dumps(document))
-    with pytest.raises(DataError, match=r"1\.png is the photo of two images; copy it") as caught:
+    with pytest.raises(DataError, match=r"1\.png is the image of two images; copy it") as caught:
         convert(boxes_folder, tmp_path / "out", to)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

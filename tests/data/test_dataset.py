@@ -23,7 +23,7 @@ def objects_of(folder: Path, place: int = 0, format: Format | None = None) -> Ob
 
 
 def write_overlap(folder: Path) -> Path:
-    """One photo with a large object, a small one on its rim, and a crowd over all of it."""
+    """One image with a large object, a small one on its rim, and a crowd over all of it."""
     annotations = [
         {"segmentation": TRIANGLE, "bbox": [2, 2, 10, 10], "area": 50},
         {"segmentation": SQUARE, "bbox": [0, 0, 5, 20], "area": 100},
@@ -61,12 +61,12 @@ def test_every_format_is_found_by_what_is_there(
 
 
 @pytest.mark.parametrize(
-    ("name", "photos", "classes"),
+    ("name", "images", "classes"),
     [("nuclei", 475, 2), ("coco-panoptic", 13, 133), ("coco-instances", 158, 80)],
 )
-def test_the_real_data_opens(shared_data: Path, name: str, photos: int, classes: int) -> None:
+def test_the_real_data_opens(shared_data: Path, name: str, images: int, classes: int) -> None:
     data = open_data(shared_data / name)
-    assert len(data.samples) == photos
+    assert len(data.samples) == images
     assert len(data.categories) == classes
     assert [category.index for category in data.categories] == list(range(classes))
     assert data.has_masks
@@ -89,7 +89,7 @@ def test_boxes_without_masks_have_no_id_map_and_leave_crowds_out(boxes_folder: P
     assert objects.boxes is not None
     assert objects.boxes.tolist() == [[1, 2, 7.5, 9]]
     assert objects.classes.tolist() == [1]
-    assert objects_of(boxes_folder, 2).classes.shape == (0,)  # a photo without objects is legal
+    assert objects_of(boxes_folder, 2).classes.shape == (0,)  # an image without objects is legal
 
 
 def test_the_smaller_object_is_on_top_and_boxes_stay_as_annotated(tmp_path: Path) -> None:
@@ -183,9 +183,9 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: (f / "masks/cell/2.png").unlink(), r"2\.png is missing; it is the id map of"),
     (
         lambda f: [p.write_bytes(b"GIF") for p in (f / "images").iterdir()],
-        r"none of 3 photos can be read, the first: .*1\.png: not an image",
+        r"none of 3 images can be read, the first: .*1\.png: not an image",
     ),
-    (lambda f: (f / "images/2.jpg").write_bytes(b""), "several photos called 2"),
+    (lambda f: (f / "images/2.jpg").write_bytes(b""), "several images called 2"),
     (lambda f: (f / "masks/wall").mkdir(), "has folders for cell, wall; expected one class"),
 ]
 
@@ -224,13 +224,13 @@ def test_a_truncated_id_map_is_named(id_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["yolo", "cells"])
-def test_photos_with_broken_headers_are_left_out_and_named(
+def test_images_with_broken_headers_are_left_out_and_named(
     id_folder: Path, yolo_folder: Path, name: str
 ) -> None:
     folder = {"yolo": yolo_folder, "cells": id_folder}[name]
     whole = open_data(folder)
-    photo = whole.samples[0].photo
-    photo.write_bytes(photo.read_bytes()[:20])
+    image = whole.samples[0].path
+    image.write_bytes(image.read_bytes()[:20])
     data = open_data(folder)
     assert data.samples == whole.samples[1:]  # the others keep their ids
-    assert [message.startswith(f"{photo}: not an image") for message in data.unreadable] == [True]
+    assert [message.startswith(f"{image}: not an image") for message in data.unreadable] == [True]

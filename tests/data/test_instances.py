@@ -25,7 +25,7 @@ Edit = Callable[[dict[str, Any]], None]
 
 @pytest.fixture
 def document() -> dict[str, Any]:
-    """The JSON of a split of two photos, 4 pixels high and 6 wide."""
+    """The JSON of a split of two images, 4 pixels high and 6 wide."""
     return {
         "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cell"}],
         "images": [
@@ -57,7 +57,7 @@ def document() -> dict[str, Any]:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Writes a JSON beside the two photos of a split "val"; gives the folder."""
+    """Writes a JSON beside the two images of a split "val"; gives the folder."""
     (tmp_path / "val").mkdir()
     for name in ("a.png", "b.png"):
         Image.new("RGB", (6, 4)).save(tmp_path / "val" / name)
@@ -81,7 +81,7 @@ def test_a_split_is_read_in_the_order_of_its_json(document: dict[str, Any], writ
     assert first == document["annotations"][0]
     assert second == document["annotations"][1]
     assert data.images[1].size == (4, 6)
-    assert data.images[1].photo == data.folder / "val" / "a.png"
+    assert data.images[1].path == data.folder / "val" / "a.png"
 
 
 def test_masks_and_crowds_may_be_left_out(document: dict[str, Any], write: Write) -> None:
@@ -102,7 +102,7 @@ def test_coco_is_read_as_it_is_unpacked(
         Image.new("RGB", (6, 4)).save(tmp_path / "val2017" / name)
     (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(document))
     data = InstanceData.open(tmp_path, split)
-    assert data.images[1].photo == tmp_path / "val2017" / "a.png"
+    assert data.images[1].path == tmp_path / "val2017" / "a.png"
     with pytest.raises(DataError, match=r"instances_test.json is missing; splits in .*: val2017$"):
         InstanceData.open(tmp_path, "test")
 

@@ -24,7 +24,7 @@ WHOLE = CropAugmentation(size=64, flip=False)
 
 @pytest.fixture
 def data(id_folder: Path) -> Dataset:
-    """Three photos of other sizes, with three objects each."""
+    """Three images of other sizes, with three objects each."""
     return open_data(id_folder)
 
 
@@ -39,8 +39,8 @@ def reader(
 
 def assert_alike(one: list[Example], other: list[Example]) -> None:
     assert [example.image_id for example in one] == [example.image_id for example in other]
-    for (photo, target, _), (its_photo, its_target, _) in zip(one, other, strict=True):
-        np.testing.assert_array_equal(photo, its_photo)
+    for (image, target, _), (its_image, its_target, _) in zip(one, other, strict=True):
+        np.testing.assert_array_equal(image, its_image)
         np.testing.assert_array_equal(target.boxes, its_target.boxes)
         np.testing.assert_array_equal(target.segment_ids, its_target.segment_ids)
         np.testing.assert_array_equal(target.classes, its_target.classes)
@@ -76,14 +76,14 @@ def test_workers_read_what_a_thread_reads(data: Dataset) -> None:
         assert_alike(one, other)
 
 
-def test_photo_and_objects_belong_together(data: Dataset) -> None:
+def test_image_and_objects_belong_together(data: Dataset) -> None:
     sizes = {sample.image_id: sample.size for sample in data.samples}
     for batch in reader(data, WHOLE).batches(0, 3):
-        for photo, target, image_id in batch:
-            truth = Image.open(data.samples[image_id - 1].photo)
-            np.testing.assert_array_equal(photo, np.asarray(truth))
+        for image, target, image_id in batch:
+            truth = Image.open(data.samples[image_id - 1].path)
+            np.testing.assert_array_equal(image, np.asarray(truth))
             assert target.ids is not None
-            assert target.ids.shape == photo.shape[:2] == sizes[image_id]
+            assert target.ids.shape == image.shape[:2] == sizes[image_id]
             assert target.segment_ids.tolist() == [3, 7, 300]
 
 
@@ -96,11 +96,11 @@ def test_boxes_without_masks_go_through_every_augmentation(boxes_folder: Path) -
     for augmentation in (CROPS, paper):
         batches = BatchReader(data, augmentation, seed=0, batch_size=3, sampling="buckets")
         for batch in batches.batches(0, 8):
-            for photo, target, _ in batch:
+            for image, target, _ in batch:
                 assert target.ids is None
                 found += len(target.classes)
                 assert target.boxes.shape == (len(target.classes), 4)
-                height, width = photo.shape[:2]
+                height, width = image.shape[:2]
                 assert (target.boxes >= 0).all()
                 assert (target.boxes <= [width, height, width, height]).all()
                 assert (target.boxes[:, 2:] > target.boxes[:, :2]).all()
@@ -117,75 +117,75 @@ def test_small_data_is_read_once(data: Dataset, monkeypatch: pytest.MonkeyPatch)
     one = reader(data)
     before = list(one.batches(0, 3))
     for sample in data.samples:
-        sample.photo.unlink()
+        sample.path.unlink()
     for batch, other in zip(one.batches(0, 3), before, strict=True):
         assert_alike(batch, other)
     monkeypatch.setattr(loader, "CACHED_PIXELS", 100)
-    with pytest.raises(DataError, match=r"1 of 3 photos cannot be read.*png: no such file"):
+    with pytest.raises(DataError, match=r"1 of 3 images cannot be read.*png: no such file"):
         list(reader(data).batches(0, 1))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("sampling", ["area", "epochs"])
-def test_unreadable_photos_are_told_once_and_replaced(
+def test_unreadable_images_are_told_once_and_replaced(
     data: Dataset, sampling: Sampling, workers: int
 ) -> None:
-    photo, id_map = data.samples[1].photo, data.samples[0].photo.parents[1] / "masks/cell/3.png"
-    photo.write_bytes(photo.read_bytes()[:200])
+    image, id_map = data.samples[1].path, data.samples[0].path.parents[1] / "masks/cell/3.png"
+    image.write_bytes(image.read_bytes()[:200])
     id_map.write_bytes(b"no picture")
     told: list[str] = []
     one = BatchReader(
         data, CROPS, seed=0, batch_size=4, sampling=sampling, workers=workers,
-        bad_photos=2, on_bad=told.append,
+        bad_images=2, on_bad=told.append,
     )  # fmt: skip
     batches = list(one.batches(0, 4))
     assert {example.image_id for batch in batches for example in batch} == {1}
     assert len(told) == 2
     assert any("2.png: the image is broken" in message for message in told)
     assert any("3.png cannot be read as an id map" in message for message in told)
-    again = BatchReader(data, CROPS, seed=0, batch_size=4, sampling=sampling, bad_photos=2)
+    again = BatchReader(data, CROPS, seed=0, batch_size=4, sampling=sampling, bad_images=2)
     assert_alike(next(again.batches(3, 4)), batches[3])  # the same ones stand in
 
 
 @pytest.mark.parametrize("sampling", ["area", "epochs", "buckets"])
-def test_photos_with_broken_headers_are_told_and_counted(data: Dataset, sampling: Sampling) -> None:
-    data.samples[1].photo.write_bytes(b"\x89PNG")
+def test_images_with_broken_headers_are_told_and_counted(data: Dataset, sampling: Sampling) -> None:
+    data.samples[1].path.write_bytes(b"\x89PNG")
     broken = open_data(data.folder)
     told: list[str] = []
     one = BatchReader(
-        broken, CROPS, seed=0, batch_size=2, sampling=sampling, bad_photos=1, on_bad=told.append
+        broken, CROPS, seed=0, batch_size=2, sampling=sampling, bad_images=1, on_bad=told.append
     )
     for _ in range(2):
         seen = {example.image_id for batch in one.batches(0, 8) for example in batch}
         assert seen == {1, 3}
         assert len(told) == 1
     assert "2.png: not an image" in told[0]
-    none = BatchReader(broken, CROPS, seed=0, batch_size=2, sampling=sampling, bad_photos=0)
-    with pytest.raises(DataError, match=r"1 of 3 photos cannot be read.*allows more than 0"):
+    none = BatchReader(broken, CROPS, seed=0, batch_size=2, sampling=sampling, bad_images=0)
+    with pytest.raises(DataError, match=r"1 of 3 images cannot be read.*allows more than 0"):
         next(none.batches(0, 1))
-    data.samples[0].photo.write_bytes(b"")
+    data.samples[0].path.write_bytes(b"")
     broken = open_data(data.folder)
-    with pytest.raises(DataError, match=r"2 of 3 photos cannot be read"):
+    with pytest.raises(DataError, match=r"2 of 3 images cannot be read"):
         next(
             BatchReader(
-                broken, CROPS, seed=0, batch_size=2, sampling=sampling, bad_photos=1
+                broken, CROPS, seed=0, batch_size=2, sampling=sampling, bad_images=1
             ).batches(0, 1)
         )
 
 
-def test_too_many_unreadable_photos_end_the_run(data: Dataset) -> None:
+def test_too_many_unreadable_images_end_the_run(data: Dataset) -> None:
     for sample in data.samples[:2]:
-        sample.photo.write_bytes(b"")
-    with pytest.raises(DataError, match=r"2 of 3 photos cannot be read.*allows more than 1"):
+        sample.path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"2 of 3 images cannot be read.*allows more than 1"):
         list(
-            BatchReader(data, CROPS, seed=0, batch_size=4, sampling="epochs", bad_photos=1).batches(
+            BatchReader(data, CROPS, seed=0, batch_size=4, sampling="epochs", bad_images=1).batches(
                 0, 2
             )
         )
-    data.samples[2].photo.write_bytes(b"")
-    with pytest.raises(DataError, match="3 of 3 photos cannot be read"):
+    data.samples[2].path.write_bytes(b"")
+    with pytest.raises(DataError, match="3 of 3 images cannot be read"):
         list(
-            BatchReader(data, CROPS, seed=0, batch_size=4, sampling="area", bad_photos=9).batches(
+            BatchReader(data, CROPS, seed=0, batch_size=4, sampling="area", bad_images=9).batches(
                 0, 2
             )
         )
@@ -230,7 +230,7 @@ def test_workers_leave_when_training_is_killed(data: Dataset, tmp_path: Path) ->
 
 
 def children(pid: int) -> list[int]:
-    """The processes that read photos for a process."""
+    """The processes that read images for a process."""
     found: list[int] = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

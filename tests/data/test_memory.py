@@ -13,13 +13,13 @@ from PIL import Image
 from panodetr.results.coco import id_map_png
 
 SIDE, ACROSS = 2000, 10
-PHOTO, ID_MAP, STACK = 3 * SIDE**2, 4 * SIDE**2, ACROSS**2 * SIDE**2
-"""Bytes of the large photo, of a map of it, and of the masks of all its objects."""
+IMAGE, ID_MAP, STACK = 3 * SIDE**2, 4 * SIDE**2, ACROSS**2 * SIDE**2
+"""Bytes of the large image, of a map of it, and of the masks of all its objects."""
 
 
 @pytest.fixture
 def squares(tmp_path: Path) -> Path:
-    """A small photo and a large one, wholly covered by squares: 4 of them, and 100 of them."""
+    """A small image and a large one, wholly covered by squares: 4 of them, and 100 of them."""
     images: list[dict[str, object]] = []
     segments: list[dict[str, object]] = []
     objects: list[dict[str, object]] = []
@@ -51,7 +51,7 @@ def squares(tmp_path: Path) -> Path:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="measures by the module resource")
 @pytest.mark.parametrize("format", ["coco-panoptic", "coco-instances"])
-def test_reading_a_photo_holds_one_map_of_it_and_no_stack_of_masks(
+def test_reading_a_image_holds_one_map_of_it_and_no_stack_of_masks(
     squares: Path, format: str
 ) -> None:
     script = Path(__file__).with_name("memory.py")
@@ -63,7 +63,7 @@ def test_reading_a_photo_holds_one_map_of_it_and_no_stack_of_masks(
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     traced, grown = map(int, done.stdout.split())
-    # The photo and a map of it; besides, what a picture is decoded through.
-    assert traced < PHOTO + ID_MAP + 1.1 * PHOTO
+    # The image and a map of it; besides, what a picture is decoded through.
+    assert traced < IMAGE + ID_MAP + 1.1 * IMAGE
     # Pillow and hotcoco allocate by themselves.
-    assert grown < 3 * (PHOTO + ID_MAP) < STACK / 4
+    assert grown < 3 * (IMAGE + ID_MAP) < STACK / 4

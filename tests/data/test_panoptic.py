@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from panodetr.data.panoptic import PanopticData, TruthSegment, read_ids, read_photo
+from panodetr.data.panoptic import GroundTruthSegment, PanopticData, read_ids, read_sample
 from panodetr.errors import DataError
 
 CATEGORIES = [
@@ -27,7 +27,7 @@ def save_ids(path: Path, ids: NDArray[np.int32]) -> None:
 
 @pytest.fixture
 def document() -> dict[str, Any]:
-    """The JSON of a split of two photos, 4 pixels high and 6 wide."""
+    """The JSON of a split of two images, 4 pixels high and 6 wide."""
     return {
         "categories": CATEGORIES,
         "images": [
@@ -50,7 +50,7 @@ def document() -> dict[str, Any]:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[object], Path]:
-    """Writes a JSON beside the two photos of a split "val"; gives the folder."""
+    """Writes a JSON beside the two images of a split "val"; gives the folder."""
     ids = np.zeros((4, 6), np.int32)
     ids[0], ids[1:3] = 70000, 2
     save_ids(tmp_path / "panoptic_val" / "a.png", ids)
@@ -81,17 +81,17 @@ def test_categories_are_numbered_by_rising_id(data: PanopticData) -> None:
 def test_annotations_are_joined_to_images_by_id(data: PanopticData, tmp_path: Path) -> None:
     b, a = data.samples
     assert (b.image_id, b.name, b.size, b.segments) == (20, "b", (4, 6), ())
-    assert a.photo == tmp_path / "val" / "a.png"
+    assert a.path == tmp_path / "val" / "a.png"
     assert a.id_map == tmp_path / "panoptic_val" / "a.png"
     assert a.segments == (
-        TruthSegment(id=70000, category_id=3, area=6, is_crowd=True),
-        TruthSegment(id=2, category_id=7, area=12, is_crowd=False),
+        GroundTruthSegment(id=70000, category_id=3, area=6, is_crowd=True),
+        GroundTruthSegment(id=2, category_id=7, area=12, is_crowd=False),
     )
 
 
-def test_photos_and_ids_are_read(data: PanopticData) -> None:
+def test_images_and_ids_are_read(data: PanopticData) -> None:
     a = data.samples[1]
-    assert read_photo(a).shape == (4, 6, 3)
+    assert read_sample(a).shape == (4, 6, 3)
     ids = read_ids(a)
     assert ids.dtype == np.int32
     assert [row[0] for row in ids.tolist()] == [70000, 2, 2, 0]
@@ -225,10 +225,10 @@ def test_ids_and_list_must_agree(data: PanopticData) -> None:
 
 def test_sizes_must_agree(data: PanopticData) -> None:
     a = data.samples[1]
-    Image.new("RGB", (4, 6)).save(a.photo)
+    Image.new("RGB", (4, 6)).save(a.path)
     save_ids(a.id_map, np.zeros((6, 4), np.int32))
     with pytest.raises(DataError, match=r"a.png is 4x6 pixels; expected 6x4"):
-        read_photo(a)
+        read_sample(a)
     with pytest.raises(DataError, match=r"a.png is 4x6 pixels; expected 6x4"):
         read_ids(a)
 
@@ -252,7 +252,7 @@ def test_the_layout_without_splits(shared_data: Path) -> None:
     data = PanopticData.open(shared_data / "coco-panoptic", "")
     assert (len(data.samples), len(data.categories)) == (13, 133)
     for sample in data.samples:
-        assert read_ids(sample).shape == read_photo(sample).shape[:2] == sample.size
+        assert read_ids(sample).shape == read_sample(sample).shape[:2] == sample.size
 
 
 def test_real_nuclei(shared_data: Path) -> None:

@@ -21,7 +21,7 @@ def sampler(sampling: Sampling, count: int = 10, batch_size: int = 4, seed: int 
     st.integers(1, 9),
     st.integers(0, 5),
 )
-def test_every_photo_once_an_epoch(
+def test_every_image_once_an_epoch(
     sampling: Sampling, count: int, batch_size: int, epoch: int
 ) -> None:
     one = sampler(sampling, count, batch_size)
@@ -50,7 +50,7 @@ def test_seeds_and_epochs_give_other_orders(sampling: Sampling) -> None:
     assert len({tuple(order) for order in orders}) == 3
 
 
-def test_large_photos_are_drawn_more_often_by_the_root_of_their_area() -> None:
+def test_large_images_are_drawn_more_often_by_the_root_of_their_area() -> None:
     sizes = [(20, 20), (40, 40), (16, 24)]
     one = Sampler(sizes, SQUARES, seed=0, batch_size=4, sampling="area")
     drawn = [one.draw(number).index for number in range(3000)]
@@ -59,7 +59,7 @@ def test_large_photos_are_drawn_more_often_by_the_root_of_their_area() -> None:
 
 
 @pytest.mark.parametrize("sampling", ["area", "epochs", "buckets"])
-def test_later_attempts_come_to_other_photos(sampling: Sampling) -> None:
+def test_later_attempts_come_to_other_images(sampling: Sampling) -> None:
     one = sampler(sampling)
     for number in range(10):
         attempts = [one.draw(number, attempt) for attempt in range(40)]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from panodetr.data.panoptic import TruthSegment
+from panodetr.data.panoptic import GroundTruthSegment
 from panodetr.data.targets import LEAST_AREA, masks, panoptic_target
 from panodetr.results.types import Category
 
@@ -16,8 +16,8 @@ CATEGORIES = tuple(
 )
 
 
-def segment(number: int, category: int = 10, *, is_crowd: bool = False) -> TruthSegment:
-    return TruthSegment(id=number, category_id=category, area=1, is_crowd=is_crowd)
+def segment(number: int, category: int = 10, *, is_crowd: bool = False) -> GroundTruthSegment:
+    return GroundTruthSegment(id=number, category_id=category, area=1, is_crowd=is_crowd)
 
 
 def test_classes_boxes_and_masks_of_a_small_map() -> None:

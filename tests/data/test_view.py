@@ -13,7 +13,7 @@ HEIGHT, WIDTH = 40, 52
 
 @st.composite
 def views(draw: st.DrawFn) -> View:
-    """Any window of at least 2 pixels of a photo of HEIGHT x WIDTH, at any size, laid any way."""
+    """Any window of at least 2 pixels of an image of HEIGHT x WIDTH, at any size, laid any way."""
     edges: list[tuple[float, float]] = []
     for side in (HEIGHT, WIDTH):
         length = draw(st.floats(2, side))
@@ -31,7 +31,7 @@ def views(draw: st.DrawFn) -> View:
 
 @st.composite
 def rectangles(draw: st.DrawFn) -> tuple[int, int, int, int]:
-    """Whole pixels x0, y0, x1, y1 within the photo."""
+    """Whole pixels x0, y0, x1, y1 within the image."""
     x0, y0 = draw(st.integers(0, WIDTH - 1)), draw(st.integers(0, HEIGHT - 1))
     return x0, y0, draw(st.integers(x0 + 1, WIDTH)), draw(st.integers(y0 + 1, HEIGHT))
 
@@ -62,13 +62,13 @@ def test_a_box_lies_where_the_pixels_of_its_object_do(
 
 
 @given(views())
-def test_photo_and_ids_show_the_same_places(view: View) -> None:
+def test_image_and_ids_show_the_same_places(view: View) -> None:
     # Straight ramps are what bilinear resizing keeps, where its window does not reach the rim.
     ramp = np.stack(np.broadcast_arrays(*np.ogrid[:HEIGHT, :WIDTH], np.uint8(7)), axis=-1)
-    photo = view.photo((4 * ramp).astype(np.uint8))
+    image = view.image((4 * ramp).astype(np.uint8))
     rows = view.ids(np.broadcast_to(ramp[..., 0], (HEIGHT, WIDTH)).astype(np.int32))
     columns = view.ids(np.broadcast_to(ramp[..., 1], (HEIGHT, WIDTH)).astype(np.int32))
-    assert photo.shape == (*view.shape, 3)
+    assert image.shape == (*view.shape, 3)
     y0, x0, y1, x1 = view.window
     reach = [1 + (y1 - y0) / view.size[0], 1 + (x1 - x0) / view.size[1]]
     for channel, ids, (low, high), far in (
@@ -77,7 +77,7 @@ def test_photo_and_ids_show_the_same_places(view: View) -> None:
     ):
         inner = (ids > low + far) & (ids < high - far - 1)
         # An id is that of the pixel below a centre, half a pixel off at most; colours are rounded.
-        off = photo[..., channel][inner] / 4 - ids[inner]
+        off = image[..., channel][inner] / 4 - ids[inner]
         assert np.abs(off).max(initial=0) <= 0.5 + 0.5
 
 
@@ -126,10 +126,10 @@ def test_annotated_boxes_stay_as_long_as_a_pixel_of_their_mask_is_left(
 
 
 def test_a_view_of_everything_changes_nothing() -> None:
-    photo = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     ids = np.arange(HEIGHT * WIDTH, dtype=np.int32).reshape(HEIGHT, WIDTH)
     view = View(window=(0, 0, HEIGHT, WIDTH), size=(HEIGHT, WIDTH))
-    np.testing.assert_array_equal(view.photo(photo), photo)
+    np.testing.assert_array_equal(view.image(image), image)
     np.testing.assert_array_equal(view.ids(ids), ids)
 
 

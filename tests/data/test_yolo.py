@@ -26,14 +26,14 @@ def images_of(folder: Path, split: str = "train") -> tuple[InstanceImage, ...]:
 
 def test_polygons_are_read_in_pixels(yolo_folder: Path) -> None:
     first, second = images_of(yolo_folder)
-    assert (first.image_id, second.image_id) == (7, 9)  # photos are called by their ids
+    assert (first.image_id, second.image_id) == (7, 9)  # images are called by their ids
     assert first.size == (40, 80)
     square, triangle = first.objects
     assert square.get("segmentation") == [[20, 10, 40, 10, 40, 30, 20, 30]]
     assert (square["bbox"], square["area"]) == ([20, 10, 20, 20], 400)
     assert triangle["category_id"] == 1
     assert triangle["area"] == pytest.approx(24 * 16 / 2)
-    assert second.objects == ()  # no label file: a photo without objects
+    assert second.objects == ()  # no label file: an image without objects
     data = open_data(yolo_folder)
     assert [category.name for category in data.categories] == ["cat", "dog: big"]
     assert data.has_masks
@@ -47,7 +47,7 @@ def test_boxes_are_centres_and_sides(yolo_folder: Path) -> None:
     assert not open_data(yolo_folder).has_masks
 
 
-def test_turned_photos_have_the_size_that_they_are_shown_at(yolo_folder: Path) -> None:
+def test_turned_images_have_the_size_that_they_are_shown_at(yolo_folder: Path) -> None:
     path = yolo_folder / "images/train/000000000009.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -70,14 +70,14 @@ def test_names_are_read_however_they_are_written(yolo_folder: Path, names: str) 
     assert len(images_of(yolo_folder)) == 2
 
 
-def test_photos_are_found_however_they_are_named(yolo_folder: Path) -> None:
+def test_images_are_found_however_they_are_named(yolo_folder: Path) -> None:
     images = yolo_folder / "images/train"
-    expected = [image.photo for image in images_of(yolo_folder)]
+    expected = [image.path for image in images_of(yolo_folder)]
     listed = yolo_folder / "train.txt"
     listed.write_text("./images/train/000000000009.jpg\nimages/train/000000000007.png\n\n")
     for named in ("../images/train", "train.txt", str(images), "[train.txt, images/train]"):
         (yolo_folder / "data.yaml").write_text(f"train: {named}\nnames: [cat, dog]\n")
-        found = [image.photo.resolve() for image in images_of(yolo_folder)]
+        found = [image.path.resolve() for image in images_of(yolo_folder)]
         assert found == [path.resolve() for path in expected]
 
 
@@ -110,13 +110,13 @@ def test_broken_lines_are_named(yolo_folder: Path, line: str, message: str) -> N
     ("text", "message"),
     [
         ("train: images/train\n", 'has no "names"'),
-        ("names: [a]\n", "names no photos"),
+        ("names: [a]\n", "names no images"),
         ("[1, 2]", "holds no fields"),
         ("train: [\n", "is not YAML"),
         ("train: images/train\nnames: [a, a]\n", "repeats one"),
         ("train: images/train\nnames: {x: a}\n", "names class 'x' 'a'"),
         ("train: nowhere\nnames: [a]\n", "nowhere is missing"),
-        ("train: labels\nnames: [a]\n", "has no photo in its split 'train'"),
+        ("train: labels\nnames: [a]\n", "has no image in its split 'train'"),
         ("train: gone.txt\nnames: [a]\n", r"gone\.png: no such file"),
         ("!!python/object/apply:os.getcwd []", "is not YAML"),
         ("train: 2024-99-99\nnames: [a]\n", "is not YAML"),

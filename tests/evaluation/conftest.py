@@ -12,38 +12,38 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from panodetr.data.panoptic import read_ids, read_photo
+from panodetr.data.panoptic import read_ids, read_sample
 from panodetr.data.targets import panoptic_target
 from panodetr.evaluation.answers import run_lengths
 from panodetr.evaluation.detection import Kind, ObjectResult
-from panodetr.evaluation.truth import Truth, TruthImage
+from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage
 from panodetr.results.types import Candidates, Category, CoarseMask, PanopticResult, Segment
 
 
 class Annotator:
     """Answers with the truth, moved to the right, less what scores too low."""
 
-    def __init__(self, truth: Truth, *, shift: int = 0) -> None:
+    def __init__(self, truth: GroundTruth, *, shift: int = 0) -> None:
         self.categories: tuple[Category, ...] = truth.segment_categories
         self.asked: list[str] = []
-        self._images = {image.photo: image for image in truth.images}
+        self._images = {image.path: image for image in truth.images}
         self._shift = shift
 
     def segment_each(
-        self, photos: Iterable[Path], /, *, threshold: float | None
+        self, images: Iterable[Path], /, *, threshold: float | None
     ) -> Iterator[PanopticResult]:
         self.asked.append("segments")
-        for photo in photos:
-            yield self.segment(self._images[photo], threshold or 0)
+        for image in images:
+            yield self.segment(self._images[image], threshold or 0)
 
-    def candidates_each(self, photos: Iterable[Path], /, *, masks: bool) -> Iterator[Candidates]:
+    def candidates_each(self, images: Iterable[Path], /, *, masks: bool) -> Iterator[Candidates]:
         self.asked.append("masks" if masks else "boxes")
-        for photo in photos:
-            yield _candidates(self.segment(self._images[photo], 0), masks)
+        for image in images:
+            yield _candidates(self.segment(self._images[image], 0), masks)
 
     def answer_each(
         self,
-        photos: Iterable[Path],
+        images: Iterable[Path],
         /,
         *,
         masks: bool,
@@ -51,11 +51,11 @@ class Annotator:
         least_score: float | None,
     ) -> Iterator[tuple[PanopticResult, Candidates]]:
         self.asked.append("segments and masks" if masks else "segments and boxes")
-        for photo in photos:
-            result = self.segment(self._images[photo], threshold or 0)
-            yield result, _candidates(self.segment(self._images[photo], 0), masks)
+        for image in images:
+            result = self.segment(self._images[image], threshold or 0)
+            yield result, _candidates(self.segment(self._images[image], 0), masks)
 
-    def segment(self, image: TruthImage, threshold: float) -> PanopticResult:
+    def segment(self, image: GroundTruthImage, threshold: float) -> PanopticResult:
         sample = image.panoptic
         assert sample is not None
         ids = np.roll(read_ids(sample), self._shift, axis=1)
@@ -82,8 +82,8 @@ class Annotator:
         return PanopticResult(
             segments=kept,
             segment_ids=np.where(shown, ids, np.int32(0)),
-            photo=read_photo(sample),
-            source=image.photo,
+            image=read_sample(sample),
+            source=image.path,
             categories=self.categories,
         )
 
@@ -95,13 +95,13 @@ def _candidates(result: PanopticResult, masks: bool) -> Candidates:
         scores=np.array([s.score for s in result.segments], np.float32),
         category_ids=np.array([s.category_id for s in result.segments]),
         boxes=np.array([s.box for s in result.segments], np.float32).reshape(-1, 4),
-        photo_size=size,
+        image_size=size,
         coarse_masks=tuple(
             CoarseMask(
                 logits=np.where(result.segment_ids == s.id, np.float32(1), np.float32(-1)),
                 processed_size=size,
                 tile=(0, 0, *size),
-                photo_size=size,
+                image_size=size,
             )
             for s in result.segments
             if masks
@@ -110,17 +110,17 @@ def _candidates(result: PanopticResult, masks: bool) -> Candidates:
 
 
 @pytest.fixture(scope="session")
-def nuclei(shared_data: Path) -> Truth:
-    """The first small photos of the validation split."""
-    truth = Truth.open(shared_data / "nuclei", "val")
+def nuclei(shared_data: Path) -> GroundTruth:
+    """The first small images of the validation split."""
+    truth = GroundTruth.open(shared_data / "nuclei", "val")
     small = [image for image in truth.images if image.size == (256, 256)]
     return replace(truth, images=tuple(small[:3]))
 
 
 @pytest.fixture(scope="session")
-def coco(shared_data: Path) -> Truth:
-    """Real photos with COCO's own instance annotations, crowds among them."""
-    return Truth.open(shared_data / "coco-instances", "")
+def coco(shared_data: Path) -> GroundTruth:
+    """Real images with COCO's own instance annotations, crowds among them."""
+    return GroundTruth.open(shared_data / "coco-instances", "")
 
 
 @pytest.fixture(scope="session")
@@ -130,15 +130,15 @@ def reference(shared_data: Path) -> COCO:
         return COCO(str(shared_data / "coco-instances" / "instances.json"))
 
 
-Noisy = Callable[[TruthImage, Kind], list[ObjectResult]]
+Noisy = Callable[[GroundTruthImage, Kind], list[ObjectResult]]
 
 
 @pytest.fixture(scope="session")
-def noisy(coco: Truth, reference: COCO) -> Noisy:
+def noisy(coco: GroundTruth, reference: COCO) -> Noisy:
     """Detections made from the truth: moved, doubled, relabelled, dropped, with equal scores."""
     categories = [category.id for category in coco.object_categories]
 
-    def make(image: TruthImage, kind: Kind) -> list[ObjectResult]:
+    def make(image: GroundTruthImage, kind: Kind) -> list[ObjectResult]:
         assert image.instances is not None
         rng = np.random.default_rng(image.image_id)
         results: list[ObjectResult] = []

@@ -1,4 +1,4 @@
-"""Evaluates one small photo again and again, and prints by how many bytes each time adds to memory.
+"""Evaluates one small image again and again, and prints by how many bytes each time adds to memory.
 
 A script, for a process of its own: `python tests/evaluation/memory.py IMAGES`.
 """
@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from panodetr.data.instances import InstanceCategory
-from panodetr.data.panoptic import Sample, TruthSegment
+from panodetr.data.panoptic import GroundTruthSegment, Sample
+from panodetr.evaluation.ground_truth import TASKS, GroundTruth, GroundTruthImage
 from panodetr.evaluation.run import evaluate
-from panodetr.evaluation.truth import TASKS, Truth, TruthImage
 from panodetr.results.coco import id_map_png
 from panodetr.results.types import Candidates, Category, CoarseMask, PanopticResult, Segment
 
@@ -30,7 +30,7 @@ CATEGORIES = tuple(
 
 
 class Repeating:
-    """Says of every photo the same, with other scores: COCO's number of queries and classes."""
+    """Says of every image the same, with other scores: COCO's number of queries and classes."""
 
     categories = CATEGORIES
 
@@ -50,7 +50,7 @@ class Repeating:
                 for i in range(1, 21)
             ),
             segment_ids=ids,
-            photo=np.zeros((*SIZE, 3), np.uint8),
+            image=np.zeros((*SIZE, 3), np.uint8),
             source=None,
             categories=CATEGORIES,
         )
@@ -61,36 +61,36 @@ class Repeating:
                 logits=mask,
                 processed_size=SIZE,
                 tile=(0, 0, *SIZE),
-                photo_size=SIZE,
+                image_size=SIZE,
             )
             for mask in logits
         )
 
-    def candidates_each(self, photos: Iterable[Path], /, *, masks: bool) -> Iterator[Candidates]:
+    def candidates_each(self, images: Iterable[Path], /, *, masks: bool) -> Iterator[Candidates]:
         raise NotImplementedError
 
     def segment_each(
-        self, photos: Iterable[Path], /, *, threshold: float | None
+        self, images: Iterable[Path], /, *, threshold: float | None
     ) -> Iterator[PanopticResult]:
         raise NotImplementedError
 
     def answer_each(
         self,
-        photos: Iterable[Path],
+        images: Iterable[Path],
         /,
         *,
         masks: bool,
         threshold: float | None,
         least_score: float | None,
     ) -> Iterator[tuple[PanopticResult, Candidates]]:
-        for _ in photos:
+        for _ in images:
             yield (
                 self._result,
                 Candidates(
                     scores=self._rng.random(QUERIES, np.float32),
                     category_ids=self._rng.integers(1, 81, QUERIES),
                     boxes=self._rng.random((QUERIES, 4), np.float32) * 40,
-                    photo_size=SIZE,
+                    image_size=SIZE,
                     coarse_masks=self._masks,
                 ),
             )
@@ -102,7 +102,7 @@ def main(images: int) -> None:
     for number in range(20):
         ids[4 * (number // 8) : 4 * (number // 8) + 4, 4 * (number % 8) :][:, :4] = number + 1
     segments = tuple(
-        TruthSegment(id=i, category_id=i, area=16, is_crowd=False) for i in range(1, 21)
+        GroundTruthSegment(id=i, category_id=i, area=16, is_crowd=False) for i in range(1, 21)
     )
     memory: list[int] = []
 
@@ -114,17 +114,17 @@ def main(images: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         id_map = Path(folder, "1.png")
         id_map.write_bytes(id_map_png(ids))
-        Image.new("RGB", (SIZE[1], SIZE[0])).save(Path(folder, "photo.png"))
+        Image.new("RGB", (SIZE[1], SIZE[0])).save(Path(folder, "image.png"))
         sample = Sample(
-            image_id=0, name="0", photo=id_map, id_map=id_map, size=SIZE, segments=segments
+            image_id=0, name="0", path=id_map, id_map=id_map, size=SIZE, segments=segments
         )
-        truth = Truth(
+        truth = GroundTruth(
             folder=Path(folder),
             images=tuple(
-                TruthImage(
+                GroundTruthImage(
                     image_id=number,
                     name=str(number),
-                    photo=id_map,
+                    path=id_map,
                     size=SIZE,
                     panoptic=replace(sample, image_id=number, name=str(number)),
                     instances=None,

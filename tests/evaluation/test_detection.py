@@ -10,14 +10,16 @@ import pytest
 
 from panodetr.data.instances import InstanceCategory
 from panodetr.evaluation.detection import AveragePrecision, DetectionFigures, Kind, ObjectResult
+from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage
 from panodetr.evaluation.metrics import TWELVE
-from panodetr.evaluation.truth import Truth, TruthImage
 
-Noisy = Callable[[TruthImage, Kind], list[ObjectResult]]
+Noisy = Callable[[GroundTruthImage, Kind], list[ObjectResult]]
 CELL = (InstanceCategory(id=1, name="cell"),)
 
 
-def counted(truth: Truth, found: dict[int, list[ObjectResult]], kind: Kind) -> AveragePrecision:
+def counted(
+    truth: GroundTruth, found: dict[int, list[ObjectResult]], kind: Kind
+) -> AveragePrecision:
     counter = AveragePrecision(truth.object_categories, kind)
     for image in truth.images:
         assert image.instances is not None
@@ -26,21 +28,21 @@ def counted(truth: Truth, found: dict[int, list[ObjectResult]], kind: Kind) -> A
     return counter
 
 
-def detections(truth: Truth, noisy: Noisy, kind: Kind) -> dict[int, list[ObjectResult]]:
+def detections(truth: GroundTruth, noisy: Noisy, kind: Kind) -> dict[int, list[ObjectResult]]:
     return {image.image_id: noisy(image, kind) for image in truth.images}
 
 
-def crowded(image: TruthImage) -> bool:
+def crowded(image: GroundTruthImage) -> bool:
     return image.instances is not None and any(o["iscrowd"] for o in image.instances.objects)
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-@pytest.mark.parametrize("photos", ["crowded", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("images", ["crowded", pytest.param("all", marks=pytest.mark.slow)])
 def test_pycocotools_gives_the_same_bits(
-    kind: Kind, photos: str, coco: Truth, noisy: Noisy, pycocotools: Callable[..., Any]
+    kind: Kind, images: str, coco: GroundTruth, noisy: Noisy, pycocotools: Callable[..., Any]
 ) -> None:
-    part = coco if photos == "all" else replace(coco, images=tuple(filter(crowded, coco.images)))
+    part = coco if images == "all" else replace(coco, images=tuple(filter(crowded, coco.images)))
     assert len(part.images) >= 10
     found = detections(part, noisy, kind)
     figures = counted(part, found, kind).compute()
@@ -57,7 +59,9 @@ def test_pycocotools_gives_the_same_bits(
 
 
 @pytest.mark.parity
-def test_any_order_and_split_of_the_images_gives_the_same_bits(coco: Truth, noisy: Noisy) -> None:
+def test_any_order_and_split_of_the_images_gives_the_same_bits(
+    coco: GroundTruth, noisy: Noisy
+) -> None:
     found = detections(coco, noisy, "bbox")
     whole = counted(coco, found, "bbox").compute()
     first, second, third = (counted(coco.share(r, 3), found, "bbox") for r in range(3))

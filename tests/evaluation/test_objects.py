@@ -7,11 +7,11 @@ import pytest
 
 from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage, ObjectTruth
 from panodetr.data.masks import panoptic_objects
-from panodetr.data.panoptic import TruthSegment, read_ids
+from panodetr.data.panoptic import GroundTruthSegment, read_ids
+from panodetr.evaluation.ground_truth import TASKS, GroundTruth
 from panodetr.evaluation.objects import object_segments
 from panodetr.evaluation.panoptic import PanopticQuality
 from panodetr.evaluation.run import evaluate
-from panodetr.evaluation.truth import TASKS, Truth
 
 from .conftest import Annotator
 
@@ -30,16 +30,16 @@ def box(number: int, category_id: int, edges: tuple[int, int, int, int], crowd: 
 
 
 def image(*objects: ObjectTruth) -> InstanceImage:
-    return InstanceImage(image_id=1, photo=Path("1.png"), size=(20, 20), objects=objects)
+    return InstanceImage(image_id=1, path=Path("1.png"), size=(20, 20), objects=objects)
 
 
-def as_objects(truth: Truth) -> Truth:
+def as_objects(truth: GroundTruth) -> GroundTruth:
     """The things of a panoptic truth, one by one."""
     things = {category.id for category in truth.object_categories}
     images = [
         InstanceImage(
             image_id=one.image_id,
-            photo=one.photo,
+            path=one.path,
             size=one.size,
             objects=tuple(panoptic_objects(one.panoptic, read_ids(one.panoptic), things)),
         )
@@ -49,7 +49,7 @@ def as_objects(truth: Truth) -> Truth:
     data = InstanceData(
         folder=truth.folder, categories=truth.object_categories, images=tuple(images)
     )
-    return Truth.of_instances(data)
+    return GroundTruth.of_instances(data)
 
 
 def test_objects_are_segments_the_smaller_on_top_and_crowds_below() -> None:
@@ -62,9 +62,9 @@ def test_objects_are_segments_the_smaller_on_top_and_crowds_below() -> None:
         )
     )
     assert segments == [
-        TruthSegment(id=1, category_id=7, area=84, is_crowd=False),
-        TruthSegment(id=2, category_id=7, area=16, is_crowd=False),
-        TruthSegment(id=3, category_id=8, area=32, is_crowd=True),
+        GroundTruthSegment(id=1, category_id=7, area=84, is_crowd=False),
+        GroundTruthSegment(id=2, category_id=7, area=16, is_crowd=False),
+        GroundTruthSegment(id=3, category_id=8, area=32, is_crowd=True),
     ]
     assert (ids[0, 0], ids[6, 6], ids[9, 12], ids[1, 12]) == (1, 2, 3, 3)
     assert ids[19, 19] == 4  # nothing, and not void
@@ -75,7 +75,7 @@ def test_an_object_that_is_covered_whole_cannot_be_missed() -> None:
     assert len(segments) == 1
 
 
-def test_what_is_found_where_nothing_is_counts_as_false(nuclei: Truth) -> None:
+def test_what_is_found_where_nothing_is_counts_as_false(nuclei: GroundTruth) -> None:
     ids, segments = object_segments(image(box(1, 1, (0, 0, 4, 4), 0)))
     found = np.zeros((20, 20), np.int32)
     found[:4, :4], found[10:14, 10:14] = 1, 2
@@ -84,7 +84,7 @@ def test_what_is_found_where_nothing_is_counts_as_false(nuclei: Truth) -> None:
         ids,
         segments,
         found,
-        [TruthSegment(id=n, category_id=1, area=16, is_crowd=False) for n in (1, 2)],
+        [GroundTruthSegment(id=n, category_id=1, area=16, is_crowd=False) for n in (1, 2)],
     )
     counted = quality.compute().per_class[0]
     assert (counted.tp, counted.fp, counted.fn) == (1, 1, 0)
@@ -92,7 +92,7 @@ def test_what_is_found_where_nothing_is_counts_as_false(nuclei: Truth) -> None:
 
 @pytest.mark.parametrize("shift", [0, 1, 3])
 def test_things_have_the_same_quality_whether_written_in_a_map_or_one_by_one(
-    nuclei: Truth, shift: int
+    nuclei: GroundTruth, shift: int
 ) -> None:
     model = Annotator(nuclei, shift=shift)
     truth = as_objects(nuclei)
@@ -109,7 +109,7 @@ def test_things_have_the_same_quality_whether_written_in_a_map_or_one_by_one(
     assert figures.instances.ap == expected.instances.ap
 
 
-def test_objects_without_masks_are_no_segments(nuclei: Truth) -> None:
+def test_objects_without_masks_are_no_segments(nuclei: GroundTruth) -> None:
     bare = box(1, 1, (0, 0, 4, 4), 0)
     del bare["segmentation"]
     data = InstanceData(
@@ -117,4 +117,4 @@ def test_objects_without_masks_are_no_segments(nuclei: Truth) -> None:
         categories=(InstanceCategory(id=1, name="nucleus"),),
         images=(image(bare),),
     )
-    assert Truth.of_instances(data).tasks() == ("boxes",)
+    assert GroundTruth.of_instances(data).tasks() == ("boxes",)

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from panodetr.data.idmaps import read_id_map
-from panodetr.data.panoptic import PanopticData, TruthSegment, read_ids
+from panodetr.data.panoptic import GroundTruthSegment, PanopticData, read_ids
 from panodetr.errors import DataError
 from panodetr.evaluation.panoptic import ClassQuality, PanopticQuality
 from panodetr.results.types import Category
@@ -24,8 +24,8 @@ CATEGORIES = (
 
 def segment(
     number: int, category: int = 1, *, area: int = 10, is_crowd: bool = False
-) -> TruthSegment:
-    return TruthSegment(id=number, category_id=category, area=area, is_crowd=is_crowd)
+) -> GroundTruthSegment:
+    return GroundTruthSegment(id=number, category_id=category, area=area, is_crowd=is_crowd)
 
 
 def row(*runs: tuple[int, int]) -> NDArray[np.int32]:
@@ -36,9 +36,9 @@ def row(*runs: tuple[int, int]) -> NDArray[np.int32]:
 
 def count(
     truth: NDArray[np.int32],
-    truth_segments: list[TruthSegment],
+    truth_segments: list[GroundTruthSegment],
     predicted: NDArray[np.int32],
-    predicted_segments: list[TruthSegment],
+    predicted_segments: list[GroundTruthSegment],
 ) -> ClassQuality:
     """The figures of the first category after one image."""
     quality = PanopticQuality(CATEGORIES)
@@ -177,9 +177,9 @@ ONE = row((1, 10))
 )
 def test_a_contradiction_is_refused_and_counts_nothing(
     truth: NDArray[np.int32],
-    truth_segments: list[TruthSegment],
+    truth_segments: list[GroundTruthSegment],
     predicted: NDArray[np.int32],
-    predicted_segments: list[TruthSegment],
+    predicted_segments: list[GroundTruthSegment],
     message: str,
 ) -> None:
     quality = PanopticQuality(CATEGORIES)
@@ -189,7 +189,7 @@ def test_a_contradiction_is_refused_and_counts_nothing(
     assert quality.compute() == before
 
 
-def listed(ids: NDArray[np.int32]) -> list[TruthSegment]:
+def listed(ids: NDArray[np.int32]) -> list[GroundTruthSegment]:
     """Segments of an id map: odd ids are cells, even ones sky."""
     return [
         segment(i, 1 if i % 2 else 5, area=int((ids == i).sum()))

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from panodetr.evaluation.ground_truth import TASKS, GroundTruth
 from panodetr.evaluation.plots import PlotsMissing, plot
 from panodetr.evaluation.run import evaluate
 from panodetr.evaluation.tally import Tally
-from panodetr.evaluation.truth import TASKS, Truth
 
 from .conftest import Annotator
 
 
-def test_each_task_has_its_plots(nuclei: Truth, tmp_path: Path) -> None:
+def test_each_task_has_its_plots(nuclei: GroundTruth, tmp_path: Path) -> None:
     figures = evaluate(Annotator(nuclei, shift=1), nuclei, TASKS).tally.compute()
     paths = plot(tmp_path, figures, nuclei)
     names = ["per_class", "precision_recall_boxes", "precision_recall_instances"]
@@ -28,12 +28,12 @@ def test_each_task_has_its_plots(nuclei: Truth, tmp_path: Path) -> None:
     assert [path.stem for path in plot(tmp_path, only, nuclei)] == ["per_class"]
 
 
-def test_nothing_counted_is_drawn_as_nothing(nuclei: Truth, tmp_path: Path) -> None:
+def test_nothing_counted_is_drawn_as_nothing(nuclei: GroundTruth, tmp_path: Path) -> None:
     assert len(plot(tmp_path, Tally(nuclei, TASKS).compute(), nuclei)) == 3
 
 
 def test_without_matplotlib_the_extra_is_named(
-    nuclei: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nuclei: GroundTruth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(PlotsMissing, match=r"pip install 'panodetr\[plots\]'"):

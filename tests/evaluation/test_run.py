@@ -11,25 +11,25 @@ import pytest
 
 from panodetr.data.idmaps import read_id_map
 from panodetr.data.instances import InstanceCategory, ObjectTruth
-from panodetr.data.panoptic import TruthSegment, read_ids
+from panodetr.data.panoptic import GroundTruthSegment, read_ids
 from panodetr.errors import DataError
 from panodetr.evaluation.answers import best_of_each_class, box_results
 from panodetr.evaluation.detection import AveragePrecision, DetectionFigures
+from panodetr.evaluation.ground_truth import TASKS, GroundTruth, Task
 from panodetr.evaluation.panoptic import PanopticQuality
 from panodetr.evaluation.run import evaluate, write_metrics
 from panodetr.evaluation.submitted import score
 from panodetr.evaluation.tally import Figures
-from panodetr.evaluation.truth import TASKS, Task, Truth
 from panodetr.results.types import Candidates
 
 from .conftest import Annotator
 
 
-def measured(model: Annotator, truth: Truth, *tasks: Task, **options: Any) -> Figures:
+def measured(model: Annotator, truth: GroundTruth, *tasks: Task, **options: Any) -> Figures:
     return evaluate(model, truth, tasks or ["panoptic"], **options).tally.compute()
 
 
-def test_the_truth_scores_one(nuclei: Truth, tmp_path: Path) -> None:
+def test_the_truth_scores_one(nuclei: GroundTruth, tmp_path: Path) -> None:
     evaluation = evaluate(Annotator(nuclei), nuclei, TASKS)
     metrics: dict[str, Any] = write_metrics(tmp_path, evaluation, nuclei)
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
@@ -56,7 +56,7 @@ def test_the_truth_scores_one(nuclei: Truth, tmp_path: Path) -> None:
         assert list(metrics[task]["per_class"]) == ["nucleus"]  # stuff is no object
 
 
-def test_the_further_off_the_lower_the_figures(nuclei: Truth) -> None:
+def test_the_further_off_the_lower_the_figures(nuclei: GroundTruth) -> None:
     figures = [measured(Annotator(nuclei, shift=n), nuclei, *TASKS) for n in (0, 1, 3)]
     assert all(f.panoptic and f.boxes and f.instances for f in figures)
     sq = [f.panoptic.things.sq for f in figures if f.panoptic]
@@ -65,7 +65,7 @@ def test_the_further_off_the_lower_the_figures(nuclei: Truth) -> None:
     assert ap[0] > ap[1] > ap[2] > 0
 
 
-def test_the_threshold_reaches_the_model_and_not_average_precision(nuclei: Truth) -> None:
+def test_the_threshold_reaches_the_model_and_not_average_precision(nuclei: GroundTruth) -> None:
     figures = measured(Annotator(nuclei), nuclei, "panoptic", "boxes", threshold=0.95)
     assert figures.panoptic is not None
     assert figures.boxes is not None
@@ -84,7 +84,7 @@ def test_the_threshold_reaches_the_model_and_not_average_precision(nuclei: Truth
     ],
 )
 def test_the_model_runs_once_and_gives_no_more_than_is_asked(
-    nuclei: Truth, tasks: list[Task], asked: str
+    nuclei: GroundTruth, tasks: list[Task], asked: str
 ) -> None:
     model = Annotator(nuclei)
     figures = measured(model, nuclei, *tasks)
@@ -100,7 +100,7 @@ def test_queries_that_nobody_ranks_cost_no_mask() -> None:
         category_ids=rng.choice([3, 5, 8], 400, p=[0.6, 0.3, 0.1]),
         boxes=rng.uniform(0, 30, (400, 4)).astype(np.float32)
         + np.array([0, 0, 30, 30], np.float32),
-        photo_size=(60, 60),
+        image_size=(60, 60),
     )
     chosen = np.flatnonzero(candidates.scores < 0.9)
     ranked = best_of_each_class(candidates, chosen)
@@ -129,13 +129,13 @@ def test_queries_that_nobody_ranks_cost_no_mask() -> None:
     np.testing.assert_array_equal(figures[0].precision, figures[1].precision)
 
 
-def test_masks_of_queries_below_a_score_are_not_asked_for(nuclei: Truth) -> None:
+def test_masks_of_queries_below_a_score_are_not_asked_for(nuclei: GroundTruth) -> None:
     class Asked(Annotator):
         least: float | None = None
 
-        def answer_each(self, photos: Any, /, **options: Any) -> Any:
+        def answer_each(self, images: Any, /, **options: Any) -> Any:
             self.least = options["least_score"]
-            return super().answer_each(photos, **options)
+            return super().answer_each(images, **options)
 
     model = Asked(nuclei)
     measured(model, nuclei, *TASKS, least_score=0.2)
@@ -144,7 +144,7 @@ def test_masks_of_queries_below_a_score_are_not_asked_for(nuclei: Truth) -> None
     assert model.least is None  # boxes cost nothing
 
 
-def test_progress_counts_the_photos(nuclei: Truth) -> None:
+def test_progress_counts_the_images(nuclei: GroundTruth) -> None:
     told: list[tuple[int, int]] = []
 
     def tell(done: int, of: int) -> None:
@@ -154,7 +154,7 @@ def test_progress_counts_the_photos(nuclei: Truth) -> None:
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_what_is_written_scores_the_same(nuclei: Truth, tmp_path: Path) -> None:
+def test_what_is_written_scores_the_same(nuclei: GroundTruth, tmp_path: Path) -> None:
     evaluation = evaluate(Annotator(nuclei, shift=1), nuclei, TASKS, out=tmp_path)
     figures = evaluation.tally.compute()
     for task in TASKS:
@@ -165,7 +165,7 @@ def test_what_is_written_scores_the_same(nuclei: Truth, tmp_path: Path) -> None:
     assert names == ["boxes.json", "instances.json", "panoptic", "panoptic.json"]
 
 
-def test_the_written_id_maps_are_counted_alike_by_hand(nuclei: Truth, tmp_path: Path) -> None:
+def test_the_written_id_maps_are_counted_alike_by_hand(nuclei: GroundTruth, tmp_path: Path) -> None:
     figures = evaluate(Annotator(nuclei, shift=1), nuclei, ["panoptic"], out=tmp_path)
     annotations = json.loads((tmp_path / "panoptic.json").read_text())["annotations"]
     quality = PanopticQuality(nuclei.segment_categories)
@@ -176,14 +176,16 @@ def test_the_written_id_maps_are_counted_alike_by_hand(nuclei: Truth, tmp_path: 
         assert annotation["file_name"] == sample.id_map.name
         ids = read_id_map(tmp_path / "panoptic" / annotation["file_name"], sample.size)
         segments = [
-            TruthSegment(id=s["id"], category_id=s["category_id"], area=s["area"], is_crowd=False)
+            GroundTruthSegment(
+                id=s["id"], category_id=s["category_id"], area=s["area"], is_crowd=False
+            )
             for s in annotation["segments_info"]
         ]
         quality.update(read_ids(sample), sample.segments, ids, segments)
     assert quality.compute() == figures.tally.compute().panoptic
 
 
-def test_a_written_segment_is_described_as_coco_does(nuclei: Truth, tmp_path: Path) -> None:
+def test_a_written_segment_is_described_as_coco_does(nuclei: GroundTruth, tmp_path: Path) -> None:
     evaluate(Annotator(nuclei), nuclei, ["panoptic"], out=tmp_path)
     annotations = json.loads((tmp_path / "panoptic.json").read_text())["annotations"]
     info = annotations[0]["segments_info"][0]
@@ -203,7 +205,7 @@ def test_a_written_segment_is_described_as_coco_does(nuclei: Truth, tmp_path: Pa
     }
 
 
-def test_a_written_mask_has_no_box_and_a_box_no_mask(nuclei: Truth, tmp_path: Path) -> None:
+def test_a_written_mask_has_no_box_and_a_box_no_mask(nuclei: GroundTruth, tmp_path: Path) -> None:
     evaluate(Annotator(nuclei), nuclei, ["boxes", "instances"], out=tmp_path)
     boxes = json.loads((tmp_path / "boxes.json").read_text())
     masks = json.loads((tmp_path / "instances.json").read_text())
@@ -213,7 +215,7 @@ def test_a_written_mask_has_no_box_and_a_box_no_mask(nuclei: Truth, tmp_path: Pa
     assert {result["category_id"] for result in boxes} == {1}  # no stuff
 
 
-def test_a_failure_leaves_what_was_written_before(nuclei: Truth, tmp_path: Path) -> None:
+def test_a_failure_leaves_what_was_written_before(nuclei: GroundTruth, tmp_path: Path) -> None:
     evaluate(Annotator(nuclei), nuclei, TASKS, out=tmp_path)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
@@ -227,7 +229,7 @@ def test_a_failure_leaves_what_was_written_before(nuclei: Truth, tmp_path: Path)
 
 def test_predictions_never_overwrite_the_truth(shared_data: Path, tmp_path: Path) -> None:
     shutil.copytree(shared_data / "coco-panoptic", tmp_path / "coco")
-    truth = Truth.open(tmp_path / "coco", "")
+    truth = GroundTruth.open(tmp_path / "coco", "")
     before = (tmp_path / "coco" / "panoptic.json").read_bytes()
     out = tmp_path / "images" / ".." / "coco"
     with pytest.raises(DataError, match="holds the truth; choose another folder"):
@@ -244,7 +246,7 @@ def test_predictions_never_overwrite_the_truth(shared_data: Path, tmp_path: Path
 )
 @pytest.mark.parametrize("task", TASKS)
 def test_a_model_of_other_classes_is_refused(
-    nuclei: Truth, task: Task, change: dict[str, Any], message: str
+    nuclei: GroundTruth, task: Task, change: dict[str, Any], message: str
 ) -> None:
     model = Annotator(nuclei)
     first, *others = nuclei.segment_categories
@@ -253,7 +255,7 @@ def test_a_model_of_other_classes_is_refused(
         measured(model, nuclei, task)
 
 
-def test_a_task_without_truth_is_refused(coco: Truth) -> None:
+def test_a_task_without_truth_is_refused(coco: GroundTruth) -> None:
     with pytest.raises(DataError, match="has no truth for panoptic; it has boxes, instances"):
         coco.require(["panoptic"])
 
@@ -261,12 +263,12 @@ def test_a_task_without_truth_is_refused(coco: Truth) -> None:
 class Broken(Annotator):
     """Answers with an id map that is cut off below, and with boxes that aren't numbers."""
 
-    def segment_each(self, photos: Any, /, *, threshold: Any) -> Any:
-        for result in super().segment_each(photos, threshold=threshold):
+    def segment_each(self, images: Any, /, *, threshold: Any) -> Any:
+        for result in super().segment_each(images, threshold=threshold):
             yield replace(result, segment_ids=result.segment_ids[:100])
 
-    def candidates_each(self, photos: Any, /, *, masks: bool) -> Any:
-        for found in super().candidates_each(photos, masks=masks):
+    def candidates_each(self, images: Any, /, *, masks: bool) -> Any:
+        for found in super().candidates_each(images, masks=masks):
             boxes = found.boxes.copy()
             boxes[2, 1] = np.nan
             yield replace(found, boxes=boxes)
@@ -276,17 +278,17 @@ class Broken(Annotator):
     ("task", "message"),
     [("panoptic", "expected one size"), ("boxes", "query 2 .* expected finite numbers")],
 )
-def test_a_result_that_cannot_be_counted_names_its_photo(
-    nuclei: Truth, task: Task, message: str
+def test_a_result_that_cannot_be_counted_names_its_image(
+    nuclei: GroundTruth, task: Task, message: str
 ) -> None:
-    name = nuclei.images[0].photo.name
+    name = nuclei.images[0].path.name
     with pytest.raises(DataError, match=rf"{name}: .*{message}"):
         measured(Broken(nuclei), nuclei, task)
 
 
-def test_categories_that_the_truth_has_no_objects_of_are_left_out(nuclei: Truth) -> None:
+def test_categories_that_the_truth_has_no_objects_of_are_left_out(nuclei: GroundTruth) -> None:
     found: Candidates = next(
-        Annotator(nuclei).candidates_each([nuclei.images[0].photo], masks=False)
+        Annotator(nuclei).candidates_each([nuclei.images[0].path], masks=False)
     )
     assert 2 in found.category_ids  # the background
     figures = measured(Annotator(nuclei), nuclei, "boxes")

@@ -13,11 +13,11 @@ from hotcoco.panoptic import PanopticEval
 
 from panodetr.errors import DataError
 from panodetr.evaluation.detection import Kind, ObjectResult
+from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage
 from panodetr.evaluation.metrics import TWELVE
 from panodetr.evaluation.submitted import score
-from panodetr.evaluation.truth import Truth, TruthImage
 
-Noisy = Callable[[TruthImage, Kind], list[ObjectResult]]
+Noisy = Callable[[GroundTruthImage, Kind], list[ObjectResult]]
 Save = Callable[[object], Path]
 Edit = Callable[[Any], None]
 
@@ -35,19 +35,19 @@ def save(tmp_path: Path) -> Save:
 
 
 @pytest.fixture(scope="session")
-def panoptic(shared_data: Path) -> Truth:
-    """COCO's panoptic truth of 13 photos."""
-    return Truth.read(shared_data / "coco-panoptic" / "panoptic.json")
+def panoptic(shared_data: Path) -> GroundTruth:
+    """COCO's panoptic truth of 13 images."""
+    return GroundTruth.read(shared_data / "coco-panoptic" / "panoptic.json")
 
 
 @pytest.fixture
-def few(coco: Truth) -> Truth:
-    """Three photos with several objects each."""
+def few(coco: GroundTruth) -> GroundTruth:
+    """Three images with several objects each."""
     many = [i for i in coco.images if i.instances is not None and len(i.instances.objects) > 5]
     return replace(coco, images=tuple(many[:3]))
 
 
-def few_results(truth: Truth, noisy: Noisy, kind: Kind) -> list[Any]:
+def few_results(truth: GroundTruth, noisy: Noisy, kind: Kind) -> list[Any]:
     found = [result for image in truth.images for result in noisy(image, kind)]
     assert {result["image_id"] for result in found} == {i.image_id for i in truth.images}
     return copy.deepcopy(found)
@@ -55,7 +55,7 @@ def few_results(truth: Truth, noisy: Noisy, kind: Kind) -> list[Any]:
 
 @pytest.mark.parity
 def test_boxes_and_masks_in_one_file_are_scored_apart(
-    few: Truth, noisy: Noisy, save: Save, pycocotools: Callable[..., Any]
+    few: GroundTruth, noisy: Noisy, save: Save, pycocotools: Callable[..., Any]
 ) -> None:
     boxes, masks = (few_results(few, noisy, kind) for kind in ("bbox", "segm"))
     both = [{**mask, "bbox": box["bbox"]} for box, mask in zip(boxes, masks, strict=False)]
@@ -72,7 +72,7 @@ def test_boxes_and_masks_in_one_file_are_scored_apart(
 
 @pytest.mark.parity
 def test_hotcoco_gives_the_same_panoptic_quality_from_files(
-    panoptic: Truth, shared_data: Path, golden: Path
+    panoptic: GroundTruth, shared_data: Path, golden: Path
 ) -> None:
     file = golden / "panoptic-eval" / "panoptic.json"
     figures = score(file, panoptic).tally.compute().panoptic
@@ -91,7 +91,7 @@ def test_hotcoco_gives_the_same_panoptic_quality_from_files(
         assert of.iou == pytest.approx(theirs["iou"], rel=0, abs=1e-14)
 
 
-def test_panopticapi_gives_the_same_figures(panoptic: Truth, golden: Path) -> None:
+def test_panopticapi_gives_the_same_figures(panoptic: GroundTruth, golden: Path) -> None:
     figures = score(golden / "panoptic-eval" / "panoptic.json", panoptic).tally.compute().panoptic
     expected = json.loads((golden / "panoptic-eval" / "panopticapi.json").read_text())
     assert figures is not None
@@ -141,7 +141,7 @@ NAN = float("nan")
     ],
 )
 def test_detections_that_cannot_be_meant_are_named(
-    few: Truth, noisy: Noisy, save: Save, kind: Kind, change: Edit, message: str
+    few: GroundTruth, noisy: Noisy, save: Save, kind: Kind, change: Edit, message: str
 ) -> None:
     document = few_results(few, noisy, kind)
     change(document)
@@ -174,7 +174,7 @@ A = "annotations"
     ],
 )
 def test_panoptic_results_that_cannot_be_meant_are_named(
-    panoptic: Truth, predicted: Path, change: Edit, message: str
+    panoptic: GroundTruth, predicted: Path, change: Edit, message: str
 ) -> None:
     file = predicted / "panoptic.json"
     document = json.loads(file.read_text())
@@ -185,7 +185,7 @@ def test_panoptic_results_that_cannot_be_meant_are_named(
     assert "\n" not in str(caught.value)
 
 
-def test_a_second_result_for_an_image_is_named(panoptic: Truth, predicted: Path) -> None:
+def test_a_second_result_for_an_image_is_named(panoptic: GroundTruth, predicted: Path) -> None:
     file = predicted / "panoptic.json"
     document = json.loads(file.read_text())
     document[A].append(document[A][0])
@@ -194,7 +194,7 @@ def test_a_second_result_for_an_image_is_named(panoptic: Truth, predicted: Path)
         score(file, panoptic)
 
 
-def test_a_segment_listed_twice_is_named(panoptic: Truth, predicted: Path) -> None:
+def test_a_segment_listed_twice_is_named(panoptic: GroundTruth, predicted: Path) -> None:
     file = predicted / "panoptic.json"
     document = json.loads(file.read_text())
     segments = document[A][0]["segments_info"]
@@ -204,7 +204,7 @@ def test_a_segment_listed_twice_is_named(panoptic: Truth, predicted: Path) -> No
         score(file, panoptic)
 
 
-def test_an_id_map_of_another_size_is_named(panoptic: Truth, predicted: Path) -> None:
+def test_an_id_map_of_another_size_is_named(panoptic: GroundTruth, predicted: Path) -> None:
     first, second, *_ = json.loads((predicted / "panoptic.json").read_text())[A]
     sizes = {image.image_id: image.size for image in panoptic.images}
     assert sizes[first["image_id"]] != sizes[second["image_id"]]
@@ -215,7 +215,7 @@ def test_an_id_map_of_another_size_is_named(panoptic: Truth, predicted: Path) ->
 
 
 def test_images_without_predictions_count_as_empty_where_that_is_allowed(
-    few: Truth, noisy: Noisy, save: Save
+    few: GroundTruth, noisy: Noisy, save: Save
 ) -> None:
     found = few_results(few, noisy, "bbox")
     left = [result for result in found if result["image_id"] != few.images[0].image_id]
@@ -231,7 +231,9 @@ def test_images_without_predictions_count_as_empty_where_that_is_allowed(
     assert sum(c.truths for c in part.per_class) == sum(c.truths for c in whole.per_class)
 
 
-def test_panoptic_images_without_predictions_are_misses(panoptic: Truth, predicted: Path) -> None:
+def test_panoptic_images_without_predictions_are_misses(
+    panoptic: GroundTruth, predicted: Path
+) -> None:
     file = predicted / "panoptic.json"
     document = json.loads(file.read_text())
     document[A] = document[A][:1]
@@ -248,7 +250,7 @@ def test_panoptic_images_without_predictions_are_misses(panoptic: Truth, predict
 
 
 def test_results_of_another_kind_than_the_truth_are_refused(
-    few: Truth, golden: Path, save: Save
+    few: GroundTruth, golden: Path, save: Save
 ) -> None:
     with pytest.raises(DataError, match="has no truth for panoptic; it has boxes, instances"):
         score(golden / "panoptic-eval" / "panoptic.json", few)

@@ -18,9 +18,9 @@ import torch.distributed as dist
 from panodetr.data.instances import InstanceImage
 from panodetr.evaluation.answers import Answer
 from panodetr.evaluation.detection import ObjectResult
+from panodetr.evaluation.ground_truth import TASKS, GroundTruth
 from panodetr.evaluation.run import evaluate
 from panodetr.evaluation.tally import Figures, Tally
-from panodetr.evaluation.truth import TASKS, Truth
 
 from .conftest import Annotator
 
@@ -39,7 +39,7 @@ def same(one: Figures, other: Figures) -> None:
         np.testing.assert_array_equal(a.precision, b.precision)
 
 
-def test_parts_add_up_to_the_whole(nuclei: Truth) -> None:
+def test_parts_add_up_to_the_whole(nuclei: GroundTruth) -> None:
     model = Annotator(nuclei, shift=1)
     whole = evaluate(model, nuclei, TASKS).tally
     parts = [evaluate(model, nuclei.share(rank, 3), TASKS).tally for rank in (2, 0, 1)]
@@ -49,7 +49,7 @@ def test_parts_add_up_to_the_whole(nuclei: Truth) -> None:
     same(merged.compute(), whole.compute())
 
 
-def test_every_image_is_in_one_share(nuclei: Truth) -> None:
+def test_every_image_is_in_one_share(nuclei: GroundTruth) -> None:
     shares = [nuclei.share(rank, 2) for rank in range(2)]
     ids = [image.image_id for share in shares for image in share.images]
     assert sorted(ids) == sorted(image.image_id for image in nuclei.images)
@@ -57,7 +57,7 @@ def test_every_image_is_in_one_share(nuclei: Truth) -> None:
         nuclei.share(2, 2)
 
 
-def test_no_image_is_counted_twice(nuclei: Truth) -> None:
+def test_no_image_is_counted_twice(nuclei: GroundTruth) -> None:
     one, other = (evaluate(Annotator(nuclei), nuclei, ["boxes"]).tally for _ in range(2))
     with pytest.raises(ValueError, match="3 images were counted by both, first"):
         one.merge(other)
@@ -66,14 +66,14 @@ def test_no_image_is_counted_twice(nuclei: Truth) -> None:
     assert one.compute().images == 3
 
 
-def test_counts_of_other_tasks_are_not_merged(nuclei: Truth) -> None:
+def test_counts_of_other_tasks_are_not_merged(nuclei: GroundTruth) -> None:
     with pytest.raises(ValueError, match="counts of the same tasks"):
         Tally(nuclei, ["boxes"]).merge(Tally(nuclei, ["instances"]))
     with pytest.raises(ValueError, match="counts of the same tasks"):
         Tally(nuclei, ["panoptic", "boxes"]).merge(Tally(nuclei, ["boxes"]))
 
 
-def _evaluate_share(rank: int, port: int, truth: Truth, results: Queue[bytes]) -> None:
+def _evaluate_share(rank: int, port: int, truth: GroundTruth, results: Queue[bytes]) -> None:
     """One of two processes, as a training run on two GPUs would have them."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
@@ -90,7 +90,7 @@ def _evaluate_share(rank: int, port: int, truth: Truth, results: Queue[bytes]) -
 
 
 @pytest.mark.slow
-def test_two_processes_give_what_one_gives(nuclei: Truth) -> None:
+def test_two_processes_give_what_one_gives(nuclei: GroundTruth) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -124,9 +124,9 @@ def test_memory_grows_by_less_than_20_kilobytes_an_image() -> None:
     assert float(done.stdout) < 20_000
 
 
-def test_objects_of_the_instance_truth_are_taken_before_panoptic_ones(nuclei: Truth) -> None:
+def test_objects_of_the_instance_truth_are_taken_before_panoptic_ones(nuclei: GroundTruth) -> None:
     image = nuclei.images[0]
-    none = InstanceImage(image_id=image.image_id, photo=image.photo, size=image.size, objects=())
+    none = InstanceImage(image_id=image.image_id, path=image.path, size=image.size, objects=())
     truth = replace(nuclei, images=(replace(image, instances=none),))
     tally = Tally(truth, ["boxes"])
     found: ObjectResult = {

@@ -26,11 +26,11 @@ from panodetr.export import run as export_module
 from panodetr.export.run import calibration_batches, export
 from panodetr.export.verify import check_equal, check_sound
 from panodetr.images.preprocess import Preprocessing
-from panodetr.images.views import TiledPhoto, read_photo
+from panodetr.images.views import TiledImage, read_tiled
 from panodetr.model.detr import Detr
 from panodetr.runtimes.base import Found, Runtime
+from panodetr.runtimes.convert import OpenVinoGraphs, to_openvino
 from panodetr.runtimes.exported import ExportFormat
-from panodetr.runtimes.lower import OpenVinoGraphs, to_openvino
 from panodetr.runtimes.torch import TorchRuntime
 
 Array = NDArray[np.float32]
@@ -67,11 +67,11 @@ def test_a_file_for_openvino_is_the_model(tiny_folder: Path, tiny_openvino: Path
 
 
 def test_an_exported_file_runs_without_torch(tiny_openvino: Path, tmp_path: Path) -> None:
-    Image.new("RGB", (70, 64)).save(tmp_path / "photo.png")
+    Image.new("RGB", (70, 64)).save(tmp_path / "image.png")
     code = (
         "import sys; sys.modules['torch'] = None; import panodetr; "
         f"m = panodetr.load({str(tiny_openvino)!r}); "
-        f"r = m.segment({str(tmp_path / 'photo.png')!r}, threshold=0); "
+        f"r = m.segment({str(tmp_path / 'image.png')!r}, threshold=0); "
         f"r.save({str(tmp_path / 'results')!r}); print(r.segment_ids.shape)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
@@ -99,8 +99,8 @@ def test_int8_reports_how_far_it_agrees(tmp_path: Path) -> None:
     assert info.checked["mask_iou"] > 0.9
     whole = Path(panodetr.__file__).parent / "assets" / "models" / "nuclei" / "model.safetensors"
     assert (tmp_path / "int8").stat().st_size < 2 * whole.stat().st_size  # which has float16
-    photo = SAMPLES / "fluorescence-large.png"
-    a, b = panodetr.load().segment(photo), panodetr.load(tmp_path / "int8").segment(photo)
+    image = SAMPLES / "fluorescence-large.png"
+    a, b = panodetr.load().segment(image), panodetr.load(tmp_path / "int8").segment(image)
     assert abs(len(a.segments) - len(b.segments)) <= 4
     background = (a.segment_ids == 1) == (b.segment_ids == 1)
     assert background.mean() > 0.9
@@ -170,8 +170,8 @@ class Changed:
         self.runtime = runtime
         self.change = change
 
-    def detect(self, photos: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> ChangedFound:
-        return ChangedFound(self.runtime.detect(photos, padding), self.change)
+    def detect(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> ChangedFound:
+        return ChangedFound(self.runtime.detect(images, padding), self.change)
 
 
 class ChangedFound:
@@ -217,11 +217,11 @@ def test_what_int8_keeps_in_float_must_be_there(
         with pytest.raises(CheckpointError, match=r"int8 keeps '\.\*renamed\.\*' in float32"):
             int8.quantize(graphs, tiny_spec, [])
         monkeypatch.undo()
-        with pytest.raises(Exception, match="Subset size"):  # NNCF's: there are no photos
+        with pytest.raises(Exception, match="Subset size"):  # NNCF's: there are no images
             int8.quantize(graphs, tiny_spec, [])
 
 
-def test_few_photos_to_calibrate_with_are_told(
+def test_few_images_to_calibrate_with_are_told(
     tiny_spec: ModelSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for count, told in ((3, True), (13, False)):
@@ -229,23 +229,23 @@ def test_few_photos_to_calibrate_with_are_told(
             Image.new("RGB", (64, 64)).save(tmp_path / f"{count} {number}.png")
         caplog.clear()
         assert len(calibration_batches(tmp_path, tiny_spec)) == (3 if told else 16)
-        assert told == ("has 3 photos (or tiles of photos) to calibrate with" in caplog.text)
+        assert told == ("has 3 images (or tiles of images) to calibrate with" in caplog.text)
 
 
-def test_views_to_calibrate_with_are_spread_and_photos_read_one_by_one(
+def test_views_to_calibrate_with_are_spread_and_images_read_one_by_one(
     tiny_spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(7):  # each in two tiles
         Image.new("L", (64, 80), 30 * number).save(tmp_path / f"{number}.png")
-    read: list[weakref.ref[TiledPhoto]] = []
+    read: list[weakref.ref[TiledImage]] = []
 
-    def watched(photo: Path, rule: Preprocessing) -> TiledPhoto:
+    def watched(image: Path, rule: Preprocessing) -> TiledImage:
         assert [earlier for earlier in read if earlier() is not None] == []
-        found = read_photo(photo, rule)
+        found = read_tiled(image, rule)
         read.append(weakref.ref(found))
         return found
 
-    monkeypatch.setattr(export_module, "read_photo", watched)
+    monkeypatch.setattr(export_module, "read_tiled", watched)
     monkeypatch.setattr(export_module, "CALIBRATION_VIEWS", 4)
     batches = calibration_batches(tmp_path, tiny_spec)
     assert [batch.shape for batch in batches] == [(1, 64, 64, 3)] * 4

@@ -7,27 +7,27 @@ from panodetr.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 
 def test_normalize_is_the_formula() -> None:
-    photo = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    got = normalize(photo, IMAGENET_MEAN, IMAGENET_STD)
-    expected = (photo / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    got = normalize(image, IMAGENET_MEAN, IMAGENET_STD)
+    expected = (image / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected.transpose(2, 0, 1), atol=1e-6)
 
 
-def test_pad_puts_photos_in_the_corner() -> None:
-    photos = [np.full((3, 4, 6), 2, np.float32), np.full((3, 5, 3), 3, np.float32)]
-    pixels, padding = pad(photos)
+def test_pad_puts_images_in_the_corner() -> None:
+    images = [np.full((3, 4, 6), 2, np.float32), np.full((3, 5, 3), 3, np.float32)]
+    pixels, padding = pad(images)
     assert pixels.shape == (2, 3, 5, 6)
     assert padding.shape == (2, 5, 6)
-    for photo, canvas, blank in zip(photos, pixels, padding, strict=True):
-        h, w = photo.shape[1:]
-        assert np.array_equal(canvas[:, :h, :w], photo)
+    for image, canvas, blank in zip(images, pixels, padding, strict=True):
+        h, w = image.shape[1:]
+        assert np.array_equal(canvas[:, :h, :w], image)
         assert not blank[:h, :w].any()
         assert blank.sum() == 5 * 6 - h * w
         assert not canvas[:, blank].any()
 
 
-def test_one_photo_has_no_padding() -> None:
+def test_one_image_has_no_padding() -> None:
     pixels, padding = pad([np.ones((3, 4, 6), np.float32)])
     assert pixels.shape == (1, 3, 4, 6)
     assert not padding.any()

@@ -43,9 +43,9 @@ def test_lossless_formats_give_the_pixels(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_jpeg_in_its_colour_models(tmp_path: Path, mode: str) -> None:
     path = saved(tmp_path / "a.jpg", Image.fromarray(SMOOTH).convert(mode), quality=95)
-    photo = read_image(path)
-    assert photo.shape == SMOOTH.shape
-    assert np.abs(photo.astype(int) - SMOOTH).max() <= 6
+    image = read_image(path)
+    assert image.shape == SMOOTH.shape
+    assert np.abs(image.astype(int) - SMOOTH).max() <= 6
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "PA"])
@@ -80,9 +80,9 @@ def test_a_callers_palette_keeps_its_transparency() -> None:
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_16_bit_grey_is_divided_by_257(tmp_path: Path, suffix: str) -> None:
     values = np.array([[0, 257, 32896, 65535, 128, 129]], np.uint16)
-    photo = read_image(saved(tmp_path / f"a{suffix}", Image.fromarray(values)))
-    assert photo[0, :, 0].tolist() == [0, 1, 128, 255, 0, 1]
-    assert np.array_equal(photo[..., 0], photo[..., 2])
+    image = read_image(saved(tmp_path / f"a{suffix}", Image.fromarray(values)))
+    assert image[0, :, 0].tolist() == [0, 1, 128, 255, 0, 1]
+    assert np.array_equal(image[..., 0], image[..., 2])
 
 
 def test_16_bit_colour(tmp_path: Path) -> None:
@@ -155,8 +155,8 @@ def test_pil_images_and_arrays_are_copied() -> None:
 
 
 def test_grey_arrays_are_taken() -> None:
-    photo = read_image(RGB[:, :, 0])
-    assert np.array_equal(photo, np.stack([RGB[:, :, 0]] * 3, -1))
+    image = read_image(RGB[:, :, 0])
+    assert np.array_equal(image, np.stack([RGB[:, :, 0]] * 3, -1))
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_a_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     for name in [
         "b.png",
         "a.JPG",
@@ -335,12 +335,12 @@ def names(root: Path, paths: list[Path]) -> list[str]:
     return [path.relative_to(root).as_posix() for path in paths]
 
 
-def test_a_folder_gives_its_photos_sorted_with_subfolders(photos: Path) -> None:
-    assert names(photos, find_images([photos])) == ["a.JPG", "b.png", "sub/c.tiff"]
+def test_a_folder_gives_its_images_sorted_with_subfolders(images: Path) -> None:
+    assert names(images, find_images([images])) == ["a.JPG", "b.png", "sub/c.tiff"]
 
 
-def test_a_named_file_is_taken_whatever_its_ending(photos: Path) -> None:
-    assert names(photos, find_images([photos / "notes.txt"])) == ["notes.txt"]
+def test_a_named_file_is_taken_whatever_its_ending(images: Path) -> None:
+    assert names(images, find_images([images / "notes.txt"])) == ["notes.txt"]
 
 
 @pytest.mark.parametrize(
@@ -352,32 +352,32 @@ def test_a_named_file_is_taken_whatever_its_ending(photos: Path) -> None:
         ("s?b", ["sub/c.tiff"]),
     ],
 )
-def test_patterns(photos: Path, pattern: str, expected: list[str]) -> None:
-    assert names(photos, find_images([str(photos / pattern)])) == expected
+def test_patterns(images: Path, pattern: str, expected: list[str]) -> None:
+    assert names(images, find_images([str(images / pattern)])) == expected
 
 
-def test_order_is_kept_and_duplicates_are_removed(photos: Path) -> None:
-    found = find_images([photos / "sub", str(photos / "*.png"), photos, photos / "sub/../b.png"])
-    assert names(photos, found) == ["sub/c.tiff", "b.png", "a.JPG"]
+def test_order_is_kept_and_duplicates_are_removed(images: Path) -> None:
+    found = find_images([images / "sub", str(images / "*.png"), images, images / "sub/../b.png"])
+    assert names(images, found) == ["sub/c.tiff", "b.png", "a.JPG"]
 
 
 def test_a_file_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
-    path = tmp_path / "photo[1].png"
+    path = tmp_path / "image[1].png"
     path.write_bytes(b"x")
     assert find_images([path]) == [path]
 
 
 @pytest.mark.parametrize("given", ["none.png", "*.webp", "empty"])
-def test_nothing_found_is_one_line(photos: Path, given: str) -> None:
-    (photos / "empty").mkdir()
+def test_nothing_found_is_one_line(images: Path, given: str) -> None:
+    (images / "empty").mkdir()
     with pytest.raises(ImageError) as error:
-        find_images([str(photos / given)])
-    one_line(error, str(photos / given))
+        find_images([str(images / given)])
+    one_line(error, str(images / given))
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".tif", ".png", ".webp"])
 @pytest.mark.parametrize("orientation", [None, 1, 3, 6, 8])
-def test_the_size_in_a_header_is_that_of_the_upright_photo(
+def test_the_size_in_a_header_is_that_of_the_upright_image(
     tmp_path: Path, suffix: str, orientation: int | None
 ) -> None:
     exif = Image.Exif()
@@ -391,7 +391,7 @@ def test_sizes_come_from_headers_alone_and_from_nothing_else(tmp_path: Path) -> 
     path = saved(tmp_path / "a.png", Image.fromarray(SMOOTH))
     path.write_bytes(path.read_bytes()[:100])  # the pixels are gone
     assert read_size(path) == SMOOTH.shape[:2]
-    path.write_bytes(b"no photo")
+    path.write_bytes(b"no image")
     with pytest.raises(ImageError) as error:
         read_size(path)
     one_line(error, "a.png", "not an image")

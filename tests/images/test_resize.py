@@ -60,10 +60,10 @@ def test_extreme_shapes_keep_a_pixel() -> None:
 
 
 def test_resize_gives_the_size_and_keeps_a_flat_colour() -> None:
-    photo = np.full((30, 40, 3), (10, 200, 90), np.uint8)
-    resized = resize(photo, (15, 77))
+    image = np.full((30, 40, 3), (10, 200, 90), np.uint8)
+    resized = resize(image, (15, 77))
     assert resized.shape == (15, 77, 3)
-    assert np.array_equal(resized, np.broadcast_to(photo[0, 0], (15, 77, 3)))
+    assert np.array_equal(resized, np.broadcast_to(image[0, 0], (15, 77, 3)))
 
 
 def test_shrinking_averages() -> None:
@@ -86,9 +86,9 @@ def test_shrinking_averages() -> None:
         (2048, 2048),
     ],
 )
-def test_large_photos_are_resized_in_strips_to_the_same_bits(size: tuple[int, int]) -> None:
+def test_large_images_are_resized_in_strips_to_the_same_bits(size: tuple[int, int]) -> None:
     assert size[0] * size[1] >= LARGE
-    photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     for target in (resized_size(size, 800, 1333), (700, 1100), (size[0], 800), (size[0] + 9, 640)):
-        whole = Image.fromarray(photo).resize((target[1], target[0]), Image.Resampling.BILINEAR)
-        assert np.array_equal(resize(photo, target), np.asarray(whole)), target
+        whole = Image.fromarray(image).resize((target[1], target[0]), Image.Resampling.BILINEAR)
+        assert np.array_equal(resize(image, target), np.asarray(whole)), target

@@ -55,9 +55,9 @@ def test_no_tile_could_be_spared(request_: tuple[tuple[int, int], int, int]) -> 
         assert reach < size[0]
 
 
-def test_a_photo_that_fits_is_one_tile() -> None:
+def test_a_image_that_fits_is_one_tile() -> None:
     assert tile_boxes((100, 128), 128, 64) == [(0, 0, 100, 128)]
 
 
-def test_a_photo_larger_in_one_direction_has_one_row() -> None:
+def test_a_image_larger_in_one_direction_has_one_row() -> None:
     assert tile_boxes((100, 192), 128, 64) == [(0, 0, 100, 128), (0, 64, 100, 192)]

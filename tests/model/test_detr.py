@@ -162,7 +162,7 @@ class Patches(nn.Module):
 
 
 def test_beyond_the_convolutions_padding_changes_nothing() -> None:
-    """So padded batches differ from single photos through the backbone's borders alone."""
+    """So padded batches differ from single images through the backbone's borders alone."""
     model = tiny(masks=False)
     model.backbone = Patches()  # pyright: ignore[reportAttributeAccessIssue]
     sizes = ((64, 96), (96, 64), (32, 160))
@@ -189,7 +189,7 @@ def test_every_part_learns(norm: str, pre_norm: bool) -> None:
         assert parameter.grad.isfinite().all(), name
 
 
-def test_learned_positions_limit_the_photos_size() -> None:
+def test_learned_positions_limit_the_images_size() -> None:
     with torch.device("meta"):
         model = Detr(replace(TINY, positions="learned"))
         assert model.detect(torch.empty(1, 3, 1600, 64)).logits.shape == (1, 5, 4)

@@ -39,7 +39,7 @@ def make_result() -> MakeResult:
         return PanopticResult(
             segments=tuple(segments),
             segment_ids=segment_ids,
-            photo=np.full((*segment_ids.shape, 3), 128, np.uint8),
+            image=np.full((*segment_ids.shape, 3), 128, np.uint8),
             source=source,
             categories=CATEGORIES,
         )

@@ -22,16 +22,16 @@ def grid(count: int, side: int = 800) -> np.ndarray[tuple[int, ...], np.dtype[np
 
 
 def changed(result: PanopticResult) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    return (draw_overlay(result) != result.photo).any(axis=2)
+    return (draw_overlay(result) != result.image).any(axis=2)
 
 
-def test_every_segment_is_tinted_and_the_photo_is_left(make_result: MakeResult) -> None:
+def test_every_segment_is_tinted_and_the_image_is_left(make_result: MakeResult) -> None:
     ids = grid(2)
     ids[:10] = 0
     result = make_result(ids)
-    before = result.photo.copy()
+    before = result.image.copy()
     assert np.array_equal(changed(result), ids > 0)
-    assert np.array_equal(result.photo, before)
+    assert np.array_equal(result.image, before)
 
 
 def test_the_truth_is_labelled_without_scores(make_result: MakeResult) -> None:
@@ -60,13 +60,13 @@ def test_outlines_are_opaque(make_result: MakeResult) -> None:
 
 
 @pytest.mark.parametrize(("side", "scale"), [(100, 4), (256, 3), (384, 2), (600, 1), (2000, 1)])
-def test_small_photos_are_enlarged(make_result: MakeResult, side: int, scale: int) -> None:
+def test_small_images_are_enlarged(make_result: MakeResult, side: int, scale: int) -> None:
     overlay = draw_overlay(make_result(np.ones((side, side // 2), np.int32)))
     assert overlay.shape == (side * scale, side // 2 * scale, 3)
 
 
 def letters(result: PanopticResult) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """The pixels that are nearly black or white, which neither the photo nor a colour is."""
+    """The pixels that are nearly black or white, which neither the image nor a colour is."""
     overlay = draw_overlay(result)
     return (overlay.max(axis=2) < 30) | (overlay.min(axis=2) > 225)
 
@@ -92,7 +92,7 @@ def test_labels_stay_within_their_segments(make_result: MakeResult) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_a_photo_with_nothing_or_one_segment(make_result: MakeResult, count: int) -> None:
+def test_a_image_with_nothing_or_one_segment(make_result: MakeResult, count: int) -> None:
     result = make_result(np.full((800, 800), count, np.int32))
     assert changed(result).any() == (count == 1)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from panodetr.results.panoptic import (
     ClassSegment,
     drop_duplicates,
-    drop_pieces,
+    keep_largest_component,
     keep_queries,
     measure_segments,
     merge_masks,
@@ -75,7 +75,7 @@ def test_four_pixels_are_dropped_and_five_are_not() -> None:
         assert set(np.unique(segment_ids)) == set(range(1, left + 1))
 
 
-def test_a_photo_of_four_pixels_has_no_segment() -> None:
+def test_a_image_of_four_pixels_has_no_segment() -> None:
     segment_ids, segments = merged(np.ones((2, 2, 2), np.float32), [0, 2])
     assert segments == []
     assert not segment_ids.any()
@@ -154,7 +154,7 @@ def test_of_a_thing_in_pieces_the_largest_stays() -> None:
     ids[1:4, 1:4] = 1
     ids[6, 6] = ids[0, 7] = 1  # beside it to the right and below, and at a corner
     ids[5:7, 2] = 2
-    left, segments = drop_pieces(ids, listed(ids, stuff=3))
+    left, segments = keep_largest_component(ids, listed(ids, stuff=3))
     assert np.argwhere(left == 1).tolist() == [[y, x] for y in (1, 2, 3) for x in (1, 2, 3)]
     assert left[6, 6] == left[0, 7] == 0
     assert (left == 2).sum() == 2
@@ -166,7 +166,7 @@ def test_pieces_that_rows_part_only_once_columns_have() -> None:
     ids = np.zeros((6, 6), np.int32)
     ids[0:2, 0:2] = ids[3:6, 0:2] = 1  # a gap at row 2, which the next pixel hides
     ids[2, 4] = 1
-    left, _ = drop_pieces(ids, listed(ids))
+    left, _ = keep_largest_component(ids, listed(ids))
     assert np.argwhere(left).tolist() == [[y, x] for y in (3, 4, 5) for x in (0, 1)]
 
 
@@ -174,11 +174,11 @@ def test_pieces_that_rows_part_only_once_columns_have() -> None:
 def test_what_stays_of_a_thing_is_part_of_it_and_stays_again(seed: int) -> None:
     ids = np.random.default_rng(seed).integers(0, 4, (7, 9)).astype(np.int32)
     ids[ids == 3] = 0
-    left, segments = drop_pieces(ids, listed(ids))
+    left, segments = keep_largest_component(ids, listed(ids))
     assert np.array_equal(np.unique(left[left > 0]), np.unique(ids[ids > 0]))
     assert (left[left > 0] == ids[left > 0]).all()
     assert [(s.area, s.box) for s in segments] == measure_segments(left, len(segments))
-    again, same = drop_pieces(left, segments)
+    again, same = keep_largest_component(left, segments)
     assert np.array_equal(again, left)
     assert same == segments
 

@@ -56,7 +56,7 @@ def test_a_small_object_beside_a_large_one_stays() -> None:
     assert kept((0, (62, 5, 72, 15), 0.9, 0), (1, (62, 5, 130, 80), 0.8, 0)) == [0, 1]
 
 
-def test_the_photos_own_borders_cut_nothing() -> None:
+def test_the_images_own_borders_cut_nothing() -> None:
     at_the_edge, larger = (0.0, 0.0, 90.0, 100.0), (62.0, 0.0, 95.0, 100.0)
     assert kept((0, at_the_edge, 0.9, 0), (1, larger, 0.8, 0)) == [0, 1]
 

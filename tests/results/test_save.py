@@ -32,12 +32,12 @@ def test_three_files_that_belong_together(make_result: MakeResult, tmp_path: Pat
         assert overlay.format == "PNG"
 
 
-def test_same_names_of_other_photos_are_kept_apart(make_result: MakeResult, tmp_path: Path) -> None:
+def test_same_names_of_other_images_are_kept_apart(make_result: MakeResult, tmp_path: Path) -> None:
     out = tmp_path / "out"
     sources = [tmp_path / "a/x.png", tmp_path / "b/x.png", tmp_path / "a/x.jpg"]
     names = [make_result(IDS, source).save(out).json.name for source in sources]
     assert names == ["x.json", "x-2.json", "x-3.json"]
-    # A later run gives each photo its own files again, in whatever order.
+    # A later run gives each image its own files again, in whatever order.
     again = [make_result(IDS, source).save(str(out)).json.name for source in reversed(sources)]
     assert again == ["x-3.json", "x-2.json", "x.json"]
     assert len(list(out.iterdir())) == 9
@@ -48,9 +48,9 @@ def test_same_names_of_other_photos_are_kept_apart(make_result: MakeResult, tmp_
 def test_results_without_a_source_overwrite_nothing(
     make_result: MakeResult, tmp_path: Path
 ) -> None:
-    make_result(IDS, tmp_path / "photo.png").save(tmp_path)
+    make_result(IDS, tmp_path / "image.png").save(tmp_path)
     names = [make_result(IDS).save(tmp_path).json.name for _ in range(2)]
-    assert names == ["photo-2.json", "photo-3.json"]
+    assert names == ["image-2.json", "image-3.json"]
 
 
 @pytest.mark.parametrize("ending", [".json", "_overlay.png", "_overlay.jpg", "_panoptic.png"])

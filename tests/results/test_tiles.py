@@ -113,7 +113,7 @@ def test_noisy_borders_still_give_each_object_once(radii: tuple[int, int], seed:
         noisy = jittered(truth[y0:y1, x0:x1], random)
         tiles.append((box, *describe(noisy, classes, score=float(random.uniform(0.8, 1)))))
     joined, segments = join_tiles(tiles, (300, 260))
-    # A disc cut by the photo's border to a sliver may get lost; nothing may be there twice.
+    # A disc cut by the image's border to a sliver may get lost; nothing may be there twice.
     assert sum(s.is_thing for s in segments) <= truth.max()
     whole = [iou for n, iou in enumerate(best_ious(truth, joined), 1) if (truth == n).sum() > 60]
     assert min(whole) > 0.7
@@ -121,7 +121,7 @@ def test_noisy_borders_still_give_each_object_once(radii: tuple[int, int], seed:
 
 
 def half(left: bool, kind: list[tuple[int, int, int]], score: float = 0.9) -> Tile:
-    """A tile of 20 x 20 of a photo of 20 x 30; `kind` lists class and the columns of a band."""
+    """A tile of 20 x 20 of an image of 20 x 30; `kind` lists class and the columns of a band."""
     ids = np.zeros((20, 20), np.int32)
     for number, (_, x0, x1) in enumerate(kind, start=1):
         ids[5:15, x0:x1] = number

@@ -126,7 +126,7 @@ def test_masks_a_few_at_a_time_are_the_models(
 
     fused.mask_head.out.register_forward_pre_hook(note)
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    assert_same(model, fused, pixels, None)  # three masks of one photo, two of the other
+    assert_same(model, fused, pixels, None)  # three masks of one image, two of the other
     assert len(batches) == times
     assert max(batches) == at_once
 

@@ -1,4 +1,4 @@
-"""Every runtime gives what the model gives, whatever the sizes and the number of photos."""
+"""Every runtime gives what the model gives, whatever the sizes and the number of images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from panodetr.model.detr import Detr
 from panodetr.runtimes import fused_masks, graph_runtime
 from panodetr.runtimes import torch as torch_runtime
 from panodetr.runtimes.base import Runtime
-from panodetr.runtimes.pixels import normalize_photos
+from panodetr.runtimes.pixels import normalize_images
 from panodetr.runtimes.torch import TorchRuntime, full_float32
 
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ def openvino(folder: Path) -> Runtime:
     return panodetr.load(folder, runtime="openvino").runtime
 
 
-def photos(count: int, height: int, width: int) -> NDArray[np.uint8]:
+def images(count: int, height: int, width: int) -> NDArray[np.uint8]:
     random = np.random.default_rng(height * width)
     return random.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
@@ -51,7 +51,7 @@ def assert_same(model: Runtime, other: Runtime) -> None:
         # Padding begins at a row that is sampled: 2/5 of 140, however that is rounded.
         (3, 140, 171, 56),
     ):  # fmt: skip
-        batch = photos(count, height, width)
+        batch = images(count, height, width)
         padding = np.zeros((count, height, width), np.bool_)
         padding[-1, edge:] = True
         for mask in (None, padding):
@@ -83,7 +83,7 @@ def test_answers_on_a_gpu_are_the_models(tiny_folder: Path) -> None:
 @pytest.mark.gpu
 def test_bfloat16_on_a_gpu_is_near(tiny_folder: Path) -> None:
     runtime = panodetr.load(tiny_folder, device="cuda", precision="bfloat16").runtime
-    batch = photos(2, 97, 130)
+    batch = images(2, 97, 130)
     a, b = plain(tiny_folder).detect(batch, None), runtime.detect(batch, None)
     np.testing.assert_allclose(b.boxes, a.boxes, atol=0.05)
     np.testing.assert_allclose(b.logits, a.logits, atol=0.05 * np.abs(a.logits).max())
@@ -93,7 +93,7 @@ def test_bfloat16_on_a_gpu_is_near(tiny_folder: Path) -> None:
 def test_masks_a_few_at_a_time_are_those_of_all_at_once(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Runtime]
 ) -> None:
-    found = make(tiny_folder).detect(photos(2, 64, 80), None)
+    found = make(tiny_folder).detect(images(2, 64, 80), None)
     image, query = np.array([0, 1, 1, 0, 1, 0, 1]), np.array([4, 1, 0, 2, 3, 0, 4])
     together = found.masks(image, query)
     pixels = together[0].size
@@ -112,7 +112,7 @@ def test_a_model_without_masks_finds_boxes(
     spec = replace(tiny_spec, architecture=replace(tiny_spec.architecture, masks=False))
     save_checkpoint(tmp_path / "boxes", spec, Detr(spec.architecture).state_dict())
     a, b = (
-        runtime.detect(photos(2, 70, 90), None)
+        runtime.detect(images(2, 70, 90), None)
         for runtime in (plain(tmp_path / "boxes"), make(tmp_path / "boxes"))
     )
     np.testing.assert_allclose(b.logits, a.logits, atol=1e-4)
@@ -123,11 +123,11 @@ def test_a_model_without_masks_finds_boxes(
 
 def test_pixels_are_normalised_where_the_model_runs_to_the_same_bits(tiny_spec: ModelSpec) -> None:
     rule = tiny_spec.preprocessing
-    a, b = photos(1, 20, 30)[0], photos(1, 25, 24)[0]
-    expected, padding = pad([normalize(photo, rule.mean, rule.std) for photo in (a, b)])
+    a, b = images(1, 20, 30)[0], images(1, 25, 24)[0]
+    expected, padding = pad([normalize(image, rule.mean, rule.std) for image in (a, b)])
     canvas = np.full((2, 25, 30, 3), 255, np.uint8)  # whatever lies at the padding
     canvas[0, :20], canvas[1, :, :24] = a, b
-    got = normalize_photos(torch.from_numpy(canvas), torch.from_numpy(padding), rule)
+    got = normalize_images(torch.from_numpy(canvas), torch.from_numpy(padding), rule)
     assert np.array_equal(got.numpy(), expected)
 
 
@@ -146,7 +146,7 @@ def test_float32_is_never_tf32(tiny_folder: Path) -> None:
         if part is not None
     ]
     before = convolutions.fp32_precision, products.fp32_precision
-    found = runtime.detect(photos(1, 64, 64), None)
+    found = runtime.detect(images(1, 64, 64), None)
     found.masks(np.array([0]), np.array([1]))
     assert seen == [("ieee", "ieee")] * len(handles) == [("ieee", "ieee")] * 2
     assert (convolutions.fp32_precision, products.fp32_precision) == before
@@ -172,7 +172,7 @@ def test_float32_is_never_tf32_in_one_thread_while_another_one_ends() -> None:
 
 def test_bfloat16_answers_are_near_the_models(tiny_folder: Path) -> None:
     rounded = panodetr.load(tiny_folder, device="cpu", precision="bfloat16").runtime
-    a, b = (r.detect(photos(2, 64, 80), None) for r in (plain(tiny_folder), rounded))
+    a, b = (r.detect(images(2, 64, 80), None) for r in (plain(tiny_folder), rounded))
     assert 0 < np.abs(a.boxes - b.boxes).max() < 0.05
     chosen = np.array([0, 1]), np.array([1, 3])
     difference = np.abs(a.masks(*chosen) - b.masks(*chosen))

@@ -28,7 +28,7 @@ SIDE = 64
 
 
 def draw_discs(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """A dark photo with three bright discs apart, and its ids: background 1, discs 2 to 4."""
+    """A dark image with three bright discs apart, and its ids: background 1, discs 2 to 4."""
     rows, columns = np.mgrid[:SIDE, :SIDE]
     ids = np.ones((SIDE, SIDE), np.int32)
     corners = rng.permutation([(0, 0), (0, 1), (1, 0), (1, 1)])[:3]
@@ -40,7 +40,7 @@ def draw_discs(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.
 
 
 def write_discs(folder: Path, count: int, seed: int = 0, split: str = "train") -> Dataset:
-    """Write photos of discs as COCO panoptic data."""
+    """Write images of discs as COCO panoptic data."""
     rng = np.random.default_rng(seed)
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
@@ -48,9 +48,9 @@ def write_discs(folder: Path, count: int, seed: int = 0, split: str = "train") -
         (folder / part).mkdir(parents=True)
     for number in range(1, count + 1):
         name = f"{number}.png"
-        photo, ids = draw_discs(rng)
+        image, ids = draw_discs(rng)
         colors = np.stack([ids, np.zeros_like(ids), np.zeros_like(ids)], axis=-1)
-        Image.fromarray(photo).save(folder / split / name)
+        Image.fromarray(image).save(folder / split / name)
         Image.fromarray(colors.astype(np.uint8)).save(folder / f"panoptic_{split}" / name)
         segments = [
             {"id": i, "category_id": 10 if i > 1 else 20, "area": int((ids == i).sum())}
@@ -69,7 +69,7 @@ def write_discs(folder: Path, count: int, seed: int = 0, split: str = "train") -
 
 @pytest.fixture
 def discs(tmp_path: Path) -> Dataset:
-    """Four photos, each with three discs and a background."""
+    """Four images, each with three discs and a background."""
     return write_discs(tmp_path / "discs", 4)
 
 
@@ -82,7 +82,7 @@ def accelerator() -> Accelerator:
 
 @pytest.fixture
 def plain_run(tiny_run: TrainConfig) -> TrainConfig:
-    """The same without what makes a photo's losses depend on its batch or on luck."""
+    """The same without what makes an image's losses depend on its batch or on luck."""
     shape = tiny_run.spec.architecture
     shape = replace(shape, dropout=0.0, backbone=replace(shape.backbone, norm="group"))
     return replace(
@@ -197,7 +197,7 @@ class Program:
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
-    """`panodetr train` on eight photos of discs, and five to validate with.
+    """`panodetr train` on eight images of discs, and five to validate with.
 
     Two processes cannot share five evenly.
     """

@@ -17,7 +17,7 @@ from panodetr.data.dataset import Dataset, open_data
 from panodetr.data.instances import ObjectTruth
 from panodetr.data.loader import Example
 from panodetr.data.masks import draw_id_map
-from panodetr.data.panoptic import TruthSegment
+from panodetr.data.panoptic import GroundTruthSegment
 from panodetr.data.targets import masks, panoptic_target
 from panodetr.errors import DataError
 from panodetr.images.preprocess import Preprocessing
@@ -33,18 +33,18 @@ SAME = np.arange(2)
 
 
 def example(height: int, width: int, *ids: int, image_id: int = 1) -> Example:
-    """A photo of one grey with an object in each row of five pixels or more; id 9 is a crowd."""
+    """An image of one grey with an object in each row of five pixels or more; id 9 is a crowd."""
     map_ = np.zeros((height, width), np.int32)
     for row, value in enumerate(ids):
         map_[2 * row : 2 * row + 2, row:] = value
     segments = [
-        TruthSegment(id=i, category_id=1 + i % 2, area=1, is_crowd=i == 9) for i in set(ids)
+        GroundTruthSegment(id=i, category_id=1 + i % 2, area=1, is_crowd=i == 9) for i in set(ids)
     ]
     target = panoptic_target(map_, segments, CATEGORIES)
     return Example(np.full((height, width, 3), 124, np.uint8), target, image_id)
 
 
-def test_photos_and_objects_become_one_padded_batch() -> None:
+def test_images_and_objects_become_one_padded_batch() -> None:
     examples = [example(12, 10, 300, 9, 70_000), example(6, 16), example(8, 8, 5, image_id=7)]
     batch = collate(examples, SAME, RULE)
     assert batch.pixels.shape == (3, 3, 12, 16)
@@ -61,7 +61,7 @@ def test_classes_become_the_models() -> None:
     assert batch.targets.classes.tolist() == [17, 90]
 
 
-def test_masks_and_boxes_are_those_of_the_photos() -> None:
+def test_masks_and_boxes_are_those_of_the_images() -> None:
     examples = [example(12, 10, 300, 9, 70_000), example(8, 8, 5)]
     batch = collate(examples, SAME, RULE).targets
     found = batch.masks(torch.arange(3))
@@ -112,23 +112,23 @@ def test_processes_and_parts_share_a_step(tiny_run: TrainConfig, discs: Dataset)
         assert torch.equal(torch.cat([part.pixels for part in share]), every[rank::2])
 
 
-def test_a_photo_that_cannot_be_read_is_named_and_the_run_gives_up_at_its_limit(
+def test_a_image_that_cannot_be_read_is_named_and_the_run_gives_up_at_its_limit(
     tiny_run: TrainConfig, discs: Dataset
 ) -> None:
-    path: Path = discs.samples[2].photo
+    path: Path = discs.samples[2].path
     path.write_bytes(path.read_bytes()[:50])
-    config = replace(tiny_run, sampling="epochs", bad_photos=1)
+    config = replace(tiny_run, sampling="epochs", bad_images=1)
     notes: list[str] = []
     assert len(list(read_steps(config, discs, 0, notes.append))) == config.steps
     assert len(notes) == 1
     assert path.name in notes[0]
     with pytest.raises(DataError):
-        list(read_steps(replace(config, bad_photos=0), discs, 0, print))
+        list(read_steps(replace(config, bad_images=0), discs, 0, print))
 
 
 @pytest.fixture
 def instances(discs: Dataset) -> Dataset:
-    """The same photos, each with an object of a box and a mask in its corner."""
+    """The same images, each with an object of a box and a mask in its corner."""
     folder = discs.folder
     document = json.loads((folder / "panoptic_train.json").read_text())
     document["annotations"] = [

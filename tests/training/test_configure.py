@@ -11,7 +11,7 @@ from panodetr.training.recipes import RECIPES, RecipeData
 
 DATA = RecipeData(
     categories=(Category(index=0, id=4, name="nut", is_thing=True, color=(255, 0, 0)),),
-    photos=100,
+    images=100,
     masks=True,
 )
 

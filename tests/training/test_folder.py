@@ -165,7 +165,7 @@ def test_models_are_replaced_whole(
 @pytest.mark.parametrize("name", ["config.json", "states", "best", "model", "log.jsonl"])
 def test_what_a_run_would_replace_is_found(tmp_path: Path, name: str) -> None:
     folder = RunFolder(tmp_path)
-    (tmp_path / "photos").mkdir()
+    (tmp_path / "images").mkdir()
     assert folder.taken() is None
     (tmp_path / name).mkdir()
     assert folder.taken() == tmp_path / name
@@ -188,7 +188,7 @@ def test_what_a_killed_process_was_writing_is_cleared(folder: RunFolder) -> None
         "other/.writing-0123456789ab.pt",  # of a run that is at work
         "other/states/.writing-0123456789ab.pt",
         ".writing-course/chapter.md",
-        ".old-photos/1.png",
+        ".old-images/1.png",
         "states/.writing-best/mine",
         ".old-0123456789abc",
         ".writing-0123456789ab.tar.gz",

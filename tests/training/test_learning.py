@@ -16,7 +16,7 @@ from panodetr.model.config import DetrConfig, ResNetConfig
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
 from panodetr.training.loop import begin, train
-from panodetr.training.observe import Silence
+from panodetr.training.observe import NullObserver
 from panodetr.training.validate import make_predictor
 
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def learning_run(tiny_run: TrainConfig) -> TrainConfig:
-    """Some hundred steps on whole photos, unchanged but for their order."""
+    """Some hundred steps on whole images, unchanged but for their order."""
     architecture = DetrConfig(
         backbone=ResNetConfig(
             block="basic",
@@ -74,16 +74,16 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-def test_four_photos_can_be_learned_by_heart(
+def test_four_images_can_be_learned_by_heart(
     learning_run: TrainConfig, discs: Dataset, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    folder, silence = RunFolder(tmp_path / "run"), Silence()
+    folder, silence = RunFolder(tmp_path / "run"), NullObserver()
     state = begin(learning_run, folder, accelerator=accelerator, observer=silence, resume=False)
     train(state, learning_run, discs, None, folder, accelerator=accelerator, observer=silence)
     predictor = make_predictor(state.kept_model, learning_run.spec, CPU)
     truth = PanopticData.open(discs.folder, discs.split)
     quality = PanopticQuality(truth.categories)
-    results = predictor.segment([sample.photo for sample in truth.samples])
+    results = predictor.segment([sample.path for sample in truth.samples])
     for sample, result in zip(truth.samples, results, strict=True):
         quality.update(read_ids(sample), sample.segments, result.segment_ids, result.segments)
     figures = quality.compute()

@@ -77,7 +77,7 @@ def test_a_log_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def test_the_picture_shows_losses_that_begin_late_and_validations(tmp_path: Path) -> None:
-    rates = {"learning_rate": 0.1, "gradient_norm": 1.0, "photos_per_second": 2.0}
+    rates = {"learning_rate": 0.1, "gradient_norm": 1.0, "images_per_second": 2.0}
     lines = [
         {"step": 10, "losses": {"total": 1.0}, **rates},
         {"step": 20, "losses": {"total": 1.0, "dice": 0.5}, **rates},

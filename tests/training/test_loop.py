@@ -15,15 +15,15 @@ from torch.testing import assert_close
 from panodetr.checkpoints.build import load_model
 from panodetr.data.dataset import Dataset
 from panodetr.errors import DataError, Interrupted, TrainingError
-from panodetr.evaluation.truth import Truth
+from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.model.detr import Detr
 from panodetr.training import loop
 from panodetr.training.batch import Batch, read_steps
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
 from panodetr.training.loop import begin, make_state, train
-from panodetr.training.memory import memory_told
-from panodetr.training.observe import BadStep, Progress, Silence
+from panodetr.training.memory import explain_oom
+from panodetr.training.observe import BadStep, NullObserver, Progress
 from panodetr.training.ranks import join_ranks
 from panodetr.training.state import TrainState, seed_step
 from panodetr.training.step import StepResult, count_step, train_step
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass
-class Told(Silence):
+class Told(NullObserver):
     """Keeps what a run tells."""
 
     notes: list[str] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Runner:
     ) -> tuple[TrainState, Told]:
         told = Told()
         folder = RunFolder(self.place / name)
-        truth = Truth.open(self.data.folder, "train") if validate else None
+        truth = GroundTruth.open(self.data.folder, "train") if validate else None
         state = begin(config, folder, accelerator=self.accelerator, observer=told, resume=resume)
         self.go_on(state, config, truth, folder, told)
         return state, told
@@ -77,7 +77,7 @@ class Runner:
         self,
         state: TrainState,
         config: TrainConfig,
-        truth: Truth | None,
+        truth: GroundTruth | None,
         folder: RunFolder,
         told: Told,
     ) -> None:
@@ -158,7 +158,7 @@ def test_the_log_has_means_of_every_loss_and_the_rate(tiny_run: TrainConfig, run
     assert told.lines[1].losses.keys() == boxes | {"focal", "dice"}
     assert told.lines[0].learning_rate == pytest.approx(1e-3 * 2 / 3)
     assert told.lines[2].learning_rate == pytest.approx(1e-3)
-    assert all(line.photos_per_second > 0 and line.gradient_norm > 0 for line in told.lines)
+    assert all(line.images_per_second > 0 and line.gradient_norm > 0 for line in told.lines)
     assert state.step == 5
 
 
@@ -319,10 +319,10 @@ def test_a_run_ends_when_validations_bring_nothing_better_than_what_was_found(
     assert again.step == 14
 
 
-class Broken(Truth):
-    """Photos to validate with that cannot be read."""
+class Broken(GroundTruth):
+    """Images to validate with that cannot be read."""
 
-    def share(self, rank: int, ranks: int) -> Truth:
+    def share(self, rank: int, ranks: int) -> GroundTruth:
         raise DataError("val/3.png is no image")
 
 
@@ -330,7 +330,7 @@ def test_a_validation_that_fails_costs_nothing(tiny_run: TrainConfig, run: Runne
     config = replace(tiny_run, validate_every=2)
     straight, told = run(config, "straight", validate=True)
     folder = RunFolder(run.place / "failed")
-    whole = Truth.open(run.data.folder, "train")
+    whole = GroundTruth.open(run.data.folder, "train")
     broken = Broken(**vars(whole))
     state = make_state(config, CPU, print)
     with pytest.raises(TrainingError, match=r"after step 2: val/3.png is no image; .* --val none"):
@@ -353,7 +353,7 @@ def test_a_validation_that_fails_costs_nothing(tiny_run: TrainConfig, run: Runne
 def test_a_run_that_cannot_be_validated_goes_on_without(tiny_run: TrainConfig, run: Runner) -> None:
     config = replace(tiny_run, validate_every=2)
     folder = RunFolder(run.place / "run")
-    broken = Broken(**vars(Truth.open(run.data.folder, "train")))
+    broken = Broken(**vars(GroundTruth.open(run.data.folder, "train")))
     with pytest.raises(TrainingError):
         run.go_on(make_state(config, CPU, print), config, broken, folder, Told())
     state, told = run(config, "run", resume=True)
@@ -372,7 +372,7 @@ class Interrupting(Told):
         if step == self._step:
             signal.raise_signal(self._number)
 
-    def validating(self, done: int, photos: int) -> None:
+    def validating(self, done: int, images: int) -> None:
         if self._validation and done == 2:
             signal.raise_signal(self._number)
 
@@ -400,7 +400,7 @@ def test_a_signal_ends_a_validation_which_is_done_when_the_run_goes_on(
 ) -> None:
     config = replace(tiny_run, validate_every=4)
     folder = RunFolder(run.place / "stopped")
-    truth = Truth.open(run.data.folder, "train")
+    truth = GroundTruth.open(run.data.folder, "train")
     told = Interrupting(signal.SIGTERM, validation=True)
     with pytest.raises(Interrupted, match="after step 4"):
         run.go_on(make_state(config, CPU, print), config, truth, folder, told)
@@ -436,18 +436,18 @@ def test_memory_that_does_not_suffice_is_one_line(
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
 def test_every_kind_of_full_memory_is_known(tiny_run: TrainConfig, error: Exception) -> None:
-    with pytest.raises(TrainingError, match="more memory than there is"), memory_told(tiny_run):
+    with pytest.raises(TrainingError, match="more memory than there is"), explain_oom(tiny_run):
         raise error
     other = RuntimeError("shapes cannot be multiplied")
-    with pytest.raises(RuntimeError, match="multiplied"), memory_told(tiny_run):
+    with pytest.raises(RuntimeError, match="multiplied"), explain_oom(tiny_run):
         raise other
 
 
-def test_a_photo_that_cannot_be_read_is_told_once_and_counted_over_all_starts(
+def test_a_image_that_cannot_be_read_is_told_once_and_counted_over_all_starts(
     tiny_run: TrainConfig, run: Runner, discs: Dataset
 ) -> None:
-    config = replace(tiny_run, sampling="epochs", bad_photos=1, steps=2)
-    first, second = (sample.photo for sample in discs.samples[:2])
+    config = replace(tiny_run, sampling="epochs", bad_images=1, steps=2)
+    first, second = (sample.path for sample in discs.samples[:2])
     whole = first.read_bytes()
     first.write_bytes(whole[:50])
     state, told = run(config, "run")
@@ -459,11 +459,11 @@ def test_a_photo_that_cannot_be_read_is_told_once_and_counted_over_all_starts(
     assert told.notes == []
     first.write_bytes(whole)
     second.write_bytes(whole[:50])
-    with pytest.raises(DataError, match=r"2 of 4 photos cannot be read.*allows more than 1"):
+    with pytest.raises(DataError, match=r"2 of 4 images cannot be read.*allows more than 1"):
         run(replace(config, steps=6), "run", resume=True)
 
 
-def test_photos_that_any_process_has_skipped_are_counted_together(
+def test_images_that_any_process_has_skipped_are_counted_together(
     tiny_run: TrainConfig, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     others: list[str] = ["one.png: not an image", "two.png: not an image"]
@@ -472,11 +472,11 @@ def test_photos_that_any_process_has_skipped_are_counted_together(
         return [value, (None, others[:1]), (None, others)]
 
     monkeypatch.setattr("panodetr.training.loop.gather", gather)
-    state, told = run(replace(tiny_run, steps=2, bad_photos=2), "enough")
+    state, told = run(replace(tiny_run, steps=2, bad_images=2), "enough")
     assert state.skipped == {*others}
     assert told.notes == others
-    with pytest.raises(DataError, match=r"2 of 4 photos cannot be read, the last: two\.png"):
-        run(replace(tiny_run, steps=2, bad_photos=1), "too many")
+    with pytest.raises(DataError, match=r"2 of 4 images cannot be read, the last: two\.png"):
+        run(replace(tiny_run, steps=2, bad_images=1), "too many")
 
 
 def test_a_state_of_an_earlier_version_has_skipped_nothing(

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from panodetr.model.detr import Detr
+from panodetr.objective.auxiliary import AuxiliaryHeads
+from panodetr.objective.objective import compute_losses
 from panodetr.training.batch import Batch, Targets
 from panodetr.training.config import TrainConfig
 from panodetr.training.loop import make_state
-from panodetr.training.objective import compute_losses
 from panodetr.training.optimizer import (
     freeze,
     learning_rate_factor,
@@ -17,7 +18,6 @@ from panodetr.training.optimizer import (
     set_learning_rate,
     set_modes,
 )
-from panodetr.training.scaffold import Scaffold
 
 CPU = torch.device("cpu")
 
@@ -82,7 +82,7 @@ def test_the_mask_stage_learns_the_mask_head_alone(tiny_run: TrainConfig) -> Non
     for name, module in model.named_modules():
         if name not in ("", "attention_maps", "mask_head"):
             assert module.training == name.startswith(mask_parts), name
-    optimizer = make_optimizer(model, Scaffold(config), config)
+    optimizer = make_optimizer(model, AuxiliaryHeads(config), config)
     assert [group["initial_lr"] for group in optimizer.param_groups] == [1e-3]
 
 
@@ -110,7 +110,7 @@ def test_a_mask_step_leaves_everything_else_as_it_was(tiny_run: TrainConfig) -> 
     model = Detr(config.spec.architecture)
     freeze(model, config)
     set_modes(model, config)
-    scaffold = Scaffold(config)
+    scaffold = AuxiliaryHeads(config)
     optimizer = make_optimizer(model, scaffold, config)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     total, parts = compute_losses(model, scaffold, batch_of(2, 0), config, with_masks=True)

@@ -45,7 +45,7 @@ def request(data: Dataset, *changes: str, val: str | None = None) -> Request:
 
 @pytest.fixture
 def boxes(discs: Dataset) -> Path:
-    """The folder of the same photos with boxes alone, as COCO writes them."""
+    """The folder of the same images with boxes alone, as COCO writes them."""
     folder = discs.folder
     document = json.loads((folder / "panoptic_train.json").read_text())
     document["annotations"] = [
@@ -106,7 +106,7 @@ def test_the_split_val_validates_where_it_is_there(discs: Dataset) -> None:
 
 
 def copy_split(data: Dataset, split: str) -> Path:
-    """Give the same photos again as another split; returns its JSON."""
+    """Give the same images again as another split; returns its JSON."""
     folder = data.folder
     shutil.copytree(folder / "train", folder / split)
     shutil.copytree(folder / "panoptic_train", folder / f"panoptic_{split}")
@@ -139,9 +139,9 @@ def test_stage_2_on_fewer_classes_is_refused_unless_it_is_not_validated(
     assert prepare(replace(asked, val="none")).truth is None
 
 
-def test_photos_that_are_learned_from_and_validated_with_are_told(discs: Dataset) -> None:
+def test_images_that_are_learned_from_and_validated_with_are_told(discs: Dataset) -> None:
     (note,) = prepare(request(discs, *SMALL, val="train")).notes
-    assert "4 of the 4 photos to validate with are also learned from" in note
+    assert "4 of the 4 images to validate with are also learned from" in note
     copy_split(discs, "val")
     assert prepare(request(discs, *SMALL)).notes == ()
 
@@ -292,7 +292,7 @@ def test_other_classes_to_validate_with_are_refused_before_the_run(discs: Datase
         prepare(request(discs, *SMALL))
 
 
-def test_photos_with_id_maps_are_validated_by_their_objects(tmp_path: Path) -> None:
+def test_images_with_id_maps_are_validated_by_their_objects(tmp_path: Path) -> None:
     noise = np.random.default_rng(0)
     for split in ("train", "val"):
         for part in ("images", "masks"):
@@ -300,8 +300,8 @@ def test_photos_with_id_maps_are_validated_by_their_objects(tmp_path: Path) -> N
         for number in range(2):
             ids = np.zeros((64, 64), np.uint8)
             ids[4:20, 4:20], ids[30:50, 30:60] = 1, 2
-            photo = noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-            Image.fromarray(photo).save(tmp_path / split / "images" / f"{number}.png")
+            image = noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(image).save(tmp_path / split / "images" / f"{number}.png")
             Image.fromarray(ids).save(tmp_path / split / "masks" / f"{number}.png")
     truth = prepare(Request(recipe="nuclei", data=tmp_path, changes=SMALL)).truth
     assert truth is not None
@@ -311,7 +311,7 @@ def test_photos_with_id_maps_are_validated_by_their_objects(tmp_path: Path) -> N
     assert second["area"] == 600
 
 
-def test_photos_to_validate_with_must_be_readable(tmp_path: Path) -> None:
+def test_images_to_validate_with_must_be_readable(tmp_path: Path) -> None:
     for split in ("train", "val"):
         for number in (1, 2):
             for part, pixels in (("images", (60, 60, 3)), ("masks", (60, 60))):
@@ -321,7 +321,7 @@ def test_photos_to_validate_with_must_be_readable(tmp_path: Path) -> None:
         (tmp_path / "cells" / split / "images" / "2.png").write_bytes(b"nothing")
     asked = Request(recipe="nuclei", data=tmp_path / "cells", changes=SMALL)
     assert len(prepare(replace(asked, val="none")).data.unreadable) == 1
-    with pytest.raises(DataError, match=r"1 of the photos to validate with .*val/images/2\.png"):
+    with pytest.raises(DataError, match=r"1 of the images to validate with .*val/images/2\.png"):
         prepare(asked)
 
 
@@ -359,8 +359,8 @@ def test_runs_at_work_are_not_the_ones_to_resume(tmp_path: Path) -> None:
 def test_a_rehearsal_measures_and_writes_nothing(discs: Dataset) -> None:
     before = {path: path.stat().st_mtime_ns for path in discs.folder.rglob("*")}
     found = dry_run(request(discs, *SMALL), device="cpu")
-    assert found.photos == 4
-    assert found.val_photos == 0
+    assert found.images == 4
+    assert found.val_images == 0
     assert found.checked
     assert found.errors == ()
     assert "no best model is kept" in found.notes[0]
@@ -368,23 +368,23 @@ def test_a_rehearsal_measures_and_writes_nothing(discs: Dataset) -> None:
     assert found.total_seconds == pytest.approx(4 * found.seconds)
     assert found.parameters > 1_000_000
     assert found.peak_bytes is None or found.peak_bytes > 50e6
-    assert "4 steps of 2 photos are very few" in found.warnings[0]
+    assert "4 steps of 2 images are very few" in found.warnings[0]
     assert {path: path.stat().st_mtime_ns for path in discs.folder.rglob("*")} == before
 
 
 def test_a_rehearsal_reads_what_is_validated_with(discs: Dataset) -> None:
     copy_split(discs, "val")
-    photo = discs.folder / "val" / "3.png"
-    photo.write_bytes(photo.read_bytes()[:200])
+    image = discs.folder / "val" / "3.png"
+    image.write_bytes(image.read_bytes()[:200])
     found = dry_run(request(discs, *SMALL), device="cpu")
-    assert found.val_photos == 4
+    assert found.val_images == 4
     (error,) = found.errors
     assert "3.png" in error
 
 
 def test_few_steps_are_measured_by_where_they_begin(tiny_run: TrainConfig) -> None:
     scratch = replace(tiny_run, token_weight=0.0, steps=20_000)
-    assert "554000 of 64 photos in the paper" in warn_of_few_steps(scratch)[0]
+    assert "554000 of 64 images in the paper" in warn_of_few_steps(scratch)[0]
     assert warn_of_few_steps(replace(scratch, steps=60_000)) == []
     assert warn_of_few_steps(replace(scratch, token_weight=1.0)) == []
     assert warn_of_few_steps(replace(scratch, start="nuclei")) == []
@@ -392,5 +392,5 @@ def test_few_steps_are_measured_by_where_they_begin(tiny_run: TrainConfig) -> No
     masks = replace(
         tiny_run, start="boxes", learned="masks", token_weight=0.0, mask_start=0, query_groups=1
     )
-    assert "the mask head took 46000 of 64 photos" in warn_of_few_steps(masks)[0]
+    assert "the mask head took 46000 of 64 images" in warn_of_few_steps(masks)[0]
     assert warn_of_few_steps(replace(masks, steps=5_000)) == []

@@ -39,7 +39,7 @@ def test_a_run_in_bfloat16_parts_and_with_recomputing_ends_with_a_model(
     settings = [word for change in CHEAPER for word in ("--set", change)]
     out = tmp_path / "run"
     told = program.run(program.begin(out, *settings), launcher=LAUNCHERS[launcher])
-    assert f"try it: panodetr segment PHOTO --model {out / 'best'}" in told
+    assert f"try it: panodetr segment IMAGE --model {out / 'best'}" in told
     lines = [line for line in read_log(out / "log.jsonl") if "losses" in line]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert all(0 < line["losses"]["total"] < 1000 for line in lines)
@@ -49,6 +49,6 @@ def test_a_run_in_bfloat16_parts_and_with_recomputing_ends_with_a_model(
         spec, model = load_model(out / place)
         assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
         assert spec.architecture.masks
-    photos = sorted((program.data / "val").glob("*.png"))
-    (result,) = load(out / "model", device="cpu").segment(photos[:1])
+    images = sorted((program.data / "val").glob("*.png"))
+    (result,) = load(out / "model", device="cpu").segment(images[:1])
     assert result.segment_ids.shape == (64, 64)

@@ -21,7 +21,7 @@ EXACT = (
     "spec.architecture.dropout=0", "spec.architecture.backbone.norm=group", "workers=0",
     "learning_rate=4e-5", "backbone_learning_rate=4e-5",
 )  # fmt: skip
-"""Nothing in which photos of one batch depend on each other, or on luck. AdamW divides by gradients
+"""Nothing in which images of one batch depend on each other, or on luck. AdamW divides by gradients
 near zero, so at higher rates rounding would grow from step to step."""
 
 SETTINGS = [word for change in EXACT for word in ("--set", change)]
@@ -67,13 +67,13 @@ def test_two_processes_lose_what_one_does(
 
 
 @pytest.mark.slow
-def test_a_photo_that_another_process_skips_is_named(program: Program, tmp_path: Path) -> None:
+def test_a_image_that_another_process_skips_is_named(program: Program, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(program.data, data)
     samples = open_data(data).samples
     sizes = [sample.size for sample in samples]
     seen = Sampler(sizes, CropAugmentation(size=48), seed=0, batch_size=2, sampling="epochs")
-    broken = samples[seen.draw(1).index].photo  # the second process's first one
+    broken = samples[seen.draw(1).index].path  # the second process's first one
     broken.write_bytes(broken.read_bytes()[:200])
     short = ("sampling=epochs", "steps=1", "batch_size=2")
     words = program.begin(tmp_path / "run", "--val", "none", *SETTINGS, "--data", str(data))

@@ -24,14 +24,14 @@ def numbered(categories: tuple[Category, ...]) -> tuple[Category, ...]:
     return tuple(replace(each, index=index) for index, each in enumerate(categories))
 
 
-COCO = RecipeData(categories=numbered(coco_panoptic()), photos=118_287, masks=True)
-THINGS = RecipeData(categories=numbered(coco_detection()), photos=118_287, masks=True)
+COCO = RecipeData(categories=numbered(coco_panoptic()), images=118_287, masks=True)
+THINGS = RecipeData(categories=numbered(coco_detection()), images=118_287, masks=True)
 OWN = RecipeData(
     categories=(
         Category(index=0, id=4, name="nut", is_thing=True, color=(255, 0, 0)),
         Category(index=1, id=9, name="bolt", is_thing=True, color=(0, 255, 0)),
     ),
-    photos=100,
+    images=100,
     masks=True,
 )
 
@@ -134,7 +134,7 @@ def test_the_mask_stage_takes_on_what_it_starts_from(tiny_run: TrainConfig, tmp_
     spec = replace(tiny_run.spec, architecture=shape)
     save_checkpoint(tmp_path / "boxes", spec, Detr(shape).state_dict())
     start = f"start={tmp_path / 'boxes'}"
-    data = RecipeData(categories=tiny_run.spec.categories[:1], photos=640, masks=True)
+    data = RecipeData(categories=tiny_run.spec.categories[:1], images=640, masks=True)
     config = configure("coco-panoptic-masks", data, [start])
     assert config.spec.architecture == replace(shape, masks=True)
     assert config.spec.categories == spec.categories
@@ -170,11 +170,11 @@ def test_fine_tuning_keeps_the_network_and_takes_the_datas_classes() -> None:
 
 def test_things_are_of_one_piece_where_the_trained_model_knows_them() -> None:
     made = read_spec(bundled()["nuclei"])
-    nuclei = RecipeData(categories=made.categories, photos=100, masks=True)
-    assert configure("finetune", nuclei, ["start=nuclei"]).spec.one_piece
-    assert not configure("finetune", OWN, ["start=nuclei"]).spec.one_piece
-    own = ["start=nuclei", "spec.one_piece=true"]
-    assert configure("finetune", OWN, own).spec.one_piece
+    nuclei = RecipeData(categories=made.categories, images=100, masks=True)
+    assert configure("finetune", nuclei, ["start=nuclei"]).spec.single_component
+    assert not configure("finetune", OWN, ["start=nuclei"]).spec.single_component
+    own = ["start=nuclei", "spec.single_component=true"]
+    assert configure("finetune", OWN, own).spec.single_component
 
 
 def test_fine_tuning_a_model_of_the_paper_keeps_its_sizes_and_rates(
@@ -193,15 +193,15 @@ def test_fine_tuning_a_model_of_the_paper_keeps_its_sizes_and_rates(
 
 
 def test_the_bundled_models_recipe_is_the_one_it_was_made_with() -> None:
-    data = RecipeData(categories=OWN.categories[:1], photos=475, masks=True)
+    data = RecipeData(categories=OWN.categories[:1], images=475, masks=True)
     made = read_spec(bundled()["nuclei"])
     config = configure("nuclei", data)
     assert replace(config.spec.architecture, num_classes=made.architecture.num_classes) == (
         made.architecture
     )
     assert config.spec.preprocessing == made.preprocessing
-    assert (config.spec.threshold, config.spec.duplicate_iou, config.spec.one_piece) == (
-        made.threshold, made.duplicate_iou, made.one_piece
+    assert (config.spec.threshold, config.spec.duplicate_iou, config.spec.single_component) == (
+        made.threshold, made.duplicate_iou, made.single_component
     )  # fmt: skip
     check_start(config)
 
@@ -215,7 +215,7 @@ def test_the_joint_model_is_built_whole() -> None:
 
 
 @pytest.mark.parametrize("short_side", [1, 2, 3, 8])
-def test_photos_may_be_as_small_as_one_likes(short_side: int) -> None:
+def test_images_may_be_as_small_as_one_likes(short_side: int) -> None:
     config = configure("finetune", OWN, ["start=nuclei", f"short_side={short_side}"])
     assert isinstance(config.augmentation, PaperAugmentation)
     assert config.augmentation.short_sides[-1] == short_side

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from panodetr.data.dataset import Dataset
+from panodetr.objective.criterion import count_totals
 from panodetr.training.batch import read_steps
 from panodetr.training.config import TrainConfig
-from panodetr.training.criterion import count_totals
 from panodetr.training.loop import make_state
 from panodetr.training.state import TrainState, seed_step
 

@@ -18,7 +18,7 @@ from panodetr.errors import Interrupted, PanodetrError, TrainingError, UsageErro
 from panodetr.model.detr import Detr
 from panodetr.training.lock import held
 from panodetr.training.log import read_log
-from panodetr.training.observe import Silence
+from panodetr.training.observe import NullObserver
 from panodetr.training.prepare import Request
 from panodetr.training.run import Outcome, train
 from panodetr.training.validate import Validation
@@ -33,7 +33,7 @@ TINY = (
 
 
 @dataclass
-class Told(Silence):
+class Told(NullObserver):
     """Keeps what a run tells."""
 
     notes: list[str] = field(default_factory=list)

@@ -14,13 +14,13 @@ from panodetr.data.instances import InstanceData, InstanceImage
 from panodetr.data.masks import panoptic_objects
 from panodetr.data.panoptic import read_ids
 from panodetr.errors import DataError
-from panodetr.evaluation.truth import Truth
+from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.model.detr import Detr
 from panodetr.training.batch import read_steps
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
 from panodetr.training.log import read_log
-from panodetr.training.observe import BadStep, Progress, Silence
+from panodetr.training.observe import BadStep, NullObserver, Progress
 from panodetr.training.pictures import draw_batch, draw_validation
 from panodetr.training.record import Recorder
 from panodetr.training.validate import Validation, choose_tasks, make_predictor, validate
@@ -29,8 +29,8 @@ from .conftest import SIDE
 
 
 @pytest.fixture
-def truth(discs: Dataset) -> Truth:
-    return Truth.open(discs.folder, "train")
+def truth(discs: Dataset) -> GroundTruth:
+    return GroundTruth.open(discs.folder, "train")
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def model(tiny_run: TrainConfig) -> Detr:
 
 
 def of(
-    config: TrainConfig, model: Detr, truth: Truth, accelerator: Accelerator
+    config: TrainConfig, model: Detr, truth: GroundTruth, accelerator: Accelerator
 ) -> tuple[Validation, list[tuple[int, int]]]:
     seen: list[tuple[int, int]] = []
     found = validate(
@@ -49,17 +49,17 @@ def of(
         truth,
         step=3,
         accelerator=accelerator,
-        progress=lambda done, photos: seen.append((done, photos)),
+        progress=lambda done, images: seen.append((done, images)),
     )
     return found, seen
 
 
-def as_objects(truth: Truth) -> Truth:
+def as_objects(truth: GroundTruth) -> GroundTruth:
     """The discs of panoptic truth, one by one."""
     objects = [
         InstanceImage(
             image_id=image.image_id,
-            photo=image.photo,
+            path=image.path,
             size=image.size,
             objects=tuple(panoptic_objects(image.panoptic, read_ids(image.panoptic), {10})),
         )
@@ -69,11 +69,11 @@ def as_objects(truth: Truth) -> Truth:
     data = InstanceData(
         folder=truth.folder, categories=truth.object_categories, images=tuple(objects)
     )
-    return Truth.of_instances(data)
+    return GroundTruth.of_instances(data)
 
 
 def test_models_with_masks_are_measured_by_the_quality_of_things(
-    tiny_run: TrainConfig, model: Detr, truth: Truth, accelerator: Accelerator
+    tiny_run: TrainConfig, model: Detr, truth: GroundTruth, accelerator: Accelerator
 ) -> None:
     found, seen = of(tiny_run, model, truth, accelerator)
     assert choose_tasks(tiny_run.spec, truth) == ("boxes", "instances", "panoptic")
@@ -85,7 +85,7 @@ def test_models_with_masks_are_measured_by_the_quality_of_things(
 
 
 def test_models_without_masks_are_measured_by_box_ap(
-    tiny_run: TrainConfig, truth: Truth, accelerator: Accelerator
+    tiny_run: TrainConfig, truth: GroundTruth, accelerator: Accelerator
 ) -> None:
     shape = replace(tiny_run.spec.architecture, masks=False)
     config = replace(tiny_run, spec=replace(tiny_run.spec, architecture=shape))
@@ -96,7 +96,7 @@ def test_models_without_masks_are_measured_by_box_ap(
 
 
 def test_masks_that_are_written_one_by_one_are_measured_by_the_quality_of_things(
-    tiny_run: TrainConfig, truth: Truth, accelerator: Accelerator
+    tiny_run: TrainConfig, truth: GroundTruth, accelerator: Accelerator
 ) -> None:
     shape = replace(tiny_run.spec.architecture, num_classes=1)
     things = tiny_run.spec.categories[:1]
@@ -104,7 +104,7 @@ def test_masks_that_are_written_one_by_one_are_measured_by_the_quality_of_things
     torch.manual_seed(0)
     model = Detr(shape)
     found, seen = of(replace(tiny_run, spec=spec), model, as_objects(truth), accelerator)
-    assert len(seen) == 4  # one run of the network a photo
+    assert len(seen) == 4  # one run of the network an image
     assert list(found.figures) == ["thing PQ", "box AP", "mask AP"]
     assert found.measure == "thing PQ"
     assert not any(name.endswith("_stuff") for name in found.metrics)
@@ -118,7 +118,7 @@ def test_masks_that_are_written_one_by_one_are_measured_by_the_quality_of_things
 
 
 def test_a_model_of_boxes_has_nothing_to_be_measured_by_where_all_is_stuff(
-    tiny_run: TrainConfig, truth: Truth
+    tiny_run: TrainConfig, truth: GroundTruth
 ) -> None:
     shape = replace(tiny_run.spec.architecture, masks=False)
     stuff = replace(truth, object_categories=())
@@ -127,7 +127,7 @@ def test_a_model_of_boxes_has_nothing_to_be_measured_by_where_all_is_stuff(
 
 
 def test_data_without_things_is_measured_by_all_it_has(
-    tiny_run: TrainConfig, model: Detr, truth: Truth, accelerator: Accelerator
+    tiny_run: TrainConfig, model: Detr, truth: GroundTruth, accelerator: Accelerator
 ) -> None:
     stuff = tuple(replace(c, is_thing=False) for c in tiny_run.spec.categories)
     config = replace(tiny_run, spec=replace(tiny_run.spec, categories=stuff))
@@ -150,7 +150,7 @@ def test_batches_are_drawn_with_their_objects(tiny_run: TrainConfig, discs: Data
 
 
 def test_predictions_are_drawn_beside_the_truth(
-    tiny_run: TrainConfig, model: Detr, truth: Truth
+    tiny_run: TrainConfig, model: Detr, truth: GroundTruth
 ) -> None:
     sheets = {}
     for masks in (True, False):
@@ -167,7 +167,7 @@ def test_predictions_are_drawn_beside_the_truth(
 
 
 def test_true_masks_are_drawn_whatever_they_are_written_in(
-    tiny_run: TrainConfig, model: Detr, truth: Truth
+    tiny_run: TrainConfig, model: Detr, truth: GroundTruth
 ) -> None:
     predictor = make_predictor(model, tiny_run.spec, torch.device("cpu"))
     right: list[NDArray[np.bool_]] = []
@@ -179,7 +179,7 @@ def test_true_masks_are_drawn_whatever_they_are_written_in(
     assert (right[0] == right[1]).mean() > 0.98
 
 
-def test_padding_can_be_told_from_a_dark_photo(tiny_run: TrainConfig, discs: Dataset) -> None:
+def test_padding_can_be_told_from_a_dark_image(tiny_run: TrainConfig, discs: Dataset) -> None:
     (batch,) = next(read_steps(tiny_run, discs, 0, print))
     padding = torch.zeros(batch.pixels.shape[0], *batch.pixels.shape[2:], dtype=torch.bool)
     padding[0, :, -8:] = True
@@ -189,10 +189,10 @@ def test_padding_can_be_told_from_a_dark_photo(tiny_run: TrainConfig, discs: Dat
 
 
 def test_the_folder_keeps_what_is_told(
-    tiny_run: TrainConfig, discs: Dataset, model: Detr, truth: Truth, tmp_path: Path
+    tiny_run: TrainConfig, discs: Dataset, model: Detr, truth: GroundTruth, tmp_path: Path
 ) -> None:
     folder = RunFolder(tmp_path / "run")
-    recorder = Recorder(folder, tiny_run.spec, discs, truth, torch.device("cpu"), Silence())
+    recorder = Recorder(folder, tiny_run.spec, discs, truth, torch.device("cpu"), NullObserver())
     (batch,) = next(read_steps(tiny_run, discs, 0, print))
     recorder.note("class head: not taken over")
     recorder.begin(0, 0, 6, 2)
@@ -200,7 +200,7 @@ def test_the_folder_keeps_what_is_told(
     recorder.progress(
         Progress(
             step=1, losses={"total": 2.0}, learning_rate=0.1, gradient_norm=1.0,
-            photos_per_second=3.0,
+            images_per_second=3.0,
         )
     )  # fmt: skip
     nan = float("nan")
@@ -215,7 +215,7 @@ def test_the_folder_keeps_what_is_told(
     assert [sorted(line)[0] for line in lines] == ["note", "gradient_norm", "bad_step", "step"]
     assert lines[3]["validation"] == {"pq_things": 0.5}
     bad = (folder.path / lines[2]["bad_step"]).read_text()
-    names = {sample.image_id: sample.photo.name for sample in discs.samples}
+    names = {sample.image_id: sample.path.name for sample in discs.samples}
     assert all(names[image_id] in bad for image_id in batch.image_ids)
     assert '"nan"' in bad
     assert {path.name for path in folder.pictures.iterdir()} == {

@@ -1,4 +1,4 @@
-"""How near a runtime of less precision comes to PyTorch in float32, on photos with a truth."""
+"""How near a runtime of less precision comes to PyTorch in float32, on images with a truth."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from panodetr.bench.process import Answer, Laps
-    from panodetr.evaluation.truth import Truth
+    from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.images.views import View
     from panodetr.predict import Predictor
     from panodetr.runtimes.base import Found, Precision
@@ -47,19 +47,19 @@ class OnData:
             data: the data set.
             precision: what the other computes in, where it is no exported file.
         """
-        from panodetr.evaluation.truth import Truth
+        from panodetr.evaluation.ground_truth import GroundTruth
 
         self.reference = open_model(reference)
         self.other = open_model(other, precision=precision)
-        self.truth = Truth.open(data, "val")
-        self.photo = self.truth.images[0].photo
+        self.truth = GroundTruth.open(data, "val")
+        self.image = self.truth.images[0].path
 
     def run(self) -> Laps:
-        """Segment one photo with each."""
+        """Segment one image with each."""
         laps: Laps = {}
         for name, model in (("reference", self.reference), ("other", self.other)):
             start = time.perf_counter()
-            model.segment(self.photo)
+            model.segment(self.image)
             laps[name] = time.perf_counter() - start
         return laps
 
@@ -82,7 +82,7 @@ class OnData:
 def agree(
     reference: Predictor,
     other: Predictor,
-    truth: Truth,
+    truth: GroundTruth,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
     """Compare two forms of one model.
@@ -91,7 +91,7 @@ def agree(
         reference: the exact one.
         other: with the same queries.
         truth: a panoptic data set with the model's classes.
-        progress: called after each photo with how many are done, and how many there are.
+        progress: called after each image with how many are done, and how many there are.
 
     Returns:
         Over all queries that the exact one keeps: `classes`, the part with the same class,
@@ -100,12 +100,12 @@ def agree(
 
     Raises:
         DataError: the model's classes aren't the data set's.
-        ImageError: a photo cannot be read.
+        ImageError: an image cannot be read.
     """
     parts: list[QueryAgreement] = []
     threshold = reference.spec.threshold
     for number, image in enumerate(truth.images, start=1):
-        pairs = zip(_views(reference, image.photo), _views(other, image.photo), strict=True)
+        pairs = zip(_views(reference, image.path), _views(other, image.path), strict=True)
         for (views, exact), (_, near) in pairs:
             for index in range(len(views)):
                 queries = kept_of(exact.logits[index], threshold)
@@ -126,7 +126,7 @@ def agree(
     }
 
 
-def panoptic_quality(model: Predictor, truth: Truth) -> float:
+def panoptic_quality(model: Predictor, truth: GroundTruth) -> float:
     """Measure a model's PQ over all classes, 0 to 1; errors as for `agree`."""
     from panodetr.evaluation.run import evaluate
 
@@ -135,21 +135,21 @@ def panoptic_quality(model: Predictor, truth: Truth) -> float:
     return figures.all.pq
 
 
-def first_photos(truth: Truth, count: int | None) -> Truth:
-    """Leave out all photos but the first; None leaves all in."""
+def first_images(truth: GroundTruth, count: int | None) -> GroundTruth:
+    """Leave out all images but the first; None leaves all in."""
     return replace(truth, images=truth.images[:count])
 
 
-def _views(model: Predictor, photo: Path) -> Iterator[tuple[list[View], Found]]:
-    """Run a model on the views of a photo, as predicting does."""
-    from panodetr.images.views import read_photo, view_batches
+def _views(model: Predictor, image: Path) -> Iterator[tuple[list[View], Found]]:
+    """Run a model on the views of an image, as predicting does."""
+    from panodetr.images.views import read_tiled, view_batches
 
     rule = model.spec.preprocessing
-    for views in view_batches([read_photo(photo, rule)], rule):
+    for views in view_batches([read_tiled(image, rule)], rule):
         yield views, model.runtime.detect(np.stack([view.pixels for view in views]), None)
 
 
 def _answer_of(found: Found, index: int, queries: NDArray[np.intp]) -> Answer:
-    """Give what a network found in one photo of its batch."""
+    """Give what a network found in one image of its batch."""
     masks = found.masks(np.full_like(queries, index), queries)
     return network_answer(found.logits[index], found.boxes[index], queries, masks)

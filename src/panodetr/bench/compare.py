@@ -22,7 +22,7 @@ TOLERANCE = 1e-4
 """Of boxes; of logits and masks the same part of the largest value where that is above 1."""
 
 GREY_LEVEL = 1 / 255 / 0.224
-"""A normalised photo's least step in its finest channel: resizing may round either way."""
+"""A normalised image's least step in its finest channel: resizing may round either way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def network_answer(
     masks: NDArray[np.float32] | None = None,
     masked: NDArray[np.intp] | None = None,
 ) -> Answer:
-    """Name what a network gave for one photo.
+    """Name what a network gave for one image.
 
     Args:
         logits: (Q, C + 1).
@@ -83,7 +83,7 @@ def compare(ours: Answer, theirs: Answer, kept: int) -> Agreement:
     """Hold an answer to another, which has at least its masks.
 
     Args:
-        ours: `pixels` of a prepared photo, or what `network_answer` names.
+        ours: `pixels` of a prepared image, or what `network_answer` names.
         theirs: likewise.
         kept: how many queries both must keep, and the same ones.
     """

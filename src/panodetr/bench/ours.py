@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from panodetr.bench.photo import BenchPhoto
+    from panodetr.bench.image import BenchImage
     from panodetr.bench.process import Answer, Laps
     from panodetr.bench.weights import RandomModel
     from panodetr.images.preprocess import Preprocessing
@@ -52,25 +52,25 @@ def open_plain(source: str | Path) -> Predictor:
     return Predictor(spec, TorchRuntime(network, spec.preprocessing, cpu, plain=True))
 
 
-def run_network(model: Predictor, photo: NDArray[np.uint8]) -> Found:
-    """Run on a photo that fits into one tile; the answers are those of a batch of one."""
-    from panodetr.images.views import read_photo, view_batches
+def run_network(model: Predictor, image: NDArray[np.uint8]) -> Found:
+    """Run on an image that fits into one tile; the answers are those of a batch of one."""
+    from panodetr.images.views import read_tiled, view_batches
 
     rule = model.spec.preprocessing
-    ((view,),) = view_batches([read_photo(photo, rule)], rule)
+    ((view,),) = view_batches([read_tiled(image, rule)], rule)
     return model.runtime.detect(np.stack([view.pixels]), None)
 
 
 class Segmenting:
-    """`model.segment(photo)`: from a decoded photo to a `PanopticResult`."""
+    """`model.segment(image)`: from a decoded image to a `PanopticResult`."""
 
     def __init__(
         self,
         source: Path,
-        photo: BenchPhoto,
+        image: BenchImage,
         runtime: RuntimeName | None = None,
         kept: int | None = None,
-        photos: int = 1,
+        images: int = 1,
         *,
         plain: bool = False,
     ) -> None:
@@ -78,16 +78,16 @@ class Segmenting:
 
         Args:
             source: a model, or an exported file.
-            photo: what is segmented.
+            image: what is segmented.
             runtime: what runs it; None as for `open_model`.
             kept: queries to be kept, by a threshold of its own: less precise arithmetic has other
                 scores, and masks are what takes the time. None: the model's own threshold.
-            photos: how many copies of the photo one run segments.
+            images: how many copies of the image one run segments.
             plain: whether PyTorch runs the model as it is defined, not fused.
         """
         self.model = open_plain(source) if plain else open_model(source, runtime)
-        self.photo = photo.pixels()
-        self.photos = photos
+        self.image = image.pixels()
+        self.images = images
         self.threshold = self.model.spec.threshold
         self.own_threshold = kept is not None
         if kept is not None:
@@ -95,9 +95,9 @@ class Segmenting:
 
     def run(self) -> Laps:
         """Segment."""
-        photos = [self.photo] * self.photos
+        images = [self.image] * self.images
         start = time.perf_counter()
-        self.model.segment(photos, threshold=self.threshold)
+        self.model.segment(images, threshold=self.threshold)
         return {"whole": time.perf_counter() - start}
 
     def answer(self) -> Answer:
@@ -115,19 +115,19 @@ class Segmenting:
         return network_answer(logits, found.boxes[0], kept, masks, masked)
 
     def _network(self) -> Found:
-        return run_network(self.model, self.photo)
+        return run_network(self.model, self.image)
 
 
 class AllMasks:
     """`DetrForSegmentation(...)`, the card's call: masks of all queries."""
 
-    def __init__(self, model: RandomModel, photo: BenchPhoto) -> None:
+    def __init__(self, model: RandomModel, image: BenchImage) -> None:
         from panodetr.compat import DetrForSegmentation, DetrImageProcessor
 
         self.threshold = model.threshold
         self.model = DetrForSegmentation.from_pretrained(model.folder)
         processor = DetrImageProcessor.from_pretrained(model.folder)
-        self.inputs = processor(images=photo.image(), return_tensors="pt")
+        self.inputs = processor(images=image.image(), return_tensors="pt")
 
     def run(self) -> Laps:
         """Call the model."""
@@ -152,33 +152,33 @@ class AllMasks:
 
 
 class Detecting:
-    """`model.detect(photo)`: boxes alone."""
+    """`model.detect(image)`: boxes alone."""
 
     def __init__(
-        self, model: RandomModel, photo: BenchPhoto, runtime: RuntimeName | None = None
+        self, model: RandomModel, image: BenchImage, runtime: RuntimeName | None = None
     ) -> None:
         self.model = open_model(model.folder, runtime)
         self.threshold = model.threshold
-        self.photo = photo.pixels()
+        self.image = image.pixels()
 
     def run(self) -> Laps:
         """Detect."""
         start = time.perf_counter()
-        self.model.detect(self.photo, threshold=self.threshold)
+        self.model.detect(self.image, threshold=self.threshold)
         return {"whole": time.perf_counter() - start}
 
     def answer(self) -> Answer:
         """Give classes and boxes of all queries."""
-        found = run_network(self.model, self.photo)
+        found = run_network(self.model, self.image)
         logits = found.logits[0]
         return network_answer(logits, found.boxes[0], kept_of(logits, self.threshold))
 
 
 class Preparing:
-    """From a decoded photo to the model's input."""
+    """From a decoded image to the model's input."""
 
-    def __init__(self, photo: BenchPhoto, rule: Preprocessing) -> None:
-        self.image = photo.image()
+    def __init__(self, image: BenchImage, rule: Preprocessing) -> None:
+        self.image = image.image()
         self.rule = rule
 
     def run(self) -> Laps:
@@ -194,32 +194,32 @@ class Preparing:
     def _prepare(self) -> Tensor:
         import torch
 
-        from panodetr.images.views import read_photo, view_batches
-        from panodetr.runtimes.pixels import normalize_photos
+        from panodetr.images.views import read_tiled, view_batches
+        from panodetr.runtimes.pixels import normalize_images
 
-        ((view,),) = view_batches([read_photo(self.image, self.rule)], self.rule)
-        photos = torch.from_numpy(np.stack([view.pixels]))  # 1, H, W, 3
-        return normalize_photos(photos, None, self.rule)  # 1, 3, H, W
+        ((view,),) = view_batches([read_tiled(self.image, self.rule)], self.rule)
+        images = torch.from_numpy(np.stack([view.pixels]))  # 1, H, W, 3
+        return normalize_images(images, None, self.rule)  # 1, 3, H, W
 
 
 class Finishing:
     """What comes after the network: merging, and the id map, the JSON and the overlay as files."""
 
-    def __init__(self, model: RandomModel, photo: BenchPhoto, kept: int) -> None:
+    def __init__(self, model: RandomModel, image: BenchImage, kept: int) -> None:
         from panodetr.predict import Predictor
 
         loaded = open_model(model.folder)
         self.watch = _Watched(loaded.runtime)
         self.model = Predictor(loaded.spec, self.watch)
-        self.photo = photo.pixels()
-        # A photo of another size has other scores; there must be as many segments.
-        self.threshold = threshold_keeping(run_network(loaded, self.photo).logits[0], kept)
+        self.image = image.pixels()
+        # An image of another size has other scores; there must be as many segments.
+        self.threshold = threshold_keeping(run_network(loaded, self.image).logits[0], kept)
 
     def run(self) -> Laps:
         """Segment and save, and tell the network's time from what comes after it."""
         self.watch.intervals.clear()
         with tempfile.TemporaryDirectory() as folder:
-            self.model.segment(self.photo, threshold=self.threshold).save(folder)
+            self.model.segment(self.image, threshold=self.threshold).save(folder)
             saved = time.perf_counter()
         (_, detected), *later = self.watch.intervals
         network = sum(end - start for start, end in self.watch.intervals)
@@ -239,10 +239,10 @@ class _Watched:
         self._runtime = runtime
         self.intervals: list[tuple[float, float]] = []
 
-    def detect(self, photos: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> Found:
+    def detect(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> Found:
         """Run as the runtime does."""
         start = time.perf_counter()
-        found = self._runtime.detect(photos, padding)
+        found = self._runtime.detect(images, padding)
         self.intervals.append((start, time.perf_counter()))
         return _WatchedFound(found, self.intervals)
 

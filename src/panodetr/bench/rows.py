@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from panodetr.bench.photo import SAMPLE
+from panodetr.bench.image import SAMPLE
 from panodetr.errors import UsageError
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import DetrConfig, detr_resnet101, detr_resnet101_panoptic
@@ -108,7 +108,7 @@ ROWS = (
     ),
     Row(
         name="segment-int8",
-        what="segment, 15 kept by a threshold of its own, OpenVINO int8 calibrated on this photo",
+        what="segment, 15 kept by a threshold of its own, OpenVINO int8 calibrated on this image",
         side="segment-int8",
         against="segment-theirs",
         floors=Floors(faster=25),
@@ -147,7 +147,7 @@ ROWS = (
     ),
     Row(
         name="prepare",
-        what="12-megapixel photo to tensor",
+        what="12-megapixel image to tensor",
         side="prepare-ours",
         against="prepare-theirs",
         floors=Floors(faster=2),
@@ -226,8 +226,8 @@ class Scale:
         segmenter: the network with masks.
         detector: the network without.
         kept: queries that become segments.
-        rule: how photos are fed to both.
-        photo: file of the photo that is resized to the sizes below, each height and width.
+        rule: how images are fed to both.
+        image: file of the image that is resized to the sizes below, each height and width.
         fed: what the network gets as it is.
         large: what is prepared.
         saved: what results are saved of.
@@ -237,7 +237,7 @@ class Scale:
     detector: DetrConfig = field(default_factory=detr_resnet101)
     kept: int = 15
     rule: Preprocessing = field(default_factory=Preprocessing)
-    photo: Path = SAMPLE
+    image: Path = SAMPLE
     fed: tuple[int, int] = (800, 1066)
     large: tuple[int, int] = (3000, 4000)
     saved: tuple[int, int] = (960, 1280)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from panodetr.bench.agreement import OnData
 from panodetr.bench.compare import Agreement, compare, compare_loosely
+from panodetr.bench.image import BenchImage
 from panodetr.bench.ours import AllMasks, Detecting, Finishing, Preparing, Segmenting, Starting
-from panodetr.bench.photo import BenchPhoto
 from panodetr.bench.process import Side, SideFailed, in_fresh_process
 from panodetr.bench.rows import Scale
 from panodetr.bench.theirs import TheirDetecting, TheirPreparing, TheirSegmenting
@@ -143,9 +143,9 @@ class Workshop:
         """A model whose masks are noise; errors as for `in_fresh_process`."""
         return self._random("noisy-segmenter", self.scale.segmenter, smooth=False)
 
-    def photo(self, size: tuple[int, int]) -> BenchPhoto:
-        """Give the photo in a size."""
-        return BenchPhoto(file=self.scale.photo, size=size)
+    def image(self, size: tuple[int, int]) -> BenchImage:
+        """Give the image in a size."""
+        return BenchImage(file=self.scale.image, size=size)
 
     def job(self, side: SideName) -> Job:
         """Say what a side does.
@@ -154,7 +154,7 @@ class Workshop:
             SideFailed: what it needs cannot be made.
             UsageError: it needs a data set, and there is none.
         """
-        scale, fed = self.scale, self.photo(self.scale.fed)
+        scale, fed = self.scale, self.image(self.scale.fed)
         match side:
             case "segment-theirs":
                 return partial(TheirSegmenting, self.segmenter, fed)
@@ -176,14 +176,14 @@ class Workshop:
             case "detect-openvino":
                 return partial(Detecting, self.detector, fed, "openvino")
             case "prepare-theirs":
-                return partial(TheirPreparing, self.photo(scale.large), scale.rule)
+                return partial(TheirPreparing, self.image(scale.large), scale.rule)
             case "prepare-ours":
-                return partial(Preparing, self.photo(scale.large), scale.rule)
+                return partial(Preparing, self.image(scale.large), scale.rule)
             case "finish":
-                return partial(Finishing, self.segmenter, self.photo(scale.saved), scale.kept)
+                return partial(Finishing, self.segmenter, self.image(scale.saved), scale.kept)
             case "finish-noise":
-                photo = self.photo(scale.saved)
-                return partial(Finishing, self.noisy_segmenter, photo, scale.kept)
+                image = self.image(scale.saved)
+                return partial(Finishing, self.noisy_segmenter, image, scale.kept)
             case "int8-on-data" | "bf16-on-data":
                 if self.data is None:
                     raise UsageError("this row needs a data set with a split val; give --data")
@@ -195,18 +195,18 @@ class Workshop:
                 return Starting
 
     def _random(self, name: str, architecture: DetrConfig, *, smooth: bool = True) -> RandomModel:
-        fed, folder = self.photo(self.scale.fed), self.folder / name
+        fed, folder = self.image(self.scale.fed), self.folder / name
         write = partial(_write_random_model, folder, architecture, fed, self.scale, smooth=smooth)
         return in_fresh_process(write, self.threads)
 
     def _calibration(self) -> Path:
-        """Write the photo into a folder of its own."""
+        """Write the image into a folder of its own."""
         folder = self.folder / "calibration"
         folder.mkdir(exist_ok=True)
-        self.photo(self.scale.fed).image().save(folder / "photo.png")
+        self.image(self.scale.fed).image().save(folder / "image.png")
         return folder
 
-    def int8(self, model: str | Path, photos: Path) -> Path:
+    def int8(self, model: str | Path, images: Path) -> Path:
         """Export a model for OpenVINO with int8 weights and activations.
 
         Raises:
@@ -214,7 +214,7 @@ class Workshop:
         """
         file = self.folder / f"{Path(model).name}-int8"
         command = [sys.executable, "-m", "panodetr", "export", str(model), "--format", "openvino"]
-        command += ["--int8", "--calibration", str(photos), "--out", str(file)]
+        command += ["--int8", "--calibration", str(images), "--out", str(file)]
         done = subprocess.run(
             command,
             capture_output=True,
@@ -263,12 +263,12 @@ def _silently(_: str) -> None:
 
 
 def _write_random_model(
-    folder: Path, architecture: DetrConfig, photo: BenchPhoto, scale: Scale, *, smooth: bool
+    folder: Path, architecture: DetrConfig, image: BenchImage, scale: Scale, *, smooth: bool
 ) -> RandomModel:
     """Import torch where this is called: in a process that may."""
     from panodetr.bench.weights import write_random_model
 
-    return write_random_model(folder, architecture, photo, scale.kept, scale.rule, smooth=smooth)
+    return write_random_model(folder, architecture, image, scale.kept, scale.rule, smooth=smooth)
 
 
 class _Group:

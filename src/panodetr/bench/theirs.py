@@ -12,7 +12,7 @@ from panodetr.bench.compare import network_answer, threshold_keeping
 from panodetr.errors import MissingExtra
 
 if TYPE_CHECKING:
-    from panodetr.bench.photo import BenchPhoto
+    from panodetr.bench.image import BenchImage
     from panodetr.bench.process import Answer, Laps
     from panodetr.bench.weights import RandomModel
     from panodetr.images.preprocess import Preprocessing
@@ -37,12 +37,12 @@ def _library() -> Any:
 class _Network:
     """One of their models, and its processor."""
 
-    def __init__(self, kind: str, model: RandomModel, photo: BenchPhoto) -> None:
+    def __init__(self, kind: str, model: RandomModel, image: BenchImage) -> None:
         library = _library()
         self.model = getattr(library, kind).from_pretrained(model.folder).eval()
         self.processor = library.DetrImageProcessorPil.from_pretrained(model.folder)
-        self.inputs = self.processor(images=photo.image(), return_tensors="pt")
-        self.size = photo.size
+        self.inputs = self.processor(images=image.image(), return_tensors="pt")
+        self.size = image.size
         self.threshold = model.threshold
 
     def answer(self) -> Answer:
@@ -62,18 +62,18 @@ class _Network:
 
 
 class TheirSegmenting(_Network):
-    """`DetrForSegmentation` on a prepared photo, and `post_process_panoptic_segmentation`."""
+    """`DetrForSegmentation` on a prepared image, and `post_process_panoptic_segmentation`."""
 
-    def __init__(self, model: RandomModel, photo: BenchPhoto, kept: int | None = None) -> None:
+    def __init__(self, model: RandomModel, image: BenchImage, kept: int | None = None) -> None:
         """Load the model.
 
         Args:
             model: the folder and its threshold.
-            photo: what is segmented.
-            kept: queries to be kept, by a threshold of this photo's own: a photo of another size
+            image: what is segmented.
+            kept: queries to be kept, by a threshold of this image's own: an image of another size
                 has other scores. None: the model's threshold.
         """
-        super().__init__("DetrForSegmentation", model, photo)
+        super().__init__("DetrForSegmentation", model, image)
         if kept is not None:
             self.threshold = threshold_keeping(self.answer()["logits"], kept)
 
@@ -95,10 +95,10 @@ class TheirSegmenting(_Network):
 
 
 class TheirDetecting(_Network):
-    """`DetrForObjectDetection` on a prepared photo, and `post_process_object_detection`."""
+    """`DetrForObjectDetection` on a prepared image, and `post_process_object_detection`."""
 
-    def __init__(self, model: RandomModel, photo: BenchPhoto) -> None:
-        super().__init__("DetrForObjectDetection", model, photo)
+    def __init__(self, model: RandomModel, image: BenchImage) -> None:
+        super().__init__("DetrForObjectDetection", model, image)
 
     def run(self) -> Laps:
         """Call the model, and then read its outputs."""
@@ -114,12 +114,12 @@ class TheirDetecting(_Network):
 
 
 class TheirPreparing:
-    """From a decoded photo to the model's input."""
+    """From a decoded image to the model's input."""
 
-    def __init__(self, photo: BenchPhoto, rule: Preprocessing) -> None:
+    def __init__(self, image: BenchImage, rule: Preprocessing) -> None:
         size = {"shortest_edge": rule.short_side, "longest_edge": rule.long_side}
         self.processor = _library().DetrImageProcessorPil(size=size)
-        self.image = photo.image()
+        self.image = image.image()
 
     def run(self) -> Laps:
         """Resize, normalise and make a tensor."""

@@ -31,7 +31,7 @@ from panodetr.results.decode import softmax
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from panodetr.bench.photo import BenchPhoto
+    from panodetr.bench.image import BenchImage
     from panodetr.model.config import DetrConfig
 
 NO_OBJECT_LESS = 20.0
@@ -43,7 +43,7 @@ CALMER = {
     re.compile(r"mask_head\.adapters\.\d\.(weight|bias)"): 0.3,
 }
 """What these weights are multiplied by. As they are, a ResNet-101 and six encoder layers over the
-850 places of a photo of 800 by 1066 magnify rounding: the same network in another memory layout
+850 places of an image of 800 by 1066 magnify rounding: the same network in another memory layout
 moves boxes by 4e-4 and logits by 2e-3 of the largest. So it is 1e-6 and 1e-5, and outputs can be
 compared; queries differ as much as before. Masks depend less on fine features, and more on where
 each query looks."""
@@ -73,30 +73,30 @@ class RandomModel:
 def write_random_model(
     folder: Path,
     architecture: DetrConfig,
-    photo: BenchPhoto,
+    image: BenchImage,
     kept: int,
     rule: Preprocessing,
     *,
     smooth: bool = True,
 ) -> RandomModel:
-    """Write a model that keeps a given number of queries on a photo.
+    """Write a model that keeps a given number of queries on an image.
 
     Weights follow from their names, as `value` has them, but for `CALMER`, `SMOOTHED` and the class
-    head. Batch norms have the statistics of this photo.
+    head. Batch norms have the statistics of this image.
 
     Args:
         folder: to write.
         architecture: the network's shape.
-        photo: of the size that the model gets.
+        image: of the size that the model gets.
         kept: queries above the threshold.
-        rule: how photos are fed, kept with the model.
+        rule: how images are fed, kept with the model.
         smooth: whether the mask head's kernels are averages (`SMOOTHED`).
 
     Raises:
         CheckpointError: transformers has no such model.
         PanodetrError: the system refused to write.
     """
-    pixels = torch.from_numpy(normalize(photo.pixels(), rule.mean, rule.std))[None]
+    pixels = torch.from_numpy(normalize(image.pixels(), rule.mean, rule.std))[None]
     weights = named_weights(architecture)
     _calm(weights)
     if smooth:

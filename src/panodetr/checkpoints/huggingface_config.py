@@ -111,7 +111,7 @@ def write_huggingface(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
             "categories": [dataclasses.asdict(category) for category in spec.categories],
             "threshold": spec.threshold,
             "duplicate_iou": spec.duplicate_iou,
-            "one_piece": spec.one_piece,
+            "single_component": spec.single_component,
             "enlarge": tiles.enlarge,
             "tile": tiles.tile,
             "tile_overlap": tiles.tile_overlap,
@@ -178,7 +178,9 @@ def _with_extras(spec: ModelSpec, extras: object, labels: list[str]) -> ModelSpe
         preprocessing=tiles,
         threshold=threshold,
         duplicate_iou=kept.get("duplicate_iou"),
-        one_piece=scalar(bool, kept.get("one_piece", False), f"{EXTRAS}.one_piece"),
+        single_component=scalar(
+            bool, kept.get("single_component", False), f"{EXTRAS}.single_component"
+        ),
     )
 
 

@@ -74,7 +74,8 @@ class NameTable:
                 ours[name] = tensor
         if unknown:
             raise CheckpointError(
-                f"holds {len(unknown)} tensors that no DETR of {self.source} has: {few(unknown)}"
+                f"holds {len(unknown)} tensors that no DETR of {self.source} has: "
+                f"{preview(unknown)}"
             )
         return ours
 
@@ -141,7 +142,7 @@ def best_table(tables: Sequence[NameTable], keys: Iterable[str]) -> NameTable | 
     return best if best.count_known(listed) else None
 
 
-def few(names: Iterable[str], most: int = 3) -> str:
+def preview(names: Iterable[str], most: int = 3) -> str:
     """List the first few names, for a message."""
     listed = list(names)
     rest = f" and {len(listed) - most} more" if len(listed) > most else ""

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from panodetr.checkpoints.names import few
+from panodetr.checkpoints.names import preview
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.checkpoints.spec_json import spec_from_json, spec_to_json
 from panodetr.checkpoints.weights import SAFETENSORS, Shapes, read_safetensors
 from panodetr.errors import CheckpointError
-from panodetr.files import folder_written_whole, write_bytes, write_json
+from panodetr.files import atomic_folder, write_bytes, write_json
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = SAFETENSORS
@@ -51,7 +51,7 @@ def save_checkpoint(
     """
     refuse_other_files(folder, _OWN_FILES)
     tensors = {key: stored_tensor(key, tensor, dtype) for key, tensor in state.items()}
-    with folder_written_whole(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         write_json(temporary / CONFIG_FILE, spec_to_json(spec))
         write_bytes(temporary / WEIGHTS_FILE, save(tensors))
 
@@ -99,7 +99,7 @@ def refuse_other_files(folder: Path, own: Collection[str]) -> None:
         others = sorted(entry.name for entry in folder.iterdir() if entry.name not in own)
         if others:
             raise CheckpointError(
-                f"{folder} holds files that are no part of a checkpoint ({few(others)}); "
+                f"{folder} holds files that are no part of a checkpoint ({preview(others)}); "
                 "choose another folder"
             )
 

@@ -35,7 +35,7 @@ class Published:
             of the file's SHA-256.
         architecture: its shape.
         categories: its classes.
-        preprocessing: how its photos are fed.
+        preprocessing: how its images are fed.
         licence: of the weights, by SPDX.
         data: what the figures were measured on.
         figures: in percent, as published: "ap" and "segm_ap" of boxes and masks, "pq", "sq", "rq",
@@ -86,7 +86,7 @@ def _panoptic(name: str, file: str, architecture: DetrConfig, *figures: float) -
 
 
 def _table(name: str, file: str, queries: int, long_side: int, names: str, ap: float) -> Published:
-    """A Table Transformer: ResNet-18, pre-norm, photos resized by their long side."""
+    """A Table Transformer: ResNet-18, pre-norm, images resized by their long side."""
     labels = names.split(", ")
     return Published(
         hub_id=f"microsoft/table-transformer-{name}",
@@ -141,7 +141,7 @@ def find_published(name: str) -> Published | None:
 
 @dataclass(frozen=True)
 class Seen:
-    """An object that a published model's documentation says it finds in a photo.
+    """An object that a published model's documentation says it finds in an image.
 
     Attributes:
         label: the category's name.
@@ -155,7 +155,7 @@ class Seen:
 
 
 TWO_CATS_URL = "http://images.cocodataset.org/val2017/000000039769.jpg"
-"""The photo of DETR's model cards."""
+"""The image of DETR's model cards."""
 
 TWO_CATS = {"cat": 2, "remote": 2, "couch": 1}
 """What is on it, of COCO's things, by COCO's own truth."""
@@ -169,4 +169,4 @@ DOCUMENTED = {
         Seen("cat", 0.999, (345.4, 23.85, 640.37, 368.72)),
     ),
 }
-"""What transformers' documentation prints for that photo, at threshold 0.9."""
+"""What transformers' documentation prints for that image, at threshold 0.9."""

@@ -20,7 +20,7 @@ from panodetr.checkpoints.native import (
 )
 from panodetr.checkpoints.weights import PREPROCESSOR_FILE, SAFETENSORS
 from panodetr.errors import CheckpointError
-from panodetr.files import folder_written_whole, write_bytes, write_json, written_whole
+from panodetr.files import atomic_folder, atomic_write, write_bytes, write_json
 
 if TYPE_CHECKING:
     from panodetr.checkpoints.spec import ModelSpec
@@ -75,7 +75,7 @@ def _save_huggingface(folder: Path, spec: ModelSpec, state: Mapping[str, torch.T
         table = TIMM_5_FILES if uses_timm(shape.backbone) else RESNET_5_FILES
     tensors = _stored(table.from_ours(state))
     refuse_other_files(folder, (CONFIG_FILE, PREPROCESSOR_FILE, SAFETENSORS))
-    with folder_written_whole(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         write_json(temporary / CONFIG_FILE, config)
         write_json(temporary / PREPROCESSOR_FILE, preprocessor)
         write_bytes(temporary / SAFETENSORS, save(tensors, metadata={"format": "pt"}))
@@ -95,7 +95,7 @@ def _save_facebook(path: Path, spec: ModelSpec, state: Mapping[str, torch.Tensor
     }
     file = path if path.suffix == ".pth" else path / FACEBOOK_FILE
     whole = {"model": _stored(FACEBOOK.from_ours(state)), "args": arguments}
-    with written_whole(file) as temporary:
+    with atomic_write(file) as temporary:
         torch.save(whole, temporary)
     return file
 

@@ -19,13 +19,13 @@ class ModelSpec:
         architecture: the shape of the network.
         categories: the classes, by rising index; an index without one is a logit that the data
             never uses.
-        preprocessing: how photos are fed.
+        preprocessing: how images are fed.
         threshold: least score of a segment that is kept, unless the caller says otherwise (the
             paper's 0.85).
         duplicate_iou: two masks of one class that overlap by more than this are one object found
             twice, and the one with the lower score is dropped; None drops none, as in the paper.
-        one_piece: things are of one piece, so that what of a mask lies apart from it is dropped;
-            not in the paper.
+        single_component: things are of one piece, what of a mask lies apart from
+            it is dropped; not in the paper.
     """
 
     name: str
@@ -34,7 +34,7 @@ class ModelSpec:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     threshold: float = 0.85
     duplicate_iou: float | None = None
-    one_piece: bool = False
+    single_component: bool = False
 
     def __post_init__(self) -> None:
         """Refuse descriptions that contradict themselves.

@@ -13,8 +13,7 @@ from panodetr.results.types import Category
 
 FORMAT = "panodetr"
 FORMAT_VERSION = 3
-"""2: preprocessing has `enlarge`. 3: there is `one_piece`. Older ones are read as they were meant:
-without."""
+"""2: preprocessing has `enlarge`. 3: there is `single_component`. Older ones have neither."""
 
 _KEYS = (
     "format",
@@ -25,7 +24,7 @@ _KEYS = (
     "preprocessing",
     "threshold",
     "duplicate_iou",
-    "one_piece",
+    "single_component",
 )
 
 
@@ -54,7 +53,7 @@ def spec_from_json(value: object) -> ModelSpec:
         )
     if version < 1:
         raise ValueError(f"format_version is {version}; expected 1 to {FORMAT_VERSION}")
-    fields = json_object(head if version > 2 else {"one_piece": False, **head}, _KEYS, "")
+    fields = json_object(head if version > 2 else {"single_component": False, **head}, _KEYS, "")
     preprocessing = fields["preprocessing"]
     if version < 2 and isinstance(preprocessing, dict):
         preprocessing = {"enlarge": 1.0, **cast("dict[str, object]", preprocessing)}
@@ -70,5 +69,5 @@ def spec_from_json(value: object) -> ModelSpec:
         preprocessing=from_json(Preprocessing, preprocessing, "preprocessing"),
         threshold=scalar(float, fields["threshold"], "threshold"),
         duplicate_iou=None if overlap is None else scalar(float, overlap, "duplicate_iou"),
-        one_piece=scalar(bool, fields["one_piece"], "one_piece"),
+        single_component=scalar(bool, fields["single_component"], "single_component"),
     )

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from safetensors import SafetensorError, safe_open
 
-from panodetr.checkpoints.names import few
+from panodetr.checkpoints.names import preview
 from panodetr.errors import CheckpointError
 
 State: TypeAlias = dict[str, torch.Tensor]
@@ -102,7 +102,8 @@ def read_pickled(file: Path) -> tuple[State, dict[str, Any]]:
     strangers = [repr(key) for key, tensor in state.items() if not isinstance(tensor, torch.Tensor)]
     if strangers or not all(isinstance(key, str) for key in state):
         raise CheckpointError(
-            f"{file} holds other things than named tensors ({few(strangers) or 'names no text'}); "
+            f"{file} holds other things than named tensors "
+            f"({preview(strangers) or 'names no text'}); "
             "expected a state dict, alone or as 'model'"
         )
     arguments = whole.get("args")
@@ -119,11 +120,13 @@ def check_shapes(file: Path, stored: Shapes, expected: Shapes) -> None:
     """
     missing = [repr(key) for key in expected if key not in stored]
     if missing:
-        raise CheckpointError(f"{file} lacks {len(missing)} tensors of its model: {few(missing)}")
+        raise CheckpointError(
+            f"{file} lacks {len(missing)} tensors of its model: {preview(missing)}"
+        )
     unknown = [repr(key) for key in stored if key not in expected]
     if unknown:
         raise CheckpointError(
-            f"{file} holds {len(unknown)} tensors that its model does not have: {few(unknown)}"
+            f"{file} holds {len(unknown)} tensors that its model does not have: {preview(unknown)}"
         )
     wrong = [
         f"{key!r} is {list(stored[key])}, expected {list(shape)}"
@@ -133,7 +136,7 @@ def check_shapes(file: Path, stored: Shapes, expected: Shapes) -> None:
     if wrong:
         raise CheckpointError(
             f"{file} does not fit its configuration, {len(wrong)} tensors have another shape: "
-            f"{few(wrong)}"
+            f"{preview(wrong)}"
         )
 
 

@@ -77,12 +77,12 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
 
 
 def add_tiles(parser: argparse.ArgumentParser) -> None:
-    """Add `--tiles` and `--overlap`: how a large photo is cut up."""
+    """Add `--tiles` and `--overlap`: how a large image is cut up."""
     parser.add_argument(
         "--tiles",
         type=_pixels,
         metavar="SIZE",
-        help="cut photos that are larger into squares of SIZE pixels, whose results are joined "
+        help="cut images that are larger into squares of SIZE pixels, whose results are joined "
         "(default: the model's own)",
     )
     parser.add_argument(

@@ -44,7 +44,7 @@ def add_to(commands: Commands) -> None:
         help="threads of every process (default: %(default)s)",
     )
     parser.add_argument(
-        "--photo", type=Path, metavar="FILE", help="what to segment (default: a bundled photo)"
+        "--image", type=Path, metavar="FILE", help="what to segment (default: a bundled image)"
     )
     parser.add_argument(
         "--data",
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
     rows = choose_rows(options.rows)
     if options.data is None and not options.rows:
         rows = tuple(row for row in rows if row.compared != "on data")
-    scale = Scale() if options.photo is None else Scale(photo=options.photo)
+    scale = Scale() if options.image is None else Scale(image=options.image)
     done: list[Measured] = []
     from panodetr.bench.machine import describe_machine
     from panodetr.bench.report import as_json, rich_table

@@ -40,7 +40,7 @@ def add_to(commands: Commands) -> None:
     convert = actions.add_parser(
         "convert",
         help="write a data set in another format",
-        description="Write a data set in another format, photos and all, and say what the format "
+        description="Write a data set in another format, images and all, and say what the format "
         "has no place for.",
     )
     _add_source(convert)
@@ -111,7 +111,7 @@ def run_convert(options: argparse.Namespace) -> int:
             progress=progress,
         )
     splits = ", ".join(split or "no split" for split in made.splits)
-    print(f"{made.images} photos ({splits}) read as {made.format}, written as {options.to}")
+    print(f"{made.images} images ({splits}) read as {made.format}, written as {options.to}")
     for what, count in made.lost.items():
         print(f"{options.to} has no place for {what}: {count}")
     for message in made.unreadable:
@@ -122,7 +122,7 @@ def run_convert(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _counting(what: str) -> Generator[Callable[[int, int], None], None, None]:
-    """Give what counts photos on stderr: a bar on a terminal, else some ten lines."""
+    """Give what counts images on stderr: a bar on a terminal, else some ten lines."""
     from panodetr.cli.output import ProgressBar
 
     with ExitStack() as stack:
@@ -148,7 +148,7 @@ def _print_tables(format: str, inspections: dict[str, Inspection]) -> None:
     from panodetr.data.findings import one_line
 
     table = Table("split", "format", box=None, pad_edge=False)
-    for heading in ("photos", "objects", "classes", "crowds", "empty", "errors"):
+    for heading in ("images", "objects", "classes", "crowds", "empty", "errors"):
         table.add_column(heading, justify="right")
     totals: Counter[str] = Counter()
     for split, inspection in inspections.items():

@@ -1,12 +1,12 @@
-"""`panodetr detect`: photos in; a table, pictures with boxes, and JSON out."""
+"""`panodetr detect`: images in; a table, pictures with boxes, and JSON out."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from panodetr.cli.arguments import add_device, add_model_name, add_runtime, probability
+from panodetr.cli.images import ROWS, add_images, print_counts, print_left_out, run_on_images
 from panodetr.cli.output import print_table
-from panodetr.cli.photos import ROWS, add_photos, print_counts, print_left_out, run_on_photos
 
 if TYPE_CHECKING:
     import argparse
@@ -22,12 +22,12 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser(
         "detect",
         help="find objects as boxes",
-        description="Find the objects in photos. Writes, for each photo, a picture with their "
+        description="Find the objects in images. Writes, for each image, a picture with their "
         "boxes and a JSON with classes, scores, boxes and, with --masks, masks.",
-        epilog="A photo that cannot be read is reported; the others are still done, and the exit "
+        epilog="An image that cannot be read is reported; the others are still done, and the exit "
         "code is 1.",
     )
-    add_photos(parser)
+    add_images(parser)
     add_model_name(parser)
     parser.add_argument(
         "--threshold",
@@ -52,15 +52,15 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         PanodetrError: the model or the device was refused, or no input is there.
     """
-    return run_on_photos(
+    return run_on_images(
         options,
-        lambda model, photo: model.detect(photo, threshold=options.threshold, masks=options.masks),
+        lambda model, image: model.detect(image, threshold=options.threshold, masks=options.masks),
         _show,
     )
 
 
 def _show(result: DetectionResult) -> None:
-    """Print what was found in one photo."""
+    """Print what was found in one image."""
     print_counts(detection.label for detection in result.detections)
     if result.detections:
         print_table(_table(result))

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import argparse
 
     from panodetr.cli.arguments import Commands
+    from panodetr.evaluation.ground_truth import GroundTruth, Task
     from panodetr.evaluation.tally import Figures
-    from panodetr.evaluation.truth import Task, Truth
     from panodetr.predict import Predictor
 
 OUT = Path("panodetr-eval")
@@ -27,11 +27,11 @@ def add_to(commands: Commands) -> None:
         usage="panodetr eval [--model NAME|FOLDER] --data FOLDER [--split NAME] [--task T,T]\n"
         "       panodetr eval --predictions FILE --truth FILE",
         description="Measure box AP, mask AP and panoptic quality as COCO does. With --data, run a "
-        "model on a data set's photos and write what it finds in COCO's formats; with "
+        "model on a data set's images and write what it finds in COCO's formats; with "
         "--predictions, score the results in a file.",
-        epilog="FOLDER holds panoptic_NAME.json, the photos in NAME/ and the id maps in "
-        "panoptic_NAME/; or instances_NAME.json and the photos; or COCO as it is unpacked, with "
-        "annotations/; or the same without _NAME, and the photos in images/.",
+        epilog="FOLDER holds panoptic_NAME.json, the images in NAME/ and the id maps in "
+        "panoptic_NAME/; or instances_NAME.json and the images; or COCO as it is unpacked, with "
+        "annotations/; or the same without _NAME, and the images in images/.",
     )
     add_model(parser)
     add_tiles(parser)
@@ -58,7 +58,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--allow-missing",
         action="store_true",
-        help="leave out photos that aren't there, and count images without predictions as empty; "
+        help="leave out images that aren't there, and count images without predictions as empty; "
         "says how many",
     )
     parser.add_argument(
@@ -95,10 +95,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     """Run a model on a data set."""
     import panodetr
     from panodetr.cli.output import ProgressBar
+    from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.evaluation.run import evaluate, write_metrics
-    from panodetr.evaluation.truth import Truth
 
-    truth = Truth.open(options.data, options.split, allow_missing=options.allow_missing)
+    truth = GroundTruth.open(options.data, options.split, allow_missing=options.allow_missing)
     loaded = panodetr.load(options.model, device=options.device, runtime=options.runtime)
     model = tiled(loaded, options)
     tasks = _tasks(options.task, truth, model)
@@ -113,22 +113,22 @@ def _evaluate(options: argparse.Namespace) -> int:
         )
     write_metrics(options.out, evaluation, truth)
     if truth.left_out:
-        print(f"{truth.left_out} photos are missing and were left out")
+        print(f"{truth.left_out} images are missing and were left out")
     figures = evaluation.tally.compute()
     _show(options.out, figures, truth, model.spec.name)
     milliseconds = 1000 * evaluation.seconds / max(1, figures.images)
-    print(f"{figures.images} photos, {milliseconds:.0f} ms each; everything is in {options.out}")
+    print(f"{figures.images} images, {milliseconds:.0f} ms each; everything is in {options.out}")
     return 0
 
 
 def _score(options: argparse.Namespace) -> int:
     """Score results that are there already."""
+    from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.evaluation.metrics import metrics
     from panodetr.evaluation.submitted import score
-    from panodetr.evaluation.truth import Truth
     from panodetr.files import write_json
 
-    truth = Truth.read(options.truth)
+    truth = GroundTruth.read(options.truth)
     scored = score(options.predictions, truth, allow_missing=options.allow_missing)
     figures = scored.tally.compute()
     write_json(options.out / "metrics.json", metrics(figures, truth))
@@ -139,16 +139,16 @@ def _score(options: argparse.Namespace) -> int:
     return 0
 
 
-def _tasks(given: list[str] | None, truth: Truth, model: Predictor) -> tuple[Task, ...]:
+def _tasks(given: list[str] | None, truth: GroundTruth, model: Predictor) -> tuple[Task, ...]:
     """Say what to measure: what was asked for, or what the data set itself annotates.
 
-    Boxes and masks can be measured against a panoptic truth, too, but in a photo of many tiles that
-    takes several times as long as its panoptic quality: only where they are asked for.
+    Boxes and masks can be measured against a panoptic truth, too, but in an image of many tiles
+    that takes several times as long as its panoptic quality: only where they are asked for.
 
     Raises:
         UsageError: there is no such task.
     """
-    from panodetr.evaluation.truth import TASKS
+    from panodetr.evaluation.ground_truth import TASKS
 
     if given is not None:
         unknown = [name for name in given if name not in TASKS]
@@ -162,7 +162,7 @@ def _tasks(given: list[str] | None, truth: Truth, model: Predictor) -> tuple[Tas
     return truth.tasks()
 
 
-def _show(out: Path, figures: Figures, truth: Truth, model: str | None) -> None:
+def _show(out: Path, figures: Figures, truth: GroundTruth, model: str | None) -> None:
     """Print the tables, beside the published figures where there are any, and draw the plots."""
     from panodetr.checkpoints.published import find_published
     from panodetr.cli.eval_tables import average_precision, panoptic_quality, per_class

@@ -10,9 +10,9 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.evaluation.panoptic import MeanQuality, PanopticFigures
     from panodetr.evaluation.tally import Figures
-    from panodetr.evaluation.truth import Truth
 
 NAMES = {
     "ap": "AP",
@@ -71,7 +71,7 @@ def panoptic_quality(figures: PanopticFigures, published: Mapping[str, float]) -
     return table
 
 
-def per_class(figures: Figures, truth: Truth) -> Table:
+def per_class(figures: Figures, truth: GroundTruth) -> Table:
     """Lay out a row for each class that occurs."""
     table = Table("class", box=None, pad_edge=False)
     cells: dict[str, dict[str, str]] = {}

@@ -23,7 +23,7 @@ def add_to(commands: Commands) -> None:
         description="Write a model as one file that needs no PyTorch: normalising, network, and "
         "masks of the queries that are kept. It is run and compared with the model before it is "
         "kept.",
-        epilog="The file is used as any model: panodetr segment PHOTO --model F.",
+        epilog="The file is used as any model: panodetr segment IMAGE --model F.",
     )
     parser.add_argument(
         "model",
@@ -39,7 +39,7 @@ def add_to(commands: Commands) -> None:
         "--calibration",
         type=Path,
         metavar="FOLDER",
-        help="photos like those that the model will see, to measure activations on; 50 will do",
+        help="images like those that the model will see, to measure activations on; 50 will do",
     )
     parser.set_defaults(run=run)
 
@@ -64,11 +64,11 @@ def run(options: argparse.Namespace) -> int:
     if info.precision == "int8":
         agreed = info.checked
         print(
-            f"of {agreed['queries']} segments in the photos {agreed['same_class']:.1%} keep their "
+            f"of {agreed['queries']} segments in the images {agreed['same_class']:.1%} keep their "
             f"class; boxes overlap by {agreed['box_iou']:.1%}, masks by {agreed['mask_iou']:.1%}"
         )
     else:
         worst = ", ".join(f"{name} {value:.1e}" for name, value in info.checked.items())
         print(f"largest differences from the model: {worst}")
-    print(f"try it: panodetr segment PHOTO --model {options.out}")
+    print(f"try it: panodetr segment IMAGE --model {options.out}")
     return 0

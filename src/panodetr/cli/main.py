@@ -80,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="panodetr",
-        description="Find every object and region in a photo, with DETR.",
+        description="Find every object and region in an image, with DETR.",
         epilog="`panodetr COMMAND --help` explains a command.",
     )
     parser.add_argument("--version", action="version", version=f"panodetr {__version__}")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from panodetr.training.config import TrainConfig
     from panodetr.training.recipes import RecipeData
 
-COCO_PHOTOS = 118_287  # of train2017
+COCO_IMAGES = 118_287  # of train2017
 
 
 def add_to(commands: Commands) -> None:
@@ -87,7 +87,7 @@ def _example(name: str) -> RecipeData:
     classes = coco_detection() if name == "coco-detection" else coco_panoptic()
     return RecipeData(
         categories=tuple(replace(each, index=index) for index, each in enumerate(classes)),
-        photos=COCO_PHOTOS,
+        images=COCO_IMAGES,
         masks=True,
     )
 

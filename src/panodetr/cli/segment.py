@@ -1,12 +1,12 @@
-"""`panodetr segment`: photos in; a table, overlays, id maps and JSON out."""
+"""`panodetr segment`: images in; a table, overlays, id maps and JSON out."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from panodetr.cli.arguments import add_model
+from panodetr.cli.images import ROWS, add_images, print_counts, print_left_out, run_on_images
 from panodetr.cli.output import print_table
-from panodetr.cli.photos import ROWS, add_photos, print_counts, print_left_out, run_on_photos
 from panodetr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ def add_to(commands: Commands) -> None:
     """Add the command to the program."""
     parser = commands.add_parser(
         "segment",
-        help="segment photos",
-        description="Find every object and region in photos. Writes, for each photo, an overlay "
+        help="segment images",
+        description="Find every object and region in images. Writes, for each image, an overlay "
         "picture, a COCO panoptic id map (PNG) and a JSON with its segments.",
-        epilog="A photo that cannot be read is reported; the others are still done, and the exit "
+        epilog="An image that cannot be read is reported; the others are still done, and the exit "
         "code is 1.",
     )
-    add_photos(parser)
+    add_images(parser)
     add_model(parser)
     parser.add_argument(
         "--task",
@@ -49,15 +49,15 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.task == "semantic" and options.threshold is not None:
         raise UsageError("--task semantic takes no --threshold: every pixel gets a class")
-    return run_on_photos(
+    return run_on_images(
         options,
-        lambda model, photo: model.segment(photo, threshold=options.threshold, task=options.task),
+        lambda model, image: model.segment(image, threshold=options.threshold, task=options.task),
         _show,
     )
 
 
 def _show(result: PanopticResult) -> None:
-    """Print what was found in one photo."""
+    """Print what was found in one image."""
     print_counts(segment.label for segment in result.segments)
     if result.segments:
         print_table(_table(result))

@@ -20,7 +20,7 @@ RUNS = Path("runs") / "train"
 SHOWN_ERRORS = 10
 
 EPILOG = """\
-FOLDER is a data set of COCO's (panoptic or instances), of YOLO's, or photos with id maps; its
+FOLDER is a data set of COCO's (panoptic or instances), of YOLO's, or images with id maps; its
 splits are found by their names. `panodetr recipes` lists what RECIPE may be, and every value that
 --set changes.
 
@@ -168,7 +168,7 @@ def _closing(outcome: Outcome) -> str:
     if outcome.best is not None:
         best = outcome.best
         text += f"; the best one (validation {outcome.score:.3f}) in {best}"
-    return f"{text}; try it: panodetr {command} PHOTO --model {best}"
+    return f"{text}; try it: panodetr {command} IMAGE --model {best}"
 
 
 def _rehearse(request: Request, device: str) -> int:
@@ -178,9 +178,9 @@ def _rehearse(request: Request, device: str) -> int:
 
     found = dry_run(request, device=device)
     config = found.config
-    print(f"photos          {found.photos} to learn from, {found.val_photos} to validate with")
+    print(f"images          {found.images} to learn from, {found.val_images} to validate with")
     print(f"learned weights {found.parameters:,}")
-    print(f"steps           {config.steps} of {config.batch_size} photos")
+    print(f"steps           {config.steps} of {config.batch_size} images")
     print(f"a step          {found.seconds:.2f} s, so about {duration(found.total_seconds)} in all")
     if found.peak_bytes is not None:
         print(f"memory          {found.peak_bytes / 2**30:.1f} GiB at the peak of two steps")

@@ -36,7 +36,7 @@ class TrainProgress:
                 redirect_stderr=False,
             )
             self._task = self.bar.add_task("learning", total=None, rate="")
-        self._steps = self._photos = 0
+        self._steps = self._images = 0
         self._began = self._since = (0, time.perf_counter())  # steps done, and when
 
     def __enter__(self) -> TrainProgress:
@@ -54,9 +54,9 @@ class TrainProgress:
         """Print it."""
         self._print(text)
 
-    def begin(self, step: int, validated: int, steps: int, photos: int) -> None:
+    def begin(self, step: int, validated: int, steps: int, images: int) -> None:
         """Set the clock."""
-        self._steps, self._photos = steps, photos
+        self._steps, self._images = steps, images
         self._began = self._since = (step, time.perf_counter())
         if step:
             self._print(f"going on after step {step}")
@@ -71,7 +71,7 @@ class TrainProgress:
         if self.bar:
             # Other than the time that is left, the speed is that of learning alone.
             done, seconds = step - self._since[0], time.perf_counter() - self._since[1]
-            rate = f"{done * self._photos / seconds:.1f} photos/s  {self._left(step)}"
+            rate = f"{done * self._images / seconds:.1f} images/s  {self._left(step)}"
             self.bar.update(self._task, description="learning", completed=step, rate=rate)
 
     def progress(self, line: Line) -> None:
@@ -79,20 +79,20 @@ class TrainProgress:
         losses = " ".join(f"{name} {value:.3f}" for name, value in line.losses.items())
         self._print(
             f"step {line.step}/{self._steps}  {losses}  rate {line.learning_rate:.1e}  "
-            f"{line.photos_per_second:.1f} photos/s  {self._left(line.step)}"
+            f"{line.images_per_second:.1f} images/s  {self._left(line.step)}"
         )
 
     def bad_step(self, bad: BadStep) -> None:
         """Print which it was."""
-        photos = ", ".join(map(str, bad.image_ids[:8])) + ("…" if len(bad.image_ids) > 8 else "")
+        images = ", ".join(map(str, bad.image_ids[:8])) + ("…" if len(bad.image_ids) > 8 else "")
         self._print(
-            f"step {bad.step} is skipped: a loss or gradient is not finite; its images: {photos}"
+            f"step {bad.step} is skipped: a loss or gradient is not finite; its images: {images}"
         )
 
-    def validating(self, done: int, photos: int) -> None:
+    def validating(self, done: int, images: int) -> None:
         """Say on the bar how far it is."""
         if self.bar:
-            self.bar.update(self._task, description=f"validating {done}/{photos}")
+            self.bar.update(self._task, description=f"validating {done}/{images}")
 
     def validated(self, validation: Validation, model: Detr) -> None:
         """Print the figures, first the one that the best model is picked by."""

@@ -52,7 +52,7 @@ def add_to(commands: Commands) -> None:
         "verify",
         help="hold a published model to its published figures",
         description="Load a published DETR, check its digest and architecture, run it on the "
-        "photo of its model card, and compare with what was published.",
+        "image of its model card, and compare with what was published.",
         epilog="The exit code is 1 where anything differs. What is not given is fetched.",
     )
     parser.add_argument(
@@ -67,7 +67,7 @@ def add_to(commands: Commands) -> None:
         metavar="FOLDER",
         help=f"COCO: also measure AP and PQ on its split {SPLIT}",
     )
-    parser.add_argument("--photo", type=Path, metavar="FILE", help="COCO's photo 000000039769")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="COCO's image 000000039769")
     add_device(parser)
     parser.set_defaults(run=run)
 
@@ -88,10 +88,10 @@ def run(options: argparse.Namespace) -> int:
     model = panodetr.load(place, device=options.device)
     checks = [_digest(place, published), _architecture(model, published)]
     if published.hub_id.startswith("facebook/"):
-        photo = options.photo or _photo(options.coco)
+        image = options.image or _image(options.coco)
         # The documentation's own threshold, and the original's for a demonstration.
         documented = DOCUMENTED.get(published.hub_id)
-        result = model.detect(photo, threshold=0.9 if documented else 0.7)
+        result = model.detect(image, threshold=0.9 if documented else 0.7)
         checks += _seen(result, documented) if documented else _contents(result)
     if options.coco:
         checks += _measured(model, published, options.coco)
@@ -152,8 +152,8 @@ def _architecture(model: Predictor, published: Published) -> Check:
     return Check("architecture", classes, classes if same else "another", good=same)
 
 
-def _photo(coco: Path | None) -> Path:
-    """Find the photo in COCO's folder, or fetch it."""
+def _image(coco: Path | None) -> Path:
+    """Find the image in COCO's folder, or fetch it."""
     from panodetr.checkpoints.published import TWO_CATS_URL
 
     if coco is not None and (local := coco / SPLIT / TWO_CATS_URL.rsplit("/", 1)[-1]).is_file():
@@ -175,7 +175,7 @@ def _fetched(url: str) -> Path:
             with urlopen(url, timeout=30) as answer:
                 contents = answer.read()
         except OSError as error:
-            raise PanodetrError(f"cannot fetch {url} ({error}); give it with --photo") from error
+            raise PanodetrError(f"cannot fetch {url} ({error}); give it with --image") from error
         write_bytes(file, contents)
     return file
 
@@ -206,7 +206,7 @@ def _shown(found: Detection | Seen) -> str:
 
 
 def _contents(result: DetectionResult) -> Iterator[Check]:
-    """Compare what is on the photo, where no numbers were published: all of it must be found."""
+    """Compare what is on the image, where no numbers were published: all of it must be found."""
     from panodetr.checkpoints.published import TWO_CATS
 
     found = Counter(detection.label for detection in result.detections)
@@ -217,10 +217,10 @@ def _contents(result: DetectionResult) -> Iterator[Check]:
 def _measured(model: Predictor, published: Published, folder: Path) -> Iterator[Check]:
     """Measure on COCO what was published."""
     from panodetr.cli.output import ProgressBar
+    from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.evaluation.run import evaluate
-    from panodetr.evaluation.truth import Truth
 
-    truth = Truth.open(folder, SPLIT)
+    truth = GroundTruth.open(folder, SPLIT)
     tasks = ("panoptic", "boxes", "instances") if "pq" in published.figures else ("boxes",)
     with ProgressBar(len(truth.images)) as progress:
 

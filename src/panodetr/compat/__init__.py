@@ -1,7 +1,7 @@
 """The class names of transformers over our model, so that code written for them runs here.
 
 `DetrForSegmentation` and `DetrForObjectDetection` give the outputs of transformers' classes of
-these names, and the processors prepare photos and read outputs as theirs do. What differs, and why,
+these names, and the processors prepare images and read outputs as theirs do. What differs, and why,
 stands in `docs/how-to/from-transformers.md`.
 """
 

@@ -1,6 +1,6 @@
 """COCO's annotations as a model's labels, as transformers' processor makes them.
 
-N: objects, H, W: pixels of the photo, and of the canvas once padded.
+N: objects, H, W: pixels of the image, and of the canvas once padded.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _FAR = 1e8  # the least corner of a box without pixels
 
 
 def read_detection(annotation: Mapping[str, Any], size: tuple[int, int], *, masks: bool) -> Labels:
-    """Turn one photo's COCO detection annotation into labels; crowds are left out.
+    """Turn one image's COCO detection annotation into labels; crowds are left out.
 
     Args:
         annotation: `image_id` and `annotations`, a list of COCO's objects.
-        size: height and width of the photo.
+        size: height and width of the image.
         masks: whether polygons become masks.
 
     Raises:
@@ -66,12 +66,12 @@ def read_detection(annotation: Mapping[str, Any], size: tuple[int, int], *, mask
 def read_panoptic(
     annotation: Mapping[str, Any], folder: Path, size: tuple[int, int], *, masks: bool
 ) -> Labels:
-    """Turn one photo's COCO panoptic annotation into labels; crowds stay in, marked.
+    """Turn one image's COCO panoptic annotation into labels; crowds stay in, marked.
 
     Args:
         annotation: `image_id`, `file_name` of the id map, and `segments_info`.
         folder: where the id map lies.
-        size: height and width of the photo.
+        size: height and width of the image.
         masks: whether masks are among the labels.
 
     Raises:
@@ -102,7 +102,7 @@ def read_panoptic(
 
 
 def resized(labels: Labels, before: tuple[int, int], after: tuple[int, int]) -> Labels:
-    """Follow a photo from one height and width to another."""
+    """Follow an image from one height and width to another."""
     down, across = after[0] / before[0], after[1] / before[1]
     changed = {**labels, "size": after}
     changed["boxes"] = labels["boxes"] * np.array([across, down, across, down], np.float32)
@@ -125,10 +125,10 @@ def normalized(labels: Labels, size: tuple[int, int]) -> Labels:
 def padded(
     labels: Labels, before: tuple[int, int], after: tuple[int, int], *, fractions: bool
 ) -> Labels:
-    """Follow a photo into the upper left corner of a canvas.
+    """Follow an image into the upper left corner of a canvas.
 
     Boxes in fractions become fractions of the canvas, as transformers has it, although what a
-    DETR gives out are fractions of the photo.
+    DETR gives out are fractions of the image.
     """
     if before == after:
         return labels

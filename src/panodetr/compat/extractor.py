@@ -30,11 +30,11 @@ class DetrFeatureExtractor(DetrImageProcessor):
     """The processor's old name, with the methods that went with it (transformers 4)."""
 
     def post_process(self, outputs: BoxOutputs, target_sizes: Sizes) -> list[FoundBoxes]:
-        """Give every query of each photo its best real class, and its box in pixels.
+        """Give every query of each image its best real class, and its box in pixels.
 
         Args:
             outputs: of a model.
-            target_sizes: height and width of each photo, (B, 2).
+            target_sizes: height and width of each image, (B, 2).
         """
         return list(boxes_in(outputs, target_sizes))
 
@@ -45,7 +45,7 @@ class DetrFeatureExtractor(DetrImageProcessor):
         threshold: float = 0.9,
         mask_threshold: float = 0.5,
     ) -> list[dict[str, Tensor]]:
-        """Give each photo's queries with scores, class indices and masks, which may overlap.
+        """Give each image's queries with scores, class indices and masks, which may overlap.
 
         Args:
             outputs: of a model with masks.
@@ -54,13 +54,13 @@ class DetrFeatureExtractor(DetrImageProcessor):
             mask_threshold: probabilities up to and including it are outside.
 
         Returns:
-            `scores` (N,), `labels` (N,) and `masks` (N, H, W), 1 inside, for each photo.
+            `scores` (N,), `labels` (N,) and `masks` (N, H, W), 1 inside, for each image.
         """
         found: list[dict[str, Tensor]] = []
-        for photo, size in enumerate(sizes_of(target_sizes, len(outputs.logits))):
-            scores, labels = outputs.logits[photo].softmax(-1).max(-1)
+        for image, size in enumerate(sizes_of(target_sizes, len(outputs.logits))):
+            scores, labels = outputs.logits[image].softmax(-1).max(-1)
             kept = (labels != outputs.logits.shape[-1] - 1) & (scores > threshold)
-            masks = F.interpolate(masks_of(outputs, photo)[kept][:, None], size, mode="bilinear")
+            masks = F.interpolate(masks_of(outputs, image)[kept][:, None], size, mode="bilinear")
             inside = (masks[:, 0].sigmoid() > mask_threshold).long()
             found.append({"scores": scores[kept], "labels": labels[kept], "masks": inside})
         return found
@@ -73,32 +73,32 @@ class DetrFeatureExtractor(DetrImageProcessor):
         is_thing_map: Mapping[int, bool] | None = None,
         threshold: float = 0.85,
     ) -> list[dict[str, Any]]:
-        """Merge each photo's masks as the paper's authors do, into COCO's panoptic format.
+        """Merge each image's masks as the paper's authors do, into COCO's panoptic format.
 
         Args:
             outputs: of a model with masks.
-            processed_sizes: height and width that each photo had as the model's input, (B, 2). Of
-                a padded batch the photos' own are taken instead, which the outputs know.
+            processed_sizes: height and width that each image had as the model's input, (B, 2). Of
+                a padded batch the images' own are taken instead, which the outputs know.
             target_sizes: of each result, (B, 2); None takes those of the input.
             is_thing_map: by class index; None takes the model's own, or COCO's.
             threshold: scores up to and including it are dropped.
 
         Returns:
             `png_string`, a PNG whose colours are ids (`rgb_to_id`), from 0, and `segments_info`,
-            for each photo.
+            for each image.
         """
         processed = sizes_of(processed_sizes, len(outputs.logits))
         things = self.is_thing if is_thing_map is None else is_thing_map
         classes = outputs.logits.shape[-1] - 1
         is_thing = np.array([things.get(index, True) for index in range(classes)])
         if isinstance(outputs, DetrSegmentationOutput) and outputs.canvas is not None:
-            processed = list(outputs.canvas.photos)
+            processed = list(outputs.canvas.images)
         targets = processed if target_sizes is None else sizes_of(target_sizes, len(processed))
         found: list[dict[str, Any]] = []
-        for photo, (size, target) in enumerate(zip(processed, targets, strict=True)):
-            logits: NDArray[np.float32] = outputs.logits[photo].detach().float().cpu().numpy()
+        for image, (size, target) in enumerate(zip(processed, targets, strict=True)):
+            logits: NDArray[np.float32] = outputs.logits[image].detach().float().cpu().numpy()
             queries, scores, labels = keep_queries(logits, threshold)
-            masks = masks_of(outputs, photo)[torch.from_numpy(queries)].detach().float().cpu()
+            masks = masks_of(outputs, image)[torch.from_numpy(queries)].detach().float().cpu()
             ids, segments = merge_masks(masks.numpy(), scores, labels, is_thing, size, target)
             info = [
                 {

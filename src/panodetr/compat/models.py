@@ -42,7 +42,7 @@ class PretrainedConfig:
         num_labels: real classes, the places of the logits but the last.
         id2label: names of all places; "N/A" where the data has no class.
         label2id: the named places.
-        num_queries: most objects a photo can have.
+        num_queries: most objects an image can have.
         d_model: width of the transformer.
         auxiliary_loss: whether outputs hold those of the earlier decoder layers.
     """
@@ -130,7 +130,7 @@ class _Pretrained(nn.Module, ABC, Generic[Output]):
 
         Args:
             pixel_values: (B, 3, H, W) float, normalised, zeros at padding.
-            pixel_mask: (B, H, W), 1 at photos and 0 at padding; None where nothing is padded.
+            pixel_mask: (B, H, W), 1 at images and 0 at padding; None where nothing is padded.
             labels: must be None.
 
         Raises:
@@ -221,20 +221,20 @@ class DetrForSegmentation(_Pretrained[DetrSegmentationOutput]):
 
 def _masks(model: Detr, encoded: Encoded, states: Tensor) -> Tensor:
     """Masks (B, Q, h, w) of all queries, a limited number at a time."""
-    photos, queries, _ = states.shape
-    image = torch.arange(photos, device=states.device).repeat_interleave(queries)  # BQ
-    query = torch.arange(queries, device=states.device).repeat(photos)  # BQ
+    images, queries, _ = states.shape
+    image = torch.arange(images, device=states.device).repeat_interleave(queries)  # BQ
+    query = torch.arange(queries, device=states.device).repeat(images)  # BQ
     shared = model.share(encoded)
     parts = [
         model.refine(shared, model.attend(encoded, states, *chosen), chosen[0])
         for chosen in zip(image.split(MASKS_AT_ONCE), query.split(MASKS_AT_ONCE), strict=True)
     ]
-    return torch.cat(parts).unflatten(0, (photos, queries))  # B, Q, h, w
+    return torch.cat(parts).unflatten(0, (images, queries))  # B, Q, h, w
 
 
 def _canvas(padding: Tensor) -> Canvas:
-    """Read from the padding (B, H, W) how the photos lie in the batch."""
+    """Read from the padding (B, H, W) how the images lie in the batch."""
     rows = (~padding).any(dim=2).sum(dim=1).tolist()
     columns = (~padding).any(dim=1).sum(dim=1).tolist()
     height, width = padding.shape[1:]
-    return Canvas(size=(height, width), photos=tuple(zip(rows, columns, strict=True)))
+    return Canvas(size=(height, width), images=tuple(zip(rows, columns, strict=True)))

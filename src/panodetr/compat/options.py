@@ -22,17 +22,17 @@ _SIZE_KEYS = (
 )
 DEFAULT_SIZE: Mapping[str, int] = MappingProxyType({"shortest_edge": 800, "longest_edge": 1333})
 
-_NO_LIMIT = 1 << 30  # pixels: more than any photo has
+_NO_LIMIT = 1 << 30  # pixels: more than any image has
 _OLD_NAMES = {"pad_and_return_pixel_mask": "do_pad"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessorOptions:
-    """How photos and annotations are prepared.
+    """How images and annotations are prepared.
 
     Attributes:
         format: of annotations.
-        do_resize: whether photos are resized.
+        do_resize: whether images are resized.
         size: `shortest_edge` and `longest_edge`; or `height` and `width`, which may distort; or
             `max_height` and `max_width`.
         resample: Pillow's filter.
@@ -43,8 +43,8 @@ class ProcessorOptions:
         image_std: likewise.
         do_convert_annotations: whether boxes become cxcywh in fractions; None does as
             `do_normalize`.
-        do_pad: whether photos of several sizes become one batch, with a `pixel_mask`.
-        pad_size: `height` and `width` of the batch; None takes the greatest of the photos.
+        do_pad: whether images of several sizes become one batch, with a `pixel_mask`.
+        pad_size: `height` and `width` of the batch; None takes the greatest of the images.
     """
 
     format: Format = "coco_detection"
@@ -124,11 +124,11 @@ class ProcessorOptions:
         )
 
     def target_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Say to which height and width a photo is resized, by transformers' rules.
+        """Say to which height and width an image is resized, by transformers' rules.
 
         They differ from the original's (`panodetr.images.resize`) where the long edge sets the
         limit: the short edge is rounded before the long one follows from it in the original, and
-        after it here. A photo of 640 by 256 becomes 1333 by 533, and 1332 by 533 in the original.
+        after it here. An image of 640 by 256 becomes 1333 by 533, and 1332 by 533 in the original.
         """
         height, width = size
         if "height" in self.size:

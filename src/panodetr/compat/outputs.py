@@ -1,6 +1,6 @@
 """What the models give out, under transformers' names.
 
-B: photos, Q: queries, C: classes, D: channels, L: decoder layers, h, w: a mask's size.
+B: images, Q: queries, C: classes, D: channels, L: decoder layers, h, w: a mask's size.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ class LayerOutput(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas:
-    """How the photos of a padded batch lie in it, each in the upper left corner.
+    """How the images of a padded batch lie in it, each in the upper left corner.
 
     Attributes:
         size: height and width of the batch.
-        photos: height and width of each photo.
+        images: height and width of each image.
     """
 
     size: tuple[int, int]
-    photos: tuple[tuple[int, int], ...]
+    images: tuple[tuple[int, int], ...]
 
 
 class _Named:
@@ -69,11 +69,11 @@ class DetrObjectDetectionOutput(_Named):
 
     Attributes:
         logits: (B, Q, C + 1), the last being "no object".
-        pred_boxes: (B, Q, 4), cxcywh in fractions of the unpadded photo.
+        pred_boxes: (B, Q, 4), cxcywh in fractions of the unpadded image.
         auxiliary_outputs: of every decoder layer but the last, where they were asked for.
         last_hidden_state: (B, Q, D), the decoder's output.
         encoder_last_hidden_state: (B, h' w', D), the encoder's output.
-        canvas: how the photos lie in the batch, where it was padded. Not one of the values.
+        canvas: how the images lie in the batch, where it was padded. Not one of the values.
     """
 
     logits: Tensor
@@ -90,12 +90,12 @@ class DetrSegmentationOutput(_Named):
 
     Attributes:
         logits: (B, Q, C + 1), the last being "no object".
-        pred_boxes: (B, Q, 4), cxcywh in fractions of the unpadded photo.
+        pred_boxes: (B, Q, 4), cxcywh in fractions of the unpadded image.
         pred_masks: (B, Q, h, w) logits over the whole canvas.
         auxiliary_outputs: of every decoder layer but the last, where they were asked for.
         last_hidden_state: (B, Q, D), the decoder's output.
         encoder_last_hidden_state: (B, h' w', D), the encoder's output.
-        canvas: how the photos lie in the batch, where it was padded. Not one of the values.
+        canvas: how the images lie in the batch, where it was padded. Not one of the values.
     """
 
     logits: Tensor

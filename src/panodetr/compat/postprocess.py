@@ -2,9 +2,9 @@
 
 The rules are transformers': other thresholds, another order of steps and other losses of pixels
 than the paper's, which `panodetr.results.panoptic` follows. On a padded batch the masks are first
-cut to the photo; transformers stretches the padded canvas over the photo instead.
+cut to the image; transformers stretches the padded canvas over the image instead.
 
-B: photos, Q: queries, C: classes, N: masks, h, w: a mask's size, H, W: the result's size.
+B: images, Q: queries, C: classes, N: masks, h, w: a mask's size, H, W: the result's size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from panodetr.compat.outputs import DetrSegmentationOutput
 from panodetr.errors import UsageError
 
 Sizes = Tensor | Sequence[Sequence[int] | Tensor]
-"""Height and width of each photo."""
+"""Height and width of each image."""
 
 
 class BoxOutputs(Protocol):
@@ -53,19 +53,19 @@ class FoundSegments(TypedDict):
 
 
 def sizes_of(sizes: Sizes, count: int) -> list[tuple[int, int]]:
-    """Read heights and widths, one for each of `count` photos.
+    """Read heights and widths, one for each of `count` images.
 
     Raises:
         UsageError: there are more or fewer.
     """
     pairs = [(int(height), int(width)) for height, width in sizes]
     if len(pairs) != count:
-        raise UsageError(f"{len(pairs)} sizes were given for {count} photos; expected one a photo")
+        raise UsageError(f"{len(pairs)} sizes were given for {count} images; expected one an image")
     return pairs
 
 
 def boxes_in(outputs: BoxOutputs, sizes: Sizes | None) -> Iterator[FoundBoxes]:
-    """Give each photo's queries their best real class; boxes in pixels if sizes are known."""
+    """Give each image's queries their best real class; boxes in pixels if sizes are known."""
     scores, labels = outputs.logits.softmax(-1)[..., :-1].max(-1)  # B, Q
     boxes = cxcywh_to_xyxy(outputs.pred_boxes)  # B, Q, 4
     if sizes is not None:
@@ -75,31 +75,31 @@ def boxes_in(outputs: BoxOutputs, sizes: Sizes | None) -> Iterator[FoundBoxes]:
         yield FoundBoxes(scores=score, labels=label, boxes=box)
 
 
-def masks_of(outputs: MaskOutputs, photo: int) -> Tensor:
-    """Give one photo's mask logits (Q, h, w) over the photo alone, without padding."""
-    masks = outputs.pred_masks[photo]
+def masks_of(outputs: MaskOutputs, image: int) -> Tensor:
+    """Give one image's mask logits (Q, h, w) over the image alone, without padding."""
+    masks = outputs.pred_masks[image]
     if not isinstance(outputs, DetrSegmentationOutput) or outputs.canvas is None:
         return masks
-    # A mask has the stride of the backbone's first stage, and as many rows as cover the photo.
+    # A mask has the stride of the backbone's first stage, and as many rows as cover the image.
     rows, columns = (
         -(-length // round(whole / side))
         for length, whole, side in zip(
-            outputs.canvas.photos[photo], outputs.canvas.size, masks.shape[1:], strict=True
+            outputs.canvas.images[image], outputs.canvas.size, masks.shape[1:], strict=True
         )
     )
     return masks[:, :rows, :columns]
 
 
-def class_maps(outputs: MaskOutputs, photo: int, size: tuple[int, int] | None) -> Tensor:
+def class_maps(outputs: MaskOutputs, image: int, size: tuple[int, int] | None) -> Tensor:
     """Give each class (C, H, W) its value at each pixel: over all queries, class times mask."""
-    classes = outputs.logits[photo].softmax(-1)[:, :-1]  # Q, C
-    maps = torch.einsum("qc,qhw->chw", classes, masks_of(outputs, photo).sigmoid())
+    classes = outputs.logits[image].softmax(-1)[:, :-1]  # Q, C
+    maps = torch.einsum("qc,qhw->chw", classes, masks_of(outputs, image).sigmoid())
     return maps if size is None else _grown(maps, size)
 
 
 def find_segments(
     outputs: MaskOutputs,
-    photo: int,
+    image: int,
     *,
     threshold: float,
     mask_threshold: float,
@@ -111,16 +111,16 @@ def find_segments(
 
     Args:
         outputs: of a batch.
-        photo: which of its photos.
+        image: which of its images.
         threshold: scores up to and including it are dropped.
         mask_threshold: where score times mask is at least this, a query counts as claiming.
         overlap: a query is dropped unless it got more than this share of what it claimed.
         fused: classes whose segments share one id.
         size: of the result; None takes the masks' own.
     """
-    scores, labels = outputs.logits[photo].softmax(-1).max(-1)  # Q
+    scores, labels = outputs.logits[image].softmax(-1).max(-1)  # Q
     kept = (labels != outputs.logits.shape[-1] - 1) & (scores > threshold)
-    probabilities = masks_of(outputs, photo)[kept].sigmoid()  # N, h, w
+    probabilities = masks_of(outputs, image)[kept].sigmoid()  # N, h, w
     if not len(probabilities):
         height, width = probabilities.shape[1:] if size is None else size
         return FoundSegments(segmentation=torch.full((height, width), -1.0), segments_info=[])

@@ -1,6 +1,6 @@
-"""What a processor does to photos and their labels, step by step.
+"""What a processor does to images and their labels, step by step.
 
-h, w: pixels of a photo once resized.
+h, w: pixels of an image once resized.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def read_labels(
     """Read the annotations, if there are any.
 
     Raises:
-        UsageError: there are more or fewer than photos, or the id maps' folder is not given.
+        UsageError: there are more or fewer than images, or the id maps' folder is not given.
         DataError: an annotation lacks something.
     """
     if annotations is None:
@@ -44,7 +44,7 @@ def read_labels(
     each = [annotations] if isinstance(annotations, Mapping) else list(annotations)
     if len(each) != len(pictures):
         raise UsageError(
-            f"{len(each)} annotations were given for {len(pictures)} photos; expected one a photo"
+            f"{len(each)} annotations were given for {len(pictures)} images; expected one an image"
         )
     both = list(zip(each, map(size_of, pictures), strict=True))
     if rule.format == "coco_detection":
@@ -56,7 +56,7 @@ def read_labels(
 
 
 def prepare(picture: NDArray[Any], rule: ProcessorOptions) -> NDArray[np.float32]:
-    """Resize, rescale and normalise one photo (3, H, W)."""
+    """Resize, rescale and normalise one image (3, H, W)."""
     if rule.do_resize:
         picture = resize_picture(picture, rule.target_size(size_of(picture)), rule.resample)
     pixels = picture.astype(np.float32)
@@ -71,24 +71,24 @@ def prepare(picture: NDArray[Any], rule: ProcessorOptions) -> NDArray[np.float32
 def follow(
     labels: Labels, before: tuple[int, int], after: tuple[int, int], rule: ProcessorOptions
 ) -> Labels:
-    """Do to the labels what was done to their photo."""
+    """Do to the labels what was done to their image."""
     if rule.do_resize:
         labels = resized(labels, before, after)
     return normalized(labels, after) if rule.converts else labels
 
 
-def canvas_of(photos: Sequence[NDArray[Any]], rule: ProcessorOptions) -> tuple[int, int]:
+def canvas_of(images: Sequence[NDArray[Any]], rule: ProcessorOptions) -> tuple[int, int]:
     """Say how large the batch is.
 
     Raises:
-        UsageError: a photo is larger than it was to be.
+        UsageError: an image is larger than it was to be.
     """
-    height, width = (max(photo.shape[axis] for photo in photos) for axis in (1, 2))
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
     if rule.pad_size is None:
         return height, width
     canvas = rule.pad_size["height"], rule.pad_size["width"]
     if height > canvas[0] or width > canvas[1]:
-        raise UsageError(f"pad_size is {canvas}; the photos need {(height, width)}, after resizing")
+        raise UsageError(f"pad_size is {canvas}; the images need {(height, width)}, after resizing")
     return canvas
 
 
@@ -99,7 +99,7 @@ def pad_to(pixels: NDArray[Any], canvas: tuple[int, int]) -> NDArray[Any]:
 
 
 def ones_of(pixels: NDArray[Any]) -> NDArray[np.int64]:
-    """Mark every pixel of a photo (3, h, w) as real, in (h, w)."""
+    """Mark every pixel of an image (3, h, w) as real, in (h, w)."""
     return np.ones(size_of(pixels), np.int64)
 
 

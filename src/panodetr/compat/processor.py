@@ -1,4 +1,4 @@
-"""Photos in, a model's inputs out; a model's outputs in, results out: transformers' processor."""
+"""Images in, a model's inputs out; a model's outputs in, results out: transformers' processor."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from panodetr.compat.prepare import (
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticSegmentation:
-    """One photo's classes.
+    """One image's classes.
 
     Attributes:
         segmentation: (H, W) class indices.
@@ -54,7 +54,7 @@ class SemanticSegmentation:
 
 
 class DetrImageProcessor:
-    """Prepares photos and annotations as transformers' class of this name, and reads outputs.
+    """Prepares images and annotations as transformers' class of this name, and reads outputs.
 
     Every option (`ProcessorOptions`) can be given here, and once more with a call, for that call.
     """
@@ -95,21 +95,21 @@ class DetrImageProcessor:
         return_tensors: TensorKind | None = None,
         **options: Any,
     ) -> BatchFeature:
-        """Resize, rescale, normalise and pad photos, and make labels of their annotations.
+        """Resize, rescale, normalise and pad images, and make labels of their annotations.
 
         Args:
             images: one, or a list: PIL images, or arrays or tensors, (H, W, 3) or (3, H, W), or
-                grey ones, (H, W). Unlike `panodetr.load(...)`, this does not turn photos by their
+                grey ones, (H, W). Unlike `panodetr.load(...)`, this does not turn images by their
                 EXIF orientation: boxes would not fit `image.size` then.
-            annotations: COCO's, one a photo, in the format that the options say.
+            annotations: COCO's, one an image, in the format that the options say.
             return_segmentation_masks: whether labels have masks; None: in the panoptic format.
             masks_path: folder of the panoptic format's id maps.
             return_tensors: "pt" for tensors, "np" for arrays, None for lists of arrays.
             options: what is to differ for this call.
 
         Returns:
-            `pixel_values` (B, 3, H, W); with padding `pixel_mask` (B, H, W), 1 at photos; with
-            annotations `labels`, one a photo.
+            `pixel_values` (B, 3, H, W); with padding `pixel_mask` (B, H, W), 1 at images; with
+            annotations `labels`, one an image.
 
         Raises:
             ImageError: an image is of none of these forms.
@@ -145,12 +145,12 @@ class DetrImageProcessor:
     def post_process_object_detection(
         self, outputs: BoxOutputs, threshold: float = 0.5, target_sizes: Sizes | None = None
     ) -> list[FoundBoxes]:
-        """Give each photo's boxes whose best real class scores above a threshold.
+        """Give each image's boxes whose best real class scores above a threshold.
 
         Args:
             outputs: of a model.
             threshold: scores up to and including it are dropped.
-            target_sizes: height and width of each photo, (B, 2); None leaves boxes in fractions.
+            target_sizes: height and width of each image, (B, 2); None leaves boxes in fractions.
         """
         found: list[FoundBoxes] = []
         for one in boxes_in(outputs, target_sizes):
@@ -170,7 +170,7 @@ class DetrImageProcessor:
         target_sizes: Sizes | None = None,
         return_segmentation_scores: bool = False,
     ) -> list[Tensor] | list[SemanticSegmentation]:
-        """Give each photo's pixels their class.
+        """Give each image's pixels their class.
 
         Args:
             outputs: of a model with masks.
@@ -178,8 +178,8 @@ class DetrImageProcessor:
             return_segmentation_scores: whether the classes' values come along.
         """
         found: list[SemanticSegmentation] = []
-        for photo, size in enumerate(_sizes(outputs, target_sizes)):
-            maps = class_maps(outputs, photo, size)
+        for image, size in enumerate(_sizes(outputs, target_sizes)):
+            maps = class_maps(outputs, image, size)
             found.append(
                 SemanticSegmentation(segmentation=maps.argmax(0), segmentation_scores=maps)
             )
@@ -194,7 +194,7 @@ class DetrImageProcessor:
         target_sizes: Sizes | None = None,
         return_coco_annotation: bool = False,
     ) -> list[FoundSegments]:
-        """Give each photo's segments, none of them fused.
+        """Give each image's segments, none of them fused.
 
         Args:
             outputs: of a model with masks.
@@ -223,7 +223,7 @@ class DetrImageProcessor:
         label_ids_to_fuse: Collection[int] | None = None,
         target_sizes: Sizes | None = None,
     ) -> list[FoundSegments]:
-        """Give each photo's segments.
+        """Give each image's segments.
 
         Args:
             outputs: of a model with masks.
@@ -236,14 +236,14 @@ class DetrImageProcessor:
         return [
             find_segments(
                 outputs,
-                photo,
+                image,
                 threshold=threshold,
                 mask_threshold=mask_threshold,
                 overlap=overlap_mask_area_threshold,
                 fused=label_ids_to_fuse or (),
                 size=size,
             )
-            for photo, size in enumerate(_sizes(outputs, target_sizes))
+            for image, size in enumerate(_sizes(outputs, target_sizes))
         ]
 
 

@@ -1,7 +1,7 @@
-"""Which view of a photo training sees next, drawn at random. NumPy only.
+"""Which view of an image training sees next, drawn at random. NumPy only.
 
-What is drawn depends on the photo's size and the generator alone, so the size of a view is known
-without reading the photo.
+What is drawn depends on the image's size and the generator alone, so the size of a view is known
+without reading the image.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CropAugmentation:
-    """Square crops at about the photo's own resolution.
+    """Square crops at about the image's own resolution.
 
-    For photos larger than what the model sees at once.
+    For images larger than what the model sees at once.
 
     Attributes:
-        size: pixels a side of what comes out; a photo that is smaller gives smaller crops.
-        least_scale: the strongest shrinking of the photo's own pixels, 1 for none.
+        size: pixels a side of what comes out; an image that is smaller gives smaller crops.
+        least_scale: the strongest shrinking of the image's own pixels, 1 for none.
         most_scale: the strongest enlarging.
         flip: whether to flip left-right and top-bottom, each half of the time, and swap rows and
             columns.
@@ -55,9 +55,9 @@ class CropAugmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class PaperAugmentation:
-    """Whole photos and large crops at many sizes: the paper's appendix A.4 and its code.
+    """Whole images and large crops at many sizes: the paper's appendix A.4 and its code.
 
-    Half of the time the photo is resized as a whole. Else it is resized to one of a few sizes, a
+    Half of the time the image is resized as a whole. Else it is resized to one of a few sizes, a
     part of it is cut out, and that is resized. The paper's numbers are the defaults.
 
     Attributes:
@@ -65,12 +65,12 @@ class PaperAugmentation:
         long_side: pixels, most of the long side, but for the rounding of the short side, which
             becomes less where the long one would pass.
         crop: how often a part is cut out, as a fraction.
-        crop_short_sides: pixels, one of which the photo's short side becomes before the cut.
-        least_crop: pixels, the least side of the cut; a photo's side that is shorter stays whole.
+        crop_short_sides: pixels, one of which the image's short side becomes before the cut.
+        least_crop: pixels, the least side of the cut; an image's side that is shorter stays whole.
         most_crop: pixels, the largest side of the cut.
         flip: whether to exchange left and right, half of the time.
         color: how far brightness, contrast and each channel's gain may go, as a fraction.
-        least_jitter: large-scale jitter, instead of all sizes above: the photo is fitted into a
+        least_jitter: large-scale jitter, instead of all sizes above: the image is fitted into a
             square of `long_side` times a factor, drawn from this one …
         most_jitter: … to this one, and what is larger than `long_side` is cut off at random. 0.1
             and 2 are usual (Ghiasi et al. 2021, arXiv 2012.07177); 1 and 1 switch it off.
@@ -113,11 +113,11 @@ class PaperAugmentation:
 
 
 Augmentation: TypeAlias = CropAugmentation | PaperAugmentation
-"""How photos become what the model sees."""
+"""How images become what the model sees."""
 
 
 def draw_view(config: Augmentation, size: tuple[int, int], rng: np.random.Generator) -> View:
-    """Draw a view of a photo of a size (H, W); all randomness comes from `rng`."""
+    """Draw a view of an image of a size (H, W); all randomness comes from `rng`."""
     if isinstance(config, CropAugmentation):
         return _draw_crop(config, size, rng)
     mirror = config.flip and rng.random() < 0.5
@@ -130,17 +130,17 @@ def draw_view(config: Augmentation, size: tuple[int, int], rng: np.random.Genera
     return View(window=window, size=shown, mirror=bool(mirror))
 
 
-def recolor(photo: NDArray[np.uint8], most: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """The photo with another brightness, contrast and gain of each channel.
+def recolor(image: NDArray[np.uint8], most: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The image with another brightness, contrast and gain of each channel.
 
     It goes through one table a channel, which is faster than arithmetic on every pixel.
     """
     contrast, brightness = 1 + rng.uniform(-most, most), 255 * rng.uniform(-most, most) / 2
     gains = 1 + rng.uniform(-most, most, 3) / 2
-    mean = photo.mean()
+    mean = image.mean()
     levels = (np.arange(256)[:, None] - mean) * contrast + mean + brightness
     table = np.clip(levels * gains, 0, 255).round().astype(np.uint8)  # 256, 3
-    return table[photo, np.arange(3)]
+    return table[image, np.arange(3)]
 
 
 def _draw_crop(config: CropAugmentation, size: tuple[int, int], rng: np.random.Generator) -> View:
@@ -151,7 +151,7 @@ def _draw_crop(config: CropAugmentation, size: tuple[int, int], rng: np.random.G
         int(rng.integers(0, whole - part + 1))
         for whole, part in zip(size, (height, width), strict=True)
     )
-    # A window that the photo doesn't limit becomes exactly `config.size`: rounding its scaled side
+    # A window that the image doesn't limit becomes exactly `config.size`: rounding its scaled side
     # again would sometimes give a pixel less, and one smaller crop pads a whole batch.
     shown = [
         config.size if part == side else min(config.size, max(1, round(part * scale)))
@@ -174,9 +174,9 @@ Window: TypeAlias = tuple[float, float, float, float]
 def _draw_part(
     config: PaperAugmentation, size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[Window, tuple[int, int]]:
-    """Cut a part out of the resized photo: its window in the photo itself, and its final size.
+    """Cut a part out of the resized image: its window in the image itself, and its final size.
 
-    The original resizes twice. Once is enough, and sharper: the window is found in the photo.
+    The original resizes twice. Once is enough, and sharper: the window is found in the image.
     """
     resized = resized_size(size, int(rng.choice(config.crop_short_sides)), None)
     part = [
@@ -190,7 +190,7 @@ def _draw_part(
 def _draw_jittered(
     config: PaperAugmentation, size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[Window, tuple[int, int]]:
-    """Fit the photo into a square of a random size, and cut off what is too much of it."""
+    """Fit the image into a square of a random size, and cut off what is too much of it."""
     factor = rng.uniform(config.least_jitter, config.most_jitter)
     scale = config.long_side * factor / max(size)
     resized = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
@@ -212,11 +212,11 @@ def _place(
     part: tuple[int, int],
     rng: np.random.Generator,
 ) -> Window:
-    """Place a part at random in a resized photo; its window in the photo's own pixels."""
+    """Place a part at random in a resized image; its window in the image's own pixels."""
     edges: list[tuple[float, float]] = []
     for whole, side, cut in zip(size, resized, part, strict=True):
         start = int(rng.integers(0, side - cut + 1))
-        # Whole pixels times a fraction: the last edge may pass the photo's by a rounding.
+        # Whole pixels times a fraction: the last edge may pass the image's by a rounding.
         edges.append((start * whole / side, min(float(whole), (start + cut) * whole / side)))
     (y0, y1), (x0, x1) = edges
     return y0, x0, y1, x1

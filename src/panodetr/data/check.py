@@ -23,7 +23,7 @@ def check_split(folder: Path, split: str, format: Format, progress: Progress) ->
         folder: the data set's.
         split: one of its splits.
         format: how it is written.
-        progress: told after each photo how many are done, and how many there are.
+        progress: told after each image how many are done, and how many there are.
 
     Returns:
         What was found. A file without which nothing else can be read, as a JSON that is none, is

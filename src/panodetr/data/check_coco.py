@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def check_panoptic(found: Inspection, layout: Layout, progress: Progress) -> None:
-    """Check a panoptic JSON, its photos and its id maps.
+    """Check a panoptic JSON, its images and its id maps.
 
     Raises:
         DataError: the JSON cannot be read at all.
@@ -41,7 +41,7 @@ def check_panoptic(found: Inspection, layout: Layout, progress: Progress) -> Non
             )
     owners: dict[str, int] = {}  # of the id maps
     for done, (image_id, image) in enumerate(images.items(), start=1):
-        found.photo(image)
+        found.image(image)
         if image_id not in annotated:
             found.error("broken entry", f"{document.place} has no annotation for image {image_id}")
         else:
@@ -56,7 +56,7 @@ def check_panoptic(found: Inspection, layout: Layout, progress: Progress) -> Non
 
 
 def check_instances(found: Inspection, layout: Layout, progress: Progress) -> None:
-    """Check an instance JSON and its photos.
+    """Check an instance JSON and its images.
 
     Raises:
         DataError: the JSON cannot be read at all.
@@ -97,7 +97,7 @@ def check_instances(found: Inspection, layout: Layout, progress: Progress) -> No
                 f"{place} has no mask, others do; masks are trained where every object has one",
             )
     for done, (image_id, image) in enumerate(images.items(), start=1):
-        found.photo(image)
+        found.image(image)
         _tell(found, image, objects[image_id], crowds[image_id])
         progress(done, len(images))
 
@@ -124,18 +124,18 @@ def _categories(found: Inspection, document: Record, *, panoptic: bool) -> dict[
 def _images(found: Inspection, document: Record, layout: Layout) -> dict[int, InstanceImage]:
     """Check the images' entries; those that can be used, by id."""
     images: dict[int, InstanceImage] = {}
-    photos: dict[Path, int] = {}
+    paths: dict[Path, int] = {}
     for number, record in found.identified(found.records(document, "images")):
         with found.catching("broken entry"):
-            photo = named_file(record, layout.photos)
+            path = named_file(record, layout.images)
             size = image_size(record)
-            images[number] = InstanceImage(image_id=number, photo=photo, size=size, objects=())
-            if photo in photos:
+            images[number] = InstanceImage(image_id=number, path=path, size=size, objects=())
+            if path in paths:
                 found.error(
                     "duplicate id",
-                    f"{record.place} (image {number}) has {photo}, image {photos[photo]} too",
+                    f"{record.place} (image {number}) has {path}, image {paths[path]} too",
                 )
-            photos[photo] = number
+            paths[path] = number
     found.images = len(images)
     if not images:
         found.error("broken entry", f"{document.place} has no images")
@@ -206,7 +206,7 @@ def _tell(found: Inspection, image: InstanceImage | Sample, objects: int, crowds
     if crowds:
         found.note(
             "crowd",
-            f"{image.photo} (image {image.image_id}) has {crowds} of them: left out of training",
+            f"{image.path} (image {image.image_id}) has {crowds} of them: left out of training",
         )
     if not objects:
-        found.note("empty image", f"{image.photo} (image {image.image_id}) has no object")
+        found.note("empty image", f"{image.path} (image {image.image_id}) has no object")

@@ -24,7 +24,7 @@ from panodetr.data.written import (
     list_segments,
 )
 from panodetr.errors import DataError, UsageError
-from panodetr.files import folder_written_whole
+from panodetr.files import atomic_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from panodetr.data.dataset import AnySample, Dataset, Format
     from panodetr.data.instances import ObjectTruth
-    from panodetr.data.panoptic import TruthSegment
+    from panodetr.data.panoptic import GroundTruthSegment
     from panodetr.results.types import Category
 
 Target: TypeAlias = Literal["coco-panoptic", "coco-instances", "yolo"]
@@ -50,9 +50,9 @@ class Conversion:
     Attributes:
         format: what it was read as.
         splits: by name.
-        images: how many photos.
+        images: how many images.
         lost: how often something had no place, by what it is.
-        unreadable: what is said of each photo that is left out, because its header is broken.
+        unreadable: what is said of each image that is left out, because its header is broken.
     """
 
     format: Format
@@ -72,7 +72,7 @@ def convert_data(
     format: Format | None = None,
     progress: Callable[[int, int], None],
 ) -> Conversion:
-    """Write a data set in another format, photos and all.
+    """Write a data set in another format, images and all.
 
     Args:
         folder: the data set's.
@@ -81,7 +81,7 @@ def convert_data(
         class_name: of the objects of id maps whose folder names no class.
         split: the one to write; None writes all.
         format: how the data set is written; None finds out.
-        progress: told after each photo how many are done of its split, and how many there are.
+        progress: told after each image how many are done of its split, and how many there are.
 
     Raises:
         UsageError: it has that format already, or `out` is there already.
@@ -96,7 +96,7 @@ def convert_data(
     made = Conversion(format=format, splits=splits)
     if format.startswith("coco"):
         made.lost["fields of the JSON beyond those that training and evaluation read"] = 1
-    with folder_written_whole(out) as written:
+    with atomic_folder(out) as written:
         yolo = YoloWriter(written)
         for name in splits:
             data = open_data(folder, name, format=format, class_name=class_name)
@@ -157,7 +157,7 @@ def _to_panoptic(
 
 def _drawn(
     sample: InstanceImage, lost: Counter[str]
-) -> tuple[NDArray[np.int32], list[TruthSegment]]:
+) -> tuple[NDArray[np.int32], list[GroundTruthSegment]]:
     """Draw objects into one id map, crowds below all others.
 
     Raises:
@@ -166,7 +166,7 @@ def _drawn(
     for truth in sample.objects:
         if "segmentation" not in truth:
             raise DataError(
-                f"{sample.photo}: object {truth['id']} has a box only; expected masks, which "
+                f"{sample.path}: object {truth['id']} has a box only; expected masks, which "
                 "panoptic data is made of"
             )
     objects = [truth for truth in sample.objects if not truth["iscrowd"]]
@@ -203,7 +203,7 @@ def _to_yolo(
     if [category.id for category in things] != list(range(len(things))):
         made.lost["category ids: classes are numbered from 0"] = len(things)
     if not keeps_ids(data.samples):
-        made.lost["image ids: photos' names don't give them"] += len(data.samples)
+        made.lost["image ids: images' names don't give them"] += len(data.samples)
     for done, sample in enumerate(data.samples, start=1):
         objects = _objects(sample, data, made.lost)
         if data.format == "coco-instances":
@@ -214,7 +214,7 @@ def _to_yolo(
 
 
 def _objects(sample: AnySample, data: Dataset, lost: Counter[str]) -> Sequence[ObjectTruth]:
-    """Read a photo's objects; stuff and the ids in its map are lost."""
+    """Read an image's objects; stuff and the ids in its map are lost."""
     if isinstance(sample, InstanceImage):
         return sample.objects
     if isinstance(sample, Sample):

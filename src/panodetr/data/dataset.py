@@ -1,4 +1,4 @@
-"""A data set to train on, whatever its format: classes, photos, and the objects of each photo."""
+"""A data set to train on, whatever its format: classes, images, and the objects of each image."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Format: TypeAlias = Literal["coco-panoptic", "coco-instances", "yolo", "id-maps"
 FORMATS: tuple[Format, ...] = ("coco-panoptic", "coco-instances", "yolo", "id-maps")
 
 AnySample: TypeAlias = Sample | InstanceImage | MaskImage
-"""One photo and where its truth is; each kind has image_id, photo and size (H, W)."""
+"""One image and where its truth is; each kind has image_id, image and size (H, W)."""
 
 CLASS_NAME = "object"
 """Of the objects of id maps that nothing names."""
@@ -47,10 +47,10 @@ class Dataset:
         split: its name, "" for a folder without splits.
         format: how it is written.
         categories: by rising id; an index is the position in this order.
-        samples: the photos.
+        samples: the images.
         has_masks: whether every object has a mask; crowds don't count. Where one has none, masks
             are not read at all: half the objects would be trained as background.
-        unreadable: what is said of each photo that is left out, because its header is broken and
+        unreadable: what is said of each image that is left out, because its header is broken and
             the format gives no sizes.
     """
 
@@ -153,12 +153,12 @@ def list_splits(folder: Path, format: Format) -> list[str]:
 
 
 def read_objects(sample: AnySample, index_of: dict[int, int], *, with_masks: bool) -> Objects:
-    """Read the objects of a photo, crowds left out.
+    """Read the objects of an image, crowds left out.
 
-    Never more than one map of the photo's size is held, and one mask while it is drawn.
+    Never more than one map of the image's size is held, and one mask while it is drawn.
 
     Args:
-        sample: the photo.
+        sample: the image.
         index_of: the class index of each category id.
         with_masks: whether masks are read where objects are written one by one; id maps always are.
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
-from panodetr.data.panoptic import read_photo
+from panodetr.data.panoptic import read_sample
 from panodetr.data.records import Record, system_errors
 from panodetr.errors import DataError, ImageError
 
@@ -24,10 +24,10 @@ Kind: TypeAlias = Literal[
 """What can be found."""
 
 OUTSIDE = 0.5
-"""Pixels by which a box may reach out of its photo: some tools round."""
+"""Pixels by which a box may reach out of its image: some tools round."""
 
 Progress: TypeAlias = "Callable[[int, int], None]"
-"""Told how many photos are done, and how many there are."""
+"""Told how many images are done, and how many there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ class Inspection:
                 yield number, record
 
     def box(self, bbox: Sequence[float], size: tuple[int, int], place: str) -> None:
-        """Note a box x, y, width, height that is empty or lies outside its photo (H, W)."""
+        """Note a box x, y, width, height that is empty or lies outside its image (H, W)."""
         x, y, width, height = bbox
         if width <= 0 or height <= 0:
             self.error("empty box", f"{place} has a box of {width:g}x{height:g} pixels")
@@ -125,19 +125,19 @@ class Inspection:
             shown = ", ".join(f"{value:g}" for value in bbox)
             self.error(
                 "box outside",
-                f"{place} has the box {shown}, which reaches {beyond:.3g} pixels out of its photo "
+                f"{place} has the box {shown}, which reaches {beyond:.3g} pixels out of its image "
                 f"of {size[1]}x{size[0]}",
             )
 
-    def photo(self, sample: AnySample) -> None:
-        """Read a photo, and note whether it is missing, broken, or of another size."""
+    def image(self, sample: AnySample) -> None:
+        """Read an image, and note whether it is missing, broken, or of another size."""
         with self.catching("missing file"):
-            if not sample.photo.is_file():
-                message = f"{sample.photo} is missing; it is image {sample.image_id}"
+            if not sample.path.is_file():
+                message = f"{sample.path} is missing; it is image {sample.image_id}"
                 self.error("missing file", message)
                 return
         try:
-            read_photo(sample)
+            read_sample(sample)
         except ImageError as error:
             self.error("broken file", f"{error} (image {sample.image_id})")
         except DataError as error:

@@ -1,6 +1,6 @@
-"""A folder of photos with one id map each: objects of a single class, drawn as numbers.
+"""A folder of images with one id map each: objects of a single class, drawn as numbers.
 
-    images/          masks/                photos and id maps of the same names without ending
+    images/          masks/                images and id maps of the same names without ending
     images/          masks/CLASS/          likewise; the folder names the class
     NAME/images/     NAME/masks/           a split, in either way
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from panodetr.data.idmaps import VOID, present_ids, read_gray_id_map
-from panodetr.data.layout import number_photos, read_sizes
+from panodetr.data.layout import number_images, read_sizes
 from panodetr.errors import DataError
 from panodetr.images.read import SUFFIXES
 
@@ -28,17 +28,17 @@ MAP_SUFFIXES = (".png", ".tif", ".tiff")
 
 @dataclass(frozen=True, kw_only=True)
 class MaskImage:
-    """One photo and its id map.
+    """One image and its id map.
 
     Attributes:
         image_id: the number it is called by, or else its place.
-        photo: path of the photo.
+        path: of its file.
         id_map: path of the id map.
-        size: height, width in pixels, of the photo.
+        size: height, width in pixels, of the image.
     """
 
     image_id: int
-    photo: Path
+    path: Path
     id_map: Path
     size: tuple[int, int]
 
@@ -46,7 +46,7 @@ class MaskImage:
         """Read the id map (H, W), 0 = background, and list the objects' ids (N,), rising.
 
         Raises:
-            DataError: it cannot be read, or has another size than the photo.
+            DataError: it cannot be read, or has another size than the image.
         """
         ids = read_gray_id_map(self.id_map, self.size)
         present = present_ids(ids)
@@ -54,7 +54,7 @@ class MaskImage:
 
 
 def find_id_folders(folder: Path) -> list[str]:
-    """List a folder's splits that have photos and id maps; "" stands for the folder itself."""
+    """List a folder's splits that have images and id maps; "" stands for the folder itself."""
     if not folder.is_dir():
         return []
     inner = sorted(path.parent.name for path in folder.glob("*/masks") if _is_split(path.parent))
@@ -81,45 +81,45 @@ def class_folder(folder: Path, split: str) -> tuple[Path, str | None]:
 
 
 def list_pairs(folder: Path, split: str) -> list[tuple[Path, Path]]:
-    """List photos and their id maps, sorted; an id map may be missing.
+    """List images and their id maps, sorted; an id map may be missing.
 
     Raises:
-        DataError: there is no photo, two share a name, or there are several classes.
+        DataError: there is no image, two share a name, or there are several classes.
     """
     masks, _ = class_folder(folder, split)
     images = folder / split / "images"
-    photos = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not photos:
-        raise DataError(f"{images} holds no photo; expected one for each id map in {masks}")
-    stems = [photo.stem for photo in photos]
+    paths = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise DataError(f"{images} holds no image; expected one for each id map in {masks}")
+    stems = [path.stem for path in paths]
     twice = (
         next((stem for stem in stems if stems.count(stem) > 1), None)
         if (len(set(stems)) != len(stems))
         else None
     )
     if twice is not None:
-        raise DataError(f"{images} has several photos called {twice}; expected one an id map")
-    return [(photo, _map_of(photo, masks)) for photo in photos]
+        raise DataError(f"{images} has several images called {twice}; expected one an id map")
+    return [(path, _map_of(path, masks)) for path in paths]
 
 
 def open_id_folder(folder: Path, split: str) -> tuple[tuple[MaskImage, ...], tuple[str, ...]]:
-    """List a split's photos with their sizes and id maps, which are not read yet.
+    """List a split's images with their sizes and id maps, which are not read yet.
 
     Returns:
-        The photos that can be read by their headers, and what is said of each of the others.
+        The images that can be read by their headers, and what is said of each of the others.
 
     Raises:
-        DataError: a file is missing, no photo can be read, or there are several classes.
+        DataError: a file is missing, no image can be read, or there are several classes.
     """
     pairs = list_pairs(folder, split)
-    photos = [photo for photo, _ in pairs]
-    sizes, unreadable = read_sizes(photos)
+    paths = [path for path, _ in pairs]
+    sizes, unreadable = read_sizes(paths)
     images: list[MaskImage] = []
-    for image_id, (photo, id_map), size in zip(number_photos(photos), pairs, sizes, strict=True):
+    for image_id, (path, id_map), size in zip(number_images(paths), pairs, sizes, strict=True):
         if not id_map.is_file():
-            raise DataError(f"{id_map} is missing; it is the id map of {photo}")
+            raise DataError(f"{id_map} is missing; it is the id map of {path}")
         if size is not None:
-            images.append(MaskImage(image_id=image_id, photo=photo, id_map=id_map, size=size))
+            images.append(MaskImage(image_id=image_id, path=path, id_map=id_map, size=size))
     return tuple(images), unreadable
 
 
@@ -127,6 +127,6 @@ def _is_split(folder: Path) -> bool:
     return (folder / "images").is_dir() and (folder / "masks").is_dir()
 
 
-def _map_of(photo: Path, masks: Path) -> Path:
-    paths = [masks / f"{photo.stem}{suffix}" for suffix in MAP_SUFFIXES]
+def _map_of(path: Path, masks: Path) -> Path:
+    paths = [masks / f"{path.stem}{suffix}" for suffix in MAP_SUFFIXES]
     return next((path for path in paths if path.is_file()), paths[0])

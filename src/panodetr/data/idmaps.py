@@ -75,7 +75,7 @@ def read_gray_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
 
 @contextmanager
 def _opened(path: Path, size: tuple[int, int]) -> Generator[Image.Image, None, None]:
-    """Open a picture and see that it has its photo's size.
+    """Open a picture and see that it has its image's size.
 
     Raises:
         DataError: it is missing, broken, or of another size; also where its pixels turn out broken.

@@ -1,4 +1,4 @@
-"""A data set in COCO's instance format: photos, and a JSON with a box and a mask for each object.
+"""A data set in COCO's instance format: images, and a JSON with a box and a mask for each object.
 
 `panodetr.data.layout` says where these lie. The JSON is checked and its masks are kept as they are,
 for whoever measures average precision against them.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 MOST_CHARACTERS = 7
-"""Of one number in COCO's string of run lengths: 35 bits, more than any photo has pixels."""
+"""Of one number in COCO's string of run lengths: 35 bits, more than any image has pixels."""
 
 
 class RunLengths(TypedDict):
@@ -68,17 +68,17 @@ class InstanceCategory:
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceImage:
-    """One photo and its objects.
+    """One image and its objects.
 
     Attributes:
         image_id: the data set's own.
-        photo: path of the photo.
+        path: of its file.
         size: height, width in pixels.
         objects: in the order of the JSON.
     """
 
     image_id: int
-    photo: Path
+    path: Path
     size: tuple[int, int]
     objects: tuple[ObjectTruth, ...]
 
@@ -91,7 +91,7 @@ class InstanceData:
         folder: where its JSON lies.
         categories: by rising id.
         images: in the order of the JSON.
-        unreadable: what is said of each photo that is left out, because its header is broken and no
+        unreadable: what is said of each image that is left out, because its header is broken and no
             JSON gives its size.
     """
 
@@ -102,20 +102,20 @@ class InstanceData:
 
     @classmethod
     def open(cls, folder: Path, split: str) -> InstanceData:
-        """Read and check a split's JSON, and that its photos are there.
+        """Read and check a split's JSON, and that its images are there.
 
         Raises:
             DataError: a file is missing, the JSON is broken, or it contradicts itself.
         """
         data = cls.read(require_layout(folder, split, "instances"))
         for image in data.images:
-            if not image.photo.is_file():
-                raise DataError(f"{image.photo} is missing; it is image {image.image_id}")
+            if not image.path.is_file():
+                raise DataError(f"{image.path} is missing; it is image {image.image_id}")
         return data
 
     @classmethod
     def read(cls, layout: Layout) -> InstanceData:
-        """Read and check a JSON; the photos may be elsewhere.
+        """Read and check a JSON; the images may be elsewhere.
 
         Raises:
             DataError: the file is missing or broken, or it contradicts itself.
@@ -130,7 +130,7 @@ class InstanceData:
             images=tuple(
                 InstanceImage(
                     image_id=image_id,
-                    photo=named_file(image, layout.photos),
+                    path=named_file(image, layout.images),
                     size=image_size(image),
                     objects=tuple(objects[image_id]),
                 )

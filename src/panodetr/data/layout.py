@@ -1,4 +1,4 @@
-"""Where the parts of a COCO data set lie: the JSON, the photos and the id maps of one split.
+"""Where the parts of a COCO data set lie: the JSON, the images and the id maps of one split.
 
 Three layouts, K being `panoptic` or `instances` and NAME the split:
 
@@ -32,12 +32,12 @@ class Layout:
 
     Attributes:
         annotations: the JSON.
-        photos: folder that the images' file names are in.
+        images: folder that the images' file names are in.
         id_maps: folder of the panoptic id maps; instances have none.
     """
 
     annotations: Path
-    photos: Path
+    images: Path
     id_maps: Path
 
 
@@ -68,7 +68,7 @@ def require_layout(folder: Path, split: str, kind: Kind) -> Layout:
         named = f"{kind}_{split}.json" if split else f"{kind}.json"
         there = ", ".join(name or '"" (no split)' for name in find_splits(folder, kind)) or "none"
         raise DataError(f"{folder / named} is missing; splits in {folder}: {there}")
-    parts = [layout.photos, layout.id_maps] if kind == "panoptic" else [layout.photos]
+    parts = [layout.images, layout.id_maps] if kind == "panoptic" else [layout.images]
     for part in parts:
         if not part.is_dir():
             raise DataError(
@@ -85,39 +85,39 @@ def find_splits(folder: Path, kind: Kind) -> list[str]:
     return [*splits, ""] if (folder / f"{kind}.json").is_file() else splits
 
 
-def read_sizes(photos: Sequence[Path]) -> tuple[list[tuple[int, int] | None], tuple[str, ...]]:
-    """Read the sizes (H, W) of photos, where no file gives them.
+def read_sizes(images: Sequence[Path]) -> tuple[list[tuple[int, int] | None], tuple[str, ...]]:
+    """Read the sizes (H, W) of images, where no file gives them.
 
     Returns:
-        The sizes in the photos' order, None for photos whose headers are broken, and what is said
+        The sizes in the images' order, None for images whose headers are broken, and what is said
         of each of these.
 
     Raises:
-        DataError: a photo is missing, there is none, or none can be read.
+        DataError: an image is missing, there is none, or none can be read.
     """
     sizes: list[tuple[int, int] | None] = []
     unreadable: list[str] = []
-    for photo in photos:
+    for image in images:
         try:
-            sizes.append(read_size(photo))
+            sizes.append(read_size(image))
         except ImageError as error:
-            if not photo.exists():
+            if not image.exists():
                 raise DataError(str(error)) from error
             sizes.append(None)
             unreadable.append(str(error))
-    if len(unreadable) == len(photos):
-        raise DataError(f"none of {len(photos)} photos can be read, the first: {unreadable[0]}")
+    if len(unreadable) == len(images):
+        raise DataError(f"none of {len(images)} images can be read, the first: {unreadable[0]}")
     return sizes, tuple(unreadable)
 
 
-def number_photos(photos: Sequence[Path]) -> list[int]:
-    """Give photos ids where no file does: the numbers they are called by, or else 1 and up.
+def number_images(images: Sequence[Path]) -> list[int]:
+    """Give images ids where no file does: the numbers they are called by, or else 1 and up.
 
-    COCO's photos are called by their ids, which so survive formats that have no place for them.
+    COCO's images are called by their ids, which so survive formats that have no place for them.
     """
-    stems = [photo.stem for photo in photos]
+    stems = [image.stem for image in images]
     if all(stem.isascii() and stem.isdecimal() for stem in stems):
         numbers = [int(stem) for stem in stems]
         if len(set(numbers)) == len(numbers):
             return numbers
-    return list(range(1, len(photos) + 1))
+    return list(range(1, len(images) + 1))

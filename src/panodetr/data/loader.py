@@ -1,7 +1,7 @@
-"""Photos and their objects for training, batch by batch, read ahead.
+"""Images and their objects for training, batch by batch, read ahead.
 
 The same step gives the same batch, whatever came before it and whoever reads it: a run that was
-stopped goes on with exactly the photos it would have seen, and nothing has to be stored for it.
+stopped goes on with exactly the images it would have seen, and nothing has to be stored for it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from panodetr.data.augment import draw_view, recolor
 from panodetr.data.dataset import Dataset, read_objects
-from panodetr.data.panoptic import read_photo
+from panodetr.data.panoptic import read_sample
 from panodetr.data.sampling import Sampler, Sampling
 from panodetr.data.targets import Objects, Target, view_target
 from panodetr.errors import DataError, ImageError
@@ -38,9 +38,9 @@ CACHED_PIXELS = 150_000_000
 
 
 class Example(NamedTuple):
-    """What is learned from: a photo (h, w, 3) uint8 RGB, its objects, and the photo's id."""
+    """What is learned from: an image (h, w, 3) uint8 RGB, its objects, and the image's id."""
 
-    photo: NDArray[np.uint8]
+    image: NDArray[np.uint8]
     target: Target
     image_id: int
 
@@ -50,7 +50,7 @@ Pair: TypeAlias = tuple[NDArray[np.uint8], Objects]
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleReader:
-    """Reads photos and shows views of them; pickled with every photo that a worker is to read.
+    """Reads images and shows views of them; pickled with every image that a worker is to read.
 
     Attributes:
         augmentation: which views.
@@ -63,33 +63,33 @@ class ExampleReader:
     with_masks: bool
 
     def read(self, sample: AnySample) -> Pair:
-        """Read a photo and its objects.
+        """Read an image and its objects.
 
         Raises:
-            ImageError: the photo cannot be read.
+            ImageError: the image cannot be read.
             DataError: it has another size than is said of it, or its truth is broken.
         """
-        photo = read_photo(sample)
-        return photo, read_objects(sample, self.index_of, with_masks=self.with_masks)
+        image = read_sample(sample)
+        return image, read_objects(sample, self.index_of, with_masks=self.with_masks)
 
     def show(self, pair: Pair, sample: AnySample, rng: np.random.Generator) -> Example:
-        """Show a view of a photo that was read."""
-        photo, objects = pair
+        """Show a view of an image that was read."""
+        image, objects = pair
         view = draw_view(self.augmentation, sample.size, rng)
-        shown = view.photo(photo)
+        shown = view.image(image)
         if self.augmentation.color:
             shown = recolor(shown, self.augmentation.color, rng)
         return Example(shown, view_target(objects, view), sample.image_id)
 
     def __call__(self, sample: AnySample, rng: np.random.Generator) -> Example:
-        """Read a photo and show a view of it; raises as `read` does."""
+        """Read an image and show a view of it; raises as `read` does."""
         return self.show(self.read(sample), sample, rng)
 
 
 class BatchReader:
     """Batches of a data set by their steps.
 
-    A photo that cannot be read, or whose truth cannot, is told once and replaced by the next one
+    An image that cannot be read, or whose truth cannot, is told once and replaced by the next one
     that can: the same one in every run.
     """
 
@@ -102,7 +102,7 @@ class BatchReader:
         batch_size: int,
         sampling: Sampling,
         workers: int = 0,
-        bad_photos: int = 0,
+        bad_images: int = 0,
         with_masks: bool = True,
         on_bad: Callable[[str], None] | None = None,
     ) -> None:
@@ -110,14 +110,14 @@ class BatchReader:
 
         Args:
             data: what to learn from.
-            augmentation: how photos become what the model sees.
+            augmentation: how images become what the model sees.
             seed: of all randomness.
-            batch_size: photos a step, of all ranks together.
-            sampling: how photos are chosen.
-            workers: processes that read photos; 0 reads in a thread, which keeps a small data set
+            batch_size: images a step, of all ranks together.
+            sampling: how images are chosen.
+            workers: processes that read images; 0 reads in a thread, which keeps a small data set
                 in memory. They are spawned: a script that asks for them needs the usual
                 `if __name__ == "__main__":`.
-            bad_photos: how many different photos may turn out unreadable.
+            bad_images: how many different images may turn out unreadable.
             with_masks: whether masks are read, where the data has them and objects are written one
                 by one; without, a box stays also where nothing is left of its object's mask.
             on_bad: told of each of them, by whoever takes the batches.
@@ -125,9 +125,9 @@ class BatchReader:
         self._data = data
         self._batch_size = batch_size
         self._workers = workers
-        self._bad_photos = bad_photos
+        self._bad_images = bad_images
         self._on_bad = on_bad
-        self._bad: set[int | str] = set()  # places of photos, and what is said of those left out
+        self._bad: set[int | str] = set()  # places of images, and what is said of those left out
         sizes = [sample.size for sample in data.samples]
         self._sampler = Sampler(
             sizes, augmentation, seed=seed, batch_size=batch_size, sampling=sampling
@@ -150,7 +150,7 @@ class BatchReader:
 
         Raises:
             ValueError: a rank would have nothing of a batch.
-            DataError: more photos than `bad_photos` cannot be read, or none can; or a worker died.
+            DataError: more images than `bad_images` cannot be read, or none can; or a worker died.
         """
         if not 0 <= rank < ranks <= self._batch_size:
             raise ValueError(
@@ -160,7 +160,7 @@ class BatchReader:
         for message in self._data.unreadable:
             self._count(message, message)
         share = range(rank, self._batch_size, ranks)
-        # Every worker has a photo to read and one that waits, and the next batch is on its way.
+        # Every worker has an image to read and one that waits, and the next batch is on its way.
         ahead = 1 + -(-2 * self._workers // len(share))
         waiting: deque[list[tuple[int, Draw, Future[Example]]]] = deque()
         pool = self._pool()
@@ -173,7 +173,7 @@ class BatchReader:
                     yield [self._take(pool, *asked) for asked in waiting.popleft()]
         except BrokenProcessPool as error:
             raise DataError(
-                "a process that reads photos died, killed perhaps for want of memory; "
+                "a process that reads images died, killed perhaps for want of memory; "
                 f"expected {self._workers} to live: use fewer workers"
             ) from error
         finally:
@@ -197,7 +197,7 @@ class BatchReader:
         return number, draw, pool.submit(self._read_here, draw)
 
     def _take(self, pool: Executor, number: int, draw: Draw, future: Future[Example]) -> Example:
-        """Wait for a photo, or for the first that can be read of those that stand in for it."""
+        """Wait for an image, or for the first that can be read of those that stand in for it."""
         attempt = 0
         while True:
             try:
@@ -207,13 +207,13 @@ class BatchReader:
             attempt += 1
             number, draw, future = self._ask(pool, number, attempt)
 
-    def _count(self, photo: int | str, message: str) -> None:
-        """Tell of a photo that cannot be read, and give up where there are too many."""
-        if photo not in self._bad:
-            self._bad.add(photo)
+    def _count(self, image: int | str, message: str) -> None:
+        """Tell of an image that cannot be read, and give up where there are too many."""
+        if image not in self._bad:
+            self._bad.add(image)
             if self._on_bad is not None:
                 self._on_bad(message)
-        check_bad_photos(len(self._bad), self._data, self._bad_photos, message)
+        check_bad_images(len(self._bad), self._data, self._bad_images, message)
 
     def _read_here(self, draw: Draw) -> Example:
         sample = self._data.samples[draw.index]
@@ -225,8 +225,8 @@ class BatchReader:
         return self._read.show(pair, sample, draw.rng)
 
 
-def check_bad_photos(bad: int, data: Dataset, limit: int, last: str) -> None:
-    """See that there are no more unreadable photos than a run allows, and others besides.
+def check_bad_images(bad: int, data: Dataset, limit: int, last: str) -> None:
+    """See that there are no more unreadable images than a run allows, and others besides.
 
     Args:
         bad: how many there are.
@@ -237,11 +237,11 @@ def check_bad_photos(bad: int, data: Dataset, limit: int, last: str) -> None:
     Raises:
         DataError: there are too many.
     """
-    photos = len(data.samples) + len(data.unreadable)
-    if bad > limit or bad == photos:
+    images = len(data.samples) + len(data.unreadable)
+    if bad > limit or bad == images:
         raise DataError(
-            f"{bad} of {photos} photos cannot be read, the last: {last}; "
-            f"`panodetr data check` lists them all, and bad_photos allows more than {limit}"
+            f"{bad} of {images} images cannot be read, the last: {last}; "
+            f"`panodetr data check` lists them all, and bad_images allows more than {limit}"
         )
 
 

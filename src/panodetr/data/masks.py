@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def encode_mask(
     segmentation: list[list[float]] | RunLengths, size: tuple[int, int]
 ) -> dict[str, Any]:
-    """Encode polygons or run lengths of a photo (H, W) as hotcoco's run lengths.
+    """Encode polygons or run lengths of an image (H, W) as hotcoco's run lengths.
 
     Polygons are filled by COCO's rule; the object is all that any of them covers.
     """
@@ -38,7 +38,7 @@ def draw_mask(
 
 
 def mask_area(truth: ObjectTruth, size: tuple[int, int]) -> int:
-    """Count the pixels of an object's mask in a photo (H, W)."""
+    """Count the pixels of an object's mask in an image (H, W)."""
     assert "segmentation" in truth
     return int(hotcoco.mask.area(encode_mask(truth["segmentation"], size)))
 
@@ -51,7 +51,7 @@ def draw_id_map(objects: Sequence[ObjectTruth], size: tuple[int, int]) -> NDArra
 
     Args:
         objects: each with a mask.
-        size: of the photo.
+        size: of the image.
     """
     encoded = [encode_mask(truth["segmentation"], size) for truth in objects]  # pyright: ignore[reportTypedDictNotRequiredAccess]
     areas = [int(hotcoco.mask.area(mask)) for mask in encoded]

@@ -1,4 +1,4 @@
-"""A data set in COCO's panoptic format: photos, id maps, and a JSON that names the segments.
+"""A data set in COCO's panoptic format: images, id maps, and a JSON that names the segments.
 
 `panodetr.data.layout` says where these lie. The JSON is checked when the data set is opened, the
 pixels when they are read. NumPy only.
@@ -29,7 +29,7 @@ LARGEST_ID = 2**24 - 1  # three bytes of colour
 
 
 @dataclass(frozen=True, kw_only=True)
-class TruthSegment:
+class GroundTruthSegment:
     """One segment that the annotators drew.
 
     Attributes:
@@ -47,12 +47,12 @@ class TruthSegment:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One photo and its truth.
+    """One image and its truth.
 
     Attributes:
         image_id: the data set's own.
         name: the id map's file name without its suffix, unique in the split.
-        photo: path of the photo.
+        path: of its file.
         id_map: path of the id map.
         size: height, width in pixels.
         segments: in the order of the JSON.
@@ -60,10 +60,10 @@ class Sample:
 
     image_id: int
     name: str
-    photo: Path
+    path: Path
     id_map: Path
     size: tuple[int, int]
-    segments: tuple[TruthSegment, ...]
+    segments: tuple[GroundTruthSegment, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +91,13 @@ class PanopticData:
         """
         data = cls.read(require_layout(folder, split, "panoptic"), split)
         for sample in data.samples:
-            if not sample.photo.is_file():
-                raise DataError(f"{sample.photo} is missing; it is image {sample.image_id}")
+            if not sample.path.is_file():
+                raise DataError(f"{sample.path} is missing; it is image {sample.image_id}")
         return data
 
     @classmethod
     def read(cls, layout: Layout, split: str = "") -> PanopticData:
-        """Read and check a JSON, and that its id maps are there; the photos may be elsewhere.
+        """Read and check a JSON, and that its id maps are there; the images may be elsewhere.
 
         Raises:
             DataError: a file is missing, the JSON is broken, or it contradicts itself.
@@ -109,21 +109,21 @@ class PanopticData:
         return cls(folder=folder, split=split, categories=categories, samples=samples)
 
 
-def read_photo(sample: AnySample) -> NDArray[np.uint8]:
-    """Read a sample's photo, (H, W, 3) RGB.
+def read_sample(sample: AnySample) -> NDArray[np.uint8]:
+    """Read a sample's image, (H, W, 3) RGB.
 
     Raises:
         ImageError: the file cannot be read as an image.
         DataError: it has another size than the JSON says.
     """
-    photo = read_image(sample.photo)
-    height, width = photo.shape[:2]
+    image = read_image(sample.path)
+    height, width = image.shape[:2]
     if (height, width) != sample.size:
         raise DataError(
-            f"{sample.photo} is {width}x{height} pixels; expected "
+            f"{sample.path} is {width}x{height} pixels; expected "
             f"{sample.size[1]}x{sample.size[0]}, as the JSON says of image {sample.image_id}"
         )
-    return photo
+    return image
 
 
 def read_ids(sample: Sample) -> NDArray[np.int32]:
@@ -230,7 +230,7 @@ def _samples(document: Record, layout: Layout, category_ids: set[int]) -> tuple[
         samples[name] = Sample(
             image_id=image_id,
             name=name,
-            photo=named_file(image, layout.photos),
+            path=named_file(image, layout.images),
             id_map=id_map,
             size=image_size(image),
             segments=_segments(annotation, category_ids),
@@ -238,10 +238,10 @@ def _samples(document: Record, layout: Layout, category_ids: set[int]) -> tuple[
     return tuple(samples.values())
 
 
-def _segments(annotation: Record, category_ids: set[int]) -> tuple[TruthSegment, ...]:
-    segments: dict[int, TruthSegment] = {}
+def _segments(annotation: Record, category_ids: set[int]) -> tuple[GroundTruthSegment, ...]:
+    segments: dict[int, GroundTruthSegment] = {}
     for record in annotation.records("segments_info"):
-        segment = TruthSegment(
+        segment = GroundTruthSegment(
             id=record.integer("id", least=1),
             category_id=record.integer("category_id"),
             area=record.integer("area", least=1),

@@ -153,7 +153,7 @@ def image_size(record: Record) -> tuple[int, int]:
     """Give the height and width that a record says of its image.
 
     Raises:
-        DataError: a side is missing, no whole number or below 1, or no such photo could be read.
+        DataError: a side is missing, no whole number or below 1, or no such image could be read.
     """
     height, width = record.integer("height", least=1), record.integer("width", least=1)
     if height * width > MAX_PIXELS:

@@ -1,6 +1,6 @@
-"""Which photo is learned from when: a function of seed and number, with nothing to remember.
+"""Which image is learned from when: a function of seed and number, with nothing to remember.
 
-Photos are numbered without end: step * batch_size + place in the batch. What a number stands for
+Images are numbered without end: step * batch_size + place in the batch. What a number stands for
 depends on no other number, process or worker, so a run goes on from its step alone.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from panodetr.data.augment import Augmentation
 
 Sampling: TypeAlias = Literal["area", "epochs", "buckets"]
-"""How photos are chosen: see `Sampler`."""
+"""How images are chosen: see `Sampler`."""
 
 # Keys of different random numbers begin differently. Zeros at the end of a key change nothing.
 _ORDER, _BATCHES, _VIEW = 1, 2, 3
@@ -30,7 +30,7 @@ _ORDER, _BATCHES, _VIEW = 1, 2, 3
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Draw:
-    """One photo that is learned from.
+    """One image that is learned from.
 
     Attributes:
         index: its place in the data set.
@@ -44,13 +44,13 @@ class Draw:
 class Sampler:
     """Says what each number stands for.
 
-    "area" draws photos independently, with a probability that grows with the square root of their
-    area: large photos hold more to learn, but not in proportion. For crops; there are no epochs.
+    "area" draws images independently, with a probability that grows with the square root of their
+    area: large images hold more to learn, but not in proportion. For crops; there are no epochs.
 
-    "epochs" gives every photo exactly once an epoch, in an order keyed by seed and epoch; its
-    augmentation is keyed by seed, epoch and photo. A batch may straddle two epochs.
+    "epochs" gives every image exactly once an epoch, in an order keyed by seed and epoch; its
+    augmentation is keyed by seed, epoch and image. A batch may straddle two epochs.
 
-    "buckets" is "epochs" with another order: batches are of photos whose augmented sizes are alike,
+    "buckets" is "epochs" with another order: batches are of images whose augmented sizes are alike,
     because what is smaller than the largest of its batch is padded. Batches that straddle two
     epochs stay mixed.
     """
@@ -64,7 +64,7 @@ class Sampler:
         batch_size: int,
         sampling: Sampling,
     ) -> None:
-        """`sizes` are the photos' heights and widths, in their order."""
+        """`sizes` are the images' heights and widths, in their order."""
         self._sizes = sizes
         self._augmentation = augmentation
         self._seed = seed
@@ -91,7 +91,7 @@ class Sampler:
         rng = np.random.default_rng((_ORDER, self._seed, epoch))
         order = rng.permutation(len(self._sizes))
         if self._sampling == "buckets":
-            # Whole batches of this epoch alone; its first photos may end a batch of the one before.
+            # Whole batches of this epoch alone; its first images may end a batch of the one before.
             first = -epoch * len(order) % self._batch_size
             count = max(0, len(order) - first) // self._batch_size
             whole = slice(first, first + count * self._batch_size)
@@ -99,7 +99,7 @@ class Sampler:
         return order
 
     def _group(self, order: NDArray[np.intp], epoch: int) -> NDArray[np.intp]:
-        """Put photos of like augmented sizes together, and shuffle the batches."""
+        """Put images of like augmented sizes together, and shuffle the batches."""
         shapes = np.array([
             draw_view(self._augmentation, self._sizes[i], self._view_rng(epoch, i)).shape
             for i in order.tolist()

@@ -1,4 +1,4 @@
-"""What training wants to know of a photo: its objects' classes, boxes and masks. NumPy only.
+"""What training wants to know of an image: its objects' classes, boxes and masks. NumPy only.
 
 Called on every view of every step, so it looks at the pixels once, as rows of runs of one id: a
 thousand runs or so for a crop of 128 by 128, and everything after works on the runs.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from panodetr.data.panoptic import TruthSegment
+    from panodetr.data.panoptic import GroundTruthSegment
     from panodetr.data.view import View
     from panodetr.results.types import Category
 
@@ -28,7 +28,7 @@ LEAST_AREA = 5
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Objects:
-    """The N objects of a whole photo, crowds left out, by rising segment id.
+    """The N objects of a whole image, crowds left out, by rising segment id.
 
     Attributes:
         classes: (N,) int64 category indexes.
@@ -47,11 +47,11 @@ class Objects:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Target:
-    """The N objects of one photo or crop, by rising segment id.
+    """The N objects of one image or crop, by rising segment id.
 
     Attributes:
         classes: (N,) int64 category indexes.
-        boxes: (N, 4) float32 x0, y0, x1, y1 in pixels, within the photo (x1, y1 exclusive). Of a
+        boxes: (N, 4) float32 x0, y0, x1, y1 in pixels, within the image (x1, y1 exclusive). Of a
             panoptic truth they are tight around the mask.
         segment_ids: (N,) int32, the values in `ids` that are the objects.
         ids: (H, W) int32; pixels of other values belong to no object. None where the truth has
@@ -65,7 +65,7 @@ class Target:
 
 
 def view_target(objects: Objects, view: View) -> Target:
-    """Find what a view of a photo shows of its objects.
+    """Find what a view of an image shows of its objects.
 
     Left out: segments of fewer than `LEAST_AREA` pixels in the view; annotated boxes with nothing
     left of them in it, or whose object has a mask and no pixel of it is left.
@@ -87,13 +87,13 @@ def view_target(objects: Objects, view: View) -> Target:
 
 
 def panoptic_target(
-    ids: NDArray[np.int32], segments: Sequence[TruthSegment], categories: Sequence[Category]
+    ids: NDArray[np.int32], segments: Sequence[GroundTruthSegment], categories: Sequence[Category]
 ) -> Target:
     """Find the objects that an id map (H, W), or a crop of one, shows.
 
     Left out: crowds (one mask for many objects teaches a query nothing), segments of fewer than
     `LEAST_AREA` pixels in this map, and ids that `segments` doesn't list. Boxes and areas come from
-    the pixels, because the JSON's hold for the whole photo only.
+    the pixels, because the JSON's hold for the whole image only.
     """
     index_of = {category.id: category.index for category in categories}
     classes, segment_ids = segment_classes(segments, index_of)
@@ -101,7 +101,7 @@ def panoptic_target(
 
 
 def segment_classes(
-    segments: Sequence[TruthSegment], index_of: dict[int, int]
+    segments: Sequence[GroundTruthSegment], index_of: dict[int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Give class indexes (N,) and ids (N,), rising, of the segments that are no crowd."""
     kept = sorted((s.id, index_of[s.category_id]) for s in segments if not s.is_crowd)

@@ -1,6 +1,6 @@
-"""One view of a photo: a window of it, laid down at some size, perhaps mirrored.
+"""One view of an image: a window of it, laid down at some size, perhaps mirrored.
 
-Photo, id map and boxes go through the same few numbers, so they cannot come apart. NumPy and Pillow
+Image, id map and boxes go through the same few numbers, so they cannot come apart. NumPy and Pillow
 only.
 """
 
@@ -21,10 +21,10 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """Where a view lies in its photo, and how it is laid down.
+    """Where a view lies in its image, and how it is laid down.
 
     Attributes:
-        window: y0, x0, y1, x1 in pixels of the photo, within it; fractions of pixels are allowed.
+        window: y0, x0, y1, x1 in pixels of the image, within it; fractions of pixels are allowed.
         size: height and width that the window is resized to.
         mirror: left and right are exchanged.
         upside_down: top and bottom are exchanged.
@@ -42,11 +42,11 @@ class View:
         """Height and width of what comes out."""
         return (self.size[1], self.size[0]) if self.swap else self.size
 
-    def photo(self, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Show a photo (H, W, 3): bilinear, antialiased where it shrinks."""
+    def image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Show an image (H, W, 3): bilinear, antialiased where it shrinks."""
         y0, x0, y1, x1 = self.window
         top, left = floor(y0), floor(x0)
-        part = photo[top : ceil(y1), left : ceil(x1)]
+        part = image[top : ceil(y1), left : ceil(x1)]
         within = (x0 - left, y0 - top, x1 - left, y1 - top)
         if part.shape[:2] != self.size or within != (0, 0, self.size[1], self.size[0]):
             height, width = self.size

@@ -1,4 +1,4 @@
-"""Data sets as files: COCO's two formats and YOLO's, split by split, their photos copied."""
+"""Data sets as files: COCO's two formats and YOLO's, split by split, their images copied."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import yaml
 
-from panodetr.data.layout import number_photos
+from panodetr.data.layout import number_images
 from panodetr.data.masks import draw_mask
 from panodetr.data.outlines import join, outline
-from panodetr.data.panoptic import TruthSegment
+from panodetr.data.panoptic import GroundTruthSegment
 from panodetr.data.yolo import DECIMALS, SPLITS
 from panodetr.errors import DataError
 from panodetr.files import write_bytes, write_json, write_text
@@ -36,7 +36,7 @@ class PanopticWriter:
     def __init__(self, folder: Path, split: str, categories: Sequence[Category]) -> None:
         name = f"panoptic_{split}" if split else "panoptic"
         self._json, self._maps = folder / f"{name}.json", folder / name
-        self._photos = _Photos(folder / (split or "images"))
+        self._image_files = _ImageFiles(folder / (split or "images"))
         self._categories = [
             {"id": c.id, "name": c.name, "isthing": int(c.is_thing), "color": list(c.color)}
             for c in categories
@@ -45,10 +45,10 @@ class PanopticWriter:
         self._annotations: list[dict[str, object]] = []
 
     def add(
-        self, sample: AnySample, ids: NDArray[np.int32], segments: Iterable[TruthSegment]
+        self, sample: AnySample, ids: NDArray[np.int32], segments: Iterable[GroundTruthSegment]
     ) -> None:
-        """Write a photo's id map (H, W), and keep its segments for the JSON."""
-        name = f"{self._photos.add(sample.photo).stem}.png"
+        """Write an image's id map (H, W), and keep its segments for the JSON."""
+        name = f"{self._image_files.add(sample.path).stem}.png"
         write_bytes(self._maps / name, id_map_png(ids))
         self._images.append(_image_entry(sample))
         infos = [
@@ -76,14 +76,14 @@ class InstanceWriter:
 
     def __init__(self, folder: Path, split: str, categories: Sequence[Category]) -> None:
         self._json = folder / (f"instances_{split}.json" if split else "instances.json")
-        self._photos = _Photos(folder / (split or "images"))
+        self._image_files = _ImageFiles(folder / (split or "images"))
         self._categories = [{"id": c.id, "name": c.name} for c in categories]
         self._images: list[dict[str, object]] = []
         self._annotations: list[ObjectTruth] = []
 
     def add(self, sample: AnySample, objects: Iterable[ObjectTruth]) -> None:
-        """Keep a photo's objects for the JSON; they are numbered anew, in their order."""
-        self._photos.add(sample.photo)
+        """Keep an image's objects for the JSON; they are numbered anew, in their order."""
+        self._image_files.add(sample.path)
         self._images.append(_image_entry(sample))
         for given in objects:
             truth = given.copy()
@@ -128,7 +128,7 @@ class YoloWriter:
                 f"{', '.join(SPLITS)}: rename it, or choose others by --split"
             )
         self._splits[self._split] = f"images/{self._split}"
-        self._photos = _Photos(self._folder / "images" / self._split)
+        self._image_files = _ImageFiles(self._folder / "images" / self._split)
         self._numbers = {category.id: number for number, category in enumerate(categories)}
         names = {self._numbers[category.id]: category.name for category in categories}
         if self._names and names != self._names:
@@ -146,8 +146,8 @@ class YoloWriter:
         *,
         with_masks: bool,
     ) -> None:
-        """Write a photo's objects, as polygons or as boxes."""
-        name = self._photos.add(sample.photo).stem
+        """Write an image's objects, as polygons or as boxes."""
+        name = self._image_files.add(sample.path).stem
         height, width = sample.size
         lines: list[str] = []
         for truth in objects:
@@ -167,7 +167,7 @@ class YoloWriter:
         write_text(path, "".join(f"{line}\n" for line in lines))
 
     def finish(self) -> None:
-        """Write `data.yaml`, with no "path": its folder is then where photos are looked for."""
+        """Write `data.yaml`, with no "path": its folder is then where images are looked for."""
         text = yaml.safe_dump(
             {**self._splits, "names": self._names}, sort_keys=False, allow_unicode=True
         )
@@ -176,7 +176,7 @@ class YoloWriter:
 
 def list_segments(
     ids: NDArray[np.int32], listed: Mapping[int, tuple[int, bool]]
-) -> list[TruthSegment]:
+) -> list[GroundTruthSegment]:
     """List what an id map (H, W) shows.
 
     Args:
@@ -186,7 +186,9 @@ def list_segments(
     numbers, areas = np.unique_counts(ids)
     area_of = dict(zip(numbers.tolist(), areas.tolist(), strict=True))
     return [
-        TruthSegment(id=number, category_id=category_id, area=area_of[number], is_crowd=is_crowd)
+        GroundTruthSegment(
+            id=number, category_id=category_id, area=area_of[number], is_crowd=is_crowd
+        )
         for number, (category_id, is_crowd) in listed.items()
         if number in area_of
     ]
@@ -194,48 +196,48 @@ def list_segments(
 
 def keeps_ids(samples: Sequence[AnySample]) -> bool:
     """Whether the images' ids survive in a format that has no place for them."""
-    in_order = sorted(samples, key=lambda sample: sample.photo.name)
-    numbers = number_photos([sample.photo for sample in in_order])
+    in_order = sorted(samples, key=lambda sample: sample.path.name)
+    numbers = number_images([sample.path for sample in in_order])
     return numbers == [sample.image_id for sample in in_order]
 
 
-class _Photos:
-    """Copies photos into a folder."""
+class _ImageFiles:
+    """Copies images into a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._taken: dict[str, Path] = {}
 
-    def add(self, photo: Path) -> Path:
-        """Copy a photo, and give its new path.
+    def add(self, image: Path) -> Path:
+        """Copy an image, and give its new path.
 
         Raises:
             DataError: one of its name, whatever the ending, is there already: another one, or the
                 same for another image.
         """
-        other = self._taken.get(photo.stem)
-        if other == photo:
-            raise DataError(f"{photo} is the photo of two images; copy it: files would collide")
+        other = self._taken.get(image.stem)
+        if other == image:
+            raise DataError(f"{image} is the image of two images; copy it: files would collide")
         if other is not None:
-            raise DataError(f"{photo} and {other} have one name; rename one: files would collide")
-        self._taken[photo.stem] = photo
+            raise DataError(f"{image} and {other} have one name; rename one: files would collide")
+        self._taken[image.stem] = image
         self._folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(photo, self._folder / photo.name)
-        return self._folder / photo.name
+        shutil.copyfile(image, self._folder / image.name)
+        return self._folder / image.name
 
 
 def _image_entry(sample: AnySample) -> dict[str, object]:
     height, width = sample.size
     return {
         "id": sample.image_id,
-        "file_name": sample.photo.name,
+        "file_name": sample.path.name,
         "height": height,
         "width": width,
     }
 
 
 def _polygon(truth: ObjectTruth, size: tuple[int, int], lost: Counter[str]) -> list[float]:
-    """Give one polygon, in fractions of the photo's size, that fills exactly the object's mask.
+    """Give one polygon, in fractions of the image's size, that fills exactly the object's mask.
 
     It is the annotator's own where that does; else it goes along the edges of the pixels.
     """

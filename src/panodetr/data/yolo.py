@@ -1,14 +1,14 @@
-"""A data set in YOLO's format: `data.yaml`, photos, and a text file of objects beside each photo.
+"""A data set in YOLO's format: `data.yaml`, images, and a text file of objects beside each image.
 
 `data.yaml` holds `names` (a list, or an object from number to name), perhaps `path`, and for each
-split (`train`, `val`, `test`) a folder of photos, a text file that lists them, or a list of such. A
-photo's labels are where "images" in its path becomes "labels" and its ending ".txt"; a photo
+split (`train`, `val`, `test`) a folder of images, a text file that lists them, or a list of such. A
+image's labels are where "images" in its path becomes "labels" and its ending ".txt"; an image
 without a file has no objects. A line is
 
     class x y width height        a box, its centre and sides
     class x0 y0 x1 y1 x2 y2 …     a polygon
 
-in fractions of the photo's width and height.
+in fractions of the image's width and height.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, cast
 import yaml
 
 from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage, ObjectTruth
-from panodetr.data.layout import number_photos, read_sizes
+from panodetr.data.layout import number_images, read_sizes
 from panodetr.errors import DataError
 from panodetr.images.read import SUFFIXES
 
@@ -34,7 +34,7 @@ SPLITS = ("train", "val", "test")
 NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
 OUTSIDE = 0.01
-"""By how much of a photo's size a coordinate may lie outside, before it is taken for a mistake."""
+"""By how much of an image's size a coordinate may lie outside, before it is taken for a mistake."""
 
 DECIMALS = 5
 """Of coordinates in pixels: a fraction of ten digits gives back what COCO wrote, to the last digit.
@@ -51,7 +51,7 @@ class YoloFile:
     Attributes:
         path: the file.
         names: of the classes by their numbers, which need not be without gaps.
-        splits: for each split that is named, its folders and lists of photos.
+        splits: for each split that is named, its folders and lists of images.
     """
 
     path: Path
@@ -90,28 +90,28 @@ def read_yolo_file(path: Path) -> YoloFile:
         if fields.get(split)
     }
     if not splits:
-        raise DataError(f"{path} names no photos; expected a folder under train, val or test")
+        raise DataError(f"{path} names no images; expected a folder under train, val or test")
     return YoloFile(path=path, names=_names(fields.get("names"), path), splits=splits)
 
 
 def open_yolo(file: YoloFile, split: str) -> InstanceData:
-    """Read a split's photos' sizes and their objects, polygons in pixels.
+    """Read a split's images' sizes and their objects, polygons in pixels.
 
     Raises:
-        DataError: there is no such split, no photo that can be read, or a label is broken.
+        DataError: there is no such split, no image that can be read, or a label is broken.
     """
-    photos = list_photos(file, split)
-    sizes, unreadable = read_sizes(photos)
+    paths = list_images(file, split)
+    sizes, unreadable = read_sizes(paths)
     images: list[InstanceImage] = []
     numbers = count(1)
-    for image_id, photo, size in zip(number_photos(photos), photos, sizes, strict=True):
+    for image_id, path, size in zip(number_images(paths), paths, sizes, strict=True):
         if size is None:
             continue
         objects = tuple(
             to_object(label, next(numbers), image_id, size)
-            for label in read_labels(label_file(photo), file.names)
+            for label in read_labels(label_file(path), file.names)
         )
-        images.append(InstanceImage(image_id=image_id, photo=photo, size=size, objects=objects))
+        images.append(InstanceImage(image_id=image_id, path=path, size=size, objects=objects))
     return InstanceData(
         folder=file.path.parent,
         categories=tuple(InstanceCategory(id=n, name=file.names[n]) for n in sorted(file.names)),
@@ -120,23 +120,23 @@ def open_yolo(file: YoloFile, split: str) -> InstanceData:
     )
 
 
-def list_photos(file: YoloFile, split: str) -> list[Path]:
-    """List a split's photos, sorted; those that a text file lists need not be there.
+def list_images(file: YoloFile, split: str) -> list[Path]:
+    """List a split's images, sorted; those that a text file lists need not be there.
 
     Raises:
-        DataError: there is no such split, or no photo in it.
+        DataError: there is no such split, or no image in it.
     """
     if split not in file.splits:
         raise DataError(f"{file.path} has no split {split!r}; it has {', '.join(file.splits)}")
-    photos = {photo for part in file.splits[split] for photo in _photos(part, file.path.parent)}
-    if not photos:
-        raise DataError(f"{file.path} has no photo in its split {split!r}")
-    return sorted(photos)
+    paths = {path for part in file.splits[split] for path in _images(part, file.path.parent)}
+    if not paths:
+        raise DataError(f"{file.path} has no image in its split {split!r}")
+    return sorted(paths)
 
 
-def label_file(photo: Path) -> Path:
-    """Give the file of a photo's objects: the last "images" of the path becomes "labels"."""
-    parts = list(photo.parts)
+def label_file(path: Path) -> Path:
+    """Give the file of an image's objects: the last "images" of the path becomes "labels"."""
+    parts = list(path.parts)
     for place in reversed(range(len(parts) - 1)):
         if parts[place] == "images":
             parts[place] = "labels"
@@ -201,13 +201,13 @@ def parse_label(text: str, place: str) -> Label:
         raise DataError(f"{place} has class {first}; expected a whole number")
     if not all(isfinite(v) and -OUTSIDE <= v <= 1 + OUTSIDE for v in values):
         raise DataError(
-            f"{place} has a coordinate outside 0 to 1; expected fractions of the photo's size"
+            f"{place} has a coordinate outside 0 to 1; expected fractions of the image's size"
         )
     return Label(int(number), values)
 
 
 def to_object(label: Label, number: int, image_id: int, size: tuple[int, int]) -> ObjectTruth:
-    """Write a line as COCO would, in pixels of a photo (H, W)."""
+    """Write a line as COCO would, in pixels of an image (H, W)."""
     height, width = size
     if len(label.numbers) == 4:
         x, y, w, h = label.numbers
@@ -304,8 +304,8 @@ def _read_lines(path: Path) -> list[str]:
         raise DataError(f"cannot read {path}: {error}; expected text in UTF-8") from error
 
 
-def _photos(part: Path, folder: Path) -> Iterator[Path]:
-    """Give the photos of a folder, or those that a text file lists.
+def _images(part: Path, folder: Path) -> Iterator[Path]:
+    """Give the images of a folder, or those that a text file lists.
 
     Raises:
         DataError: there is no such folder or list, or the list cannot be read.
@@ -320,4 +320,4 @@ def _photos(part: Path, folder: Path) -> Iterator[Path]:
     elif part.suffix.lower() in SUFFIXES and part.is_file():
         yield part
     else:
-        raise DataError(f"{part} is missing; data.yaml names it as a split's photos")
+        raise DataError(f"{part} is missing; data.yaml names it as a split's images")

@@ -46,7 +46,7 @@ def box_results(
 
     Args:
         image_id: the data set's own.
-        candidates: the queries of one photo.
+        candidates: the queries of one image.
         chosen: (N,) which of them.
     """
     x0, y0, x1, y1 = candidates.boxes[chosen].astype(np.float64).T
@@ -66,7 +66,7 @@ def best_of_each_class(candidates: Candidates, chosen: NDArray[np.intp]) -> NDAr
     """Leave out what no figure of COCO's looks at: all but the `RANKED` best of each class.
 
     Args:
-        candidates: the queries of one photo.
+        candidates: the queries of one image.
         chosen: (N,) some of them.
 
     Returns:

@@ -29,7 +29,7 @@ IOUS = np.linspace(0.5, 0.95, 10)
 """The overlaps at which a detection may be asked to match, T of them."""
 
 RANKED = 100
-"""Detections of a class in one photo that count at all, the best ones."""
+"""Detections of a class in one image that count at all, the best ones."""
 
 RECALLS = np.linspace(0, 1, 101)
 """Where precision is read off, R of them."""

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from panodetr.data.instances import InstanceCategory
+    from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.evaluation.panoptic import PanopticFigures
     from panodetr.evaluation.tally import Figures
-    from panodetr.evaluation.truth import Truth
 
 TWELVE: tuple[str, ...] = tuple(
     field.name for field in fields(DetectionFigures) if field.name not in ("per_class", "precision")
@@ -21,7 +21,9 @@ TWELVE: tuple[str, ...] = tuple(
 """COCO's twelve figures, in COCO's order; `DetectionFigures` explains them."""
 
 
-def metrics(figures: Figures, truth: Truth, seconds: float | None = None) -> dict[str, object]:
+def metrics(
+    figures: Figures, truth: GroundTruth, seconds: float | None = None
+) -> dict[str, object]:
     """Lay figures out for JSON.
 
     Panoptic figures are `pq`, `sq`, `rq` and `f1` (at IoU above one half) over all categories that

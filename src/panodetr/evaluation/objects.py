@@ -8,7 +8,7 @@ import numpy as np
 
 from panodetr.data.idmaps import VOID
 from panodetr.data.masks import draw_id_map, draw_mask
-from panodetr.data.panoptic import TruthSegment
+from panodetr.data.panoptic import GroundTruthSegment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from panodetr.data.instances import InstanceImage
 
 
-def object_segments(image: InstanceImage) -> tuple[NDArray[np.int32], list[TruthSegment]]:
-    """Draw a photo's objects into one id map, as training does, and list them.
+def object_segments(image: InstanceImage) -> tuple[NDArray[np.int32], list[GroundTruthSegment]]:
+    """Draw an image's objects into one id map, as training does, and list them.
 
     Where objects overlap, the one of fewer pixels is on top; one that is covered whole is left out.
     Crowds lie below all others, those of a category as one segment. What no object covers is not
@@ -43,7 +43,7 @@ def object_segments(image: InstanceImage) -> tuple[NDArray[np.int32], list[Truth
     areas = np.bincount(ids.ravel(), minlength=len(categories) + 1).tolist()
     ids[ids == VOID] = len(categories) + 1
     return ids, [
-        TruthSegment(
+        GroundTruthSegment(
             id=number,
             category_id=category_id,
             area=areas[number],

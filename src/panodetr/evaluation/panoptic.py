@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from panodetr.data.panoptic import TruthSegment
+    from panodetr.data.panoptic import GroundTruthSegment
     from panodetr.results.types import Category
 
 
@@ -126,7 +126,7 @@ class PanopticQuality:
     def update(
         self,
         truth_ids: NDArray[np.int32],
-        truth_segments: Sequence[TruthSegment],
+        truth_segments: Sequence[GroundTruthSegment],
         predicted_ids: NDArray[np.int32],
         predicted_segments: Sequence[PredictedSegment],
     ) -> None:
@@ -235,7 +235,7 @@ def _check_listed(areas: Counter[int], predicted: dict[int, PredictedSegment]) -
 
 
 def _matches(
-    truth: dict[int, TruthSegment],
+    truth: dict[int, GroundTruthSegment],
     predicted: dict[int, PredictedSegment],
     overlaps: dict[tuple[int, int], int],
     areas: Counter[int],

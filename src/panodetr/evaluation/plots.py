@@ -9,7 +9,7 @@ import numpy as np
 
 from panodetr.errors import PanodetrError
 from panodetr.evaluation.detection import RECALLS
-from panodetr.files import written_whole
+from panodetr.files import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from panodetr.evaluation.detection import DetectionFigures
+    from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.evaluation.tally import Figures
-    from panodetr.evaluation.truth import Truth
 
 NAMED_CURVES = 10
 """With more classes than these, single curves cannot be told apart."""
@@ -30,7 +30,7 @@ class PlotsMissing(PanodetrError):
     """matplotlib is not installed."""
 
 
-def plot(out: Path, figures: Figures, truth: Truth) -> list[Path]:
+def plot(out: Path, figures: Figures, truth: GroundTruth) -> list[Path]:
     """Write `per_class.png`, and `precision_recall_TASK.png` for boxes and masks.
 
     Returns:
@@ -52,12 +52,12 @@ def plot(out: Path, figures: Figures, truth: Truth) -> list[Path]:
     paths: list[Path] = []
     for name, figure in drawn.items():
         paths.append(out / f"{name}.png")
-        with written_whole(paths[-1]) as temporary:
+        with atomic_write(paths[-1]) as temporary:
             figure.savefig(temporary, dpi=120)
     return paths
 
 
-def _bars(figures: Figures, truth: Truth) -> dict[str, dict[str, float]]:
+def _bars(figures: Figures, truth: GroundTruth) -> dict[str, dict[str, float]]:
     """Give each figure's value by class, of classes that occur."""
     bars: dict[str, dict[str, float]] = {}
     for title, found in (("box AP", figures.boxes), ("mask AP", figures.instances)):

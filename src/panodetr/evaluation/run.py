@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from panodetr.evaluation.detection import ObjectResult
-    from panodetr.evaluation.truth import Task, Truth, TruthImage
+    from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage, Task
     from panodetr.results.types import Candidates, Category, PanopticResult
 
 
@@ -44,18 +44,18 @@ class Model(Protocol):
         ...
 
     def segment_each(
-        self, photos: Iterable[Path], /, *, threshold: float | None
+        self, images: Iterable[Path], /, *, threshold: float | None
     ) -> Iterator[PanopticResult]:
-        """Segment photo by photo; a threshold of None is the model's own."""
+        """Segment image by image; a threshold of None is the model's own."""
         ...
 
-    def candidates_each(self, photos: Iterable[Path], /, *, masks: bool) -> Iterator[Candidates]:
+    def candidates_each(self, images: Iterable[Path], /, *, masks: bool) -> Iterator[Candidates]:
         """Give every query's best class and box, with or without its mask."""
         ...
 
     def answer_each(
         self,
-        photos: Iterable[Path],
+        images: Iterable[Path],
         /,
         *,
         masks: bool,
@@ -72,7 +72,7 @@ class Evaluation:
 
     Attributes:
         tally: the counts, to be merged with those of other processes.
-        seconds: of predicting alone: reading the photos and growing the masks are in it, reading
+        seconds: of predicting alone: reading the images and growing the masks are in it, reading
             the truth, counting and writing are not.
     """
 
@@ -82,7 +82,7 @@ class Evaluation:
 
 def evaluate(
     model: Model,
-    truth: Truth,
+    truth: GroundTruth,
     tasks: Sequence[Task],
     *,
     threshold: float | None = None,
@@ -90,25 +90,25 @@ def evaluate(
     out: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Predict for every photo of a data set, and count the matches with its truth.
+    """Predict for every image of a data set, and count the matches with its truth.
 
     Boxes and masks are measured as the original measures DETR: every query counts with its best
     class. Those of classes that the truth has no objects of, as stuff, don't count.
 
     Args:
         model: one that has the truth's classes.
-        truth: the photos and what is on them.
+        truth: the images and what is on them.
         tasks: what to measure.
         threshold: least score of a segment; None is the model's own.
         least_score: where segments and masks are both measured, what a query must score above to
             have its mask computed, and to count; None counts all.
         out: folder for the predictions; None writes none.
-        progress: called after each photo with how many are done, and how many there are.
+        progress: called after each image with how many are done, and how many there are.
 
     Raises:
         DataError: the model's classes aren't the data set's, the truth contradicts itself, or
             `out` would overwrite it.
-        ImageError: a photo cannot be read.
+        ImageError: an image cannot be read.
         PanodetrError: the system refused to write.
     """
     check_categories(model.categories, truth, tasks)
@@ -116,9 +116,7 @@ def evaluate(
         raise DataError(f"{out} holds the truth; choose another folder for the predictions")
     tally = Tally(truth, tasks)
     known = np.array([category.id for category in truth.object_categories])
-    answers = _answers(
-        model, [image.photo for image in truth.images], tasks, threshold, least_score
-    )
+    answers = _answers(model, [image.path for image in truth.images], tasks, threshold, least_score)
     clock = _Clock()
     with nullcontext() if out is None else PredictionFiles(out, tasks) as files:
         for number, image in enumerate(truth.images, start=1):
@@ -133,7 +131,7 @@ def evaluate(
     return Evaluation(tally=tally, seconds=clock.seconds)
 
 
-def write_metrics(out: Path, evaluation: Evaluation, truth: Truth) -> dict[str, object]:
+def write_metrics(out: Path, evaluation: Evaluation, truth: GroundTruth) -> dict[str, object]:
     """Write `metrics.json` into a folder, and give what it holds.
 
     Raises:
@@ -160,7 +158,7 @@ class _Clock:
 
 def _answers(
     model: Model,
-    photos: list[Path],
+    images: list[Path],
     tasks: Sequence[Task],
     threshold: float | None,
     least_score: float | None,
@@ -168,17 +166,17 @@ def _answers(
     """Ask a model for what the tasks need, and no more."""
     masks = "instances" in tasks
     if "panoptic" not in tasks:
-        yield from ((None, found) for found in model.candidates_each(photos, masks=masks))
+        yield from ((None, found) for found in model.candidates_each(images, masks=masks))
     elif masks or "boxes" in tasks:
         yield from model.answer_each(
-            photos, masks=masks, threshold=threshold, least_score=least_score if masks else None
+            images, masks=masks, threshold=threshold, least_score=least_score if masks else None
         )
     else:
-        yield from ((found, None) for found in model.segment_each(photos, threshold=threshold))
+        yield from ((found, None) for found in model.segment_each(images, threshold=threshold))
 
 
 def _answer(
-    image: TruthImage,
+    image: GroundTruthImage,
     panoptic: PanopticResult | None,
     candidates: Candidates | None,
     tasks: Sequence[Task],
@@ -192,7 +190,7 @@ def _answer(
         try:
             check_finite(candidates)
         except DataError as error:
-            raise DataError(f"{image.photo}: {error}") from error
+            raise DataError(f"{image.path}: {error}") from error
         chosen = np.flatnonzero(np.isin(candidates.category_ids, known))
         if "boxes" in tasks:
             boxes = box_results(image.image_id, candidates, chosen)
@@ -221,7 +219,7 @@ def _masks(
 
 
 def _write(
-    files: PredictionFiles, image: TruthImage, panoptic: PanopticResult | None, answer: Answer
+    files: PredictionFiles, image: GroundTruthImage, panoptic: PanopticResult | None, answer: Answer
 ) -> None:
     if panoptic is not None:
         segments = result_info(panoptic)["segments_info"]
@@ -232,7 +230,9 @@ def _write(
         files.add_objects("instances", answer.masks)
 
 
-def check_categories(categories: Iterable[Category], truth: Truth, tasks: Sequence[Task]) -> None:
+def check_categories(
+    categories: Iterable[Category], truth: GroundTruth, tasks: Sequence[Task]
+) -> None:
     """See that the model means by each id what the data set means.
 
     Objects may be of fewer classes than the model has: a panoptic model knows stuff as well.

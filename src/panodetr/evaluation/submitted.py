@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from panodetr.evaluation.detection import ObjectResult
-    from panodetr.evaluation.truth import Task, Truth, TruthImage
+    from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage, Task
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,7 +40,7 @@ class _Results:
     """The predictions of a file: which tasks, and the answer to each image that has one."""
 
     tasks: tuple[Task, ...]
-    answers: Mapping[int, Callable[[TruthImage], Answer]]
+    answers: Mapping[int, Callable[[GroundTruthImage], Answer]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class _Segment:
     category_id: int
 
 
-def score(path: Path, truth: Truth, *, allow_missing: bool = False) -> Scored:
+def score(path: Path, truth: GroundTruth, *, allow_missing: bool = False) -> Scored:
     """Count the results in a file against a truth.
 
     A list holds COCO's detection results: boxes, masks, or both, and areas come from the masks also
@@ -85,11 +85,11 @@ def score(path: Path, truth: Truth, *, allow_missing: bool = False) -> Scored:
     return Scored(tally=tally, missing=len(missing))
 
 
-def _nothing(image: TruthImage) -> Answer:
+def _nothing(image: GroundTruthImage) -> Answer:
     return Answer(segment_ids=np.zeros(image.size, np.int32))
 
 
-def _read_objects(path: Path, entries: list[object], truth: Truth) -> _Results:
+def _read_objects(path: Path, entries: list[object], truth: GroundTruth) -> _Results:
     """Check a list of detections, and sort it by image.
 
     Raises:
@@ -145,12 +145,12 @@ def _object_tasks(path: Path, records: list[Record]) -> tuple[Task, ...]:
     return tasks
 
 
-def _given(own: dict[Task, list[ObjectResult]]) -> Callable[[TruthImage], Answer]:
+def _given(own: dict[Task, list[ObjectResult]]) -> Callable[[GroundTruthImage], Answer]:
     answer = Answer(boxes=own.get("boxes"), masks=own.get("instances"))
     return lambda image: answer
 
 
-def _read_panoptic(path: Path, document: dict[str, object], truth: Truth) -> _Results:
+def _read_panoptic(path: Path, document: dict[str, object], truth: GroundTruth) -> _Results:
     """Check COCO's panoptic results; the id maps are read when their images are counted.
 
     Raises:
@@ -163,7 +163,7 @@ def _read_panoptic(path: Path, document: dict[str, object], truth: Truth) -> _Re
         )
     truth.require(["panoptic"])
     images = {image.image_id for image in truth.images}
-    answers: dict[int, Callable[[TruthImage], Answer]] = {}
+    answers: dict[int, Callable[[GroundTruthImage], Answer]] = {}
     for record in Record(str(path), document).records("annotations"):
         image_id = record.integer("image_id")
         if "segments_info" not in record.fields:
@@ -186,5 +186,7 @@ def _segments(record: Record) -> Iterator[_Segment]:
         yield _Segment(id=info.integer("id", least=1), category_id=info.integer("category_id"))
 
 
-def _read_later(id_map: Path, segments: tuple[_Segment, ...]) -> Callable[[TruthImage], Answer]:
+def _read_later(
+    id_map: Path, segments: tuple[_Segment, ...]
+) -> Callable[[GroundTruthImage], Answer]:
     return lambda image: Answer(segment_ids=read_id_map(id_map, image.size), segments=segments)

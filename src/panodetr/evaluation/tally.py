@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from panodetr.data.instances import ObjectTruth
     from panodetr.evaluation.answers import Answer
     from panodetr.evaluation.detection import DetectionFigures
+    from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage, Task
     from panodetr.evaluation.panoptic import PanopticFigures
-    from panodetr.evaluation.truth import Task, Truth, TruthImage
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,10 +51,10 @@ class Tally:
     """Keeps counts, scores and matches, a few kilobytes an image, and neither masks nor the truth.
 
     It can be pickled, so that processes that have counted a share of the images each
-    (`Truth.share`) can send theirs to one that merges them.
+    (`GroundTruth.share`) can send theirs to one that merges them.
     """
 
-    def __init__(self, truth: Truth, tasks: Iterable[Task]) -> None:
+    def __init__(self, truth: GroundTruth, tasks: Iterable[Task]) -> None:
         """Start at zero.
 
         Raises:
@@ -72,7 +72,7 @@ class Tally:
         self._masks = AveragePrecision(of, "segm") if "instances" in self.tasks else None
         self._counted: set[int] = set()
 
-    def update(self, image: TruthImage, answer: Answer) -> None:
+    def update(self, image: GroundTruthImage, answer: Answer) -> None:
         """Count one image.
 
         Raises:
@@ -86,7 +86,7 @@ class Tally:
             try:
                 self._count_segments(self._panoptic, image, ids, answer)
             except DataError as error:
-                raise DataError(f"{image.photo}: {error}") from error
+                raise DataError(f"{image.path}: {error}") from error
         truth = self._objects(image, ids)
         for counter, results in ((self._boxes, answer.boxes), (self._masks, answer.masks)):
             if counter is not None:
@@ -103,7 +103,7 @@ class Tally:
         if twice:
             raise ValueError(
                 f"{len(twice)} images were counted by both, first {min(twice)}; give each process "
-                "its own, as Truth.share does"
+                "its own, as GroundTruth.share does"
             )
         for ours, theirs in ((self._boxes, other._boxes), (self._masks, other._masks)):
             if (ours is None) != (theirs is None):
@@ -128,7 +128,7 @@ class Tally:
     def _count_segments(
         self,
         quality: PanopticQuality,
-        image: TruthImage,
+        image: GroundTruthImage,
         ids: NDArray[np.int32] | None,
         answer: Answer,
     ) -> None:
@@ -144,14 +144,16 @@ class Tally:
                 found = np.where(np.isin(found, [s.id for s in things]), found, np.int32(VOID))
             quality.update(*object_segments(image.instances), found, things)
 
-    def _read_ids(self, image: TruthImage) -> NDArray[np.int32] | None:
+    def _read_ids(self, image: GroundTruthImage) -> NDArray[np.int32] | None:
         """Read the id map of an image where something is counted by it."""
         objects_from_it = image.instances is None and (self._boxes or self._masks)
         if image.panoptic is None or not (self._panoptic or objects_from_it):
             return None
         return read_ids(image.panoptic)
 
-    def _objects(self, image: TruthImage, ids: NDArray[np.int32] | None) -> Sequence[ObjectTruth]:
+    def _objects(
+        self, image: GroundTruthImage, ids: NDArray[np.int32] | None
+    ) -> Sequence[ObjectTruth]:
         """List the true objects: the instance JSON's, or else the panoptic things."""
         if image.instances is not None:
             return image.instances.objects

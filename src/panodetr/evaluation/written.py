@@ -6,7 +6,7 @@ import json
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self, TextIO
 
-from panodetr.files import folder_written_whole, written_whole
+from panodetr.files import atomic_folder, atomic_write
 from panodetr.results.coco import id_map_png
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from panodetr.evaluation.detection import ObjectResult
-    from panodetr.evaluation.truth import Task, TruthImage
+    from panodetr.evaluation.ground_truth import GroundTruthImage, Task
     from panodetr.results.coco import SegmentInfo
 
 
@@ -44,12 +44,12 @@ class PredictionFiles:
         """
         with ExitStack() as opened:
             for task in self._tasks:
-                path = opened.enter_context(written_whole(self._out / f"{task}.json"))
+                path = opened.enter_context(atomic_write(self._out / f"{task}.json"))
                 file = opened.enter_context(path.open("w", encoding="utf-8"))
                 head, tail = ('{"annotations": [', "]}\n") if task == "panoptic" else ("[", "]\n")
                 self._lists[task] = opened.enter_context(_JsonList(file, head, tail))
             if "panoptic" in self._tasks:
-                self._id_maps = opened.enter_context(folder_written_whole(self._out / "panoptic"))
+                self._id_maps = opened.enter_context(atomic_folder(self._out / "panoptic"))
             self._stack = opened.pop_all()
         return self
 
@@ -68,7 +68,7 @@ class PredictionFiles:
             self._lists[task].add(result)
 
     def add_panoptic(
-        self, image: TruthImage, ids: NDArray[np.int32], segments: list[SegmentInfo]
+        self, image: GroundTruthImage, ids: NDArray[np.int32], segments: list[SegmentInfo]
     ) -> None:
         """Write the id map (H, W) of one image, and COCO's list of its segments."""
         if self._id_maps is None:

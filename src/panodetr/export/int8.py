@@ -1,6 +1,6 @@
 """Quantising to int8 after training, with NNCF: weights and activations of the convolutions.
 
-The ranges of activations are measured on photos of the user's, so that they are those of the
+The ranges of activations are measured on images of the user's, so that they are those of the
 model's work.
 """
 
@@ -14,8 +14,8 @@ import numpy as np
 
 from panodetr.errors import CheckpointError, MissingExtra
 from panodetr.results.panoptic import keep_queries
+from panodetr.runtimes.convert import OpenVinoGraphs
 from panodetr.runtimes.graph_runtime import MASK_SOURCES
-from panodetr.runtimes.lower import OpenVinoGraphs
 from panodetr.runtimes.openvino import compile_openvino
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ MASKS_EACH = 4
 
 KEPT_FLOAT = (".*stem.*", ".*decoder.*", ".*class_head.*", ".*box_head.*")
 KEPT_FLOAT_OF_MASKS = (".*attention_maps.*",)
-"""What stays float32. Measured on nuclei/val: with an int8 stem, which sees dark photos at full
+"""What stays float32. Measured on nuclei/val: with an int8 stem, which sees dark images at full
 range, a tenth of the segments change their class; with an int8 decoder boxes lose 1.4 % of their
 overlap. All of these together take little time."""
 
@@ -46,7 +46,7 @@ def quantize(
     Args:
         graphs: in float32.
         spec: of the model.
-        batches: photos (B, H, W, 3) as the model is fed.
+        batches: images (B, H, W, 3) as the model is fed.
 
     Raises:
         CheckpointError: what should stay float32 is not to be found.
@@ -55,7 +55,7 @@ def quantize(
     kept = KEPT_FLOAT if graphs.masks is None else KEPT_FLOAT + KEPT_FLOAT_OF_MASKS
     _check_kept(graphs, kept)
     inputs: list[Arrays] = [
-        {"photos": batch, "padding": np.zeros(batch.shape[:3], np.bool_)} for batch in batches
+        {"images": batch, "padding": np.zeros(batch.shape[:3], np.bool_)} for batch in batches
     ]
     chosen: list[Arrays] = []
     if graphs.masks is not None:

@@ -20,21 +20,21 @@ from panodetr.export.int8 import import_nncf, quantize
 from panodetr.export.verify import check_equal, check_sound, measure_agreement
 from panodetr.files import check_writable
 from panodetr.images.read import find_images, read_size
-from panodetr.images.views import cut_view, lay_tiles, read_photo
-from panodetr.runtimes.exported import (
-    ExportFormat,
-    ExportInfo,
-    is_exported,
-    run_graphs,
-    write_exported,
-)
-from panodetr.runtimes.lower import (
+from panodetr.images.views import cut_view, lay_tiles, read_tiled
+from panodetr.runtimes.convert import (
     OnnxGraphs,
     OpenVinoGraphs,
     require,
     run_openvino,
     to_onnx,
     to_openvino,
+)
+from panodetr.runtimes.exported import (
+    ExportFormat,
+    ExportInfo,
+    is_exported,
+    run_graphs,
+    write_exported,
 )
 from panodetr.runtimes.openvino import import_openvino
 from panodetr.runtimes.torch import TorchRuntime
@@ -50,10 +50,10 @@ if TYPE_CHECKING:
     from panodetr.model.detr import Detr
 
 CALIBRATION_VIEWS = 64
-"""Photos, or tiles of them, that activations are measured on; more hardly change their ranges."""
+"""Images, or tiles of them, that activations are measured on; more hardly change their ranges."""
 
 FEW_VIEWS = 16
-"""With less, one odd photo decides what an activation's range is."""
+"""With less, one odd image decides what an activation's range is."""
 
 Item = TypeVar("Item")
 
@@ -75,7 +75,7 @@ def export(
         model: whatever `panodetr.load` takes, but an exported file.
         out: the file.
         format: the runtime that it is for.
-        calibration: a folder of photos; the file is quantised to int8 with them. None exports
+        calibration: a folder of images; the file is quantised to int8 with them. None exports
             float32.
 
     Returns:
@@ -83,7 +83,7 @@ def export(
 
     Raises:
         CheckpointError: the model cannot be loaded, or what was exported differs from it.
-        ImageError: there is no photo to calibrate with, or one cannot be read.
+        ImageError: there is no image to calibrate with, or one cannot be read.
         UsageError: int8 was asked for ONNX, or the model is an exported file.
         MissingExtra: a library is not installed.
         PanodetrError: the file cannot be written.
@@ -129,25 +129,25 @@ def export(
 
 
 def calibration_batches(folder: Path, spec: ModelSpec) -> list[NDArray[np.uint8]]:
-    """Views (1, H, W, 3) of a folder's photos as the model is fed them, spread over the photos.
+    """Views (1, H, W, 3) of a folder's images as the model is fed them, spread over the images.
 
     Where there are few of them, a warning says so. Which they are is chosen by the sizes in the
-    files' headers, and one photo at a time is decoded.
+    files' headers, and one image at a time is decoded.
 
     Raises:
-        ImageError: there is no photo, or one cannot be read.
+        ImageError: there is no image, or one cannot be read.
     """
     files = find_images([folder])
     rule = spec.preprocessing
     views = [(path, box) for path in _spread(files) for box in lay_tiles(read_size(path), rule)]
     if len(views) < FEW_VIEWS:
         _LOG.warning(
-            "%s has %d photos (or tiles of photos) to calibrate with, and int8 may be far from the "
+            "%s has %d images (or tiles of images) to calibrate with, and int8 may be far from the "
             "model: give %d or more, as different as those that it will see",
             folder, len(views), FEW_VIEWS,
         )  # fmt: skip
-    by_photo = groupby(_spread(views), key=itemgetter(0))
-    return [batch for path, own in by_photo for batch in _cut(path, [box for _, box in own], rule)]
+    by_image = groupby(_spread(views), key=itemgetter(0))
+    return [batch for path, own in by_image for batch in _cut(path, [box for _, box in own], rule)]
 
 
 def _spread(items: Sequence[Item]) -> list[Item]:
@@ -157,9 +157,9 @@ def _spread(items: Sequence[Item]) -> list[Item]:
 
 
 def _cut(path: Path, boxes: list[Box], rule: Preprocessing) -> list[NDArray[np.uint8]]:
-    """Give some of a photo's views, each (1, H, W, 3); the photo itself is not kept."""
-    photo = read_photo(path, rule)
-    return [np.stack([cut_view(photo, box, rule).pixels]) for box in boxes]
+    """Give some of an image's views, each (1, H, W, 3); the image itself is not kept."""
+    image = read_tiled(path, rule)
+    return [np.stack([cut_view(image, box, rule).pixels]) for box in boxes]
 
 
 def weights_digest(model: Detr) -> str:

@@ -1,6 +1,6 @@
 """Is what was exported still the model? Compared before a file is kept.
 
-Letters: B photos, Q queries, N masks, h and w a mask's size.
+Letters: B images, Q queries, N masks, h and w a mask's size.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SIZES = (
     (1, 224, 320, 224, 320),
     (3, 140, 171, 56, 171),
 )
-"""Photos, height and width, and the row and column that padding of the last photo begins at: even
+"""Images, height and width, and the row and column that padding of the last image begins at: even
 and odd, one and several, none of them the recorded one. In the last one padding begins at a row
 that the feature map samples: 2/5 of 140 is 56, or just below in another order of operations."""
 
@@ -68,7 +68,7 @@ class Agreement:
 
 
 def check_equal(model: Runtime, exported: Runtime, *, masks: bool) -> Difference:
-    """Compare on noise at several sizes and numbers of photos, with padding and without.
+    """Compare on noise at several sizes and numbers of images, with padding and without.
 
     Raises:
         CheckpointError: they differ by more than rounding; the message has the numbers.
@@ -97,7 +97,7 @@ def check_sound(model: Runtime, exported: Runtime, *, masks: bool) -> None:
         if not np.isfinite(got).all():
             raise CheckpointError(
                 f"the int8 model gives {name} that are no numbers at {size}; nothing was written: "
-                "give more photos, or leave out --int8"
+                "give more images, or leave out --int8"
             )
 
 
@@ -110,8 +110,8 @@ def _answers(
         CheckpointError: arrays have other shapes.
     """
     for seed, (count, height, width, *edge) in enumerate(SIZES):
-        photos, padding = _noise(seed, count, height, width, edge)
-        a, b = model.detect(photos, padding), exported.detect(photos, padding)
+        images, padding = _noise(seed, count, height, width, edge)
+        a, b = model.detect(images, padding), exported.detect(images, padding)
         pairs = {"logits": (a.logits, b.logits), "boxes": (a.boxes, b.boxes)}
         if masks:
             chosen = np.array([0, 0, count - 1]), np.arange(3) % a.logits.shape[1]
@@ -132,7 +132,7 @@ def _answers(
 def measure_agreement(
     model: Runtime, exported: Runtime, spec: ModelSpec, batches: Sequence[NDArray[np.uint8]]
 ) -> Agreement:
-    """Compare the answers to photos (B, H, W, 3) for the queries that the model would keep.
+    """Compare the answers to images (B, H, W, 3) for the queries that the model would keep.
 
     Raises:
         CheckpointError: they have little to do with each other.
@@ -152,8 +152,8 @@ def measure_agreement(
                 masks += paired_mask_iou(*pair).tolist()
     if not same:
         raise CheckpointError(
-            "the model finds nothing in the photos to calibrate with, so int8 cannot be judged; "
-            "give photos of what the model knows"
+            "the model finds nothing in the images to calibrate with, so int8 cannot be judged; "
+            "give images of what the model knows"
         )
     found = Agreement(
         queries=len(same),
@@ -165,7 +165,7 @@ def measure_agreement(
         raise CheckpointError(
             f"the int8 model is not the model: of {found.queries} segments {found.same_class:.0%} "
             f"have the same class, boxes overlap by {found.box_iou:.0%} and masks by "
-            f"{found.mask_iou:.0%}; nothing was written: give more photos, or leave out --int8"
+            f"{found.mask_iou:.0%}; nothing was written: give more images, or leave out --int8"
         )
     return found
 
@@ -173,11 +173,11 @@ def measure_agreement(
 def _noise(
     seed: int, count: int, height: int, width: int, edge: Sequence[int]
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Photos of coarse noise; the last one is padded from a row and a column on."""
+    """Images of coarse noise; the last one is padded from a row and a column on."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (count, -(-height // 8), -(-width // 8), 3), dtype=np.uint8)
-    photos = coarse.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]
+    images = coarse.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]
     padding = np.zeros((count, height, width), np.bool_)
     padding[-1, edge[0] :] = True
     padding[-1, :, edge[1] :] = True
-    return np.ascontiguousarray(photos), padding
+    return np.ascontiguousarray(images), padding

@@ -1,1 +1,1 @@
-"""Photos: read, resized, tiled and batched, without torch."""
+"""Images: read, resized, tiled and batched, without torch."""

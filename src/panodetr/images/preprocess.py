@@ -1,4 +1,4 @@
-"""How a photo becomes the model's input: its size, its tiles, its mean and deviation."""
+"""How an image becomes the model's input: its size, its tiles, its mean and deviation."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """The rule that a model's photos follow, kept in its checkpoint.
+    """The rule that a model's images follow, kept in its checkpoint.
 
     Attributes:
-        short_side: resize so that the short side has these pixels; None keeps the photo's own
+        short_side: resize so that the short side has these pixels; None keeps the image's own
             resolution.
         long_side: but never longer than this; None sets no limit.
-        enlarge: where photos keep their own resolution, they are enlarged so many times all the
+        enlarge: where images keep their own resolution, they are enlarged so many times all the
             same: small objects are told apart better.
-        tile: predict photos that are larger than this in square tiles of this side, in the photo's
+        tile: predict images that are larger than this in square tiles of this side, in the image's
             own pixels; None never tiles.
-        tile_overlap: pixels of the photo that neighbouring tiles share at least.
+        tile_overlap: pixels of the image that neighbouring tiles share at least.
         mean: of red, green, blue, for values from 0 to 1.
         std: likewise.
     """
@@ -34,11 +34,11 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        """Refuse rules that no photo can follow.
+        """Refuse rules that no image can follow.
 
         Raises:
             ValueError: a side, a factor or a standard deviation is not positive, tiles overlap
-                wholly, or photos are to be enlarged and resized.
+                wholly, or images are to be enlarged and resized.
         """
         for name in ("short_side", "long_side", "tile"):
             side = getattr(self, name)
@@ -49,7 +49,7 @@ class Preprocessing:
         if not self.enlarge > 0 or (self.enlarge != 1 and self.short_side is not None):
             raise ValueError(
                 f"preprocessing.enlarge is {self.enlarge} and short_side {self.short_side}; "
-                "expected more than 0, and 1 where photos are resized to a short side"
+                "expected more than 0, and 1 where images are resized to a short side"
             )
         if self.tile is not None and not 0 <= self.tile_overlap < self.tile:
             raise ValueError(

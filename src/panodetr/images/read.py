@@ -1,4 +1,4 @@
-"""Photos from files, PIL images and arrays: upright 8-bit RGB, or one line that says why not."""
+"""Images from files, PIL images and arrays: upright 8-bit RGB, or one line that says why not."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from panodetr.errors import ImageError
 from panodetr.threads import pool_threads
 
 MAX_PIXELS = 200_000_000
-"""Largest photo that is decoded unless the caller says otherwise: 600 MB as RGB."""
+"""Largest image that is decoded unless the caller says otherwise: 600 MB as RGB."""
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm"}
 )
-"""Endings, in lower case, by which a folder's files are taken for photos."""
+"""Endings, in lower case, by which a folder's files are taken for images."""
 
-# Decoders of photos alone: Pillow would also run Ghostscript on an EPS file that came as a .png.
+# Decoders of images alone: Pillow would also run Ghostscript on an EPS file that came as a .png.
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 _KNOWN = "JPEG, PNG, WebP, TIFF, BMP, GIF or PPM"
 
@@ -43,7 +43,7 @@ _pillow_globals = threading.Lock()
 def read_image(
     source: str | Path | Image.Image | NDArray[np.uint8], *, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """Read a photo as upright RGB.
+    """Read an image as upright RGB.
 
     Files and PIL images are turned as their EXIF orientation says. Of a file with several frames
     the first is taken. Alpha is dropped, not blended, as in the original: the colours under
@@ -52,24 +52,24 @@ def read_image(
 
     Args:
         source: a file, a PIL image, or an array: (H, W, 3) RGB or (H, W) grey, uint8.
-        max_pixels: a larger photo is refused, by its header, before anything is decoded.
+        max_pixels: a larger image is refused, by its header, before anything is decoded.
 
     Returns:
         (H, W, 3) uint8, red, green, blue; a copy that shares nothing with `source`.
 
     Raises:
-        ImageError: `source` is missing, unreadable, broken, too large, empty, or not a photo.
+        ImageError: `source` is missing, unreadable, broken, too large, empty, or not an image.
     """
-    photo = open_image(source, max_pixels=max_pixels)
-    return copy_pixels(photo) if isinstance(photo, Image.Image) else photo
+    image = open_image(source, max_pixels=max_pixels)
+    return copy_pixels(image) if isinstance(image, Image.Image) else image
 
 
 def open_image(
     source: str | Path | Image.Image | NDArray[np.uint8], *, max_pixels: int = MAX_PIXELS
 ) -> Image.Image | NDArray[np.uint8]:
-    """Read a photo as `read_image` does, and leave it as it is held: by Pillow, or in an array.
+    """Read an image as `read_image` does, and leave it as it is held: by Pillow, or in an array.
 
-    Copying a large photo out of Pillow takes as long as resizing it does; whoever needs the resized
+    Copying a large image out of Pillow takes as long as resizing it does; whoever needs the resized
     one first can have it without.
 
     Returns:
@@ -109,10 +109,10 @@ def copy_pixels(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def read_size(source: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Read a photo's height and width, upright, from the file's header alone.
+    """Read an image's height and width, upright, from the file's header alone.
 
     Raises:
-        ImageError: the file is missing, too large, or no photo; its pixels may still be broken.
+        ImageError: the file is missing, too large, or no image; its pixels may still be broken.
     """
     path = Path(source)
     _check_file(path)
@@ -129,15 +129,15 @@ def read_size(source: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int,
 
 
 def find_images(inputs: Sequence[str | Path]) -> list[Path]:
-    """List the photos that files, folders and glob patterns stand for.
+    """List the images that files, folders and glob patterns stand for.
 
-    A file is taken whatever it is called. A folder stands for every photo in it and in its
-    subfolders, by their endings (`SUFFIXES`), hidden ones left out; a pattern for every photo and
+    A file is taken whatever it is called. A folder stands for every image in it and in its
+    subfolders, by their endings (`SUFFIXES`), hidden ones left out; a pattern for every image and
     folder that matches, with `**` for any depth. What was given first comes first; within a folder
     or pattern paths are sorted. A file that is reached twice is listed once.
 
     Raises:
-        ImageError: an input does not exist, or a folder or pattern holds no photo.
+        ImageError: an input does not exist, or a folder or pattern holds no image.
     """
     found: dict[Path, Path] = {}
     for given in inputs:
@@ -149,23 +149,23 @@ def find_images(inputs: Sequence[str | Path]) -> list[Path]:
 def _expand(given: str | Path) -> list[Path]:
     path = Path(given)
     if path.is_dir():
-        photos = _photos_in(path)
-        if not photos:
-            raise ImageError(f"{given}: no photo in this folder; expected {_KNOWN} files")
-        return photos
+        images = _images_in(path)
+        if not images:
+            raise ImageError(f"{given}: no image in this folder; expected {_KNOWN} files")
+        return images
     if path.exists():
         return [path]
     if not glob.has_magic(str(given)):
         raise ImageError(f"{given}: no such file or folder")
     matches = [Path(match) for match in sorted(glob.glob(str(given), recursive=True))]
-    photos = [photo for match in matches for photo in _photos_in(match)]
-    if not photos:
-        raise ImageError(f"{given}: this pattern matches no photo; expected {_KNOWN} files")
-    return photos
+    images = [image for match in matches for image in _images_in(match)]
+    if not images:
+        raise ImageError(f"{given}: this pattern matches no image; expected {_KNOWN} files")
+    return images
 
 
-def _photos_in(path: Path) -> list[Path]:
-    """List the photos of a folder, or the one that `path` is, if it is one."""
+def _images_in(path: Path) -> list[Path]:
+    """List the images of a folder, or the one that `path` is, if it is one."""
     if not path.is_dir():
         return [path] if path.suffix.lower() in SUFFIXES else []
     inside = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES)

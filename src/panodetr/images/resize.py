@@ -1,4 +1,4 @@
-"""Resizing photos by the original's rule, to the pixel."""
+"""Resizing images by the original's rule, to the pixel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from panodetr.threads import pool_threads
 
 LARGE = 2_000_000
-"""Photos of more pixels are resized by all cores."""
+"""Images of more pixels are resized by all cores."""
 
 STRIP = 128
 """Rows or columns that one core works on at a time."""
@@ -20,14 +20,14 @@ STRIP = 128
 def resized_size(
     size: tuple[int, int], short_side: int | None, long_side: int | None
 ) -> tuple[int, int]:
-    """Say to which size a photo is resized.
+    """Say to which size an image is resized.
 
     The short side becomes `short_side`, or less where the long one would pass `long_side`. The
-    long side is cut to whole pixels, not rounded, and a photo whose short side fits already is left
+    long side is cut to whole pixels, not rounded, and an image whose short side fits is left
     alone: both as in the original, whose published figures were measured so.
 
     Args:
-        size: height and width of the photo, 1 or more.
+        size: height and width of the image, 1 or more.
         short_side: pixels; None leaves the size as it is.
         long_side: pixels; None sets no limit.
 
@@ -48,53 +48,53 @@ def resized_size(
     return short_side, int(short_side * width / height)
 
 
-def resize(photo: NDArray[np.uint8] | Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+def resize(image: NDArray[np.uint8] | Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize RGB to `size`, height and width; bilinear, antialiased when it shrinks.
 
     Args:
-        photo: (H, W, 3), or an image in Pillow's hands, which saves laying it out anew.
+        image: (H, W, 3), or an image in Pillow's hands, which saves laying it out anew.
         size: height and width.
     """
     height, width = size
-    rows, columns = photo_size(photo)
+    rows, columns = image_size(image)
     # Newer versions of Pillow change the order of rows and columns for some shapes, and with it
-    # the rounding: not for photos that are no taller than these and keep their proportions.
+    # the rounding: not for images that are no taller than these and keep their proportions.
     keeps_order = 2 * rows <= 3 * columns and abs(rows * width - columns * height) <= rows + columns
     if (rows, columns) != size and rows * columns >= LARGE and keeps_order:
-        return _resize_in_strips(photo, height, width)
-    if isinstance(photo, Image.Image):
-        return _resample(photo, height, width)
-    return photo if (rows, columns) == size else _resample(Image.fromarray(photo), height, width)
+        return _resize_in_strips(image, height, width)
+    if isinstance(image, Image.Image):
+        return _resample(image, height, width)
+    return image if (rows, columns) == size else _resample(Image.fromarray(image), height, width)
 
 
-def photo_size(photo: NDArray[np.uint8] | Image.Image) -> tuple[int, int]:
-    """Give height and width of a photo, whoever holds it."""
-    if isinstance(photo, Image.Image):
-        return photo.height, photo.width
-    return photo.shape[0], photo.shape[1]
+def image_size(image: NDArray[np.uint8] | Image.Image) -> tuple[int, int]:
+    """Give height and width of an image, whoever holds it."""
+    if isinstance(image, Image.Image):
+        return image.height, image.width
+    return image.shape[0], image.shape[1]
 
 
 def _resize_in_strips(
-    photo: NDArray[np.uint8] | Image.Image, height: int, width: int
+    image: NDArray[np.uint8] | Image.Image, height: int, width: int
 ) -> NDArray[np.uint8]:
     """Do what Pillow does, on all cores: rows made narrower first, then columns made shorter.
 
     Each row, and then each column, is resampled by itself and rounded to bytes, so cutting the
-    photo into strips changes no value. Strips also fit into the cache, which whole photos do not.
+    image into strips changes no value. Strips also fit into the cache, which whole images do not.
     """
-    rows, columns = photo_size(photo)
+    rows, columns = image_size(image)
     narrow = np.empty((rows, width, 3), np.uint8)
     small = np.empty((height, width, 3), np.uint8)
 
     def make_narrower(strip: slice) -> None:
-        if isinstance(photo, Image.Image):
-            part = photo.crop((0, strip.start, columns, strip.stop))
+        if isinstance(image, Image.Image):
+            part = image.crop((0, strip.start, columns, strip.stop))
         else:
-            part = Image.fromarray(photo[strip])
+            part = Image.fromarray(image[strip])
         narrow[strip] = _resample(part, part.height, width)
 
     def make_shorter(strip: slice) -> None:
-        # Columns do not see each other, so the colours may be columns of a grey photo: Pillow
+        # Columns do not see each other, so the colours may be columns of a grey image: Pillow
         # would store a fourth byte with each of them.
         part = np.ascontiguousarray(narrow[:, strip]).reshape(rows, -1)  # H, 3 w
         shorter = _resample(Image.fromarray(part), height, part.shape[1])

@@ -1,21 +1,21 @@
-"""Where the tiles of a large photo lie."""
+"""Where the tiles of a large image lie."""
 
 from __future__ import annotations
 
 Box = tuple[int, int, int, int]
-"""y0, x0, y1, x1 in pixels of the photo, the last two exclusive."""
+"""y0, x0, y1, x1 in pixels of the image, the last two exclusive."""
 
 
 def tile_boxes(size: tuple[int, int], tile: int, overlap: int) -> list[Box]:
-    """Cover a photo with the fewest square tiles that overlap enough, evenly spread.
+    """Cover an image with the fewest square tiles that overlap enough, evenly spread.
 
     Args:
-        size: height and width of the photo.
-        tile: side of a tile; a photo that is smaller in one direction has tiles as low or narrow.
+        size: height and width of the image.
+        tile: side of a tile; an image that is smaller in one direction has tiles as low or narrow.
         overlap: pixels that neighbours share at least, 0 to `tile` - 1.
 
     Returns:
-        Boxes of one size, row by row; a single one, of the whole photo, where that fits a tile.
+        Boxes of one size, row by row; a single one, of the whole image, where that fits a tile.
     """
     height, width = size
     rows, columns = _starts(height, tile, overlap), _starts(width, tile, overlap)

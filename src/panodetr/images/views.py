@@ -1,4 +1,4 @@
-"""Photos as the model sees them: whole or in tiles, resized, and those of one size together."""
+"""Images as the model sees them: whole or in tiles, resized, and those of one size together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from panodetr.images.preprocess import Preprocessing
 from panodetr.images.read import copy_pixels, open_image
-from panodetr.images.resize import photo_size, resize, resized_size
+from panodetr.images.resize import image_size, resize, resized_size
 from panodetr.images.tiles import Box, tile_boxes
 
 BATCH_PIXELS = 1 << 20
@@ -21,22 +21,22 @@ BATCH_PIXELS = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TiledPhoto:
-    """A photo, and the tiles that cover it, often a single one.
+class TiledImage:
+    """An image, and the tiles that cover it, often a single one.
 
     Attributes:
         held: as it was opened, by Pillow or in an array; where it was given as an RGB image, that
             image, to which nothing else may happen meanwhile.
         source: where it came from.
-        tiles: of the whole photo.
+        tiles: of the whole image.
     """
 
     held: Image.Image | NDArray[np.uint8]
     source: Path | None
     tiles: list[Box]
 
-    def kept(self) -> TiledPhoto:
-        """Give the same photo, which stays what it is whatever becomes of what it was read from."""
+    def kept(self) -> TiledImage:
+        """Give the same image, which stays what it is whatever becomes of what it was read from."""
         if self.source is not None or not isinstance(self.held, Image.Image):
             return self  # it is nobody else's
         return replace(self, held=self.held.copy())
@@ -49,7 +49,7 @@ class TiledPhoto:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width."""
-        return photo_size(self.held)
+        return image_size(self.held)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,12 +57,12 @@ class View:
     """One input of the model.
 
     Attributes:
-        photo: which of the photos it is of.
-        box: the tile of that photo.
+        image: which of the images it is of.
+        box: the tile of that image.
         pixels: the tile, resized to (h, w, 3).
     """
 
-    photo: int
+    image: int
     box: Box
     pixels: NDArray[np.uint8]
 
@@ -73,67 +73,67 @@ class View:
 
     @property
     def tile_size(self) -> tuple[int, int]:
-        """Height and width in the photo."""
+        """Height and width in the image."""
         return _tile_size(self.box)
 
 
-def read_photo(
-    photo: str | Path | Image.Image | NDArray[np.uint8], rule: Preprocessing
-) -> TiledPhoto:
-    """Read a photo and lay its tiles.
+def read_tiled(
+    image: str | Path | Image.Image | NDArray[np.uint8], rule: Preprocessing
+) -> TiledImage:
+    """Read an image and lay its tiles.
 
     Raises:
         ImageError: it cannot be read.
     """
-    held = open_image(photo)
-    return TiledPhoto(
+    held = open_image(image)
+    return TiledImage(
         held=held,
-        source=Path(photo) if isinstance(photo, str | Path) else None,
-        tiles=lay_tiles(photo_size(held), rule),
+        source=Path(image) if isinstance(image, str | Path) else None,
+        tiles=lay_tiles(image_size(held), rule),
     )
 
 
 def lay_tiles(size: tuple[int, int], rule: Preprocessing) -> list[Box]:
-    """Lay the tiles that cover a photo of a size (H, W), one where it is seen as a whole."""
+    """Lay the tiles that cover an image of a size (H, W), one where it is seen as a whole."""
     return tile_boxes(size, rule.tile or max(size), rule.tile_overlap)
 
 
-def view_batches(photos: Sequence[TiledPhoto], rule: Preprocessing) -> Iterator[list[View]]:
-    """Cut photos into views, and put those of one size together, up to `BATCH_PIXELS`.
+def view_batches(images: Sequence[TiledImage], rule: Preprocessing) -> Iterator[list[View]]:
+    """Cut images into views, and put those of one size together, up to `BATCH_PIXELS`.
 
-    No view is ever padded, so that a photo gives the same whatever photos stand beside it. The
-    views of one photo come in the order of its tiles. A batch is cut when it is asked for: all
-    views of a photo in tiles that overlap are many times as large as the photo.
+    No view is ever padded, so that an image gives the same whatever images stand beside it. The
+    views of one image come in the order of its tiles. A batch is cut when it is asked for: all
+    views of an image in tiles that overlap are many times as large as the image.
     """
     by_size: dict[tuple[int, int], list[tuple[int, Box]]] = {}
-    for index, photo in enumerate(photos):
-        for box in photo.tiles:
+    for index, image in enumerate(images):
+        for box in image.tiles:
             by_size.setdefault(processed_size(_tile_size(box), rule), []).append((index, box))
     for (height, width), together in sorted(by_size.items()):
         at_once = max(1, BATCH_PIXELS // (height * width))
         for start in range(0, len(together), at_once):
             some = together[start : start + at_once]
-            yield [cut_view(photos[index], box, rule, index) for index, box in some]
+            yield [cut_view(images[index], box, rule, index) for index, box in some]
 
 
-def cut_view(photo: TiledPhoto, box: Box, rule: Preprocessing, index: int = 0) -> View:
-    """Cut one of a photo's tiles and resize it.
+def cut_view(image: TiledImage, box: Box, rule: Preprocessing, index: int = 0) -> View:
+    """Cut one of an image's tiles and resize it.
 
     Args:
-        photo: which has that tile.
+        image: which has that tile.
         box: the tile.
         rule: how large the model sees it.
-        index: of the photo among others.
+        index: of the image among others.
     """
     y0, x0, y1, x1 = box
     size = processed_size(_tile_size(box), rule)
-    if photo.tiles == [box]:
-        return View(photo=index, box=box, pixels=resize(photo.held, size))
-    return View(photo=index, box=box, pixels=resize(photo.pixels[y0:y1, x0:x1], size))
+    if image.tiles == [box]:
+        return View(image=index, box=box, pixels=resize(image.held, size))
+    return View(image=index, box=box, pixels=resize(image.pixels[y0:y1, x0:x1], size))
 
 
 def processed_size(size: tuple[int, int], rule: Preprocessing) -> tuple[int, int]:
-    """Give the height and width that the model sees a photo, or a tile, of a size (H, W) in."""
+    """Give the height and width that the model sees an image, or a tile, of a size (H, W) in."""
     if rule.short_side is None:
         height, width = (max(1, round(side * rule.enlarge)) for side in size)
         return height, width

@@ -36,7 +36,7 @@ class Attention(nn.Module):
         readable = None if padding is None else ~padding[:, None, None, :]  # B, 1, 1, M
         drops = self.training and self.dropout.p > 0
         if drops and q.device.type == "cpu" and q.dtype == torch.float32:
-            # At large photos weights are the largest tensors: they are made again, not kept.
+            # At large images weights are the largest tensors: they are made again, not kept.
             read = checkpoint(self._read, q, k, v, readable, use_reentrant=False)  # B, H, N, D/H
         else:
             dropout = self.dropout.p if drops else 0.0

@@ -115,7 +115,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The backbone: a photo's features at four resolutions."""
+    """The backbone: an image's features at four resolutions."""
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()

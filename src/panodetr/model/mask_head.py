@@ -66,7 +66,7 @@ class AttentionMaps(nn.Module):
 
 
 class Norm(nn.GroupNorm):
-    """Group norm that also takes the single value of a photo of one pixel, which torch refuses."""
+    """Group norm that also takes the single value of an image of one pixel, which torch refuses."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise (N, C, H, W)."""

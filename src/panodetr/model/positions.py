@@ -62,7 +62,7 @@ class LearnedPositions(nn.Module):
         if max(height, width) > self.rows.num_embeddings:
             raise ValueError(
                 f"a feature map of {height}x{width} is larger than the {self.rows.num_embeddings} "
-                "learned positions a side; use smaller photos or sine positions"
+                "learned positions a side; use smaller images or sine positions"
             )
         columns = self.columns.weight[None, :width].expand(height, -1, -1)  # H, W, D/2
         rows = self.rows.weight[:height, None].expand(-1, width, -1)  # H, W, D/2

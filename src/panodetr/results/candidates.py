@@ -1,4 +1,4 @@
-"""What all queries say of a photo, put together from its tiles."""
+"""What all queries say of an image, put together from its tiles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from panodetr.results.repeats import drop_repeats
 from panodetr.results.types import Candidates, Category, CoarseMask
 
 Box = tuple[int, int, int, int]
-"""y0, x0, y1, x1 in pixels of the photo, the last two exclusive."""
+"""y0, x0, y1, x1 in pixels of the image, the last two exclusive."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,14 +42,14 @@ def join_candidates(
     by_index: Mapping[int, Category],
     duplicate_iou: float | None = None,
 ) -> Candidates:
-    """Put the queries of a photo's tiles together, in the order of the tiles.
+    """Put the queries of an image's tiles together, in the order of the tiles.
 
     What several tiles have found is given once, and what several queries have found where the
     model is known to do so (`drop_repeats`).
 
     Args:
-        tiles: of one photo.
-        size: height and width of the photo.
+        tiles: of one image.
+        size: height and width of the image.
         by_index: the categories of the classes that occur.
         duplicate_iou: above it, boxes of one tile and class are one object; None never.
     """
@@ -67,7 +67,7 @@ def join_candidates(
             logits=logits,
             processed_size=tile.processed_size,
             tile=tile.tile,
-            photo_size=size,
+            image_size=size,
         )
         for tile in tiles
         if tile.masks is not None
@@ -77,6 +77,6 @@ def join_candidates(
         scores=scores[kept],
         category_ids=np.array([by_index[c].id for c in classes[kept].tolist()], np.int64),
         boxes=boxes[kept],
-        photo_size=size,
+        image_size=size,
         coarse_masks=tuple(masks[index] for index in kept) if masks else (),
     )

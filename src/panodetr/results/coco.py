@@ -67,7 +67,7 @@ class ObjectInfo(TypedDict):
 
 
 class DetectionInfo(TypedDict):
-    """The objects of a photo, ready for JSON."""
+    """The objects of an image, ready for JSON."""
 
     image: str | None
     source: str | None
@@ -93,7 +93,7 @@ def result_info(result: PanopticResult) -> ResultInfo:
 
 def detection_info(result: DetectionResult) -> DetectionInfo:
     """Describe objects as COCO does; `image` and `source` are None where they came from no file."""
-    height, width = result.photo.shape[:2]
+    height, width = result.image.shape[:2]
     image, source = _origin(result.source)
     return {
         "image": image,
@@ -165,7 +165,7 @@ def read_id_map(path: Path) -> NDArray[np.int32]:
 
 
 def _origin(source: Path | None) -> tuple[str | None, str | None]:
-    """Give a photo's name and its absolute path."""
+    """Give an image's name and its absolute path."""
     return (None, None) if source is None else (source.name, str(source.absolute()))
 
 

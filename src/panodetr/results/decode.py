@@ -18,7 +18,7 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 def boxes_in_pixels(boxes: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """Turn boxes (Q, 4) from cx, cy, w, h in 0 to 1 into x0, y0, x1, y1 in pixels of `size` (h, w).
 
-    Boxes are not clipped: the model may put a side outside the photo.
+    Boxes are not clipped: the model may put a side outside the image.
     """
     height, width = size
     center, extent = boxes[:, :2], boxes[:, 2:]
@@ -41,7 +41,7 @@ def decode_detections(
     Args:
         logits: (Q, C + 1).
         boxes: (Q, 4) cx, cy, w, h in 0 to 1.
-        size: height and width of the photo that the boxes are wanted in.
+        size: height and width of the image that the boxes are wanted in.
         named: (C,), the classes that the data knows; others keep their share of the probability,
             and are never chosen. None: all.
 

@@ -1,4 +1,4 @@
-"""The picture of a result: coloured segments over the photo, outlined and labelled."""
+"""The picture of a result: coloured segments over the image, outlined and labelled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from panodetr.results.labels import Label, draw_box_labels, place_labels, write_
 from panodetr.results.types import Category, DetectionResult, PanopticResult
 
 COMFORTABLE_SIDE = 768
-"""Photos far smaller than this are drawn at 2 to 4 times their size, so that labels can be read."""
+"""Images far smaller than this are drawn at 2 to 4 times their size, so that labels can be read."""
 
 _THING_OPACITY, _STUFF_OPACITY = 100, 60  # of 255
 _GOLDEN_ANGLE = 0.381966  # of a turn: hues of whatever number of steps stay well apart
@@ -22,10 +22,10 @@ Color = tuple[int, int, int]
 
 
 def draw_overlay(result: PanopticResult, *, scores: bool = True) -> NDArray[np.uint8]:
-    """Draw the segments over their photo, and label them; the truth has no scores.
+    """Draw the segments over their image, and label them; the truth has no scores.
 
     Returns:
-        (k H, k W, 3) uint8 RGB; k is 1, or 2 to 4 for photos far below `COMFORTABLE_SIDE`.
+        (k H, k W, 3) uint8 RGB; k is 1, or 2 to 4 for images far below `COMFORTABLE_SIDE`.
     """
     picture = paint_segments(result)
     write_labels(picture, find_labels(result, scores=scores))
@@ -33,15 +33,15 @@ def draw_overlay(result: PanopticResult, *, scores: bool = True) -> NDArray[np.u
 
 
 def paint_segments(result: PanopticResult) -> Image.Image:
-    """Draw the segments over their photo, in the size that `draw_overlay` tells.
+    """Draw the segments over their image, in the size that `draw_overlay` tells.
 
     The first thing of a category has the category's colour, livened up; the next ones turn its hue,
     so that neighbours differ. Stuff has its category's colour, fainter. Outlines are opaque.
     """
-    photo, segment_ids = Image.fromarray(result.photo), _enlarged_ids(result)
+    image, segment_ids = Image.fromarray(result.image), _enlarged_ids(result)
     if segment_ids.shape != result.segment_ids.shape:
-        photo = photo.resize(segment_ids.shape[::-1], Image.Resampling.BICUBIC)
-    return _paint(photo, segment_ids, result, segment_colors(result))
+        image = image.resize(segment_ids.shape[::-1], Image.Resampling.BICUBIC)
+    return _paint(image, segment_ids, result, segment_colors(result))
 
 
 def find_labels(result: PanopticResult, *, scores: bool = True) -> list[Label]:
@@ -51,7 +51,7 @@ def find_labels(result: PanopticResult, *, scores: bool = True) -> list[Label]:
 
 
 def draw_detections(result: DetectionResult, *, scores: bool = True) -> NDArray[np.uint8]:
-    """Draw boxes with their labels over the photo, and masks where there are any.
+    """Draw boxes with their labels over the image, and masks where there are any.
 
     Colours and size are as `draw_overlay` has them. Masks are laid over each other faintly, the
     best score last; labels stand above the boxes' upper left corners. The truth has no scores.
@@ -59,20 +59,20 @@ def draw_detections(result: DetectionResult, *, scores: bool = True) -> NDArray[
     Returns:
         (k H, k W, 3) uint8 RGB.
     """
-    height, width = result.photo.shape[:2]
+    height, width = result.image.shape[:2]
     scale = _scale(height, width)
     colors = _colors(
         ((detection.category_id, True) for detection in result.detections), result.categories
     )
-    photo = Image.fromarray(_tinted(result, colors))
+    image = Image.fromarray(_tinted(result, colors))
     if scale > 1:
-        photo = photo.resize((width * scale, height * scale), Image.Resampling.BICUBIC)
+        image = image.resize((width * scale, height * scale), Image.Resampling.BICUBIC)
     boxes = [
         (scale * d.box[0], scale * d.box[1], scale * d.box[2], scale * d.box[3])
         for d in result.detections
     ]
     texts = [f"{d.label} {d.score:.0%}" if scores else d.label for d in result.detections]
-    return draw_box_labels(photo, boxes, texts, colors)
+    return draw_box_labels(image, boxes, texts, colors)
 
 
 def segment_colors(result: PanopticResult) -> list[Color]:
@@ -108,8 +108,8 @@ def _colors(found: Iterable[tuple[int, bool]], categories: Sequence[Category]) -
 
 
 def _tinted(result: DetectionResult, colors: Sequence[Color]) -> NDArray[np.uint8]:
-    """Lay the masks over the photo, the best score last."""
-    pixels = result.photo.copy()
+    """Lay the masks over the image, the best score last."""
+    pixels = result.image.copy()
     for detection, color in zip(reversed(result.detections), reversed(colors), strict=True):
         mask = detection.mask
         if mask is not None:
@@ -120,7 +120,7 @@ def _tinted(result: DetectionResult, colors: Sequence[Color]) -> NDArray[np.uint
 
 
 def _turned(color: Color, turns: int) -> Color:
-    """Turn the hue of a colour, and make it bright enough to be told from the photo."""
+    """Turn the hue of a colour, and make it bright enough to be told from the image."""
     hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255 for channel in color))
     hue = (hue + turns * _GOLDEN_ANGLE) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, max(saturation, 0.65), max(value, 0.95))
@@ -128,12 +128,12 @@ def _turned(color: Color, turns: int) -> Color:
 
 
 def _paint(
-    photo: Image.Image,
+    image: Image.Image,
     segment_ids: NDArray[np.int32],
     result: PanopticResult,
     colors: list[Color],
 ) -> Image.Image:
-    """Blend the segments' colours into the photo in place; things' outlines at full strength."""
+    """Blend the segments' colours into the image in place; things' outlines at full strength."""
     # Colour and opacity of each id as the four bytes of one number, so that one look-up gives both.
     styles = np.zeros((max((s.id for s in result.segments), default=0) + 1, 4), np.uint8)
     for segment, color in zip(result.segments, colors, strict=True):
@@ -144,8 +144,8 @@ def _paint(
     opacity = tint[:, :, 3]
     opacity[_outlines(segment_ids) & (opacity == _THING_OPACITY)] = 255
     colored = Image.fromarray(tint)
-    photo.paste(colored, mask=colored)
-    return photo
+    image.paste(colored, mask=colored)
+    return image
 
 
 def _outlines(segment_ids: NDArray[np.int32]) -> NDArray[np.bool_]:

@@ -1,6 +1,6 @@
 """Which mask is the highest at each pixel once all have grown bilinearly, without growing them.
 
-Growing every mask to the photo's size and comparing there costs N full-size float maps. But within
+Growing every mask to the image's size and comparing there costs N full-size float maps. But within
 four neighbouring values of the masks, bilinear weights are the same for all masks: a mask that is
 the highest at all four is the highest everywhere between them. So only the pixels between values
 where the winner changes are interpolated, along the borders of segments, and there only the masks

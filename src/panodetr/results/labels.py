@@ -95,7 +95,7 @@ def draw_box_labels(
     canvas = ImageDraw.Draw(picture)
     line = max(2, round(max(picture.size) / 500))
     for (x0, y0, x1, y1), color in zip(reversed(boxes), reversed(colors), strict=True):
-        # A box may have no extent, and the model may draw it out of the photo.
+        # A box may have no extent, and the model may draw it out of the image.
         canvas.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=color, width=line)
     taken: list[Rectangle] = []
     for (x0, y0, _, _), text, color in zip(boxes, texts, colors, strict=True):

@@ -1,6 +1,6 @@
 """Masks of single objects, which may overlap: the original's instance segmentation.
 
-N: masks, h, w: pixels of a coarse mask, H, W: pixels of the photo.
+N: masks, h, w: pixels of a coarse mask, H, W: pixels of the image.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from panodetr.results.panoptic import SMALLEST_AREA, ClassSegment, measure_segme
 def grow_mask(
     logits: NDArray[np.float32], processed_size: tuple[int, int], target_size: tuple[int, int]
 ) -> NDArray[np.bool_]:
-    """Grow one mask to the photo's size and say where the object is.
+    """Grow one mask to the image's size and say where the object is.
 
     As in the original: bilinear to the processed size, true where the sigmoid is above one half,
     then the nearest pixel. Only the pixels that are picked at the end are interpolated.
 
     Args:
-        logits: (h, w) over the photo alone, without padding.
-        processed_size: height and width that the photo had as the model's input.
+        logits: (h, w) over the image alone, without padding.
+        processed_size: height and width that the image had as the model's input.
         target_size: height and width of the result, (H, W).
     """
     rows, columns = (
@@ -52,7 +52,7 @@ def paint_instances(
         masks: (N, h, w) logits.
         scores: (N,).
         classes: (N,) class indices, of things.
-        processed_size: height and width that the photo had as the model's input.
+        processed_size: height and width that the image had as the model's input.
         target_size: height and width of the result.
 
     Returns:

@@ -115,11 +115,11 @@ def merge_masks(
     the paper reads so: the original hands them, too, to whichever mask is the next highest.
 
     Args:
-        masks: (N, h, w) logits over the photo alone, without padding.
+        masks: (N, h, w) logits over the image alone, without padding.
         scores: (N,).
         classes: (N,) class indices.
         is_thing: by class index.
-        processed_size: height and width that the photo had as the model's input.
+        processed_size: height and width that the image had as the model's input.
         target_size: height and width of the result.
 
     Returns:
@@ -163,7 +163,7 @@ def merge_masks(
     return segment_ids, segments
 
 
-def drop_pieces(
+def keep_largest_component(
     segment_ids: NDArray[np.int32], segments: list[ClassSegment]
 ) -> tuple[NDArray[np.int32], list[ClassSegment]]:
     """Leave of each thing its main piece, and nothing where the others were.

@@ -1,4 +1,4 @@
-"""Boxes of one photo, found in overlapping tiles or by several queries: each object once."""
+"""Boxes of one image, found in overlapping tiles or by several queries: each object once."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def drop_repeats(
     what joins those (`results.tiles`).
 
     Args:
-        boxes: (N, 4) x0, y0, x1, y1 in pixels of the photo.
+        boxes: (N, 4) x0, y0, x1, y1 in pixels of the image.
         scores: (N,).
         classes: (N,).
         tiles: (N,), the tile of each box.
-        tile_boxes: (T, 4) y0, x0, y1, x1, all tiles of the photo.
-        size: height and width of the photo.
+        tile_boxes: (T, 4) y0, x0, y1, x1, all tiles of the image.
+        size: height and width of the image.
         duplicate_iou: above it, boxes of one tile and class are one object, too; None never.
 
     Returns:
@@ -63,7 +63,7 @@ def drop_repeats(
 def _cut(
     boxes: NDArray[np.float32], tiles: NDArray[np.intp], size: tuple[int, int]
 ) -> NDArray[np.bool_]:
-    """Say which boxes (N, 4) end at a border of their tile (N, 4) that lies within the photo."""
+    """Say which boxes (N, 4) end at a border of their tile (N, 4) that lies within the image."""
     y0, x0, y1, x1 = tiles.T
     height, width = size
     return (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from panodetr.files import json_bytes, write_bytes, write_json, written_whole
+from panodetr.files import atomic_write, json_bytes, write_bytes, write_json
 from panodetr.results.coco import detection_info, id_map_png, result_info
 from panodetr.results.draw import draw_detections, find_labels, paint_segments
 from panodetr.results.labels import write_labels
@@ -24,7 +24,7 @@ class SavedFiles:
     """Where a result lies.
 
     Attributes:
-        overlay: the photo with its segments drawn in.
+        overlay: the image with its segments drawn in.
         id_map: RGB PNG, id = R + 256 G + 65536 B.
         json: what the ids stand for.
     """
@@ -39,7 +39,7 @@ class SavedDetections:
     """Where detected objects lie.
 
     Attributes:
-        overlay: the photo with boxes, and masks if there are any, drawn in.
+        overlay: the image with boxes, and masks if there are any, drawn in.
         json: the objects.
     """
 
@@ -48,12 +48,12 @@ class SavedDetections:
 
 
 def save_result(result: PanopticResult, folder: str | Path) -> SavedFiles:
-    """Write `NAME_overlay.png` (`.jpg` for a large photo), `NAME_panoptic.png` and `NAME.json`.
+    """Write `NAME_overlay.png` (`.jpg` for a large image), `NAME_panoptic.png` and `NAME.json`.
 
-    NAME is the photo's own without its ending. Where that is taken by another photo, or by any file
-    that is not this photo's earlier result, `-2`, `-3` and so on are tried: the JSON knows the
-    photo's absolute path, so a second run overwrites the first one's files and nobody else's. A
-    result without a source is called `photo` and overwrites nothing. Each file is written whole or
+    NAME is the image's own without its ending. Where that is taken by another image, or by any file
+    that is not this image's earlier result, `-2`, `-3` and so on are tried: the JSON knows the
+    image's absolute path, so a second run overwrites the first one's files and nobody else's. A
+    result without a source is called `image` and overwrites nothing. Each file is written whole or
     not at all, the JSON last: where it lies the others do, too.
 
     Raises:
@@ -75,7 +75,7 @@ def save_result(result: PanopticResult, folder: str | Path) -> SavedFiles:
 
 
 def save_detections(result: DetectionResult, folder: str | Path) -> SavedDetections:
-    """Write `NAME_detections.png` (`.jpg` for a large photo) and `NAME_detections.json`.
+    """Write `NAME_detections.png` (`.jpg` for a large image) and `NAME_detections.json`.
 
     Names are found as by `save_result`; the files of both lie beside each other.
 
@@ -96,12 +96,12 @@ def _save_picture(picture: Image.Image, stem: Path) -> Path:
     png, jpeg = (stem.with_name(stem.name + suffix) for suffix in (".png", ".jpg"))
     large = picture.width * picture.height > LARGEST_PNG
     target, other = (jpeg, png) if large else (png, jpeg)
-    with written_whole(target) as path:
+    with atomic_write(target) as path:
         if large:
             picture.save(path, "JPEG", quality=92, subsampling=0)  # thin coloured lines stay sharp
         else:
             picture.save(path, "PNG", compress_level=1)
-    other.unlink(missing_ok=True)  # of an earlier run on a photo of another size
+    other.unlink(missing_ok=True)  # of an earlier run on an image of another size
     return target
 
 
@@ -121,7 +121,7 @@ class _Kind:
 
     def name_in(self, folder: Path, source: Path | None) -> str:
         """Find the first name that is free, or that holds an earlier result of the same source."""
-        base = "photo" if source is None else source.stem
+        base = "image" if source is None else source.stem
         name, number = base, 1
         while not self._is_free(folder, name) and not self._is_of(folder, name, source):
             number += 1

@@ -29,7 +29,7 @@ def classify_pixels(
 
     Args:
         logits: (Q, C + 1), "no object" last.
-        masks: (Q, h, w) logits of all queries, over the photo alone, without padding.
+        masks: (Q, h, w) logits of all queries, over the image alone, without padding.
         named: (C,), the classes to choose from.
         size: height and width of the result.
 

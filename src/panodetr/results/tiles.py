@@ -1,6 +1,6 @@
 """One result from the results of overlapping tiles.
 
-A tile sees an object whole, cut by one of its inner borders (those within the photo), or not at
+A tile sees an object whole, cut by one of its inner borders (those within the image), or not at
 all. Where neighbouring tiles overlap both have seen the same pixels, and from those it is decided
 which of their segments are the same object:
 
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from panodetr.results.panoptic import SMALLEST_AREA, ClassSegment, measure_segments
 
 Box = tuple[int, int, int, int]
-"""y0, x0, y1, x1 in pixels of the photo, the last two exclusive."""
+"""y0, x0, y1, x1 in pixels of the image, the last two exclusive."""
 
 Tile = tuple[Box, NDArray[np.int32], list[ClassSegment]]
 """Where a tile lies, its map of segment ids from 1, and what they are, in the ids' order."""
@@ -83,15 +83,15 @@ class _Object:
 def join_tiles(
     tiles: Sequence[Tile], size: tuple[int, int]
 ) -> tuple[NDArray[np.int32], list[ClassSegment]]:
-    """Join the panoptic results of overlapping tiles into that of the photo.
+    """Join the panoptic results of overlapping tiles into that of the image.
 
     Objects come first in the result, the most trusted first, then one segment for each class of
     stuff. The score of what was put together from several tiles is the mean of theirs, weighted by
     area. Ids are new, from 1. A single tile is given back as it is.
 
     Args:
-        tiles: of one photo; together they cover it.
-        size: height and width of the photo.
+        tiles: of one image; together they cover it.
+        size: height and width of the image.
 
     Returns:
         Segment ids (H, W), 0 where no tile has found anything; and the segments.
@@ -112,7 +112,7 @@ def join_tiles(
 
 
 def _inner(box: Box, size: tuple[int, int]) -> tuple[bool, bool, bool, bool]:
-    """Say which borders of a tile (top, left, bottom, right) lie within the photo."""
+    """Say which borders of a tile (top, left, bottom, right) lie within the image."""
     y0, x0, y1, x1 = box
     return y0 > 0, x0 > 0, y1 < size[0], x1 < size[1]
 
@@ -257,12 +257,12 @@ def _mean_score(tiles: Sequence[Tile], part: _Part, fields: NDArray[np.int64]) -
 def _voted(
     tiles: Sequence[Tile], views: list[_Part]
 ) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
-    """Give an object's place in the photo, and its pixels there: those of most views."""
+    """Give an object's place in the image, and its pixels there: those of most views."""
     (y0, x0, y1, x1), corners = _extent(tiles, views)
     votes = np.zeros((y1 - y0, x1 - x0), np.int32)  # twice those for, less all that were cast
     for part, (top, left, bottom, right) in zip(views, corners, strict=True):
         ids, box = tiles[part.tile][1], tiles[part.tile][0]
-        rows = slice(max(box[0], y0), min(box[2], y1))  # of the photo, as are columns
+        rows = slice(max(box[0], y0), min(box[2], y1))  # of the image, as are columns
         columns = slice(max(box[1], x0), min(box[3], x1))
         here = (_moved(rows, y0), _moved(columns, x0))
         votes[here] -= 1
@@ -275,7 +275,7 @@ def _voted(
 def _united_mask(
     tiles: Sequence[Tile], group: list[_Part], depth: list[NDArray[np.int32]]
 ) -> tuple[tuple[slice, slice], NDArray[np.bool_], NDArray[np.int32]]:
-    """Give an object's place in the photo, its pixels there, and the depth they are seen from.
+    """Give an object's place in the image, its pixels there, and the depth they are seen from.
 
     Where several tiles have seen it, the one that sees a pixel farthest from its borders decides.
     """
@@ -284,7 +284,7 @@ def _united_mask(
     deepest = np.zeros(mask.shape, np.int32)
     for number in dict.fromkeys(part.tile for part in group):
         (top, left, bottom, right), ids, segments = tiles[number]
-        rows = slice(max(top, y0), min(bottom, y1))  # of the photo, as are columns
+        rows = slice(max(top, y0), min(bottom, y1))  # of the image, as are columns
         columns = slice(max(left, x0), min(right, x1))
         there = (_moved(rows, top), _moved(columns, left))  # in the tile
         here = (_moved(rows, y0), _moved(columns, x0))  # in the mask
@@ -297,14 +297,14 @@ def _united_mask(
 
 
 def _place(tiles: Sequence[Tile], part: _Part) -> Box:
-    """The box of a part in the photo."""
+    """The box of a part in the image."""
     top, left, _, _ = tiles[part.tile][0]
     x0, y0, x1, y1 = part.segment.box
     return top + y0, left + x0, top + y1, left + x1
 
 
 def _extent(tiles: Sequence[Tile], parts: list[_Part]) -> tuple[Box, list[Box]]:
-    """The box in the photo around some parts, and that of each."""
+    """The box in the image around some parts, and that of each."""
     boxes = [_place(tiles, part) for part in parts]
     y0, x0, y1, x1 = zip(*boxes, strict=True)
     return (min(y0), min(x0), max(y1), max(x1)), boxes

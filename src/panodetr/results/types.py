@@ -1,4 +1,4 @@
-"""What the model found in a photo, in the photo's own pixels. NumPy only: no torch in here."""
+"""What the model found in an image, in the image's own pixels. NumPy only: no torch in here."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Segment:
         category_id: the category's id in the data set.
         is_thing: whether the category is a thing.
         score: probability of the class, 0 to 1.
-        box: x0, y0, x1, y1 in pixels of the photo, tight around the segment's pixels (x1, y1
+        box: x0, y0, x1, y1 in pixels of the image, tight around the segment's pixels (x1, y1
             exclusive).
         area: pixels.
     """
@@ -61,19 +61,19 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PanopticResult:
-    """The segments of one photo.
+    """The segments of one image.
 
     Attributes:
         segments: in the order of their ids.
-        segment_ids: (H, W) int32 at the photo's own size; 0 = nothing.
-        photo: (H, W, 3) uint8 RGB, what the result was made from, upright.
-        source: the photo's path where it came from a file, else None.
+        segment_ids: (H, W) int32 at the image's own size; 0 = nothing.
+        image: (H, W, 3) uint8 RGB, what the result was made from, upright.
+        source: the image's path where it came from a file, else None.
         categories: the model's categories, for names and colours.
     """
 
     segments: tuple[Segment, ...]
     segment_ids: NDArray[np.int32]
-    photo: NDArray[np.uint8]
+    image: NDArray[np.uint8]
     source: Path | None
     categories: tuple[Category, ...]
 
@@ -106,28 +106,28 @@ class PanopticResult:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CoarseMask:
-    """A mask as the model gives it, a fraction of the photo's size.
+    """A mask as the model gives it, a fraction of the image's size.
 
     Attributes:
-        logits: (h, w) float32 over one tile of the photo, above 0 where the object is.
+        logits: (h, w) float32 over one tile of the image, above 0 where the object is.
         processed_size: height and width that the tile had as the model's input.
-        tile: y0, x0, y1, x1 of the tile, often the whole photo.
-        photo_size: height and width.
+        tile: y0, x0, y1, x1 of the tile, often the whole image.
+        image_size: height and width.
     """
 
     logits: NDArray[np.float32]
     processed_size: tuple[int, int]
     tile: tuple[int, int, int, int]
-    photo_size: tuple[int, int]
+    image_size: tuple[int, int]
 
     def pixels(self) -> NDArray[np.bool_]:
-        """Grow the mask to the photo's size (H, W); `panodetr.results.masks.grow_mask` says how."""
+        """Grow the mask to the image's size (H, W); `panodetr.results.masks.grow_mask` says how."""
         import numpy as np
 
         from panodetr.results.masks import grow_mask
 
         y0, x0, y1, x1 = self.tile
-        whole = np.zeros(self.photo_size, np.bool_)
+        whole = np.zeros(self.image_size, np.bool_)
         whole[y0:y1, x0:x1] = grow_mask(self.logits, self.processed_size, (y1 - y0, x1 - x0))
         return whole
 
@@ -140,8 +140,8 @@ class Detection:
         label: the category's name.
         category_id: the category's id in the data set.
         score: probability of the class, 0 to 1.
-        box: x0, y0, x1, y1 in pixels of the photo, as the model drew it: not tight around the
-            mask, and it may reach out of the photo.
+        box: x0, y0, x1, y1 in pixels of the image, as the model drew it: not tight around the
+            mask, and it may reach out of the image.
         coarse_mask: what `mask` is made from; None where masks were not asked for.
     """
 
@@ -155,7 +155,7 @@ class Detection:
     def mask(self) -> NDArray[np.bool_] | None:
         """The object's pixels, (H, W); None where masks were not asked for.
 
-        Made each time it is asked for: the masks of all objects of a large photo would not fit
+        Made each time it is asked for: the masks of all objects of a large image would not fit
         into memory. Masks of different objects may overlap.
         """
         return None if self.coarse_mask is None else self.coarse_mask.pixels()
@@ -163,17 +163,17 @@ class Detection:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DetectionResult:
-    """The objects of one photo.
+    """The objects of one image.
 
     Attributes:
         detections: the best score first.
-        photo: (H, W, 3) uint8 RGB, what the result was made from, upright.
-        source: the photo's path where it came from a file, else None.
+        image: (H, W, 3) uint8 RGB, what the result was made from, upright.
+        source: the image's path where it came from a file, else None.
         categories: the model's categories, for names and colours.
     """
 
     detections: tuple[Detection, ...]
-    photo: NDArray[np.uint8]
+    image: NDArray[np.uint8]
     source: Path | None
     categories: tuple[Category, ...]
 
@@ -198,20 +198,20 @@ class DetectionResult:
 class Candidates:
     """Every query's best class and its box, nothing left out: what average precision ranks.
 
-    Of a photo in tiles, those of all tiles, less what several tiles have found.
+    Of an image in tiles, those of all tiles, less what several tiles have found.
 
     Attributes:
         scores: (N,) float32, 0 to 1.
         category_ids: (N,) int64, the data set's own.
-        boxes: (N, 4) float32, x0, y0, x1, y1 in pixels of the photo, unclipped.
-        photo_size: height and width.
+        boxes: (N, 4) float32, x0, y0, x1, y1 in pixels of the image, unclipped.
+        image_size: height and width.
         coarse_masks: N of them, or none where masks were not asked for.
     """
 
     scores: NDArray[np.float32]
     category_ids: NDArray[np.int64]
     boxes: NDArray[np.float32]
-    photo_size: tuple[int, int]
+    image_size: tuple[int, int]
     coarse_masks: tuple[CoarseMask, ...] = ()
 
     def masks(self) -> Iterator[NDArray[np.bool_]]:

@@ -1,6 +1,6 @@
 """What every runtime offers, in NumPy, so that whoever calls it needs none of them.
 
-Letters: B photos, H and W their padded size, Q queries, C classes, N masks, h and w a mask's size.
+Letters: B images, H and W their padded size, Q queries, C classes, N masks, h and w a mask's size.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ class Found(Protocol):
 
     @property
     def boxes(self) -> NDArray[np.float32]:
-        """(B, Q, 4), cxcywh in fractions of the unpadded photo."""
+        """(B, Q, 4), cxcywh in fractions of the unpadded image."""
         ...
 
     def masks(self, image: NDArray[np.intp], query: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Mask logits (N, h, w) of the queries (N,) of the photos (N,), N from 0."""
+        """Mask logits (N, h, w) of the queries (N,) of the images (N,), N from 0."""
         ...
 
 
 class Runtime(Protocol):
     """A model that can be run."""
 
-    def detect(self, photos: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> Found:
-        """Run on photos (B, H, W, 3) in RGB, resized; padding (B, H, W) is True beside them."""
+    def detect(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> Found:
+        """Run on images (B, H, W, 3) in RGB, resized; padding (B, H, W) is True beside them."""
         ...

@@ -1,6 +1,6 @@
 """An exported model: one file that holds graphs and everything that is needed to use them.
 
-It is a ZIP archive, not compressed, with `model.json` (what the model is, how photos are fed, the
+It is a ZIP archive, not compressed, with `model.json` (what the model is, how images are fed, the
 arrays' names, and how it was checked) and the graphs: `detect.onnx` and `masks.onnx`, or
 `detect.xml`, `detect.bin`, `masks.xml` and `masks.bin`. No torch in here, and none is needed.
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from panodetr.checkpoints.spec_json import spec_from_json, spec_to_json
 from panodetr.errors import CheckpointError, MissingExtra
-from panodetr.files import written_whole
+from panodetr.files import atomic_write
 from panodetr.runtimes.graph_runtime import GraphRuntime
 from panodetr.runtimes.onnx import load_onnx
 from panodetr.runtimes.openvino import compile_openvino, read_openvino
@@ -91,7 +91,7 @@ def write_exported(path: Path, info: ExportInfo, graphs: Mapping[str, bytes]) ->
         "files_sha256": {n: hashlib.sha256(data).hexdigest() for n, data in graphs.items()},
         "model": spec_to_json(info.spec),
     }
-    with written_whole(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         archive.writestr(DESCRIPTION, json.dumps(description, indent=2))
         for name, data in graphs.items():
             archive.writestr(name, data)

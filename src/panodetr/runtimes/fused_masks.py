@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from panodetr.model.mask_head import MaskHead
 
 CACHED_PIXELS = 50_000
-"""Pixels of the finest map that are worked on at a time: one mask of a photo of 800 by 1066, a
+"""Pixels of the finest map that are worked on at a time: one mask of an image of 800 by 1066, a
 dozen of a tile of 128. More would push each other's activations out of the cache."""
 
 

@@ -1,6 +1,6 @@
 """A model that runs as two graphs, whatever runs them. NumPy only: no torch in here.
 
-Letters: B photos, H and W their padded size, N masks, h and w a mask's size.
+Letters: B images, H and W their padded size, N masks, h and w a mask's size.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ Arrays = dict[str, NDArray[np.generic]]
 Shape = tuple[int | None, ...]
 """Of an array that a graph takes or gives out; None is a size that is open."""
 
-DETECT_INPUTS = ("photos", "padding")
+DETECT_INPUTS = ("images", "padding")
 MASK_SOURCES = ("states", "memory", "small_padding", "coarse", "fine", "finer", "finest")
-"""What the detect graph computes for the masks graph, which takes those of one photo."""
+"""What the detect graph computes for the masks graph, which takes those of one image."""
 
 BOX_OUTPUTS = ("logits", "boxes")
 """All that the detect graph of a model without masks gives out."""
@@ -27,7 +27,7 @@ MASKS_INPUTS = (*MASK_SOURCES, "query")
 MASKS_OUTPUTS = ("masks",)
 
 CACHED_PIXELS = 270_000
-"""Pixels of the finest map that the masks graph works on at a time: five masks of a photo of 800
+"""Pixels of the finest map that the masks graph works on at a time: five masks of an image of 800
 by 1066. Fewer, and what they share is laid out anew too often; more, and they push each other's
 activations out of the cache."""
 
@@ -62,11 +62,11 @@ class GraphRuntime:
         self._detect = detect
         self._masks = masks
 
-    def detect(self, photos: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> GraphFound:
-        """Run on photos (B, H, W, 3) in RGB, resized; padding (B, H, W) is True beside them."""
+    def detect(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> GraphFound:
+        """Run on images (B, H, W, 3) in RGB, resized; padding (B, H, W) is True beside them."""
         if padding is None:
-            padding = np.zeros(photos.shape[:3], np.bool_)
-        return GraphFound(self._detect.run({"photos": photos, "padding": padding}), self._masks)
+            padding = np.zeros(images.shape[:3], np.bool_)
+        return GraphFound(self._detect.run({"images": images, "padding": padding}), self._masks)
 
 
 class GraphFound:
@@ -79,7 +79,7 @@ class GraphFound:
         self._masks = masks
 
     def masks(self, image: NDArray[np.intp], query: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Mask logits (N, h, w) of the queries (N,) of the photos (N,).
+        """Mask logits (N, h, w) of the queries (N,) of the images (N,).
 
         Raises:
             ValueError: the model has no mask head.
@@ -91,9 +91,9 @@ class GraphFound:
         at_once = max(1, CACHED_PIXELS // (height * width))
         for number in np.unique(image):
             sources = {name: self._outputs[name][number : number + 1] for name in MASK_SOURCES}
-            of_photo = np.flatnonzero(image == number)
-            for start in range(0, len(of_photo), at_once):
-                chosen = of_photo[start : start + at_once]
+            of_image = np.flatnonzero(image == number)
+            for start in range(0, len(of_image), at_once):
+                chosen = of_image[start : start + at_once]
                 asked = sources | {"query": query[chosen].astype(np.int64)}
                 masks[chosen] = self._masks.run(asked)["masks"]
         return masks

@@ -4,7 +4,7 @@
 has computed for all of them together. Two graphs and not one: how many queries are kept is only
 known in between, and where none is, the second one need not run at all.
 
-Letters: B photos, H and W their padded size, Q queries, C classes, D channels, N masks, A attention
+Letters: B images, H and W their padded size, Q queries, C classes, D channels, N masks, A attention
 heads, h and w the feature map's height and width.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from panodetr.runtimes.pixels import normalize_photos
+from panodetr.runtimes.pixels import normalize_images
 
 if TYPE_CHECKING:
     from panodetr.images.preprocess import Preprocessing
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class DetectGraph(nn.Module):
-    """Photos to classes and boxes, and to what masks are made from."""
+    """Images to classes and boxes, and to what masks are made from."""
 
     def __init__(self, model: Detr, rule: Preprocessing) -> None:
         super().__init__()
@@ -31,19 +31,19 @@ class DetectGraph(nn.Module):
         self.rule = rule
         self.eval()
 
-    def forward(self, photos: Tensor, padding: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, images: Tensor, padding: Tensor) -> tuple[Tensor, ...]:
         """Detect, in the order of `panodetr.runtimes.exported.DETECT_OUTPUTS`.
 
         Args:
-            photos: (B, H, W, 3) uint8, RGB.
-            padding: (B, H, W) bool, True beside the photos.
+            images: (B, H, W, 3) uint8, RGB.
+            padding: (B, H, W) bool, True beside the images.
 
         Returns:
             Logits (B, Q, C + 1) and boxes (B, Q, 4); of a model with a mask head also the queries'
             states (B, Q, D), memory (B, D, h, w), its padding (B, h, w), and the four maps of
             `MaskHead.share`.
         """
-        pixels = normalize_photos(photos, padding, self.rule)
+        pixels = normalize_images(images, padding, self.rule)
         found = self.model.detect(pixels, padding)
         if self.model.mask_head is None:
             return found.logits, found.boxes
@@ -54,7 +54,7 @@ class DetectGraph(nn.Module):
 
 
 class MasksGraph(nn.Module):
-    """Masks of chosen queries of one photo: what they share need not be copied for each of them."""
+    """Masks of chosen queries of one image: what they share need not be copied for each of them."""
 
     def __init__(self, model: Detr) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class MasksGraph(nn.Module):
     ) -> Tensor:
         """Mask logits (N, h, w) of the queries (N,) int64.
 
-        The other arguments are what the detect graph gave out, of one photo, under their names
+        The other arguments are what the detect graph gave out, of one image, under their names
         there.
         """
         image = torch.zeros_like(query)
@@ -86,13 +86,13 @@ class MasksGraph(nn.Module):
 
 
 def detect_example() -> tuple[Tensor, Tensor]:
-    """Two photos of different sizes, to record the detect graph with."""
-    photos = torch.arange(2 * 160 * 192 * 3).view(2, 160, 192, 3).to(torch.uint8)
+    """Two images of different sizes, to record the detect graph with."""
+    images = torch.arange(2 * 160 * 192 * 3).view(2, 160, 192, 3).to(torch.uint8)
     padding = torch.zeros(2, 160, 192, dtype=torch.bool)
     padding[1, 100:] = True
-    return photos, padding
+    return images, padding
 
 
 def masks_example(found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Three queries of what the detect graph found in the first photo of its example."""
+    """Three queries of what the detect graph found in the first image of its example."""
     return *(array[:1] for array in found[2:]), torch.tensor([1, 0, 2]) % found[0].shape[1]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from panodetr.errors import CheckpointError, MissingExtra
 from panodetr.runtimes.graph_runtime import Graph
-from panodetr.threads import told_threads
+from panodetr.threads import omp_threads
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -36,7 +36,7 @@ def load_onnx(model: bytes) -> Graph:
     """
     library: Any = import_onnxruntime()
     options = library.SessionOptions()
-    options.intra_op_num_threads = told_threads() or 0  # 0 is its own choice
+    options.intra_op_num_threads = omp_threads() or 0  # 0 is its own choice
     try:
         session = library.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no base of their own

@@ -10,7 +10,7 @@ import numpy as np
 
 from panodetr.errors import CheckpointError, MissingExtra
 from panodetr.runtimes.graph_runtime import Graph
-from panodetr.threads import told_threads
+from panodetr.threads import omp_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +74,7 @@ def compile_openvino(model: openvino.Model) -> Graph:
     config: dict[str, str | int] = {
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": told_threads() or 0,  # 0 is its own choice
+        "INFERENCE_NUM_THREADS": omp_threads() or 0,  # 0 is its own choice
     }
     try:
         inputs, outputs = _shapes(model.inputs), _shapes(model.outputs)

@@ -12,7 +12,7 @@ import torch
 from panodetr.errors import UsageError
 from panodetr.runtimes.folding import fold_norms
 from panodetr.runtimes.fused import can_fuse, fuse
-from panodetr.runtimes.pixels import normalize_photos
+from panodetr.runtimes.pixels import normalize_images
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -108,11 +108,11 @@ class TorchRuntime:
 
     @torch.inference_mode()
     @full_float32()
-    def detect(self, photos: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> TorchFound:
-        """Run on photos (B, H, W, 3) in RGB, resized; padding (B, H, W) is True beside them."""
-        batch = torch.from_numpy(np.ascontiguousarray(photos)).to(self.device)
+    def detect(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> TorchFound:
+        """Run on images (B, H, W, 3) in RGB, resized; padding (B, H, W) is True beside them."""
+        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         mask = None if padding is None else torch.from_numpy(padding).to(self.device)
-        pixels = normalize_photos(batch, mask, self.rule).to(self.dtype)
+        pixels = normalize_images(batch, mask, self.rule).to(self.dtype)
         return TorchFound(self.model, self.model.detect(pixels, mask))
 
 
@@ -129,7 +129,7 @@ class TorchFound:
     @torch.inference_mode()
     @full_float32()
     def masks(self, image: NDArray[np.intp], query: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Mask logits (N, h, w) of the queries (N,) of the photos (N,)."""
+        """Mask logits (N, h, w) of the queries (N,) of the images (N,)."""
         found, model = self._detections, self._model
         if self._shared is None:
             self._shared = model.share(found.encoded)

@@ -109,18 +109,18 @@ def read_steps(
 ) -> Generator[list[Batch], None, None]:
     """What each step from `start` on learns from: this process's share, in parts.
 
-    A step's photos depend on its number alone. Close the generator to end its readers.
+    A step's images depend on its number alone. Close the generator to end its readers.
 
     Args:
         config: the run.
-        data: the photos.
+        data: the images.
         start: the first step, counted from 0.
-        note: called with a line for every photo that is skipped.
+        note: called with a line for every image that is skipped.
         rank: which process this is.
         ranks: of how many.
 
     Raises:
-        DataError: too many photos cannot be read.
+        DataError: too many images cannot be read.
     """
     reader = BatchReader(
         data,
@@ -129,7 +129,7 @@ def read_steps(
         batch_size=config.batch_size,
         sampling=config.sampling,
         workers=config.workers,
-        bad_photos=config.bad_photos,
+        bad_images=config.bad_images,
         with_masks=config.learns_from_masks,
         on_bad=note,
     )
@@ -145,18 +145,18 @@ def read_steps(
 
 
 def collate(examples: Sequence[Example], classes: NDArray[np.int64], rule: Preprocessing) -> Batch:
-    """Normalise, pad and stack photos (h, w, 3) and their targets.
+    """Normalise, pad and stack images (h, w, 3) and their targets.
 
     Args:
-        examples: the photos.
+        examples: the images.
         classes: the model's index of each of the data's categories.
-        rule: how photos are fed.
+        rule: how images are fed.
     """
-    pixels, padding = pad([normalize(e.photo, rule.mean, rule.std) for e in examples])
+    pixels, padding = pad([normalize(e.image, rule.mean, rule.std) for e in examples])
     index_map = np.zeros(padding.shape, dtype=np.int16)
     boxes: list[NDArray[np.float32]] = []
     for place, example in zip(index_map, examples, strict=True):
-        height, width = example.photo.shape[:2]
+        height, width = example.image.shape[:2]
         if example.target.ids is not None:
             place[:height, :width] = _places(example.target.segment_ids, example.target.ids)
         size = np.array([width, height, width, height], dtype=np.float32)

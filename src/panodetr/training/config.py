@@ -8,21 +8,21 @@ from typing import Literal, get_args
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.augment import Augmentation
 from panodetr.data.loader import Sampling
-from panodetr.training.criterion import CriterionConfig
+from panodetr.objective.criterion import CriterionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides the outcome of a run, given its data.
 
-    A step is one update of the weights. The photos that it learns from do not depend on how many
+    A step is one update of the weights. The images that it learns from do not depend on how many
     processes share it, nor on how many parts it is worked through in; random numbers do.
 
     Attributes:
         spec: the model to be trained.
-        augmentation: how photos become what the model sees.
+        augmentation: how images become what the model sees.
         criterion: weights of matching costs and losses.
-        seed: of all randomness: photos and their augmentation depend on it and their number alone,
+        seed: of all randomness: images and their augmentation depend on it and their number alone,
             weights and dropout on it.
         start: a checkpoint to start from, by name, path or hub id; None starts with random weights.
         backbone_weights: an ImageNet backbone to start from: torchvision's file, or a checkpoint.
@@ -30,10 +30,10 @@ class TrainConfig:
             frozen, and stays in eval mode.
         frozen_stages: how much of the backbone is not learned: 0 nothing, 1 its stem and first
             stage (as the paper), up to 4, all of it.
-        sampling: in which order photos come: by "area" each is drawn for itself; in "epochs" each
+        sampling: in which order images come: by "area" each is drawn for itself; in "epochs" each
             comes once before any comes again; in "buckets" those of a batch are also of one shape.
         steps: optimizer steps.
-        batch_size: photos a step, of all processes together.
+        batch_size: images a step, of all processes together.
         accumulate: parts that each process works its share of a step through in.
         precision: of the network; losses are always float32.
         checkpointing: whether activations are computed again for the backward pass, not kept.
@@ -62,8 +62,8 @@ class TrainConfig:
         validate_every: steps between two validations; 0 for none but the one at the end.
         patience: validations in a row that may bring nothing better before the run ends, once one
             has scored above zero; 0 for no limit.
-        workers: processes that read photos; 0 reads in a thread.
-        bad_photos: photos that cannot be read, skipped before the run gives up.
+        workers: processes that read images; 0 reads in a thread.
+        bad_images: images that cannot be read, skipped before the run gives up.
         bad_steps: steps with a loss that is not finite, skipped before the run gives up.
     """
 
@@ -101,7 +101,7 @@ class TrainConfig:
     validate_every: int = 0
     patience: int = 0
     workers: int = 0
-    bad_photos: int = 10
+    bad_images: int = 10
     bad_steps: int = 10
 
     def __post_init__(self) -> None:
@@ -128,7 +128,7 @@ class TrainConfig:
         if self.batch_size < self.accumulate:
             raise ValueError(
                 f"accumulate is {self.accumulate} and batch_size {self.batch_size}; "
-                "expected at least one photo a part"
+                "expected at least one image a part"
             )
         if self.learned == "masks":
             self._check_mask_stage()
@@ -159,7 +159,7 @@ _POSITIVE = (
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "seed", "weight_decay", "warmup", "drop", "decay", "ema", "mask_start", "denoising",
-    "token_weight", "attention_weight", "validate_every", "patience", "workers", "bad_photos",
+    "token_weight", "attention_weight", "validate_every", "patience", "workers", "bad_images",
     "bad_steps",
 )  # fmt: skip
 _CHOICES = {

@@ -14,7 +14,7 @@ from panodetr.data.check import check_split
 from panodetr.errors import TrainingError
 from panodetr.training.batch import read_steps
 from panodetr.training.loop import make_state
-from panodetr.training.memory import memory_told
+from panodetr.training.memory import explain_oom
 from panodetr.training.prepare import prepare
 from panodetr.training.ranks import join_ranks
 from panodetr.training.run import check_shares
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from panodetr.training.config import TrainConfig
     from panodetr.training.prepare import Request
 
-CHECKED_PHOTOS = 5_000
-"""Of more photos not every file is read: that would take longer than a rehearsal should."""
+CHECKED_IMAGES = 5_000
+"""Of more images not every file is read: that would take longer than a rehearsal should."""
 
 PAPER_STEPS = 554_000
-"""The paper's 300 epochs of COCO's 118 287 photos in batches of 64."""
+"""The paper's 300 epochs of COCO's 118 287 images in batches of 64."""
 
 LEAST_FROM_SCRATCH = 50_000
 """Steps of plain DETR from random weights, a tenth of the paper's: fewer are far too few."""
@@ -52,8 +52,8 @@ class DryRun:
 
     Attributes:
         config: the run's.
-        photos: to learn from.
-        val_photos: to validate with.
+        images: to learn from.
+        val_images: to validate with.
         parameters: that learn.
         seconds: of one step, with masks where the run learns them.
         total_seconds: of all steps, validations left out.
@@ -66,8 +66,8 @@ class DryRun:
     """
 
     config: TrainConfig
-    photos: int
-    val_photos: int
+    images: int
+    val_images: int
     parameters: int
     seconds: float
     total_seconds: float
@@ -87,12 +87,12 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
     """
     prepared = prepare(request)
     data = prepared.data
-    val_photos = 0 if prepared.truth is None else len(prepared.truth.images)
-    checked = len(data.samples) + val_photos <= CHECKED_PHOTOS
+    val_images = 0 if prepared.truth is None else len(prepared.truth.images)
+    checked = len(data.samples) + val_images <= CHECKED_IMAGES
     errors: list[str] = []
     for split in dict.fromkeys((data.split, prepared.val)) if checked else ():
         if split is not None:
-            found = check_split(request.data, split, data.format, lambda done, photos: None)
+            found = check_split(request.data, split, data.format, lambda done, images: None)
             errors += [finding.message for finding in found.findings if finding.is_error]
     # Masks from the first step on: that is what most steps cost, and the most memory they take.
     config = replace(prepared.config, steps=max(2, prepared.config.steps), mask_start=0)
@@ -106,7 +106,7 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
         for _ in range(2):  # the second one is timed: the first one warms up
             parts = next(steps)
             began = time.perf_counter()
-            with memory_told(config):
+            with explain_oom(config):
                 result = train_step(network, state, parts, config, accelerator)
             seconds = time.perf_counter() - began
             if not result.finite:
@@ -116,8 +116,8 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
     learned = (p for group in state.optimizer.param_groups for p in group["params"])
     return DryRun(
         config=prepared.config,
-        photos=len(data.samples),
-        val_photos=val_photos,
+        images=len(data.samples),
+        val_images=val_images,
         parameters=sum(parameter.numel() for parameter in learned),
         seconds=seconds,
         total_seconds=seconds * prepared.config.steps,
@@ -133,7 +133,7 @@ def warn_of_few_steps(config: TrainConfig) -> list[str]:
     """Say so where far fewer steps are planned than DETR needs."""
     if config.learned == "masks":
         least = LEAST_MASKS
-        why = f"the mask head took {PAPER_MASK_STEPS} of 64 photos in the paper (25 epochs of COCO)"
+        why = f"the mask head took {PAPER_MASK_STEPS} of 64 images in the paper (25 epochs of COCO)"
     elif config.start is not None:
         least, why = LEAST_FINE_TUNING, "a fine-tuned DETR needs some thousands"
     elif config.token_weight:
@@ -142,13 +142,13 @@ def warn_of_few_steps(config: TrainConfig) -> list[str]:
     else:
         least = LEAST_FROM_SCRATCH
         why = (
-            f"from a backbone or random weights DETR took {PAPER_STEPS} of 64 photos in the paper "
+            f"from a backbone or random weights DETR took {PAPER_STEPS} of 64 images in the paper "
             "(300 epochs of COCO); start from a trained checkpoint (recipe finetune) instead, or "
             f"plan {least} at the least"
         )
     if config.steps >= least:
         return []
-    return [f"{config.steps} steps of {config.batch_size} photos are very few: {why}"]
+    return [f"{config.steps} steps of {config.batch_size} images are very few: {why}"]
 
 
 def _peak_bytes(device: torch.device) -> int | None:

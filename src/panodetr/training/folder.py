@@ -6,7 +6,7 @@ results.png         the log as curves
 tensorboard/        the same for TensorBoard
 pictures/           augmented batches with their truth; predictions beside the truth
 states/             the last two states to resume from; the file `last` names the newer one
-bad_steps/          the photos of steps whose loss was not finite
+bad_steps/          the images of steps whose loss was not finite
 best/               the model with the best validation, and its metrics
 model/              the model after the last step
 """

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from panodetr.errors import PanodetrError
-from panodetr.files import append_text, write_text, written_whole
+from panodetr.files import append_text, atomic_write, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Line: TypeAlias = dict[str, Any]
 """A line of the log: the number of a step, and what is told of it."""
 
-RATES = ("learning_rate", "gradient_norm", "photos_per_second")
+RATES = ("learning_rate", "gradient_norm", "images_per_second")
 
 VALIDATED = {
     "validation: PQ": {"pq": "all", "pq_things": "things", "pq_stuff": "stuff"},
@@ -32,7 +32,7 @@ the others are in the log."""
 TITLES = {
     "learning_rate": "learning rate",
     "gradient_norm": "gradient norm, before clipping",
-    "photos_per_second": "photos a second",
+    "images_per_second": "images a second",
 }
 
 
@@ -205,7 +205,7 @@ def plot_log(lines: list[Line], picture: Path) -> None:
             highest = max(value for points in curves.values() for _, value in points)
             axes.set_ylim(0, 1.1 * highest or 1)
             axes.legend(fontsize="small")
-    with written_whole(picture) as temporary:
+    with atomic_write(picture) as temporary:
         figure.savefig(temporary, dpi=100, format="png")
 
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from panodetr.data.loader import check_bad_photos
+from panodetr.data.loader import check_bad_images
 from panodetr.errors import DataError, Interrupted, PanodetrError, TrainingError
 from panodetr.model.detr import Detr
+from panodetr.objective.auxiliary import make_scaffold
 from panodetr.training.batch import read_steps
 from panodetr.training.ema import WeightAverage
-from panodetr.training.memory import memory_told
+from panodetr.training.memory import explain_oom
 from panodetr.training.observe import BadStep, Progress
 from panodetr.training.optimizer import (
     freeze,
@@ -26,7 +27,6 @@ from panodetr.training.optimizer import (
 )
 from panodetr.training.ranks import gather
 from panodetr.training.recompute import recompute_activations
-from panodetr.training.scaffold import make_scaffold
 from panodetr.training.state import Learner, TrainState, seed_step
 from panodetr.training.step import train_step
 from panodetr.training.stop import StopSignal
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from panodetr.data.dataset import Dataset
-    from panodetr.evaluation.truth import Truth
+    from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.training.batch import Batch
     from panodetr.training.config import TrainConfig
     from panodetr.training.folder import RunFolder
@@ -79,7 +79,7 @@ def train(
     state: TrainState,
     config: TrainConfig,
     data: Dataset,
-    truth: Truth | None,
+    truth: GroundTruth | None,
     folder: RunFolder,
     *,
     accelerator: Accelerator,
@@ -92,8 +92,8 @@ def train(
     Args:
         state: of `begin`; it is what changes.
         config: the run.
-        data: the photos to learn from.
-        truth: the photos to validate with; None for no validation.
+        data: the images to learn from.
+        truth: the images to validate with; None for no validation.
         folder: where states and the best model are kept.
         accelerator: the processes, the device and the precision.
         observer: whoever wants to know.
@@ -102,11 +102,11 @@ def train(
         Interrupted: the process was asked to stop; the state is kept.
         TrainingError: training diverged, the memory does not suffice, or the model cannot be
             validated.
-        PanodetrError: a photo cannot be read, or a file cannot be written.
+        PanodetrError: an image cannot be read, or a file cannot be written.
     """
     network = accelerator.prepare_model(state.learner)
     main = accelerator.is_main_process
-    unread: list[str] = []  # of photos that this process has skipped, and the others don't know of
+    unread: list[str] = []  # of images that this process has skipped, and the others don't know of
     steps = read_steps(
         config,
         data,
@@ -129,7 +129,7 @@ def train(
                 break
             try:
                 parts = next(steps)
-            except DataError:  # the signal went to those who read photos, too
+            except DataError:  # the signal went to those who read images, too
                 count_skipped(state, unread, observer)
                 stop_run(stop.number, state, folder, accelerator)
                 raise
@@ -137,7 +137,7 @@ def train(
             factor = learning_rate_factor(state.step, config)
             set_learning_rate(state.optimizer, factor)
             seed_step(config.seed, state.step, accelerator.process_index)
-            with memory_told(config):
+            with explain_oom(config):
                 result = train_step(network, state, parts, config, accelerator)
             observer.stepped(state.step)
 
@@ -157,13 +157,13 @@ def train(
             due = truth is not None and validation_due(state, config)
             stop_run(asked, state, folder, accelerator)
             if unreadable:
-                check_bad_photos(len(state.skipped), data, config.bad_photos, unreadable[-1])
+                check_bad_images(len(state.skipped), data, config.bad_images, unreadable[-1])
             if main and (last or due or state.step % config.save_every == 0):
                 folder.save(state)
 
 
 def count_skipped(state: TrainState, lines: Iterable[str], observer: Observer) -> list[str]:
-    """Remember photos that could not be read; tell, and give, what is said of new ones."""
+    """Remember images that could not be read; tell, and give, what is said of new ones."""
     new = [line for line in dict.fromkeys(lines) if line not in state.skipped]
     state.skipped.update(new)
     for line in new:
@@ -236,7 +236,7 @@ def skip_step(
     accelerator: Accelerator,
     observer: Observer,
 ) -> None:
-    """Count a step that is not finite, and say of which photos it was.
+    """Count a step that is not finite, and say of which images it was.
 
     Raises:
         TrainingError: there were more of them than the run allows.
@@ -257,13 +257,13 @@ def skip_step(
         raise TrainingError(
             f"{state.bad_steps} steps had a loss or gradient that is not finite, the last one step "
             f"{state.step}, and bad_steps is {config.bad_steps}; lower the learning rate or look "
-            "at the photos that bad_steps/ names"
+            "at the images that bad_steps/ names"
         )
 
 
 def validate_state(
     state: TrainState,
-    truth: Truth,
+    truth: GroundTruth,
     config: TrainConfig,
     folder: RunFolder,
     accelerator: Accelerator,
@@ -278,9 +278,9 @@ def validate_state(
         PanodetrError: a file cannot be written.
     """
 
-    def progress(done: int, photos: int) -> None:
+    def progress(done: int, images: int) -> None:
         stop_run(stop.number, state, folder, accelerator)
-        observer.validating(done, photos)
+        observer.validating(done, images)
 
     model = state.kept_model
     try:
@@ -344,5 +344,5 @@ def _summary(
         losses=losses,
         learning_rate=config.learning_rate * factor,
         gradient_norm=torch.stack([result.gradient_norm for result in seen]).mean().item(),
-        photos_per_second=len(seen) * config.batch_size / (time.perf_counter() - since),
+        images_per_second=len(seen) * config.batch_size / (time.perf_counter() - since),
     )

@@ -19,7 +19,7 @@ _OF_THE_CPU = ("DefaultCPUAllocator", "not enough memory")
 
 
 @contextmanager
-def memory_told(config: TrainConfig) -> Generator[None, None, None]:
+def explain_oom(config: TrainConfig) -> Generator[None, None, None]:
     """Name the settings that make a step smaller where it needs more memory than there is.
 
     Raises:
@@ -34,7 +34,7 @@ def memory_told(config: TrainConfig) -> Generator[None, None, None]:
         ):
             raise
         raise TrainingError(
-            f"a step needs more memory than there is: {config.batch_size} photos, in parts: "
+            f"a step needs more memory than there is: {config.batch_size} images, in parts: "
             f"{config.accumulate}; give a higher accumulate, or checkpointing=true, which cost "
             "time alone, or a lower batch_size"
         ) from error

@@ -22,14 +22,14 @@ class Progress:
         losses: unweighted, of the last decoder layer; "total" is what is minimised.
         learning_rate: of everything but the backbone.
         gradient_norm: before it is clipped.
-        photos_per_second: speed, of all processes together.
+        images_per_second: speed, of all processes together.
     """
 
     step: int
     losses: dict[str, float]
     learning_rate: float
     gradient_norm: float
-    photos_per_second: float
+    images_per_second: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class BadStep:
 
     Attributes:
         step: its number, counted from 1.
-        image_ids: the data set's own ids of its photos.
+        image_ids: the data set's own ids of its images.
         losses: as in `Progress`.
         gradient_norm: likewise.
     """
@@ -56,14 +56,14 @@ class Observer(Protocol):
         """Something that a person should know, one line."""
         ...
 
-    def begin(self, step: int, validated: int, steps: int, photos: int) -> None:
+    def begin(self, step: int, validated: int, steps: int, images: int) -> None:
         """The run goes on.
 
         Args:
             step: the steps that are done already.
             validated: the last one whose validation is known; 0 where there is none.
             steps: of the whole run.
-            photos: of a step.
+            images: of a step.
         """
         ...
 
@@ -83,8 +83,8 @@ class Observer(Protocol):
         """A step was skipped."""
         ...
 
-    def validating(self, done: int, photos: int) -> None:
-        """So many of this process's photos are predicted."""
+    def validating(self, done: int, images: int) -> None:
+        """So many of this process's images are predicted."""
         ...
 
     def validated(self, validation: Validation, model: Detr) -> None:
@@ -92,13 +92,13 @@ class Observer(Protocol):
         ...
 
 
-class Silence:
+class NullObserver:
     """An observer that keeps to itself: what the processes beside the first one tell."""
 
     def note(self, text: str) -> None:
         """Nothing."""
 
-    def begin(self, step: int, validated: int, steps: int, photos: int) -> None:
+    def begin(self, step: int, validated: int, steps: int, images: int) -> None:
         """Nothing."""
 
     def batch(self, step: int, batch: Batch) -> None:
@@ -113,7 +113,7 @@ class Silence:
     def bad_step(self, bad: BadStep) -> None:
         """Nothing."""
 
-    def validating(self, done: int, photos: int) -> None:
+    def validating(self, done: int, images: int) -> None:
         """Nothing."""
 
     def validated(self, validation: Validation, model: Detr) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of a run: what the model is fed, and what it makes of photos that it doesn't learn."""
+"""Pictures of a run: what the model is fed, and what it makes of images that it doesn't learn."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from panodetr.checkpoints.spec import ModelSpec
     from panodetr.data.instances import ObjectTruth
     from panodetr.data.panoptic import Sample
-    from panodetr.evaluation.truth import Truth, TruthImage
+    from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage
     from panodetr.predict import Predictor
     from panodetr.results.types import Category
     from panodetr.training.batch import Batch
 
-PHOTOS = 4
+IMAGES = 4
 """More of them on one picture could not be seen."""
 
-_GAP = 8  # pixels between two photos
+_GAP = 8  # pixels between two images
 
-_PADDING = 110  # grey: neither a dark photo nor a bright one ends so
+_PADDING = 110  # grey: neither a dark image nor a bright one ends so
 
 _Drawn: TypeAlias = "tuple[str, NDArray[np.uint8]]"
 """A caption, and the picture below it."""
 
 
 def draw_batch(batch: Batch, spec: ModelSpec) -> NDArray[np.uint8]:
-    """Draw the first photos of a batch, augmented and padded as they are, with their objects.
+    """Draw the first images of a batch, augmented and padded as they are, with their objects.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -48,41 +48,41 @@ def draw_batch(batch: Batch, spec: ModelSpec) -> NDArray[np.uint8]:
     rule = spec.preprocessing
     mean, std = (np.array(value, np.float32)[:, None, None] for value in (rule.mean, rule.std))
     drawn: list[_Drawn] = []
-    for number in range(min(PHOTOS, len(batch.pixels))):
+    for number in range(min(IMAGES, len(batch.pixels))):
         pixels = batch.pixels[number].cpu().numpy() * std + mean  # 3, H, W
-        photo = (pixels.transpose(1, 2, 0) * 255).round().clip(0, 255).astype(np.uint8)  # H, W, 3
-        real = np.ones(photo.shape[:2], np.bool_)
+        pixels = (pixels.transpose(1, 2, 0) * 255).round().clip(0, 255).astype(np.uint8)  # H, W, 3
+        real = np.ones(pixels.shape[:2], np.bool_)
         if batch.padding is not None:
             real = ~batch.padding[number].cpu().numpy()
-        shown = np.where(real[..., None], photo, np.uint8(_PADDING))
+        shown = np.where(real[..., None], pixels, np.uint8(_PADDING))
         caption = f"image {batch.image_ids[number]}: {batch.targets.counts[number]} to learn"
         drawn.append((caption, _draw_target(batch, number, shown, real, spec.categories)))
     return _grid([drawn])
 
 
-def draw_validation(predictor: Predictor, truth: Truth) -> NDArray[np.uint8]:
-    """Draw predictions for the first photos of a data set, on the left, and the truth beside them.
+def draw_validation(predictor: Predictor, truth: GroundTruth) -> NDArray[np.uint8]:
+    """Draw predictions for the first images of a data set, on the left, and the truth beside them.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ImageError: a photo cannot be read.
+        ImageError: an image cannot be read.
         DataError: an id map cannot be read.
     """
-    images = truth.images[:PHOTOS]
-    photos = [image.photo for image in images]
+    images = truth.images[:IMAGES]
+    paths = [image.path for image in images]
     with_masks = predictor.spec.architecture.masks
     found: list[_Drawn] = []
     if with_masks:
-        for result in predictor.segment(photos):
+        for result in predictor.segment(paths):
             found.append((f"predicted: {len(result.segments)}", draw_overlay(result)))
     else:
-        for result in predictor.detect(photos):
+        for result in predictor.detect(paths):
             found.append((f"predicted: {len(result.detections)}", draw_detections(result)))
     return _grid(
         [
-            (f"{image.photo.name}, {caption}", answer),
+            (f"{image.path.name}, {caption}", answer),
             _draw_truth(image, truth, predictor.categories, with_masks=with_masks),
         ]
         for image, (caption, answer) in zip(images, found, strict=True)
@@ -92,11 +92,11 @@ def draw_validation(predictor: Predictor, truth: Truth) -> NDArray[np.uint8]:
 def _draw_target(
     batch: Batch,
     number: int,
-    photo: NDArray[np.uint8],
+    pixels: NDArray[np.uint8],
     real: NDArray[np.bool_],
     categories: Sequence[Category],
 ) -> NDArray[np.uint8]:
-    """Draw one photo of a batch with its objects: masks where there are any, else boxes."""
+    """Draw one image of a batch with its objects: masks where there are any, else boxes."""
     targets = batch.targets
     first = sum(targets.counts[:number])
     own = slice(first, first + targets.counts[number])
@@ -105,17 +105,17 @@ def _draw_target(
     if targets.index_map is not None:
         ids = targets.index_map[number].cpu().numpy().astype(np.int32)
         pairs = list(enumerate(classes, start=1))
-        return _draw_ids(photo, ids, pairs, categories)
+        return _draw_ids(pixels, ids, pairs, categories)
     size = np.array([*np.flatnonzero(real.any(0))[-1:], *np.flatnonzero(real.any(1))[-1:]] * 2) + 1
     boxes = cxcywh_to_xyxy(targets.boxes[own]).cpu().numpy() * size
-    return _draw_boxes(photo, zip(classes, boxes.tolist(), strict=True), categories)
+    return _draw_boxes(pixels, zip(classes, boxes.tolist(), strict=True), categories)
 
 
 def _draw_truth(
-    image: TruthImage, truth: Truth, categories: Sequence[Category], *, with_masks: bool
+    image: GroundTruthImage, truth: GroundTruth, categories: Sequence[Category], *, with_masks: bool
 ) -> _Drawn:
-    """Draw what is true of a photo, in the form that the model answers in."""
-    photo = read_image(image.photo)
+    """Draw what is true of an image, in the form that the model answers in."""
+    pixels = read_image(image.path)
     by_id = {category.id: category for category in categories}
     if with_masks and truth.segment_categories:
         if image.panoptic is not None:
@@ -124,7 +124,7 @@ def _draw_truth(
             assert image.instances is not None
             ids, segments = object_segments(image.instances)
         pairs = [(s.id, by_id[s.category_id]) for s in segments if s.category_id in by_id]
-        return f"true: {len(pairs)}", _draw_ids(photo, ids, pairs, categories)
+        return f"true: {len(pairs)}", _draw_ids(pixels, ids, pairs, categories)
     if image.instances is not None:
         objects = list(image.instances.objects)
     else:
@@ -136,16 +136,16 @@ def _draw_truth(
         if one["category_id"] in by_id
         for x, y, width, height in [one["bbox"]]
     ]
-    return f"true: {len(boxes)}", _draw_boxes(photo, boxes, categories)
+    return f"true: {len(boxes)}", _draw_boxes(pixels, boxes, categories)
 
 
-def _panoptic_boxes(sample: Sample, truth: Truth) -> list[ObjectTruth]:
+def _panoptic_boxes(sample: Sample, truth: GroundTruth) -> list[ObjectTruth]:
     things = {category.id for category in truth.object_categories}
     return panoptic_objects(sample, read_ids(sample), things)
 
 
 def _draw_ids(
-    photo: NDArray[np.uint8],
+    pixels: NDArray[np.uint8],
     ids: NDArray[np.int32],
     pairs: Iterable[tuple[int, Category]],
     categories: Sequence[Category],
@@ -173,7 +173,7 @@ def _draw_ids(
         PanopticResult(
             segments=tuple(segments),
             segment_ids=shown,
-            photo=photo,
+            image=pixels,
             source=None,
             categories=tuple(categories),
         ),
@@ -182,7 +182,7 @@ def _draw_ids(
 
 
 def _draw_boxes(
-    photo: NDArray[np.uint8],
+    pixels: NDArray[np.uint8],
     boxes: Iterable[tuple[Category, Sequence[float]]],
     categories: Sequence[Category],
 ) -> NDArray[np.uint8]:
@@ -197,7 +197,7 @@ def _draw_boxes(
                 )
                 for category, box in boxes
             ),
-            photo=photo,
+            image=pixels,
             source=None,
             categories=tuple(categories),
         ),

@@ -18,7 +18,7 @@ from panodetr.data.idfolder import MaskImage
 from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage
 from panodetr.data.masks import mask_object
 from panodetr.errors import DataError, PanodetrError, TrainingError, UsageError
-from panodetr.evaluation.truth import DEFAULT_SPLIT, Truth
+from panodetr.evaluation.ground_truth import DEFAULT_SPLIT, GroundTruth
 from panodetr.files import write_json
 from panodetr.training.configure import configure, find_recipe, preferred_format, read_start
 from panodetr.training.optimizer import learning_rate_factor
@@ -85,7 +85,7 @@ class Prepared:
     request: Request
     config: TrainConfig
     data: Dataset
-    truth: Truth | None
+    truth: GroundTruth | None
     val: str | None
     notes: tuple[str, ...]
 
@@ -109,7 +109,7 @@ def prepare(request: Request) -> Prepared:
         request = replace(request, start=read_start(request.recipe, request.changes))
     facts = RecipeData(
         categories=data.categories,
-        photos=len(data.samples),
+        images=len(data.samples),
         masks=data.has_masks,
         start=request.start,
     )
@@ -123,7 +123,7 @@ def prepare(request: Request) -> Prepared:
         val = find_data(request.data, request.val or DEFAULT_SPLIT, data.format)[1]
         request = replace(request, scored=val)
         check_truth(config, truth)
-        notes += _note_shared_photos(data, truth)
+        notes += _note_shared_images(data, truth)
     notes += _note_few_steps(config)
     return Prepared(
         request=request, config=config, data=data, truth=truth, val=val, notes=tuple(notes)
@@ -163,7 +163,7 @@ def check_masks(config: TrainConfig, data: Dataset) -> None:
         )
 
 
-def check_truth(config: TrainConfig, truth: Truth) -> None:
+def check_truth(config: TrainConfig, truth: GroundTruth) -> None:
     """See that a run's model can be measured against what it is to be validated with.
 
     Raises:
@@ -178,7 +178,7 @@ def check_truth(config: TrainConfig, truth: Truth) -> None:
 
 
 def _note_missing_validation(
-    config: TrainConfig, truth: Truth | None, val: str | None
+    config: TrainConfig, truth: GroundTruth | None, val: str | None
 ) -> list[str]:
     """Say so where a run is not validated, or too seldom to end early."""
     idle = f", and patience={config.patience} does nothing" if config.patience else ""
@@ -190,15 +190,15 @@ def _note_missing_validation(
     return []
 
 
-def _note_shared_photos(data: Dataset, truth: Truth) -> list[str]:
-    """Say so where photos to validate with are learned from."""
-    learned = {sample.photo for sample in data.samples}
-    shared = sum(image.photo in learned for image in truth.images)
+def _note_shared_images(data: Dataset, truth: GroundTruth) -> list[str]:
+    """Say so where images to validate with are learned from."""
+    learned = {sample.path for sample in data.samples}
+    shared = sum(image.path in learned for image in truth.images)
     if not shared:
         return []
     return [
-        f"{shared} of the {len(truth.images)} photos to validate with are also learned from: the "
-        "figures say nothing of new photos"
+        f"{shared} of the {len(truth.images)} images to validate with are also learned from: the "
+        "figures say nothing of new images"
     ]
 
 
@@ -335,7 +335,7 @@ def changed_fields(config: TrainConfig, before: dict[str, Any]) -> list[str]:
     return [name for name, value in now.items() if before.get(name) != value]
 
 
-def _open_truth(folder: Path, data: Dataset, val: str | None) -> Truth | None:
+def _open_truth(folder: Path, data: Dataset, val: str | None) -> GroundTruth | None:
     """Open what to validate with, in the format of what is learned from."""
     if val == NO_VALIDATION:
         return None
@@ -346,16 +346,16 @@ def _open_truth(folder: Path, data: Dataset, val: str | None) -> Truth | None:
         val = DEFAULT_SPLIT
     val = find_data(folder, val, data.format)[1]
     if data.format == "coco-panoptic":
-        return Truth.open(folder, val)
+        return GroundTruth.open(folder, val)
     if data.format == "coco-instances":
-        return Truth.of_instances(InstanceData.open(folder, val))
+        return GroundTruth.of_instances(InstanceData.open(folder, val))
     held_out = open_data(folder, val, format=data.format)
     if held_out.unreadable:
         raise DataError(
-            f"{len(held_out.unreadable)} of the photos to validate with cannot be read, the first: "
+            f"{len(held_out.unreadable)} of the images to validate with cannot be read, the first: "
             f"{held_out.unreadable[0]}; mend or remove them, or validate with another --val"
         )
-    return Truth.of_instances(
+    return GroundTruth.of_instances(
         InstanceData(
             folder=held_out.folder,
             categories=tuple(InstanceCategory(id=c.id, name=c.name) for c in held_out.categories),
@@ -367,7 +367,7 @@ def _open_truth(folder: Path, data: Dataset, val: str | None) -> Truth | None:
 
 
 def _to_objects(sample: AnySample, category_id: int) -> InstanceImage:
-    """Give a photo's objects one by one; those of an id map are all of one category."""
+    """Give an image's objects one by one; those of an id map are all of one category."""
     if isinstance(sample, InstanceImage):
         return sample
     assert isinstance(sample, MaskImage)
@@ -378,5 +378,5 @@ def _to_objects(sample: AnySample, category_id: int) -> InstanceImage:
         for place, number in enumerate(present.tolist(), start=1)
     )
     return InstanceImage(
-        image_id=sample.image_id, photo=sample.photo, size=sample.size, objects=objects
+        image_id=sample.image_id, path=sample.path, size=sample.size, objects=objects
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from panodetr.checkpoints.coco import coco_panoptic
-from panodetr.checkpoints.names import few
+from panodetr.checkpoints.names import preview
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.augment import CropAugmentation, PaperAugmentation
 from panodetr.errors import UsageError
@@ -26,8 +26,8 @@ from panodetr.model.config import (
     ResNetConfig,
     detr_small,
 )
+from panodetr.objective.criterion import CriterionConfig
 from panodetr.training.config import TrainConfig
-from panodetr.training.criterion import CriterionConfig
 
 if TYPE_CHECKING:
     from panodetr.data.augment import Augmentation
@@ -40,14 +40,14 @@ class RecipeData:
 
     Attributes:
         categories: all classes, numbered from 0.
-        photos: in the split that is learned from.
+        images: in the split that is learned from.
         masks: whether every object has a mask.
         start: what the checkpoint that the recipe starts from says of itself; where it is None,
             `configure` asks the checkpoint.
     """
 
     categories: tuple[Category, ...]
-    photos: int
+    images: int
     masks: bool
     start: ModelSpec | None = None
 
@@ -115,7 +115,7 @@ def coco_panoptic_masks(
         unknown = [c.name for c in data.categories if (c.id, c.name) not in known]
         if unknown:
             raise UsageError(
-                f"{start} does not have {len(unknown)} of the data's classes ({few(unknown)}) "
+                f"{start} does not have {len(unknown)} of the data's classes ({preview(unknown)}) "
                 "under their ids, and stage 2 learns no classes; use finetune"
             )
         shape = replace(trained.architecture, masks=True)
@@ -137,9 +137,9 @@ def finetune(
     batch_size: int = 4,
     short_side: int | None = None,
 ) -> TrainConfig:
-    """Any checkpoint (`start`) on your own photos and classes: a short run at the paper's rates.
+    """Any checkpoint (`start`) on your own images and classes: a short run at the paper's rates.
 
-    Photos are seen as the checkpoint's were, or whole and resized to `short_side`. The run ends
+    Images are seen as the checkpoint's were, or whole and resized to `short_side`. The run ends
     early once half its validations in a row have brought nothing better. Fewer would end runs that
     got better in their first quarter before the last one, in which the learning rate falls, and
     with it most of what is left of the loss.
@@ -171,10 +171,10 @@ def finetune(
             categories=data.categories,
             preprocessing=rule,
             # What is true of nuclei need not be of people.
-            one_piece=trained.one_piece and _knows_things(trained, data),
+            single_component=trained.single_component and _knows_things(trained, data),
         ),
         augmentation=augmentation,
-        # Whole photos have many shapes, and all of a batch are padded to the largest.
+        # Whole images have many shapes, and all of a batch are padded to the largest.
         sampling="buckets" if isinstance(augmentation, PaperAugmentation) else "epochs",
         start=start,
         # A backbone with live norms was trained from random weights, at the rate of the rest.
@@ -199,9 +199,9 @@ def _knows_things(trained: ModelSpec, data: RecipeData) -> bool:
 def nuclei(data: RecipeData) -> TrainConfig:
     """The bundled model: cell nuclei, from scratch, on two cores.
 
-    Photos keep their scale, so that a nucleus looks the same in training and in use, and are
-    enlarged, because many nuclei have ten pixels. The model sees tiles of 96 of the photo's pixels,
-    on which positions and boxes are easy to learn. Photos are predicted in tiles that overlap by
+    Images keep their scale, so that a nucleus looks the same in training and in use, and are
+    enlarged, because many nuclei have ten pixels. The model sees tiles of 96 of the image's pixels,
+    on which positions and boxes are easy to learn. Images are predicted in tiles that overlap by
     two thirds, so that every nucleus of up to 64 pixels is whole in one.
     """
     tile, enlarge = 96, 1.5
@@ -219,7 +219,7 @@ def nuclei(data: RecipeData) -> TrainConfig:
             ),
             threshold=0.5,
             duplicate_iou=0.5,
-            one_piece=True,
+            single_component=True,
         ),
         augmentation=CropAugmentation(
             size=round(tile * enlarge),
@@ -268,7 +268,7 @@ def _paper(
 ) -> TrainConfig:
     """The paper's schedule and rates (section 4 and appendix A.4), with ImageNet's backbone.
 
-    Batches are of photos of like sizes, which the paper's are not: less memory for padding.
+    Batches are of images of like sizes, which the paper's are not: less memory for padding.
     """
     return TrainConfig(
         spec=spec,
@@ -340,8 +340,8 @@ def _count_classes(categories: tuple[Category, ...]) -> int:
 
 
 def _steps(data: RecipeData, epochs: float, batch_size: int) -> int:
-    """Optimizer steps in which every photo is seen so many times."""
-    return max(1, round(epochs * data.photos / batch_size))
+    """Optimizer steps in which every image is seen so many times."""
+    return max(1, round(epochs * data.images / batch_size))
 
 
 def _validation_steps(data: RecipeData, epochs: int, batch_size: int) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from panodetr.errors import PanodetrError
-from panodetr.files import write_json, written_whole
+from panodetr.files import atomic_write, write_json
 from panodetr.training.log import Board, Log, plot_log, read_log, scalars
 from panodetr.training.pictures import draw_batch, draw_validation
 from panodetr.training.validate import make_predictor
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from panodetr.checkpoints.spec import ModelSpec
     from panodetr.data.dataset import Dataset
-    from panodetr.evaluation.truth import Truth
+    from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.model.detr import Detr
     from panodetr.training.batch import Batch
     from panodetr.training.folder import RunFolder
@@ -41,7 +41,7 @@ class Recorder:
         folder: RunFolder,
         spec: ModelSpec,
         data: Dataset,
-        truth: Truth | None,
+        truth: GroundTruth | None,
         device: torch.device,
         audience: Observer,
     ) -> None:
@@ -57,7 +57,7 @@ class Recorder:
         """
         self._folder = folder
         self._spec = spec
-        self._photos = {sample.image_id: str(sample.photo) for sample in data.samples}
+        self._images = {sample.image_id: str(sample.path) for sample in data.samples}
         self._truth = truth
         self._device = device
         self._audience = audience
@@ -90,14 +90,14 @@ class Recorder:
             self._log.add(self._step, note=text)
         self._audience.note(text)
 
-    def begin(self, step: int, validated: int, steps: int, photos: int) -> None:
+    def begin(self, step: int, validated: int, steps: int, images: int) -> None:
         """Go on with the log after the step."""
         self._step = step
         self._log = Log(self._folder.log, step, validated)
         self._board = Board(self._folder.board, step, read_log(self._folder.log))
         for text in self._notes:
             self._log.add(step, note=text)
-        self._audience.begin(step, validated, steps, photos)
+        self._audience.begin(step, validated, steps, images)
 
     def batch(self, step: int, batch: Batch) -> None:
         """Draw the first ones."""
@@ -119,21 +119,21 @@ class Recorder:
         self._audience.progress(line)
 
     def bad_step(self, bad: BadStep) -> None:
-        """Write the photos down: one of them may be what is wrong."""
+        """Write the images down: one of them may be what is wrong."""
         assert self._log is not None
         values = bad.losses | {"gradient_norm": bad.gradient_norm}
         shown = {
             name: value if np.isfinite(value) else str(value) for name, value in values.items()
         }
         path = self._folder.bad_steps / f"{bad.step:08}.json"
-        photos = [{"image_id": i, "photo": self._photos[i]} for i in bad.image_ids]
-        write_json(path, {"step": bad.step, "losses": shown, "photos": photos})
+        images = [{"image_id": i, "image": self._images[i]} for i in bad.image_ids]
+        write_json(path, {"step": bad.step, "losses": shown, "images": images})
         self._log.add(bad.step, bad_step=str(path.relative_to(self._folder.path)))
         self._audience.bad_step(bad)
 
-    def validating(self, done: int, photos: int) -> None:
+    def validating(self, done: int, images: int) -> None:
         """Nothing to keep."""
-        self._audience.validating(done, photos)
+        self._audience.validating(done, images)
 
     def validated(self, validation: Validation, model: Detr) -> None:
         """Write the figures, and draw the curves and some of the predictions."""
@@ -153,5 +153,5 @@ class Recorder:
 
 
 def _write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         Image.fromarray(picture).save(temporary)

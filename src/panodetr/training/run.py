@@ -11,7 +11,7 @@ from panodetr.training.folder import RunFolder
 from panodetr.training.lock import held, is_held
 from panodetr.training.loop import begin
 from panodetr.training.loop import train as train_on
-from panodetr.training.observe import Silence
+from panodetr.training.observe import NullObserver
 from panodetr.training.prepare import (
     Prepared,
     Request,
@@ -131,8 +131,8 @@ def _train(
         resume: whether to go on with the run in the folder.
     """
     config = prepared.config
-    audience = Silence() if observer is None else observer
-    told: Observer = Silence()
+    audience = NullObserver() if observer is None else observer
+    told: Observer = NullObserver()
     recorder = None
     if accelerator.is_main_process:
         if resume:

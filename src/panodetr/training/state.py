@@ -1,6 +1,6 @@
 """What changes while training, and its file: enough to go on as if a run had never stopped.
 
-Random numbers need no place in it. Photos and their augmentation follow from the run's seed and
+Random numbers need no place in it. Images and their augmentation follow from the run's seed and
 their number (`panodetr.data.loader`), and every step seeds torch from the run's seed, the step and
 the process's rank. So the step alone says what comes next, also in another number of processes.
 """
@@ -16,18 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from panodetr.errors import TrainingError
-from panodetr.files import written_whole
-from panodetr.training.objective import compute_losses
+from panodetr.files import atomic_write
+from panodetr.objective.objective import compute_losses
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from panodetr.model.detr import Detr
+    from panodetr.objective.auxiliary import AuxiliaryHeads
+    from panodetr.objective.criterion import Totals
     from panodetr.training.batch import Batch
     from panodetr.training.config import TrainConfig
-    from panodetr.training.criterion import Totals
     from panodetr.training.ema import WeightAverage
-    from panodetr.training.scaffold import Scaffold
 
 RUN_SETTINGS = ("initial_lr", "weight_decay")
 """What the optimizer's groups have from the configuration, which `--resume --set` may change."""
@@ -36,7 +36,7 @@ RUN_SETTINGS = ("initial_lr", "weight_decay")
 class Learner(nn.Module):
     """Model, scaffold and losses as one module: what Accelerate spreads over processes."""
 
-    def __init__(self, model: Detr, scaffold: Scaffold, config: TrainConfig) -> None:
+    def __init__(self, model: Detr, scaffold: AuxiliaryHeads, config: TrainConfig) -> None:
         super().__init__()
         self.model = model
         self.scaffold = scaffold
@@ -61,7 +61,7 @@ class TrainState:
         average: of the weights; None where the run keeps none.
         step: steps done, the skipped ones among them.
         bad_steps: steps that were skipped because a loss or gradient was not finite.
-        skipped: what was said of each photo that could not be read, by whichever process.
+        skipped: what was said of each image that could not be read, by whichever process.
         best: the best score of a validation; None before the first.
         stale: validations since then.
         validated: the step of the last validation; 0 before the first. A state is saved before its
@@ -102,7 +102,7 @@ class TrainState:
             "stale": self.stale,
             "validated": self.validated,
         }
-        with written_whole(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             save_to(file, everything)
 
     def load(self, path: Path) -> None:

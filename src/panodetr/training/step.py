@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from panodetr.training.criterion import Totals, count_totals
+from panodetr.objective.criterion import Totals, count_totals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,12 +47,12 @@ def train_step(
     """One step: forward and backward part by part, then one update of the weights.
 
     Sums of losses are divided by what the whole step has of objects, so that gradients don't depend
-    on how its photos were shared out to parts and processes.
+    on how its images were shared out to parts and processes.
 
     Args:
         network: the state's learner, as Accelerate has prepared it.
         state: what learns; its step is counted, and its average brought up to date.
-        parts: this process's share of the photos.
+        parts: this process's share of the images.
         config: the run.
         accelerator: the processes.
     """
@@ -90,7 +90,7 @@ def count_step(parts: Sequence[Batch], config: TrainConfig, accelerator: Acceler
     gradients, not the sum.
     """
     own = [count for part in parts for count in part.targets.counts]
-    # Shares are of equal size, so that there is one count for every photo of the step.
+    # Shares are of equal size, so that there is one count for every image of the step.
     whole = accelerator.gather(torch.tensor(own, device=accelerator.device))
     assert isinstance(whole, torch.Tensor)
     totals = count_totals(whole.tolist(), config)

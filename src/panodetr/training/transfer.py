@@ -14,7 +14,7 @@ import torch
 
 from panodetr.checkpoints.backbone import load_backbone
 from panodetr.checkpoints.load import load_checkpoint
-from panodetr.checkpoints.names import few
+from panodetr.checkpoints.names import preview
 from panodetr.errors import UsageError
 from panodetr.model.detr import Detr
 
@@ -95,7 +95,7 @@ def make_model(config: TrainConfig) -> tuple[Detr, list[str]]:
     frozen = copied.initialised - _MASK_PARTS
     if config.learned == "masks" and frozen:
         raise UsageError(
-            f"{config.start} has no weights for {few(sorted(frozen))}, which this run freezes; "
+            f"{config.start} has no weights for {preview(sorted(frozen))}, which this run freezes; "
             "start from a model of the same classes and queries"
         )
     return model, [f"from {config.start}", *copied.notes]
@@ -183,8 +183,8 @@ def _copy_classes(
     fresh = [category.name for category in target.categories if category.index not in pairs]
     copied = f"{len(known)} of {len(target.categories)} classes copied by name"
     if known:
-        copied += f" ({few(known)})"
-    return f"{copied}, {len(fresh)} initialised ({few(fresh)})" if fresh else copied
+        copied += f" ({preview(known)})"
+    return f"{copied}, {len(fresh)} initialised ({preview(fresh)})" if fresh else copied
 
 
 def _copy_queries(given: Tensor, wanted: Tensor) -> str | None:

@@ -1,4 +1,4 @@
-"""How good the model is on photos that it does not learn from, whole ones, as in use."""
+"""How good the model is on images that it does not learn from, whole ones, as in use."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from panodetr.checkpoints.spec import ModelSpec
+    from panodetr.evaluation.ground_truth import GroundTruth, Task
     from panodetr.evaluation.tally import Figures
-    from panodetr.evaluation.truth import Task, Truth
 
 
 FIGURES = {
@@ -66,10 +66,10 @@ class Validation:
         return {name: found[FIGURES[name]] for name in names if FIGURES[name] in found}
 
 
-def choose_tasks(spec: ModelSpec, truth: Truth) -> tuple[Task, ...]:
+def choose_tasks(spec: ModelSpec, truth: GroundTruth) -> tuple[Task, ...]:
     """Say what is measured: all that both the truth and the model know.
 
-    Objects with masks, of whatever format, are panoptic truth as well (`Truth.of_instances`).
+    Objects with masks, of whatever format, are panoptic truth as well (`GroundTruth.of_instances`).
 
     Raises:
         DataError: the model's classes aren't the truth's, or there is nothing to measure.
@@ -89,13 +89,13 @@ def choose_tasks(spec: ModelSpec, truth: Truth) -> tuple[Task, ...]:
 def validate(
     model: Detr,
     spec: ModelSpec,
-    truth: Truth,
+    truth: GroundTruth,
     *,
     step: int,
     accelerator: Accelerator,
     progress: Callable[[int, int], None],
 ) -> Validation:
-    """Predict every photo of a data set once, shared out to all processes, and count together.
+    """Predict every image of a data set once, shared out to all processes, and count together.
 
     Every process gets the same answer.
 
@@ -105,12 +105,12 @@ def validate(
         truth: what is measured against.
         step: steps done.
         accelerator: the processes.
-        progress: called with this process's photos done and to do.
+        progress: called with this process's images done and to do.
 
     Raises:
         DataError: the truth contradicts itself or the model's classes, or the model gives no
             numbers.
-        ImageError: a photo cannot be read.
+        ImageError: an image cannot be read.
     """
     share_buffers(accelerator, model)
     share = truth.share(accelerator.process_index, accelerator.num_processes)

@@ -11,11 +11,11 @@ from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 
 from panodetr.model.detr import Detr
+from panodetr.objective.auxiliary import AuxiliaryHeads
+from panodetr.objective.criterion import Totals, count_totals
+from panodetr.objective.objective import compute_losses
 from panodetr.training.batch import Batch, Targets
 from panodetr.training.config import TrainConfig
-from panodetr.training.criterion import Totals, count_totals
-from panodetr.training.objective import compute_losses
-from panodetr.training.scaffold import Scaffold
 
 TO_HOST = (Tensor.cpu, Tensor.numpy, Tensor.tolist, Tensor.item)
 
@@ -78,9 +78,9 @@ def part_of(batch: Batch, images: slice) -> Batch:
     )
 
 
-def make(config: TrainConfig) -> tuple[Detr, Scaffold]:
+def make(config: TrainConfig) -> tuple[Detr, AuxiliaryHeads]:
     torch.manual_seed(0)
-    return Detr(config.spec.architecture).eval(), Scaffold(config)
+    return Detr(config.spec.architecture).eval(), AuxiliaryHeads(config)
 
 
 @pytest.fixture

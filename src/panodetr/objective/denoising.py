@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from panodetr.training.losses import box_giou, box_l1, classification_loss
+from panodetr.objective.losses import box_giou, box_l1, classification_loss
 
 if TYPE_CHECKING:
     from panodetr.model.config import DetrConfig
     from panodetr.model.detr import Detr
     from panodetr.model.outputs import Encoded
+    from panodetr.objective.criterion import CriterionConfig, Totals
     from panodetr.training.batch import Targets
-    from panodetr.training.criterion import CriterionConfig, Totals
 
 BOX_NOISE = 0.4
 """How far a box's centre may go, in halves of its size, and its size may change, as a fraction."""

@@ -11,7 +11,7 @@ import pytest
 from panodetr.data.masks import panoptic_objects
 from panodetr.data.panoptic import read_ids
 from panodetr.errors import DataError
-from panodetr.evaluation.truth import Truth
+from panodetr.evaluation.ground_truth import GroundTruth
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def panoptic(shared_data: Path, tmp_path: Path) -> Path:
 
 
 def add_instances(folder: Path, **changes: Any) -> None:
-    """Give a panoptic data set an instance JSON of the same photos, without objects."""
+    """Give a panoptic data set an instance JSON of the same images, without objects."""
     document = json.loads((folder / "panoptic.json").read_text())
     things = [{"id": c["id"], "name": c["name"]} for c in document["categories"] if c["isthing"]]
     images = document["images"]
@@ -31,21 +31,21 @@ def add_instances(folder: Path, **changes: Any) -> None:
 
 
 def test_panoptic_truth_alone_serves_every_task(panoptic: Path) -> None:
-    truth = Truth.open(panoptic, None)
+    truth = GroundTruth.open(panoptic, None)
     assert truth.tasks() == ("boxes", "instances", "panoptic")
     assert len(truth.segment_categories) == 133
     assert len(truth.object_categories) == 80
     assert all(image.instances is None for image in truth.images)
 
 
-def test_instance_truth_alone_serves_two(coco: Truth) -> None:
+def test_instance_truth_alone_serves_two(coco: GroundTruth) -> None:
     assert coco.tasks() == ("boxes", "instances")
     assert coco.segment_categories == ()
 
 
 def test_both_are_joined_by_image(panoptic: Path) -> None:
     add_instances(panoptic)
-    truth = Truth.open(panoptic, None)
+    truth = GroundTruth.open(panoptic, None)
     assert len(truth.images) == 13
     assert all(image.panoptic and image.instances for image in truth.images)
 
@@ -55,14 +55,14 @@ def test_both_must_have_the_same_images(panoptic: Path) -> None:
     add_instances(panoptic, images=images[1:])
     odd = images[0]["id"]
     with pytest.raises(DataError, match=f"image {odd} is in only one of the panoptic and the inst"):
-        Truth.open(panoptic, None)
+        GroundTruth.open(panoptic, None)
     images[0]["height"] += 1
     add_instances(panoptic, images=images)
     with pytest.raises(DataError, match=f"image {odd} is .* expected one height and width"):
-        Truth.open(panoptic, None)
+        GroundTruth.open(panoptic, None)
 
 
-def test_the_objects_of_a_panoptic_truth_are_its_things(nuclei: Truth) -> None:
+def test_the_objects_of_a_panoptic_truth_are_its_things(nuclei: GroundTruth) -> None:
     sample = nuclei.images[0].panoptic
     assert sample is not None
     ids = read_ids(sample)
@@ -75,26 +75,26 @@ def test_the_objects_of_a_panoptic_truth_are_its_things(nuclei: Truth) -> None:
         assert truth["area"] == segment.area == len(xs)
 
 
-def test_missing_photos_are_counted(panoptic: Path) -> None:
-    for photo in sorted((panoptic / "images").iterdir())[:3]:
-        photo.unlink()
-    with pytest.raises(DataError, match=r"3 of 13 photos are missing, first .*--allow-missing"):
-        Truth.open(panoptic, None)
-    truth = Truth.open(panoptic, None, allow_missing=True)
+def test_missing_images_are_counted(panoptic: Path) -> None:
+    for image in sorted((panoptic / "images").iterdir())[:3]:
+        image.unlink()
+    with pytest.raises(DataError, match=r"3 of 13 images are missing, first .*--allow-missing"):
+        GroundTruth.open(panoptic, None)
+    truth = GroundTruth.open(panoptic, None, allow_missing=True)
     assert (len(truth.images), truth.left_out) == (10, 3)
 
 
-def test_a_data_set_without_any_photo_is_refused(panoptic: Path) -> None:
+def test_a_data_set_without_any_image_is_refused(panoptic: Path) -> None:
     shutil.rmtree(panoptic / "images")
-    with pytest.raises(DataError, match="13 of 13 photos are missing"):
-        Truth.open(panoptic, None, allow_missing=True)
+    with pytest.raises(DataError, match="13 of 13 images are missing"):
+        GroundTruth.open(panoptic, None, allow_missing=True)
 
 
-def test_a_file_is_read_without_its_photos(panoptic: Path, shared_data: Path) -> None:
+def test_a_file_is_read_without_its_images(panoptic: Path, shared_data: Path) -> None:
     shutil.rmtree(panoptic / "images")
-    truth = Truth.read(panoptic / "panoptic.json")
+    truth = GroundTruth.read(panoptic / "panoptic.json")
     assert truth.tasks() == ("boxes", "instances", "panoptic")
-    instances = Truth.read(shared_data / "coco-instances" / "instances.json")
+    instances = GroundTruth.read(shared_data / "coco-instances" / "instances.json")
     assert instances.tasks() == ("boxes", "instances")
 
 
@@ -102,12 +102,12 @@ def test_what_is_no_truth_is_named(golden: Path, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     results.write_text('{"annotations": [{"image_id": 1, "bbox": [0, 0, 1, 1], "score": 1}]}')
     with pytest.raises(DataError, match=r'results.json has no "images"; expected a truth'):
-        Truth.read(results)
+        GroundTruth.read(results)
     results.write_text("[]")
     with pytest.raises(DataError, match="holds a list; expected a JSON object"):
-        Truth.read(results)
+        GroundTruth.read(results)
 
 
 def test_a_folder_without_truth_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"panoptic_val.json is missing; splits in .*: none"):
-        Truth.open(tmp_path, None)
+        GroundTruth.open(tmp_path, None)

@@ -26,18 +26,18 @@ from torch.nn import functional as F
 
 from panodetr.model.heads import BoxHead, ClassHead
 from panodetr.model.positions import SinePositions
-from panodetr.training.denoising import Denoiser
-from panodetr.training.losses import box_giou, box_l1
+from panodetr.objective.denoising import Denoiser
+from panodetr.objective.losses import box_giou, box_l1
 
 if TYPE_CHECKING:
     from panodetr.model.config import DetrConfig
     from panodetr.model.detr import Detr
+    from panodetr.objective.criterion import CriterionConfig, Totals
     from panodetr.training.batch import Targets
     from panodetr.training.config import TrainConfig
-    from panodetr.training.criterion import CriterionConfig, Totals
 
 
-class Scaffold(nn.Module):
+class AuxiliaryHeads(nn.Module):
     """What training adds to a model: of the parts, those that a run asks for."""
 
     def __init__(self, config: TrainConfig) -> None:
@@ -58,9 +58,9 @@ class Scaffold(nn.Module):
         return own if self.more_queries is None else torch.cat((own, self.more_queries))
 
 
-def make_scaffold(model: Detr, config: TrainConfig) -> Scaffold:
+def make_scaffold(model: Detr, config: TrainConfig) -> AuxiliaryHeads:
     """What a run adds to a model, whose queries are placed on a grid where the run asks for it."""
-    scaffold = Scaffold(config)
+    scaffold = AuxiliaryHeads(config)
     if config.grid_queries and config.start is None:
         place_queries_on_grid(model, scaffold)
     return scaffold
@@ -127,7 +127,7 @@ def _sample_centers(index_map: Tensor, shape: torch.Size) -> Tensor:
 
 
 @torch.no_grad()
-def place_queries_on_grid(model: Detr, scaffold: Scaffold) -> None:
+def place_queries_on_grid(model: Detr, scaffold: AuxiliaryHeads) -> None:
     """Start queries as positions of points, and cross-attention as a comparison of positions.
 
     Points are spread over the image; each group's are shifted a little. Queries and keys of the

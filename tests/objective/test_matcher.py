@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from panodetr.objective.matcher import MatchCosts, match, pair_costs
 from panodetr.training.batch import Targets
-from panodetr.training.matcher import MatchCosts, match, pair_costs
 
 CLASSES = 3
 

@@ -1,4 +1,4 @@
-"""What the commands that run a model on photos share: inputs, the loop, and how they tell."""
+"""What the commands that run a model on images share: inputs, the loop, and how they tell."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from panodetr.results.save import SavedDetections, SavedFiles
 
 OUT = Path("panodetr-out")
-ROWS = 12  # of a table, the best scores; a photo may have hundreds of segments
+ROWS = 12  # of a table, the best scores; an image may have hundreds of segments
 
 
-class PhotoResult(Protocol):
-    """What a model found in a photo."""
+class ImageResult(Protocol):
+    """What a model found in an image."""
 
     def save(self, folder: Path, /) -> SavedFiles | SavedDetections:
         """Write files into a folder."""
@@ -35,13 +35,13 @@ class PhotoResult(Protocol):
         ...
 
 
-Result = TypeVar("Result", bound=PhotoResult)
+Result = TypeVar("Result", bound=ImageResult)
 
 
-def add_photos(parser: argparse.ArgumentParser) -> None:
+def add_images(parser: argparse.ArgumentParser) -> None:
     """Add the inputs, `--out`, `--json` and the options of tiles."""
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="a photo, a folder of photos, or a pattern"
+        "inputs", nargs="+", metavar="INPUT", help="an image, a folder of images, or a pattern"
     )
     parser.add_argument(
         "--out",
@@ -52,50 +52,50 @@ def add_photos(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json",
         action="store_true",
-        help="print one JSON object a photo, one a line, and nothing else",
+        help="print one JSON object an image, one a line, and nothing else",
     )
     add_tiles(parser)
 
 
-def run_on_photos(
+def run_on_images(
     options: argparse.Namespace,
     predict: Callable[[Predictor, Path], Result],
     show: Callable[[Result], None],
 ) -> int:
-    """Run a model on every photo, save and print what it finds, and give the exit code.
+    """Run a model on every image, save and print what it finds, and give the exit code.
 
     Args:
-        options: those of `add_photos`, with `model` and `device`.
-        predict: runs the model on one photo.
-        show: prints what was found, after the photo's name.
+        options: those of `add_images`, with `model` and `device`.
+        predict: runs the model on one image.
+        show: prints what was found, after the image's name.
 
     Raises:
         PanodetrError: the model, the device or the tiles were refused.
     """
     import panodetr
 
-    photos, failed = _find(options.inputs, as_json=options.json)
-    if not photos:
+    images, failed = _find(options.inputs, as_json=options.json)
+    if not images:
         return 1
     loaded = panodetr.load(options.model, device=options.device, runtime=options.runtime)
     model = tiled(loaded, options)
     out: Path | None = options.out or (None if options.json else OUT)
-    with ProgressBar(len(photos)) as progress:
-        for photo in photos:
-            progress.begin(str(photo))
+    with ProgressBar(len(images)) as progress:
+        for image in images:
+            progress.begin(str(image))
             try:
-                result = predict(model, photo)
+                result = predict(model, image)
                 files = _paths(result.save(out)) if out else {}
             except PanodetrError as error:
                 failed += 1
                 with progress.paused():
-                    _print_failure(str(photo), error, as_json=options.json)
+                    _print_failure(str(image), error, as_json=options.json)
             else:
                 with progress.paused():
                     if options.json:
                         _print_json(result, files)
                     else:
-                        print(f"\n{photo}: ", end="")
+                        print(f"\n{image}: ", end="")
                         show(result)
                         for key, path in files.items():
                             print(f"{key:8} {path}")
@@ -116,15 +116,15 @@ def print_left_out(count: int) -> None:
 
 
 def _find(inputs: Sequence[str], *, as_json: bool) -> tuple[list[Path], int]:
-    """List the photos, each once, and count the inputs that stand for none, which are reported."""
+    """List the images, each once, and count the inputs that stand for none, which are reported."""
     from panodetr.images.read import find_images
 
     found: dict[Path, Path] = {}
     failed = 0
     for given in inputs:
         try:
-            for photo in find_images([given]):
-                found.setdefault(photo.resolve(), photo)
+            for image in find_images([given]):
+                found.setdefault(image.resolve(), image)
         except PanodetrError as error:
             failed += 1
             _print_failure(given, error, as_json=as_json)
@@ -139,7 +139,7 @@ def _print_failure(source: str, error: PanodetrError, *, as_json: bool) -> None:
         print(json.dumps({"source": place, "error": str(error)}), flush=True)
 
 
-def _print_json(result: PhotoResult, files: Mapping[str, Path]) -> None:
+def _print_json(result: ImageResult, files: Mapping[str, Path]) -> None:
     paths = {key: str(path) for key, path in files.items()}
     print(json.dumps({**result.to_dict(), "files": paths}, allow_nan=False), flush=True)
 

@@ -9,12 +9,12 @@ from torch.testing import assert_close
 
 from panodetr.model.detr import Detr
 from panodetr.model.positions import SinePositions
+from panodetr.objective.auxiliary import AuxiliaryHeads, TokenHeads, place_queries_on_grid
+from panodetr.objective.criterion import CriterionConfig, count_totals, mask_losses
+from panodetr.objective.matcher import match
+from panodetr.objective.objective import compute_losses, repeat_targets
 from panodetr.training.batch import Batch, Targets
 from panodetr.training.config import TrainConfig
-from panodetr.training.criterion import CriterionConfig, count_totals, mask_losses
-from panodetr.training.matcher import match
-from panodetr.training.objective import compute_losses, repeat_targets
-from panodetr.training.scaffold import Scaffold, TokenHeads, place_queries_on_grid
 
 
 @pytest.fixture
@@ -24,10 +24,10 @@ def run(tiny_run: TrainConfig) -> TrainConfig:
     return replace(tiny_run, spec=spec, mask_objects=100)
 
 
-def make(run: TrainConfig, groups: int) -> tuple[Detr, Scaffold]:
+def make(run: TrainConfig, groups: int) -> tuple[Detr, AuxiliaryHeads]:
     torch.manual_seed(0)
     model = Detr(run.spec.architecture)
-    return model.eval(), Scaffold(replace(run, query_groups=groups))
+    return model.eval(), AuxiliaryHeads(replace(run, query_groups=groups))
 
 
 def batch_of(*counts: int) -> Batch:

@@ -1,6 +1,6 @@
 """From a model to graphs of other libraries; torch writes them, and is not needed to run them.
 
-Both ways record one run of the model. The number of photos, their sizes and the number of masks
+Both ways record one run of the model. The number of images, their sizes and the number of masks
 stay open.
 """
 
@@ -151,10 +151,10 @@ def to_onnx(model: Detr, rule: Preprocessing) -> OnnxGraphs:
 
 
 def _open_sizes(name: str) -> dict[int, Any]:
-    """Which sizes of an input vary: height and width, photos in detect, queries in masks."""
+    """Which sizes of an input vary: height and width, images in detect, queries in masks."""
     auto = torch.export.Dim.AUTO
     match name:
-        case "photos" | "padding":
+        case "images" | "padding":
             return {0: auto, 1: auto, 2: auto}
         case "query":
             return {0: auto}

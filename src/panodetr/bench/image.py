@@ -1,4 +1,4 @@
-"""The photo that every side gets: a real one, resized to what the comparison asks for."""
+"""The image that every side gets: a real one, resized to what the comparison asks for."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SAMPLE = Path(__file__).parents[1] / "assets" / "samples" / "stained-tissue.png"
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchPhoto:
-    """A photo of a chosen size.
+class BenchImage:
+    """An image of a chosen size.
 
     Attributes:
         file: where it comes from.

@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from panodetr.model.detr import Detr
-from panodetr.training import denoising
+from panodetr.objective import denoising
+from panodetr.objective.auxiliary import AuxiliaryHeads
+from panodetr.objective.criterion import count_totals
+from panodetr.objective.denoising import Denoiser, add_noise, denoising_loss
+from panodetr.objective.objective import compute_losses
 from panodetr.training.batch import Batch, Targets
 from panodetr.training.config import TrainConfig
-from panodetr.training.criterion import count_totals
-from panodetr.training.denoising import Denoiser, add_noise, denoising_loss
-from panodetr.training.objective import compute_losses
-from panodetr.training.scaffold import Scaffold
 
 
 @pytest.fixture
@@ -40,9 +40,9 @@ def batch_of(*counts: int) -> Batch:
     )
 
 
-def make(run: TrainConfig) -> tuple[Detr, Scaffold]:
+def make(run: TrainConfig) -> tuple[Detr, AuxiliaryHeads]:
     torch.manual_seed(0)
-    return Detr(run.spec.architecture).eval(), Scaffold(run)
+    return Detr(run.spec.architecture).eval(), AuxiliaryHeads(run)
 
 
 def loss_of(run: TrainConfig, model: Detr, denoiser: Denoiser, batch: Batch) -> Tensor:

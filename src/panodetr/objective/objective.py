@@ -10,32 +10,32 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from panodetr.training.batch import Targets
-from panodetr.training.criterion import (
+from panodetr.objective.auxiliary import attention_loss
+from panodetr.objective.criterion import (
     Totals,
     count_totals,
     detection_losses,
     mask_losses,
     weighted_sum,
 )
-from panodetr.training.denoising import denoising_loss
-from panodetr.training.matcher import match
-from panodetr.training.scaffold import attention_loss
+from panodetr.objective.denoising import denoising_loss
+from panodetr.objective.matcher import match
+from panodetr.training.batch import Targets
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from panodetr.model.detr import Detr
     from panodetr.model.outputs import Encoded
+    from panodetr.objective.auxiliary import AuxiliaryHeads
+    from panodetr.objective.matcher import Matches
     from panodetr.training.batch import Batch
     from panodetr.training.config import TrainConfig
-    from panodetr.training.matcher import Matches
-    from panodetr.training.scaffold import Scaffold
 
 
 def compute_losses(
     model: Detr,
-    scaffold: Scaffold,
+    scaffold: AuxiliaryHeads,
     batch: Batch,
     config: TrainConfig,
     *,
@@ -50,7 +50,7 @@ def compute_losses(
     Args:
         model: the model.
         scaffold: what training adds to it.
-        batch: photos and objects.
+        batch: images and objects.
         config: the run.
         with_masks: whether masks are learned in this step.
         totals: what the losses are divided by; None takes this batch for the whole step.

@@ -1,4 +1,4 @@
-"""What predictions are measured against: one split's photos, with the truth that the tasks need."""
+"""What predictions are measured against: one split's images, with the truth that the tasks need."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ DEFAULT_SPLIT = "val"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TruthImage:
-    """One photo with its truth.
+class GroundTruthImage:
+    """One image with its truth.
 
     Attributes:
         image_id: the data set's own.
         name: of the predicted id map, without suffix.
-        photo: path of the photo.
+        path: of its file.
         size: height, width in pixels.
         panoptic: segments and id map; None where the data set has none.
         instances: boxes and masks; None where they follow from the panoptic truth, or aren't there.
@@ -41,14 +41,14 @@ class TruthImage:
 
     image_id: int
     name: str
-    photo: Path
+    path: Path
     size: tuple[int, int]
     panoptic: Sample | None
     instances: InstanceImage | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Truth:
+class GroundTruth:
     """One split, or what is left of it.
 
     Attributes:
@@ -58,11 +58,11 @@ class Truth:
         object_categories: of boxes and masks: the instance JSON's, or else the panoptic things.
         has_masks: whether every object has a mask.
         of_objects: whether the segments are the objects, drawn into one map, and all are things.
-        left_out: photos that aren't there and that nobody is asked about.
+        left_out: images that aren't there and that nobody is asked about.
     """
 
     folder: Path
-    images: tuple[TruthImage, ...]
+    images: tuple[GroundTruthImage, ...]
     segment_categories: tuple[Category, ...]
     object_categories: tuple[InstanceCategory, ...]
     has_masks: bool
@@ -70,17 +70,17 @@ class Truth:
     left_out: int = 0
 
     @classmethod
-    def open(cls, folder: Path, split: str | None, *, allow_missing: bool = False) -> Truth:
-        """Read the JSONs of a split, one or both, and see that the photos are there.
+    def open(cls, folder: Path, split: str | None, *, allow_missing: bool = False) -> GroundTruth:
+        """Read the JSONs of a split, one or both, and see that the images are there.
 
         Args:
             folder: the data set's.
             split: its name; None takes "val", or else the data set that has no splits.
-            allow_missing: leave photos out that aren't there, and count them.
+            allow_missing: leave images out that aren't there, and count them.
 
         Raises:
             DataError: there is no such split, a JSON contradicts itself or the other one, or
-                photos are missing.
+                images are missing.
         """
         if split is None:
             unsplit = find_layout(folder, "", "panoptic") or find_layout(folder, "", "instances")
@@ -94,11 +94,11 @@ class Truth:
             None if panoptic is None else PanopticData.read(panoptic, split),
             None if instances is None else InstanceData.read(instances),
         )
-        return truth._with_photos(allow_missing)
+        return truth._with_images(allow_missing)
 
     @classmethod
-    def read(cls, path: Path) -> Truth:
-        """Read a single JSON of COCO's, panoptic or instances; the photos need not be there.
+    def read(cls, path: Path) -> GroundTruth:
+        """Read a single JSON of COCO's, panoptic or instances; the images need not be there.
 
         The id maps of a panoptic one lie in the folder of the same name beside it.
 
@@ -115,7 +115,7 @@ class Truth:
         return _join(path.parent, None, InstanceData.read(layout))
 
     @classmethod
-    def of_instances(cls, data: InstanceData) -> Truth:
+    def of_instances(cls, data: InstanceData) -> GroundTruth:
         """Take objects that were read from whatever format; those with masks as segments, too."""
         truth = _join(data.folder, None, data)
         if not truth.has_masks:
@@ -143,7 +143,7 @@ class Truth:
                     f"{self.folder} has no truth for {task}; it has {', '.join(self.tasks())}"
                 )
 
-    def share(self, rank: int, ranks: int) -> Truth:
+    def share(self, rank: int, ranks: int) -> GroundTruth:
         """Give one of several processes its part: every image is in one part, and in one only.
 
         Raises:
@@ -153,13 +153,13 @@ class Truth:
             raise ValueError(f"rank is {rank} of {ranks}; expected 0 to {ranks - 1}")
         return replace(self, images=self.images[rank::ranks])
 
-    def _with_photos(self, allow_missing: bool) -> Truth:
-        there = tuple(image for image in self.images if image.photo.is_file())
+    def _with_images(self, allow_missing: bool) -> GroundTruth:
+        there = tuple(image for image in self.images if image.path.is_file())
         missing = len(self.images) - len(there)
         if missing and not (allow_missing and there):
-            first = next(image.photo for image in self.images if not image.photo.is_file())
+            first = next(image.path for image in self.images if not image.path.is_file())
             raise DataError(
-                f"{missing} of {len(self.images)} photos are missing, first {first}; get them, or "
+                f"{missing} of {len(self.images)} images are missing, first {first}; get them, or "
                 "leave them out with --allow-missing"
             )
         return replace(self, images=there, left_out=missing)
@@ -169,7 +169,9 @@ def _find_both(folder: Path, split: str) -> tuple[Layout | None, Layout | None]:
     return find_layout(folder, split, "panoptic"), find_layout(folder, split, "instances")
 
 
-def _join(folder: Path, panoptic: PanopticData | None, instances: InstanceData | None) -> Truth:
+def _join(
+    folder: Path, panoptic: PanopticData | None, instances: InstanceData | None
+) -> GroundTruth:
     """Put the two truths of each image together.
 
     Raises:
@@ -183,7 +185,7 @@ def _join(folder: Path, panoptic: PanopticData | None, instances: InstanceData |
             f"{folder}: image {odd} is in only one of the panoptic and the instance JSON; "
             "expected the same images in both"
         )
-    images: list[TruthImage] = []
+    images: list[GroundTruthImage] = []
     for image_id in samples or others:
         sample, other = samples.get(image_id), others.get(image_id)
         one = sample or others[image_id]
@@ -193,10 +195,10 @@ def _join(folder: Path, panoptic: PanopticData | None, instances: InstanceData |
                 "the instance JSON; expected one height and width"
             )
         images.append(
-            TruthImage(
+            GroundTruthImage(
                 image_id=image_id,
-                name=one.photo.stem if sample is None else sample.name,
-                photo=one.photo,
+                name=one.path.stem if sample is None else sample.name,
+                path=one.path,
                 size=one.size,
                 panoptic=sample,
                 instances=other,
@@ -204,7 +206,7 @@ def _join(folder: Path, panoptic: PanopticData | None, instances: InstanceData |
         )
     segment_categories = () if panoptic is None else panoptic.categories
     things = (category for category in segment_categories if category.is_thing)
-    return Truth(
+    return GroundTruth(
         folder=folder,
         images=tuple(images),
         segment_categories=segment_categories,

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.testing import assert_close
 
-from panodetr.training.batch import Targets
-from panodetr.training.criterion import (
+from panodetr.objective.criterion import (
     CriterionConfig,
     Totals,
     detection_losses,
     mask_losses,
     weighted_sum,
 )
-from panodetr.training.losses import classification_loss, dice_loss, focal_loss
-from panodetr.training.matcher import Matches, match
+from panodetr.objective.losses import classification_loss, dice_loss, focal_loss
+from panodetr.objective.matcher import Matches, match
+from panodetr.training.batch import Targets
 
 ORIGINAL_NAMES = {"label": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}
 

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from panodetr.training.losses import box_giou, box_l1, classification_loss, dice_loss, focal_loss
-from panodetr.training.matcher import MatchCosts
+from panodetr.objective.losses import box_giou, box_l1, classification_loss, dice_loss, focal_loss
+from panodetr.objective.matcher import MatchCosts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from panodetr.objective.matcher import Matches
     from panodetr.training.batch import Targets
     from panodetr.training.config import TrainConfig
-    from panodetr.training.matcher import Matches
 
 PIXELS_AT_ONCE = 2**18
 """Of masks at their full size, in the mask losses."""

@@ -1,0 +1,92 @@
+"""JSON and other plain data, checked against a type: one line for each fault, with its place.
+
+Types are annotated dataclasses, `msgspec.Struct`s or plain annotations; bounds are
+`msgspec.Meta`. Every reader of JSON uses this file, so that a fault reads the same everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from panodetr.errors import PanodetrError
+
+T = TypeVar("T")
+
+_AT = re.compile(r"(?s)(?P<what>.*?)(?: - at `(?P<key>key in )?\$(?P<place>[^`]*)`)?$")
+
+
+def read_json(
+    path: Path, expected: type[T], error: type[PanodetrError], *, strict: bool = True
+) -> T:
+    """Read a JSON file of UTF-8 and check it.
+
+    Args:
+        path: the file.
+        expected: what it must hold.
+        error: what to raise.
+        strict: whether text may not stand for a number.
+
+    Raises:
+        error: the file cannot be read, is not JSON, or does not hold what was expected; one line
+            names the file, the place and the fault.
+    """
+    try:
+        contents = path.read_bytes()
+    except OSError as failure:
+        raise error(f"{path} cannot be read: {failure.strerror or failure}") from failure
+    return decode_json(contents, expected, str(path), error, strict=strict)
+
+
+def decode_json(
+    contents: bytes | msgspec.Raw,
+    expected: type[T],
+    source: str,
+    error: type[PanodetrError],
+    *,
+    strict: bool = True,
+) -> T:
+    """Check JSON that is in memory; `source` names it in the error. Otherwise as `read_json`."""
+    try:
+        return msgspec.json.decode(contents, type=expected, strict=strict)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as failure:
+        raise error(f"{source}: {explain(failure)}") from failure
+
+
+def check(
+    value: object,
+    expected: type[T],
+    source: str,
+    error: type[PanodetrError],
+    *,
+    strict: bool = True,
+) -> T:
+    """Check plain data, as from YAML or `dataclasses.asdict`. Otherwise as `read_json`."""
+    try:
+        converted: Any = msgspec.convert(value, type=expected, strict=strict)
+    except (msgspec.ValidationError, RecursionError) as failure:
+        raise error(f"{source}: {explain(failure)}") from failure
+    return converted
+
+
+def explain(failure: Exception) -> str:
+    """Give a fault as "PLACE: expected WHAT, got WHAT", in one line."""
+    if isinstance(failure, RecursionError):
+        return "it is nested too deeply"
+    if not isinstance(failure, msgspec.ValidationError):
+        return f"it is not valid JSON ({_one_line(str(failure))})"
+    found = _AT.match(str(failure))
+    assert found is not None  # every part of the pattern may be empty
+    what = _one_line(found["what"].replace("`", ""))
+    what = what[:1].lower() + what[1:]
+    place = (found["place"] or "").removeprefix(".")
+    if found["key"]:
+        place = f"a key of {place or 'the document'}"
+    return f"{place}: {what}" if place else what
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
