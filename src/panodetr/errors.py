@@ -13,6 +13,10 @@ class ImageError(PanodetrError):
     """A file or object could not be read as an image."""
 
 
+class ImageTypeError(ImageError, TypeError):
+    """An object is of a type that cannot stand for an image."""
+
+
 class CheckpointError(PanodetrError):
     """A checkpoint is missing, broken, or does not fit its configuration."""
 

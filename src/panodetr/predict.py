@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
-from PIL import Image
 
 from panodetr.errors import CheckpointError, UsageError
+from panodetr.images.read import is_one_image
 from panodetr.images.views import BATCH_PIXELS, read_tiled, view_batches
 from panodetr.results.candidates import TileCandidates, join_candidates
 from panodetr.results.decode import decode_detections
@@ -31,13 +30,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from panodetr.checkpoints.spec import ModelSpec
+    from panodetr.images.read import ImageSource
     from panodetr.images.tiles import Box
     from panodetr.images.views import TiledImage, View
     from panodetr.results.panoptic import ClassSegment
     from panodetr.results.types import Candidates, Category
     from panodetr.runtimes.base import Found, Runtime
 
-    ImageSource: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
     KeptQueries: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]
     ViewSegments: TypeAlias = tuple[NDArray[np.int32], list[ClassSegment]]
     TileResult: TypeAlias = tuple[Box, NDArray[np.int32], list[ClassSegment]]
@@ -99,7 +98,8 @@ class Predictor:
         """Find every segment of one image, or of each image of a list.
 
         Args:
-            image: a path, a PIL image, an (H, W, 3) uint8 array, or a list of these.
+            image: a path, bytes, a file object, a PIL image, an array or a tensor
+                (`panodetr.images.read.ImageSource`), or a list of these.
             threshold: least score of a segment, 0 to 1; None takes the model's own.
             task: "panoptic" gives every pixel to one object or region, as the paper does;
                 "instances" finds things alone, each where its own mask is, and leaves the rest
@@ -107,12 +107,12 @@ class Predictor:
                 threshold.
 
         Raises:
-            ImageError: an image cannot be read.
+            ImageError: an image cannot be read; a `TypeError`, too, for other objects.
             UsageError: the threshold is not from 0 to 1, or there is none for this task, or there
                 is no such task.
             CheckpointError: the model has no mask head.
         """
-        if isinstance(image, str | Path | Image.Image | np.ndarray):
+        if is_one_image(image):
             return next(self.segment_each([image], threshold=threshold, task=task))
         return list(self.segment_each(image, threshold=threshold, task=task))
 
@@ -160,16 +160,17 @@ class Predictor:
         several queries have found where the model's `duplicate_iou` says so.
 
         Args:
-            image: a path, a PIL image, an (H, W, 3) uint8 array, or a list of these.
+            image: a path, bytes, a file object, a PIL image, an array or a tensor
+                (`panodetr.images.read.ImageSource`), or a list of these.
             threshold: scores up to and including it are dropped.
             masks: whether each object gets its mask, too.
 
         Raises:
-            ImageError: an image cannot be read.
+            ImageError: an image cannot be read; a `TypeError`, too, for other objects.
             UsageError: the threshold is not from 0 to 1.
             CheckpointError: masks are asked for, and the model has no mask head.
         """
-        if isinstance(image, str | Path | Image.Image | np.ndarray):
+        if is_one_image(image):
             return next(self.detect_each([image], threshold=threshold, masks=masks))
         return list(self.detect_each(image, threshold=threshold, masks=masks))
 
@@ -230,7 +231,7 @@ class Predictor:
                 as well. Most queries score next to nothing, and a mask costs as much for them.
 
         Raises:
-            ImageError: an image cannot be read.
+            ImageError: an image cannot be read; a `TypeError`, too, for other objects.
             UsageError: the threshold is not from 0 to 1.
             CheckpointError: the model has no mask head.
         """

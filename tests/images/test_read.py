@@ -1,20 +1,31 @@
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from panodetr.errors import ImageError
-from panodetr.images.read import MAX_PIXELS, find_images, read_image, read_size
+from panodetr.images.read import (
+    MAX_PIXELS,
+    ImageSource,
+    find_images,
+    is_one_image,
+    read_image,
+    read_size,
+)
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
+GREY = np.repeat(RGB[:, :, :1], 3, axis=2)
 SMOOTH = np.stack([np.add.outer(np.arange(32) * 3, np.arange(48) * 2) + 20] * 3, -1).astype(
     np.uint8
 )
@@ -162,17 +173,116 @@ def test_grey_arrays_are_taken() -> None:
 @pytest.mark.parametrize(
     "array",
     [
-        RGB.astype(np.float32),
-        RGB.transpose(2, 0, 1),
+        RGB.astype(np.int64),
+        RGB > 100,
         RGB[None],
         RGB[..., :2],
         np.zeros((4, 4, 4), np.uint8),
     ],
 )
 def test_other_arrays_are_refused(array: NDArray[np.uint8]) -> None:
-    with pytest.raises(ImageError, match="expected uint8 of shape") as error:
+    with pytest.raises(ImageError, match="expected uint8, uint16 or floating point of") as error:
         read_image(array)
     one_line(error, str(array.dtype), str(array.shape))
+
+
+FIRST = np.ascontiguousarray(RGB.transpose(2, 0, 1))  # 3, H, W
+
+
+@pytest.mark.parametrize("pixels", [RGB, FIRST], ids=["channels last", "channels first"])
+@pytest.mark.parametrize(
+    ("dtype", "largest"),
+    [("u1", 255), ("u2", 65535), (">u2", 65535), ("f2", 1), ("f4", 1), ("f8", 1)],
+)
+def test_arrays_in_either_layout_and_in_every_type(
+    pixels: NDArray[np.uint8], dtype: str, largest: int
+) -> None:
+    array = (pixels * (largest / 255)).astype(dtype)
+    assert np.array_equal(read_image(array), RGB)
+    if dtype != ">u2":  # which torch does not have
+        tensor = torch.from_numpy(array)
+        assert np.array_equal(read_image(tensor), RGB)
+        assert np.array_equal(read_image(tensor[..., 0] if pixels is RGB else tensor[0]), GREY)
+
+
+def test_where_both_layouts_fit_arrays_have_channels_last_and_tensors_first() -> None:
+    cube = RGB[:3, :3]
+    assert np.array_equal(read_image(cube), cube)
+    assert np.array_equal(read_image(torch.from_numpy(cube.transpose(2, 0, 1).copy())), cube)
+
+
+def test_tensors_may_have_a_gradient_or_be_bfloat16() -> None:
+    grey = torch.full((4, 5), 0.5, dtype=torch.bfloat16, requires_grad=True)
+    assert np.array_equal(read_image(grey), np.full((4, 5, 3), 128))
+
+
+@pytest.mark.parametrize("value", [1.5, -0.1, float("nan")])
+def test_floating_point_arrays_of_another_range_are_refused(value: float) -> None:
+    with pytest.raises(ImageError, match="the array: floating-point pixels must lie between 0 and"):
+        read_image(np.full((3, 4, 3), value))
+
+
+class Stream:
+    """A file object that cannot be rewound, as a network gives it."""
+
+    def __init__(self, contents: bytes) -> None:
+        self.read = io.BytesIO(contents).read
+
+
+def test_bytes_and_file_objects(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", Image.fromarray(RGB))
+    contents = path.read_bytes()
+    used = io.BytesIO(contents)
+    used.seek(0, io.SEEK_END)
+    with path.open("rb") as file:
+        for source in (
+            contents,
+            bytearray(contents),
+            memoryview(contents),
+            used,
+            Stream(contents),
+            file,
+        ):
+            assert np.array_equal(read_image(source), RGB)
+            assert is_one_image(source)
+        assert not file.closed
+
+
+@pytest.mark.parametrize(
+    ("source", "match"),
+    [
+        (b"", "the bytes are empty"),
+        (b"no image", "the bytes: not an image"),
+        (io.BytesIO(), "the file object: not an image"),
+        (io.BytesIO(b"no image"), "the file object: not an image"),
+        ("https://host/a.png", "https://host/a.png: this is a URL; download the image"),
+        (Path("s3://host/a.png"), "this is a URL"),
+    ],
+)
+def test_what_holds_no_image_is_one_line(source: ImageSource, match: str) -> None:
+    with pytest.raises(ImageError, match=match) as error:
+        read_image(source)
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [(None, "NoneType"), (3, "int"), ({"a": 1}, "dict"), (io.StringIO("x"), "text file")],
+)
+def test_other_objects_are_one_line_and_a_type_error(source: Any, name: str) -> None:
+    with pytest.raises(
+        TypeError, match=f"a {name} is not an image; expected a path, bytes"
+    ) as error:
+        read_image(source)
+    assert isinstance(error.value, ImageError)
+    assert "\n" not in str(error.value)
+
+
+def test_one_image_and_several() -> None:
+    for one in ("a.png", Path("a.png"), RGB, Image.fromarray(RGB), torch.zeros(3, 4, 4), None, 3):
+        assert is_one_image(one)  # pyright: ignore[reportArgumentType]
+    for several in ([RGB], (RGB,), iter([RGB]), []):
+        assert not is_one_image(several)
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0, 3), (0, 0)])

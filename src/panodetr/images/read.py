@@ -1,21 +1,31 @@
-"""Images from files, PIL images and arrays: upright 8-bit RGB, or one line that says why not."""
+"""Images from files, bytes, PIL images, arrays and tensors: upright 8-bit RGB, or a one-line error.
+
+`ImageSource` is all that may stand for an image; whatever takes an image reads it here.
+"""
 
 from __future__ import annotations
 
 import glob
+import io
+import os
+import re
 import threading
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
-from panodetr.errors import ImageError
+from panodetr.errors import ImageError, ImageTypeError
 from panodetr.threads import pool_threads
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs  # in typing since Python 3.13
 
 MAX_PIXELS = 200_000_000
 """Largest image that is decoded unless the caller says otherwise: 600 MB as RGB."""
@@ -23,7 +33,7 @@ MAX_PIXELS = 200_000_000
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm"}
 )
-"""Endings, in lower case, by which a folder's files are taken for images."""
+"""Suffixes, in lower case, of the files in a folder that are images."""
 
 # Decoders of images alone: Pillow would also run Ghostscript on an EPS file that came as a .png.
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
@@ -37,21 +47,75 @@ _STRIP = 64
 
 _SIDES = (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength)
 
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
+
 _pillow_globals = threading.Lock()
 
 
-def read_image(
-    source: str | Path | Image.Image | NDArray[np.uint8], *, max_pixels: int = MAX_PIXELS
-) -> NDArray[np.uint8]:
+@runtime_checkable
+class BinaryFile(Protocol):
+    """A file that is open for reading in binary mode, or anything that reads like one."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read up to `size` bytes."""
+        ...
+
+
+@runtime_checkable
+class Tensor(Protocol):
+    """What reading needs of a `torch.Tensor`: torch itself is not imported here."""
+
+    def detach(self) -> Any:
+        """Give the tensor without its gradient."""
+        ...
+
+    def cpu(self) -> Any:
+        """Give the tensor in the processor's memory."""
+        ...
+
+    def numpy(self) -> NDArray[Any]:
+        """Give the values as an array."""
+        ...
+
+
+ImageSource: TypeAlias = (
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | BinaryFile
+    | Image.Image
+    | NDArray[np.number[Any]]
+    | Tensor
+)
+"""What may stand for an image:
+
+- a path;
+- the bytes of an image file, or a file object in binary mode (read from its start where it can
+  be rewound);
+- a PIL image;
+- an array or a tensor, RGB or grey: (H, W, 3), (3, H, W) or (H, W), as uint8 from 0 to 255,
+  uint16 from 0 to 65535, or floating point from 0 to 1. Where both of the first two shapes fit,
+  an array has its channels last and a tensor has them first.
+"""
+
+_ONE_IMAGE = (
+    *(str, os.PathLike, bytes, bytearray, memoryview, BinaryFile),
+    *(Image.Image, np.ndarray, Tensor),
+)
+
+
+def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Read an image as upright RGB.
 
     Files and PIL images are turned as their EXIF orientation says. Of a file with several frames
     the first is taken. Alpha is dropped, not blended, as in the original: the colours under
     transparent pixels appear. 16-bit values are divided by 257 (65535 becomes 255), without
-    stretching the contrast; floats are taken as 0 to 1.
+    stretching the contrast; floating-point values from 0 to 1 are multiplied by 255 and rounded.
 
     Args:
-        source: a file, a PIL image, or an array: (H, W, 3) RGB or (H, W) grey, uint8.
+        source: the image; `ImageSource` lists what it may be.
         max_pixels: a larger image is refused, by its header, before anything is decoded.
 
     Returns:
@@ -59,35 +123,49 @@ def read_image(
 
     Raises:
         ImageError: `source` is missing, unreadable, broken, too large, empty, or not an image.
+        ImageTypeError: `source` is an object of another type; it is a `TypeError`, too.
     """
     image = open_image(source, max_pixels=max_pixels)
     return copy_pixels(image) if isinstance(image, Image.Image) else image
 
 
 def open_image(
-    source: str | Path | Image.Image | NDArray[np.uint8], *, max_pixels: int = MAX_PIXELS
+    source: ImageSource, *, max_pixels: int = MAX_PIXELS
 ) -> Image.Image | NDArray[np.uint8]:
-    """Read an image as `read_image` does, and leave it as it is held: by Pillow, or in an array.
+    """Read an image as `read_image` does, and leave it where it is: in Pillow, or in an array.
 
-    Copying a large image out of Pillow takes as long as resizing it does; whoever needs the resized
-    one first can have it without.
+    Copying a large image out of Pillow takes as long as resizing it. A caller that needs the
+    resized image first saves that copy.
 
     Returns:
         An upright RGB image, which may be `source` itself; or an array, which is a copy.
 
     Raises:
-        ImageError: as `read_image`.
+        ImageError, ImageTypeError: as `read_image`.
     """
     if isinstance(source, Image.Image):
-        name = "the PIL image"
-        _check_size(source.size, max_pixels, name)
-        return _decode(source, name)
+        _check_size(source.size, max_pixels, "the PIL image")
+        return _decode(source, "the PIL image")
     if isinstance(source, np.ndarray):
-        return _from_array(source, max_pixels)
-    path = Path(source)
-    _check_file(path)
-    with _open(path, max_pixels) as image:
-        return _decode(image, str(path))
+        return _from_array(source, "the array", max_pixels, channels_first=False)
+    if isinstance(source, Tensor):
+        return _from_array(_values_of(source), "the tensor", max_pixels, channels_first=True)
+    file, name = _file_of(source)
+    with _open(file, name, max_pixels) as image:
+        return _decode(image, name)
+
+
+def is_one_image(images: object) -> TypeIs[ImageSource]:
+    """Whether an argument is one image and not several, as in a list.
+
+    What is neither counts as one image: reading it then says what was expected.
+    """
+    return isinstance(images, _ONE_IMAGE) or not isinstance(images, Iterable)
+
+
+def path_of(source: ImageSource) -> Path | None:
+    """Give an image's path, None for an image that is no path."""
+    return Path(os.fsdecode(source)) if isinstance(source, str | os.PathLike) else None
 
 
 def copy_pixels(image: Image.Image) -> NDArray[np.uint8]:
@@ -108,15 +186,14 @@ def copy_pixels(image: Image.Image) -> NDArray[np.uint8]:
     return pixels
 
 
-def read_size(source: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def read_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Read an image's height and width, upright, from the file's header alone.
 
     Raises:
-        ImageError: the file is missing, too large, or no image; its pixels may still be broken.
+        ImageError: the file is missing, too large, or not an image; its pixels may still be broken.
     """
-    path = Path(source)
-    _check_file(path)
-    with _open(path, max_pixels) as image:
+    file, name = _file_of(path)
+    with _open(file, name, max_pixels) as image:
         try:
             with _quiet():
                 turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
@@ -129,15 +206,15 @@ def read_size(source: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int,
 
 
 def find_images(inputs: Sequence[str | Path]) -> list[Path]:
-    """List the images that files, folders and glob patterns stand for.
+    """List the image files that files, folders and glob patterns name.
 
-    A file is taken whatever it is called. A folder stands for every image in it and in its
-    subfolders, by their endings (`SUFFIXES`), hidden ones left out; a pattern for every image and
-    folder that matches, with `**` for any depth. What was given first comes first; within a folder
-    or pattern paths are sorted. A file that is reached twice is listed once.
+    A file is listed whatever its name is. A folder gives all images in it and in its subfolders,
+    by their suffixes (`SUFFIXES`), without hidden ones. A pattern gives all images and folders
+    that match, with `**` for any depth. The order is that of the inputs; within a folder or
+    pattern paths are sorted. A file that is found twice is listed once.
 
     Raises:
-        ImageError: an input does not exist, or a folder or pattern holds no image.
+        ImageError: an input does not exist, or a folder or pattern has no image.
     """
     found: dict[Path, Path] = {}
     for given in inputs:
@@ -155,8 +232,8 @@ def _expand(given: str | Path) -> list[Path]:
         return images
     if path.exists():
         return [path]
-    if not glob.has_magic(str(given)):
-        raise ImageError(f"{given}: no such file or folder")
+    if not glob.has_magic(str(given)) or _URL.match(str(given)):
+        raise ImageError(_missing(str(given), "no such file or folder"))
     matches = [Path(match) for match in sorted(glob.glob(str(given), recursive=True))]
     images = [image for match in matches for image in _images_in(match)]
     if not images:
@@ -177,21 +254,52 @@ def _images_in(path: Path) -> list[Path]:
     ]
 
 
-def _check_file(path: Path) -> None:
-    """Refuse what would block, or would give an obscure message, when opened."""
+def _file_of(source: object) -> tuple[Path | Any, str]:
+    """Give what Pillow can open, and its name in errors.
+
+    Raises:
+        ImageError: it would block, or would give an obscure error, when opened.
+        ImageTypeError: it is neither a path, nor bytes, nor a binary file.
+    """
+    if isinstance(source, str | os.PathLike):
+        name = os.fsdecode(source)
+        _check_file(name)
+        return Path(name), name
+    if isinstance(source, bytes | bytearray | memoryview):
+        if len(source) == 0:
+            raise ImageError(f"the bytes are empty; expected the bytes of a {_KNOWN} file")
+        return io.BytesIO(source), "the bytes"
+    if isinstance(source, BinaryFile) and not isinstance(source, io.TextIOBase):
+        name = getattr(source, "name", None)
+        return source, name if isinstance(name, str) else "the file object"
+    what = "text file" if isinstance(source, io.TextIOBase) else type(source).__name__
+    raise ImageTypeError(
+        f"a {what} is not an image; expected a path, bytes, a file opened in binary mode, a PIL "
+        "image, an array or a tensor"
+    )
+
+
+def _check_file(name: str) -> None:
+    path = Path(name)
     try:
         if path.is_dir():
-            raise ImageError(f"{path}: this is a folder; expected an image file")
+            raise ImageError(f"{name}: this is a folder; expected an image file")
         if not path.exists():
-            raise ImageError(f"{path}: no such file")
+            raise ImageError(_missing(name, "no such file"))
         if not path.is_file():
-            raise ImageError(f"{path}: this is a device or pipe; expected an image file")
+            raise ImageError(f"{name}: this is a device or pipe; expected an image file")
         if path.stat().st_size == 0:
-            raise ImageError(f"{path}: the file is empty; expected {_KNOWN}")
+            raise ImageError(f"{name}: the file is empty; expected {_KNOWN}")
     except ImageError:  # a ValueError, too
         raise
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise ImageError(f"{path!s}: cannot be read: {_reason(error)}") from error
+        raise ImageError(f"{name}: cannot be read: {_reason(error)}") from error
+
+
+def _missing(name: str, reason: str) -> str:
+    if _URL.match(name):
+        return f"{name}: this is a URL; download the image and give the path of the file"
+    return f"{name}: {reason}"
 
 
 @contextmanager
@@ -206,17 +314,17 @@ def _quiet() -> Generator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _open(path: Path, max_pixels: int) -> Image.Image:
+def _open(file: Path | Any, name: str, max_pixels: int) -> Image.Image:
     """Read the header of a file and check the size that it gives."""
     try:
         with _quiet():
-            image = Image.open(path, formats=_FORMATS)
+            image = Image.open(file, formats=_FORMATS)
     except PermissionError as error:
-        raise ImageError(f"{path}: cannot be read: {_reason(error)}") from error
+        raise ImageError(f"{name}: cannot be read: {_reason(error)}") from error
     except Exception as error:  # decoders raise whatever a broken header makes them stumble over
-        raise ImageError(f"{path}: not an image, or broken; expected {_KNOWN}") from error
+        raise ImageError(f"{name}: not an image, or broken; expected {_KNOWN}") from error
     try:
-        _check_size(image.size, max_pixels, str(path))
+        _check_size(image.size, max_pixels, name)
     except ImageError:
         image.close()
         raise
@@ -241,30 +349,54 @@ def _decode(image: Image.Image, name: str) -> Image.Image | NDArray[np.uint8]:
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image | NDArray[np.uint8]:
     if image.mode == "F":
-        values = np.asarray(image, np.float32)
-        if not bool(np.all((values >= 0) & (values <= 1))):  # NaN fails too
-            raise ImageError(f"{name}: floating-point pixels must lie between 0 and 1")
-        return _from_grey((values * 255 + 0.5).astype(np.uint8))
+        return _from_grey(_from_fractions(np.asarray(image, np.float32), name))
     if image.mode.startswith("I"):  # I;16 in either byte order, and I where a file says 32 bits
-        wide = np.asarray(image).astype(np.int64)
+        wide = np.asarray(image).astype(np.int32)
         if wide.min() < 0 or wide.max() > 65535:
             raise ImageError(f"{name}: 32-bit pixels go beyond 0 to 65535; expected 8 or 16 bits")
-        return _from_grey(((wide + 128) // 257).astype(np.uint8))
+        return _from_grey(_from_16_bits(wide))
     if image.mode == "P" and "transparency" in image.info:
         image = image.copy()  # it may be the caller's, and is left alone
         del image.info["transparency"]  # alpha is dropped anyway, and Pillow would warn
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _from_array(array: NDArray[np.uint8], max_pixels: int) -> NDArray[np.uint8]:
+def _values_of(tensor: Tensor) -> NDArray[Any]:
+    """Copy a tensor's values into an array; NumPy has no bfloat16."""
+    values = tensor.detach().cpu()
+    return (values.float() if "bfloat16" in str(values.dtype) else values).numpy()
+
+
+def _from_array(
+    array: NDArray[Any], name: str, max_pixels: int, *, channels_first: bool
+) -> NDArray[np.uint8]:
+    """Copy an array (H, W, 3), (3, H, W) or (H, W) as (H, W, 3) uint8."""
+    known = array.dtype.type in (np.uint8, np.uint16) or np.issubdtype(array.dtype, np.floating)
     grey = array.ndim == 2
-    if array.dtype != np.uint8 or not (grey or (array.ndim == 3 and array.shape[2] == 3)):
+    first, last = (array.ndim == 3 and array.shape[axis] == 3 for axis in (0, 2))
+    if not known or not (grey or first or last):
         raise ImageError(
-            f"the array is {array.dtype} of shape {array.shape}; "
-            "expected uint8 of shape (H, W, 3), red, green, blue, or (H, W), grey"
+            f"{name} is {array.dtype} of shape {array.shape}; expected uint8, uint16 or floating "
+            "point of shape (H, W, 3), (3, H, W) or (H, W)"
         )
-    _check_size((array.shape[1], array.shape[0]), max_pixels, "the array")
+    if first and (channels_first or not last):
+        array = array.transpose(1, 2, 0)
+    _check_size((array.shape[1], array.shape[0]), max_pixels, name)
+    if array.dtype.type is np.uint16:
+        array = _from_16_bits(array.astype(np.int32))
+    elif array.dtype.type is not np.uint8:
+        array = _from_fractions(array.astype(np.float32), name)
     return _from_grey(array) if grey else array.copy(order="C")
+
+
+def _from_fractions(values: NDArray[np.float32], name: str) -> NDArray[np.uint8]:
+    if not bool(np.all((values >= 0) & (values <= 1))):  # NaN fails too
+        raise ImageError(f"{name}: floating-point pixels must lie between 0 and 1")
+    return (values * 255 + 0.5).astype(np.uint8)
+
+
+def _from_16_bits(values: NDArray[np.int32]) -> NDArray[np.uint8]:
+    return ((values + 128) // 257).astype(np.uint8)
 
 
 def _from_grey(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -283,6 +415,6 @@ def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Say in one line, without the path again, what the system or the decoder said."""
-    said = error.strerror if isinstance(error, OSError) else None
-    return " ".join((said or str(error) or type(error).__name__).split())
+    """Give the system's or the decoder's reason in one line, without the path."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    return " ".join((reason or str(error) or type(error).__name__).split())

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from panodetr.images.preprocess import Preprocessing
-from panodetr.images.read import copy_pixels, open_image
+from panodetr.images.read import ImageSource, copy_pixels, open_image, path_of
 from panodetr.images.resize import image_size, resize, resized_size
 from panodetr.images.tiles import Box, tile_boxes
 
@@ -77,9 +77,7 @@ class View:
         return _tile_size(self.box)
 
 
-def read_tiled(
-    image: str | Path | Image.Image | NDArray[np.uint8], rule: Preprocessing
-) -> TiledImage:
+def read_tiled(image: ImageSource, rule: Preprocessing) -> TiledImage:
     """Read an image and lay its tiles.
 
     Raises:
@@ -88,7 +86,7 @@ def read_tiled(
     held = open_image(image)
     return TiledImage(
         held=held,
-        source=Path(image) if isinstance(image, str | Path) else None,
+        source=path_of(image),
         tiles=lay_tiles(image_size(held), rule),
     )
 
