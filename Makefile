@@ -6,7 +6,7 @@ SAMPLES := src/panodetr/assets/samples
 DATA ?= ../shared/data
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: demo test slow lint types format bench ci clean
+.PHONY: demo test slow lint types docs format bench ci clean
 
 # Segment three real microscopy images with the bundled model.
 demo: .venv/installed
@@ -45,6 +45,11 @@ bench: .venv/installed-dev
 	done; \
 	exit $$code
 
+# The documentation, as a site in build/site. A dead link or a notebook that fails is an error.
+docs: .venv/installed-docs
+	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "The site: $(CURDIR)/build/site/index.html"
+
 # All of it, as it runs before a merge.
 ci:
 	.ci/run
@@ -59,4 +64,8 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install -qq --constraint $(LOCK) --editable '.[dev]'
+	touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install -qq --constraint $(LOCK) --editable '.[docs]'
 	touch $@
