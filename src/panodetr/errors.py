@@ -2,11 +2,11 @@
 
 
 class PanodetrError(ValueError):
-    """Base of every error that a user can mend; the command line prints its one line alone."""
+    """Base of every error that a user can fix; the command line prints its one line alone."""
 
 
 class UsageError(PanodetrError):
-    """A command was given arguments that cannot be meant: exit code 2."""
+    """A command was given invalid arguments: exit code 2."""
 
 
 class ImageError(PanodetrError):

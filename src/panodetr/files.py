@@ -1,8 +1,8 @@
-"""Files that are written whole or not at all.
+"""Atomic writes: a file is written completely or not at all.
 
 A new file is written under a temporary name in the same folder, flushed to the disk, and renamed
-over the old one. Whoever reads the path sees the old contents or the new, never a part, also when
-the process is killed midway. Only `append_text` adds to a file as it lies.
+over the old one. A reader of the path sees the old contents or the new, never a part, even if the
+process is killed midway. Only `append_text` changes a file in place.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _IN_WORK = re.compile(r"\.(writing|old)-[0-9a-f]{12}(\.[^.]+)?")
 
 @contextmanager
 def atomic_write(path: Path) -> Generator[Path, None, None]:
-    """Give a temporary path beside `path` that takes its place when the block ends well.
+    """Give a temporary path that replaces `path` when the block ends without an error.
 
-    Folders above `path` are made. The temporary path ends as `path` does, so that writers that go
-    by the suffix work. When the block raises, the temporary file is removed and `path` is left as
-    it was; an `OSError` in it counts as a failure to write.
+    Missing parent folders are created. The temporary path keeps the suffix, for writers that choose
+    a format by it. If the block raises, the temporary file is removed and `path` is unchanged. An
+    `OSError` in the block counts as a failure to write.
 
     Raises:
         PanodetrError: the system refused to write (disk full, no permission, a folder in the way).
     """
-    with _told(path):
+    with _one_line_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
-        with _told(path):
+        with _one_line_errors(path):
             yield temporary
             _sync(temporary)
             temporary.replace(path)
@@ -48,23 +48,23 @@ def atomic_write(path: Path) -> Generator[Path, None, None]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Generator[Path, None, None]:
-    """Give a temporary folder beside `path` that takes its place when the block ends well.
+    """Give a temporary folder that replaces `path` when the block ends without an error.
 
-    A folder that is already there is replaced with everything in it. POSIX has no rename over a
-    full folder, so the old one is moved aside first: a process killed between the two renames
-    leaves no folder at `path`, and both whole ones beside it, as `.writing-…` and `.old-…`.
+    An existing folder is replaced with everything in it. POSIX cannot rename over a folder that is
+    not empty, so the old one is moved aside first. A process that is killed between the two renames
+    leaves nothing at `path` and both complete folders beside it, as `.writing-…` and `.old-…`.
 
     Raises:
         PanodetrError: the system refused to write, or a file is in the way.
     """
-    with _told(path):
+    with _one_line_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "a file of this name is in the way")
         temporary = _temporary(path)
         temporary.mkdir()
     try:
-        with _told(path):
+        with _one_line_errors(path):
             yield temporary
             for entry in sorted(temporary.rglob("*"), reverse=True):
                 _sync(entry)
@@ -76,14 +76,14 @@ def atomic_folder(path: Path) -> Generator[Path, None, None]:
 
 
 def check_writable(path: Path) -> None:
-    """Find out whether a file can be written, before the work whose result it is to hold.
+    """Check that a file can be written, before the work whose result it will hold.
 
-    Folders above `path` are made.
+    Missing parent folders are created.
 
     Raises:
         PanodetrError: the system refuses, or a folder is in the way.
     """
-    with _told(path):
+    with _one_line_errors(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "a folder of this name is in the way")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def check_writable(path: Path) -> None:
 
 
 def write_bytes(path: Path, contents: bytes) -> None:
-    """Write `contents` whole or not at all.
+    """Write `contents` atomically.
 
     Raises:
         PanodetrError: the system refused to write.
@@ -103,7 +103,7 @@ def write_bytes(path: Path, contents: bytes) -> None:
 
 
 def write_text(path: Path, contents: str) -> None:
-    """Write `contents` as UTF-8, whole or not at all, with its line ends as they are.
+    """Write `contents` atomically as UTF-8; line ends are kept.
 
     Raises:
         PanodetrError: the system refused to write.
@@ -112,50 +112,47 @@ def write_text(path: Path, contents: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as indented JSON with a final line end, whole or not at all.
+    """Write `value` atomically as indented JSON with a final line end.
 
     Raises:
         PanodetrError: the system refused to write.
-        ValueError: `value` holds a number that JSON has no word for (NaN, infinity).
-        TypeError: `value` holds something that JSON has no form for.
+        ValueError: `value` holds a number that JSON cannot express (NaN, infinity).
+        TypeError: `value` holds an object that JSON cannot express.
     """
     write_bytes(path, json_bytes(value))
 
 
 def append_text(path: Path, contents: str) -> None:
-    """Add `contents` to the end of a file, as UTF-8; a process killed midway leaves a part of it.
+    """Append `contents` to a file, as UTF-8. A process that is killed midway leaves a part of it.
 
     Raises:
         PanodetrError: the system refused to write.
     """
-    with _told(path):
+    with _one_line_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8", newline="") as file:
             file.write(contents)
 
 
 def json_bytes(value: object) -> bytes:
-    """Give what `write_json` writes.
+    """Give the bytes that `write_json` writes.
 
     Raises:
         ValueError, TypeError: as there.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    # Names of files need not be text. What UTF-8 has no bytes for is escaped as JSON does it.
+    # File names need not be valid text: lone surrogates are escaped as in JSON.
     return text.encode("utf-8", "backslashreplace")
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a name is one of those that something has here while it is written or replaced.
-
-    A process that is killed leaves it behind.
-    """
+    """Whether a path is a temporary one of this module, left behind by a killed process."""
     return _IN_WORK.fullmatch(path.name) is not None
 
 
 @contextmanager
-def _told(path: Path) -> Generator[None, None, None]:
-    """Turn the system's refusal into one line that names the path the user asked for."""
+def _one_line_errors(path: Path) -> Generator[None, None, None]:
+    """Turn an `OSError` into one line that names the path the user asked for."""
     try:
         yield
     except OSError as error:
@@ -164,12 +161,12 @@ def _told(path: Path) -> Generator[None, None, None]:
 
 
 def _temporary(path: Path) -> Path:
-    """Name something beside `path` that is not there yet, hidden, and ending as `path` does."""
+    """Name a hidden path beside `path` that does not exist yet and has the same suffix."""
     return path.with_name(f".writing-{secrets.token_hex(6)}{path.suffix}")
 
 
 def _swap(temporary: Path, path: Path) -> None:
-    """Rename a folder over another."""
+    """Replace a folder by another."""
     if not path.exists():
         temporary.rename(path)
         return
@@ -184,7 +181,7 @@ def _swap(temporary: Path, path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Make the system put a file, or a folder's list of names, on the disk."""
+    """Flush a file, or a folder's list of names, to the disk."""
     if path.is_dir() and os.name == "nt":  # Windows cannot open a folder
         return
     handle = os.open(path, os.O_RDONLY)

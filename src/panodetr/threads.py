@@ -1,4 +1,4 @@
-"""How many threads work, said in one place for every runtime and for our own pools."""
+"""How many threads to use, for every runtime and for our own pools."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import sys
 
 
 def omp_threads() -> int | None:
-    """Give the number in OMP_NUM_THREADS, which PyTorch follows by itself.
+    """Give the number in OMP_NUM_THREADS, or None where it is not set or is not a number.
 
-    OpenVINO and ONNX Runtime do not know that variable; they are told. None where it is not set,
-    or holds no number of threads: then each library chooses, and takes the machine's cores.
+    PyTorch reads the variable itself. OpenVINO and ONNX Runtime do not, so they get this number.
+    With None each library chooses, and takes all cores.
     """
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # others are of inner loops
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # the rest: nested loops
     return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 def pool_threads() -> int:
-    """Give the threads of a pool of ours: as many as are told, else the cores that we may use."""
-    if (told := omp_threads()) is not None:
-        return told
-    if sys.platform == "linux":  # a container or `taskset` may leave a process fewer than there are
+    """Give the size of a thread pool: `omp_threads`, else the cores that this process may use."""
+    if (threads := omp_threads()) is not None:
+        return threads
+    if sys.platform == "linux":  # a container or `taskset` may allow fewer than the machine has
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
