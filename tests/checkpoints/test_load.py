@@ -13,7 +13,7 @@ from panodetr.checkpoints.coco import coco_panoptic, plain_category
 from panodetr.checkpoints.facebook import FACEBOOK
 from panodetr.checkpoints.huggingface import RESNET_4, RESNET_5, TABLES, TIMM_4
 from panodetr.checkpoints.huggingface_config import write_huggingface
-from panodetr.checkpoints.load import load_checkpoint
+from panodetr.checkpoints.load import load_checkpoint, load_spec
 from panodetr.checkpoints.names import NameTable
 from panodetr.checkpoints.save import FORMATS, Format, save_pretrained
 from panodetr.checkpoints.spec import ModelSpec
@@ -227,7 +227,7 @@ def test_folders_that_are_no_checkpoint_are_named(
 
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "image.png").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"image\.png is no file of weights"):
+    with pytest.raises(CheckpointError, match=r"image\.png is not a file of weights"):
         load_checkpoint(tmp_path / "image.png")
 
 
@@ -264,3 +264,17 @@ def test_a_bundled_name_wins_over_a_folder_here(
     assert load_checkpoint("cells")[0].name == "small"
     assert load_checkpoint("./cells")[0].name == "own"
     assert load_checkpoint(Path("cells"))[0].name == "own"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_specification_is_read_without_its_weights(
+    tmp_path: Path, spec: ModelSpec, model: Detr, format: Format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / ("small.pth" if format == "facebook" else "small")
+    save_pretrained(path, spec, model, format=format)
+    monkeypatch.setattr(torch.Tensor, "clone", None)
+    monkeypatch.setattr("panodetr.checkpoints.load.Detr", None)
+    assert load_spec(path) == spec
+    if format != "facebook":
+        (path / "model.safetensors").unlink()
+        assert load_spec(path) == spec

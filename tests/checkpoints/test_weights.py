@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from panodetr.checkpoints.weights import read_pickled, read_weights
+from panodetr.checkpoints.weights import open_weights
 from panodetr.errors import CheckpointError
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.zeros(2)}
@@ -24,15 +24,15 @@ def same(state: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("whole", [STATE, {"model": STATE, "epoch": 3}], ids=["alone", "training"])
 def test_pickled_weights_are_read(tmp_path: Path, whole: object, zipped: bool) -> None:
     torch.save(whole, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
-    assert same(read_weights(tmp_path / "a.pth"))
+    assert same(open_weights(tmp_path / "a.pth").read())
 
 
 def test_the_arguments_of_a_training_checkpoint_are_read(tmp_path: Path) -> None:
     arguments = argparse.Namespace(dilation=True, lr=1e-4, masks=False, device="cuda")
     torch.save({"model": STATE, "args": arguments}, tmp_path / "a.pth")
-    state, read = read_pickled(tmp_path / "a.pth")
-    assert same(state)
-    assert read["dilation"] is True
+    weights = open_weights(tmp_path / "a.pth")
+    assert same(weights.read())
+    assert weights.arguments["dilation"] is True
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_anything_that_could_run_code_is_refused(
     file = tmp_path / "a.pth"
     torch.save({"model": STATE, "args": stranger}, file)
     with pytest.raises(CheckpointError, match=rf"a\.pth holds {name}, .* can run code; .* alone"):
-        read_weights(file)
+        open_weights(file)
 
 
 def test_a_pickle_that_runs_code_does_not_run_it(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_pickle_that_runs_code_does_not_run_it(tmp_path: Path) -> None:
 
     torch.save({"model": Attack()}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="can run code"):
-        read_weights(tmp_path / "a.pth")
+        open_weights(tmp_path / "a.pth")
     assert not marker.exists()
 
 
@@ -75,8 +75,10 @@ def test_truncated_files_are_named(tmp_path: Path, part: float, zipped: bool) ->
     torch.save(STATE, file, _use_new_zipfile_serialization=zipped)
     contents = file.read_bytes()
     file.write_bytes(contents[: int(part * len(contents))])
-    with pytest.raises(CheckpointError, match=r"a\.pth is truncated, damaged or no PyTorch file"):
-        read_weights(file)
+    with pytest.raises(
+        CheckpointError, match=r"a\.pth is truncated, damaged or not a PyTorch file"
+    ):
+        open_weights(file)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_files_that_are_no_weights_are_named(
 ) -> None:
     (tmp_path / name).write_bytes(contents)
     with pytest.raises(CheckpointError, match=message) as caught:
-        read_weights(tmp_path / name)
+        open_weights(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
 
 
@@ -111,12 +113,12 @@ def test_files_that_are_no_weights_are_named(
 def test_a_file_without_a_state_dict_is_named(tmp_path: Path, value: object, message: str) -> None:
     torch.save(value, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=message):
-        read_weights(tmp_path / "a.pth")
+        open_weights(tmp_path / "a.pth")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"a\.pth is not there"):
-        read_weights(tmp_path / "a.pth")
+        open_weights(tmp_path / "a.pth")
 
 
 def sharded(folder: Path) -> Path:
@@ -129,27 +131,29 @@ def sharded(folder: Path) -> Path:
 
 
 def test_weights_in_several_files_are_read(tmp_path: Path) -> None:
-    assert same(read_weights(sharded(tmp_path)))
+    assert same(open_weights(sharded(tmp_path)).read())
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     index = sharded(tmp_path)
     (tmp_path / "model-2.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model-2\.safetensors is not there"):
-        read_weights(index)
+        open_weights(index)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no index of weights"),
-        ("[]", "is no index of weights"),
-        ('{"weight_map": {"a": 3}}', "is no index of weights"),
-        ('{"weight_map": {"a": "../secret.safetensors"}}', "is no index of weights"),
+        ("{", "is not valid JSON"),
+        ("[]", "expected object, got array"),
+        ('{"weight_map": {"a": 3}}', r"weight_map\[\.\.\.\]: expected str, got int"),
+        ('{"weight_map": {}}', "names the files none"),
+        ('{"weight_map": {"a": "../b.safetensors"}}', "expected weights beside it"),
+        ('{"weight_map": {"a": "model.safetensors.index.json"}}', "expected weights beside it"),
     ],
 )
 def test_a_broken_index_is_named(tmp_path: Path, text: str, message: str) -> None:
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(text)
     with pytest.raises(CheckpointError, match=message):
-        read_weights(index)
+        open_weights(index)

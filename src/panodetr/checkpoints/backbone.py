@@ -11,7 +11,7 @@ from panodetr.checkpoints.facebook import FACEBOOK
 from panodetr.checkpoints.huggingface import TABLES, TRANSFORMERS_RESNET
 from panodetr.checkpoints.load import locate
 from panodetr.checkpoints.names import TORCHVISION_RESNET, NameTable, best_table
-from panodetr.checkpoints.weights import WEIGHTS_FILES, check_shapes, read_weights, shapes_of
+from panodetr.checkpoints.weights import check_shapes, find_weights, open_weights, shapes_of
 from panodetr.errors import CheckpointError
 from panodetr.model.backbone import ResNet
 
@@ -51,10 +51,11 @@ def load_backbone(source: str | Path, config: ResNetConfig) -> State:
             f"{source} has batch norms, and the backbone is to have group norms; "
             "set spec.architecture.backbone.norm to frozen or batch"
         )
-    file = _weights_file(source)
+    place = locate(source)
+    file = place if place.is_file() else find_weights(place)
     state = {
         key: tensor
-        for key, tensor in read_weights(file).items()
+        for key, tensor in open_weights(file).read().items()
         if not key.startswith(_CLASSIFIERS) and not key.endswith(_COUNTER)
     }
     ours = {
@@ -68,16 +69,6 @@ def load_backbone(source: str | Path, config: ResNetConfig) -> State:
         file, shapes_of(ours), {key: s for key, s in expected.items() if not key.endswith(_COUNTER)}
     )
     return ours
-
-
-def _weights_file(source: str | Path) -> Path:
-    place = locate(source)
-    if place.is_file():
-        return place
-    found = next((place / name for name in WEIGHTS_FILES if (place / name).is_file()), None)
-    if found is None:
-        raise CheckpointError(f"{place} holds no weights; expected {WEIGHTS_FILES[0]} in it")
-    return found
 
 
 def _renamed(file: Path, state: State) -> State:

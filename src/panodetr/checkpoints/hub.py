@@ -21,12 +21,13 @@ from panodetr.errors import CheckpointError
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def fetch(hub_id: str, revision: str | None = None) -> Path:
+def fetch(hub_id: str, revision: str | None = None, *, weights: bool = True) -> Path:
     """Fetch a checkpoint's files, and only those that are needed, all of one commit.
 
     Args:
         hub_id: `owner/name`.
         revision: branch, tag or commit; None takes the main branch.
+        weights: whether the weights are needed, or only what describes them.
 
     Returns:
         A folder of the cache.
@@ -36,7 +37,7 @@ def fetch(hub_id: str, revision: str | None = None) -> Path:
             and the cache does not have it.
     """
     with _quiet():
-        return _fetch_all(hub_id, revision)
+        return _fetch_all(hub_id, revision, weights)
 
 
 def fetch_file(hub_id: str, name: str, revision: str | None = None) -> Path:
@@ -68,12 +69,14 @@ def fetch_file(hub_id: str, name: str, revision: str | None = None) -> Path:
         return file
 
 
-def _fetch_all(hub_id: str, revision: str | None) -> Path:
+def _fetch_all(hub_id: str, revision: str | None, wanted: bool) -> Path:
     config = _fetch(hub_id, CONFIG_FILE, revision)
     if config is None:
         raise CheckpointError(f"{hub_id} on the hub has no {CONFIG_FILE}; is it a model?")
     commit = config.parent.name
     _fetch(hub_id, PREPROCESSOR_FILE, commit)
+    if not wanted:
+        return config.parent
     for name in WEIGHTS_FILES:
         weights = _fetch(hub_id, name, commit)
         if weights is not None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from panodetr.checkpoints.build import load_model
 from panodetr.checkpoints.catalogue import bundled
 from panodetr.checkpoints.coco import categories_by_count
 from panodetr.checkpoints.facebook import FACEBOOK
@@ -21,13 +20,13 @@ from panodetr.checkpoints.names import best_table
 from panodetr.checkpoints.native import CONFIG_FILE, read_json
 from panodetr.checkpoints.published import PUBLISHED, find_published
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.checkpoints.spec_json import FORMAT
+from panodetr.checkpoints.spec_json import FORMAT, spec_from_json
 from panodetr.checkpoints.weights import (
     PREPROCESSOR_FILE,
     WEIGHTS_FILES,
     check_shapes,
-    read_pickled,
-    read_weights,
+    find_weights,
+    open_weights,
     shapes_of,
 )
 from panodetr.errors import CheckpointError
@@ -35,7 +34,7 @@ from panodetr.model.detr import Detr
 
 if TYPE_CHECKING:
     from panodetr.checkpoints.names import NameTable
-    from panodetr.checkpoints.weights import State
+    from panodetr.checkpoints.weights import State, Weights
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_FILE = re.compile(rf"({_HUB_ID.pattern})/((?:[\w.-]+/)*[\w.-]+)")
@@ -61,24 +60,39 @@ def load_checkpoint(
         CheckpointError: there is no such model, it cannot be fetched, or its files are damaged or
             do not fit each other.
     """
-    place = locate(source, revision)
-    if place.is_file():
-        return _load_file(place, dilation)
-    if dilation is not None:
-        raise CheckpointError(f"{source} says itself whether it is dilated; leave that out")
-    fetched = isinstance(source, str) and not Path(source).exists()
-    hub_id = "/".join(str(source).split("/")[:2])
-    return _load_folder(place, hub_id if fetched else place.resolve().name)
+    found = _open(locate(source, revision), source, dilation)
+    return found.spec, found.build()
 
 
-def locate(source: str | Path, revision: str | None = None) -> Path:
+def load_spec(
+    source: str | Path, *, revision: str | None = None, dilation: bool | None = None
+) -> ModelSpec:
+    """Read a checkpoint's specification; no weight is read.
+
+    On the hub only the configuration is fetched. A file of weights has none: the names and shapes
+    of its tensors are read instead.
+
+    Args:
+        source: as for `load_checkpoint`.
+        revision: as for `load_checkpoint`.
+        dilation: as for `load_checkpoint`.
+
+    Raises:
+        CheckpointError: as for `load_checkpoint`; weights that are damaged or do not fit the
+            specification are not noticed.
+    """
+    return _open(locate(source, revision, weights=False), source, dilation).spec
+
+
+def locate(source: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
     """Find the folder or file that a user means, fetching it where it is on the hub.
 
     A file that its folder's configuration describes stands for the folder.
 
     Args:
         source: as for `load_checkpoint`.
-        revision: likewise.
+        revision: as for `load_checkpoint`.
+        weights: whether the weights of an id on the hub are needed.
 
     Raises:
         CheckpointError: there is no such thing, or it cannot be fetched.
@@ -94,7 +108,7 @@ def locate(source: str | Path, revision: str | None = None) -> Path:
     if isinstance(source, str) and _is_hub_id(source):
         from panodetr.checkpoints.hub import fetch
 
-        return fetch(source, revision)
+        return fetch(source, revision, weights=weights)
     on_hub = _hub_file(source) if isinstance(source, str) else None
     if on_hub is not None:
         from panodetr.checkpoints.hub import fetch_file
@@ -128,55 +142,113 @@ def _belongs_to_folder(file: Path) -> bool:
     return file.name in WEIGHTS_FILES and file.with_name(CONFIG_FILE).is_file()
 
 
-def _load_folder(folder: Path, name: str) -> tuple[ModelSpec, Detr]:
+@dataclass(frozen=True, eq=False)
+class _Checkpoint:
+    """A checkpoint whose configuration is read.
+
+    Attributes:
+        spec: the configuration.
+        place: the folder or the file.
+        weights: where they have been opened already.
+        table: the names of its weights; None where they are ours.
+    """
+
+    spec: ModelSpec
+    place: Path
+    weights: Weights | None = None
+    table: NameTable | None = None
+
+    def build(self) -> Detr:
+        """Build the model and give it the weights, floats as float32.
+
+        Raises:
+            CheckpointError: weights are missing, left over, or of other shapes.
+        """
+        weights, table = self.weights or open_weights(find_weights(self.place)), self.table
+        with torch.device("meta"):
+            model = Detr(self.spec.architecture)
+        expected = model.state_dict()
+        if table is None:
+            check_shapes(weights.file, weights.shapes, shapes_of(expected))
+            state = weights.read()
+        else:
+            renamed = shapes_of(table.from_ours(_rename(weights, table)))
+            check_shapes(weights.file, renamed, shapes_of(table.from_ours(expected)))
+            state = table.to_ours(weights.read())
+        floats = {
+            key: (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
+            for key, tensor in state.items()
+        }
+        model.load_state_dict(floats, assign=True)
+        return model.eval()
+
+
+def _open(place: Path, source: str | Path, dilation: bool | None) -> _Checkpoint:
+    """Read what a checkpoint says of itself."""
+    if place.is_file():
+        return _open_file(place, dilation)
+    if dilation is not None:
+        raise CheckpointError(f"{source} says itself whether it is dilated; leave that out")
+    fetched = isinstance(source, str) and not Path(source).exists()
+    hub_id = "/".join(str(source).split("/")[:2])
+    return _open_folder(place, hub_id if fetched else place.resolve().name)
+
+
+def _open_folder(folder: Path, name: str) -> _Checkpoint:
     file = folder / CONFIG_FILE
     config = read_json(file)
     values = cast("dict[str, Any]", config) if isinstance(config, dict) else {}
     if values.get("format") == FORMAT:
-        return load_model(folder)
+        try:
+            return _Checkpoint(spec_from_json(values), folder)
+        except ValueError as error:
+            raise CheckpointError(f"{file}: {error}") from error
     if values.get("model_type") not in MODEL_TYPES:
         raise CheckpointError(
             f"{file} is neither a panodetr configuration nor one of a DETR in transformers; "
             f"its model_type is {values.get('model_type')!r}"
         )
-    weights = next((folder / n for n in WEIGHTS_FILES if (folder / n).is_file()), None)
-    if weights is None:
-        raise CheckpointError(f"{folder} holds no weights; expected {WEIGHTS_FILES[0]} in it")
-    found = _Found.read(weights, read_weights(weights))
     extra = folder / PREPROCESSOR_FILE
     preprocessor = cast("Any", read_json(extra)) if extra.is_file() else None
     try:
-        masks = any(key.startswith("mask_head.") for key in found.ours)
+        stored = find_weights(folder)
+    except CheckpointError:  # they are still on the hub
+        weights, masks = None, "DetrForSegmentation" in values.get("architectures", ())
+    else:
+        weights = open_weights(stored)
+        masks = any("mask_head." in key for key in weights.shapes)
+    try:
         spec = read_huggingface(values, preprocessor, name=name, masks=masks)
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}") from error
-    return spec, found.build(spec)
+    table = None if weights is None else _find_table(weights)
+    return _Checkpoint(spec, folder, weights, table)
 
 
-def _load_file(file: Path, dilation: bool | None) -> tuple[ModelSpec, Detr]:
-    """Load a file that says nothing of itself but its weights."""
+def _open_file(file: Path, dilation: bool | None) -> _Checkpoint:
+    """Open a file that has nothing but its weights."""
     if file.suffix not in _FILE_SUFFIXES:
         raise CheckpointError(
-            f"{file} is no file of weights; expected one that ends in {', '.join(_FILE_SUFFIXES)} "
+            f"{file} is not a file of weights; expected one that ends in "
+            f"{', '.join(_FILE_SUFFIXES)} "
             "(what `panodetr export` wrote can be run, not converted or trained)"
         )
-    arguments: dict[str, Any] = {}
-    if file.suffix == ".safetensors":
-        state = read_weights(file)
-    else:
-        state, arguments = read_pickled(file)
-    found = _Found.read(file, state)
+    weights = open_weights(file)
+    table = _find_table(weights)
     published = find_published(file.name)
     if dilation is None:
-        dilation = bool(arguments.get("dilation", False))
+        dilation = bool(weights.arguments.get("dilation", False))
         if published is not None:
             dilation = published.architecture.backbone.dilate_last
     try:
-        heads = int(arguments.get("nheads", 8))
-        shape = infer_architecture(shapes_of(found.ours), dilation=dilation, heads=heads)
+        heads = int(weights.arguments.get("nheads", 8))
+        shapes = shapes_of(_rename(weights, table))
+        shape = infer_architecture(shapes, dilation=dilation, heads=heads)
         categories = categories_by_count(shape.num_classes)
         spec = ModelSpec(name=file.stem, architecture=shape, categories=categories)
     except (TypeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
         raise CheckpointError(f"{file}: {error}") from error
     if published is not None and published.categories[-1].index < shape.num_classes:
         spec = ModelSpec(
@@ -185,45 +257,30 @@ def _load_file(file: Path, dilation: bool | None) -> tuple[ModelSpec, Detr]:
             categories=published.categories,
             preprocessing=published.preprocessing,
         )
-    return spec, found.build(spec)
+    return _Checkpoint(spec, file, weights, table)
 
 
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """Weights of a file, under its names and under ours."""
+def _find_table(weights: Weights) -> NameTable:
+    """Recognise whose names the weights have.
 
-    file: Path
-    table: NameTable
-    theirs: State
-    ours: State
+    Raises:
+        CheckpointError: they are no DETR's.
+    """
+    table = best_table((FACEBOOK, *TABLES), weights.shapes)
+    if table is None:
+        first = next(iter(weights.shapes), "nothing")
+        raise CheckpointError(f"{weights.file} holds no DETR: its weights begin with {first!r}")
+    return table
 
-    @classmethod
-    def read(cls, file: Path, state: State) -> _Found:
-        """Recognise the names.
 
-        Raises:
-            CheckpointError: they are no DETR's.
-        """
-        table = best_table((FACEBOOK, *TABLES), state)
-        if table is None:
-            first = next(iter(state))
-            raise CheckpointError(f"{file} holds no DETR: its weights begin with {first!r}")
-        try:
-            return cls(file, table, state, table.to_ours(state))
-        except CheckpointError as error:
-            raise CheckpointError(f"{file} {error}") from error
+def _rename(weights: Weights, table: NameTable) -> State:
+    """Give tensors of the weights' shapes, without values, our names.
 
-    def build(self, spec: ModelSpec) -> Detr:
-        """Build the model and give it the weights, as float32.
-
-        Raises:
-            CheckpointError: weights are missing, left over, or of other shapes.
-        """
-        with torch.device("meta"):
-            model = Detr(spec.architecture)
-        expected = shapes_of(self.table.from_ours(model.state_dict()))
-        stored = shapes_of(self.table.from_ours(self.ours))
-        check_shapes(self.file, stored, expected)
-        weights = {key: tensor.float().contiguous() for key, tensor in self.ours.items()}
-        model.load_state_dict(weights, assign=True)
-        return model.eval()
+    Raises:
+        CheckpointError: a name is unknown.
+    """
+    empty = {key: torch.empty(shape, device="meta") for key, shape in weights.shapes.items()}
+    try:
+        return table.to_ours(empty)
+    except CheckpointError as error:
+        raise CheckpointError(f"{weights.file} {error}") from error

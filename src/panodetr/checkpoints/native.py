@@ -16,7 +16,7 @@ from safetensors.torch import save
 from panodetr.checkpoints.names import preview
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.checkpoints.spec_json import spec_from_json, spec_to_json
-from panodetr.checkpoints.weights import SAFETENSORS, Shapes, read_safetensors
+from panodetr.checkpoints.weights import SAFETENSORS, Shapes, check_shapes, open_weights
 from panodetr.errors import CheckpointError
 from panodetr.files import atomic_folder, write_bytes, write_json
 
@@ -85,8 +85,9 @@ def load_weights(folder: Path, expected: Shapes) -> dict[str, torch.Tensor]:
     file = folder / WEIGHTS_FILE
     if not file.is_file():
         raise CheckpointError(_absent(file))
-    tensors = read_safetensors(file, expected)
-    return {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}
+    weights = open_weights(file)
+    check_shapes(file, weights.shapes, expected)
+    return {key: t.float() if t.is_floating_point() else t for key, t in weights.read().items()}
 
 
 def refuse_other_files(folder: Path, own: Collection[str]) -> None:

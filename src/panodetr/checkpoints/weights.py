@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from panodetr.checkpoints.names import preview
 from panodetr.errors import CheckpointError
+from panodetr.validation import read_json
 
 State: TypeAlias = dict[str, torch.Tensor]
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -29,8 +30,25 @@ WEIGHTS_FILES = (SAFETENSORS, f"{SAFETENSORS}.index.json", PICKLED, f"{PICKLED}.
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
-def read_weights(file: Path) -> State:
-    """Read a file's tensors, on the CPU, under the names that it has.
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """The weights in a file: names and shapes at once, the tensors when they are asked for.
+
+    Attributes:
+        file: the file.
+        shapes: of each tensor, by the name that it has in the file.
+        read: reads the tensors, on the CPU.
+        arguments: what the model was trained with, where a pickled file has it under "args".
+    """
+
+    file: Path
+    shapes: Shapes
+    read: Callable[[], State]
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def open_weights(file: Path) -> Weights:
+    """Open a file of weights and read their names and shapes.
 
     Args:
         file: `.safetensors`, an index (`….index.json`) of several files, or a pickled state dict,
@@ -41,79 +59,118 @@ def read_weights(file: Path) -> State:
             anything that could run code.
     """
     if file.suffix == ".json":
-        return _read_shards(file)
-    if file.suffix == ".safetensors":
-        return read_safetensors(file)
-    return read_pickled(file)[0]
+        return _open_index(file)
+    _refuse_placeholder(file)
+    return _open_safetensors(file) if file.suffix == ".safetensors" else _open_pickled(file)
 
 
-def read_safetensors(file: Path, expected: Shapes | None = None) -> State:
-    """Read a safetensors file, its names and shapes checked before any weight is read.
+def find_weights(folder: Path) -> Path:
+    """Find the weights in a folder, by the names that transformers and this package give them.
 
     Raises:
-        CheckpointError: the file is missing, truncated or damaged, or its tensors are not the
-            expected ones.
+        CheckpointError: there are none.
     """
-    _refuse_stand_in(file)
+    found = next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), None)
+    if found is None:
+        raise CheckpointError(f"{folder} holds no weights; expected {WEIGHTS_FILES[0]} in it")
+    return found
+
+
+def _open_safetensors(file: Path) -> Weights:
     try:
-        with safe_open(file, framework="pt") as stored:
-            keys = stored.keys()
-            if expected is not None:
-                shapes = {key: tuple(stored.get_slice(key).get_shape()) for key in keys}
-                check_shapes(file, shapes, expected)
-            return {key: cast("torch.Tensor", stored.get_tensor(key)) for key in keys}
+        stored = safe_open(file, framework="pt")
+        keys = stored.keys()
+        shapes = {key: tuple(stored.get_slice(key).get_shape()) for key in keys}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{file} is truncated or damaged ({error}); delete it and get it again"
         ) from error
+    return Weights(file, shapes, lambda: {key: stored.get_tensor(key) for key in keys})
 
 
-def read_pickled(file: Path) -> tuple[State, dict[str, Any]]:
-    """Read a pickled state dict, and the arguments that it was trained with where they are there.
+def _open_pickled(file: Path) -> Weights:
+    """Open a pickled state dict; tensors stay in the file until they are read.
 
     Nothing but tensors, plain values and `argparse.Namespace` is accepted: the original's training
     checkpoints hold one.
+    """
+    whole = _unpickle(file)
+    state = whole.get("model", whole)
+    if not isinstance(state, dict) or not state:
+        raise CheckpointError(f"{file} holds no state dict; expected one, alone or as 'model'")
+    named = cast("dict[Any, object]", state)
+    others = [repr(key) for key, value in named.items() if not isinstance(value, torch.Tensor)]
+    if others or not all(isinstance(key, str) for key in named):
+        raise CheckpointError(
+            f"{file} holds other things than named tensors "
+            f"({preview(others) or 'names that are not text'}); "
+            "expected a state dict, alone or as 'model'"
+        )
+    tensors = cast("State", named)
+    arguments = whole.get("args")
+    if isinstance(arguments, argparse.Namespace):
+        arguments = vars(arguments)
+    return Weights(
+        file,
+        shapes_of(tensors),
+        # A copy: a change of the file must not change a model that is in use.
+        lambda: {key: tensor.clone() for key, tensor in tensors.items()},
+        cast("dict[str, Any]", arguments) if isinstance(arguments, dict) else {},
+    )
+
+
+def _unpickle(file: Path) -> dict[str, Any]:
+    """Read a pickled file as far as plain values and tensors go.
 
     Raises:
-        CheckpointError: as for `read_weights`.
+        CheckpointError: it is damaged, or holds anything else.
     """
-    _refuse_stand_in(file)
+    # Files of PyTorch before 1.6 are no archives, and cannot be mapped into memory.
+    with file.open("rb") as stream:
+        mapped = stream.read(2) == b"PK"
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             # PyTorch's own, about how it was pickled: what cannot be read is an error below.
             warnings.simplefilter("ignore")
-            value: object = torch.load(file, map_location="cpu", weights_only=True)
+            value: object = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         named = _GLOBAL.search(str(error))
         if named is None:
             raise CheckpointError(_damaged(file)) from error
         raise CheckpointError(
-            f"{file} holds {named[1]}, and such objects can run code; where you trust it, read it "
+            f"{file} holds {named[1]}, and such objects can run code; if you trust it, read it "
             f"once with torch.load({file.name!r}, weights_only=False), and torch.save its "
             "state dict alone"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(_damaged(file)) from error
-    whole = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-    state = whole.get("model", whole)
-    if not isinstance(state, dict) or not state:
-        raise CheckpointError(f"{file} holds no state dict; expected one, alone or as 'model'")
-    state = cast("dict[Any, object]", state)
-    strangers = [repr(key) for key, tensor in state.items() if not isinstance(tensor, torch.Tensor)]
-    if strangers or not all(isinstance(key, str) for key in state):
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+@dataclass(frozen=True)
+class _Index:
+    """What transformers writes where weights are in several files: names to files."""
+
+    weight_map: dict[str, str]
+
+
+def _open_index(index: Path) -> Weights:
+    """Open the files that an index names, beside it."""
+    names = sorted(set(read_json(index, _Index, CheckpointError).weight_map.values()))
+    if not names or any(Path(name).name != name or name.endswith(".json") for name in names):
         raise CheckpointError(
-            f"{file} holds other things than named tensors "
-            f"({preview(strangers) or 'names no text'}); "
-            "expected a state dict, alone or as 'model'"
+            f"{index} names the files {preview(names) or 'none'}; expected weights beside it"
         )
-    arguments = whole.get("args")
-    if isinstance(arguments, argparse.Namespace):
-        arguments = vars(arguments)
-    return cast("State", state), arguments if isinstance(arguments, dict) else {}
+    parts = [open_weights(index.with_name(name)) for name in names]
+    return Weights(
+        index,
+        {key: shape for part in parts for key, shape in part.shapes.items()},
+        lambda: {key: tensor for part in parts for key, tensor in part.read().items()},
+    )
 
 
 def check_shapes(file: Path, stored: Shapes, expected: Shapes) -> None:
-    """Check names and shapes against what a model has, both as the file names them.
+    """Compare the names and shapes in a file with those of a model, as the file names them.
 
     Raises:
         CheckpointError: naming the first few that differ.
@@ -145,20 +202,7 @@ def shapes_of(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in state.items()}
 
 
-def _read_shards(index: Path) -> State:
-    """Read the files that an index names, beside it."""
-    try:
-        names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-        files = [index.with_name(name) for name in sorted(names)]  # refuses other folders
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is no index of weights: {error!r}") from error
-    state: State = {}
-    for file in files:
-        state.update(read_weights(file))
-    return state
-
-
-def _refuse_stand_in(file: Path) -> None:
+def _refuse_placeholder(file: Path) -> None:
     """Refuse a file that is not there, or that stands for one that was not fetched."""
     try:
         with file.open("rb") as stream:
@@ -174,4 +218,4 @@ def _refuse_stand_in(file: Path) -> None:
 
 
 def _damaged(file: Path) -> str:
-    return f"{file} is truncated, damaged or no PyTorch file; delete it and get it again"
+    return f"{file} is truncated, damaged or not a PyTorch file; delete it and get it again"
