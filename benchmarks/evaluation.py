@@ -38,10 +38,10 @@ def average_precision(task: str) -> None:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    from panodetr.evaluation.detection import AveragePrecision, Kind
+    from panodetr.evaluation.average_precision import AveragePrecision, Overlap
     from panodetr.evaluation.ground_truth import GroundTruth
 
-    kind: Kind = "bbox" if task == "boxes" else "segm"
+    kind: Overlap = "bbox" if task == "boxes" else "segm"
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         file = Path(folder, "instances.json")
         file.write_text(json.dumps(_repeated()))
@@ -68,11 +68,11 @@ def average_precision(task: str) -> None:
         return loaded.eval["precision"][..., 0, 2]
 
     handed, _ = _timed(lambda: ours(with_truth=False), 3)
-    seconds, found = _timed(lambda: ours(with_truth=True).compute().precision, 3)
+    seconds, found = _timed(lambda: ours(with_truth=True).compute().counted, 3)
     with contextlib.redirect_stdout(io.StringIO()):
         their_load, loaded = _timed(load, 1)
         theirs, expected = _timed(lambda: match(loaded), 1)
-    assert np.array_equal(found, expected)
+    assert np.array_equal((found.eval or {})["precision"][..., 0, 2], expected)
     count = sum(len(own) for own in results)
     print(
         f"AP of {task}, {len(truth.images)} images, {count:,} detections: {seconds:.2f} s, of "
@@ -99,7 +99,7 @@ def _repeated() -> dict[str, Any]:
 
 def _noisy(image: Any, reference: Any, kind: str, categories: list[int]) -> list[Any]:
     """Three detections around each truth, the rest there too, of any class and with low scores."""
-    from panodetr.evaluation.answers import run_lengths
+    from panodetr.evaluation.average_precision import run_lengths
 
     rng = np.random.default_rng(image.image_id)
     truths = image.instances.objects
@@ -131,7 +131,7 @@ def panoptic() -> None:
 
     from panodetr.data.panoptic import read_ids
     from panodetr.evaluation.ground_truth import GroundTruth
-    from panodetr.evaluation.panoptic import PanopticQuality
+    from panodetr.evaluation.panoptic_quality import PanopticQuality
     from panodetr.evaluation.submitted import score
 
     file = DATA / "golden" / "panoptic-eval" / "panoptic.json"
@@ -152,7 +152,7 @@ def panoptic() -> None:
         return counted.results()["All"]["pq"]
 
     def from_files() -> float:
-        figures = score(file, truth).tally.compute().panoptic
+        figures = score(file, truth).counts.compute().panoptic
         assert figures is not None
         return figures.all.pq
 
@@ -195,8 +195,8 @@ def beside_the_model() -> None:
     import torch
 
     from panodetr.checkpoints.spec import ModelSpec
+    from panodetr.evaluation.evaluate import evaluate
     from panodetr.evaluation.ground_truth import TASKS, GroundTruth
-    from panodetr.evaluation.run import evaluate
     from panodetr.model.config import detr_resnet50_panoptic
     from panodetr.model.detr import Detr
     from panodetr.predict import Predictor

@@ -27,8 +27,8 @@ import torch
 from panodetr.bench.machine import describe_machine
 from panodetr.data.augment import PaperAugmentation
 from panodetr.data.dataset import Dataset, open_data
+from panodetr.evaluation.evaluate import evaluate
 from panodetr.evaluation.ground_truth import GroundTruth
-from panodetr.evaluation.run import evaluate
 from panodetr.files import write_json
 from panodetr.model.detr import Detr
 from panodetr.objective.auxiliary import AuxiliaryHeads
@@ -193,7 +193,9 @@ def box_ap50(model: Detr, config: TrainConfig, data: Dataset) -> float:
     device = next(model.parameters()).device
     ids = {sample.image_id for sample in data.samples}
     truth = replace(truth, images=tuple(i for i in truth.images if i.image_id in ids))
-    figures = evaluate(make_predictor(model, config.spec, device), truth, ["boxes"]).tally.compute()
+    figures = evaluate(
+        make_predictor(model, config.spec, device), truth, ["boxes"]
+    ).counts.compute()
     assert figures.boxes is not None
     return figures.boxes.ap50 or 0.0
 

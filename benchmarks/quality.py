@@ -15,9 +15,9 @@ from pathlib import Path
 from panodetr.bench.agreement import first_images
 from panodetr.bench.machine import describe_machine
 from panodetr.bench.ours import open_model
+from panodetr.evaluation.evaluate import evaluate
 from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.evaluation.metrics import metrics
-from panodetr.evaluation.run import evaluate
 from panodetr.files import write_json
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
@@ -34,7 +34,7 @@ def main() -> None:
 
     truth = first_images(GroundTruth.open(options.data, options.split), options.images)
     evaluation = evaluate(open_model(options.model), truth, ("panoptic",), progress=_tell)
-    figures = metrics(evaluation.tally.compute(), truth, evaluation.seconds)
+    figures = metrics(evaluation.counts.compute(), truth, evaluation.seconds)
     report = {
         "machine": describe_machine(),
         "model": options.model,

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import panodetr
+from panodetr.evaluation.evaluate import evaluate
 from panodetr.evaluation.ground_truth import GroundTruth, Task
-from panodetr.evaluation.run import evaluate
 from panodetr.images.preprocess import Preprocessing
 from panodetr.predict import Predictor
 
@@ -53,11 +53,11 @@ def main() -> None:
 def _row(model: Predictor, rule: Preprocessing, truth: GroundTruth) -> str:
     tiled = Predictor(replace(model.spec, preprocessing=rule), model.runtime)
     evaluation = evaluate(tiled, truth, TASKS)
-    figures = evaluation.tally.compute()
+    figures = evaluation.counts.compute()
     assert figures.panoptic is not None
     assert figures.boxes is not None
     found = figures.panoptic
-    values = [found.all.pq, found.things.pq, found.stuff.pq, found.things.f1, figures.boxes.ap or 0]
+    values = [found.all.pq, found.things.pq, found.stuff.pq, found.things.rq, figures.boxes.ap or 0]
     shown = [f"{100 * value:.1f}" for value in values]
     seconds = evaluation.seconds / figures.images
     return f"{shown[0]:>6}{shown[1]:>11}{shown[2]:>10}{shown[3]:>6}{shown[4]:>8}{seconds:>11.2f}"

@@ -23,7 +23,7 @@ from skimage.segmentation import watershed
 
 from panodetr.bench.machine import describe_machine
 from panodetr.data.panoptic import PanopticData, read_ids, read_tiled
-from panodetr.evaluation.panoptic import PanopticQuality
+from panodetr.evaluation.panoptic_quality import PanopticQuality
 from panodetr.files import write_json
 from panodetr.results.types import Category, Segment
 
@@ -57,7 +57,7 @@ def main() -> None:
     write_json(options.out / "watershed.json", report)
     print(
         f"{len(samples)} images of {options.split}: thing PQ {things.pq:.3f}, "
-        f"SQ {things.sq:.3f}, F1 {things.f1:.3f}"
+        f"SQ {things.sq:.3f}, F1 {things.rq:.3f}"
     )
 
 

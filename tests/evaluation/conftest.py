@@ -9,13 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from panodetr.data.panoptic import read_ids, read_sample
 from panodetr.data.targets import panoptic_target
-from panodetr.evaluation.answers import run_lengths
-from panodetr.evaluation.detection import Kind, ObjectResult
+from panodetr.evaluation.average_precision import (
+    DetectionFigures,
+    ObjectResult,
+    Overlap,
+    run_lengths,
+)
 from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage
 from panodetr.results.types import Candidates, Category, CoarseMask, PanopticResult, Segment
 
@@ -130,7 +135,13 @@ def reference(shared_data: Path) -> COCO:
         return COCO(str(shared_data / "coco-instances" / "instances.json"))
 
 
-Noisy = Callable[[GroundTruthImage, Kind], list[ObjectResult]]
+def precision(figures: DetectionFigures) -> NDArray[np.float64]:
+    """Precision over IoUs, recalls and categories, of all sizes."""
+    assert figures.counted.eval is not None
+    return figures.counted.eval["precision"][..., 0, 2]
+
+
+Noisy = Callable[[GroundTruthImage, Overlap], list[ObjectResult]]
 
 
 @pytest.fixture(scope="session")
@@ -138,7 +149,7 @@ def noisy(coco: GroundTruth, reference: COCO) -> Noisy:
     """Detections made from the truth: moved, doubled, relabelled, dropped, with equal scores."""
     categories = [category.id for category in coco.object_categories]
 
-    def make(image: GroundTruthImage, kind: Kind) -> list[ObjectResult]:
+    def make(image: GroundTruthImage, kind: Overlap) -> list[ObjectResult]:
         assert image.instances is not None
         rng = np.random.default_rng(image.image_id)
         results: list[ObjectResult] = []

@@ -16,8 +16,8 @@ from PIL import Image
 
 from panodetr.data.instances import InstanceCategory
 from panodetr.data.panoptic import GroundTruthSegment, Sample
+from panodetr.evaluation.evaluate import evaluate
 from panodetr.evaluation.ground_truth import TASKS, GroundTruth, GroundTruthImage
-from panodetr.evaluation.run import evaluate
 from panodetr.results.coco import id_map_png
 from panodetr.results.types import Candidates, Category, CoarseMask, PanopticResult, Segment
 

@@ -8,10 +8,9 @@ import pytest
 from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage, ObjectTruth
 from panodetr.data.masks import panoptic_objects
 from panodetr.data.panoptic import GroundTruthSegment, read_ids
+from panodetr.evaluation.evaluate import evaluate
 from panodetr.evaluation.ground_truth import TASKS, GroundTruth
-from panodetr.evaluation.objects import object_segments
-from panodetr.evaluation.panoptic import PanopticQuality
-from panodetr.evaluation.run import evaluate
+from panodetr.evaluation.panoptic_quality import PanopticQuality, object_segments
 
 from .conftest import Annotator
 
@@ -98,8 +97,8 @@ def test_things_have_the_same_quality_whether_written_in_a_map_or_one_by_one(
     truth = as_objects(nuclei)
     assert truth.tasks() == TASKS
     # The model also finds background, which such truth says nothing of.
-    figures = evaluate(model, truth, TASKS).tally.compute()
-    expected = evaluate(model, nuclei, TASKS).tally.compute()
+    figures = evaluate(model, truth, TASKS).counts.compute()
+    expected = evaluate(model, nuclei, TASKS).counts.compute()
     assert figures.panoptic is not None
     assert expected.panoptic is not None
     assert figures.panoptic.things == expected.panoptic.things

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from panodetr.data.idmaps import read_id_map
 from panodetr.data.panoptic import GroundTruthSegment, PanopticData, read_ids
 from panodetr.errors import DataError
-from panodetr.evaluation.panoptic import ClassQuality, PanopticQuality
+from panodetr.evaluation.panoptic_quality import ClassQuality, PanopticQuality
 from panodetr.results.types import Category
 
 CATEGORIES = (
@@ -83,7 +83,7 @@ def test_a_match_a_false_positive_and_a_miss() -> None:
     got = count(truth, void_free, predicted, [segment(7), segment(8, 5)])
     assert counts(got) == (1, 0, 2)
     assert got.iou == got.sq == 0.8
-    assert got.f1 == got.rq == 1 / (1 + 2 / 2)
+    assert got.rq == got.rq == 1 / (1 + 2 / 2)
     assert got.pq == 0.8 / 2
 
 
@@ -155,7 +155,7 @@ def test_means_are_over_the_categories_that_occur() -> None:
     quality.update(row((1, 10)), [segment(1)], row((7, 8), (0, 2)), [segment(7)])
     figures = quality.compute()
     assert (figures.all.pq, figures.all.classes) == (0.8, 1)
-    assert (figures.things.f1, figures.things.classes) == (1.0, 1)
+    assert (figures.things.rq, figures.things.classes) == (1.0, 1)
     assert (figures.stuff.pq, figures.stuff.classes) == (0.0, 0)
 
 
@@ -165,10 +165,10 @@ ONE = row((1, 10))
 @pytest.mark.parametrize(
     ("truth", "truth_segments", "predicted", "predicted_segments", "message"),
     [
-        (ONE, [segment(1)], row((7, 9)), [segment(7)], "expected one size"),
-        (ONE, [segment(1), segment(1)], ONE, [segment(1)], "two true segments have id 1"),
+        (ONE, [segment(1)], row((7, 9)), [segment(7)], "the size of the ground truth"),
+        (ONE, [segment(1), segment(1)], ONE, [segment(1)], "two ground truth segments have id 1"),
         (ONE, [segment(1)], ONE, [segment(1), segment(1, 5)], "two predicted segments have id 1"),
-        (ONE, [segment(1, 2)], ONE, [segment(1)], "true segment 1 has category 2"),
+        (ONE, [segment(1, 2)], ONE, [segment(1)], "ground truth segment 1 has category 2"),
         (ONE, [segment(1)], ONE, [segment(1, 3)], "predicted segment 1 has category 3"),
         (ONE, [segment(1)], ONE, [], "predicted id map shows 1, which no segment has"),
         (ONE, [segment(1)], ONE, [segment(1), segment(4)], "segment 4 has no pixel"),

@@ -12,12 +12,11 @@ import pytest
 from hotcoco.panoptic import PanopticEval
 
 from panodetr.errors import DataError
-from panodetr.evaluation.detection import Kind, ObjectResult
+from panodetr.evaluation.average_precision import TWELVE, ObjectResult, Overlap
 from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage
-from panodetr.evaluation.metrics import TWELVE
 from panodetr.evaluation.submitted import score
 
-Noisy = Callable[[GroundTruthImage, Kind], list[ObjectResult]]
+Noisy = Callable[[GroundTruthImage, Overlap], list[ObjectResult]]
 Save = Callable[[object], Path]
 Edit = Callable[[Any], None]
 
@@ -47,7 +46,7 @@ def few(coco: GroundTruth) -> GroundTruth:
     return replace(coco, images=tuple(many[:3]))
 
 
-def few_results(truth: GroundTruth, noisy: Noisy, kind: Kind) -> list[Any]:
+def few_results(truth: GroundTruth, noisy: Noisy, kind: Overlap) -> list[Any]:
     found = [result for image in truth.images for result in noisy(image, kind)]
     assert {result["image_id"] for result in found} == {i.image_id for i in truth.images}
     return copy.deepcopy(found)
@@ -59,7 +58,7 @@ def test_boxes_and_masks_in_one_file_are_scored_apart(
 ) -> None:
     boxes, masks = (few_results(few, noisy, kind) for kind in ("bbox", "segm"))
     both = [{**mask, "bbox": box["bbox"]} for box, mask in zip(boxes, masks, strict=False)]
-    figures = score(save(both), few).tally.compute()
+    figures = score(save(both), few).counts.compute()
     ids = [image.image_id for image in few.images]
     for found, alone in (
         (figures.boxes, [{k: v for k, v in r.items() if k != "segmentation"} for r in both]),
@@ -75,7 +74,7 @@ def test_hotcoco_gives_the_same_panoptic_quality_from_files(
     panoptic: GroundTruth, shared_data: Path, golden: Path
 ) -> None:
     file = golden / "panoptic-eval" / "panoptic.json"
-    figures = score(file, panoptic).tally.compute().panoptic
+    figures = score(file, panoptic).counts.compute().panoptic
     truth = shared_data / "coco-panoptic" / "panoptic.json"
     reference = PanopticEval(str(truth), str(file))
     reference.evaluate()
@@ -92,7 +91,7 @@ def test_hotcoco_gives_the_same_panoptic_quality_from_files(
 
 
 def test_panopticapi_gives_the_same_figures(panoptic: GroundTruth, golden: Path) -> None:
-    figures = score(golden / "panoptic-eval" / "panoptic.json", panoptic).tally.compute().panoptic
+    figures = score(golden / "panoptic-eval" / "panoptic.json", panoptic).counts.compute().panoptic
     expected = json.loads((golden / "panoptic-eval" / "panopticapi.json").read_text())
     assert figures is not None
     assert figures.all.pq == pytest.approx(expected["All"]["pq"], rel=0, abs=1e-12)
@@ -141,7 +140,7 @@ NAN = float("nan")
     ],
 )
 def test_detections_that_cannot_be_meant_are_named(
-    few: GroundTruth, noisy: Noisy, save: Save, kind: Kind, change: Edit, message: str
+    few: GroundTruth, noisy: Noisy, save: Save, kind: Overlap, change: Edit, message: str
 ) -> None:
     document = few_results(few, noisy, kind)
     change(document)
@@ -223,7 +222,7 @@ def test_images_without_predictions_count_as_empty_where_that_is_allowed(
         score(save(left), few)
     scored = score(save(left), few, allow_missing=True)
     assert scored.missing == 1
-    whole, part = score(save(found), few).tally.compute().boxes, scored.tally.compute().boxes
+    whole, part = score(save(found), few).counts.compute().boxes, scored.counts.compute().boxes
     assert whole is not None
     assert part is not None
     assert part.ar100 is not None
@@ -241,7 +240,7 @@ def test_panoptic_images_without_predictions_are_misses(
     with pytest.raises(DataError, match="no predictions for 12 of 13 images"):
         score(file, panoptic)
     scored = score(file, panoptic, allow_missing=True)
-    figures = scored.tally.compute()
+    figures = scored.counts.compute()
     assert scored.missing == 12
     assert figures.panoptic is not None
     segments = [s for i in panoptic.images if i.panoptic for s in i.panoptic.segments]

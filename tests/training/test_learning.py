@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from panodetr.data.augment import CropAugmentation
 from panodetr.data.dataset import Dataset
 from panodetr.data.panoptic import PanopticData, read_ids
-from panodetr.evaluation.panoptic import PanopticQuality
+from panodetr.evaluation.panoptic_quality import PanopticQuality
 from panodetr.model.config import DetrConfig, ResNetConfig
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from panodetr.cli.arguments import Commands
     from panodetr.evaluation.ground_truth import GroundTruth, Task
-    from panodetr.evaluation.tally import Figures
+    from panodetr.evaluation.metrics import Figures
     from panodetr.predict import Predictor
 
 OUT = Path("panodetr-eval")
@@ -82,68 +82,109 @@ def run(options: argparse.Namespace) -> int:
     if from_files == (options.data is not None):
         raise UsageError("expected --data FOLDER, or --predictions FILE with --truth FILE")
     if not from_files:
-        return _evaluate(options)
+        import panodetr
+
+        loaded = panodetr.load(options.model, device=options.device, runtime=options.runtime)
+        return evaluate_model(
+            tiled(loaded, options),
+            options.data,
+            split=options.split,
+            tasks=options.task,
+            threshold=options.threshold,
+            allow_missing=options.allow_missing,
+            out=options.out,
+        )
     if options.predictions is None or options.truth is None:
         raise UsageError("--predictions and --truth go together; give both")
     for given in ("split", "task", "threshold", "tiles", "overlap"):
         if getattr(options, given) is not None:
             raise UsageError(f"--{given} is for --data; a file says what it holds")
-    return _score(options)
+    return score_file(
+        options.predictions, options.truth, allow_missing=options.allow_missing, out=options.out
+    )
 
 
-def _evaluate(options: argparse.Namespace) -> int:
-    """Run a model on a data set."""
-    import panodetr
+def evaluate_model(
+    model: Predictor,
+    data: Path,
+    *,
+    split: str | None,
+    tasks: list[str] | None,
+    threshold: float | None,
+    allow_missing: bool,
+    out: Path,
+) -> int:
+    """Run a model on a data set, print the tables and write the files.
+
+    Args:
+        model: what to measure.
+        data: the data set's folder.
+        split: its name; None takes "val", or the data set that has no splits.
+        tasks: some of `TASKS`; None takes what the data set itself annotates.
+        threshold: least score of a segment; None is the model's own.
+        allow_missing: leave out images that are missing, and print how many.
+        out: folder for `metrics.json`, the predictions and the plots.
+
+    Raises:
+        UsageError: there is no such task.
+        PanodetrError: data or model were refused, or the files cannot be written.
+    """
     from panodetr.cli.output import ProgressBar
+    from panodetr.evaluation.evaluate import evaluate, write_metrics
     from panodetr.evaluation.ground_truth import GroundTruth
-    from panodetr.evaluation.run import evaluate, write_metrics
 
-    truth = GroundTruth.open(options.data, options.split, allow_missing=options.allow_missing)
-    loaded = panodetr.load(options.model, device=options.device, runtime=options.runtime)
-    model = tiled(loaded, options)
-    tasks = _tasks(options.task, truth, model)
+    truth = GroundTruth.open(data, split, allow_missing=allow_missing)
+    measured = _tasks(tasks, truth, model)
     with ProgressBar(len(truth.images)) as progress:
 
         def count(done: int, total: int) -> None:
             progress.begin(f"evaluated {done} of {total}")
             progress.end()
 
-        evaluation = evaluate(
-            model, truth, tasks, threshold=options.threshold, out=options.out, progress=count
-        )
-    write_metrics(options.out, evaluation, truth)
+        evaluation = evaluate(model, truth, measured, threshold=threshold, out=out, progress=count)
+    write_metrics(out, evaluation, truth)
     if truth.left_out:
         print(f"{truth.left_out} images are missing and were left out")
-    figures = evaluation.tally.compute()
-    _show(options.out, figures, truth, model.spec.name)
+    figures = evaluation.counts.compute()
+    _show(out, figures, truth, model.spec.name)
     milliseconds = 1000 * evaluation.seconds / max(1, figures.images)
-    print(f"{figures.images} images, {milliseconds:.0f} ms each; everything is in {options.out}")
+    print(f"{figures.images} images, {milliseconds:.0f} ms each; everything is in {out}")
     return 0
 
 
-def _score(options: argparse.Namespace) -> int:
-    """Score results that are there already."""
+def score_file(predictions: Path, truth: Path, *, allow_missing: bool, out: Path) -> int:
+    """Score results that any tool wrote, print the tables and write the files.
+
+    Args:
+        predictions: COCO's detection or panoptic results.
+        truth: COCO's JSON of the ground truth, of the same kind.
+        allow_missing: count images without predictions as empty, and print how many.
+        out: folder for `metrics.json` and the plots.
+
+    Raises:
+        PanodetrError: the predictions were refused, or the files cannot be written.
+    """
     from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.evaluation.metrics import metrics
     from panodetr.evaluation.submitted import score
     from panodetr.files import write_json
 
-    truth = GroundTruth.read(options.truth)
-    scored = score(options.predictions, truth, allow_missing=options.allow_missing)
-    figures = scored.tally.compute()
-    write_json(options.out / "metrics.json", metrics(figures, truth))
+    ground_truth = GroundTruth.read(truth)
+    scored = score(predictions, ground_truth, allow_missing=allow_missing)
+    figures = scored.counts.compute()
+    write_json(out / "metrics.json", metrics(figures, ground_truth))
     if scored.missing:
         print(f"{scored.missing} images have no predictions and were counted as empty")
-    _show(options.out, figures, truth, None)
-    print(f"{figures.images} images; everything is in {options.out}")
+    _show(out, figures, ground_truth, None)
+    print(f"{figures.images} images; everything is in {out}")
     return 0
 
 
 def _tasks(given: list[str] | None, truth: GroundTruth, model: Predictor) -> tuple[Task, ...]:
-    """Say what to measure: what was asked for, or what the data set itself annotates.
+    """Choose what to measure: what was asked for, or what the data set itself annotates.
 
-    Boxes and masks can be measured against a panoptic truth, too, but in an image of many tiles
-    that takes several times as long as its panoptic quality: only where they are asked for.
+    Boxes and masks can be measured against a panoptic ground truth, too, but in an image of many
+    tiles that takes several times as long as its panoptic quality: only where they are asked for.
 
     Raises:
         UsageError: there is no such task.
@@ -165,9 +206,14 @@ def _tasks(given: list[str] | None, truth: GroundTruth, model: Predictor) -> tup
 def _show(out: Path, figures: Figures, truth: GroundTruth, model: str | None) -> None:
     """Print the tables, beside the published figures where there are any, and draw the plots."""
     from panodetr.checkpoints.published import find_published
-    from panodetr.cli.eval_tables import average_precision, panoptic_quality, per_class
+    from panodetr.cli.eval_report import (
+        PlotsMissing,
+        average_precision,
+        panoptic_quality,
+        per_class,
+        plot,
+    )
     from panodetr.cli.output import print_error, print_table
-    from panodetr.evaluation.plots import PlotsMissing, plot
 
     known = find_published(model) if model else None
     published = known.figures if known else {}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from panodetr.checkpoints.published import Published, Seen
     from panodetr.cli.arguments import Commands
-    from panodetr.evaluation.tally import Figures
+    from panodetr.evaluation.metrics import Figures
     from panodetr.predict import Predictor
     from panodetr.results.types import Detection, DetectionResult
 
@@ -217,8 +217,8 @@ def _contents(result: DetectionResult) -> Iterator[Check]:
 def _measured(model: Predictor, published: Published, folder: Path) -> Iterator[Check]:
     """Measure on COCO what was published."""
     from panodetr.cli.output import ProgressBar
+    from panodetr.evaluation.evaluate import evaluate
     from panodetr.evaluation.ground_truth import GroundTruth
-    from panodetr.evaluation.run import evaluate
 
     truth = GroundTruth.open(folder, SPLIT)
     tasks = ("panoptic", "boxes", "instances") if "pq" in published.figures else ("boxes",)
@@ -229,7 +229,7 @@ def _measured(model: Predictor, published: Published, folder: Path) -> Iterator[
             progress.end()
 
         evaluation = evaluate(model, truth, tasks, progress=count)
-    found = _percent(evaluation.tally.compute())
+    found = _percent(evaluation.counts.compute())
     for name, expected in published.figures.items():
         good = abs(found[name] - expected) <= FIGURE_TOLERANCE
         yield Check(name, f"{expected:.1f}", f"{found[name]:.1f}", good)

@@ -1,34 +1,178 @@
-"""The figures as `metrics.json` holds them: fractions from 0 to 1, unrounded."""
+"""Counts the matches of all tasks image by image, and turns them into figures.
+
+What several processes have counted adds up exactly to what one process would have counted.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from panodetr.evaluation.detection import DetectionFigures
+import numpy as np
+
+from panodetr.data.idmaps import VOID
+from panodetr.data.masks import panoptic_objects
+from panodetr.data.panoptic import read_ids
+from panodetr.errors import DataError
+from panodetr.evaluation.average_precision import TWELVE, AveragePrecision
+from panodetr.evaluation.panoptic_quality import PanopticQuality, object_segments
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from panodetr.data.instances import InstanceCategory
-    from panodetr.evaluation.ground_truth import GroundTruth
-    from panodetr.evaluation.panoptic import PanopticFigures
-    from panodetr.evaluation.tally import Figures
+    from numpy.typing import NDArray
 
-TWELVE: tuple[str, ...] = tuple(
-    field.name for field in fields(DetectionFigures) if field.name not in ("per_class", "precision")
-)
-"""COCO's twelve figures, in COCO's order; `DetectionFigures` explains them."""
+    from panodetr.data.instances import InstanceCategory, ObjectTruth
+    from panodetr.evaluation.average_precision import DetectionFigures, ObjectResult
+    from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage, Task
+    from panodetr.evaluation.panoptic_quality import PanopticFigures, PredictedSegment
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction:
+    """The predictions for one image; None for tasks that are not measured.
+
+    Attributes:
+        segment_ids: (H, W), 0 = nothing.
+        segments: those of `segment_ids`.
+        boxes: results with `bbox`.
+        masks: results with `segmentation` and without `bbox`.
+    """
+
+    segment_ids: NDArray[np.int32] | None = None
+    segments: Sequence[PredictedSegment] = ()
+    boxes: Sequence[ObjectResult] | None = None
+    masks: Sequence[ObjectResult] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Figures:
+    """The measured figures; None for tasks that were not measured.
+
+    Attributes:
+        panoptic: panoptic quality.
+        boxes: average precision of boxes.
+        instances: average precision of masks.
+        images: how many were counted.
+    """
+
+    panoptic: PanopticFigures | None
+    boxes: DetectionFigures | None
+    instances: DetectionFigures | None
+    images: int
+
+
+class Counts:
+    """Keeps counts, scores and matches: a few kilobytes an image, no masks, no ground truth.
+
+    It can be pickled: processes that have counted a share of the images each (`GroundTruth.share`)
+    send theirs to one process, which merges them.
+    """
+
+    def __init__(self, truth: GroundTruth, tasks: Iterable[Task]) -> None:
+        """Start at zero.
+
+        Raises:
+            DataError: the ground truth lacks what a task needs.
+        """
+        self.tasks = tuple(tasks)
+        truth.require(self.tasks)
+        self._things = frozenset(category.id for category in truth.object_categories)
+        self._of_objects = truth.of_objects
+        segments, objects = truth.segment_categories, truth.object_categories
+        self._panoptic = PanopticQuality(segments) if "panoptic" in self.tasks else None
+        self._boxes = AveragePrecision(objects, "bbox") if "boxes" in self.tasks else None
+        self._masks = AveragePrecision(objects, "segm") if "instances" in self.tasks else None
+        self._counted: set[int] = set()
+
+    def update(self, image: GroundTruthImage, prediction: Prediction) -> None:
+        """Count one image.
+
+        Raises:
+            DataError: the ground truth or the prediction contradicts itself.
+            ValueError: the image was counted before.
+        """
+        if image.image_id in self._counted:
+            raise ValueError(f"image {image.image_id} was counted before; expected each once")
+        objects: Sequence[ObjectTruth] = ()
+        ids: NDArray[np.int32] | None = None
+        if image.instances is not None:
+            objects = image.instances.objects
+        if image.panoptic is not None:
+            objects_from_map = image.instances is None and (self._boxes or self._masks)
+            if self._panoptic or objects_from_map:
+                ids = read_ids(image.panoptic)
+                if objects_from_map:
+                    objects = panoptic_objects(image.panoptic, ids, self._things)
+        if self._panoptic is not None and prediction.segment_ids is not None:
+            try:
+                self._count_segments(self._panoptic, image, ids, prediction)
+            except DataError as error:
+                raise DataError(f"{image.path}: {error}") from error
+        for counter, results in ((self._boxes, prediction.boxes), (self._masks, prediction.masks)):
+            if counter is not None:
+                counter.update(image.image_id, image.size, objects, results or ())
+        self._counted.add(image.image_id)
+
+    def merge(self, other: Counts) -> None:
+        """Add what another has counted on other images of the same data set. It is exact.
+
+        Raises:
+            ValueError: both have counted the same image, or they count different tasks.
+        """
+        twice = self._counted & other._counted
+        if twice:
+            raise ValueError(
+                f"{len(twice)} images were counted by both, first {min(twice)}; give each process "
+                "its own, as GroundTruth.share does"
+            )
+        if set(self.tasks) != set(other.tasks):
+            raise ValueError("expected counts of the same tasks")
+        for ours, theirs in ((self._boxes, other._boxes), (self._masks, other._masks)):
+            if ours is not None and theirs is not None:
+                ours.merge(theirs)
+        if self._panoptic is not None and other._panoptic is not None:
+            self._panoptic.merge(other._panoptic)
+        self._counted |= other._counted
+
+    def compute(self) -> Figures:
+        """Turn what was counted so far into figures."""
+        return Figures(
+            panoptic=None if self._panoptic is None else self._panoptic.compute(),
+            boxes=None if self._boxes is None else self._boxes.compute(),
+            instances=None if self._masks is None else self._masks.compute(),
+            images=len(self._counted),
+        )
+
+    def _count_segments(
+        self,
+        quality: PanopticQuality,
+        image: GroundTruthImage,
+        ids: NDArray[np.int32] | None,
+        prediction: Prediction,
+    ) -> None:
+        """Count the segments of an image; where the ground truth has objects only, no stuff."""
+        found, segments = prediction.segment_ids, prediction.segments
+        assert found is not None
+        if image.panoptic is not None and ids is not None:
+            quality.update(ids, image.panoptic.segments, found, segments)
+        elif image.instances is not None and self._of_objects:
+            known = {category.id for category in quality.categories}
+            things = [segment for segment in segments if segment.category_id in known]
+            if len(things) < len(segments):
+                found = np.where(np.isin(found, [s.id for s in things]), found, np.int32(VOID))
+            quality.update(*object_segments(image.instances), found, things)
 
 
 def metrics(
     figures: Figures, truth: GroundTruth, seconds: float | None = None
 ) -> dict[str, object]:
-    """Lay figures out for JSON.
+    """Give the figures as `metrics.json` holds them: fractions from 0 to 1, unrounded.
 
-    Panoptic figures are `pq`, `sq`, `rq` and `f1` (at IoU above one half) over all categories that
+    Panoptic figures are `pq`, `sq`, `rq` and `f1` (`rq` by its other name) over all categories that
     occur, the same with `_things` and `_stuff`, and `per_class`, by name. `boxes` and `instances`
-    hold COCO's twelve figures each, null where no truth of that size exists, and `per_class`.
+    hold COCO's twelve figures each, null where the ground truth has no object of that size, and
+    `per_class`.
 
     Args:
         figures: what was counted.
@@ -39,23 +183,17 @@ def metrics(
     if seconds is not None:
         written["seconds_per_image"] = seconds / max(1, figures.images)
     if figures.panoptic is not None:
-        written |= _panoptic(figures.panoptic, [c.name for c in truth.segment_categories])
+        parts = {"": figures.panoptic.all}
+        parts |= {"_things": figures.panoptic.things, "_stuff": figures.panoptic.stuff}
+        for suffix, mean in parts.items():
+            for key, value in (("pq", mean.pq), ("sq", mean.sq), ("rq", mean.rq), ("f1", mean.rq)):
+                written[key + suffix] = value
+        classes = zip(truth.segment_categories, figures.panoptic.per_class, strict=True)
+        written["per_class"] = {c.name: {**asdict(found), "f1": found.rq} for c, found in classes}
     if figures.boxes is not None:
         written["boxes"] = _objects(figures.boxes, truth.object_categories)
     if figures.instances is not None:
         written["instances"] = _objects(figures.instances, truth.object_categories)
-    return written
-
-
-def _panoptic(figures: PanopticFigures, names: Sequence[str]) -> dict[str, object]:
-    written: dict[str, object] = {}
-    for suffix, mean in (("", figures.all), ("_things", figures.things), ("_stuff", figures.stuff)):
-        for key in ("pq", "sq", "rq", "f1"):
-            written[key + suffix] = getattr(mean, key)
-    written["per_class"] = {
-        name: {**asdict(quality), "f1": quality.f1}
-        for name, quality in zip(names, figures.per_class, strict=True)
-    }
     return written
 
 

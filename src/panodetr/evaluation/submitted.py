@@ -1,25 +1,59 @@
-"""Results that any tool wrote, in COCO's formats: checked in full, then counted."""
+"""Results that any tool wrote in COCO's formats: checked in full, then counted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from functools import partial
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
+import msgspec
 import numpy as np
 
 from panodetr.data.idmaps import read_id_map
-from panodetr.data.instances import read_run_lengths
-from panodetr.data.records import Record, named_file, read_json
+from panodetr.data.instances import RunLengths, decode_counts
 from panodetr.errors import DataError
-from panodetr.evaluation.answers import Answer, mask_result
-from panodetr.evaluation.tally import Tally
+from panodetr.evaluation.average_precision import mask_result
+from panodetr.evaluation.metrics import Counts, Prediction
+from panodetr.validation import decode_json, read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
-    from panodetr.evaluation.detection import ObjectResult
+    from panodetr.evaluation.average_precision import ObjectResult
     from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage, Task
+
+_Coordinate = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
+_Side = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
+
+class _Mask(msgspec.Struct):
+    size: tuple[int, int]
+    counts: str | list[Annotated[int, msgspec.Meta(ge=0)]]
+
+
+class _Object(msgspec.Struct):
+    image_id: int
+    category_id: int
+    score: float
+    bbox: tuple[_Coordinate, _Coordinate, _Side, _Side] | None = None
+    segmentation: _Mask | None = None
+
+
+class _Segment(msgspec.Struct):
+    id: Annotated[int, msgspec.Meta(ge=1)]
+    category_id: int
+
+
+class _Panoptic(msgspec.Struct):
+    image_id: int
+    file_name: str
+    segments_info: list[_Segment]
+
+
+class _PanopticFile(msgspec.Struct):
+    annotations: list[msgspec.Raw]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,34 +61,28 @@ class Scored:
     """What was measured.
 
     Attributes:
-        tally: the counts.
+        counts: of all images.
         missing: images without any prediction, counted as if nothing had been found.
     """
 
-    tally: Tally
+    counts: Counts
     missing: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Results:
-    """The predictions of a file: which tasks, and the answer to each image that has one."""
+    """The tasks of a file, and what reads the prediction for each image that has one."""
 
     tasks: tuple[Task, ...]
-    answers: Mapping[int, Callable[[GroundTruthImage], Answer]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Segment:
-    id: int
-    category_id: int
+    predictions: dict[int, Callable[[GroundTruthImage], Prediction]]
 
 
 def score(path: Path, truth: GroundTruth, *, allow_missing: bool = False) -> Scored:
-    """Count the results in a file against a truth.
+    """Compare the results in a file with the ground truth.
 
-    A list holds COCO's detection results: boxes, masks, or both, and areas come from the masks also
-    where there are both. An object with `annotations` is panoptic; its id maps lie in the folder of
-    the same name beside it.
+    A list holds COCO's detection results: boxes, masks, or both. Areas come from the masks where
+    there are masks. An object with `annotations` holds panoptic results; its id maps lie in the
+    folder of the same name beside it.
 
     Args:
         path: the JSON.
@@ -63,130 +91,137 @@ def score(path: Path, truth: GroundTruth, *, allow_missing: bool = False) -> Sco
             refusing the file.
 
     Raises:
-        DataError: the file is of another kind, contradicts itself or the truth, or has no
+        DataError: the file is of another kind, contradicts itself or the ground truth, or has no
             predictions for some images.
     """
-    document = read_json(path)
+    expected = cast("type[list[msgspec.Raw] | _PanopticFile]", list[msgspec.Raw] | _PanopticFile)
+    document = read_json(path, expected, DataError)
     if isinstance(document, list):
-        results = _read_objects(path, cast("list[object]", document), truth)
-    elif isinstance(document, dict):
-        results = _read_panoptic(path, cast("dict[str, object]", document), truth)
+        results = _read_objects(path, document, truth)
     else:
-        raise DataError(f"{path} holds neither a list nor an object; expected COCO's results")
-    missing = [image for image in truth.images if image.image_id not in results.answers]
+        results = _read_panoptic(path, document.annotations, truth)
+    missing = [image for image in truth.images if image.image_id not in results.predictions]
     if missing and not allow_missing:
         raise DataError(
             f"{path} has no predictions for {len(missing)} of {len(truth.images)} images, first "
             f"{missing[0].image_id}; add them, or count them as empty with --allow-missing"
         )
-    tally = Tally(truth, results.tasks)
+    counts = Counts(truth, results.tasks)
     for image in truth.images:
-        tally.update(image, results.answers.get(image.image_id, _nothing)(image))
-    return Scored(tally=tally, missing=len(missing))
+        counts.update(image, results.predictions.get(image.image_id, _nothing)(image))
+    return Scored(counts=counts, missing=len(missing))
 
 
-def _nothing(image: GroundTruthImage) -> Answer:
-    return Answer(segment_ids=np.zeros(image.size, np.int32))
+def _nothing(image: GroundTruthImage) -> Prediction:
+    return Prediction(segment_ids=np.zeros(image.size, np.int32))
 
 
-def _read_objects(path: Path, entries: list[object], truth: GroundTruth) -> _Results:
-    """Check a list of detections, and sort it by image.
+def _read_objects(path: Path, entries: list[msgspec.Raw], truth: GroundTruth) -> _Results:
+    """Check a list of predicted objects, and sort it by image.
+
+    The first entry decides whether the file holds boxes, masks or both.
 
     Raises:
-        DataError: an entry isn't one, or the truth hasn't its image or category.
+        DataError: an entry is faulty, or is for an image or category that is not in `truth`.
     """
     images = {image.image_id: image for image in truth.images}
     categories = {category.id for category in truth.object_categories}
-    records = list(Record(str(path), {"results": entries}).records("results"))
-    tasks = _object_tasks(path, records)
-    truth.require(tasks)
-    found: dict[int, dict[Task, list[ObjectResult]]] = {}
-    for record in records:
-        image_id, category_id = record.integer("image_id"), record.integer("category_id")
-        if image_id not in images:
-            raise DataError(f"{record.place} is for image {image_id}, which the truth doesn't list")
-        if category_id not in categories:
+    boxes: dict[int, list[ObjectResult]] = {}
+    masks: dict[int, list[ObjectResult]] = {}
+    tasks: tuple[Task, ...] = ()
+    for number, entry in enumerate(entries):
+        place = f"{path}: results[{number}]"
+        given = decode_json(entry, _Object, place, DataError, strict=False)
+        if not number:
+            found: dict[Task, object] = {"boxes": given.bbox, "instances": given.segmentation}
+            tasks = tuple(task for task, value in found.items() if value is not None)
+            truth.require(tasks)
+        _check_known(place, given.image_id, images)
+        if given.category_id not in categories:
             raise DataError(
-                f"{record.place} has category {category_id}, which the truth has no objects of"
+                f"{place} has category {given.category_id}; expected a category of the ground "
+                "truth's objects"
             )
-        score = record.number("score")
-        own = found.setdefault(image_id, {task: [] for task in tasks})
         if "boxes" in tasks:
-            own["boxes"].append(
+            if given.bbox is None:
+                raise DataError(f'{place} has no "bbox"; expected one, as in the first entry')
+            boxes.setdefault(given.image_id, []).append(
                 {
-                    "image_id": image_id,
-                    "category_id": category_id,
-                    "bbox": record.box("bbox"),
-                    "score": score,
+                    "image_id": given.image_id,
+                    "category_id": given.category_id,
+                    "bbox": list(given.bbox),
+                    "score": given.score,
                 }
             )
         if "instances" in tasks:
-            mask = read_run_lengths(record, "segmentation", images[image_id].size)
-            own["instances"].append(mask_result(image_id, category_id, score, mask))
-    return _Results(tasks=tasks, answers={i: _given(own) for i, own in found.items()})
-
-
-def _object_tasks(path: Path, records: list[Record]) -> tuple[Task, ...]:
-    """Say what a list of detections can be scored for, by its first entry.
-
-    Raises:
-        DataError: it is empty, or its entries have neither boxes nor masks.
-    """
-    if not records:
-        raise DataError(f"{path} is an empty list; expected COCO's detection results")
-    first = records[0].fields
-    can: dict[Task, bool] = {"boxes": "bbox" in first, "instances": "segmentation" in first}
-    tasks: tuple[Task, ...] = tuple(task for task, it_can in can.items() if it_can)
+            mask = _run_lengths(place, given.segmentation, images[given.image_id].size)
+            masks.setdefault(given.image_id, []).append(
+                mask_result(given.image_id, given.category_id, given.score, mask)
+            )
     if not tasks:
         raise DataError(
-            f'{records[0].place} has neither "bbox" nor "segmentation"; expected COCO\'s detection '
-            "results"
+            f'{path} has no entry with "bbox" or "segmentation"; expected COCO\'s detection results'
         )
-    return tasks
+
+    def of_image(image: GroundTruthImage) -> Prediction:
+        return Prediction(boxes=boxes.get(image.image_id), masks=masks.get(image.image_id))
+
+    return _Results(tasks=tasks, predictions=dict.fromkeys(boxes.keys() | masks.keys(), of_image))
 
 
-def _given(own: dict[Task, list[ObjectResult]]) -> Callable[[GroundTruthImage], Answer]:
-    answer = Answer(boxes=own.get("boxes"), masks=own.get("instances"))
-    return lambda image: answer
+def _run_lengths(place: str, mask: _Mask | None, size: tuple[int, int]) -> RunLengths:
+    """Check a mask against the size (H, W) of its image.
+
+    Raises:
+        DataError: it is missing, has another size, or its run lengths don't fill that.
+    """
+    if mask is None:
+        raise DataError(f'{place} has no "segmentation"; expected one, as in the first entry')
+    if mask.size != size:
+        raise DataError(
+            f"{place} has a mask of {list(mask.size)}; expected {list(size)}, the height and width "
+            "of the image"
+        )
+    try:
+        counts = decode_counts(mask.counts) if isinstance(mask.counts, str) else mask.counts
+    except ValueError as error:
+        raise DataError(f'{place}: "counts" is {error}; write the mask again') from error
+    if min(counts, default=0) < 0 or sum(counts) != size[0] * size[1]:
+        raise DataError(
+            f"{place} has run lengths that don't fill the mask; expected whole numbers that add "
+            f"up to {size[0] * size[1]}"
+        )
+    return RunLengths(size=list(size), counts=mask.counts)
 
 
-def _read_panoptic(path: Path, document: dict[str, object], truth: GroundTruth) -> _Results:
+def _read_panoptic(path: Path, entries: list[msgspec.Raw], truth: GroundTruth) -> _Results:
     """Check COCO's panoptic results; the id maps are read when their images are counted.
 
     Raises:
-        DataError: the JSON is another one, or contradicts itself or the truth.
+        DataError: an entry is faulty, or is for an image that is not in `truth`.
     """
-    if "annotations" not in document:
-        raise DataError(
-            f'{path} has no "annotations"; expected COCO\'s panoptic results, or a list of '
-            "detection results"
-        )
     truth.require(["panoptic"])
-    images = {image.image_id for image in truth.images}
-    answers: dict[int, Callable[[GroundTruthImage], Answer]] = {}
-    for record in Record(str(path), document).records("annotations"):
-        image_id = record.integer("image_id")
-        if "segments_info" not in record.fields:
-            raise DataError(
-                f'{record.place} has no "segments_info", so {path} is no panoptic result; expected '
-                "one, or a list of detection results"
-            )
-        if image_id not in images:
-            raise DataError(f"{record.place} is for image {image_id}, which the truth doesn't list")
-        if image_id in answers:
-            raise DataError(f"{record.place} is a second result for image {image_id}")
-        answers[image_id] = _read_later(
-            named_file(record, path.with_suffix("")), tuple(_segments(record))
+    images = {image.image_id: image for image in truth.images}
+    predictions: dict[int, Callable[[GroundTruthImage], Prediction]] = {}
+    for number, entry in enumerate(entries):
+        place = f"{path}: annotations[{number}]"
+        given = decode_json(entry, _Panoptic, place, DataError, strict=False)
+        _check_known(place, given.image_id, images)
+        if given.image_id in predictions:
+            raise DataError(f"{place} is a second result for image {given.image_id}")
+        name = PurePosixPath(given.file_name)
+        if name.is_absolute() or ".." in name.parts or not name.parts:
+            raise DataError(f"{place} names {name}; expected a file within {path.with_suffix('')}")
+        predictions[given.image_id] = partial(
+            _read_segments, path.with_suffix("") / name, given.segments_info
         )
-    return _Results(tasks=("panoptic",), answers=answers)
+    return _Results(tasks=("panoptic",), predictions=predictions)
 
 
-def _segments(record: Record) -> Iterator[_Segment]:
-    for info in record.records("segments_info"):
-        yield _Segment(id=info.integer("id", least=1), category_id=info.integer("category_id"))
+def _read_segments(id_map: Path, segments: list[_Segment], image: GroundTruthImage) -> Prediction:
+    return Prediction(segment_ids=read_id_map(id_map, image.size), segments=segments)
 
 
-def _read_later(
-    id_map: Path, segments: tuple[_Segment, ...]
-) -> Callable[[GroundTruthImage], Answer]:
-    return lambda image: Answer(segment_ids=read_id_map(id_map, image.size), segments=segments)
+def _check_known(place: str, image_id: int, images: dict[int, Any]) -> None:
+    if image_id not in images:
+        raise DataError(f"{place} is for image {image_id}; expected an image of the ground truth")

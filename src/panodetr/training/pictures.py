@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from panodetr.boxes import cxcywh_to_xyxy
 from panodetr.data.masks import panoptic_objects
 from panodetr.data.panoptic import read_ids
-from panodetr.evaluation.objects import object_segments
+from panodetr.evaluation.panoptic_quality import object_segments
 from panodetr.images.read import read_image
 from panodetr.results.draw import draw_detections, draw_overlay
 from panodetr.results.types import Detection, DetectionResult, PanopticResult, Segment

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from panodetr.errors import DataError
+from panodetr.evaluation.evaluate import check_categories, evaluate
 from panodetr.evaluation.metrics import metrics
-from panodetr.evaluation.run import check_categories, evaluate
 from panodetr.model.detr import Detr
 from panodetr.predict import Predictor
 from panodetr.runtimes.torch import TorchRuntime
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from panodetr.checkpoints.spec import ModelSpec
     from panodetr.evaluation.ground_truth import GroundTruth, Task
-    from panodetr.evaluation.tally import Figures
+    from panodetr.evaluation.metrics import Figures
 
 
 FIGURES = {
@@ -117,10 +117,10 @@ def validate(
     predictor = make_predictor(model, spec, accelerator.device)
     tasks = choose_tasks(spec, truth)
     mine = evaluate(predictor, share, tasks, least_score=LEAST_SCORE, progress=progress)
-    tally, *others = gather(accelerator, mine.tally)
+    counts, *others = gather(accelerator, mine.counts)
     for other in others:
-        tally.merge(other)
-    figures = tally.compute()
+        counts.merge(other)
+    figures = counts.compute()
     measure, score = _score(figures)
     found = metrics(figures, truth)
     kinds = {"_things" if c.is_thing else "_stuff" for c in truth.segment_categories}

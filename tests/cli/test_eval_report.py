@@ -1,19 +1,26 @@
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.table import Table
 
 from panodetr.checkpoints.published import find_published
-from panodetr.cli.eval_tables import average_precision, panoptic_quality, per_class
+from panodetr.cli.eval_report import (
+    PlotsMissing,
+    average_precision,
+    panoptic_quality,
+    per_class,
+    plot,
+)
 from panodetr.data.instances import InstanceCategory, InstanceImage
-from panodetr.evaluation.answers import Answer, run_lengths
-from panodetr.evaluation.detection import ObjectResult
+from panodetr.evaluation.average_precision import TWELVE, ObjectResult, run_lengths
 from panodetr.evaluation.ground_truth import TASKS, GroundTruth, GroundTruthImage
-from panodetr.evaluation.metrics import TWELVE
-from panodetr.evaluation.tally import Figures, Tally
+from panodetr.evaluation.metrics import Counts, Figures, Prediction
 from panodetr.results.types import Category
 
 SIZE = (40, 40)
@@ -58,16 +65,16 @@ def truth() -> GroundTruth:
 
 @pytest.fixture
 def figures(truth: GroundTruth) -> Figures:
-    tally = Tally(truth, TASKS)
+    counts = Counts(truth, TASKS)
     mask = np.zeros(SIZE, np.bool_)
     mask[:20, :15] = True
     found: ObjectResult = {"image_id": 1, "category_id": 1, "score": 0.5}
-    answer = Answer(
+    prediction = Prediction(
         boxes=[{**found, "bbox": [0, 0, 15, 20]}],
         masks=[{**found, "segmentation": run_lengths(mask)}],
     )
-    tally.update(truth.images[0], answer)
-    return tally.compute()
+    counts.update(truth.images[0], prediction)
+    return counts.compute()
 
 
 def rows(table: Table) -> dict[str, list[str]]:
@@ -112,3 +119,29 @@ def test_classes_that_occur_have_a_row(figures: Figures, truth: GroundTruth) -> 
     shown = rows(per_class(figures, truth))
     assert shown.pop("heading") == ["objects", "box AP", "box AP50", "mask AP", "mask AP50"]
     assert shown == {"cat [wild]": ["1", "60.0", "100.0", "60.0", "100.0"]}
+
+
+def test_each_task_has_its_plots(figures: Figures, truth: GroundTruth, tmp_path: Path) -> None:
+    paths = plot(tmp_path, figures, truth)
+    names = ["per_class", "precision_recall_boxes", "precision_recall_instances"]
+    assert [path.stem for path in paths] == names
+    for path in paths:
+        with Image.open(path) as picture:
+            assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 10  # not blank
+
+    only = replace(figures, boxes=None, instances=None)
+    assert [path.stem for path in plot(tmp_path, only, truth)] == ["per_class"]
+
+
+def test_without_objects_there_are_no_curves(truth: GroundTruth, tmp_path: Path) -> None:
+    paths = plot(tmp_path, Counts(truth, TASKS).compute(), truth)
+    assert [path.stem for path in paths] == ["per_class"]
+
+
+def test_without_matplotlib_the_extra_is_named(
+    figures: Figures, truth: GroundTruth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(PlotsMissing, match=r"pip install 'panodetr\[plots\]'"):
+        plot(tmp_path, figures, truth)
+    assert list(tmp_path.iterdir()) == []

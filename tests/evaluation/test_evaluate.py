@@ -13,20 +13,24 @@ from panodetr.data.idmaps import read_id_map
 from panodetr.data.instances import InstanceCategory, ObjectTruth
 from panodetr.data.panoptic import GroundTruthSegment, read_ids
 from panodetr.errors import DataError
-from panodetr.evaluation.answers import best_of_each_class, box_results
-from panodetr.evaluation.detection import AveragePrecision, DetectionFigures
+from panodetr.evaluation.average_precision import (
+    AveragePrecision,
+    DetectionFigures,
+    best_of_each_class,
+    box_results,
+)
+from panodetr.evaluation.evaluate import evaluate, write_metrics
 from panodetr.evaluation.ground_truth import TASKS, GroundTruth, Task
-from panodetr.evaluation.panoptic import PanopticQuality
-from panodetr.evaluation.run import evaluate, write_metrics
+from panodetr.evaluation.metrics import Figures
+from panodetr.evaluation.panoptic_quality import PanopticQuality
 from panodetr.evaluation.submitted import score
-from panodetr.evaluation.tally import Figures
 from panodetr.results.types import Candidates
 
-from .conftest import Annotator
+from .conftest import Annotator, precision
 
 
 def measured(model: Annotator, truth: GroundTruth, *tasks: Task, **options: Any) -> Figures:
-    return evaluate(model, truth, tasks or ["panoptic"], **options).tally.compute()
+    return evaluate(model, truth, tasks or ["panoptic"], **options).counts.compute()
 
 
 def test_the_truth_scores_one(nuclei: GroundTruth, tmp_path: Path) -> None:
@@ -122,11 +126,11 @@ def test_queries_that_nobody_ranks_cost_no_mask() -> None:
     ]
     figures: list[DetectionFigures] = []
     for some in (chosen, ranked):
-        precision = AveragePrecision(categories, "bbox")
-        precision.update(1, (60, 60), truth, box_results(1, candidates, some))
-        figures.append(precision.compute())
+        counter = AveragePrecision(categories, "bbox")
+        counter.update(1, (60, 60), truth, box_results(1, candidates, some))
+        figures.append(counter.compute())
     assert figures[0].ap
-    np.testing.assert_array_equal(figures[0].precision, figures[1].precision)
+    np.testing.assert_array_equal(precision(figures[0]), precision(figures[1]))
 
 
 def test_masks_of_queries_below_a_score_are_not_asked_for(nuclei: GroundTruth) -> None:
@@ -156,9 +160,9 @@ def test_progress_counts_the_images(nuclei: GroundTruth) -> None:
 
 def test_what_is_written_scores_the_same(nuclei: GroundTruth, tmp_path: Path) -> None:
     evaluation = evaluate(Annotator(nuclei, shift=1), nuclei, TASKS, out=tmp_path)
-    figures = evaluation.tally.compute()
+    figures = evaluation.counts.compute()
     for task in TASKS:
-        scored = score(tmp_path / f"{task}.json", nuclei).tally.compute()
+        scored = score(tmp_path / f"{task}.json", nuclei).counts.compute()
         found, again = getattr(figures, task), getattr(scored, task)
         assert found.per_class == again.per_class
     names = sorted(path.name for path in tmp_path.iterdir())
@@ -182,7 +186,7 @@ def test_the_written_id_maps_are_counted_alike_by_hand(nuclei: GroundTruth, tmp_
             for s in annotation["segments_info"]
         ]
         quality.update(read_ids(sample), sample.segments, ids, segments)
-    assert quality.compute() == figures.tally.compute().panoptic
+    assert quality.compute() == figures.counts.compute().panoptic
 
 
 def test_a_written_segment_is_described_as_coco_does(nuclei: GroundTruth, tmp_path: Path) -> None:
@@ -232,7 +236,7 @@ def test_predictions_never_overwrite_the_truth(shared_data: Path, tmp_path: Path
     truth = GroundTruth.open(tmp_path / "coco", "")
     before = (tmp_path / "coco" / "panoptic.json").read_bytes()
     out = tmp_path / "images" / ".." / "coco"
-    with pytest.raises(DataError, match="holds the truth; choose another folder"):
+    with pytest.raises(DataError, match="holds the ground truth; choose another folder"):
         evaluate(Annotator(truth), truth, ["panoptic"], out=out)
     assert (tmp_path / "coco" / "panoptic.json").read_bytes() == before
 
@@ -276,7 +280,7 @@ class Broken(Annotator):
 
 @pytest.mark.parametrize(
     ("task", "message"),
-    [("panoptic", "expected one size"), ("boxes", "query 2 .* expected finite numbers")],
+    [("panoptic", "the size of the ground truth"), ("boxes", "query 2 .* expected finite numbers")],
 )
 def test_a_result_that_cannot_be_counted_names_its_image(
     nuclei: GroundTruth, task: Task, message: str

@@ -16,13 +16,12 @@ import torch
 import torch.distributed as dist
 
 from panodetr.data.instances import InstanceImage
-from panodetr.evaluation.answers import Answer
-from panodetr.evaluation.detection import ObjectResult
+from panodetr.evaluation.average_precision import ObjectResult
+from panodetr.evaluation.evaluate import evaluate
 from panodetr.evaluation.ground_truth import TASKS, GroundTruth
-from panodetr.evaluation.run import evaluate
-from panodetr.evaluation.tally import Figures, Tally
+from panodetr.evaluation.metrics import Counts, Figures, Prediction
 
-from .conftest import Annotator
+from .conftest import Annotator, precision
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -36,13 +35,13 @@ def same(one: Figures, other: Figures) -> None:
         assert a is not None
         assert b is not None
         assert a.per_class == b.per_class
-        np.testing.assert_array_equal(a.precision, b.precision)
+        np.testing.assert_array_equal(precision(a), precision(b))
 
 
 def test_parts_add_up_to_the_whole(nuclei: GroundTruth) -> None:
     model = Annotator(nuclei, shift=1)
-    whole = evaluate(model, nuclei, TASKS).tally
-    parts = [evaluate(model, nuclei.share(rank, 3), TASKS).tally for rank in (2, 0, 1)]
+    whole = evaluate(model, nuclei, TASKS).counts
+    parts = [evaluate(model, nuclei.share(rank, 3), TASKS).counts for rank in (2, 0, 1)]
     merged = parts[0]
     for part in parts[1:]:
         merged.merge(pickle.loads(pickle.dumps(part)))
@@ -58,29 +57,29 @@ def test_every_image_is_in_one_share(nuclei: GroundTruth) -> None:
 
 
 def test_no_image_is_counted_twice(nuclei: GroundTruth) -> None:
-    one, other = (evaluate(Annotator(nuclei), nuclei, ["boxes"]).tally for _ in range(2))
+    one, other = (evaluate(Annotator(nuclei), nuclei, ["boxes"]).counts for _ in range(2))
     with pytest.raises(ValueError, match="3 images were counted by both, first"):
         one.merge(other)
     with pytest.raises(ValueError, match="was counted before"):
-        one.update(nuclei.images[0], Answer(boxes=[]))
+        one.update(nuclei.images[0], Prediction(boxes=[]))
     assert one.compute().images == 3
 
 
 def test_counts_of_other_tasks_are_not_merged(nuclei: GroundTruth) -> None:
     with pytest.raises(ValueError, match="counts of the same tasks"):
-        Tally(nuclei, ["boxes"]).merge(Tally(nuclei, ["instances"]))
+        Counts(nuclei, ["boxes"]).merge(Counts(nuclei, ["instances"]))
     with pytest.raises(ValueError, match="counts of the same tasks"):
-        Tally(nuclei, ["panoptic", "boxes"]).merge(Tally(nuclei, ["boxes"]))
+        Counts(nuclei, ["panoptic", "boxes"]).merge(Counts(nuclei, ["boxes"]))
 
 
 def _evaluate_share(rank: int, port: int, truth: GroundTruth, results: Queue[bytes]) -> None:
     """One of two processes, as a training run on two GPUs would have them."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    tally = evaluate(Annotator(truth, shift=1), truth.share(rank, 2), TASKS).tally
-    tallies: list[Tally | None] = [None, None]
-    dist.all_gather_object(tallies, tally)
-    first, second = tallies
+    counts = evaluate(Annotator(truth, shift=1), truth.share(rank, 2), TASKS).counts
+    both: list[Counts | None] = [None, None]
+    dist.all_gather_object(both, counts)
+    first, second = both
     assert first is not None
     assert second is not None
     first.merge(second)
@@ -102,11 +101,11 @@ def test_two_processes_give_what_one_gives(nuclei: GroundTruth) -> None:
     ]
     for worker in workers:
         worker.start()
-    merged: Tally = pickle.loads(results.get(timeout=300))
+    merged: Counts = pickle.loads(results.get(timeout=300))
     for worker in workers:
         worker.join(timeout=60)
         assert worker.exitcode == 0
-    whole = evaluate(Annotator(nuclei, shift=1), nuclei, TASKS).tally
+    whole = evaluate(Annotator(nuclei, shift=1), nuclei, TASKS).counts
     same(merged.compute(), whole.compute())
 
 
@@ -128,14 +127,14 @@ def test_objects_of_the_instance_truth_are_taken_before_panoptic_ones(nuclei: Gr
     image = nuclei.images[0]
     none = InstanceImage(image_id=image.image_id, path=image.path, size=image.size, objects=())
     truth = replace(nuclei, images=(replace(image, instances=none),))
-    tally = Tally(truth, ["boxes"])
+    counts = Counts(truth, ["boxes"])
     found: ObjectResult = {
         "image_id": image.image_id,
         "category_id": 1,
         "bbox": [0, 0, 9, 9],
         "score": 1,
     }
-    tally.update(truth.images[0], Answer(boxes=[found]))
-    boxes = tally.compute().boxes
+    counts.update(truth.images[0], Prediction(boxes=[found]))
+    boxes = counts.compute().boxes
     assert boxes is not None
     assert boxes.per_class[0].truths == 0

@@ -1,18 +1,26 @@
-"""The tables of `panodetr eval`, in percent, as papers have them."""
+"""What `panodetr eval` shows: tables in percent, as papers have them, and plots."""
 
 from __future__ import annotations
 
+import logging
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
+from panodetr.errors import PanodetrError
+from panodetr.files import atomic_write
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
 
     from panodetr.evaluation.ground_truth import GroundTruth
-    from panodetr.evaluation.panoptic import MeanQuality, PanopticFigures
-    from panodetr.evaluation.tally import Figures
+    from panodetr.evaluation.metrics import Figures
+    from panodetr.evaluation.panoptic_quality import MeanQuality, PanopticFigures
 
 NAMES = {
     "ap": "AP",
@@ -66,7 +74,7 @@ def panoptic_quality(figures: PanopticFigures, published: Mapping[str, float]) -
         "stuff": (figures.stuff, "_stuff"),
     }
     for name, (mean, suffix) in rows.items():
-        measured = [percent(value) for value in (mean.pq, mean.sq, mean.rq, mean.f1)]
+        measured = [percent(value) for value in (mean.pq, mean.sq, mean.rq, mean.rq)]
         table.add_row(name, *measured, *(f"{published[key + suffix]:.1f}" for key in keys))
     return table
 
@@ -100,6 +108,65 @@ def per_class(figures: Figures, truth: GroundTruth) -> Table:
         # a name may hold brackets, which are markup in a plain string
         table.add_row(Text(name), *(row.get(heading, "") for heading in headings))
     return table
+
+
+class PlotsMissing(PanodetrError):
+    """matplotlib is not installed."""
+
+
+def plot(out: Path, figures: Figures, truth: GroundTruth) -> list[Path]:
+    """Write `per_class.png`, and `precision_recall_TASK.png` for the boxes and masks that occur.
+
+    Returns:
+        What was written.
+
+    Raises:
+        PlotsMissing: matplotlib is not installed.
+        PanodetrError: the system refused to write.
+    """
+    if find_spec("matplotlib") is None:
+        raise PlotsMissing(
+            "plots need matplotlib, which is not installed; pip install 'panodetr[plots]'"
+        )
+    from hotcoco.plot import pr_curve_iou_sweep
+    from matplotlib.figure import Figure
+
+    # hotcoco asks for weights that its font doesn't have; matplotlib would warn of each on stderr.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    drawn = {"per_class": _per_class(figures, truth)}
+    for task, found in (("boxes", figures.boxes), ("instances", figures.instances)):
+        if found is not None and found.ap is not None:
+            picture = drawn[f"precision_recall_{task}"] = Figure((8, 6), layout="compressed")
+            pr_curve_iou_sweep(found.counted, ax=picture.subplots())
+    paths: list[Path] = []
+    for name, picture in drawn.items():
+        paths.append(out / f"{name}.png")
+        with atomic_write(paths[-1]) as temporary:
+            picture.savefig(temporary, dpi=120)
+    return paths
+
+
+def _per_class(figures: Figures, truth: GroundTruth) -> Figure:
+    """Draw one panel a figure and one bar a class, of the classes that occur."""
+    from matplotlib.figure import Figure
+
+    bars: dict[str, dict[str, float]] = {}
+    for title, found in (("box AP", figures.boxes), ("mask AP", figures.instances)):
+        if found is not None:
+            pairs = zip(truth.object_categories, found.per_class, strict=True)
+            bars[title] = {c.name: 100 * of.ap for c, of in pairs if of.ap is not None}
+    if figures.panoptic is not None:
+        pairs = zip(truth.segment_categories, figures.panoptic.per_class, strict=True)
+        bars["PQ"] = {c.name: 100 * of.pq for c, of in pairs if of.tp + of.fp + of.fn}
+    names = list(dict.fromkeys(name for values in bars.values() for name in values))
+    picture = Figure((2 + 3 * len(bars), 1.2 + 0.2 * len(names)), layout="constrained")
+    panels = picture.subplots(1, max(1, len(bars)), sharey=True, squeeze=False)[0]
+    for panel, (title, values) in zip(panels, bars.items(), strict=False):
+        panel.barh(names, [values.get(name, float("nan")) for name in names], height=0.7)
+        panel.set(title=title, xlim=(0, 100), xlabel="%")
+        panel.grid(axis="x", alpha=0.3)
+    panels[0].invert_yaxis()  # the first class on top
+    return picture
 
 
 def percent(value: float | None) -> str:

@@ -1,7 +1,8 @@
-"""Panoptic quality (arXiv 1801.00868), counted by the rules of COCO's panopticapi. NumPy only.
+"""Panoptic quality (PQ, arXiv 1801.00868), counted by the rules of COCO's panopticapi.
 
-A predicted and a true segment of one category match where their IoU is above one half; at most one
-pair can, so there is nothing to assign. PQ = SQ x RQ: the mean IoU of the matches, and their F1.
+A segment of the ground truth and a predicted one match where they have one category and an IoU
+above one half. At most one pair can, so nothing has to be assigned. PQ = SQ x RQ: the mean IoU of
+the matches, and their F1.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 
 from panodetr.data.idmaps import VOID, run_starts
+from panodetr.data.masks import draw_id_map, draw_mask
+from panodetr.data.panoptic import GroundTruthSegment
 from panodetr.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,17 +23,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from panodetr.data.panoptic import GroundTruthSegment
+    from panodetr.data.instances import InstanceImage
     from panodetr.results.types import Category
 
 
 IOU_UNIT = 2.0**-53
-"""A double above one half, as every match's IoU is, is a whole number of these: their sum is exact,
-so it is the same in any order of the images, and however they are split among processes."""
+"""Every float64 from 0.5 to 1, as the IoU of a match is, is a whole number of these. So their sum
+is exact, and the same in any order of the images and for any number of processes."""
 
 
 class PredictedSegment(Protocol):
-    """What counting asks of a predicted segment; `results.types.Segment` has it."""
+    """What counting needs of a predicted segment; `results.types.Segment` has it."""
 
     @property
     def id(self) -> int:
@@ -51,12 +54,12 @@ class ClassQuality:
     """The figures of one category.
 
     Attributes:
-        pq: panoptic quality, 0 to 1; 0 too where the category never occurs, as the two below.
-        sq: mean IoU of the matched segments.
-        rq: F1 of the segments, counting matches at IoU above one half.
+        pq: panoptic quality, 0 to 1; `pq`, `sq` and `rq` are 0 where the category never occurs.
+        sq: segmentation quality: mean IoU of the matched segments.
+        rq: recognition quality: F1 of the segments, counting matches at IoU above one half.
         tp: matched pairs.
         fp: predicted segments without a match.
-        fn: true segments without a match.
+        fn: segments of the ground truth without a match.
         iou: sum over the matched pairs.
     """
 
@@ -68,18 +71,13 @@ class ClassQuality:
     fn: int
     iou: float
 
-    @property
-    def f1(self) -> float:
-        """Recognition quality, by the name it has outside of panoptic segmentation."""
-        return self.rq
-
 
 @dataclass(frozen=True, kw_only=True)
 class MeanQuality:
-    """Means over the categories that occur in the truth or the predictions.
+    """Means over the categories that occur in the ground truth or the predictions.
 
     Attributes:
-        pq: mean of the categories' panoptic qualities; 0 where none occurs, as the two below.
+        pq: mean of the categories' panoptic qualities; all means are 0 where none occurs.
         sq: mean of their segmentation qualities.
         rq: mean of their recognition qualities.
         classes: how many occur.
@@ -89,11 +87,6 @@ class MeanQuality:
     sq: float
     rq: float
     classes: int
-
-    @property
-    def f1(self) -> float:
-        """Mean of the categories' F1: recognition quality by its other name."""
-        return self.rq
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,14 +127,14 @@ class PanopticQuality:
 
         Raises:
             DataError: the maps differ in size, two segments share an id, a category is unknown, or
-                the predicted map and list don't name the same segments. Nothing is counted then.
+                the predicted map and list don't have the same segments. Nothing is counted then.
         """
         if truth_ids.shape != predicted_ids.shape:
             raise DataError(
-                f"the predicted id map is {predicted_ids.shape}, the true one {truth_ids.shape}; "
-                "expected one size"
+                f"the predicted id map is {predicted_ids.shape}; expected {truth_ids.shape}, the "
+                "size of the ground truth's"
             )
-        truth = self._by_id(truth_segments, "true")
+        truth = self._by_id(truth_segments, "ground truth")
         predicted = self._by_id(predicted_segments, "predicted")
         overlaps = _overlaps(truth_ids, predicted_ids)
         areas = Counter[int]()
@@ -156,7 +149,7 @@ class PanopticQuality:
             row = self._row[truth[truth_id].category_id]
             self._iou[row] += round(iou / IOU_UNIT)
             self._counts[row, 0] += 1
-        # Of a category's crowds only the last one forgives: panopticapi keeps one a category.
+        # Only the last crowd of a category counts below: panopticapi keeps one a category.
         crowd_of = {s.category_id: s.id for s in truth.values() if s.is_crowd}
         for segment in predicted.values():
             if segment.id in used or _forgiven(segment, crowd_of, overlaps, areas[segment.id]):
@@ -193,7 +186,7 @@ class PanopticQuality:
         """List segments by their ids.
 
         Raises:
-            DataError: two share one, one has no pixels' id, or a category is unknown.
+            DataError: two share one, one has the id of void, or a category is unknown.
         """
         found: dict[int, _S] = {}
         for segment in segments:
@@ -213,7 +206,7 @@ class PanopticQuality:
 def _overlaps(
     truth_ids: NDArray[np.int32], predicted_ids: NDArray[np.int32]
 ) -> dict[tuple[int, int], int]:
-    """Count the pixels of each pair of true and predicted id that meet, void included."""
+    """Count the pixels that each true and predicted id have in common, void included."""
     truth, predicted = truth_ids.ravel(), predicted_ids.ravel()
     starts = run_starts(truth, predicted)
     lengths = np.diff(starts, append=truth.size)
@@ -242,8 +235,8 @@ def _matches(
 ) -> dict[tuple[int, int], float]:
     """Find the pairs of true and predicted id with an IoU above one half, and their IoUs.
 
-    The true area is the JSON's, the predicted one is counted. Predicted pixels on void leave the
-    union; those on crowds stay in it.
+    The area of the ground truth is the JSON's, the predicted one is counted. Predicted pixels on
+    void are not in the union; those on crowds are.
     """
     matches: dict[tuple[int, int], float] = {}
     for (truth_id, predicted_id), pixels in overlaps.items():
@@ -265,7 +258,7 @@ def _forgiven(
     overlaps: dict[tuple[int, int], int],
     area: int,
 ) -> bool:
-    """Say whether more than half of an unmatched segment lies on void and its category's crowd."""
+    """Whether more than half of an unmatched segment lies on void and its category's crowd."""
     pixels = overlaps.get((VOID, predicted.id), 0)
     if predicted.category_id in crowd_of:
         pixels += overlaps.get((crowd_of[predicted.category_id], predicted.id), 0)
@@ -294,3 +287,41 @@ def _mean(qualities: Sequence[ClassQuality]) -> MeanQuality:
         rq=sum(q.rq for q in occurring) / count,
         classes=len(occurring),
     )
+
+
+def object_segments(image: InstanceImage) -> tuple[NDArray[np.int32], list[GroundTruthSegment]]:
+    """Draw an image's objects into one id map, as training does, and list them as segments.
+
+    Where objects overlap, the one of fewer pixels is on top; an object with no pixel left is
+    omitted. Crowds lie below all others, those of a category as one segment. Pixels without any
+    object are not void, where predictions are ignored: they get an id that no segment has, so a
+    prediction there is a false positive.
+
+    Args:
+        image: all of whose objects have masks.
+
+    Returns:
+        Ids (H, W), and the segments in the order of their ids.
+    """
+    objects = [truth for truth in image.objects if not truth["iscrowd"]]
+    crowds = [truth for truth in image.objects if truth["iscrowd"]]
+    ids = draw_id_map(objects, image.size)
+    categories = [truth["category_id"] for truth in objects]
+    crowded = sorted({truth["category_id"] for truth in crowds})
+    for number, category_id in enumerate(crowded, start=len(objects) + 1):
+        for crowd in (crowd for crowd in crowds if crowd["category_id"] == category_id):
+            mask = draw_mask(crowd["segmentation"], image.size)  # pyright: ignore[reportTypedDictNotRequiredAccess]
+            ids[mask & (ids == VOID)] = number
+    categories += crowded
+    areas = np.bincount(ids.ravel(), minlength=len(categories) + 1).tolist()
+    ids[ids == VOID] = len(categories) + 1
+    return ids, [
+        GroundTruthSegment(
+            id=number,
+            category_id=category_id,
+            area=areas[number],
+            is_crowd=number > len(objects),
+        )
+        for number, category_id in enumerate(categories, start=1)
+        if areas[number]
+    ]

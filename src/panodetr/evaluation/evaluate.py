@@ -1,36 +1,35 @@
-"""A model over a whole data set: its figures, and its predictions in COCO's own files."""
+"""Runs a model over a whole data set: its figures, and its predictions in COCO's own files."""
 
 from __future__ import annotations
 
+import json
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 import numpy as np
 
 from panodetr.errors import DataError
-from panodetr.evaluation.answers import (
-    Answer,
+from panodetr.evaluation.average_precision import (
     best_of_each_class,
     box_results,
     check_finite,
     mask_result,
     run_lengths,
 )
-from panodetr.evaluation.metrics import metrics
-from panodetr.evaluation.tally import Tally
-from panodetr.evaluation.written import PredictionFiles
-from panodetr.files import write_json
-from panodetr.results.coco import result_info
+from panodetr.evaluation.metrics import Counts, Prediction, metrics
+from panodetr.files import atomic_folder, atomic_write, write_json
+from panodetr.results.coco import id_map_png, result_info
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
+    from types import TracebackType
 
     from numpy.typing import NDArray
 
-    from panodetr.evaluation.detection import ObjectResult
+    from panodetr.evaluation.average_precision import ObjectResult
     from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage, Task
     from panodetr.results.types import Candidates, Category, PanopticResult
 
@@ -71,12 +70,12 @@ class Evaluation:
     """What was measured.
 
     Attributes:
-        tally: the counts, to be merged with those of other processes.
-        seconds: of predicting alone: reading the images and growing the masks are in it, reading
-            the truth, counting and writing are not.
+        counts: to be merged with those of other processes.
+        seconds: of predicting alone: includes reading the images and enlarging the masks, not
+            reading the ground truth, counting and writing.
     """
 
-    tally: Tally
+    counts: Counts
     seconds: float
 
 
@@ -90,45 +89,46 @@ def evaluate(
     out: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Predict for every image of a data set, and count the matches with its truth.
+    """Predict for every image of a data set, and count the matches with its ground truth.
 
     Boxes and masks are measured as the original measures DETR: every query counts with its best
-    class. Those of classes that the truth has no objects of, as stuff, don't count.
+    class. Queries whose class has no objects in the ground truth, such as stuff, are left out.
 
     Args:
-        model: one that has the truth's classes.
-        truth: the images and what is on them.
+        model: one that has the classes of the ground truth.
+        truth: the images and their annotations.
         tasks: what to measure.
         threshold: least score of a segment; None is the model's own.
-        least_score: where segments and masks are both measured, what a query must score above to
-            have its mask computed, and to count; None counts all.
+        least_score: where segments and masks are both measured, only queries with a higher score
+            have their masks computed, and count; None counts all.
         out: folder for the predictions; None writes none.
         progress: called after each image with how many are done, and how many there are.
 
     Raises:
-        DataError: the model's classes aren't the data set's, the truth contradicts itself, or
-            `out` would overwrite it.
+        DataError: the model's classes aren't the data set's, the ground truth contradicts itself,
+            or `out` would overwrite it.
         ImageError: an image cannot be read.
         PanodetrError: the system refused to write.
     """
     check_categories(model.categories, truth, tasks)
     if out is not None and out.resolve() == truth.folder.resolve():
-        raise DataError(f"{out} holds the truth; choose another folder for the predictions")
-    tally = Tally(truth, tasks)
+        raise DataError(f"{out} holds the ground truth; choose another folder for the predictions")
+    counts = Counts(truth, tasks)
     known = np.array([category.id for category in truth.object_categories])
-    answers = _answers(model, [image.path for image in truth.images], tasks, threshold, least_score)
+    images = [image.path for image in truth.images]
+    outputs = _run_model(model, images, tasks, threshold, least_score)
     clock = _Clock()
     with nullcontext() if out is None else PredictionFiles(out, tasks) as files:
         for number, image in enumerate(truth.images, start=1):
             with clock:
-                panoptic, candidates = next(answers)
-            answer = _answer(image, panoptic, candidates, tasks, known, clock)
-            tally.update(image, answer)
+                panoptic, candidates = next(outputs)
+            prediction = _prediction(image, panoptic, candidates, tasks, known, clock)
+            counts.update(image, prediction)
             if files is not None:
-                _write(files, image, panoptic, answer)
+                files.add(image, panoptic, prediction)
             if progress is not None:
                 progress(number, len(truth.images))
-    return Evaluation(tally=tally, seconds=clock.seconds)
+    return Evaluation(counts=counts, seconds=clock.seconds)
 
 
 def write_metrics(out: Path, evaluation: Evaluation, truth: GroundTruth) -> dict[str, object]:
@@ -137,7 +137,7 @@ def write_metrics(out: Path, evaluation: Evaluation, truth: GroundTruth) -> dict
     Raises:
         PanodetrError: the system refused to write.
     """
-    written = metrics(evaluation.tally.compute(), truth, evaluation.seconds)
+    written = metrics(evaluation.counts.compute(), truth, evaluation.seconds)
     write_json(out / "metrics.json", written)
     return written
 
@@ -156,14 +156,14 @@ class _Clock:
         self.seconds += time.perf_counter() - self._start
 
 
-def _answers(
+def _run_model(
     model: Model,
     images: list[Path],
     tasks: Sequence[Task],
     threshold: float | None,
     least_score: float | None,
 ) -> Iterator[tuple[PanopticResult | None, Candidates | None]]:
-    """Ask a model for what the tasks need, and no more."""
+    """Run a model for what the tasks need, and no more."""
     masks = "instances" in tasks
     if "panoptic" not in tasks:
         yield from ((None, found) for found in model.candidates_each(images, masks=masks))
@@ -175,15 +175,15 @@ def _answers(
         yield from ((found, None) for found in model.segment_each(images, threshold=threshold))
 
 
-def _answer(
+def _prediction(
     image: GroundTruthImage,
     panoptic: PanopticResult | None,
     candidates: Candidates | None,
     tasks: Sequence[Task],
     known: NDArray[np.int64],
     clock: _Clock,
-) -> Answer:
-    """Bring what the model said into the form that is counted."""
+) -> Prediction:
+    """Bring what the model found into the form that is counted."""
     boxes: list[ObjectResult] | None = None
     masks: list[ObjectResult] | None = None
     if candidates is not None:
@@ -197,7 +197,7 @@ def _answer(
         if "instances" in tasks:
             ranked = best_of_each_class(candidates, chosen)
             masks = _masks(image.image_id, candidates, ranked, clock)
-    return Answer(
+    return Prediction(
         segment_ids=None if panoptic is None else panoptic.segment_ids,
         segments=() if panoptic is None else panoptic.segments,
         boxes=boxes,
@@ -208,7 +208,7 @@ def _answer(
 def _masks(
     image_id: int, candidates: Candidates, chosen: NDArray[np.intp], clock: _Clock
 ) -> list[ObjectResult]:
-    """Grow and encode the masks one by one: together they may not fit into memory."""
+    """Enlarge and encode the masks one by one: together they may not fit into memory."""
     results: list[ObjectResult] = []
     for query in chosen.tolist():
         with clock:
@@ -218,27 +218,15 @@ def _masks(
     return results
 
 
-def _write(
-    files: PredictionFiles, image: GroundTruthImage, panoptic: PanopticResult | None, answer: Answer
-) -> None:
-    if panoptic is not None:
-        segments = result_info(panoptic)["segments_info"]
-        files.add_panoptic(image, panoptic.segment_ids, segments)
-    if answer.boxes is not None:
-        files.add_objects("boxes", answer.boxes)
-    if answer.masks is not None:
-        files.add_objects("instances", answer.masks)
-
-
 def check_categories(
     categories: Iterable[Category], truth: GroundTruth, tasks: Sequence[Task]
 ) -> None:
-    """See that the model means by each id what the data set means.
+    """Check that each category id has the same name in the model and the data set.
 
     Objects may be of fewer classes than the model has: a panoptic model knows stuff as well.
 
     Raises:
-        DataError: it doesn't.
+        DataError: a category differs, or is missing in one of them.
     """
     ours = {category.id: category.name for category in categories}
     theirs = {category.id: category.name for category in truth.object_categories}
@@ -253,3 +241,85 @@ def check_categories(
                 f"category {category_id} is {one!r} in the model and {other!r} in {truth.folder}; "
                 "expected a model that was trained on these classes"
             )
+
+
+class PredictionFiles:
+    """Writes `boxes.json`, `instances.json`, and `panoptic.json` with `panoptic/`, by task.
+
+    COCO's evaluation servers and tools read them. Entries are written at once, so none are kept in
+    memory. The files get their names when the `with` block ends without an error; after an error
+    the files of before are left.
+    """
+
+    def __init__(self, out: Path, tasks: Iterable[Task]) -> None:
+        self._out = out
+        self._tasks = tuple(tasks)
+        self._stack = ExitStack()
+        self._lists: dict[Task, _JsonList] = {}
+        self._id_maps: Path | None = None
+
+    def __enter__(self) -> Self:
+        """Begin the files, under temporary names.
+
+        Raises:
+            PanodetrError: the system refused to write.
+        """
+        with ExitStack() as opened:
+            for task in self._tasks:
+                path = opened.enter_context(atomic_write(self._out / f"{task}.json"))
+                file = opened.enter_context(path.open("w", encoding="utf-8"))
+                head, tail = ('{"annotations": [', "]}\n") if task == "panoptic" else ("[", "]\n")
+                self._lists[task] = opened.enter_context(_JsonList(file, head, tail))
+            if "panoptic" in self._tasks:
+                self._id_maps = opened.enter_context(atomic_folder(self._out / "panoptic"))
+            self._stack = opened.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the files their names, or remove them after an error."""
+        self._stack.__exit__(kind, error, trace)
+
+    def add(
+        self, image: GroundTruthImage, panoptic: PanopticResult | None, prediction: Prediction
+    ) -> None:
+        """Write the predictions for one image."""
+        for result in prediction.boxes or ():
+            self._lists["boxes"].add(result)
+        for result in prediction.masks or ():
+            self._lists["instances"].add(result)
+        if panoptic is not None and self._id_maps is not None:
+            name = f"{image.name}.png"
+            path = self._id_maps / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(id_map_png(panoptic.segment_ids))
+            segments = result_info(panoptic)["segments_info"]
+            self._lists["panoptic"].add(
+                {"image_id": image.image_id, "file_name": name, "segments_info": segments}
+            )
+
+
+class _JsonList:
+    """A list in a JSON file, one entry a line."""
+
+    def __init__(self, file: TextIO, head: str, tail: str) -> None:
+        self._file = file
+        self._tail = tail
+        self._separator = head + "\n"
+
+    def add(self, entry: object) -> None:
+        """Write one entry."""
+        self._file.write(self._separator + json.dumps(entry, ensure_ascii=False, allow_nan=False))
+        self._separator = ",\n"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End the list, which may be empty."""
+        head = self._separator if self._separator != ",\n" else "\n"
+        self._file.write(head + self._tail)

@@ -1,0 +1,267 @@
+"""Average precision (AP) of boxes and of masks: COCO's twelve figures.
+
+hotcoco counts; its figures equal pycocotools' to the last bit. It only warns of faulty input, so
+everything from outside is checked before it gets here.
+hotcoco runs threads: a process that is forked after hotcoco has run hangs in it, so spawn instead.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
+
+import hotcoco
+import numpy as np
+from hotcoco import StreamingEval
+
+from panodetr.data.instances import RunLengths
+from panodetr.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hotcoco import COCOeval
+    from numpy.typing import NDArray
+
+    from panodetr.data.instances import InstanceCategory, ObjectTruth
+    from panodetr.results.types import Candidates
+
+Overlap = Literal["bbox", "segm"]
+"""What IoU is measured on, in COCO's words."""
+
+RANKED = 100
+"""How many predictions of a class count in one image: those with the highest scores."""
+
+TWELVE = (
+    "ap",
+    "ap50",
+    "ap75",
+    "ap_small",
+    "ap_medium",
+    "ap_large",
+    "ar1",
+    "ar10",
+    "ar100",
+    "ar_small",
+    "ar_medium",
+    "ar_large",
+)
+"""COCO's twelve figures, in COCO's order; `DetectionFigures` explains them."""
+
+
+class ObjectResult(TypedDict):
+    """One predicted object in COCO's result format.
+
+    `bbox` is x, y, width, height in pixels. A mask's result must not have one: pycocotools would
+    take the object's area, which decides whether it is small, from the box instead of the mask.
+    """
+
+    image_id: int
+    category_id: int
+    score: float
+    bbox: NotRequired[list[float]]
+    segmentation: NotRequired[RunLengths]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassPrecision:
+    """The figures of one category; None where the ground truth has no such object.
+
+    Attributes:
+        ap: mean precision over recalls, and over IoUs from 0.5 to 0.95.
+        ap50: at IoU 0.5.
+        ap75: at IoU 0.75.
+        ar100: mean recall over the IoUs, of the 100 best predictions of each image.
+        truths: objects in the ground truth, crowds not counted.
+    """
+
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ar100: float | None
+    truths: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DetectionFigures:
+    """COCO's twelve figures, 0 to 1; None where the ground truth has no object of that size.
+
+    Attributes:
+        ap: mean over the categories, over IoUs from 0.5 to 0.95, and over recalls.
+        ap50: at IoU 0.5.
+        ap75: at IoU 0.75.
+        ap_small: of objects of less than 32² pixels.
+        ap_medium: of 32² to 96² pixels.
+        ap_large: of more than 96² pixels.
+        ar1: mean recall over categories and IoUs, of the best prediction of each image.
+        ar10: of the 10 best.
+        ar100: of the 100 best.
+        ar_small: of the 100 best, of small objects.
+        ar_medium: of the 100 best, of medium objects.
+        ar_large: of the 100 best, of large objects.
+        per_class: in the order of the categories.
+        counted: hotcoco's own result, from which it draws curves.
+    """
+
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ap_small: float | None
+    ap_medium: float | None
+    ap_large: float | None
+    ar1: float | None
+    ar10: float | None
+    ar100: float | None
+    ar_small: float | None
+    ar_medium: float | None
+    ar_large: float | None
+    per_class: tuple[ClassPrecision, ...]
+    counted: COCOeval
+
+
+class AveragePrecision:
+    """Matches predictions image by image; keeps 5 kB an image: scores and matches, no masks."""
+
+    def __init__(self, categories: Sequence[InstanceCategory], overlap: Overlap) -> None:
+        self.categories = tuple(categories)
+        self.overlap: Overlap = overlap
+        self._truths = Counter[int]()
+        self._matches = StreamingEval([{"id": c.id, "name": c.name} for c in categories], overlap)
+
+    def update(
+        self,
+        image_id: int,
+        size: tuple[int, int],
+        truth: Sequence[ObjectTruth],
+        results: Sequence[ObjectResult],
+    ) -> None:
+        """Match one image, which must not have been given before.
+
+        Args:
+            image_id: the data set's own.
+            size: height and width.
+            truth: its objects in the ground truth, crowds included.
+            results: its predictions, whose categories are all among ours.
+        """
+        image = {"id": image_id, "height": size[0], "width": size[1]}
+        # The type checker does not take typed dictionaries for dictionaries.
+        self._matches.update([image], [dict(t) for t in truth], [dict(r) for r in results])
+        self._truths.update(t["category_id"] for t in truth if not t["iscrowd"])
+
+    def merge(self, other: AveragePrecision) -> None:
+        """Add what another has matched on other images of the same data set. It is exact.
+
+        Raises:
+            ValueError: it has other categories, or measures another overlap.
+        """
+        if (other.categories, other.overlap) != (self.categories, self.overlap):
+            raise ValueError("expected matches of the same categories and the same overlap")
+        self._matches = StreamingEval.merge([self._matches, other._matches])
+        self._truths += other._truths
+
+    def compute(self) -> DetectionFigures:
+        """Turn what was matched so far into figures."""
+        counted = copy.copy(self._matches).finalize()  # nothing can be added after finalize
+        counted.accumulate()
+        counted.summary_lines()  # computes `stats`; `summarize` would print them
+        tables = counted.eval or {}
+        # IoU T, recall R, category C, then all sizes and the 100 best predictions
+        precision: NDArray[np.float64] = tables["precision"][..., 0, 2]  # T, R, C
+        recall: NDArray[np.float64] = tables["recall"][..., 0, 2]  # T, C
+        stats = [None if value == -1 else float(value) for value in counted.stats]
+        return DetectionFigures(
+            **dict(zip(TWELVE, stats, strict=True)),
+            per_class=tuple(
+                ClassPrecision(
+                    ap=_mean(precision[:, :, row]),
+                    ap50=_mean(precision[0, :, row]),
+                    ap75=_mean(precision[5, :, row]),
+                    ar100=_mean(recall[:, row]),
+                    truths=self._truths[category.id],
+                )
+                for row, category in enumerate(self.categories)
+            ),
+            counted=counted,
+        )
+
+
+def box_results(
+    image_id: int, candidates: Candidates, chosen: NDArray[np.intp]
+) -> list[ObjectResult]:
+    """Write candidates as COCO's box results, unrounded.
+
+    Args:
+        image_id: the data set's own.
+        candidates: the queries of one image.
+        chosen: (N,) which of them.
+    """
+    x0, y0, x1, y1 = candidates.boxes[chosen].astype(np.float64).T
+    boxes: list[list[float]] = np.stack([x0, y0, x1 - x0, y1 - y0], axis=1).tolist()
+    return [
+        {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+        for category_id, box, score in zip(
+            candidates.category_ids[chosen].tolist(),
+            boxes,
+            candidates.scores[chosen].tolist(),
+            strict=True,
+        )
+    ]
+
+
+def mask_result(image_id: int, category_id: int, score: float, mask: RunLengths) -> ObjectResult:
+    """Write one mask as COCO's result."""
+    return {
+        "image_id": image_id,
+        "category_id": category_id,
+        "segmentation": mask,
+        "score": score,
+    }
+
+
+def run_lengths(mask: NDArray[np.bool_]) -> RunLengths:
+    """Encode a mask (H, W) as COCO's string of run lengths."""
+    # hotcoco takes ten times as long where columns are not contiguous.
+    encoded = hotcoco.mask.encode(np.asfortranarray(mask.view(np.uint8)))
+    return {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
+
+
+def best_of_each_class(candidates: Candidates, chosen: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Keep the `RANKED` best of each class; COCO's figures ignore the others.
+
+    Args:
+        candidates: the queries of one image.
+        chosen: (N,) some of them.
+
+    Returns:
+        Those of them that count, in their order.
+    """
+    classes = candidates.category_ids[chosen]
+    kept: list[int] = []
+    for category_id in np.unique(classes).tolist():
+        own = chosen[classes == category_id]
+        best = np.argsort(-candidates.scores[own], kind="stable")[:RANKED]
+        kept += own[best].tolist()
+    return np.array(sorted(kept), np.intp)
+
+
+def check_finite(candidates: Candidates) -> None:
+    """Check that a model's scores and boxes are finite.
+
+    Raises:
+        DataError: a score or a box is infinite or not a number.
+    """
+    bad = ~(np.isfinite(candidates.scores) & np.isfinite(candidates.boxes).all(axis=1))
+    if bad.any():
+        query = int(np.argmax(bad))
+        raise DataError(
+            f"the model's query {query} has the score {candidates.scores[query]} and the box "
+            f"{candidates.boxes[query].tolist()}; expected finite numbers: its weights are broken"
+        )
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    """Average over the ground truth: -1 stands for a category without objects."""
+    known = values[values > -1]
+    return float(np.mean(known)) if known.size else None
