@@ -32,7 +32,7 @@ from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.files import write_json
 from panodetr.model.detr import Detr
 from panodetr.objective.auxiliary import AuxiliaryHeads
-from panodetr.objective.objective import compute_losses
+from panodetr.objective.criterion import compute_losses
 from panodetr.runtimes.torch import choose_device
 from panodetr.training.batch import read_steps
 from panodetr.training.config import TrainConfig
@@ -177,11 +177,10 @@ def mean_losses(model: Detr, config: TrainConfig, data: Dataset) -> dict[str, fl
     model.eval()
     device = next(model.parameters()).device
     masks = config.spec.architecture.masks
+    auxiliary = AuxiliaryHeads(model.config, config)
     with torch.no_grad():
         losses = [
-            compute_losses(
-                model, AuxiliaryHeads(config), batch.to(device), config, with_masks=masks
-            )[1]
+            compute_losses(model, auxiliary, batch.to(device), config, with_masks=masks)[1]
             for parts in read_steps(config, data, 0, print)
             for batch in parts
         ]

@@ -161,9 +161,9 @@ def prepare_ours(size: int, *, learned: str, every_mask: bool) -> Step:
     from panodetr.model.config import detr_resnet50_panoptic
     from panodetr.model.detr import Detr
     from panodetr.objective.auxiliary import AuxiliaryHeads
-    from panodetr.objective.objective import compute_losses
+    from panodetr.objective.criterion import compute_losses
+    from panodetr.objective.targets import Batch, Targets
     from panodetr.results.types import Category
-    from panodetr.training.batch import Batch, Targets
     from panodetr.training.config import TrainConfig
     from panodetr.training.optimizer import freeze, make_optimizer, set_modes
 
@@ -186,13 +186,13 @@ def prepare_ours(size: int, *, learned: str, every_mask: bool) -> Step:
         make_every_mask(model)
     freeze(model, config)
     set_modes(model, config)
-    scaffold = AuxiliaryHeads(config)
+    auxiliary = AuxiliaryHeads(model.config, config)
     if not every_mask:
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    optimizer = make_optimizer(model, scaffold, config)
+    optimizer = make_optimizer(model, auxiliary, config)
 
     def step() -> float:
-        total, _ = compute_losses(model, scaffold, batch, config, with_masks=True)
+        total, _ = compute_losses(model, auxiliary, batch, config, with_masks=True)
         return update(total, model, optimizer)
 
     return step

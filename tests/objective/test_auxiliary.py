@@ -4,86 +4,52 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.objective.scene import ARCHITECTURE, batch_of, make, totals_of
 from torch import Tensor
 from torch.testing import assert_close
 
-from panodetr.model.detr import Detr
 from panodetr.model.positions import SinePositions
-from panodetr.objective.auxiliary import AuxiliaryHeads, TokenHeads, place_queries_on_grid
-from panodetr.objective.criterion import CriterionConfig, count_totals, mask_losses
+from panodetr.objective.auxiliary import TokenHeads, place_queries_on_grid
+from panodetr.objective.config import CriterionConfig, ObjectiveConfig
+from panodetr.objective.criterion import compute_losses, mask_losses
 from panodetr.objective.matcher import match
-from panodetr.objective.objective import compute_losses, repeat_targets
-from panodetr.training.batch import Batch, Targets
-from panodetr.training.config import TrainConfig
+
+RUN = ObjectiveConfig(mask_objects=100, query_groups=2, token_weight=1.0)
 
 
-@pytest.fixture
-def run(tiny_run: TrainConfig) -> TrainConfig:
-    """Without dropout, so that two passes can be compared."""
-    spec = replace(tiny_run.spec, architecture=replace(tiny_run.spec.architecture, dropout=0.0))
-    return replace(tiny_run, spec=spec, mask_objects=100)
-
-
-def make(run: TrainConfig, groups: int) -> tuple[Detr, AuxiliaryHeads]:
-    torch.manual_seed(0)
-    model = Detr(run.spec.architecture)
-    return model.eval(), AuxiliaryHeads(replace(run, query_groups=groups))
-
-
-def batch_of(*counts: int) -> Batch:
-    """Images 64 by 64 of noise; object n of an image is row n of its 8 by 8 grid."""
-    random = torch.Generator().manual_seed(2)
-    index_map = torch.zeros(len(counts), 64, 64, dtype=torch.int16)
-    boxes: list[list[float]] = []
-    for image, count in enumerate(counts):
-        for place in range(count):
-            index_map[image, 8 * place : 8 * place + 8] = place + 1
-            boxes.append([0.5, (place + 0.5) / 8, 1.0, 1 / 8])
-    return Batch(
-        pixels=torch.randn(len(counts), 3, 64, 64, generator=random),
-        padding=None,
-        targets=Targets(
-            classes=torch.arange(sum(counts)) % 2,
-            boxes=torch.tensor(boxes).reshape(-1, 4),
-            counts=counts,
-            index_map=index_map,
-        ),
-    )
-
-
-def test_one_group_is_plain_detr(run: TrainConfig) -> None:
-    model, scaffold = make(run, 1)
+def test_one_group_is_plain_detr() -> None:
+    model, auxiliary = make(replace(RUN, query_groups=1))
     encoded = model.encode(batch_of(1, 2).pixels)
-    assert_close(model.decode(encoded, scaffold.queries(model)), model.decode(encoded))
-    assert scaffold.more_queries is None
+    assert_close(model.decode(encoded, auxiliary.queries(model)), model.decode(encoded))
+    assert auxiliary.more_queries is None
 
 
-def test_the_models_own_queries_are_the_first_group_and_see_no_other(run: TrainConfig) -> None:
-    model, scaffold = make(run, 3)
+def test_the_models_own_queries_are_the_first_group_and_see_no_other() -> None:
+    model, auxiliary = make(replace(RUN, query_groups=3))
     encoded = model.encode(batch_of(1, 2).pixels)
     own = model.decode(encoded)
-    states = model.decode(encoded, scaffold.queries(model)).unflatten(2, (3, -1))
+    states = model.decode(encoded, auxiliary.queries(model)).unflatten(2, (3, -1))
     assert_close(states[:, :, 0], own)
-    assert scaffold.more_queries is not None
+    assert auxiliary.more_queries is not None
     with torch.no_grad():
-        scaffold.more_queries[1] += 1
-    changed = model.decode(encoded, scaffold.queries(model)).unflatten(2, (3, -1))
+        auxiliary.more_queries[1] += 1
+    changed = model.decode(encoded, auxiliary.queries(model)).unflatten(2, (3, -1))
     assert_close(changed[:, :, :2], states[:, :, :2])
     assert not torch.allclose(changed[:, :, 2], states[:, :, 2])
 
 
-def test_equal_groups_lose_what_one_loses(run: TrainConfig) -> None:
+def test_equal_groups_lose_what_one_loses() -> None:
     """Losses are means over groups: their number does not change what a weight means."""
     batch = batch_of(2, 0, 3)
     losses: list[dict[str, Tensor]] = []
     for groups in (1, 2):
-        model, scaffold = make(run, groups)
-        if scaffold.more_queries is not None:
+        model, auxiliary = make(replace(RUN, query_groups=groups))
+        if auxiliary.more_queries is not None:
             with torch.no_grad():
-                scaffold.more_queries.copy_(model.queries.weight.expand_as(scaffold.more_queries))
-        scaffold.token_heads = None
-        config = replace(run, query_groups=groups, token_weight=0.0)
-        total, parts = compute_losses(model, scaffold, batch, config, with_masks=True)
+                auxiliary.more_queries.copy_(model.queries.weight.expand_as(auxiliary.more_queries))
+        auxiliary.token_heads = None
+        config = replace(RUN, query_groups=groups, token_weight=0.0)
+        total, parts = compute_losses(model, auxiliary, batch, config, with_masks=True)
         losses.append(parts | {"total": total})
     assert losses[0].keys() == {"label", "l1", "giou", "focal", "dice", "total"}
     for name, loss in losses[0].items():
@@ -92,32 +58,32 @@ def test_equal_groups_lose_what_one_loses(run: TrainConfig) -> None:
 
 def test_objects_are_repeated_for_each_group() -> None:
     targets = batch_of(2, 0, 1).targets
-    repeated = repeat_targets(targets, 3)
+    repeated = targets.repeat(3)
     assert repeated.counts == (2, 2, 2, 0, 0, 0, 1, 1, 1)
     assert repeated.classes.tolist() == [0, 1, 0, 1, 0, 1, 0, 0, 0]
     assert_close(repeated.boxes[4:6], targets.boxes[:2])
 
 
-def test_masks_of_matched_queries_alone_lose_the_same(run: TrainConfig) -> None:
+def test_masks_of_matched_queries_alone_lose_the_same() -> None:
     batch = batch_of(2, 0, 3)
     gradients: list[Tensor] = []
     losses: list[dict[str, Tensor]] = []
     for everything in (False, True):
-        model, _ = make(run, 1)
+        model, _ = make(replace(RUN, query_groups=1))
         encoded = model.encode(batch.pixels)
         states = model.decode(encoded)
         found = match(
-            model.class_head(states), model.box_head(states), batch.targets, run.criterion.costs
+            model.class_head(states), model.box_head(states), batch.targets, RUN.criterion.costs
         )
         found = found.where(found.layer == 1)
         if everything:
-            queries = run.spec.architecture.num_queries
+            queries = ARCHITECTURE.num_queries
             image = torch.arange(3).repeat_interleave(queries)
             masks = model.masks(encoded, states[-1], image, torch.arange(queries).repeat(3))
             masks = masks.unflatten(0, (3, queries))[found.image, found.query]
         else:
             masks = model.masks(encoded, states[-1], found.image, found.query)
-        loss = mask_losses(masks, batch.targets, found.object, None, run.criterion, 5)
+        loss = mask_losses(masks, batch.targets, found.object, None, RUN.criterion, 5)
         (loss["focal"] + loss["dice"]).backward()
         gradient = model.backbone.stem_conv.weight.grad
         assert gradient is not None
@@ -128,14 +94,14 @@ def test_masks_of_matched_queries_alone_lose_the_same(run: TrainConfig) -> None:
     assert_close(gradients[0], gradients[1], atol=1e-6, rtol=1e-3)
 
 
-def test_a_sample_of_the_masks_loses_the_same_in_the_mean(run: TrainConfig) -> None:
+def test_a_sample_of_the_masks_loses_the_same_in_the_mean() -> None:
     batch = batch_of(2, 4)
-    run = replace(run, query_groups=1, token_weight=0.0)
-    model, scaffold = make(run, 1)
+    run = replace(RUN, query_groups=1, token_weight=0.0)
+    model, auxiliary = make(run)
 
     def dice(most: int) -> float:
         config = replace(run, mask_objects=most)
-        return compute_losses(model, scaffold, batch, config, with_masks=True)[1]["dice"].item()
+        return compute_losses(model, auxiliary, batch, config, with_masks=True)[1]["dice"].item()
 
     samples = torch.tensor([dice(2) for _ in range(60)])
     assert samples.std() > 0
@@ -143,24 +109,22 @@ def test_a_sample_of_the_masks_loses_the_same_in_the_mean(run: TrainConfig) -> N
 
 
 @pytest.mark.parametrize("counts", [(2, 0), (0, 0)])
-def test_batches_with_few_or_no_objects_can_be_learned_from(
-    run: TrainConfig, counts: tuple[int, ...]
-) -> None:
-    model, scaffold = make(run, 2)
-    total, parts = compute_losses(model, scaffold, batch_of(*counts), run, with_masks=True)
+def test_batches_with_few_or_no_objects_can_be_learned_from(counts: tuple[int, ...]) -> None:
+    model, auxiliary = make(replace(RUN, query_groups=2))
+    total, parts = compute_losses(model, auxiliary, batch_of(*counts), RUN, with_masks=True)
     total.backward()
     assert total.isfinite()
     assert parts["tokens"].isfinite()
-    gradients = [p.grad for part in (model, scaffold) for p in part.parameters()]
+    gradients = [p.grad for part in (model, auxiliary) for p in part.parameters()]
     assert all(gradient.isfinite().all() for gradient in gradients if gradient is not None)
     assert model.queries.weight.grad is not None
 
 
-def test_tokens_learn_the_object_at_their_centre(run: TrainConfig) -> None:
+def test_tokens_learn_the_object_at_their_centre() -> None:
     """Heads that answer rightly lose nothing, and ones that answer for the next object do."""
-    heads = TokenHeads(run.spec.architecture)
+    heads = TokenHeads(ARCHITECTURE)
     targets = batch_of(8).targets
-    totals = count_totals(targets.counts, run)
+    totals = totals_of(targets.counts, RUN)
     rows = torch.linspace(0, 1, 9)[:-1] + 1 / 16
     # A token says its object's class and its box's logit; the heads hand that on.
     told = torch.zeros(1, 128, 8, 8)
@@ -186,10 +150,10 @@ def test_tokens_learn_the_object_at_their_centre(run: TrainConfig) -> None:
     assert wrong.item() > 10
 
 
-def test_token_supervision_without_objects_asks_for_nothing(run: TrainConfig) -> None:
-    heads = TokenHeads(run.spec.architecture)
+def test_token_supervision_without_objects_asks_for_nothing() -> None:
+    heads = TokenHeads(ARCHITECTURE)
     memory = torch.randn(2, 128, 2, 2, requires_grad=True)
-    totals = count_totals((0, 0), run)
+    totals = totals_of((0, 0), RUN)
     loss = heads.loss(memory, batch_of(0, 0).targets, CriterionConfig(), totals)
     loss.backward()
     assert loss.isfinite()
@@ -200,12 +164,12 @@ def test_token_supervision_without_objects_asks_for_nothing(run: TrainConfig) ->
     assert not box_gradient.any()
 
 
-def test_queries_start_as_positions_of_points_all_over_the_image(run: TrainConfig) -> None:
-    model, scaffold = make(run, 2)
-    place_queries_on_grid(model, scaffold)
+def test_queries_start_as_positions_of_points_all_over_the_image() -> None:
+    model, auxiliary = make(replace(RUN, query_groups=2))
+    place_queries_on_grid(model, auxiliary)
     table = SinePositions(128)(torch.zeros(1, 256, 256, dtype=torch.bool))[0].flatten(1).T
     points: list[list[int]] = []
-    for query in scaffold.queries(model).flatten(0, 1):
+    for query in auxiliary.queries(model).flatten(0, 1):
         distance, place = (table - query).abs().amax(1).min(0)
         assert distance < 1e-5
         points.append([int(place) // 256, int(place) % 256])

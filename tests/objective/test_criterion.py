@@ -11,16 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.testing import assert_close
 
-from panodetr.objective.criterion import (
-    CriterionConfig,
-    Totals,
-    detection_losses,
-    mask_losses,
-    weighted_sum,
-)
+from panodetr.objective.config import CriterionConfig
+from panodetr.objective.criterion import detection_losses, mask_losses, weighted_sum
 from panodetr.objective.losses import classification_loss, dice_loss, focal_loss
 from panodetr.objective.matcher import Matches, match
-from panodetr.training.batch import Targets
+from panodetr.objective.targets import Targets, count_totals
 
 ORIGINAL_NAMES = {"label": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}
 
@@ -70,20 +65,11 @@ class Golden:
 
     def losses(self, config: CriterionConfig) -> tuple[dict[str, Tensor], Matches]:
         matches = match(self.logits, self.boxes, self.targets, config.costs)
-        totals = totals_of((5, 0, 3), self.logits.shape[2], config)
+        totals = count_totals((5, 0, 3), self.logits.shape[2], config.no_object)
         losses = detection_losses(self.logits, self.boxes, self.targets, matches, config, totals)
         last = matches.where(matches.layer == 2)
         masks = self.masks[last.image, last.query]
         return losses | mask_losses(masks, self.targets, last.object, self.padding, config, 8), last
-
-
-def totals_of(counts: tuple[int, ...], queries: int, config: CriterionConfig) -> Totals:
-    matched = sum(min(count, queries) for count in counts)
-    return Totals(
-        objects=max(1, sum(counts)),
-        label_weight=matched + config.no_object * (len(counts) * queries - matched),
-        images=len(counts),
-    )
 
 
 @pytest.fixture
@@ -174,7 +160,7 @@ def test_images_without_objects_teach_that_there_is_nothing(counts: tuple[int, .
     boxes = torch.rand(2, len(counts), 5, 4).mul(0.5).add(0.1).requires_grad_()
     masks = torch.randn(len(counts), 5, 4, 4, requires_grad=True)
     matches = match(logits, boxes, targets, config.costs)
-    totals = totals_of(counts, 5, config)
+    totals = count_totals(counts, 5, config.no_object)
     losses = detection_losses(logits, boxes, targets, matches, config, totals)
     last = matches.where(matches.layer == 1)
     losses |= mask_losses(

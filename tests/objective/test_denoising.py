@@ -4,156 +4,110 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.objective.scene import ARCHITECTURE, batch_of, make, part_of, totals_of
 from torch import Tensor
 from torch.testing import assert_close
 
 from panodetr.model.detr import Detr
-from panodetr.objective import denoising
-from panodetr.objective.auxiliary import AuxiliaryHeads
-from panodetr.objective.criterion import count_totals
-from panodetr.objective.denoising import Denoiser, add_noise, denoising_loss
-from panodetr.objective.objective import compute_losses
-from panodetr.training.batch import Batch, Targets
-from panodetr.training.config import TrainConfig
+from panodetr.objective import auxiliary
+from panodetr.objective.auxiliary import Denoiser, add_noise, denoising_loss
+from panodetr.objective.config import ObjectiveConfig
+from panodetr.objective.criterion import compute_losses
+from panodetr.objective.targets import Batch
+
+RUN = ObjectiveConfig(denoising=3)
 
 
-@pytest.fixture
-def run(tiny_run: TrainConfig) -> TrainConfig:
-    """Without dropout, so that two passes can be compared."""
-    spec = replace(tiny_run.spec, architecture=replace(tiny_run.spec.architecture, dropout=0.0))
-    return replace(tiny_run, spec=spec, query_groups=1, token_weight=0.0, denoising=3)
-
-
-def batch_of(*counts: int) -> Batch:
-    random = torch.Generator().manual_seed(2)
-    size = 0.1 + 0.3 * torch.rand(sum(counts), 2, generator=random)
-    center = 0.3 + 0.4 * torch.rand(sum(counts), 2, generator=random)
-    return Batch(
-        pixels=torch.randn(len(counts), 3, 64, 64, generator=random),
-        padding=None,
-        targets=Targets(
-            classes=torch.arange(sum(counts)) % 2,
-            boxes=torch.cat((center, size), dim=1),
-            counts=counts,
-            index_map=torch.zeros(len(counts), 64, 64, dtype=torch.int16),
-        ),
-    )
-
-
-def make(run: TrainConfig) -> tuple[Detr, AuxiliaryHeads]:
-    torch.manual_seed(0)
-    return Detr(run.spec.architecture).eval(), AuxiliaryHeads(run)
-
-
-def loss_of(run: TrainConfig, model: Detr, denoiser: Denoiser, batch: Batch) -> Tensor:
-    totals = count_totals(batch.targets.counts, run)
+def loss_of(model: Detr, denoiser: Denoiser, batch: Batch) -> Tensor:
+    totals = totals_of(batch.targets.counts, RUN)
     encoded = model.encode(batch.pixels)
-    return denoising_loss(model, denoiser, encoded, batch.targets, run.criterion, totals)
+    return denoising_loss(model, denoiser, encoded, batch.targets, RUN.criterion, totals)
 
 
-def test_the_trained_model_is_plain_detr(run: TrainConfig) -> None:
-    plain = Detr(run.spec.architecture)
-    model, scaffold = make(run)
+def test_the_trained_model_is_plain_detr() -> None:
+    plain = Detr(ARCHITECTURE)
+    model, heads = make(RUN)
     assert model.state_dict().keys() == plain.state_dict().keys()
-    assert scaffold.denoiser is not None
+    assert heads.denoiser is not None
     with torch.no_grad():
         before = model.detect(batch_of(2).pixels)
-        for parameter in scaffold.parameters():
+        for parameter in heads.parameters():
             parameter.fill_(torch.nan)
         after = model.detect(batch_of(2).pixels)
     assert_close(after.logits, before.logits, rtol=0, atol=0)
 
 
-def test_nothing_of_the_truth_reaches_the_models_own_queries(run: TrainConfig) -> None:
+def test_nothing_of_the_truth_reaches_the_models_own_queries() -> None:
     """Other noise, other labels, none at all: what is matched loses exactly the same."""
     batch = batch_of(2, 0, 3)
     losses: list[dict[str, Tensor]] = []
     for seed, groups in ((1, 3), (2, 3), (1, 0)):
-        config = replace(run, denoising=groups)
-        model, scaffold = make(config)
+        config = replace(RUN, denoising=groups)
+        model, heads = make(config)
         torch.manual_seed(seed)
-        losses.append(compute_losses(model, scaffold, batch, config, with_masks=False)[1])
+        losses.append(compute_losses(model, heads, batch, config, with_masks=False)[1])
     assert not torch.equal(losses[0]["denoising"], losses[1]["denoising"])
     for name in ("label", "l1", "giou"):
         assert_close(losses[0][name], losses[1][name], rtol=0, atol=0)
         assert_close(losses[0][name], losses[2][name], rtol=0, atol=0)
 
 
-def test_gradients_reach_the_model_and_the_embeddings(run: TrainConfig) -> None:
-    model, scaffold = make(run)
-    assert scaffold.denoiser is not None
-    loss_of(run, model, scaffold.denoiser, batch_of(2, 3)).backward()
+def test_gradients_reach_the_model_and_the_embeddings() -> None:
+    model, heads = make(RUN)
+    assert heads.denoiser is not None
+    loss_of(model, heads.denoiser, batch_of(2, 3)).backward()
     for part in (model.backbone, model.encoder, model.decoder, model.class_head, model.box_head):
         gradients = [p.grad for p in part.parameters() if p.grad is not None]
         assert max(float(gradient.abs().max()) for gradient in gradients) > 0
-    for parameter in scaffold.denoiser.parameters():
+    for parameter in heads.denoiser.parameters():
         assert parameter.grad is not None
         assert parameter.grad.abs().max() > 0
     assert model.queries.weight.grad is None  # they have no part in it
 
 
-def test_images_and_groups_do_not_see_each_other(
-    run: TrainConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_and_groups_do_not_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch loses the mean of what its images lose, weighted by objects, however it is padded."""
 
     def leave(classes: Tensor, boxes: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         return classes, boxes
 
-    monkeypatch.setattr(denoising, "add_noise", leave)
-    model, scaffold = make(run)
-    assert scaffold.denoiser is not None
+    monkeypatch.setattr(auxiliary, "add_noise", leave)
+    model, heads = make(RUN)
+    assert heads.denoiser is not None
     both = batch_of(1, 4)
     with torch.no_grad():
-        whole = loss_of(run, model, scaffold.denoiser, both)
-        alone = [loss_of(run, model, scaffold.denoiser, image_of(both, n)) for n in (0, 1)]
-        scaffold.denoiser.groups = 1
-        one_group = loss_of(run, model, scaffold.denoiser, both)
+        whole = loss_of(model, heads.denoiser, both)
+        alone = [loss_of(model, heads.denoiser, part_of(both, slice(n, n + 1))) for n in (0, 1)]
+        heads.denoiser.groups = 1
+        one_group = loss_of(model, heads.denoiser, both)
     assert_close(whole, (alone[0] + 4 * alone[1]) / 5, rtol=1e-5, atol=1e-5)
     assert_close(whole, one_group, rtol=1e-5, atol=1e-5)
 
 
-def image_of(batch: Batch, number: int) -> Batch:
-    own = batch.targets.image == number
-    assert batch.targets.index_map is not None
-    return Batch(
-        pixels=batch.pixels[number : number + 1],
-        padding=None,
-        targets=Targets(
-            classes=batch.targets.classes[own],
-            boxes=batch.targets.boxes[own],
-            counts=(batch.targets.counts[number],),
-            index_map=batch.targets.index_map[number : number + 1],
-        ),
-    )
-
-
 @pytest.mark.parametrize("counts", [(0,), (0, 0), (0, 3)])
-def test_images_without_objects_have_nothing_to_find_again(
-    run: TrainConfig, counts: tuple[int, ...]
-) -> None:
-    model, scaffold = make(run)
-    assert scaffold.denoiser is not None
-    loss = loss_of(run, model, scaffold.denoiser, batch_of(*counts))
+def test_images_without_objects_have_nothing_to_find_again(counts: tuple[int, ...]) -> None:
+    model, heads = make(RUN)
+    assert heads.denoiser is not None
+    loss = loss_of(model, heads.denoiser, batch_of(*counts))
     loss.backward()
     assert loss.isfinite()
     assert (loss > 0) == (sum(counts) > 0)
-    for parameter in scaffold.denoiser.parameters():
+    for parameter in heads.denoiser.parameters():
         assert parameter.grad is not None  # part of every step, for processes that share one
         assert parameter.grad.isfinite().all()
     for parameter in model.parameters():
         assert parameter.grad is None or parameter.grad.isfinite().all()
 
 
-def test_a_fixed_batch_is_learned(run: TrainConfig) -> None:
-    model, scaffold = make(run)
-    denoiser = scaffold.denoiser
+def test_a_fixed_batch_is_learned() -> None:
+    model, heads = make(RUN)
+    denoiser = heads.denoiser
     assert denoiser is not None
     batch = batch_of(3, 2)
     optimizer = torch.optim.AdamW([*model.parameters(), *denoiser.parameters()], lr=1e-3)
     losses: list[float] = []
     for _ in range(60):
-        loss = loss_of(run, model, denoiser, batch)
+        loss = loss_of(model, denoiser, batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

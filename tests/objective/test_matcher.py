@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panodetr.objective.matcher import MatchCosts, match, pair_costs
-from panodetr.training.batch import Targets
+from panodetr.objective.config import MatchCosts
+from panodetr.objective.matcher import match, pair_costs
+from panodetr.objective.targets import Targets
 
 CLASSES = 3
 

@@ -17,8 +17,9 @@ from panodetr.data.dataset import Dataset
 from panodetr.errors import DataError, Interrupted, TrainingError
 from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.model.detr import Detr
+from panodetr.objective.targets import Batch
 from panodetr.training import loop
-from panodetr.training.batch import Batch, read_steps
+from panodetr.training.batch import read_steps
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
 from panodetr.training.loop import begin, make_state, train

@@ -7,8 +7,8 @@ import torch
 
 from panodetr.model.detr import Detr
 from panodetr.objective.auxiliary import AuxiliaryHeads
-from panodetr.objective.objective import compute_losses
-from panodetr.training.batch import Batch, Targets
+from panodetr.objective.criterion import compute_losses
+from panodetr.objective.targets import Batch, Targets
 from panodetr.training.config import TrainConfig
 from panodetr.training.loop import make_state
 from panodetr.training.optimizer import (
@@ -82,7 +82,7 @@ def test_the_mask_stage_learns_the_mask_head_alone(tiny_run: TrainConfig) -> Non
     for name, module in model.named_modules():
         if name not in ("", "attention_maps", "mask_head"):
             assert module.training == name.startswith(mask_parts), name
-    optimizer = make_optimizer(model, AuxiliaryHeads(config), config)
+    optimizer = make_optimizer(model, AuxiliaryHeads(model.config, config), config)
     assert [group["initial_lr"] for group in optimizer.param_groups] == [1e-3]
 
 
@@ -110,10 +110,10 @@ def test_a_mask_step_leaves_everything_else_as_it_was(tiny_run: TrainConfig) -> 
     model = Detr(config.spec.architecture)
     freeze(model, config)
     set_modes(model, config)
-    scaffold = AuxiliaryHeads(config)
-    optimizer = make_optimizer(model, scaffold, config)
+    auxiliary = AuxiliaryHeads(model.config, config)
+    optimizer = make_optimizer(model, auxiliary, config)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    total, parts = compute_losses(model, scaffold, batch_of(2, 0), config, with_masks=True)
+    total, parts = compute_losses(model, auxiliary, batch_of(2, 0), config, with_masks=True)
     total.backward()
     optimizer.step()
     assert parts.keys() == {"focal", "dice", "total"}
@@ -132,7 +132,7 @@ def test_the_backbone_has_a_rate_of_its_own(tiny_run: TrainConfig) -> None:
     for name, parameter in state.learner.model.named_parameters():
         expected = 5e-4 if name.startswith("backbone.") else 1e-3
         assert rate.pop(id(parameter)) == pytest.approx(expected / 2)
-    assert len(rate) == len(list(state.learner.scaffold.parameters()))
+    assert len(rate) == len(list(state.learner.auxiliary.parameters()))
     set_learning_rate(state.optimizer, 1.0)
     assert [group["lr"] for group in state.optimizer.param_groups] == pytest.approx([1e-3, 5e-4])
 
@@ -141,7 +141,7 @@ def test_the_backbone_has_a_rate_of_its_own(tiny_run: TrainConfig) -> None:
     ("change", "message"),
     [
         ({"steps": 0}, "steps is 0; expected more than 0"),
-        ({"query_groups": 0}, "query_groups is 0; expected more than 0"),
+        ({"query_groups": 0}, "query_groups is 0; expected 1 or more"),
         ({"learning_rate": 0.0}, r"learning_rate is 0\.0; expected more than 0"),
         ({"clip": float("nan")}, "clip is nan; expected more than 0"),
         ({"token_weight": -1.0}, r"token_weight is -1\.0; expected 0 or more"),

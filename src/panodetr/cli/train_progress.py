@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from panodetr.model.detr import Detr
-    from panodetr.training.batch import Batch
+    from panodetr.objective.targets import Batch
     from panodetr.training.observe import BadStep
     from panodetr.training.observe import Progress as Line
     from panodetr.training.validate import Validation

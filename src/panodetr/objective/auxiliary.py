@@ -18,6 +18,7 @@ size.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,23 +27,27 @@ from torch.nn import functional as F
 
 from panodetr.model.heads import BoxHead, ClassHead
 from panodetr.model.positions import SinePositions
-from panodetr.objective.denoising import Denoiser
-from panodetr.objective.losses import box_giou, box_l1
+from panodetr.objective.losses import box_giou, box_l1, classification_loss
 
 if TYPE_CHECKING:
     from panodetr.model.config import DetrConfig
     from panodetr.model.detr import Detr
-    from panodetr.objective.criterion import CriterionConfig, Totals
-    from panodetr.training.batch import Targets
-    from panodetr.training.config import TrainConfig
+    from panodetr.model.outputs import Encoded
+    from panodetr.objective.config import CriterionConfig, ObjectiveConfig
+    from panodetr.objective.targets import Targets, Totals
+
+BOX_NOISE = 0.4
+"""How far a box's centre may go, in halves of its size, and its size may change, as a fraction."""
+
+CLASS_NOISE = 0.2
+"""How often a class is drawn at random."""
 
 
 class AuxiliaryHeads(nn.Module):
     """What training adds to a model: of the parts, those that a run asks for."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, shape: DetrConfig, config: ObjectiveConfig) -> None:
         super().__init__()
-        shape = config.spec.architecture
         self.groups = config.query_groups
         self.more_queries: nn.Parameter | None = None
         if self.groups > 1:
@@ -56,14 +61,6 @@ class AuxiliaryHeads(nn.Module):
         """All groups (G, Q, D), the model's own first."""
         own = model.queries.weight[None]  # 1, Q, D
         return own if self.more_queries is None else torch.cat((own, self.more_queries))
-
-
-def make_scaffold(model: Detr, config: TrainConfig) -> AuxiliaryHeads:
-    """What a run adds to a model, whose queries are placed on a grid where the run asks for it."""
-    scaffold = AuxiliaryHeads(config)
-    if config.grid_queries and config.start is None:
-        place_queries_on_grid(model, scaffold)
-    return scaffold
 
 
 class TokenHeads(nn.Module):
@@ -127,14 +124,14 @@ def _sample_centers(index_map: Tensor, shape: torch.Size) -> Tensor:
 
 
 @torch.no_grad()
-def place_queries_on_grid(model: Detr, scaffold: AuxiliaryHeads) -> None:
+def place_queries_on_grid(model: Detr, auxiliary: AuxiliaryHeads) -> None:
     """Start queries as positions of points, and cross-attention as a comparison of positions.
 
     Points are spread over the image; each group's are shifted a little. Queries and keys of the
     decoder's cross-attention start with the same projection, so that a query first reads what lies
     near its point.
     """
-    more = () if scaffold.more_queries is None else scaffold.more_queries
+    more = () if auxiliary.more_queries is None else auxiliary.more_queries
     groups = [model.queries.weight, *more]
     for group, queries in enumerate(groups):
         queries.copy_(_grid_positions(len(queries), queries.shape[1], group / len(groups)))
@@ -158,3 +155,73 @@ def _grid_positions(count: int, dim: int, phase: float) -> Tensor:
     y = (index + 0.5) / count
     table = SinePositions(dim)(torch.zeros(1, fine, fine, dtype=torch.bool))[0]  # D, fine, fine
     return table[:, (y * fine).long(), (x * fine).long()].T  # count, D
+
+
+class Denoiser(nn.Module):
+    """Embeddings of classes and boxes: query embeddings of objects."""
+
+    def __init__(self, config: DetrConfig, groups: int) -> None:
+        super().__init__()
+        dim = config.hidden_dim
+        self.groups = groups
+        self.classes = nn.Embedding(config.num_classes, dim)
+        self.boxes = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+
+    def forward(self, classes: Tensor, boxes: Tensor) -> Tensor:
+        """Query embeddings (N, D) of classes (N,) and boxes (N, 4), cxcywh in fractions."""
+        return self.classes(classes) + self.boxes(_waves(boxes, self.classes.embedding_dim))
+
+
+def denoising_loss(
+    model: Detr,
+    denoiser: Denoiser,
+    encoded: Encoded,
+    targets: Targets,
+    config: CriterionConfig,
+    totals: Totals,
+) -> Tensor:
+    """How badly noisy objects are found again: the paper's losses, a mean over the groups."""
+    groups, images = denoiser.groups, len(targets.counts)
+    objects = torch.arange(len(targets.classes), device=targets.classes.device).repeat(groups)  # N
+    group = torch.arange(groups, device=objects.device).repeat_interleave(len(targets.classes))  # N
+    image = targets.image[objects]  # N
+    place = objects - targets.starts[image]  # N
+    classes, truth = targets.classes[objects], targets.boxes[objects]  # N and N, 4
+
+    embedded = denoiser(*add_noise(classes, truth, denoiser.classes.num_embeddings))  # N, D
+    widest = max(1, *targets.counts)
+    queries = embedded.new_zeros((images, groups, widest, embedded.shape[-1]))
+    queries = queries.index_put((image, group, place), embedded)  # B, G, T, D
+    counts = torch.tensor(targets.counts, device=objects.device)
+    absent = torch.arange(widest, device=objects.device) >= counts[:, None]  # B, T
+    absent[:, 0] = False  # an image without objects needs something to read, lest it reads NaN
+    states = model.decode(encoded, queries, absent)  # L, B, GT, D
+    states = states.unflatten(2, (groups, widest))[:, image, group, place].float()  # L, N, D
+
+    with torch.autocast(states.device.type, enabled=False):
+        logits, boxes = model.class_head(states), model.box_head(states)
+        label = classification_loss(logits, classes.expand(len(logits), -1), config.no_object)
+        l1, giou = box_l1(boxes, truth), box_giou(boxes, truth.expand_as(boxes))  # L, N
+    loss = config.label * label.sum() + config.l1 * l1.sum() + config.giou * giou.sum()
+    return loss / (totals.objects * groups)
+
+
+def add_noise(classes: Tensor, boxes: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Disturb classes (N,) and boxes (N, 4), cxcywh in fractions of the image.
+
+    A centre stays within its box, and a box within the image's fractions.
+    """
+    drawn = torch.randint_like(classes, num_classes)
+    kept = torch.rand(classes.shape, device=classes.device) >= CLASS_NOISE
+    center, size = boxes.split(2, dim=-1)
+    shift = BOX_NOISE * (2 * torch.rand_like(center) - 1) * size / 2
+    scale = 1 + BOX_NOISE * (2 * torch.rand_like(size) - 1)
+    noisy = torch.cat((center + shift, size * scale), dim=-1)
+    return torch.where(kept, classes, drawn), noisy.clamp(0, 1)
+
+
+def _waves(boxes: Tensor, dim: int) -> Tensor:
+    """Sines and cosines (N, 2 * dim) of a box's four numbers (N, 4), as image positions have."""
+    steps = torch.arange(dim // 4, dtype=torch.float32, device=boxes.device)
+    angles = 2 * math.pi * boxes[..., None] / 10000 ** (4 * steps / dim)  # N, 4, dim/4
+    return torch.cat((angles.sin(), angles.cos()), dim=-1).flatten(-2)  # N, 2 * dim

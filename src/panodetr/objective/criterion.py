@@ -1,88 +1,131 @@
-"""The set criterion: match, then sum the losses (paper, section 3.1, equation 2).
+"""The criterion: match queries with objects, then sum the losses (paper, section 3.1).
 
-Letters: L decoder layers, B images, Q queries, C classes, M matched pairs, h and w the masks' size.
+`compute_losses` is the whole training objective, in the paper's order: predictions of every decoder
+layer, their matching (equation 1), and the losses of matched pairs (equation 2). The losses
+themselves are in `losses.py`, the matching in `matcher.py`.
+
+Letters: L decoder layers, B images, Q queries, C classes, D channels, G query groups, M matched
+pairs, N masks, h and w the masks' size.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from panodetr.objective.auxiliary import attention_loss, denoising_loss
 from panodetr.objective.losses import box_giou, box_l1, classification_loss, dice_loss, focal_loss
-from panodetr.objective.matcher import MatchCosts
+from panodetr.objective.matcher import match
+from panodetr.objective.targets import count_totals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
+    from panodetr.model.detr import Detr
+    from panodetr.model.outputs import Encoded
+    from panodetr.objective.auxiliary import AuxiliaryHeads
+    from panodetr.objective.config import CriterionConfig, ObjectiveConfig
     from panodetr.objective.matcher import Matches
-    from panodetr.training.batch import Targets
-    from panodetr.training.config import TrainConfig
+    from panodetr.objective.targets import Batch, Targets, Totals
 
 PIXELS_AT_ONCE = 2**18
 """Of masks at their full size, in the mask losses."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CriterionConfig:
-    """Weights of costs and losses.
+def compute_losses(
+    model: Detr,
+    auxiliary: AuxiliaryHeads,
+    batch: Batch,
+    config: ObjectiveConfig,
+    *,
+    with_masks: bool,
+    totals: Totals | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The total to minimise, and its parts to log.
 
-    Attributes:
-        costs: of the matching.
-        label: weight of the class loss.
-        l1: weight of the box L1 loss.
-        giou: weight of the box generalised-IoU loss.
-        focal: weight of the masks' focal loss.
-        dice: weight of the masks' Dice loss.
-        no_object: weight of queries without an object within the class loss.
-        mask_padding: whether padding counts in the mask losses, as it does in the original.
+    Where a step is shared by several processes or worked through in parts, the totals of one add up
+    to what the whole step loses.
+
+    Args:
+        model: the model.
+        auxiliary: the parts that only training has.
+        batch: images and objects.
+        config: what to minimise.
+        with_masks: whether masks are learned in this step.
+        totals: what the losses are divided by; None takes this batch for the whole step.
+
+    Returns:
+        The total, and losses without their weights: those of the last decoder layer, with "total".
     """
+    groups, criterion = config.query_groups, config.criterion
+    if totals is None:
+        totals = count_totals(batch.targets.counts, model.config.num_queries, criterion.no_object)
+    encoded = model.encode(batch.pixels, batch.padding)
+    states = model.decode(encoded, auxiliary.queries(model))  # L, B, GQ, D
+    if config.learned == "masks":
+        states = states[-1:]  # masks are made from the last layer; classes and boxes only match
+    # Every group is matched on its own, as if it were one more image with the same objects.
+    states = states.unflatten(2, (groups, -1)).flatten(1, 2).float()  # L, BG, Q, D
+    with torch.autocast(states.device.type, enabled=False):
+        logits, boxes = model.class_head(states), model.box_head(states)
+    targets = batch.targets.repeat(groups)
+    matches = match(logits, boxes, targets, criterion.costs)
 
-    costs: MatchCosts = field(default_factory=MatchCosts)
-    label: float = 1.0
-    l1: float = 5.0
-    giou: float = 2.0
-    focal: float = 1.0
-    dice: float = 1.0
-    no_object: float = 0.1
-    mask_padding: bool = False
+    losses: dict[str, Tensor] = {}
+    extra: dict[str, Tensor] = {}  # of the auxiliary heads, with weights of their own
+    if config.learned == "all":
+        shared = totals.times(groups)
+        losses |= detection_losses(logits, boxes, targets, matches, criterion, shared)
+    if auxiliary.token_heads is not None:
+        tokens = auxiliary.token_heads.loss(encoded.memory, batch.targets, criterion, totals)
+        extra["tokens"] = config.token_weight * tokens
+    if auxiliary.denoiser is not None:
+        extra["denoising"] = denoising_loss(
+            model, auxiliary.denoiser, encoded, batch.targets, criterion, totals
+        )
+    if with_masks:
+        own = matches.where((matches.layer == len(logits) - 1) & (matches.image % groups == 0))
+        image = own.image // groups
+        objects = own.object - targets.starts[own.image] + batch.targets.starts[image]
+        own = replace(own, image=image, object=objects)
+        masked, looks = _mask_losses(
+            model, encoded, states[-1, ::groups], own, batch, config, totals.objects
+        )
+        losses |= masked
+        extra |= looks
+
+    total = torch.stack([weighted_sum(losses, criterion), *extra.values()]).sum()
+    shown = {name: loss if loss.dim() == 0 else loss[-1] for name, loss in losses.items()}
+    shown |= extra | {"total": total}
+    return total, {name: loss.detach() for name, loss in shown.items()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Totals:
-    """What the losses of a step are divided by, counted over the whole step.
-
-    Attributes:
-        objects: of all images, at least 1: box and mask losses are means over objects.
-        label_weight: of all queries in the class loss.
-        images: in the step.
-    """
-
-    objects: float
-    label_weight: float
-    images: float
-
-    def times(self, groups: int) -> Totals:
-        """The same where every query and object is there once a group."""
-        return replace(self, objects=self.objects * groups, label_weight=self.label_weight * groups)
-
-
-def count_totals(counts: Sequence[int], config: TrainConfig) -> Totals:
-    """What the losses of some images are divided by, from how many objects each has.
-
-    Every object that can be is matched, so the class loss's weights are known beforehand.
-    """
-    queries = config.spec.architecture.num_queries
-    matched = sum(min(count, queries) for count in counts)
-    empty = len(counts) * queries - matched
-    return Totals(
-        objects=max(1, sum(counts)),
-        label_weight=matched + config.criterion.no_object * empty,
-        images=len(counts),
-    )
+def _mask_losses(
+    model: Detr,
+    encoded: Encoded,
+    states: Tensor,
+    own: Matches,
+    batch: Batch,
+    config: ObjectiveConfig,
+    num_objects: float,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Losses of the masks of matched queries, states (B, Q, D), and of where these look."""
+    fraction = min(1.0, config.mask_objects / max(1, len(own.query)))
+    own = own.where(torch.randperm(len(own.query), device=own.query.device) < config.mask_objects)
+    attention = model.attend(encoded, states, own.image, own.query)  # N, A, h, w
+    masks = model.refine(model.share(encoded), attention, own.image).float()  # N, h, w
+    share = fraction * num_objects
+    with torch.autocast(masks.device.type, enabled=False):
+        losses = mask_losses(
+            masks, batch.targets, own.object, batch.padding, config.criterion, share
+        )
+        if not config.attention_weight:
+            return losses, {}
+        away = attention_loss(attention.float(), batch.targets.masks(own.object)).sum() / share
+    return losses, {"attention": config.attention_weight * away}
 
 
 def detection_losses(
@@ -149,19 +192,25 @@ def mask_losses(
         _enlarging(small, large, masks) for small, large in zip(masks.shape[1:], size, strict=True)
     )
 
-    def losses_of(masks: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
+    def losses_of(masks: Tensor, objects: Tensor) -> Tensor:
         logits = (rows @ masks @ columns.T).flatten(1)  # N, HW
         truth = targets.masks(objects).flatten(1)  # N, HW
         valid = None
         if padding is not None and not config.mask_padding:
             valid = (~padding)[targets.image[objects]].to(logits.dtype).flatten(1)  # N, HW
-        return focal_loss(logits, truth, valid).sum(), dice_loss(logits, truth, valid).sum()
+        return torch.stack(
+            (focal_loss(logits, truth, valid).sum(), dice_loss(logits, truth, valid).sum())
+        )
 
+    # Masks at their full size, with the tensors from there to the losses, would be the largest of a
+    # step. So a few masks go at a time, and their tensors are computed again when needed.
     at_once = max(1, PIXELS_AT_ONCE // size.numel())
-    focal, dice = cast(
-        "tuple[Tensor, Tensor]", _SumOfParts.apply(masks, objects, losses_of, at_once)
-    )
-    return {"focal": focal / num_objects, "dice": dice / num_objects}
+    sums = [
+        checkpoint(losses_of, some, own, use_reentrant=False, preserve_rng_state=False)
+        for some, own in zip(masks.split(at_once), objects.split(at_once), strict=True)
+    ]  # of (2,)
+    focal, dice = torch.stack(sums).sum(0) / num_objects
+    return {"focal": focal, "dice": dice}
 
 
 def _enlarging(small: int, large: int, like: Tensor) -> Tensor:
@@ -171,45 +220,6 @@ def _enlarging(small: int, large: int, like: Tensor) -> Tensor:
     """
     each = torch.eye(small, dtype=like.dtype, device=like.device)
     return F.interpolate(each[None], large, mode="linear")[0].T
-
-
-class _SumOfParts(torch.autograd.Function):
-    """Two losses that are sums over masks, and their gradients, a few masks at a time.
-
-    A mask at its full size and the dozen tensors that lead from it to its losses would be the
-    largest of a step. So gradients are computed in the forward pass, back to the small masks, and
-    these alone are kept.
-    """
-
-    @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any,
-        masks: Tensor,
-        objects: Tensor,
-        losses_of: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-        at_once: int,
-    ) -> tuple[Tensor, Tensor]:
-        """The sums of what `losses_of` gives for masks (M, h, w) and objects (M,)."""
-        sums = masks.new_zeros(2)
-        gradients = masks.new_empty((2, *masks.shape))
-        for start in range(0, len(masks), at_once):
-            some = slice(start, start + at_once)
-            part = masks[some].detach().requires_grad_(ctx.needs_input_grad[0])
-            with torch.set_grad_enabled(ctx.needs_input_grad[0]):
-                losses = losses_of(part, objects[some])
-            for place, loss in enumerate(losses):
-                sums[place] += loss.detach()
-                if loss.requires_grad:
-                    (gradient,) = torch.autograd.grad(loss, part, retain_graph=place == 0)
-                    gradients[place, some] = gradient
-        ctx.save_for_backward(gradients)
-        return sums[0], sums[1]
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
-        """From the gradients of both sums to that of the masks."""
-        (gradients,) = ctx.saved_tensors
-        return grad_outputs[0] * gradients[0] + grad_outputs[1] * gradients[1], None, None, None
 
 
 def weighted_sum(losses: dict[str, Tensor], config: CriterionConfig) -> Tensor:

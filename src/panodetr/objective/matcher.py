@@ -17,19 +17,11 @@ from torch import Tensor
 from panodetr.boxes import cxcywh_to_xyxy, generalized_iou
 
 if TYPE_CHECKING:
-    from panodetr.training.batch import Targets
+    from panodetr.objective.config import MatchCosts
+    from panodetr.objective.targets import Targets
 
 WORST = 1e6
 """A cost far above any other: a pair costs 30 or so at most."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MatchCosts:
-    """Weights of the three terms of a pair's cost."""
-
-    label: float = 1.0
-    l1: float = 5.0
-    giou: float = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,21 +1,17 @@
-"""What one training step is fed.
-
-Letters: B images, H and W their padded size, K objects of the whole batch.
-"""
+"""From images and annotations to the batches of a step."""
 
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from panodetr.boxes import xyxy_to_cxcywh
 from panodetr.data.loader import BatchReader
 from panodetr.images.batch import normalize, pad
+from panodetr.objective.targets import Batch, Targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -26,76 +22,6 @@ if TYPE_CHECKING:
     from panodetr.data.loader import Example
     from panodetr.images.preprocess import Preprocessing
     from panodetr.training.config import TrainConfig
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Targets:
-    """The objects of a batch, one image after the other.
-
-    Attributes:
-        classes: (K,) int64.
-        boxes: (K, 4), cxcywh in fractions of each unpadded image.
-        counts: how many of the K each image has.
-        index_map: (B, H, W) int16, 1 + the object's place within its image; 0 where there is none.
-            Masks are read from it one by one, so that they never lie in memory all at once. None
-            where the data has boxes only, or the run learns from no more.
-    """
-
-    classes: Tensor
-    boxes: Tensor
-    counts: tuple[int, ...]
-    index_map: Tensor | None
-
-    @property
-    def image(self) -> Tensor:
-        """(K,), the image of each object."""
-        counts = torch.tensor(self.counts, device=self.classes.device)
-        return torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
-
-    @property
-    def starts(self) -> Tensor:
-        """(B,), where each image's objects begin among the K."""
-        counts = torch.tensor(self.counts, device=self.classes.device)
-        return counts.cumsum(0) - counts
-
-    def masks(self, objects: Tensor) -> Tensor:
-        """Masks (N, H, W) of the objects (N,), indexes into the K, as 0.0 and 1.0."""
-        assert self.index_map is not None
-        image = self.image[objects]
-        place = objects - self.starts[image] + 1  # N: counted from 1 within the image
-        return (self.index_map[image] == place[:, None, None]).to(self.boxes.dtype)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Batch:
-    """Images and their objects.
-
-    Attributes:
-        pixels: (B, 3, H, W) float32, normalised, zeros at padding.
-        padding: (B, H, W), True at padding; None where no image has any.
-        targets: the objects.
-        image_ids: the data set's own, (B,); none where they are of no use.
-    """
-
-    pixels: Tensor
-    padding: Tensor | None
-    targets: Targets
-    image_ids: tuple[int, ...] = ()
-
-    def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
-        t = self.targets
-        return Batch(
-            pixels=self.pixels.to(device, non_blocking=True),
-            padding=None if self.padding is None else self.padding.to(device, non_blocking=True),
-            targets=Targets(
-                classes=t.classes.to(device),
-                boxes=t.boxes.to(device),
-                counts=t.counts,
-                index_map=None if t.index_map is None else t.index_map.to(device),
-            ),
-            image_ids=self.image_ids,
-        )
 
 
 def read_steps(

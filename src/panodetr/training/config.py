@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.augment import Augmentation
 from panodetr.data.loader import Sampling
-from panodetr.objective.criterion import CriterionConfig
+from panodetr.objective.config import ObjectiveConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(ObjectiveConfig):
     """Everything that decides the outcome of a run, given its data.
+
+    What is minimised is described in `ObjectiveConfig`, with the settings that it brings.
 
     A step is one update of the weights. The images that it learns from do not depend on how many
     processes share it, nor on how many parts it is worked through in; random numbers do.
@@ -21,13 +23,10 @@ class TrainConfig:
     Attributes:
         spec: the model to be trained.
         augmentation: how images become what the model sees.
-        criterion: weights of matching costs and losses.
         seed: of all randomness: images and their augmentation depend on it and their number alone,
             weights and dropout on it.
         start: a checkpoint to start from, by name, path or hub id; None starts with random weights.
         backbone_weights: an ImageNet backbone to start from: torchvision's file, or a checkpoint.
-        learned: "all", or "masks": the mask head alone (the paper's second stage); the rest is
-            frozen, and stays in eval mode.
         frozen_stages: how much of the backbone is not learned: 0 nothing, 1 its stem and first
             stage (as the paper), up to 4, all of it.
         sampling: in which order images come: by "area" each is drawn for itself; in "epochs" each
@@ -48,15 +47,6 @@ class TrainConfig:
         ema: decay of the moving average of the weights, which then is the model that is validated
             and kept; 0 for none.
         mask_start: the step from which masks are learned too: boxes come first, and cost less.
-        mask_objects: at most this many objects of a part of a step, drawn at random, have a mask
-            loss.
-        grid_queries: whether queries start as positions of points on a grid, for a model that is
-            trained from random weights.
-        query_groups: sets of queries, 1 for none but the model's own.
-        denoising: sets of queries made from noisy truth, which learn to find it again (DN-DETR); 0
-            for none.
-        token_weight: weight of the token supervision; 0 for none.
-        attention_weight: weight of the attention supervision; 0 for none.
         log_every: steps between two lines of the log.
         save_every: steps between two states to resume from.
         validate_every: steps between two validations; 0 for none but the one at the end.
@@ -69,11 +59,9 @@ class TrainConfig:
 
     spec: ModelSpec
     augmentation: Augmentation
-    criterion: CriterionConfig = field(default_factory=CriterionConfig)
     seed: int = 0
     start: str | None = None
     backbone_weights: str | None = None
-    learned: Literal["all", "masks"] = "all"
     frozen_stages: int = 0
     sampling: Sampling = "epochs"
     steps: int
@@ -90,12 +78,6 @@ class TrainConfig:
     decay: int = 0
     ema: float = 0.0
     mask_start: int = 0
-    mask_objects: int = 64
-    grid_queries: bool = False
-    query_groups: int = 1
-    denoising: int = 0
-    token_weight: float = 0.0
-    attention_weight: float = 0.0
     log_every: int = 50
     save_every: int = 200
     validate_every: int = 0
@@ -111,6 +93,7 @@ class TrainConfig:
             ValueError: a count is not positive, a fraction is not one, a choice is unknown, or what
                 is learned does not fit the rest.
         """
+        super().__post_init__()
         for name in _POSITIVE:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
@@ -131,39 +114,28 @@ class TrainConfig:
                 "expected at least one image a part"
             )
         if self.learned == "masks":
-            self._check_mask_stage()
+            if not self.spec.architecture.masks:
+                raise ValueError("learned is 'masks', and the architecture has no mask head")
+            if self.mask_start:
+                raise ValueError(
+                    f"mask_start is {self.mask_start}; expected 0 where the mask head alone learns"
+                )
 
     @property
     def learns_from_masks(self) -> bool:
         """Whether any loss reads the objects' masks; boxes are enough for the others."""
         return self.spec.architecture.masks or bool(self.token_weight or self.attention_weight)
 
-    def _check_mask_stage(self) -> None:
-        """See that a run of the mask head alone asks for nothing else."""
-        if not self.spec.architecture.masks:
-            raise ValueError("learned is 'masks', and the architecture has no mask head")
-        for name in ("denoising", "token_weight", "mask_start"):
-            if getattr(self, name):
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}; expected 0 where the mask head alone learns"
-                )
-        if self.query_groups > 1:
-            raise ValueError(
-                f"query_groups is {self.query_groups}; expected 1 where the mask head alone learns"
-            )
-
 
 _POSITIVE = (
     "steps", "batch_size", "accumulate", "learning_rate", "backbone_learning_rate", "clip",
-    "mask_objects", "query_groups", "log_every", "save_every",
+    "log_every", "save_every",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "seed", "weight_decay", "warmup", "drop", "decay", "ema", "mask_start", "denoising",
-    "token_weight", "attention_weight", "validate_every", "patience", "workers", "bad_images",
-    "bad_steps",
+    "seed", "weight_decay", "warmup", "drop", "decay", "ema", "mask_start",
+    "validate_every", "patience", "workers", "bad_images", "bad_steps",
 )  # fmt: skip
 _CHOICES = {
-    "learned": ("all", "masks"),
     "frozen_stages": range(5),
     "sampling": get_args(Sampling),
     "precision": ("float32", "bfloat16"),

@@ -13,7 +13,7 @@ import torch
 from panodetr.data.loader import check_bad_images
 from panodetr.errors import DataError, Interrupted, PanodetrError, TrainingError
 from panodetr.model.detr import Detr
-from panodetr.objective.auxiliary import make_scaffold
+from panodetr.objective.auxiliary import AuxiliaryHeads, place_queries_on_grid
 from panodetr.training.batch import read_steps
 from panodetr.training.ema import WeightAverage
 from panodetr.training.memory import explain_oom
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from panodetr.data.dataset import Dataset
     from panodetr.evaluation.ground_truth import GroundTruth
-    from panodetr.training.batch import Batch
+    from panodetr.objective.targets import Batch
     from panodetr.training.config import TrainConfig
     from panodetr.training.folder import RunFolder
     from panodetr.training.observe import Observer
@@ -212,18 +212,20 @@ def make_state(
     model, notes = make_model(config) if with_weights else (Detr(config.spec.architecture), [])
     for line in notes:
         note(line)
-    scaffold = make_scaffold(model, config)
+    auxiliary = AuxiliaryHeads(model.config, config)
+    if config.grid_queries and config.start is None:
+        place_queries_on_grid(model, auxiliary)
     freeze(model, config)
     # torch's annotations leave memory_format out.
     model = model.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    scaffold = scaffold.to(device).train()
+    auxiliary = auxiliary.to(device).train()
     set_modes(model, config)
     average = WeightAverage(model, config.ema) if config.ema else None
     if config.checkpointing:
         recompute_activations(model)
     return TrainState(
-        learner=Learner(model, scaffold, config),
-        optimizer=make_optimizer(model, scaffold, config),
+        learner=Learner(model, auxiliary, config),
+        optimizer=make_optimizer(model, auxiliary, config),
         average=average,
     )
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from panodetr.model.detr import Detr
-    from panodetr.training.batch import Batch
+    from panodetr.objective.targets import Batch
     from panodetr.training.validate import Validation
 
 

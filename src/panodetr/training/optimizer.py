@@ -49,13 +49,13 @@ def _mask_parts(model: Detr) -> list[nn.Module]:
     return [model.attention_maps, model.mask_head]
 
 
-def make_optimizer(model: Detr, scaffold: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+def make_optimizer(model: Detr, auxiliary: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW over the parameters that learn; a group's `initial_lr` is its rate at the highest."""
     backbone = [p for p in model.backbone.parameters() if p.requires_grad]
     names = {id(p) for p in backbone}
     rest = [
         p
-        for part in (model, scaffold)
+        for part in (model, auxiliary)
         for p in part.parameters()
         if p.requires_grad and id(p) not in names
     ]

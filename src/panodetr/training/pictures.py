@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from panodetr.data.instances import ObjectTruth
     from panodetr.data.panoptic import Sample
     from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage
+    from panodetr.objective.targets import Batch
     from panodetr.predict import Predictor
     from panodetr.results.types import Category
-    from panodetr.training.batch import Batch
 
 IMAGES = 4
 """More of them on one picture could not be seen."""

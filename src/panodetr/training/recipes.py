@@ -26,7 +26,7 @@ from panodetr.model.config import (
     ResNetConfig,
     detr_small,
 )
-from panodetr.objective.criterion import CriterionConfig
+from panodetr.objective.config import CriterionConfig
 from panodetr.training.config import TrainConfig
 
 if TYPE_CHECKING:

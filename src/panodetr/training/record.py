@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from panodetr.data.dataset import Dataset
     from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.model.detr import Detr
-    from panodetr.training.batch import Batch
+    from panodetr.objective.targets import Batch
     from panodetr.training.folder import RunFolder
     from panodetr.training.observe import BadStep, Observer, Progress
     from panodetr.training.validate import Validation

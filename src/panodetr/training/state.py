@@ -17,15 +17,14 @@ from torch import Tensor, nn
 
 from panodetr.errors import TrainingError
 from panodetr.files import atomic_write
-from panodetr.objective.objective import compute_losses
+from panodetr.objective.criterion import compute_losses
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from panodetr.model.detr import Detr
     from panodetr.objective.auxiliary import AuxiliaryHeads
-    from panodetr.objective.criterion import Totals
-    from panodetr.training.batch import Batch
+    from panodetr.objective.targets import Batch, Totals
     from panodetr.training.config import TrainConfig
     from panodetr.training.ema import WeightAverage
 
@@ -34,12 +33,12 @@ RUN_SETTINGS = ("initial_lr", "weight_decay")
 
 
 class Learner(nn.Module):
-    """Model, scaffold and losses as one module: what Accelerate spreads over processes."""
+    """Model, auxiliary heads and losses as one module: what Accelerate spreads over processes."""
 
-    def __init__(self, model: Detr, scaffold: AuxiliaryHeads, config: TrainConfig) -> None:
+    def __init__(self, model: Detr, auxiliary: AuxiliaryHeads, config: TrainConfig) -> None:
         super().__init__()
         self.model = model
-        self.scaffold = scaffold
+        self.auxiliary = auxiliary
         self.config = config
 
     def forward(
@@ -47,7 +46,7 @@ class Learner(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The total to minimise, and its parts to log; see `compute_losses`."""
         return compute_losses(
-            self.model, self.scaffold, batch, self.config, with_masks=with_masks, totals=totals
+            self.model, self.auxiliary, batch, self.config, with_masks=with_masks, totals=totals
         )
 
 

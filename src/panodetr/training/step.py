@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from panodetr.objective.criterion import Totals, count_totals
+from panodetr.objective.targets import Totals, count_totals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-    from panodetr.training.batch import Batch
+    from panodetr.objective.targets import Batch
     from panodetr.training.config import TrainConfig
     from panodetr.training.state import TrainState
 
@@ -93,7 +93,9 @@ def count_step(parts: Sequence[Batch], config: TrainConfig, accelerator: Acceler
     # Shares are of equal size, so that there is one count for every image of the step.
     whole = accelerator.gather(torch.tensor(own, device=accelerator.device))
     assert isinstance(whole, torch.Tensor)
-    totals = count_totals(whole.tolist(), config)
+    totals = count_totals(
+        whole.tolist(), config.spec.architecture.num_queries, config.criterion.no_object
+    )
     processes = accelerator.num_processes
     return Totals(
         objects=totals.objects / processes,

@@ -1,0 +1,93 @@
+"""The settings of the objective: costs, weights of losses, and the auxiliary heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchCosts:
+    """Weights of the three terms of a pair's cost (paper, appendix A.3)."""
+
+    label: float = 1.0
+    l1: float = 5.0
+    giou: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriterionConfig:
+    """Weights of the paper's costs and losses.
+
+    Attributes:
+        costs: of the matching.
+        label: weight of the class loss.
+        l1: weight of the box L1 loss.
+        giou: weight of the box generalised-IoU loss.
+        focal: weight of the masks' focal loss.
+        dice: weight of the masks' Dice loss.
+        no_object: weight of queries without an object within the class loss.
+        mask_padding: whether padding counts in the mask losses, as it does in the original.
+    """
+
+    costs: MatchCosts = field(default_factory=MatchCosts)
+    label: float = 1.0
+    l1: float = 5.0
+    giou: float = 2.0
+    focal: float = 1.0
+    dice: float = 1.0
+    no_object: float = 0.1
+    mask_padding: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """What a run minimises. A run's whole configuration adds to this class.
+
+    Attributes:
+        criterion: weights of matching costs and losses.
+        learned: "all", or "masks": the mask head alone (the paper's second stage).
+        mask_objects: how many objects of a batch have a mask loss at most; they are drawn at
+            random.
+        grid_queries: whether queries start as positions of points on a grid. For training from
+            random weights.
+        query_groups: sets of queries; 1 means the model's own alone.
+        denoising: sets of queries made from noised ground truth (DN-DETR); 0 for none.
+        token_weight: weight of the token loss; 0 for none.
+        attention_weight: weight of the attention loss; 0 for none.
+    """
+
+    criterion: CriterionConfig = field(default_factory=CriterionConfig)
+    learned: Literal["all", "masks"] = "all"
+    mask_objects: int = 64
+    grid_queries: bool = False
+    query_groups: int = 1
+    denoising: int = 0
+    token_weight: float = 0.0
+    attention_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check each setting, and that they go together.
+
+        Raises:
+            ValueError: a count or weight is too small, `learned` is unknown, or a mask-only run
+                asks for another loss.
+        """
+        for name, least in (
+            ("mask_objects", 1),
+            ("query_groups", 1),
+            ("denoising", 0),
+            ("token_weight", 0),
+            ("attention_weight", 0),
+        ):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected {least} or more")
+        if self.learned not in ("all", "masks"):
+            raise ValueError(f"learned is {self.learned!r}; expected one of all, masks")
+        if self.learned == "masks":
+            for name, only in (("denoising", 0), ("token_weight", 0), ("query_groups", 1)):
+                if getattr(self, name) != only:
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)}; "
+                        f"expected {only} where the mask head alone learns"
+                    )
