@@ -23,7 +23,7 @@ from panodetr.errors import CheckpointError, ImageError, UsageError
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.detr import Detr
 from panodetr.predict import Predictor
-from panodetr.results.types import PanopticResult
+from panodetr.results.result import PanopticResult
 from panodetr.runtimes.base import Found
 from panodetr.runtimes.torch import TorchRuntime
 

@@ -18,13 +18,8 @@ if TYPE_CHECKING:
     from panodetr.errors import PanodetrError
     from panodetr.loading import load
     from panodetr.predict import Predictor
-    from panodetr.results.types import (
-        Category,
-        Detection,
-        DetectionResult,
-        PanopticResult,
-        Segment,
-    )
+    from panodetr.results.result import DetectionResult, PanopticResult
+    from panodetr.results.types import Category, Detection, Segment
 
 __version__ = "0.1.0"
 __all__ = [
@@ -46,13 +41,13 @@ __all__ = [
 _HOMES = {
     "Category": "panodetr.results.types",
     "Detection": "panodetr.results.types",
-    "DetectionResult": "panodetr.results.types",
+    "DetectionResult": "panodetr.results.result",
     "DetrFeatureExtractor": "panodetr.compat",
     "DetrForObjectDetection": "panodetr.compat",
     "DetrForSegmentation": "panodetr.compat",
     "DetrImageProcessor": "panodetr.compat",
     "PanodetrError": "panodetr.errors",
-    "PanopticResult": "panodetr.results.types",
+    "PanopticResult": "panodetr.results.result",
     "Predictor": "panodetr.predict",
     "Segment": "panodetr.results.types",
     "load": "panodetr.loading",

@@ -13,16 +13,20 @@ from panodetr.images.views import BATCH_PIXELS, read_tiled, view_batches
 from panodetr.results.candidates import TileCandidates, join_candidates
 from panodetr.results.decode import decode_detections
 from panodetr.results.masks import paint_instances
-from panodetr.results.naming import name_detections, name_segments
 from panodetr.results.panoptic import (
     drop_duplicates,
     keep_largest_component,
     keep_queries,
     merge_masks,
 )
+from panodetr.results.result import (
+    DetectionResult,
+    PanopticResult,
+    name_detections,
+    name_segments,
+)
 from panodetr.results.semantic import classify_pixels
 from panodetr.results.tiles import join_tiles
-from panodetr.results.types import DetectionResult, PanopticResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,10 +35,9 @@ if TYPE_CHECKING:
 
     from panodetr.checkpoints.spec import ModelSpec
     from panodetr.images.read import ImageSource
-    from panodetr.images.tiles import Box
     from panodetr.images.views import TiledImage, View
     from panodetr.results.panoptic import ClassSegment
-    from panodetr.results.types import Candidates, Category
+    from panodetr.results.types import Box, Candidates, Category
     from panodetr.runtimes.base import Found, Runtime
 
     KeptQueries: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]

@@ -17,7 +17,7 @@ from panodetr.bench.process import Answer, Job, Laps
 from panodetr.bench.rows import ROWS, Floors, Row, Scale, SideName, choose_rows
 from panodetr.bench.run import Measured, Workshop, measure, measure_group
 from panodetr.errors import UsageError
-from panodetr.results.save import LARGEST_PNG
+from panodetr.results.result import LARGEST_PNG
 
 
 class Sleeper:

@@ -14,7 +14,7 @@ from panodetr.compat import DetrFeatureExtractor, DetrImageProcessor, rgb_to_id
 from panodetr.compat.options import ProcessorOptions
 from panodetr.errors import DataError, ImageError, UsageError
 from panodetr.images.resize import resized_size
-from panodetr.results.coco import encode_ids, id_map_png
+from panodetr.results.id_map import encode_ids, id_map_png
 
 
 def noise(height: int, width: int) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panodetr.results.coco import id_map_png
+from panodetr.results.id_map import id_map_png
 
 SIDE, ACROSS = 2000, 10
 IMAGE, ID_MAP, STACK = 3 * SIDE**2, 4 * SIDE**2, ACROSS**2 * SIDE**2

@@ -22,7 +22,8 @@ from panodetr.evaluation.average_precision import (
     run_lengths,
 )
 from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage
-from panodetr.results.types import Candidates, Category, CoarseMask, PanopticResult, Segment
+from panodetr.results.result import PanopticResult
+from panodetr.results.types import Candidates, Category, CoarseMask, Segment
 
 
 class Annotator:

@@ -18,8 +18,9 @@ from panodetr.data.instances import InstanceCategory
 from panodetr.data.panoptic import GroundTruthSegment, Sample
 from panodetr.evaluation.evaluate import evaluate
 from panodetr.evaluation.ground_truth import TASKS, GroundTruth, GroundTruthImage
-from panodetr.results.coco import id_map_png
-from panodetr.results.types import Candidates, Category, CoarseMask, PanopticResult, Segment
+from panodetr.results.id_map import id_map_png
+from panodetr.results.result import PanopticResult
+from panodetr.results.types import Candidates, Category, CoarseMask, Segment
 
 SIZE = (24, 32)
 QUERIES = 100

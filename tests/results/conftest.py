@@ -8,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from panodetr.results.panoptic import measure_segments
-from panodetr.results.types import Category, PanopticResult, Segment
+from panodetr.results.result import PanopticResult
+from panodetr.results.types import Category, Segment
 
 CATEGORIES = (
     Category(index=0, id=7, name="cell", is_thing=True, color=(220, 20, 60)),

@@ -1,18 +1,24 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
-from panodetr.results.draw import draw_overlay, segment_colors
-from panodetr.results.labels import place_labels
-from panodetr.results.types import PanopticResult
+from panodetr.results import draw
+from panodetr.results.draw import colors_of, font_for, missing_letters, place_labels
+from panodetr.results.result import DetectionResult, PanopticResult
+from panodetr.results.types import Category, Detection
 
 MakeResult = Callable[..., PanopticResult]
 
 
-def grid(count: int, side: int = 800) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
+def grid(count: int, side: int = 800) -> NDArray[np.int32]:
     """Ground with `count` x `count` squares, each as wide as its gap."""
     step = side // count
     y, x = np.mgrid[:side, :side]
@@ -21,11 +27,28 @@ def grid(count: int, side: int = 800) -> np.ndarray[tuple[int, ...], np.dtype[np
     return np.where(inside, numbers, count * count + 1).astype(np.int32)
 
 
-def changed(result: PanopticResult) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    return (draw_overlay(result) != result.image).any(axis=2)
+def colors(result: PanopticResult) -> list[draw.Color]:
+    return colors_of(result.segments, result.categories)
 
 
-def test_every_segment_is_tinted_and_the_image_is_left(make_result: MakeResult) -> None:
+def labels(result: PanopticResult, *, scores: bool = True) -> list[draw.Label]:
+    return place_labels(result.segment_ids, result.segments, colors(result), scores=scores)
+
+
+def changed(result: PanopticResult) -> NDArray[np.bool_]:
+    return (result.draw() != result.image).any(axis=2)
+
+
+def apart(placed: list[draw.Label]) -> bool:
+    """Whether no two labels overlap."""
+    shown = np.zeros((2000, 2000), np.int32)
+    for label in placed:
+        x0, y0, x1, y1 = label.plate
+        shown[y0:y1, x0:x1] += 1
+    return bool(shown.max() <= 1)
+
+
+def test_every_segment_is_tinted_and_the_image_is_unchanged(make_result: MakeResult) -> None:
     ids = grid(2)
     ids[:10] = 0
     result = make_result(ids)
@@ -34,73 +57,169 @@ def test_every_segment_is_tinted_and_the_image_is_left(make_result: MakeResult) 
     assert np.array_equal(result.image, before)
 
 
-def test_the_truth_is_labelled_without_scores(make_result: MakeResult) -> None:
+def test_labels_have_ids_classes_and_scores_and_ground_truth_only_classes(
+    make_result: MakeResult,
+) -> None:
     result = make_result(grid(2))
-    colors = segment_colors(result)
-    texts = [label.text for label in place_labels(result.segment_ids, result.segments, colors)]
-    bare = place_labels(result.segment_ids, result.segments, colors, scores=False)
-    assert {text.rpartition(" ")[0] for text in texts} == {label.text for label in bare}
-    assert all(text.endswith("%") for text in texts)
-    assert (draw_overlay(result) != draw_overlay(result, scores=False)).any()
+    texts = [f"{number} cell 90%" for number in range(1, 5)]
+    assert sorted(label.text for label in labels(result)) == [*texts, "5 ground 90%"]
+    assert {label.text for label in labels(result, scores=False)} == {"cell", "ground"}
+    assert (result.draw() != result.draw(scores=False)).any()
+
+
+def test_a_label_without_room_is_the_id(make_result: MakeResult) -> None:
+    result = make_result(grid(10))
+    placed = labels(result)
+    texts = {label.text for label in placed}
+    assert texts == {*(str(number) for number in range(1, 101)), "101 ground 90%"}
+    assert apart(placed)
+    for label in placed[1:]:
+        x0, y0, x1, y1 = label.plate
+        assert (result.segment_ids[y0:y1, x0:x1] == int(label.text)).all()
+
+
+def test_a_segment_without_room_has_no_label(make_result: MakeResult) -> None:
+    assert labels(make_result(grid(40))) == []  # neither squares nor gaps of 10 pixels
+
+
+def test_labels_grow_with_the_image(make_result: MakeResult) -> None:
+    heights = [
+        labels(make_result(np.ones((side, side), np.int32)))[0].plate for side in (1000, 2000)
+    ]
+    small, large = (plate[3] - plate[1] for plate in heights)
+    assert large == pytest.approx(2 * small, rel=0.15)
+
+
+def test_black_or_white_text_has_a_contrast_of_4_5_on_every_colour() -> None:
+    for color in np.random.default_rng(0).integers(0, 256, (500, 3)).tolist():
+        parts = [c / 255 for c in color]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        luminance = np.dot(linear, (0.2126, 0.7152, 0.0722))
+        low, high = sorted((luminance, {"black": 0, "white": 1}[draw.ink_on(tuple(color))]))
+        assert (high + 0.05) / (low + 0.05) > 4.4  # the choice uses a simpler formula
 
 
 def test_things_have_colours_of_their_own_and_stuff_its_categorys(make_result: MakeResult) -> None:
-    result = make_result(grid(10))
-    colors = segment_colors(result)
-    assert len(set(colors)) == 101
-    assert colors[-1] == (40, 40, 200)
-
-
-def test_outlines_are_opaque(make_result: MakeResult) -> None:
-    result = make_result(grid(2))
-    overlay, colors = draw_overlay(result), segment_colors(result)
-    assert tuple(overlay[0, 199]) == colors[0]
-    assert tuple(overlay[199, 0]) == colors[0]
-    assert tuple(overlay[0, 0]) != colors[0]
+    chosen = colors(make_result(grid(10)))
+    assert len(set(chosen)) == 101
+    assert chosen[-1] == (40, 40, 200)
 
 
 @pytest.mark.parametrize(("side", "scale"), [(100, 4), (256, 3), (384, 2), (600, 1), (2000, 1)])
 def test_small_images_are_enlarged(make_result: MakeResult, side: int, scale: int) -> None:
-    overlay = draw_overlay(make_result(np.ones((side, side // 2), np.int32)))
+    overlay = make_result(np.ones((side, side // 2), np.int32)).draw()
     assert overlay.shape == (side * scale, side // 2 * scale, 3)
 
 
-def letters(result: PanopticResult) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """The pixels that are nearly black or white, which neither the image nor a colour is."""
-    overlay = draw_overlay(result)
-    return (overlay.max(axis=2) < 30) | (overlay.min(axis=2) > 225)
-
-
-def labelled(result: PanopticResult) -> list[int]:
-    """The ids of segments that hold letters."""
-    found = letters(result)
-    return [s.id for s in result.segments if found[result.segment_ids == s.id].any()]
-
-
-def test_labels_stand_where_there_is_room(make_result: MakeResult) -> None:
-    assert labelled(make_result(grid(2))) == [1, 2, 3, 4, 5]
-    assert labelled(make_result(grid(40))) == []  # neither squares nor gaps of 10 pixels
-
-
-def test_labels_stay_within_their_segments(make_result: MakeResult) -> None:
-    result = make_result(grid(10))
-    assert labelled(result) == list(range(1, 102))
-    in_ground = letters(result) & (result.segment_ids == 101)
-    y, x = np.nonzero(in_ground)  # of one label: within a plate's size
-    assert y.max() - y.min() < 20
-    assert x.max() - x.min() < 80
-
-
 @pytest.mark.parametrize("count", [0, 1])
-def test_a_image_with_nothing_or_one_segment(make_result: MakeResult, count: int) -> None:
+def test_an_image_with_nothing_or_one_segment(make_result: MakeResult, count: int) -> None:
     result = make_result(np.full((800, 800), count, np.int32))
     assert changed(result).any() == (count == 1)
 
 
-def test_hundreds_of_segments_keep_their_own_colours(make_result: MakeResult) -> None:
+def test_outlines_are_opaque_and_hundreds_of_segments_keep_their_own_colours(
+    make_result: MakeResult,
+) -> None:
     result = make_result(grid(20))
-    overlay, colors = draw_overlay(result), segment_colors(result)
-    assert len(set(colors)) > 300
-    for segment, color in zip(result.segments[:-1], colors, strict=False):
+    overlay, chosen = result.draw(), colors(result)
+    assert len(set(chosen)) > 300
+    assert tuple(overlay[0, 0]) != chosen[0]  # at the image's edge there is no neighbour
+    for segment, color in zip(result.segments[:-1], chosen, strict=False):
         _, _, x1, y1 = (int(side) for side in segment.box)
-        assert tuple(overlay[y1 - 1, x1 - 1]) == color  # a corner of its outline
+        assert tuple(overlay[y1 - 1, x1 - 1]) == color
+
+
+def objects(boxes: list[tuple[float, float, float, float]]) -> DetectionResult:
+    return DetectionResult(
+        detections=tuple(
+            Detection(label="cell", category_id=7, score=0.9, box=box) for box in boxes
+        ),
+        image=np.full((800, 1000, 3), 128, np.uint8),
+        source=None,
+        categories=(Category(index=0, id=7, name="cell", is_thing=True, color=(220, 20, 60)),),
+    )
+
+
+def test_labels_of_boxes_avoid_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[draw.Label] = []
+
+    def write(_: Image.Image, placed: list[draw.Label]) -> None:
+        written.extend(placed)
+
+    monkeypatch.setattr(draw, "write_labels", write)
+    boxes = [(300.0, 300.0, 500.0, 500.0), (310.0, 305.0, 505.0, 500.0), (-9.0, -9.0, 50.0, 60.0)]
+    objects([*boxes, *boxes]).draw()
+    assert {"1 cell 90%", "2 cell 90%", "3 cell 90%"} < {label.text for label in written}
+    assert apart(written)
+    for label in written:
+        assert min(label.plate) >= 0
+
+
+def test_boxes_of_no_size_or_outside_the_image_are_drawn() -> None:
+    for box in [(5.0, 5.0, 5.0, 5.0), (-50.0, -50.0, -10.0, -10.0), (990.0, 790.0, 2000.0, 900.0)]:
+        assert objects([box]).draw().shape == (800, 1000, 3)
+
+
+SCRIPTS = {
+    "Latin": "Zellkern größer, naïve café, Łódź, ő, ç, ğ, İ, ậ",
+    "Greek": "κύτταρο πυρήνας",
+    "Cyrillic": "ядро клетки",
+    "Hebrew": "גרעין התא",
+    "Arabic": "نواة الخلية",
+    "Chinese": "细胞核",
+    "Japanese": "細胞のカク",
+    "Korean": "세포핵",
+    "Hindi": "कोशिका केंद्रक",
+    "Thai": "นิวเคลียส",
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_font_of_the_system_shows_every_letter_of_a_script(script: str) -> None:
+    letters = frozenset(SCRIPTS[script])
+    path = draw.font_file(letters)
+    if path is None or missing_letters(letters, path):
+        assert script not in ("Latin", "Greek", "Cyrillic")  # which matplotlib's fonts have
+        pytest.skip(f"no font here has {script}")
+    assert missing_letters(letters, None)
+    text = font_for(SCRIPTS[script], (800, 600)).getmask(SCRIPTS[script])
+    assert text.getbbox() is not None
+
+
+@pytest.fixture
+def only_these_fonts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder of fonts, the only one that is searched."""
+    monkeypatch.setattr(draw, "font_folders", lambda: [tmp_path])
+    caches = (draw.font_files, draw.font_file)
+    for cached in caches:
+        cached.cache_clear()
+    yield tmp_path
+    for cached in caches:
+        cached.cache_clear()
+
+
+def test_without_a_font_letters_are_drawn_as_missing_and_nothing_fails(
+    only_these_fonts: Path, make_result: MakeResult
+) -> None:
+    (only_these_fonts / "broken.ttf").write_bytes(b"no font")
+    assert draw.font_file(frozenset("细胞核")) is None
+    assert font_for("细胞核", (800, 600)).getbbox("细胞核")
+    assert font_for("cell", (800, 600)) is font_for("nucleus", (800, 600))
+
+
+def test_plain_fonts_come_before_bold_ones_and_fonts_of_signs_are_left_out(
+    only_these_fonts: Path,
+) -> None:
+    names = ["LastResort.ttf", "ABold.ttf", "Some.ttf", "DejaVuSans.ttf", "NotoColorEmoji.ttf"]
+    for name in names:
+        (only_these_fonts / name).touch()
+    assert [path.stem for path in draw.font_files()] == ["DejaVuSans", "Some", "ABold"]
+
+
+def test_the_font_with_the_most_letters_is_taken(only_these_fonts: Path) -> None:
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    for name in ("cmr10.ttf", "DejaVuSans.ttf"):
+        shutil.copy(folder / name, only_these_fonts / f"z{name}")
+    found = draw.font_file(frozenset("ядро 细"))
+    assert found is not None
+    assert found.name == "zDejaVuSans.ttf"

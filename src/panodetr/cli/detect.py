@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from panodetr.cli.arguments import Commands
-    from panodetr.results.types import DetectionResult
+    from panodetr.results.result import DetectionResult
 
 
 def add_to(commands: Commands) -> None:

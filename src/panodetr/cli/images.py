@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from panodetr.predict import Predictor
-    from panodetr.results.save import SavedDetections, SavedFiles
+    from panodetr.results.result import SavedDetections, SavedFiles
 
 OUT = Path("panodetr-out")
 ROWS = 12  # of a table, the best scores; an image may have hundreds of segments

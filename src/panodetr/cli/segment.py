@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from panodetr.cli.arguments import Commands
-    from panodetr.results.types import PanopticResult
+    from panodetr.results.result import PanopticResult
 
 
 def add_to(commands: Commands) -> None:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from panodetr.cli.arguments import Commands
     from panodetr.evaluation.metrics import Figures
     from panodetr.predict import Predictor
-    from panodetr.results.types import Detection, DetectionResult
+    from panodetr.results.result import DetectionResult
+    from panodetr.results.types import Detection
 
 SPLIT = "val2017"
 SCORE_TOLERANCE = 0.005

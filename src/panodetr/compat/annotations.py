@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from panodetr.data.idmaps import read_id_map
 from panodetr.errors import DataError
-from panodetr.results.coco import read_id_map
 
 Labels = dict[str, Any]
 """Arrays by transformers' names; `size` is a tuple."""
@@ -75,7 +75,7 @@ def read_panoptic(
         masks: whether masks are among the labels.
 
     Raises:
-        DataError: something is missing, or the id map cannot be read.
+        DataError: something is missing, or the id map cannot be read or has another size.
     """
     _need(annotation, ("file_name", "segments_info"))
     image_id = annotation.get("image_id", annotation.get("id"))
@@ -84,7 +84,7 @@ def read_panoptic(
     segments: list[Mapping[str, Any]] = annotation["segments_info"]
     for segment in segments:
         _need(segment, ("id", "category_id", "iscrowd", "area"))
-    segment_ids = read_id_map(folder / annotation["file_name"])
+    segment_ids = read_id_map(folder / annotation["file_name"], size)
     drawn = np.array([segment_ids == segment["id"] for segment in segments], np.uint8)
     drawn = drawn.reshape(-1, *segment_ids.shape)  # N, H, W
     labels: Labels = {

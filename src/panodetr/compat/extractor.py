@@ -22,7 +22,7 @@ from panodetr.compat.postprocess import (
     sizes_of,
 )
 from panodetr.compat.processor import DetrImageProcessor
-from panodetr.results.coco import decode_ids, id_map_png
+from panodetr.results.id_map import decode_ids, id_map_png
 from panodetr.results.panoptic import keep_queries, merge_masks
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from panodetr.errors import DataError
-from panodetr.results.coco import decode_ids
+from panodetr.results.id_map import decode_ids, run_starts
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -105,14 +105,3 @@ def present_ids(ids: NDArray[np.int32]) -> NDArray[np.int32]:
     """Give the ids that occur in an id map (H, W), void too, each once and rising."""
     flat = ids.ravel()
     return np.unique(flat[run_starts(flat)])
-
-
-def run_starts(*maps: NDArray[np.int32]) -> NDArray[np.intp]:
-    """Give the positions at which a run begins in any of some flat maps of one length."""
-    first = maps[0]
-    begins = np.empty(first.size, dtype=np.bool_)
-    begins[:1] = True
-    np.not_equal(first[1:], first[:-1], out=begins[1:])
-    for other in maps[1:]:
-        begins[1:] |= other[1:] != other[:-1]
-    return np.flatnonzero(begins)

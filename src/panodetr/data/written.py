@@ -16,7 +16,7 @@ from panodetr.data.panoptic import GroundTruthSegment
 from panodetr.data.yolo import DECIMALS, SPLITS
 from panodetr.errors import DataError
 from panodetr.files import write_bytes, write_json, write_text
-from panodetr.results.coco import id_map_png
+from panodetr.results.id_map import id_map_png
 
 if TYPE_CHECKING:
     from collections import Counter

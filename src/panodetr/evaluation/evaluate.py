@@ -20,7 +20,7 @@ from panodetr.evaluation.average_precision import (
 )
 from panodetr.evaluation.metrics import Counts, Prediction, metrics
 from panodetr.files import atomic_folder, atomic_write, write_json
-from panodetr.results.coco import id_map_png, result_info
+from panodetr.results.id_map import id_map_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from panodetr.evaluation.average_precision import ObjectResult
     from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage, Task
-    from panodetr.results.types import Candidates, Category, PanopticResult
+    from panodetr.results.result import PanopticResult
+    from panodetr.results.types import Candidates, Category
 
 
 class Model(Protocol):
@@ -297,7 +298,7 @@ class PredictionFiles:
             path = self._id_maps / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(id_map_png(panoptic.segment_ids))
-            segments = result_info(panoptic)["segments_info"]
+            segments = panoptic.to_dict()["segments_info"]
             self._lists["panoptic"].add(
                 {"image_id": image.image_id, "file_name": name, "segments_info": segments}
             )

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
-from panodetr.data.idmaps import VOID, run_starts
+from panodetr.data.idmaps import VOID
 from panodetr.data.masks import draw_id_map, draw_mask
 from panodetr.data.panoptic import GroundTruthSegment
 from panodetr.errors import DataError
+from panodetr.results.id_map import run_starts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

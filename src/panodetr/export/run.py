@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
     from panodetr.checkpoints.spec import ModelSpec
     from panodetr.images.preprocess import Preprocessing
-    from panodetr.images.tiles import Box
     from panodetr.model.detr import Detr
+    from panodetr.results.types import Box
 
 CALIBRATION_VIEWS = 64
 """Images, or tiles of them, that activations are measured on; more hardly change their ranges."""

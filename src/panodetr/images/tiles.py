@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-Box = tuple[int, int, int, int]
-"""y0, x0, y1, x1 in pixels of the image, the last two exclusive."""
+from panodetr.results.types import Box
 
 
 def tile_boxes(size: tuple[int, int], tile: int, overlap: int) -> list[Box]:

@@ -14,7 +14,8 @@ from PIL import Image
 from panodetr.images.preprocess import Preprocessing
 from panodetr.images.read import ImageSource, copy_pixels, open_image, path_of
 from panodetr.images.resize import image_size, resize, resized_size
-from panodetr.images.tiles import Box, tile_boxes
+from panodetr.images.tiles import tile_boxes
+from panodetr.results.types import Box
 
 BATCH_PIXELS = 1 << 20
 """Views of one size run together up to this many pixels; a larger one runs alone."""

@@ -9,10 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panodetr.results.repeats import drop_repeats
-from panodetr.results.types import Candidates, Category, CoarseMask
-
-Box = tuple[int, int, int, int]
-"""y0, x0, y1, x1 in pixels of the image, the last two exclusive."""
+from panodetr.results.types import Box, Candidates, Category, CoarseMask
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,88 +1,388 @@
-"""The picture of a result: coloured segments over the image, outlined and labelled."""
+"""The overlay of a result: coloured segments or boxes on the image, outlined and labelled.
+
+Labels are in whatever script the class names are, if the system has a font for it.
+"""
 
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable, Sequence
+import os
+import sys
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from panodetr.results.labels import Label, draw_box_labels, place_labels, write_labels
-from panodetr.results.types import Category, DetectionResult, PanopticResult
+from panodetr.results.id_map import run_starts
+from panodetr.results.types import Category, Detection, Segment
 
 COMFORTABLE_SIDE = 768
 """Images far smaller than this are drawn at 2 to 4 times their size, so that labels can be read."""
 
 _THING_OPACITY, _STUFF_OPACITY = 100, 60  # of 255
-_GOLDEN_ANGLE = 0.381966  # of a turn: hues of whatever number of steps stay well apart
+_GOLDEN_ANGLE = 0.381966  # of a turn: hues of any number of steps stay well apart
+
+_FIRST_FONTS = ("dejavusans", "notosans-regular", "arial", "segoeui", "notosanscjk-regular", "msyh")
+"""How the names of font files begin that are tried first, in lower case."""
+
+_LAST_FONTS = ("bold", "italic", "oblique", "black", "light", "thin", "mono", "serif", "condens")
+"""Parts of the names of font files that are tried last."""
+
+_NO_FONTS = ("lastresort", "adobeblank", "emoji")
+"""Parts of the names of fonts that show the same sign for all letters, or colour pictures."""
+
+_UNASSIGNED = "\U0010ffff"
+"""No font has a glyph for this character: it gives a font's sign for a missing one."""
 
 Color = tuple[int, int, int]
+Rectangle = tuple[int, int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def draw_overlay(result: PanopticResult, *, scores: bool = True) -> NDArray[np.uint8]:
-    """Draw the segments over their image, and label them; the truth has no scores.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Label:
+    """A text, the rectangle that it stands on (x0, y0, x1, y1), and the rectangle's colour."""
+
+    text: str
+    plate: Rectangle
+    color: Color
+
+
+def colors_of(found: Sequence[Segment | Detection], categories: Sequence[Category]) -> list[Color]:
+    """Choose a colour for each segment or object.
+
+    The first thing of a category has the category's colour, made more vivid; the next ones turn its
+    hue, so that neighbours differ. Stuff has its category's colour.
+    """
+    base = {category.id: category.color for category in categories}
+    counts: dict[int, int] = {}
+    colors: list[Color] = []
+    for one in found:
+        color = base.get(one.category_id, (128, 128, 128))
+        if isinstance(one, Detection) or one.is_thing:
+            turns = counts.get(one.category_id, 0)
+            counts[one.category_id] = turns + 1
+            color = _turned(color, turns)
+        colors.append(color)
+    return colors
+
+
+def paint_segments(
+    image: NDArray[np.uint8],
+    segment_ids: NDArray[np.int32],
+    segments: Sequence[Segment],
+    colors: Sequence[Color],
+) -> Image.Image:
+    """Draw segments over their image: things with opaque outlines, stuff fainter.
+
+    Args:
+        image: (H, W, 3), RGB.
+        segment_ids: (H, W), 0 = nothing.
+        segments: what the ids stand for.
+        colors: one a segment.
 
     Returns:
-        (k H, k W, 3) uint8 RGB; k is 1, or 2 to 4 for images far below `COMFORTABLE_SIDE`.
+        k H by k W pixels; k is 1, or 2 to 4 for images far below `COMFORTABLE_SIDE`.
     """
-    picture = paint_segments(result)
-    write_labels(picture, find_labels(result, scores=scores))
-    return np.asarray(picture)
+    picture, segment_ids = _enlarged(image), _enlarged_ids(segment_ids)
+    # Colour and opacity of each id as the four bytes of one number, so that one look-up gives both.
+    styles = np.zeros((max((s.id for s in segments), default=0) + 1, 4), np.uint8)
+    for segment, color in zip(segments, colors, strict=True):
+        styles[segment.id] = (*color, _THING_OPACITY if segment.is_thing else _STUFF_OPACITY)
+    packed = styles.view(np.uint32)[:, 0].take(segment_ids)  # k H, k W
+    tint = packed.view(np.uint8).reshape(*segment_ids.shape, 4)
+    opacity = tint[:, :, 3]
+    opacity[_outlines(segment_ids) & (opacity == _THING_OPACITY)] = 255
+    colored = Image.fromarray(tint)
+    picture.paste(colored, mask=colored)
+    return picture
 
 
-def paint_segments(result: PanopticResult) -> Image.Image:
-    """Draw the segments over their image, in the size that `draw_overlay` tells.
+def place_labels(
+    segment_ids: NDArray[np.int32],
+    segments: Sequence[Segment],
+    colors: Sequence[Color],
+    *,
+    scores: bool = True,
+) -> list[Label]:
+    """Find room for a label in each segment of `paint_segments`, the largest ones first.
 
-    The first thing of a category has the category's colour, livened up; the next ones turn its hue,
-    so that neighbours differ. Stuff has its category's colour, fainter. Outlines are opaque.
+    A label has id, class and score. Where that does not fit it is the id; where that does not fit
+    either, or another label is in the way, there is none: hundreds of small segments stay visible.
+
+    Args:
+        segment_ids: (H, W), as for `paint_segments`.
+        segments: what the ids stand for.
+        colors: one a segment, of its label.
+        scores: False leaves ids and scores out, as for ground truth; then a label that does not fit
+            is left out.
     """
-    image, segment_ids = Image.fromarray(result.image), _enlarged_ids(result)
-    if segment_ids.shape != result.segment_ids.shape:
-        image = image.resize(segment_ids.shape[::-1], Image.Resampling.BICUBIC)
-    return _paint(image, segment_ids, result, segment_colors(result))
+    segment_ids = _enlarged_ids(segment_ids)
+    size = segment_ids.shape[1], segment_ids.shape[0]
+    seats = _seats(segment_ids)
+    labels: list[Label] = []
+    for segment, color in sorted(
+        zip(segments, colors, strict=True), key=lambda pair: (-pair[0].area, pair[0].id)
+    ):
+        if segment.id not in seats:
+            continue
+        x, y, wide, tall = _centered(segment_ids, *seats[segment.id])
+        for text in _texts(segment.id, segment, scores=scores):
+            width, height = _extent(text, size)
+            plate = _inside((x - width // 2, y - height // 2), (width, height), size)
+            fits = width <= wide and height * 1.5 <= tall
+            if fits and _is_free(plate, labels):
+                labels.append(Label(text=text, plate=plate, color=color))
+                break
+    return labels
 
 
-def find_labels(result: PanopticResult, *, scores: bool = True) -> list[Label]:
-    """Find room for labels in the picture of `paint_segments`; see `place_labels`."""
-    colors = segment_colors(result)
-    return place_labels(_enlarged_ids(result), result.segments, colors, scores=scores)
+def write_labels(picture: Image.Image, labels: Sequence[Label]) -> None:
+    """Write labels into the picture that they were placed for."""
+    canvas = ImageDraw.Draw(picture)
+    for label in labels:
+        font, margin = font_for(label.text, picture.size), _margin(picture.size)
+        x0, y0, x1, y1 = label.plate
+        canvas.rectangle((x0, y0, x1 - 1, y1 - 1), fill=label.color)
+        left, top = font.getbbox(label.text)[:2]
+        place = (x0 + margin - left, y0 + margin - top)
+        canvas.text(place, label.text, font=font, fill=ink_on(label.color))
 
 
-def draw_detections(result: DetectionResult, *, scores: bool = True) -> NDArray[np.uint8]:
-    """Draw boxes with their labels over the image, and masks where there are any.
+def paint_objects(
+    image: NDArray[np.uint8],
+    detections: Sequence[Detection],
+    colors: Sequence[Color],
+    *,
+    scores: bool = True,
+) -> Image.Image:
+    """Draw boxes with their labels over an image, and masks where there are any.
 
-    Colours and size are as `draw_overlay` has them. Masks are laid over each other faintly, the
-    best score last; labels stand above the boxes' upper left corners. The truth has no scores.
+    Masks are laid over each other faintly, and the first detections lie on top. A label has the
+    detection's number from 1, its class and its score; it stands above or in the box, or below it,
+    where no earlier label is. Where there is no room it is the number, or there is none.
+
+    Args:
+        image: (H, W, 3), RGB.
+        detections: the best score first.
+        colors: one a detection.
+        scores: False leaves numbers and scores out, as for ground truth.
 
     Returns:
-        (k H, k W, 3) uint8 RGB.
+        As `paint_segments`.
     """
-    height, width = result.image.shape[:2]
-    scale = _scale(height, width)
-    colors = _colors(
-        ((detection.category_id, True) for detection in result.detections), result.categories
+    scale = _scale(*image.shape[:2])
+    picture = _enlarged(_tinted(image, detections, colors))
+    size = picture.size
+    line = max(2, round(max(size) / 500))
+    canvas = ImageDraw.Draw(picture)
+    boxes = [tuple(scale * side for side in detection.box) for detection in detections]
+    for (x0, y0, x1, y1), color in zip(reversed(boxes), reversed(colors), strict=True):
+        # A box may have no extent, and the model may draw it out of the image.
+        canvas.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=color, width=line)
+    labels: list[Label] = []
+    for number, detection in enumerate(detections, start=1):
+        color, (x0, y0, _, y1) = colors[number - 1], boxes[number - 1]
+        for text in _texts(number, detection, scores=scores):
+            extent = _extent(text, size)
+            tops = (y0 - extent[1], y0, y1, y1 - extent[1])  # above, in, below, in at the bottom
+            plates = (_inside((round(x0), round(top)), extent, size) for top in tops)
+            plate = next((plate for plate in plates if _is_free(plate, labels)), None)
+            if plate is not None:
+                labels.append(Label(text=text, plate=plate, color=color))
+                break
+    write_labels(picture, labels)
+    return picture
+
+
+def font_for(text: str, size: tuple[int, int]) -> Font:
+    """Choose a font for a text on a picture of a width and height, a sixtieth of the longer side.
+
+    Pillow's own font serves where it has every letter, which in practice means ASCII; else the
+    first font of the system that has them all; else the one that has the most.
+    """
+    height = max(12, round(max(size) / 60))
+    path = font_file(frozenset(text))
+    return _load_font(path, height)
+
+
+def missing_letters(letters: frozenset[str], path: Path | None) -> frozenset[str]:
+    """Give the letters that the font in a file does not have; None is Pillow's own font.
+
+    Spaces, control characters and combining marks count as there: they need not leave ink.
+    """
+    font = _load_font(path, 16)
+    unknown = _pixels(font, _UNASSIGNED)
+    return frozenset(
+        letter
+        for letter in letters
+        if unicodedata.category(letter)[0] not in "ZCM" and _pixels(font, letter) == unknown
     )
-    image = Image.fromarray(_tinted(result, colors))
-    if scale > 1:
-        image = image.resize((width * scale, height * scale), Image.Resampling.BICUBIC)
-    boxes = [
-        (scale * d.box[0], scale * d.box[1], scale * d.box[2], scale * d.box[3])
-        for d in result.detections
-    ]
-    texts = [f"{d.label} {d.score:.0%}" if scores else d.label for d in result.detections]
-    return draw_box_labels(image, boxes, texts, colors)
 
 
-def segment_colors(result: PanopticResult) -> list[Color]:
-    """Choose a colour for each segment, in their order."""
-    return _colors(((s.category_id, s.is_thing) for s in result.segments), result.categories)
+@cache
+def font_file(letters: frozenset[str]) -> Path | None:
+    """Find the file of the font that has the most letters; None stands for Pillow's own font."""
+    best, fewest = None, len(missing_letters(letters, None))
+    for path in font_files() if fewest else ():
+        try:
+            missing = len(missing_letters(letters, path))
+        except OSError:  # a bitmap font, or a broken one
+            continue
+        if missing < fewest:
+            best, fewest = path, missing
+        if not fewest:
+            break
+    return best
 
 
-def _enlarged_ids(result: PanopticResult) -> NDArray[np.int32]:
-    """The segment ids (k H, k W) of the picture's pixels."""
-    segment_ids, scale = result.segment_ids, _scale(*result.segment_ids.shape)
+@cache
+def _load_font(path: Path | None, height: int) -> Font:
+    return ImageFont.load_default(height) if path is None else ImageFont.truetype(path, height)
+
+
+@cache
+def font_files() -> list[Path]:
+    """List the fonts in `font_folders`, the most suitable first."""
+    found = (path for folder in font_folders() for path in folder.rglob("*"))
+    fonts = [path for path in found if path.suffix.lower() in (".ttf", ".ttc", ".otf")]
+    return sorted((path for path in fonts if not _has(path, _NO_FONTS)), key=_suitability)
+
+
+def font_folders() -> list[Path]:
+    """List the folders in which Linux, macOS or Windows keeps fonts, and matplotlib's."""
+    home, data = Path.home(), os.environ.get("XDG_DATA_HOME")
+    if sys.platform == "win32":
+        folders = [
+            Path(os.environ.get("WINDIR", "C:/Windows"), "Fonts"),
+            home / "AppData/Local/Microsoft/Windows/Fonts",
+        ]
+    elif sys.platform == "darwin":
+        system = (home / "Library", Path("/Library"), Path("/System/Library"))
+        folders = [folder / "Fonts" for folder in system]
+    else:
+        own = Path(data) if data else home / ".local/share"
+        shared = (own, Path("/usr/local/share"), Path("/usr/share"))
+        folders = [home / ".fonts", *(folder / "fonts" for folder in shared)]
+    matplotlib = find_spec("matplotlib")
+    if matplotlib is not None and matplotlib.origin is not None:
+        folders.append(Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf")
+    return folders
+
+
+def _suitability(path: Path) -> tuple[bool, int, str]:
+    """Rank fonts: plain ones first, among them those of `_FIRST_FONTS`, then by name."""
+    name = path.stem.lower()
+    places = [place for place, start in enumerate(_FIRST_FONTS) if name.startswith(start)]
+    return _has(path, _LAST_FONTS), min(places, default=len(_FIRST_FONTS)), name
+
+
+def _has(path: Path, parts: Sequence[str]) -> bool:
+    return any(part in path.stem.lower() for part in parts)
+
+
+def _pixels(font: Font, letter: str) -> bytes:
+    canvas = Image.new("L", (40, 40))
+    ImageDraw.Draw(canvas).text((8, 8), letter, fill=255, font=font)
+    return canvas.tobytes()
+
+
+def _texts(number: int, one: Segment | Detection, *, scores: bool) -> tuple[str, ...]:
+    """Give a label's texts, the longest one first."""
+    name = " ".join(unicodedata.normalize("NFC", one.label).split())
+    return (f"{number} {name} {one.score:.0%}", str(number)) if scores else (name,)
+
+
+def _extent(text: str, size: tuple[int, int]) -> tuple[int, int]:
+    """Measure the width and height of a text's plate on a picture of a width and height."""
+    x0, y0, x1, y1 = (round(side) for side in font_for(text, size).getbbox(text))
+    return x1 - x0 + 2 * _margin(size), y1 - y0 + 2 * _margin(size)
+
+
+def _margin(size: tuple[int, int]) -> int:
+    """Give the pixels between a text and the edge of its plate."""
+    return max(2, round(max(size) / 300))
+
+
+def _inside(corner: tuple[int, int], extent: tuple[int, int], size: tuple[int, int]) -> Rectangle:
+    """Move a plate into the picture."""
+    left, top = (
+        min(max(0, at), max(0, whole - own))
+        for at, own, whole in zip(corner, extent, size, strict=True)
+    )
+    return left, top, left + extent[0], top + extent[1]
+
+
+def _is_free(plate: Rectangle, labels: Sequence[Label]) -> bool:
+    x0, y0, x1, y1 = plate
+    return not any(
+        x0 < other[2] and other[0] < x1 and y0 < other[3] and other[1] < y1
+        for other in (label.plate for label in labels)
+    )
+
+
+def ink_on(color: Color) -> str:
+    """Choose black or white, whichever has more contrast with a colour (WCAG 2: 4.5 or more)."""
+    linear = [(channel / 255) ** 2.2 for channel in color]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "black" if luminance > 0.179 else "white"
+
+
+def _seats(segment_ids: NDArray[np.int32]) -> dict[int, tuple[int, int]]:
+    """Find a pixel, x and y, well inside each segment.
+
+    It is the middle of a long run of pixels near the segment's middle row.
+    """
+    start = run_starts(segment_ids)
+    length = np.diff(start, append=segment_ids.size)
+    value = segment_ids.ravel()[start]
+    y, x = np.divmod(start, segment_ids.shape[1])
+    weight = np.bincount(value, weights=length)
+    middle = np.bincount(value, weights=length * y) / np.maximum(weight, 1)
+    merit = length - np.abs(y - middle[value])
+    order = np.lexsort((-merit, value))  # of each value the run of most merit comes first
+    values, firsts = np.unique(value[order], return_index=True)
+    best = order[firsts]
+    seats = zip(values.tolist(), (x + length // 2)[best].tolist(), y[best].tolist(), strict=True)
+    return {number: (column, row) for number, column, row in seats if number > 0}
+
+
+def _centered(segment_ids: NDArray[np.int32], x: int, y: int) -> tuple[int, int, int, int]:
+    """Move a pixel to the middle of its segment, first along its column, then along its row.
+
+    Returns:
+        x, y, and the width and height that the segment has there.
+    """
+    top, bottom = _stretch(segment_ids[:, x], y)
+    y = (top + bottom) // 2
+    left, right = _stretch(segment_ids[y], x)
+    return (left + right) // 2, y, right - left, bottom - top
+
+
+def _stretch(line: NDArray[np.int32], at: int) -> tuple[int, int]:
+    """Give the first and the last, exclusive, of the joined pixels around `at` of its value."""
+    other = np.flatnonzero(line != line[at])
+    place = int(np.searchsorted(other, at))
+    first = int(other[place - 1]) + 1 if place else 0
+    return first, int(other[place]) if place < len(other) else len(line)
+
+
+def _enlarged(image: NDArray[np.uint8]) -> Image.Image:
+    picture, scale = Image.fromarray(image), _scale(*image.shape[:2])
+    if scale == 1:
+        return picture
+    size = picture.width * scale, picture.height * scale
+    return picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def _enlarged_ids(segment_ids: NDArray[np.int32]) -> NDArray[np.int32]:
+    scale = _scale(*segment_ids.shape)
     if scale == 1:
         return segment_ids
     return np.repeat(np.repeat(segment_ids, scale, axis=0), scale, axis=1)
@@ -92,25 +392,12 @@ def _scale(height: int, width: int) -> int:
     return min(4, max(1, round(COMFORTABLE_SIDE / max(height, width))))
 
 
-def _colors(found: Iterable[tuple[int, bool]], categories: Sequence[Category]) -> list[Color]:
-    """Choose colours by category id and whether it is a thing."""
-    base = {category.id: category.color for category in categories}
-    met: dict[int, int] = {}
-    colors: list[Color] = []
-    for category_id, is_thing in found:
-        color = base.get(category_id, (128, 128, 128))
-        if is_thing:
-            turns = met.get(category_id, 0)
-            met[category_id] = turns + 1
-            color = _turned(color, turns)
-        colors.append(color)
-    return colors
-
-
-def _tinted(result: DetectionResult, colors: Sequence[Color]) -> NDArray[np.uint8]:
-    """Lay the masks over the image, the best score last."""
-    pixels = result.image.copy()
-    for detection, color in zip(reversed(result.detections), reversed(colors), strict=True):
+def _tinted(
+    image: NDArray[np.uint8], detections: Sequence[Detection], colors: Sequence[Color]
+) -> NDArray[np.uint8]:
+    """Lay the masks over the image, the first detection's last."""
+    pixels = image.copy()
+    for detection, color in zip(reversed(detections), reversed(colors), strict=True):
         mask = detection.mask
         if mask is not None:
             under = pixels[mask].astype(np.float32)
@@ -120,36 +407,15 @@ def _tinted(result: DetectionResult, colors: Sequence[Color]) -> NDArray[np.uint
 
 
 def _turned(color: Color, turns: int) -> Color:
-    """Turn the hue of a colour, and make it bright enough to be told from the image."""
+    """Turn the hue of a colour, and make it vivid enough to stand out from the image."""
     hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255 for channel in color))
     hue = (hue + turns * _GOLDEN_ANGLE) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, max(saturation, 0.65), max(value, 0.95))
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _paint(
-    image: Image.Image,
-    segment_ids: NDArray[np.int32],
-    result: PanopticResult,
-    colors: list[Color],
-) -> Image.Image:
-    """Blend the segments' colours into the image in place; things' outlines at full strength."""
-    # Colour and opacity of each id as the four bytes of one number, so that one look-up gives both.
-    styles = np.zeros((max((s.id for s in result.segments), default=0) + 1, 4), np.uint8)
-    for segment, color in zip(result.segments, colors, strict=True):
-        styles[segment.id] = (*color, _THING_OPACITY if segment.is_thing else _STUFF_OPACITY)
-    tint = (
-        styles.view(np.uint32)[:, 0].take(segment_ids).view(np.uint8).reshape(*segment_ids.shape, 4)
-    )
-    opacity = tint[:, :, 3]
-    opacity[_outlines(segment_ids) & (opacity == _THING_OPACITY)] = 255
-    colored = Image.fromarray(tint)
-    image.paste(colored, mask=colored)
-    return image
-
-
 def _outlines(segment_ids: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Mark the pixels whose neighbour to some side is of another segment."""
+    """Mark the pixels that have a neighbour of another segment."""
     outline = np.zeros(segment_ids.shape, np.bool_)
     across = segment_ids[:, 1:] != segment_ids[:, :-1]
     outline[:, 1:] |= across

@@ -29,9 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panodetr.results.panoptic import SMALLEST_AREA, ClassSegment, measure_segments
-
-Box = tuple[int, int, int, int]
-"""y0, x0, y1, x1 in pixels of the image, the last two exclusive."""
+from panodetr.results.types import Box
 
 Tile = tuple[Box, NDArray[np.int32], list[ClassSegment]]
 """Where a tile lies, its map of segment ids from 1, and what they are, in the ids' order."""

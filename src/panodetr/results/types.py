@@ -1,10 +1,9 @@
-"""What the model found in an image, in the image's own pixels. NumPy only: no torch in here."""
+"""Categories, segments and detections, in the image's own pixels. NumPy only, no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -12,8 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from panodetr.results.coco import DetectionInfo, ResultInfo
-    from panodetr.results.save import SavedDetections, SavedFiles
+Box: TypeAlias = tuple[int, int, int, int]
+"""A tile's place: y0, x0, y1, x1 in pixels of the image, the last two exclusive."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,7 @@ class Segment:
     """One segment of a panoptic result.
 
     Attributes:
-        id: its value in `PanopticResult.segment_ids`, 1 or more.
+        id: its value in the result's map of segment ids, 1 or more.
         label: the category's name.
         category_id: the category's id in the data set.
         is_thing: whether the category is a thing.
@@ -60,51 +59,6 @@ class Segment:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PanopticResult:
-    """The segments of one image.
-
-    Attributes:
-        segments: in the order of their ids.
-        segment_ids: (H, W) int32 at the image's own size; 0 = nothing.
-        image: (H, W, 3) uint8 RGB, what the result was made from, upright.
-        source: the image's path where it came from a file, else None.
-        categories: the model's categories, for names and colours.
-    """
-
-    segments: tuple[Segment, ...]
-    segment_ids: NDArray[np.int32]
-    image: NDArray[np.uint8]
-    source: Path | None
-    categories: tuple[Category, ...]
-
-    def category_ids(self) -> NDArray[np.int32]:
-        """Give each pixel (H, W) its category's id, -1 where nothing was found."""
-        import numpy as np
-
-        of_segment = np.full(max((s.id for s in self.segments), default=0) + 1, -1, np.int32)
-        for segment in self.segments:
-            of_segment[segment.id] = segment.category_id
-        return of_segment.take(self.segment_ids)
-
-    # Imported on use: writing and drawing need Pillow, and whoever reads the segments does not.
-    def save(self, folder: str | Path) -> SavedFiles:
-        """Write overlay picture, COCO id map and JSON; see `panodetr.results.save.save_result`.
-
-        Raises:
-            PanodetrError: the system refused to write.
-        """
-        from panodetr.results.save import save_result
-
-        return save_result(self, folder)
-
-    def to_dict(self) -> ResultInfo:
-        """Describe the segments as COCO's `segments_info` does, ready for JSON."""
-        from panodetr.results.coco import result_info
-
-        return result_info(self)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class CoarseMask:
     """A mask as the model gives it, a fraction of the image's size.
 
@@ -117,7 +71,7 @@ class CoarseMask:
 
     logits: NDArray[np.float32]
     processed_size: tuple[int, int]
-    tile: tuple[int, int, int, int]
+    tile: Box
     image_size: tuple[int, int]
 
     def pixels(self) -> NDArray[np.bool_]:
@@ -140,9 +94,10 @@ class Detection:
         label: the category's name.
         category_id: the category's id in the data set.
         score: probability of the class, 0 to 1.
-        box: x0, y0, x1, y1 in pixels of the image, as the model drew it: not tight around the
-            mask, and it may reach out of the image.
-        coarse_mask: what `mask` is made from; None where masks were not asked for.
+        box: x0, y0, x1, y1 in pixels of the image, as the model predicts it: not tight around
+            the mask, and it may reach out of the image.
+        coarse_mask: the mask at the model's size, which `mask` enlarges; None where masks were
+            not asked for.
     """
 
     label: str
@@ -155,50 +110,17 @@ class Detection:
     def mask(self) -> NDArray[np.bool_] | None:
         """The object's pixels, (H, W); None where masks were not asked for.
 
-        Made each time it is asked for: the masks of all objects of a large image would not fit
+        It is made at each use, because the masks of all objects of a large image would not fit
         into memory. Masks of different objects may overlap.
         """
         return None if self.coarse_mask is None else self.coarse_mask.pixels()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class DetectionResult:
-    """The objects of one image.
-
-    Attributes:
-        detections: the best score first.
-        image: (H, W, 3) uint8 RGB, what the result was made from, upright.
-        source: the image's path where it came from a file, else None.
-        categories: the model's categories, for names and colours.
-    """
-
-    detections: tuple[Detection, ...]
-    image: NDArray[np.uint8]
-    source: Path | None
-    categories: tuple[Category, ...]
-
-    def save(self, folder: str | Path) -> SavedDetections:
-        """Write overlay picture and JSON; see `panodetr.results.save.save_detections`.
-
-        Raises:
-            PanodetrError: the system refused to write.
-        """
-        from panodetr.results.save import save_detections
-
-        return save_detections(self, folder)
-
-    def to_dict(self) -> DetectionInfo:
-        """Describe the objects as COCO's results do, ready for JSON."""
-        from panodetr.results.coco import detection_info
-
-        return detection_info(self)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Candidates:
-    """Every query's best class and its box, nothing left out: what average precision ranks.
+    """Every query's best class and its box: what average precision ranks.
 
-    Of an image in tiles, those of all tiles, less what several tiles have found.
+    For an image in tiles, those of all tiles, with each object once.
 
     Attributes:
         scores: (N,) float32, 0 to 1.

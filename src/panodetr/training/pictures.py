@@ -12,8 +12,8 @@ from panodetr.data.masks import panoptic_objects
 from panodetr.data.panoptic import read_ids
 from panodetr.evaluation.panoptic_quality import object_segments
 from panodetr.images.read import read_image
-from panodetr.results.draw import draw_detections, draw_overlay
-from panodetr.results.types import Detection, DetectionResult, PanopticResult, Segment
+from panodetr.results.result import DetectionResult, PanopticResult
+from panodetr.results.types import Detection, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -76,10 +76,10 @@ def draw_validation(predictor: Predictor, truth: GroundTruth) -> NDArray[np.uint
     found: list[_Drawn] = []
     if with_masks:
         for result in predictor.segment(paths):
-            found.append((f"predicted: {len(result.segments)}", draw_overlay(result)))
+            found.append((f"predicted: {len(result.segments)}", result.draw()))
     else:
         for result in predictor.detect(paths):
-            found.append((f"predicted: {len(result.detections)}", draw_detections(result)))
+            found.append((f"predicted: {len(result.detections)}", result.draw()))
     return _grid(
         [
             (f"{image.path.name}, {caption}", answer),
@@ -169,16 +169,14 @@ def _draw_ids(
                     area=int(rows.size),
                 )
             )
-    return draw_overlay(
-        PanopticResult(
-            segments=tuple(segments),
-            segment_ids=shown,
-            image=pixels,
-            source=None,
-            categories=tuple(categories),
-        ),
-        scores=False,
+    result = PanopticResult(
+        segments=tuple(segments),
+        segment_ids=shown,
+        image=pixels,
+        source=None,
+        categories=tuple(categories),
     )
+    return result.draw(scores=False)
 
 
 def _draw_boxes(
@@ -186,23 +184,21 @@ def _draw_boxes(
     boxes: Iterable[tuple[Category, Sequence[float]]],
     categories: Sequence[Category],
 ) -> NDArray[np.uint8]:
-    return draw_detections(
-        DetectionResult(
-            detections=tuple(
-                Detection(
-                    label=category.name,
-                    category_id=category.id,
-                    score=1.0,
-                    box=(box[0], box[1], box[2], box[3]),
-                )
-                for category, box in boxes
-            ),
-            image=pixels,
-            source=None,
-            categories=tuple(categories),
+    result = DetectionResult(
+        detections=tuple(
+            Detection(
+                label=category.name,
+                category_id=category.id,
+                score=1.0,
+                box=(box[0], box[1], box[2], box[3]),
+            )
+            for category, box in boxes
         ),
-        scores=False,
+        image=pixels,
+        source=None,
+        categories=tuple(categories),
     )
+    return result.draw(scores=False)
 
 
 def _grid(rows: Iterable[Sequence[_Drawn]]) -> NDArray[np.uint8]:

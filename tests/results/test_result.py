@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from panodetr.errors import PanodetrError
-from panodetr.results.coco import read_id_map
-from panodetr.results.save import LARGEST_PNG
-from panodetr.results.types import PanopticResult
+from panodetr.results.id_map import decode_ids
+from panodetr.results.result import LARGEST_PNG, PanopticResult
 
 MakeResult = Callable[..., PanopticResult]
 IDS = np.array([[1, 1, 2], [2, 2, 2]], np.int32)
@@ -24,7 +23,8 @@ def test_three_files_that_belong_together(make_result: MakeResult, tmp_path: Pat
     assert files.id_map == out / "cells_panoptic.png"
     assert files.json == out / "cells.json"
     assert sorted(out.iterdir()) == sorted([files.overlay, files.id_map, files.json])
-    assert np.array_equal(read_id_map(files.id_map), IDS)
+    with Image.open(files.id_map) as id_map:
+        assert np.array_equal(decode_ids(np.asarray(id_map)), IDS)
     info = json.loads(files.json.read_text("utf-8"))
     assert info["file_name"] == "cells_panoptic.png"
     assert [segment["id"] for segment in info["segments_info"]] == [1, 2]
@@ -82,3 +82,21 @@ def test_a_folder_that_cannot_be_is_named(make_result: MakeResult, tmp_path: Pat
     with pytest.raises(PanodetrError, match="file") as error:
         make_result(IDS, tmp_path / "x.png").save(tmp_path / "file")
     assert "\n" not in str(error.value)
+
+
+def test_a_result_as_json(make_result: Callable[..., PanopticResult], tmp_path: Path) -> None:
+    result = make_result(np.array([[1, 1, 2], [2, 2, 2]], np.int32), tmp_path / "a.png")
+    info = json.loads(json.dumps(result.to_dict()))
+    assert info["image"] == "a.png"
+    assert info["source"] == str(tmp_path / "a.png")
+    assert (info["height"], info["width"]) == (2, 3)
+    assert info["segments_info"] == [
+        {"id": 1, "category_id": 7, "label": "cell", "isthing": 1, "score": 0.9,
+         "bbox": [0, 0, 2, 1], "area": 2, "iscrowd": 0},
+        {"id": 2, "category_id": 9, "label": "ground", "isthing": 0, "score": 0.9,
+         "bbox": [0, 0, 3, 2], "area": 4, "iscrowd": 0},
+    ]  # fmt: skip
+    assert info["categories"][1] == {
+        "id": 9, "name": "ground", "isthing": 0, "color": [40, 40, 200],
+    }  # fmt: skip
+    assert make_result(np.ones((1, 1), np.int32)).to_dict()["source"] is None

@@ -1,0 +1,438 @@
+"""What a model found in one image: as data, as an overlay, as JSON and as files."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from panodetr.files import atomic_write, json_bytes, write_bytes, write_json
+from panodetr.results.draw import (
+    colors_of,
+    paint_objects,
+    paint_segments,
+    place_labels,
+    write_labels,
+)
+from panodetr.results.id_map import id_map_png
+from panodetr.results.masks import run_lengths
+from panodetr.results.types import Candidates, Category, Detection, Segment
+
+if TYPE_CHECKING:
+    from panodetr.results.panoptic import ClassSegment
+
+LARGEST_PNG = 1_200_000
+"""Overlays of more pixels are JPEGs: PNG takes ten times the time and seven times the space."""
+
+_CLASSES = 4  # that a repr names
+
+
+class CategoryInfo(TypedDict):
+    """One entry of `categories`."""
+
+    id: int
+    name: str
+    isthing: int
+    color: list[int]
+
+
+class SegmentInfo(TypedDict):
+    """One entry of COCO's `segments_info`; `bbox` is x, y, width, height in pixels."""
+
+    id: int
+    category_id: int
+    label: str
+    isthing: int
+    score: float
+    bbox: list[float]
+    area: int
+    iscrowd: int
+
+
+class MaskInfo(TypedDict):
+    """A mask as COCO's uncompressed run lengths; `size` is height, width."""
+
+    size: list[int]
+    counts: list[int]
+
+
+class ObjectInfo(TypedDict):
+    """One object: `id` counts from 1, `segmentation` is None without masks, `bbox` as above."""
+
+    id: int
+    category_id: int
+    label: str
+    score: float
+    bbox: list[float]
+    segmentation: MaskInfo | None
+
+
+class ImageInfo(TypedDict):
+    """The image of a result: its file's name and absolute path, or None; its size in pixels."""
+
+    image: str | None
+    source: str | None
+    height: int
+    width: int
+
+
+class PanopticInfo(ImageInfo):
+    """A panoptic result without its pixels, ready for JSON."""
+
+    segments_info: list[SegmentInfo]
+    categories: list[CategoryInfo]
+
+
+class DetectionInfo(ImageInfo):
+    """The objects of an image, ready for JSON."""
+
+    detections: list[ObjectInfo]
+    categories: list[CategoryInfo]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedFiles:
+    """Where a panoptic result is.
+
+    Attributes:
+        overlay: the image with its segments drawn on it.
+        id_map: RGB PNG, id = R + 256 G + 65536 B.
+        json: what the ids stand for.
+    """
+
+    overlay: Path
+    id_map: Path
+    json: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedDetections:
+    """Where detected objects are.
+
+    Attributes:
+        overlay: the image with boxes, and masks if there are any, drawn on it.
+        json: the objects.
+    """
+
+    overlay: Path
+    json: Path
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class PanopticResult:
+    """The segments of one image.
+
+    Attributes:
+        segments: in the order of their ids.
+        segment_ids: (H, W) int32 at the image's own size; 0 = nothing.
+        image: (H, W, 3) uint8 RGB, what the result was made from, upright.
+        source: the image's path where it came from a file, else None.
+        categories: the model's categories, for names and colours.
+    """
+
+    segments: tuple[Segment, ...]
+    segment_ids: NDArray[np.int32]
+    image: NDArray[np.uint8]
+    source: Path | None
+    categories: tuple[Category, ...]
+
+    def __repr__(self) -> str:
+        """Name the number of segments, their classes and the size, in one line."""
+        labels = [segment.label for segment in self.segments]
+        return f"PanopticResult({_summary('segment', labels, self.image, self.source)})"
+
+    def category_ids(self) -> NDArray[np.int32]:
+        """Give each pixel (H, W) its category's id, -1 where nothing was found."""
+        of_segment = np.full(max((s.id for s in self.segments), default=0) + 1, -1, np.int32)
+        for segment in self.segments:
+            of_segment[segment.id] = segment.category_id
+        return of_segment.take(self.segment_ids)
+
+    def draw(self, *, scores: bool = True) -> NDArray[np.uint8]:
+        """Draw the segments over the image, with outlines and labels.
+
+        A label has the segment's id, its class and its score; where there is no room, the id.
+
+        Args:
+            scores: False leaves ids and scores out, as for ground truth.
+
+        Returns:
+            (k H, k W, 3) uint8 RGB; k is 1, or 2 to 4 for images far smaller than 768 pixels.
+        """
+        colors = colors_of(self.segments, self.categories)
+        picture = paint_segments(self.image, self.segment_ids, self.segments, colors)
+        labels = place_labels(self.segment_ids, self.segments, colors, scores=scores)
+        write_labels(picture, labels)
+        return np.asarray(picture)
+
+    def to_dict(self) -> PanopticInfo:
+        """Describe the segments as COCO's `segments_info` does, ready for JSON."""
+        return {
+            **_image_info(self.image, self.source),
+            "segments_info": [
+                {
+                    "id": segment.id,
+                    "category_id": segment.category_id,
+                    "label": segment.label,
+                    "isthing": int(segment.is_thing),
+                    "score": round(segment.score, 6),
+                    "bbox": _bbox(segment.box),
+                    "area": segment.area,
+                    "iscrowd": 0,
+                }
+                for segment in self.segments
+            ],
+            "categories": _category_info(self.categories),
+        }
+
+    def save(self, folder: str | Path) -> SavedFiles:
+        """Write `NAME_overlay.png` (`.jpg` for a large image), `NAME_panoptic.png`, `NAME.json`.
+
+        NAME is the image's own without its suffix. If another image's result has that name, or any
+        file that is not an earlier result of this image, `-2`, `-3` and so on are tried. The JSON
+        holds the image's absolute path, so a second run overwrites the first one's files and no
+        others. A result without a source is named `image` and overwrites nothing. Each write is
+        atomic. The JSON comes last: where it is, the other files are, too.
+
+        Raises:
+            PanodetrError: the system refused to write.
+        """
+        folder = Path(folder)
+        name = _SEGMENTS.name_in(folder, self.source)
+        id_map, json_file = folder / f"{name}_panoptic.png", folder / f"{name}.json"
+        colors = colors_of(self.segments, self.categories)
+        with ThreadPoolExecutor(1) as beside:  # painting and compressing leave a core free
+            labels = beside.submit(place_labels, self.segment_ids, self.segments, colors)
+            written = beside.submit(lambda: write_bytes(id_map, id_map_png(self.segment_ids)))
+            document = beside.submit(json_bytes, {**self.to_dict(), "file_name": id_map.name})
+            picture = paint_segments(self.image, self.segment_ids, self.segments, colors)
+            write_labels(picture, labels.result())
+            overlay = _save_picture(picture, folder / f"{name}_overlay")
+            written.result()
+        write_bytes(json_file, document.result())
+        return SavedFiles(overlay=overlay, id_map=id_map, json=json_file)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class DetectionResult:
+    """The objects of one image.
+
+    Attributes:
+        detections: the best score first.
+        image: (H, W, 3) uint8 RGB, what the result was made from, upright.
+        source: the image's path where it came from a file, else None.
+        categories: the model's categories, for names and colours.
+    """
+
+    detections: tuple[Detection, ...]
+    image: NDArray[np.uint8]
+    source: Path | None
+    categories: tuple[Category, ...]
+
+    def __repr__(self) -> str:
+        """Name the number of objects, their classes and the size, in one line."""
+        labels = [detection.label for detection in self.detections]
+        return f"DetectionResult({_summary('object', labels, self.image, self.source)})"
+
+    def draw(self, *, scores: bool = True) -> NDArray[np.uint8]:
+        """Draw boxes with their labels over the image, and masks where there are any.
+
+        Size, labels and `scores` are as in `PanopticResult.draw`; a label's id is the JSON's: the
+        place among `detections`, from 1.
+
+        Returns:
+            (k H, k W, 3) uint8 RGB.
+        """
+        colors = colors_of(self.detections, self.categories)
+        return np.asarray(paint_objects(self.image, self.detections, colors, scores=scores))
+
+    def to_dict(self) -> DetectionInfo:
+        """Describe the objects as COCO's results do, ready for JSON."""
+        return {
+            **_image_info(self.image, self.source),
+            "detections": [
+                {
+                    "id": number,
+                    "category_id": detection.category_id,
+                    "label": detection.label,
+                    "score": round(detection.score, 6),
+                    "bbox": [round(side, 3) for side in _bbox(detection.box)],
+                    "segmentation": _mask_info(detection.mask),
+                }
+                for number, detection in enumerate(self.detections, start=1)
+            ],
+            "categories": _category_info(self.categories),
+        }
+
+    def save(self, folder: str | Path) -> SavedDetections:
+        """Write `NAME_detections.png` (`.jpg` for a large image) and `NAME_detections.json`.
+
+        Names are found as by `PanopticResult.save`; both results may lie in one folder.
+
+        Raises:
+            PanodetrError: the system refused to write.
+        """
+        folder = Path(folder)
+        picture = Image.fromarray(self.draw())
+        name = _DETECTIONS.name_in(folder, self.source)
+        json_file = folder / f"{name}_detections.json"
+        overlay = _save_picture(picture, folder / f"{name}_detections")
+        write_json(json_file, self.to_dict())
+        return SavedDetections(overlay=overlay, json=json_file)
+
+
+def name_segments(
+    found: Iterable[ClassSegment], by_index: Mapping[int, Category]
+) -> tuple[Segment, ...]:
+    """Name segments, in their order; `by_index` has the categories of the classes that occur."""
+    return tuple(
+        Segment(
+            id=segment.id,
+            label=by_index[segment.class_index].name,
+            category_id=by_index[segment.class_index].id,
+            is_thing=by_index[segment.class_index].is_thing,
+            score=segment.score,
+            box=segment.box,
+            area=segment.area,
+        )
+        for segment in found
+    )
+
+
+def name_detections(found: Candidates, categories: Sequence[Category]) -> tuple[Detection, ...]:
+    """Name what was found, the best score first."""
+    labels = {category.id: category.name for category in categories}
+    detections: list[Detection] = []
+    for index in np.argsort(-found.scores, kind="stable"):
+        x0, y0, x1, y1 = found.boxes[index].tolist()
+        category_id = int(found.category_ids[index])
+        detections.append(
+            Detection(
+                label=labels[category_id],
+                category_id=category_id,
+                score=float(found.scores[index]),
+                box=(x0, y0, x1, y1),
+                coarse_mask=found.coarse_masks[index] if found.coarse_masks else None,
+            )
+        )
+    return tuple(detections)
+
+
+def _summary(
+    what: str, labels: Sequence[str], image: NDArray[np.uint8], source: Path | None
+) -> str:
+    """Say how many there are, of which classes, and in which image."""
+    counted = Counter(labels).most_common()
+    classes = [f"{count} {label}" for label, count in counted[:_CLASSES]]
+    if len(counted) > _CLASSES:
+        classes.append("…")
+    found = f"{len(labels)} {what}{'' if len(labels) == 1 else 's'}"
+    of = f": {', '.join(classes)}" if classes else ""
+    name = f"{source.name}, " if source is not None else ""
+    return f"{found}{of}; {name}{image.shape[1]}x{image.shape[0]} pixels"
+
+
+def _image_info(image: NDArray[np.uint8], source: Path | None) -> ImageInfo:
+    return {
+        "image": None if source is None else source.name,
+        "source": None if source is None else str(source.absolute()),
+        "height": image.shape[0],
+        "width": image.shape[1],
+    }
+
+
+def _category_info(categories: Iterable[Category]) -> list[CategoryInfo]:
+    return [
+        {
+            "id": category.id,
+            "name": category.name,
+            "isthing": int(category.is_thing),
+            "color": list(category.color),
+        }
+        for category in categories
+    ]
+
+
+def _mask_info(mask: NDArray[np.bool_] | None) -> MaskInfo | None:
+    return None if mask is None else {"size": list(mask.shape), "counts": run_lengths(mask)}
+
+
+def _bbox(box: tuple[float, float, float, float]) -> list[float]:
+    """Turn x0, y0, x1, y1 into COCO's x, y, width, height."""
+    x0, y0, x1, y1 = box
+    return [x0, y0, x1 - x0, y1 - y0]
+
+
+def _save_picture(picture: Image.Image, stem: Path) -> Path:
+    """Write an overlay as PNG, or as JPEG where it is large, and remove the one it replaces."""
+    png, jpeg = (stem.with_name(stem.name + suffix) for suffix in (".png", ".jpg"))
+    large = picture.width * picture.height > LARGEST_PNG
+    target, other = (jpeg, png) if large else (png, jpeg)
+    with atomic_write(target) as path:
+        if large:
+            picture.save(path, "JPEG", quality=92, subsampling=0)  # thin coloured lines stay sharp
+        else:
+            picture.save(path, "PNG", compress_level=1)
+    other.unlink(missing_ok=True)  # of an earlier run on an image of another size
+    return target
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FileSet:
+    """How the files of one kind of result are named.
+
+    Attributes:
+        json: the ending of the JSON.
+        endings: of all files.
+        key: that every JSON of this kind has.
+    """
+
+    json: str
+    endings: tuple[str, ...]
+    key: str
+
+    def name_in(self, folder: Path, source: Path | None) -> str:
+        """Find the first name that is free, or that has an earlier result of the same source."""
+        base = "image" if source is None else source.stem
+        name, number = base, 1
+        while not self._is_free(folder, name) and not self._is_of(folder, name, source):
+            number += 1
+            name = f"{base}-{number}"
+        return name
+
+    def _is_free(self, folder: Path, name: str) -> bool:
+        return not any((folder / f"{name}{ending}").exists() for ending in self.endings)
+
+    def _is_of(self, folder: Path, name: str, source: Path | None) -> bool:
+        """Whether the JSON of an earlier result of `source` is there."""
+        if source is None:
+            return False
+        try:
+            earlier = json.loads((folder / f"{name}{self.json}").read_text("utf-8"))
+        except (OSError, ValueError):  # missing or not JSON: another file
+            return False
+        return (
+            isinstance(earlier, dict)
+            and self.key in earlier
+            and earlier.get("source") == str(source.absolute())
+        )
+
+
+_SEGMENTS = _FileSet(
+    json=".json",
+    endings=(".json", "_panoptic.png", "_overlay.png", "_overlay.jpg"),
+    key="segments_info",
+)
+_DETECTIONS = _FileSet(
+    json="_detections.json",
+    endings=("_detections.json", "_detections.png", "_detections.jpg"),
+    key="detections",
+)
