@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from panodetr.bench.weights import measure_statistics, named_weights
-from panodetr.checkpoints.native import save_checkpoint
+from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.export.run import export
 from panodetr.images.batch import normalize

@@ -17,7 +17,7 @@ from torch import nn
 
 import panodetr
 from panodetr import predict
-from panodetr.checkpoints.native import save_checkpoint
+from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError, ImageError, UsageError
 from panodetr.images.preprocess import Preprocessing

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.testing import assert_close
 
-from panodetr.checkpoints.backbone import TORCHVISION, load_backbone
+from panodetr.checkpoints.backbone import load_backbone
+from panodetr.checkpoints.names import TORCHVISION
 from panodetr.checkpoints.save import Format, save_pretrained
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError

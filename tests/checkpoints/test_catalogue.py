@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from panodetr.checkpoints.catalogue import bundled
-from panodetr.checkpoints.native import save_checkpoint
+from panodetr.checkpoints.published import bundled
+from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 
 

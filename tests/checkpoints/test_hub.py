@@ -11,13 +11,12 @@ import torch
 
 from panodetr.checkpoints import published
 from panodetr.checkpoints.backbone import load_backbone
-from panodetr.checkpoints.facebook import FACEBOOK
 from panodetr.checkpoints.hub import fetch, stated_digest
 from panodetr.checkpoints.load import load_checkpoint
-from panodetr.checkpoints.native import read_spec
+from panodetr.checkpoints.names import FACEBOOK
 from panodetr.checkpoints.published import Published
 from panodetr.checkpoints.save import save_pretrained
-from panodetr.checkpoints.spec import ModelSpec
+from panodetr.checkpoints.spec import ModelSpec, read_spec
 from panodetr.cli.main import main
 from panodetr.errors import CheckpointError
 from panodetr.model.config import COCO_CLASSES, RESNET18, detr_resnet50
@@ -130,7 +129,7 @@ def test_an_unknown_revision_is_named(hub: Hub) -> None:
 
 
 def test_a_name_that_the_hub_forbids_is_named(hub: Hub) -> None:
-    with pytest.raises(CheckpointError, match=r"'owner/de\.\.tr' is no name that the hub allows"):
+    with pytest.raises(CheckpointError, match=r"'owner/de\.\.tr' is not a name that the hub"):
         fetch("owner/de..tr")
 
 
@@ -265,6 +264,7 @@ def test_verify_holds_a_model_to_the_digest_that_the_hub_states(
         file="tiny.pth",
         architecture=tiny_spec.architecture,
         categories=tiny_spec.categories,
+        size=1,
         figures={},
     )
     monkeypatch.setattr(published, "PUBLISHED", (entry,))

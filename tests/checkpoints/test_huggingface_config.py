@@ -6,9 +6,14 @@ from typing import Any
 
 import pytest
 
-from panodetr.checkpoints.coco import coco_detection, coco_panoptic, plain_category
-from panodetr.checkpoints.huggingface_config import read_huggingface, write_huggingface
-from panodetr.checkpoints.published import PUBLISHED, Published
+from panodetr.checkpoints.huggingface import read_huggingface, write_huggingface
+from panodetr.checkpoints.published import (
+    PUBLISHED,
+    Published,
+    coco_detection,
+    coco_panoptic,
+    plain_category,
+)
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import (
@@ -123,7 +128,7 @@ def test_no_normalising_is_a_mean_of_zero() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "vit"}, "model_type is 'vit'; expected detr"),
+        ({"model_type": "vit"}, "model_type: invalid enum value 'vit'"),
         ({"activation_function": "gelu"}, "activation_function is 'gelu'"),
         ({"backbone": "swin_tiny"}, "backbone is 'swin_tiny'; expected one of resnet18"),
         ({"backbone_config": {"model_type": "swin"}}, "backbone_config.model_type is 'swin'"),
@@ -131,11 +136,14 @@ def test_no_normalising_is_a_mean_of_zero() -> None:
             {"backbone_config": {"model_type": "resnet", "downsample_in_bottleneck": True}},
             "downsample_in_bottleneck is true",
         ),
-        ({"backbone_config": {"model_type": "resnet", "depths": [1, 2]}}, "expected 4 stages"),
-        ({"d_model": "256"}, "d_model is '256'; expected a whole number"),
+        (
+            {"backbone_config": {"model_type": "resnet", "depths": [1, 2]}},
+            "depths: expected array of length 4",
+        ),
+        ({"d_model": "256"}, "d_model: expected int, got str"),
         ({"decoder_ffn_dim": 1024}, "encoder_ffn_dim is 2048 and decoder_ffn_dim 1024"),
         ({"id2label": {"1": "a"}}, "1 names but none for '0'"),
-        ({"id2label": []}, "expected the names of the classes"),
+        ({"id2label": []}, "id2label: expected object . null, got array"),
     ],
 )
 def test_what_cannot_be_built_is_named(changes: dict[str, Any], message: str) -> None:
@@ -148,7 +156,7 @@ def test_what_cannot_be_built_is_named(changes: dict[str, Any], message: str) ->
     [
         ({"size": {"height": 640, "width": 640}}, "expected shortest_edge and longest_edge"),
         ({"rescale_factor": 1.0}, "does not rescale by 1/255"),
-        ({"image_mean": 0.5}, "image_mean is 0.5; expected three numbers"),
+        ({"image_mean": 0.5}, r"preprocessor_config\.json: image_mean: expected array, got float"),
     ],
 )
 def test_preprocessing_that_cannot_be_done_is_named(changes: dict[str, Any], message: str) -> None:

@@ -9,9 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from panodetr.checkpoints.facebook import FACEBOOK
-from panodetr.checkpoints.huggingface import RESNET_4, RESNET_5, TABLES, TIMM_4, TIMM_5_FILES
-from panodetr.checkpoints.names import NameTable, best_table
+from panodetr.checkpoints.names import (
+    FACEBOOK,
+    RESNET_4,
+    RESNET_5,
+    TIMM_4,
+    TIMM_5_FILES,
+    TRANSFORMERS_TABLES,
+    NameTable,
+    best_table,
+)
 from panodetr.checkpoints.weights import shapes_of
 from panodetr.errors import CheckpointError
 from panodetr.model.config import (
@@ -24,7 +31,7 @@ from panodetr.model.config import (
 )
 from panodetr.model.detr import Detr
 
-ALL = (FACEBOOK, *TABLES)
+ALL = (FACEBOOK, *TRANSFORMERS_TABLES)
 NAMES = [f"{table.source} {number}" for number, table in enumerate(ALL)]
 TABLE_TRANSFORMER = DetrConfig(backbone=RESNET18, num_classes=2, num_queries=15, pre_norm=True)
 GOLDEN = {

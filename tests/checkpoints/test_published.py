@@ -5,8 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from panodetr.checkpoints.coco import categories_by_count, coco_detection, coco_panoptic
-from panodetr.checkpoints.published import DOCUMENTED, PUBLISHED, TWO_CATS, find_published
+from panodetr.checkpoints.published import (
+    DOCUMENTED,
+    PUBLISHED,
+    TWO_CATS,
+    categories_by_count,
+    coco_detection,
+    coco_panoptic,
+    find_published,
+)
 from panodetr.checkpoints.spec import ModelSpec
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from panodetr.checkpoints.coco import coco_detection, plain_category
 from panodetr.checkpoints.load import load_checkpoint
+from panodetr.checkpoints.published import coco_detection, plain_category
 from panodetr.checkpoints.save import save_pretrained
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError

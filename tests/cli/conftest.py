@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from panodetr.checkpoints.native import save_checkpoint
+from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.model.detr import Detr
 

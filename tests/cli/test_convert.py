@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from panodetr.checkpoints.load import load_checkpoint
-from panodetr.checkpoints.native import read_spec
+from panodetr.checkpoints.spec import read_spec
 
 
 def test_a_model_goes_to_transformers_and_back(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 
-from panodetr.checkpoints.catalogue import bundled
+from panodetr.checkpoints.published import bundled
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 

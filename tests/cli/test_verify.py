@@ -12,8 +12,7 @@ from PIL import Image
 
 import panodetr as package
 from panodetr.checkpoints import published
-from panodetr.checkpoints.coco import coco_detection
-from panodetr.checkpoints.published import PUBLISHED, Published, Seen
+from panodetr.checkpoints.published import PUBLISHED, Published, Seen, coco_detection
 from panodetr.checkpoints.save import save_pretrained
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.cli.main import main
@@ -46,6 +45,7 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
             file=file.name,
             architecture=shape,
             categories=coco_detection(),
+            size=1,
             figures={"ap": ap},
         )
         monkeypatch.setattr(published, "PUBLISHED", (entry,))
@@ -94,6 +94,7 @@ def test_another_architecture_is_told(
         file=entry.file,
         architecture=PUBLISHED[0].architecture,
         categories=entry.categories,
+        size=1,
         figures={},
     )
     monkeypatch.setattr(published, "PUBLISHED", (other,))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from panodetr.checkpoints.native import save_checkpoint
+from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.detr import Detr

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from panodetr.checkpoints.native import save_checkpoint
+from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.compat import DetrForObjectDetection, DetrForSegmentation, models
 from panodetr.compat.outputs import Canvas

@@ -17,7 +17,7 @@ import torch
 from tests.parity.weights import assert_close, padded_batch
 
 from panodetr.bench.weights import build, named_weights
-from panodetr.checkpoints.facebook import FACEBOOK
+from panodetr.checkpoints.names import FACEBOOK
 from panodetr.model.config import DetrConfig, detr_resnet50_dc5, detr_resnet50_panoptic
 
 pytestmark = pytest.mark.parity

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import panodetr
 from panodetr.checkpoints.load import load_checkpoint
-from panodetr.checkpoints.native import save_checkpoint
+from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.images.batch import normalize, pad
 from panodetr.model.detr import Detr

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from panodetr.checkpoints.build import load_model
+from panodetr.checkpoints.load import load_checkpoint
 from panodetr.errors import PanodetrError, TrainingError
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
@@ -152,7 +152,7 @@ def test_models_are_replaced_whole(
     with torch.no_grad():
         model.queries.weight.fill_(0.25)
     folder.save_model(folder.best, tiny_run.spec, model, {"step": 2})
-    _, found = load_model(folder.best)
+    _, found = load_checkpoint(folder.best)
     assert found.queries.weight.unique().tolist() == [0.25]
     assert sorted(p.name for p in folder.best.iterdir()) == [
         "config.json",

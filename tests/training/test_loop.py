@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.testing import assert_close
 
-from panodetr.checkpoints.build import load_model
+from panodetr.checkpoints.load import load_checkpoint
 from panodetr.data.dataset import Dataset
 from panodetr.errors import DataError, Interrupted, TrainingError
 from panodetr.evaluation.ground_truth import GroundTruth
@@ -297,7 +297,7 @@ def test_the_best_model_and_its_figures_are_kept(tiny_run: TrainConfig, run: Run
     scores = [validation.score for validation in told.validations]
     assert state.best == max(scores)
     assert metrics["step"] == told.validations[scores.index(max(scores))].step
-    _, best = load_model(run.place / "run" / "best")
+    _, best = load_checkpoint(run.place / "run" / "best")
     shapes = {name: tensor.shape for name, tensor in best.state_dict().items()}
     assert shapes == {n: t.shape for n, t in state.kept_model.state_dict().items()}
     assert state.learner.model.training

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panodetr.checkpoints.native import save_checkpoint
+from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.dataset import Dataset
 from panodetr.errors import DataError, TrainingError, UsageError

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import pytest
 
-from panodetr.checkpoints.build import load_model
+from panodetr.checkpoints.load import load_checkpoint
 from panodetr.loading import load
 from panodetr.training.log import read_log
 
@@ -46,7 +46,7 @@ def test_a_run_in_bfloat16_parts_and_with_recomputing_ends_with_a_model(
     assert "dice" in lines[-1]["losses"]
     program.run(program.resume(out, "--set", "steps=5"))
     for place in ("best", "model"):
-        spec, model = load_model(out / place)
+        spec, model = load_checkpoint(out / place)
         assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
         assert spec.architecture.masks
     images = sorted((program.data / "val").glob("*.png"))

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from panodetr.checkpoints.catalogue import bundled
-from panodetr.checkpoints.coco import coco_detection, coco_panoptic
-from panodetr.checkpoints.native import read_spec, save_checkpoint
+from panodetr.checkpoints.published import bundled, coco_detection, coco_panoptic
+from panodetr.checkpoints.save import save_checkpoint
+from panodetr.checkpoints.spec import read_spec
 from panodetr.data.augment import CropAugmentation, PaperAugmentation
 from panodetr.errors import UsageError
 from panodetr.model.config import detr_resnet50, detr_resnet50_panoptic, detr_resnet101_dc5

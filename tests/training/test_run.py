@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from panodetr.checkpoints.native import save_checkpoint
+from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.dataset import Dataset
 from panodetr.errors import Interrupted, PanodetrError, TrainingError, UsageError

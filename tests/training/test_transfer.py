@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from panodetr.checkpoints.backbone import TORCHVISION
-from panodetr.checkpoints.native import save_checkpoint
+from panodetr.checkpoints.names import TORCHVISION
+from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import UsageError
 from panodetr.model.config import DetrConfig

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from panodetr.bench.compare import threshold_keeping
-from panodetr.checkpoints.coco import plain_category
-from panodetr.checkpoints.facebook import FACEBOOK
+from panodetr.checkpoints.names import FACEBOOK
+from panodetr.checkpoints.published import plain_category
 from panodetr.checkpoints.save import save_pretrained
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.images.batch import normalize

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from panodetr.checkpoints.facebook import FACEBOOK
-from panodetr.checkpoints.huggingface import TABLES, TRANSFORMERS_RESNET
 from panodetr.checkpoints.load import locate
-from panodetr.checkpoints.names import TORCHVISION_RESNET, NameTable, best_table
+from panodetr.checkpoints.names import (
+    FACEBOOK,
+    TORCHVISION,
+    TRANSFORMERS_CLASSIFIER,
+    TRANSFORMERS_TABLES,
+    best_table,
+)
 from panodetr.checkpoints.weights import check_shapes, find_weights, open_weights, shapes_of
 from panodetr.errors import CheckpointError
 from panodetr.model.backbone import ResNet
@@ -19,15 +23,7 @@ if TYPE_CHECKING:
     from panodetr.checkpoints.weights import State
     from panodetr.model.config import ResNetConfig
 
-TORCHVISION = NameTable(
-    "torchvision", tuple((f"backbone.{ours}", theirs) for ours, theirs in TORCHVISION_RESNET)
-)
-"""Classifiers of torchvision, and of timm, which has the same names."""
-
-_TRANSFORMERS = NameTable(
-    "transformers",
-    tuple((f"backbone.{ours}", f"resnet.{theirs}") for ours, theirs in TRANSFORMERS_RESNET),
-)
+_TABLES = (TORCHVISION, TRANSFORMERS_CLASSIFIER, FACEBOOK, *TRANSFORMERS_TABLES)
 _CLASSIFIERS = ("fc.", "classifier.")  # the layer behind the backbone, which a DETR has no use for
 _COUNTER = ".num_batches_tracked"
 _PREFIX = "backbone."
@@ -75,7 +71,7 @@ def _renamed(file: Path, state: State) -> State:
     """Give weights our names, whoever wrote them."""
     if any(key.startswith("backbone.stages.") for key in state):
         return state  # our own
-    table = best_table((TORCHVISION, _TRANSFORMERS, FACEBOOK, *TABLES), state)
+    table = best_table(_TABLES, state)
     if table is None:
         first = next(iter(state), "nothing")
         raise CheckpointError(f"{file} holds no ResNet: its weights begin with {first!r}")

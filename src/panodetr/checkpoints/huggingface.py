@@ -1,134 +1,388 @@
-"""The names in the files of transformers, and in its models' state dicts.
+"""`config.json` and `preprocessor_config.json` of transformers, and back.
 
-Version 4 named the modules as its files on the hub do to this day. Version 5 renamed the modules
-but still saves under the old names, except the learned positions, which moved. The backbone is
-timm's or transformers' own ResNet.
+What transformers has no field for (stuff or thing, colours, ids, the threshold, tiles) is kept
+under the key "panodetr", which transformers carries along unread.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import re
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from panodetr.checkpoints.names import TORCHVISION_RESNET, NameTable, Row
-
-TRANSFORMERS_RESNET: tuple[Row, ...] = (
-    ("stem_conv", "embedder.embedder.convolution"),
-    ("stem_norm", "embedder.embedder.normalization"),
-    *(
-        (f"stages.*.*.{ours}{n + 1}", f"encoder.stages.*.layers.*.layer.{n}.{theirs}")
-        for ours, theirs in (("conv", "convolution"), ("norm", "normalization"))
-        for n in range(3)
-    ),
-    ("stages.*.*.shortcut.0", "encoder.stages.*.layers.*.shortcut.convolution"),
-    ("stages.*.*.shortcut.1", "encoder.stages.*.layers.*.shortcut.normalization"),
+from panodetr.checkpoints.published import categories_by_count, coco_panoptic, plain_category
+from panodetr.checkpoints.spec import CONFIG_FILE, PREPROCESSOR_FILE, ModelSpec
+from panodetr.errors import CheckpointError
+from panodetr.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from panodetr.model.config import (
+    RESNET18,
+    RESNET34,
+    RESNET50,
+    RESNET101,
+    DetrConfig,
+    ResNetConfig,
 )
+from panodetr.results.types import Category
+from panodetr.validation import check
+
+MODEL_TYPES = ("detr", "table-transformer")
+EXTRAS = "panodetr"
+UNUSED = "N/A"  # what transformers' configurations call an index without a class
+RESNETS = {
+    "resnet18": RESNET18,
+    "resnet34": RESNET34,
+    "resnet50": RESNET50,
+    "resnet101": RESNET101,
+    "resnet152": ResNetConfig(depths=(3, 8, 36, 3)),
+}
+"""By the names that torchvision, timm and the original share."""
+
+_NO_LIMIT = 1_000_000  # pixels of the long side, where transformers wants a number
+_PLAIN_LABEL = re.compile(r"LABEL_\d+")
 
 
-@dataclass(frozen=True)
-class _Words:
-    """Where the versions differ."""
+@dataclass(frozen=True, kw_only=True)
+class _Backbone:
+    """`backbone_config`: transformers' ResNet, or a name of timm's."""
 
-    backbone: str
-    positions: str
-    out: str
-    ffn: str
-    mask_rows: tuple[Row, ...]
-
-
-_MASKS_4: tuple[Row, ...] = (
-    ("attention_maps.query", "bbox_attention.q_linear"),
-    ("attention_maps.key", "bbox_attention.k_linear"),
-    *((f"mask_head.convs.{n}", f"mask_head.lay{n + 1}") for n in range(5)),
-    *((f"mask_head.norms.{n}", f"mask_head.gn{n + 1}") for n in range(5)),
-    *((f"mask_head.adapters.{n}", f"mask_head.adapter{n + 1}") for n in range(3)),
-    ("mask_head.out", "mask_head.out_lay"),
-)
-_MASKS_5: tuple[Row, ...] = (
-    ("attention_maps.query", "bbox_attention.q_proj"),
-    ("attention_maps.key", "bbox_attention.k_proj"),
-    *(
-        (f"mask_head.{ours}.{n}", f"mask_head.conv{n + 1}.{theirs}")
-        for ours, theirs in (("convs", "conv"), ("norms", "norm"))
-        for n in range(2)
-    ),
-    *(
-        (f"mask_head.{ours}.{n + 2}", f"mask_head.fpn_stages.{n}.refine.{theirs}")
-        for ours, theirs in (("convs", "conv"), ("norms", "norm"))
-        for n in range(3)
-    ),
-    *((f"mask_head.adapters.{n}", f"mask_head.fpn_stages.{n}.fpn_adapter") for n in range(3)),
-    ("mask_head.out", "mask_head.output_conv"),
-)
-
-_VERSION_4 = _Words(
-    backbone="backbone.conv_encoder.model",
-    positions="backbone.position_embedding",
-    out="out_proj",
-    ffn="fc",
-    mask_rows=_MASKS_4,
-)
-_VERSION_5_FILES = _Words(
-    backbone="backbone.conv_encoder.model",
-    positions="position_embedding",
-    out="out_proj",
-    ffn="fc",
-    mask_rows=_MASKS_4,
-)
-_VERSION_5 = _Words(
-    backbone="backbone.model",
-    positions="position_embedding",
-    out="o_proj",
-    ffn="mlp.fc",
-    mask_rows=_MASKS_5,
-)
+    model_type: str | None = None
+    layer_type: Literal["basic", "bottleneck"] = "bottleneck"
+    depths: tuple[int, int, int, int] = (3, 4, 6, 3)
+    hidden_sizes: tuple[int, int, int, int] = (256, 512, 1024, 2048)
+    embedding_size: int = 64
+    downsample_in_first_stage: bool = False
+    downsample_in_bottleneck: bool = False
+    backbone: str | None = None
+    output_stride: int | None = None
 
 
-def _table(source: str, words: _Words, resnet: tuple[Row, ...]) -> NameTable:
-    """Put a table together."""
+@dataclass(frozen=True, kw_only=True)
+class _Extras:
+    """What this package keeps of a model, and transformers has no field for."""
 
-    def attention(ours: str, theirs: str) -> tuple[Row, ...]:
-        return (
-            (f"{ours}.query", f"{theirs}.q_proj"),
-            (f"{ours}.key", f"{theirs}.k_proj"),
-            (f"{ours}.value", f"{theirs}.v_proj"),
-            (f"{ours}.out", f"{theirs}.{words.out}"),
-        )
+    categories: tuple[Category, ...] = ()
+    threshold: float = 0.85
+    duplicate_iou: float | None = None
+    single_component: bool = False
+    enlarge: float = 1.0
+    tile: int | None = None
+    tile_overlap: int = 0
 
-    encoder, decoder = "model.encoder.layers.*", "model.decoder.layers.*"
-    return NameTable(
-        source,
-        (
-            *((f"backbone.{ours}", f"model.{words.backbone}.{theirs}") for ours, theirs in resnet),
-            ("positions.rows", f"model.{words.positions}.row_embeddings"),
-            ("positions.columns", f"model.{words.positions}.column_embeddings"),
-            ("project", "model.input_projection"),
-            ("queries", "model.query_position_embeddings"),
-            *attention("encoder.layers.*.attention", f"{encoder}.self_attn"),
-            ("encoder.layers.*.attention_residual.norm", f"{encoder}.self_attn_layer_norm"),
-            ("encoder.layers.*.ffn.0", f"{encoder}.{words.ffn}1"),
-            ("encoder.layers.*.ffn.3", f"{encoder}.{words.ffn}2"),
-            ("encoder.layers.*.ffn_residual.norm", f"{encoder}.final_layer_norm"),
-            ("encoder.norm", "model.encoder.layernorm"),
-            *attention("decoder.layers.*.self_attention", f"{decoder}.self_attn"),
-            ("decoder.layers.*.self_residual.norm", f"{decoder}.self_attn_layer_norm"),
-            *attention("decoder.layers.*.cross_attention", f"{decoder}.encoder_attn"),
-            ("decoder.layers.*.cross_residual.norm", f"{decoder}.encoder_attn_layer_norm"),
-            ("decoder.layers.*.ffn.0", f"{decoder}.{words.ffn}1"),
-            ("decoder.layers.*.ffn.3", f"{decoder}.{words.ffn}2"),
-            ("decoder.layers.*.ffn_residual.norm", f"{decoder}.final_layer_norm"),
-            ("decoder.norm", "model.decoder.layernorm"),
-            ("class_head", "class_labels_classifier"),
-            *((f"box_head.{2 * n}", f"bbox_predictor.layers.{n}") for n in range(3)),
-            *words.mask_rows,
+
+@dataclass(frozen=True, kw_only=True)
+class _Config:
+    """`config.json`, the keys that matter here; defaults are transformers'."""
+
+    model_type: Literal["detr", "table-transformer"]
+    activation_function: str = "relu"
+    num_channels: int = 3
+    num_queries: int = 100
+    d_model: int = 256
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    encoder_attention_heads: int = 8
+    decoder_attention_heads: int = 8
+    encoder_ffn_dim: int = 2048
+    decoder_ffn_dim: int = 2048
+    dropout: float = 0.1
+    position_embedding_type: Literal["sine", "learned"] = "sine"
+    id2label: dict[str, str] | None = None
+    num_labels: int = 2
+    backbone: str | None = None
+    backbone_config: _Backbone | None = None
+    dilation: bool | None = None
+    panodetr: _Extras | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Size:
+    shortest_edge: int | None = None
+    longest_edge: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Preprocessor:
+    """`preprocessor_config.json`; what it does not say is as the published models do."""
+
+    do_resize: bool = True
+    size: int | _Size = 800
+    max_size: int | None = 1333
+    do_rescale: bool = True
+    rescale_factor: float = 1 / 255
+    do_normalize: bool = True
+    image_mean: tuple[float, float, float] = IMAGENET_MEAN
+    image_std: tuple[float, float, float] = IMAGENET_STD
+
+
+def read_huggingface(
+    config: object, preprocessor: object | None, *, name: str, masks: bool
+) -> ModelSpec:
+    """Understand a configuration of transformers, version 4 or 5.
+
+    Args:
+        config: `config.json`, parsed.
+        preprocessor: `preprocessor_config.json`, parsed; None takes DETR's usual preprocessing.
+        name: what to call the model.
+        masks: whether the weights have a mask head.
+
+    Raises:
+        CheckpointError: it is no DETR, or one that cannot be built here; the message names the file
+            and the key.
+    """
+    values = check(config, _Config, CONFIG_FILE, CheckpointError)
+    rule = check(preprocessor or {}, _Preprocessor, PREPROCESSOR_FILE, CheckpointError)
+    try:
+        preprocessing = _read_preprocessing(rule)
+    except ValueError as error:
+        raise CheckpointError(f"{PREPROCESSOR_FILE}: {error}") from error
+    try:
+        return _read_model(values, preprocessing, name, masks)
+    except ValueError as error:
+        raise CheckpointError(f"{CONFIG_FILE}: {error}") from error
+
+
+def write_huggingface(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Describe a model as transformers does: `config.json` and `preprocessor_config.json`.
+
+    Raises:
+        ValueError: transformers has no such model; the message names the field.
+    """
+    shape = spec.architecture
+    if shape.pre_norm and shape.masks:
+        raise ValueError("architecture.pre_norm with a mask head; transformers has either")
+    if shape.pre_norm:
+        model_type, kind = "table-transformer", "TableTransformerForObjectDetection"
+    else:
+        model_type, kind = "detr", f"DetrFor{'Segmentation' if shape.masks else 'ObjectDetection'}"
+    labels = dict.fromkeys(range(shape.num_classes), UNUSED)
+    labels.update({category.index: category.name for category in spec.categories})
+    rule = spec.preprocessing
+    extras = _Extras(
+        categories=spec.categories,
+        threshold=spec.threshold,
+        duplicate_iou=spec.duplicate_iou,
+        single_component=spec.single_component,
+        enlarge=rule.enlarge,
+        tile=rule.tile,
+        tile_overlap=rule.tile_overlap,
+    )
+    config = {
+        "architectures": [kind],
+        "model_type": model_type,
+        **_write_backbone(shape.backbone),
+        "activation_function": "relu",
+        "d_model": shape.hidden_dim,
+        "num_queries": shape.num_queries,
+        "encoder_layers": shape.encoder_layers,
+        "decoder_layers": shape.decoder_layers,
+        "encoder_attention_heads": shape.heads,
+        "decoder_attention_heads": shape.heads,
+        "encoder_ffn_dim": shape.ffn_dim,
+        "decoder_ffn_dim": shape.ffn_dim,
+        "dropout": shape.dropout,
+        "attention_dropout": shape.dropout,
+        "is_encoder_decoder": True,
+        "position_embedding_type": shape.positions,
+        "id2label": {str(index): label for index, label in labels.items()},
+        "label2id": {label: index for index, label in labels.items()},
+        EXTRAS: dataclasses.asdict(extras),
+    }
+    return config, _write_preprocessing(rule, masks=shape.masks)
+
+
+def uses_timm(backbone: ResNetConfig) -> bool:
+    """Tell whether transformers takes this backbone from timm: its own ResNet has no dilation."""
+    return backbone.dilate_last
+
+
+def resnet_name(backbone: ResNetConfig) -> str:
+    """Name a backbone as torchvision, timm and the original do.
+
+    Raises:
+        ValueError: they have no such network.
+    """
+    plain = replace(backbone, norm="frozen", dilate_last=False)
+    for name, resnet in RESNETS.items():
+        if resnet == plain:
+            return name
+    raise ValueError(f"the backbone is none of {', '.join(RESNETS)}")
+
+
+def _read_model(config: _Config, preprocessing: Preprocessing, name: str, masks: bool) -> ModelSpec:
+    for key, only in (("activation_function", "relu"), ("num_channels", 3)):
+        if getattr(config, key) != only:
+            raise ValueError(f"{key} is {getattr(config, key)!r}; this DETR has only {only!r}")
+    for key in ("attention_heads", "ffn_dim"):
+        encoder, decoder = (getattr(config, f"{part}_{key}") for part in ("encoder", "decoder"))
+        if encoder != decoder:
+            raise ValueError(
+                f"encoder_{key} is {encoder} and decoder_{key} {decoder}; expected one number"
+            )
+    labels = _labels(config)
+    spec = ModelSpec(
+        name=name,
+        architecture=DetrConfig(
+            backbone=_read_backbone(config),
+            num_classes=len(labels),
+            num_queries=config.num_queries,
+            hidden_dim=config.d_model,
+            heads=config.encoder_attention_heads,
+            ffn_dim=config.encoder_ffn_dim,
+            encoder_layers=config.encoder_layers,
+            decoder_layers=config.decoder_layers,
+            dropout=config.dropout,
+            pre_norm=config.model_type == "table-transformer",
+            positions=config.position_embedding_type,
+            masks=masks,
         ),
+        categories=_categories(labels),
+        preprocessing=preprocessing,
+    )
+    return spec if config.panodetr is None else _with_extras(spec, config.panodetr, labels)
+
+
+def _labels(config: _Config) -> list[str]:
+    """List the names of the classes; transformers leaves out its default, two plain labels."""
+    named = config.id2label
+    if named is None:
+        if not 0 < config.num_labels <= 100_000:
+            raise ValueError(f"num_labels is {config.num_labels}; expected 1 to 100000")
+        return [f"LABEL_{index}" for index in range(config.num_labels)]
+    try:
+        return [named[str(index)] for index in range(len(named))]
+    except KeyError as error:
+        raise ValueError(f"id2label has {len(named)} names but none for {error}") from error
+
+
+def _categories(labels: list[str]) -> tuple[Category, ...]:
+    """Name the classes; the catalogue of COCO says what names and numbers alone do not."""
+    known = {category.index: category for category in coco_panoptic()}
+    if all(_PLAIN_LABEL.fullmatch(label) for label in labels):
+        return categories_by_count(len(labels))
+    used = [(index, label) for index, label in enumerate(labels) if label != UNUSED]
+    return tuple(
+        known[index]
+        if index in known and known[index].name == label
+        else plain_category(index, label)
+        for index, label in used
     )
 
 
-TIMM_4 = _table("transformers 4 with timm", _VERSION_4, TORCHVISION_RESNET)
-RESNET_4 = _table("transformers 4", _VERSION_4, TRANSFORMERS_RESNET)
-TIMM_5_FILES = _table("transformers 5 with timm", _VERSION_5_FILES, TORCHVISION_RESNET)
-RESNET_5_FILES = _table("transformers 5", _VERSION_5_FILES, TRANSFORMERS_RESNET)
-TIMM_5 = _table("transformers 5 with timm", _VERSION_5, TORCHVISION_RESNET)
-RESNET_5 = _table("transformers 5", _VERSION_5, TRANSFORMERS_RESNET)
+def _with_extras(spec: ModelSpec, extras: _Extras, labels: list[str]) -> ModelSpec:
+    """Add what this package kept, unless the names were changed since."""
+    if {category.index: category.name for category in extras.categories} != {
+        index: label for index, label in enumerate(labels) if label != UNUSED
+    }:
+        return spec
+    return replace(
+        spec,
+        categories=extras.categories,
+        preprocessing=replace(
+            spec.preprocessing,
+            enlarge=extras.enlarge,
+            tile=extras.tile,
+            tile_overlap=extras.tile_overlap,
+        ),
+        threshold=extras.threshold,
+        duplicate_iou=extras.duplicate_iou,
+        single_component=extras.single_component,
+    )
 
-TABLES = (TIMM_4, RESNET_4, TIMM_5_FILES, RESNET_5_FILES, TIMM_5, RESNET_5)
+
+def _read_backbone(config: _Config) -> ResNetConfig:
+    """Understand the backbone: a name of timm's, or a configuration of transformers' ResNet."""
+    inner = config.backbone_config or _Backbone()
+    if inner.model_type == "resnet":
+        return _read_resnet(inner)
+    if inner.model_type not in (None, "timm_backbone"):
+        raise ValueError(f"backbone_config.model_type is {inner.model_type!r}; expected 'resnet'")
+    name = inner.backbone or config.backbone or "resnet50"
+    resnet = RESNETS.get(name.split(".")[0])  # timm appends how the weights were trained
+    if resnet is None:
+        raise ValueError(f"backbone is {name!r}; expected one of {', '.join(RESNETS)}")
+    return replace(resnet, dilate_last=bool(config.dilation) or inner.output_stride == 16)
+
+
+def _read_resnet(inner: _Backbone) -> ResNetConfig:
+    for key in ("downsample_in_first_stage", "downsample_in_bottleneck"):
+        if getattr(inner, key):
+            raise ValueError(f"backbone_config.{key} is true; this backbone has its strides fixed")
+    expansion = 4 if inner.layer_type == "bottleneck" else 1
+    a, b, c, d = (width // expansion for width in inner.hidden_sizes)
+    return ResNetConfig(
+        block=inner.layer_type,
+        depths=inner.depths,
+        widths=(a, b, c, d),
+        stem_width=inner.embedding_size,
+    )
+
+
+def _write_backbone(backbone: ResNetConfig) -> dict[str, Any]:
+    usual = ResNetConfig()
+    for key in ("strides", "stem_stride", "stem_pool"):
+        if getattr(backbone, key) != getattr(usual, key):
+            raise ValueError(
+                f"backbone.{key} is {getattr(backbone, key)}; transformers' ResNet has only "
+                f"{getattr(usual, key)}"
+            )
+    if backbone.norm == "group":
+        raise ValueError("backbone.norm is 'group'; transformers' DETR has only frozen batch norms")
+    if uses_timm(backbone):
+        return {"use_timm_backbone": True, "backbone": resnet_name(backbone), "dilation": True}
+    return {
+        "use_timm_backbone": False,
+        "use_pretrained_backbone": False,
+        "backbone": None,
+        "dilation": False,
+        "backbone_config": {
+            "model_type": "resnet",
+            "layer_type": backbone.block,
+            "depths": list(backbone.depths),
+            "embedding_size": backbone.stem_width,
+            "hidden_sizes": list(backbone.stage_channels),
+            "out_features": [f"stage{stage}" for stage in range(1, 5)],
+        },
+    }
+
+
+def _read_preprocessing(given: _Preprocessor) -> Preprocessing:
+    if not given.do_rescale or abs(given.rescale_factor * 255 - 1) > 1e-3:
+        raise ValueError("the preprocessor does not rescale by 1/255, which this one always does")
+    short, long = _read_size(given) if given.do_resize else (None, None)
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if given.do_normalize:
+        mean, std = given.image_mean, given.image_std
+    return Preprocessing(short_side=short, long_side=long, mean=mean, std=std)
+
+
+def _read_size(given: _Preprocessor) -> tuple[int, int | None]:
+    """Understand the size's forms: one number with `max_size`, or a dictionary of edges."""
+    if isinstance(given.size, int):
+        return given.size, given.max_size
+    short, long = given.size.shortest_edge, given.size.longest_edge
+    if long is not None and short in (None, long):
+        return long, long  # the long side exactly so, and the short one as it comes
+    limit = long or given.max_size
+    if short is None or limit is None:
+        raise ValueError(f"size is {given.size}; expected shortest_edge and longest_edge in pixels")
+    return short, limit if limit < _NO_LIMIT else None
+
+
+def _write_preprocessing(rule: Preprocessing, *, masks: bool) -> dict[str, Any]:
+    return {
+        "image_processor_type": "DetrImageProcessor",
+        "format": "coco_panoptic" if masks else "coco_detection",
+        "do_resize": rule.short_side is not None,
+        "size": {
+            "shortest_edge": rule.short_side or 800,
+            "longest_edge": rule.long_side or _NO_LIMIT,
+        },
+        "resample": 2,  # bilinear
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(rule.mean),
+        "image_std": list(rule.std),
+        "do_pad": True,
+    }

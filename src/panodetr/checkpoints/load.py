@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from panodetr.checkpoints.catalogue import bundled
-from panodetr.checkpoints.coco import categories_by_count
-from panodetr.checkpoints.facebook import FACEBOOK
-from panodetr.checkpoints.huggingface import TABLES
-from panodetr.checkpoints.huggingface_config import MODEL_TYPES, read_huggingface
-from panodetr.checkpoints.infer import infer_architecture
-from panodetr.checkpoints.names import best_table
-from panodetr.checkpoints.native import CONFIG_FILE, read_json
-from panodetr.checkpoints.published import PUBLISHED, find_published
-from panodetr.checkpoints.spec import ModelSpec
-from panodetr.checkpoints.spec_json import FORMAT, spec_from_json
-from panodetr.checkpoints.weights import (
+from panodetr.checkpoints.hub import fetch, fetch_file
+from panodetr.checkpoints.huggingface import MODEL_TYPES, RESNETS, read_huggingface
+from panodetr.checkpoints.names import FACEBOOK, TRANSFORMERS_TABLES, best_table
+from panodetr.checkpoints.published import (
+    PUBLISHED,
+    bundled,
+    categories_by_count,
+    find_published,
+)
+from panodetr.checkpoints.spec import (
+    CONFIG_FILE,
+    FORMAT,
     PREPROCESSOR_FILE,
     WEIGHTS_FILES,
-    check_shapes,
-    find_weights,
-    open_weights,
-    shapes_of,
+    ModelSpec,
+    read_config,
+    spec_from_json,
 )
+from panodetr.checkpoints.weights import check_shapes, find_weights, open_weights, shapes_of
 from panodetr.errors import CheckpointError
+from panodetr.model.config import DetrConfig
 from panodetr.model.detr import Detr
+from panodetr.validation import read_json
 
 if TYPE_CHECKING:
     from panodetr.checkpoints.names import NameTable
-    from panodetr.checkpoints.weights import State, Weights
+    from panodetr.checkpoints.weights import Shapes, State, Weights
+    from panodetr.model.config import ResNetConfig
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_FILE = re.compile(rf"({_HUB_ID.pattern})/((?:[\w.-]+/)*[\w.-]+)")
@@ -106,13 +109,9 @@ def locate(source: str | Path, revision: str | None = None, *, weights: bool = T
             raise CheckpointError(f"{source} is not on the hub and has no revision {revision!r}")
         return local.parent if _belongs_to_folder(local) else local
     if isinstance(source, str) and _is_hub_id(source):
-        from panodetr.checkpoints.hub import fetch
-
         return fetch(source, revision, weights=weights)
     on_hub = _hub_file(source) if isinstance(source, str) else None
     if on_hub is not None:
-        from panodetr.checkpoints.hub import fetch_file
-
         file = fetch_file(*on_hub, revision)
         return file.parent if _belongs_to_folder(file) else file
     names = [*known, *(model.hub_id for model in PUBLISHED)]
@@ -195,32 +194,27 @@ def _open(place: Path, source: str | Path, dilation: bool | None) -> _Checkpoint
 
 
 def _open_folder(folder: Path, name: str) -> _Checkpoint:
-    file = folder / CONFIG_FILE
-    config = read_json(file)
-    values = cast("dict[str, Any]", config) if isinstance(config, dict) else {}
-    if values.get("format") == FORMAT:
-        try:
-            return _Checkpoint(spec_from_json(values), folder)
-        except ValueError as error:
-            raise CheckpointError(f"{file}: {error}") from error
-    if values.get("model_type") not in MODEL_TYPES:
+    config, file = read_config(folder), folder / CONFIG_FILE
+    if config.get("format") == FORMAT:
+        return _Checkpoint(spec_from_json(config, str(file)), folder)
+    if config.get("model_type") not in MODEL_TYPES:
         raise CheckpointError(
             f"{file} is neither a panodetr configuration nor one of a DETR in transformers; "
-            f"its model_type is {values.get('model_type')!r}"
+            f"its model_type is {config.get('model_type')!r}"
         )
     extra = folder / PREPROCESSOR_FILE
-    preprocessor = cast("Any", read_json(extra)) if extra.is_file() else None
+    preprocessor = read_json(extra, dict[str, Any], CheckpointError) if extra.is_file() else None
     try:
         stored = find_weights(folder)
     except CheckpointError:  # they are still on the hub
-        weights, masks = None, "DetrForSegmentation" in values.get("architectures", ())
+        weights, masks = None, "DetrForSegmentation" in str(config.get("architectures"))
     else:
         weights = open_weights(stored)
         masks = any("mask_head." in key for key in weights.shapes)
     try:
-        spec = read_huggingface(values, preprocessor, name=name, masks=masks)
-    except ValueError as error:
-        raise CheckpointError(f"{file}: {error}") from error
+        spec = read_huggingface(config, preprocessor, name=name, masks=masks)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
     table = None if weights is None else _find_table(weights)
     return _Checkpoint(spec, folder, weights, table)
 
@@ -243,7 +237,7 @@ def _open_file(file: Path, dilation: bool | None) -> _Checkpoint:
     try:
         heads = int(weights.arguments.get("nheads", 8))
         shapes = shapes_of(_rename(weights, table))
-        shape = infer_architecture(shapes, dilation=dilation, heads=heads)
+        shape = _infer_architecture(shapes, dilation=dilation, heads=heads)
         categories = categories_by_count(shape.num_classes)
         spec = ModelSpec(name=file.stem, architecture=shape, categories=categories)
     except (TypeError, ValueError) as error:
@@ -266,7 +260,7 @@ def _find_table(weights: Weights) -> NameTable:
     Raises:
         CheckpointError: they are no DETR's.
     """
-    table = best_table((FACEBOOK, *TABLES), weights.shapes)
+    table = best_table((FACEBOOK, *TRANSFORMERS_TABLES), weights.shapes)
     if table is None:
         first = next(iter(weights.shapes), "nothing")
         raise CheckpointError(f"{weights.file} holds no DETR: its weights begin with {first!r}")
@@ -284,3 +278,58 @@ def _rename(weights: Weights, table: NameTable) -> State:
         return table.to_ours(empty)
     except CheckpointError as error:
         raise CheckpointError(f"{weights.file} {error}") from error
+
+
+def _infer_architecture(shapes: Shapes, *, dilation: bool, heads: int = 8) -> DetrConfig:
+    """Find the configuration that has weights of these names and shapes.
+
+    An original `.pth` says nothing else of itself.
+
+    Args:
+        shapes: by our names.
+        dilation: whether the backbone is dilated (DC5), which no shape shows.
+        heads: attention heads, which only a mask head shows; the paper's 8.
+
+    Raises:
+        ValueError: a weight is missing that every DETR has, or the backbone is no known ResNet.
+    """
+    classes, hidden_dim = _shape(shapes, "class_head.weight", 2)
+    masks = "mask_head.out.weight" in shapes
+    if masks:
+        heads = _shape(shapes, "mask_head.convs.0.weight", 4)[0] - hidden_dim
+    return DetrConfig(
+        backbone=replace(_backbone(shapes), dilate_last=dilation),
+        num_classes=classes - 1,
+        num_queries=_shape(shapes, "queries.weight", 2)[0],
+        hidden_dim=hidden_dim,
+        heads=heads,
+        ffn_dim=_shape(shapes, "decoder.layers.0.ffn.0.weight", 2)[0],
+        encoder_layers=_count(shapes, r"encoder\.layers\.(\d+)\..*"),
+        decoder_layers=_count(shapes, r"decoder\.layers\.(\d+)\..*"),
+        pre_norm="encoder.norm.weight" in shapes,
+        positions="learned" if "positions.rows.weight" in shapes else "sine",
+        masks=masks,
+    )
+
+
+def _backbone(shapes: Shapes) -> ResNetConfig:
+    depths = tuple(_count(shapes, rf"backbone\.stages\.{s}\.(\d+)\..*") for s in range(4))
+    block = "bottleneck" if "backbone.stages.0.0.conv3.weight" in shapes else "basic"
+    for resnet in RESNETS.values():
+        if (resnet.block, resnet.depths) == (block, depths):
+            return resnet
+    raise ValueError(
+        f"the backbone has {depths} {block} blocks; expected one of {', '.join(RESNETS)}"
+    )
+
+
+def _shape(shapes: Shapes, key: str, dimensions: int) -> tuple[int, ...]:
+    if len(shapes.get(key, ())) != dimensions:
+        raise ValueError(f"our {key!r} is missing or has not {dimensions} dimensions; is it whole?")
+    return shapes[key]
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    """Count the numbered parts whose keys match, taking the highest number at its word."""
+    found = (re.fullmatch(pattern, key) for key in shapes)
+    return max((int(match[1]) + 1 for match in found if match), default=0)

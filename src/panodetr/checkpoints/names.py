@@ -2,6 +2,11 @@
 
 A row pairs our name of a module with another's; `*` stands for a number that both share. One table
 serves both directions, so that what is read can always be written again.
+
+The tables are below: the original's `.pth` files (facebookresearch/detr), transformers, and
+classifiers. Version 4 of transformers named the modules as its files on the hub do to this day.
+Version 5 renamed the modules but still saves under the old names, except the learned positions,
+which moved. The backbone is timm's or transformers' own ResNet.
 """
 
 from __future__ import annotations
@@ -30,15 +35,6 @@ _PREFIX = "detr."  # panoptic models wrap the detector; their mask head stands b
 _MASK_PARTS = ("bbox_attention.", "mask_head.")
 _FUSED = re.compile(r"(.*\.)in_proj_(weight|bias)")
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
-
-TORCHVISION_RESNET: tuple[Row, ...] = (
-    ("stem_conv", "conv1"),
-    ("stem_norm", "bn1"),
-    *((f"stages.{s}.*.conv{c}", f"layer{s + 1}.*.conv{c}") for s in range(4) for c in (1, 2, 3)),
-    *((f"stages.{s}.*.norm{c}", f"layer{s + 1}.*.bn{c}") for s in range(4) for c in (1, 2, 3)),
-    *((f"stages.{s}.*.shortcut.*", f"layer{s + 1}.*.downsample.*") for s in range(4)),
-)
-"""The backbone's names in torchvision, which timm and the original share."""
 
 
 @dataclass(frozen=True)
@@ -175,3 +171,168 @@ def _rename(rules: _Rules, key: str) -> str | None:
         if found:
             return f"{found.expand(after)}.{leaf}"
     return None
+
+
+_TORCHVISION_RESNET: tuple[Row, ...] = (
+    ("stem_conv", "conv1"),
+    ("stem_norm", "bn1"),
+    *((f"stages.{s}.*.conv{c}", f"layer{s + 1}.*.conv{c}") for s in range(4) for c in (1, 2, 3)),
+    *((f"stages.{s}.*.norm{c}", f"layer{s + 1}.*.bn{c}") for s in range(4) for c in (1, 2, 3)),
+    *((f"stages.{s}.*.shortcut.*", f"layer{s + 1}.*.downsample.*") for s in range(4)),
+)
+"""The backbone's names in torchvision, which timm and the original share."""
+
+_TRANSFORMERS_RESNET: tuple[Row, ...] = (
+    ("stem_conv", "embedder.embedder.convolution"),
+    ("stem_norm", "embedder.embedder.normalization"),
+    *(
+        (f"stages.*.*.{ours}{n + 1}", f"encoder.stages.*.layers.*.layer.{n}.{theirs}")
+        for ours, theirs in (("conv", "convolution"), ("norm", "normalization"))
+        for n in range(3)
+    ),
+    ("stages.*.*.shortcut.0", "encoder.stages.*.layers.*.shortcut.convolution"),
+    ("stages.*.*.shortcut.1", "encoder.stages.*.layers.*.shortcut.normalization"),
+)
+
+TORCHVISION = NameTable(
+    "torchvision", tuple((f"backbone.{ours}", theirs) for ours, theirs in _TORCHVISION_RESNET)
+)
+"""Classifiers of torchvision, and of timm, which has the same names."""
+
+TRANSFORMERS_CLASSIFIER = NameTable(
+    "transformers",
+    tuple((f"backbone.{ours}", f"resnet.{theirs}") for ours, theirs in _TRANSFORMERS_RESNET),
+)
+
+_OLD_MASKS: tuple[Row, ...] = (
+    ("attention_maps.query", "bbox_attention.q_linear"),
+    ("attention_maps.key", "bbox_attention.k_linear"),
+    *((f"mask_head.convs.{n}", f"mask_head.lay{n + 1}") for n in range(5)),
+    *((f"mask_head.norms.{n}", f"mask_head.gn{n + 1}") for n in range(5)),
+    *((f"mask_head.adapters.{n}", f"mask_head.adapter{n + 1}") for n in range(3)),
+    ("mask_head.out", "mask_head.out_lay"),
+)
+"""The mask head in the original, and in transformers 4 and its files."""
+
+_NEW_MASKS: tuple[Row, ...] = (
+    ("attention_maps.query", "bbox_attention.q_proj"),
+    ("attention_maps.key", "bbox_attention.k_proj"),
+    *(
+        (f"mask_head.{ours}.{n}", f"mask_head.conv{n + 1}.{theirs}")
+        for ours, theirs in (("convs", "conv"), ("norms", "norm"))
+        for n in range(2)
+    ),
+    *(
+        (f"mask_head.{ours}.{n + 2}", f"mask_head.fpn_stages.{n}.refine.{theirs}")
+        for ours, theirs in (("convs", "conv"), ("norms", "norm"))
+        for n in range(3)
+    ),
+    *((f"mask_head.adapters.{n}", f"mask_head.fpn_stages.{n}.fpn_adapter") for n in range(3)),
+    ("mask_head.out", "mask_head.output_conv"),
+)
+"""The mask head in the models of transformers 5."""
+
+
+def _attention(ours: str, theirs: str, out: str = "out_proj") -> tuple[Row, ...]:
+    return (
+        (f"{ours}.query", f"{theirs}.q_proj"),
+        (f"{ours}.key", f"{theirs}.k_proj"),
+        (f"{ours}.value", f"{theirs}.v_proj"),
+        (f"{ours}.out", f"{theirs}.{out}"),
+    )
+
+
+def _transformers(
+    source: str,
+    resnet: tuple[Row, ...],
+    *,
+    backbone: str = "backbone.conv_encoder.model",
+    positions: str = "position_embedding",
+    out: str = "out_proj",
+    ffn: str = "fc",
+    masks: tuple[Row, ...] = _OLD_MASKS,
+) -> NameTable:
+    """Make a table of transformers; the versions differ in the names that are arguments."""
+    encoder, decoder = "model.encoder.layers.*", "model.decoder.layers.*"
+    return NameTable(
+        source,
+        (
+            *((f"backbone.{ours}", f"model.{backbone}.{theirs}") for ours, theirs in resnet),
+            ("positions.rows", f"model.{positions}.row_embeddings"),
+            ("positions.columns", f"model.{positions}.column_embeddings"),
+            ("project", "model.input_projection"),
+            ("queries", "model.query_position_embeddings"),
+            *_attention("encoder.layers.*.attention", f"{encoder}.self_attn", out),
+            ("encoder.layers.*.attention_residual.norm", f"{encoder}.self_attn_layer_norm"),
+            ("encoder.layers.*.ffn.0", f"{encoder}.{ffn}1"),
+            ("encoder.layers.*.ffn.3", f"{encoder}.{ffn}2"),
+            ("encoder.layers.*.ffn_residual.norm", f"{encoder}.final_layer_norm"),
+            ("encoder.norm", "model.encoder.layernorm"),
+            *_attention("decoder.layers.*.self_attention", f"{decoder}.self_attn", out),
+            ("decoder.layers.*.self_residual.norm", f"{decoder}.self_attn_layer_norm"),
+            *_attention("decoder.layers.*.cross_attention", f"{decoder}.encoder_attn", out),
+            ("decoder.layers.*.cross_residual.norm", f"{decoder}.encoder_attn_layer_norm"),
+            ("decoder.layers.*.ffn.0", f"{decoder}.{ffn}1"),
+            ("decoder.layers.*.ffn.3", f"{decoder}.{ffn}2"),
+            ("decoder.layers.*.ffn_residual.norm", f"{decoder}.final_layer_norm"),
+            ("decoder.norm", "model.decoder.layernorm"),
+            ("class_head", "class_labels_classifier"),
+            *((f"box_head.{2 * n}", f"bbox_predictor.layers.{n}") for n in range(3)),
+            *masks,
+        ),
+    )
+
+
+def _version_4(source: str, resnet: tuple[Row, ...]) -> NameTable:
+    return _transformers(source, resnet, positions="backbone.position_embedding")
+
+
+def _version_5(source: str, resnet: tuple[Row, ...]) -> NameTable:
+    return _transformers(
+        source, resnet, backbone="backbone.model", out="o_proj", ffn="mlp.fc", masks=_NEW_MASKS
+    )
+
+
+TIMM_4 = _version_4("transformers 4 with timm", _TORCHVISION_RESNET)
+RESNET_4 = _version_4("transformers 4", _TRANSFORMERS_RESNET)
+TIMM_5_FILES = _transformers("transformers 5 with timm", _TORCHVISION_RESNET)
+RESNET_5_FILES = _transformers("transformers 5", _TRANSFORMERS_RESNET)
+TIMM_5 = _version_5("transformers 5 with timm", _TORCHVISION_RESNET)
+RESNET_5 = _version_5("transformers 5", _TRANSFORMERS_RESNET)
+
+TRANSFORMERS_TABLES = (TIMM_4, RESNET_4, TIMM_5_FILES, RESNET_5_FILES, TIMM_5, RESNET_5)
+
+_ENCODER = "transformer.encoder.layers.*"
+_DECODER = "transformer.decoder.layers.*"
+
+FACEBOOK = NameTable(
+    "the original implementation",
+    (
+        *(
+            (f"backbone.{ours}", f"backbone.0.body.{theirs}")
+            for ours, theirs in _TORCHVISION_RESNET
+        ),
+        ("positions.rows", "backbone.1.row_embed"),
+        ("positions.columns", "backbone.1.col_embed"),
+        ("project", "input_proj"),
+        ("queries", "query_embed"),
+        *_attention("encoder.layers.*.attention", f"{_ENCODER}.self_attn"),
+        ("encoder.layers.*.attention_residual.norm", f"{_ENCODER}.norm1"),
+        ("encoder.layers.*.ffn.0", f"{_ENCODER}.linear1"),
+        ("encoder.layers.*.ffn.3", f"{_ENCODER}.linear2"),
+        ("encoder.layers.*.ffn_residual.norm", f"{_ENCODER}.norm2"),
+        ("encoder.norm", "transformer.encoder.norm"),
+        *_attention("decoder.layers.*.self_attention", f"{_DECODER}.self_attn"),
+        ("decoder.layers.*.self_residual.norm", f"{_DECODER}.norm1"),
+        *_attention("decoder.layers.*.cross_attention", f"{_DECODER}.multihead_attn"),
+        ("decoder.layers.*.cross_residual.norm", f"{_DECODER}.norm2"),
+        ("decoder.layers.*.ffn.0", f"{_DECODER}.linear1"),
+        ("decoder.layers.*.ffn.3", f"{_DECODER}.linear2"),
+        ("decoder.layers.*.ffn_residual.norm", f"{_DECODER}.norm3"),
+        ("decoder.norm", "transformer.decoder.norm"),
+        ("class_head", "class_embed"),
+        *((f"box_head.{2 * n}", f"bbox_embed.layers.{n}") for n in range(3)),
+        *_OLD_MASKS,
+    ),
+    fused=True,
+)

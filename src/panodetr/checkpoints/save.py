@@ -1,24 +1,34 @@
-"""A model into a checkpoint, in this package's format or in others'."""
+"""A model into a checkpoint, in this package's format or in others'.
+
+This package's is a folder with `config.json`, which has all that is needed to build the model, feed
+it and read its outputs, and `model.safetensors`, plain tensors under the model's own names. Loading
+runs no code from it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import torch
 from safetensors.torch import save
 
-from panodetr.checkpoints.facebook import FACEBOOK
-from panodetr.checkpoints.huggingface import RESNET_4, RESNET_5_FILES, TIMM_5_FILES
-from panodetr.checkpoints.huggingface_config import resnet_name, uses_timm, write_huggingface
-from panodetr.checkpoints.native import (
-    CONFIG_FILE,
-    refuse_other_files,
-    save_checkpoint,
-    stored_tensor,
+from panodetr.checkpoints.huggingface import resnet_name, uses_timm, write_huggingface
+from panodetr.checkpoints.names import (
+    FACEBOOK,
+    RESNET_4,
+    RESNET_5_FILES,
+    TIMM_5_FILES,
+    preview,
 )
-from panodetr.checkpoints.weights import PREPROCESSOR_FILE, SAFETENSORS
+from panodetr.checkpoints.spec import (
+    CONFIG_FILE,
+    METRICS_FILE,
+    PREPROCESSOR_FILE,
+    SAFETENSORS,
+    spec_to_json,
+)
 from panodetr.errors import CheckpointError
 from panodetr.files import atomic_folder, atomic_write, write_bytes, write_json
 
@@ -31,10 +41,39 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 FACEBOOK_FILE = "model.pth"
 
 
+def save_checkpoint(
+    folder: Path,
+    spec: ModelSpec,
+    state: Mapping[str, torch.Tensor],
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a checkpoint of this package, atomically, over an older one where there is one.
+
+    Args:
+        folder: where; made with the folders above it.
+        spec: the model's specification.
+        state: the model's state dict, on any device.
+        dtype: how floating-point matrices and kernels are stored; `torch.float16` halves the file.
+            Vectors (biases, norms and their statistics, which can leave float16's range) are always
+            stored as float32, and integers as they are.
+
+    Raises:
+        CheckpointError: a weight is not finite, or the folder holds other files, which would be
+            lost.
+        PanodetrError: the system refused to write.
+    """
+    _refuse_other_files(folder, (CONFIG_FILE, SAFETENSORS, METRICS_FILE))
+    tensors = {key: _stored_tensor(key, tensor, dtype) for key, tensor in state.items()}
+    with atomic_folder(folder) as temporary:
+        write_json(temporary / CONFIG_FILE, spec_to_json(spec))
+        write_bytes(temporary / SAFETENSORS, save(tensors))
+
+
 def save_pretrained(
     path: str | Path, spec: ModelSpec, model: Detr, *, format: Format = "panodetr"
 ) -> Path:
-    """Write a model whole or not at all.
+    """Write a model, atomically.
 
     - "panodetr": a folder of this package.
     - "huggingface": a folder that transformers opens with `from_pretrained`, version 4 and 5; a
@@ -74,7 +113,7 @@ def _save_huggingface(folder: Path, spec: ModelSpec, state: Mapping[str, torch.T
     else:
         table = TIMM_5_FILES if uses_timm(shape.backbone) else RESNET_5_FILES
     tensors = _stored(table.from_ours(state))
-    refuse_other_files(folder, (CONFIG_FILE, PREPROCESSOR_FILE, SAFETENSORS))
+    _refuse_other_files(folder, (CONFIG_FILE, PREPROCESSOR_FILE, SAFETENSORS))
     with atomic_folder(folder) as temporary:
         write_json(temporary / CONFIG_FILE, config)
         write_json(temporary / PREPROCESSOR_FILE, preprocessor)
@@ -101,4 +140,37 @@ def _save_facebook(path: Path, spec: ModelSpec, state: Mapping[str, torch.Tensor
 
 
 def _stored(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {key: stored_tensor(key, tensor, torch.float32) for key, tensor in state.items()}
+    return {key: _stored_tensor(key, tensor, torch.float32) for key, tensor in state.items()}
+
+
+def _refuse_other_files(folder: Path, own: Collection[str]) -> None:
+    """Refuse to replace a folder that holds other files.
+
+    Raises:
+        CheckpointError: the folder holds files of other names than `own`.
+    """
+    if folder.is_dir():
+        others = sorted(entry.name for entry in folder.iterdir() if entry.name not in own)
+        if others:
+            raise CheckpointError(
+                f"{folder} holds files that are no part of a checkpoint ({preview(others)}); "
+                "choose another folder"
+            )
+
+
+def _stored_tensor(key: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Give a tensor the form that it has in a file: on the CPU, contiguous, sharing nothing.
+
+    Raises:
+        CheckpointError: it is not finite.
+    """
+    if not tensor.is_floating_point():
+        return tensor.detach().cpu().clone().contiguous()
+    kind = dtype if tensor.ndim > 1 else torch.float32
+    # A copy of its own: safetensors refuses tensors that share memory.
+    copy = tensor.detach().to("cpu", kind, copy=True).contiguous()
+    if not copy.isfinite().all():
+        raise CheckpointError(
+            f"weight {key!r} is not finite as {kind}; the checkpoint is not saved"
+        )
+    return copy

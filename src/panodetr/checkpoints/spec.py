@@ -1,18 +1,63 @@
-"""What a checkpoint says of itself beside its weights."""
+"""What a checkpoint says of itself beside its weights, and its form as `config.json`.
+
+No torch in here: exported models carry a specification, too.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import difflib
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, cast
 
+import msgspec
+
+from panodetr.errors import CheckpointError
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import DetrConfig
 from panodetr.results.types import Category
+from panodetr.validation import check, read_json
+
+CONFIG_FILE = "config.json"
+METRICS_FILE = "metrics.json"  # may lie beside it: what the model reached, and on what
+PREPROCESSOR_FILE = "preprocessor_config.json"
+SAFETENSORS = "model.safetensors"
+_PICKLED = "pytorch_model.bin"
+WEIGHTS_FILES = (SAFETENSORS, f"{SAFETENSORS}.index.json", _PICKLED, f"{_PICKLED}.index.json")
+"""Where weights are, in one file or, with an index, in several; best first. This package writes
+the first, and transformers any of them."""
+
+FORMAT = "panodetr"
+FORMAT_VERSION = 3
+"""Rises when `config.json` changes so that an older panodetr would read it wrongly."""
+
+_LIMITS = {
+    "architecture.num_classes": 100_000,
+    "architecture.num_queries": 10_000,
+    "architecture.hidden_dim": 8_192,
+    "architecture.heads": 512,
+    "architecture.ffn_dim": 65_536,
+    "architecture.encoder_layers": 200,
+    "architecture.decoder_layers": 200,
+    "architecture.backbone.depths": 200,
+    "architecture.backbone.widths": 8_192,
+    "architecture.backbone.strides": 16,
+    "architecture.backbone.stem_width": 8_192,
+    "preprocessing.short_side": 100_000,
+    "preprocessing.long_side": 1_000_000,
+    "preprocessing.tile": 100_000,
+    "preprocessing.enlarge": 100,
+}
+"""Far above every model that anybody trains: a larger number is a mistake or an attack."""
+
+_MOST_ID = 2**31 - 1  # result arrays hold category ids as int32
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A model without its weights: enough to build it, feed it and read its answers.
+    """A model without its weights: enough to build it, feed it and read its outputs.
 
     Attributes:
         name: what a user calls it.
@@ -24,8 +69,8 @@ class ModelSpec:
             paper's 0.85).
         duplicate_iou: two masks of one class that overlap by more than this are one object found
             twice, and the one with the lower score is dropped; None drops none, as in the paper.
-        single_component: things are of one piece, what of a mask lies apart from
-            it is dropped; not in the paper.
+        single_component: of a thing's mask only the largest connected component is kept; not in
+            the paper.
     """
 
     name: str
@@ -40,11 +85,15 @@ class ModelSpec:
         """Refuse descriptions that contradict themselves.
 
         Raises:
-            ValueError: there is no name or category, categories collide or do not fit the class
-                head, a colour is none, or a threshold is no fraction.
+            ValueError: there is no name or category; categories collide or do not fit the class
+                head; a colour or a number is out of range.
         """
         if not self.name or not self.categories:
             raise ValueError("name and categories must not be empty")
+        for place, most in _LIMITS.items():
+            value = attrgetter(place)(self)
+            if any(one is not None and one > most for one in _as_tuple(value)):
+                raise ValueError(f"{place} is {value}; expected at most {most}")
         indices = [category.index for category in self.categories]
         if any(a >= b for a, b in pairwise(indices)):
             raise ValueError(f"categories have the indices {indices}; expected rising ones")
@@ -57,6 +106,11 @@ class ModelSpec:
         if len({category.id for category in self.categories}) < len(indices):
             raise ValueError("two categories have the same id")
         for category in self.categories:
+            if abs(category.id) > _MOST_ID:
+                raise ValueError(
+                    f"category {category.name!r} has the id {category.id}; "
+                    f"expected at most {_MOST_ID}"
+                )
             if not all(0 <= value <= 255 for value in category.color):
                 raise ValueError(
                     f"category {category.name!r} has the color {category.color}; "
@@ -66,3 +120,86 @@ class ModelSpec:
             raise ValueError(f"threshold is {self.threshold}; expected 0 to 1")
         if self.duplicate_iou is not None and not 0 < self.duplicate_iou <= 1:
             raise ValueError(f"duplicate_iou is {self.duplicate_iou}; expected 0 to 1, or null")
+
+
+def spec_to_json(spec: ModelSpec) -> dict[str, object]:
+    """Lay out a specification as `config.json` has it."""
+    return {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(spec)}
+
+
+def spec_from_json(value: object, source: str = CONFIG_FILE) -> ModelSpec:
+    """Read a specification, the inverse of `spec_to_json`; people may have edited it.
+
+    A key with a usual value may be left out.
+
+    Args:
+        value: what the JSON parser gave.
+        source: where it comes from, for errors.
+
+    Raises:
+        CheckpointError: it is not a specification, is of another version, or holds an unknown key
+            or a value out of range, which is named.
+    """
+    fields = check(value, dict[str, Any], source, CheckpointError)
+    if fields.get("format") != FORMAT:
+        raise CheckpointError(
+            f'{source}: not a panodetr checkpoint; expected "format": "{FORMAT}", '
+            f"got {fields.get('format')!r}"
+        )
+    version = fields.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{source}: format_version is {version!r}; expected {FORMAT_VERSION}; upgrade panodetr "
+            "if the number is higher"
+        )
+    given = {key: fields[key] for key in fields if key not in ("format", "format_version")}
+    spec = check(given, ModelSpec, source, CheckpointError)
+    _refuse_unknown(given, msgspec.to_builtins(spec), source)
+    return spec
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read the `config.json` of a checkpoint, this package's or another's, as plain values.
+
+    Raises:
+        CheckpointError: there is none, or it is not a JSON object.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise CheckpointError(
+            f"{file} is not there; a checkpoint is a folder with {CONFIG_FILE} and {SAFETENSORS}"
+        )
+    return read_json(file, dict[str, Any], CheckpointError)
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """Read the specification of a checkpoint of this package.
+
+    Raises:
+        CheckpointError: as for `read_config` and `spec_from_json`.
+    """
+    return spec_from_json(read_config(folder), str(folder / CONFIG_FILE))
+
+
+def _refuse_unknown(given: object, known: object, source: str, place: str = "") -> None:
+    """Compare what was read with what was understood, so that no misspelt key goes unnoticed.
+
+    Raises:
+        CheckpointError: a key was not understood.
+    """
+    if isinstance(given, dict) and isinstance(known, dict):
+        names = list(cast("dict[str, object]", known))
+        for key, value in cast("dict[str, object]", given).items():
+            if key not in names:
+                near = difflib.get_close_matches(key, names, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+                raise CheckpointError(f"{source}: unknown key {place + key!r}; {hint}")
+            _refuse_unknown(value, known[key], source, f"{place}{key}.")
+    elif isinstance(given, list) and isinstance(known, list | tuple):
+        rows = cast("list[object]", given)
+        for index, (one, other) in enumerate(zip(rows, cast("list[object]", known), strict=True)):
+            _refuse_unknown(one, other, source, f"{place.removesuffix('.')}[{index}].")
+
+
+def _as_tuple(value: object) -> tuple[Any, ...]:
+    return cast("tuple[Any, ...]", value) if isinstance(value, tuple) else (value,)

@@ -15,17 +15,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from panodetr.checkpoints.names import preview
+from panodetr.checkpoints.spec import WEIGHTS_FILES
 from panodetr.errors import CheckpointError
 from panodetr.validation import read_json
 
 State: TypeAlias = dict[str, torch.Tensor]
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-
-SAFETENSORS = "model.safetensors"
-PICKLED = "pytorch_model.bin"
-PREPROCESSOR_FILE = "preprocessor_config.json"
-WEIGHTS_FILES = (SAFETENSORS, f"{SAFETENSORS}.index.json", PICKLED, f"{PICKLED}.index.json")
-"""Where transformers keeps weights: in one file or, with an index, in several; best first."""
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 

@@ -29,15 +29,15 @@ def run(options: argparse.Namespace) -> int:
     del options
     from rich.table import Table
 
-    from panodetr.checkpoints.build import load_model
-    from panodetr.checkpoints.catalogue import bundled
+    from panodetr.checkpoints.load import load_checkpoint
+    from panodetr.checkpoints.published import bundled
     from panodetr.cli.output import print_table
 
     table = Table("model", "classes", box=None, pad_edge=False)
     for heading in ("parameters", "size", "PQ things"):
         table.add_column(heading, justify="right")
     for name, folder in bundled().items():
-        spec, model = load_model(folder)
+        spec, model = load_checkpoint(folder)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         size = sum(file.stat().st_size for file in folder.iterdir())
         table.add_row(
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _figure(folder: Path) -> str:
     """Read what the model reached on the data that its metrics name, where they lie beside it."""
-    from panodetr.checkpoints.native import METRICS_FILE
+    from panodetr.checkpoints.spec import METRICS_FILE
 
     file = folder / METRICS_FILE
     if not file.is_file():

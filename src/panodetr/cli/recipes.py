@@ -81,7 +81,7 @@ def _print_recipe(name: str, changes: list[str]) -> None:
 
 def _example(name: str) -> RecipeData:
     """COCO as the recipes see it, numbered from 0 as any data set."""
-    from panodetr.checkpoints.coco import coco_detection, coco_panoptic
+    from panodetr.checkpoints.published import coco_detection, coco_panoptic
     from panodetr.training.recipes import RecipeData
 
     classes = coco_detection() if name == "coco-detection" else coco_panoptic()

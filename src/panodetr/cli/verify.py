@@ -125,7 +125,7 @@ def _place(model: str) -> Path:
 def _digest(place: Path, published: Published) -> Check:
     """Compare a file's SHA-256 with the digits in its name, or with what the hub says of it."""
     from panodetr.checkpoints.hub import stated_digest
-    from panodetr.checkpoints.weights import WEIGHTS_FILES
+    from panodetr.checkpoints.spec import WEIGHTS_FILES
 
     if place.is_dir():
         file = next((place / n for n in WEIGHTS_FILES if (place / n).is_file()), None)

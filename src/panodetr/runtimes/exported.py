@@ -15,7 +15,7 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from panodetr.checkpoints.spec_json import spec_from_json, spec_to_json
+from panodetr.checkpoints.spec import spec_from_json, spec_to_json
 from panodetr.errors import CheckpointError, MissingExtra
 from panodetr.files import atomic_write
 from panodetr.runtimes.graph_runtime import GraphRuntime

@@ -16,7 +16,8 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from panodetr.checkpoints.native import METRICS_FILE, save_checkpoint
+from panodetr.checkpoints.save import save_checkpoint
+from panodetr.checkpoints.spec import METRICS_FILE
 from panodetr.errors import TrainingError
 from panodetr.files import is_leftover, write_json, write_text
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from panodetr.checkpoints.fields import convert
 from panodetr.errors import UsageError
+from panodetr.validation import check
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -85,14 +86,18 @@ def parse_value(hint: object, text: str, change: str) -> object:
         given: object = json.loads(text)
     except ValueError:
         given = text
-    name = change.partition("=")[0]
+    if isinstance(given, float) and not math.isfinite(given):
+        raise UsageError(f"{change!r}: expected a finite number")
     try:
-        return convert(hint, given, name)
-    except ValueError as error:
-        try:
-            return convert(hint, text, name)  # a text that looks like a number: start=2024
-        except ValueError:
-            raise UsageError(f"{change!r}: {error}") from error
+        return check(given, cast("type[object]", hint), repr(change), UsageError)
+    except UsageError as error:
+        try:  # a text that looks like a number: start=2024
+            return check(text, cast("type[object]", hint), repr(change), UsageError)
+        except UsageError:
+            if get_origin(hint) is Literal:
+                known = ", ".join(map(repr, get_args(hint)))
+                raise UsageError(f"{change!r}: expected one of {known}") from error
+            raise error from None
 
 
 def _rebuild(config: T, changes: Sequence[_Change], others: Iterable[str]) -> T:

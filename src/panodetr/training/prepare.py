@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from panodetr.checkpoints.catalogue import bundled
-from panodetr.checkpoints.spec_json import spec_from_json, spec_to_json
+from panodetr.checkpoints.published import bundled
+from panodetr.checkpoints.spec import spec_from_json, spec_to_json
 from panodetr.data.dataset import find_data, list_splits, open_data
 from panodetr.data.idfolder import MaskImage
 from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage

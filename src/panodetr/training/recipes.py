@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from panodetr.checkpoints.coco import coco_panoptic
 from panodetr.checkpoints.names import preview
+from panodetr.checkpoints.published import coco_panoptic
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.augment import CropAugmentation, PaperAugmentation
 from panodetr.errors import UsageError
