@@ -182,8 +182,6 @@ def test_a_font_of_the_system_shows_every_letter_of_a_script(script: str) -> Non
         assert script not in ("Latin", "Greek", "Cyrillic")  # which matplotlib's fonts have
         pytest.skip(f"no font here has {script}")
     assert missing_letters(letters, None)
-    text = font_for(SCRIPTS[script], (800, 600)).getmask(SCRIPTS[script])
-    assert text.getbbox() is not None
 
 
 @pytest.fixture
@@ -199,12 +197,13 @@ def only_these_fonts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def test_without_a_font_letters_are_drawn_as_missing_and_nothing_fails(
-    only_these_fonts: Path, make_result: MakeResult
+    only_these_fonts: Path,
 ) -> None:
     (only_these_fonts / "broken.ttf").write_bytes(b"no font")
     assert draw.font_file(frozenset("细胞核")) is None
-    assert font_for("细胞核", (800, 600)).getbbox("细胞核")
-    assert font_for("cell", (800, 600)) is font_for("nucleus", (800, 600))
+    x0, y0, x1, y1 = font_for("细胞核", (800, 600)).getbbox("细胞核")
+    assert x1 > x0
+    assert y1 > y0
 
 
 def test_plain_fonts_come_before_bold_ones_and_fonts_of_signs_are_left_out(

@@ -42,16 +42,24 @@ _UNASSIGNED = "\U0010ffff"
 
 Color = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Label:
-    """A text, the rectangle that it stands on (x0, y0, x1, y1), and the rectangle's colour."""
+    """A text in parts, each in a font of its own, on a plate of some colour.
 
-    text: str
+    A font for one script may lack digits, and text that runs right to left must not take the id and
+    the score along.
+    """
+
+    parts: tuple[str, ...]
     plate: Rectangle
     color: Color
+
+    @property
+    def text(self) -> str:
+        """The parts, joined by spaces."""
+        return " ".join(self.parts)
 
 
 def colors_of(found: Sequence[Segment | Detection], categories: Sequence[Category]) -> list[Color]:
@@ -133,12 +141,12 @@ def place_labels(
         if segment.id not in seats:
             continue
         x, y, wide, tall = _centered(segment_ids, *seats[segment.id])
-        for text in _texts(segment.id, segment, scores=scores):
-            width, height = _extent(text, size)
+        for parts in _texts(segment.id, segment, scores=scores):
+            width, height = _extent(parts, size)
             plate = _inside((x - width // 2, y - height // 2), (width, height), size)
             fits = width <= wide and height * 1.5 <= tall
             if fits and _is_free(plate, labels):
-                labels.append(Label(text=text, plate=plate, color=color))
+                labels.append(Label(parts=parts, plate=plate, color=color))
                 break
     return labels
 
@@ -146,13 +154,14 @@ def place_labels(
 def write_labels(picture: Image.Image, labels: Sequence[Label]) -> None:
     """Write labels into the picture that they were placed for."""
     canvas = ImageDraw.Draw(picture)
+    margin = _margin(picture.size)
     for label in labels:
-        font, margin = font_for(label.text, picture.size), _margin(picture.size)
         x0, y0, x1, y1 = label.plate
         canvas.rectangle((x0, y0, x1 - 1, y1 - 1), fill=label.color)
-        left, top = font.getbbox(label.text)[:2]
-        place = (x0 + margin - left, y0 + margin - top)
-        canvas.text(place, label.text, font=font, fill=ink_on(label.color))
+        starts, _, above, _ = _line(label.parts, picture.size)
+        for part, start in zip(label.parts, starts, strict=True):
+            place, font = (x0 + margin + start, y0 + margin + above), font_for(part, picture.size)
+            canvas.text(place, part, font=font, anchor="ls", fill=ink_on(label.color))
 
 
 def paint_objects(
@@ -189,27 +198,25 @@ def paint_objects(
     labels: list[Label] = []
     for number, detection in enumerate(detections, start=1):
         color, (x0, y0, _, y1) = colors[number - 1], boxes[number - 1]
-        for text in _texts(number, detection, scores=scores):
-            extent = _extent(text, size)
+        for parts in _texts(number, detection, scores=scores):
+            extent = _extent(parts, size)
             tops = (y0 - extent[1], y0, y1, y1 - extent[1])  # above, in, below, in at the bottom
             plates = (_inside((round(x0), round(top)), extent, size) for top in tops)
             plate = next((plate for plate in plates if _is_free(plate, labels)), None)
             if plate is not None:
-                labels.append(Label(text=text, plate=plate, color=color))
+                labels.append(Label(parts=parts, plate=plate, color=color))
                 break
     write_labels(picture, labels)
     return picture
 
 
-def font_for(text: str, size: tuple[int, int]) -> Font:
+def font_for(text: str, size: tuple[int, int]) -> ImageFont.FreeTypeFont:
     """Choose a font for a text on a picture of a width and height, a sixtieth of the longer side.
 
     Pillow's own font serves where it has every letter, which in practice means ASCII; else the
     first font of the system that has them all; else the one that has the most.
     """
-    height = max(12, round(max(size) / 60))
-    path = font_file(frozenset(text))
-    return _load_font(path, height)
+    return _load_font(font_file(frozenset(text)), _font_height(size))
 
 
 def missing_letters(letters: frozenset[str], path: Path | None) -> frozenset[str]:
@@ -243,8 +250,10 @@ def font_file(letters: frozenset[str]) -> Path | None:
 
 
 @cache
-def _load_font(path: Path | None, height: int) -> Font:
-    return ImageFont.load_default(height) if path is None else ImageFont.truetype(path, height)
+def _load_font(path: Path | None, height: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(height) if path is None else ImageFont.truetype(path, height)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow is built with FreeType everywhere
+    return font
 
 
 @cache
@@ -287,22 +296,43 @@ def _has(path: Path, parts: Sequence[str]) -> bool:
     return any(part in path.stem.lower() for part in parts)
 
 
-def _pixels(font: Font, letter: str) -> bytes:
+def _pixels(font: ImageFont.FreeTypeFont, letter: str) -> bytes:
     canvas = Image.new("L", (40, 40))
     ImageDraw.Draw(canvas).text((8, 8), letter, fill=255, font=font)
     return canvas.tobytes()
 
 
-def _texts(number: int, one: Segment | Detection, *, scores: bool) -> tuple[str, ...]:
-    """Give a label's texts, the longest one first."""
+def _texts(number: int, one: Segment | Detection, *, scores: bool) -> tuple[tuple[str, ...], ...]:
+    """Give the texts that a label may have, in parts, the longest text first."""
     name = " ".join(unicodedata.normalize("NFC", one.label).split())
-    return (f"{number} {name} {one.score:.0%}", str(number)) if scores else (name,)
+    return ((str(number), name, f"{one.score:.0%}"), (str(number),)) if scores else ((name,),)
 
 
-def _extent(text: str, size: tuple[int, int]) -> tuple[int, int]:
+def _extent(parts: tuple[str, ...], size: tuple[int, int]) -> tuple[int, int]:
     """Measure the width and height of a text's plate on a picture of a width and height."""
-    x0, y0, x1, y1 = (round(side) for side in font_for(text, size).getbbox(text))
-    return x1 - x0 + 2 * _margin(size), y1 - y0 + 2 * _margin(size)
+    _, width, above, below = _line(parts, size)
+    return width + 2 * _margin(size), above + below + 2 * _margin(size)
+
+
+def _line(parts: tuple[str, ...], size: tuple[int, int]) -> tuple[list[int], int, int, int]:
+    """Lay out the parts of a text on one line.
+
+    Returns:
+        Where each part starts; the width; the heights above and below the base line.
+    """
+    starts: list[int] = []
+    end, above, below = 0, 0, 0
+    for part in parts:
+        left, top, right, bottom = font_for(part, size).getbbox(part, anchor="ls")
+        start = end + (_font_height(size) // 4 if starts else 0)
+        starts.append(round(start - left))
+        end = round(start + right - left)
+        above, below = max(above, round(-top)), max(below, round(bottom))
+    return starts, end, above, below
+
+
+def _font_height(size: tuple[int, int]) -> int:
+    return max(12, round(max(size) / 60))
 
 
 def _margin(size: tuple[int, int]) -> int:
