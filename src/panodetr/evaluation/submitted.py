@@ -53,7 +53,7 @@ class _Panoptic(msgspec.Struct):
 
 
 class _PanopticFile(msgspec.Struct):
-    annotations: list[msgspec.Raw]
+    annotations: list[msgspec.Raw] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,6 +98,11 @@ def score(path: Path, truth: GroundTruth, *, allow_missing: bool = False) -> Sco
     document = read_json(path, expected, DataError)
     if isinstance(document, list):
         results = _read_objects(path, document, truth)
+    elif document.annotations is None:
+        raise DataError(
+            f'{path} has no "annotations"; expected COCO\'s panoptic results, or a list of '
+            "detection results"
+        )
     else:
         results = _read_panoptic(path, document.annotations, truth)
     missing = [image for image in truth.images if image.image_id not in results.predictions]
