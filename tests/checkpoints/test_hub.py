@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +13,12 @@ import torch
 
 from panodetr.checkpoints import published
 from panodetr.checkpoints.backbone import load_backbone
-from panodetr.checkpoints.hub import fetch, stated_digest
-from panodetr.checkpoints.load import load_checkpoint
+from panodetr.checkpoints.hub import fetch, list_models, stated_digest
+from panodetr.checkpoints.load import load_checkpoint, load_spec
 from panodetr.checkpoints.names import FACEBOOK
 from panodetr.checkpoints.published import Published
 from panodetr.checkpoints.save import save_pretrained
-from panodetr.checkpoints.spec import ModelSpec, read_spec
+from panodetr.checkpoints.spec import ModelSpec, read_spec, spec_to_json
 from panodetr.cli.main import main
 from panodetr.errors import CheckpointError
 from panodetr.model.config import COCO_CLASSES, RESNET18, detr_resnet50
@@ -148,13 +150,59 @@ def test_without_a_network_the_cache_is_used_and_else_a_line_says_so(
     from huggingface_hub import constants
 
     folder = fetch(ID)
-    nobody = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(hub.address, "http://127.0.0.1:9")
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", nobody)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert fetch(ID) == folder
     caplog.clear()
     with pytest.raises(CheckpointError, match=r"cannot reach the hub .* of owner/two"):
         fetch("owner/two")
     assert not caplog.records
+
+
+@pytest.mark.parametrize("variable", ["endpoint", "http_proxy"])
+def test_a_hub_or_proxy_that_never_answers_is_given_up(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    from huggingface_hub import constants
+
+    folder = fetch(ID)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        if variable == "endpoint":
+            monkeypatch.setattr(constants, "ENDPOINT", address)
+        else:
+            monkeypatch.setenv(variable, address)
+            monkeypatch.setattr(constants, "ENDPOINT", "http://hub.invalid")
+        start = time.perf_counter()
+        assert fetch(ID) == folder  # from the cache
+        with pytest.raises(CheckpointError, match="no answer within") as caught:
+            fetch("owner/two")
+        assert "\n" not in str(caught.value)
+        assert time.perf_counter() - start < 2 * 3
+
+
+def test_a_specification_is_fetched_without_weights(hub: Hub, tiny_spec: ModelSpec) -> None:
+    config = json.dumps(spec_to_json(tiny_spec)).encode()
+    hub.files["owner/tiny"] = {"config.json": config, "model.safetensors": b"never asked for"}
+    assert load_spec("owner/tiny") == tiny_spec
+    assert load_spec("owner/tiny/model.safetensors") == tiny_spec
+
+
+def test_models_in_the_cache_are_listed(hub: Hub, tiny_spec: ModelSpec) -> None:
+    config = json.dumps(spec_to_json(tiny_spec)).encode()
+    theirs = json.dumps({"model_type": "detr", "architectures": ["DetrForObjectDetection"]})
+    for name, contents in {
+        "owner/tiny": config,
+        "owner/other": b'{"model_type": "bert"}',
+        "owner/broken": b"{",
+        "facebook/detr-resnet-50": theirs.encode(),
+    }.items():
+        hub.files[name] = {"config.json": contents, "model.safetensors": bytes(1000)}
+        fetch(name)
+    listed = [model for model in list_models() if model.where == "cached"]
+    assert [model.name for model in listed] == ["owner/tiny", "facebook/detr-resnet-50"]
+    assert [model.task for model in listed] == ["panoptic", "detection"]
+    assert listed[0].size == 1000 + len(config)
+    assert listed[1].figures == {"ap": 42.0}
 
 
 def test_a_hub_out_of_order_is_named(hub: Hub) -> None:

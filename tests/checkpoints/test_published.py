@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from panodetr.checkpoints.published import (
     DOCUMENTED,
@@ -15,6 +16,7 @@ from panodetr.checkpoints.published import (
     find_published,
 )
 from panodetr.checkpoints.spec import ModelSpec
+from panodetr.model.detr import Detr
 
 
 def test_the_catalogue_has_the_nine_published_models() -> None:
@@ -26,6 +28,9 @@ def test_the_catalogue_has_the_nine_published_models() -> None:
 
 def test_every_entry_describes_a_whole_model() -> None:
     for model in PUBLISHED:
+        with torch.device("meta"):
+            state = Detr(model.architecture).state_dict()
+        assert model.size == sum(4 * tensor.numel() for tensor in state.values())
         ModelSpec(
             name=model.hub_id, architecture=model.architecture, categories=model.categories
         )  # refuses contradictions

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from threading import Thread
 from typing import Any, Literal
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import Request, build_opener
 
 from panodetr.checkpoints.huggingface import MODEL_TYPES
 from panodetr.checkpoints.published import PUBLISHED, bundled
@@ -38,7 +38,7 @@ from panodetr.errors import CheckpointError
 from panodetr.validation import read_json
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_PATIENCE = 2.0  # seconds that the hub may take for its first answer
+_PATIENCE = 1.5  # seconds that the hub may take for its first answer
 _OFFLINE = "offline mode is on; unset HF_HUB_OFFLINE to fetch it"
 
 
@@ -149,13 +149,14 @@ def _why_unreachable() -> str | None:
     def ask() -> None:
         try:
             # Through the proxy of the environment, as the client does.
-            urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=patience).close()
+            request = Request(constants.ENDPOINT, method="HEAD")
+            build_opener().open(request, timeout=2 * patience).close()
         except HTTPError:
             return  # an answer
         except (OSError, HTTPException, ValueError) as error:
-            # A client with other certificates may be luckier.
-            if not isinstance(getattr(error, "reason", error), ssl.SSLError):
-                reasons.append(_first_line(error))
+            reason = getattr(error, "reason", error)
+            if not isinstance(reason, ssl.SSLError):  # the client may have other certificates
+                reasons.append(_first_line(reason))
 
     # A thread, because looking up a name has no timeout.
     asking = Thread(target=ask, daemon=True)
@@ -255,7 +256,7 @@ def _quiet() -> Generator[None, None, None]:
         logger.setLevel(before)
 
 
-def _first_line(error: BaseException) -> str:
+def _first_line(error: object) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 

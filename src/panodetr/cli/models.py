@@ -1,22 +1,29 @@
-"""`panodetr models`: what comes with the package."""
+"""`panodetr models`: what can be given as a model's name."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from panodetr.cli.arguments import Commands
+
+_FIGURES = {"pq": "PQ", "pq_things": "things", "ap": "box AP", "segm_ap": "mask AP"}
 
 
 def add_to(commands: Commands) -> None:
     """Add the command to the program."""
     parser = commands.add_parser(
-        "models", help="list the bundled models", description="List the bundled models."
+        "models",
+        help="list the models that can be named",
+        description="List the models that come with the package, those in the cache of the Hugging "
+        "Face hub, and the published ones. Any DETR on the hub can be given by its id, too.",
     )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=run)
 
 
@@ -26,36 +33,36 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         CheckpointError: a bundled model is broken.
     """
-    del options
+    from panodetr.checkpoints.hub import list_models
+
+    models = list_models()
+    if options.json:
+        print(json.dumps([asdict(model) for model in models], indent=2))
+        return 0
     from rich.table import Table
 
-    from panodetr.checkpoints.load import load_checkpoint
-    from panodetr.checkpoints.published import bundled
     from panodetr.cli.output import print_table
 
-    table = Table("model", "classes", box=None, pad_edge=False)
-    for heading in ("parameters", "size", "PQ things"):
-        table.add_column(heading, justify="right")
-    for name, folder in bundled().items():
-        spec, model = load_checkpoint(folder)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        size = sum(file.stat().st_size for file in folder.iterdir())
+    table = Table("model", "where", "task", box=None, pad_edge=False)
+    table.add_column("size", justify="right")
+    for heading in ("licence", "measured on", "figures in percent"):
+        table.add_column(heading)
+    for model in models:
         table.add_row(
-            name,
-            ", ".join(category.name for category in spec.categories),
-            f"{parameters / 1e6:.2f} M",
-            f"{size / 1e6:.1f} MB",
-            _figure(folder),
+            model.name,
+            model.where,
+            model.task,
+            f"{model.size / 1e6:.1f} MB",
+            model.licence or "unknown",
+            model.data or "unknown",
+            _figures(model.figures),
         )
     print_table(table)
     return 0
 
 
-def _figure(folder: Path) -> str:
-    """Read what the model reached on the data that its metrics name, where they lie beside it."""
-    from panodetr.checkpoints.spec import METRICS_FILE
-
-    file = folder / METRICS_FILE
-    if not file.is_file():
-        return "not measured"
-    return f"{json.loads(file.read_text('utf-8'))['pq_things']:.3f}"
+def _figures(figures: Mapping[str, float]) -> str:
+    """List the figures that say most."""
+    return ", ".join(
+        f"{name} {figures[key]:.1f}" for key, name in _FIGURES.items() if key in figures
+    )
