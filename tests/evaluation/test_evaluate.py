@@ -260,7 +260,7 @@ def test_a_model_of_other_classes_is_refused(
 
 
 def test_a_task_without_truth_is_refused(coco: GroundTruth) -> None:
-    with pytest.raises(DataError, match="has no truth for panoptic; it has boxes, instances"):
+    with pytest.raises(DataError, match="has no ground truth for panoptic; it has boxes, inst"):
         coco.require(["panoptic"])
 
 

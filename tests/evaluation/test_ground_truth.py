@@ -101,7 +101,7 @@ def test_a_file_is_read_without_its_images(panoptic: Path, shared_data: Path) ->
 def test_what_is_no_truth_is_named(golden: Path, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     results.write_text('{"annotations": [{"image_id": 1, "bbox": [0, 0, 1, 1], "score": 1}]}')
-    with pytest.raises(DataError, match=r'results.json has no "images"; expected a truth'):
+    with pytest.raises(DataError, match=r'results.json has no "images"; expected the ground truth'):
         GroundTruth.read(results)
     results.write_text("[]")
     with pytest.raises(DataError, match="holds a list; expected a JSON object"):

@@ -255,7 +255,7 @@ def test_panoptic_images_without_predictions_are_misses(
 def test_results_of_another_kind_than_the_truth_are_refused(
     few: GroundTruth, golden: Path, save: Save
 ) -> None:
-    with pytest.raises(DataError, match="has no truth for panoptic; it has boxes, instances"):
+    with pytest.raises(DataError, match="has no ground truth for panoptic; it has boxes, inst"):
         score(golden / "panoptic-eval" / "panoptic.json", few)
     with pytest.raises(DataError, match=r"expected object . array.*, got int"):
         score(save(3), few)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 import hotcoco
@@ -33,22 +33,6 @@ Overlap = Literal["bbox", "segm"]
 
 RANKED = 100
 """How many predictions of a class count in one image: those with the highest scores."""
-
-TWELVE = (
-    "ap",
-    "ap50",
-    "ap75",
-    "ap_small",
-    "ap_medium",
-    "ap_large",
-    "ar1",
-    "ar10",
-    "ar100",
-    "ar_small",
-    "ar_medium",
-    "ar_large",
-)
-"""COCO's twelve figures, in COCO's order; `DetectionFigures` explains them."""
 
 
 class ObjectResult(TypedDict):
@@ -119,6 +103,10 @@ class DetectionFigures:
     ar_large: float | None
     per_class: tuple[ClassPrecision, ...]
     counted: COCOeval
+
+
+TWELVE = tuple(field.name for field in fields(DetectionFigures))[:12]
+"""The names of COCO's twelve figures, in COCO's order."""
 
 
 class AveragePrecision:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO, TypeAlias
 
 import numpy as np
 
@@ -23,9 +23,8 @@ from panodetr.files import atomic_folder, atomic_write, write_json
 from panodetr.results.id_map import id_map_png
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage, Task
     from panodetr.results.result import PanopticResult
     from panodetr.results.types import Candidates, Category
+
+    AddPrediction: TypeAlias = Callable[[GroundTruthImage, PanopticResult | None, Prediction], None]
 
 
 class Model(Protocol):
@@ -119,14 +120,14 @@ def evaluate(
     images = [image.path for image in truth.images]
     outputs = _run_model(model, images, tasks, threshold, least_score)
     clock = _Clock()
-    with nullcontext() if out is None else PredictionFiles(out, tasks) as files:
+    with nullcontext() if out is None else prediction_files(out, tasks) as add:
         for number, image in enumerate(truth.images, start=1):
             with clock:
                 panoptic, candidates = next(outputs)
             prediction = _prediction(image, panoptic, candidates, tasks, known, clock)
             counts.update(image, prediction)
-            if files is not None:
-                files.add(image, panoptic, prediction)
+            if add is not None:
+                add(image, panoptic, prediction)
             if progress is not None:
                 progress(number, len(truth.images))
     return Evaluation(counts=counts, seconds=clock.seconds)
@@ -244,83 +245,67 @@ def check_categories(
             )
 
 
-class PredictionFiles:
-    """Writes `boxes.json`, `instances.json`, and `panoptic.json` with `panoptic/`, by task.
+@contextmanager
+def prediction_files(out: Path, tasks: Iterable[Task]) -> Generator[AddPrediction, None, None]:
+    """Write `boxes.json`, `instances.json`, and `panoptic.json` with `panoptic/`, by task.
 
     COCO's evaluation servers and tools read them. Entries are written at once, so none are kept in
     memory. The files get their names when the `with` block ends without an error; after an error
     the files of before are left.
+
+    Yields:
+        A function that writes the predictions for one image.
+
+    Raises:
+        PanodetrError: the system refused to write.
     """
+    with ExitStack() as stack:
+        lists: dict[Task, _JsonList] = {}
+        for task in tasks:
+            path = stack.enter_context(atomic_write(out / f"{task}.json"))
+            file = stack.enter_context(path.open("w", encoding="utf-8"))
+            head, tail = ('{"annotations": [', "]}\n") if task == "panoptic" else ("[", "]\n")
+            lists[task] = _JsonList(file, head)
+            stack.callback(lists[task].end, tail)
+        id_maps = out / "panoptic"
+        if "panoptic" in lists:
+            id_maps = stack.enter_context(atomic_folder(id_maps))
 
-    def __init__(self, out: Path, tasks: Iterable[Task]) -> None:
-        self._out = out
-        self._tasks = tuple(tasks)
-        self._stack = ExitStack()
-        self._lists: dict[Task, _JsonList] = {}
-        self._id_maps: Path | None = None
+        def add(
+            image: GroundTruthImage, panoptic: PanopticResult | None, prediction: Prediction
+        ) -> None:
+            for result in prediction.boxes or ():
+                lists["boxes"].add(result)
+            for result in prediction.masks or ():
+                lists["instances"].add(result)
+            if panoptic is not None:
+                path = id_maps / f"{image.name}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(id_map_png(panoptic.segment_ids))
+                segments = panoptic.to_dict()["segments_info"]
+                lists["panoptic"].add(
+                    {
+                        "image_id": image.image_id,
+                        "file_name": f"{image.name}.png",
+                        "segments_info": segments,
+                    }
+                )
 
-    def __enter__(self) -> Self:
-        """Begin the files, under temporary names.
-
-        Raises:
-            PanodetrError: the system refused to write.
-        """
-        with ExitStack() as opened:
-            for task in self._tasks:
-                path = opened.enter_context(atomic_write(self._out / f"{task}.json"))
-                file = opened.enter_context(path.open("w", encoding="utf-8"))
-                head, tail = ('{"annotations": [', "]}\n") if task == "panoptic" else ("[", "]\n")
-                self._lists[task] = opened.enter_context(_JsonList(file, head, tail))
-            if "panoptic" in self._tasks:
-                self._id_maps = opened.enter_context(atomic_folder(self._out / "panoptic"))
-            self._stack = opened.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Give the files their names, or remove them after an error."""
-        self._stack.__exit__(kind, error, trace)
-
-    def add(
-        self, image: GroundTruthImage, panoptic: PanopticResult | None, prediction: Prediction
-    ) -> None:
-        """Write the predictions for one image."""
-        for result in prediction.boxes or ():
-            self._lists["boxes"].add(result)
-        for result in prediction.masks or ():
-            self._lists["instances"].add(result)
-        if panoptic is not None and self._id_maps is not None:
-            name = f"{image.name}.png"
-            path = self._id_maps / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(id_map_png(panoptic.segment_ids))
-            segments = panoptic.to_dict()["segments_info"]
-            self._lists["panoptic"].add(
-                {"image_id": image.image_id, "file_name": name, "segments_info": segments}
-            )
+        yield add
 
 
 class _JsonList:
     """A list in a JSON file, one entry a line."""
 
-    def __init__(self, file: TextIO, head: str, tail: str) -> None:
+    def __init__(self, file: TextIO, head: str) -> None:
         self._file = file
-        self._tail = tail
-        self._separator = head + "\n"
+        self._before = f"{head}\n"
 
     def add(self, entry: object) -> None:
         """Write one entry."""
-        self._file.write(self._separator + json.dumps(entry, ensure_ascii=False, allow_nan=False))
-        self._separator = ",\n"
+        self._file.write(self._before + json.dumps(entry, ensure_ascii=False, allow_nan=False))
+        self._before = ",\n"
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def end(self, tail: str) -> None:
         """End the list, which may be empty."""
-        head = self._separator if self._separator != ",\n" else "\n"
-        self._file.write(head + self._tail)
+        self._file.write(("\n" if self._before == ",\n" else self._before) + tail)

@@ -1,4 +1,4 @@
-"""What predictions are measured against: one split's images, with the truth that the tasks need."""
+"""What predictions are measured against: the images of one split, with their annotations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEFAULT_SPLIT = "val"
 
 @dataclass(frozen=True, kw_only=True)
 class GroundTruthImage:
-    """One image with its truth.
+    """One image with its annotations.
 
     Attributes:
         image_id: the data set's own.
@@ -36,7 +36,7 @@ class GroundTruthImage:
         path: of its file.
         size: height, width in pixels.
         panoptic: segments and id map; None where the data set has none.
-        instances: boxes and masks; None where they follow from the panoptic truth, or aren't there.
+        instances: boxes and masks; None where they follow from `panoptic`, or there are none.
     """
 
     image_id: int
@@ -49,16 +49,16 @@ class GroundTruthImage:
 
 @dataclass(frozen=True, kw_only=True)
 class GroundTruth:
-    """One split, or what is left of it.
+    """One split, or a share of it.
 
     Attributes:
-        folder: where it lies.
+        folder: of the JSON.
         images: in the order of the JSON.
-        segment_categories: of panoptic segments, by rising id; none without such truth.
+        segment_categories: of panoptic segments, by rising id; empty where there are none.
         object_categories: of boxes and masks: the instance JSON's, or else the panoptic things.
         has_masks: whether every object has a mask.
         of_objects: whether the segments are the objects, drawn into one map, and all are things.
-        left_out: images that aren't there and that nobody is asked about.
+        left_out: how many images were missing and left out.
     """
 
     folder: Path
@@ -71,12 +71,12 @@ class GroundTruth:
 
     @classmethod
     def open(cls, folder: Path, split: str | None, *, allow_missing: bool = False) -> GroundTruth:
-        """Read the JSONs of a split, one or both, and see that the images are there.
+        """Read the JSONs of a split, one or both, and check that the images are there.
 
         Args:
             folder: the data set's.
             split: its name; None takes "val", or else the data set that has no splits.
-            allow_missing: leave images out that aren't there, and count them.
+            allow_missing: leave out images that are missing, and count them.
 
         Raises:
             DataError: there is no such split, a JSON contradicts itself or the other one, or
@@ -98,9 +98,9 @@ class GroundTruth:
 
     @classmethod
     def read(cls, path: Path) -> GroundTruth:
-        """Read a single JSON of COCO's, panoptic or instances; the images need not be there.
+        """Read one COCO JSON, panoptic or instances; the images may be missing.
 
-        The id maps of a panoptic one lie in the folder of the same name beside it.
+        The id maps of a panoptic JSON lie in the folder of the same name beside it.
 
         Raises:
             DataError: it is neither, or it contradicts itself.
@@ -111,19 +111,19 @@ class GroundTruth:
         if first is not None and "segments_info" in first.fields:
             return _join(path.parent, PanopticData.read(layout), None)
         if "images" not in document.fields:
-            raise DataError(f'{path} has no "images"; expected a truth, as COCO writes it')
+            raise DataError(f'{path} has no "images"; expected the ground truth, as COCO writes it')
         return _join(path.parent, None, InstanceData.read(layout))
 
     @classmethod
     def of_instances(cls, data: InstanceData) -> GroundTruth:
-        """Take objects that were read from whatever format; those with masks as segments, too."""
+        """Take objects of any format; objects with masks are measured as segments, too."""
         truth = _join(data.folder, None, data)
         if not truth.has_masks:
             return truth
         return replace(truth, segment_categories=name_categories(data.categories), of_objects=True)
 
     def tasks(self) -> tuple[Task, ...]:
-        """Say what can be measured against it."""
+        """List what can be measured against it."""
         can: dict[Task, bool] = {
             "boxes": bool(self.object_categories),
             "instances": bool(self.object_categories) and self.has_masks,
@@ -132,16 +132,15 @@ class GroundTruth:
         return tuple(task for task in TASKS if can[task])
 
     def require(self, tasks: Iterable[Task]) -> None:
-        """See that tasks can be measured.
+        """Check that tasks can be measured.
 
         Raises:
             DataError: one cannot.
         """
         for task in tasks:
             if task not in self.tasks():
-                raise DataError(
-                    f"{self.folder} has no truth for {task}; it has {', '.join(self.tasks())}"
-                )
+                there = ", ".join(self.tasks())
+                raise DataError(f"{self.folder} has no ground truth for {task}; it has {there}")
 
     def share(self, rank: int, ranks: int) -> GroundTruth:
         """Give one of several processes its part: every image is in one part, and in one only.
@@ -172,10 +171,10 @@ def _find_both(folder: Path, split: str) -> tuple[Layout | None, Layout | None]:
 def _join(
     folder: Path, panoptic: PanopticData | None, instances: InstanceData | None
 ) -> GroundTruth:
-    """Put the two truths of each image together.
+    """Join the panoptic and the instance annotations of each image.
 
     Raises:
-        DataError: they aren't of the same images.
+        DataError: the two are not of the same images.
     """
     samples = {} if panoptic is None else {s.image_id: s for s in panoptic.samples}
     others = {} if instances is None else {i.image_id: i for i in instances.images}
