@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from PIL import Image
 
 from panodetr.errors import PanodetrError
 from panodetr.results.id_map import decode_ids
-from panodetr.results.result import LARGEST_PNG, PanopticResult
+from panodetr.results.result import LARGEST_PNG, DetectionResult, PanopticResult
+from panodetr.results.types import Detection
 
 MakeResult = Callable[..., PanopticResult]
 IDS = np.array([[1, 1, 2], [2, 2, 2]], np.int32)
@@ -84,8 +86,8 @@ def test_a_folder_that_cannot_be_is_named(make_result: MakeResult, tmp_path: Pat
     assert "\n" not in str(error.value)
 
 
-def test_a_result_as_json(make_result: Callable[..., PanopticResult], tmp_path: Path) -> None:
-    result = make_result(np.array([[1, 1, 2], [2, 2, 2]], np.int32), tmp_path / "a.png")
+def test_a_result_as_json(make_result: MakeResult, tmp_path: Path) -> None:
+    result = make_result(IDS, tmp_path / "a.png")
     info = json.loads(json.dumps(result.to_dict()))
     assert info["image"] == "a.png"
     assert info["source"] == str(tmp_path / "a.png")
@@ -100,3 +102,25 @@ def test_a_result_as_json(make_result: Callable[..., PanopticResult], tmp_path: 
         "id": 9, "name": "ground", "isthing": 0, "color": [40, 40, 200],
     }  # fmt: skip
     assert make_result(np.ones((1, 1), np.int32)).to_dict()["source"] is None
+
+
+def test_detections_as_json_are_numbered_as_their_labels_are() -> None:
+    found = [Detection(label="cell", category_id=7, score=s, box=(1, 2, 4, 8)) for s in (0.9, 0.8)]
+    result = DetectionResult(
+        detections=tuple(found), image=np.zeros((9, 8, 3), np.uint8), source=None, categories=()
+    )
+    objects = result.to_dict()["detections"]
+    assert [(one["id"], one["score"], one["bbox"]) for one in objects] == [
+        (1, 0.9, [1, 2, 3, 6]),
+        (2, 0.8, [1, 2, 3, 6]),
+    ]
+    assert repr(result) == "DetectionResult(2 objects: 2 cell; 8x9 pixels)"
+
+
+def test_a_repr_is_one_short_line(make_result: MakeResult) -> None:
+    result = make_result(IDS, Path("in/a.png"))
+    assert repr(result) == "PanopticResult(2 segments: 1 cell, 1 ground; a.png, 3x2 pixels)"
+    nothing = replace(result, segments=(), source=None)
+    assert repr(nothing) == "PanopticResult(0 segments; 3x2 pixels)"
+    names = [replace(result.segments[0], label=f"class {number}") for number in range(9)]
+    assert len(repr(replace(result, segments=tuple(names)))) < 100
