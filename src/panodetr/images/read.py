@@ -53,29 +53,18 @@ _pillow_globals = threading.Lock()
 
 
 @runtime_checkable
-class BinaryFile(Protocol):
+class _BinaryFile(Protocol):
     """A file that is open for reading in binary mode, or anything that reads like one."""
 
-    def read(self, size: int = -1, /) -> bytes:
-        """Read up to `size` bytes."""
-        ...
+    def read(self, size: int = -1, /) -> bytes: ...
 
 
 @runtime_checkable
-class Tensor(Protocol):
-    """What reading needs of a `torch.Tensor`: torch itself is not imported here."""
+class _Tensor(Protocol):
+    """What a `torch.Tensor` has: torch itself is not imported here."""
 
-    def detach(self) -> Any:
-        """Give the tensor without its gradient."""
-        ...
-
-    def cpu(self) -> Any:
-        """Give the tensor in the processor's memory."""
-        ...
-
-    def numpy(self) -> NDArray[Any]:
-        """Give the values as an array."""
-        ...
+    def detach(self) -> Any: ...
+    def numpy(self) -> NDArray[Any]: ...
 
 
 ImageSource: TypeAlias = (
@@ -84,10 +73,10 @@ ImageSource: TypeAlias = (
     | bytes
     | bytearray
     | memoryview
-    | BinaryFile
+    | _BinaryFile
     | Image.Image
     | NDArray[np.number[Any]]
-    | Tensor
+    | _Tensor
 )
 """What may stand for an image:
 
@@ -100,10 +89,7 @@ ImageSource: TypeAlias = (
   an array has its channels last and a tensor has them first.
 """
 
-_ONE_IMAGE = (
-    *(str, os.PathLike, bytes, bytearray, memoryview, BinaryFile),
-    *(Image.Image, np.ndarray, Tensor),
-)
+_FILE = (str, os.PathLike, bytes, bytearray, memoryview, _BinaryFile)
 
 
 def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -148,7 +134,7 @@ def open_image(
         return _decode(source, "the PIL image")
     if isinstance(source, np.ndarray):
         return _from_array(source, "the array", max_pixels, channels_first=False)
-    if isinstance(source, Tensor):
+    if isinstance(source, _Tensor):
         return _from_array(_values_of(source), "the tensor", max_pixels, channels_first=True)
     file, name = _file_of(source)
     with _open(file, name, max_pixels) as image:
@@ -160,7 +146,9 @@ def is_one_image(images: object) -> TypeIs[ImageSource]:
 
     What is neither counts as one image: reading it then says what was expected.
     """
-    return isinstance(images, _ONE_IMAGE) or not isinstance(images, Iterable)
+    return isinstance(images, (*_FILE, Image.Image, np.ndarray, _Tensor)) or not isinstance(
+        images, Iterable
+    )
 
 
 def path_of(source: ImageSource) -> Path | None:
@@ -269,7 +257,7 @@ def _file_of(source: object) -> tuple[Path | Any, str]:
         if len(source) == 0:
             raise ImageError(f"the bytes are empty; expected the bytes of a {_KNOWN} file")
         return io.BytesIO(source), "the bytes"
-    if isinstance(source, BinaryFile) and not isinstance(source, io.TextIOBase):
+    if isinstance(source, _BinaryFile) and not isinstance(source, io.TextIOBase):
         name = getattr(source, "name", None)
         return source, name if isinstance(name, str) else "the file object"
     what = "text file" if isinstance(source, io.TextIOBase) else type(source).__name__
@@ -361,7 +349,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image | NDArray[np.uint8]:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _values_of(tensor: Tensor) -> NDArray[Any]:
+def _values_of(tensor: _Tensor) -> NDArray[Any]:
     """Copy a tensor's values into an array; NumPy has no bfloat16."""
     values = tensor.detach().cpu()
     return (values.float() if "bfloat16" in str(values.dtype) else values).numpy()

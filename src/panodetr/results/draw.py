@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import colorsys
 import os
-import sys
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,13 @@ COMFORTABLE_SIDE = 768
 
 _THING_OPACITY, _STUFF_OPACITY = 100, 60  # of 255
 _GOLDEN_ANGLE = 0.381966  # of a turn: hues of any number of steps stay well apart
+
+_FONT_FOLDERS = (
+    *("$XDG_DATA_HOME/fonts", "~/.local/share/fonts", "~/.fonts"),
+    *("/usr/local/share/fonts", "/usr/share/fonts"),
+    *("~/Library/Fonts", "/Library/Fonts", "/System/Library/Fonts"),
+    *("$WINDIR/Fonts", "~/AppData/Local/Microsoft/Windows/Fonts"),
+)
 
 _FIRST_FONTS = ("dejavusans", "notosans-regular", "arial", "segoeui", "notosanscjk-regular", "msyh")
 """How the names of font files begin that are tried first, in lower case."""
@@ -265,20 +271,8 @@ def font_files() -> list[Path]:
 
 
 def font_folders() -> list[Path]:
-    """List the folders in which Linux, macOS or Windows keeps fonts, and matplotlib's."""
-    home, data = Path.home(), os.environ.get("XDG_DATA_HOME")
-    if sys.platform == "win32":
-        folders = [
-            Path(os.environ.get("WINDIR", "C:/Windows"), "Fonts"),
-            home / "AppData/Local/Microsoft/Windows/Fonts",
-        ]
-    elif sys.platform == "darwin":
-        system = (home / "Library", Path("/Library"), Path("/System/Library"))
-        folders = [folder / "Fonts" for folder in system]
-    else:
-        own = Path(data) if data else home / ".local/share"
-        shared = (own, Path("/usr/local/share"), Path("/usr/share"))
-        folders = [home / ".fonts", *(folder / "fonts" for folder in shared)]
+    """List where Linux, macOS and Windows keep fonts, and where matplotlib does."""
+    folders = [Path(os.path.expanduser(os.path.expandvars(name))) for name in _FONT_FOLDERS]
     matplotlib = find_spec("matplotlib")
     if matplotlib is not None and matplotlib.origin is not None:
         folders.append(Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf")

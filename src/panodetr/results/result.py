@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,70 +32,10 @@ if TYPE_CHECKING:
 LARGEST_PNG = 1_200_000
 """Overlays of more pixels are JPEGs: PNG takes ten times the time and seven times the space."""
 
+_PANOPTIC_FILES = (".json", "_panoptic.png", "_overlay.png", "_overlay.jpg")
+_DETECTION_FILES = ("_detections.json", "_detections.png", "_detections.jpg")
+
 _CLASSES = 4  # that a repr names
-
-
-class CategoryInfo(TypedDict):
-    """One entry of `categories`."""
-
-    id: int
-    name: str
-    isthing: int
-    color: list[int]
-
-
-class SegmentInfo(TypedDict):
-    """One entry of COCO's `segments_info`; `bbox` is x, y, width, height in pixels."""
-
-    id: int
-    category_id: int
-    label: str
-    isthing: int
-    score: float
-    bbox: list[float]
-    area: int
-    iscrowd: int
-
-
-class MaskInfo(TypedDict):
-    """A mask as COCO's uncompressed run lengths; `size` is height, width."""
-
-    size: list[int]
-    counts: list[int]
-
-
-class ObjectInfo(TypedDict):
-    """One object: `id` counts from 1, `segmentation` is None without masks, `bbox` as above."""
-
-    id: int
-    category_id: int
-    label: str
-    score: float
-    bbox: list[float]
-    segmentation: MaskInfo | None
-
-
-class ImageInfo(TypedDict):
-    """The image of a result: its file's name and absolute path, or None; its size in pixels."""
-
-    image: str | None
-    source: str | None
-    height: int
-    width: int
-
-
-class PanopticInfo(ImageInfo):
-    """A panoptic result without its pixels, ready for JSON."""
-
-    segments_info: list[SegmentInfo]
-    categories: list[CategoryInfo]
-
-
-class DetectionInfo(ImageInfo):
-    """The objects of an image, ready for JSON."""
-
-    detections: list[ObjectInfo]
-    categories: list[CategoryInfo]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,8 +113,14 @@ class PanopticResult:
         write_labels(picture, labels)
         return np.asarray(picture)
 
-    def to_dict(self) -> PanopticInfo:
-        """Describe the segments as COCO's `segments_info` does, ready for JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Describe the segments, ready for JSON.
+
+        Returns:
+            `image` and `source`, the file's name and absolute path or None; `height`, `width`;
+            `segments_info`, as COCO has it, with `label` and `score`; `categories`, as COCO has it.
+            Each `bbox` is x, y, width, height in pixels.
+        """
         return {
             **_image_info(self.image, self.source),
             "segments_info": [
@@ -206,7 +152,7 @@ class PanopticResult:
             PanodetrError: the system refused to write.
         """
         folder = Path(folder)
-        name = _SEGMENTS.name_in(folder, self.source)
+        name = _free_name(folder, self.source, _PANOPTIC_FILES, "segments_info")
         id_map, json_file = folder / f"{name}_panoptic.png", folder / f"{name}.json"
         colors = colors_of(self.segments, self.categories)
         with ThreadPoolExecutor(1) as beside:  # painting and compressing leave a core free
@@ -254,8 +200,14 @@ class DetectionResult:
         colors = colors_of(self.detections, self.categories)
         return np.asarray(paint_objects(self.image, self.detections, colors, scores=scores))
 
-    def to_dict(self) -> DetectionInfo:
-        """Describe the objects as COCO's results do, ready for JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Describe the objects, ready for JSON.
+
+        Returns:
+            As `PanopticResult.to_dict`, with `detections` in place of `segments_info`: each has
+            `id`, from 1, `category_id`, `label`, `score`, `bbox`, and `segmentation`, the mask's
+            `size` and COCO's uncompressed run lengths `counts`, or None without masks.
+        """
         return {
             **_image_info(self.image, self.source),
             "detections": [
@@ -282,7 +234,7 @@ class DetectionResult:
         """
         folder = Path(folder)
         picture = Image.fromarray(self.draw())
-        name = _DETECTIONS.name_in(folder, self.source)
+        name = _free_name(folder, self.source, _DETECTION_FILES, "detections")
         json_file = folder / f"{name}_detections.json"
         overlay = _save_picture(picture, folder / f"{name}_detections")
         write_json(json_file, self.to_dict())
@@ -340,7 +292,7 @@ def _summary(
     return f"{found}{of}; {name}{image.shape[1]}x{image.shape[0]} pixels"
 
 
-def _image_info(image: NDArray[np.uint8], source: Path | None) -> ImageInfo:
+def _image_info(image: NDArray[np.uint8], source: Path | None) -> dict[str, Any]:
     return {
         "image": None if source is None else source.name,
         "source": None if source is None else str(source.absolute()),
@@ -349,7 +301,7 @@ def _image_info(image: NDArray[np.uint8], source: Path | None) -> ImageInfo:
     }
 
 
-def _category_info(categories: Iterable[Category]) -> list[CategoryInfo]:
+def _category_info(categories: Iterable[Category]) -> list[dict[str, Any]]:
     return [
         {
             "id": category.id,
@@ -361,7 +313,7 @@ def _category_info(categories: Iterable[Category]) -> list[CategoryInfo]:
     ]
 
 
-def _mask_info(mask: NDArray[np.bool_] | None) -> MaskInfo | None:
+def _mask_info(mask: NDArray[np.bool_] | None) -> dict[str, Any] | None:
     return None if mask is None else {"size": list(mask.shape), "counts": run_lengths(mask)}
 
 
@@ -385,54 +337,33 @@ def _save_picture(picture: Image.Image, stem: Path) -> Path:
     return target
 
 
-@dataclass(frozen=True, kw_only=True)
-class _FileSet:
-    """How the files of one kind of result are named.
+def _free_name(folder: Path, source: Path | None, endings: Sequence[str], key: str) -> str:
+    """Find the first name that is free, or that has an earlier result of the same source.
 
-    Attributes:
-        json: the ending of the JSON.
-        endings: of all files.
-        key: that every JSON of this kind has.
+    Args:
+        folder: of the files.
+        source: the image's path, None if it came from no file.
+        endings: of all files of a result, that of the JSON first.
+        key: that every JSON of this kind of result has.
     """
-
-    json: str
-    endings: tuple[str, ...]
-    key: str
-
-    def name_in(self, folder: Path, source: Path | None) -> str:
-        """Find the first name that is free, or that has an earlier result of the same source."""
-        base = "image" if source is None else source.stem
-        name, number = base, 1
-        while not self._is_free(folder, name) and not self._is_of(folder, name, source):
-            number += 1
-            name = f"{base}-{number}"
-        return name
-
-    def _is_free(self, folder: Path, name: str) -> bool:
-        return not any((folder / f"{name}{ending}").exists() for ending in self.endings)
-
-    def _is_of(self, folder: Path, name: str, source: Path | None) -> bool:
-        """Whether the JSON of an earlier result of `source` is there."""
-        if source is None:
-            return False
-        try:
-            earlier = json.loads((folder / f"{name}{self.json}").read_text("utf-8"))
-        except (OSError, ValueError):  # missing or not JSON: another file
-            return False
-        return (
-            isinstance(earlier, dict)
-            and self.key in earlier
-            and earlier.get("source") == str(source.absolute())
-        )
+    base = "image" if source is None else source.stem
+    name, number = base, 1
+    while any((folder / f"{name}{ending}").exists() for ending in endings):
+        if source is not None and _is_of(folder / f"{name}{endings[0]}", source, key):
+            break
+        number += 1
+        name = f"{base}-{number}"
+    return name
 
 
-_SEGMENTS = _FileSet(
-    json=".json",
-    endings=(".json", "_panoptic.png", "_overlay.png", "_overlay.jpg"),
-    key="segments_info",
-)
-_DETECTIONS = _FileSet(
-    json="_detections.json",
-    endings=("_detections.json", "_detections.png", "_detections.jpg"),
-    key="detections",
-)
+def _is_of(file: Path, source: Path, key: str) -> bool:
+    """Whether a file is the JSON of an earlier result of `source`."""
+    try:
+        earlier = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):  # missing or not JSON: another file
+        return False
+    return (
+        isinstance(earlier, dict)
+        and key in earlier
+        and earlier.get("source") == str(source.absolute())
+    )
