@@ -346,7 +346,7 @@ def test_two_images_of_one_image_are_refused(
         truth["segmentation"] = [[2, 2, 9, 2, 9, 9]]
         truth["iscrowd"] = 0
     path.write_text(json.dumps(document))
-    with pytest.raises(DataError, match=r"1\.png is the image of two images; copy it") as caught:
+    with pytest.raises(DataError, match=r"1\.png is the file of two images; copy it") as caught:
         convert(boxes_folder, tmp_path / "out", to)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

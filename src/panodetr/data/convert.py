@@ -1,6 +1,6 @@
-"""A data set in another format, with everything that the format has a place for.
+"""Converts a data set to another format, with everything that the format has a place for.
 
-What it has no place for is counted and told, never dropped in silence.
+Whatever is lost is counted and reported.
 """
 
 from __future__ import annotations
@@ -16,13 +16,7 @@ from panodetr.data.idfolder import MaskImage
 from panodetr.data.instances import InstanceImage
 from panodetr.data.masks import draw_id_map, mask_area, mask_object, panoptic_objects
 from panodetr.data.panoptic import Sample, read_ids
-from panodetr.data.written import (
-    InstanceWriter,
-    PanopticWriter,
-    YoloWriter,
-    keeps_ids,
-    list_segments,
-)
+from panodetr.data.writers import CocoWriter, YoloWriter, keeps_ids, list_segments
 from panodetr.errors import DataError, UsageError
 from panodetr.files import atomic_folder
 
@@ -51,8 +45,8 @@ class Conversion:
         format: what it was read as.
         splits: by name.
         images: how many images.
-        lost: how often something had no place, by what it is.
-        unreadable: what is said of each image that is left out, because its header is broken.
+        lost: what the new format has no place for, and how often it occurred.
+        unreadable: a message for each image that is left out because its header is broken.
     """
 
     format: Format
@@ -76,16 +70,17 @@ def convert_data(
 
     Args:
         folder: the data set's.
-        out: the folder to write, whole or not at all.
+        out: the folder to write; after an error it is not there.
         target: the format to write.
         class_name: of the objects of id maps whose folder names no class.
         split: the one to write; None writes all.
         format: how the data set is written; None finds out.
-        progress: told after each image how many are done of its split, and how many there are.
+        progress: called after each image with how many of its split are done, and how many there
+            are.
 
     Raises:
         UsageError: it has that format already, or `out` is there already.
-        DataError: the data set is broken, or lacks the masks that the format is made of.
+        DataError: the data set is broken, or lacks masks that the format needs.
         PanodetrError: the system refused to write.
     """
     format, splits = find_splits(folder, split, format)
@@ -101,12 +96,25 @@ def convert_data(
         for name in splits:
             data = open_data(folder, name, format=format, class_name=class_name)
             made.unreadable += data.unreadable
-            if target == "coco-panoptic":
-                _to_panoptic(data, PanopticWriter(written, name, data.categories), made, progress)
-            elif target == "yolo":
-                _to_yolo(data, yolo, made, progress)
+            if target == "yolo":
+                _begin_yolo(data, yolo, made.lost)
+                coco = None
+            elif target == "coco-panoptic":
+                coco = CocoWriter(written, "panoptic", name, data.categories)
             else:
-                _to_instances(data, InstanceWriter(written, name, _things(data)), made, progress)
+                coco = CocoWriter(written, "instances", name, _things(data))
+            for done, sample in enumerate(data.samples, start=1):
+                if coco is None:
+                    objects = _objects(sample, data, made.lost)
+                    yolo.add(sample, objects, made.lost, with_masks=data.has_masks)
+                elif target == "coco-panoptic":
+                    coco.add_segments(sample, *_segments(sample, data, made.lost))
+                else:
+                    coco.add_objects(sample, _objects(sample, data, made.lost))
+                made.images += 1
+                progress(done, len(data.samples))
+            if coco is not None:
+                coco.finish()
         if target == "yolo":
             yolo.finish()
     made.lost = +made.lost  # without what was counted zero times
@@ -133,29 +141,35 @@ def _things(data: Dataset) -> tuple[Category, ...]:
     return tuple(category for category in data.categories if category.is_thing)
 
 
-def _to_panoptic(
-    data: Dataset, writer: PanopticWriter, made: Conversion, progress: Callable[[int, int], None]
-) -> None:
-    """Write a split as panoptic data.
+def _begin_yolo(data: Dataset, yolo: YoloWriter, lost: Counter[str]) -> None:
+    things = _things(data)
+    yolo.begin(data.split, things)
+    if [category.id for category in things] != list(range(len(things))):
+        lost["category ids: classes are numbered from 0"] = len(things)
+    if not keeps_ids(data.samples):
+        lost["image ids: images' names don't give them"] += len(data.samples)
+    if data.format == "coco-instances":
+        objects = sum(len(s.objects) for s in data.samples if isinstance(s, InstanceImage))
+        lost["annotation ids, and areas other than the polygons'"] += objects
+
+
+def _segments(
+    sample: AnySample, data: Dataset, lost: Counter[str]
+) -> tuple[NDArray[np.int32], list[GroundTruthSegment]]:
+    """Give an image's id map (H, W) and its segments.
 
     Raises:
-        DataError: an object has no mask, or the truth is broken.
+        DataError: an object has no mask, or the annotations are broken.
     """
-    for done, sample in enumerate(data.samples, start=1):
-        if isinstance(sample, InstanceImage):
-            ids, segments = _drawn(sample, made.lost)
-        else:
-            assert isinstance(sample, MaskImage)  # panoptic data is not converted to itself
-            ids, numbers = sample.read_ids()
-            category_id = data.categories[0].id
-            segments = list_segments(ids, dict.fromkeys(numbers.tolist(), (category_id, False)))
-        writer.add(sample, ids, segments)
-        made.images += 1
-        progress(done, len(data.samples))
-    writer.finish()
+    if isinstance(sample, InstanceImage):
+        return _draw(sample, lost)
+    assert isinstance(sample, MaskImage)  # panoptic data is not converted to itself
+    ids, numbers = sample.read_ids()
+    category_id = data.categories[0].id
+    return ids, list_segments(ids, dict.fromkeys(numbers.tolist(), (category_id, False)))
 
 
-def _drawn(
+def _draw(
     sample: InstanceImage, lost: Counter[str]
 ) -> tuple[NDArray[np.int32], list[GroundTruthSegment]]:
     """Draw objects into one id map, crowds below all others.
@@ -167,7 +181,7 @@ def _drawn(
         if "segmentation" not in truth:
             raise DataError(
                 f"{sample.path}: object {truth['id']} has a box only; expected masks, which "
-                "panoptic data is made of"
+                "panoptic data needs"
             )
     objects = [truth for truth in sample.objects if not truth["iscrowd"]]
     crowds = [truth for truth in sample.objects if truth["iscrowd"]]
@@ -185,36 +199,8 @@ def _drawn(
     return ids, segments
 
 
-def _to_instances(
-    data: Dataset, writer: InstanceWriter, made: Conversion, progress: Callable[[int, int], None]
-) -> None:
-    for done, sample in enumerate(data.samples, start=1):
-        writer.add(sample, _objects(sample, data, made.lost))
-        made.images += 1
-        progress(done, len(data.samples))
-    writer.finish()
-
-
-def _to_yolo(
-    data: Dataset, writer: YoloWriter, made: Conversion, progress: Callable[[int, int], None]
-) -> None:
-    things = _things(data)
-    writer.begin(data.split, things)
-    if [category.id for category in things] != list(range(len(things))):
-        made.lost["category ids: classes are numbered from 0"] = len(things)
-    if not keeps_ids(data.samples):
-        made.lost["image ids: images' names don't give them"] += len(data.samples)
-    for done, sample in enumerate(data.samples, start=1):
-        objects = _objects(sample, data, made.lost)
-        if data.format == "coco-instances":
-            made.lost["annotation ids, and areas other than the polygons'"] += len(objects)
-        writer.add(sample, objects, made.lost, with_masks=data.has_masks)
-        made.images += 1
-        progress(done, len(data.samples))
-
-
 def _objects(sample: AnySample, data: Dataset, lost: Counter[str]) -> Sequence[ObjectTruth]:
-    """Read an image's objects; stuff and the ids in its map are lost."""
+    """Give an image's objects; stuff and the ids in its map are lost."""
     if isinstance(sample, InstanceImage):
         return sample.objects
     if isinstance(sample, Sample):
