@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from panodetr.bench.machine import describe_machine
+from harness.machine import describe_machine
 from panodetr.data.dataset import open_data
 from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.files import write_json

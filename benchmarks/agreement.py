@@ -15,12 +15,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from panodetr.bench.agreement import agree, first_images
-from panodetr.bench.compare import describe
-from panodetr.bench.machine import describe_machine
-from panodetr.bench.ours import open_model
-from panodetr.bench.rows import Scale
-from panodetr.bench.run import Workshop
+from harness.agreement import agree, first_images
+from harness.compare import describe
+from harness.machine import describe_machine
+from harness.ours import open_model
+from harness.rows import Scale
+from harness.run import Workshop
 from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.files import write_json
 from panodetr.predict import Predictor

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from panodetr.bench.machine import describe_machine
+from harness.machine import describe_machine
 from panodetr.data.augment import PaperAugmentation
 from panodetr.data.dataset import Dataset, open_data
 from panodetr.evaluation.evaluate import evaluate

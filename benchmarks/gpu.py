@@ -38,20 +38,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from panodetr.bench.agreement import agree, first_images
-from panodetr.bench.compare import (
+from harness.agreement import agree, first_images
+from harness.compare import (
     compare_loosely,
     describe,
     kept_of,
     network_answer,
     threshold_keeping,
 )
-from panodetr.bench.machine import describe_machine
-from panodetr.bench.process import Answer
-from panodetr.bench.report import markdown, size
-from panodetr.bench.rows import Scale
-from panodetr.bench.run import Workshop
-from panodetr.bench.weights import RandomModel
+from harness.machine import describe_machine
+from harness.process import Answer
+from harness.report import markdown, size
+from harness.rows import Scale
+from harness.run import Workshop
+from harness.weights import RandomModel
 from panodetr.checkpoints.load import load_checkpoint
 from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.files import write_json

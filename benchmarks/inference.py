@@ -18,10 +18,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from panodetr.bench.machine import describe_machine
-from panodetr.bench.report import as_json, describe_measurement, markdown_table
-from panodetr.bench.rows import ROWS, Scale, choose_rows
-from panodetr.bench.run import Measured, measure
+from harness.machine import describe_machine
+from harness.report import as_json, describe_measurement, markdown_table
+from harness.rows import ROWS, Scale, choose_rows
+from harness.run import Measured, measure
 from panodetr.errors import PanodetrError, UsageError
 from panodetr.files import check_writable, write_json
 

@@ -12,9 +12,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from panodetr.bench.agreement import first_images
-from panodetr.bench.machine import describe_machine
-from panodetr.bench.ours import open_model
+from harness.agreement import first_images
+from harness.machine import describe_machine
+from harness.ours import open_model
 from panodetr.evaluation.evaluate import evaluate
 from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.evaluation.metrics import metrics

@@ -21,12 +21,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from panodetr.bench.machine import describe_machine
-from panodetr.bench.ours import Segmenting
-from panodetr.bench.process import Job, Side, SideFailed
-from panodetr.bench.rows import Scale
-from panodetr.bench.run import Workshop
-from panodetr.bench.theirs import TheirSegmenting
+from harness.machine import describe_machine
+from harness.ours import Segmenting
+from harness.process import Job, Side, SideFailed
+from harness.rows import Scale
+from harness.run import Workshop
+from harness.theirs import TheirSegmenting
 from panodetr.files import atomic_write, write_json
 from panodetr.images.preprocess import Preprocessing
 from panodetr.runtimes.base import RUNTIMES, RuntimeName

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from panodetr.bench.report import describe_floors, duration, markdown, size
-from panodetr.bench.rows import Floors
+from harness.report import describe_floors, duration, markdown, size
+from harness.rows import Floors
 from panodetr.files import write_text
 
 PROJECT = Path(__file__).parents[1]

@@ -35,8 +35,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from panodetr.bench.machine import describe_machine
-from panodetr.bench.process import peak_memory
+from harness.machine import describe_machine
+from harness.process import peak_memory
 from panodetr.files import write_json
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"

@@ -21,7 +21,7 @@ from skimage.feature import peak_local_max
 from skimage.filters import gaussian, threshold_otsu
 from skimage.segmentation import watershed
 
-from panodetr.bench.machine import describe_machine
+from harness.machine import describe_machine
 from panodetr.data.panoptic import PanopticData, read_ids, read_tiled
 from panodetr.evaluation.panoptic_quality import PanopticQuality
 from panodetr.files import write_json

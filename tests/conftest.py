@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from panodetr.bench.weights import measure_statistics, named_weights
+from harness.weights import measure_statistics, named_weights
 from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.export.run import export

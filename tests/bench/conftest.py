@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from panodetr.bench.rows import Scale
+from harness.rows import Scale
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import DetrConfig, ResNetConfig
 

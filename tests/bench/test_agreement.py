@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import panodetr
-from panodetr.bench.agreement import agree, first_images
+from harness.agreement import agree, first_images
 from panodetr.checkpoints.load import load_checkpoint
 from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.predict import Predictor

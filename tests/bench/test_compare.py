@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panodetr.bench.compare import (
+from harness.compare import (
     GREY_LEVEL,
     compare,
     compare_loosely,
@@ -13,7 +13,7 @@ from panodetr.bench.compare import (
     network_answer,
     threshold_keeping,
 )
-from panodetr.bench.process import Answer
+from harness.process import Answer
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from panodetr.bench.process import Answer, Laps, Side, SideFailed, in_fresh_process
+from harness.process import Answer, Laps, Side, SideFailed, in_fresh_process
 from panodetr.errors import UsageError
 
 if TYPE_CHECKING:
-    from panodetr.bench.weights import RandomModel
+    from harness.weights import RandomModel
 
 MIB = 1 << 20
 
@@ -82,7 +82,7 @@ def test_sides_work_in_turns_and_each_for_itself() -> None:
 def test_torch_has_the_threads_though_the_job_has_imported_it(
     monkeypatch: pytest.MonkeyPatch, own: str | None
 ) -> None:
-    from panodetr.bench.weights import RandomModel
+    from harness.weights import RandomModel
 
     if own is None:
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

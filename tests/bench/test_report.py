@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from panodetr.bench.compare import Agreement, compare, network_answer
-from panodetr.bench.machine import describe_machine
-from panodetr.bench.report import (
+from harness.compare import Agreement, compare, network_answer
+from harness.machine import describe_machine
+from harness.report import (
     as_json,
     cells,
     describe_measurement,
@@ -16,8 +16,8 @@ from panodetr.bench.report import (
     markdown_table,
     rich_table,
 )
-from panodetr.bench.rows import Floors, Row
-from panodetr.bench.run import Measured, Spent
+from harness.rows import Floors, Row
+from harness.run import Measured, Spent
 from panodetr.files import write_json
 
 ROW = Row(

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from panodetr.bench.process import Answer, Job, Laps
-from panodetr.bench.rows import ROWS, Floors, Row, Scale, SideName, choose_rows
-from panodetr.bench.run import Measured, Workshop, measure, measure_group
+from harness.process import Answer, Job, Laps
+from harness.rows import ROWS, Floors, Row, Scale, SideName, choose_rows
+from harness.run import Measured, Workshop, measure, measure_group
 from panodetr.errors import UsageError
 from panodetr.results.result import LARGEST_PNG
 
@@ -122,7 +122,7 @@ def test_rows_are_chosen_by_name_in_the_order_of_the_table() -> None:
 
 def test_whoever_starts_sides_is_small() -> None:
     code = (
-        "import sys, panodetr.bench.run, panodetr.bench.report\n"
+        "import sys, harness.run, harness.report\n"
         "print({'torch', 'transformers', 'scipy'} & set(sys.modules))"
     )
     done = subprocess.run(

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from panodetr.bench.agreement import first_images
-from panodetr.bench.process import Side
-from panodetr.bench.rows import Scale
-from panodetr.bench.run import Workshop
+from harness.agreement import first_images
+from harness.process import Side
+from harness.rows import Scale
+from harness.run import Workshop
 from panodetr.checkpoints.load import load_checkpoint
 from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.runtimes.torch import TorchRuntime

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from panodetr.bench.compare import kept_of
-from panodetr.bench.image import BenchImage
-from panodetr.bench.ours import open_model, run_network
-from panodetr.bench.rows import Scale
-from panodetr.bench.weights import write_random_model
+from harness.compare import kept_of
+from harness.image import BenchImage
+from harness.ours import open_model, run_network
+from harness.rows import Scale
+from harness.weights import write_random_model
 from panodetr.predict import Predictor
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from tests.parity.weights import assert_close, padded_batch
 
-from panodetr.bench.weights import value
+from harness.weights import value
 from panodetr.checkpoints.load import load_checkpoint
 from panodetr.cli.main import main
 from panodetr.model.detr import Detr

@@ -10,7 +10,7 @@ import pytest
 import panodetr as package
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
-COMMANDS = ("segment", "detect", "models", "eval", "train", "bench")
+COMMANDS = ("segment", "detect", "models", "eval", "train")
 
 
 def test_version(panodetr: Program) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from tests.parity.weights import assert_close, padded_batch
 
-from panodetr.bench.weights import build, named_weights
+from harness.weights import build, named_weights
 from panodetr.checkpoints.names import FACEBOOK
 from panodetr.model.config import DetrConfig, detr_resnet50_dc5, detr_resnet50_panoptic
 

@@ -9,7 +9,7 @@ import torch
 from tests.parity.weights import assert_close, padded_batch
 from torch import Tensor
 
-from panodetr.bench.weights import build, measure_statistics, named_weights
+from harness.weights import build, measure_statistics, named_weights
 from panodetr.checkpoints.names import RESNET_5
 from panodetr.model.config import (
     RESNET18,

@@ -1,4 +1,4 @@
-"""A padded batch to feed, and how near outputs must come; weights are `panodetr.bench.weights`."""
+"""A padded batch to feed, and how near outputs must come; weights are `harness.weights`."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ import sys
 from typing import TYPE_CHECKING
 
 from panodetr import __version__
-from panodetr.cli import bench as bench_command
 from panodetr.cli import convert as convert_command
 from panodetr.cli import data as data_command
 from panodetr.cli import detect as detect_command
@@ -96,5 +95,4 @@ def _parser() -> argparse.ArgumentParser:
     convert_command.add_to(commands)
     export_command.add_to(commands)
     verify_command.add_to(commands)
-    bench_command.add_to(commands)
     return parser

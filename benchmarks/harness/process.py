@@ -31,7 +31,7 @@ Laps: TypeAlias = dict[str, float]
 """Seconds by what took them."""
 
 Answer: TypeAlias = dict[str, NDArray[Any]]
-"""What came out, by name: `panodetr.bench.compare` says which names it knows."""
+"""What came out, by name: `harness.compare` says which names it knows."""
 
 Value = TypeVar("Value")
 

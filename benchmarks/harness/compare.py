@@ -16,7 +16,7 @@ from panodetr.results.overlaps import paired_box_iou, paired_mask_iou
 from panodetr.results.panoptic import keep_queries
 
 if TYPE_CHECKING:
-    from panodetr.bench.process import Answer
+    from harness.process import Answer
 
 TOLERANCE = 1e-4
 """Of boxes; of logits and masks the same part of the largest value where that is above 1."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from panodetr.bench.compare import (
+from harness.compare import (
     Agreement,
     QueryAgreement,
     describe,
@@ -17,14 +17,14 @@ from panodetr.bench.compare import (
     network_answer,
     query_agreement,
 )
-from panodetr.bench.ours import open_model
+from harness.ours import open_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from panodetr.bench.process import Answer, Laps
+    from harness.process import Answer, Laps
     from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.images.views import View
     from panodetr.predict import Predictor

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from panodetr.bench.compare import threshold_keeping
+from harness.compare import threshold_keeping
 from panodetr.checkpoints.names import FACEBOOK
 from panodetr.checkpoints.published import plain_category
 from panodetr.checkpoints.save import save_pretrained
@@ -31,7 +31,7 @@ from panodetr.results.decode import softmax
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from panodetr.bench.image import BenchImage
+    from harness.image import BenchImage
     from panodetr.model.config import DetrConfig
 
 NO_OBJECT_LESS = 20.0

@@ -16,21 +16,21 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from panodetr.bench.agreement import OnData
-from panodetr.bench.compare import Agreement, compare, compare_loosely
-from panodetr.bench.image import BenchImage
-from panodetr.bench.ours import AllMasks, Detecting, Finishing, Preparing, Segmenting, Starting
-from panodetr.bench.process import Side, SideFailed, in_fresh_process
-from panodetr.bench.rows import Scale
-from panodetr.bench.theirs import TheirDetecting, TheirPreparing, TheirSegmenting
+from harness.agreement import OnData
+from harness.compare import Agreement, compare, compare_loosely
+from harness.image import BenchImage
+from harness.ours import AllMasks, Detecting, Finishing, Preparing, Segmenting, Starting
+from harness.process import Side, SideFailed, in_fresh_process
+from harness.rows import Scale
+from harness.theirs import TheirDetecting, TheirPreparing, TheirSegmenting
 from panodetr.errors import PanodetrError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from panodetr.bench.process import Answer, Job, Laps
-    from panodetr.bench.rows import Row, SideName
-    from panodetr.bench.weights import RandomModel
+    from harness.process import Answer, Job, Laps
+    from harness.rows import Row, SideName
+    from harness.weights import RandomModel
     from panodetr.model.config import DetrConfig
 
 EXPORT_SECONDS = 1800
@@ -266,7 +266,7 @@ def _write_random_model(
     folder: Path, architecture: DetrConfig, image: BenchImage, scale: Scale, *, smooth: bool
 ) -> RandomModel:
     """Import torch where this is called: in a process that may."""
-    from panodetr.bench.weights import write_random_model
+    from harness.weights import write_random_model
 
     return write_random_model(folder, architecture, image, scale.kept, scale.rule, smooth=smooth)
 

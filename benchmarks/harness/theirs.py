@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from panodetr.bench.compare import network_answer, threshold_keeping
+from harness.compare import network_answer, threshold_keeping
 from panodetr.errors import MissingExtra
 
 if TYPE_CHECKING:
-    from panodetr.bench.image import BenchImage
-    from panodetr.bench.process import Answer, Laps
-    from panodetr.bench.weights import RandomModel
+    from harness.image import BenchImage
+    from harness.process import Answer, Laps
+    from harness.weights import RandomModel
     from panodetr.images.preprocess import Preprocessing
 
 

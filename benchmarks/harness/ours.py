@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from panodetr.bench.compare import kept_of, network_answer, threshold_keeping
+from harness.compare import kept_of, network_answer, threshold_keeping
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from panodetr.bench.image import BenchImage
-    from panodetr.bench.process import Answer, Laps
-    from panodetr.bench.weights import RandomModel
+    from harness.image import BenchImage
+    from harness.process import Answer, Laps
+    from harness.weights import RandomModel
     from panodetr.images.preprocess import Preprocessing
     from panodetr.predict import Predictor
     from panodetr.runtimes.base import Found, Precision, Runtime, RuntimeName

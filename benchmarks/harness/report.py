@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from panodetr.bench.compare import Agreement
-    from panodetr.bench.machine import Machine
-    from panodetr.bench.rows import Floors
-    from panodetr.bench.run import Measured, Spent
+    from harness.compare import Agreement
+    from harness.machine import Machine
+    from harness.rows import Floors
+    from harness.run import Measured, Spent
 
 HEADINGS = ("same work, same outputs", "floor", "measured", "peak memory", "agreement", "")
 _GIB = 1 << 30

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from panodetr.bench.image import SAMPLE
+from harness.image import SAMPLE
 from panodetr.errors import UsageError
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import DetrConfig, detr_resnet101, detr_resnet101_panoptic
@@ -29,7 +29,7 @@ SideName: TypeAlias = Literal[
     "bf16-on-data",
     "start",
 ]
-"""A process that does one piece of work; `panodetr.bench.run` makes them."""
+"""A process that does one piece of work; `harness.run` makes them."""
 
 
 LEAST_ON_DATA = 0.9
