@@ -5,11 +5,10 @@ these names, and the processors prepare images and read outputs as theirs do. Wh
 stands in `docs/how-to/from-transformers.md`.
 """
 
-from panodetr.compat.extractor import DetrFeatureExtractor, rgb_to_id
-from panodetr.compat.features import BatchFeature
+from panodetr.compat.inputs import BatchFeature
 from panodetr.compat.models import DetrForObjectDetection, DetrForSegmentation
 from panodetr.compat.outputs import DetrObjectDetectionOutput, DetrSegmentationOutput
-from panodetr.compat.processor import DetrImageProcessor
+from panodetr.compat.processor import DetrFeatureExtractor, DetrImageProcessor, rgb_to_id
 
 __all__ = [
     "BatchFeature",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,6 @@ from panodetr.compat.outputs import (
     LayerOutput,
 )
 from panodetr.errors import CheckpointError, UsageError
-from panodetr.runtimes.fused import FusedCopy, can_fuse
 from panodetr.runtimes.torch import MASKS_AT_ONCE
 
 if TYPE_CHECKING:
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
     from panodetr.checkpoints.spec import ModelSpec
     from panodetr.model.detr import Detr
     from panodetr.model.outputs import Encoded
-
-Output = TypeVar("Output", DetrObjectDetectionOutput, DetrSegmentationOutput)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +67,7 @@ class PretrainedConfig:
         )
 
 
-class _Pretrained(nn.Module, ABC, Generic[Output]):
+class _Pretrained(nn.Module):
     """A `Detr` that speaks as transformers' classes do."""
 
     def __init__(self, spec: ModelSpec, detr: Detr, *, auxiliary_loss: bool = False) -> None:
@@ -79,7 +75,6 @@ class _Pretrained(nn.Module, ABC, Generic[Output]):
         self.spec = spec
         self.config = PretrainedConfig.of(spec, auxiliary_loss=auxiliary_loss)
         self.detr = detr
-        self._fused = FusedCopy(detr)
 
     @classmethod
     def from_pretrained(
@@ -120,12 +115,41 @@ class _Pretrained(nn.Module, ABC, Generic[Output]):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    def _run(
+        self, pixel_values: Tensor, pixel_mask: Tensor | None, labels: object
+    ) -> tuple[Encoded, dict[str, Any]]:
+        """Run all but the mask head.
+
+        Returns:
+            The encoder's output, and the values of `DetrObjectDetectionOutput`.
+        """
+        if labels is not None:
+            raise UsageError(
+                "labels were given, and this class computes no loss; train with `panodetr train`, "
+                "or leave the labels out"
+            )
+        padding = None if pixel_mask is None or bool(pixel_mask.all()) else pixel_mask == 0
+        encoded = self.detr.encode(pixel_values, padding)
+        decoded = self.detr.decode(encoded)  # L, B, Q, D
+        *earlier, last = (
+            LayerOutput(logits=self.detr.class_head(states), pred_boxes=self.detr.box_head(states))
+            for states in (decoded if self.config.auxiliary_loss else decoded[-1:])
+        )
+        return encoded, {
+            **last,
+            "auxiliary_outputs": earlier if self.config.auxiliary_loss else None,
+            "last_hidden_state": decoded[-1],
+            "encoder_last_hidden_state": encoded.memory.flatten(2).transpose(1, 2),  # B, hw, D
+            "canvas": None if padding is None else _canvas(padding),
+        }
+
+
+class DetrForObjectDetection(_Pretrained):
+    """DETR for boxes; of a panoptic model, all but its masks."""
+
     def forward(
-        self,
-        pixel_values: Tensor,
-        pixel_mask: Tensor | None = None,
-        labels: object = None,
-    ) -> Output:
+        self, pixel_values: Tensor, pixel_mask: Tensor | None = None, labels: object = None
+    ) -> DetrObjectDetectionOutput:
         """Run the model.
 
         Args:
@@ -136,61 +160,10 @@ class _Pretrained(nn.Module, ABC, Generic[Output]):
         Raises:
             UsageError: labels are given.
         """
-        if labels is not None:
-            raise UsageError(
-                "labels were given, and this class computes no loss; train with `panodetr train`, "
-                "or leave the labels out"
-            )
-        padding = None if pixel_mask is None or bool(pixel_mask.all()) else pixel_mask == 0
-        model = self._fastest(pixel_values)
-        encoded = model.encode(pixel_values, padding)
-        states = model.decode(encoded)  # L, B, Q, D
-        canvas = None if padding is None else _canvas(padding)
-        return self._output(model, encoded, states, canvas)
-
-    def _fastest(self, pixels: Tensor) -> Detr:
-        """The model; a fused copy where nothing is learned and it computes the same."""
-        learns = torch.is_grad_enabled() and (
-            pixels.requires_grad or any(p.requires_grad for p in self.detr.parameters())
-        )
-        fusible = pixels.dtype == torch.float32 and pixels.device.type == "cpu"
-        if self.training or learns or not fusible or not can_fuse():
-            return self.detr
-        return self._fused.current()
-
-    @abstractmethod
-    def _output(
-        self, model: Detr, encoded: Encoded, states: Tensor, canvas: Canvas | None
-    ) -> Output:
-        """Put together what this class gives out; states are (L, B, Q, D)."""
-
-    def _earlier(self, states: Tensor) -> list[LayerOutput] | None:
-        """What all decoder layers but the last say, where that was asked for."""
-        if not self.config.auxiliary_loss:
-            return None
-        return [
-            LayerOutput(logits=self.detr.class_head(layer), pred_boxes=self.detr.box_head(layer))
-            for layer in states[:-1]
-        ]
+        return DetrObjectDetectionOutput(**self._run(pixel_values, pixel_mask, labels)[1])
 
 
-class DetrForObjectDetection(_Pretrained[DetrObjectDetectionOutput]):
-    """DETR for boxes; of a panoptic model, all but its masks."""
-
-    def _output(
-        self, model: Detr, encoded: Encoded, states: Tensor, canvas: Canvas | None
-    ) -> DetrObjectDetectionOutput:
-        return DetrObjectDetectionOutput(
-            logits=self.detr.class_head(states[-1]),
-            pred_boxes=self.detr.box_head(states[-1]),
-            auxiliary_outputs=self._earlier(states),
-            last_hidden_state=states[-1],
-            encoder_last_hidden_state=encoded.memory.flatten(2).transpose(1, 2),
-            canvas=canvas,
-        )
-
-
-class DetrForSegmentation(_Pretrained[DetrSegmentationOutput]):
+class DetrForSegmentation(_Pretrained):
     """DETR with its mask head, which is run for every query.
 
     Most of them find nothing: `panodetr.load(...).segment` computes only the masks that it keeps,
@@ -205,18 +178,13 @@ class DetrForSegmentation(_Pretrained[DetrSegmentationOutput]):
             )
         super().__init__(spec, detr, auxiliary_loss=auxiliary_loss)
 
-    def _output(
-        self, model: Detr, encoded: Encoded, states: Tensor, canvas: Canvas | None
+    def forward(
+        self, pixel_values: Tensor, pixel_mask: Tensor | None = None, labels: object = None
     ) -> DetrSegmentationOutput:
-        return DetrSegmentationOutput(
-            logits=self.detr.class_head(states[-1]),
-            pred_boxes=self.detr.box_head(states[-1]),
-            pred_masks=_masks(model, encoded, states[-1]),
-            auxiliary_outputs=self._earlier(states),
-            last_hidden_state=states[-1],
-            encoder_last_hidden_state=encoded.memory.flatten(2).transpose(1, 2),
-            canvas=canvas,
-        )
+        """Run the model; as `DetrForObjectDetection.forward`."""
+        encoded, values = self._run(pixel_values, pixel_mask, labels)
+        masks = _masks(self.detr, encoded, values["last_hidden_state"])
+        return DetrSegmentationOutput(pred_masks=masks, **values)
 
 
 def _masks(model: Detr, encoded: Encoded, states: Tensor) -> Tensor:

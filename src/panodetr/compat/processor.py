@@ -1,23 +1,40 @@
-"""Images in, a model's inputs out; a model's outputs in, results out: transformers' processor."""
+"""Images in, a model's inputs out; a model's outputs in, results out: transformers' processors."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
-from panodetr.checkpoints.load import load_checkpoint
+from panodetr.checkpoints.load import load_spec
 from panodetr.compat.annotations import padded
-from panodetr.compat.features import BatchFeature, TensorKind, as_features
+from panodetr.compat.inputs import (
+    Annotation,
+    BatchFeature,
+    ImageInput,
+    TensorKind,
+    as_array,
+    as_features,
+    canvas_of,
+    follow,
+    list_images,
+    ones_of,
+    pad_to,
+    prepare,
+    read_labels,
+    size_of,
+)
 from panodetr.compat.options import ProcessorOptions
-from panodetr.compat.pictures import Picture, as_picture, list_pictures
-from panodetr.compat.postprocess import (
+from panodetr.compat.outputs import (
     BoxOutputs,
+    DetrSegmentationOutput,
     FoundBoxes,
     FoundSegments,
     MaskOutputs,
@@ -25,19 +42,12 @@ from panodetr.compat.postprocess import (
     boxes_in,
     class_maps,
     find_segments,
+    masks_of,
     run_lengths,
     sizes_of,
 )
-from panodetr.compat.prepare import (
-    Annotation,
-    canvas_of,
-    follow,
-    ones_of,
-    pad_to,
-    prepare,
-    read_labels,
-    size_of,
-)
+from panodetr.results.id_map import decode_ids, id_map_png
+from panodetr.results.panoptic import keep_queries, merge_masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +88,7 @@ class DetrImageProcessor:
             CheckpointError: there is no such model, or its files are damaged.
             UsageError: there is no such option.
         """
-        spec, _ = load_checkpoint(model, revision=revision)
+        spec = load_spec(model, revision=revision)
         processor = cls()
         own = ProcessorOptions.of(spec.preprocessing, panoptic=spec.architecture.masks)
         processor.options = own.changed(options)
@@ -87,7 +97,7 @@ class DetrImageProcessor:
 
     def __call__(
         self,
-        images: Picture | Sequence[Picture],
+        images: ImageInput | Sequence[ImageInput],
         annotations: Annotation | Sequence[Annotation] | None = None,
         return_segmentation_masks: bool | None = None,
         masks_path: str | Path | None = None,
@@ -117,14 +127,14 @@ class DetrImageProcessor:
             UsageError: an option or the number of annotations is wrong.
         """
         rule = self.options.changed(options)
-        pictures = [as_picture(image) for image in list_pictures(images)]
-        labels = read_labels(pictures, annotations, rule, return_segmentation_masks, masks_path)
+        arrays = [as_array(image) for image in list_images(images)]
+        labels = read_labels(arrays, annotations, rule, return_segmentation_masks, masks_path)
         values: list[NDArray[np.float32]] = []
-        for index, picture in enumerate(pictures):
-            pixels = prepare(picture, rule)
+        for index, array in enumerate(arrays):
+            pixels = prepare(array, rule)
             values.append(pixels)
             if labels:
-                labels[index] = follow(labels[index], size_of(picture), size_of(pixels), rule)
+                labels[index] = follow(labels[index], size_of(array), size_of(pixels), rule)
         features: dict[str, Any] = {"pixel_values": values}
         if rule.do_pad:
             canvas = canvas_of(values, rule)
@@ -245,6 +255,111 @@ class DetrImageProcessor:
             )
             for image, size in enumerate(_sizes(outputs, target_sizes))
         ]
+
+
+class DetrFeatureExtractor(DetrImageProcessor):
+    """The processor's old name, with the methods that went with it (transformers 4)."""
+
+    def post_process(self, outputs: BoxOutputs, target_sizes: Sizes) -> list[FoundBoxes]:
+        """Give every query of each image its best real class, and its box in pixels.
+
+        Args:
+            outputs: of a model.
+            target_sizes: height and width of each image, (B, 2).
+        """
+        return list(boxes_in(outputs, target_sizes))
+
+    def post_process_segmentation(
+        self,
+        outputs: MaskOutputs,
+        target_sizes: Sizes,
+        threshold: float = 0.9,
+        mask_threshold: float = 0.5,
+    ) -> list[dict[str, Tensor]]:
+        """Give each image's queries with scores, class indices and masks, which may overlap.
+
+        Args:
+            outputs: of a model with masks.
+            target_sizes: height and width of each result, (B, 2).
+            threshold: scores up to and including it are dropped.
+            mask_threshold: probabilities up to and including it are outside.
+
+        Returns:
+            `scores` (N,), `labels` (N,) and `masks` (N, H, W), 1 inside, for each image.
+        """
+        found: list[dict[str, Tensor]] = []
+        for image, size in enumerate(sizes_of(target_sizes, len(outputs.logits))):
+            scores, labels = outputs.logits[image].softmax(-1).max(-1)
+            kept = (labels != outputs.logits.shape[-1] - 1) & (scores > threshold)
+            masks = F.interpolate(masks_of(outputs, image)[kept][:, None], size, mode="bilinear")
+            inside = (masks[:, 0].sigmoid() > mask_threshold).long()
+            found.append({"scores": scores[kept], "labels": labels[kept], "masks": inside})
+        return found
+
+    def post_process_panoptic(
+        self,
+        outputs: MaskOutputs,
+        processed_sizes: Sizes,
+        target_sizes: Sizes | None = None,
+        is_thing_map: Mapping[int, bool] | None = None,
+        threshold: float = 0.85,
+    ) -> list[dict[str, Any]]:
+        """Merge each image's masks as the paper's authors do, into COCO's panoptic format.
+
+        Args:
+            outputs: of a model with masks.
+            processed_sizes: height and width that each image had as the model's input, (B, 2). Of
+                a padded batch the images' own are taken instead, which the outputs know.
+            target_sizes: of each result, (B, 2); None takes those of the input.
+            is_thing_map: by class index; None takes the model's own, or COCO's.
+            threshold: scores up to and including it are dropped.
+
+        Returns:
+            `png_string`, a PNG whose colours are ids (`rgb_to_id`), from 0, and `segments_info`,
+            for each image.
+        """
+        processed = sizes_of(processed_sizes, len(outputs.logits))
+        things = self.is_thing if is_thing_map is None else is_thing_map
+        classes = outputs.logits.shape[-1] - 1
+        is_thing = np.array([things.get(index, True) for index in range(classes)])
+        if isinstance(outputs, DetrSegmentationOutput) and outputs.canvas is not None:
+            processed = list(outputs.canvas.images)
+        targets = processed if target_sizes is None else sizes_of(target_sizes, len(processed))
+        found: list[dict[str, Any]] = []
+        for image, (size, target) in enumerate(zip(processed, targets, strict=True)):
+            logits: NDArray[np.float32] = outputs.logits[image].detach().float().cpu().numpy()
+            queries, scores, labels = keep_queries(logits, threshold)
+            masks = masks_of(outputs, image)[torch.from_numpy(queries)].detach().float().cpu()
+            ids, segments = merge_masks(masks.numpy(), scores, labels, is_thing, size, target)
+            info = [
+                {
+                    "id": segment.id - 1,
+                    "isthing": segment.is_thing,
+                    "category_id": segment.class_index,
+                    "area": segment.area,
+                }
+                for segment in segments
+            ]
+            # Where there is no segment at all the map is empty, and its ids are 0, too.
+            png = id_map_png(np.maximum(ids - 1, 0))
+            found.append({"png_string": png, "segments_info": info})
+        return found
+
+
+@overload
+def rgb_to_id(color: NDArray[np.uint8]) -> NDArray[np.int32]: ...
+
+
+@overload
+def rgb_to_id(color: Sequence[int]) -> int: ...
+
+
+def rgb_to_id(color: NDArray[np.uint8] | Sequence[int]) -> NDArray[np.int32] | int:
+    """Turn the colours of a panoptic PNG (H, W, 3), or one colour, into segment ids."""
+    if isinstance(color, np.ndarray) and color.ndim == 3:
+        return decode_ids(color)
+    red, green, blue = (int(channel) for channel in color)
+    return red + 256 * green + 65536 * blue
 
 
 def _sizes(outputs: MaskOutputs, sizes: Sizes | None) -> Sequence[tuple[int, int] | None]:
