@@ -8,7 +8,7 @@ from tests.objective.scene import ARCHITECTURE, batch_of, make, totals_of
 from torch import Tensor
 from torch.testing import assert_close
 
-from panodetr.model.positions import SinePositions
+from panodetr.model.transformer import SinePositions
 from panodetr.objective.auxiliary import TokenHeads, place_queries_on_grid
 from panodetr.objective.config import CriterionConfig, ObjectiveConfig
 from panodetr.objective.criterion import compute_losses, mask_losses

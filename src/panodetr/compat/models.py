@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
     from panodetr.checkpoints.save import Format
     from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.model.detr import Detr
-    from panodetr.model.outputs import Encoded
+    from panodetr.model.detr import Detr, Encoded
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,33 +1,93 @@
 """DETR: a set of objects straight from an image (paper, section 3 and figure 2).
 
-Letters: B images, H and W their size, Q queries, C classes, D channels, L decoder layers, N masks,
-G query groups.
+The parts of figure 2: the backbone is in `backbone.py`, encoder and decoder are in
+`transformer.py`, the prediction heads are here, and the mask head of figure 8 is in `mask_head.py`.
+
+Letters: B images, H and W their size, Q queries, C classes, D channels, A attention heads, L
+decoder layers, N masks, G query groups, h and w height and width of the feature map.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from panodetr.model.backbone import ResNet
-from panodetr.model.heads import BoxHead, ClassHead
 from panodetr.model.mask_head import AttentionMaps, MaskHead
-from panodetr.model.outputs import Detections, Encoded
-from panodetr.model.positions import make_positions
-from panodetr.model.transformer import Decoder, Encoder
+from panodetr.model.transformer import Decoder, Encoder, make_positions
 
 if TYPE_CHECKING:
     from panodetr.model.config import DetrConfig
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Encoded:
+    """A batch after backbone and encoder.
+
+    Attributes:
+        features: four maps (B, channels, h, w) of the backbone, finest first.
+        projected: (B, D, h, w), the last of them at the transformer's width.
+        memory: (B, D, h, w), the encoder's output.
+        positions: (B, D, h, w).
+        padding: (B, h, w), True at padding; None where there is none.
+    """
+
+    features: tuple[Tensor, ...]
+    projected: Tensor
+    memory: Tensor
+    positions: Tensor
+    padding: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Detections:
+    """Classes and boxes of a batch, and what masks are made from.
+
+    Attributes:
+        logits: (B, Q, C + 1), the last being "no object".
+        boxes: (B, Q, 4), cxcywh in fractions of the unpadded image.
+        states: (B, Q, D), of the last decoder layer.
+        encoded: the batch after the encoder.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    states: Tensor
+    encoded: Encoded
+
+
+class ClassHead(nn.Linear):
+    """Logits of the real classes and, last, of "no object" (section 3.2)."""
+
+    def __init__(self, config: DetrConfig) -> None:
+        super().__init__(config.hidden_dim, config.num_classes + 1)
+
+
+class BoxHead(nn.Sequential):
+    """Three linear layers with ReLU between them (section 3.2).
+
+    The box is cxcywh in fractions of the unpadded image.
+    """
+
+    def __init__(self, config: DetrConfig) -> None:
+        dim = config.hidden_dim
+        super().__init__(
+            nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 4)
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """From states (..., D) to boxes (..., 4), each number from 0 to 1."""
+        return super().forward(input).sigmoid()
+
+
 class Detr(nn.Module):
     """Backbone, transformer and heads.
 
-    `detect` is what inference calls; `masks` adds the masks of the queries worth keeping. Training
-    calls the steps in
-    between: `encode`, `decode`, and the heads on every decoder layer's states.
+    Inference calls `detect`, and then `masks` for the queries that it keeps. Training calls the
+    steps in between: `encode`, `decode`, and the heads on every decoder layer's states.
     """
 
     def __init__(self, config: DetrConfig) -> None:
@@ -69,7 +129,7 @@ class Detr(nn.Module):
         return Encoded(
             features=features,
             projected=projected,
-            memory=memory.transpose(1, 2).unflatten(-1, shape),
+            memory=memory.transpose(1, 2).unflatten(-1, shape),  # B, D, h, w
             positions=positions,
             padding=small,
         )

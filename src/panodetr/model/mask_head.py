@@ -134,79 +134,17 @@ class MaskHead(nn.Module):
         Returns:
             (N, h, w) of the finest map; a pixel belongs to the query where its logit is above 0.
         """
+
+        def of_query(maps: Tensor, image: Tensor | None) -> Tensor:
+            return maps if image is None else maps.index_select(0, image)  # N, C, h, w
+
         first, *finer = shared
         conv = self.convs[0]
         assert isinstance(conv, nn.Conv2d)
         own = F.conv2d(attention, conv.weight[:, self.dim :], padding=1)  # N, D+A, H, W
-        own = own.add_(copy_for_queries(first, image))
-        x = F.relu_(self.norms[0](own))  # N, D+A, H, W
-        x = F.relu_(self.norms[1](self.convs[1](x)))  # N, D/2, H, W
+        x = F.relu(self.norms[0](own + of_query(first, image)))  # N, D+A, H, W
+        x = F.relu(self.norms[1](self.convs[1](x)))  # N, D/2, H, W
         for fine, conv, norm in zip(finer, self.convs[2:], self.norms[2:], strict=True):
-            x = refine(conv, x, fine, image)  # N, C/2, h, w
-            x = F.relu_(norm(x))
+            enlarged = F.interpolate(x, fine.shape[-2:], mode="nearest")  # N, C, h, w
+            x = F.relu(norm(conv(enlarged + of_query(fine, image))))  # N, C/2, h, w
         return self.out(x)[:, 0]  # N, h, w
-
-
-def refine(conv: nn.Module, x: Tensor, fine: Tensor, image: Tensor | None) -> Tensor:
-    """Enlarge by the nearest pixel, add finer features, and convolve: (N, O, h, w).
-
-    While learning, at exactly twice the size, the sum is never made: it would be the largest tensor
-    of a step, and its gradient another. A convolution is linear, so the features' part is computed
-    once an image, and that of the enlarged map from the small one (`four_kernels`).
-
-    Args:
-        conv: 3x3.
-        x: (N, C, H, W).
-        fine: (B, C, h, w), shared by the queries of an image.
-        image: (N,), the image of each query; None where there is one image for all.
-    """
-    assert isinstance(conv, nn.Conv2d)
-    large, (height, width) = fine.shape[-2:], x.shape[-2:]
-    if not conv.training or large != (2 * height, 2 * width):
-        enlarged = F.interpolate(x, large, mode="nearest")
-        return conv(enlarged.add_(copy_for_queries(fine, image)))
-    four = F.conv2d(x, four_kernels(conv.weight), padding=1)  # N, 4O, H+1, W+1
-    # In the lower row of a doubled pixel the kernel sees one pixel further down, in the right
-    # column one further right: each of the four is read from a corner of its own.
-    count, channels, down, right = four.stride()
-    places = four.as_strided(
-        (len(x), conv.out_channels, height, 2, width, 2),
-        (count, channels, down, 2 * conv.out_channels * channels + down, right,
-         conv.out_channels * channels + right),
-    )  # fmt: skip
-    own = places.reshape(len(x), conv.out_channels, *large)  # N, O, h, w
-    return own.add_(copy_for_queries(conv(fine), image))
-
-
-def four_kernels(weight: Tensor) -> Tensor:
-    """Kernels (4O, C, 2, 2) that see a small map as kernels (O, C, 3, 3) see it at double size.
-
-    Enlarged by the nearest pixel, a map shows a 3x3 kernel only 2x2 different pixels, in four ways:
-    upper left, upper right, lower left and lower right of a doubled pixel. In an upper row the
-    kernel's first row falls on the pixel above and the other two on the pixel itself; in a lower
-    row the first two on itself and the last on the pixel below. Columns likewise. These need 16
-    products where those need 36.
-    """
-    first, second, third = weight.unbind(2)  # O, C, 3
-    rows = (torch.stack((first, second + third), 2), torch.stack((first + second, third), 2))
-    kernels: list[Tensor] = []
-    for row in rows:
-        left, middle, right = row.unbind(3)  # O, C, 2
-        kernels.append(torch.stack((left, middle + right), 3))
-        kernels.append(torch.stack((left + middle, right), 3))
-    return torch.cat(kernels)  # 4O, C, 2, 2
-
-
-def copy_for_queries(maps: Tensor, image: Tensor | None) -> Tensor:
-    """Give each query the map (N, C, h, w) of its image, from maps (B, C, h, w).
-
-    `maps[image]` gives the same. This is a product of matrices, because its gradient is one, too:
-    the gradient of brackets adds up the queries of an image one number at a time. Where `image` is
-    None the only map stands for all.
-    """
-    if image is None:
-        return maps
-    batch, channels, height, width = maps.shape
-    chosen = (image[:, None] == torch.arange(batch, device=image.device)).to(maps.dtype)  # N, B
-    flat = maps.permute(0, 2, 3, 1).reshape(batch, -1)  # B, hwC: as it lies, channels last
-    return (chosen @ flat).view(-1, height, width, channels).permute(0, 3, 1, 2)

@@ -1,24 +1,115 @@
-"""The encoder-decoder transformer (paper, section 3.2 and figure 10).
+"""The encoder-decoder transformer (paper, section 3.2, figure 10 and appendix A.3).
 
-Position encodings are added to queries and keys at every attention, never to values.
-Letters: B images, M tokens of the feature map, N object queries, D channels, G query groups, L
-decoder layers.
+Positions are added to queries and keys at every attention, never to values.
+
+Letters: B images, M tokens of the feature map, N object queries, D channels, A attention heads, G
+query groups, L decoder layers, H and W height and width of the feature map.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-
-from panodetr.model.attention import Attention
-from panodetr.model.dropout import Dropout
+from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from panodetr.model.config import DetrConfig
+
+
+class SinePositions(nn.Module):
+    """Sines and cosines of the row and the column, each as a fraction of the unpadded image.
+
+    Temperature 10000, scale 2 pi (appendix A.4). The first half of the channels encodes the row,
+    the second half the column.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, padding: Tensor) -> Tensor:
+        """Encodings (B, D, H, W) for a padding mask (B, H, W), True at padding."""
+        real = (~padding).float()
+        rows, columns = real.cumsum(1), real.cumsum(2)  # B, H, W: counted from 1
+        rows = rows / (rows[:, -1:, :] + 1e-6) * (2 * math.pi)
+        columns = columns / (columns[:, :, -1:] + 1e-6) * (2 * math.pi)
+        waves = torch.cat((self._waves(rows), self._waves(columns)), dim=-1)  # B, H, W, D
+        return waves.permute(0, 3, 1, 2)  # B, D, H, W
+
+    def _waves(self, angle: Tensor) -> Tensor:
+        half = self.dim // 2
+        steps = torch.arange(half // 2, dtype=torch.float32, device=angle.device)
+        scaled = angle[..., None] / 10000 ** (2 * steps / half)  # B, H, W, D/4
+        return torch.stack((scaled.sin(), scaled.cos()), dim=-1).flatten(-2)  # B, H, W, D/2
+
+
+class LearnedPositions(nn.Module):
+    """A learned vector for each of 50 columns and rows of the feature map."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(50, dim // 2)
+        self.columns = nn.Embedding(50, dim // 2)
+        nn.init.uniform_(self.rows.weight)
+        nn.init.uniform_(self.columns.weight)
+
+    def forward(self, padding: Tensor) -> Tensor:
+        """Encodings (B, D, H, W) for a padding mask (B, H, W); only its shape matters.
+
+        Raises:
+            ValueError: the feature map has more rows or columns than there are vectors.
+        """
+        batch, height, width = padding.shape
+        if max(height, width) > self.rows.num_embeddings:
+            raise ValueError(
+                f"a feature map of {height}x{width} is larger than the {self.rows.num_embeddings} "
+                "learned positions a side; use smaller images or sine positions"
+            )
+        columns = self.columns.weight[None, :width].expand(height, -1, -1)  # H, W, D/2
+        rows = self.rows.weight[:height, None].expand(-1, width, -1)  # H, W, D/2
+        both = torch.cat((columns, rows), dim=-1).permute(2, 0, 1)  # D, H, W
+        return both[None].expand(batch, -1, -1, -1)  # B, D, H, W
+
+
+def make_positions(config: DetrConfig) -> nn.Module:
+    """The position encoding that a configuration names."""
+    if config.positions == "sine":
+        return SinePositions(config.hidden_dim)
+    return LearnedPositions(config.hidden_dim)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with separate projections of queries, keys and values (appendix A.1)."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None) -> Tensor:
+        """What each of query (B, N, D) reads from key and value (B, M, D): (B, N, D).
+
+        `padding` (B, M) is True at keys that nobody may read; None lets all be read.
+        """
+        q = self._split(self.query(query))  # B, A, N, D/A
+        k = self._split(self.key(key))  # B, A, M, D/A
+        v = self._split(self.value(value))  # B, A, M, D/A
+        readable = None if padding is None else ~padding[:, None, None, :]  # B, 1, 1, M
+        dropout = self.dropout if self.training else 0.0
+        read = F.scaled_dot_product_attention(q, k, v, readable, dropout)  # B, A, N, D/A
+        return self.out(read.transpose(1, 2).flatten(2))  # B, N, D
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # B, A, N or M, D/A
 
 
 class Residual(nn.Module):
@@ -28,7 +119,7 @@ class Residual(nn.Module):
         super().__init__()
         self.pre_norm = config.pre_norm
         self.norm = nn.LayerNorm(config.hidden_dim)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         """From (B, N, D) to (B, N, D)."""
@@ -38,15 +129,11 @@ class Residual(nn.Module):
 
 
 def make_ffn(config: DetrConfig) -> nn.Sequential:
-    """The feed-forward sublayer: two linear layers, a ReLU between them, each token alone.
-
-    Dropout comes before the ReLU, which makes no difference to what comes out, and leaves one large
-    tensor less for the backward pass.
-    """
+    """The feed-forward sublayer of each token: two linear layers with a ReLU between them."""
     return nn.Sequential(
         nn.Linear(config.hidden_dim, config.ffn_dim),
-        Dropout(config.dropout),
-        nn.ReLU(inplace=True),
+        nn.ReLU(),
+        nn.Dropout(config.dropout),
         nn.Linear(config.ffn_dim, config.hidden_dim),
     )
 
@@ -100,7 +187,7 @@ class DecoderLayer(nn.Module):
             keys: (B, M, D), memory with its positions.
             memory: (B, M, D), the encoder's output.
             padding: (B, M), True at padding, or None.
-            absent: (BG, N), True at queries that no other may read, or None.
+            absent: (BG, N), True where there is no query, which no other may read; or None.
 
         Returns:
             (B, G, N, D).

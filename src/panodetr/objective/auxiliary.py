@@ -25,14 +25,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panodetr.model.heads import BoxHead, ClassHead
-from panodetr.model.positions import SinePositions
+from panodetr.model.detr import BoxHead, ClassHead
+from panodetr.model.transformer import SinePositions
 from panodetr.objective.losses import box_giou, box_l1, classification_loss
 
 if TYPE_CHECKING:
     from panodetr.model.config import DetrConfig
-    from panodetr.model.detr import Detr
-    from panodetr.model.outputs import Encoded
+    from panodetr.model.detr import Detr, Encoded
     from panodetr.objective.config import CriterionConfig, ObjectiveConfig
     from panodetr.objective.targets import Targets, Totals
 

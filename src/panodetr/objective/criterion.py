@@ -24,8 +24,7 @@ from panodetr.objective.matcher import match
 from panodetr.objective.targets import count_totals
 
 if TYPE_CHECKING:
-    from panodetr.model.detr import Detr
-    from panodetr.model.outputs import Encoded
+    from panodetr.model.detr import Detr, Encoded
     from panodetr.objective.auxiliary import AuxiliaryHeads
     from panodetr.objective.config import CriterionConfig, ObjectiveConfig
     from panodetr.objective.matcher import Matches

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panodetr.model.mask_head import four_kernels
 from panodetr.runtimes.fused import FusedConv, with_weight
 
 if TYPE_CHECKING:
@@ -116,3 +115,22 @@ class EnlargedConv(nn.Module):
             strip = F.pad(x[..., -2:].repeat_interleave(2, 2)[..., : large[0], :], (0, 1, 1, 1))
             y[..., -1:] = F.conv2d(strip, self.weight)[..., -1:] + rest[..., -1:]
         return y
+
+
+def four_kernels(weight: Tensor) -> Tensor:
+    """Kernels (4O, C, 2, 2) that see a small map as kernels (O, C, 3, 3) see it at double size.
+
+    Enlarged by the nearest pixel, a map shows a 3x3 kernel only 2x2 different pixels, in four ways:
+    upper left, upper right, lower left and lower right of a doubled pixel. In an upper row the
+    kernel's first row falls on the pixel above and the other two on the pixel itself; in a lower
+    row the first two on itself and the last on the pixel below. Columns likewise. These need 16
+    products where those need 36.
+    """
+    first, second, third = weight.unbind(2)  # O, C, 3
+    rows = (torch.stack((first, second + third), 2), torch.stack((first + second, third), 2))
+    kernels: list[Tensor] = []
+    for row in rows:
+        left, middle, right = row.unbind(3)  # O, C, 2
+        kernels.append(torch.stack((left, middle + right), 3))
+        kernels.append(torch.stack((left + middle, right), 3))
+    return torch.cat(kernels)  # 4O, C, 2, 2

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from panodetr.images.preprocess import Preprocessing
-    from panodetr.model.detr import Detr
-    from panodetr.model.outputs import Detections
+    from panodetr.model.detr import Detections, Detr
     from panodetr.runtimes.base import Precision
 
 MASKS_AT_ONCE = 64
