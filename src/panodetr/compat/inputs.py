@@ -22,7 +22,7 @@ from panodetr.compat.annotations import (
     resized,
 )
 from panodetr.compat.options import ProcessorOptions
-from panodetr.errors import ImageError, UsageError
+from panodetr.errors import ImageError, ImageTypeError, UsageError
 
 TensorKind = Literal["pt", "np"]
 ImageInput: TypeAlias = Image.Image | NDArray[Any] | torch.Tensor
@@ -117,14 +117,15 @@ def as_array(image: ImageInput) -> NDArray[Any]:
     Grey becomes three equal channels; alpha is dropped.
 
     Raises:
-        ImageError: it is none, or has another number of dimensions or channels.
+        ImageTypeError: it is of another type.
+        ImageError: it has another number of dimensions or channels.
     """
     if isinstance(image, Image.Image):
         return np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
     if isinstance(image, torch.Tensor):
         image = image.detach().cpu().numpy()
     if not isinstance(image, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]: a caller's
-        raise ImageError(
+        raise ImageTypeError(
             f"an image is a {type(image).__name__}; expected a PIL image, an array or a tensor"
         )
     if image.ndim == 2:
