@@ -32,7 +32,7 @@ class Annotator:
     def __init__(self, truth: GroundTruth, *, shift: int = 0) -> None:
         self.categories: tuple[Category, ...] = truth.segment_categories
         self.asked: list[str] = []
-        self._images = {image.path: image for image in truth.images}
+        self._images = {image.path.name: image for image in truth.images}
         self._shift = shift
 
     def segment_each(
@@ -40,12 +40,12 @@ class Annotator:
     ) -> Iterator[PanopticResult]:
         self.asked.append("segments")
         for image in images:
-            yield self.segment(self._images[image], threshold or 0)
+            yield self.segment(self._images[image.name], threshold or 0)
 
     def candidates_each(self, images: Iterable[Path], /, *, masks: bool) -> Iterator[Candidates]:
         self.asked.append("masks" if masks else "boxes")
         for image in images:
-            yield _candidates(self.segment(self._images[image], 0), masks)
+            yield _candidates(self.segment(self._images[image.name], 0), masks)
 
     def answer_each(
         self,
@@ -58,8 +58,8 @@ class Annotator:
     ) -> Iterator[tuple[PanopticResult, Candidates]]:
         self.asked.append("segments and masks" if masks else "segments and boxes")
         for image in images:
-            result = self.segment(self._images[image], threshold or 0)
-            yield result, _candidates(self.segment(self._images[image], 0), masks)
+            result = self.segment(self._images[image.name], threshold or 0)
+            yield result, _candidates(self.segment(self._images[image.name], 0), masks)
 
     def segment(self, image: GroundTruthImage, threshold: float) -> PanopticResult:
         sample = image.panoptic

@@ -7,11 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from panodetr.data.convert import Target, convert_data
 from panodetr.data.masks import panoptic_objects
 from panodetr.data.panoptic import read_ids
 from panodetr.errors import DataError
-from panodetr.evaluation.ground_truth import GroundTruth
+from panodetr.evaluation.evaluate import evaluate
+from panodetr.evaluation.ground_truth import TASKS, GroundTruth
+from panodetr.evaluation.panoptic_quality import object_segments
+
+from .conftest import Annotator
 
 
 @pytest.fixture
@@ -109,5 +115,58 @@ def test_what_is_no_truth_is_named(golden: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_truth_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"panoptic_val.json is missing; splits in .*: none"):
+    with pytest.raises(DataError, match="holds no data set; expected one of these: panoptic_NAME"):
         GroundTruth.open(tmp_path, None)
+
+
+@pytest.fixture(scope="session")
+def id_maps(nuclei: GroundTruth, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The nuclei as a folder of id maps."""
+    folder = tmp_path_factory.mktemp("id-maps")
+    masks = folder / "val" / "masks" / "nucleus"
+    masks.mkdir(parents=True)
+    (folder / "val" / "images").mkdir()
+    for image in nuclei.images:
+        shutil.copy(image.path, folder / "val" / "images")
+        assert image.panoptic is not None
+        ids = read_ids(image.panoptic)
+        background = [s.id for s in image.panoptic.segments if s.category_id != 1]
+        ids[np.isin(ids, background)] = 0
+        Image.fromarray(ids.astype(np.uint16)).save(masks / f"{image.path.stem}.png")
+    return folder
+
+
+def test_id_maps_give_the_figures_of_panoptic_things(nuclei: GroundTruth, id_maps: Path) -> None:
+    truth = GroundTruth.open(id_maps, None)
+    assert truth.tasks() == TASKS
+    model = Annotator(nuclei, shift=1)
+    figures = evaluate(model, truth, TASKS).counts.compute()
+    expected = evaluate(model, nuclei, TASKS).counts.compute()
+    assert figures.instances is not None
+    assert expected.instances is not None
+    assert figures.instances.ap == expected.instances.ap
+    assert figures.panoptic is not None
+    assert expected.panoptic is not None
+    assert figures.panoptic.things == expected.panoptic.things
+
+
+@pytest.mark.parametrize("to", ["yolo", "coco-instances"])
+def test_every_format_gives_the_same_ground_truth(
+    id_maps: Path, to: Target, tmp_path: Path
+) -> None:
+    convert_data(id_maps, tmp_path / "out", to, class_name="", progress=lambda done, of: None)
+    before, after = GroundTruth.open(id_maps, None), GroundTruth.open(tmp_path / "out", None)
+    assert [category.name for category in after.object_categories] == ["nucleus"]
+    for image, its in zip(before.images, after.images, strict=True):
+        assert image.instances is not None
+        assert its.instances is not None
+        ids, its_ids = object_segments(image.instances)[0], object_segments(its.instances)[0]
+        np.testing.assert_array_equal(ids, its_ids)
+
+
+def test_unreadable_images_are_named(id_maps: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(id_maps, tmp_path / "broken"))
+    image = min((folder / "val" / "images").iterdir())
+    image.write_bytes(b"no image")
+    with pytest.raises(DataError, match=f"1 images of .* cannot be read, first: .*{image.name}"):
+        GroundTruth.open(folder, None)

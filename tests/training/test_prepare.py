@@ -321,7 +321,7 @@ def test_images_to_validate_with_must_be_readable(tmp_path: Path) -> None:
         (tmp_path / "cells" / split / "images" / "2.png").write_bytes(b"nothing")
     asked = Request(recipe="nuclei", data=tmp_path / "cells", changes=SMALL)
     assert len(prepare(replace(asked, val="none")).data.unreadable) == 1
-    with pytest.raises(DataError, match=r"1 of the images to validate with .*val/images/2\.png"):
+    with pytest.raises(DataError, match=r"1 images of .* cannot be read.*val/images/2\.png"):
         prepare(asked)
 
 

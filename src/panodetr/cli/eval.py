@@ -31,7 +31,8 @@ def add_to(commands: Commands) -> None:
         "--predictions, score the results in a file.",
         epilog="FOLDER holds panoptic_NAME.json, the images in NAME/ and the id maps in "
         "panoptic_NAME/; or instances_NAME.json and the images; or COCO as it is unpacked, with "
-        "annotations/; or the same without _NAME, and the images in images/.",
+        "annotations/; or the same without _NAME, and the images in images/; or YOLO data, or id "
+        "maps beside images.",
     )
     add_model(parser)
     add_tiles(parser)

@@ -14,7 +14,7 @@ import numpy as np
 from panodetr.data.dataset import FORMATS, find_data, list_splits, open_data
 from panodetr.data.idfolder import MaskImage
 from panodetr.data.instances import InstanceImage
-from panodetr.data.masks import draw_id_map, mask_area, mask_object, panoptic_objects
+from panodetr.data.masks import draw_id_map, id_map_objects, mask_area, panoptic_objects
 from panodetr.data.panoptic import Sample, read_ids
 from panodetr.data.writers import CocoWriter, YoloWriter, keeps_ids, list_segments
 from panodetr.errors import DataError, UsageError
@@ -211,8 +211,4 @@ def _objects(sample: AnySample, data: Dataset, lost: Counter[str]) -> Sequence[O
         return panoptic_objects(sample, read_ids(sample), things)
     ids, numbers = sample.read_ids()
     lost["ids of objects in the id maps"] += len(numbers)
-    columns = np.asfortranarray(ids)  # run lengths go down the columns
-    return [
-        mask_object(columns == number, place, sample.image_id, data.categories[0].id)
-        for place, number in enumerate(numbers.tolist(), start=1)
-    ]
+    return id_map_objects(ids, numbers, sample.image_id, data.categories[0].id)

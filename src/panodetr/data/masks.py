@@ -82,6 +82,24 @@ def panoptic_objects(
     return found
 
 
+def id_map_objects(
+    ids: NDArray[np.int32], numbers: NDArray[np.int32], image_id: int, category_id: int
+) -> list[ObjectTruth]:
+    """Make objects with boxes and masks of an id map (H, W) whose ids are all of one category.
+
+    Args:
+        ids: 0 = background.
+        numbers: (N,) the ids that are objects.
+        image_id: the data set's own.
+        category_id: of all objects.
+    """
+    columns = np.asfortranarray(ids)  # run lengths go down the columns
+    return [
+        mask_object(columns == number, place, image_id, category_id)
+        for place, number in enumerate(numbers.tolist(), start=1)
+    ]
+
+
 def mask_object(
     mask: NDArray[np.bool_], number: int, image_id: int, category_id: int
 ) -> ObjectTruth:

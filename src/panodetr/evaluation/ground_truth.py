@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from panodetr.data.dataset import name_categories
+from panodetr.data.dataset import list_splits, name_categories, open_data
+from panodetr.data.idfolder import MaskImage
 from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage
-from panodetr.data.layout import Layout, find_layout, require_layout
+from panodetr.data.layout import Layout, find_layout, find_splits, require_layout
+from panodetr.data.masks import id_map_objects
 from panodetr.data.panoptic import PanopticData, Sample
 from panodetr.data.records import read_record
 from panodetr.errors import DataError
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from panodetr.data.dataset import Dataset
+    from panodetr.data.layout import Kind
     from panodetr.results.types import Category
 
 Task = Literal["boxes", "instances", "panoptic"]
@@ -71,17 +75,25 @@ class GroundTruth:
 
     @classmethod
     def open(cls, folder: Path, split: str | None, *, allow_missing: bool = False) -> GroundTruth:
-        """Read the JSONs of a split, one or both, and check that the images are there.
+        """Read a split in any format that training reads, and check that the images are there.
+
+        Of COCO's JSONs, panoptic and instances, both are read where there are both.
 
         Args:
             folder: the data set's.
             split: its name; None takes "val", or else the data set that has no splits.
-            allow_missing: leave out images that are missing, and count them.
+            allow_missing: leave out COCO's images that are missing, and count them.
 
         Raises:
             DataError: there is no such split, a JSON contradicts itself or the other one, or
                 images are missing.
         """
+        kinds: tuple[Kind, ...] = ("panoptic", "instances")
+        if not any(find_splits(folder, kind) for kind in kinds):
+            if split is None:
+                others = list_splits(folder, "yolo") or list_splits(folder, "id-maps")
+                split = "" if others == [""] else DEFAULT_SPLIT
+            return cls.of_data(open_data(folder, split))
         if split is None:
             unsplit = find_layout(folder, "", "panoptic") or find_layout(folder, "", "instances")
             named = _find_both(folder, DEFAULT_SPLIT)
@@ -121,6 +133,35 @@ class GroundTruth:
         if not truth.has_masks:
             return truth
         return replace(truth, segment_categories=name_categories(data.categories), of_objects=True)
+
+    @classmethod
+    def of_data(cls, data: Dataset) -> GroundTruth:
+        """Take the objects of a data set of any format but COCO panoptic; masks as segments, too.
+
+        Raises:
+            DataError: an image or id map cannot be read.
+        """
+        if data.unreadable:
+            raise DataError(
+                f"{len(data.unreadable)} images of {data.folder} cannot be read, first: "
+                f"{data.unreadable[0]}; fix or remove them"
+            )
+        images: list[InstanceImage] = []
+        for sample in data.samples:
+            if isinstance(sample, MaskImage):
+                objects = id_map_objects(*sample.read_ids(), sample.image_id, data.categories[0].id)
+                sample = InstanceImage(
+                    image_id=sample.image_id,
+                    path=sample.path,
+                    size=sample.size,
+                    objects=tuple(objects),
+                )
+            assert isinstance(sample, InstanceImage)
+            images.append(sample)
+        categories = tuple(InstanceCategory(id=c.id, name=c.name) for c in data.categories)
+        return cls.of_instances(
+            InstanceData(folder=data.folder, categories=categories, images=tuple(images))
+        )
 
     def tasks(self) -> tuple[Task, ...]:
         """List what can be measured against it."""

@@ -9,14 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from panodetr.checkpoints.published import bundled
 from panodetr.checkpoints.spec import spec_from_json, spec_to_json
 from panodetr.data.dataset import find_data, list_splits, open_data
-from panodetr.data.idfolder import MaskImage
-from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage
-from panodetr.data.masks import mask_object
 from panodetr.errors import DataError, PanodetrError, TrainingError, UsageError
 from panodetr.evaluation.ground_truth import DEFAULT_SPLIT, GroundTruth
 from panodetr.files import write_json
@@ -31,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.data.dataset import AnySample, Dataset, Format
+    from panodetr.data.dataset import Dataset, Format
     from panodetr.training.config import TrainConfig
 
 NO_VALIDATION = "none"
@@ -347,36 +342,4 @@ def _open_truth(folder: Path, data: Dataset, val: str | None) -> GroundTruth | N
     val = find_data(folder, val, data.format)[1]
     if data.format == "coco-panoptic":
         return GroundTruth.open(folder, val)
-    if data.format == "coco-instances":
-        return GroundTruth.of_instances(InstanceData.open(folder, val))
-    held_out = open_data(folder, val, format=data.format)
-    if held_out.unreadable:
-        raise DataError(
-            f"{len(held_out.unreadable)} of the images to validate with cannot be read, the first: "
-            f"{held_out.unreadable[0]}; mend or remove them, or validate with another --val"
-        )
-    return GroundTruth.of_instances(
-        InstanceData(
-            folder=held_out.folder,
-            categories=tuple(InstanceCategory(id=c.id, name=c.name) for c in held_out.categories),
-            images=tuple(
-                _to_objects(sample, held_out.categories[0].id) for sample in held_out.samples
-            ),
-        )
-    )
-
-
-def _to_objects(sample: AnySample, category_id: int) -> InstanceImage:
-    """Give an image's objects one by one; those of an id map are all of one category."""
-    if isinstance(sample, InstanceImage):
-        return sample
-    assert isinstance(sample, MaskImage)
-    ids, present = sample.read_ids()
-    columns = np.asfortranarray(ids)
-    objects = tuple(
-        mask_object(columns == number, place, sample.image_id, category_id)
-        for place, number in enumerate(present.tolist(), start=1)
-    )
-    return InstanceImage(
-        image_id=sample.image_id, path=sample.path, size=sample.size, objects=objects
-    )
+    return GroundTruth.of_data(open_data(folder, val, format=data.format))
