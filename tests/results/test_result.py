@@ -12,7 +12,7 @@ from PIL import Image
 from panodetr.errors import PanodetrError
 from panodetr.results.id_map import decode_ids
 from panodetr.results.result import LARGEST_PNG, DetectionResult, PanopticResult
-from panodetr.results.types import Detection
+from panodetr.results.types import Candidates, CoarseMask, Detection
 
 MakeResult = Callable[..., PanopticResult]
 IDS = np.array([[1, 1, 2], [2, 2, 2]], np.int32)
@@ -124,3 +124,14 @@ def test_a_repr_is_one_short_line(make_result: MakeResult) -> None:
     assert repr(nothing) == "PanopticResult(0 segments; 3x2 pixels)"
     names = [replace(result.segments[0], label=f"class {number}") for number in range(9)]
     assert len(repr(replace(result, segments=tuple(names)))) < 100
+    zeros = np.zeros((2, 4), np.float32)
+    mask = CoarseMask(logits=zeros, processed_size=(8, 8), tile=(0, 0, 9, 7), image_size=(9, 7))
+    assert "array" not in repr(mask)
+    found = Candidates(
+        scores=zeros[:, 0],
+        category_ids=np.ones(2, np.int64),
+        boxes=zeros,
+        image_size=(9, 7),
+        coarse_masks=(mask, mask),
+    )
+    assert repr(found) == "Candidates(2 boxes, 2 masks; 7x9 pixels)"

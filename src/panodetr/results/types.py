@@ -69,7 +69,7 @@ class CoarseMask:
         image_size: height and width.
     """
 
-    logits: NDArray[np.float32]
+    logits: NDArray[np.float32] = field(repr=False)
     processed_size: tuple[int, int]
     tile: Box
     image_size: tuple[int, int]
@@ -116,7 +116,7 @@ class Detection:
         return None if self.coarse_mask is None else self.coarse_mask.pixels()
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Candidates:
     """Every query's best class and its box: what average precision ranks.
 
@@ -135,6 +135,12 @@ class Candidates:
     boxes: NDArray[np.float32]
     image_size: tuple[int, int]
     coarse_masks: tuple[CoarseMask, ...] = ()
+
+    def __repr__(self) -> str:
+        """Name the numbers and the image's size, in one line."""
+        height, width = self.image_size
+        found = f"{len(self.scores)} boxes, {len(self.coarse_masks)} masks"
+        return f"Candidates({found}; {width}x{height} pixels)"
 
     def masks(self) -> Iterator[NDArray[np.bool_]]:
         """Grow the masks (H, W) one after the other, so that no two need lie in memory."""
