@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from panodetr.checkpoints.published import categories_by_count, coco_panoptic, plain_category
-from panodetr.checkpoints.spec import CONFIG_FILE, PREPROCESSOR_FILE, ModelSpec
+from panodetr.checkpoints.spec import CONFIG_FILE, MOST_CLASSES, PREPROCESSOR_FILE, ModelSpec
 from panodetr.errors import CheckpointError
 from panodetr.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from panodetr.model.config import (
@@ -191,11 +191,6 @@ def write_huggingface(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, _write_preprocessing(rule, masks=shape.masks)
 
 
-def uses_timm(backbone: ResNetConfig) -> bool:
-    """Tell whether transformers takes this backbone from timm: its own ResNet has no dilation."""
-    return backbone.dilate_last
-
-
 def resnet_name(backbone: ResNetConfig) -> str:
     """Name a backbone as torchvision, timm and the original do.
 
@@ -246,8 +241,8 @@ def _labels(config: _Config) -> list[str]:
     """List the names of the classes; transformers leaves out its default, two plain labels."""
     named = config.id2label
     if named is None:
-        if not 0 < config.num_labels <= 100_000:
-            raise ValueError(f"num_labels is {config.num_labels}; expected 1 to 100000")
+        if not 0 < config.num_labels <= MOST_CLASSES:
+            raise ValueError(f"num_labels is {config.num_labels}; expected 1 to {MOST_CLASSES}")
         return [f"LABEL_{index}" for index in range(config.num_labels)]
     try:
         return [named[str(index)] for index in range(len(named))]
@@ -328,7 +323,7 @@ def _write_backbone(backbone: ResNetConfig) -> dict[str, Any]:
             )
     if backbone.norm == "group":
         raise ValueError("backbone.norm is 'group'; transformers' DETR has only frozen batch norms")
-    if uses_timm(backbone):
+    if backbone.dilate_last:  # by timm: transformers' own ResNet has no dilation
         return {"use_timm_backbone": True, "backbone": resnet_name(backbone), "dilation": True}
     return {
         "use_timm_backbone": False,

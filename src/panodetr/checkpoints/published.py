@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from panodetr.checkpoints.spec import CONFIG_FILE
+from panodetr.checkpoints.spec import CONFIG_FILE, MOST_CLASSES
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import (
     COCO_CLASSES,
@@ -71,7 +71,12 @@ def categories_by_count(num_classes: int) -> tuple[Category, ...]:
 
     91 are COCO's detection classes and 250 its panoptic ones. For any other number the names are
     unknown.
+
+    Raises:
+        ValueError: no model has so many.
     """
+    if not 0 < num_classes <= MOST_CLASSES:
+        raise ValueError(f"there are {num_classes} classes; expected 1 to {MOST_CLASSES}")
     if num_classes == COCO_CLASSES:
         return coco_detection()
     if num_classes == COCO_PANOPTIC_CLASSES:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import torch
 from safetensors.torch import save
 
-from panodetr.checkpoints.huggingface import resnet_name, uses_timm, write_huggingface
+from panodetr.checkpoints.huggingface import resnet_name, write_huggingface
 from panodetr.checkpoints.names import (
     FACEBOOK,
     RESNET_4,
@@ -111,7 +111,7 @@ def _save_huggingface(folder: Path, spec: ModelSpec, state: Mapping[str, torch.T
     if shape.pre_norm:
         table = RESNET_4  # version 5 kept the old places in the Table Transformer
     else:
-        table = TIMM_5_FILES if uses_timm(shape.backbone) else RESNET_5_FILES
+        table = TIMM_5_FILES if shape.backbone.dilate_last else RESNET_5_FILES
     tensors = _stored(table.from_ours(state))
     _refuse_other_files(folder, (CONFIG_FILE, PREPROCESSOR_FILE, SAFETENSORS))
     with atomic_folder(folder) as temporary:

@@ -33,8 +33,9 @@ FORMAT = "panodetr"
 FORMAT_VERSION = 3
 """Rises when `config.json` changes so that an older panodetr would read it wrongly."""
 
+MOST_CLASSES = 100_000
 _LIMITS = {
-    "architecture.num_classes": 100_000,
+    "architecture.num_classes": MOST_CLASSES,
     "architecture.num_queries": 10_000,
     "architecture.hidden_dim": 8_192,
     "architecture.heads": 512,

@@ -6,7 +6,7 @@ import inspect
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast, get_type_hints
 
-from panodetr.checkpoints.load import load_checkpoint
+from panodetr.checkpoints.load import load_spec
 from panodetr.data.dataset import list_splits
 from panodetr.errors import UsageError
 from panodetr.training.overrides import override, parse_value, split_change
@@ -57,7 +57,7 @@ def read_start(recipe: str, changes: Sequence[str]) -> ModelSpec | None:
         CheckpointError: the checkpoint cannot be read.
     """
     start = _split_arguments(find_recipe(recipe), changes)[0].get("start")
-    return None if start is None else load_checkpoint(cast("str", start))[0]
+    return None if start is None else load_spec(cast("str", start))
 
 
 def _split_arguments(recipe: Recipe, changes: Sequence[str]) -> tuple[dict[str, object], list[str]]:
