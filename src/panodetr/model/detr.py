@@ -118,14 +118,12 @@ class Detr(nn.Module):
         features = self.backbone(pixels)
         projected = self.project(features[-1])  # B, D, h, w
         shape = projected.shape[-2:]
-        small = None
-        if padding is not None:
-            small = shrink(padding, *shape)  # B, h, w
-        real = projected.new_zeros((len(projected), *shape)).bool() if small is None else small
-        positions = self.positions(real).to(projected.dtype)  # B, D, h, w
-        memory = self.encoder(
-            _tokens(projected), _tokens(positions), None if small is None else small.flatten(1)
-        )  # B, hw, D
+        small = None if padding is None else shrink(padding, *shape)  # B, h, w
+        nowhere = projected.new_zeros((len(projected), *shape)).bool()  # B, h, w
+        positions = self.positions(nowhere if small is None else small)  # B, D, h, w
+        positions = positions.to(projected.dtype)
+        hidden = None if small is None else small.flatten(1)  # B, hw
+        memory = self.encoder(_tokens(projected), _tokens(positions), hidden)  # B, hw, D
         return Encoded(
             features=features,
             projected=projected,
@@ -148,7 +146,7 @@ class Detr(nn.Module):
         """
         if queries is None:
             queries = self.queries.weight[None]  # 1, Q, D
-        padding = None if encoded.padding is None else encoded.padding.flatten(1)
+        padding = None if encoded.padding is None else encoded.padding.flatten(1)  # B, hw
         return self.decoder(
             queries, _tokens(encoded.memory), _tokens(encoded.positions), padding, absent
         )

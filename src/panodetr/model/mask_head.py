@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 GROUPS = 8
 
 ATTENTION_GAIN = 200.0
-"""Attention weights sum to 1 over heads and pixels, so each is a thousandth or so, and features are
-about 1. New weights start this much larger for them; else the head learns nothing of its query for
-thousands of steps."""
+"""How much larger the first convolution's weights for attention start than those for features.
+
+Attention sums to 1 over heads and pixels, so each value is about a thousandth, and features are
+about 1. Without the gain the head ignores its query for thousands of steps."""
 
 
 class AttentionMaps(nn.Module):
@@ -53,20 +54,20 @@ class AttentionMaps(nn.Module):
             (N, A, H, W), non-negative, summing to 1 for each of N.
         """
         q = self.query(states).unflatten(-1, (self.heads, -1))  # B, Q, A, D/A
-        k = self.key(memory.flatten(2).transpose(1, 2)).unflatten(
-            -1, (self.heads, -1)
-        )  # B, HW, A, D/A
+        k = self.key(memory.flatten(2).transpose(1, 2))  # B, HW, D
+        k = k.unflatten(-1, (self.heads, -1))  # B, HW, A, D/A
         q = q.transpose(1, 2) * q.shape[-1] ** -0.5  # B, A, Q, D/A
         scores = q @ k.permute(0, 2, 3, 1)  # B, A, Q, HW
         chosen = scores[image, :, query]  # N, A, HW
         if padding is not None:
-            chosen = chosen.masked_fill(padding.flatten(1)[image][:, None], float("-inf"))
-        flat = chosen.reshape(chosen.shape[0], self.heads * chosen.shape[2])  # N, AHW
-        return flat.softmax(-1).view(chosen.shape[0], self.heads, *memory.shape[-2:])  # N, A, H, W
+            hidden = padding.flatten(1)[image]  # N, HW
+            chosen = chosen.masked_fill(hidden[:, None], float("-inf"))
+        flat = chosen.reshape(len(chosen), self.heads * chosen.shape[2]).softmax(-1)  # N, AHW
+        return flat.view(len(chosen), self.heads, *memory.shape[-2:])  # N, A, H, W
 
 
 class Norm(nn.GroupNorm):
-    """Group norm that also takes the single value of an image of one pixel, which torch refuses."""
+    """Group norm that also accepts one value for each channel, which torch's module refuses."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise (N, C, H, W)."""
@@ -74,7 +75,7 @@ class Norm(nn.GroupNorm):
 
 
 class MaskHead(nn.Module):
-    """Convolutions from the coarsest features up to the finest, a mask a query.
+    """Convolutions from the coarsest features up to the finest, one mask for each query.
 
     Queries do not see each other here, so a mask is the same whichever others are asked for. What
     all queries of an image share is computed once an image: the feature part of the first
@@ -135,16 +136,16 @@ class MaskHead(nn.Module):
             (N, h, w) of the finest map; a pixel belongs to the query where its logit is above 0.
         """
 
-        def of_query(maps: Tensor, image: Tensor | None) -> Tensor:
-            return maps if image is None else maps.index_select(0, image)  # N, C, h, w
+        def of_query(maps: Tensor) -> Tensor:
+            return maps if image is None else maps.index_select(0, image)  # N (or 1), C, h, w
 
         first, *finer = shared
         conv = self.convs[0]
         assert isinstance(conv, nn.Conv2d)
         own = F.conv2d(attention, conv.weight[:, self.dim :], padding=1)  # N, D+A, H, W
-        x = F.relu(self.norms[0](own + of_query(first, image)))  # N, D+A, H, W
-        x = F.relu(self.norms[1](self.convs[1](x)))  # N, D/2, H, W
+        x = F.relu_(self.norms[0](own.add_(of_query(first))))  # N, D+A, H, W
+        x = F.relu_(self.norms[1](self.convs[1](x)))  # N, D/2, H, W
         for fine, conv, norm in zip(finer, self.convs[2:], self.norms[2:], strict=True):
             enlarged = F.interpolate(x, fine.shape[-2:], mode="nearest")  # N, C, h, w
-            x = F.relu(norm(conv(enlarged + of_query(fine, image))))  # N, C/2, h, w
+            x = F.relu_(norm(conv(enlarged.add_(of_query(fine)))))  # N, C/2, h, w
         return self.out(x)[:, 0]  # N, h, w

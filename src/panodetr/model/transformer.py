@@ -195,11 +195,12 @@ class DecoderLayer(nn.Module):
 
         def read_queries(x: Tensor) -> Tensor:
             placed = (x + queries).flatten(0, 1)  # BG, N, D
-            return self.self_attention(placed, placed, x.flatten(0, 1), absent).view_as(x)
+            values = x.flatten(0, 1)  # BG, N, D
+            return self.self_attention(placed, placed, values, absent).view_as(x)  # B, G, N, D
 
         def read_image(x: Tensor) -> Tensor:
             placed = (x + queries).flatten(1, 2)  # B, GN, D
-            return self.cross_attention(placed, keys, memory, padding).view_as(x)
+            return self.cross_attention(placed, keys, memory, padding).view_as(x)  # B, G, N, D
 
         x = self.self_residual(x, read_queries)
         x = self.cross_residual(x, read_image)
@@ -225,7 +226,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The decoder's layers, and one normalisation that makes their outputs fit for the heads."""
+    """The decoder's layers, and one normalisation of all their outputs for the heads."""
 
     def __init__(self, config: DetrConfig) -> None:
         super().__init__()

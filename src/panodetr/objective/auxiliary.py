@@ -1,19 +1,27 @@
-"""Parts that speed up learning and are taken down afterwards: what remains is plain DETR.
+"""Auxiliary heads: parts that speed up learning and are left out afterwards.
 
-DETR learns slowly because each step gives gradients to a few matched queries only, and because the
-encoder's output says nothing of where a token lies until it has learned to (position encodings
-reach queries and keys, never values).
+What remains is plain DETR.
+
+DETR learns slowly for two reasons. Each step gives gradients to the few matched queries only. And
+positions reach queries and keys, never values, so the encoder's output does not say where a token
+lies until it has learned to.
+
 - Query groups (Group DETR, Chen et al., 2023): more sets of queries, each matched on its own, that
   share the decoder.
 - Token supervision (in the spirit of Co-DETR, Zong et al., 2023): heads that predict, from every
   token of the encoder's output, the class and the whole box of the object that covers it.
-- Attention supervision: where a query looks, which is what the mask head refines, should lie within
-  its object. Through the masks alone this is learned last.
-- Denoising (DN-DETR, Li et al., 2022): see `denoising.py`.
-- Queries that start on a grid, with cross-attention that starts out comparing positions.
+- Attention supervision: the mask head refines where a query looks, so this should lie within the
+  query's object. From the masks alone the model learns it last.
+- Denoising (DN-DETR, Li et al., 2022): queries made from noised ground truth, whose object is known
+  without matching. Early on, matching gives a query another object at every step. These queries
+  show the decoder from the first step what to do with a query that knows roughly where to look.
+  They are decoded beside the model's own, which cannot see them. A query of plain DETR is one
+  vector, so the embeddings of class and box are added.
+- Queries that start on a grid, with cross-attention that starts by comparing positions.
 
-Letters: B images, M tokens, D channels, G groups, Q queries, C classes, h and w the feature map's
-size.
+Letters: B images, D channels, G groups, Q queries, L decoder layers, K objects of the batch, T
+objects of the fullest image, N chosen objects or masks, A attention heads, H and W the images'
+size, h and w the feature map's size.
 """
 
 from __future__ import annotations
@@ -43,7 +51,7 @@ CLASS_NOISE = 0.2
 
 
 class AuxiliaryHeads(nn.Module):
-    """What training adds to a model: of the parts, those that a run asks for."""
+    """What training adds to a model: the parts that a configuration asks for."""
 
     def __init__(self, shape: DetrConfig, config: ObjectiveConfig) -> None:
         super().__init__()
@@ -73,44 +81,44 @@ class TokenHeads(nn.Module):
     def loss(
         self, memory: Tensor, targets: Targets, config: CriterionConfig, totals: Totals
     ) -> Tensor:
-        """How badly each token of memory (B, D, h, w) knows the object at its centre.
+        """The loss of what each token of memory (B, D, h, w) predicts of the object at its centre.
 
-        The weighted sum of the class loss, a mean over tokens, and L1 and GIoU, means over objects.
+        It is the weighted sum of the class loss, a mean over tokens, and of the L1 and GIoU losses,
+        means over objects.
         """
-        assert targets.index_map is not None  # recipes ask for no tokens where there are no masks
+        assert targets.index_map is not None  # recipes without masks have no token loss
         place = _sample_centers(targets.index_map, memory.shape[-2:]).flatten()  # Bhw
         covered = place > 0
         tokens = memory.permute(0, 2, 3, 1).flatten(0, 2).float()  # Bhw, D
-        image = torch.arange(len(memory), device=memory.device).repeat_interleave(
-            memory[0, 0].numel()
-        )  # Bhw
+        image = torch.arange(len(memory), device=memory.device)  # B
+        image = image.repeat_interleave(memory[0, 0].numel())  # Bhw
         objects = (targets.starts[image] + place - 1)[covered]  # N
         nothing = self.class_head.out_features - 1
         classes = torch.full_like(place, nothing).masked_scatter(covered, targets.classes[objects])
-        share = len(memory) / totals.images  # of the step
+        share = len(memory) / totals.images  # of the step's images
         with torch.autocast(tokens.device.type, enabled=False):
             logits, boxes = self.class_head(tokens), self.box_head(tokens[covered])
         label = F.cross_entropy(logits, classes) * share
-        truth = targets.boxes[objects]  # N, 4
-        # Every object counts the same, however many tokens it covers: stuff covers most of them.
+        target = targets.boxes[objects]  # N, 4
+        # Every object counts the same. By tokens, stuff would count most.
         weight = 1 / objects.bincount()[objects]  # N
-        l1 = (weight * box_l1(boxes, truth)).sum() / totals.objects
-        giou = (weight * box_giou(boxes, truth)).sum() / totals.objects
+        l1 = (weight * box_l1(boxes, target)).sum() / totals.objects
+        giou = (weight * box_giou(boxes, target)).sum() / totals.objects
         return config.label * label + config.l1 * l1 + config.giou * giou
 
 
 def attention_loss(attention: Tensor, masks: Tensor) -> Tensor:
-    """How far queries look away from their objects: minus the logarithm of the share within.
+    """The negative logarithm of the share of attention that lies within a query's object.
 
     Args:
         attention: (N, A, h, w), which sums to 1 for each of N.
-        masks: (N, H, W), 0.0 or 1.0; a patch counts as within where any of its pixels does.
+        masks: (N, H, W), 0.0 or 1.0; a patch lies within if any of its pixels does.
 
     Returns:
         (N,).
     """
     within = F.adaptive_max_pool2d(masks[:, None], attention.shape[-2:])  # N, 1, h, w
-    return -(attention * within).flatten(1).sum(1).clamp(min=1e-6).log()
+    return -(attention * within).sum((1, 2, 3)).clamp(min=1e-6).log()
 
 
 def _sample_centers(index_map: Tensor, shape: torch.Size) -> Tensor:
@@ -126,9 +134,9 @@ def _sample_centers(index_map: Tensor, shape: torch.Size) -> Tensor:
 def place_queries_on_grid(model: Detr, auxiliary: AuxiliaryHeads) -> None:
     """Start queries as positions of points, and cross-attention as a comparison of positions.
 
-    Points are spread over the image; each group's are shifted a little. Queries and keys of the
-    decoder's cross-attention start with the same projection, so that a query first reads what lies
-    near its point.
+    Points are spread over the image, and shifted a little from group to group. Queries and keys of
+    the decoder's cross-attention start with the same projection, so that a query first reads what
+    lies near its point.
     """
     more = () if auxiliary.more_queries is None else auxiliary.more_queries
     groups = [model.queries.weight, *more]
@@ -157,7 +165,7 @@ def _grid_positions(count: int, dim: int, phase: float) -> Tensor:
 
 
 class Denoiser(nn.Module):
-    """Embeddings of classes and boxes: query embeddings of objects."""
+    """Makes query embeddings from the classes and boxes of objects."""
 
     def __init__(self, config: DetrConfig, groups: int) -> None:
         super().__init__()
@@ -179,36 +187,37 @@ def denoising_loss(
     config: CriterionConfig,
     totals: Totals,
 ) -> Tensor:
-    """How badly noisy objects are found again: the paper's losses, a mean over the groups."""
+    """The paper's losses of the queries made from noised ground truth, a mean over the groups."""
     groups, images = denoiser.groups, len(targets.counts)
     objects = torch.arange(len(targets.classes), device=targets.classes.device).repeat(groups)  # N
     group = torch.arange(groups, device=objects.device).repeat_interleave(len(targets.classes))  # N
     image = targets.image[objects]  # N
     place = objects - targets.starts[image]  # N
-    classes, truth = targets.classes[objects], targets.boxes[objects]  # N and N, 4
+    classes, target = targets.classes[objects], targets.boxes[objects]  # N and N, 4
 
-    embedded = denoiser(*add_noise(classes, truth, denoiser.classes.num_embeddings))  # N, D
+    embedded = denoiser(*add_noise(classes, target, denoiser.classes.num_embeddings))  # N, D
     widest = max(1, *targets.counts)
     queries = embedded.new_zeros((images, groups, widest, embedded.shape[-1]))
     queries = queries.index_put((image, group, place), embedded)  # B, G, T, D
     counts = torch.tensor(targets.counts, device=objects.device)
     absent = torch.arange(widest, device=objects.device) >= counts[:, None]  # B, T
-    absent[:, 0] = False  # an image without objects needs something to read, lest it reads NaN
+    absent[:, 0] = False  # an image without objects reads something, not NaN
     states = model.decode(encoded, queries, absent)  # L, B, GT, D
     states = states.unflatten(2, (groups, widest))[:, image, group, place].float()  # L, N, D
 
     with torch.autocast(states.device.type, enabled=False):
         logits, boxes = model.class_head(states), model.box_head(states)
-        label = classification_loss(logits, classes.expand(len(logits), -1), config.no_object)
-        l1, giou = box_l1(boxes, truth), box_giou(boxes, truth.expand_as(boxes))  # L, N
+        every = classes.expand(len(logits), -1)  # L, N
+        label = classification_loss(logits, every, config.no_object)
+        l1, giou = box_l1(boxes, target), box_giou(boxes, target[None])  # L, N
     loss = config.label * label.sum() + config.l1 * l1.sum() + config.giou * giou.sum()
     return loss / (totals.objects * groups)
 
 
 def add_noise(classes: Tensor, boxes: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Disturb classes (N,) and boxes (N, 4), cxcywh in fractions of the image.
+    """Add noise to classes (N,) and boxes (N, 4), cxcywh in fractions of the image.
 
-    A centre stays within its box, and a box within the image's fractions.
+    The new centre lies within the old box, and all four numbers stay within 0 and 1.
     """
     drawn = torch.randint_like(classes, num_classes)
     kept = torch.rand(classes.shape, device=classes.device) >= CLASS_NOISE

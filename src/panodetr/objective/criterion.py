@@ -45,8 +45,8 @@ def compute_losses(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The total to minimise, and its parts to log.
 
-    Where a step is shared by several processes or worked through in parts, the totals of one add up
-    to what the whole step loses.
+    A step may be split over processes or into parts. With the totals of the whole step, the losses
+    of the parts add up to the loss of the step.
 
     Args:
         model: the model.
@@ -54,10 +54,10 @@ def compute_losses(
         batch: images and objects.
         config: what to minimise.
         with_masks: whether masks are learned in this step.
-        totals: what the losses are divided by; None takes this batch for the whole step.
+        totals: what the losses are divided by; None if this batch is the whole step.
 
     Returns:
-        The total, and losses without their weights: those of the last decoder layer, with "total".
+        The total, and the unweighted losses of the last decoder layer by name, with "total".
     """
     groups, criterion = config.query_groups, config.criterion
     if totals is None:
@@ -66,7 +66,7 @@ def compute_losses(
     states = model.decode(encoded, auxiliary.queries(model))  # L, B, GQ, D
     if config.learned == "masks":
         states = states[-1:]  # masks are made from the last layer; classes and boxes only match
-    # Every group is matched on its own, as if it were one more image with the same objects.
+    # Every group is matched alone, as if it were another image with the same objects.
     states = states.unflatten(2, (groups, -1)).flatten(1, 2).float()  # L, BG, Q, D
     with torch.autocast(states.device.type, enabled=False):
         logits, boxes = model.class_head(states), model.box_head(states)
@@ -111,7 +111,7 @@ def _mask_losses(
     config: ObjectiveConfig,
     num_objects: float,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Losses of the masks of matched queries, states (B, Q, D), and of where these look."""
+    """Mask and attention losses of the matched queries, whose states are (B, Q, D)."""
     fraction = min(1.0, config.mask_objects / max(1, len(own.query)))
     own = own.where(torch.randperm(len(own.query), device=own.query.device) < config.mask_objects)
     attention = model.attend(encoded, states, own.image, own.query)  # N, A, h, w
@@ -135,13 +135,13 @@ def detection_losses(
     config: CriterionConfig,
     totals: Totals,
 ) -> dict[str, Tensor]:
-    """Unweighted losses of every decoder layer.
+    """Unweighted losses of every decoder layer (equation 2; the boxes' part is appendix A.2).
 
     Args:
         logits: (L, B, Q, C + 1).
         boxes: (L, B, Q, 4), cxcywh in fractions.
         targets: the objects.
-        matches: which query stands for which object.
+        matches: which query is matched with which object.
         config: for the weight of "no object".
         totals: what they are divided by.
 
@@ -152,13 +152,17 @@ def detection_losses(
     classes = torch.full((layers, images, queries), logits.shape[-1] - 1, device=logits.device)
     classes[matches.layer, matches.image, matches.query] = targets.classes[matches.object]
     matched = boxes[matches.layer, matches.image, matches.query]  # M, 4
-    truth = targets.boxes[matches.object]  # M, 4
+    target = targets.boxes[matches.object]  # M, 4
     zeros = boxes.new_zeros(layers)
-    label = classification_loss(logits.flatten(1, 2), classes.flatten(1), config.no_object)
+    label = classification_loss(
+        logits.flatten(1, 2),  # L, BQ, C+1
+        classes.flatten(1),  # L, BQ
+        config.no_object,
+    )
     return {
         "label": label / totals.label_weight,
-        "l1": zeros.index_add(0, matches.layer, box_l1(matched, truth)) / totals.objects,
-        "giou": zeros.index_add(0, matches.layer, box_giou(matched, truth)) / totals.objects,
+        "l1": zeros.index_add(0, matches.layer, box_l1(matched, target)) / totals.objects,
+        "giou": zeros.index_add(0, matches.layer, box_giou(matched, target)) / totals.objects,
     }
 
 
@@ -170,15 +174,15 @@ def mask_losses(
     config: CriterionConfig,
     num_objects: float,
 ) -> dict[str, Tensor]:
-    """Unweighted losses of matched masks.
+    """Unweighted losses of matched masks (section 4.4).
 
-    Only masks of matched queries have a loss, so only they are ever computed.
+    Only masks of matched queries have a loss, so only they are computed.
 
     Args:
         masks: (M, h, w) logits, enlarged here to the targets' size.
         targets: the objects.
         objects: (M,), the object of each mask.
-        padding: (B, H, W), True at padding; None where there is none.
+        padding: (B, H, W), True at padding; None if no image has any.
         config: whether padding counts.
         num_objects: what the sums are divided by.
 
@@ -193,12 +197,12 @@ def mask_losses(
 
     def losses_of(masks: Tensor, objects: Tensor) -> Tensor:
         logits = (rows @ masks @ columns.T).flatten(1)  # N, HW
-        truth = targets.masks(objects).flatten(1)  # N, HW
+        target = targets.masks(objects).flatten(1)  # N, HW
         valid = None
         if padding is not None and not config.mask_padding:
             valid = (~padding)[targets.image[objects]].to(logits.dtype).flatten(1)  # N, HW
         return torch.stack(
-            (focal_loss(logits, truth, valid).sum(), dice_loss(logits, truth, valid).sum())
+            (focal_loss(logits, target, valid).sum(), dice_loss(logits, target, valid).sum())
         )
 
     # Masks at their full size, with the tensors from there to the losses, would be the largest of a
@@ -218,9 +222,9 @@ def _enlarging(small: int, large: int, like: Tensor) -> Tensor:
     Two products enlarge as `F.interpolate` does, and their gradients take a tenth of its time.
     """
     each = torch.eye(small, dtype=like.dtype, device=like.device)
-    return F.interpolate(each[None], large, mode="linear")[0].T
+    return F.interpolate(each[None], large, mode="linear")[0].T  # large, small
 
 
 def weighted_sum(losses: dict[str, Tensor], config: CriterionConfig) -> Tensor:
-    """Each loss by its weight, over all layers."""
+    """The sum of all losses over all layers, each times its weight."""
     return torch.stack([getattr(config, name) * loss.sum() for name, loss in losses.items()]).sum()

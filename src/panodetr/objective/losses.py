@@ -9,39 +9,37 @@ from panodetr.boxes import cxcywh_to_xyxy, generalized_iou
 
 
 def classification_loss(logits: Tensor, classes: Tensor, no_object_weight: float) -> Tensor:
-    """Cross-entropy in which "no object", the last class, counts less: a weighted sum a layer.
+    """Sum over queries of the cross-entropy, in which "no object", the last class, counts less.
 
-    The paper's mean is this by the sum of the weights, which is that of the whole step.
+    The paper's mean is this sum divided by the weights of the whole step (`Totals.label_weight`).
 
     Args:
         logits: (L, N, C + 1).
         classes: (L, N) int64, C where there is no object.
-        no_object_weight: the paper's 0.1, against the great many queries without an object.
+        no_object_weight: 0.1 in the paper, because most queries have no object.
 
     Returns:
         (L,).
     """
     weight = logits.new_ones(logits.shape[-1])
     weight[-1] = no_object_weight
-    each = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(
-        classes
-    )
+    each = F.cross_entropy(logits.transpose(1, 2), classes, reduction="none")  # L, N
     return (each * weight[classes]).sum(1)
 
 
-def box_l1(boxes: Tensor, truth: Tensor) -> Tensor:
+def box_l1(boxes: Tensor, target: Tensor) -> Tensor:
     """Sum of the four differences of each pair of boxes (N, 4), cxcywh in fractions: (N,)."""
-    return (boxes - truth).abs().sum(-1)
+    return (boxes - target).abs().sum(-1)
 
 
-def box_giou(boxes: Tensor, truth: Tensor) -> Tensor:
+def box_giou(boxes: Tensor, target: Tensor) -> Tensor:
     """1 - generalised IoU of each pair of boxes (N, 4), cxcywh: (N,), 0 to 2."""
-    return 1 - generalized_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth))
+    return 1 - generalized_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(target))
 
 
 def focal_loss(
     logits: Tensor,
-    truth: Tensor,
+    target: Tensor,
     valid: Tensor | None = None,
     alpha: float = 0.25,
     gamma: float = 2.0,
@@ -50,7 +48,7 @@ def focal_loss(
 
     Args:
         logits: (N, P).
-        truth: (N, P), 0.0 or 1.0.
+        target: (N, P), 0.0 or 1.0.
         valid: (N, P), 1.0 where a pixel counts, 0.0 at padding; None counts all.
         alpha: weight of the pixels inside; the ones outside weigh 1 - alpha.
         gamma: how strongly pixels that are already right are discounted.
@@ -58,18 +56,20 @@ def focal_loss(
     Returns:
         (N,).
     """
-    # Logits that are above 0 where the answer is wrong: both terms follow from them, in few passes
-    # over tensors that are large.
-    wrong = logits * (1 - 2 * truth)
-    weight = (1 - alpha) + (2 * alpha - 1) * truth
+    # The logit of being wrong. Both classes share one formula in it, which saves passes over large
+    # tensors.
+    wrong = logits * (1 - 2 * target)
+    weight = (1 - alpha) + (2 * alpha - 1) * target
     each = weight * wrong.sigmoid() ** gamma * F.softplus(wrong)
     if valid is None:
         return each.mean(1)
     return (each * valid).sum(1) / valid.sum(1).clamp(min=1)
 
 
-def dice_loss(logits: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Dice loss with one added above and below (Milletari et al., 2016), as `focal_loss` takes it.
+def dice_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Dice loss (Milletari et al., 2016), with one added above and below the fraction line.
+
+    Arguments are those of `focal_loss`.
 
     Returns:
         (N,), 0 to 1.
@@ -77,5 +77,5 @@ def dice_loss(logits: Tensor, truth: Tensor, valid: Tensor | None = None) -> Ten
     probability = logits.sigmoid()
     if valid is not None:
         probability = probability * valid
-    both = (probability * truth).sum(1)
-    return 1 - (2 * both + 1) / (probability.sum(1) + truth.sum(1) + 1)
+    both = (probability * target).sum(1)
+    return 1 - (2 * both + 1) / (probability.sum(1) + target.sum(1) + 1)

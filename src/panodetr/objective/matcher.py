@@ -1,4 +1,4 @@
-"""Bipartite matching of predictions and objects (paper, section 3.1 and appendix A.3).
+"""Bipartite matching of predictions and objects (paper, section 3.1, equation 1, and appendix A.3).
 
 Letters: L decoder layers, B images, Q queries, C classes, T objects of the fullest image, K objects
 of the batch, M matched pairs.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from panodetr.objective.targets import Targets
 
 WORST = 1e6
-"""A cost far above any other: a pair costs 30 or so at most."""
+"""A cost far above any other: with the default weights a pair costs 30 at most."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,8 +54,8 @@ class Matches:
 def match(logits: Tensor, boxes: Tensor, targets: Targets, costs: MatchCosts) -> Matches:
     """Find the cheapest one-to-one assignment, for each layer and image alone.
 
-    The costs of all layers and images leave the device in one transfer. A cost that is not finite
-    counts as the worst: the loss is not finite then either, and the loop sees that.
+    The costs of all layers and images leave the device in one transfer. A non-finite cost counts as
+    the worst. The loss is non-finite, too, in that case, and the training loop handles it.
 
     Args:
         logits: (L, B, Q, C + 1).
@@ -98,16 +98,17 @@ def pair_costs(logits: Tensor, boxes: Tensor, targets: Targets, costs: MatchCost
         return logits.new_zeros((*logits.shape[:3], 0))
     column = torch.arange(widest, device=logits.device)  # T
     counts = torch.tensor(targets.counts, device=logits.device)[:, None]  # B, 1
-    # Images with fewer objects repeat one of the batch's: a real box, so that no cost is undefined.
+    # Columns past an image's count repeat the batch's first object, so that every cost is defined.
     index = torch.where(column < counts, targets.starts[:, None] + column, 0)  # B, T
-    classes, truth = targets.classes[index], targets.boxes[index]  # B, T and B, T, 4
+    classes, target = targets.classes[index], targets.boxes[index]  # B, T and B, T, 4
 
     probability = logits.softmax(-1)  # L, B, Q, C+1
     label = -probability.gather(
-        3, classes[None, :, None].expand(layers, -1, queries, -1)
+        3,
+        classes[None, :, None].expand(layers, -1, queries, -1),  # L, B, Q, T
     )  # L, B, Q, T
-    near = (boxes[:, :, :, None] - truth[None, :, None]).abs().sum(-1)  # L, B, Q, T
+    near = (boxes[:, :, :, None] - target[None, :, None]).abs().sum(-1)  # L, B, Q, T
     overlap = generalized_iou(
-        cxcywh_to_xyxy(boxes)[:, :, :, None], cxcywh_to_xyxy(truth)[None, :, None]
+        cxcywh_to_xyxy(boxes)[:, :, :, None], cxcywh_to_xyxy(target)[None, :, None]
     )  # L, B, Q, T
     return costs.label * label + costs.l1 * near - costs.giou * overlap
