@@ -27,7 +27,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -57,7 +57,8 @@ from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.files import write_json
 from panodetr.loading import load
 from panodetr.predict import Predictor
-from panodetr.runtimes.base import Found, Precision, Runtime
+from panodetr.results.masks import Masks
+from panodetr.runtimes.base import Precision, Prediction, Runtime
 from panodetr.runtimes.torch import TorchRuntime, full_float32
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
@@ -121,7 +122,7 @@ class Bucketed:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
 
-    def detect(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> Found:
+    def detect(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> Prediction:
         count, height, width = images.shape[:3]
         whole = tuple(-(-side // BUCKET) * BUCKET for side in (height, width))
         padded = np.zeros((count, *whole, 3), np.uint8)
@@ -135,13 +136,14 @@ class Bucketed:
 class _Cropped:
     """What was found in a padded image, its masks without the padding."""
 
-    def __init__(self, found: Found, height: int, width: int) -> None:
+    def __init__(self, found: Prediction, height: int, width: int) -> None:
         self._found, self._size = found, (height, width)
         self.logits, self.boxes = found.logits, found.boxes
 
-    def masks(self, image: NDArray[np.intp], query: NDArray[np.intp]) -> NDArray[np.float32]:
+    def masks(self, queries: Sequence[NDArray[np.intp]]) -> list[Masks]:
         height, width = self._size
-        return self._found.masks(image, query)[:, :height, :width]
+        found: list[Any] = list(self._found.masks(queries))
+        return [type(own)(own.values[:, :height, :width]) for own in found]
 
 
 class Ours:
@@ -166,8 +168,7 @@ class Ours:
         """From images (B, H, W, 3) to the masks of the queries that are kept."""
         found = self.runtime.detect(images, None)
         kept = [kept_of(logits, self.threshold) for logits in found.logits]
-        image = np.repeat(np.arange(len(images)), [len(own) for own in kept])
-        found.masks(image, np.concatenate(kept))
+        found.masks(kept)
 
     def segment(self, images: NDArray[np.uint8]) -> None:
         """From images (B, H, W, 3) to results."""
@@ -177,7 +178,7 @@ class Ours:
         """What it finds in one image, with the masks of all queries."""
         found = self.runtime.detect(image[None], None)
         every = np.arange(found.logits.shape[1])
-        masks = found.masks(np.zeros_like(every), every)
+        (masks,) = (own.logits() for own in found.masks([every]))
         logits = found.logits[0]
         return network_answer(logits, found.boxes[0], kept_of(logits, self.threshold), masks, every)
 

@@ -14,9 +14,8 @@ from hypothesis import HealthCheck, settings
 from harness.weights import measure_statistics, named_weights
 from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.export.run import export
-from panodetr.images.batch import normalize
-from panodetr.images.preprocess import Preprocessing
+from panodetr.export.export import export
+from panodetr.images.preprocess import Preprocessing, normalize
 from panodetr.model.config import DetrConfig, ResNetConfig
 from panodetr.model.detr import Detr
 from panodetr.results.types import Category

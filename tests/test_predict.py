@@ -24,7 +24,7 @@ from panodetr.images.preprocess import Preprocessing
 from panodetr.model.detr import Detr
 from panodetr.predict import Predictor
 from panodetr.results.result import PanopticResult
-from panodetr.runtimes.base import Found
+from panodetr.runtimes.base import Prediction
 from panodetr.runtimes.torch import TorchRuntime
 
 CPU = torch.device("cpu")
@@ -47,12 +47,11 @@ def random_model(spec: ModelSpec) -> Detr:
         for index, (query, logit) in enumerate(((0, 6.0), (2, 3.0), (1, 2.0), (3, 3.0))):
             head.weight[index] = own[query] / own[query].square().sum() * logit
             head.bias[index] = -head.weight[index] @ states.mean(0)
-        if model.attention_maps is None or model.mask_head is None:
+        if model.mask_head is None:
             return model
         # Masks follow where each query looks. Fresh weights give all queries nearly the same mask,
         # and rounding, which differs with the batch size, would decide between them.
-        model.attention_maps.query.weight *= 30
-        model.mask_head.convs[0].get_parameter("weight")[:, spec.architecture.hidden_dim :] *= 30
+        model.mask_head.convs[0].get_parameter("weight")[:, spec.architecture.hidden_dim :] *= 300
         for parameter in model.mask_head.adapters.parameters():
             parameter *= 0.1
     return model
@@ -105,7 +104,7 @@ def assert_same(a: PanopticResult, b: PanopticResult) -> None:
 @settings(max_examples=10)
 @given(
     st.lists(
-        st.tuples(st.sampled_from([24, 40, 64, 90]), st.sampled_from([32, 56, 100])),
+        st.tuples(st.sampled_from([40, 52, 64, 90]), st.sampled_from([48, 56, 100])),
         min_size=1,
         max_size=5,
     )
@@ -113,6 +112,7 @@ def assert_same(a: PanopticResult, b: PanopticResult) -> None:
 def test_a_list_gives_what_its_images_give_one_at_a_time(
     predictor: Predictor, sizes: list[tuple[int, int]]
 ) -> None:
+    # Smaller images have one feature, and the same mask for every query, but for rounding.
     images = [noise(*size, seed) for seed, size in enumerate(sizes)]
     together = predictor.segment(images, threshold=0)
     assert len(together) == len(images)
@@ -183,9 +183,9 @@ def test_features_are_let_go_of_before_segments_are_merged(
 ) -> None:
     alive: list[bool] = []
     detect, merge = predictor.runtime.detect, predict.merge_masks
-    features: list[weakref.ref[Found]] = []
+    features: list[weakref.ref[Prediction]] = []
 
-    def watched(*images: Any) -> Found:
+    def watched(*images: Any) -> Prediction:
         found = detect(*images)
         features.append(weakref.ref(found))
         return found

@@ -13,8 +13,7 @@ from PIL import Image
 
 import panodetr
 from panodetr.images.resize import resize
-from panodetr.results.decode import softmax
-from panodetr.results.panoptic import keep_queries
+from panodetr.results.decode import keep_queries, softmax
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -34,7 +33,7 @@ def test_an_exported_model_runs_in_onnx_runtime_alone(tiny_onnx: Path, tmp_path:
     found = panodetr.load(tiny_onnx).runtime.detect(tile[None], None)
     for threshold in (1.0, 0.7, 0.0):  # nothing is kept, some, and all
         kept = keep_queries(found.logits[0], threshold)[0]
-        inside = found.masks(np.zeros_like(kept), kept) > 0
+        inside = found.masks([kept])[0].logits() > 0
         code = snippet("onnxruntime").replace('about["threshold"]', str(threshold))
         code = "import sys; sys.modules['torch'] = sys.modules['panodetr'] = None\n" + code
         code += "\nnp.savez('answer', kept=kept, inside=inside, scores=scores)"

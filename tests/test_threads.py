@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from panodetr.images import read, resize
-from panodetr.results import grow
+from panodetr.results import masks
+from panodetr.results.masks import NumpyMasks
 from panodetr.threads import omp_threads, pool_threads
 
 
@@ -44,7 +45,7 @@ def test_without_a_number_pools_take_the_cores_that_the_process_may_use(
     assert pool_threads() == 2
 
 
-@pytest.mark.parametrize("module", [read, resize, grow])
+@pytest.mark.parametrize("module", [read, resize, masks])
 @pytest.mark.parametrize("number", [1, 3])
 def test_pools_have_the_threads_that_are_told(
     monkeypatch: pytest.MonkeyPatch, module: ModuleType, number: int
@@ -57,11 +58,8 @@ def test_pools_have_the_threads_that_are_told(
 
     monkeypatch.setenv("OMP_NUM_THREADS", str(number))
     monkeypatch.setattr(module, "ThreadPoolExecutor", watched)
-    monkeypatch.setattr(grow, "MANY_CELLS", 10)
-    monkeypatch.setattr(grow, "MOST_THREADS", 3)
     image = np.zeros((1500, 1500, 3), np.uint8)
     read.copy_pixels(Image.fromarray(image))
     resize.resize(image, (800, 800))
-    masks = np.random.default_rng(0).normal(size=(3, 20, 20)).astype(np.float32)
-    grow.highest(masks, grow.Grid.between((20, 20), (40, 40), (40, 40)))
+    NumpyMasks(np.zeros((3, 20, 20), np.float32)).highest((40, 40), (40, 40))
     assert asked == [number]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.images.views import View
     from panodetr.predict import Predictor
-    from panodetr.runtimes.base import Found, Precision
+    from panodetr.runtimes.base import Precision, Prediction
 
 FIGURES = ("classes", "box_iou", "mask_iou", "queries", "reference_pq", "pq")
 
@@ -140,7 +140,7 @@ def first_images(truth: GroundTruth, count: int | None) -> GroundTruth:
     return replace(truth, images=truth.images[:count])
 
 
-def _views(model: Predictor, image: Path) -> Iterator[tuple[list[View], Found]]:
+def _views(model: Predictor, image: Path) -> Iterator[tuple[list[View], Prediction]]:
     """Run a model on the views of an image, as predicting does."""
     from panodetr.images.views import read_tiled, view_batches
 
@@ -149,7 +149,8 @@ def _views(model: Predictor, image: Path) -> Iterator[tuple[list[View], Found]]:
         yield views, model.runtime.detect(np.stack([view.pixels for view in views]), None)
 
 
-def _answer_of(found: Found, index: int, queries: NDArray[np.intp]) -> Answer:
+def _answer_of(found: Prediction, index: int, queries: NDArray[np.intp]) -> Answer:
     """Give what a network found in one image of its batch."""
-    masks = found.masks(np.full_like(queries, index), queries)
+    chosen = [queries if number == index else queries[:0] for number in range(len(found.logits))]
+    masks = found.masks(chosen)[index].logits()
     return network_answer(found.logits[index], found.boxes[index], queries, masks)

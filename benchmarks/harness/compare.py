@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from panodetr.results.decode import softmax
-from panodetr.results.overlaps import paired_box_iou, paired_mask_iou
-from panodetr.results.panoptic import keep_queries
+from panodetr.results.decode import keep_queries, paired_box_iou, paired_mask_iou, softmax
 
 if TYPE_CHECKING:
     from harness.process import Answer

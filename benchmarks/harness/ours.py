@@ -13,6 +13,7 @@ import numpy as np
 from harness.compare import kept_of, network_answer, threshold_keeping
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from harness.weights import RandomModel
     from panodetr.images.preprocess import Preprocessing
     from panodetr.predict import Predictor
-    from panodetr.runtimes.base import Found, Precision, Runtime, RuntimeName
+    from panodetr.results.masks import Masks
+    from panodetr.runtimes.base import Precision, Prediction, Runtime, RuntimeName
 
 
 def open_model(
@@ -39,20 +41,7 @@ def open_model(
     return load(source, device="cpu", runtime=runtime, precision=precision)
 
 
-def open_plain(source: str | Path) -> Predictor:
-    """Load a model in PyTorch as it is defined, not fused; errors as for `open_model`."""
-    import torch
-
-    from panodetr.checkpoints.load import load_checkpoint
-    from panodetr.predict import Predictor
-    from panodetr.runtimes.torch import TorchRuntime
-
-    spec, network = load_checkpoint(source)
-    cpu = torch.device("cpu")
-    return Predictor(spec, TorchRuntime(network, spec.preprocessing, cpu, plain=True))
-
-
-def run_network(model: Predictor, image: NDArray[np.uint8]) -> Found:
+def run_network(model: Predictor, image: NDArray[np.uint8]) -> Prediction:
     """Run on an image that fits into one tile; the answers are those of a batch of one."""
     from panodetr.images.views import read_tiled, view_batches
 
@@ -71,8 +60,6 @@ class Segmenting:
         runtime: RuntimeName | None = None,
         kept: int | None = None,
         images: int = 1,
-        *,
-        plain: bool = False,
     ) -> None:
         """Load the model.
 
@@ -83,9 +70,8 @@ class Segmenting:
             kept: queries to be kept, by a threshold of its own: less precise arithmetic has other
                 scores, and masks are what takes the time. None: the model's own threshold.
             images: how many copies of the image one run segments.
-            plain: whether PyTorch runs the model as it is defined, not fused.
         """
-        self.model = open_plain(source) if plain else open_model(source, runtime)
+        self.model = open_model(source, runtime)
         self.image = image.pixels()
         self.images = images
         self.threshold = self.model.spec.threshold
@@ -111,10 +97,10 @@ class Segmenting:
         kept = kept_of(logits, self.threshold)
         masked = np.arange(len(logits)) if self.own_threshold else kept
         parts = np.array_split(masked, max(1, len(masked) // max(1, len(kept))))
-        masks = np.concatenate([found.masks(np.zeros_like(part), part) for part in parts])
+        masks = np.concatenate([found.masks([part])[0].logits() for part in parts])
         return network_answer(logits, found.boxes[0], kept, masks, masked)
 
-    def _network(self) -> Found:
+    def _network(self) -> Prediction:
         return run_network(self.model, self.image)
 
 
@@ -195,7 +181,7 @@ class Preparing:
         import torch
 
         from panodetr.images.views import read_tiled, view_batches
-        from panodetr.runtimes.pixels import normalize_images
+        from panodetr.runtimes.torch import normalize_images
 
         ((view,),) = view_batches([read_tiled(self.image, self.rule)], self.rule)
         images = torch.from_numpy(np.stack([view.pixels]))  # 1, H, W, 3
@@ -239,28 +225,28 @@ class _Watched:
         self._runtime = runtime
         self.intervals: list[tuple[float, float]] = []
 
-    def detect(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> Found:
+    def detect(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> Prediction:
         """Run as the runtime does."""
         start = time.perf_counter()
         found = self._runtime.detect(images, padding)
         self.intervals.append((start, time.perf_counter()))
-        return _WatchedFound(found, self.intervals)
+        return _WatchedPrediction(found, self.intervals)
 
 
-class _WatchedFound:
+class _WatchedPrediction:
     """What was found; making masks, once, and letting go of features count as its work, too."""
 
-    def __init__(self, found: Found, intervals: list[tuple[float, float]]) -> None:
-        self._found: Found | None = found
+    def __init__(self, found: Prediction, intervals: list[tuple[float, float]]) -> None:
+        self._found: Prediction | None = found
         self._intervals = intervals
         self.logits = found.logits
         self.boxes = found.boxes
 
-    def masks(self, image: NDArray[np.intp], query: NDArray[np.intp]) -> NDArray[np.float32]:
+    def masks(self, queries: Sequence[NDArray[np.intp]]) -> list[Masks]:
         """Make masks as the runtime does."""
         start = time.perf_counter()
         assert self._found is not None
-        masks = self._found.masks(image, query)
+        masks = self._found.masks(queries)
         self._found = None  # its memory goes back to the system, which takes milliseconds
         self._intervals.append((start, time.perf_counter()))
         return masks

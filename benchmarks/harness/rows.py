@@ -14,7 +14,6 @@ from panodetr.model.config import DetrConfig, detr_resnet101, detr_resnet101_pan
 SideName: TypeAlias = Literal[
     "segment-theirs",
     "segment-torch",
-    "segment-plain",
     "segment-openvino",
     "segment-int8",
     "all-masks",
@@ -113,12 +112,6 @@ ROWS = (
         against="segment-theirs",
         floors=Floors(faster=25),
         compared="loosely",
-    ),
-    Row(
-        name="fused",
-        what="segment, 15 kept, PyTorch, beside the plain form of the model",
-        side="segment-torch",
-        against="segment-plain",
     ),
     Row(
         name="all-masks",

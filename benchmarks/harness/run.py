@@ -160,8 +160,6 @@ class Workshop:
                 return partial(TheirSegmenting, self.segmenter, fed)
             case "segment-torch":
                 return partial(Segmenting, self.segmenter.folder, fed, "torch")
-            case "segment-plain":
-                return partial(Segmenting, self.segmenter.folder, fed, "torch", plain=True)
             case "segment-openvino":
                 return partial(Segmenting, self.segmenter.folder, fed, "openvino")
             case "segment-int8":

@@ -23,8 +23,7 @@ from panodetr.checkpoints.names import FACEBOOK
 from panodetr.checkpoints.published import plain_category
 from panodetr.checkpoints.save import save_pretrained
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.images.batch import normalize
-from panodetr.images.preprocess import Preprocessing
+from panodetr.images.preprocess import Preprocessing, normalize
 from panodetr.model.detr import Detr
 from panodetr.results.decode import softmax
 

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from panodetr.errors import UsageError
 from panodetr.predict import Predictor
 from panodetr.runtimes.base import PRECISIONS, RUNTIMES, Precision, RuntimeName
 from panodetr.runtimes.exported import is_exported, read_exported
+
+if TYPE_CHECKING:
+    import torch
+
+    from panodetr.checkpoints.spec import ModelSpec
+    from panodetr.model.detr import Detr
+    from panodetr.runtimes.base import Runtime
 
 
 def load(
@@ -40,6 +48,25 @@ def load(
         raise UsageError(f"runtime is {runtime!r}; expected one of {', '.join(RUNTIMES)}")
     if precision not in PRECISIONS:
         raise UsageError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    return Predictor(*_open(model, device, runtime, precision))
+
+
+def predictor_of(spec: ModelSpec, network: Detr, device: str | torch.device = "cpu") -> Predictor:
+    """Predict with a network that is in memory, in PyTorch; the network is taken over.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    from panodetr.runtimes.torch import TorchRuntime, choose_device
+
+    chosen = choose_device(device) if isinstance(device, str) else device
+    return Predictor(spec, TorchRuntime(network, spec.preprocessing, chosen))
+
+
+def _open(
+    model: str | Path, device: str, runtime: RuntimeName | None, precision: Precision
+) -> tuple[ModelSpec, Runtime]:
+    """Load a model's description and make its network ready to run; as `load`."""
     if Path(model).is_file() and is_exported(Path(model)):
         info, exported = read_exported(Path(model))
         if runtime not in (None, info.format):
@@ -48,25 +75,25 @@ def load(
                 f"load the checkpoint itself for runtime {runtime}"
             )
         _only_on_cpu(info.format, device, precision)
-        return Predictor(info.spec, exported)
+        return info.spec, exported
     # Here and not above: torch takes longer to import than an exported file takes to run.
     from panodetr.checkpoints.load import load_checkpoint
 
-    if runtime not in (None, "torch"):
-        from panodetr.runtimes import convert
+    if runtime in (None, "torch"):
+        from panodetr.runtimes.torch import TorchRuntime, choose_device
 
-        _only_on_cpu(runtime, device, precision)
-        convert.require(runtime)
+        chosen = choose_device(device)
         spec, network = load_checkpoint(model)
-        rule = spec.preprocessing
-        if runtime == "onnx":
-            return Predictor(spec, convert.run_onnx(convert.to_onnx(network, rule)))
-        return Predictor(spec, convert.run_openvino(convert.to_openvino(network, rule)))
-    from panodetr.runtimes.torch import TorchRuntime, choose_device
+        return spec, TorchRuntime(network, spec.preprocessing, chosen, precision)
+    from panodetr.runtimes import convert
 
-    chosen = choose_device(device)
+    _only_on_cpu(runtime, device, precision)
+    convert.require(runtime)
     spec, network = load_checkpoint(model)
-    return Predictor(spec, TorchRuntime(network, spec.preprocessing, chosen, precision))
+    rule = spec.preprocessing
+    if runtime == "onnx":
+        return spec, convert.run_onnx(convert.to_onnx(network, rule))
+    return spec, convert.run_openvino(convert.to_openvino(network, rule))
 
 
 def _only_on_cpu(runtime: str, device: str, precision: Precision) -> None:

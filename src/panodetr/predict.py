@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, overload
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
 from panodetr.errors import CheckpointError, UsageError
 from panodetr.images.read import is_one_image
 from panodetr.images.views import BATCH_PIXELS, read_tiled, view_batches
-from panodetr.results.candidates import TileCandidates, join_candidates
-from panodetr.results.decode import decode_detections
-from panodetr.results.masks import paint_instances
+from panodetr.results.decode import decode_detections, drop_duplicates, keep_queries
 from panodetr.results.panoptic import (
-    drop_duplicates,
+    classify_pixels,
     keep_largest_component,
-    keep_queries,
     merge_masks,
+    paint_instances,
 )
 from panodetr.results.result import (
     DetectionResult,
@@ -25,24 +24,22 @@ from panodetr.results.result import (
     name_detections,
     name_segments,
 )
-from panodetr.results.semantic import classify_pixels
-from panodetr.results.tiles import join_tiles
+from panodetr.results.tiles import TileCandidates, join_candidates, join_tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from panodetr.checkpoints.spec import ModelSpec
+    from panodetr.images.preprocess import Preprocessing
     from panodetr.images.read import ImageSource
     from panodetr.images.views import TiledImage, View
-    from panodetr.results.panoptic import ClassSegment
-    from panodetr.results.types import Box, Candidates, Category
-    from panodetr.runtimes.base import Found, Runtime
-
-    KeptQueries: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]
-    ViewSegments: TypeAlias = tuple[NDArray[np.int32], list[ClassSegment]]
-    TileResult: TypeAlias = tuple[Box, NDArray[np.int32], list[ClassSegment]]
+    from panodetr.results.masks import Masks
+    from panodetr.results.panoptic import SegmentMap
+    from panodetr.results.tiles import Tile
+    from panodetr.results.types import Candidates, Category
+    from panodetr.runtimes.base import Prediction, Runtime
 
 Task = Literal["panoptic", "instances", "semantic"]
 """What a segmentation tells apart: objects and regions, objects alone, or classes alone."""
@@ -52,7 +49,22 @@ TASKS: tuple[Task, ...] = ("panoptic", "instances", "semantic")
 DETECTION_THRESHOLD = 0.5
 """Least score of a detected object, unless the caller says otherwise."""
 
-Result = TypeVar("Result")
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Kept:
+    """The queries of one view that may become segments.
+
+    Attributes:
+        logits: (Q, C + 1), of all queries.
+        masks: N of them, one a query that is kept.
+        scores: (N,).
+        classes: (N,) class indices.
+    """
+
+    logits: NDArray[np.float32]
+    masks: Masks
+    scores: NDArray[np.float32]
+    classes: NDArray[np.intp]
 
 
 class Predictor:
@@ -76,6 +88,10 @@ class Predictor:
     def categories(self) -> tuple[Category, ...]:
         """The classes that the model tells apart."""
         return self.spec.categories
+
+    def with_rule(self, rule: Preprocessing) -> Predictor:
+        """Give the same model with another rule for its images, such as other tiles."""
+        return Predictor(replace(self.spec, preprocessing=rule), self.runtime)
 
     @overload
     def segment(
@@ -133,7 +149,14 @@ class Predictor:
             raise UsageError("a semantic segmentation has no threshold: every pixel gets a class")
         self._need_masks()
         least = _checked(self.spec.threshold if threshold is None else threshold)
-        yield from self._each(images, lambda read: self._segment(read, least, task))
+        for batch in self._read(images):
+            tiles: list[list[Tile]] = [[] for _ in batch]
+            for views in view_batches(batch, self.spec.preprocessing):
+                # What the network computed is let go of here: it is the most that is held.
+                kept = self._keep(self._detect(views), least, task)
+                for view, own in zip(views, kept, strict=True):
+                    tiles[view.image].append((view.box, *self._segment_view(view, own, task)))
+            yield from [self._panoptic_result(*one) for one in zip(batch, tiles, strict=True)]
 
     @overload
     def detect(
@@ -159,8 +182,8 @@ class Predictor:
         """Find the objects of one image, or of each image of a list, as boxes.
 
         Things only: a box says little of a region such as the sky. An object that several tiles of
-        the image have found is given once (`panodetr.results.repeats.drop_repeats`), and one that
-        several queries have found where the model's `duplicate_iou` says so.
+        the image have found is given once (`panodetr.results.decode.suppress_non_maxima`), and one
+        that several queries have found where the model's `duplicate_iou` says so.
 
         Args:
             image: a path, bytes, a file object, a PIL image, an array or a tensor
@@ -188,18 +211,21 @@ class Predictor:
         if masks:
             self._need_masks()
         least = _checked(threshold)
-        yield from self._each(
-            images,
-            lambda read: [
+        for batch in self._read(images):
+            parts: list[list[TileCandidates]] = [[] for _ in batch]
+            for views in view_batches(batch, self.spec.preprocessing):
+                self._decode(views, self._detect(views), least, parts, masks=masks)
+            yield from [
                 DetectionResult(
-                    detections=name_detections(found, self.categories),
+                    detections=name_detections(
+                        self._join(image, tiles, self.spec.duplicate_iou), self.categories
+                    ),
                     image=image.pixels,
                     source=image.source,
                     categories=self.categories,
                 )
-                for image, found in zip(read, self._candidates(read, least, masks), strict=True)
-            ],
-        )
+                for image, tiles in zip(batch, parts, strict=True)
+            ]
 
     def candidates_each(
         self, images: Iterable[ImageSource], *, masks: bool = False
@@ -214,7 +240,12 @@ class Predictor:
         """
         if masks:
             self._need_masks()
-        yield from self._each(images, lambda read: self._candidates(read, None, masks))
+        for batch in self._read(images):
+            parts: list[list[TileCandidates]] = [[] for _ in batch]
+            for views in view_batches(batch, self.spec.preprocessing):
+                self._decode(views, self._detect(views), None, parts, masks=masks)
+            # Average precision counts duplicates against the model: they stay.
+            yield from [self._join(*one) for one in zip(batch, parts, strict=True)]
 
     def answer_each(
         self,
@@ -240,7 +271,21 @@ class Predictor:
         """
         self._need_masks()
         least = _checked(self.spec.threshold if threshold is None else threshold)
-        yield from self._each(images, lambda read: self._answers(read, least, masks, least_score))
+        for batch in self._read(images):
+            tiles: list[list[Tile]] = [[] for _ in batch]
+            parts: list[list[TileCandidates]] = [[] for _ in batch]
+            for views in view_batches(batch, self.spec.preprocessing):
+                prediction = self._detect(views)
+                self._decode(views, prediction, least_score, parts, masks=masks)
+                kept = self._keep(prediction, least, "panoptic")
+                del prediction  # as in `segment_each`
+                for view, own in zip(views, kept, strict=True):
+                    segments = self._segment_view(view, own, "panoptic")
+                    tiles[view.image].append((view.box, *segments))
+            yield from [
+                (self._panoptic_result(image, own), self._join(image, candidates))
+                for image, own, candidates in zip(batch, tiles, parts, strict=True)
+            ]
 
     def _need_masks(self) -> None:
         if not self.spec.architecture.masks:
@@ -249,85 +294,59 @@ class Predictor:
                 "use a panoptic model"
             )
 
-    def _each(
-        self,
-        images: Iterable[ImageSource],
-        run: Callable[[list[TiledImage]], list[Result]],
-    ) -> Iterator[Result]:
-        """Run on images in their order, as many at a time as fit a batch."""
+    def _read(self, images: Iterable[ImageSource]) -> Iterator[list[TiledImage]]:
+        """Read images in their order, as many at a time as fit a batch."""
         waiting: list[TiledImage] = []
         for image in images:
             waiting.append(read_tiled(image, self.spec.preprocessing))
             if sum(math.prod(read.size) for read in waiting) >= BATCH_PIXELS:
-                yield from run(waiting)
+                yield waiting
                 waiting = []
             else:  # the next image may come in this one's PIL image, as frames of a file do
                 waiting[-1] = waiting[-1].kept()
-        yield from run(waiting)
+        if waiting:
+            yield waiting
 
-    def _found(self, images: list[TiledImage]) -> Iterator[tuple[list[View], Found]]:
-        """Run all views of some images, those of one size together."""
-        rule = self.spec.preprocessing
-        for views in view_batches(images, rule):
-            yield views, self.runtime.detect(np.stack([view.pixels for view in views]), None)
+    def _detect(self, views: list[View]) -> Prediction:
+        """Run the network on views of one size."""
+        return self.runtime.detect(np.stack([view.pixels for view in views]), None)
 
-    def _segment(
-        self, images: list[TiledImage], threshold: float, task: Task
-    ) -> list[PanopticResult]:
-        """Segment all views, and put each image together."""
-        parts: list[list[TileResult]] = [[] for _ in images]
-        for views, found in self._found(images):
-            if task == "semantic":
-                segmented = self._classified(views, found)
-            else:
-                segmented = self._merged(views, self._kept(found, threshold, task), task)
-                del found  # features are the most that is held: nothing needs them any more
-            for view, (segment_ids, segments) in zip(views, segmented, strict=True):
-                parts[view.image].append((view.box, segment_ids, segments))
-        return [self._panoptic_result(*one) for one in zip(images, parts, strict=True)]
-
-    def _kept(self, found: Found, threshold: float, task: Task) -> list[KeptQueries]:
-        """Masks, scores and classes in each view, only of the queries that can become segments."""
-        kept = [keep_queries(logits, threshold, self._named) for logits in found.logits]
-        if task == "instances":
-            things = [self._is_thing[classes] for _, _, classes in kept]
-            kept = [
-                (queries[of], scores[of], classes[of])
-                for of, (queries, scores, classes) in zip(things, kept, strict=True)
-            ]
-        masks = _masks(found, [queries for queries, _, _ in kept])
+    def _keep(self, prediction: Prediction, threshold: float, task: Task) -> list[_Kept]:
+        """Compute the masks of each view, only of the queries that can become segments."""
+        chosen: list[tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.intp]]] = []
+        for logits in prediction.logits:
+            queries, scores, classes = keep_queries(logits, threshold, self._named)
+            if task == "semantic":  # every query has its part in every class
+                queries = np.arange(len(logits))
+            elif task == "instances":
+                things = self._is_thing[classes]
+                queries, scores, classes = queries[things], scores[things], classes[things]
+            chosen.append((queries, scores, classes))
+        masks = prediction.masks([queries for queries, _, _ in chosen])
         return [
-            (own, scores, classes) for own, (_, scores, classes) in zip(masks, kept, strict=True)
+            _Kept(logits=logits, masks=own, scores=scores, classes=classes)
+            for logits, own, (_, scores, classes) in zip(
+                prediction.logits, masks, chosen, strict=True
+            )
         ]
 
-    def _merged(
-        self, views: list[View], kept: list[KeptQueries], task: Task
-    ) -> Iterator[ViewSegments]:
-        """Segment ids and segments of each view."""
-        for view, (own, scores, classes) in zip(views, kept, strict=True):
-            if self.spec.duplicate_iou is not None:
-                one_each = drop_duplicates(own, scores, classes, self.spec.duplicate_iou)
-                own, scores, classes = own[one_each], scores[one_each], classes[one_each]
-            if task == "instances":
-                merged = paint_instances(own, scores, classes, view.size, view.tile_size)
-            else:
-                sizes = view.size, view.tile_size
-                merged = merge_masks(own, scores, classes, self._is_thing, *sizes)
-            yield keep_largest_component(*merged) if self.spec.single_component else merged
-
-    def _classified(self, views: list[View], found: Found) -> Iterator[ViewSegments]:
-        """One segment a class in each view, from the masks of all queries."""
-        for number, view in enumerate(views):
-            every = np.arange(found.logits.shape[1])
-            masks = found.masks(np.full_like(every, number), every)
-            yield classify_pixels(found.logits[number], masks, self._named, view.tile_size)
-
-    def _panoptic_result(self, image: TiledImage, tiles: list[TileResult]) -> PanopticResult:
-        """The segments of an image, named."""
-        if len(tiles) == 1:
-            _, segment_ids, found = tiles[0]
+    def _segment_view(self, view: View, kept: _Kept, task: Task) -> SegmentMap:
+        """Segment ids and segments of a view, in pixels of the image."""
+        if task == "semantic":
+            return classify_pixels(kept.masks, kept.logits, self._named, view.tile_size)
+        masks, scores, classes = kept.masks, kept.scores, kept.classes
+        if self.spec.duplicate_iou is not None:
+            own = drop_duplicates(masks.logits(), scores, classes, self.spec.duplicate_iou)
+            masks, scores, classes = masks.choose(own), scores[own], classes[own]
+        if task == "instances":
+            found = paint_instances(masks, scores, classes, view.size, view.tile_size)
         else:
-            segment_ids, found = join_tiles(tiles, image.size)
+            found = merge_masks(masks, scores, classes, self._is_thing, view.size, view.tile_size)
+        return keep_largest_component(*found) if self.spec.single_component else found
+
+    def _panoptic_result(self, image: TiledImage, tiles: list[Tile]) -> PanopticResult:
+        """The segments of an image, named."""
+        segment_ids, found = join_tiles(tiles, image.size)
         return PanopticResult(
             segments=name_segments(found, self._by_index),
             segment_ids=segment_ids,
@@ -336,52 +355,22 @@ class Predictor:
             categories=self.spec.categories,
         )
 
-    def _candidates(
-        self, images: list[TiledImage], threshold: float | None, masks: bool
-    ) -> list[Candidates]:
-        """Every query of each image; above a threshold, if there is one, and then things only."""
-        parts: list[list[TileCandidates]] = [[] for _ in images]
-        for views, found in self._found(images):
-            for view, own in zip(views, self._decoded(views, found, threshold, masks), strict=True):
-                parts[view.image].append(own)
-        # Average precision counts duplicates against the model: only what is shown goes without.
-        duplicate_iou = None if threshold is None else self.spec.duplicate_iou
-        return [
-            join_candidates(tiles, image.size, self._by_index, duplicate_iou)
-            for image, tiles in zip(images, parts, strict=True)
-        ]
-
-    def _answers(
+    def _decode(
         self,
-        images: list[TiledImage],
-        threshold: float,
+        views: list[View],
+        prediction: Prediction,
+        threshold: float | None,
+        parts: list[list[TileCandidates]],
+        *,
         masks: bool,
-        least_score: float | None,
-    ) -> list[tuple[PanopticResult, Candidates]]:
-        """Both from one run of each view, of which no more than a batch is kept."""
-        tiles: list[list[TileResult]] = [[] for _ in images]
-        parts: list[list[TileCandidates]] = [[] for _ in images]
-        for views, found in self._found(images):
-            merged = self._merged(views, self._kept(found, threshold, "panoptic"), "panoptic")
-            decoded = self._decoded(views, found, least_score, masks)
-            for view, segmented, own in zip(views, merged, decoded, strict=True):
-                tiles[view.image].append((view.box, *segmented))
-                parts[view.image].append(own)
-        return [
-            (
-                self._panoptic_result(image, tiles[number]),
-                join_candidates(parts[number], image.size, self._by_index),
-            )
-            for number, image in enumerate(images)
-        ]
+    ) -> None:
+        """Add the queries of each view to those of its image.
 
-    def _decoded(
-        self, views: list[View], found: Found, threshold: float | None, masks: bool
-    ) -> Iterator[TileCandidates]:
-        """The queries of each view, with the class, the box and the mask that they stand for."""
+        Above a threshold, if there is one, and then things only.
+        """
         decoded = [
             decode_detections(logits, boxes, view.tile_size, self._named)
-            for logits, boxes, view in zip(found.logits, found.boxes, views, strict=True)
+            for logits, boxes, view in zip(prediction.logits, prediction.boxes, views, strict=True)
         ]
         kept = [
             np.arange(len(scores))
@@ -389,24 +378,25 @@ class Predictor:
             else np.flatnonzero((scores > threshold) & self._is_thing[classes])
             for scores, classes, _ in decoded
         ]
-        own = _masks(found, kept) if masks else [None] * len(views)
+        own = [m.logits() for m in prediction.masks(kept)] if masks else [None] * len(views)
         for number, (view, queries) in enumerate(zip(views, kept, strict=True)):
             scores, classes, boxes = decoded[number]
-            yield TileCandidates(
-                tile=view.box,
-                processed_size=view.size,
-                scores=scores[queries],
-                classes=classes[queries],
-                boxes=boxes[queries],
-                masks=own[number],
+            parts[view.image].append(
+                TileCandidates(
+                    tile=view.box,
+                    processed_size=view.size,
+                    scores=scores[queries],
+                    classes=classes[queries],
+                    boxes=boxes[queries],
+                    masks=own[number],
+                )
             )
 
-
-def _masks(found: Found, queries: list[NDArray[np.intp]]) -> list[NDArray[np.float32]]:
-    """Mask logits (N, h, w) of some queries (N,) of each image of a batch, computed together."""
-    counts = [len(chosen) for chosen in queries]
-    image = np.repeat(np.arange(len(queries)), counts)
-    return np.split(found.masks(image, np.concatenate(queries)), np.cumsum(counts)[:-1])
+    def _join(
+        self, image: TiledImage, tiles: list[TileCandidates], duplicate_iou: float | None = None
+    ) -> Candidates:
+        """Put the queries of an image's tiles together."""
+        return join_candidates(tiles, image.size, self._by_index, duplicate_iou)
 
 
 def _checked(threshold: float) -> float:

@@ -153,12 +153,12 @@ def test_detecting_gives_the_same_as_transformers(tiny_scale: Scale) -> None:
 @pytest.mark.parity
 @pytest.mark.slow
 def test_every_row_of_pytorch_is_the_same_as_transformers(tiny_scale: Scale) -> None:
-    names = ["segment", "fused", "all-masks", "prepare", "finish", "finish-noise", "int8-on-data"]
+    names = ["segment", "all-masks", "prepare", "finish", "finish-noise", "int8-on-data"]
     names += ["import", "help"]
     groups = measure(choose_rows(names), tiny_scale, repeats=2, threads=1)
     rows = by_name([row for group in groups for row in group])
     assert set(rows) == set(names)
-    for name in ("segment", "fused", "all-masks", "prepare"):
+    for name in ("segment", "all-masks", "prepare"):
         row = rows[name]
         assert row.error is None
         assert row.agreement is not None

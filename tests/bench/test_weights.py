@@ -42,7 +42,7 @@ def test_queries_differ(
     model: Predictor, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 ) -> None:
     found = run_network(model, image)
-    masks = found.masks(np.zeros(9, np.intp), np.arange(9))
+    masks = found.masks([np.arange(9)])[0].logits()
     assert found.boxes[0].std(axis=0).min() > 1e-3
     assert masks.std(axis=0).mean() > 1e-3
 
@@ -62,6 +62,6 @@ def test_masks_are_regions_unless_noise_is_asked_for(tmp_path: Path, tiny_scale:
             tmp_path / str(smooth), tiny_scale.segmenter, image, 3, tiny_scale.rule, smooth=smooth
         )
         found = run_network(open_model(written.folder), image.pixels())
-        inside = found.masks(np.zeros(9, np.intp), np.arange(9)) > 0
+        inside = found.masks([np.arange(9)])[0].logits() > 0
         edges.append(float((inside[..., 1:] != inside[..., :-1]).mean()))
     assert edges[1] > 2 * edges[0]

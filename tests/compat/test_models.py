@@ -8,10 +8,11 @@ import torch
 
 from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.compat import DetrForObjectDetection, DetrForSegmentation, models
+from panodetr.compat import DetrForObjectDetection, DetrForSegmentation
 from panodetr.compat.outputs import Canvas
 from panodetr.errors import CheckpointError, UsageError
 from panodetr.model.detr import Detr
+from panodetr.runtimes import torch as torch_runtime
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_masks_a_few_at_a_time_are_those_of_all_at_once(
 ) -> None:
     pixels = torch.randn(2, 3, 64, 96)  # 10 masks
     expected = model(pixels).pred_masks
-    monkeypatch.setattr(models, "MASKS_AT_ONCE", at_once)
+    monkeypatch.setattr(torch_runtime, "CACHED_PIXELS", at_once * 16 * 24)
     torch.testing.assert_close(model(pixels).pred_masks, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from panodetr.images.batch import normalize, pad
-from panodetr.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from panodetr.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalize, pad
 
 
 def test_normalize_is_the_formula() -> None:

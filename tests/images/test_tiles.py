@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panodetr.images.tiles import tile_boxes
+from panodetr.images.views import tile_boxes
 
 
 @st.composite

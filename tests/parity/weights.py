@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.weights import value
-from panodetr.images.batch import pad
+from panodetr.images.preprocess import pad
 from panodetr.model.detr import Detr
 
 

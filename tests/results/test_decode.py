@@ -1,9 +1,19 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
-from panodetr.results.decode import decode_detections, softmax
+from panodetr.boxes import cxcywh_to_xyxy, iou_and_union
+from panodetr.results.decode import (
+    decode_detections,
+    drop_duplicates,
+    keep_queries,
+    paired_box_iou,
+    paired_mask_iou,
+    softmax,
+    suppress_non_maxima,
+)
 
 
 def test_softmax_is_torchs_and_does_not_overflow() -> None:
@@ -29,3 +39,121 @@ def test_no_queries() -> None:
     )
     assert scores.shape == classes.shape == (0,)
     assert boxes.shape == (0, 4)
+
+
+def test_kept_queries_are_real_classes_above_the_threshold() -> None:
+    half = np.log(np.array([0.5, 0.25, 0.25], np.float32))
+    logits = np.array([[0, 9, 0], [0, 0, 9], half, [3, 0, 0]], np.float32)
+    queries, scores, classes = keep_queries(logits, float(np.exp(half[0])))
+    assert queries.tolist() == [0, 3]  # "no object" is out, and so is the score at the threshold
+    assert classes.tolist() == [1, 0]
+    assert (scores > 0.5).all()
+
+
+def test_of_two_masks_of_one_object_the_better_one_is_kept() -> None:
+    masks = np.full((4, 8, 8), -1, np.float32)
+    masks[0, :4] = 1  # the same object as 1
+    masks[1, :4, :7] = 1
+    masks[2, 4:] = 1  # another place
+    masks[3, :4] = 1  # another class
+    scores = np.array([0.6, 0.9, 0.5, 0.7], np.float32)
+    classes = np.array([0, 0, 0, 1])
+    assert drop_duplicates(masks, scores, classes, 0.5).tolist() == [1, 2, 3]
+    assert drop_duplicates(masks, scores, classes, 0.9).tolist() == [0, 1, 2, 3]
+    assert drop_duplicates(masks[:0], scores[:0], classes[:0], 0.5).tolist() == []
+
+
+def test_empty_masks_are_no_duplicates() -> None:
+    masks = np.full((2, 4, 4), -1, np.float32)
+    kept = drop_duplicates(masks, np.ones(2, np.float32), np.zeros(2, np.intp), 0.5)
+    assert kept.tolist() == [0, 1]
+
+
+LEFT, RIGHT = (0, 0, 100, 100), (0, 60, 100, 160)  # y0, x0, y1, x1: 40 pixels shared
+SIZE = (100, 160)
+
+Query = tuple[int, tuple[float, float, float, float], float, int]
+"""Tile, box, score, class."""
+
+
+def kept(*found: Query, duplicate_iou: float | None = None) -> list[int]:
+    tiles, boxes, scores, classes = (list(column) for column in zip(*found, strict=True))
+    return suppress_non_maxima(
+        np.array(boxes, np.float32),
+        np.array(scores, np.float32),
+        np.array(classes, np.intp),
+        np.array(tiles, np.intp),
+        np.array([LEFT, RIGHT], np.intp),
+        SIZE,
+        duplicate_iou,
+    ).tolist()
+
+
+def test_an_object_that_both_tiles_saw_is_given_once_by_its_better_score() -> None:
+    assert kept((0, (70, 10, 90, 30), 0.8, 0), (1, (71, 10, 91, 30), 0.9, 0)) == [1]
+
+
+def test_boxes_of_one_tile_do_not_compete() -> None:
+    assert kept((0, (70, 10, 90, 30), 0.8, 0), (0, (71, 10, 91, 30), 0.9, 0)) == [0, 1]
+
+
+def test_boxes_of_one_tile_compete_where_the_model_needs_it() -> None:
+    twice = ((0, (70, 10, 90, 30), 0.8, 0), (0, (71, 10, 91, 30), 0.9, 0))
+    beside = (0, (88, 10, 98, 30), 0.7, 0)
+    assert kept(*twice, beside, duplicate_iou=0.5) == [1, 2]
+
+
+def test_boxes_of_two_classes_do_not_compete() -> None:
+    assert kept((0, (70, 10, 90, 30), 0.8, 0), (1, (71, 10, 91, 30), 0.9, 1)) == [0, 1]
+
+
+def test_a_fragment_gives_way_to_the_whole_also_with_the_better_score() -> None:
+    fragment, whole = (80.0, 10.0, 100.0, 30.0), (80.0, 10.0, 140.0, 30.0)
+    assert kept((0, fragment, 0.95, 0), (1, whole, 0.6, 0)) == [1]
+
+
+def test_a_sure_fragment_is_not_lost_to_a_doubtful_whole() -> None:
+    fragment, whole = (80.0, 10.0, 100.0, 30.0), (80.0, 10.0, 140.0, 30.0)
+    assert 0 in kept((0, fragment, 0.95, 0), (1, whole, 0.05, 0))
+
+
+def test_a_small_object_beside_a_large_one_stays() -> None:
+    assert kept((0, (62, 5, 72, 15), 0.9, 0), (1, (62, 5, 130, 80), 0.8, 0)) == [0, 1]
+
+
+def test_the_images_own_borders_cut_nothing() -> None:
+    at_the_edge, larger = (0.0, 0.0, 90.0, 100.0), (62.0, 0.0, 95.0, 100.0)
+    assert kept((0, at_the_edge, 0.9, 0), (1, larger, 0.8, 0)) == [0, 1]
+
+
+def test_nothing_found_keeps_nothing() -> None:
+    empty = np.zeros(0, np.float32)
+    none = empty.astype(np.intp)
+    places = np.array([LEFT, RIGHT], np.intp)
+    assert (
+        suppress_non_maxima(np.zeros((0, 4), np.float32), empty, none, none, places, SIZE).size == 0
+    )
+
+
+def test_boxes_overlap_as_the_models_own_boxes_do() -> None:
+    random = np.random.default_rng(0)
+    a, b = random.uniform(0.2, 0.6, (2, 50, 4)).astype(np.float32)
+    expected, _ = iou_and_union(*(cxcywh_to_xyxy(torch.from_numpy(boxes)) for boxes in (a, b)))
+    np.testing.assert_allclose(paired_box_iou(a, b), expected.numpy(), atol=1e-5)
+    assert 0.05 < paired_box_iou(a, b).mean() < 0.95
+
+
+def test_boxes_apart_or_without_area_do_not_overlap() -> None:
+    a = np.array([[0.2, 0.2, 0.1, 0.1], [0.5, 0.5, 0, 0]], np.float32)
+    b = np.array([[0.8, 0.8, 0.1, 0.1], [0.5, 0.5, 0, 0]], np.float32)
+    assert paired_box_iou(a, b).tolist() == [0, 0]
+    assert paired_box_iou(a[:0], b[:0]).shape == (0,)
+
+
+def test_masks_overlap_where_both_are_above_zero() -> None:
+    a = np.full((3, 4, 4), -1, np.float32)
+    b = a.copy()
+    a[0, :2], b[0, 1:3] = 5, 0.1
+    a[1] = 1
+    assert paired_mask_iou(a, b).tolist() == [pytest.approx(1 / 3), 0, 1]  # empty: the same
+    assert paired_mask_iou(a[:0], b[:0]).shape == (0,)

@@ -1,5 +1,10 @@
+"""Whose each pixel is, in NumPy and in torch: both as the original says."""
+
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,52 +13,160 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 from pycocotools import mask as coco_mask
 from torch.nn import functional as F
 
-from panodetr.results.masks import grow_mask, paint_instances, run_lengths
+from panodetr.results import masks as module
+from panodetr.results.masks import Masks, NumpyMasks, Size, run_lengths, upsample_mask
+from panodetr.results.panoptic import merge_masks, paint_instances
+from panodetr.runtimes import torch as torch_runtime
+from panodetr.runtimes.torch import TorchMasks
 
+Array = NDArray[np.float32]
+Make = Callable[[Array], Masks]
+
+
+def in_torch(values: Array) -> TorchMasks:
+    return TorchMasks(torch.from_numpy(values))
+
+
+both = pytest.mark.parametrize("make", [NumpyMasks, in_torch])
 sides = st.integers(1, 40)
 sizes = st.tuples(sides, sides)
+seeds = st.integers(0, 2**32 - 1)
 
 
-def the_originals(
-    logits: NDArray[np.float32], processed: tuple[int, int], target: tuple[int, int]
-) -> NDArray[np.bool_]:
-    grown = F.interpolate(torch.from_numpy(logits)[None, None], processed, mode="bilinear")
-    inside = (grown.sigmoid() > 0.5).float()
-    return F.interpolate(inside, target, mode="nearest")[0, 0].bool().numpy()
+def noise(seed: int, *shape: int) -> Array:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-@given(sizes, sizes, sizes, st.integers(0, 2**31))
-def test_a_mask_grows_as_in_the_original(
-    mask: tuple[int, int], processed: tuple[int, int], target: tuple[int, int], seed: int
+def upsampled(masks: Array, processed: Size, target: Size) -> Array:
+    """Upsample all masks in torch, then pick Pillow's nearest pixels: (N, H, W)."""
+    values = F.interpolate(
+        torch.from_numpy(masks)[None], size=processed, mode="bilinear", align_corners=False
+    )[0].numpy()
+    numbers = np.arange(processed[0] * processed[1], dtype=np.int32).reshape(processed)
+    picked = Image.fromarray(numbers).resize((target[1], target[0]), Image.Resampling.NEAREST)
+    return values.reshape(len(masks), -1)[:, np.asarray(picked)]
+
+
+def assert_highest(winner: NDArray[np.integer], values: Array) -> None:
+    """The winner's value is the highest, but for rounding in another order of operations."""
+    value = np.take_along_axis(values, winner[None].astype(np.intp), axis=0)[0]
+    np.testing.assert_allclose(value, values.max(axis=0), rtol=0, atol=1e-5)
+
+
+@both
+@given(st.integers(1, 6), sizes, sizes, sizes, seeds)
+def test_the_highest_mask_is_that_of_the_original(
+    make: Make, count: int, size: Size, processed: Size, target: Size, seed: int
 ) -> None:
-    logits = np.random.default_rng(seed).standard_normal(mask).astype(np.float32)
-    expected = the_originals(logits, processed, target)
-    np.testing.assert_array_equal(grow_mask(logits, processed, target), expected)
+    masks = noise(seed, count, *size)
+    winner = make(masks).highest(processed, target)
+    assert winner.shape == target
+    assert_highest(winner, upsampled(masks, processed, target))
 
 
-@given(sizes, st.integers(0, 2**31))
-def test_run_lengths_are_cocos(size: tuple[int, int], seed: int) -> None:
-    mask = np.random.default_rng(seed).random(size) > 0.5
-    runs: Any = {"size": list(size), "counts": run_lengths(mask)}
-    decoded = coco_mask.decode(coco_mask.frPyObjects(runs, *size))
-    np.testing.assert_array_equal(decoded.astype(bool), mask)
+@given(sizes, sizes, sizes, seeds)
+def test_one_mask_at_the_images_size_is_the_originals(
+    size: Size, processed: Size, target: Size, seed: int
+) -> None:
+    logits = noise(seed, *size)
+    values = F.interpolate(torch.from_numpy(logits)[None, None], processed, mode="bilinear")
+    inside = (values.sigmoid() > 0.5).float()
+    expected = F.interpolate(inside, target, mode="nearest")[0, 0].bool().numpy()
+    np.testing.assert_array_equal(upsample_mask(logits, processed, target), expected)
 
 
-def square(y0: int, x0: int, y1: int, x1: int) -> NDArray[np.float32]:
+@given(st.integers(1, 6), sizes, sizes, sizes, seeds)
+def test_numpy_and_torch_agree(
+    count: int, size: Size, processed: Size, target: Size, seed: int
+) -> None:
+    masks = noise(seed, count, *size)
+    weights = noise(seed + 1, count, 3)
+    ours, theirs = NumpyMasks(masks), in_torch(masks)
+    np.testing.assert_array_equal(
+        ours.topmost(processed, target), theirs.topmost(processed, target)
+    )
+    np.testing.assert_allclose(ours.mix(weights).logits(), theirs.mix(weights).logits(), atol=1e-5)
+    order = np.arange(count)[::-1].copy()
+    np.testing.assert_array_equal(ours.choose(order).logits(), theirs.choose(order).logits())
+
+
+@both
+@pytest.mark.parametrize("count", [255, 256, 257])
+def test_as_many_masks_as_a_byte_can_tell_apart_and_one_more(make: Make, count: int) -> None:
+    masks = noise(0, count, 12, 30)
+    masks.reshape(count, -1)[np.arange(count), np.arange(count)] += 9  # each is the highest once
+    winner = make(masks).highest((24, 60), (24, 60))
+    assert_highest(winner, upsampled(masks, (24, 60), (24, 60)))
+    assert set(winner.ravel().tolist()) >= set(range(count))
+    large = make(np.kron(masks, np.ones((3, 3), np.float32)))
+    scores, classes = np.ones(count, np.float32), np.arange(count)
+    ids, segments = merge_masks(large, scores, classes, np.ones(count, np.bool_), *[(36, 90)] * 2)
+    assert [segment.area for segment in segments] == np.bincount(ids.ravel())[1:].tolist()
+    assert len(segments) == count
+    none = make(np.full((count, 2, 2), -1, np.float32))
+    assert (none.topmost((4, 4), (4, 4)) == count).all()
+
+
+@both
+def test_parts_of_any_size_give_the_same(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = make(noise(0, 6, 11, 13))
+    sizes = (40, 50), (37, 60)
+    highest, topmost = masks.highest(*sizes), masks.topmost(*sizes)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    for at_once in (1, 130, 10**6):
+        monkeypatch.setattr(module, "BAND_PIXELS", at_once)
+        monkeypatch.setattr(torch_runtime, "UPSAMPLED_VALUES", at_once * 20)
+        assert np.array_equal(masks.highest(*sizes), highest)
+        assert np.array_equal(masks.topmost(*sizes), topmost)
+
+
+@both
+def test_of_equals_the_first_wins(make: Make) -> None:
+    masks = np.zeros((3, 4, 4), np.float32)
+    masks[1:] = 1
+    assert (make(masks).highest((9, 9), (9, 9)) == 1).all()
+    assert (make(masks).topmost((9, 9), (9, 9)) == 1).all()
+
+
+MEMORY = """
+import resource, sys
+import numpy as np, torch
+from panodetr.results.masks import NumpyMasks
+from panodetr.results.panoptic import merge_masks
+from panodetr.runtimes.torch import TorchMasks
+
+count = 60 if sys.argv[1] == "numpy" else 12  # torch holds no more than 5 at a time
+values = np.random.default_rng(0).normal(size=(count, 750, 1000)).astype(np.float32)
+masks = NumpyMasks(values) if sys.argv[1] == "numpy" else TorchMasks(torch.from_numpy(values))
+scores, classes, things = np.ones(count, np.float32), np.arange(count), np.ones(count, np.bool_)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+merge_masks(masks, scores, classes, things, (3000, 4000), (3000, 4000))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)  # KiB
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_sixty_masks_of_a_large_image_add_less_than_a_gibibyte(library: str) -> None:
+    order = [sys.executable, "-c", MEMORY, library]
+    done = subprocess.run(order, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1 << 20
+
+
+def square(y0: int, x0: int, y1: int, x1: int) -> Array:
     mask = np.full((20, 20), -1, np.float32)
     mask[y0:y1, x0:x1] = 1
     return mask
 
 
-def painted(
-    *masks: NDArray[np.float32], scores: list[float]
-) -> tuple[NDArray[np.int32], list[int]]:
+def painted(*masks: Array, scores: list[float]) -> tuple[NDArray[np.int32], list[int]]:
     classes = np.arange(len(masks))
     ids, segments = paint_instances(
-        np.stack(masks), np.array(scores, np.float32), classes, (20, 20), (20, 20)
+        NumpyMasks(np.stack(masks)), np.array(scores, np.float32), classes, (20, 20), (20, 20)
     )
     assert [segment.id for segment in segments] == list(range(1, len(segments) + 1))
     for segment in segments:
@@ -64,9 +177,7 @@ def painted(
 def test_the_better_score_lies_on_top_and_the_rest_stays_empty() -> None:
     ids, classes = painted(square(0, 0, 10, 10), square(5, 5, 15, 15), scores=[0.6, 0.9])
     assert classes == [1, 0]
-    assert ids[7, 7] == 1
-    assert ids[2, 2] == 2
-    assert ids[18, 18] == 0
+    assert (ids[7, 7], ids[2, 2], ids[18, 18]) == (1, 2, 0)
     assert np.count_nonzero(ids == 2) == 75
 
 
@@ -79,13 +190,21 @@ def test_an_instance_of_four_visible_pixels_is_dropped() -> None:
 
 
 def test_no_instance_is_an_empty_map() -> None:
-    nothing = np.zeros((0, 5, 5), np.float32)
+    nothing = NumpyMasks(np.zeros((0, 5, 5), np.float32))
     ids, segments = paint_instances(
         nothing, np.zeros(0, np.float32), np.zeros(0, np.intp), (20, 20), (30, 30)
     )
     assert ids.shape == (30, 30)
     assert not ids.any()
     assert segments == []
+
+
+@given(sizes, st.integers(0, 2**31))
+def test_run_lengths_are_cocos(size: Size, seed: int) -> None:
+    mask = np.random.default_rng(seed).random(size) > 0.5
+    runs: Any = {"size": list(size), "counts": run_lengths(mask)}
+    decoded = coco_mask.decode(coco_mask.frPyObjects(runs, *size))
+    np.testing.assert_array_equal(decoded.astype(bool), mask)
 
 
 @pytest.mark.parametrize("first", [True, False])

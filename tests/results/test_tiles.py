@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from panodetr.images.tiles import tile_boxes
+from panodetr.images.views import tile_boxes
 from panodetr.results.panoptic import ClassSegment, measure_segments
 from panodetr.results.tiles import Tile, join_tiles
 

@@ -16,18 +16,17 @@ import panodetr
 from panodetr.checkpoints.load import load_checkpoint
 from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.images.batch import normalize, pad
+from panodetr.images.preprocess import normalize, pad
 from panodetr.model.detr import Detr
-from panodetr.runtimes import fused_masks, graph_runtime
+from panodetr.runtimes import graphs
 from panodetr.runtimes import torch as torch_runtime
-from panodetr.runtimes.base import Runtime
-from panodetr.runtimes.pixels import normalize_images
-from panodetr.runtimes.torch import TorchRuntime, full_float32
+from panodetr.runtimes.base import Prediction, Runtime
+from panodetr.runtimes.torch import TorchRuntime, full_float32, normalize_images
 
 CPU = torch.device("cpu")
 
 
-def fused(folder: Path) -> Runtime:
+def folded(folder: Path) -> Runtime:
     return panodetr.load(folder, device="cpu").runtime
 
 
@@ -45,6 +44,12 @@ def plain(folder: Path) -> TorchRuntime:
     return TorchRuntime(model, spec.preprocessing, CPU, plain=True)
 
 
+def masks_of(found: Prediction, *queries: list[int]) -> NDArray[np.float32]:
+    """The masks of some queries of each image, one after the other."""
+    masks = found.masks([np.array(own, np.intp) for own in queries])
+    return np.concatenate([own.logits() for own in masks])
+
+
 def assert_same(model: Runtime, other: Runtime) -> None:
     for count, height, width, edge in (
         (1, 64, 64, 64), (3, 64, 64, 32), (1, 97, 130, 97), (2, 160, 75, 80),
@@ -58,15 +63,15 @@ def assert_same(model: Runtime, other: Runtime) -> None:
             a, b = model.detect(batch, mask), other.detect(batch, mask)
             np.testing.assert_allclose(b.logits, a.logits, atol=1e-4)
             np.testing.assert_allclose(b.boxes, a.boxes, atol=1e-4)
-            chosen = np.array([0, count - 1, 0, count - 1]), np.array([4, 1, 0, 2])
-            expected = a.masks(*chosen)
+            chosen: list[list[int]] = [[4, 0], [], [1, 2]][:count]
+            expected = masks_of(a, *chosen)
             scale = max(1, np.abs(expected).max())
-            np.testing.assert_allclose(b.masks(*chosen), expected, atol=1e-4 * scale)
-            none = np.array([], np.intp)
-            assert b.masks(none, none).shape == (0, *expected.shape[1:])
+            np.testing.assert_allclose(masks_of(b, *chosen), expected, atol=1e-4 * scale)
+            none: list[list[int]] = [[]] * count
+            assert masks_of(b, *none).shape == (0, *expected.shape[1:])
 
 
-@pytest.mark.parametrize("make", [fused, openvino])
+@pytest.mark.parametrize("make", [folded, openvino])
 def test_answers_are_the_models(tiny_folder: Path, make: Callable[[Path], Runtime]) -> None:
     assert_same(plain(tiny_folder), make(tiny_folder))
 
@@ -89,23 +94,22 @@ def test_bfloat16_on_a_gpu_is_near(tiny_folder: Path) -> None:
     np.testing.assert_allclose(b.logits, a.logits, atol=0.05 * np.abs(a.logits).max())
 
 
-@pytest.mark.parametrize("make", [plain, fused, openvino])
+@pytest.mark.parametrize("make", [plain, folded, openvino])
 def test_masks_a_few_at_a_time_are_those_of_all_at_once(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Runtime]
 ) -> None:
     found = make(tiny_folder).detect(images(2, 64, 80), None)
-    image, query = np.array([0, 1, 1, 0, 1, 0, 1]), np.array([4, 1, 0, 2, 3, 0, 4])
-    together = found.masks(image, query)
+    chosen = [4, 2, 0], [1, 0, 3, 4]
+    together = masks_of(found, *chosen)
     pixels = together[0].size
     scale = max(1, np.abs(together).max())
     for at_once in (1, 2, 3):
-        monkeypatch.setattr(torch_runtime, "MASKS_AT_ONCE", at_once)
-        monkeypatch.setattr(fused_masks, "CACHED_PIXELS", at_once * pixels)
-        monkeypatch.setattr(graph_runtime, "CACHED_PIXELS", at_once * pixels)
-        np.testing.assert_allclose(found.masks(image, query), together, atol=1e-4 * scale)
+        monkeypatch.setattr(torch_runtime, "CACHED_PIXELS", at_once * pixels)
+        monkeypatch.setattr(graphs, "CACHED_PIXELS", at_once * pixels)
+        np.testing.assert_allclose(masks_of(found, *chosen), together, atol=1e-4 * scale)
 
 
-@pytest.mark.parametrize("make", [fused, openvino])
+@pytest.mark.parametrize("make", [folded, openvino])
 def test_a_model_without_masks_finds_boxes(
     tiny_spec: ModelSpec, tmp_path: Path, make: Callable[[Path], Runtime]
 ) -> None:
@@ -118,7 +122,7 @@ def test_a_model_without_masks_finds_boxes(
     np.testing.assert_allclose(b.logits, a.logits, atol=1e-4)
     np.testing.assert_allclose(b.boxes, a.boxes, atol=1e-4)
     with pytest.raises(ValueError, match="no mask head"):
-        b.masks(np.array([0]), np.array([0]))
+        masks_of(b, [0], [])
 
 
 def test_pixels_are_normalised_where_the_model_runs_to_the_same_bits(tiny_spec: ModelSpec) -> None:
@@ -147,7 +151,7 @@ def test_float32_is_never_tf32(tiny_folder: Path) -> None:
     ]
     before = convolutions.fp32_precision, products.fp32_precision
     found = runtime.detect(images(1, 64, 64), None)
-    found.masks(np.array([0]), np.array([1]))
+    masks_of(found, [1])
     assert seen == [("ieee", "ieee")] * len(handles) == [("ieee", "ieee")] * 2
     assert (convolutions.fp32_precision, products.fp32_precision) == before
     assert before[0] == "tf32"  # PyTorch's default, and the reason
@@ -174,6 +178,5 @@ def test_bfloat16_answers_are_near_the_models(tiny_folder: Path) -> None:
     rounded = panodetr.load(tiny_folder, device="cpu", precision="bfloat16").runtime
     a, b = (r.detect(images(2, 64, 80), None) for r in (plain(tiny_folder), rounded))
     assert 0 < np.abs(a.boxes - b.boxes).max() < 0.05
-    chosen = np.array([0, 1]), np.array([1, 3])
-    difference = np.abs(a.masks(*chosen) - b.masks(*chosen))
+    difference = np.abs(masks_of(a, [1], [3]) - masks_of(b, [1], [3]))
     assert 0 < difference.mean() < 0.1

@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.int8 != (options.calibration is not None):
         raise UsageError("--int8 and --calibration FOLDER belong together; give both or neither")
-    from panodetr.export.run import export
+    from panodetr.export.export import export
 
     with redirect_stdout(sys.stderr):  # NNCF's progress bars; stdout is for what was made
         info = export(

@@ -17,7 +17,7 @@ from panodetr.compat.outputs import (
     LayerOutput,
 )
 from panodetr.errors import CheckpointError, UsageError
-from panodetr.runtimes.torch import MASKS_AT_ONCE
+from panodetr.runtimes.torch import compute_masks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -191,12 +191,8 @@ def _masks(model: Detr, encoded: Encoded, states: Tensor) -> Tensor:
     images, queries, _ = states.shape
     image = torch.arange(images, device=states.device).repeat_interleave(queries)  # BQ
     query = torch.arange(queries, device=states.device).repeat(images)  # BQ
-    shared = model.share(encoded)
-    parts = [
-        model.refine(shared, model.attend(encoded, states, *chosen), chosen[0])
-        for chosen in zip(image.split(MASKS_AT_ONCE), query.split(MASKS_AT_ONCE), strict=True)
-    ]
-    return torch.cat(parts).unflatten(0, (images, queries))  # B, Q, h, w
+    masks = compute_masks(model, encoded, states, image, query)  # BQ, h, w
+    return masks.unflatten(0, (images, queries))  # B, Q, h, w
 
 
 def _canvas(padding: Tensor) -> Canvas:

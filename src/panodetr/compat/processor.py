@@ -46,8 +46,10 @@ from panodetr.compat.outputs import (
     run_lengths,
     sizes_of,
 )
+from panodetr.results.decode import keep_queries
 from panodetr.results.id_map import decode_ids, id_map_png
-from panodetr.results.panoptic import keep_queries, merge_masks
+from panodetr.results.masks import NumpyMasks
+from panodetr.results.panoptic import merge_masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,7 +332,8 @@ class DetrFeatureExtractor(DetrImageProcessor):
             logits: NDArray[np.float32] = outputs.logits[image].detach().float().cpu().numpy()
             queries, scores, labels = keep_queries(logits, threshold)
             masks = masks_of(outputs, image)[torch.from_numpy(queries)].detach().float().cpu()
-            ids, segments = merge_masks(masks.numpy(), scores, labels, is_thing, size, target)
+            kept = NumpyMasks(masks.numpy())
+            ids, segments = merge_masks(kept, scores, labels, is_thing, size, target)
             info = [
                 {
                     "id": segment.id - 1,

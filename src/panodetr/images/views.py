@@ -14,7 +14,6 @@ from PIL import Image
 from panodetr.images.preprocess import Preprocessing
 from panodetr.images.read import ImageSource, copy_pixels, open_image, path_of
 from panodetr.images.resize import image_size, resize, resized_size
-from panodetr.images.tiles import tile_boxes
 from panodetr.results.types import Box
 
 BATCH_PIXELS = 1 << 20
@@ -142,3 +141,28 @@ def processed_size(size: tuple[int, int], rule: Preprocessing) -> tuple[int, int
 def _tile_size(box: Box) -> tuple[int, int]:
     y0, x0, y1, x1 = box
     return y1 - y0, x1 - x0
+
+
+def tile_boxes(size: tuple[int, int], tile: int, overlap: int) -> list[Box]:
+    """Cover an image with the fewest square tiles that overlap enough, evenly spread.
+
+    Args:
+        size: height and width of the image.
+        tile: side of a tile; an image that is smaller in one direction has tiles as low or narrow.
+        overlap: pixels that neighbours share at least, 0 to `tile` - 1.
+
+    Returns:
+        Boxes of one size, row by row; a single one, of the whole image, where that fits a tile.
+    """
+    height, width = size
+    rows, columns = _starts(height, tile, overlap), _starts(width, tile, overlap)
+    tall, wide = min(tile, height), min(tile, width)
+    return [(y, x, y + tall, x + wide) for y in rows for x in columns]
+
+
+def _starts(length: int, tile: int, overlap: int) -> list[int]:
+    if length <= tile:
+        return [0]
+    steps = -((tile - length) // (tile - overlap))  # rounded up
+    # Starts are cut to whole pixels: no step is above the mean one rounded up, tile - overlap.
+    return [index * (length - tile) // steps for index in range(steps + 1)]

@@ -1,18 +1,22 @@
-"""From the masks of the kept queries to one segment a pixel: the paper's panoptic inference.
+"""From the masks of queries to one segment a pixel: the paper's panoptic inference, and two more.
 
-The paper's section 4.2 in the reference implementation's order of steps, which PQ depends on.
-N: kept queries, h, w: pixels of a mask, H, W: pixels of the result.
+`merge_masks` is the paper's section 4.2 in the reference implementation's order of steps, which PQ
+depends on. `paint_instances` finds things alone, and `classify_pixels` classes alone.
+
+Q: queries, N: those that are kept, C: real classes, H, W: pixels of the result.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from panodetr.results.decode import softmax
-from panodetr.results.grow import Grid, highest, highest_at
+from panodetr.results.id_map import run_starts
+from panodetr.results.masks import Masks, Size
 
 SMALLEST_AREA = 5
 """Segments of fewer pixels are dropped, as in the original."""
@@ -39,83 +43,29 @@ class ClassSegment:
     box: tuple[int, int, int, int]
 
 
-def keep_queries(
-    logits: NDArray[np.float32], threshold: float, named: NDArray[np.bool_] | None = None
-) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.intp]]:
-    """Find the queries that can become segments, so that no other mask needs computing.
-
-    Args:
-        logits: (Q, C + 1), "no object" last.
-        threshold: scores up to and including it are dropped (the paper's 0.85).
-        named: (C,), the classes that the data knows; others keep their share of the probability,
-            and are never chosen. None: all.
-
-    Returns:
-        Indices (N,) of the queries whose likeliest class is a real one and whose score is above
-        `threshold`, in rising order; their scores (N,) and classes (N,).
-    """
-    probabilities = softmax(logits)
-    if named is not None:
-        probabilities = np.where(np.append(named, True), probabilities, np.float32(-1))
-    classes = probabilities.argmax(axis=1)
-    scores = np.take_along_axis(probabilities, classes[:, None], axis=1)[:, 0]
-    keep = np.flatnonzero((classes != logits.shape[1] - 1) & (scores > threshold))
-    return keep, scores[keep], classes[keep]
-
-
-def drop_duplicates(
-    masks: NDArray[np.float32],
-    scores: NDArray[np.float32],
-    classes: NDArray[np.intp],
-    most: float,
-) -> NDArray[np.intp]:
-    """Find the queries that stand for objects of their own.
-
-    Not in the paper: a DETR that has seen few objects in training lets several queries answer for
-    one, and they would share its pixels. The one with the highest score is kept.
-
-    Args:
-        masks: (N, h, w) logits, above 0 inside.
-        scores: (N,).
-        classes: (N,) class indices.
-        most: greatest IoU of two masks of one class.
-
-    Returns:
-        Indices of the queries to keep, rising.
-    """
-    count, height, width = masks.shape
-    inside = (masks > 0).reshape(count, height * width).astype(np.float32)
-    both = inside @ inside.T  # N, N: pixels
-    area = both.diagonal()
-    # both / (area + area - both) > most, without dividing by empty masks
-    same = both > most * (area[:, None] + area - both)
-    same &= classes[:, None] == classes
-    kept: list[int] = []
-    for query in np.argsort(-scores, kind="stable").tolist():
-        if not same[query, kept].any():
-            kept.append(query)
-    return np.sort(np.array(kept, np.intp))
+SegmentMap = tuple[NDArray[np.int32], list[ClassSegment]]
+"""Segment ids (H, W), 0 = nothing, and what they are, in the ids' order."""
 
 
 def merge_masks(
-    masks: NDArray[np.float32],
+    masks: Masks,
     scores: NDArray[np.float32],
     classes: NDArray[np.intp],
     is_thing: NDArray[np.bool_],
-    processed_size: tuple[int, int],
-    target_size: tuple[int, int],
-) -> tuple[NDArray[np.int32], list[ClassSegment]]:
+    processed_size: Size,
+    target_size: Size,
+) -> SegmentMap:
     """Give every pixel to the kept query whose mask is highest there.
 
-    As in the original: masks grow bilinearly to the processed size, each pixel goes to the highest
-    (the first of equals), and the map goes to the target size by the nearest pixel. Then segments
-    of 4 pixels or fewer are dropped, and their pixels go to the next highest mask, until there are
-    none. Of several segments of one stuff class the first counts the pixels of all in the first
-    round, and the others are dropped in it. Their pixels are not the first one's by right, though
-    the paper reads so: the original hands them, too, to whichever mask is the next highest.
+    As in the original: masks are upsampled bilinearly to the processed size, each pixel goes to the
+    highest, and the map goes to the target size by the nearest pixel. Then segments of 4 pixels or
+    fewer are dropped, and their pixels go to the next highest mask, until there are none. Of
+    several segments of one stuff class the first counts the pixels of all in the first round, and
+    the others are dropped in it. Their pixels do not go to the first one, though the paper reads
+    so: the original gives them, too, to whichever mask is the next highest.
 
     Args:
-        masks: (N, h, w) logits over the image alone, without padding.
+        masks: N of them, over the image alone, without padding.
         scores: (N,).
         classes: (N,) class indices.
         is_thing: by class index.
@@ -123,62 +73,109 @@ def merge_masks(
         target_size: height and width of the result.
 
     Returns:
-        Segment ids (H, W), from 1 in the order of the queries, 0 only where no segment is left at
-        all; and the segments.
+        Segment ids, from 1 in the order of the queries, 0 only where no segment is left at all; and
+        the segments.
     """
-    if len(masks) == 0:
+    count = len(scores)
+    if count == 0:
         return np.zeros(target_size, np.int32), []
-    count = len(masks)
-    grid = Grid.between(masks.shape[1:], processed_size, target_size)
-    winner = highest(masks, grid)  # H, W, indices into masks
-    first = [n if is_thing[c] else int(np.argmax(classes == c)) for n, c in enumerate(classes)]
-    runs = runs_of(winner)
-    areas = np.bincount(first, weights=runs.areas(count), minlength=count)
     kept = np.arange(count)
-    while len(kept) and (areas[kept] < SMALLEST_AREA).any():
-        kept = kept[areas[kept] >= SMALLEST_AREA]
-        gone = np.ones(count, np.bool_)
-        gone[kept] = False
-        orphans = np.flatnonzero(gone.take(winner))
+    winner = masks.highest(processed_size, target_size)  # H, W: places in kept
+    first = [n if is_thing[c] else int(np.argmax(classes == c)) for n, c in enumerate(classes)]
+    areas = np.bincount(first, weights=_areas(winner, count), minlength=count)
+    while len(kept) and (areas < SMALLEST_AREA).any():
+        kept = kept[areas >= SMALLEST_AREA]
         if len(kept):
-            winner.ravel()[orphans] = kept[highest_at(masks[kept], grid, orphans)]
-        runs = runs_of(winner)
-        areas = runs.areas(count)
-    new_ids = np.zeros(count, np.int32)
-    new_ids[kept] = np.arange(1, len(kept) + 1)
-    segment_ids = new_ids.take(winner, mode="clip")  # nothing to clip, and quicker to look up
-    runs = replace(runs, value=new_ids.take(runs.value))
-    measured = _measure_runs(runs, segment_ids.shape, len(kept))
-    segments = [
-        ClassSegment(
-            id=index,
-            class_index=int(classes[n]),
-            is_thing=bool(is_thing[classes[n]]),
-            score=float(scores[n]),
-            area=area,
-            box=box,
-        )
-        for index, (n, (area, box)) in enumerate(zip(kept, measured, strict=True), start=1)
-    ]
-    return segment_ids, segments
+            winner = masks.choose(kept).highest(processed_size, target_size)
+        areas = _areas(winner, len(kept))
+    if not len(kept):
+        return np.zeros(target_size, np.int32), []
+    segment_ids = winner.astype(np.int32) + 1
+    return segment_ids, _describe(segment_ids, classes[kept], scores[kept], is_thing)
+
+
+def paint_instances(
+    masks: Masks,
+    scores: NDArray[np.float32],
+    classes: NDArray[np.intp],
+    processed_size: Size,
+    target_size: Size,
+) -> SegmentMap:
+    """Paint the masks of things onto one map, the best score on top.
+
+    Each mask is the original's: bilinear to the processed size, inside where it is above 0, then
+    the nearest pixel. Where several claim a pixel the best score has it, and what no mask claims
+    stays empty. An instance of which 4 pixels or fewer are to be seen is dropped, and leaves its
+    pixels empty.
+
+    Args:
+        masks: N of them.
+        scores: (N,).
+        classes: (N,) class indices, of things.
+        processed_size: height and width that the image had as the model's input.
+        target_size: height and width of the result.
+
+    Returns:
+        Segment ids, from 1 in the order of falling scores, 0 = nothing; and the segments.
+    """
+    count = len(scores)
+    if count == 0:
+        return np.zeros(target_size, np.int32), []
+    order = np.argsort(-scores, kind="stable")
+    top = masks.choose(order).topmost(
+        processed_size, target_size
+    )  # H, W: places in order; N = none
+    segment_ids, seen = _renumber(top, count, SMALLEST_AREA)
+    order = order[seen]
+    is_thing = np.ones(int(classes.max()) + 1, np.bool_)
+    return segment_ids, _describe(segment_ids, classes[order], scores[order], is_thing)
+
+
+def classify_pixels(
+    masks: Masks, logits: NDArray[np.float32], named: NDArray[np.bool_], size: Size
+) -> SegmentMap:
+    """Give every pixel the class that all queries together make likeliest there.
+
+    As transformers does: a class's value at a pixel is the sum, over all queries, of the
+    probability of the class times that of the mask. Values are upsampled bilinearly to `size`,
+    where the highest wins.
+
+    Args:
+        masks: of all queries, over the image alone, without padding.
+        logits: (Q, C + 1), "no object" last.
+        named: (C,), the classes to choose from.
+        size: height and width of the result.
+
+    Returns:
+        Segment ids, from 1 in the order of the classes, one for each class that was found; and the
+        segments. A segment's score is the best that any query gives its class.
+    """
+    classes = np.flatnonzero(named)
+    probabilities = softmax(logits)[:, classes]  # Q, named
+    winner = masks.mix(probabilities).highest(size, size)  # H, W
+    segment_ids, found = _renumber(winner, len(classes), 1)
+    scores = probabilities.max(axis=0)[found]
+    is_thing = np.zeros(len(named), np.bool_)  # objects are not told apart: tiles join as stuff
+    return segment_ids, _describe(segment_ids, classes[found], scores, is_thing)
 
 
 def keep_largest_component(
     segment_ids: NDArray[np.int32], segments: list[ClassSegment]
-) -> tuple[NDArray[np.int32], list[ClassSegment]]:
-    """Leave of each thing its main piece, and nothing where the others were.
+) -> SegmentMap:
+    """Leave of each thing its largest component, and nothing where the others were.
 
     Not in the paper: for objects of one piece only, such as nuclei; people behind a fence are not.
     Each pixel goes to the highest mask, however low that is, and so things get strays far from
-    where they are. Pieces are parted by rows or columns without a pixel, which tells strays from an
-    object, and not two halves that lie into each other. The one with the most pixels stays.
+    where they are. Components are separated by rows or columns without a pixel, which tells strays
+    from an object, and keeps two halves that reach past each other together. (Components in the
+    strict sense give other segments: `docs/decisions/023-largest-component.md`.)
 
     Args:
         segment_ids: (H, W), from 1.
         segments: what they are, in the ids' order.
 
     Returns:
-        Segment ids (H, W), 0 in the pieces that are gone; and the segments.
+        Segment ids, 0 where components are gone; and the segments.
     """
     ids, kept = segment_ids.copy(), list(segments)
     for place, segment in enumerate(segments):
@@ -186,27 +183,28 @@ def keep_largest_component(
             continue
         x0, y0, x1, y1 = segment.box
         mask = segment_ids[y0:y1, x0:x1] == segment.id
-        main = _main_piece(mask)
-        if np.count_nonzero(main) < segment.area:
-            ids[y0:y1, x0:x1][mask & ~main] = 0
-            ((area, (left, top, right, bottom)),) = measure_segments(main.astype(np.int32), 1)
+        largest = _largest_component(mask)
+        if np.count_nonzero(largest) < segment.area:
+            ids[y0:y1, x0:x1][mask & ~largest] = 0
+            ((area, (left, top, right, bottom)),) = measure_segments(largest.astype(np.int32), 1)
             box = x0 + left, y0 + top, x0 + right, y0 + bottom
             kept[place] = replace(segment, area=area, box=box)
     return ids, kept
 
 
-def _main_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The piece (H, W) of the most pixels, of those that empty rows and columns part."""
-    main, across, whole = mask, 1, 0
-    while whole < 2:  # neither rows nor columns part it any more
-        counts = np.count_nonzero(main, axis=across)  # K: pixels of each row, or column
+def _largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The part (H, W) of the most pixels, of those that empty rows and columns separate."""
+    largest, across, whole = mask, 1, 0
+    while whole < 2:  # neither rows nor columns separate it any more
+        counts = np.count_nonzero(largest, axis=across)  # K: pixels of each row, or column
         begins = counts > 0
         begins[1:] &= counts[:-1] == 0
         run = np.cumsum(begins)  # K, from 1: in which run of rows with pixels
         if run[-1] > 1:
-            main, whole = main & np.expand_dims(run == np.bincount(run, counts).argmax(), across), 0
+            best = run == np.bincount(run, counts).argmax()
+            largest, whole = largest & np.expand_dims(best, across), 0
         across, whole = 1 - across, whole + 1
-    return main
+    return largest
 
 
 def measure_segments(
@@ -216,48 +214,57 @@ def measure_segments(
 
     A segment without pixels has area 0 and the box 0, 0, 0, 0.
     """
-    return _measure_runs(runs_of(segment_ids), segment_ids.shape, count)
-
-
-def _measure_runs(
-    runs: Runs, shape: tuple[int, ...], count: int
-) -> list[tuple[int, tuple[int, int, int, int]]]:
-    """Measure segments as `measure_segments` does, from the runs of a map of some shape."""
-    areas = runs.areas(count + 1)
-    y, x = np.divmod(runs.start, shape[1])
-    low = np.full((2, count + 1), max(shape))
+    start = run_starts(segment_ids)  # of runs, which are far fewer than pixels
+    length = np.diff(start, append=segment_ids.size)
+    number = segment_ids.ravel()[start]
+    areas = np.bincount(number, weights=length, minlength=count + 1).astype(np.int64)
+    y, x = np.divmod(start, segment_ids.shape[1])
+    low = np.full((2, count + 1), max(segment_ids.shape))
     high = np.zeros((2, count + 1), np.int64)
-    for axis, (first, last) in enumerate(((x, x + runs.length), (y, y + 1))):
-        np.minimum.at(low[axis], runs.value, first)
-        np.maximum.at(high[axis], runs.value, last)
+    for axis, (first, last) in enumerate(((x, x + length), (y, y + 1))):
+        np.minimum.at(low[axis], number, first)
+        np.maximum.at(high[axis], number, last)
     low[:, areas == 0] = 0
     boxes = np.concatenate([low, high]).T.tolist()
     return [(int(area), tuple(box)) for area, box in zip(areas[1:], boxes[1:], strict=True)]
 
 
-@dataclass(frozen=True, slots=True)
-class Runs:
-    """Pixels of one value that follow each other in a row: far fewer than pixels.
+def _areas(numbers: NDArray[np.integer], count: int) -> NDArray[np.intp]:
+    """Count the pixels of each of the numbers 0 to `count` - 1 in a map."""
+    return np.bincount(numbers.ravel(), minlength=count)[:count]
 
-    Attributes:
-        value: what the pixels of each run have in common, 0 or more.
-        start: its first pixel, in the flattened map.
-        length: pixels.
+
+def _renumber(
+    numbers: NDArray[np.integer], count: int, least_area: int
+) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+    """Turn numbers 0 to `count` - 1 into ids from 1 without gaps; others and small ones become 0.
+
+    Returns:
+        Segment ids (H, W), and the numbers that are left, rising.
     """
-
-    value: NDArray[np.integer]
-    start: NDArray[np.intp]
-    length: NDArray[np.intp]
-
-    def areas(self, count: int) -> NDArray[np.int64]:
-        """Count the pixels of each of the values 0 to `count` - 1."""
-        return np.bincount(self.value, weights=self.length, minlength=count).astype(np.int64)
+    left = np.flatnonzero(_areas(numbers, count) >= least_area)
+    new_id = np.zeros(count + 1, np.int32)
+    new_id[left] = np.arange(1, len(left) + 1)
+    return new_id.take(numbers), left
 
 
-def runs_of(values: NDArray[np.integer]) -> Runs:
-    """Cut each row of a map (H, W) into runs."""
-    starts = np.ones(values.shape, np.bool_)
-    np.not_equal(values[:, 1:], values[:, :-1], out=starts[:, 1:])
-    start = np.flatnonzero(starts)
-    length = np.diff(start, append=values.size)
-    return Runs(value=values.ravel()[start], start=start, length=length)
+def _describe(
+    segment_ids: NDArray[np.int32],
+    classes: NDArray[np.intp],
+    scores: NDArray[np.float32],
+    is_thing: NDArray[np.bool_] | Sequence[bool],
+) -> list[ClassSegment]:
+    """Describe the segments 1, 2, ... of a map, given their classes and scores."""
+    return [
+        ClassSegment(
+            id=number,
+            class_index=int(class_index),
+            is_thing=bool(is_thing[class_index]),
+            score=float(score),
+            area=area,
+            box=box,
+        )
+        for number, (class_index, score, (area, box)) in enumerate(
+            zip(classes, scores, measure_segments(segment_ids, len(classes)), strict=True), start=1
+        )
+    ]

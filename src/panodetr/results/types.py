@@ -75,14 +75,14 @@ class CoarseMask:
     image_size: tuple[int, int]
 
     def pixels(self) -> NDArray[np.bool_]:
-        """Grow the mask to the image's size (H, W); `panodetr.results.masks.grow_mask` says how."""
+        """Give the object's pixels (H, W); `panodetr.results.masks.upsample_mask` says how."""
         import numpy as np
 
-        from panodetr.results.masks import grow_mask
+        from panodetr.results.masks import upsample_mask
 
         y0, x0, y1, x1 = self.tile
         whole = np.zeros(self.image_size, np.bool_)
-        whole[y0:y1, x0:x1] = grow_mask(self.logits, self.processed_size, (y1 - y0, x1 - x0))
+        whole[y0:y1, x0:x1] = upsample_mask(self.logits, self.processed_size, (y1 - y0, x1 - x0))
         return whole
 
 

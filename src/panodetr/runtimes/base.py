@@ -1,6 +1,6 @@
 """What every runtime offers, in NumPy, so that whoever calls it needs none of them.
 
-Letters: B images, H and W their padded size, Q queries, C classes, N masks, h and w a mask's size.
+Letters: B images, H and W their padded size, Q queries, C classes.
 """
 
 from __future__ import annotations
@@ -8,8 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
+
+    from panodetr.results.masks import Masks
 
 RuntimeName = Literal["torch", "openvino", "onnx"]
 """What can run a model."""
@@ -22,8 +26,8 @@ Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
-class Found(Protocol):
-    """What a model found in a batch; masks are computed when they are asked for."""
+class Prediction(Protocol):
+    """What a model says of a batch; masks are computed when they are asked for."""
 
     @property
     def logits(self) -> NDArray[np.float32]:
@@ -35,14 +39,21 @@ class Found(Protocol):
         """(B, Q, 4), cxcywh in fractions of the unpadded image."""
         ...
 
-    def masks(self, image: NDArray[np.intp], query: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Mask logits (N, h, w) of the queries (N,) of the images (N,), N from 0."""
+    def masks(self, queries: Sequence[NDArray[np.intp]]) -> list[Masks]:
+        """Compute the masks of some queries of each of the B images, and keep them where they are.
+
+        Args:
+            queries: indices (N,) of queries for each image; N may be 0, and differs.
+
+        Raises:
+            ValueError: the model has no mask head.
+        """
         ...
 
 
 class Runtime(Protocol):
     """A model that can be run."""
 
-    def detect(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> Found:
+    def detect(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> Prediction:
         """Run on images (B, H, W, 3) in RGB, resized; padding (B, H, W) is True beside them."""
         ...

@@ -13,21 +13,22 @@ import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import msgspec
 
 from panodetr.checkpoints.spec import spec_from_json, spec_to_json
 from panodetr.errors import CheckpointError, MissingExtra
 from panodetr.files import atomic_write
-from panodetr.runtimes.graph_runtime import GraphRuntime
-from panodetr.runtimes.onnx import load_onnx
-from panodetr.runtimes.openvino import compile_openvino, read_openvino
+from panodetr.runtimes.graphs import GraphRuntime, compile_openvino, load_onnx, read_openvino
+from panodetr.validation import check, decode_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.runtimes.graph_runtime import Graph
+    from panodetr.runtimes.graphs import Graph
 
 FORMAT = "panodetr-exported"
 FORMAT_VERSION = 1
@@ -39,7 +40,7 @@ SUFFIXES: Mapping[str, tuple[str, ...]] = {"onnx": (".onnx",), "openvino": (".xm
 """What the files of a graph end in, by format."""
 
 LONGEST_REASON = 300
-"""Characters of a library's own words that a message repeats."""
+"""Characters of a library's own message that an error repeats."""
 
 FIRST_ENTRY = b"PK\x03\x04"
 """How an entry of a ZIP archive begins; its name is 30 bytes further on."""
@@ -47,10 +48,24 @@ FIRST_ENTRY = b"PK\x03\x04"
 
 _UNREADABLE = (
     *(OSError, EOFError, KeyError, TypeError, AttributeError, ValueError, OverflowError),
-    # An archive's own; an encrypted one, and JSON that is nested too deep, are RuntimeErrors.
+    # An archive's own; an encrypted one is a RuntimeError.
     *(zipfile.BadZipFile, zlib.error, struct.error, RuntimeError),
 )
 """What reading a damaged file raises."""
+
+
+class _Description(msgspec.Struct, frozen=True, kw_only=True):
+    """`model.json`; the meaning of its values is that of `ExportInfo`."""
+
+    format: Literal["panodetr-exported"]
+    format_version: int
+    graphs: ExportFormat
+    precision: Literal["float32", "int8"]
+    weights_sha256: str
+    versions: dict[str, str]
+    checked: dict[str, float]
+    files_sha256: dict[str, str]
+    model: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +103,7 @@ def write_exported(path: Path, info: ExportInfo, graphs: Mapping[str, bytes]) ->
         "weights_sha256": info.weights,
         "versions": dict(info.versions),
         "checked": dict(info.checked),
-        "files_sha256": {n: hashlib.sha256(data).hexdigest() for n, data in graphs.items()},
+        "files_sha256": {name: hashlib.sha256(data).hexdigest() for name, data in graphs.items()},
         "model": spec_to_json(info.spec),
     }
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
@@ -123,9 +138,16 @@ def read_exported(path: Path) -> tuple[ExportInfo, GraphRuntime]:
     try:
         with zipfile.ZipFile(path) as archive:
             files = {entry.filename: _read_entry(archive, entry) for entry in archive.infolist()}
-        described = cast("dict[str, Any]", json.loads(files.pop(DESCRIPTION)))
-        info = _read_info(described)
-        _check_files(files, dict(described["files_sha256"]))
+        description = _read_description(files.pop(DESCRIPTION))
+        _check_files(files, description.files_sha256)
+        info = ExportInfo(
+            spec=spec_from_json(description.model),
+            format=description.graphs,
+            precision=description.precision,
+            weights=description.weights_sha256,
+            versions=description.versions,
+            checked=description.checked,
+        )
         return info, run_graphs(info.format, info.spec, files)
     except MissingExtra:
         raise
@@ -208,27 +230,17 @@ def _graph(name: str, graph: bytes, weights: bytes | None = None) -> Graph:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _read_info(described: dict[str, Any]) -> ExportInfo:
-    """Read the description.
+def _read_description(contents: bytes) -> _Description:
+    """Read `model.json`.
 
     Raises:
-        KeyError: a field is missing.
-        ValueError: a field has no meaning.
+        CheckpointError: it is not what `write_exported` writes, or is of a newer version.
     """
-    if described["format"] != FORMAT:
-        raise ValueError(f"its format is {described['format']!r}, not {FORMAT!r}")
-    if described["format_version"] > FORMAT_VERSION:
-        raise ValueError(
-            f"it was made by a newer panodetr (format_version {described['format_version']}, this "
-            f"one reads {FORMAT_VERSION}); upgrade panodetr"
+    described = decode_json(contents, dict[str, Any], DESCRIPTION, CheckpointError)
+    version = described.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"it was made by a newer panodetr (format_version {version}, this one reads "
+            f"{FORMAT_VERSION}); upgrade panodetr"
         )
-    if described["graphs"] not in EXPORT_FORMATS:
-        raise ValueError(f"graphs are for {described['graphs']!r}")
-    return ExportInfo(
-        spec=spec_from_json(described["model"]),
-        format=described["graphs"],
-        precision=str(described["precision"]),
-        weights=str(described["weights_sha256"]),
-        versions=dict(described["versions"]),
-        checked=dict(described["checked"]),
-    )
+    return check(described, _Description, DESCRIPTION, CheckpointError)

@@ -1,98 +1,253 @@
-"""A model as two graphs, which other runtimes can take over: arrays in, arrays out.
+"""A model as two graphs, which ONNX Runtime or OpenVINO runs on the CPU. No torch in here.
 
-`DetectGraph` runs once a batch. `MasksGraph` runs for the queries that are kept, on what the first
-has computed for all of them together. Two graphs and not one: how many queries are kept is only
-known in between, and where none is, the second one need not run at all.
-
-Letters: B images, H and W their padded size, Q queries, C classes, D channels, N masks, A attention
-heads, h and w the feature map's height and width.
+Letters: B images, H and W their padded size, N masks, h and w a mask's size.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from threading import Lock
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
 
-from panodetr.runtimes.pixels import normalize_images
+from panodetr.errors import CheckpointError, MissingExtra
+from panodetr.results.masks import Masks, NumpyMasks
+from panodetr.threads import omp_threads
 
 if TYPE_CHECKING:
-    from panodetr.images.preprocess import Preprocessing
-    from panodetr.model.detr import Detr
+    from types import ModuleType
+
+    import openvino
+
+Arrays = dict[str, NDArray[np.generic]]
+Shape = tuple[int | None, ...]
+"""Of an array that a graph takes or gives out; None is a size that is open."""
+
+DETECT_INPUTS = ("images", "padding")
+MASK_SOURCES = ("states", "memory", "small_padding", "coarse", "fine", "finer", "finest")
+"""What the detect graph computes for the masks graph, which takes those of one image."""
+
+BOX_OUTPUTS = ("logits", "boxes")
+"""All that the detect graph of a model without masks gives out."""
+
+DETECT_OUTPUTS = (*BOX_OUTPUTS, *MASK_SOURCES)
+MASKS_INPUTS = (*MASK_SOURCES, "query")
+MASKS_OUTPUTS = ("masks",)
+
+CACHED_PIXELS = 270_000
+"""Pixels of the finest map that the masks graph works on at a time: five masks of an image of 800
+by 1066. Fewer, and what they share is laid out anew too often; more, and they push each other's
+activations out of the cache."""
 
 
-class DetectGraph(nn.Module):
-    """Images to classes and boxes, and to what masks are made from."""
+@dataclass(frozen=True)
+class Graph:
+    """Named arrays in, named arrays out.
 
-    def __init__(self, model: Detr, rule: Preprocessing) -> None:
-        super().__init__()
-        self.model = model
-        self.rule = rule
-        self.eval()
+    Attributes:
+        run: computes.
+        inputs: what it takes, by name.
+        outputs: what it gives out, likewise.
+    """
 
-    def forward(self, images: Tensor, padding: Tensor) -> tuple[Tensor, ...]:
-        """Detect, in the order of `panodetr.runtimes.exported.DETECT_OUTPUTS`.
+    run: Callable[[Arrays], Arrays]
+    inputs: Mapping[str, Shape]
+    outputs: Mapping[str, Shape]
 
-        Args:
-            images: (B, H, W, 3) uint8, RGB.
-            padding: (B, H, W) bool, True beside the images.
 
-        Returns:
-            Logits (B, Q, C + 1) and boxes (B, Q, 4); of a model with a mask head also the queries'
-            states (B, Q, D), memory (B, D, h, w), its padding (B, h, w), and the four maps of
-            `MaskHead.share`.
+class GraphRuntime:
+    """A detect graph, and a masks graph where the model has masks."""
+
+    def __init__(self, detect: Graph, masks: Graph | None = None) -> None:
+        """Take graphs over.
+
+        Raises:
+            ValueError: a graph takes or gives out other arrays than it should.
         """
-        pixels = normalize_images(images, padding, self.rule)
-        found = self.model.detect(pixels, padding)
-        if self.model.mask_head is None:
-            return found.logits, found.boxes
-        encoded = found.encoded
-        assert encoded.padding is not None
-        shared = self.model.share(encoded)
-        return found.logits, found.boxes, found.states, encoded.memory, encoded.padding, *shared
+        _check("detect", detect, DETECT_INPUTS, BOX_OUTPUTS if masks is None else DETECT_OUTPUTS)
+        if masks is not None:
+            _check("masks", masks, MASKS_INPUTS, MASKS_OUTPUTS)
+        self._detect = detect
+        self._masks = masks
+
+    def detect(
+        self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None
+    ) -> GraphPrediction:
+        """Run on images (B, H, W, 3) in RGB, resized; padding (B, H, W) is True beside them."""
+        if padding is None:
+            padding = np.zeros(images.shape[:3], np.bool_)
+        return GraphPrediction(
+            self._detect.run({"images": images, "padding": padding}), self._masks
+        )
 
 
-class MasksGraph(nn.Module):
-    """Masks of chosen queries of one image: what they share need not be copied for each of them."""
+class GraphPrediction:
+    """What the detect graph gave out; see `panodetr.runtimes.base.Prediction`."""
 
-    def __init__(self, model: Detr) -> None:
-        super().__init__()
-        assert model.attention_maps is not None
-        assert model.mask_head is not None
-        self.attention_maps = model.attention_maps
-        self.mask_head = model.mask_head
-        self.eval()
+    def __init__(self, outputs: Arrays, masks: Graph | None) -> None:
+        self.logits: NDArray[np.float32] = outputs["logits"].astype(np.float32, copy=False)
+        self.boxes: NDArray[np.float32] = outputs["boxes"].astype(np.float32, copy=False)
+        self._outputs = outputs
+        self._masks = masks
 
-    def forward(
-        self,
-        states: Tensor,
-        memory: Tensor,
-        small_padding: Tensor,
-        coarse: Tensor,
-        fine: Tensor,
-        finer: Tensor,
-        finest: Tensor,
-        query: Tensor,
-    ) -> Tensor:
-        """Mask logits (N, h, w) of the queries (N,) int64.
+    def masks(self, queries: Sequence[NDArray[np.intp]]) -> list[Masks]:
+        """Compute the masks of some queries (N,) of each image.
 
-        The other arguments are what the detect graph gave out, of one image, under their names
-        there.
+        Raises:
+            ValueError: the model has no mask head.
         """
-        image = torch.zeros_like(query)
-        attention = self.attention_maps(states, memory, small_padding, image, query)
-        return self.mask_head((coarse, fine, finer, finest), attention, None)
+        if self._masks is None:
+            raise ValueError("this model has no mask head; export one that has")
+        height, width = self._outputs["finest"].shape[-2:]
+        at_once = max(1, CACHED_PIXELS // (height * width))
+        found: list[Masks] = []
+        for number, own in enumerate(queries):
+            sources = {name: self._outputs[name][number : number + 1] for name in MASK_SOURCES}
+            values = np.empty((len(own), height, width), np.float32)
+            for start in range(0, len(own), at_once):
+                part = slice(start, start + at_once)
+                asked = sources | {"query": own[part].astype(np.int64)}
+                values[part] = self._masks.run(asked)["masks"]
+            found.append(NumpyMasks(values))
+        return found
 
 
-def detect_example() -> tuple[Tensor, Tensor]:
-    """Two images of different sizes, to record the detect graph with."""
-    images = torch.arange(2 * 160 * 192 * 3).view(2, 160, 192, 3).to(torch.uint8)
-    padding = torch.zeros(2, 160, 192, dtype=torch.bool)
-    padding[1, 100:] = True
-    return images, padding
+def _check(name: str, graph: Graph, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+    """Compare the names of a graph's arrays with those that it should have.
+
+    Raises:
+        ValueError: they are others.
+    """
+    pairs = ("takes", graph.inputs, inputs), ("gives", graph.outputs, outputs)
+    for what, found, expected in pairs:
+        if set(found) != set(expected):
+            raise ValueError(
+                f"the {name} graph {what} {', '.join(found)}; expected {', '.join(expected)}"
+            )
 
 
-def masks_example(found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Three queries of what the detect graph found in the first image of its example."""
-    return *(array[:1] for array in found[2:]), torch.tensor([1, 0, 2]) % found[0].shape[1]
+def import_onnxruntime() -> ModuleType:
+    """Import the library.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtra("running a model in ONNX Runtime", "onnx") from error
+    return onnxruntime
+
+
+def load_onnx(model: bytes) -> Graph:
+    """Make a graph ready to run, in as many threads as `panodetr.threads` says.
+
+    Raises:
+        MissingExtra: ONNX Runtime is not installed.
+        CheckpointError: the library does not take the graph.
+    """
+    library: Any = import_onnxruntime()
+    options = library.SessionOptions()
+    options.intra_op_num_threads = omp_threads() or 0  # 0 is its own choice
+    try:
+        session = library.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no base of their own
+        raise CheckpointError(f"ONNX Runtime does not take it: {error}") from error
+    outputs = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Arrays) -> Arrays:
+        return dict(zip(outputs, cast("list[Any]", session.run(None, inputs)), strict=True))
+
+    return Graph(run, _onnx_shapes(session.get_inputs()), _onnx_shapes(session.get_outputs()))
+
+
+def _onnx_shapes(arrays: list[Any]) -> dict[str, Shape]:
+    """Shapes by name; open sizes are names there."""
+    return {
+        array.name: tuple(size if isinstance(size, int) else None for size in array.shape)
+        for array in arrays
+    }
+
+
+def import_openvino() -> ModuleType:
+    """Import the library.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtra("running a model in OpenVINO", "openvino") from error
+    return openvino
+
+
+@cache
+def _core() -> Any:
+    """OpenVINO itself, once for the process and for good.
+
+    Its plugin for the CPU gives the thread that loads it another stack for signals, and hands the
+    old one back when it is let go of. Of two, let go of in the order in which they came, the second
+    hands back the first one's, which is gone by then: the next Ctrl-C would crash the process.
+    `tests/runtimes/test_signals.py` shows it.
+    """
+    core = import_openvino().Core()
+    core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin
+    return core
+
+
+def read_openvino(xml: bytes, weights: bytes) -> openvino.Model:
+    """Read a graph from OpenVINO's two files.
+
+    Raises:
+        MissingExtra: OpenVINO is not installed.
+        CheckpointError: the library does not take the graph.
+    """
+    library = import_openvino()
+    try:
+        tensor = library.Tensor(np.frombuffer(weights, np.uint8))
+        return _core().read_model(xml, tensor)
+    except RuntimeError as error:
+        raise CheckpointError(f"OpenVINO does not take it: {error}") from error
+
+
+def compile_openvino(model: openvino.Model) -> Graph:
+    """Make a graph ready to run, in as many threads as `panodetr.threads` says.
+
+    Raises:
+        CheckpointError: the library does not take the graph, or an array of it has no name.
+    """
+    # Left to itself, OpenVINO takes bfloat16 on machines that are faster in it.
+    config: dict[str, str | int] = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": omp_threads() or 0,  # 0 is its own choice
+    }
+    try:
+        inputs, outputs = _openvino_shapes(model.inputs), _openvino_shapes(model.outputs)
+        compiled: Any = _core().compile_model(model, "CPU", config)
+    except RuntimeError as error:
+        raise CheckpointError(f"OpenVINO does not take it: {error}") from error
+    lock = Lock()
+
+    def run(inputs: Arrays) -> Arrays:
+        with lock:  # a compiled model has one set of buffers
+            found = compiled(inputs, share_inputs=True)
+            arrays: list[NDArray[Any]] = [found[index] for index in range(len(compiled.outputs))]
+        return dict(zip(outputs, arrays, strict=True))
+
+    return Graph(run, inputs, outputs)
+
+
+def _openvino_shapes(ports: Sequence[Any]) -> dict[str, Shape]:
+    """Shapes by name, in the ports' order."""
+    return {
+        port.get_any_name(): tuple(
+            size.get_length() if size.is_static else None for size in port.partial_shape
+        )
+        for port in ports
+    }

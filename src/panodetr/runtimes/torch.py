@@ -1,31 +1,43 @@
-"""PyTorch, on the CPU or a GPU."""
+"""PyTorch, on the CPU or a GPU.
+
+Letters: B images, H and W their padded size, Q queries, N masks, h and w a mask's size, C channels.
+"""
 
 from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from panodetr.errors import UsageError
-from panodetr.runtimes.folding import fold_norms
-from panodetr.runtimes.fused import can_fuse, fuse
-from panodetr.runtimes.pixels import normalize_images
+from panodetr.model.backbone import BasicBlock, Bottleneck, FrozenBatchNorm
+from panodetr.results.masks import Masks, NumpyMasks, Size, pick_like_pillow, pick_like_torch
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from panodetr.images.preprocess import Preprocessing
-    from panodetr.model.detr import Detections, Detr
+    from panodetr.model.backbone import ResNet
+    from panodetr.model.detr import Detections, Detr, Encoded
     from panodetr.runtimes.base import Precision
 
 MASKS_AT_ONCE = 64
-"""Masks are independent of each other; this many at a time bound the memory that they take."""
+"""Masks are independent of each other; this many at a time bound a GPU's memory."""
+
+CACHED_PIXELS = 110_000
+"""Pixels of the finest map that a processor works on at a time: two masks of an image of 800 by
+1066. More would push each other's activations out of the cache."""
+
+UPSAMPLED_VALUES = 1 << 26
+"""Values of upsampled masks that are held at a time: 256 MiB."""
 
 
 @contextmanager
@@ -79,10 +91,10 @@ _tf32 = _Tf32()
 class TorchRuntime:
     """A `Detr` on a device.
 
-    On the CPU, in float32, it is the fused one (`panodetr.runtimes.fused`); elsewhere its batch
-    norms are folded (`panodetr.runtimes.folding`). On a GPU float32 is float32, and not the TF32 of
-    ten bits that cuDNN takes by itself. The model is taken over: its weights may be moved and
-    converted, and its norms replaced. `plain` leaves it as it is defined, for comparison.
+    Its frozen batch norms are folded into the convolutions before them (`fold_norms`). On a GPU
+    float32 is float32, and not the TF32 of ten bits that cuDNN takes by itself. The model is taken
+    over: its weights may be moved and converted, and its norms replaced. `plain` leaves it as it is
+    defined, for comparison.
     """
 
     def __init__(
@@ -97,49 +109,190 @@ class TorchRuntime:
         self.rule = rule
         self.device = device
         self.dtype = torch.float32 if precision == "float32" else torch.bfloat16
+        if not plain:
+            fold_norms(model.backbone)  # before weights are rounded
         # torch's stubs leave `memory_format` out.
         channels_last = torch.channels_last
-        fusible = device.type == "cpu" and precision == "float32" and not plain and can_fuse()
-        if not plain and not fusible:
-            fold_norms(model.backbone)  # before weights are rounded
-        model = model.eval().to(device, self.dtype, memory_format=channels_last)  # pyright: ignore[reportCallIssue]
-        self.model = fuse(model) if fusible else model
+        self.model = model.eval().to(device, self.dtype, memory_format=channels_last)  # pyright: ignore[reportCallIssue]
 
     @torch.inference_mode()
     @full_float32()
-    def detect(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> TorchFound:
+    def detect(
+        self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None
+    ) -> TorchPrediction:
         """Run on images (B, H, W, 3) in RGB, resized; padding (B, H, W) is True beside them."""
         batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         mask = None if padding is None else torch.from_numpy(padding).to(self.device)
         pixels = normalize_images(batch, mask, self.rule).to(self.dtype)
-        return TorchFound(self.model, self.model.detect(pixels, mask))
+        return TorchPrediction(self.model, self.model.detect(pixels, mask))
 
 
-class TorchFound:
-    """What the model found, still on its device."""
+class TorchPrediction:
+    """What the model said, still on its device; see `panodetr.runtimes.base.Prediction`."""
 
     def __init__(self, model: Detr, detections: Detections) -> None:
         self._model = model
         self._detections = detections
-        self._shared: tuple[Tensor, ...] | None = None
         self.logits: NDArray[np.float32] = detections.logits.float().cpu().numpy()
         self.boxes: NDArray[np.float32] = detections.boxes.float().cpu().numpy()
 
     @torch.inference_mode()
     @full_float32()
-    def masks(self, image: NDArray[np.intp], query: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Mask logits (N, h, w) of the queries (N,) of the images (N,)."""
-        found, model = self._detections, self._model
-        if self._shared is None:
-            self._shared = model.share(found.encoded)
-        parts: list[NDArray[np.float32]] = []
-        for start in range(0, max(1, len(image)), MASKS_AT_ONCE):
-            part = slice(start, start + MASKS_AT_ONCE)
-            images = torch.from_numpy(image[part]).to(found.states.device)
-            queries = torch.from_numpy(query[part]).to(found.states.device)
-            attention = model.attend(found.encoded, found.states, images, queries)
-            parts.append(model.refine(self._shared, attention, images).float().cpu().numpy())
-        return np.concatenate(parts)
+    def masks(self, queries: Sequence[NDArray[np.intp]]) -> list[Masks]:
+        """Compute the masks of some queries (N,) of each image.
+
+        Raises:
+            ValueError: the model has no mask head.
+        """
+        states = self._detections.states
+        counts = [len(own) for own in queries]
+        image = torch.from_numpy(np.repeat(np.arange(len(queries)), counts)).to(states.device)
+        query = torch.from_numpy(np.concatenate(queries)).to(states.device)
+        values = compute_masks(self._model, self._detections.encoded, states, image, query)
+        own = values.float().split(counts)
+        if states.device.type == "cpu":
+            return [NumpyMasks(masks.numpy()) for masks in own]
+        return [TorchMasks(masks) for masks in own]
+
+
+def compute_masks(
+    model: Detr, encoded: Encoded, states: Tensor, image: Tensor, query: Tensor
+) -> Tensor:
+    """Compute masks as `Detr.masks` does, as many at a time as the device is quick with.
+
+    Args:
+        model: with a mask head.
+        encoded: the batch after the encoder.
+        states: (B, Q, D), of the last decoder layer.
+        image: (N,) int64, the image of each mask.
+        query: (N,) int64, its query.
+
+    Returns:
+        Mask logits (N, h, w).
+
+    Raises:
+        ValueError: the model has no mask head.
+    """
+    shared = model.share(encoded)
+    at_once = MASKS_AT_ONCE
+    if image.device.type == "cpu":
+        at_once = max(1, CACHED_PIXELS // (shared[-1].shape[-2] * shared[-1].shape[-1]))
+    parts = [
+        model.refine(shared, model.attend(encoded, states, *chosen), chosen[0])
+        for chosen in zip(image.split(at_once), query.split(at_once), strict=True)
+    ]
+    return torch.cat(parts)  # N, h, w
+
+
+@dataclass(frozen=True, eq=False)
+class TorchMasks:
+    """Masks (N, h, w) in float32 on a device; see `panodetr.results.masks.Masks`."""
+
+    values: Tensor
+
+    def logits(self) -> NDArray[np.float32]:
+        """See `Masks`."""
+        return self.values.cpu().numpy()
+
+    def choose(self, chosen: NDArray[np.intp]) -> TorchMasks:
+        """See `Masks`."""
+        return TorchMasks(self.values[torch.from_numpy(chosen).to(self.values.device)])
+
+    def highest(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
+        """See `Masks`."""
+        found = self._find(processed_size, inside=False)
+        return _pick(found, pick_like_pillow(processed_size, target_size))
+
+    def topmost(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
+        """See `Masks`."""
+        found = self._find(processed_size, inside=True)
+        return _pick(found, pick_like_torch(processed_size, target_size))
+
+    @torch.inference_mode()
+    @full_float32()
+    def mix(self, weights: NDArray[np.float32]) -> TorchMasks:
+        """See `Masks`."""
+        own = torch.from_numpy(weights).to(self.values.device)
+        return TorchMasks(torch.einsum("nm,nhw->mhw", own, self.values.sigmoid()))
+
+    @torch.inference_mode()
+    def _find(self, size: Size, *, inside: bool) -> Tensor:
+        """Find the highest mask at each pixel of a size; or the first that is above 0 there."""
+        count, device = len(self.values), self.values.device
+        best = torch.full(size, 0 if inside else -torch.inf, device=device)
+        found = torch.full(size, count, dtype=torch.int32, device=device)
+        at_once = max(1, UPSAMPLED_VALUES // (size[0] * size[1]))
+        parts = self.values.split(at_once)
+        for start, masks in zip(range(0, count, at_once), parts, strict=True):
+            values = F.interpolate(masks[None], size, mode="bilinear", align_corners=False)[0]
+            if inside:
+                values = (values > 0).float()
+            value, number = values.max(dim=0)  # the first of equals
+            found = torch.where(value > best, number.int() + start, found)
+            best = torch.maximum(best, value)
+        return found
+
+
+def _pick(found: Tensor, picked: tuple[NDArray[np.intp], NDArray[np.intp]]) -> NDArray[np.int32]:
+    """Pick rows and columns of a map where it is, and copy the rest to NumPy."""
+    rows, columns = (torch.from_numpy(along).to(found.device) for along in picked)
+    return found.index_select(1, columns).index_select(0, rows).cpu().numpy()
+
+
+def normalize_images(images: Tensor, padding: Tensor | None, rule: Preprocessing) -> Tensor:
+    """Pixels (B, 3, H, W) from images (B, H, W, 3) uint8, zero at padding (B, H, W).
+
+    The values are those of `panodetr.images.preprocess.normalize`, to the bit. Channels stay last
+    in memory, where images have them and convolutions want them.
+    """
+    # Channels first in order, so that other libraries don't compute in rows of three values.
+    pixels = images.permute(0, 3, 1, 2).float().div_(255)  # B, 3, H, W
+    mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (rule.mean, rule.std))
+    pixels.sub_(mean).div_(std)
+    return pixels if padding is None else pixels * ~padding[:, None]
+
+
+def fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """The weight and bias of a convolution with the normalisation behind it.
+
+    Returns:
+        None where the normalisation depends on its input.
+    """
+    if not isinstance(norm, FrozenBatchNorm | nn.BatchNorm2d):
+        return None
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert variance is not None
+    scale = norm.weight * (variance + norm.eps).rsqrt()  # C
+    bias = norm.bias - mean * scale  # C
+    if conv.bias is not None:
+        bias = bias + conv.bias * scale
+    return conv.weight * scale[:, None, None, None], bias
+
+
+@torch.no_grad()
+def fold_norms(backbone: ResNet) -> None:
+    """Leave a backbone without the norms that can be folded; for inference, on any device.
+
+    A frozen norm is seven operations, each of which a GPU has to start, and two of which go
+    over the whole map. `tests/runtimes/test_folding.py` holds the outputs equal.
+    """
+    _fold_pair(backbone, "stem_conv", "stem_norm")
+    for block in backbone.modules():
+        if isinstance(block, BasicBlock | Bottleneck):
+            for number in (1, 2, 3) if isinstance(block, Bottleneck) else (1, 2):
+                _fold_pair(block, f"conv{number}", f"norm{number}")
+            if block.shortcut is not None:
+                _fold_pair(block.shortcut, "0", "1")
+
+
+def _fold_pair(owner: nn.Module, conv_name: str, norm_name: str) -> None:
+    conv = cast("nn.Conv2d", owner.get_submodule(conv_name))
+    folded = fold(conv, owner.get_submodule(norm_name))
+    if folded is None:
+        return
+    conv.weight, conv.bias = (nn.Parameter(tensor, requires_grad=False) for tensor in folded)
+    setattr(owner, norm_name, nn.Identity())
 
 
 def choose_device(name: str) -> torch.device:

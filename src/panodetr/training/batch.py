@@ -10,7 +10,7 @@ import torch
 
 from panodetr.boxes import xyxy_to_cxcywh
 from panodetr.data.loader import BatchReader
-from panodetr.images.batch import normalize, pad
+from panodetr.images.preprocess import normalize, pad
 from panodetr.objective.targets import Batch, Targets
 
 if TYPE_CHECKING:

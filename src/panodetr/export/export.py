@@ -1,18 +1,42 @@
-"""Is what was exported still the model? Compared before a file is kept.
+"""From a model to a file for another runtime, compared with the model before it is kept.
 
-Letters: B images, Q queries, N masks, h and w a mask's size.
+Letters: B images, H and W their size, Q queries, N masks, h and w a mask's size.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from panodetr.errors import CheckpointError
-from panodetr.results.overlaps import paired_box_iou, paired_mask_iou
-from panodetr.results.panoptic import keep_queries
+from panodetr.checkpoints.load import load_checkpoint
+from panodetr.errors import CheckpointError, PanodetrError, UsageError
+from panodetr.export.quantize import calibration_batches, import_nncf, quantize
+from panodetr.files import check_writable
+from panodetr.results.decode import keep_queries, paired_box_iou, paired_mask_iou
+from panodetr.runtimes.convert import (
+    OnnxGraphs,
+    OpenVinoGraphs,
+    require,
+    run_openvino,
+    to_onnx,
+    to_openvino,
+)
+from panodetr.runtimes.exported import (
+    ExportFormat,
+    ExportInfo,
+    is_exported,
+    run_graphs,
+    write_exported,
+)
+from panodetr.runtimes.graphs import import_openvino
+from panodetr.runtimes.torch import TorchRuntime
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -20,6 +44,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from panodetr.checkpoints.spec import ModelSpec
+    from panodetr.model.detr import Detr
     from panodetr.runtimes.base import Runtime
 
 TOLERANCE = 1e-4
@@ -39,6 +64,119 @@ that the feature map samples: 2/5 of 140 is 56, or just below in another order o
 
 LEAST_AGREEMENT = 0.5
 """Less of the same classes, boxes or masks than this means that quantising went wrong."""
+
+LIBRARIES = ("panodetr", "torch", "openvino", "nncf", "onnx", "onnxscript", "onnxruntime")
+
+
+def export(
+    model: str | Path,
+    out: Path,
+    *,
+    format: ExportFormat,
+    calibration: Path | None = None,
+) -> ExportInfo:
+    """Write a model as one file that `panodetr.load` takes, checked against the model.
+
+    Args:
+        model: whatever `panodetr.load` takes, but an exported file.
+        out: the file.
+        format: the runtime that it is for.
+        calibration: a folder of images; the file is quantised to int8 with them. None exports
+            float32.
+
+    Returns:
+        What the file says of itself, with how far it is from the model.
+
+    Raises:
+        CheckpointError: the model cannot be loaded, or what was exported differs from it.
+        ImageError: there is no image to calibrate with, or one cannot be read.
+        UsageError: int8 was asked for ONNX, or the model is an exported file.
+        MissingExtra: a library is not installed.
+        PanodetrError: the file cannot be written.
+    """
+    if calibration is not None and format != "openvino":
+        raise UsageError(f"int8 is for --format openvino; format is {format}")
+    if Path(model).is_file() and is_exported(Path(model)):
+        raise UsageError(f"{model} is exported already; export the checkpoint it was made from")
+    # What would be refused at the end is refused before the work.
+    require(format)
+    if calibration is not None:
+        import_nncf()
+    check_writable(out)
+    spec, network = load_checkpoint(model)
+    digest = weights_digest(network)
+    batches = None if calibration is None else calibration_batches(calibration, spec)
+    masks = spec.architecture.masks
+    reference = TorchRuntime(network, spec.preprocessing, torch.device("cpu"), plain=True)
+    if format == "onnx":
+        files = _onnx_files(to_onnx(network, spec.preprocessing))
+    else:
+        graphs = to_openvino(network, spec.preprocessing)
+        if batches is not None:
+            check_equal(reference, run_openvino(graphs), masks=masks)
+            graphs = quantize(graphs, spec, batches)
+        files = _openvino_files(graphs)
+    exported = run_graphs(format, spec, files)
+    if batches is None:
+        checked = vars(check_equal(reference, exported, masks=masks))
+    else:
+        check_sound(reference, exported, masks=masks)
+        checked = vars(measure_agreement(reference, exported, spec, batches))
+    info = ExportInfo(
+        spec=spec,
+        format=format,
+        precision="float32" if batches is None else "int8",
+        weights=digest,
+        versions={name: found for name in LIBRARIES if (found := _version(name))},
+        checked=checked,
+    )
+    write_exported(out, info, files)
+    return info
+
+
+def weights_digest(model: Detr) -> str:
+    """SHA-256 of a model's weights under their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _onnx_files(graphs: OnnxGraphs) -> dict[str, bytes]:
+    masks = {} if graphs.masks is None else {"masks.onnx": graphs.masks}
+    return {"detect.onnx": graphs.detect} | masks
+
+
+def _openvino_files(graphs: OpenVinoGraphs) -> dict[str, bytes]:
+    """Let OpenVINO write its files, which it does only to a disk, and read them.
+
+    Raises:
+        PanodetrError: the folder for temporary files took no more.
+    """
+    library = import_openvino()
+    files: dict[str, bytes] = {}
+    try:
+        with TemporaryDirectory() as folder:
+            for name, graph in (("detect", graphs.detect), ("masks", graphs.masks)):
+                if graph is not None:
+                    xml = Path(folder, f"{name}.xml")
+                    library.serialize(graph, xml)
+                    for path in (xml, xml.with_suffix(".bin")):
+                        files[path.name] = path.read_bytes()
+    except (OSError, RuntimeError) as error:
+        raise PanodetrError(
+            f"cannot write the graphs to {gettempdir()}: {' '.join(str(error).split())}; make room "
+            "there, or set TMPDIR to a folder with more"
+        ) from error
+    return files
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +251,14 @@ def _answers(
         images, padding = _noise(seed, count, height, width, edge)
         a, b = model.detect(images, padding), exported.detect(images, padding)
         pairs = {"logits": (a.logits, b.logits), "boxes": (a.boxes, b.boxes)}
-        if masks:
-            chosen = np.array([0, 0, count - 1]), np.arange(3) % a.logits.shape[1]
-            pairs["masks"] = (a.masks(*chosen), b.masks(*chosen))
-            none = np.array([], np.intp)
-            pairs["no masks"] = (a.masks(none, none), b.masks(none, none))
+        if masks:  # two of the first image, one of the last, none of others
+            chosen = [np.arange(0)] * count
+            chosen[0] = np.arange(2) % a.logits.shape[1]
+            chosen[-1] = np.append(chosen[-1], 2 % a.logits.shape[1])
+            expected, got = (
+                np.concatenate([own.logits() for own in found.masks(chosen)]) for found in (a, b)
+            )
+            pairs["masks"] = expected, got
         size = f"{count}x{height}x{width}"
         for name, (expected, got) in pairs.items():
             if got.shape != expected.shape:
@@ -142,14 +283,14 @@ def measure_agreement(
     masks: list[float] = []
     for batch in batches:
         a, b = model.detect(batch, None), exported.detect(batch, None)
-        for number, logits in enumerate(a.logits):
-            queries, _, classes = keep_queries(logits, spec.threshold)
+        kept = [keep_queries(logits, spec.threshold) for logits in a.logits]
+        for number, (queries, _, classes) in enumerate(kept):
             same += (b.logits[number, queries].argmax(-1) == classes).astype(float).tolist()
             boxes += paired_box_iou(a.boxes[number, queries], b.boxes[number, queries]).tolist()
-            if spec.architecture.masks:
-                image = np.full_like(queries, number)
-                pair = a.masks(image, queries), b.masks(image, queries)
-                masks += paired_mask_iou(*pair).tolist()
+        if spec.architecture.masks:
+            chosen = [queries for queries, _, _ in kept]
+            for own, other in zip(a.masks(chosen), b.masks(chosen), strict=True):
+                masks += paired_mask_iou(own.logits(), other.logits()).tolist()
     if not same:
         raise CheckpointError(
             "the model finds nothing in the images to calibrate with, so int8 cannot be judged; "

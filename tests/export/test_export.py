@@ -7,7 +7,7 @@ import subprocess
 import sys
 import weakref
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,14 +21,15 @@ from safetensors.numpy import load_file
 import panodetr
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError, ImageError, MissingExtra, PanodetrError, UsageError
-from panodetr.export import int8, run
-from panodetr.export import run as export_module
-from panodetr.export.run import calibration_batches, export
-from panodetr.export.verify import check_equal, check_sound
+from panodetr.export import export as export_module
+from panodetr.export import quantize as quantize_module
+from panodetr.export.export import check_equal, check_sound, export
+from panodetr.export.quantize import calibration_batches
 from panodetr.images.preprocess import Preprocessing
 from panodetr.images.views import TiledImage, read_tiled
 from panodetr.model.detr import Detr
-from panodetr.runtimes.base import Found, Runtime
+from panodetr.results.masks import Masks, NumpyMasks
+from panodetr.runtimes.base import Prediction, Runtime
 from panodetr.runtimes.convert import OpenVinoGraphs, to_openvino
 from panodetr.runtimes.exported import ExportFormat
 from panodetr.runtimes.torch import TorchRuntime
@@ -134,7 +135,7 @@ def test_what_is_not_installed_is_named_before_the_work(
     calibration: Path | None,
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    monkeypatch.setattr(run, "load_checkpoint", None)  # fails if it is called
+    monkeypatch.setattr(export_module, "load_checkpoint", None)  # fails if it is called
     extra = "onnx" if missing.startswith("onnx") else "openvino"
     with pytest.raises(MissingExtra, match=rf"pip install 'panodetr\[{extra}\]'"):
         export("nuclei", tmp_path / "x", format=format, calibration=calibration)
@@ -143,7 +144,7 @@ def test_what_is_not_installed_is_named_before_the_work(
 def test_where_nothing_can_be_written_is_said_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "load_checkpoint", None)  # fails if it is called
+    monkeypatch.setattr(export_module, "load_checkpoint", None)  # fails if it is called
     (tmp_path / "file").touch()
     for out in (tmp_path, tmp_path / "file" / "x", Path("/proc/x")):
         with pytest.raises(PanodetrError, match=f"cannot write {out}"):
@@ -170,18 +171,20 @@ class Changed:
         self.runtime = runtime
         self.change = change
 
-    def detect(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> ChangedFound:
-        return ChangedFound(self.runtime.detect(images, padding), self.change)
+    def detect(
+        self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None
+    ) -> ChangedPrediction:
+        return ChangedPrediction(self.runtime.detect(images, padding), self.change)
 
 
-class ChangedFound:
-    def __init__(self, found: Found, change: Callable[[Array], Array]) -> None:
+class ChangedPrediction:
+    def __init__(self, found: Prediction, change: Callable[[Array], Array]) -> None:
         self.logits, self.boxes = found.logits, found.boxes
         self._found = found
         self._change = change
 
-    def masks(self, image: NDArray[np.intp], query: NDArray[np.intp]) -> Array:
-        return self._change(self._found.masks(image, query))
+    def masks(self, queries: Sequence[NDArray[np.intp]]) -> list[Masks]:
+        return [NumpyMasks(self._change(own.logits())) for own in self._found.masks(queries)]
 
 
 def test_a_quantised_model_must_answer_every_size_with_as_many_numbers(tiny_folder: Path) -> None:
@@ -201,8 +204,8 @@ def test_int8_begins_with_graphs_that_are_the_model(
     def other_graphs(model: Detr, rule: Preprocessing) -> OpenVinoGraphs:
         return other
 
-    monkeypatch.setattr(run, "to_openvino", other_graphs)
-    monkeypatch.setattr(run, "quantize", None)  # fails if it is called
+    monkeypatch.setattr(export_module, "to_openvino", other_graphs)
+    monkeypatch.setattr(export_module, "quantize", None)  # fails if it is called
     with pytest.raises(CheckpointError, match=r"logits differ by .* at 1x128x160"):
         export(tiny_folder, tmp_path / "x", format="openvino", calibration=SAMPLES)
 
@@ -213,12 +216,12 @@ def test_what_int8_keeps_in_float_must_be_there(
     boxes = replace(tiny_spec.architecture, masks=False)
     for architecture in (tiny_spec.architecture, boxes):
         graphs = to_openvino(Detr(architecture), tiny_spec.preprocessing)
-        monkeypatch.setattr(int8, "KEPT_FLOAT", (".*stem.*", ".*renamed.*"))
+        monkeypatch.setattr(quantize_module, "KEPT_FLOAT", (".*stem.*", ".*renamed.*"))
         with pytest.raises(CheckpointError, match=r"int8 keeps '\.\*renamed\.\*' in float32"):
-            int8.quantize(graphs, tiny_spec, [])
+            quantize_module.quantize(graphs, tiny_spec, [])
         monkeypatch.undo()
         with pytest.raises(Exception, match="Subset size"):  # NNCF's: there are no images
-            int8.quantize(graphs, tiny_spec, [])
+            quantize_module.quantize(graphs, tiny_spec, [])
 
 
 def test_few_images_to_calibrate_with_are_told(
@@ -245,8 +248,8 @@ def test_views_to_calibrate_with_are_spread_and_images_read_one_by_one(
         read.append(weakref.ref(found))
         return found
 
-    monkeypatch.setattr(export_module, "read_tiled", watched)
-    monkeypatch.setattr(export_module, "CALIBRATION_VIEWS", 4)
+    monkeypatch.setattr(quantize_module, "read_tiled", watched)
+    monkeypatch.setattr(quantize_module, "CALIBRATION_VIEWS", 4)
     batches = calibration_batches(tmp_path, tiny_spec)
     assert [batch.shape for batch in batches] == [(1, 64, 64, 3)] * 4
     assert [int(batch.max()) // 30 for batch in batches] == [0, 2, 4, 6]
