@@ -59,6 +59,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Hub, None,
         # The client puts its addresses together when it is imported.
         pattern = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, running.address)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", pattern)
+        name = "huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE"  # of 0.x
+        monkeypatch.setattr(name, pattern, raising=False)
         monkeypatch.setattr(constants, "ENDPOINT", running.address)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         for module in ("file_download", "utils._http"):

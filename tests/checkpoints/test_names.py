@@ -106,7 +106,7 @@ def test_counters_of_batch_norms_are_left_out(table: NameTable) -> None:
 
 
 def test_unknown_names_are_listed_as_the_file_has_them() -> None:
-    with pytest.raises(CheckpointError, match=r"2 tensors .*: model\.fpn\.weight, module\.x"):
+    with pytest.raises(CheckpointError, match=r"2 tensors .*: 'model\.fpn\.weight', 'module\.x'"):
         RESNET_4.to_ours({"model.fpn.weight": torch.ones(1), "module.x": torch.ones(1)})
 
 

@@ -3,11 +3,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from panodetr.checkpoints.weights import open_weights
@@ -79,6 +82,26 @@ def test_truncated_files_are_named(tmp_path: Path, part: float, zipped: bool) ->
         CheckpointError, match=r"a\.pth is truncated, damaged or not a PyTorch file"
     ):
         open_weights(file)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@given(seed=st.integers(0, 2**32))
+def test_damaged_files_are_one_line_or_weights(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, zipped: bool
+) -> None:
+    chance = random.Random(seed)
+    file = tmp_path_factory.mktemp("damaged") / "a.pth"
+    torch.save(STATE, file, _use_new_zipfile_serialization=zipped)
+    contents = bytearray(file.read_bytes())
+    for _ in range(chance.choice([1, 3, 20])):
+        contents[chance.randrange(len(contents))] = chance.randrange(256)
+    file.write_bytes(contents)
+    message = ""
+    try:
+        open_weights(file).read()
+    except CheckpointError as error:
+        message = str(error)
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(

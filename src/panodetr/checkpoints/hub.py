@@ -1,8 +1,8 @@
 """Checkpoints on the Hugging Face hub, through huggingface_hub, and the list of all known models.
 
 The client's cache, token, endpoint and offline mode are set by its own environment variables
-(`HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`). A transfer that breaks is taken up where
-it stopped, several times; once given up, the next call begins that file anew.
+(`HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`). A transfer that breaks goes on where it
+stopped: with version 2 of the client at once, several times, and with older ones at the next call.
 """
 
 from __future__ import annotations
@@ -327,10 +327,10 @@ def _bundled(name: str, folder: Path) -> KnownModel:
 
 def _cached() -> Iterator[KnownModel]:
     """List the checkpoints in the hub's cache, of each the revision that was changed last."""
-    from huggingface_hub import CacheNotFound, scan_cache_dir
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     try:
-        repositories = scan_cache_dir().repos
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except (CacheNotFound, ValueError, OSError):
         return
     for repository in repositories:

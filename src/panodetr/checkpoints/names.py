@@ -63,7 +63,7 @@ class NameTable:
         for key, tensor in self._split(state):
             name = _rename(self._inward, key.removeprefix(_PREFIX))
             if name is None:
-                unknown.append(key)
+                unknown.append(repr(key))
             elif name in ours:
                 raise CheckpointError(f"two weights are both {key!r}, with and without {_PREFIX!r}")
             else:
