@@ -228,3 +228,22 @@ def test_masks_and_boxes_show_in_the_picture(whole: Predictor, tmp_path: Path) -
             pictures.append(np.asarray(overlay))
     lit = [np.count_nonzero(picture) for picture in pictures]
     assert lit[0] == 0 < lit[1] < lit[2]
+
+
+def test_every_kind_of_image_is_detected_in(whole: Predictor, tmp_path: Path) -> None:
+    pixels, path = noise(60, 90), tmp_path / "image.png"
+    Image.fromarray(pixels).save(path)
+    tensor = torch.from_numpy(pixels.transpose(2, 0, 1) / 255)  # 3, H, W
+    with path.open("rb") as file:
+        sources = [path, str(path), path.read_bytes(), file, pixels, Image.open(path), tensor]
+        results = [*whole.detect(sources), whole.detect(tensor), whole.detect(path.read_bytes())]
+    assert [result.source for result in results] == [path, path] + [None] * 7
+    for result in results:
+        assert np.array_equal(result.image, pixels)
+        assert len(result.detections) == len(results[0].detections) > 0
+
+
+def test_what_is_no_image_is_a_type_error_of_one_line(whole: Predictor) -> None:
+    for wrong in (None, 3, [None]):
+        with pytest.raises(TypeError, match="is not an image; expected a path, bytes"):
+            whole.segment(wrong)  # pyright: ignore[reportCallIssue, reportArgumentType]
