@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from panodetr.data.idmaps import read_id_map
 from panodetr.data.instances import InstanceCategory, ObjectTruth
-from panodetr.data.panoptic import GroundTruthSegment, read_ids
+from panodetr.data.panoptic import read_ids
 from panodetr.errors import DataError
 from panodetr.evaluation.average_precision import (
     AveragePrecision,
@@ -22,7 +21,6 @@ from panodetr.evaluation.average_precision import (
 from panodetr.evaluation.evaluate import evaluate, write_metrics
 from panodetr.evaluation.ground_truth import TASKS, GroundTruth, Task
 from panodetr.evaluation.metrics import Figures
-from panodetr.evaluation.panoptic_quality import PanopticQuality
 from panodetr.evaluation.submitted import score
 from panodetr.results.types import Candidates
 
@@ -167,26 +165,6 @@ def test_what_is_written_scores_the_same(nuclei: GroundTruth, tmp_path: Path) ->
         assert found.per_class == again.per_class
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["boxes.json", "instances.json", "panoptic", "panoptic.json"]
-
-
-def test_the_written_id_maps_are_counted_alike_by_hand(nuclei: GroundTruth, tmp_path: Path) -> None:
-    figures = evaluate(Annotator(nuclei, shift=1), nuclei, ["panoptic"], out=tmp_path)
-    annotations = json.loads((tmp_path / "panoptic.json").read_text())["annotations"]
-    quality = PanopticQuality(nuclei.segment_categories)
-    for image, annotation in zip(nuclei.images, annotations, strict=True):
-        sample = image.panoptic
-        assert sample is not None
-        assert annotation["image_id"] == sample.image_id
-        assert annotation["file_name"] == sample.id_map.name
-        ids = read_id_map(tmp_path / "panoptic" / annotation["file_name"], sample.size)
-        segments = [
-            GroundTruthSegment(
-                id=s["id"], category_id=s["category_id"], area=s["area"], is_crowd=False
-            )
-            for s in annotation["segments_info"]
-        ]
-        quality.update(read_ids(sample), sample.segments, ids, segments)
-    assert quality.compute() == figures.counts.compute().panoptic
 
 
 def test_a_written_segment_is_described_as_coco_does(nuclei: GroundTruth, tmp_path: Path) -> None:

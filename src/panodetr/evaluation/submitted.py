@@ -15,7 +15,7 @@ from panodetr.data.instances import RunLengths, decode_counts
 from panodetr.errors import DataError
 from panodetr.evaluation.average_precision import mask_result
 from panodetr.evaluation.metrics import Counts, Prediction
-from panodetr.validation import decode_json, read_json
+from panodetr.validation import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,7 @@ class _Panoptic(msgspec.Struct):
 
 
 class _PanopticFile(msgspec.Struct):
-    annotations: list[msgspec.Raw] | None = None
+    annotations: list[_Panoptic] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,8 +94,8 @@ def score(path: Path, truth: GroundTruth, *, allow_missing: bool = False) -> Sco
         DataError: the file is of another kind, contradicts itself or the ground truth, or has no
             predictions for some images.
     """
-    expected = cast("type[list[msgspec.Raw] | _PanopticFile]", list[msgspec.Raw] | _PanopticFile)
-    document = read_json(path, expected, DataError)
+    expected = cast("type[list[_Object] | _PanopticFile]", list[_Object] | _PanopticFile)
+    document = read_json(path, expected, DataError, strict=False)
     if isinstance(document, list):
         results = _read_objects(path, document, truth)
     elif document.annotations is None:
@@ -121,7 +121,7 @@ def _nothing(image: GroundTruthImage) -> Prediction:
     return Prediction(segment_ids=np.zeros(image.size, np.int32))
 
 
-def _read_objects(path: Path, entries: list[msgspec.Raw], truth: GroundTruth) -> _Results:
+def _read_objects(path: Path, entries: list[_Object], truth: GroundTruth) -> _Results:
     """Check a list of predicted objects, and sort it by image.
 
     The first entry decides whether the file holds boxes, masks or both.
@@ -133,14 +133,18 @@ def _read_objects(path: Path, entries: list[msgspec.Raw], truth: GroundTruth) ->
     categories = {category.id for category in truth.object_categories}
     boxes: dict[int, list[ObjectResult]] = {}
     masks: dict[int, list[ObjectResult]] = {}
-    tasks: tuple[Task, ...] = ()
-    for number, entry in enumerate(entries):
-        place = f"{path}: results[{number}]"
-        given = decode_json(entry, _Object, place, DataError, strict=False)
-        if not number:
-            found: dict[Task, object] = {"boxes": given.bbox, "instances": given.segmentation}
-            tasks = tuple(task for task, value in found.items() if value is not None)
-            truth.require(tasks)
+    tasks: list[Task] = []
+    if entries and entries[0].bbox is not None:
+        tasks.append("boxes")
+    if entries and entries[0].segmentation is not None:
+        tasks.append("instances")
+    if not tasks:
+        raise DataError(
+            f'{path} has no entry with "bbox" or "segmentation"; expected COCO\'s detection results'
+        )
+    truth.require(tasks)
+    for number, given in enumerate(entries):
+        place = f"{path}: [{number}]"
         _check_known(place, given.image_id, images)
         if given.category_id not in categories:
             raise DataError(
@@ -163,15 +167,13 @@ def _read_objects(path: Path, entries: list[msgspec.Raw], truth: GroundTruth) ->
             masks.setdefault(given.image_id, []).append(
                 mask_result(given.image_id, given.category_id, given.score, mask)
             )
-    if not tasks:
-        raise DataError(
-            f'{path} has no entry with "bbox" or "segmentation"; expected COCO\'s detection results'
-        )
 
     def of_image(image: GroundTruthImage) -> Prediction:
         return Prediction(boxes=boxes.get(image.image_id), masks=masks.get(image.image_id))
 
-    return _Results(tasks=tasks, predictions=dict.fromkeys(boxes.keys() | masks.keys(), of_image))
+    return _Results(
+        tasks=tuple(tasks), predictions=dict.fromkeys(boxes.keys() | masks.keys(), of_image)
+    )
 
 
 def _run_lengths(place: str, mask: _Mask | None, size: tuple[int, int]) -> RunLengths:
@@ -199,7 +201,7 @@ def _run_lengths(place: str, mask: _Mask | None, size: tuple[int, int]) -> RunLe
     return RunLengths(size=list(size), counts=mask.counts)
 
 
-def _read_panoptic(path: Path, entries: list[msgspec.Raw], truth: GroundTruth) -> _Results:
+def _read_panoptic(path: Path, entries: list[_Panoptic], truth: GroundTruth) -> _Results:
     """Check COCO's panoptic results; the id maps are read when their images are counted.
 
     Raises:
@@ -208,9 +210,8 @@ def _read_panoptic(path: Path, entries: list[msgspec.Raw], truth: GroundTruth) -
     truth.require(["panoptic"])
     images = {image.image_id: image for image in truth.images}
     predictions: dict[int, Callable[[GroundTruthImage], Prediction]] = {}
-    for number, entry in enumerate(entries):
+    for number, given in enumerate(entries):
         place = f"{path}: annotations[{number}]"
-        given = decode_json(entry, _Panoptic, place, DataError, strict=False)
         _check_known(place, given.image_id, images)
         if given.image_id in predictions:
             raise DataError(f"{place} is a second result for image {given.image_id}")
