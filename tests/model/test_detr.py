@@ -189,14 +189,6 @@ def test_every_part_learns(norm: str, pre_norm: bool) -> None:
         assert parameter.grad.isfinite().all(), name
 
 
-def test_learned_positions_limit_the_images_size() -> None:
-    with torch.device("meta"):
-        model = Detr(replace(TINY, positions="learned"))
-        assert model.detect(torch.empty(1, 3, 1600, 64)).logits.shape == (1, 5, 4)
-        with pytest.raises(ValueError, match="51x2 is larger than the 50 learned positions"):
-            model.detect(torch.empty(1, 3, 1632, 64))
-
-
 def test_a_detector_has_no_masks() -> None:
     model = tiny(masks=False)
     found = model.detect(*batch((64, 64)))

@@ -11,8 +11,7 @@ from torch.testing import assert_close
 from panodetr.model.transformer import SinePositions
 from panodetr.objective.auxiliary import TokenHeads, place_queries_on_grid
 from panodetr.objective.config import CriterionConfig, ObjectiveConfig
-from panodetr.objective.criterion import compute_losses, mask_losses
-from panodetr.objective.matcher import match
+from panodetr.objective.criterion import compute_losses
 
 RUN = ObjectiveConfig(mask_objects=100, query_groups=2, token_weight=1.0)
 
@@ -62,36 +61,6 @@ def test_objects_are_repeated_for_each_group() -> None:
     assert repeated.counts == (2, 2, 2, 0, 0, 0, 1, 1, 1)
     assert repeated.classes.tolist() == [0, 1, 0, 1, 0, 1, 0, 0, 0]
     assert_close(repeated.boxes[4:6], targets.boxes[:2])
-
-
-def test_masks_of_matched_queries_alone_lose_the_same() -> None:
-    batch = batch_of(2, 0, 3)
-    gradients: list[Tensor] = []
-    losses: list[dict[str, Tensor]] = []
-    for everything in (False, True):
-        model, _ = make(replace(RUN, query_groups=1))
-        encoded = model.encode(batch.pixels)
-        states = model.decode(encoded)
-        found = match(
-            model.class_head(states), model.box_head(states), batch.targets, RUN.criterion.costs
-        )
-        found = found.where(found.layer == 1)
-        if everything:
-            queries = ARCHITECTURE.num_queries
-            image = torch.arange(3).repeat_interleave(queries)
-            masks = model.masks(encoded, states[-1], image, torch.arange(queries).repeat(3))
-            masks = masks.unflatten(0, (3, queries))[found.image, found.query]
-        else:
-            masks = model.masks(encoded, states[-1], found.image, found.query)
-        loss = mask_losses(masks, batch.targets, found.object, None, RUN.criterion, 5)
-        (loss["focal"] + loss["dice"]).backward()
-        gradient = model.backbone.stem_conv.weight.grad
-        assert gradient is not None
-        gradients.append(gradient)
-        losses.append(loss)
-    assert_close(losses[0], losses[1])
-    assert gradients[0].abs().max() > 0
-    assert_close(gradients[0], gradients[1], atol=1e-6, rtol=1e-3)
 
 
 def test_a_sample_of_the_masks_loses_the_same_in_the_mean() -> None:
@@ -148,20 +117,6 @@ def test_tokens_learn_the_object_at_their_centre() -> None:
         wrong = heads.loss(told.roll(1, 2), targets, CriterionConfig(), totals)
     assert right.item() == pytest.approx(0, abs=1e-4)
     assert wrong.item() > 10
-
-
-def test_token_supervision_without_objects_asks_for_nothing() -> None:
-    heads = TokenHeads(ARCHITECTURE)
-    memory = torch.randn(2, 128, 2, 2, requires_grad=True)
-    totals = totals_of((0, 0), RUN)
-    loss = heads.loss(memory, batch_of(0, 0).targets, CriterionConfig(), totals)
-    loss.backward()
-    assert loss.isfinite()
-    assert heads.class_head.bias.grad is not None
-    assert heads.class_head.bias.grad[-1] < 0  # more "no object"
-    box_gradient = heads.box_head[0].get_parameter("weight").grad
-    assert box_gradient is not None  # part of every step, for processes that share one
-    assert not box_gradient.any()
 
 
 def test_queries_start_as_positions_of_points_all_over_the_image() -> None:

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.objective.scene import targets_of
 from torch import Tensor
 from torch.testing import assert_close
 
 from panodetr.objective.config import CriterionConfig
 from panodetr.objective.criterion import detection_losses, mask_losses, weighted_sum
-from panodetr.objective.losses import classification_loss, dice_loss, focal_loss
+from panodetr.objective.losses import dice_loss, focal_loss
 from panodetr.objective.matcher import Matches, match
 from panodetr.objective.targets import Targets, count_totals
 
@@ -125,24 +126,8 @@ def test_padding_counts_in_the_mask_losses_only_when_asked_for(golden_criterion:
     assert losses(originals, -9.0) != losses(originals, 9.0)
 
 
-def targets_of(counts: tuple[int, ...], side: int = 8) -> Targets:
-    """Objects one row high, one below the other."""
-    index_map = torch.zeros(len(counts), side, side, dtype=torch.int16)
-    boxes: list[list[float]] = []
-    for image, count in enumerate(counts):
-        for place in range(count):
-            index_map[image, place] = place + 1
-            boxes.append([0.5, (place + 0.5) / side, 1.0, 1 / side])
-    return Targets(
-        classes=torch.arange(sum(counts)) % 3,
-        boxes=torch.tensor(boxes).reshape(-1, 4),
-        counts=counts,
-        index_map=index_map,
-    )
-
-
 def test_masks_of_objects_come_from_their_images() -> None:
-    targets = targets_of((2, 0, 3))
+    targets = targets_of(2, 0, 3, side=8)
     assert targets.image.tolist() == [0, 0, 2, 2, 2]
     assert targets.starts.tolist() == [0, 2, 2]
     masks = targets.masks(torch.tensor([4, 0, 1]))
@@ -155,7 +140,7 @@ def test_masks_of_objects_come_from_their_images() -> None:
 def test_images_without_objects_teach_that_there_is_nothing(counts: tuple[int, ...]) -> None:
     config = CriterionConfig()
     torch.manual_seed(0)
-    targets = targets_of(counts)
+    targets = targets_of(*counts, side=8)
     logits = torch.randn(2, len(counts), 5, 4, requires_grad=True)
     boxes = torch.rand(2, len(counts), 5, 4).mul(0.5).add(0.1).requires_grad_()
     masks = torch.randn(len(counts), 5, 4, 4, requires_grad=True)
@@ -178,15 +163,6 @@ def test_images_without_objects_teach_that_there_is_nothing(counts: tuple[int, .
         assert [losses[name].sum().item() for name in ("l1", "giou", "focal", "dice")] == [0] * 4
 
 
-def test_no_object_weighs_less() -> None:
-    logits = torch.zeros(1, 4, 3)
-    logits[0, 0, 0] = 2.0  # right; the other three are undecided
-    classes = torch.tensor([[0, 2, 2, 2]])
-    right = -torch.log_softmax(logits[0, 0], 0)[0]
-    expected = (right + 3 * 0.1 * np.log(3)) / 1.3
-    assert_close(classification_loss(logits, classes, 0.1) / 1.3, expected[None])
-
-
 @pytest.mark.parametrize("loss", [focal_loss, dice_loss])
 def test_pixels_that_do_not_count_are_as_if_absent(
     loss: Callable[[Tensor, Tensor, Tensor | None], Tensor],
@@ -198,11 +174,3 @@ def test_pixels_that_do_not_count_are_as_if_absent(
     absent = loss(logits[:, :12], truth[:, :12], None)
     assert_close(loss(logits, truth * valid, valid), absent)
     assert loss(torch.where(truth > 0, 30.0, -30.0), truth, None).max() < 1e-6
-
-
-def test_focal_loss_discounts_what_is_right_already() -> None:
-    logits = torch.tensor([[0.0, 4.0]])
-    each = [focal_loss(logits[:, i : i + 1], torch.ones(1, 1)).item() for i in (0, 1)]
-    assert each[0] == pytest.approx(0.25 * 0.25 * np.log(2))
-    wrong = 1 / (1 + np.exp(4))
-    assert each[1] == pytest.approx(-0.25 * wrong**2 * np.log(1 - wrong), rel=1e-4)

@@ -91,16 +91,6 @@ def test_totals_of_parts_add_up() -> None:
     assert whole == Totals(objects=11, label_weight=8 + 0.1 * 10, images=3)  # 6 queries an image
 
 
-def test_a_whole_step_is_what_a_batch_alone_is_taken_for() -> None:
-    batch = batch_of(0, 0)
-    model, auxiliary = make(RUN)
-    alone, _ = compute_losses(model, auxiliary, batch, RUN, with_masks=True)
-    given, _ = compute_losses(
-        model, auxiliary, batch, RUN, with_masks=True, totals=totals_of((0, 0), RUN)
-    )
-    assert_close(alone, given)
-
-
 @pytest.mark.parametrize("learned", ["all", "masks"])
 def test_half_precision_of_the_network_leaves_losses_in_full(learned: str) -> None:
     config = replace(RUN, denoising=1)
