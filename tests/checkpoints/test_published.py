@@ -10,11 +10,13 @@ from panodetr.checkpoints.published import (
     DOCUMENTED,
     PUBLISHED,
     TWO_CATS,
+    bundled,
     categories_by_count,
     coco_detection,
     coco_panoptic,
     find_published,
 )
+from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.model.detr import Detr
 
@@ -84,3 +86,12 @@ def test_what_is_documented_is_what_is_on_the_image() -> None:
         assert sorted(s.label for s in seen) == sorted(
             label for label, count in TWO_CATS.items() for _ in range(count)
         )
+
+
+def test_a_folder_with_a_configuration_is_a_bundled_model(
+    tmp_path: Path, tiny_spec: ModelSpec
+) -> None:
+    for name in ("nuclei", "cells"):
+        save_checkpoint(tmp_path / name, tiny_spec, {})
+    (tmp_path / "notes").mkdir()
+    assert bundled(tmp_path) == {name: tmp_path / name for name in ("cells", "nuclei")}

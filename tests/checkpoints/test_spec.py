@@ -161,13 +161,6 @@ def test_a_newer_checkpoint_replaces_the_older(folder: Path, tiny_spec: ModelSpe
     assert sorted(entry.name for entry in folder.parent.iterdir()) == ["model"]
 
 
-def test_a_folder_of_other_things_is_not_replaced(tmp_path: Path, tiny_spec: ModelSpec) -> None:
-    (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(CheckpointError, match=r"no part of a checkpoint \(thesis\.tex\)"):
-        save_checkpoint(tmp_path, tiny_spec, WEIGHTS)
-    assert (tmp_path / "thesis.tex").read_text() == "precious"
-
-
 def set_to(*keys: str | int, value: object) -> Callable[[dict[str, Any]], None]:
     def change(config: Any) -> None:
         for key in keys[:-1]:
