@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+import panodetr
 from panodetr.images.read import read_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SAMPLE = Path(__file__).parents[1] / "assets" / "samples" / "stained-tissue.png"
+SAMPLE = Path(panodetr.__file__).parent / "assets" / "samples" / "stained-tissue.png"
 
 
 @dataclass(frozen=True, kw_only=True)

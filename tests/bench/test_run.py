@@ -19,6 +19,8 @@ from harness.run import Measured, Workshop, measure, measure_group
 from panodetr.errors import UsageError
 from panodetr.results.result import LARGEST_PNG
 
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
 
 class Sleeper:
     """Takes a given time, and dies in a given round."""
@@ -126,7 +128,12 @@ def test_whoever_starts_sides_is_small() -> None:
         "print({'torch', 'transformers', 'scipy'} & set(sys.modules))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code],
+        cwd=BENCHMARKS,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     assert done.stdout == "set()\n"
 

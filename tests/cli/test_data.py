@@ -93,7 +93,7 @@ def test_images_that_are_left_out_are_named(panodetr: Program, data: Path, tmp_p
         (("convert", "data", "--to", "coco-panoptic", "--out", "x"), 2, "already"),
         (("convert", "data", "--to", "yolo", "--out", "data"), 2, "data is there already"),
         (("convert", "data", "--out", "x"), 2, "--to"),
-        (("chek", "data"), 2, "invalid choice"),
+        (("chek", "data"), 2, 'Did you mean "check"?'),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(

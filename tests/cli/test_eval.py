@@ -144,9 +144,9 @@ def test_tiles_change_the_answer(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "expected --data FOLDER, or --predictions FILE with --truth FILE"),
+        ((), "expected --data FOLDER, or --predictions FILE with --ground-truth FILE"),
         (("--data", "x", "--truth", "y"), "expected --data FOLDER, or"),
-        (("--predictions", "x"), "--predictions and --truth go together"),
+        (("--predictions", "x"), "--predictions and --ground-truth go together"),
         (("--predictions", "x", "--truth", "y", "--tiles", "9"), "--tiles is for --data"),
     ],
 )
@@ -164,7 +164,7 @@ def test_options_that_cannot_be_meant(
     [
         (("--task", "boxes,masks"), "--task has 'masks'; expected boxes, instances, panoptic"),
         (("--overlap", "0.5"), "--overlap is for --tiles"),
-        (("--tiles", "64", "--overlap", "1"), "tiles of 64 pixels that share 64 never get on"),
+        (("--tiles", "64", "--overlap", "1"), "tiles of 64 pixels cannot overlap by 64"),
     ],
 )
 def test_options_that_a_model_cannot_follow(

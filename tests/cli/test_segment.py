@@ -47,7 +47,8 @@ def test_a_folder_gives_a_table_and_three_files_a_image(
     assert all(file.is_file() and file.parent == tmp_path / "out" for file in files)
     # Without a terminal, progress is a line an image.
     names = [f"[{i}/3] {images / name}" for i, name in enumerate(("a.png", "b.jpg", "c.png"), 1)]
-    assert done.stderr.splitlines() == names
+    lines = [line.split("  (")[0] for line in done.stderr.splitlines()]  # less rate and time left
+    assert lines == names
 
 
 def test_what_cannot_be_read_is_one_line_each_and_the_others_are_done(

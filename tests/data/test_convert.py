@@ -353,11 +353,12 @@ def test_two_images_of_one_image_are_refused(
 
 
 def test_formats_are_what_the_command_offers() -> None:
-    from panodetr.cli import arguments
-    from panodetr.cli import data as command
+    from typing import get_args
+
+    from panodetr.cli.data import Target
+    from panodetr.cli.options import Format as Offered
     from panodetr.data.convert import TARGETS
     from panodetr.data.dataset import FORMATS
 
-    formats: tuple[Format, ...] = FORMATS
-    assert formats == arguments.FORMATS
-    assert command.TARGETS == TARGETS
+    assert get_args(Offered) == FORMATS
+    assert get_args(Target) == TARGETS

@@ -5,67 +5,40 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from panodetr.cli.arguments import FORMATS, add_format
+from cyclopts import Parameter
+
+from panodetr.cli.options import Format
+from panodetr.cli.output import ProgressBar, print_line, print_table
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Generator
 
-    from panodetr.cli.arguments import Commands
     from panodetr.data.findings import Inspection
 
-TARGETS = FORMATS[:3]
+Target = Literal["coco-panoptic", "coco-instances", "yolo"]
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command and its two actions to the program."""
-    parser = commands.add_parser(
-        "data",
-        help="check or convert a data set",
-        description="Check a data set, or write it in another format. COCO's panoptic and instance "
-        "format, YOLO's and folders of id maps are told apart by what is there.",
-    )
-    actions = parser.add_subparsers(metavar="ACTION", required=True)
-    check = actions.add_parser(
-        "check",
-        help="list all that is wrong with a data set",
-        description="Read every file of a data set and list all that is wrong with it; the exit "
-        "code is 1 if there is anything. Crowds and images without objects are notes, no errors.",
-    )
-    _add_source(check)
-    check.add_argument("--json", type=Path, metavar="FILE", help="write the findings as JSON, too")
-    check.set_defaults(run=run_check)
-    convert = actions.add_parser(
-        "convert",
-        help="write a data set in another format",
-        description="Write a data set in another format, images and all, and say what the format "
-        "has no place for.",
-    )
-    _add_source(convert)
-    convert.add_argument("--to", choices=TARGETS, required=True, help="the format to write")
-    convert.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="a new folder to write it into"
-    )
-    convert.add_argument(
-        "--class",
-        dest="class_name",
-        default="object",
-        metavar="NAME",
-        help="the class of id maps, where their folder names none (default: %(default)s)",
-    )
-    convert.set_defaults(run=run_convert)
+def check(
+    folder: Path,
+    /,
+    *,
+    split: str | None = None,
+    format: Format | None = None,
+    json: Path | None = None,
+) -> int:
+    """List all that is wrong with a data set.
 
+    Reads every file. The exit code is 1 if there is an error. Crowds and images without objects are
+    notes, not errors. COCO's panoptic and instance formats, YOLO's and folders of id maps are told
+    apart by their files.
 
-def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the data set's folder")
-    parser.add_argument("--split", metavar="NAME", help="one split (default: all of them)")
-    add_format(parser)
-
-
-def run_check(options: argparse.Namespace) -> int:
-    """Check, print every finding and a table of what is there, and give 1 if anything is wrong.
+    Args:
+        folder: The data set's folder.
+        split: One split. Default: all of them.
+        format: What the folder is taken for. Default: the first of these that is there.
+        json: Write the findings to this file as JSON, too.
 
     Raises:
         DataError: there is no such data set or split.
@@ -75,56 +48,75 @@ def run_check(options: argparse.Namespace) -> int:
     from panodetr.data.convert import find_splits
     from panodetr.files import write_json
 
-    format, splits = find_splits(options.folder, options.split, options.format)
+    found, splits = find_splits(folder, split, format)
     inspections: dict[str, Inspection] = {}
-    for split in splits:
-        with _counting(f"check {split}".strip()) as progress:
-            inspections[split] = check_split(options.folder, split, format, progress)
+    for name in splits:
+        with _counting(f"check {name}".strip()) as progress:
+            inspections[name] = check_split(folder, name, found, progress)
     for inspection in inspections.values():
         for finding in inspection.findings:
-            print(f"{'error' if finding.is_error else 'note':6}{finding.kind:17}{finding.message}")
-    _print_tables(format, inspections)
+            print_line(
+                f"{'error' if finding.is_error else 'note':6}{finding.kind:17}{finding.message}"
+            )
+    _print_tables(found, inspections)
     errors = sum(inspection.errors for inspection in inspections.values())
-    if options.json is not None:
-        splits_info = {split: inspection.to_dict() for split, inspection in inspections.items()}
-        write_json(options.json, {"format": format, "errors": errors, "splits": splits_info})
+    if json is not None:
+        splits_info = {name: inspection.to_dict() for name, inspection in inspections.items()}
+        write_json(json, {"format": found, "errors": errors, "splits": splits_info})
     return 1 if errors else 0
 
 
-def run_convert(options: argparse.Namespace) -> int:
-    """Convert, and say what was read, what is lost, and where the rest is.
+def convert_data(
+    folder: Path,
+    /,
+    *,
+    to: Target,
+    out: Path,
+    split: str | None = None,
+    format: Format | None = None,
+    class_name: Annotated[str, Parameter(name="--class")] = "object",
+) -> int:
+    """Write a data set in another format, images and all.
+
+    Says what the format has no place for.
+
+    Args:
+        folder: The data set's folder.
+        to: The format to write.
+        out: A new folder to write it into.
+        split: One split. Default: all of them.
+        format: What the folder is taken for. Default: the first of these that is there.
+        class_name: The class of id maps, where their folder names none.
 
     Raises:
-        UsageError: FOLDER has that format already, or DIR is there already.
-        PanodetrError: FOLDER cannot be read, or DIR cannot be written.
+        UsageError: the folder has that format already, or `out` exists.
+        PanodetrError: the folder cannot be read, or `out` cannot be written.
     """
-    from panodetr.data.convert import convert_data
+    from panodetr.data.convert import convert_data as convert_files
 
-    with _counting(f"convert {options.folder.name}") as progress:
-        made = convert_data(
-            options.folder,
-            options.out,
-            options.to,
-            class_name=options.class_name,
-            split=options.split,
-            format=options.format,
+    with _counting(f"convert {folder.name}") as progress:
+        made = convert_files(
+            folder,
+            out,
+            to,
+            class_name=class_name,
+            split=split,
+            format=format,
             progress=progress,
         )
-    splits = ", ".join(split or "no split" for split in made.splits)
-    print(f"{made.images} images ({splits}) read as {made.format}, written as {options.to}")
+    splits = ", ".join(name or "no split" for name in made.splits)
+    print_line(f"{made.images} images ({splits}) read as {made.format}, written as {to}")
     for what, count in made.lost.items():
-        print(f"{options.to} has no place for {what}: {count}")
+        print_line(f"{to} has no place for {what}: {count}")
     for message in made.unreadable:
-        print(f"left out: {message}")
-    print(f"everything else is in {options.out}")
+        print_line(f"left out: {message}")
+    print_line(f"everything else is in {out}")
     return 0
 
 
 @contextmanager
 def _counting(what: str) -> Generator[Callable[[int, int], None], None, None]:
     """Give what counts images on stderr: a bar on a terminal, else some ten lines."""
-    from panodetr.cli.output import ProgressBar
-
     with ExitStack() as stack:
         bars: list[ProgressBar] = []
 
@@ -144,7 +136,6 @@ def _print_tables(format: str, inspections: dict[str, Inspection]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from panodetr.cli.output import print_table
     from panodetr.data.findings import one_line
 
     table = Table("split", "format", box=None, pad_edge=False)
@@ -175,5 +166,5 @@ def _print_tables(format: str, inspections: dict[str, Inspection]) -> None:
     for name, count in totals.most_common():
         # A name may hold whatever JSON can; brackets would be markup.
         classes.add_row(escape(one_line(name)), str(count))
-    print()
+    print_line()
     print_table(classes)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from panodetr.cli.arguments import add_model, add_tiles, tiled
+from cyclopts import Parameter
+
+from panodetr.cli.options import Fraction, ModelOptions
+from panodetr.cli.output import QUIET, ProgressBar, print_error, print_json, print_line, print_table
 from panodetr.errors import UsageError
 
 if TYPE_CHECKING:
-    import argparse
-
-    from panodetr.cli.arguments import Commands
     from panodetr.evaluation.ground_truth import GroundTruth, Task
     from panodetr.evaluation.metrics import Figures
     from panodetr.predict import Predictor
@@ -19,90 +19,73 @@ if TYPE_CHECKING:
 OUT = Path("panodetr-eval")
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command to the program."""
-    parser = commands.add_parser(
-        "eval",
-        help="measure a model on a data set, or results that any tool wrote",
-        usage="panodetr eval [--model NAME|FOLDER] --data FOLDER [--split NAME] [--task T,T]\n"
-        "       panodetr eval --predictions FILE --truth FILE",
-        description="Measure box AP, mask AP and panoptic quality as COCO does. With --data, run a "
-        "model on a data set's images and write what it finds in COCO's formats; with "
-        "--predictions, score the results in a file.",
-        epilog="FOLDER holds panoptic_NAME.json, the images in NAME/ and the id maps in "
-        "panoptic_NAME/; or instances_NAME.json and the images; or COCO as it is unpacked, with "
-        "annotations/; or the same without _NAME, and the images in images/; or YOLO data, or id "
-        "maps beside images.",
-    )
-    add_model(parser)
-    add_tiles(parser)
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="a data set, see below")
-    parser.add_argument(
-        "--split", metavar="NAME", help="(default: val, or the data set that has no splits)"
-    )
-    parser.add_argument(
-        "--task",
-        type=lambda text: text.split(","),
-        metavar="T,T",
-        help="of boxes, instances and panoptic (default: what the data set annotates)",
-    )
-    parser.add_argument(
-        "--predictions",
-        type=Path,
-        metavar="FILE",
-        help="COCO's detection, segmentation or panoptic results, the id maps of the latter in the "
-        "folder of the same name beside the file",
-    )
-    parser.add_argument(
-        "--truth", type=Path, metavar="FILE", help="COCO's JSON, of instances or panoptic"
-    )
-    parser.add_argument(
-        "--allow-missing",
-        action="store_true",
-        help="leave out images that aren't there, and count images without predictions as empty; "
-        "says how many",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=OUT,
-        metavar="DIR",
-        help="where metrics.json, the predictions and the plots go (default: %(default)s)",
-    )
-    parser.set_defaults(run=run)
+def evaluate(
+    *,
+    data: Path | None = None,
+    split: str | None = None,
+    task: str | None = None,
+    threshold: Fraction | None = None,
+    predictions: Path | None = None,
+    ground_truth: Annotated[Path | None, Parameter(name=["--ground-truth", "--truth"])] = None,
+    allow_missing: bool = False,
+    out: Path = OUT,
+    json: bool = False,
+    model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
+) -> int:
+    """Measure box AP, mask AP and panoptic quality as COCO does.
 
+    With --data, run a model on a data set's images and write its predictions in COCO's formats.
+    With --predictions and --ground-truth, score the results in a file.
 
-def run(options: argparse.Namespace) -> int:
-    """Evaluate, print the tables and write the files.
+    Args:
+        data: A data set in any format that training reads.
+        split: Default: val, or the data set that has no splits.
+        task: Some of boxes, instances and panoptic, separated by commas. Default: what the data set
+            annotates.
+        threshold: Least score of a segment, 0 to 1. Default: the model's own.
+        predictions: A file of COCO's detection, segmentation or panoptic results; the id maps of
+            the latter lie in the folder of the same name beside the file.
+        ground_truth: COCO's JSON, of instances or panoptic.
+        allow_missing: Leave out images that are not there, and count images without predictions as
+            empty; says how many.
+        out: The folder for metrics.json, the predictions and the plots.
+        json: Print metrics.json's contents instead of tables.
+        model: Which model, and how it runs.
 
     Raises:
         UsageError: the options contradict each other.
         PanodetrError: data, predictions or model were refused, or the files cannot be written.
     """
-    from_files = options.predictions is not None or options.truth is not None
-    if from_files == (options.data is not None):
-        raise UsageError("expected --data FOLDER, or --predictions FILE with --truth FILE")
-    if not from_files:
-        import panodetr
-
-        loaded = panodetr.load(options.model, device=options.device, runtime=options.runtime)
-        return evaluate_model(
-            tiled(loaded, options),
-            options.data,
-            split=options.split,
-            tasks=options.task,
-            threshold=options.threshold,
-            allow_missing=options.allow_missing,
-            out=options.out,
+    from_files = predictions is not None or ground_truth is not None
+    if from_files == (data is not None):
+        raise UsageError("expected --data FOLDER, or --predictions FILE with --ground-truth FILE")
+    QUIET.set(QUIET.get() or json)
+    if data is not None:
+        metrics = evaluate_model(
+            model.load(),
+            data,
+            split=split,
+            tasks=None if task is None else task.split(","),
+            threshold=threshold,
+            allow_missing=allow_missing,
+            out=out,
         )
-    if options.predictions is None or options.truth is None:
-        raise UsageError("--predictions and --truth go together; give both")
-    for given in ("split", "task", "threshold", "tiles", "overlap"):
-        if getattr(options, given) is not None:
-            raise UsageError(f"--{given} is for --data; a file says what it holds")
-    return score_file(
-        options.predictions, options.truth, allow_missing=options.allow_missing, out=options.out
-    )
+    else:
+        if predictions is None or ground_truth is None:
+            raise UsageError("--predictions and --ground-truth go together; give both")
+        for name, given in (
+            ("split", split),
+            ("task", task),
+            ("threshold", threshold),
+            ("tiles", model.tiles),
+            ("overlap", model.overlap),
+        ):
+            if given is not None:
+                raise UsageError(f"--{name} is for --data; a file says what it holds")
+        metrics = score_file(predictions, ground_truth, allow_missing=allow_missing, out=out)
+    if json:
+        print_json(metrics)
+    return 0
 
 
 def evaluate_model(
@@ -114,8 +97,8 @@ def evaluate_model(
     threshold: float | None,
     allow_missing: bool,
     out: Path,
-) -> int:
-    """Run a model on a data set, print the tables and write the files.
+) -> dict[str, object]:
+    """Run a model on a data set, print the tables, write the files, and give the metrics.
 
     Args:
         model: what to measure.
@@ -130,7 +113,6 @@ def evaluate_model(
         UsageError: there is no such task.
         PanodetrError: data or model were refused, or the files cannot be written.
     """
-    from panodetr.cli.output import ProgressBar
     from panodetr.evaluation.evaluate import evaluate, write_metrics
     from panodetr.evaluation.ground_truth import GroundTruth
 
@@ -143,18 +125,20 @@ def evaluate_model(
             progress.end()
 
         evaluation = evaluate(model, truth, measured, threshold=threshold, out=out, progress=count)
-    write_metrics(out, evaluation, truth)
+    report = write_metrics(out, evaluation, truth)
     if truth.left_out:
-        print(f"{truth.left_out} images are missing and were left out")
+        print_line(f"{truth.left_out} images are missing and were left out")
     figures = evaluation.counts.compute()
     _show(out, figures, truth, model.spec.name)
     milliseconds = 1000 * evaluation.seconds / max(1, figures.images)
-    print(f"{figures.images} images, {milliseconds:.0f} ms each; everything is in {out}")
-    return 0
+    print_line(f"{figures.images} images, {milliseconds:.0f} ms each; everything is in {out}")
+    return report
 
 
-def score_file(predictions: Path, truth: Path, *, allow_missing: bool, out: Path) -> int:
-    """Score results that any tool wrote, print the tables and write the files.
+def score_file(
+    predictions: Path, truth: Path, *, allow_missing: bool, out: Path
+) -> dict[str, object]:
+    """Score results that any tool wrote: print the tables, write the files, give the metrics.
 
     Args:
         predictions: COCO's detection or panoptic results.
@@ -173,12 +157,13 @@ def score_file(predictions: Path, truth: Path, *, allow_missing: bool, out: Path
     ground_truth = GroundTruth.read(truth)
     scored = score(predictions, ground_truth, allow_missing=allow_missing)
     figures = scored.counts.compute()
-    write_json(out / "metrics.json", metrics(figures, ground_truth))
+    report = metrics(figures, ground_truth)
+    write_json(out / "metrics.json", report)
     if scored.missing:
-        print(f"{scored.missing} images have no predictions and were counted as empty")
+        print_line(f"{scored.missing} images have no predictions and were counted as empty")
     _show(out, figures, ground_truth, None)
-    print(f"{figures.images} images; everything is in {out}")
-    return 0
+    print_line(f"{figures.images} images; everything is in {out}")
+    return report
 
 
 def _tasks(given: list[str] | None, truth: GroundTruth, model: Predictor) -> tuple[Task, ...]:
@@ -214,21 +199,20 @@ def _show(out: Path, figures: Figures, truth: GroundTruth, model: str | None) ->
         per_class,
         plot,
     )
-    from panodetr.cli.output import print_error, print_table
 
     known = find_published(model) if model else None
     published = known.figures if known else {}
     print_table(per_class(figures, truth))
     if figures.boxes is not None or figures.instances is not None:
-        print()
+        print_line()
         print_table(average_precision(figures, published))
     if figures.panoptic is not None:
-        print()
+        print_line()
         print_table(panoptic_quality(figures.panoptic, published))
     if known:
-        print(f"\nPublished figures of {known.hub_id}, on {known.data}.")
+        print_line(f"\nPublished figures of {known.hub_id}, on {known.data}.")
     try:
         plot(out, figures, truth)
     except PlotsMissing as error:
         print_error(str(error))
-    print()
+    print_line()

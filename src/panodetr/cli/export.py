@@ -5,70 +5,63 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
+from panodetr.cli.output import print_json, print_line
 from panodetr.errors import UsageError
 
-if TYPE_CHECKING:
-    import argparse
 
-    from panodetr.cli.arguments import Commands
+def export(
+    model: str,
+    /,
+    *,
+    format: Literal["onnx", "openvino"],
+    out: Path,
+    int8: bool = False,
+    calibration: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Write a model as one file for ONNX Runtime or OpenVINO.
 
+    The file needs no PyTorch: it holds normalising, the network, and the masks of kept queries. It
+    is run and compared with the model before it is kept. Use it as any model: panodetr segment
+    IMAGE --model FILE.
 
-def add_to(commands: Commands) -> None:
-    """Add the command to the program."""
-    parser = commands.add_parser(
-        "export",
-        help="write a model for ONNX Runtime or OpenVINO",
-        description="Write a model as one file that needs no PyTorch: normalising, network, and "
-        "masks of the queries that are kept. It is run and compared with the model before it is "
-        "kept.",
-        epilog="The file is used as any model: panodetr segment IMAGE --model F.",
-    )
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a bundled name, a folder, a file (.pth, .bin, .safetensors) or an id on the hub",
-    )
-    parser.add_argument("--format", choices=("onnx", "openvino"), required=True, help="for what")
-    parser.add_argument("--out", type=Path, required=True, metavar="F", help="the file to write")
-    parser.add_argument(
-        "--int8", action="store_true", help="quantise, for OpenVINO; needs --calibration"
-    )
-    parser.add_argument(
-        "--calibration",
-        type=Path,
-        metavar="FOLDER",
-        help="images like those that the model will see, to measure activations on; 50 will do",
-    )
-    parser.set_defaults(run=run)
-
-
-def run(options: argparse.Namespace) -> int:
-    """Export, and say how close the file is to the model.
+    Args:
+        model: A bundled name, a folder, a file (.pth, .bin, .safetensors) or an id on the hub.
+        format: The runtime that the file is for.
+        out: The file to write.
+        int8: Quantise, for OpenVINO; needs --calibration.
+        calibration: A folder of images like those that the model will see, to measure activations
+            on; 50 are enough.
+        json: Print what was written as one JSON document.
 
     Raises:
         UsageError: --int8 and --calibration do not come together.
         PanodetrError: the model cannot be loaded, differs once exported, or cannot be written.
     """
-    if options.int8 != (options.calibration is not None):
+    if int8 != (calibration is not None):
         raise UsageError("--int8 and --calibration FOLDER belong together; give both or neither")
-    from panodetr.export.export import export
+    from panodetr.export.export import export as write
 
     with redirect_stdout(sys.stderr):  # NNCF's progress bars; stdout is for what was made
-        info = export(
-            options.model, options.out, format=options.format, calibration=options.calibration
-        )
-    size = options.out.stat().st_size / 1e6
-    print(f"{options.out}: {info.spec.name} for {info.format}, {info.precision}, {size:.1f} MB")
+        info = write(model, out, format=format, calibration=calibration)
+    if json:
+        print_json({
+            "file": str(out), "model": info.spec.name, "format": info.format,
+            "precision": info.precision, "bytes": out.stat().st_size, "checked": info.checked,
+        })  # fmt: skip
+        return 0
+    size = out.stat().st_size / 1e6
+    print_line(f"{out}: {info.spec.name} for {info.format}, {info.precision}, {size:.1f} MB")
     if info.precision == "int8":
         agreed = info.checked
-        print(
+        print_line(
             f"of {agreed['queries']} segments in the images {agreed['same_class']:.1%} keep their "
             f"class; boxes overlap by {agreed['box_iou']:.1%}, masks by {agreed['mask_iou']:.1%}"
         )
     else:
         worst = ", ".join(f"{name} {value:.1e}" for name, value in info.checked.items())
-        print(f"largest differences from the model: {worst}")
-    print(f"try it: panodetr segment IMAGE --model {options.out}")
+        print_line(f"largest differences from the model: {worst}")
+    print_line(f"try it: panodetr segment IMAGE --model {out}")
     return 0

@@ -1,26 +1,53 @@
-"""What the commands that run a model on images share: inputs, the loop, and how they tell."""
+"""`panodetr segment` and `panodetr detect`: images in; tables, overlays, id maps and JSON out."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeVar
 
-from panodetr.cli.arguments import add_tiles, tiled
-from panodetr.cli.output import ProgressBar, print_error
-from panodetr.errors import PanodetrError
+from cyclopts import Parameter
+
+from panodetr.cli.options import Fraction, ModelOptions
+from panodetr.cli.output import (
+    ProgressBar,
+    print_error,
+    print_json,
+    print_line,
+    print_table,
+)
+from panodetr.errors import PanodetrError, UsageError
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from panodetr.predict import Predictor
-    from panodetr.results.result import SavedDetections, SavedFiles
+    from panodetr.results.result import (
+        DetectionResult,
+        PanopticResult,
+        SavedDetections,
+        SavedFiles,
+    )
 
 OUT = Path("panodetr-out")
 ROWS = 12  # of a table, the best scores; an image may have hundreds of segments
+
+Inputs = Annotated[list[str], Parameter(name="INPUT")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Where results go.
+
+    Attributes:
+        out: The folder for files. Default: panodetr-out; with --json, no files are written.
+        json: Print one JSON object per image, one per line, and nothing else on stdout.
+    """
+
+    out: Path | None = None
+    json: bool = False
 
 
 class ImageResult(Protocol):
@@ -38,48 +65,90 @@ class ImageResult(Protocol):
 Result = TypeVar("Result", bound=ImageResult)
 
 
-def add_images(parser: argparse.ArgumentParser) -> None:
-    """Add the inputs, `--out`, `--json` and the options of tiles."""
-    parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="an image, a folder of images, or a pattern"
+def segment(
+    inputs: Inputs,
+    /,
+    *,
+    threshold: Fraction | None = None,
+    task: Literal["panoptic", "instances", "semantic"] = "panoptic",
+    output: OutputOptions = OutputOptions(),
+    model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
+) -> int:
+    """Find every object and region in images.
+
+    Writes, for each image, an overlay, a COCO panoptic id map (PNG) and a JSON with its segments.
+    An image that cannot be read is reported; the others are still done, and the exit code is 1.
+
+    Args:
+        inputs: Images, folders of images, or patterns.
+        threshold: Least score of a segment, 0 to 1. Default: the model's own.
+        task: Give each pixel to one object or region; find objects alone; or give each pixel a
+            class.
+        output: Where results go.
+        model: Which model, and how it runs.
+
+    Raises:
+        UsageError: a semantic segmentation was given a threshold.
+        PanodetrError: the model or the device was refused.
+    """
+    if task == "semantic" and threshold is not None:
+        raise UsageError("--task semantic takes no --threshold: every pixel gets a class")
+    return _run(
+        inputs,
+        output,
+        model,
+        lambda predictor, image: predictor.segment(image, threshold=threshold, task=task),
+        _show_segments,
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help=f"where the files go (default: {OUT}; with --json, no files are written)",
-    )
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="print one JSON object an image, one a line, and nothing else",
-    )
-    add_tiles(parser)
 
 
-def run_on_images(
-    options: argparse.Namespace,
+def detect(
+    inputs: Inputs,
+    /,
+    *,
+    threshold: Fraction = 0.5,
+    masks: bool = False,
+    output: OutputOptions = OutputOptions(),
+    model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
+) -> int:
+    """Find the objects in images as boxes.
+
+    Writes, for each image, a picture with their boxes and a JSON with classes, scores, boxes and,
+    with --masks, masks. An image that cannot be read is reported; the others are still done, and
+    the exit code is 1.
+
+    Args:
+        inputs: Images, folders of images, or patterns.
+        threshold: Least score of an object, 0 to 1.
+        masks: Find each object's pixels, too; in the JSON as COCO's run lengths.
+        output: Where results go.
+        model: Which model, and how it runs.
+
+    Raises:
+        PanodetrError: the model or the device was refused.
+    """
+    return _run(
+        inputs,
+        output,
+        model,
+        lambda predictor, image: predictor.detect(image, threshold=threshold, masks=masks),
+        _show_detections,
+    )
+
+
+def _run(
+    inputs: Sequence[str],
+    output: OutputOptions,
+    options: ModelOptions,
     predict: Callable[[Predictor, Path], Result],
     show: Callable[[Result], None],
 ) -> int:
-    """Run a model on every image, save and print what it finds, and give the exit code.
-
-    Args:
-        options: those of `add_images`, with `model` and `device`.
-        predict: runs the model on one image.
-        show: prints what was found, after the image's name.
-
-    Raises:
-        PanodetrError: the model, the device or the tiles were refused.
-    """
-    import panodetr
-
-    images, failed = _find(options.inputs, as_json=options.json)
+    """Run a model on every image, save and print what it finds, and give the exit code."""
+    images, failed = _find(inputs, as_json=output.json)
     if not images:
         return 1
-    loaded = panodetr.load(options.model, device=options.device, runtime=options.runtime)
-    model = tiled(loaded, options)
-    out: Path | None = options.out or (None if options.json else OUT)
+    model = options.load()
+    out = output.out or (None if output.json else OUT)
     with ProgressBar(len(images)) as progress:
         for image in images:
             progress.begin(str(image))
@@ -89,30 +158,19 @@ def run_on_images(
             except PanodetrError as error:
                 failed += 1
                 with progress.paused():
-                    _print_failure(str(image), error, as_json=options.json)
+                    _print_failure(str(image), error, as_json=output.json)
             else:
                 with progress.paused():
-                    if options.json:
-                        _print_json(result, files)
+                    if output.json:
+                        paths = {key: str(path) for key, path in files.items()}
+                        print_json({**result.to_dict(), "files": paths})
                     else:
-                        print(f"\n{image}: ", end="")
+                        print_line(f"\n{image}: ", end="")
                         show(result)
                         for key, path in files.items():
-                            print(f"{key:8} {path}")
+                            print_line(f"{key:8} {path}")
             progress.end()
     return 1 if failed else 0
-
-
-def print_counts(labels: Iterable[str]) -> None:
-    """Print how many there are of each, the most frequent first."""
-    counted = ", ".join(f"{count} {label}" for label, count in Counter(labels).most_common())
-    print(counted or "nothing found")
-
-
-def print_left_out(count: int) -> None:
-    """Say how many rows a table has not shown, if there are any."""
-    if count > ROWS:
-        print(f"… and {count - ROWS} more, all in the JSON")
 
 
 def _find(inputs: Sequence[str], *, as_json: bool) -> tuple[list[Path], int]:
@@ -132,17 +190,56 @@ def _find(inputs: Sequence[str], *, as_json: bool) -> tuple[list[Path], int]:
 
 
 def _print_failure(source: str, error: PanodetrError, *, as_json: bool) -> None:
-    """Say what is wrong with one input; to a program, in place of its result."""
+    """Report an input that failed; to a program, in place of its result."""
     print_error(str(error))
     if as_json:
-        place = str(Path(source).absolute())  # as in the results
-        print(json.dumps({"source": place, "error": str(error)}), flush=True)
-
-
-def _print_json(result: ImageResult, files: Mapping[str, Path]) -> None:
-    paths = {key: str(path) for key, path in files.items()}
-    print(json.dumps({**result.to_dict(), "files": paths}, allow_nan=False), flush=True)
+        print_json({"source": str(Path(source).absolute()), "error": str(error)})
 
 
 def _paths(files: SavedFiles | SavedDetections) -> dict[str, Path]:
     return {field.name: getattr(files, field.name) for field in fields(files)}
+
+
+def _show_segments(result: PanopticResult) -> None:
+    """Print the segments of one image, those with the best scores as a table."""
+    rows = [
+        (
+            str(segment.id),
+            segment.label,
+            "thing" if segment.is_thing else "stuff",
+            f"{segment.score:.2f}",
+            " ".join(f"{edge:.0f}" for edge in segment.box),
+            f"{segment.area} px",
+        )
+        for segment in sorted(result.segments, key=lambda s: -s.score)
+    ]
+    heads = (">segment", "label", "kind", ">score", ">box x0 y0 x1 y1", ">area")
+    _show(heads, rows, (segment.label for segment in result.segments))
+
+
+def _show_detections(result: DetectionResult) -> None:
+    """Print the objects of one image, those with the best scores as a table."""
+    rows = [
+        (found.label, f"{found.score:.2f}", " ".join(f"{edge:.0f}" for edge in found.box))
+        for found in result.detections
+    ]
+    heads = ("label", ">score", ">box x0 y0 x1 y1")
+    _show(heads, rows, (detection.label for detection in result.detections))
+
+
+def _show(heads: Sequence[str], rows: Sequence[Sequence[str]], labels: Iterable[str]) -> None:
+    """Print how many there are of each class, and the first rows; ">" aligns a column right."""
+    from rich.table import Table
+    from rich.text import Text
+
+    counted = ", ".join(f"{count} {label}" for label, count in Counter(labels).most_common())
+    print_line(counted or "nothing found")
+    if rows:
+        table = Table(box=None, pad_edge=False)
+        for head in heads:
+            table.add_column(head.lstrip(">"), justify="right" if head[0] == ">" else "left")
+        for row in rows[:ROWS]:
+            table.add_row(*map(Text, row))  # a label may hold brackets, which are markup otherwise
+        print_table(table)
+    if len(rows) > ROWS:
+        print_line(f"… and {len(rows) - ROWS} more, all in the JSON")

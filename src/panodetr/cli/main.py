@@ -1,30 +1,28 @@
 """The command `panodetr`: arguments in, exit code out.
 
-0: done. 1: something failed, and a line on stderr says what. 2: the arguments cannot be meant.
-130: interrupted. Each command's own file imports what it needs only when it runs, so that `--help`
-answers at once.
+0: done. 1: something failed, and a line on stderr says what. 2: the arguments are invalid.
+130: interrupted. Each command imports what it needs when it runs, so that `--help` is quick.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts.config import Toml, Yaml
 
 from panodetr import __version__
-from panodetr.cli import convert as convert_command
-from panodetr.cli import data as data_command
-from panodetr.cli import detect as detect_command
-from panodetr.cli import eval as eval_command
-from panodetr.cli import export as export_command
-from panodetr.cli import models as models_command
-from panodetr.cli import recipes as recipes_command
-from panodetr.cli import segment as segment_command
-from panodetr.cli import train as train_command
-from panodetr.cli import verify as verify_command
-from panodetr.cli.output import print_error
+from panodetr.cli.data import check, convert_data
+from panodetr.cli.eval import evaluate
+from panodetr.cli.export import export
+from panodetr.cli.images import detect, segment
+from panodetr.cli.models import convert, models
+from panodetr.cli.output import QUIET, print_error
+from panodetr.cli.train import recipes, train
 from panodetr.errors import PanodetrError, UsageError
 
 if TYPE_CHECKING:
@@ -35,11 +33,18 @@ USAGE = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
+INSTALL = {"torch": "torch", "yaml": "pyyaml", "PIL": "pillow"}
+"""Packages by the module that is missing, where the names differ or an install can leave it out."""
+
+PREDICT = Group("Predict and measure", sort_key=1)
+TRAIN = Group("Data and training", sort_key=2)
+MODELS = Group("Models", sort_key=3)
+
 
 def run() -> None:
     """Be the program: take the arguments from the command line and leave with the exit code."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names of files need not be text
+        if isinstance(stream, io.TextIOWrapper):  # file names need not be text
             stream.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))
 
@@ -48,51 +53,122 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command and give its exit code.
 
     Raises:
-        SystemExit: from argparse, after `--help` or `--version` (0) or arguments it refuses (2).
-        PanodetrError, OSError: only with `--debug`, for its traceback.
+        PanodetrError, OSError, ImportError: only with `--debug`, for the traceback.
     """
-    options = _parser().parse_args(arguments)
     try:
-        code: int = options.run(options)
+        code: int | None = build_app().meta(
+            arguments,
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
         sys.stdout.flush()
+    except CycloptsError as error:
+        print_error(str(error))
+        return USAGE
     except PanodetrError as error:
-        if options.debug:
-            raise
+        _debug(arguments)
         print_error(str(error))
         return USAGE if isinstance(error, UsageError) else FAILURE
+    except ImportError as error:
+        _debug(arguments)
+        missing = (error.name or "").split(".")[0]
+        if not missing or missing == "panodetr":
+            raise
+        package = INSTALL.get(missing, missing)
+        print_error(f"this command needs {package}, which is not installed; pip install {package}")
+        return FAILURE
     except KeyboardInterrupt:
         print_error("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has left. Python would complain once more when it closes stdout.
+        # The reader of our output has left. Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except OSError as error:  # refused before anything was to be read or written: a name too long
-        if options.debug:
-            raise
+    except OSError as error:  # refused before anything was read or written: a name too long
+        _debug(arguments)
         reason = error.strerror or str(error)
         print_error(reason if error.filename is None else f"cannot use {error.filename}: {reason}")
         return FAILURE
-    return code
+    return code or 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="panodetr",
-        description="Find every object and region in an image, with DETR.",
-        epilog="`panodetr COMMAND --help` explains a command.",
+def build_app() -> App:
+    """Give the command line, with all commands."""
+    app = App(
+        name="panodetr",
+        help="Detection and panoptic segmentation with DETR.",
+        help_format="markdown",
+        version=f"panodetr {__version__}",
+        suppress_keyboard_interrupt=False,
+        default_parameter=Parameter(negative=(), show_default=_shown),
     )
-    parser.add_argument("--version", action="version", version=f"panodetr {__version__}")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    segment_command.add_to(commands)
-    detect_command.add_to(commands)
-    models_command.add_to(commands)
-    eval_command.add_to(commands)
-    data_command.add_to(commands)
-    train_command.add_to(commands)
-    recipes_command.add_to(commands)
-    convert_command.add_to(commands)
-    export_command.add_to(commands)
-    verify_command.add_to(commands)
-    return parser
+    app.meta.suppress_keyboard_interrupt = False
+    app.meta.group_parameters = Group("Everywhere", sort_key=9)
+    app.command(segment, group=PREDICT)
+    app.command(detect, group=PREDICT)
+    app.command(evaluate, name="eval", group=PREDICT)
+    data = App(name="data", help="Check a data set, or write it in another format.", group=TRAIN)
+    data.command(check)
+    data.command(convert_data, name="convert")
+    app.command(data)
+    app.command(train, group=TRAIN)
+    app.command(recipes, group=TRAIN)
+    app.command(models, group=MODELS)
+    app.command(convert, group=MODELS)
+    app.command(export, group=MODELS)
+    app.register_install_completion_command(group=Group("Everywhere", sort_key=9))
+
+    @app.meta.default
+    def launch(
+        *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+        config: Annotated[Path | None, Parameter(parse=True)] = None,
+        quiet: Annotated[bool, Parameter(name=["--quiet", "-q"])] = False,
+        debug: bool = False,
+    ) -> int | None:
+        """Detection and panoptic segmentation with DETR.
+
+        Args:
+            tokens: the command and its arguments.
+            config: A TOML or YAML file with options: a table per command, keys as the options
+                without dashes. Options on the command line win.
+            quiet: Print errors and JSON only.
+            debug: Show the traceback of an error.
+        """
+        del debug  # main looks for it, so that it counts for faulty arguments too
+        QUIET.set(quiet)
+        if config is not None:
+            app.config = [_config(config)]
+        return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+
+    return app
+
+
+def _config(path: Path) -> Toml | Yaml:
+    """Read options from a file.
+
+    Raises:
+        UsageError: there is no such file, or it is neither TOML nor YAML.
+    """
+    if not path.is_file():
+        raise UsageError(f"--config {path} is not a file; expected TOML or YAML")
+    kind = {".toml": Toml, ".yaml": Yaml, ".yml": Yaml}.get(path.suffix.lower())
+    if kind is None:
+        raise UsageError(f"--config {path} ends in {path.suffix!r}; expected .toml or .yaml")
+    try:
+        options = kind(path, must_exist=True, search_parents=False)
+        _ = options.config
+    except Exception as error:  # each parser has errors of its own
+        raise UsageError(f"--config {path} cannot be read: {error}") from error
+    return options
+
+
+def _debug(arguments: Sequence[str]) -> None:
+    """Let the traceback through if `--debug` is given. Call it in an except block."""
+    if "--debug" in arguments:
+        raise
+
+
+def _shown(default: object) -> object:
+    """Leave the default of a flag out of the help."""
+    return None if default is False else default

@@ -1,53 +1,43 @@
-"""`panodetr models`: what can be given as a model's name."""
+"""`panodetr models` and `convert`: which models there are, and checkpoints in other formats."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from panodetr.cli.output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Mapping
-
-    from panodetr.cli.arguments import Commands
 
 _FIGURES = {"pq": "PQ", "pq_things": "things", "ap": "box AP", "segm_ap": "mask AP"}
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command to the program."""
-    parser = commands.add_parser(
-        "models",
-        help="list the models that can be named",
-        description="List the models that come with the package, those in the cache of the Hugging "
-        "Face hub, and the published ones. Any DETR on the hub can be given by its id, too.",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.set_defaults(run=run)
+def models(*, json: bool = False) -> int:
+    """List the models that can be named.
 
+    These come with the package, are in the cache of the Hugging Face hub, or are published. Any
+    DETR on the hub can be given by its id, too.
 
-def run(options: argparse.Namespace) -> int:
-    """Print the table.
+    Args:
+        json: Print one JSON document.
 
     Raises:
         CheckpointError: a bundled model is broken.
     """
     from panodetr.checkpoints.hub import list_models
 
-    models = list_models()
-    if options.json:
-        print(json.dumps([asdict(model) for model in models], indent=2))
+    listed = list_models()
+    if json:
+        print_json(listed, indent=2)
         return 0
     from rich.table import Table
-
-    from panodetr.cli.output import print_table
 
     table = Table("model", "where", "task", box=None, pad_edge=False)
     table.add_column("size", justify="right")
     for heading in ("licence", "measured on", "figures in percent"):
         table.add_column(heading)
-    for model in models:
+    for model in listed:
         table.add_row(
             model.name,
             model.where,
@@ -58,6 +48,53 @@ def run(options: argparse.Namespace) -> int:
             _figures(model.figures),
         )
     print_table(table)
+    return 0
+
+
+def convert(
+    source: str,
+    target: Path,
+    /,
+    *,
+    to: Literal["panodetr", "huggingface", "facebook"] = "panodetr",
+    revision: str | None = None,
+    dilation: bool = False,
+    json: bool = False,
+) -> int:
+    """Change a checkpoint's format.
+
+    Reads a checkpoint of this package, of transformers (version 4 or 5) or of the original
+    implementation, and writes it in one of these formats. An original file does not say whether its
+    backbone is dilated (DC5), unless it is a published one under its own name: give --dilation.
+
+    Args:
+        source: A bundled name, a folder, a file (.pth, .bin, .safetensors) or an id on the hub.
+        target: The folder to write; for facebook a file that ends in .pth.
+        to: The format to write.
+        revision: Branch, tag or commit, on the hub.
+        dilation: The source is a file of a DC5 model.
+        json: Print what was written as one JSON document.
+
+    Raises:
+        CheckpointError: the source cannot be read, or the format has no place for it.
+        PanodetrError: the target cannot be written.
+    """
+    from panodetr.checkpoints.load import load_checkpoint
+    from panodetr.checkpoints.save import save_pretrained
+
+    spec, model = load_checkpoint(source, revision=revision, dilation=dilation or None)
+    written = save_pretrained(target, spec, model, format=to)
+    shape = spec.architecture
+    if json:
+        print_json({"model": spec.name, "format": to, "written": str(written)})
+        return 0
+    parameters = sum(tensor.numel() for tensor in model.state_dict().values())
+    print_line(
+        f"{spec.name}: {parameters / 1e6:.1f} M weights, {shape.num_classes} classes, "
+        f"{shape.num_queries} queries, masks: {'yes' if shape.masks else 'no'}, "
+        f"dilated: {'yes' if shape.backbone.dilate_last else 'no'}"
+    )
+    print_line(f"{to:12} {written}")
     return 0
 
 

@@ -2,29 +2,57 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from rich.progress import Progress
     from rich.table import Table
 
+UNBOUNDED = 1 << 16  # characters of a line: no table is wider
+LONGEST = 40  # characters of a step's name beside the bar, so that the bar stays on its line
 
-UNBOUNDED = 1 << 16  # letters of a line: no table is wider
-LONGEST = 40  # letters of a step's name beside the bar, so that the bar stays on its line
+QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+"""Whether only errors and JSON are printed (`--quiet`)."""
 
 
 def print_error(message: str) -> None:
-    """Print one line on stderr, whatever the message has in it."""
+    """Print an error as one line on stderr."""
     print(f"panodetr: error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def print_line(text: str = "", end: str = "\n") -> None:
+    """Print text for people on stdout, unless they want quiet."""
+    if not QUIET.get():
+        print(text, end=end)
+
+
+def print_note(text: str) -> None:
+    """Print a note or a step of progress on stderr, unless people want quiet."""
+    if not QUIET.get():
+        print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: object, *, indent: int | None = None) -> None:
+    """Print one JSON document on stdout, quiet or not; dataclasses become objects, paths text."""
+    import msgspec
+
+    value = msgspec.to_builtins(value, enc_hook=str)
+    print(json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False), flush=True)
 
 
 def print_table(table: Table) -> None:
     """Print a table on stdout, as wide as the terminal, or as the table where there is none."""
     from rich.console import Console
 
+    if QUIET.get():
+        return
     console = Console()
     if not console.is_terminal:
         unbounded = console.options.update(width=UNBOUNDED)
@@ -33,36 +61,31 @@ def print_table(table: Table) -> None:
 
 
 class ProgressBar:
-    """Counts work on stderr: a bar on a terminal, else a plain line for every step."""
+    """Counts work on stderr, with rate and time left: a bar on a terminal, else plain lines."""
 
     def __init__(self, total: int) -> None:
-        """Show nothing yet; the bar is there within `with`."""
+        """Show nothing yet; the bar is shown within `with`."""
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         console = Console(stderr=True)
         self._total = total
         self._done = 0
+        self._began = time.perf_counter()
         self._bar: Progress | None = None
-        if console.is_terminal:
+        if console.is_terminal and not QUIET.get():
             # Nothing is redirected: with stdout in a pipe, rich would send it to stderr instead.
             self._bar = Progress(
                 TextColumn("{task.description}", markup=False),
-                BarColumn(),
+                BarColumn(bar_width=20),
                 MofNCompleteColumn(),
-                TimeRemainingColumn(),
+                TextColumn("{task.fields[rate]}", markup=False),
                 console=console,
                 transient=True,
                 redirect_stdout=False,
                 redirect_stderr=False,
             )
-            self._task = self._bar.add_task("", total=total)
+            self._task = self._bar.add_task("", total=total, rate="")
 
     def __enter__(self) -> ProgressBar:
         """Draw the bar."""
@@ -71,7 +94,7 @@ class ProgressBar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar:
             self._bar.stop()
 
@@ -81,13 +104,14 @@ class ProgressBar:
             short = what if len(what) <= LONGEST else f"…{what[1 - LONGEST :]}"
             self._bar.update(self._task, description=short)
         else:
-            print(f"[{self._done + 1}/{self._total}] {what}", file=sys.stderr)
+            rate = f"  ({self._rate()})" if self._done else ""
+            print_note(f"[{self._done + 1}/{self._total}] {what}{rate}")
 
     def end(self) -> None:
         """Count the step that was begun."""
         self._done += 1
         if self._bar:
-            self._bar.update(self._task, completed=self._done)
+            self._bar.update(self._task, completed=self._done, rate=self._rate())
 
     @contextmanager
     def paused(self) -> Generator[None, None, None]:
@@ -97,3 +121,18 @@ class ProgressBar:
         yield
         if self._bar:
             self._bar.start()
+
+    def _rate(self) -> str:
+        seconds = max(time.perf_counter() - self._began, 1e-9)
+        left = seconds / self._done * (self._total - self._done)
+        return f"{self._done / seconds:.3g}/s, {duration(left)} left"
+
+
+def duration(seconds: float) -> str:
+    """Write a time as people say it: "45 s", "12 min", "3 h 05 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02} min"

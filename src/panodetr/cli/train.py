@@ -1,161 +1,130 @@
-"""`panodetr train`: train a model by a recipe."""
+"""`panodetr train` and `recipes`: train a model by a recipe, and what recipes there are."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from panodetr.cli.arguments import add_device, add_format
+from cyclopts import Parameter
+
+from panodetr.cli.options import Device, Format
+from panodetr.cli.output import duration, print_json, print_line
 from panodetr.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
-    import argparse
-
-    from panodetr.cli.arguments import Commands
+    from panodetr.training.config import TrainConfig
     from panodetr.training.prepare import Request
+    from panodetr.training.recipes import RecipeData
     from panodetr.training.run import Outcome
 
 RUNS = Path("runs") / "train"
 
 SHOWN_ERRORS = 10
 
-EPILOG = """\
-FOLDER is a data set of COCO's (panoptic or instances), of YOLO's, or images with id maps; its
-splits are found by their names. `panodetr recipes` lists what RECIPE may be, and every value that
---set changes.
-
-The run's folder holds config.json, log.jsonl, results.png, TensorBoard's events, pictures/ of what
-is learned from and of predictions beside the truth, best/ and model/ (checkpoints for --model), and
-states/ to resume from.
-
-Ctrl-C and SIGTERM end a run when its step is done, and keep its state (exit code 130, 143). A run
-that was stopped in whatever way goes on where it was:
-  panodetr train --resume                       the one at work last in runs/train
-  panodetr train --resume --out DIR             the one in DIR
-and with --set steps=N for more steps than it was begun with, or with --val none for no more
-validation.
-
-Several GPUs or machines share a run under torchrun or accelerate launch, batch_size being that of
-all of them together:
-  torchrun --nproc-per-node 4 -m panodetr train RECIPE --data FOLDER
-"""
+COCO_IMAGES = 118_287  # of train2017
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command to the program."""
-    import argparse
+def train(
+    recipe: str | None = None,
+    /,
+    *,
+    data: Path | None = None,
+    format: Format | None = None,
+    split: str | None = None,
+    val: str | None = None,
+    out: Path | None = None,
+    name: str | None = None,
+    changes: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    resume: bool = False,
+    dry_run: bool = False,
+    device: Device = "auto",
+    json: bool = False,
+) -> int:
+    """Train a model by a recipe, from scratch or from a checkpoint.
 
-    parser = commands.add_parser(
-        "train",
-        help="train or fine-tune a model",
-        usage="panodetr train RECIPE --data FOLDER [--set KEY=VALUE …] [--dry-run]\n"
-        "       panodetr train --resume [--out DIR]",
-        description="Train a model by a recipe, from scratch or from a checkpoint.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="the run's kind, see below")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="a data set, see below")
-    add_format(parser)
-    parser.add_argument(
-        "--split", metavar="NAME", help="what to learn from (default: train, or the only one)"
-    )
-    parser.add_argument(
-        "--val",
-        metavar="NAME",
-        help="what to validate with; none for no validation (default: val, where it is there)",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help=f"the run's folder (default: {RUNS}/NAME); one that holds a run is never overwritten",
-    )
-    parser.add_argument(
-        "--name", metavar="NAME", help="of the run, in the default folder (default: the recipe's)"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="changes",
-        metavar="KEY=VALUE",
-        help="change one value of the recipe; may be given again",
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with a run, see below")
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="build everything, check the data, do two steps, estimate time and memory; writes "
-        "nothing",
-    )
-    add_device(parser)
-    parser.set_defaults(run=run)
+    The run's folder holds config.json, log.jsonl, results.png, TensorBoard's events, pictures/ of
+    training images and of predictions beside the ground truth, best/ and model/ (checkpoints for
+    --model), and states/ to resume from.
 
+    Ctrl-C and SIGTERM end a run when its step is done, and keep its state (exit code 130, 143).
+    `panodetr train --resume` goes on with the newest run in runs/train, or with the one in --out;
+    --set steps=N gives it more steps, --val none stops validation.
 
-def run(options: argparse.Namespace) -> int:
-    """Train, telling on stderr how it goes on, and on stdout where the model is.
+    Several GPUs or machines share a run: torchrun --nproc-per-node 4 -m panodetr train RECIPE
+    --data FOLDER. The batch size is that of all of them together.
+
+    Args:
+        recipe: One of `panodetr recipes`.
+        data: A data set of COCO's (panoptic or instances), of YOLO's, or images with id maps.
+        format: What the folder is taken for. Default: the first of these that is there.
+        split: The split to learn from. Default: train, or the only one.
+        val: The split to validate with; none for no validation. Default: val, where it exists.
+        out: The run's folder. Default: runs/train/NAME. A folder that holds a run is never
+            overwritten.
+        name: Of the run, in the default folder. Default: the recipe's.
+        changes: KEY=VALUE, one value of the recipe to change; may be repeated.
+        resume: Go on with a run.
+        dry_run: Build everything, check the data, do two steps, estimate time and memory. Writes
+            nothing.
+        device: Where to compute; auto takes a GPU where there is one.
+        json: Print the outcome as one JSON document.
 
     Raises:
         UsageError: the options contradict each other.
         PanodetrError: the recipe, the data or a value was refused, or training failed.
     """
-    if options.out is not None and options.name is not None:
+    if out is not None and name is not None:
         raise UsageError("--name is for the default folder; give --out or --name")
-    request = _request(options)
-    if options.dry_run:
-        if request is None or options.resume:
-            raise UsageError("--dry-run rehearses a new run; name its RECIPE and --data")
-        return _rehearse(request, options.device)
-    from panodetr.cli.train_progress import TrainProgress
-    from panodetr.training.run import newest_run, train
-
-    name = options.name or options.recipe
-    out = options.out or (RUNS / name if name else newest_run(RUNS))
-    with TrainProgress() as progress:
-        try:
-            outcome = train(
-                request,
-                out,
-                resume=options.resume,
-                changes=options.changes if options.resume else (),
-                val=options.val if options.resume else None,
-                device=options.device,
-                observer=progress,
-            )
-        except Interrupted as stopped:  # which the observer was told of
-            return 128 + stopped.signal  # as shells have it
-    if outcome is not None:
-        print(_closing(outcome))
-    return 0
-
-
-def _request(options: argparse.Namespace) -> Request | None:
-    """What to train; None where a run is resumed that knows it.
-
-    Raises:
-        UsageError: the recipe or the data is missing.
-    """
-    from panodetr.training.prepare import Request
-
-    if options.recipe is None and options.data is None and options.resume:
-        for name in ("split", "format"):
-            given = getattr(options, name)
+    request = None
+    if recipe is None and data is None and resume:
+        for option, given in (("split", split), ("format", format)):
             if given is not None:
                 raise UsageError(
-                    f"--{name} {given} is for a new run; one that is resumed keeps its own"
+                    f"--{option} {given} is for a new run; one that is resumed keeps its own"
                 )
-        return None
-    if options.recipe is None or options.data is None:
+    elif recipe is None or data is None:
         raise UsageError("expected RECIPE and --data FOLDER, or --resume without both")
-    return Request(
-        recipe=options.recipe,
-        data=options.data,
-        format=options.format,
-        split=options.split,
-        val=None if options.resume else options.val,
-        changes=() if options.resume else tuple(options.changes),
-    )
+    else:
+        from panodetr.training.prepare import Request
+
+        request = Request(
+            recipe=recipe,
+            data=data,
+            format=format,
+            split=split,
+            val=None if resume else val,
+            changes=() if resume else tuple(changes or ()),
+        )
+    if dry_run:
+        if request is None or resume:
+            raise UsageError("--dry-run rehearses a new run; name its RECIPE and --data")
+        return _rehearse(request, device, as_json=json)
+    from panodetr.cli.train_progress import TrainProgress
+    from panodetr.training.run import newest_run
+    from panodetr.training.run import train as run
+
+    name = name or recipe
+    folder = out or (RUNS / name if name else newest_run(RUNS))
+    with TrainProgress() as progress:
+        try:
+            outcome = run(
+                request,
+                folder,
+                resume=resume,
+                changes=(changes or ()) if resume else (),
+                val=val if resume else None,
+                device=device,
+                observer=progress,
+            )
+        except Interrupted as stopped:  # the observer has said so
+            return 128 + stopped.signal  # as shells have it
+    if outcome is not None and json:
+        print_json(outcome)
+    elif outcome is not None:
+        print_line(_closing(outcome))
+    return 0
 
 
 def _closing(outcome: Outcome) -> str:
@@ -171,28 +140,121 @@ def _closing(outcome: Outcome) -> str:
     return f"{text}; try it: panodetr {command} IMAGE --model {best}"
 
 
-def _rehearse(request: Request, device: str) -> int:
+def _rehearse(request: Request, device: str, *, as_json: bool) -> int:
     """Print what a rehearsal found."""
-    from panodetr.cli.train_progress import duration
     from panodetr.training.dry_run import dry_run
 
     found = dry_run(request, device=device)
     config = found.config
-    print(f"images          {found.images} to learn from, {found.val_images} to validate with")
-    print(f"learned weights {found.parameters:,}")
-    print(f"steps           {config.steps} of {config.batch_size} images")
-    print(f"a step          {found.seconds:.2f} s, so about {duration(found.total_seconds)} in all")
+    if as_json:
+        print_json(found)
+        return 1 if found.errors else 0
+    print_line(f"images          {found.images} to learn from, {found.val_images} to validate with")
+    print_line(f"learned weights {found.parameters:,}")
+    print_line(f"steps           {config.steps} of {config.batch_size} images")
+    print_line(
+        f"a step          {found.seconds:.2f} s, so about {duration(found.total_seconds)} in all"
+    )
     if found.peak_bytes is not None:
-        print(f"memory          {found.peak_bytes / 2**30:.1f} GiB at the peak of two steps")
+        print_line(f"memory          {found.peak_bytes / 2**30:.1f} GiB at the peak of two steps")
     for note in found.notes:
-        print(f"note: {note}")
+        print_line(f"note: {note}")
     for warning in found.warnings:
-        print(f"warning: {warning}")
+        print_line(f"warning: {warning}")
     if not found.checked:
-        print(f"note: not every file was read; panodetr data check {request.data} does that")
+        print_line(f"note: not every file was read; panodetr data check {request.data} does that")
     for error in found.errors[:SHOWN_ERRORS]:
-        print(f"error in the data: {error}")
+        print_line(f"error in the data: {error}")
     if len(found.errors) > SHOWN_ERRORS:
-        print(f"{len(found.errors)} errors in all; panodetr data check {request.data} lists them")
-    print("nothing was written")
+        print_line(
+            f"{len(found.errors)} errors in all; panodetr data check {request.data} lists them"
+        )
+    print_line("nothing was written")
     return 1 if found.errors else 0
+
+
+def recipes(
+    name: Annotated[str | None, Parameter(name="RECIPE")] = None,
+    /,
+    *,
+    changes: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    json: bool = False,
+) -> int:
+    """List the training recipes, or show one in full, line by line as --set takes it.
+
+    Steps and classes are those for COCO's train2017; `panodetr train` counts them from your data.
+
+    Args:
+        name: The one to show.
+        changes: KEY=VALUE, one value of the recipe to change; may be repeated.
+        json: Print one JSON document.
+
+    Raises:
+        PanodetrError: there is no such recipe, or a change was refused.
+    """
+    if name is not None:
+        _print_recipe(name, changes or [], as_json=json)
+    elif changes:
+        raise UsageError("--set changes a recipe; name one: panodetr recipes RECIPE --set …")
+    else:
+        _print_list(as_json=json)
+    return 0
+
+
+def _print_list(*, as_json: bool) -> None:
+    from panodetr.training.configure import recipe_arguments
+    from panodetr.training.recipes import RECIPES
+
+    if as_json:
+        print_json({name: list(recipe_arguments(recipe)) for name, recipe in RECIPES.items()})
+        return
+    widest = max(len(name) for name in RECIPES)
+    for name, recipe in RECIPES.items():
+        summary = (recipe.__doc__ or "").splitlines()[0].replace("`", "")
+        own = ", ".join(recipe_arguments(recipe))
+        print_line(f"{name:{widest}}  {summary}" + (f" Its own --set: {own}." if own else ""))
+
+
+def _print_recipe(name: str, changes: list[str], *, as_json: bool) -> None:
+    from panodetr.training.configure import configure, find_recipe, recipe_arguments
+    from panodetr.training.overrides import list_fields
+
+    arguments = recipe_arguments(find_recipe(name))
+    if name == "finetune" and not any(change.startswith("start=") for change in changes):
+        changes = ["start=nuclei", *changes]
+        if not as_json:
+            print_line("# start=nuclei is an example: the bundled model")
+    config = configure(name, _example(name), changes)
+    if as_json:
+        print_json(dict(list_fields(config)), indent=2)
+        return
+    print_line(
+        f"# its own: {', '.join(f'{key}={_text(v)}' for key, v in arguments.items()) or 'none'}"
+    )
+    for field, value in list_fields(config):
+        print_line(f"{field}={_classes(config) if field == 'spec.categories' else _text(value)}")
+
+
+def _example(name: str) -> RecipeData:
+    """COCO as the recipes see it, numbered from 0 as any data set."""
+    from panodetr.checkpoints.published import coco_detection, coco_panoptic
+    from panodetr.training.recipes import RecipeData
+
+    classes = coco_detection() if name == "coco-detection" else coco_panoptic()
+    return RecipeData(
+        categories=tuple(replace(each, index=index) for index, each in enumerate(classes)),
+        images=COCO_IMAGES,
+        masks=True,
+    )
+
+
+def _classes(config: TrainConfig) -> str:
+    names = [category.name for category in config.spec.categories]
+    return f"{', '.join(names[:3])} … ({len(names)} classes, from the data)"
+
+
+def _text(value: object) -> str:
+    """The value as --set takes it."""
+    if isinstance(value, str):
+        return value
+    return dumps(value, separators=(",", ":"))

@@ -1,10 +1,11 @@
-"""How `panodetr train` tells how a run goes on: a bar on a terminal, else plain lines."""
+"""The progress of `panodetr train`: a bar on a terminal, else plain lines."""
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING
+
+from panodetr.cli.output import QUIET, duration, print_note
 
 if TYPE_CHECKING:
     from panodetr.model.detr import Detr
@@ -24,7 +25,7 @@ class TrainProgress:
 
         console = Console(stderr=True)
         self.bar: Progress | None = None  # only on a terminal
-        if console.is_terminal:
+        if console.is_terminal and not QUIET.get():
             self.bar = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=20),  # all of it fits into 80 columns
@@ -110,14 +111,4 @@ class TrainProgress:
         if self.bar:
             self.bar.console.print(text, markup=False, highlight=False)
         else:
-            print(text, file=sys.stderr, flush=True)
-
-
-def duration(seconds: float) -> str:
-    """Write a time as people say it: "45 s", "12 min", "3 h 05 min"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60:02} min"
+            print_note(text)

@@ -1,0 +1,71 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from panodetr.errors import UsageError
+
+if TYPE_CHECKING:
+    from panodetr.predict import Predictor
+
+Device = Literal["auto", "cpu", "cuda"]
+Runtime = Literal["torch", "openvino", "onnx"]
+Format = Literal["coco-panoptic", "coco-instances", "yolo", "id-maps"]
+"""Of data sets. `panodetr.data` defines them too, and takes longer to import."""
+
+Fraction = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
+"""A number from 0 to 1."""
+
+OVERLAP = 0.25
+"""Part of a tile that its neighbours share, unless the user says otherwise."""
+
+
+@Parameter(name="*", group="Model")
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model, and how it runs.
+
+    Attributes:
+        model: A bundled model, a checkpoint's folder or file, an exported file, or an id on the
+            Hugging Face hub. `panodetr models` lists names.
+        device: Where to compute; auto takes a GPU where there is one.
+        runtime: What runs the model. openvino and onnx convert a checkpoint first: export it once.
+            Default: torch, and for an exported file its own.
+        tiles: Cut larger images into squares of this many pixels, whose results are joined.
+            Default: the model's own.
+        overlap: Least overlap of neighbouring tiles, as a part of --tiles. Default: 0.25.
+    """
+
+    model: str = "nuclei"
+    device: Device = "auto"
+    runtime: Runtime | None = None
+    tiles: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
+    overlap: Fraction | None = None
+
+    def load(self) -> Predictor:
+        """Load the model, with the tiles that are asked for.
+
+        Raises:
+            UsageError: there is an overlap without tiles, or it is that of a whole tile.
+            PanodetrError: the model or the device was refused.
+        """
+        if self.tiles is None and self.overlap is not None:
+            raise UsageError("--overlap is for --tiles; give both")
+        overlap = round((self.tiles or 0) * (OVERLAP if self.overlap is None else self.overlap))
+        if self.tiles is not None and overlap >= self.tiles:
+            raise UsageError(
+                f"tiles of {self.tiles} pixels cannot overlap by {overlap}; "
+                "give a smaller --overlap"
+            )
+        import panodetr
+
+        model = panodetr.load(self.model, device=self.device, runtime=self.runtime)
+        if self.tiles is None:
+            return model
+        rule = replace(model.spec.preprocessing, tile=self.tiles, tile_overlap=overlap)
+        return panodetr.Predictor(replace(model.spec, preprocessing=rule), model.runtime)
