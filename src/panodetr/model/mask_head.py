@@ -62,8 +62,8 @@ class AttentionMaps(nn.Module):
         if padding is not None:
             hidden = padding.flatten(1)[image]  # N, HW
             chosen = chosen.masked_fill(hidden[:, None], float("-inf"))
-        flat = chosen.reshape(len(chosen), self.heads * chosen.shape[2]).softmax(-1)  # N, AHW
-        return flat.view(len(chosen), self.heads, *memory.shape[-2:])  # N, A, H, W
+        flat = chosen.reshape(chosen.shape[0], self.heads * chosen.shape[2]).softmax(-1)  # N, AHW
+        return flat.view(chosen.shape[0], self.heads, *memory.shape[-2:])  # N, A, H, W
 
 
 class Norm(nn.GroupNorm):
