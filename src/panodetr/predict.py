@@ -24,7 +24,8 @@ from panodetr.results.result import (
     name_detections,
     name_segments,
 )
-from panodetr.results.tiles import TileCandidates, join_candidates, join_tiles
+from panodetr.results.tiles import join_candidates, join_tiles
+from panodetr.results.types import Candidates, CoarseMask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from panodetr.results.masks import Masks
     from panodetr.results.panoptic import SegmentMap
     from panodetr.results.tiles import Tile
-    from panodetr.results.types import Candidates, Category
+    from panodetr.results.types import Box, Category
     from panodetr.runtimes.base import Prediction, Runtime
 
 Task = Literal["panoptic", "instances", "semantic"]
@@ -79,9 +80,13 @@ class Predictor:
         self.runtime = runtime
         self._by_index: dict[int, Category] = {c.index: c for c in spec.categories}
         classes = range(spec.architecture.num_classes)
-        self._named = np.array([i in self._by_index for i in classes])
+        known = [self._by_index.get(index) for index in classes]
+        self._named = np.array([category is not None for category in known])
         self._is_thing = np.array(
-            [i in self._by_index and self._by_index[i].is_thing for i in classes]
+            [category is not None and category.is_thing for category in known]
+        )
+        self._ids = np.array(
+            [-1 if category is None else category.id for category in known], np.int64
         )
 
     @property
@@ -212,13 +217,13 @@ class Predictor:
             self._need_masks()
         least = _checked(threshold)
         for batch in self._read(images):
-            parts: list[list[TileCandidates]] = [[] for _ in batch]
+            parts: list[list[tuple[Box, Candidates]]] = [[] for _ in batch]
             for views in view_batches(batch, self.spec.preprocessing):
-                self._decode(views, self._detect(views), least, parts, masks=masks)
+                self._decode(batch, views, self._detect(views), least, parts, masks=masks)
             yield from [
                 DetectionResult(
                     detections=name_detections(
-                        self._join(image, tiles, self.spec.duplicate_iou), self.categories
+                        join_candidates(tiles, image.size, self.spec.duplicate_iou), self.categories
                     ),
                     image=image.pixels,
                     source=image.source,
@@ -241,11 +246,14 @@ class Predictor:
         if masks:
             self._need_masks()
         for batch in self._read(images):
-            parts: list[list[TileCandidates]] = [[] for _ in batch]
+            parts: list[list[tuple[Box, Candidates]]] = [[] for _ in batch]
             for views in view_batches(batch, self.spec.preprocessing):
-                self._decode(views, self._detect(views), None, parts, masks=masks)
+                self._decode(batch, views, self._detect(views), None, parts, masks=masks)
             # Average precision counts duplicates against the model: they stay.
-            yield from [self._join(*one) for one in zip(batch, parts, strict=True)]
+            yield from [
+                join_candidates(tiles, image.size)
+                for image, tiles in zip(batch, parts, strict=True)
+            ]
 
     def answer_each(
         self,
@@ -273,17 +281,17 @@ class Predictor:
         least = _checked(self.spec.threshold if threshold is None else threshold)
         for batch in self._read(images):
             tiles: list[list[Tile]] = [[] for _ in batch]
-            parts: list[list[TileCandidates]] = [[] for _ in batch]
+            parts: list[list[tuple[Box, Candidates]]] = [[] for _ in batch]
             for views in view_batches(batch, self.spec.preprocessing):
                 prediction = self._detect(views)
-                self._decode(views, prediction, least_score, parts, masks=masks)
+                self._decode(batch, views, prediction, least_score, parts, masks=masks)
                 kept = self._keep(prediction, least, "panoptic")
                 del prediction  # as in `segment_each`
                 for view, own in zip(views, kept, strict=True):
                     segments = self._segment_view(view, own, "panoptic")
                     tiles[view.image].append((view.box, *segments))
             yield from [
-                (self._panoptic_result(image, own), self._join(image, candidates))
+                (self._panoptic_result(image, own), join_candidates(candidates, image.size))
                 for image, own, candidates in zip(batch, tiles, parts, strict=True)
             ]
 
@@ -357,10 +365,11 @@ class Predictor:
 
     def _decode(
         self,
+        images: list[TiledImage],
         views: list[View],
         prediction: Prediction,
         threshold: float | None,
-        parts: list[list[TileCandidates]],
+        parts: list[list[tuple[Box, Candidates]]],
         *,
         masks: bool,
     ) -> None:
@@ -378,25 +387,25 @@ class Predictor:
             else np.flatnonzero((scores > threshold) & self._is_thing[classes])
             for scores, classes, _ in decoded
         ]
-        own = [m.logits() for m in prediction.masks(kept)] if masks else [None] * len(views)
-        for number, (view, queries) in enumerate(zip(views, kept, strict=True)):
-            scores, classes, boxes = decoded[number]
-            parts[view.image].append(
-                TileCandidates(
-                    tile=view.box,
-                    processed_size=view.size,
-                    scores=scores[queries],
-                    classes=classes[queries],
-                    boxes=boxes[queries],
-                    masks=own[number],
-                )
+        own = [m.logits() for m in prediction.masks(kept)] if masks else [()] * len(views)
+        for view, queries, (scores, classes, boxes), logits in zip(
+            views, kept, decoded, own, strict=True
+        ):
+            size = images[view.image].size
+            top, left, _, _ = view.box
+            found = Candidates(
+                scores=scores[queries],
+                category_ids=self._ids[classes[queries]],
+                boxes=boxes[queries] + np.array([left, top, left, top], np.float32),
+                image_size=size,
+                coarse_masks=tuple(
+                    CoarseMask(
+                        logits=mask, processed_size=view.size, tile=view.box, image_size=size
+                    )
+                    for mask in logits
+                ),
             )
-
-    def _join(
-        self, image: TiledImage, tiles: list[TileCandidates], duplicate_iou: float | None = None
-    ) -> Candidates:
-        """Put the queries of an image's tiles together."""
-        return join_candidates(tiles, image.size, self._by_index, duplicate_iou)
+            parts[view.image].append((view.box, found))
 
 
 def _checked(threshold: float) -> float:

@@ -18,8 +18,9 @@ from pycocotools import mask as coco_mask
 from torch.nn import functional as F
 
 from panodetr.results import masks as module
-from panodetr.results.masks import Masks, NumpyMasks, Size, run_lengths, upsample_mask
+from panodetr.results.masks import Masks, NumpyMasks, Size, run_lengths
 from panodetr.results.panoptic import merge_masks, paint_instances
+from panodetr.results.types import CoarseMask
 from panodetr.runtimes import torch as torch_runtime
 from panodetr.runtimes.torch import TorchMasks
 
@@ -76,7 +77,10 @@ def test_one_mask_at_the_images_size_is_the_originals(
     values = F.interpolate(torch.from_numpy(logits)[None, None], processed, mode="bilinear")
     inside = (values.sigmoid() > 0.5).float()
     expected = F.interpolate(inside, target, mode="nearest")[0, 0].bool().numpy()
-    np.testing.assert_array_equal(upsample_mask(logits, processed, target), expected)
+    mask = CoarseMask(
+        logits=logits, processed_size=processed, tile=(0, 0, *target), image_size=target
+    )
+    np.testing.assert_array_equal(mask.pixels(), expected)
 
 
 @given(st.integers(1, 6), sizes, sizes, sizes, seeds)

@@ -21,10 +21,9 @@ IDS = np.array([[1, 1, 2], [2, 2, 2]], np.int32)
 def test_three_files_that_belong_together(make_result: MakeResult, tmp_path: Path) -> None:
     files = make_result(IDS, tmp_path / "cells.tif").save(tmp_path / "new" / "out")
     out = tmp_path / "new" / "out"
-    assert files.overlay == out / "cells_overlay.png"
-    assert files.id_map == out / "cells_panoptic.png"
-    assert files.json == out / "cells.json"
-    assert sorted(out.iterdir()) == sorted([files.overlay, files.id_map, files.json])
+    names = ["cells.json", "cells_overlay.png", "cells_panoptic.png"]
+    assert [files.json, files.overlay, files.id_map] == [out / name for name in names]
+    assert sorted(out.iterdir()) == [out / name for name in names]
     with Image.open(files.id_map) as id_map:
         assert np.array_equal(decode_ids(np.asarray(id_map)), IDS)
     info = json.loads(files.json.read_text("utf-8"))
@@ -45,14 +44,11 @@ def test_same_names_of_other_images_are_kept_apart(make_result: MakeResult, tmp_
     assert len(list(out.iterdir())) == 9
     for name, source in zip(names, sources, strict=True):
         assert json.loads((out / name).read_text("utf-8"))["source"] == str(source)
-
-
-def test_results_without_a_source_overwrite_nothing(
-    make_result: MakeResult, tmp_path: Path
-) -> None:
-    make_result(IDS, tmp_path / "image.png").save(tmp_path)
-    names = [make_result(IDS).save(tmp_path).json.name for _ in range(2)]
-    assert names == ["image-2.json", "image-3.json"]
+    # A result without a source overwrites nothing.
+    assert [make_result(IDS).save(out).json.name for _ in range(2)] == [
+        "image.json",
+        "image-2.json",
+    ]
 
 
 @pytest.mark.parametrize("ending", [".json", "_overlay.png", "_overlay.jpg", "_panoptic.png"])

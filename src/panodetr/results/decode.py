@@ -31,18 +31,6 @@ def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.reciprocal(1 + np.exp(-np.maximum(logits, _LOWEST)))
 
 
-def boxes_in_pixels(boxes: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Turn boxes (Q, 4) from cx, cy, w, h in 0 to 1 into x0, y0, x1, y1 in pixels of `size` (h, w).
-
-    Boxes are not clipped: the model may put a side outside the image.
-    """
-    height, width = size
-    center, extent = boxes[:, :2], boxes[:, 2:]
-    corners = np.concatenate([center - extent / 2, center + extent / 2], axis=1)  # Q, 4
-    scale = np.array([width, height, width, height], np.float32)
-    return (corners * scale).astype(np.float32)
-
-
 def decode_detections(
     logits: NDArray[np.float32],
     boxes: NDArray[np.float32],
@@ -52,7 +40,8 @@ def decode_detections(
     """Give every query its best real class, as the original does for box AP.
 
     "No object" takes its share of the probability and is then left out: no query is dropped, and
-    a query that found nothing has low scores.
+    a query that found nothing has low scores. Boxes are not clipped: the model may put a side
+    outside the image.
 
     Args:
         logits: (Q, C + 1).
@@ -64,12 +53,12 @@ def decode_detections(
     Returns:
         Scores (Q,), classes (Q,) and boxes (Q, 4) x0, y0, x1, y1 in pixels.
     """
-    probabilities = softmax(logits)[:, :-1]  # Q, C
-    if named is not None:
-        probabilities = np.where(named, probabilities, np.float32(-1))
-    classes = probabilities.argmax(axis=1)
-    scores = np.take_along_axis(probabilities, classes[:, None], axis=1)[:, 0]
-    return scores, classes, boxes_in_pixels(boxes, size)
+    scores, classes = _best(softmax(logits)[:, :-1], named)
+    center, extent = boxes[:, :2], boxes[:, 2:]
+    corners = np.concatenate([center - extent / 2, center + extent / 2], axis=1)  # Q, 4
+    height, width = size
+    scale = np.array([width, height, width, height], np.float32)
+    return scores, classes, (corners * scale).astype(np.float32)
 
 
 def keep_queries(
@@ -87,13 +76,19 @@ def keep_queries(
         Indices (N,) of the queries whose likeliest class is a real one and whose score is above
         `threshold`, in rising order; their scores (N,) and classes (N,).
     """
-    probabilities = softmax(logits)
-    if named is not None:
-        probabilities = np.where(np.append(named, True), probabilities, np.float32(-1))
-    classes = probabilities.argmax(axis=1)
-    scores = np.take_along_axis(probabilities, classes[:, None], axis=1)[:, 0]
+    scores, classes = _best(softmax(logits), None if named is None else np.append(named, True))
     keep = np.flatnonzero((classes != logits.shape[1] - 1) & (scores > threshold))
     return keep, scores[keep], classes[keep]
+
+
+def _best(
+    probabilities: NDArray[np.float32], choice: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """Give the best class of each query and its score; `choice` says which may be chosen."""
+    if choice is not None:
+        probabilities = np.where(choice, probabilities, np.float32(-1))
+    classes = probabilities.argmax(axis=1)
+    return np.take_along_axis(probabilities, classes[:, None], axis=1)[:, 0], classes
 
 
 def drop_duplicates(

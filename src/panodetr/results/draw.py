@@ -34,11 +34,9 @@ _FONT_FOLDERS = (
     *("$WINDIR/Fonts", "~/AppData/Local/Microsoft/Windows/Fonts"),
 )
 
+# How the names of font files begin that are tried first, and parts of those that are tried last.
 _FIRST_FONTS = ("dejavusans", "notosans-regular", "arial", "segoeui", "notosanscjk-regular", "msyh")
-"""How the names of font files begin that are tried first, in lower case."""
-
 _LAST_FONTS = ("bold", "italic", "oblique", "black", "light", "thin", "mono", "serif", "condens")
-"""Parts of the names of font files that are tried last."""
 
 _NO_FONTS = ("lastresort", "adobeblank", "emoji")
 """Parts of the names of fonts that show the same sign for all letters, or colour pictures."""
@@ -61,11 +59,6 @@ class Label:
     parts: tuple[str, ...]
     plate: Rectangle
     color: Color
-
-    @property
-    def text(self) -> str:
-        """The parts, joined by spaces."""
-        return " ".join(self.parts)
 
 
 def colors_of(found: Sequence[Segment | Detection], categories: Sequence[Category]) -> list[Color]:
@@ -129,23 +122,15 @@ def place_labels(
 
     A label has id, class and score. Where that does not fit it is the id; where that does not fit
     either, or another label is in the way, there is none: hundreds of small segments stay visible.
-
-    Args:
-        segment_ids: (H, W), as for `paint_segments`.
-        segments: what the ids stand for.
-        colors: one a segment, of its label.
-        scores: False leaves ids and scores out, as for ground truth; then a label that does not fit
-            is left out.
+    Arguments are those of `paint_segments`; without `scores`, as for ground truth, a label is the
+    class alone.
     """
     segment_ids = _enlarged_ids(segment_ids)
     size = segment_ids.shape[1], segment_ids.shape[0]
     seats = _seats(segment_ids)
     labels: list[Label] = []
-    for segment, color in sorted(
-        zip(segments, colors, strict=True), key=lambda pair: (-pair[0].area, pair[0].id)
-    ):
-        if segment.id not in seats:
-            continue
+    seen = [pair for pair in zip(segments, colors, strict=True) if pair[0].id in seats]
+    for segment, color in sorted(seen, key=lambda pair: (-pair[0].area, pair[0].id)):
         x, y, wide, tall = _centered(segment_ids, *seats[segment.id])
         for parts in _texts(segment.id, segment, scores=scores):
             width, height = _extent(parts, size)
@@ -190,7 +175,7 @@ def paint_objects(
         scores: False leaves numbers and scores out, as for ground truth.
 
     Returns:
-        As `paint_segments`.
+        A picture of the size that `paint_segments` gives.
     """
     scale = _scale(*image.shape[:2])
     picture = _enlarged(_tinted(image, detections, colors))
@@ -267,7 +252,7 @@ def font_files() -> list[Path]:
     """List the fonts in `font_folders`, the most suitable first."""
     found = (path for folder in font_folders() for path in folder.rglob("*"))
     fonts = [path for path in found if path.suffix.lower() in (".ttf", ".ttc", ".otf")]
-    return sorted((path for path in fonts if not _has(path, _NO_FONTS)), key=_suitability)
+    return sorted((path for path in fonts if not _has(path, _NO_FONTS)), key=_rank)
 
 
 def font_folders() -> list[Path]:
@@ -279,7 +264,7 @@ def font_folders() -> list[Path]:
     return folders
 
 
-def _suitability(path: Path) -> tuple[bool, int, str]:
+def _rank(path: Path) -> tuple[bool, int, str]:
     """Rank fonts: plain ones first, among them those of `_FIRST_FONTS`, then by name."""
     name = path.stem.lower()
     places = [place for place, start in enumerate(_FIRST_FONTS) if name.startswith(start)]
@@ -309,11 +294,7 @@ def _extent(parts: tuple[str, ...], size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _line(parts: tuple[str, ...], size: tuple[int, int]) -> tuple[list[int], int, int, int]:
-    """Lay out the parts of a text on one line.
-
-    Returns:
-        Where each part starts; the width; the heights above and below the base line.
-    """
+    """Say where parts of a line start, its width, and its heights above and below the base."""
     starts: list[int] = []
     end, above, below = 0, 0, 0
     for part in parts:
@@ -336,10 +317,8 @@ def _margin(size: tuple[int, int]) -> int:
 
 def _inside(corner: tuple[int, int], extent: tuple[int, int], size: tuple[int, int]) -> Rectangle:
     """Move a plate into the picture."""
-    left, top = (
-        min(max(0, at), max(0, whole - own))
-        for at, own, whole in zip(corner, extent, size, strict=True)
-    )
+    left = min(max(0, corner[0]), max(0, size[0] - extent[0]))
+    top = min(max(0, corner[1]), max(0, size[1] - extent[1]))
     return left, top, left + extent[0], top + extent[1]
 
 
@@ -359,10 +338,7 @@ def ink_on(color: Color) -> str:
 
 
 def _seats(segment_ids: NDArray[np.int32]) -> dict[int, tuple[int, int]]:
-    """Find a pixel, x and y, well inside each segment.
-
-    It is the middle of a long run of pixels near the segment's middle row.
-    """
+    """Find a pixel, x and y, of each segment: inside a long run near the segment's middle row."""
     start = run_starts(segment_ids)
     length = np.diff(start, append=segment_ids.size)
     value = segment_ids.ravel()[start]
@@ -378,11 +354,7 @@ def _seats(segment_ids: NDArray[np.int32]) -> dict[int, tuple[int, int]]:
 
 
 def _centered(segment_ids: NDArray[np.int32], x: int, y: int) -> tuple[int, int, int, int]:
-    """Move a pixel to the middle of its segment, first along its column, then along its row.
-
-    Returns:
-        x, y, and the width and height that the segment has there.
-    """
+    """Move a pixel to the middle of its segment: x, y, and the segment's width and height there."""
     top, bottom = _stretch(segment_ids[:, x], y)
     y = (top + bottom) // 2
     left, right = _stretch(segment_ids[y], x)
@@ -391,10 +363,9 @@ def _centered(segment_ids: NDArray[np.int32], x: int, y: int) -> tuple[int, int,
 
 def _stretch(line: NDArray[np.int32], at: int) -> tuple[int, int]:
     """Give the first and the last, exclusive, of the joined pixels around `at` of its value."""
-    other = np.flatnonzero(line != line[at])
-    place = int(np.searchsorted(other, at))
-    first = int(other[place - 1]) + 1 if place else 0
-    return first, int(other[place]) if place < len(other) else len(line)
+    edges = np.concatenate([[-1], np.flatnonzero(line != line[at]), [len(line)]])
+    place = np.searchsorted(edges, at)
+    return int(edges[place - 1]) + 1, int(edges[place])
 
 
 def _enlarged(image: NDArray[np.uint8]) -> Image.Image:
@@ -441,10 +412,8 @@ def _turned(color: Color, turns: int) -> Color:
 def _outlines(segment_ids: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Mark the pixels that have a neighbour of another segment."""
     outline = np.zeros(segment_ids.shape, np.bool_)
-    across = segment_ids[:, 1:] != segment_ids[:, :-1]
-    outline[:, 1:] |= across
-    outline[:, :-1] |= across
-    down = segment_ids[1:] != segment_ids[:-1]
-    outline[1:] |= down
-    outline[:-1] |= down
+    for ids, marks in ((segment_ids, outline), (segment_ids.T, outline.T)):
+        differs = ids[1:] != ids[:-1]
+        marks[1:] |= differs
+        marks[:-1] |= differs
     return outline

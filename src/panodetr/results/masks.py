@@ -192,14 +192,6 @@ def pick_like_torch(
     return pick(processed_size[0], target_size[0]), pick(processed_size[1], target_size[1])
 
 
-def upsample_mask(
-    logits: NDArray[np.float32], processed_size: Size, target_size: Size
-) -> NDArray[np.bool_]:
-    """Say where the object of one mask (h, w) is, in pixels of the image (H, W); as `topmost`."""
-    masks = NumpyMasks(logits[None])
-    return masks.topmost(processed_size, target_size) == 0
-
-
 def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
     """Encode a mask as COCO's uncompressed run lengths: down the columns, empty pixels first."""
     pixels = np.asfortranarray(mask).ravel(order="F")

@@ -121,8 +121,7 @@ class PanopticResult:
             `segments_info`, as COCO has it, with `label` and `score`; `categories`, as COCO has it.
             Each `bbox` is x, y, width, height in pixels.
         """
-        return {
-            **_image_info(self.image, self.source),
+        found = {
             "segments_info": [
                 {
                     "id": segment.id,
@@ -136,8 +135,8 @@ class PanopticResult:
                 }
                 for segment in self.segments
             ],
-            "categories": _category_info(self.categories),
         }
+        return _with_image(found, self)
 
     def save(self, folder: str | Path) -> SavedFiles:
         """Write `NAME_overlay.png` (`.jpg` for a large image), `NAME_panoptic.png`, `NAME.json`.
@@ -208,8 +207,7 @@ class DetectionResult:
             `id`, from 1, `category_id`, `label`, `score`, `bbox`, and `segmentation`, the mask's
             `size` and COCO's uncompressed run lengths `counts`, or None without masks.
         """
-        return {
-            **_image_info(self.image, self.source),
+        found = {
             "detections": [
                 {
                     "id": number,
@@ -217,12 +215,14 @@ class DetectionResult:
                     "label": detection.label,
                     "score": round(detection.score, 6),
                     "bbox": [round(side, 3) for side in _bbox(detection.box)],
-                    "segmentation": _mask_info(detection.mask),
+                    "segmentation": None
+                    if (mask := detection.mask) is None
+                    else {"size": list(mask.shape), "counts": run_lengths(mask)},
                 }
                 for number, detection in enumerate(self.detections, start=1)
             ],
-            "categories": _category_info(self.categories),
         }
+        return _with_image(found, self)
 
     def save(self, folder: str | Path) -> SavedDetections:
         """Write `NAME_detections.png` (`.jpg` for a large image) and `NAME_detections.json`.
@@ -248,9 +248,9 @@ def name_segments(
     return tuple(
         Segment(
             id=segment.id,
-            label=by_index[segment.class_index].name,
-            category_id=by_index[segment.class_index].id,
-            is_thing=by_index[segment.class_index].is_thing,
+            label=(category := by_index[segment.class_index]).name,
+            category_id=category.id,
+            is_thing=category.is_thing,
             score=segment.score,
             box=segment.box,
             area=segment.area,
@@ -292,29 +292,20 @@ def _summary(
     return f"{found}{of}; {name}{image.shape[1]}x{image.shape[0]} pixels"
 
 
-def _image_info(image: NDArray[np.uint8], source: Path | None) -> dict[str, Any]:
+def _with_image(found: dict[str, Any], result: PanopticResult | DetectionResult) -> dict[str, Any]:
+    """Add the image and the categories to what was found, in the order of the JSON."""
+    source = result.source
     return {
         "image": None if source is None else source.name,
         "source": None if source is None else str(source.absolute()),
-        "height": image.shape[0],
-        "width": image.shape[1],
+        "height": result.image.shape[0],
+        "width": result.image.shape[1],
+        **found,
+        "categories": [
+            {"id": c.id, "name": c.name, "isthing": int(c.is_thing), "color": list(c.color)}
+            for c in result.categories
+        ],
     }
-
-
-def _category_info(categories: Iterable[Category]) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": category.id,
-            "name": category.name,
-            "isthing": int(category.is_thing),
-            "color": list(category.color),
-        }
-        for category in categories
-    ]
-
-
-def _mask_info(mask: NDArray[np.bool_] | None) -> dict[str, Any] | None:
-    return None if mask is None else {"size": list(mask.shape), "counts": run_lengths(mask)}
 
 
 def _bbox(box: tuple[float, float, float, float]) -> list[float]:
@@ -328,11 +319,9 @@ def _save_picture(picture: Image.Image, stem: Path) -> Path:
     png, jpeg = (stem.with_name(stem.name + suffix) for suffix in (".png", ".jpg"))
     large = picture.width * picture.height > LARGEST_PNG
     target, other = (jpeg, png) if large else (png, jpeg)
-    with atomic_write(target) as path:
-        if large:
-            picture.save(path, "JPEG", quality=92, subsampling=0)  # thin coloured lines stay sharp
-        else:
-            picture.save(path, "PNG", compress_level=1)
+    with atomic_write(target) as path:  # subsampling 0: thin coloured lines stay sharp in a JPEG
+        options: Any = {"quality": 92, "subsampling": 0} if large else {"compress_level": 1}
+        picture.save(path, **options)
     other.unlink(missing_ok=True)  # of an earlier run on an image of another size
     return target
 
@@ -340,11 +329,7 @@ def _save_picture(picture: Image.Image, stem: Path) -> Path:
 def _free_name(folder: Path, source: Path | None, endings: Sequence[str], key: str) -> str:
     """Find the first name that is free, or that has an earlier result of the same source.
 
-    Args:
-        folder: of the files.
-        source: the image's path, None if it came from no file.
-        endings: of all files of a result, that of the JSON first.
-        key: that every JSON of this kind of result has.
+    `endings` are those of all files of a result, the JSON's first; `key` is in every such JSON.
     """
     base = "image" if source is None else source.stem
     name, number = base, 1
@@ -362,8 +347,5 @@ def _is_of(file: Path, source: Path, key: str) -> bool:
         earlier = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):  # missing or not JSON: another file
         return False
-    return (
-        isinstance(earlier, dict)
-        and key in earlier
-        and earlier.get("source") == str(source.absolute())
-    )
+    named = isinstance(earlier, dict) and key in earlier
+    return named and earlier.get("source") == str(source.absolute())

@@ -22,7 +22,7 @@ taken as it is, whatever one tile has made up stays. `benchmarks/quality.py` mea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,10 +35,13 @@ from panodetr.results.panoptic import (
     SegmentMap,
     measure_segments,
 )
-from panodetr.results.types import Box, Candidates, Category, CoarseMask
+from panodetr.results.types import Box, Candidates
 
 Tile = tuple[Box, NDArray[np.int32], list[ClassSegment]]
 """Where a tile lies, its map of segment ids from 1, and what they are, in the ids' order."""
+
+Place = tuple[slice, slice]
+"""Rows and columns."""
 
 LEAST_MEAN = 0.4
 """Where two tiles see a place whole, a find of one of them stands if its score is 0.8 or more."""
@@ -138,24 +141,17 @@ def _match(tiles: Sequence[Tile], parts: list[dict[int, _Part]]) -> None:
     """Compare all pairs of tiles that overlap, and note matches and fragments in `parts`."""
     boxes = np.array([box for box, _, _ in tiles])
     for first in range(len(tiles)):
-        later = boxes[first + 1 :]
-        apart = np.concatenate(
-            [later[:, :2] >= boxes[first, 2:], later[:, 2:] <= boxes[first, :2]], axis=1
-        ).any(axis=1)
-        for second in (np.flatnonzero(~apart) + first + 1).tolist():
-            if parts[first] and parts[second]:
+        beyond = (boxes[:, :2] >= boxes[first, 2:]) | (boxes[:, 2:] <= boxes[first, :2])  # T, 2
+        for second in np.flatnonzero(~beyond.any(axis=1)).tolist():
+            if second > first and parts[first] and parts[second]:
                 _match_pair(tiles[first], tiles[second], parts[first], parts[second])
 
 
 def _match_pair(a: Tile, b: Tile, parts_a: dict[int, _Part], parts_b: dict[int, _Part]) -> None:
-    y0, x0 = max(a[0][0], b[0][0]), max(a[0][1], b[0][1])
-    y1, x1 = min(a[0][2], b[0][2]), min(a[0][3], b[0][3])
-    ids_a, ids_b = (
-        ids[y0 - top : y1 - top, x0 - left : x1 - left] for (top, left, _, _), ids, _ in (a, b)
-    )
+    in_a, in_b = _shared(a[0], b[0])
     columns = len(b[2]) + 1
     shared: NDArray[np.intp] = np.bincount(
-        (ids_a * columns + ids_b).ravel(), minlength=(len(a[2]) + 1) * columns
+        (a[1][in_a] * columns + b[1][in_b]).ravel(), minlength=(len(a[2]) + 1) * columns
     ).reshape(-1, columns)  # pixels by id in a and id in b
     area_a, area_b = shared.sum(axis=1).tolist(), shared.sum(axis=0).tolist()
     for id_a, id_b in zip(*np.nonzero(shared), strict=True):
@@ -256,46 +252,36 @@ def _mean_score(tiles: Sequence[Tile], part: _Part, fields: NDArray[np.int64]) -
     return sum(scores.values()) / len(scores)
 
 
-def _voted(
-    tiles: Sequence[Tile], views: list[_Part]
-) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
+def _voted(tiles: Sequence[Tile], views: list[_Part]) -> tuple[Place, NDArray[np.bool_]]:
     """Give an object's place in the image, and its pixels there: those of most views."""
-    (y0, x0, y1, x1), corners = _extent(tiles, views)
-    votes = np.zeros((y1 - y0, x1 - x0), np.int32)  # twice those for, less all that were cast
-    for part, (top, left, bottom, right) in zip(views, corners, strict=True):
-        ids, box = tiles[part.tile][1], tiles[part.tile][0]
-        rows = slice(max(box[0], y0), min(box[2], y1))  # of the image, as are columns
-        columns = slice(max(box[1], x0), min(box[3], x1))
-        here = (_moved(rows, y0), _moved(columns, x0))
-        votes[here] -= 1
-        own = (slice(top, bottom), slice(left, right))
-        mine = ids[_moved(own[0], box[0]), _moved(own[1], box[1])] == part.segment.id
-        votes[_moved(own[0], y0), _moved(own[1], x0)] += 2 * mine
-    return (slice(y0, y1), slice(x0, x1)), votes > 0
+    region = _extent(tiles, views)
+    votes = np.zeros((region[2] - region[0], region[3] - region[1]), np.int32)
+    for part in views:
+        box, ids, _ = tiles[part.tile]
+        there, here = _shared(box, region)
+        votes[here] += np.where(ids[there] == part.segment.id, np.int32(1), np.int32(-1))
+    return _slices(region, (0, 0)), votes > 0
 
 
 def _united_mask(
     tiles: Sequence[Tile], group: list[_Part], depth: list[NDArray[np.int32]]
-) -> tuple[tuple[slice, slice], NDArray[np.bool_], NDArray[np.int32]]:
+) -> tuple[Place, NDArray[np.bool_], NDArray[np.int32]]:
     """Give an object's place in the image, its pixels there, and the depth they are seen from.
 
     Where several tiles have seen it, the one that sees a pixel farthest from its borders decides.
     """
-    (y0, x0, y1, x1), _ = _extent(tiles, group)
-    mask = np.zeros((y1 - y0, x1 - x0), np.bool_)
+    region = _extent(tiles, group)
+    mask = np.zeros((region[2] - region[0], region[3] - region[1]), np.bool_)
     deepest = np.zeros(mask.shape, np.int32)
     for number in dict.fromkeys(part.tile for part in group):
-        (top, left, bottom, right), ids, segments = tiles[number]
-        rows = slice(max(top, y0), min(bottom, y1))  # of the image, as are columns
-        columns = slice(max(left, x0), min(right, x1))
-        there = (_moved(rows, top), _moved(columns, left))  # in the tile
-        here = (_moved(rows, y0), _moved(columns, x0))  # in the mask
+        box, ids, segments = tiles[number]
+        there, here = _shared(box, region)
         deeper = depth[number][there] > deepest[here]
         own = np.zeros(len(segments) + 1, np.bool_)
         own[[part.segment.id for part in group if part.tile == number]] = True
         mask[here] = np.where(deeper, own.take(ids[there]), mask[here])
-        deepest[here] = np.where(deeper, depth[number][there], deepest[here])
-    return (slice(y0, y1), slice(x0, x1)), mask, deepest
+        deepest[here] = np.maximum(deepest[here], depth[number][there])
+    return _slices(region, (0, 0)), mask, deepest
 
 
 def _place(tiles: Sequence[Tile], part: _Part) -> Box:
@@ -305,19 +291,25 @@ def _place(tiles: Sequence[Tile], part: _Part) -> Box:
     return top + y0, left + x0, top + y1, left + x1
 
 
-def _extent(tiles: Sequence[Tile], parts: list[_Part]) -> tuple[Box, list[Box]]:
-    """The box in the image around some parts, and that of each."""
-    boxes = [_place(tiles, part) for part in parts]
-    y0, x0, y1, x1 = zip(*boxes, strict=True)
-    return (min(y0), min(x0), max(y1), max(x1)), boxes
+def _extent(tiles: Sequence[Tile], parts: list[_Part]) -> Box:
+    """The box in the image around some parts."""
+    y0, x0, y1, x1 = zip(*(_place(tiles, part) for part in parts), strict=True)
+    return min(y0), min(x0), max(y1), max(x1)
+
+
+def _shared(a: Box, b: Box) -> tuple[Place, Place]:
+    """Where two boxes overlap, in the pixels of each."""
+    both = max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
+    return _slices(both, a[:2]), _slices(both, b[:2])
+
+
+def _slices(box: Box, origin: tuple[int, int]) -> Place:
+    y, x = origin
+    return slice(box[0] - y, box[2] - y), slice(box[1] - x, box[3] - x)
 
 
 def _most(some: NDArray[np.bool_], of: NDArray[np.bool_]) -> bool:
     return bool(2 * np.count_nonzero(some) > np.count_nonzero(of))
-
-
-def _moved(along: slice, origin: int) -> slice:
-    return slice(along.start - origin, along.stop - origin)
 
 
 def _paint_stuff(
@@ -353,13 +345,13 @@ def _paint_stuff(
 
 def _depth(box: Box, size: tuple[int, int]) -> NDArray[np.int32]:
     """Give for each pixel of a tile its distance to the nearest inner border, 1 or more."""
-    height, width = box[2] - box[0], box[3] - box[1]
     top, left, bottom, right = _inner(box, size)
-    y, x = np.arange(height, dtype=np.int32), np.arange(width, dtype=np.int32)
     far = np.int32(max(size))
-    rows = np.minimum(y + 1 if top else far, height - y if bottom else far)
-    columns = np.minimum(x + 1 if left else far, width - x if right else far)
-    return np.minimum(np.broadcast_to(rows, height)[:, None], np.broadcast_to(columns, width))
+    y = np.arange(1, box[2] - box[0] + 1, dtype=np.int32)[:, None]
+    x = np.arange(1, box[3] - box[1] + 1, dtype=np.int32)
+    rows = np.minimum(y if top else far, y[::-1] if bottom else far)
+    columns = np.minimum(x if left else far, x[::-1] if right else far)
+    return np.broadcast_to(np.minimum(rows, columns), (len(y), len(x)))
 
 
 def _joined(segments: list[ClassSegment], new_id: int) -> ClassSegment:
@@ -368,67 +360,33 @@ def _joined(segments: list[ClassSegment], new_id: int) -> ClassSegment:
     return replace(segments[0], id=new_id, score=score)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TileCandidates:
-    """Queries of one tile.
-
-    Attributes:
-        tile: where it lies.
-        processed_size: height and width that it had as the model's input.
-        scores: (N,).
-        classes: (N,) class indices.
-        boxes: (N, 4) x0, y0, x1, y1 in pixels of the tile.
-        masks: (N, h, w) logits, or None where masks were not asked for.
-    """
-
-    tile: Box
-    processed_size: tuple[int, int]
-    scores: NDArray[np.float32]
-    classes: NDArray[np.intp]
-    boxes: NDArray[np.float32]
-    masks: NDArray[np.float32] | None
-
-
 def join_candidates(
-    tiles: Sequence[TileCandidates],
+    tiles: Sequence[tuple[Box, Candidates]],
     size: tuple[int, int],
-    by_index: Mapping[int, Category],
     duplicate_iou: float | None = None,
 ) -> Candidates:
-    """Put the queries of an image's tiles together, in the order of the tiles.
+    """Put what an image's tiles have found together, in the order of the tiles.
 
     What several tiles have found is given once, and what several queries have found where the
     model is known to do so (`suppress_non_maxima`).
 
     Args:
-        tiles: of one image.
+        tiles: of one image: where each lies, and its candidates, in pixels of the image.
         size: height and width of the image.
-        by_index: the categories of the classes that occur.
         duplicate_iou: above it, boxes of one tile and class are one object; None never.
     """
-    places = np.array([tile.tile for tile in tiles])  # T, 4
-    corners = places[:, [1, 0, 1, 0]].astype(np.float32)  # T, 4: x0, y0 of each tile, twice
-    boxes = np.concatenate([t.boxes + corner for t, corner in zip(tiles, corners, strict=True)])
-    scores = np.concatenate([tile.scores for tile in tiles])
-    classes = np.concatenate([tile.classes for tile in tiles])
+    boxes = np.concatenate([found.boxes for _, found in tiles])
+    scores = np.concatenate([found.scores for _, found in tiles])
+    category_ids = np.concatenate([found.category_ids for _, found in tiles])
+    masks = [mask for _, found in tiles for mask in found.coarse_masks]
     kept = np.arange(len(scores))
     if len(tiles) > 1 or duplicate_iou is not None:
-        owner = np.repeat(np.arange(len(tiles)), [len(tile.scores) for tile in tiles])
-        kept = suppress_non_maxima(boxes, scores, classes, owner, places, size, duplicate_iou)
-    masks = [
-        CoarseMask(
-            logits=logits,
-            processed_size=tile.processed_size,
-            tile=tile.tile,
-            image_size=size,
-        )
-        for tile in tiles
-        if tile.masks is not None
-        for logits in tile.masks
-    ]
+        owner = np.repeat(np.arange(len(tiles)), [len(found.scores) for _, found in tiles])
+        places = np.array([box for box, _ in tiles])  # T, 4
+        kept = suppress_non_maxima(boxes, scores, category_ids, owner, places, size, duplicate_iou)
     return Candidates(
         scores=scores[kept],
-        category_ids=np.array([by_index[c].id for c in classes[kept].tolist()], np.int64),
+        category_ids=category_ids[kept],
         boxes=boxes[kept],
         image_size=size,
         coarse_masks=tuple(masks[index] for index in kept) if masks else (),

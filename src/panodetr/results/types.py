@@ -75,14 +75,15 @@ class CoarseMask:
     image_size: tuple[int, int]
 
     def pixels(self) -> NDArray[np.bool_]:
-        """Give the object's pixels (H, W); `panodetr.results.masks.upsample_mask` says how."""
+        """Give the object's pixels (H, W), upsampled as `results.masks.Masks.topmost` does."""
         import numpy as np
 
-        from panodetr.results.masks import upsample_mask
+        from panodetr.results.masks import NumpyMasks
 
         y0, x0, y1, x1 = self.tile
         whole = np.zeros(self.image_size, np.bool_)
-        whole[y0:y1, x0:x1] = upsample_mask(self.logits, self.processed_size, (y1 - y0, x1 - x0))
+        masks = NumpyMasks(self.logits[None])
+        whole[y0:y1, x0:x1] = masks.topmost(self.processed_size, (y1 - y0, x1 - x0)) == 0
         return whole
 
 
