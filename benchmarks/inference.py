@@ -1,4 +1,4 @@
-"""Every row of `panodetr bench`, kept in docs/benchmarks and printed as the README has it.
+"""Time, memory and outputs beside transformers: every row, kept in docs/benchmarks.
 
     python benchmarks/inference.py --data ../shared/data/nuclei
     python benchmarks/inference.py segment detect                  # these anew, the others stay

@@ -75,8 +75,28 @@ def quality(folder: Path) -> str:
     return _table(lines, reports, f"{images} images") if reports else ""
 
 
+def summary(folder: Path) -> str:
+    """What the README shows: the rows with a floor that says how many times faster we are."""
+    report, step = _read(folder, "inference"), _read(folder, "training")
+    if report is None or step is None:
+        return ""
+    lines: list[tuple[str, ...]] = [("work", "panodetr", "transformers", "", "peak memory")]
+    for row in report["rows"]:
+        if row["floors"]["faster"] is not None:
+            ours, theirs = (duration(row[side]["median"]) for side in ("ours", "theirs"))
+            lines.append((row["what"], ours, theirs, _gained(row), _memory(row)))
+    sides = {row["side"]: row for row in step["rows"]}
+    ours, theirs = sides["ours"], sides["transformers"]
+    lines.append((
+        f"training step, ResNet-50, {step['size']}², 12 objects",
+        duration(ours["seconds"]), duration(theirs["seconds"]), f"{theirs['ratios']['time']:.1f}x",
+        f"{size(ours['peak_bytes'])}, not {size(theirs['peak_bytes'])}",
+    ))  # fmt: skip
+    return _table(lines, [report], "")
+
+
 def inference(folder: Path) -> str:
-    """Every row of `panodetr bench`, and how far several runs lie apart."""
+    """Every row of `inference.py`, and how far several runs lie apart."""
     report = _read(folder, "inference")
     if report is None:
         return ""
@@ -154,6 +174,7 @@ def gpu(folder: Path) -> str:
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
+    "summary": summary,
     "quality": quality,
     "inference": inference,
     "training": training,

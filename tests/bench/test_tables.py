@@ -20,7 +20,8 @@ def tables(script: Script) -> Any:
 
 PROJECT = Path(__file__).resolve().parents[2]
 MARKED = [
-    ("README.md", "quality"), ("README.md", "inference"), ("README.md", "training"),
+    ("README.md", "summary"),
+    ("docs/benchmarks/README.md", "quality"), ("docs/benchmarks/README.md", "inference"),
     ("docs/benchmarks/README.md", "training"), ("docs/benchmarks/README.md", "finetune"),
     ("docs/benchmarks/README.md", "gpu"),
 ]  # fmt: skip

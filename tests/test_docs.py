@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands there."""
+"""What the documents show runs as it stands there."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ import panodetr
 from panodetr.images.resize import resize
 from panodetr.results.decode import keep_queries, softmax
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+DEPLOY = Path(__file__).resolve().parents[1] / "docs" / "how-to" / "deploy.md"
 
 
 def snippet(containing: str) -> str:
-    """The README's one Python block that contains some text."""
-    blocks: list[str] = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    """The page's one Python block that contains some text."""
+    page = DEPLOY.read_text(encoding="utf-8")
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     (found,) = (block for block in blocks if containing in block)
     return found
 
