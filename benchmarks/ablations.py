@@ -35,16 +35,15 @@ from panodetr.data.dataset import open_data
 from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.files import write_json
 from panodetr.model.detr import Detr
-from panodetr.training.batch import read_steps
 from panodetr.training.config import TrainConfig
-from panodetr.training.configure import configure
 from panodetr.training.folder import RunFolder
 from panodetr.training.loop import make_state
 from panodetr.training.optimizer import learning_rate_factor, set_learning_rate
-from panodetr.training.ranks import join_ranks
+from panodetr.training.processes import join_ranks
 from panodetr.training.recipes import RecipeData
+from panodetr.training.settings import configure
 from panodetr.training.state import TrainState, seed_step
-from panodetr.training.step import train_step
+from panodetr.training.step import read_steps, train_step
 from panodetr.training.validate import validate
 
 VARIANTS = {

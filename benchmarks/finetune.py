@@ -34,16 +34,16 @@ from panodetr.model.detr import Detr
 from panodetr.objective.auxiliary import AuxiliaryHeads
 from panodetr.objective.criterion import compute_losses
 from panodetr.runtimes.torch import choose_device
-from panodetr.training.batch import read_steps
 from panodetr.training.config import TrainConfig
-from panodetr.training.configure import configure
 from panodetr.training.folder import RunFolder
+from panodetr.training.log import NullObserver, Progress
 from panodetr.training.loop import begin, make_state, train
-from panodetr.training.observe import NullObserver, Progress
 from panodetr.training.optimizer import set_modes
-from panodetr.training.ranks import join_ranks
+from panodetr.training.processes import join_ranks
 from panodetr.training.recipes import RecipeData
+from panodetr.training.settings import configure
 from panodetr.training.state import TrainState
+from panodetr.training.step import read_steps
 from panodetr.training.validate import make_predictor
 
 SIDE, QUERIES = 128, 300

@@ -8,7 +8,7 @@ from panodetr.cli import train_progress
 from panodetr.cli.train_progress import TrainProgress, duration
 from panodetr.model.config import detr_small
 from panodetr.model.detr import Detr
-from panodetr.training.observe import BadStep, Progress
+from panodetr.training.log import BadStep, Progress
 from panodetr.training.validate import Validation
 
 VALIDATION = Validation(

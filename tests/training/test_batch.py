@@ -22,8 +22,8 @@ from panodetr.data.targets import masks, panoptic_target
 from panodetr.errors import DataError
 from panodetr.images.preprocess import Preprocessing
 from panodetr.results.types import Category
-from panodetr.training.batch import collate, read_steps
 from panodetr.training.config import TrainConfig
+from panodetr.training.step import collate, read_steps
 
 CATEGORIES = tuple(
     Category(index=i, id=i + 1, name=str(i), is_thing=True, color=(0, 0, 0)) for i in range(2)

@@ -5,7 +5,7 @@ from torch.testing import assert_close
 
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.model.detr import Detr
-from panodetr.training.ema import WeightAverage
+from panodetr.training.state import WeightAverage
 
 
 def test_it_is_the_weighted_mean_of_what_it_saw(tiny_spec: ModelSpec) -> None:

@@ -15,8 +15,8 @@ from panodetr.evaluation.panoptic_quality import PanopticQuality
 from panodetr.model.config import DetrConfig, ResNetConfig
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
+from panodetr.training.log import NullObserver
 from panodetr.training.loop import begin, train
-from panodetr.training.observe import NullObserver
 from panodetr.training.validate import make_predictor
 
 CPU = torch.device("cpu")

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from panodetr.errors import PanodetrError
-from panodetr.training.lock import held, is_held
+from panodetr.training.folder import held, is_held
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no lock")
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from panodetr.training.lock import held
+from panodetr.training.folder import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -7,7 +7,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from panodetr.errors import PanodetrError
-from panodetr.training.log import Board, Line, Log, plot_log, read_log, scalars
+from panodetr.training.log import Board, Line, Log, plot_log, read_log
+from panodetr.training.validate import scalars
 
 
 def test_lines_come_back_in_order(tmp_path: Path) -> None:

@@ -19,16 +19,13 @@ from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.model.detr import Detr
 from panodetr.objective.targets import Batch
 from panodetr.training import loop
-from panodetr.training.batch import read_steps
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
+from panodetr.training.log import BadStep, NullObserver, Progress
 from panodetr.training.loop import begin, make_state, train
-from panodetr.training.memory import explain_oom
-from panodetr.training.observe import BadStep, NullObserver, Progress
-from panodetr.training.ranks import join_ranks
+from panodetr.training.processes import StopSignal, join_ranks
 from panodetr.training.state import TrainState, seed_step
-from panodetr.training.step import StepResult, count_step, train_step
-from panodetr.training.stop import StopSignal
+from panodetr.training.step import StepResult, count_step, explain_oom, read_steps, train_step
 from panodetr.training.validate import Validation
 
 CPU = torch.device("cpu")
@@ -416,7 +413,7 @@ def test_a_second_interrupt_does_not_wait_and_one_press_is_one(
         for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):  # as a launcher sends them
             signal.raise_signal(number)
         assert stop.number == signal.SIGINT
-        monkeypatch.setattr("panodetr.training.stop.ONE_PRESS", -1.0)
+        monkeypatch.setattr("panodetr.training.processes.ONE_PRESS", -1.0)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert capfd.readouterr().err.count("stopping when this step is done") == 1

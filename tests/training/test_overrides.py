@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from panodetr.errors import UsageError
-from panodetr.training.overrides import list_fields, override
+from panodetr.training.settings import list_fields, override
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from panodetr.model.detr import Detr
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
 from panodetr.training.dry_run import dry_run, warn_of_few_steps
-from panodetr.training.lock import held
+from panodetr.training.folder import held
 from panodetr.training.prepare import (
     Request,
     changed_fields,

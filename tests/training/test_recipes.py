@@ -15,9 +15,9 @@ from panodetr.model.config import detr_resnet50, detr_resnet50_panoptic, detr_re
 from panodetr.model.detr import Detr
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
-from panodetr.training.configure import configure
 from panodetr.training.recipes import RECIPES, RecipeData
-from panodetr.training.transfer import check_start
+from panodetr.training.settings import configure
+from panodetr.training.start import check_start
 
 
 def numbered(categories: tuple[Category, ...]) -> tuple[Category, ...]:

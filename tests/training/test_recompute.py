@@ -9,10 +9,10 @@ from torch.testing import assert_close
 
 from panodetr.data.dataset import Dataset
 from panodetr.objective.targets import count_totals
-from panodetr.training.batch import read_steps
 from panodetr.training.config import TrainConfig
 from panodetr.training.loop import make_state
 from panodetr.training.state import TrainState, seed_step
+from panodetr.training.step import read_steps
 
 
 def learned(config: TrainConfig, data: Dataset) -> tuple[TrainState, Tensor, int]:

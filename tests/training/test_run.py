@@ -16,9 +16,8 @@ from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.dataset import Dataset
 from panodetr.errors import Interrupted, PanodetrError, TrainingError, UsageError
 from panodetr.model.detr import Detr
-from panodetr.training.lock import held
-from panodetr.training.log import read_log
-from panodetr.training.observe import NullObserver
+from panodetr.training.folder import held
+from panodetr.training.log import NullObserver, read_log
 from panodetr.training.prepare import Request
 from panodetr.training.run import Outcome, train
 from panodetr.training.validate import Validation

@@ -15,7 +15,7 @@ from panodetr.model.config import DetrConfig
 from panodetr.model.detr import Detr
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
-from panodetr.training.transfer import make_model
+from panodetr.training.start import make_model
 
 
 def category(index: int, name: str) -> Category:

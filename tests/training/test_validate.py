@@ -16,13 +16,11 @@ from panodetr.data.panoptic import read_ids
 from panodetr.errors import DataError
 from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.model.detr import Detr
-from panodetr.training.batch import read_steps
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.log import read_log
-from panodetr.training.observe import BadStep, NullObserver, Progress
+from panodetr.training.log import BadStep, NullObserver, Progress, Recorder, read_log
 from panodetr.training.pictures import draw_batch, draw_validation
-from panodetr.training.record import Recorder
+from panodetr.training.step import read_steps
 from panodetr.training.validate import Validation, choose_tasks, make_predictor, validate
 
 from .conftest import SIDE

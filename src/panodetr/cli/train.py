@@ -202,7 +202,7 @@ def recipes(
 
 
 def _print_list(*, as_json: bool) -> None:
-    from panodetr.training.configure import recipe_arguments
+    from panodetr.training.settings import recipe_arguments
     from panodetr.training.recipes import RECIPES
 
     if as_json:
@@ -216,8 +216,8 @@ def _print_list(*, as_json: bool) -> None:
 
 
 def _print_recipe(name: str, changes: list[str], *, as_json: bool) -> None:
-    from panodetr.training.configure import configure, find_recipe, recipe_arguments
-    from panodetr.training.overrides import list_fields
+    from panodetr.training.settings import configure, find_recipe, recipe_arguments
+    from panodetr.training.settings import list_fields
 
     arguments = recipe_arguments(find_recipe(name))
     if name == "finetune" and not any(change.startswith("start=") for change in changes):

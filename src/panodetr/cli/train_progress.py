@@ -10,8 +10,8 @@ from panodetr.cli.output import QUIET, duration, print_note
 if TYPE_CHECKING:
     from panodetr.model.detr import Detr
     from panodetr.objective.targets import Batch
-    from panodetr.training.observe import BadStep
-    from panodetr.training.observe import Progress as Line
+    from panodetr.training.log import BadStep
+    from panodetr.training.log import Progress as Line
     from panodetr.training.validate import Validation
 
 

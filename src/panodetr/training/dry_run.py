@@ -12,13 +12,11 @@ import torch
 
 from panodetr.data.check import check_split
 from panodetr.errors import TrainingError
-from panodetr.training.batch import read_steps
 from panodetr.training.loop import make_state
-from panodetr.training.memory import explain_oom
 from panodetr.training.prepare import prepare
-from panodetr.training.ranks import join_ranks
+from panodetr.training.processes import join_ranks
 from panodetr.training.run import check_shares
-from panodetr.training.step import train_step
+from panodetr.training.step import explain_oom, read_steps, train_step
 
 if TYPE_CHECKING:
     from panodetr.training.config import TrainConfig

@@ -1,18 +1,143 @@
-"""The log of a run: lines, curves for TensorBoard, and a picture."""
+"""What a run reports: its observers, the log, its curves, and the recorder that writes them."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+from PIL import Image
 
 from panodetr.errors import PanodetrError
-from panodetr.files import append_text, atomic_write, write_text
+from panodetr.files import append_text, atomic_write, write_json, write_text
+from panodetr.training.pictures import draw_batch, draw_validation
+from panodetr.training.validate import make_predictor, scalars
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Generator, Iterable, Sequence
     from pathlib import Path
+
+    import torch
+    from numpy.typing import NDArray
+
+    from panodetr.checkpoints.spec import ModelSpec
+    from panodetr.data.dataset import Dataset
+    from panodetr.evaluation.ground_truth import GroundTruth
+    from panodetr.model.detr import Detr
+    from panodetr.objective.targets import Batch
+    from panodetr.training.folder import RunFolder
+    from panodetr.training.validate import Validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """One line of the log: means since the line before.
+
+    Attributes:
+        step: steps done.
+        losses: unweighted, of the last decoder layer; "total" is what is minimised.
+        learning_rate: of everything but the backbone.
+        gradient_norm: before it is clipped.
+        images_per_second: speed, of all processes together.
+    """
+
+    step: int
+    losses: dict[str, float]
+    learning_rate: float
+    gradient_norm: float
+    images_per_second: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadStep:
+    """A step that was skipped, because a loss or the gradients' norm was not finite.
+
+    Attributes:
+        step: its number, counted from 1.
+        image_ids: the data set's own ids of its images.
+        losses: as in `Progress`.
+        gradient_norm: likewise.
+    """
+
+    step: int
+    image_ids: Sequence[int]
+    losses: dict[str, float]
+    gradient_norm: float
+
+
+class Observer(Protocol):
+    """Whoever wants to know: the log, the terminal."""
+
+    def note(self, text: str) -> None:
+        """Something that a person should know, one line."""
+        ...
+
+    def begin(self, step: int, validated: int, steps: int, images: int) -> None:
+        """The run goes on.
+
+        Args:
+            step: the steps that are done already.
+            validated: the last one whose validation is known; 0 where there is none.
+            steps: of the whole run.
+            images: of a step.
+        """
+        ...
+
+    def batch(self, step: int, batch: Batch) -> None:
+        """What a step, counted from 1, is about to learn from."""
+        ...
+
+    def stepped(self, step: int) -> None:
+        """A step is done."""
+        ...
+
+    def progress(self, line: Progress) -> None:
+        """A line of the log is due."""
+        ...
+
+    def bad_step(self, bad: BadStep) -> None:
+        """A step was skipped."""
+        ...
+
+    def validating(self, done: int, images: int) -> None:
+        """So many of this process's images are predicted."""
+        ...
+
+    def validated(self, validation: Validation, model: Detr) -> None:
+        """A validation of the model is over."""
+        ...
+
+
+class NullObserver:
+    """An observer that keeps to itself: what the processes beside the first one tell."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def begin(self, step: int, validated: int, steps: int, images: int) -> None:
+        """Nothing."""
+
+    def batch(self, step: int, batch: Batch) -> None:
+        """Nothing."""
+
+    def stepped(self, step: int) -> None:
+        """Nothing."""
+
+    def progress(self, line: Progress) -> None:
+        """Nothing."""
+
+    def bad_step(self, bad: BadStep) -> None:
+        """Nothing."""
+
+    def validating(self, done: int, images: int) -> None:
+        """Nothing."""
+
+    def validated(self, validation: Validation, model: Detr) -> None:
+        """Nothing."""
+
 
 Line: TypeAlias = dict[str, Any]
 """A line of the log: the number of a step, and what is told of it."""
@@ -39,7 +164,7 @@ TITLES = {
 class Log:
     """Lines of JSON, each with the step it belongs to.
 
-    A line has "losses" and the rates (`panodetr.training.observe.Progress`), or "validation" with
+    A line has "losses" and the rates (`panodetr.training.log.Progress`), or "validation" with
     figures, or "bad_step", or "note".
     """
 
@@ -209,12 +334,128 @@ def plot_log(lines: list[Line], picture: Path) -> None:
         figure.savefig(temporary, dpi=100, format="png")
 
 
-def scalars(metrics: Mapping[str, object], within: str = "") -> dict[str, float]:
-    """Give the figures over all classes: `boxes_ap` stands within "boxes"."""
-    found: dict[str, float] = {}
-    for name, value in metrics.items():
-        if isinstance(value, dict) and name != "per_class":
-            found |= scalars(value, f"{within}{name}_")
-        elif isinstance(value, int | float) and name not in ("images", "step"):
-            found[within + name] = float(value)
-    return found
+DRAWN_BATCHES = 3
+
+
+class Recorder:
+    """The observer that keeps the run's folder, but for its states and models."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        spec: ModelSpec,
+        data: Dataset,
+        truth: GroundTruth | None,
+        device: torch.device,
+        audience: Observer,
+    ) -> None:
+        """Write nothing yet.
+
+        Args:
+            folder: the run's.
+            spec: of the model.
+            data: what it learns from.
+            truth: what it is validated with.
+            device: where it is validated.
+            audience: who is told on.
+        """
+        self._folder = folder
+        self._spec = spec
+        self._images = {sample.image_id: str(sample.path) for sample in data.samples}
+        self._truth = truth
+        self._device = device
+        self._audience = audience
+        self._notes: list[str] = []  # before the step is known that they belong to
+        self._step = 0
+        self._log: Log | None = None
+        self._board: Board | None = None
+
+    def close(self) -> None:
+        """Draw the curves, and close what is open."""
+        try:
+            if self._board is not None:
+                self._board.close()
+        finally:
+            self._plot()
+
+    def close_after(self, error: PanodetrError) -> None:
+        """Close with a line on why the run ends, as far as the system lets."""
+        with suppress(PanodetrError):
+            if self._log is not None:
+                self._log.add(self._step, note=str(error))
+        with suppress(PanodetrError):
+            self.close()
+
+    def note(self, text: str) -> None:
+        """A line for the log."""
+        if self._log is None:
+            self._notes.append(text)
+        else:
+            self._log.add(self._step, note=text)
+        self._audience.note(text)
+
+    def begin(self, step: int, validated: int, steps: int, images: int) -> None:
+        """Go on with the log after the step."""
+        self._step = step
+        self._log = Log(self._folder.log, step, validated)
+        self._board = Board(self._folder.board, step, read_log(self._folder.log))
+        for text in self._notes:
+            self._log.add(step, note=text)
+        self._audience.begin(step, validated, steps, images)
+
+    def batch(self, step: int, batch: Batch) -> None:
+        """Draw the first ones."""
+        if step <= DRAWN_BATCHES:
+            picture = draw_batch(batch, self._spec)
+            _write_picture(self._folder.pictures / f"batch_{step}.png", picture)
+
+    def stepped(self, step: int) -> None:
+        """Keep the number."""
+        self._step = step
+        self._audience.stepped(step)
+
+    def progress(self, line: Progress) -> None:
+        """Write the line, and its points on the curves."""
+        assert self._log is not None
+        assert self._board is not None
+        fields = asdict(line)
+        self._board.add(self._log.add(fields.pop("step"), **fields))
+        self._audience.progress(line)
+
+    def bad_step(self, bad: BadStep) -> None:
+        """Write the images down: one of them may be what is wrong."""
+        assert self._log is not None
+        values = bad.losses | {"gradient_norm": bad.gradient_norm}
+        shown = {
+            name: value if np.isfinite(value) else str(value) for name, value in values.items()
+        }
+        path = self._folder.bad_steps / f"{bad.step:08}.json"
+        images = [{"image_id": i, "image": self._images[i]} for i in bad.image_ids]
+        write_json(path, {"step": bad.step, "losses": shown, "images": images})
+        self._log.add(bad.step, bad_step=str(path.relative_to(self._folder.path)))
+        self._audience.bad_step(bad)
+
+    def validating(self, done: int, images: int) -> None:
+        """Nothing to keep."""
+        self._audience.validating(done, images)
+
+    def validated(self, validation: Validation, model: Detr) -> None:
+        """Write the figures, and draw the curves and some of the predictions."""
+        assert self._log is not None
+        assert self._board is not None
+        assert self._truth is not None
+        figures = scalars(validation.metrics)
+        self._board.add(self._log.add(validation.step, validation=figures))
+        predictor = make_predictor(model, self._spec, self._device)
+        picture = self._folder.pictures / f"validation_{validation.step:08}.png"
+        _write_picture(picture, draw_validation(predictor, self._truth))
+        self._plot()
+        self._audience.validated(validation, model)
+
+    def _plot(self) -> None:
+        plot_log(read_log(self._folder.log), self._folder.results)
+
+
+def _write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+    with atomic_write(path) as temporary:
+        Image.fromarray(picture).save(temporary)

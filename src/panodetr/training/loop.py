@@ -14,10 +14,7 @@ from panodetr.data.loader import check_bad_images
 from panodetr.errors import DataError, Interrupted, PanodetrError, TrainingError
 from panodetr.model.detr import Detr
 from panodetr.objective.auxiliary import AuxiliaryHeads, place_queries_on_grid
-from panodetr.training.batch import read_steps
-from panodetr.training.ema import WeightAverage
-from panodetr.training.memory import explain_oom
-from panodetr.training.observe import BadStep, Progress
+from panodetr.training.log import BadStep, Progress
 from panodetr.training.optimizer import (
     freeze,
     learning_rate_factor,
@@ -25,12 +22,16 @@ from panodetr.training.optimizer import (
     set_learning_rate,
     set_modes,
 )
-from panodetr.training.ranks import gather
-from panodetr.training.recompute import recompute_activations
-from panodetr.training.state import Learner, TrainState, seed_step
-from panodetr.training.step import train_step
-from panodetr.training.stop import StopSignal
-from panodetr.training.transfer import make_model
+from panodetr.training.processes import StopSignal, gather
+from panodetr.training.start import make_model
+from panodetr.training.state import (
+    Learner,
+    TrainState,
+    WeightAverage,
+    recompute_activations,
+    seed_step,
+)
+from panodetr.training.step import explain_oom, read_steps, train_step
 from panodetr.training.validate import validate
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from panodetr.objective.targets import Batch
     from panodetr.training.config import TrainConfig
     from panodetr.training.folder import RunFolder
-    from panodetr.training.observe import Observer
+    from panodetr.training.log import Observer
     from panodetr.training.step import StepResult
 
 

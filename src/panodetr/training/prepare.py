@@ -15,11 +15,16 @@ from panodetr.data.dataset import find_data, list_splits, open_data
 from panodetr.errors import DataError, PanodetrError, TrainingError, UsageError
 from panodetr.evaluation.ground_truth import DEFAULT_SPLIT, GroundTruth
 from panodetr.files import write_json
-from panodetr.training.configure import configure, find_recipe, preferred_format, read_start
 from panodetr.training.optimizer import learning_rate_factor
-from panodetr.training.overrides import split_change
 from panodetr.training.recipes import RecipeData
-from panodetr.training.transfer import check_start
+from panodetr.training.settings import (
+    configure,
+    find_recipe,
+    preferred_format,
+    read_start,
+    split_change,
+)
+from panodetr.training.start import check_start
 from panodetr.training.validate import choose_tasks
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The runs that have a name: each a function from the data to a full configuration.
 
 A recipe counts in epochs, a configuration in steps. So what steps follow from, such as the size of
-a batch, is an argument of the recipe, and `panodetr.training.configure` hands it on before any
+a batch, is an argument of the recipe, and `panodetr.training.settings` hands it on before any
 field is changed.
 """
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from panodetr.errors import Interrupted, PanodetrError, TrainingError, UsageError
-from panodetr.training.folder import RunFolder
-from panodetr.training.lock import held, is_held
+from panodetr.training.folder import RunFolder, held, is_held
+from panodetr.training.log import NullObserver, Recorder
 from panodetr.training.loop import begin
 from panodetr.training.loop import train as train_on
-from panodetr.training.observe import NullObserver
 from panodetr.training.prepare import (
     Prepared,
     Request,
@@ -21,8 +20,7 @@ from panodetr.training.prepare import (
     resumed,
     write_request,
 )
-from panodetr.training.ranks import join_ranks
-from panodetr.training.record import Recorder
+from panodetr.training.processes import join_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from panodetr.training.config import TrainConfig
-    from panodetr.training.observe import Observer
+    from panodetr.training.log import Observer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,10 @@ from panodetr.evaluation.metrics import metrics
 from panodetr.model.detr import Detr
 from panodetr.predict import Predictor
 from panodetr.runtimes.torch import TorchRuntime
-from panodetr.training.log import scalars
-from panodetr.training.ranks import gather, share_buffers
+from panodetr.training.processes import gather, share_buffers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import torch
     from accelerate import Accelerator
@@ -143,3 +142,14 @@ def _score(figures: Figures) -> tuple[str, float]:
         return "PQ", figures.panoptic.all.pq
     assert figures.boxes is not None
     return "box AP", figures.boxes.ap or 0.0
+
+
+def scalars(metrics: Mapping[str, object], within: str = "") -> dict[str, float]:
+    """Give the figures over all classes: `boxes_ap` stands within "boxes"."""
+    found: dict[str, float] = {}
+    for name, value in metrics.items():
+        if isinstance(value, dict) and name != "per_class":
+            found |= scalars(value, f"{within}{name}_")
+        elif isinstance(value, int | float) and name not in ("images", "step"):
+            found[within + name] = float(value)
+    return found

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from panodetr.checkpoints.spec import ModelSpec
     from panodetr.training.config import TrainConfig
 
+
 _HINT = (
     "give --set backbone_weights=FILE (torchvision's, such as resnet50-0676ba61.pth, a hub id or a "
     "file there, or a folder) or --set start=CHECKPOINT"

@@ -6,8 +6,8 @@ import pytest
 
 from panodetr.errors import UsageError
 from panodetr.results.types import Category
-from panodetr.training.configure import configure, preferred_format, recipe_arguments
 from panodetr.training.recipes import RECIPES, RecipeData
+from panodetr.training.settings import configure, preferred_format, recipe_arguments
 
 DATA = RecipeData(
     categories=(Category(index=0, id=4, name="nut", is_thing=True, color=(255, 0, 0)),),
@@ -27,9 +27,9 @@ def test_every_recipe_can_be_changed(name: str) -> None:
     ("change", "message"),
     [
         ("epoch=3", "near ones are epochs"),
-        ("epochs=many", "expected a whole number"),
+        ("epochs=many", "expected int"),
         ("epochs=0", "epochs is 0; expected at least 1"),
-        ("batch_size=null", "expected a whole number"),
+        ("batch_size=null", "expected int"),
         ("batch_size=-1", "batch_size is -1; expected at least 1"),
         ("epochs", "expected field=value"),
         ("frozen_stages=7", "frozen_stages is 7"),

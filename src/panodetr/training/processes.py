@@ -1,0 +1,124 @@
+"""The processes that train together, through Hugging Face Accelerate, and signals that stop them.
+
+Each process has a rank, counted from 0; rank 0 writes the files. Accelerate is imported only where
+it is used: it comes with the extra `train`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from panodetr.runtimes.torch import choose_device
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from accelerate import Accelerator
+
+    from panodetr.model.detr import Detr
+    from panodetr.training.config import TrainConfig
+
+
+T = TypeVar("T")
+
+
+def join_ranks(device: str, config: TrainConfig) -> Accelerator:
+    """Meet the other processes, and choose where and how precisely to compute.
+
+    Started by `torchrun` or `accelerate launch`, this process finds the others by the environment
+    that they set; else it is alone.
+
+    Args:
+        device: "auto", "cpu" or "cuda"; with several GPUs each process takes its own.
+        config: for the precision of the network.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    # Accelerate keeps its settings for the whole process, and refuses others: of an earlier run.
+    AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
+    # Until masks are learned, the mask head's weights have no gradients to wait for.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=config.mask_start > 0)
+    return Accelerator(
+        cpu=choose_device(device).type == "cpu",
+        mixed_precision="bf16" if config.precision == "bfloat16" else "no",
+        kwargs_handlers=[unused],
+    )
+
+
+def gather(accelerator: Accelerator, value: T) -> list[T]:
+    """Give every process what each of them has, by rank."""
+    if accelerator.num_processes == 1:
+        return [value]
+    from accelerate.utils import gather_object
+
+    return gather_object([value])
+
+
+def share_buffers(accelerator: Accelerator, model: Detr) -> None:
+    """Give every process the running statistics of rank 0's live batch norms."""
+    if accelerator.num_processes > 1:
+        from accelerate.utils import broadcast
+
+        for buffer in model.buffers():
+            broadcast(buffer)
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+ONE_PRESS = 1.0
+"""Seconds within which another SIGINT is the same one: a terminal and a launcher both send it."""
+
+_HEARD = (
+    b"stopping when this step is done; Ctrl-C once more stops at once and keeps nothing of it\n"
+)
+
+
+class StopSignal:
+    """Remembers the first SIGINT or SIGTERM within its `with` block.
+
+    Signals that this process ignores stay ignored, and outside the main thread none can be taken.
+    """
+
+    def __init__(self, *, aloud: bool) -> None:
+        """Take nothing yet.
+
+        Args:
+            aloud: whether to say on stderr at once that it was heard.
+        """
+        self.number: int | None = None
+        self._aloud = aloud
+        self._heard_at = 0.0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignal:
+        """Begin to listen."""
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                before = signal.getsignal(number)
+                if before is not signal.SIG_IGN:
+                    self._before[number] = before
+                    signal.signal(number, self._hear)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave signals to those who had them before."""
+        for number, before in self._before.items():
+            signal.signal(number, before or signal.SIG_DFL)  # pyright: ignore[reportArgumentType]
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.number is None:
+            self.number, self._heard_at = number, now
+            if self._aloud:
+                os.write(2, _HEARD)  # print may be at work already, and cannot be entered twice
+        elif number == signal.SIGINT and now - self._heard_at > ONE_PRESS:
+            raise KeyboardInterrupt
