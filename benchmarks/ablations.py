@@ -117,7 +117,7 @@ def learn(variant: str, folder: Path, minutes: float, every: int, out: Path) -> 
 def models(variant: str, state: TrainState) -> list[tuple[str, Detr]]:
     """What is measured of a run: its weights, and their average where it keeps one."""
     found = [(variant, state.learner.model)]
-    return found if state.average is None else [*found, ("EMA", state.average.model)]
+    return found if state.average is None else [*found, ("EMA", state.kept_model)]
 
 
 def advance(

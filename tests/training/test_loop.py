@@ -477,20 +477,6 @@ def test_images_that_any_process_has_skipped_are_counted_together(
         run(replace(tiny_run, steps=2, bad_images=1), "too many")
 
 
-def test_a_state_of_an_earlier_version_has_skipped_nothing(
-    tiny_run: TrainConfig, tmp_path: Path
-) -> None:
-    state = make_state(tiny_run, CPU, print)
-    state.skipped = {"b", "a"}
-    state.save(tmp_path / "new.pt")
-    everything = torch.load(tmp_path / "new.pt", weights_only=True)
-    assert everything.pop("skipped") == ["a", "b"]
-    torch.save(everything, tmp_path / "old.pt")
-    for name, skipped in (("new.pt", {"a", "b"}), ("old.pt", set[str]())):
-        state.load(tmp_path / name)
-        assert state.skipped == skipped
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize(("precision", "near"), [("float32", 2e-3), ("bfloat16", 0.1)])
 def test_a_run_on_a_gpu_loses_what_one_on_the_cpu_does_and_goes_on_when_resumed(

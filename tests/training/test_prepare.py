@@ -268,7 +268,7 @@ def test_a_run_without_validation_says_so(discs: Dataset) -> None:
         (("mask_start=4",), ["no step learns masks: there are 4, and mask_start is 4;"]),
         (("mask_start=4", "spec.architecture.masks=false"), []),
         (("warmup=3",), []),
-        (("warmup=4",), ["never reaches its height: there are 4 steps, and warmup is 4, decay 0;"]),
+        (("warmup=4",), ["never reaches its peak: there are 4 steps, and warmup is 4, decay 0;"]),
         (("warmup=2", "decay=3"), ["4 steps, and warmup is 2, decay 3; let"]),
         (("warmup=2", "drop=2"), ["4 steps, and warmup is 2, decay 0 and drop 2; let"]),
         (("warmup=2", "drop=3"), []),
@@ -351,7 +351,7 @@ def test_runs_at_work_are_not_the_ones_to_resume(tmp_path: Path) -> None:
         assert newest_run(tmp_path).name == "a"
         with (
             held(tmp_path / "a"),
-            pytest.raises(TrainingError, match="all at work in other processes"),
+            pytest.raises(TrainingError, match="all in use by other processes"),
         ):
             newest_run(tmp_path)
 

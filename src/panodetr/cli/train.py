@@ -202,8 +202,8 @@ def recipes(
 
 
 def _print_list(*, as_json: bool) -> None:
-    from panodetr.training.settings import recipe_arguments
     from panodetr.training.recipes import RECIPES
+    from panodetr.training.settings import recipe_arguments
 
     if as_json:
         print_json({name: list(recipe_arguments(recipe)) for name, recipe in RECIPES.items()})
@@ -216,8 +216,7 @@ def _print_list(*, as_json: bool) -> None:
 
 
 def _print_recipe(name: str, changes: list[str], *, as_json: bool) -> None:
-    from panodetr.training.settings import configure, find_recipe, recipe_arguments
-    from panodetr.training.settings import list_fields
+    from panodetr.training.settings import configure, find_recipe, list_fields, recipe_arguments
 
     arguments = recipe_arguments(find_recipe(name))
     if name == "finetune" and not any(change.startswith("start=") for change in changes):

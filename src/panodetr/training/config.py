@@ -37,7 +37,7 @@ class TrainConfig(ObjectiveConfig):
         precision: of the network; losses are always float32.
         checkpointing: whether activations are computed again for the backward pass, not kept.
         learning_rate: of AdamW, at its highest.
-        backbone_learning_rate: likewise, of the backbone.
+        backbone_learning_rate: of AdamW for the backbone, at its highest.
         weight_decay: of AdamW.
         clip: largest norm of the gradients.
         warmup: steps over which the learning rate rises to its highest.

@@ -59,7 +59,7 @@ class BadStep:
         step: its number, counted from 1.
         image_ids: the data set's own ids of its images.
         losses: as in `Progress`.
-        gradient_norm: likewise.
+        gradient_norm: as in `Progress`.
     """
 
     step: int
@@ -203,7 +203,7 @@ def _text(line: Line) -> str:
 
 
 class Board:
-    """The same figures for TensorBoard."""
+    """The same figures for TensorBoard, through Accelerate's tracker."""
 
     def __init__(self, folder: Path, step: int, lines: Iterable[Line]) -> None:
         """Go on after a step.
@@ -219,12 +219,13 @@ class Board:
         Raises:
             PanodetrError: the system refused to write.
         """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TensorBoard's own, about what it imports
-            from torch.utils.tensorboard.writer import SummaryWriter
+        from accelerate.tracking import TensorBoardTracker
 
         self._folder = folder
-        self._writer = SummaryWriter(str(folder), purge_step=step)
+        self._tracker = TensorBoardTracker(folder.name, folder.parent, purge_step=step)
+        with warnings.catch_warnings(), self._one_line_errors():
+            warnings.simplefilter("ignore")  # TensorBoard's own, about what it imports
+            self._tracker.start()
         for line in lines:
             if line["step"] == step:
                 self.add(line)
@@ -240,11 +241,11 @@ class Board:
             "rates": {name: line[name] for name in RATES if name in line},
             "validation": line.get("validation", {}),
         }
-        with self._told():
-            for group, figures in groups.items():
-                for name, value in figures.items():
-                    self._writer.add_scalar(f"{group}/{name}", value, line["step"])
-            self._writer.flush()
+        points = {
+            f"{group}/{n}": v for group, figures in groups.items() for n, v in figures.items()
+        }
+        with self._one_line_errors():
+            self._tracker.log(points, line["step"])
 
     def close(self) -> None:
         """Write what is left.
@@ -252,11 +253,11 @@ class Board:
         Raises:
             PanodetrError: the system refused to write.
         """
-        with self._told():
-            self._writer.close()
+        with self._one_line_errors():
+            self._tracker.finish()
 
     @contextmanager
-    def _told(self) -> Generator[None, None, None]:
+    def _one_line_errors(self) -> Generator[None, None, None]:
         try:
             yield
         except OSError as error:

@@ -27,7 +27,7 @@ from panodetr.training.start import make_model
 from panodetr.training.state import (
     Learner,
     TrainState,
-    WeightAverage,
+    average_weights,
     recompute_activations,
     seed_step,
 )
@@ -221,7 +221,7 @@ def make_state(
     model = model.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     auxiliary = auxiliary.to(device).train()
     set_modes(model, config)
-    average = WeightAverage(model, config.ema) if config.ema else None
+    average = average_weights(model, config.ema) if config.ema else None
     if config.checkpointing:
         recompute_activations(model)
     return TrainState(
@@ -300,7 +300,7 @@ def validate_state(
     except PanodetrError as error:
         raise TrainingError(
             f"validation after step {state.step}: {error}; the state is kept: go on with --resume "
-            "when this is mended, or without validation with --resume --val none"
+            "when it is fixed, or without validation with --resume --val none"
         ) from error
     state.stale += 1
     state.validated = state.step

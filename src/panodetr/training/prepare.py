@@ -155,11 +155,11 @@ def check_masks(config: TrainConfig, data: Dataset) -> None:
         "token_weight=0": config.token_weight,
         "attention_weight=0": config.attention_weight,
     }
-    mend = " ".join(f"--set {change}" for change, wanted in asked.items() if wanted)
-    if mend and not data.has_masks:
+    fix = " ".join(f"--set {change}" for change, wanted in asked.items() if wanted)
+    if fix and not data.has_masks:
         raise UsageError(
             f"not every object in {data.folder} has a mask, and this run learns from masks; "
-            f"without them: {mend}"
+            f"without them: {fix}"
         )
 
 
@@ -173,7 +173,7 @@ def check_truth(config: TrainConfig, truth: GroundTruth) -> None:
         choose_tasks(config.spec, truth)
     except DataError as error:
         raise DataError(
-            f"validation would fail: {error}; mend that, or train without: --val {NO_VALIDATION}"
+            f"validation would fail: {error}; fix it, or train without: --val {NO_VALIDATION}"
         ) from error
 
 
@@ -210,11 +210,11 @@ def _note_few_steps(config: TrainConfig) -> list[str]:
             f"no step learns masks: there are {config.steps}, and mask_start is "
             f"{config.mask_start}; let them come sooner: --set mask_start=N"
         )
-    # If it is not at its height where the warm-up ends, it never is: from there on it only falls.
+    # If it is not at its peak where the warm-up ends, it never is: from there on it only falls.
     if config.warmup >= config.steps or learning_rate_factor(config.warmup, config) < 1:
         fall = f"decay {config.decay}" + (f" and drop {config.drop}" if config.drop else "")
         notes.append(
-            f"the learning rate never reaches its height: there are {config.steps} steps, and "
+            f"the learning rate never reaches its peak: there are {config.steps} steps, and "
             f"warmup is {config.warmup}, {fall}; let them be shorter: --set warmup=N --set decay=N"
         )
     return notes
@@ -252,13 +252,13 @@ def read_request(path: Path) -> tuple[Request, dict[str, Any]]:
         request = Request(
             recipe=record["recipe"],
             data=Path(record["data"]),
-            format=record.get("format"),  # runs of earlier versions have none
+            format=record["format"],
             split=record["split"],
             val=record["val"],
             changes=tuple(record["changes"]),
-            scored=record["scored"] if "scored" in record else _scored_before(record["val"]),
+            scored=record["scored"],
         )
-        if record.get("start") is not None:  # likewise
+        if record["start"] is not None:
             request = replace(request, start=spec_from_json(record["start"]))
         return request, record["config"]
     except FileNotFoundError as error:
@@ -322,11 +322,6 @@ def _is_one_split(one: str, other: str) -> bool:
     """Whether two names mean one split: either may leave out COCO's year."""
     short, full = sorted((one, other), key=len)
     return re.fullmatch(rf"{re.escape(short)}(20\d\d)?", full) is not None
-
-
-def _scored_before(val: str | None) -> str | None:
-    """What a run of an earlier version was validated with, as far as its file says."""
-    return None if val == NO_VALIDATION else val or DEFAULT_SPLIT
 
 
 def changed_fields(config: TrainConfig, before: dict[str, Any]) -> list[str]:

@@ -84,7 +84,7 @@ def train(
         UsageError: the request cannot be meant, or `out` holds a run already, or something of a
             run's names, and `resume` is not asked for.
         Interrupted: the process was asked to stop; the state is kept.
-        TrainingError: there is nothing to resume, another process is at work on the run, or
+        TrainingError: there is nothing to resume, another process uses the folder, or
             training diverged.
         DataError: the data contradicts itself.
         PanodetrError: a package is missing, or the system refused to write.
@@ -219,9 +219,9 @@ def check_shares(config: TrainConfig, accelerator: Accelerator) -> None:
 
 
 def newest_run(runs: Path) -> Path:
-    """Find the run that was at work last.
+    """Find the run that was used last.
 
-    Runs that another process is at work on are left out.
+    Runs that another process uses are left out.
 
     Raises:
         TrainingError: there is none.
@@ -230,7 +230,7 @@ def newest_run(runs: Path) -> Path:
     found = [run for run in every if not is_held(run)]
     if every and not found:
         raise TrainingError(
-            f"the runs in {runs} are all at work in other processes; "
+            f"the runs in {runs} are all in use by other processes; "
             "wait for the end of one, or name another run's folder with --out"
         )
     if not found:

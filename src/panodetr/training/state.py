@@ -7,16 +7,16 @@ the process's rank. So the step alone says what comes next, also in another numb
 
 from __future__ import annotations
 
-import copy
 import zipfile
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
 from panodetr.errors import TrainingError
@@ -74,7 +74,7 @@ class TrainState:
 
     learner: Learner
     optimizer: torch.optim.Optimizer
-    average: WeightAverage | None
+    average: AveragedModel | None
     step: int = 0
     bad_steps: int = 0
     skipped: set[str] = field(default_factory=set[str])
@@ -85,7 +85,9 @@ class TrainState:
     @property
     def kept_model(self) -> Detr:
         """The model that is validated and kept: the average where there is one."""
-        return self.learner.model if self.average is None else self.average.model
+        if self.average is None:
+            return self.learner.model
+        return cast("Detr", self.average.module)
 
     def save(self, path: Path) -> None:
         """Write everything, whole or not at all.
@@ -98,7 +100,7 @@ class TrainState:
         everything = {
             "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "average": None if self.average is None else self.average.model.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "step": self.step,
             "bad_steps": self.bad_steps,
             "skipped": sorted(self.skipped),
@@ -120,16 +122,13 @@ class TrainState:
             everything: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
             self.learner.load_state_dict(everything["learner"])
             self._load_optimizer(everything["optimizer"])
-            if self.average is not None:
-                # A run may begin to average when it is resumed.
-                self.average.model.load_state_dict(
-                    everything["average"] or self.learner.model.state_dict()
-                )
+            if self.average is not None and everything["average"] is not None:
+                self.average.load_state_dict(everything["average"])
+            elif self.average is not None:  # the resumed run begins to average
+                self.average.module.load_state_dict(self.learner.model.state_dict())
             self.step, self.bad_steps = everything["step"], everything["bad_steps"]
             self.best, self.stale = everything["best"], everything["stale"]
-            self.skipped = set(everything.get("skipped", ()))  # earlier versions kept none
-            # Version 0.1 saved no state before its validation.
-            self.validated = everything.get("validated", self.step)
+            self.skipped, self.validated = set(everything["skipped"]), everything["validated"]
         except Exception as error:  # a damaged file can raise nearly anything
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise TrainingError(
@@ -205,36 +204,31 @@ def _check_sums(path: Path) -> None:
         raise ValueError(f"its part {broken} is damaged")
 
 
-class WeightAverage:
-    """The exponential moving average (EMA) of a model's weights and running statistics.
+def average_weights(model: Detr, decay: float) -> AveragedModel:
+    """Begin an exponential moving average (EMA) of a model's weights and running statistics.
 
-    The decay begins low and rises to its own with the steps, since the first weights are random
-    and should soon be forgotten.
+    The first update copies the weights. Update n + 1 leaves the part min(decay, (1 + n) / (10 + n))
+    of the average: the first weights are random and should soon be forgotten.
 
-    Attributes:
-        model: the average, a model of its own in eval mode.
+    Args:
+        model: whose weights; not yet changed by `recompute_activations`.
+        decay: the largest part of the average that an update leaves, 0 to 1.
+
+    Returns:
+        The average, in eval mode; its `module` is a model of its own.
     """
 
-    def __init__(self, model: Detr, decay: float) -> None:
-        """Start at the model as it is.
-
-        Args:
-            model: whose weights; not yet changed by `recompute_activations`.
-            decay: the part of the average that a step leaves, 0 to 1.
-        """
-        self.decay = decay
-        self.model = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
-
-    @torch.no_grad()
-    def update(self, model: Detr, step: int) -> None:
-        """Take in the weights after a step, counted from 1."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        now = model.state_dict()
-        for name, mean in self.model.state_dict().items():
+    def update(means: list[Tensor], latest: list[Tensor], updates: Tensor | int) -> None:
+        done = float(updates)
+        weight = 1 - min(decay, (1 + done) / (10 + done))
+        for mean, value in zip(means, latest, strict=True):
             if mean.is_floating_point():
-                mean.lerp_(now[name], 1 - decay)
-            else:
-                mean.copy_(now[name])
+                mean.lerp_(value, weight)
+            else:  # a counter of batches
+                mean.copy_(value)
+
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)  # pyright: ignore[reportArgumentType]
+    return average.eval().requires_grad_(requires_grad=False)
 
 
 def recompute_activations(model: Detr) -> None:

@@ -198,7 +198,7 @@ def train_step(
     if finite:
         state.optimizer.step()
         if state.average is not None:
-            state.average.update(state.learner.model, state.step)
+            state.average.update_parameters(state.learner.model)
     else:
         for buffer, old in zip(statistics, before, strict=True):
             buffer.copy_(old)
