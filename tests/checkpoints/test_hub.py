@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import json
 import socket
 import time
@@ -11,12 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from panodetr.checkpoints import published
 from panodetr.checkpoints.backbone import load_backbone
-from panodetr.checkpoints.hub import fetch, list_models, stated_digest
+from panodetr.checkpoints.hub import fetch, list_models
 from panodetr.checkpoints.load import load_checkpoint, load_spec
 from panodetr.checkpoints.names import FACEBOOK
-from panodetr.checkpoints.published import Published
 from panodetr.checkpoints.save import save_pretrained
 from panodetr.checkpoints.spec import ModelSpec, read_spec, spec_to_json
 from panodetr.cli.main import main
@@ -101,15 +98,6 @@ def test_a_transfer_that_never_ends_is_given_up_and_leaves_nothing_half(
     assert not list((tmp_path / "cache").rglob("*.incomplete"))
     hub.drops.clear()
     assert (fetch(ID) / "model.safetensors").read_bytes() == WEIGHTS
-
-
-def test_the_digest_that_the_hub_stated_is_known(hub: Hub) -> None:
-    weights = fetch(ID) / "model.safetensors"
-    assert stated_digest(weights) == hashlib.sha256(WEIGHTS).hexdigest()
-
-
-def test_a_file_of_ones_own_has_no_stated_digest(tmp_path: Path) -> None:
-    assert stated_digest(tmp_path / "model.safetensors") is None
 
 
 def test_a_token_opens_a_gated_model(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,30 +284,3 @@ def test_a_damaged_file_from_the_hub_is_named(
     hub.files["owner/tiny"] = {file.name: file.read_bytes()[:5000] for file in folder.iterdir()}
     with pytest.raises(CheckpointError, match=r"model\.safetensors is truncated or damaged .* get"):
         load_checkpoint("owner/tiny")
-
-
-def test_verify_holds_a_model_to_the_digest_that_the_hub_states(
-    hub: Hub,
-    tmp_path: Path,
-    tiny_spec: ModelSpec,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    folder = save_pretrained(tmp_path / "tiny", tiny_spec, Detr(tiny_spec.architecture))
-    hub.files["owner/tiny"] = {file.name: file.read_bytes() for file in folder.iterdir()}
-    entry = Published(
-        hub_id="owner/tiny",
-        file="tiny.pth",
-        architecture=tiny_spec.architecture,
-        categories=tiny_spec.categories,
-        size=1,
-        figures={},
-    )
-    monkeypatch.setattr(published, "PUBLISHED", (entry,))
-    assert main(["verify", "owner/tiny"]) == 0
-    cached = fetch("owner/tiny") / "model.safetensors"
-    contents = bytearray(cached.read_bytes())
-    contents[-1] ^= 1
-    cached.write_bytes(contents)
-    assert main(["verify", "owner/tiny"]) == 1
-    assert "not as published: SHA-256" in capsys.readouterr().out

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import ssl
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,7 +36,6 @@ from panodetr.checkpoints.spec import (
 from panodetr.errors import CheckpointError
 from panodetr.validation import read_json
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _PATIENCE = 1.5  # seconds that the hub may take for its first answer
 _OFFLINE = "offline mode is on; unset HF_HUB_OFFLINE to fetch it"
 
@@ -97,15 +95,6 @@ def fetch_file(hub_id: str, name: str, revision: str | None = None) -> Path:
             for other in (CONFIG_FILE, PREPROCESSOR_FILE):
                 hub.fetch(str(inner.with_name(other)), commit)
         return file
-
-
-def stated_digest(file: Path) -> str | None:
-    """Give the SHA-256 that the hub stated of a large file in its cache; None where it is unknown.
-
-    The cache keeps files under their entity tags, and links to them: a large file's is its digest.
-    """
-    tag = file.resolve().name
-    return tag if _SHA256.fullmatch(tag) else None
 
 
 def _fetch_weights(hub: _Hub, commit: str) -> None:

@@ -10,12 +10,7 @@ from torch import Tensor, nn
 
 from panodetr.checkpoints.load import load_checkpoint
 from panodetr.checkpoints.save import save_pretrained
-from panodetr.compat.outputs import (
-    Canvas,
-    DetrObjectDetectionOutput,
-    DetrSegmentationOutput,
-    LayerOutput,
-)
+from panodetr.compat.outputs import Canvas, DetrObjectDetectionOutput, DetrSegmentationOutput
 from panodetr.errors import CheckpointError, UsageError
 from panodetr.runtimes.torch import compute_masks
 
@@ -131,7 +126,7 @@ class _Pretrained(nn.Module):
         encoded = self.detr.encode(pixel_values, padding)
         decoded = self.detr.decode(encoded)  # L, B, Q, D
         *earlier, last = (
-            LayerOutput(logits=self.detr.class_head(states), pred_boxes=self.detr.box_head(states))
+            {"logits": self.detr.class_head(states), "pred_boxes": self.detr.box_head(states)}
             for states in (decoded if self.config.auxiliary_loss else decoded[-1:])
         )
         return encoded, {

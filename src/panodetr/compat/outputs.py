@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,13 +22,6 @@ from panodetr.errors import UsageError
 
 Sizes = Tensor | Sequence[Sequence[int] | Tensor]
 """Height and width of each image."""
-
-
-class LayerOutput(TypedDict):
-    """What one decoder layer says: `logits` (B, Q, C + 1) and `pred_boxes` (B, Q, 4)."""
-
-    logits: Tensor
-    pred_boxes: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +55,8 @@ class DetrObjectDetectionOutput:
     Attributes:
         logits: (B, Q, C + 1), the last being "no object".
         pred_boxes: (B, Q, 4), cxcywh in fractions of the unpadded image.
-        auxiliary_outputs: of every decoder layer but the last, where they were asked for.
+        auxiliary_outputs: `logits` and `pred_boxes` of every decoder layer but the last, where they
+            were asked for.
         last_hidden_state: (B, Q, D), the decoder's output.
         encoder_last_hidden_state: (B, h' w', D), the encoder's output.
         canvas: how the images lie in the batch, where it was padded. Not one of the values.
@@ -70,7 +64,7 @@ class DetrObjectDetectionOutput:
 
     logits: Tensor
     pred_boxes: Tensor
-    auxiliary_outputs: list[LayerOutput] | None = None
+    auxiliary_outputs: list[dict[str, Tensor]] | None = None
     last_hidden_state: Tensor | None = None
     encoder_last_hidden_state: Tensor | None = None
     canvas: Canvas | None = None
@@ -128,21 +122,6 @@ class MaskOutputs(BoxOutputs, Protocol):
     pred_masks: Tensor
 
 
-class FoundBoxes(TypedDict):
-    """Scores (N,), class indices (N,) and boxes (N, 4), x0, y0, x1, y1."""
-
-    scores: Tensor
-    labels: Tensor
-    boxes: Tensor
-
-
-class FoundSegments(TypedDict):
-    """Segment ids (H, W), or their run lengths; and what the ids stand for."""
-
-    segmentation: Tensor | list[list[int]]
-    segments_info: list[dict[str, Any]]
-
-
 def sizes_of(sizes: Sizes, count: int) -> list[tuple[int, int]]:
     """Read heights and widths, one for each of `count` images.
 
@@ -155,15 +134,19 @@ def sizes_of(sizes: Sizes, count: int) -> list[tuple[int, int]]:
     return pairs
 
 
-def boxes_in(outputs: BoxOutputs, sizes: Sizes | None) -> Iterator[FoundBoxes]:
-    """Give each image's queries their best real class; boxes in pixels if sizes are known."""
+def boxes_in(outputs: BoxOutputs, sizes: Sizes | None) -> Iterator[dict[str, Tensor]]:
+    """Give each image's queries their best real class; boxes in pixels if sizes are known.
+
+    Yields:
+        `scores` (Q,), `labels` (Q,) and `boxes` (Q, 4), x0, y0, x1, y1, of each image.
+    """
     scores, labels = outputs.logits.softmax(-1)[..., :-1].max(-1)  # B, Q
     boxes = cxcywh_to_xyxy(outputs.pred_boxes)  # B, Q, 4
     if sizes is not None:
         scale = [[w, h, w, h] for h, w in sizes_of(sizes, len(boxes))]
         boxes = boxes * boxes.new_tensor(scale)[:, None]
     for score, label, box in zip(scores, labels, boxes, strict=True):
-        yield FoundBoxes(scores=score, labels=label, boxes=box)
+        yield {"scores": score, "labels": label, "boxes": box}
 
 
 def masks_of(outputs: MaskOutputs, image: int) -> Tensor:
@@ -197,24 +180,17 @@ def find_segments(
     overlap: float,
     fused: Collection[int],
     size: tuple[int, int] | None,
-) -> FoundSegments:
+) -> dict[str, Any]:
     """Give every pixel to the query of the highest score times mask, then drop some queries.
 
-    Args:
-        outputs: of a batch.
-        image: which of its images.
-        threshold: scores up to and including it are dropped.
-        mask_threshold: where score times mask is at least this, a query counts as claiming.
-        overlap: a query is dropped unless it got more than this share of what it claimed.
-        fused: classes whose segments share one id.
-        size: of the result; None takes the masks' own.
+    This is `DetrImageProcessor.post_process_panoptic_segmentation` for one image.
     """
     scores, labels = outputs.logits[image].softmax(-1).max(-1)  # Q
     kept = (labels != outputs.logits.shape[-1] - 1) & (scores > threshold)
     probabilities = masks_of(outputs, image)[kept].sigmoid()  # N, h, w
     if not len(probabilities):
         height, width = probabilities.shape[1:] if size is None else size
-        return FoundSegments(segmentation=torch.full((height, width), -1.0), segments_info=[])
+        return {"segmentation": torch.full((height, width), -1.0), "segments_info": []}
     if size is not None:
         probabilities = _grown(probabilities, size)
     weighted = probabilities * scores[kept, None, None]  # N, H, W
@@ -245,7 +221,7 @@ def find_segments(
                 "score": round(score, 6),
             }
         )
-    return FoundSegments(segmentation=new_id[owner], segments_info=segments)
+    return {"segmentation": new_id[owner], "segments_info": segments}
 
 
 def run_lengths(segmentation: Tensor) -> list[list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -35,8 +35,6 @@ from panodetr.compat.options import ProcessorOptions
 from panodetr.compat.outputs import (
     BoxOutputs,
     DetrSegmentationOutput,
-    FoundBoxes,
-    FoundSegments,
     MaskOutputs,
     Sizes,
     boxes_in,
@@ -156,25 +154,21 @@ class DetrImageProcessor:
 
     def post_process_object_detection(
         self, outputs: BoxOutputs, threshold: float = 0.5, target_sizes: Sizes | None = None
-    ) -> list[FoundBoxes]:
+    ) -> list[dict[str, Tensor]]:
         """Give each image's boxes whose best real class scores above a threshold.
 
         Args:
             outputs: of a model.
             threshold: scores up to and including it are dropped.
             target_sizes: height and width of each image, (B, 2); None leaves boxes in fractions.
+
+        Returns:
+            `scores` (N,), `labels` (N,) and `boxes` (N, 4), x0, y0, x1, y1, for each image.
         """
-        found: list[FoundBoxes] = []
-        for one in boxes_in(outputs, target_sizes):
-            kept = one["scores"] > threshold
-            found.append(
-                FoundBoxes(
-                    scores=one["scores"][kept],
-                    labels=one["labels"][kept],
-                    boxes=one["boxes"][kept],
-                )
-            )
-        return found
+        return [
+            {name: value[one["scores"] > threshold] for name, value in one.items()}
+            for one in boxes_in(outputs, target_sizes)
+        ]
 
     def post_process_semantic_segmentation(
         self,
@@ -189,13 +183,14 @@ class DetrImageProcessor:
             target_sizes: height and width of each result, (B, 2); None takes the masks' own.
             return_segmentation_scores: whether the classes' values come along.
         """
-        found: list[SemanticSegmentation] = []
-        for image, size in enumerate(_sizes(outputs, target_sizes)):
-            maps = class_maps(outputs, image, size)
-            found.append(
-                SemanticSegmentation(segmentation=maps.argmax(0), segmentation_scores=maps)
-            )
-        return found if return_segmentation_scores else [one.segmentation for one in found]
+        sizes = enumerate(_sizes(outputs, target_sizes))
+        found = [class_maps(outputs, image, size) for image, size in sizes]
+        if not return_segmentation_scores:
+            return [maps.argmax(0) for maps in found]
+        return [
+            SemanticSegmentation(segmentation=maps.argmax(0), segmentation_scores=maps)
+            for maps in found
+        ]
 
     def post_process_instance_segmentation(
         self,
@@ -205,25 +200,19 @@ class DetrImageProcessor:
         overlap_mask_area_threshold: float = 0.8,
         target_sizes: Sizes | None = None,
         return_coco_annotation: bool = False,
-    ) -> list[FoundSegments]:
+    ) -> list[dict[str, Any]]:
         """Give each image's segments, none of them fused.
 
-        Args:
-            outputs: of a model with masks.
-            threshold: scores up to and including it are dropped.
-            mask_threshold: from where on score times mask counts as claiming a pixel.
-            overlap_mask_area_threshold: the share of its claim that a segment must get.
-            target_sizes: height and width of each result, (B, 2); None takes the masks' own.
-            return_coco_annotation: whether the map comes as run lengths, one list an id.
+        Arguments and results are those of `post_process_panoptic_segmentation`. With
+        `return_coco_annotation` the map comes as run lengths, one list for each id.
         """
         found = self.post_process_panoptic_segmentation(
             outputs, threshold, mask_threshold, overlap_mask_area_threshold, (), target_sizes
         )
         for one in found:
-            ids = one["segmentation"]
             # Where no score reached the threshold there is a map of -1 in either case.
-            if return_coco_annotation and isinstance(ids, Tensor) and not ids.is_floating_point():
-                one["segmentation"] = run_lengths(ids)
+            if return_coco_annotation and not one["segmentation"].is_floating_point():
+                one["segmentation"] = run_lengths(one["segmentation"])
         return found
 
     def post_process_panoptic_segmentation(
@@ -234,8 +223,8 @@ class DetrImageProcessor:
         overlap_mask_area_threshold: float = 0.8,
         label_ids_to_fuse: Collection[int] | None = None,
         target_sizes: Sizes | None = None,
-    ) -> list[FoundSegments]:
-        """Give each image's segments.
+    ) -> list[dict[str, Any]]:
+        """Give each image's segments: a query claims the pixels where score times mask is high.
 
         Args:
             outputs: of a model with masks.
@@ -244,6 +233,9 @@ class DetrImageProcessor:
             overlap_mask_area_threshold: the share of its claim that a segment must get.
             label_ids_to_fuse: class indices whose segments become one; None: none.
             target_sizes: height and width of each result, (B, 2); None takes the masks' own.
+
+        Returns:
+            `segmentation`, ids (H, W), and `segments_info`, what they stand for, for each image.
         """
         return [
             find_segments(
@@ -262,7 +254,7 @@ class DetrImageProcessor:
 class DetrFeatureExtractor(DetrImageProcessor):
     """The processor's old name, with the methods that went with it (transformers 4)."""
 
-    def post_process(self, outputs: BoxOutputs, target_sizes: Sizes) -> list[FoundBoxes]:
+    def post_process(self, outputs: BoxOutputs, target_sizes: Sizes) -> list[dict[str, Tensor]]:
         """Give every query of each image its best real class, and its box in pixels.
 
         Args:
@@ -349,15 +341,7 @@ class DetrFeatureExtractor(DetrImageProcessor):
         return found
 
 
-@overload
-def rgb_to_id(color: NDArray[np.uint8]) -> NDArray[np.int32]: ...
-
-
-@overload
-def rgb_to_id(color: Sequence[int]) -> int: ...
-
-
-def rgb_to_id(color: NDArray[np.uint8] | Sequence[int]) -> NDArray[np.int32] | int:
+def rgb_to_id(color: NDArray[np.uint8] | Sequence[int]) -> Any:
     """Turn the colours of a panoptic PNG (H, W, 3), or one colour, into segment ids."""
     if isinstance(color, np.ndarray) and color.ndim == 3:
         return decode_ids(color)
