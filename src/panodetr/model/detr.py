@@ -174,10 +174,10 @@ class Detr(nn.Module):
             raise ValueError("this model has no mask head; build it with masks=True")
         return self.mask_head.share(encoded.projected, encoded.features[2::-1])
 
-    def refine(self, shared: tuple[Tensor, ...], attention: Tensor, image: Tensor) -> Tensor:
-        """Mask logits (N, h, w) from where queries look (N, A, h, w) in the images (N,).
+    def refine(self, shared: tuple[Tensor, ...], attention: Tensor, image: Tensor | None) -> Tensor:
+        """Mask logits (N, h, w) from where queries look (N, A, h, w).
 
-        `shared` is from `share`; error as for `masks`.
+        `shared` is from `share`; `image` as for `MaskHead.forward`; error as for `masks`.
         """
         if self.mask_head is None:
             raise ValueError("this model has no mask head; build it with masks=True")

@@ -160,11 +160,14 @@ def compute_masks(
 ) -> Tensor:
     """Compute masks as `Detr.masks` does, as many at a time as the device is quick with.
 
+    On the CPU of one image at a time: its maps are then not copied for each of its queries, which
+    takes a third of the time.
+
     Args:
         model: with a mask head.
         encoded: the batch after the encoder.
         states: (B, Q, D), of the last decoder layer.
-        image: (N,) int64, the image of each mask.
+        image: (N,) int64, the image of each mask, in rising order.
         query: (N,) int64, its query.
 
     Returns:
@@ -174,14 +177,18 @@ def compute_masks(
         ValueError: the model has no mask head.
     """
     shared = model.share(encoded)
-    at_once = MASKS_AT_ONCE
-    if image.device.type == "cpu":
-        at_once = max(1, CACHED_PIXELS // (shared[-1].shape[-2] * shared[-1].shape[-1]))
-    parts = [
-        model.refine(shared, model.attend(encoded, states, *chosen), chosen[0])
-        for chosen in zip(image.split(at_once), query.split(at_once), strict=True)
+    attention = model.attend(encoded, states, image, query)  # N, A, h, w
+    if image.device.type != "cpu":
+        parts = zip(attention.split(MASKS_AT_ONCE), image.split(MASKS_AT_ONCE), strict=True)
+        return torch.cat([model.refine(shared, *part) for part in parts])  # N, h, w
+    at_once = max(1, CACHED_PIXELS // (shared[-1].shape[-2] * shared[-1].shape[-1]))
+    counts = image.bincount(minlength=len(states)).tolist()
+    masks = [
+        model.refine(tuple(maps[number : number + 1] for maps in shared), part, None)
+        for number, own in enumerate(attention.split(counts))
+        for part in own.split(at_once)
     ]
-    return torch.cat(parts)  # N, h, w
+    return torch.cat(masks)  # N, h, w
 
 
 @dataclass(frozen=True, eq=False)
