@@ -22,7 +22,7 @@ from harness.rows import Scale
 from harness.run import Workshop
 from panodetr.checkpoints.load import load_checkpoint
 from panodetr.evaluation.ground_truth import GroundTruth
-from panodetr.runtimes.torch import TorchRuntime
+from panodetr.runtimes.torch import TorchRuntime, tf32
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -203,9 +203,8 @@ def test_float32_on_a_gpu_is_float32_on_their_side_too(
     script: Callable[[str], ModuleType],
 ) -> None:
     gpu: Any = script("gpu")
-    convolutions: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
     with gpu.WAYS[0].context("cpu"):
-        assert convolutions.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"
+        assert tf32.is_off()
 
 
 def test_images_of_one_bucket_have_one_shape_and_masks_without_padding(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from panodetr.model.detr import Detr
 from panodetr.runtimes import graphs
 from panodetr.runtimes import torch as torch_runtime
 from panodetr.runtimes.base import Prediction, Runtime
-from panodetr.runtimes.torch import TorchRuntime, full_float32, normalize_images
+from panodetr.runtimes.torch import TorchRuntime, full_float32, normalize_images, tf32
 
 CPU = torch.device("cpu")
 
@@ -137,41 +136,33 @@ def test_pixels_are_normalised_where_the_model_runs_to_the_same_bits(tiny_spec: 
 
 def test_float32_is_never_tf32(tiny_folder: Path) -> None:
     runtime = plain(tiny_folder)
-    convolutions: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
-    products = torch.backends.cuda.matmul
-    seen: list[tuple[object, object]] = []
+    seen: list[bool] = []
 
     def note(*_: object) -> None:
-        seen.append((convolutions.fp32_precision, products.fp32_precision))
+        seen.append(tf32.is_off())
 
     handles = [
         part.register_forward_pre_hook(note)
         for part in (runtime.model.backbone, runtime.model.mask_head)
         if part is not None
     ]
-    before = convolutions.fp32_precision, products.fp32_precision
+    before = tf32.values()
     found = runtime.detect(images(1, 64, 64), None)
     masks_of(found, [1])
-    assert seen == [("ieee", "ieee")] * len(handles) == [("ieee", "ieee")] * 2
-    assert (convolutions.fp32_precision, products.fp32_precision) == before
-    assert before[0] == "tf32"  # PyTorch's default, and the reason
+    assert seen == [True] * len(handles) == [True] * 2
+    assert tf32.values() == before
+    assert before[0] in ("tf32", True)  # PyTorch's default, and the reason
 
 
 def test_float32_is_never_tf32_in_one_thread_while_another_one_ends() -> None:
-    convolutions: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
-    products = torch.backends.cuda.matmul
-
-    def now() -> tuple[object, object]:
-        return convolutions.fp32_precision, products.fp32_precision
-
-    before = now()
+    before = tf32.values()
     first, second = full_float32(), full_float32()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
-    meanwhile = now()
+    assert tf32.is_off()
     second.__exit__(None, None, None)
-    assert (meanwhile, now()) == (("ieee", "ieee"), before)
+    assert tf32.values() == before
 
 
 def test_bfloat16_answers_are_near_the_models(tiny_folder: Path) -> None:

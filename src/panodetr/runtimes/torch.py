@@ -47,26 +47,32 @@ def full_float32() -> Generator[None]:
     They are the process's, whatever thread sets them: when the last block ends that is open at the
     time, they are as they were before the first one.
     """
-    _tf32.keep_off()
+    tf32.keep_off()
     try:
         yield
     finally:
-        _tf32.let_be()
+        tf32.let_be()
 
 
-class _Tf32:
-    """PyTorch's settings for TF32, and how many blocks want it off."""
+class Tf32:
+    """PyTorch's settings for TF32, and how many `full_float32` blocks are open."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._blocks = 0
-        self._before = ("", "")
+        self._before: tuple[object, object] = ("", "")
+        self._conv: Any = getattr(torch.backends.cudnn, "conv", None)
+        self._matmul: Any = torch.backends.cuda.matmul
+        self._name, self._off = "fp32_precision", "ieee"
+        if self._conv is None:  # before PyTorch 2.9
+            self._conv, self._name, self._off = torch.backends.cudnn, "allow_tf32", False
 
     def keep_off(self) -> None:
         """Begin a block."""
         with self._lock:
             if not self._blocks:
-                self._before = self._change("ieee", "ieee")
+                self._before = self.values()
+                self._set((self._off, self._off))
             self._blocks += 1
 
     def let_be(self) -> None:
@@ -74,18 +80,22 @@ class _Tf32:
         with self._lock:
             self._blocks -= 1
             if not self._blocks:
-                self._change(*self._before)
+                self._set(self._before)
 
-    def _change(self, convolutions: str, products: str) -> tuple[str, str]:
-        """Set both, and give what they were."""
-        cudnn: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
-        matmul: Any = torch.backends.cuda.matmul
-        before = cudnn.fp32_precision, matmul.fp32_precision
-        cudnn.fp32_precision, matmul.fp32_precision = convolutions, products
-        return before
+    def values(self) -> tuple[object, object]:
+        """Give the settings of convolutions and of matrix products."""
+        return getattr(self._conv, self._name), getattr(self._matmul, self._name)
+
+    def is_off(self) -> bool:
+        """Whether both are computed in full float32."""
+        return self.values() == (self._off, self._off)
+
+    def _set(self, values: tuple[object, object]) -> None:
+        setattr(self._conv, self._name, values[0])
+        setattr(self._matmul, self._name, values[1])
 
 
-_tf32 = _Tf32()
+tf32 = Tf32()
 
 
 class TorchRuntime:
