@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from panodetr.checkpoints.load import locate
+from panodetr.checkpoints.load import find_table, locate
 from panodetr.checkpoints.names import (
     FACEBOOK,
     TORCHVISION,
     TRANSFORMERS_CLASSIFIER,
     TRANSFORMERS_TABLES,
-    best_table,
 )
 from panodetr.checkpoints.weights import check_shapes, find_weights, open_weights, shapes_of
 from panodetr.errors import CheckpointError
@@ -48,34 +47,21 @@ def load_backbone(source: str | Path, config: ResNetConfig) -> State:
             "set spec.architecture.backbone.norm to frozen or batch"
         )
     place = locate(source)
-    file = place if place.is_file() else find_weights(place)
+    weights = open_weights(place if place.is_file() else find_weights(place))
     state = {
         key: tensor
-        for key, tensor in open_weights(file).read().items()
+        for key, tensor in weights.read().items()
         if not key.startswith(_CLASSIFIERS) and not key.endswith(_COUNTER)
     }
+    if not any(key.startswith("backbone.stages.") for key in state):  # they are not our own
+        state = find_table(weights, _TABLES, "ResNet").to_ours(state, weights.file)
     ours = {
         key.removeprefix(_PREFIX): tensor.float()
-        for key, tensor in _renamed(file, state).items()
+        for key, tensor in state.items()
         if key.startswith(_PREFIX)
     }
     with torch.device("meta"):
         expected = shapes_of(ResNet(config).state_dict())
-    check_shapes(
-        file, shapes_of(ours), {key: s for key, s in expected.items() if not key.endswith(_COUNTER)}
-    )
+    expected = {key: shape for key, shape in expected.items() if not key.endswith(_COUNTER)}
+    check_shapes(weights.file, shapes_of(ours), expected)
     return ours
-
-
-def _renamed(file: Path, state: State) -> State:
-    """Give weights our names, whoever wrote them."""
-    if any(key.startswith("backbone.stages.") for key in state):
-        return state  # our own
-    table = best_table(_TABLES, state)
-    if table is None:
-        first = next(iter(state), "nothing")
-        raise CheckpointError(f"{file} holds no ResNet: its weights begin with {first!r}")
-    try:
-        return table.to_ours(state)
-    except CheckpointError as error:
-        raise CheckpointError(f"{file} {error}") from error

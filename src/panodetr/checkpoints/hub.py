@@ -7,7 +7,6 @@ stopped: with version 2 of the client at once, several times, and with older one
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import ssl
@@ -29,6 +28,7 @@ from panodetr.checkpoints.spec import (
     METRICS_FILE,
     PREPROCESSOR_FILE,
     WEIGHTS_FILES,
+    WeightsIndex,
     read_config,
     read_spec,
     spec_from_json,
@@ -102,7 +102,9 @@ def _fetch_weights(hub: _Hub, commit: str) -> None:
         weights = hub.fetch(name, commit)
         if weights is None:
             continue
-        for shard in _shards(weights) if weights.suffix == ".json" else ():
+        if weights.suffix != ".json":
+            return
+        for shard in read_json(weights, WeightsIndex, CheckpointError).files:
             if hub.fetch(shard, commit) is None:
                 raise CheckpointError(
                     f"{hub.hub_id} on the hub lacks {shard}, which its index names"
@@ -111,15 +113,6 @@ def _fetch_weights(hub: _Hub, commit: str) -> None:
     raise CheckpointError(
         f"{hub.hub_id} on the hub has no weights; expected {WEIGHTS_FILES[0]} in it"
     )
-
-
-def _shards(index: Path) -> list[str]:
-    """List the files that an index names; what is wrong with it is said when it is read."""
-    try:
-        places = json.loads(index.read_text("utf-8"))["weight_map"]
-        return sorted(set(map(str, places.values())))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return []
 
 
 def _why_unreachable() -> str | None:

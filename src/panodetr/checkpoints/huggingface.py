@@ -1,18 +1,24 @@
 """`config.json` and `preprocessor_config.json` of transformers, and back.
 
 What transformers has no field for (stuff or thing, colours, ids, the threshold, tiles) is kept
-under the key "panodetr", which transformers carries along unread.
+under the key "panodetr", as a whole specification, which transformers carries along unread.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from panodetr.checkpoints.published import categories_by_count, coco_panoptic, plain_category
-from panodetr.checkpoints.spec import CONFIG_FILE, MOST_CLASSES, PREPROCESSOR_FILE, ModelSpec
+from panodetr.checkpoints.spec import (
+    CONFIG_FILE,
+    MOST_CLASSES,
+    PREPROCESSOR_FILE,
+    ModelSpec,
+    spec_from_json,
+    spec_to_json,
+)
 from panodetr.errors import CheckpointError
 from panodetr.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from panodetr.model.config import (
@@ -58,19 +64,6 @@ class _Backbone:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Extras:
-    """What this package keeps of a model, and transformers has no field for."""
-
-    categories: tuple[Category, ...] = ()
-    threshold: float = 0.85
-    duplicate_iou: float | None = None
-    single_component: bool = False
-    enlarge: float = 1.0
-    tile: int | None = None
-    tile_overlap: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Config:
     """`config.json`, the keys that matter here; defaults are transformers'."""
 
@@ -92,7 +85,7 @@ class _Config:
     backbone: str | None = None
     backbone_config: _Backbone | None = None
     dilation: bool | None = None
-    panodetr: _Extras | None = None
+    panodetr: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,15 +151,6 @@ def write_huggingface(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
     labels = dict.fromkeys(range(shape.num_classes), UNUSED)
     labels.update({category.index: category.name for category in spec.categories})
     rule = spec.preprocessing
-    extras = _Extras(
-        categories=spec.categories,
-        threshold=spec.threshold,
-        duplicate_iou=spec.duplicate_iou,
-        single_component=spec.single_component,
-        enlarge=rule.enlarge,
-        tile=rule.tile,
-        tile_overlap=rule.tile_overlap,
-    )
     config = {
         "architectures": [kind],
         "model_type": model_type,
@@ -186,7 +170,7 @@ def write_huggingface(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
         "position_embedding_type": shape.positions,
         "id2label": {str(index): label for index, label in labels.items()},
         "label2id": {label: index for index, label in labels.items()},
-        EXTRAS: dataclasses.asdict(extras),
+        EXTRAS: spec_to_json(spec),
     }
     return config, _write_preprocessing(rule, masks=shape.masks)
 
@@ -234,7 +218,7 @@ def _read_model(config: _Config, preprocessing: Preprocessing, name: str, masks:
         categories=_categories(labels),
         preprocessing=preprocessing,
     )
-    return spec if config.panodetr is None else _with_extras(spec, config.panodetr, labels)
+    return spec if config.panodetr is None else _with_kept(spec, spec_from_json(config.panodetr))
 
 
 def _labels(config: _Config) -> list[str]:
@@ -264,24 +248,21 @@ def _categories(labels: list[str]) -> tuple[Category, ...]:
     )
 
 
-def _with_extras(spec: ModelSpec, extras: _Extras, labels: list[str]) -> ModelSpec:
-    """Add what this package kept, unless the names were changed since."""
-    if {category.index: category.name for category in extras.categories} != {
-        index: label for index, label in enumerate(labels) if label != UNUSED
-    }:
+def _with_kept(spec: ModelSpec, kept: ModelSpec) -> ModelSpec:
+    """Add what this package kept, unless the names of the classes were changed since."""
+    names, known = ({c.index: c.name for c in one.categories} for one in (spec, kept))
+    if names != known:
         return spec
+    rule = spec.preprocessing
+    preprocessing = replace(
+        kept.preprocessing,
+        short_side=rule.short_side,
+        long_side=rule.long_side,
+        mean=rule.mean,
+        std=rule.std,
+    )
     return replace(
-        spec,
-        categories=extras.categories,
-        preprocessing=replace(
-            spec.preprocessing,
-            enlarge=extras.enlarge,
-            tile=extras.tile,
-            tile_overlap=extras.tile_overlap,
-        ),
-        threshold=extras.threshold,
-        duplicate_iou=extras.duplicate_iou,
-        single_component=extras.single_component,
+        kept, name=spec.name, architecture=spec.architecture, preprocessing=preprocessing
     )
 
 

@@ -35,12 +35,13 @@ from panodetr.model.detr import Detr
 from panodetr.validation import read_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from panodetr.checkpoints.names import NameTable
     from panodetr.checkpoints.weights import Shapes, State, Weights
     from panodetr.model.config import ResNetConfig
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_HUB_FILE = re.compile(rf"({_HUB_ID.pattern})/((?:[\w.-]+/)*[\w.-]+)")
+_ON_HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:/((?:[\w.-]+/)*[\w.-]+))?")
 _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 
 
@@ -101,44 +102,39 @@ def locate(source: str | Path, revision: str | None = None, *, weights: bool = T
         CheckpointError: there is no such thing, or it cannot be fetched.
     """
     known = bundled()
-    local = known.get(source) if isinstance(source, str) else None
-    if local is None and Path(source).exists():
-        local = Path(source)
-    if local is not None:
-        if revision is not None:
-            raise CheckpointError(f"{source} is not on the hub and has no revision {revision!r}")
-        return local.parent if _belongs_to_folder(local) else local
-    if isinstance(source, str) and _is_hub_id(source):
-        return fetch(source, revision, weights=weights)
-    on_hub = _hub_file(source) if isinstance(source, str) else None
-    if on_hub is not None:
-        file = fetch_file(*on_hub, revision)
-        return file.parent if _belongs_to_folder(file) else file
-    names = [*known, *(model.hub_id for model in PUBLISHED)]
-    near = difflib.get_close_matches(str(source), names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise CheckpointError(
-        f"{str(source)!r} is neither a bundled model nor a folder, a file or an id on the hub; "
-        f"{hint}bundled: {', '.join(known) or 'none'}"
-    )
+    place = known.get(source) if isinstance(source, str) else None
+    if place is None and Path(source).exists():
+        place = Path(source)
+    if place is not None and revision is not None:
+        raise CheckpointError(f"{source} is not on the hub and has no revision {revision!r}")
+    on_hub = _on_hub(source) if isinstance(source, str) else None
+    if place is None and on_hub is not None:
+        hub_id, file = on_hub
+        if file is None:
+            place = fetch(hub_id, revision, weights=weights)
+        else:
+            place = fetch_file(hub_id, file, revision)
+    if place is None:
+        names = [*known, *(model.hub_id for model in PUBLISHED)]
+        near = difflib.get_close_matches(str(source), names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise CheckpointError(
+            f"{str(source)!r} is neither a bundled model nor a folder, a file or an id on the hub; "
+            f"{hint}bundled: {', '.join(known) or 'none'}"
+        )
+    described = place.name in WEIGHTS_FILES and place.with_name(CONFIG_FILE).is_file()
+    return place.parent if described else place
 
 
-def _is_hub_id(source: str) -> bool:
-    """Tell an id on the hub, `owner/name`, from a path."""
-    return bool(_HUB_ID.fullmatch(source)) and not source.endswith(_FILE_SUFFIXES)
-
-
-def _hub_file(source: str) -> tuple[str, str] | None:
-    """Take `owner/name/file` apart; None where it is a path, whose folder is here perhaps."""
-    match = _HUB_FILE.fullmatch(source)
-    if match is None or ".." in source.split("/") or Path(source).parent.is_dir():
+def _on_hub(source: str) -> tuple[str, str | None] | None:
+    """Take `owner/name` or `owner/name/file` apart; None where it is a path."""
+    match, is_file = _ON_HUB.fullmatch(source), source.endswith(_FILE_SUFFIXES)
+    if match is None or (match[2] is not None) != is_file:
         return None
-    return (match[1], match[2]) if source.endswith(_FILE_SUFFIXES) else None
-
-
-def _belongs_to_folder(file: Path) -> bool:
-    """Tell whether a file is what its folder's configuration describes."""
-    return file.name in WEIGHTS_FILES and file.with_name(CONFIG_FILE).is_file()
+    # A folder of this name that lacks the file is not the hub's.
+    if is_file and (".." in source.split("/") or Path(source).parent.is_dir()):
+        return None
+    return match[1], match[2]
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,9 +167,9 @@ class _Checkpoint:
             check_shapes(weights.file, weights.shapes, shapes_of(expected))
             state = weights.read()
         else:
-            renamed = shapes_of(table.from_ours(_rename(weights, table)))
-            check_shapes(weights.file, renamed, shapes_of(table.from_ours(expected)))
-            state = table.to_ours(weights.read())
+            named = shapes_of(table.from_ours(_to_ours(weights, table)))
+            check_shapes(weights.file, named, shapes_of(table.from_ours(expected)))
+            state = table.to_ours(weights.read(), weights.file)
         floats = {
             key: (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
             for key, tensor in state.items()
@@ -215,7 +211,7 @@ def _open_folder(folder: Path, name: str) -> _Checkpoint:
         spec = read_huggingface(config, preprocessor, name=name, masks=masks)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    table = None if weights is None else _find_table(weights)
+    table = None if weights is None else find_table(weights)
     return _Checkpoint(spec, folder, weights, table)
 
 
@@ -228,7 +224,7 @@ def _open_file(file: Path, dilation: bool | None) -> _Checkpoint:
             "(what `panodetr export` wrote can be run, not converted or trained)"
         )
     weights = open_weights(file)
-    table = _find_table(weights)
+    table = find_table(weights)
     published = find_published(file.name)
     if dilation is None:
         dilation = bool(weights.arguments.get("dilation", False))
@@ -236,7 +232,7 @@ def _open_file(file: Path, dilation: bool | None) -> _Checkpoint:
             dilation = published.architecture.backbone.dilate_last
     try:
         heads = int(weights.arguments.get("nheads", 8))
-        shapes = shapes_of(_rename(weights, table))
+        shapes = shapes_of(_to_ours(weights, table))
         shape = _infer_architecture(shapes, dilation=dilation, heads=heads)
         categories = categories_by_count(shape.num_classes)
         spec = ModelSpec(name=file.stem, architecture=shape, categories=categories)
@@ -254,41 +250,35 @@ def _open_file(file: Path, dilation: bool | None) -> _Checkpoint:
     return _Checkpoint(spec, file, weights, table)
 
 
-def _find_table(weights: Weights) -> NameTable:
+def find_table(
+    weights: Weights,
+    tables: Sequence[NameTable] = (FACEBOOK, *TRANSFORMERS_TABLES),
+    network: str = "DETR",
+) -> NameTable:
     """Recognise whose names the weights have.
 
     Raises:
-        CheckpointError: they are no DETR's.
+        CheckpointError: they are in none of the tables.
     """
-    table = best_table((FACEBOOK, *TRANSFORMERS_TABLES), weights.shapes)
+    table = best_table(tables, weights.shapes)
     if table is None:
         first = next(iter(weights.shapes), "nothing")
-        raise CheckpointError(f"{weights.file} holds no DETR: its weights begin with {first!r}")
+        raise CheckpointError(
+            f"{weights.file} holds no {network}: its weights begin with {first!r}"
+        )
     return table
 
 
-def _rename(weights: Weights, table: NameTable) -> State:
-    """Give tensors of the weights' shapes, without values, our names.
-
-    Raises:
-        CheckpointError: a name is unknown.
-    """
+def _to_ours(weights: Weights, table: NameTable) -> State:
+    """Give tensors of the weights' shapes, without values, our names."""
     empty = {key: torch.empty(shape, device="meta") for key, shape in weights.shapes.items()}
-    try:
-        return table.to_ours(empty)
-    except CheckpointError as error:
-        raise CheckpointError(f"{weights.file} {error}") from error
+    return table.to_ours(empty, weights.file)
 
 
 def _infer_architecture(shapes: Shapes, *, dilation: bool, heads: int = 8) -> DetrConfig:
-    """Find the configuration that has weights of these names and shapes.
+    """Find the configuration that has weights of these shapes, by our names.
 
-    An original `.pth` says nothing else of itself.
-
-    Args:
-        shapes: by our names.
-        dilation: whether the backbone is dilated (DC5), which no shape shows.
-        heads: attention heads, which only a mask head shows; the paper's 8.
+    No shape shows whether the backbone is dilated, and only a mask head shows the attention heads.
 
     Raises:
         ValueError: a weight is missing that every DETR has, or the backbone is no known ResNet.

@@ -22,6 +22,7 @@ from panodetr.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     State: TypeAlias = Mapping[str, torch.Tensor]
 
@@ -52,25 +53,31 @@ class NameTable:
     rows: tuple[Row, ...]
     fused: bool = False
 
-    def to_ours(self, state: State) -> dict[str, torch.Tensor]:
+    def to_ours(self, state: State, source: Path | str = "the file") -> dict[str, torch.Tensor]:
         """Give weights our names; counters of batch norms, which we do not have, are left out.
+
+        Args:
+            state: weights under their names.
+            source: where they come from, for errors.
 
         Raises:
             CheckpointError: a name is in no row, or two weights would have one name.
         """
         ours: dict[str, torch.Tensor] = {}
         unknown: list[str] = []
-        for key, tensor in self._split(state):
+        for key, tensor in self._split(state, source):
             name = _rename(self._inward, key.removeprefix(_PREFIX))
             if name is None:
                 unknown.append(repr(key))
             elif name in ours:
-                raise CheckpointError(f"two weights are both {key!r}, with and without {_PREFIX!r}")
+                raise CheckpointError(
+                    f"{source}: two weights are both {key!r}, with and without {_PREFIX!r}"
+                )
             else:
                 ours[name] = tensor
         if unknown:
             raise CheckpointError(
-                f"holds {len(unknown)} tensors that no DETR of {self.source} has: "
+                f"{source} holds {len(unknown)} tensors that no DETR of {self.source} has: "
                 f"{preview(unknown)}"
             )
         return ours
@@ -100,7 +107,7 @@ class NameTable:
     def _outward(self) -> _Rules:
         return _rules(self.rows)
 
-    def _split(self, state: State) -> Iterator[tuple[str, torch.Tensor]]:
+    def _split(self, state: State, source: Path | str) -> Iterator[tuple[str, torch.Tensor]]:
         """Take fused projections apart."""
         for key, tensor in _without_counters(state):
             fused = _FUSED.fullmatch(key) if self.fused else None
@@ -109,8 +116,8 @@ class NameTable:
                 continue
             if tensor.ndim == 0 or len(tensor) % 3:
                 raise CheckpointError(
-                    f"{key!r} is {list(tensor.shape)}; expected queries, keys and values of one "
-                    "width below each other"
+                    f"{source}: {key!r} is {list(tensor.shape)}; expected queries, keys and "
+                    "values of one width below each other"
                 )
             for name, part in zip(_PROJECTIONS, tensor.chunk(3), strict=True):
                 yield f"{fused[1]}{name}.{fused[2]}", part

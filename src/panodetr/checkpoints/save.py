@@ -64,7 +64,7 @@ def save_checkpoint(
         PanodetrError: the system refused to write.
     """
     _refuse_other_files(folder, (CONFIG_FILE, SAFETENSORS, METRICS_FILE))
-    tensors = {key: _stored_tensor(key, tensor, dtype) for key, tensor in state.items()}
+    tensors = _stored(state, dtype)
     with atomic_folder(folder) as temporary:
         write_json(temporary / CONFIG_FILE, spec_to_json(spec))
         write_bytes(temporary / SAFETENSORS, save(tensors))
@@ -96,6 +96,8 @@ def save_pretrained(
         save_checkpoint(target, spec, state)
         return target
     try:
+        if spec.architecture.position_input:
+            raise ValueError("architecture.position_input is true, which has no place there")
         if format == "huggingface":
             return _save_huggingface(target, spec, state)
         return _save_facebook(target, spec, state)
@@ -139,8 +141,10 @@ def _save_facebook(path: Path, spec: ModelSpec, state: Mapping[str, torch.Tensor
     return file
 
 
-def _stored(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {key: _stored_tensor(key, tensor, torch.float32) for key, tensor in state.items()}
+def _stored(
+    state: Mapping[str, torch.Tensor], dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
+    return {key: _stored_tensor(key, tensor, dtype) for key, tensor in state.items()}
 
 
 def _refuse_other_files(folder: Path, own: Collection[str]) -> None:

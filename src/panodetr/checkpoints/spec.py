@@ -56,6 +56,18 @@ _LIMITS = {
 _MOST_ID = 2**31 - 1  # result arrays hold category ids as int32
 
 
+@dataclass(frozen=True)
+class WeightsIndex:
+    """What transformers writes where weights are in several files: names to files."""
+
+    weight_map: dict[str, str]
+
+    @property
+    def files(self) -> list[str]:
+        """Each file once."""
+        return sorted(set(self.weight_map.values()))
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """A model without its weights: enough to build it, feed it and read its outputs.

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from panodetr.checkpoints.names import preview
-from panodetr.checkpoints.spec import WEIGHTS_FILES
+from panodetr.checkpoints.spec import WEIGHTS_FILES, WeightsIndex
 from panodetr.errors import CheckpointError
 from panodetr.validation import read_json
 
@@ -142,16 +142,9 @@ def _unpickle(file: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
-@dataclass(frozen=True)
-class _Index:
-    """What transformers writes where weights are in several files: names to files."""
-
-    weight_map: dict[str, str]
-
-
 def _open_index(index: Path) -> Weights:
     """Open the files that an index names, beside it."""
-    names = sorted(set(read_json(index, _Index, CheckpointError).weight_map.values()))
+    names = read_json(index, WeightsIndex, CheckpointError).files
     if not names or any(Path(name).name != name or name.endswith(".json") for name in names):
         raise CheckpointError(
             f"{index} names the files {preview(names) or 'none'}; expected weights beside it"
