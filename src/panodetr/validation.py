@@ -7,8 +7,9 @@ Types are annotated dataclasses, `msgspec.Struct`s or plain annotations; bounds 
 from __future__ import annotations
 
 import re
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
@@ -70,6 +71,21 @@ def check(
     except (msgspec.ValidationError, RecursionError) as failure:
         raise error(f"{source}: {explain(failure)}") from failure
     return converted
+
+
+def check_fields(values: object) -> None:
+    """Check the fields of a dataclass that are not dataclasses themselves, for its `__post_init__`.
+
+    Raises:
+        ValueError: a field is of another type or out of bounds; the line names it.
+    """
+    for name, hint in get_type_hints(type(values), include_extras=True).items():
+        value = getattr(values, name)
+        try:
+            if not is_dataclass(value):
+                msgspec.convert(value, type=hint)
+        except msgspec.ValidationError as failure:
+            raise ValueError(f"{name} is {value!r}; {explain(failure)}") from failure
 
 
 def explain(failure: Exception) -> str:

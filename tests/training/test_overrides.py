@@ -101,7 +101,7 @@ def test_every_field_is_listed_as_it_is_set() -> None:
         ("kind=c", "expected one of 'a', 'b'"),
         ("sides=3", "expected array, got int"),
         ("sides=[1,x]", "expected array, got str"),
-        ("inner.rate=NaN", "expected a finite number"),
+        ("inner.rate=NaN", "expected float, got str"),
         ("steps=0", "expected at least 1"),
     ],
 )

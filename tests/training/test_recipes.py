@@ -94,7 +94,7 @@ def test_validations_are_counted_in_epochs() -> None:
     assert config.validate_every == round(3 * 118_287 / 8)
     assert configure("coco-detection", THINGS, ["validate_epochs=0"]).validate_every == 0
     assert configure("nuclei", OWN).validate_every == 2000  # it counts in steps
-    with pytest.raises(UsageError, match="validate_epochs is -1; expected at least 0"):
+    with pytest.raises(UsageError, match="validate_epochs=-1': expected int >= 0"):
         configure("coco-detection", THINGS, ["validate_epochs=-1"])
 
 

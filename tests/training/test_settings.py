@@ -28,11 +28,11 @@ def test_every_recipe_can_be_changed(name: str) -> None:
     [
         ("epoch=3", "near ones are epochs"),
         ("epochs=many", "expected int"),
-        ("epochs=0", "epochs is 0; expected at least 1"),
+        ("epochs=0", "expected int >= 1"),
         ("batch_size=null", "expected int"),
-        ("batch_size=-1", "batch_size is -1; expected at least 1"),
+        ("batch_size=-1", "expected int >= 1"),
         ("epochs", "expected field=value"),
-        ("frozen_stages=7", "frozen_stages is 7"),
+        ("frozen_stages=7", "expected int <= 4"),
         ("augmentation.crop=2", "crop is 2"),
     ],
 )

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
+
+from msgspec import Meta
+
+from panodetr.validation import check_fields
+
+Count: TypeAlias = Annotated[int, Meta(ge=0)]
+Positive: TypeAlias = Annotated[int, Meta(ge=1)]
+Weight: TypeAlias = Annotated[float, Meta(ge=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatchCosts:
     """Weights of the three terms of a pair's cost (paper, appendix A.3)."""
 
-    label: float = 1.0
-    l1: float = 5.0
-    giou: float = 2.0
+    label: Weight = 1.0
+    l1: Weight = 5.0
+    giou: Weight = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +39,12 @@ class CriterionConfig:
     """
 
     costs: MatchCosts = field(default_factory=MatchCosts)
-    label: float = 1.0
-    l1: float = 5.0
-    giou: float = 2.0
-    focal: float = 1.0
-    dice: float = 1.0
-    no_object: float = 0.1
+    label: Weight = 1.0
+    l1: Weight = 5.0
+    giou: Weight = 2.0
+    focal: Weight = 1.0
+    dice: Weight = 1.0
+    no_object: Weight = 0.1
     mask_padding: bool = False
 
 
@@ -59,31 +67,20 @@ class ObjectiveConfig:
 
     criterion: CriterionConfig = field(default_factory=CriterionConfig)
     learned: Literal["all", "masks"] = "all"
-    mask_objects: int = 64
+    mask_objects: Positive = 64
     grid_queries: bool = False
-    query_groups: int = 1
-    denoising: int = 0
-    token_weight: float = 0.0
-    attention_weight: float = 0.0
+    query_groups: Positive = 1
+    denoising: Count = 0
+    token_weight: Weight = 0.0
+    attention_weight: Weight = 0.0
 
     def __post_init__(self) -> None:
         """Check each setting, and that they go together.
 
         Raises:
-            ValueError: a count or weight is too small, `learned` is unknown, or a mask-only run
-                asks for another loss.
+            ValueError: a field is out of bounds, or a mask-only run asks for another loss.
         """
-        for name, least in (
-            ("mask_objects", 1),
-            ("query_groups", 1),
-            ("denoising", 0),
-            ("token_weight", 0),
-            ("attention_weight", 0),
-        ):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected {least} or more")
-        if self.learned not in ("all", "masks"):
-            raise ValueError(f"learned is {self.learned!r}; expected one of all, masks")
+        check_fields(self)
         if self.learned == "masks":
             for name, only in (("denoising", 0), ("token_weight", 0), ("query_groups", 1)):
                 if getattr(self, name) != only:

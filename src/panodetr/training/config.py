@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, TypeAlias
+
+from msgspec import Meta
 
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.augment import Augmentation
 from panodetr.data.loader import Sampling
-from panodetr.objective.config import ObjectiveConfig
+from panodetr.objective.config import Count, ObjectiveConfig, Positive, Weight
+
+Rate: TypeAlias = Annotated[float, Meta(gt=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,55 +63,40 @@ class TrainConfig(ObjectiveConfig):
 
     spec: ModelSpec
     augmentation: Augmentation
-    seed: int = 0
+    seed: Count = 0
     start: str | None = None
     backbone_weights: str | None = None
-    frozen_stages: int = 0
+    frozen_stages: Annotated[int, Meta(ge=0, le=4)] = 0
     sampling: Sampling = "epochs"
-    steps: int
-    batch_size: int
-    accumulate: int = 1
+    steps: Positive
+    batch_size: Positive
+    accumulate: Positive = 1
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpointing: bool = False
-    learning_rate: float = 1e-4
-    backbone_learning_rate: float = 1e-5
-    weight_decay: float = 1e-4
-    clip: float = 0.1
-    warmup: int = 0
-    drop: int = 0
-    decay: int = 0
-    ema: float = 0.0
-    mask_start: int = 0
-    log_every: int = 50
-    save_every: int = 200
-    validate_every: int = 0
-    patience: int = 0
-    workers: int = 0
-    bad_images: int = 10
-    bad_steps: int = 10
+    learning_rate: Rate = 1e-4
+    backbone_learning_rate: Rate = 1e-5
+    weight_decay: Weight = 1e-4
+    clip: Rate = 0.1
+    warmup: Count = 0
+    drop: Count = 0
+    decay: Count = 0
+    ema: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    mask_start: Count = 0
+    log_every: Positive = 50
+    save_every: Positive = 200
+    validate_every: Count = 0
+    patience: Count = 0
+    workers: Count = 0
+    bad_images: Count = 10
+    bad_steps: Count = 10
 
     def __post_init__(self) -> None:
         """Refuse runs that cannot be.
 
         Raises:
-            ValueError: a count is not positive, a fraction is not one, a choice is unknown, or what
-                is learned does not fit the rest.
+            ValueError: a field is out of bounds, or what is learned does not fit the rest.
         """
         super().__post_init__()
-        for name in _POSITIVE:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
-        for name in _NOT_NEGATIVE:
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; expected one of "
-                    f"{', '.join(map(str, choices))}"
-                )
-        if self.ema >= 1:
-            raise ValueError(f"ema is {self.ema}; expected less than 1")
         if self.batch_size < self.accumulate:
             raise ValueError(
                 f"accumulate is {self.accumulate} and batch_size {self.batch_size}; "
@@ -125,18 +114,3 @@ class TrainConfig(ObjectiveConfig):
     def learns_from_masks(self) -> bool:
         """Whether any loss reads the objects' masks; boxes are enough for the others."""
         return self.spec.architecture.masks or bool(self.token_weight or self.attention_weight)
-
-
-_POSITIVE = (
-    "steps", "batch_size", "accumulate", "learning_rate", "backbone_learning_rate", "clip",
-    "log_every", "save_every",
-)  # fmt: skip
-_NOT_NEGATIVE = (
-    "seed", "weight_decay", "warmup", "drop", "decay", "ema", "mask_start",
-    "validate_every", "patience", "workers", "bad_images", "bad_steps",
-)  # fmt: skip
-_CHOICES = {
-    "frozen_stages": range(5),
-    "sampling": get_args(Sampling),
-    "precision": ("float32", "bfloat16"),
-}

@@ -26,7 +26,7 @@ from panodetr.model.config import (
     ResNetConfig,
     detr_small,
 )
-from panodetr.objective.config import CriterionConfig
+from panodetr.objective.config import Count, CriterionConfig, Positive
 from panodetr.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ Recipe: TypeAlias = Callable[..., TrainConfig]
 def coco_detection(
     data: RecipeData,
     *,
-    epochs: int = 300,
-    validate_epochs: int = 10,
-    batch_size: int = 64,
+    epochs: Positive = 300,
+    validate_epochs: Count = 10,
+    batch_size: Positive = 64,
     backbone: str = "resnet50",
 ) -> TrainConfig:
     """The paper's detector: things as boxes (box AP 42.0 with ResNet-50 and 500 epochs)."""
@@ -72,9 +72,9 @@ def coco_detection(
 def coco_panoptic_boxes(
     data: RecipeData,
     *,
-    epochs: int = 300,
-    validate_epochs: int = 10,
-    batch_size: int = 64,
+    epochs: Positive = 300,
+    validate_epochs: Count = 10,
+    batch_size: Positive = 64,
     backbone: str = "resnet50",
 ) -> TrainConfig:
     """The paper's panoptic stage 1: things and stuff, all as boxes."""
@@ -85,9 +85,9 @@ def coco_panoptic_boxes(
 def coco_panoptic_joint(
     data: RecipeData,
     *,
-    epochs: int = 300,
-    validate_epochs: int = 10,
-    batch_size: int = 64,
+    epochs: Positive = 300,
+    validate_epochs: Count = 10,
+    batch_size: Positive = 64,
     backbone: str = "resnet50",
 ) -> TrainConfig:
     """Boxes and masks at once: about as good as two stages, at more cost."""
@@ -100,9 +100,9 @@ def coco_panoptic_masks(
     data: RecipeData,
     *,
     start: str | None = None,
-    epochs: int = 25,
-    validate_epochs: int = 5,
-    batch_size: int = 64,
+    epochs: Positive = 25,
+    validate_epochs: Count = 5,
+    batch_size: Positive = 64,
 ) -> TrainConfig:
     """The paper's panoptic stage 2: the mask head alone, on a frozen stage 1 (`start`)."""
     _need_masks("coco-panoptic-masks", data)
@@ -132,10 +132,10 @@ def finetune(
     data: RecipeData,
     *,
     start: str | None = None,
-    epochs: int = 50,
-    validate_epochs: int = 5,
-    batch_size: int = 4,
-    short_side: int | None = None,
+    epochs: Positive = 50,
+    validate_epochs: Count = 5,
+    batch_size: Positive = 4,
+    short_side: Positive | None = None,
 ) -> TrainConfig:
     """Any checkpoint (`start`) on your own images and classes: a short run at the paper's rates.
 

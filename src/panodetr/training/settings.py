@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
-import math
 import re
-from dataclasses import dataclass, fields, is_dataclass, replace
+from contextlib import suppress
+from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+
+import msgspec
 
 from panodetr.checkpoints.load import load_spec
 from panodetr.data.dataset import list_splits
@@ -40,14 +41,6 @@ def configure(recipe: str, data: RecipeData, changes: Sequence[str] = ()) -> Tra
     """
     make = find_recipe(recipe)
     given, rest = _split_arguments(make, changes)
-    for name, least in (
-        ("epochs", 1),
-        ("validate_epochs", 0),
-        ("batch_size", 1),
-        ("short_side", 1),
-    ):
-        if name in given and given[name] is not None and cast("int", given[name]) < least:
-            raise UsageError(f"{name} is {given[name]}; expected at least {least}")
     if data.start is None:
         data = replace(data, start=read_start(recipe, changes))
     return override(make(data, **given), rest, recipe_arguments(make))
@@ -70,7 +63,7 @@ def _split_arguments(recipe: Recipe, changes: Sequence[str]) -> tuple[dict[str, 
     Raises:
         UsageError: a change has no "=", or an argument has a value of the wrong kind.
     """
-    known, hints = recipe_arguments(recipe), get_type_hints(recipe)
+    known, hints = recipe_arguments(recipe), get_type_hints(recipe, include_extras=True)
     given: dict[str, object] = {}
     rest: list[str] = []
     for change in changes:
@@ -114,18 +107,6 @@ def recipe_arguments(recipe: Recipe) -> dict[str, object]:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Change:
-    """One change: as it was asked for, the way to its field, and the text of the value."""
-
-    text: str
-    path: tuple[str, ...]
-    value: str
-
-    def __str__(self) -> str:
-        return repr(self.text)
-
-
 def override(config: T, changes: Sequence[str], others: Iterable[str] = ()) -> T:
     """A copy of a configuration with some fields changed, in whatever order they are given.
 
@@ -141,10 +122,7 @@ def override(config: T, changes: Sequence[str], others: Iterable[str] = ()) -> T
         UsageError: a change has no "=", names no field, has a value of the wrong kind, or one that
             does not go with the others.
     """
-    asked: list[_Change] = []
-    for text in changes:
-        name, value = split_change(text)
-        asked.append(_Change(text=text, path=tuple(name.split(".")), value=value))
+    asked = [(change, *split_change(change)) for change in changes]
     return _rebuild(config, asked, others) if asked else config
 
 
@@ -179,55 +157,49 @@ def parse_value(hint: object, text: str, change: str) -> object:
         UsageError: it is of another type.
     """
     try:
-        given: object = json.loads(text)
-    except ValueError:
+        given: object = msgspec.json.decode(text)
+    except msgspec.DecodeError:
         given = text
-    if isinstance(given, float) and not math.isfinite(given):
-        raise UsageError(f"{change!r}: expected a finite number")
     try:
         return check(given, cast("type[object]", hint), repr(change), UsageError)
     except UsageError as error:
-        try:  # a text that looks like a number: start=2024
+        with suppress(UsageError):  # a text that looks like a number: start=2024
             return check(text, cast("type[object]", hint), repr(change), UsageError)
-        except UsageError:
-            if get_origin(hint) is Literal:
-                known = ", ".join(map(repr, get_args(hint)))
-                raise UsageError(f"{change!r}: expected one of {known}") from error
-            raise error from None
+        if get_origin(hint) is Literal:
+            known = ", ".join(map(repr, get_args(hint)))
+            raise UsageError(f"{change!r}: expected one of {known}") from error
+        raise
 
 
-def _rebuild(config: T, changes: Sequence[_Change], others: Iterable[str]) -> T:
-    """A copy with all changes made at once, so that each is checked beside the others."""
+def _rebuild(config: T, asked: Sequence[tuple[str, str, str]], others: Iterable[str]) -> T:
+    """Make all changes at once, each as (change, name, text), so that they are checked together."""
     assert is_dataclass(config)
     assert not isinstance(config, type)
-    names = [field.name for field in fields(config)]
+    hints = get_type_hints(type(config), include_extras=True)
     values: dict[str, object] = {}
-    asked: dict[str, str] = {}
-    inner: dict[str, list[_Change]] = {}
-    for change in changes:
-        name, *rest = change.path
-        if name not in names:
-            known = [*names, *others]
+    inner: dict[str, list[tuple[str, str, str]]] = {}
+    for change, path, text in asked:
+        name, _, rest = path.partition(".")
+        if name not in hints:
+            known = [*hints, *others]
             near = ", ".join(difflib.get_close_matches(name, known, n=3) or known)
-            raise UsageError(f"{change}: there is no field {name!r}; near ones are {near}")
+            raise UsageError(f"{change!r}: there is no field {name!r}; near ones are {near}")
         old: object = getattr(config, name)
         if is_dataclass(old):
             if not rest:
                 own = ", ".join(field.name for field in fields(old))
-                raise UsageError(f"{change}: {name} has fields of its own; name one of {own}")
-            inner.setdefault(name, []).append(replace(change, path=tuple(rest)))
+                raise UsageError(f"{change!r}: {name} has fields of its own; name one of {own}")
+            inner.setdefault(name, []).append((change, rest, text))
         elif rest:
-            raise UsageError(f"{change}: {name} has no fields of its own")
+            raise UsageError(f"{change!r}: {name} has no fields of its own")
         else:
-            values[name] = parse_value(
-                get_type_hints(type(config))[name], change.value, change.text
-            )
-            asked[name] = str(change)
+            values[name] = parse_value(hints[name], text, change)
     for name, own_changes in inner.items():
         values[name] = _rebuild(getattr(config, name), own_changes, ())
-        asked[name] = ", ".join(map(str, own_changes))
     try:
         return replace(config, **values)
     except ValueError as error:
-        blamed = [name for name in asked if re.search(rf"\b{name}\b", str(error))] or [*asked]
-        raise UsageError(f"{', '.join(asked[name] for name in blamed)}: {error}") from error
+        words = set(re.findall(r"\w+", str(error)))
+        named = [change for change, path, _ in asked if path.partition(".")[0] in words]
+        blamed = ", ".join(map(repr, named or [change for change, _, _ in asked]))
+        raise UsageError(f"{blamed}: {error}") from error
