@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from panodetr.errors import ImageError
+from panodetr.errors import ImageError, ImageTypeError
 from panodetr.images.read import (
     MAX_PIXELS,
     ImageSource,
@@ -37,10 +37,8 @@ def saved(path: Path, image: Image.Image, **options: object) -> Path:
 
 
 def one_line(error: pytest.ExceptionInfo[ImageError], *parts: str) -> None:
-    message = str(error.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message
+    assert "\n" not in str(error.value)
+    assert all(part in str(error.value) for part in parts)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".ppm", ".webp"])
@@ -49,6 +47,14 @@ def test_lossless_formats_give_the_pixels(tmp_path: Path, suffix: str) -> None:
     path = saved(tmp_path / f"a{suffix}", Image.fromarray(RGB), **options)
     assert np.array_equal(read_image(path), RGB)
     assert np.array_equal(read_image(str(path)), RGB)
+
+
+def test_alpha_is_dropped_not_blended_and_the_first_frame_taken(tmp_path: Path) -> None:
+    rgba = Image.fromarray(np.dstack([RGB, np.zeros(RGB.shape[:2], np.uint8)]))
+    assert np.array_equal(read_image(saved(tmp_path / "a.png", rgba)), RGB)
+    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
+    path = saved(tmp_path / "a.tif", frames[0], save_all=True, append_images=frames[1:])
+    assert np.array_equal(read_image(path), RGB)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -61,16 +67,10 @@ def test_jpeg_in_its_colour_models(tmp_path: Path, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "PA"])
 def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
-    image = Image.fromarray(SMOOTH).convert("L").convert("P" if mode == "PA" else mode)
-    if mode == "PA":
-        image = image.convert("PA")
-    path = saved(tmp_path / "a.tif" if mode == "PA" else tmp_path / "a.png", image)
+    grey = Image.fromarray(SMOOTH).convert("L")
+    image = grey.convert("P").convert("PA") if mode == "PA" else grey.convert(mode)
+    path = saved(tmp_path / ("a.tif" if mode == "PA" else "a.png"), image)
     assert np.array_equal(read_image(path), np.asarray(image.convert("RGB")))
-
-
-def test_alpha_is_dropped_not_blended(tmp_path: Path) -> None:
-    rgba = np.dstack([RGB, np.zeros(RGB.shape[:2], np.uint8)])
-    assert np.array_equal(read_image(saved(tmp_path / "a.png", Image.fromarray(rgba))), RGB)
 
 
 def test_a_palette_with_transparency_keeps_its_colours_and_the_caller_its_image(
@@ -149,12 +149,6 @@ def test_broken_exif_is_ignored(tmp_path: Path) -> None:
     assert np.array_equal(read_image(path), RGB)
 
 
-def test_the_first_frame_is_taken(tmp_path: Path) -> None:
-    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
-    path = saved(tmp_path / "a.tif", frames[0], save_all=True, append_images=frames[1:])
-    assert np.array_equal(read_image(path), RGB)
-
-
 def test_pil_images_and_arrays_are_copied() -> None:
     source = RGB.copy()
     from_array, from_pil = read_image(source), read_image(Image.fromarray(source))
@@ -197,9 +191,7 @@ def test_where_both_layouts_fit_arrays_have_channels_last_and_tensors_first() ->
     cube = RGB[:3, :3]
     assert np.array_equal(read_image(cube), cube)
     assert np.array_equal(read_image(torch.from_numpy(cube.transpose(2, 0, 1).copy())), cube)
-
-
-def test_tensors_may_have_a_gradient_or_be_bfloat16() -> None:
+    # Tensors may have a gradient, or be bfloat16.
     grey = torch.full((4, 5), 0.5, dtype=torch.bfloat16, requires_grad=True)
     assert np.array_equal(read_image(grey), np.full((4, 5, 3), 128))
 
@@ -217,14 +209,8 @@ def test_bytes_and_file_objects(tmp_path: Path) -> None:
     used = io.BytesIO(contents)
     used.seek(0, io.SEEK_END)
     with path.open("rb") as file:
-        for source in (
-            contents,
-            bytearray(contents),
-            memoryview(contents),
-            used,
-            Stream(contents),
-            file,
-        ):
+        forms = (contents, bytearray(contents), memoryview(contents))
+        for source in (*forms, used, Stream(contents), file):
             assert np.array_equal(read_image(source), RGB)
             assert is_one_image(source)
         assert not file.closed
@@ -239,6 +225,7 @@ def test_bytes_and_file_objects(tmp_path: Path) -> None:
         (io.BytesIO(b"no image"), "the file object: not an image"),
         ("https://host/a.png", "https://host/a.png: this is a URL; download the image"),
         (Path("s3://host/a.png"), "this is a URL"),
+        *((np.zeros(shape, np.uint8), "no pixels") for shape in ((0, 4, 3), (4, 0, 3), (0, 0))),
     ],
 )
 def test_what_holds_no_image_is_one_line(source: ImageSource, match: str) -> None:
@@ -252,12 +239,10 @@ def test_what_holds_no_image_is_one_line(source: ImageSource, match: str) -> Non
     [(None, "NoneType"), (3, "int"), ({"a": 1}, "dict"), (io.StringIO("x"), "text file")],
 )
 def test_other_objects_are_one_line_and_a_type_error(source: Any, name: str) -> None:
-    with pytest.raises(
-        TypeError, match=f"a {name} is not an image; expected a path, bytes"
-    ) as error:
+    with pytest.raises(ImageTypeError, match=f"a {name} is not an image; expected a path") as error:
         read_image(source)
-    assert isinstance(error.value, ImageError)
-    assert "\n" not in str(error.value)
+    assert isinstance(error.value, TypeError)
+    one_line(error)
 
 
 def test_one_image_and_several() -> None:
@@ -267,25 +252,12 @@ def test_one_image_and_several() -> None:
         assert not is_one_image(several)
 
 
-@pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0, 3), (0, 0)])
-def test_arrays_without_pixels_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ImageError, match="no pixels"):
-        read_image(np.zeros(shape, np.uint8))
-
-
 def png_bytes(width: int, height: int, rows: bytes, depth: int = 8) -> bytes:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
     header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
-    signature = b"\x89PNG\r\n\x1a\n"
-    return (
-        signature
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
+    chunks = (b"IHDR" + header, b"IDAT" + zlib.compress(rows), b"IEND")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for chunk in chunks
     )
 
 
@@ -301,6 +273,9 @@ def test_the_callers_limit_counts_and_pillows_does_not(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", Image.fromarray(RGB))
     with pytest.raises(ImageError, match="the limit is 116"):
         read_image(path, max_pixels=116)
+    for source in (RGB, Image.fromarray(RGB)):
+        with pytest.raises(ImageError, match="the limit is 116"):
+            read_image(source, max_pixels=116)
     assert read_image(path, max_pixels=117).shape == RGB.shape
     # 190 million pixels pass our limit, where Pillow would raise: the error is of the missing rows.
     path.write_bytes(png_bytes(19_000, 10_000, b"\0"))
@@ -310,23 +285,20 @@ def test_the_callers_limit_counts_and_pillows_does_not(tmp_path: Path) -> None:
     assert before == Image.MAX_IMAGE_PIXELS
 
 
-@pytest.mark.parametrize("image_", [Image.new("RGB", (20, 20)), np.zeros((20, 20, 3), np.uint8)])
-def test_the_limit_holds_for_what_is_not_a_file(image_: Image.Image) -> None:
-    with pytest.raises(ImageError, match="limit"):
-        read_image(image_, max_pixels=399)
-
-
 def test_what_is_no_image_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.jpg").write_bytes(b"hello, world\n" * 30)
     (tmp_path / "zero.png").write_bytes(png_bytes(0, 5, b""))
     saved(tmp_path / "script.eps", Image.fromarray(RGB))  # PostScript is never run
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.png")  # which would block
     for name, match in [
         ("empty.png", "empty"),
         ("text.jpg", "not an image"),
         ("zero.png", "zero"),
         ("script.eps", "not an image"),
         ("missing.png", "no such file"),
+        ("pipe.png", "pipe" if hasattr(os, "mkfifo") else "no such file"),
         ("", "folder"),
     ]:
         for read in (read_image, read_size):
@@ -338,14 +310,15 @@ def test_what_is_no_image_file_is_one_line(tmp_path: Path) -> None:
 def is_refused(path: Path, contents: bytes) -> bool:
     """Whether a broken image is refused, in one line; any other error fails the test."""
     path.write_bytes(contents)
-    message = ""
     try:
         read_image(path, max_pixels=100_000)
     except ImageError as error:
         message = str(error)
-    assert not message or str(path) in message
+    else:
+        return False
+    assert str(path) in message
     assert "\n" not in message
-    return bool(message)
+    return True
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".bmp", ".gif"])
@@ -362,14 +335,6 @@ def test_truncated_and_corrupt_files_are_one_line_or_an_image(tmp_path: Path, su
         for place in random.integers(0, min(len(broken), 300), 4):
             broken[place] = random.integers(256)
         is_refused(path, bytes(broken))
-
-
-def test_a_pipe_does_not_block(tmp_path: Path) -> None:
-    if not hasattr(os, "mkfifo"):
-        pytest.skip("this system has no named pipes")
-    os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(ImageError, match="pipe"):
-        read_image(tmp_path / "pipe.png")
 
 
 def test_a_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,10 +383,7 @@ def test_files_folders_and_patterns(images: Path, pattern: str, expected: list[s
 def test_order_is_kept_and_duplicates_are_removed(images: Path) -> None:
     found = find_images([images / "sub", str(images / "*.png"), images, images / "sub/../b.png"])
     assert names(images, found) == ["sub/c.tiff", "b.png", "a.JPG"]
-
-
-def test_a_file_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
-    path = tmp_path / "image[1].png"
+    path = images / "image[1].png"  # which looks like a pattern
     path.write_bytes(b"x")
     assert find_images([path]) == [path]
 
@@ -444,9 +406,8 @@ def test_the_size_in_a_header_is_that_of_the_upright_image(
         exif[0x0112] = orientation
     path = saved(tmp_path / f"a{suffix}", Image.fromarray(RGB), exif=exif)
     assert read_size(path) == read_image(path).shape[:2]
-
-
-def test_sizes_come_from_headers_alone(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.png", Image.fromarray(SMOOTH))
-    path.write_bytes(path.read_bytes()[:100])  # the pixels are gone
-    assert read_size(path) == SMOOTH.shape[:2]
+    if suffix == ".png":
+        path.write_bytes(path.read_bytes()[:120])  # the pixels are gone
+        with pytest.raises(ImageError):
+            read_image(path)
+        assert read_size(path) in (RGB.shape[:2], RGB.shape[1::-1])

@@ -29,7 +29,7 @@ class Preprocessing:
             own pixels; None never tiles.
         tile_overlap: pixels of the image that neighbouring tiles share at least.
         mean: of red, green, blue, for values from 0 to 1.
-        std: likewise.
+        std: the standard deviations of the same.
     """
 
     short_side: int | None = 800
@@ -68,16 +68,14 @@ class Preprocessing:
 
 
 def normalize(
-    image: NDArray[np.uint8],
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
+    image: NDArray[np.uint8], mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> NDArray[np.float32]:
     """Scale an image to 0 to 1, take off the mean and divide by the standard deviation.
 
     Args:
         image: (h, w, 3) uint8.
         mean: of red, green, blue, for values from 0 to 1.
-        std: likewise.
+        std: the standard deviations of the same.
 
     Returns:
         (3, h, w) float32.
@@ -89,9 +87,7 @@ def normalize(
     return np.stack([np.take(table[c], image[:, :, c]) for c in range(3)])  # 3, h, w
 
 
-def pad(
-    images: Sequence[NDArray[np.float32]],
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def pad(images: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Put images into the upper left corners of one canvas, with zeros beyond.
 
     Args:
@@ -105,7 +101,7 @@ def pad(
     pixels = np.zeros((len(images), 3, height, width), np.float32)
     padding = np.ones((len(images), height, width), np.bool_)
     for index, image in enumerate(images):
-        h, w = image.shape[1:]
+        _, h, w = image.shape
         pixels[index, :, :h, :w] = image
         padding[index, :h, :w] = False
     return pixels, padding

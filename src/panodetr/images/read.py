@@ -135,7 +135,9 @@ def open_image(
     if isinstance(source, np.ndarray):
         return _from_array(source, "the array", max_pixels, channels_first=False)
     if isinstance(source, _Tensor):
-        return _from_array(_values_of(source), "the tensor", max_pixels, channels_first=True)
+        values = source.detach().cpu()
+        values = values.float() if "bfloat16" in str(values.dtype) else values  # not in NumPy
+        return _from_array(values.numpy(), "the tensor", max_pixels, channels_first=True)
     file, name = _file_of(source)
     with _open(file, name, max_pixels) as image:
         return _decode(image, name)
@@ -149,11 +151,6 @@ def is_one_image(images: object) -> TypeIs[ImageSource]:
     return isinstance(images, (*_FILE, Image.Image, np.ndarray, _Tensor)) or not isinstance(
         images, Iterable
     )
-
-
-def path_of(source: ImageSource) -> Path | None:
-    """Give an image's path, None for an image that is no path."""
-    return Path(os.fsdecode(source)) if isinstance(source, str | os.PathLike) else None
 
 
 def copy_pixels(image: Image.Image) -> NDArray[np.uint8]:
@@ -212,43 +209,34 @@ def find_images(inputs: Sequence[str | Path]) -> list[Path]:
 
 
 def _expand(given: str | Path) -> list[Path]:
-    path = Path(given)
-    if path.is_dir():
-        images = _images_in(path)
-        if not images:
-            raise ImageError(f"{given}: no image in this folder; expected {_KNOWN} files")
-        return images
-    if path.exists():
-        return [path]
-    if not glob.has_magic(str(given)) or _URL.match(str(given)):
-        raise ImageError(_missing(str(given), "no such file or folder"))
-    matches = [Path(match) for match in sorted(glob.glob(str(given), recursive=True))]
+    path, what = Path(given), "no image in this folder"
+    matches = [path]
+    if not path.exists():
+        if not glob.has_magic(str(given)) or _URL.match(str(given)):
+            raise ImageError(_missing(str(given), "no such file or folder"))
+        what = "this pattern matches no image"
+        matches = [Path(match) for match in sorted(glob.glob(str(given), recursive=True))]
+    elif not path.is_dir():
+        return matches  # whatever its suffix
     images = [image for match in matches for image in _images_in(match)]
     if not images:
-        raise ImageError(f"{given}: this pattern matches no image; expected {_KNOWN} files")
+        raise ImageError(f"{given}: {what}; expected {_KNOWN} files")
     return images
 
 
 def _images_in(path: Path) -> list[Path]:
     """List the images of a folder, or the one that `path` is, if it is one."""
-    if not path.is_dir():
-        return [path] if path.suffix.lower() in SUFFIXES else []
-    inside = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES)
     return [
         entry
-        for entry in inside
-        if entry.is_file()
+        for entry in (sorted(path.rglob("*")) if path.is_dir() else [path])
+        if entry.suffix.lower() in SUFFIXES
+        and (entry == path or entry.is_file())
         and not any(part.startswith(".") for part in entry.relative_to(path).parts)
     ]
 
 
 def _file_of(source: object) -> tuple[Path | Any, str]:
-    """Give what Pillow can open, and its name in errors.
-
-    Raises:
-        ImageError: it would block, or would give an obscure error, when opened.
-        ImageTypeError: it is neither a path, nor bytes, nor a binary file.
-    """
+    """Give what Pillow can open without blocking or an obscure error, and its name in errors."""
     if isinstance(source, str | os.PathLike):
         name = os.fsdecode(source)
         _check_file(name)
@@ -347,12 +335,6 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image | NDArray[np.uint8]:
         image = image.copy()  # it may be the caller's, and is left alone
         del image.info["transparency"]  # alpha is dropped anyway, and Pillow would warn
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _values_of(tensor: _Tensor) -> NDArray[Any]:
-    """Copy a tensor's values into an array; NumPy has no bfloat16."""
-    values = tensor.detach().cpu()
-    return (values.float() if "bfloat16" in str(values.dtype) else values).numpy()
 
 
 def _from_array(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from panodetr.images.preprocess import Preprocessing
-from panodetr.images.read import ImageSource, copy_pixels, open_image, path_of
+from panodetr.images.read import ImageSource, copy_pixels, open_image
 from panodetr.images.resize import image_size, resize, resized_size
 from panodetr.results.types import Box
 
@@ -27,7 +28,7 @@ class TiledImage:
     Attributes:
         held: as it was opened, by Pillow or in an array; where it was given as an RGB image, that
             image, to which nothing else may happen meanwhile.
-        source: where it came from.
+        source: its path, None for an image that came from no file.
         tiles: of the whole image.
     """
 
@@ -84,11 +85,8 @@ def read_tiled(image: ImageSource, rule: Preprocessing) -> TiledImage:
         ImageError: it cannot be read.
     """
     held = open_image(image)
-    return TiledImage(
-        held=held,
-        source=path_of(image),
-        tiles=lay_tiles(image_size(held), rule),
-    )
+    path = Path(os.fsdecode(image)) if isinstance(image, str | os.PathLike) else None
+    return TiledImage(held=held, source=path, tiles=lay_tiles(image_size(held), rule))
 
 
 def lay_tiles(size: tuple[int, int], rule: Preprocessing) -> list[Box]:
@@ -115,19 +113,11 @@ def view_batches(images: Sequence[TiledImage], rule: Preprocessing) -> Iterator[
 
 
 def cut_view(image: TiledImage, box: Box, rule: Preprocessing, index: int = 0) -> View:
-    """Cut one of an image's tiles and resize it.
-
-    Args:
-        image: which has that tile.
-        box: the tile.
-        rule: how large the model sees it.
-        index: of the image among others.
-    """
+    """Cut one of an image's tiles and resize it; `index` is the image's among others."""
     y0, x0, y1, x1 = box
+    pixels = image.held if image.tiles == [box] else image.pixels[y0:y1, x0:x1]
     size = processed_size(_tile_size(box), rule)
-    if image.tiles == [box]:
-        return View(image=index, box=box, pixels=resize(image.held, size))
-    return View(image=index, box=box, pixels=resize(image.pixels[y0:y1, x0:x1], size))
+    return View(image=index, box=box, pixels=resize(pixels, size))
 
 
 def processed_size(size: tuple[int, int], rule: Preprocessing) -> tuple[int, int]:
