@@ -129,7 +129,7 @@ def panoptic() -> None:
     """Counting id maps in memory, as during training, and from files."""
     from hotcoco.panoptic import PanopticEval
 
-    from panodetr.data.panoptic import read_ids
+    from panodetr.data.formats.coco_panoptic import read_ids
     from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.evaluation.panoptic_quality import PanopticQuality
     from panodetr.evaluation.submitted import score
@@ -172,8 +172,8 @@ def panoptic() -> None:
 
 
 def _id_maps(truth: Any, file: Path) -> list[Any]:
-    from panodetr.data.idmaps import read_id_map
-    from panodetr.data.panoptic import GroundTruthSegment
+    from panodetr.data.masks import read_id_map
+    from panodetr.data.samples import GroundTruthSegment
 
     annotations = {a["image_id"]: a for a in json.loads(file.read_text())["annotations"]}
     found: list[Any] = []

@@ -22,7 +22,8 @@ from skimage.filters import gaussian, threshold_otsu
 from skimage.segmentation import watershed
 
 from harness.machine import describe_machine
-from panodetr.data.panoptic import PanopticData, read_ids, read_tiled
+from panodetr.data.formats.coco_panoptic import PanopticData, read_ids
+from panodetr.data.samples import read_tiled
 from panodetr.evaluation.panoptic_quality import PanopticQuality
 from panodetr.files import write_json
 from panodetr.results.types import Category, Segment

@@ -17,7 +17,7 @@ from panodetr.cli.eval_report import (
     per_class,
     plot,
 )
-from panodetr.data.instances import InstanceCategory, InstanceImage
+from panodetr.data.samples import InstanceCategory, InstanceImage
 from panodetr.evaluation.average_precision import TWELVE, ObjectResult, run_lengths
 from panodetr.evaluation.ground_truth import TASKS, GroundTruth, GroundTruthImage
 from panodetr.evaluation.metrics import Counts, Figures, Prediction

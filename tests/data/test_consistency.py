@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from panodetr.data.augment import Augmentation, CropAugmentation, PaperAugmentation, draw_view
-from panodetr.data.idfolder import MaskImage
 from panodetr.data.loader import ExampleReader
+from panodetr.data.samples import MaskImage
 from panodetr.data.targets import LEAST_AREA, Objects, masks, view_target
 from panodetr.data.view import View
 

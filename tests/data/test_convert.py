@@ -16,9 +16,9 @@ from PIL import Image
 
 from panodetr.data.convert import Conversion, Target, convert_data
 from panodetr.data.dataset import Dataset, Format, open_data, read_objects
-from panodetr.data.instances import InstanceImage
+from panodetr.data.formats.coco_panoptic import PanopticData, read_ids
 from panodetr.data.masks import draw_mask
-from panodetr.data.panoptic import PanopticData, read_ids
+from panodetr.data.samples import InstanceImage
 from panodetr.errors import DataError, UsageError
 
 from .conftest import write_image

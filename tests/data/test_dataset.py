@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from panodetr.data.dataset import Format, list_splits, open_data, read_objects
-from panodetr.data.idmaps import present_ids
+from panodetr.data.masks import present_ids
 from panodetr.data.targets import Objects
 from panodetr.errors import DataError, PanodetrError
 

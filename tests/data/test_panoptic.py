@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from panodetr.data.panoptic import GroundTruthSegment, PanopticData, read_ids, read_sample
+from panodetr.data.formats.coco_panoptic import PanopticData, read_ids
+from panodetr.data.samples import GroundTruthSegment, read_sample
 from panodetr.errors import DataError
 
 CATEGORIES = [
@@ -138,33 +139,34 @@ SEGMENTS = ("annotations", 0, "segments_info")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (edit("images", to=None), 'has no "images"'),
-        (edit("images", to=5), '"images" is 5; expected a list'),
-        (edit("images", to=[]), "is for image 10, which images doesn't list"),
-        (edit("images", 0, to=[]), r"images\[0\] is a list; expected an object"),
-        (edit("images", 0, "id", to="x"), r'images\[0\]: "id" is "x"; expected a whole number'),
-        (edit("images", 0, "id", to=True), '"id" is true; expected a whole number'),
+        (edit("images", to=None), "missing required field images"),
+        (edit("images", to=5), "images: expected array, got int"),
+        (edit("images", to=[]), "has no images; expected at least one"),
+        (edit("images", 0, to=[]), r"images\[0\]: expected object, got array"),
+        (edit("images", 0, "id", to="x"), r"images\[0\]: id: expected int, got str"),
+        (edit("images", 0, "id", to=True), "id: expected int, got bool"),
         (edit("images", 0, "id", to=10), r"images\[1\] repeats image id 10"),
-        (edit("images", 0, "height", to=0), '"height" is 0; expected at least 1'),
+        (edit("images", 0, "height", to=0), "height: expected int >= 1"),
+        (edit("images", 0, "height", to=10**8), "pixels; expected 200,000,000 at most"),
         (edit("images", 0, "file_name", to="c.png"), "c.png is missing"),
-        (edit("images", 0, "file_name", to="../b.png"), "names ../b.png; expected a file within"),
+        (edit("images", 0, "file_name", to="../b.png"), "names '../b.png'; expected a file within"),
         (edit("annotations", 1, to=None), "no annotation for image 20"),
         (edit("annotations", 1, "image_id", to=10), "second annotation for image 10"),
         (edit("annotations", 1, "file_name", to="a.png"), "id map a.png of another image"),
         (edit("annotations", 1, "file_name", to="c.png"), "c.png is missing"),
-        (edit("annotations", 1, "file_name", to=""), '"file_name" is ""; expected some text'),
+        (edit("annotations", 1, "file_name", to=""), "file_name: expected str of length >= 1"),
         (edit(*SEGMENTS, 0, "id", to=2), "repeats segment id 2 within its image"),
-        (edit(*SEGMENTS, 0, "id", to=0), '"id" is 0; expected at least 1'),
-        (edit(*SEGMENTS, 0, "id", to=2**24), "a pixel can say 16777215 at most"),
+        (edit(*SEGMENTS, 0, "id", to=0), r"segments_info\[0\]: id: expected int >= 1"),
+        (edit(*SEGMENTS, 0, "id", to=2**24), "id: expected int <= 16777215"),
         (edit(*SEGMENTS, 0, "category_id", to=4), "has category 4, which categories doesn't list"),
-        (edit(*SEGMENTS, 0, "area", to=None), 'has no "area"'),
-        (edit(*SEGMENTS, 0, "iscrowd", to=2), '"iscrowd" is 2; expected 0 or 1'),
+        (edit(*SEGMENTS, 0, "area", to=None), "missing required field area"),
+        (edit(*SEGMENTS, 0, "iscrowd", to=2), "iscrowd: expected bool, got int"),
         (edit("categories", to=[]), "has no categories"),
         (edit("categories", "+", to=CATEGORIES[0] | {"name": "x"}), "repeats id 7"),
         (edit("categories", "+", to=CATEGORIES[0] | {"id": 9}), "or name 'sky'"),
-        (edit("categories", 0, "isthing", to="no"), '"isthing" is "no"; expected 0 or 1'),
-        (edit("categories", 0, "color", to=[1, 2]), "three whole numbers from 0 to 255"),
-        (edit("categories", 0, "color", to=[1, 2, 256]), "three whole numbers from 0 to 255"),
+        (edit("categories", 0, "isthing", to="no"), "isthing: expected bool, got str"),
+        (edit("categories", 0, "color", to=[1, 2]), "color: expected array of length 3"),
+        (edit("categories", 0, "color", to=[1, 2, 256]), r"color\[2\]: expected int <= 255"),
     ],
 )
 def test_a_json_that_contradicts_itself_is_refused(
@@ -184,10 +186,10 @@ def test_a_json_that_contradicts_itself_is_refused(
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        (b"", "is not JSON"),
-        (b'{"images": [', "is not JSON"),
-        (b"\xff\x00", "is not JSON"),
-        (b"[1]", "holds a list; expected a JSON object"),
+        (b"", "is not valid JSON"),
+        (b'{"images": [', "is not valid JSON"),
+        (b"\xff\x00", "is not valid JSON"),
+        (b"[1]", "expected object, got array"),
     ],
 )
 def test_a_file_that_holds_no_json_object_is_refused(
@@ -216,7 +218,7 @@ def test_ids_and_list_must_agree(data: PanopticData) -> None:
     a = data.samples[1]
     ids = read_ids(a)
     save_ids(a.id_map, np.where(ids == 0, np.int32(9), ids))
-    with pytest.raises(DataError, match=r"a.png shows segment 9, which the JSON doesn't list"):
+    with pytest.raises(DataError, match=r"a.png has 6 pixels of segment 9, which segments_info"):
         read_ids(a)
     save_ids(a.id_map, np.where(ids == 2, np.int32(0), ids))
     with pytest.raises(DataError, match=r"a.png has no pixel of segment 2"):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from panodetr.data.panoptic import GroundTruthSegment
+from panodetr.data.samples import GroundTruthSegment
 from panodetr.data.targets import LEAST_AREA, masks, panoptic_target
 from panodetr.results.types import Category
 

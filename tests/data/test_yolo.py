@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from panodetr.data.dataset import open_data
-from panodetr.data.instances import InstanceImage
-from panodetr.data.yolo import find_yolo, label_file, open_yolo, read_yolo_file
+from panodetr.data.formats.yolo import find_yolo, label_file, read_yolo, read_yolo_file
+from panodetr.data.samples import InstanceImage
 from panodetr.errors import DataError, PanodetrError
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -21,7 +21,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 def images_of(folder: Path, split: str = "train") -> tuple[InstanceImage, ...]:
     path = find_yolo(folder)
     assert path is not None
-    return open_yolo(read_yolo_file(path), split).images
+    return read_yolo(read_yolo_file(path), split).images
 
 
 def test_polygons_are_read_in_pixels(yolo_folder: Path) -> None:
@@ -61,6 +61,7 @@ def test_turned_images_have_the_size_that_they_are_shown_at(yolo_folder: Path) -
         "names:\n  0: cat\n  1: 'dog: big'\n",
         "names: {0: cat, 1: 'dog: big'} # a comment\n",
         "nc: 2\nnames:\n- cat\n- 'dog: big'\n",
+        "names: !!python/tuple [!!int cat, 'dog: big']\n",
     ],
 )
 def test_names_are_read_however_they_are_written(yolo_folder: Path, names: str) -> None:
@@ -68,6 +69,14 @@ def test_names_are_read_however_they_are_written(yolo_folder: Path, names: str) 
     (yolo_folder / "data.yml").write_text(f"train: images/train\n{names}")
     assert read_yolo_file(yolo_folder / "data.yml").names == {0: "cat", 1: "dog: big"}
     assert len(images_of(yolo_folder)) == 2
+
+
+def test_names_stay_text(yolo_folder: Path) -> None:
+    (yolo_folder / "data.yaml").write_text(
+        "train: images/train\nnames: [yes, no, 1.0, 2024-01-01]\n"
+    )
+    names = read_yolo_file(yolo_folder / "data.yaml").names
+    assert list(names.values()) == ["yes", "no", "1.0", "2024-01-01"]
 
 
 def test_images_are_found_however_they_are_named(yolo_folder: Path) -> None:
@@ -118,8 +127,8 @@ def test_broken_lines_are_named(yolo_folder: Path, line: str, message: str) -> N
         ("train: nowhere\nnames: [a]\n", "nowhere is missing"),
         ("train: labels\nnames: [a]\n", "has no image in its split 'train'"),
         ("train: gone.txt\nnames: [a]\n", r"gone\.png: no such file"),
-        ("!!python/object/apply:os.getcwd []", "is not YAML"),
-        ("train: 2024-99-99\nnames: [a]\n", "is not YAML"),
+        ("!!python/object/apply:os.getcwd []", "holds no fields"),
+        ("train: 2024-99-99\nnames: [a]\n", "2024-99-99 is missing"),
         (f"{BOMB}train: *i\nnames: [a]\n", '"train" holds a list within'),
         (f"{BOMB}path: *i\ntrain: images/train\nnames: [a]\n", '"path" holds a list within'),
         (f"{BOMB}train: images/train\nnames: [*i]\n", "names class 0 by a list"),

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from panodetr.data.panoptic import read_ids, read_sample
+from panodetr.data.formats.coco_panoptic import read_ids
+from panodetr.data.samples import read_sample
 from panodetr.data.targets import panoptic_target
 from panodetr.evaluation.average_precision import (
     DetectionFigures,

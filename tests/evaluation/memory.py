@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from panodetr.data.instances import InstanceCategory
-from panodetr.data.panoptic import GroundTruthSegment, Sample
+from panodetr.data.samples import GroundTruthSegment, InstanceCategory, Sample
 from panodetr.evaluation.evaluate import evaluate
 from panodetr.evaluation.ground_truth import TASKS, GroundTruth, GroundTruthImage
 from panodetr.results.id_map import id_map_png

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from panodetr.data.instances import InstanceCategory
+from panodetr.data.samples import InstanceCategory
 from panodetr.evaluation.average_precision import (
     TWELVE,
     AveragePrecision,

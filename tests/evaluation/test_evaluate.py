@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from panodetr.data.instances import InstanceCategory, ObjectTruth
-from panodetr.data.panoptic import read_ids
+from panodetr.data.formats.coco_panoptic import read_ids
+from panodetr.data.samples import InstanceCategory, ObjectTruth
 from panodetr.errors import DataError
 from panodetr.evaluation.average_precision import (
     AveragePrecision,

@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from panodetr.data.instances import InstanceImage
+from panodetr.data.samples import InstanceImage
 from panodetr.evaluation.average_precision import ObjectResult
 from panodetr.evaluation.evaluate import evaluate
 from panodetr.evaluation.ground_truth import TASKS, GroundTruth

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage, ObjectTruth
+from panodetr.data.formats.coco_instances import InstanceData
+from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.masks import panoptic_objects
-from panodetr.data.panoptic import GroundTruthSegment, read_ids
+from panodetr.data.samples import GroundTruthSegment, InstanceCategory, InstanceImage, ObjectTruth
 from panodetr.evaluation.evaluate import evaluate
 from panodetr.evaluation.ground_truth import TASKS, GroundTruth
 from panodetr.evaluation.panoptic_quality import PanopticQuality, object_segments
@@ -46,7 +47,10 @@ def as_objects(truth: GroundTruth) -> GroundTruth:
         if one.panoptic is not None
     ]
     data = InstanceData(
-        folder=truth.folder, categories=truth.object_categories, images=tuple(images)
+        folder=truth.folder,
+        categories=truth.object_categories,
+        images=tuple(images),
+        has_masks=True,
     )
     return GroundTruth.of_instances(data)
 
@@ -115,5 +119,6 @@ def test_objects_without_masks_are_no_segments(nuclei: GroundTruth) -> None:
         folder=nuclei.folder,
         categories=(InstanceCategory(id=1, name="nucleus"),),
         images=(image(bare),),
+        has_masks=False,
     )
     assert GroundTruth.of_instances(data).tasks() == ("boxes",)

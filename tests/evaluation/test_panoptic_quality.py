@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from panodetr.data.idmaps import read_id_map
-from panodetr.data.panoptic import GroundTruthSegment, PanopticData, read_ids
+from panodetr.data.formats.coco_panoptic import PanopticData, read_ids
+from panodetr.data.masks import read_id_map
+from panodetr.data.samples import GroundTruthSegment
 from panodetr.errors import DataError
 from panodetr.evaluation.panoptic_quality import ClassQuality, PanopticQuality
 from panodetr.results.types import Category

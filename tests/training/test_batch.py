@@ -14,10 +14,9 @@ from torch.testing import assert_close
 from panodetr.boxes import cxcywh_to_xyxy
 from panodetr.data.augment import CropAugmentation
 from panodetr.data.dataset import Dataset, open_data
-from panodetr.data.instances import ObjectTruth
 from panodetr.data.loader import Example
 from panodetr.data.masks import draw_id_map
-from panodetr.data.panoptic import GroundTruthSegment
+from panodetr.data.samples import GroundTruthSegment, ObjectTruth
 from panodetr.data.targets import masks, panoptic_target
 from panodetr.errors import DataError
 from panodetr.images.preprocess import Preprocessing

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from panodetr.data.augment import CropAugmentation
 from panodetr.data.dataset import Dataset
-from panodetr.data.panoptic import PanopticData, read_ids
+from panodetr.data.formats.coco_panoptic import PanopticData, read_ids
 from panodetr.evaluation.panoptic_quality import PanopticQuality
 from panodetr.model.config import DetrConfig, ResNetConfig
 from panodetr.training.config import TrainConfig

@@ -10,9 +10,10 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from panodetr.data.dataset import Dataset
-from panodetr.data.instances import InstanceData, InstanceImage
+from panodetr.data.formats.coco_instances import InstanceData
+from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.masks import panoptic_objects
-from panodetr.data.panoptic import read_ids
+from panodetr.data.samples import InstanceImage
 from panodetr.errors import DataError
 from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.model.detr import Detr
@@ -65,7 +66,10 @@ def as_objects(truth: GroundTruth) -> GroundTruth:
         if image.panoptic is not None
     ]
     data = InstanceData(
-        folder=truth.folder, categories=truth.object_categories, images=tuple(objects)
+        folder=truth.folder,
+        categories=truth.object_categories,
+        images=tuple(objects),
+        has_masks=True,
     )
     return GroundTruth.of_instances(data)
 

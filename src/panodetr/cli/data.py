@@ -15,7 +15,7 @@ from panodetr.cli.output import ProgressBar, print_line, print_table
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from panodetr.data.findings import Inspection
+    from panodetr.data.check import Inspection
 
 Target = Literal["coco-panoptic", "coco-instances", "yolo"]
 
@@ -136,7 +136,7 @@ def _print_tables(format: str, inspections: dict[str, Inspection]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from panodetr.data.findings import one_line
+    from panodetr.data.formats import one_line
 
     table = Table("split", "format", box=None, pad_edge=False)
     for heading in ("images", "objects", "classes", "crowds", "empty", "errors"):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from panodetr.data.idmaps import read_id_map
+from panodetr.data.masks import read_id_map
 from panodetr.errors import DataError
 
 Labels = dict[str, Any]

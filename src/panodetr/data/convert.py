@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from panodetr.data.dataset import FORMATS, find_data, list_splits, open_data
-from panodetr.data.idfolder import MaskImage
-from panodetr.data.instances import InstanceImage
+from panodetr.data.formats.coco_panoptic import read_ids
+from panodetr.data.formats.id_maps import read_objects_map
 from panodetr.data.masks import draw_id_map, id_map_objects, mask_area, panoptic_objects
-from panodetr.data.panoptic import Sample, read_ids
+from panodetr.data.samples import InstanceImage, MaskImage, Sample
 from panodetr.data.writers import CocoWriter, YoloWriter, keeps_ids, list_segments
 from panodetr.errors import DataError, UsageError
 from panodetr.files import atomic_folder
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from panodetr.data.dataset import AnySample, Dataset, Format
-    from panodetr.data.instances import ObjectTruth
-    from panodetr.data.panoptic import GroundTruthSegment
+    from panodetr.data.dataset import Dataset, Format
+    from panodetr.data.samples import AnySample, GroundTruthSegment, ObjectTruth
     from panodetr.results.types import Category
 
 Target: TypeAlias = Literal["coco-panoptic", "coco-instances", "yolo"]
@@ -164,7 +163,7 @@ def _segments(
     if isinstance(sample, InstanceImage):
         return _draw(sample, lost)
     assert isinstance(sample, MaskImage)  # panoptic data is not converted to itself
-    ids, numbers = sample.read_ids()
+    ids, numbers = read_objects_map(sample)
     category_id = data.categories[0].id
     return ids, list_segments(ids, dict.fromkeys(numbers.tolist(), (category_id, False)))
 
@@ -209,6 +208,6 @@ def _objects(sample: AnySample, data: Dataset, lost: Counter[str]) -> Sequence[O
         lost["segments of stuff"] += stuff
         lost["ids of things in the id maps"] += len(sample.segments) - stuff
         return panoptic_objects(sample, read_ids(sample), things)
-    ids, numbers = sample.read_ids()
+    ids, numbers = read_objects_map(sample)
     lost["ids of objects in the id maps"] += len(numbers)
     return id_map_objects(ids, numbers, sample.image_id, data.categories[0].id)

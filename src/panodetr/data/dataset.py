@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from panodetr.data.idfolder import MaskImage, class_folder, find_id_folders, open_id_folder
-from panodetr.data.instances import InstanceData, InstanceImage
-from panodetr.data.layout import find_splits
+from panodetr.data.formats import Faults, system_errors
+from panodetr.data.formats.coco import find_splits, require_layout
+from panodetr.data.formats.coco_instances import InstanceData
+from panodetr.data.formats.coco_panoptic import PanopticData, read_ids
+from panodetr.data.formats.id_maps import (
+    class_folder,
+    find_id_folders,
+    read_id_folder,
+    read_objects_map,
+)
+from panodetr.data.formats.yolo import SPLITS, find_yolo, read_yolo, read_yolo_file
 from panodetr.data.masks import draw_id_map
-from panodetr.data.panoptic import PanopticData, Sample, read_ids
-from panodetr.data.records import system_errors
+from panodetr.data.samples import MaskImage, Sample
 from panodetr.data.targets import Objects, segment_classes
-from panodetr.data.yolo import SPLITS, find_yolo, open_yolo, read_yolo_file
 from panodetr.errors import DataError
 from panodetr.results.types import Category
 
@@ -23,16 +29,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from panodetr.data.instances import InstanceCategory
-    from panodetr.data.yolo import YoloFile
+    from panodetr.data.formats.yolo import YoloFile
+    from panodetr.data.samples import AnySample, InstanceCategory
 
 Format: TypeAlias = Literal["coco-panoptic", "coco-instances", "yolo", "id-maps"]
 """How a data set is written."""
 
 FORMATS: tuple[Format, ...] = ("coco-panoptic", "coco-instances", "yolo", "id-maps")
-
-AnySample: TypeAlias = Sample | InstanceImage | MaskImage
-"""One image and where its truth is; each kind has image_id, image and size (H, W)."""
 
 CLASS_NAME = "object"
 """Of the objects of id maps that nothing names."""
@@ -50,8 +53,8 @@ class Dataset:
         samples: the images.
         has_masks: whether every object has a mask; crowds don't count. Where one has none, masks
             are not read at all: half the objects would be trained as background.
-        unreadable: what is said of each image that is left out, because its header is broken and
-            the format gives no sizes.
+        unreadable: a message for each image that is left out, because its header is broken and the
+            format gives no sizes.
     """
 
     folder: Path
@@ -82,7 +85,7 @@ def open_data(
         folder: the data set's.
         split: its name; None takes "train", or else the only one there is.
         format: how it is written; None takes the first of `FORMATS` that is there: a folder of
-            COCO's may have both panoptic and instance truth.
+            COCO's may have both panoptic and instance annotations.
         class_name: of the objects of id maps whose folder names no class.
 
     Raises:
@@ -90,14 +93,39 @@ def open_data(
             contradicts itself.
     """
     format, split = find_data(folder, split, format)
+    data = read_split(folder, split, format, Faults(), class_name=class_name)
+    for sample in data.samples:
+        if not sample.path.is_file():
+            raise DataError(f"{sample.path} is missing; it is image {sample.image_id}")
+    return data
+
+
+def read_split(
+    folder: Path, split: str, format: Format, faults: Faults, *, class_name: str = CLASS_NAME
+) -> Dataset:
+    """Read a split of a data set; images that a JSON lists need not be there.
+
+    Args:
+        folder: the data set's.
+        split: one of its splits.
+        format: how it is written.
+        faults: raises the first fault, or collects all of them.
+        class_name: of the objects of id maps whose folder names no class.
+
+    Raises:
+        DataError: the split cannot be read at all, or has a fault and faults are not collected.
+    """
     if format == "coco-panoptic":
-        return from_panoptic(PanopticData.open(folder, split))
+        layout = require_layout(folder, split, "panoptic")
+        return from_panoptic(PanopticData.read(layout, split, faults=faults))
     if format == "coco-instances":
-        return _from_instances(InstanceData.open(folder, split), folder, split, format)
+        layout = require_layout(folder, split, "instances")
+        return _from_instances(InstanceData.read(layout, faults=faults), folder, split, format)
     if format == "yolo":
-        return _from_instances(open_yolo(_yolo_file(folder), split), folder, split, format)
+        data = read_yolo(_yolo_file(folder), split, faults)
+        return _from_instances(data, folder, split, format)
     name = class_folder(folder, split)[1] or class_name
-    samples, unreadable = open_id_folder(folder, split)
+    samples, unreadable = read_id_folder(folder, split, faults)
     return Dataset(
         folder=folder,
         split=split,
@@ -169,7 +197,7 @@ def read_objects(sample: AnySample, index_of: dict[int, int], *, with_masks: boo
         classes, segment_ids = segment_classes(sample.segments, index_of)
         return Objects(classes=classes, segment_ids=segment_ids, boxes=None, ids=read_ids(sample))
     if isinstance(sample, MaskImage):
-        ids, segment_ids = sample.read_ids()
+        ids, segment_ids = read_objects_map(sample)
         classes = np.zeros(segment_ids.size, np.int64)
         return Objects(classes=classes, segment_ids=segment_ids, boxes=None, ids=ids)
     truths = [truth for truth in sample.objects if not truth["iscrowd"]]
@@ -196,14 +224,13 @@ def from_panoptic(data: PanopticData) -> Dataset:
 
 
 def _from_instances(data: InstanceData, folder: Path, split: str, format: Format) -> Dataset:
-    truths = (truth for image in data.images for truth in image.objects)
     return Dataset(
         folder=folder,
         split=split,
         format=format,
         categories=name_categories(data.categories),
         samples=data.images,
-        has_masks=all("segmentation" in truth for truth in truths if not truth["iscrowd"]),
+        has_masks=data.has_masks,
         unreadable=data.unreadable,
     )
 

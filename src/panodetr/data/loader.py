@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from panodetr.data.augment import draw_view, recolor
 from panodetr.data.dataset import Dataset, read_objects
-from panodetr.data.panoptic import read_sample
+from panodetr.data.samples import read_sample
 from panodetr.data.sampling import Sampler, Sampling
 from panodetr.data.targets import Objects, Target, view_target
 from panodetr.errors import DataError, ImageError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from panodetr.data.augment import Augmentation
-    from panodetr.data.dataset import AnySample
+    from panodetr.data.samples import AnySample
     from panodetr.data.sampling import Draw
 
 CACHED_PIXELS = 150_000_000

@@ -1,21 +1,174 @@
-"""Objects' masks between the two ways of writing them: one by one, and all in one id map."""
+"""Masks: id maps read from files, COCO's run lengths, and objects drawn into one id map.
+
+In COCO's id maps a pixel's id is R + 256 G + 65536 B, elsewhere its grey value; 0 is void. Id maps
+are made of long runs of one id, so whatever counts ids counts runs: no sort of all pixels, no table
+as long as the largest id.
+"""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import hotcoco
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
-from panodetr.data.instances import RunLengths
+from panodetr.data.samples import RunLengths
+from panodetr.errors import DataError
+from panodetr.results.id_map import decode_ids, run_starts
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Container, Generator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from panodetr.data.instances import ObjectTruth
-    from panodetr.data.panoptic import Sample
+    from panodetr.data.samples import ObjectTruth, Sample
+
+VOID = 0
+
+MOST_CHARACTERS = 7
+"""Of one number in COCO's string of run lengths: 35 bits, more than any image has pixels."""
+
+# Without loss; and Pillow would also run Ghostscript on an EPS file that came as a .png.
+_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "PPM")
+_KNOWN = "PNG, TIFF, BMP, GIF or PPM"
+
+
+def read_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
+    """Read the ids of one of COCO's id maps, (H, W).
+
+    Args:
+        path: a picture without loss: PNG as a rule, or TIFF, BMP, GIF or PPM.
+        size: height and width that it must have.
+
+    Raises:
+        DataError: the file is missing, not a picture, or of another size or kind of pixels.
+    """
+    with _opened(path, size) as picture:
+        if picture.mode not in ("RGB", "RGBA", "P", "L"):
+            raise DataError(f"{path} has {picture.mode} pixels; expected 8-bit RGB")
+        # PNG optimisers turn few colours into a palette or greys: the same ids in RGB.
+        return decode_ids(np.asarray(picture.convert("RGB")))
+
+
+def read_gray_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
+    """Read the ids of a picture whose grey values are the ids, (H, W).
+
+    Of a picture with a palette the places in the palette are the ids, whatever its colours.
+
+    Args:
+        path: a picture without loss, PNG or TIFF as a rule.
+        size: height and width that it must have.
+
+    Raises:
+        DataError: the file is missing, not a picture, of another size or kind of pixels, or has
+            negative ids.
+    """
+    with _opened(path, size) as picture:
+        if picture.mode not in ("1", "L", "P") and not picture.mode.startswith("I"):
+            raise DataError(
+                f"{path} has {picture.mode} pixels; expected one whole number a pixel, "
+                "grey of 8 or 16 bits"
+            )
+        ids = np.asarray(picture).astype(np.int32)
+    if ids.min() < 0:
+        raise DataError(
+            f"{path} has negative ids; expected 0 for background, 1 or more for objects"
+        )
+    return ids
+
+
+@contextmanager
+def _opened(path: Path, size: tuple[int, int]) -> Generator[Image.Image, None, None]:
+    """Open a picture and see that it has its image's size.
+
+    Raises:
+        DataError: it is missing, broken, or of another size; also where its pixels turn out broken.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as picture:
+            if picture.size != (size[1], size[0]):
+                raise DataError(
+                    f"{path} is {picture.width}x{picture.height} pixels; "
+                    f"expected {size[1]}x{size[0]}, the size of its image"
+                )
+            yield picture
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; expected the id map of an image") from error
+    except DataError:
+        raise
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"{path} cannot be read as an id map: it is broken, or not {_KNOWN}, which lose nothing"
+        ) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path} cannot be read as an id map: {reason}") from error
+
+
+def present_ids(ids: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Give the ids that occur in an id map (H, W), void too, each once and rising."""
+    flat = ids.ravel()
+    return np.unique(flat[run_starts(flat)])
+
+
+def decode_counts(text: str) -> list[int]:
+    """Decode COCO's string of run lengths.
+
+    Each number is written as characters of five bits and one that says whether more follow, lowest
+    bits first; from the fourth number on, as the difference to the last but one.
+
+    Raises:
+        ValueError: it is no such string.
+    """
+    codes = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
+    if not codes.size:
+        return []
+    ends = np.flatnonzero(codes < 32)  # R
+    if codes.min() < 0 or codes.max() > 63 or not ends.size or ends[-1] != codes.size - 1:
+        raise ValueError("no string of run lengths")
+    lengths = np.diff(ends, prepend=-1)
+    if lengths.max() > MOST_CHARACTERS:
+        raise ValueError("no string of run lengths: one of them is too long")
+    starts = ends - lengths + 1
+    shifts = 5 * (np.arange(codes.size) - np.repeat(starts, lengths))
+    values = np.add.reduceat((codes & 31) << shifts, starts)
+    values -= np.where(codes[ends] & 16, 1 << 5 * lengths, 0)  # the last bit is the sign
+    for parity in (1, 2):
+        values[parity::2] = values[parity::2].cumsum()
+    return values.tolist()
+
+
+def check_run_lengths(
+    mask_size: Sequence[int], counts: str | list[int], size: tuple[int, int], place: str
+) -> None:
+    """Check COCO's run lengths of a mask against its image.
+
+    Args:
+        mask_size: height and width, as the mask gives them.
+        counts: the lengths, or COCO's string of them.
+        size: height and width of the image.
+        place: of the mask, for the message.
+
+    Raises:
+        DataError: the sizes differ, or the lengths don't fill the mask.
+    """
+    if list(mask_size) != list(size):
+        raise DataError(
+            f"{place}: the mask has the size {list(mask_size)}; expected {list(size)}, the image's "
+            "height and width"
+        )
+    try:
+        lengths = decode_counts(counts) if isinstance(counts, str) else counts
+    except ValueError as error:
+        raise DataError(f"{place}: the mask's counts are {error}; write the mask again") from error
+    if min(lengths, default=0) < 0 or sum(lengths) != size[0] * size[1]:
+        raise DataError(
+            f"{place}: the mask's run lengths don't fill it; expected whole numbers that add up to "
+            f"{size[0] * size[1]}"
+        )
 
 
 def encode_mask(
@@ -64,7 +217,7 @@ def draw_id_map(objects: Sequence[ObjectTruth], size: tuple[int, int]) -> NDArra
 def panoptic_objects(
     sample: Sample, ids: NDArray[np.int32], things: Container[int]
 ) -> list[ObjectTruth]:
-    """Make objects with boxes and masks of the segments of a panoptic truth.
+    """Make objects with boxes and masks of panoptic segments.
 
     Args:
         sample: whose segments.

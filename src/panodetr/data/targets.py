@@ -1,4 +1,4 @@
-"""What training wants to know of an image: its objects' classes, boxes and masks. NumPy only.
+"""What training needs to know of an image: its objects' classes, boxes and masks. NumPy only.
 
 Called on every view of every step, so it looks at the pixels once, as rows of runs of one id: a
 thousand runs or so for a crop of 128 by 128, and everything after works on the runs.
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from panodetr.data.idmaps import present_ids
+from panodetr.data.masks import present_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from panodetr.data.panoptic import GroundTruthSegment
+    from panodetr.data.samples import GroundTruthSegment
     from panodetr.data.view import View
     from panodetr.results.types import Category
 
@@ -51,10 +51,10 @@ class Target:
 
     Attributes:
         classes: (N,) int64 category indexes.
-        boxes: (N, 4) float32 x0, y0, x1, y1 in pixels, within the image (x1, y1 exclusive). Of a
-            panoptic truth they are tight around the mask.
+        boxes: (N, 4) float32 x0, y0, x1, y1 in pixels, within the image (x1, y1 exclusive). Of
+            panoptic ground truth they are tight around the mask.
         segment_ids: (N,) int32, the values in `ids` that are the objects.
-        ids: (H, W) int32; pixels of other values belong to no object. None where the truth has
+        ids: (H, W) int32; pixels of other values belong to no object. None where there are
             boxes only.
     """
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 import yaml
 
-from panodetr.data.layout import number_images
+from panodetr.data.formats import number_images
+from panodetr.data.formats.yolo import DECIMALS, SPLITS
 from panodetr.data.masks import draw_mask
-from panodetr.data.panoptic import GroundTruthSegment
-from panodetr.data.yolo import DECIMALS, SPLITS
+from panodetr.data.samples import GroundTruthSegment
 from panodetr.errors import DataError
 from panodetr.files import write_bytes, write_json, write_text
 from panodetr.results.id_map import id_map_png
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from panodetr.data.dataset import AnySample
-    from panodetr.data.instances import ObjectTruth
+    from panodetr.data.samples import AnySample, ObjectTruth
     from panodetr.results.types import Category
 
 Point: TypeAlias = tuple[float, float]

@@ -16,7 +16,7 @@ import hotcoco
 import numpy as np
 from hotcoco import StreamingEval
 
-from panodetr.data.instances import RunLengths
+from panodetr.data.samples import RunLengths
 from panodetr.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hotcoco import COCOeval
     from numpy.typing import NDArray
 
-    from panodetr.data.instances import InstanceCategory, ObjectTruth
+    from panodetr.data.samples import InstanceCategory, ObjectTruth
     from panodetr.results.types import Candidates
 
 Overlap = Literal["bbox", "segm"]

@@ -6,12 +6,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from panodetr.data.dataset import list_splits, name_categories, open_data
-from panodetr.data.idfolder import MaskImage
-from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage
-from panodetr.data.layout import Layout, find_layout, find_splits, require_layout
+from panodetr.data.formats.coco import (
+    Layout,
+    find_layout,
+    find_splits,
+    is_panoptic,
+    read_document,
+    require_layout,
+)
+from panodetr.data.formats.coco_instances import InstanceData
+from panodetr.data.formats.coco_panoptic import PanopticData
+from panodetr.data.formats.id_maps import read_objects_map
 from panodetr.data.masks import id_map_objects
-from panodetr.data.panoptic import PanopticData, Sample
-from panodetr.data.records import read_record
+from panodetr.data.samples import InstanceCategory, InstanceImage, MaskImage, Sample
 from panodetr.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from panodetr.data.dataset import Dataset
-    from panodetr.data.layout import Kind
+    from panodetr.data.formats.coco import Kind
     from panodetr.results.types import Category
 
 Task = Literal["boxes", "instances", "panoptic"]
@@ -118,13 +125,10 @@ class GroundTruth:
             DataError: it is neither, or it contradicts itself.
         """
         layout = Layout(path, path.parent / "images", path.with_suffix(""))
-        document = read_record(path)
-        first = next(iter(document.records("annotations")), None)
-        if first is not None and "segments_info" in first.fields:
-            return _join(path.parent, PanopticData.read(layout), None)
-        if "images" not in document.fields:
-            raise DataError(f'{path} has no "images"; expected the ground truth, as COCO writes it')
-        return _join(path.parent, None, InstanceData.read(layout))
+        document = read_document(path)
+        if document.annotations and is_panoptic(document.annotations[0]):
+            return _join(path.parent, PanopticData.read(layout, document=document), None)
+        return _join(path.parent, None, InstanceData.read(layout, document=document))
 
     @classmethod
     def of_instances(cls, data: InstanceData) -> GroundTruth:
@@ -149,7 +153,9 @@ class GroundTruth:
         images: list[InstanceImage] = []
         for sample in data.samples:
             if isinstance(sample, MaskImage):
-                objects = id_map_objects(*sample.read_ids(), sample.image_id, data.categories[0].id)
+                objects = id_map_objects(
+                    *read_objects_map(sample), sample.image_id, data.categories[0].id
+                )
                 sample = InstanceImage(
                     image_id=sample.image_id,
                     path=sample.path,
@@ -160,7 +166,12 @@ class GroundTruth:
             images.append(sample)
         categories = tuple(InstanceCategory(id=c.id, name=c.name) for c in data.categories)
         return cls.of_instances(
-            InstanceData(folder=data.folder, categories=categories, images=tuple(images))
+            InstanceData(
+                folder=data.folder,
+                categories=categories,
+                images=tuple(images),
+                has_masks=data.has_masks,
+            )
         )
 
     def tasks(self) -> tuple[Task, ...]:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from panodetr.data.idmaps import VOID
-from panodetr.data.masks import panoptic_objects
-from panodetr.data.panoptic import read_ids
+from panodetr.data.formats.coco_panoptic import read_ids
+from panodetr.data.masks import VOID, panoptic_objects
 from panodetr.errors import DataError
 from panodetr.evaluation.average_precision import TWELVE, AveragePrecision
 from panodetr.evaluation.panoptic_quality import PanopticQuality, object_segments
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from panodetr.data.instances import InstanceCategory, ObjectTruth
+    from panodetr.data.samples import InstanceCategory, ObjectTruth
     from panodetr.evaluation.average_precision import DetectionFigures, ObjectResult
     from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage, Task
     from panodetr.evaluation.panoptic_quality import PanopticFigures, PredictedSegment

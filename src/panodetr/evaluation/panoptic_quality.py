@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
-from panodetr.data.idmaps import VOID
-from panodetr.data.masks import draw_id_map, draw_mask
-from panodetr.data.panoptic import GroundTruthSegment
+from panodetr.data.masks import VOID, draw_id_map, draw_mask
+from panodetr.data.samples import GroundTruthSegment
 from panodetr.errors import DataError
 from panodetr.results.id_map import run_starts
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from panodetr.data.instances import InstanceImage
+    from panodetr.data.samples import InstanceImage
     from panodetr.results.types import Category
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import msgspec
 import numpy as np
 
-from panodetr.data.idmaps import read_id_map
-from panodetr.data.instances import RunLengths, decode_counts
+from panodetr.data.masks import decode_counts, read_id_map
+from panodetr.data.samples import RunLengths
 from panodetr.errors import DataError
 from panodetr.evaluation.average_precision import mask_result
 from panodetr.evaluation.metrics import Counts, Prediction

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from panodetr.boxes import cxcywh_to_xyxy
+from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.masks import panoptic_objects
-from panodetr.data.panoptic import read_ids
 from panodetr.evaluation.panoptic_quality import object_segments
 from panodetr.images.read import read_image
 from panodetr.results.result import DetectionResult, PanopticResult
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.data.instances import ObjectTruth
-    from panodetr.data.panoptic import Sample
+    from panodetr.data.samples import ObjectTruth, Sample
     from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage
     from panodetr.objective.targets import Batch
     from panodetr.predict import Predictor

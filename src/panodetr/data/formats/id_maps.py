@@ -1,19 +1,19 @@
 """A folder of images with one id map each: objects of a single class, drawn as numbers.
 
     images/          masks/                images and id maps of the same names without ending
-    images/          masks/CLASS/          likewise; the folder names the class
-    NAME/images/     NAME/masks/           a split, in either way
+    images/          masks/CLASS/          the same; the folder names the class
+    NAME/images/     NAME/masks/           a split, laid out in one of these ways
 
 An id map is a PNG or TIFF of 8 or 16 bits of grey: 0 is background, each other number an object.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from panodetr.data.idmaps import VOID, present_ids, read_gray_id_map
-from panodetr.data.layout import number_images, read_sizes
+from panodetr.data.formats import Faults, number_images, read_sizes
+from panodetr.data.masks import VOID, present_ids, read_gray_id_map
+from panodetr.data.samples import MaskImage
 from panodetr.errors import DataError
 from panodetr.images.read import SUFFIXES
 
@@ -26,31 +26,15 @@ if TYPE_CHECKING:
 MAP_SUFFIXES = (".png", ".tif", ".tiff")
 
 
-@dataclass(frozen=True, kw_only=True)
-class MaskImage:
-    """One image and its id map.
+def read_objects_map(sample: MaskImage) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Read an image's id map (H, W), 0 = background, and list the objects' ids (N,), rising.
 
-    Attributes:
-        image_id: the number it is called by, or else its place.
-        path: of its file.
-        id_map: path of the id map.
-        size: height, width in pixels, of the image.
+    Raises:
+        DataError: it cannot be read, or has another size than the image.
     """
-
-    image_id: int
-    path: Path
-    id_map: Path
-    size: tuple[int, int]
-
-    def read_ids(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Read the id map (H, W), 0 = background, and list the objects' ids (N,), rising.
-
-        Raises:
-            DataError: it cannot be read, or has another size than the image.
-        """
-        ids = read_gray_id_map(self.id_map, self.size)
-        present = present_ids(ids)
-        return ids, present[present != VOID]
+    ids = read_gray_id_map(sample.id_map, sample.size)
+    present = present_ids(ids)
+    return ids, present[present != VOID]
 
 
 def find_id_folders(folder: Path) -> list[str]:
@@ -92,34 +76,44 @@ def list_pairs(folder: Path, split: str) -> list[tuple[Path, Path]]:
     if not paths:
         raise DataError(f"{images} holds no image; expected one for each id map in {masks}")
     stems = [path.stem for path in paths]
-    twice = (
-        next((stem for stem in stems if stems.count(stem) > 1), None)
-        if (len(set(stems)) != len(stems))
-        else None
-    )
-    if twice is not None:
+    if len(set(stems)) != len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
         raise DataError(f"{images} has several images called {twice}; expected one an id map")
     return [(path, _map_of(path, masks)) for path in paths]
 
 
-def open_id_folder(folder: Path, split: str) -> tuple[tuple[MaskImage, ...], tuple[str, ...]]:
+def read_id_folder(
+    folder: Path, split: str, faults: Faults | None = None
+) -> tuple[tuple[MaskImage, ...], tuple[str, ...]]:
     """List a split's images with their sizes and id maps, which are not read yet.
 
+    Args:
+        folder: the data set's.
+        split: one of its splits.
+        faults: what collects faults; None raises the first one.
+
     Returns:
-        The images that can be read by their headers, and what is said of each of the others.
+        The images that can be read by their headers, and a message about each of the others.
 
     Raises:
         DataError: a file is missing, no image can be read, or there are several classes.
     """
+    faults = faults or Faults()
     pairs = list_pairs(folder, split)
     paths = [path for path, _ in pairs]
-    sizes, unreadable = read_sizes(paths)
+    sizes, unreadable = read_sizes(paths, faults)
     images: list[MaskImage] = []
     for image_id, (path, id_map), size in zip(number_images(paths), pairs, sizes, strict=True):
         if not id_map.is_file():
-            raise DataError(f"{id_map} is missing; it is the id map of {path}")
+            faults.add("missing file", f"{id_map} is missing; it is the id map of {path}")
         if size is not None:
             images.append(MaskImage(image_id=image_id, path=path, id_map=id_map, size=size))
+    if faults.collect:
+        masks, known = class_folder(folder, split)[0], {id_map for _, id_map in pairs}
+        for path in sorted(masks.iterdir()):
+            if path.suffix.lower() in MAP_SUFFIXES and path not in known:
+                where = folder / split / "images"
+                faults.tolerate("missing file", f"{path} has no image of its name in {where}")
     return tuple(images), unreadable
 
 

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, cast
 
 import yaml
 
-from panodetr.data.instances import InstanceCategory, InstanceData, InstanceImage, ObjectTruth
-from panodetr.data.layout import number_images, read_sizes
+from panodetr.data.formats import Faults, number_images, read_sizes
+from panodetr.data.formats.coco_instances import InstanceData
+from panodetr.data.samples import InstanceCategory, InstanceImage, ObjectTruth
 from panodetr.errors import DataError
 from panodetr.images.read import SUFFIXES
 
@@ -71,10 +72,11 @@ def read_yolo_file(path: Path) -> YoloFile:
         DataError: it cannot be read, or has no names or no split.
     """
     try:
-        value = cast("object", yaml.safe_load(path.read_text("utf-8")))
+        # Without tags and types: a class may be called "no", which YAML takes for False.
+        value = cast("object", yaml.load(path.read_text("utf-8"), yaml.BaseLoader))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no text, or no date
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no text
         reason = " ".join(str(error).split()) or "nested too deeply"
         raise DataError(f"{path} is not YAML ({reason}); write it again") from error
     if not isinstance(value, dict):
@@ -94,28 +96,52 @@ def read_yolo_file(path: Path) -> YoloFile:
     return YoloFile(path=path, names=_names(fields.get("names"), path), splits=splits)
 
 
-def open_yolo(file: YoloFile, split: str) -> InstanceData:
-    """Read a split's images' sizes and their objects, polygons in pixels.
+def read_yolo(file: YoloFile, split: str, faults: Faults | None = None) -> InstanceData:
+    """Read the sizes of a split's images and their objects, polygons in pixels.
+
+    Args:
+        file: what `data.yaml` says.
+        split: one of its splits.
+        faults: what collects faults; None raises the first one.
 
     Raises:
         DataError: there is no such split, no image that can be read, or a label is broken.
     """
+    faults = faults or Faults()
     paths = list_images(file, split)
-    sizes, unreadable = read_sizes(paths)
+    sizes, unreadable = read_sizes(paths, faults)
     images: list[InstanceImage] = []
+    boxes: list[str] = []
+    polygons = 0
     numbers = count(1)
     for image_id, path, size in zip(number_images(paths), paths, sizes, strict=True):
-        if size is None:
-            continue
-        objects = tuple(
-            to_object(label, next(numbers), image_id, size)
-            for label in read_labels(label_file(path), file.names)
-        )
-        images.append(InstanceImage(image_id=image_id, path=path, size=size, objects=objects))
+        objects: list[ObjectTruth] = []
+        with faults.catching("broken file"):
+            for place, label in _read_labels(label_file(path), file.names, faults):
+                if len(label.numbers) == 4:
+                    boxes.append(place)
+                else:
+                    polygons += 1
+                if size is not None:
+                    objects.append(to_object(label, next(numbers), image_id, size))
+                    faults.check_box(objects[-1]["bbox"], size, place)
+        if size is not None:
+            image = InstanceImage(image_id=image_id, path=path, size=size, objects=tuple(objects))
+            images.append(image)
+    if polygons:
+        for place in boxes:
+            faults.tolerate(
+                "missing mask",
+                f"{place} is a box, others are polygons; masks are trained where every object has "
+                "one",
+            )
+    if faults.collect:
+        _report_stray_labels(paths, faults)
     return InstanceData(
         folder=file.path.parent,
         categories=tuple(InstanceCategory(id=n, name=file.names[n]) for n in sorted(file.names)),
         images=tuple(images),
+        has_masks=not boxes,
         unreadable=unreadable,
     )
 
@@ -152,33 +178,46 @@ class Label:
     numbers: tuple[float, ...]
 
 
-def read_labels(path: Path, names: dict[int, str]) -> Iterator[Label]:
-    """Read the lines of a label file; none where there is no file.
+def _read_labels(path: Path, names: dict[int, str], faults: Faults) -> Iterator[tuple[str, Label]]:
+    """Read the lines of a label file with their places; none where there is no file.
 
     Raises:
-        DataError: a line is broken, of an unknown class, or has coordinates that are no fractions.
+        DataError: the file cannot be read; or a line is broken, of an unknown class, or has
+            coordinates that are no fractions, and faults are not collected.
     """
-    for number, text in label_lines(path):
-        label = parse_label(text, f"{path}:{number}")
+    if not path.exists() and not path.is_symlink():
+        return
+    first: dict[str, int] = {}
+    for number, text in enumerate(_read_lines(path), start=1):
+        line, place = text.strip(), f"{path}:{number}"
+        if not line:
+            continue
+        if first.setdefault(line, number) != number:
+            faults.tolerate("duplicate id", f"{place} repeats line {first[line]}")
+        try:
+            label = parse_label(line, place)
+        except DataError as error:
+            faults.add("broken entry", str(error))
+            continue
         if label.class_number not in names:
-            raise DataError(unknown_class(label, f"{path}:{number}"))
-        yield label
+            faults.add(
+                "unknown category",
+                f"{place} has class {label.class_number}, which names doesn't list",
+            )
+            continue
+        yield place, label
 
 
-def unknown_class(label: Label, place: str) -> str:
-    """Say that a line has a class that has no name."""
-    return f"{place} has class {label.class_number}, which names doesn't list"
-
-
-def label_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Give the lines of a label file that hold anything, numbered from 1.
-
-    Raises:
-        DataError: the file is there and cannot be read.
-    """
-    if path.exists() or path.is_symlink():
-        lines = enumerate(_read_lines(path), start=1)
-        yield from ((number, line) for number, line in lines if line.strip())
+def _report_stray_labels(paths: list[Path], faults: Faults) -> None:
+    """Report label files, beside those of the images, whose image isn't there."""
+    labels = {label_file(path) for path in paths}
+    lists = {path.parent / "classes.txt" for path in labels}
+    for folder in sorted({label.parent for label in labels}):
+        for path in sorted(folder.glob("*.txt")):
+            if path not in labels | lists:
+                faults.tolerate(
+                    "missing file", f"{path} has labels for an image that isn't in the split"
+                )
 
 
 def parse_label(text: str, place: str) -> Label:
@@ -250,7 +289,7 @@ def _names(value: object, path: Path) -> dict[int, str]:
     for number, name in pairs:
         if isinstance(name, list | dict):  # not shown: a few words can stand for lists without end
             raise DataError(f"{path} names class {number!r} by a list; expected a name")
-        if not re.fullmatch(r"\d{1,9}", str(number)) or name is None:
+        if not re.fullmatch(r"\d{1,9}", str(number)) or not name:
             raise DataError(f"{path} names class {number!r} {name!r}; expected a number and a name")
         names[int(str(number))] = str(name)
     if not names or len(set(names.values())) != len(pairs):

@@ -1,0 +1,151 @@
+"""The images of a data set and their ground truth, as every reader gives them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NotRequired, TypeAlias, TypedDict
+
+from panodetr.errors import DataError
+from panodetr.images.read import read_image
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class RunLengths(TypedDict):
+    """A mask in COCO's run lengths, down the columns.
+
+    `size` is height and width; `counts` are the lengths, empty pixels first, or COCO's string of
+    them.
+    """
+
+    size: list[int]
+    counts: str | list[int]
+
+
+class ObjectTruth(TypedDict):
+    """One object as COCO writes it.
+
+    `bbox` is x, y, width, height in pixels; `area` is what COCO sorts into small, medium and large;
+    `iscrowd` is 1 for many objects drawn as one. `segmentation` is a list of polygons
+    x0, y0, x1, y1, …, or run lengths; missing where the data set has boxes only.
+    """
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    area: float
+    iscrowd: int
+    segmentation: NotRequired[list[list[float]] | RunLengths]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceCategory:
+    """One class of objects.
+
+    Attributes:
+        id: the data set's own.
+        name: the data set's own.
+    """
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundTruthSegment:
+    """One segment that the annotators drew.
+
+    Attributes:
+        id: its value in the id map, 1 or more.
+        category_id: the data set's own.
+        area: pixels, as the JSON says: panoptic quality counts with it, not with the pixels.
+        is_crowd: True where the segment covers many objects drawn as one.
+    """
+
+    id: int
+    category_id: int
+    area: int
+    is_crowd: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image with panoptic ground truth.
+
+    Attributes:
+        image_id: the data set's own.
+        name: the id map's file name without its suffix, unique in the split.
+        path: of its file.
+        id_map: path of the id map.
+        size: height, width in pixels.
+        segments: in the order of the JSON.
+    """
+
+    image_id: int
+    name: str
+    path: Path
+    id_map: Path
+    size: tuple[int, int]
+    segments: tuple[GroundTruthSegment, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceImage:
+    """One image and its objects.
+
+    Attributes:
+        image_id: the data set's own.
+        path: of its file.
+        size: height, width in pixels.
+        objects: in the order of the file. Those of a COCO JSON are kept as text, and decoded each
+            time they are asked for.
+    """
+
+    image_id: int
+    path: Path
+    size: tuple[int, int]
+    objects: Sequence[ObjectTruth]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskImage:
+    """One image and its id map of objects of one class.
+
+    Attributes:
+        image_id: the number that the image is called by, or else its place.
+        path: of its file.
+        id_map: path of the id map.
+        size: height, width in pixels, of the image.
+    """
+
+    image_id: int
+    path: Path
+    id_map: Path
+    size: tuple[int, int]
+
+
+AnySample: TypeAlias = Sample | InstanceImage | MaskImage
+"""One image and where its ground truth is; each kind has image_id, path and size (H, W)."""
+
+
+def read_sample(sample: AnySample) -> NDArray[np.uint8]:
+    """Read a sample's image, (H, W, 3) RGB.
+
+    Raises:
+        ImageError: the file cannot be read as an image.
+        DataError: it has another size than the JSON says.
+    """
+    image = read_image(sample.path)
+    height, width = image.shape[:2]
+    if (height, width) != sample.size:
+        raise DataError(
+            f"{sample.path} is {width}x{height} pixels; expected "
+            f"{sample.size[1]}x{sample.size[0]}, as the JSON says of image {sample.image_id}"
+        )
+    return image
