@@ -40,14 +40,10 @@ def model_on_the_hub(hub: Hub) -> None:
     hub.files[ID] = dict(FILES)
 
 
-def test_only_the_needed_files_are_fetched(hub: Hub) -> None:
+def test_only_the_needed_files_are_fetched_and_only_once(hub: Hub) -> None:
     folder = fetch(ID)
     assert hub.fetched() == ["config.json", "preprocessor_config.json", "model.safetensors"]
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
-
-
-def test_the_cache_saves_the_second_transfer(hub: Hub) -> None:
-    folder = fetch(ID)
     hub.requests.clear()
     assert fetch(ID) == folder
     assert hub.fetched() == []
@@ -108,28 +104,23 @@ def test_a_token_opens_a_gated_model(hub: Hub, monkeypatch: pytest.MonkeyPatch) 
     assert fetch(ID).is_dir()
 
 
-def test_an_unknown_model_is_named(hub: Hub) -> None:
-    with pytest.raises(CheckpointError, match="'owner/dter' is neither a file or folder here nor"):
-        fetch("owner/dter")
-
-
-def test_an_unknown_revision_is_named(hub: Hub) -> None:
-    with pytest.raises(CheckpointError, match="owner/detr on the hub has no revision 'v9'"):
-        fetch(ID, "v9")
-
-
-def test_a_name_that_the_hub_forbids_is_named(hub: Hub) -> None:
-    with pytest.raises(CheckpointError, match=r"'owner/de\.\.tr' is not a name that the hub"):
-        fetch("owner/de..tr")
-
-
-def test_a_repository_that_is_no_model_is_named(hub: Hub) -> None:
-    hub.files["owner/words"] = {"README.md": b""}
-    with pytest.raises(CheckpointError, match=r"owner/words on the hub has no config\.json"):
-        fetch("owner/words")
-    hub.files["owner/empty"] = {"config.json": b"{}"}
-    with pytest.raises(CheckpointError, match="owner/empty on the hub has no weights"):
-        fetch("owner/empty")
+@pytest.mark.parametrize(
+    ("source", "revision", "message"),
+    [
+        ("owner/dter", None, "'owner/dter' is neither a file or folder here nor"),
+        (ID, "v9", "owner/detr on the hub has no revision 'v9'"),
+        ("owner/de..tr", None, r"'owner/de\.\.tr' is not a name that the hub"),
+        ("owner/words", None, r"owner/words on the hub has no config\.json"),
+        ("owner/empty", None, "owner/empty on the hub has no weights"),
+    ],
+)
+def test_what_cannot_be_fetched_is_named_in_one_line(
+    hub: Hub, source: str, revision: str | None, message: str
+) -> None:
+    hub.files |= {"owner/words": {"README.md": b""}, "owner/empty": {"config.json": b"{}"}}
+    with pytest.raises(CheckpointError, match=message) as caught:
+        fetch(source, revision)
+    assert "\n" not in str(caught.value)
 
 
 def test_without_a_network_the_cache_is_used_and_else_a_line_says_so(
@@ -212,13 +203,6 @@ def test_offline_mode_asks_nobody(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
         fetch(ID)
 
 
-def test_every_message_is_one_line(hub: Hub) -> None:
-    for source, revision in (("owner/dter", None), (ID, "v9"), ("owner/de..tr", None)):
-        with pytest.raises(CheckpointError) as caught:
-            fetch(source, revision)
-        assert "\n" not in str(caught.value)
-
-
 def test_a_model_is_loaded_by_its_id(hub: Hub, tmp_path: Path, tiny_spec: ModelSpec) -> None:
     torch.manual_seed(0)
     model = Detr(tiny_spec.architecture)
@@ -227,6 +211,10 @@ def test_a_model_is_loaded_by_its_id(hub: Hub, tmp_path: Path, tiny_spec: ModelS
     spec, loaded = load_checkpoint("owner/tiny", revision="v1")
     assert spec == tiny_spec
     assert torch.equal(loaded.class_head.weight, model.class_head.weight)
+    # The model's usual file stands for the model.
+    assert load_checkpoint("owner/tiny/model.safetensors")[0] == tiny_spec
+    weights = load_backbone("owner/tiny/model.safetensors", tiny_spec.architecture.backbone)
+    assert torch.equal(weights["stem_conv.weight"], model.backbone.stem_conv.weight)
     assert main(["convert", "owner/tiny", str(tmp_path / "copy")]) == 0
     assert read_spec(tmp_path / "copy") == tiny_spec
 
@@ -247,17 +235,6 @@ def test_a_single_file_is_loaded_by_its_name(hub: Hub, tmp_path: Path) -> None:
         # The second is known by its digest, and isn't sent again.
         assert {name for _, name, _, _ in hub.requests} == {source.removeprefix(f"{ID}/")}
     weights = load_backbone(f"{ID}/boxes.pth", RESNET18)
-    assert torch.equal(weights["stem_conv.weight"], model.backbone.stem_conv.weight)
-
-
-def test_a_models_usual_file_stands_for_the_model(
-    hub: Hub, tmp_path: Path, tiny_spec: ModelSpec
-) -> None:
-    model = Detr(tiny_spec.architecture)
-    folder = save_pretrained(tmp_path / "tiny", tiny_spec, model)
-    hub.files["owner/tiny"] = {file.name: file.read_bytes() for file in folder.iterdir()}
-    assert load_checkpoint("owner/tiny/model.safetensors")[0] == tiny_spec
-    weights = load_backbone("owner/tiny/model.safetensors", tiny_spec.architecture.backbone)
     assert torch.equal(weights["stem_conv.weight"], model.backbone.stem_conv.weight)
 
 
