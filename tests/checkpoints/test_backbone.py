@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -56,12 +56,6 @@ def classifier(config: ResNetConfig) -> dict[str, Tensor]:
     return theirs | counters | {"fc.weight": torch.rand(10, 3), "fc.bias": torch.rand(10)}
 
 
-def assert_loaded(loaded: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
-    assert_close(loaded["stem_conv.weight"], theirs["conv1.weight"])
-    assert_close(loaded["stages.1.0.norm2.running_var"], theirs["layer2.0.bn2.running_var"])
-    assert_close(loaded["stages.3.0.shortcut.0.weight"], theirs["layer4.0.downsample.0.weight"])
-
-
 @pytest.mark.parametrize("config", [RESNET18, RESNET34, RESNET50, RESNET101])
 def test_names_are_torchvisions(config: ResNetConfig) -> None:
     with torch.device("meta"):
@@ -80,21 +74,24 @@ def test_names_are_those_in_the_originals_files(golden: Path) -> None:
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
-def test_a_classifier_of_torchvision_becomes_a_backbone(tmp_path: Path, norm: str) -> None:
+def test_a_classifier_of_torchvision_or_timm_becomes_a_backbone(
+    tmp_path: Path, norm: Literal["frozen", "batch"]
+) -> None:
     theirs = classifier(TINY)
     torch.save(theirs, tmp_path / "resnet.pth")
-    config = replace(TINY, norm="frozen" if norm == "frozen" else "batch")
-    loaded = load_backbone(tmp_path / "resnet.pth", config)
-    assert_loaded(loaded, theirs)
-    missing, unknown = ResNet(config).load_state_dict(loaded, strict=False)
-    assert not unknown
-    assert all(key.endswith("num_batches_tracked") for key in missing)
-
-
-def test_a_folder_of_timm_becomes_a_backbone(tmp_path: Path) -> None:
-    theirs = classifier(TINY)
     save_file(theirs, tmp_path / "model.safetensors")
-    assert_loaded(load_backbone(tmp_path, TINY), theirs)
+    config = replace(TINY, norm=norm)
+    for place in (tmp_path / "resnet.pth", tmp_path):
+        loaded = load_backbone(place, config)
+        for ours, key in (
+            ("stem_conv.weight", "conv1.weight"),
+            ("stages.1.0.norm2.running_var", "layer2.0.bn2.running_var"),
+            ("stages.3.0.shortcut.0.weight", "layer4.0.downsample.0.weight"),
+        ):
+            assert_close(loaded[ours], theirs[key])
+        missing, unknown = ResNet(config).load_state_dict(loaded, strict=False)
+        assert not unknown
+        assert all(key.endswith("num_batches_tracked") for key in missing)
 
 
 @pytest.mark.parametrize("kind", ["panodetr", "facebook", "huggingface"])

@@ -21,6 +21,7 @@ from panodetr.model.config import (
     RESNET50,
     RESNET101,
     DetrConfig,
+    ResNetConfig,
     detr_resnet101_panoptic,
 )
 
@@ -76,24 +77,22 @@ def test_names_in_a_configuration_win_and_coco_adds_what_it_knows_of_them() -> N
     assert categories == (coco_detection()[0], plain_category(2, "tandem"))
 
 
-def test_a_dilated_backbone_is_read_in_both_versions_forms() -> None:
-    old = {**VERSION_4, "dilation": True}
-    inner = {"model_type": "timm_backbone", "backbone": "resnet50.a1_in1k", "output_stride": 16}
-    assert read(old).architecture.backbone == replace(RESNET101, dilate_last=True)
-    new = {**VERSION_4, "backbone": None, "backbone_config": inner}
-    assert read(new).architecture.backbone == replace(RESNET50, dilate_last=True)
+RESNET = {"model_type": "resnet", "layer_type": "basic", "depths": [2, 2, 2, 2]}
+WIDTHS = {"hidden_sizes": [64, 128, 256, 512], "embedding_size": 64}
+TIMM = {"model_type": "timm_backbone", "backbone": "resnet50.a1_in1k", "output_stride": 16}
 
 
-def test_a_resnet_of_transformers_is_read() -> None:
-    inner = {
-        "model_type": "resnet",
-        "layer_type": "basic",
-        "depths": [2, 2, 2, 2],
-        "hidden_sizes": [64, 128, 256, 512],
-        "embedding_size": 64,
-    }
-    config = {**VERSION_4, "backbone": None, "backbone_config": inner, "use_timm_backbone": False}
-    assert read(config).architecture.backbone == RESNET18
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"dilation": True}, replace(RESNET101, dilate_last=True)),
+        ({"backbone": None, "backbone_config": TIMM}, replace(RESNET50, dilate_last=True)),
+        ({"backbone": None, "backbone_config": {**RESNET, **WIDTHS}}, RESNET18),
+    ],
+    ids=["a name and dilation", "timm's configuration", "transformers' ResNet"],
+)
+def test_a_backbone_is_read_in_every_form(changes: dict[str, Any], expected: ResNetConfig) -> None:
+    assert read({**VERSION_4, **changes}).architecture.backbone == expected
 
 
 def test_a_table_transformer_normalises_first() -> None:
@@ -101,9 +100,9 @@ def test_a_table_transformer_normalises_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("changes", "sides"),
     [
-        ({}, Preprocessing()),
+        ({}, (800, 1333)),
         ({"size": {"shortest_edge": 480, "longest_edge": 640}}, (480, 640)),
         ({"size": {"longest_edge": 1000}}, (1000, 1000)),
         ({"size": {"shortest_edge": 800, "longest_edge": 800}}, (800, 800)),
@@ -113,10 +112,9 @@ def test_a_table_transformer_normalises_first() -> None:
     ],
 )
 def test_every_form_of_the_size_is_read(
-    changes: dict[str, Any], expected: Preprocessing | tuple[int | None, int | None]
+    changes: dict[str, Any], sides: tuple[int | None, int | None]
 ) -> None:
-    if isinstance(expected, tuple):
-        expected = Preprocessing(short_side=expected[0], long_side=expected[1])
+    expected = Preprocessing(short_side=sides[0], long_side=sides[1])
     assert read(VERSION_4, {**PREPROCESSOR_4, **changes}).preprocessing == expected
 
 
@@ -144,24 +142,14 @@ def test_no_normalising_is_a_mean_of_zero() -> None:
         ({"decoder_ffn_dim": 1024}, "encoder_ffn_dim is 2048 and decoder_ffn_dim 1024"),
         ({"id2label": {"1": "a"}}, "1 names but none for '0'"),
         ({"id2label": []}, "id2label: expected object . null, got array"),
-    ],
-)
-def test_what_cannot_be_built_is_named(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        read({**VERSION_4, **changes})
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
         ({"size": {"height": 640, "width": 640}}, "expected shortest_edge and longest_edge"),
         ({"rescale_factor": 1.0}, "does not rescale by 1/255"),
         ({"image_mean": 0.5}, r"preprocessor_config\.json: image_mean: expected array, got float"),
     ],
 )
-def test_preprocessing_that_cannot_be_done_is_named(changes: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_built_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        read(VERSION_4, {**PREPROCESSOR_4, **changes})
+        read({**VERSION_4, **changes}, {**PREPROCESSOR_4, **changes})
 
 
 @pytest.mark.parametrize("model", PUBLISHED, ids=lambda model: model.hub_id)

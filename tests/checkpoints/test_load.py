@@ -119,20 +119,15 @@ def detector(tmp_path: Path, name: str, **extra: object) -> Path:
     return tmp_path / name
 
 
-def test_a_file_is_taken_for_undilated_unless_something_says_so(tmp_path: Path) -> None:
+def test_a_file_is_undilated_unless_an_option_its_arguments_or_its_name_say_so(
+    tmp_path: Path,
+) -> None:
     file = detector(tmp_path, "mine.pth")
-    assert not load_checkpoint(file)[0].architecture.backbone.dilate_last
+    assert not load_spec(file).architecture.backbone.dilate_last
     assert load_checkpoint(file, dilation=True)[0].architecture.backbone.dilate_last
-
-
-def test_the_arguments_in_a_file_say_whether_it_is_dilated(tmp_path: Path) -> None:
-    file = detector(tmp_path, "mine.pth", args=argparse.Namespace(dilation=True, nheads=4))
-    shape = load_checkpoint(file)[0].architecture
-    assert shape.backbone.dilate_last
-    assert shape.heads == 4
-
-
-def test_a_published_files_name_says_what_it_is(tmp_path: Path) -> None:
+    arguments = argparse.Namespace(dilation=True, nheads=4)
+    shape = load_checkpoint(detector(tmp_path, "mine.pth", args=arguments))[0].architecture
+    assert (shape.backbone.dilate_last, shape.heads) == (True, 4)
     spec, _ = load_checkpoint(detector(tmp_path, "detr-r50-dc5-f0fb7ef5.pth"))
     assert spec.architecture.backbone.dilate_last
     assert spec.name == "facebook/detr-resnet-50-dc5"
@@ -205,12 +200,6 @@ def test_a_configuration_of_another_size_than_its_weights_is_an_error(
         load_checkpoint(folder)
 
 
-def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
-    torch.save({"vit.patch.weight": torch.ones(1)}, tmp_path / "vit.bin")
-    with pytest.raises(CheckpointError, match=r"vit\.bin holds no DETR: .* 'vit\.patch\.weight'"):
-        load_checkpoint(tmp_path / "vit.bin")
-
-
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -230,21 +219,22 @@ def test_folders_that_are_no_checkpoint_are_named(
         load_checkpoint(tmp_path)
 
 
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
-    (tmp_path / "image.png").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"image\.png is not a file of weights"):
-        load_checkpoint(tmp_path / "image.png")
-
-
 @pytest.mark.parametrize(
-    ("source", "hint"),
+    ("source", "message"),
     [
         ("detr-resnet-101-panoptic", "did you mean 'facebook/detr-resnet-101-panoptic'"),
         ("/nowhere/model.pth", "neither a bundled model nor a folder, a file or an id"),
+        ("image.png", r"image\.png is not a file of weights"),
+        ("vit.bin", r"vit\.bin holds no DETR: .* 'vit\.patch\.weight'"),
     ],
 )
-def test_an_unknown_source_is_an_error_with_the_near_one(source: str, hint: str) -> None:
-    with pytest.raises(CheckpointError, match=hint):
+def test_a_source_that_is_no_checkpoint_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("image.png").write_bytes(b"")
+    torch.save({"vit.patch.weight": torch.ones(1)}, "vit.bin")
+    with pytest.raises(CheckpointError, match=message):
         load_checkpoint(source)
 
 

@@ -20,8 +20,11 @@ def model(checkpoint: Path) -> DetrForSegmentation:
     return DetrForSegmentation.from_pretrained(checkpoint)
 
 
-def test_outputs_have_their_shapes_and_no_graph(model: DetrForSegmentation) -> None:
-    outputs = model(torch.randn(2, 3, 64, 96))
+def test_outputs_have_their_shapes_and_no_graph(
+    model: DetrForSegmentation, checkpoint: Path
+) -> None:
+    pixels = torch.randn(2, 3, 64, 96)
+    outputs = model(pixels)
     assert outputs.logits.shape == (2, 5, 4)
     assert outputs.pred_boxes.shape == (2, 5, 4)
     assert outputs.pred_masks.shape == (2, 5, 16, 24)
@@ -29,6 +32,9 @@ def test_outputs_have_their_shapes_and_no_graph(model: DetrForSegmentation) -> N
     assert outputs.encoder_last_hidden_state.shape == (2, 6, 128)
     assert not outputs.pred_masks.requires_grad
     assert not model.training
+    boxes = DetrForObjectDetection.from_pretrained(checkpoint)(pixels)
+    torch.testing.assert_close(boxes.logits, outputs.logits)
+    assert "pred_masks" not in list(boxes)
 
 
 def test_outputs_are_read_by_attribute_name_or_place(model: DetrForSegmentation) -> None:
@@ -43,18 +49,7 @@ def test_outputs_are_read_by_attribute_name_or_place(model: DetrForSegmentation)
         _ = outputs["loss"]
 
 
-def test_a_box_model_is_the_panoptic_one_without_masks(
-    model: DetrForSegmentation, checkpoint: Path
-) -> None:
-    pixels = torch.randn(1, 3, 64, 64)
-    boxes = DetrForObjectDetection.from_pretrained(checkpoint)(pixels)
-    torch.testing.assert_close(boxes.logits, model(pixels).logits)
-    assert "pred_masks" not in list(boxes)
-
-
-def test_padding_is_told_by_the_mask_and_kept_with_the_outputs(
-    model: DetrForSegmentation,
-) -> None:
+def test_the_mask_says_what_is_padding_and_outputs_keep_it(model: DetrForSegmentation) -> None:
     pixels, mask = torch.zeros(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.int64)
     pixels[0], mask[0] = torch.randn(3, 64, 96), 1
     pixels[1, :, :30, :40], mask[1, :30, :40] = torch.randn(3, 30, 40), 1

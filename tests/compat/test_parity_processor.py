@@ -22,15 +22,22 @@ from panodetr.compat.options import ProcessorOptions
 pytestmark = pytest.mark.parity
 
 SIZE = {"shortest_edge": 48, "longest_edge": 80}
+CALL = ("masks_path", "return_segmentation_masks")
 LEVEL = 1 / 255 / 0.224  # one grey level, after normalising with the least deviation
-
-
-def their_processor(**options: Any) -> Any:
-    return DetrImageProcessorPil(**options)
 
 
 def noise(height: int, width: int) -> NDArray[np.uint8]:
     return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def both(*inputs: Any, size: Any = SIZE, format: str = "coco_detection", **options: Any) -> Any:
+    """Give what our processor and theirs make of the same inputs."""
+    call = {k: options.pop(k) for k in CALL if k in options}
+    kinds: Any = (DetrImageProcessor, DetrImageProcessorPil)
+    return [
+        kind(size=size, format=format, **options)(*inputs, return_tensors="pt", **call)
+        for kind in kinds
+    ]
 
 
 def same(ours: Any, theirs: Any, *, tolerance: float = LEVEL) -> None:
@@ -71,9 +78,7 @@ def test_the_size_rule(height: int, width: int) -> None:
 )
 def test_images_under_every_option(options: dict[str, Any]) -> None:
     images = [Image.fromarray(noise(60, 90)), Image.fromarray(noise(70, 50))]
-    options = {"size": SIZE, **options}
-    ours = DetrImageProcessor(**options)(images, return_tensors="pt")
-    theirs = their_processor(**options)(images, return_tensors="pt")
+    ours, theirs = both(images, **options)
     same(ours, theirs, tolerance=1.001 if not options.get("do_rescale", True) else LEVEL)
 
 
@@ -121,30 +126,17 @@ NOTHING = {"image_id": 6, "annotations": []}
 @pytest.mark.parametrize("options", [{}, {"do_convert_annotations": False}, {"do_resize": False}])
 def test_detection_labels(masks: bool, options: dict[str, Any]) -> None:
     images, annotations = [noise(60, 90), noise(90, 60)], [OBJECTS, NOTHING]
-    options = {"size": SIZE, **options}
     if masks:  # transformers cannot resize an empty list of masks
         images, annotations = [noise(60, 90), noise(60, 120)], [OBJECTS, OBJECTS]
-    ours, theirs = (
-        processor(images, annotations, return_segmentation_masks=masks, return_tensors="pt")
-        for processor in (DetrImageProcessor(**options), their_processor(**options))
-    )
-    same(ours, theirs)
+    same(*both(images, annotations, return_segmentation_masks=masks, **options))
 
 
 def test_panoptic_labels(official: Any) -> None:
     image = Image.open(official.image).convert("RGB")
     taller = Image.fromarray(noise(image.height, image.width)).rotate(90, expand=True)
-    options = {"size": SIZE, "format": "coco_panoptic"}
-    ours, theirs = (
-        processor([image], official.annotation, masks_path=official.folder, return_tensors="pt")
-        for processor in (DetrImageProcessor(**options), their_processor(**options))
-    )
-    same(ours, theirs)
-    ours, theirs = (
-        processor([image, taller], return_tensors="pt")
-        for processor in (DetrImageProcessor(**options), their_processor(**options))
-    )
-    same(ours, theirs)
+    panoptic = {"format": "coco_panoptic", "masks_path": official.folder}
+    same(*both([image], official.annotation, **panoptic))
+    same(*both([image, taller], **panoptic))
 
 
 def test_panoptic_labels_in_a_padded_batch(tmp_path: Path) -> None:
@@ -160,19 +152,13 @@ def test_panoptic_labels_in_a_padded_batch(tmp_path: Path) -> None:
         {"image_id": n, "file_name": f"{name}.png", "segments_info": segments}
         for n, name in enumerate("ab")
     ]
-    options = {"size": SIZE, "format": "coco_panoptic"}
-    ours, theirs = (
-        processor(
-            [noise(60, 90), noise(90, 60)], annotations, masks_path=tmp_path, return_tensors="pt"
-        )
-        for processor in (DetrImageProcessor(**options), their_processor(**options))
-    )
-    same(ours, theirs)
+    images = [noise(60, 90), noise(90, 60)]
+    same(*both(images, annotations, masks_path=tmp_path, format="coco_panoptic"))
 
 
 @pytest.mark.parametrize("panoptic", [False, True])
 def test_the_published_configurations_are_read(panoptic: bool) -> None:
-    published = {
+    published: dict[str, Any] = {
         "do_normalize": True,
         "do_resize": True,
         "format": "coco_panoptic" if panoptic else "coco_detection",
@@ -181,7 +167,7 @@ def test_the_published_configurations_are_read(panoptic: bool) -> None:
         "max_size": 1333,
         "size": 800,
     }
-    theirs = json.loads(their_processor(**published).to_json_string())
+    theirs = json.loads(DetrImageProcessorPil(**published).to_json_string())
     ours = DetrImageProcessor(**published).options
     for name in ("do_resize", "do_rescale", "do_normalize", "do_pad", "rescale_factor"):
         assert getattr(ours, name) == theirs[name]
