@@ -9,6 +9,7 @@ from panodetr.errors import UsageError
 from panodetr.predict import Predictor
 from panodetr.runtimes.base import PRECISIONS, RUNTIMES, Precision, RuntimeName
 from panodetr.runtimes.exported import is_exported, read_exported
+from panodetr.runtimes.graphs import GraphRuntime, compile_openvino, load_onnx
 
 if TYPE_CHECKING:
     import torch
@@ -85,15 +86,16 @@ def _open(
         chosen = choose_device(device)
         spec, network = load_checkpoint(model)
         return spec, TorchRuntime(network, spec.preprocessing, chosen, precision)
-    from panodetr.runtimes import convert
+    from panodetr.runtimes.convert import require, to_onnx, to_openvino
 
     _only_on_cpu(runtime, device, precision)
-    convert.require(runtime)
+    require(runtime)
     spec, network = load_checkpoint(model)
-    rule = spec.preprocessing
     if runtime == "onnx":
-        return spec, convert.run_onnx(convert.to_onnx(network, rule))
-    return spec, convert.run_openvino(convert.to_openvino(network, rule))
+        graphs = map(load_onnx, to_onnx(network, spec.preprocessing).values())
+    else:
+        graphs = map(compile_openvino, to_openvino(network, spec.preprocessing).values())
+    return spec, GraphRuntime(*graphs)
 
 
 def _only_on_cpu(runtime: str, device: str, precision: Precision) -> None:

@@ -6,7 +6,6 @@ Letters: B images, H and W their size, Q queries, N masks, h and w a mask's size
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -21,10 +20,7 @@ from panodetr.export.quantize import calibration_batches, import_nncf, quantize
 from panodetr.files import check_writable
 from panodetr.results.decode import keep_queries, paired_box_iou, paired_mask_iou
 from panodetr.runtimes.convert import (
-    OnnxGraphs,
-    OpenVinoGraphs,
     require,
-    run_openvino,
     to_onnx,
     to_openvino,
 )
@@ -35,12 +31,13 @@ from panodetr.runtimes.exported import (
     run_graphs,
     write_exported,
 )
-from panodetr.runtimes.graphs import import_openvino
+from panodetr.runtimes.graphs import GraphRuntime, compile_openvino, import_openvino
 from panodetr.runtimes.torch import TorchRuntime
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
+    import openvino
     from numpy.typing import NDArray
 
     from panodetr.checkpoints.spec import ModelSpec
@@ -109,19 +106,21 @@ def export(
     masks = spec.architecture.masks
     reference = TorchRuntime(network, spec.preprocessing, torch.device("cpu"), plain=True)
     if format == "onnx":
-        files = _onnx_files(to_onnx(network, spec.preprocessing))
+        converted = to_onnx(network, spec.preprocessing)
+        files = {f"{name}.onnx": graph for name, graph in converted.items()}
     else:
         graphs = to_openvino(network, spec.preprocessing)
         if batches is not None:
-            check_equal(reference, run_openvino(graphs), masks=masks)
+            unquantised = GraphRuntime(*map(compile_openvino, graphs.values()))
+            check_equal(reference, unquantised, masks=masks)
             graphs = quantize(graphs, spec, batches)
         files = _openvino_files(graphs)
     exported = run_graphs(format, spec, files)
     if batches is None:
-        checked = vars(check_equal(reference, exported, masks=masks))
+        checked = check_equal(reference, exported, masks=masks)
     else:
         check_sound(reference, exported, masks=masks)
-        checked = vars(measure_agreement(reference, exported, spec, batches))
+        checked = measure_agreement(reference, exported, spec, batches)
     info = ExportInfo(
         spec=spec,
         format=format,
@@ -143,12 +142,7 @@ def weights_digest(model: Detr) -> str:
     return digest.hexdigest()
 
 
-def _onnx_files(graphs: OnnxGraphs) -> dict[str, bytes]:
-    masks = {} if graphs.masks is None else {"masks.onnx": graphs.masks}
-    return {"detect.onnx": graphs.detect} | masks
-
-
-def _openvino_files(graphs: OpenVinoGraphs) -> dict[str, bytes]:
+def _openvino_files(graphs: Mapping[str, openvino.Model]) -> dict[str, bytes]:
     """Let OpenVINO write its files, which it does only to a disk, and read them.
 
     Raises:
@@ -158,12 +152,11 @@ def _openvino_files(graphs: OpenVinoGraphs) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     try:
         with TemporaryDirectory() as folder:
-            for name, graph in (("detect", graphs.detect), ("masks", graphs.masks)):
-                if graph is not None:
-                    xml = Path(folder, f"{name}.xml")
-                    library.serialize(graph, xml)
-                    for path in (xml, xml.with_suffix(".bin")):
-                        files[path.name] = path.read_bytes()
+            for name, graph in graphs.items():
+                xml = Path(folder, f"{name}.xml")
+                library.serialize(graph, xml)
+                for path in (xml, xml.with_suffix(".bin")):
+                    files[path.name] = path.read_bytes()
     except (OSError, RuntimeError) as error:
         raise PanodetrError(
             f"cannot write the graphs to {gettempdir()}: {' '.join(str(error).split())}; make room "
@@ -179,34 +172,11 @@ def _version(name: str) -> str | None:
         return None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """The largest differences that were found, each relative to its tolerance's measure."""
-
-    logits: float
-    boxes: float
-    masks: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """How two models answer for the queries that the first one keeps.
-
-    Attributes:
-        queries: how many those are.
-        same_class: share of them for which the other's likeliest class is the same.
-        box_iou: mean overlap of their boxes.
-        mask_iou: mean overlap of their masks; 1 for a model without masks.
-    """
-
-    queries: int
-    same_class: float
-    box_iou: float
-    mask_iou: float
-
-
-def check_equal(model: Runtime, exported: Runtime, *, masks: bool) -> Difference:
+def check_equal(model: Runtime, exported: Runtime, *, masks: bool) -> dict[str, float]:
     """Compare on noise at several sizes and numbers of images, with padding and without.
+
+    Returns:
+        The largest difference of logits, boxes and masks, measured as `TOLERANCE` is.
 
     Raises:
         CheckpointError: they differ by more than rounding; the message has the numbers.
@@ -222,7 +192,7 @@ def check_equal(model: Runtime, exported: Runtime, *, masks: bool) -> Difference
                 "nothing was written: please report this with the model"
             )
         worst[name] = max(worst[name], difference)
-    return Difference(**worst)
+    return worst
 
 
 def check_sound(model: Runtime, exported: Runtime, *, masks: bool) -> None:
@@ -272,8 +242,13 @@ def _answers(
 
 def measure_agreement(
     model: Runtime, exported: Runtime, spec: ModelSpec, batches: Sequence[NDArray[np.uint8]]
-) -> Agreement:
+) -> dict[str, float]:
     """Compare the answers to images (B, H, W, 3) for the queries that the model would keep.
+
+    Returns:
+        `queries`, how many those are; `same_class`, the share of them for which the other's
+        likeliest class is the same; `box_iou` and `mask_iou`, the mean overlap of their boxes and
+        of their masks, 1 for a model without masks.
 
     Raises:
         CheckpointError: they have little to do with each other.
@@ -296,19 +271,18 @@ def measure_agreement(
             "the model finds nothing in the images to calibrate with, so int8 cannot be judged; "
             "give images of what the model knows"
         )
-    found = Agreement(
-        queries=len(same),
-        same_class=float(np.mean(same)),
-        box_iou=float(np.mean(boxes)),
-        mask_iou=float(np.mean(masks)) if masks else 1.0,
-    )
-    if min(found.same_class, found.box_iou, found.mask_iou) < LEAST_AGREEMENT:
+    found = {
+        "same_class": float(np.mean(same)),
+        "box_iou": float(np.mean(boxes)),
+        "mask_iou": float(np.mean(masks)) if masks else 1.0,
+    }
+    if min(found.values()) < LEAST_AGREEMENT:
         raise CheckpointError(
-            f"the int8 model is not the model: of {found.queries} segments {found.same_class:.0%} "
-            f"have the same class, boxes overlap by {found.box_iou:.0%} and masks by "
-            f"{found.mask_iou:.0%}; nothing was written: give more images, or leave out --int8"
+            f"the int8 model is not the model: of {len(same)} segments {found['same_class']:.0%} "
+            f"have the same class, boxes overlap by {found['box_iou']:.0%} and masks by "
+            f"{found['mask_iou']:.0%}; nothing was written: give more images, or leave out --int8"
         )
-    return found
+    return {"queries": len(same), **found}
 
 
 def _noise(

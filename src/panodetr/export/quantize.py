@@ -16,17 +16,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from panodetr.errors import CheckpointError, MissingExtra
+from panodetr.errors import CheckpointError
 from panodetr.images.read import find_images, read_size
 from panodetr.images.views import cut_view, lay_tiles, read_tiled
 from panodetr.results.decode import keep_queries
-from panodetr.runtimes.convert import OpenVinoGraphs
-from panodetr.runtimes.graphs import MASK_SOURCES, compile_openvino
+from panodetr.runtimes.graphs import MASK_SOURCES, compile_openvino, import_extra
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
-    from types import ModuleType
 
     import openvino
     from numpy.typing import NDArray
@@ -58,12 +56,12 @@ _LOG = logging.getLogger(__name__)
 
 
 def quantize(
-    graphs: OpenVinoGraphs, spec: ModelSpec, batches: Sequence[NDArray[np.uint8]]
-) -> OpenVinoGraphs:
+    graphs: Mapping[str, openvino.Model], spec: ModelSpec, batches: Sequence[NDArray[np.uint8]]
+) -> dict[str, openvino.Model]:
     """Give the int8 graphs.
 
     Args:
-        graphs: in float32.
+        graphs: in float32, `detect` and, of a model with a mask head, `masks`.
         spec: of the model.
         batches: images (B, H, W, 3) as the model is fed.
 
@@ -71,44 +69,36 @@ def quantize(
         CheckpointError: what should stay float32 is not to be found.
         MissingExtra: NNCF is not installed.
     """
-    kept = KEPT_FLOAT if graphs.masks is None else KEPT_FLOAT + KEPT_FLOAT_OF_MASKS
+    kept = KEPT_FLOAT + KEPT_FLOAT_OF_MASKS if "masks" in graphs else KEPT_FLOAT
     _check_kept(graphs, kept)
-    inputs: list[Arrays] = [
-        {"images": batch, "padding": np.zeros(batch.shape[:3], np.bool_)} for batch in batches
-    ]
-    chosen: list[Arrays] = []
-    if graphs.masks is not None:
-        run = compile_openvino(graphs.detect.clone()).run
-        for item in inputs:
-            chosen += _mask_inputs(run(item), spec)
-    masks = None if graphs.masks is None else _quantize(graphs.masks, chosen, kept)
-    return OpenVinoGraphs(_quantize(graphs.detect, inputs, kept), masks)
+    inputs: dict[str, list[Arrays]] = {
+        "detect": [
+            {"images": batch, "padding": np.zeros(batch.shape[:3], np.bool_)} for batch in batches
+        ]
+    }
+    if "masks" in graphs:
+        run = compile_openvino(graphs["detect"].clone()).run
+        inputs["masks"] = [
+            chosen for item in inputs["detect"] for chosen in _mask_inputs(run(item), spec)
+        ]
+    return {name: _quantize(graph, inputs[name], kept) for name, graph in graphs.items()}
 
 
-def import_nncf() -> ModuleType:
-    """Import the library.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
+def import_nncf() -> Any:
+    """Import NNCF, or raise `MissingExtra`."""
     # NNCF reports its use to its maker unless this is set before it is imported.
     os.environ.setdefault("NNCF_CI", "1")
-    try:
-        with redirect_stdout(sys.stderr):  # which its log then keeps to; stdout is for results
-            import nncf
-    except ImportError as error:
-        raise MissingExtra("quantising to int8", "openvino") from error
-    return nncf
+    with redirect_stdout(sys.stderr):  # which its log then keeps to; stdout is for results
+        return import_extra("nncf", "quantising to int8", "openvino")
 
 
-def _check_kept(graphs: OpenVinoGraphs, patterns: Sequence[str]) -> None:
+def _check_kept(graphs: Mapping[str, openvino.Model], patterns: Sequence[str]) -> None:
     """Make sure that every pattern matches a node: NNCF ignores one that matches none.
 
     Raises:
         CheckpointError: one matches none, so parts of the model have other names than here.
     """
-    models = [model for model in (graphs.detect, graphs.masks) if model is not None]
-    names = [node.get_friendly_name() for model in models for node in model.get_ops()]
+    names = [node.get_friendly_name() for graph in graphs.values() for node in graph.get_ops()]
     for pattern in patterns:
         if not any(re.search(pattern, name) for name in names):
             raise CheckpointError(
@@ -131,7 +121,7 @@ def _mask_inputs(found: Arrays, spec: ModelSpec) -> list[Arrays]:
 def _quantize(
     graph: openvino.Model, items: Sequence[Arrays], kept: Sequence[str]
 ) -> openvino.Model:
-    library = cast("Any", import_nncf())
+    library = import_nncf()
     with redirect_stdout(sys.stderr):  # progress bars
         return library.quantize(
             graph,

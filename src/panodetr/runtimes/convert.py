@@ -15,30 +15,25 @@ import io
 import logging
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from panodetr.errors import MissingExtra
 from panodetr.runtimes.graphs import (
     BOX_OUTPUTS,
     DETECT_INPUTS,
     DETECT_OUTPUTS,
     MASKS_INPUTS,
     MASKS_OUTPUTS,
-    GraphRuntime,
-    compile_openvino,
+    import_extra,
     import_onnxruntime,
     import_openvino,
-    load_onnx,
 )
 from panodetr.runtimes.torch import normalize_images
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     import openvino
 
@@ -122,22 +117,6 @@ def masks_example(found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return *(array[:1] for array in found[2:]), torch.tensor([1, 0, 2]) % found[0].shape[1]
 
 
-@dataclass(frozen=True)
-class OpenVinoGraphs:
-    """A model in OpenVINO; `masks` is None where it has no mask head."""
-
-    detect: openvino.Model
-    masks: openvino.Model | None
-
-
-@dataclass(frozen=True)
-class OnnxGraphs:
-    """A model in ONNX's files; `masks` is None where it has no mask head."""
-
-    detect: bytes
-    masks: bytes | None
-
-
 def require(runtime: Literal["onnx", "openvino"]) -> None:
     """Make sure of what conversion and the converted model need, before either takes its time.
 
@@ -148,26 +127,12 @@ def require(runtime: Literal["onnx", "openvino"]) -> None:
         import_openvino()
         return
     import_onnxruntime()
-    try:
-        import_module("onnxscript")  # torch's exporter would ask for it, with a traceback
-    except ImportError as error:
-        raise MissingExtra("writing a model for ONNX Runtime", "onnx") from error
+    # torch's exporter would ask for it, with a traceback
+    import_extra("onnxscript", "writing a model for ONNX Runtime", "onnx")
 
 
-def run_openvino(graphs: OpenVinoGraphs) -> GraphRuntime:
-    """Make graphs in memory ready to run."""
-    masks = None if graphs.masks is None else compile_openvino(graphs.masks)
-    return GraphRuntime(compile_openvino(graphs.detect), masks)
-
-
-def run_onnx(graphs: OnnxGraphs) -> GraphRuntime:
-    """Make graphs in memory ready to run."""
-    masks = None if graphs.masks is None else load_onnx(graphs.masks)
-    return GraphRuntime(load_onnx(graphs.detect), masks)
-
-
-def to_openvino(model: Detr, rule: Preprocessing) -> OpenVinoGraphs:
-    """Convert a model, on the CPU and in float32.
+def to_openvino(model: Detr, rule: Preprocessing) -> dict[str, openvino.Model]:
+    """Convert a model, on the CPU and in float32, to `detect` and, if it has a mask head, `masks`.
 
     Raises:
         MissingExtra: OpenVINO is not installed.
@@ -184,26 +149,16 @@ def to_openvino(model: Detr, rule: Preprocessing) -> OpenVinoGraphs:
     ) -> openvino.Model:
         recorded = TorchScriptPythonDecoder(graph, example_input=example)
         converted = frontend.convert(frontend.load(recorded))
-        for port, name in zip(converted.inputs, inputs, strict=True):
-            port.get_tensor().set_names({name})
-        for port, name in zip(converted.outputs, outputs, strict=True):
+        ports = [*converted.inputs, *converted.outputs]
+        for port, name in zip(ports, [*inputs, *outputs], strict=True):
             port.get_tensor().set_names({name})
         return converted
 
-    detect = DetectGraph(model, rule)
-    with _recording():
-        example = detect_example()
-        if model.mask_head is None:
-            return OpenVinoGraphs(convert(detect, example, DETECT_INPUTS, BOX_OUTPUTS), None)
-        whole = convert(detect, example, DETECT_INPUTS, DETECT_OUTPUTS)
-        chosen = masks_example(detect(*example))
-        return OpenVinoGraphs(
-            whole, convert(MasksGraph(model), chosen, MASKS_INPUTS, MASKS_OUTPUTS)
-        )
+    return _convert(model, rule, convert)
 
 
-def to_onnx(model: Detr, rule: Preprocessing) -> OnnxGraphs:
-    """Convert a model, on the CPU and in float32.
+def to_onnx(model: Detr, rule: Preprocessing) -> dict[str, bytes]:
+    """Convert a model to ONNX's files, as `to_openvino` does.
 
     Raises:
         MissingExtra: the ONNX libraries are not installed.
@@ -223,14 +178,26 @@ def to_onnx(model: Detr, rule: Preprocessing) -> OnnxGraphs:
         program.save(cast("Any", file))
         return file.getvalue()
 
-    detect = DetectGraph(model, rule)
+    return _convert(model, rule, convert)
+
+
+Converted = TypeVar("Converted")
+
+
+def _convert(
+    model: Detr,
+    rule: Preprocessing,
+    convert: Callable[[nn.Module, tuple[Tensor, ...], Sequence[str], Sequence[str]], Converted],
+) -> dict[str, Converted]:
+    """Record a model's graphs on an example and convert them, by their names."""
+    detect, example = DetectGraph(model, rule), detect_example()
     with _recording():
-        example = detect_example()
         if model.mask_head is None:
-            return OnnxGraphs(convert(detect, example, DETECT_INPUTS, BOX_OUTPUTS), None)
+            return {"detect": convert(detect, example, DETECT_INPUTS, BOX_OUTPUTS)}
         whole = convert(detect, example, DETECT_INPUTS, DETECT_OUTPUTS)
         chosen = masks_example(detect(*example))
-        return OnnxGraphs(whole, convert(MasksGraph(model), chosen, MASKS_INPUTS, MASKS_OUTPUTS))
+        masks = convert(MasksGraph(model), chosen, MASKS_INPUTS, MASKS_OUTPUTS)
+        return {"detect": whole, "masks": masks}
 
 
 def _open_sizes(name: str) -> dict[int, Any]:

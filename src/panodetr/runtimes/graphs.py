@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,13 +20,11 @@ from panodetr.results.masks import Masks, NumpyMasks
 from panodetr.threads import omp_threads
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     import openvino
 
 Arrays = dict[str, NDArray[np.generic]]
 Shape = tuple[int | None, ...]
-"""Of an array that a graph takes or gives out; None is a size that is open."""
+"""Of an array that a graph gives out; None is a size that is open."""
 
 DETECT_INPUTS = ("images", "padding")
 MASK_SOURCES = ("states", "memory", "small_padding", "coarse", "fine", "finer", "finest")
@@ -50,12 +49,12 @@ class Graph:
 
     Attributes:
         run: computes.
-        inputs: what it takes, by name.
-        outputs: what it gives out, likewise.
+        inputs: the names of what it takes.
+        outputs: the shapes of what it gives out, by name.
     """
 
     run: Callable[[Arrays], Arrays]
-    inputs: Mapping[str, Shape]
+    inputs: Sequence[str]
     outputs: Mapping[str, Shape]
 
 
@@ -130,17 +129,31 @@ def _check(name: str, graph: Graph, inputs: tuple[str, ...], outputs: tuple[str,
             )
 
 
-def import_onnxruntime() -> ModuleType:
-    """Import the library.
+def import_extra(library: str, what: str, extra: str) -> Any:
+    """Import a library that not everybody installs.
+
+    Args:
+        library: its name.
+        what: needs it.
+        extra: of this package, that installs it.
 
     Raises:
         MissingExtra: it is not installed.
     """
     try:
-        import onnxruntime
+        return import_module(library)
     except ImportError as error:
-        raise MissingExtra("running a model in ONNX Runtime", "onnx") from error
-    return onnxruntime
+        raise MissingExtra(what, extra) from error
+
+
+def import_onnxruntime() -> Any:
+    """Import ONNX Runtime, or raise `MissingExtra`."""
+    return import_extra("onnxruntime", "running a model in ONNX Runtime", "onnx")
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO, or raise `MissingExtra`."""
+    return import_extra("openvino", "running a model in OpenVINO", "openvino")
 
 
 def load_onnx(model: bytes) -> Graph:
@@ -150,40 +163,24 @@ def load_onnx(model: bytes) -> Graph:
         MissingExtra: ONNX Runtime is not installed.
         CheckpointError: the library does not take the graph.
     """
-    library: Any = import_onnxruntime()
+    library = import_onnxruntime()
     options = library.SessionOptions()
     options.intra_op_num_threads = omp_threads() or 0  # 0 is its own choice
     try:
         session = library.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no base of their own
         raise CheckpointError(f"ONNX Runtime does not take it: {error}") from error
-    outputs = [output.name for output in session.get_outputs()]
-
-    def run(inputs: Arrays) -> Arrays:
-        return dict(zip(outputs, cast("list[Any]", session.run(None, inputs)), strict=True))
-
-    return Graph(run, _onnx_shapes(session.get_inputs()), _onnx_shapes(session.get_outputs()))
-
-
-def _onnx_shapes(arrays: list[Any]) -> dict[str, Shape]:
-    """Shapes by name; open sizes are names there."""
-    return {
+    inputs = [array.name for array in session.get_inputs()]
+    # Open sizes are names there.
+    outputs = {
         array.name: tuple(size if isinstance(size, int) else None for size in array.shape)
-        for array in arrays
+        for array in session.get_outputs()
     }
 
+    def run(arrays: Arrays) -> Arrays:
+        return dict(zip(outputs, cast("list[Any]", session.run(None, arrays)), strict=True))
 
-def import_openvino() -> ModuleType:
-    """Import the library.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingExtra("running a model in OpenVINO", "openvino") from error
-    return openvino
+    return Graph(run, inputs, outputs)
 
 
 @cache
@@ -228,26 +225,21 @@ def compile_openvino(model: openvino.Model) -> Graph:
         "INFERENCE_NUM_THREADS": omp_threads() or 0,  # 0 is its own choice
     }
     try:
-        inputs, outputs = _openvino_shapes(model.inputs), _openvino_shapes(model.outputs)
+        inputs = [port.get_any_name() for port in model.inputs]
+        outputs = {
+            port.get_any_name(): tuple(
+                size.get_length() if size.is_static else None for size in port.partial_shape
+            )
+            for port in cast("list[Any]", model.outputs)
+        }
         compiled: Any = _core().compile_model(model, "CPU", config)
     except RuntimeError as error:
         raise CheckpointError(f"OpenVINO does not take it: {error}") from error
     lock = Lock()
 
-    def run(inputs: Arrays) -> Arrays:
+    def run(arrays: Arrays) -> Arrays:
         with lock:  # a compiled model has one set of buffers
-            found = compiled(inputs, share_inputs=True)
-            arrays: list[NDArray[Any]] = [found[index] for index in range(len(compiled.outputs))]
-        return dict(zip(outputs, arrays, strict=True))
+            found = compiled(arrays, share_inputs=True)
+            return {name: found[index] for index, name in enumerate(outputs)}
 
     return Graph(run, inputs, outputs)
-
-
-def _openvino_shapes(ports: Sequence[Any]) -> dict[str, Shape]:
-    """Shapes by name, in the ports' order."""
-    return {
-        port.get_any_name(): tuple(
-            size.get_length() if size.is_static else None for size in port.partial_shape
-        )
-        for port in ports
-    }

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import fuse_conv_bn_weights
 
 from panodetr.errors import UsageError
 from panodetr.model.backbone import BasicBlock, Bottleneck, FrozenBatchNorm
@@ -269,24 +270,6 @@ def normalize_images(images: Tensor, padding: Tensor | None, rule: Preprocessing
     return pixels if padding is None else pixels * ~padding[:, None]
 
 
-def fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """The weight and bias of a convolution with the normalisation behind it.
-
-    Returns:
-        None where the normalisation depends on its input.
-    """
-    if not isinstance(norm, FrozenBatchNorm | nn.BatchNorm2d):
-        return None
-    mean, variance = norm.running_mean, norm.running_var
-    assert mean is not None
-    assert variance is not None
-    scale = norm.weight * (variance + norm.eps).rsqrt()  # C
-    bias = norm.bias - mean * scale  # C
-    if conv.bias is not None:
-        bias = bias + conv.bias * scale
-    return conv.weight * scale[:, None, None, None], bias
-
-
 @torch.no_grad()
 def fold_norms(backbone: ResNet) -> None:
     """Leave a backbone without the norms that can be folded; for inference, on any device.
@@ -305,11 +288,13 @@ def fold_norms(backbone: ResNet) -> None:
 
 def _fold_pair(owner: nn.Module, conv_name: str, norm_name: str) -> None:
     conv = cast("nn.Conv2d", owner.get_submodule(conv_name))
-    folded = fold(conv, owner.get_submodule(norm_name))
-    if folded is None:
-        return
-    conv.weight, conv.bias = (nn.Parameter(tensor, requires_grad=False) for tensor in folded)
-    setattr(owner, norm_name, nn.Identity())
+    norm = owner.get_submodule(norm_name)
+    if isinstance(norm, FrozenBatchNorm | nn.BatchNorm2d):  # others depend on their input
+        statistics = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, *statistics, norm.eps, norm.weight, norm.bias
+        )
+        setattr(owner, norm_name, nn.Identity())
 
 
 def choose_device(name: str) -> torch.device:
