@@ -59,6 +59,7 @@ def test_segments_are_the_same_whichever_runs(
     ("wanted", "message"),
     [
         ({"runtime": "tensorflow"}, "expected one of torch, openvino, onnx"),
+        ({"device": "tpu"}, "device is 'tpu'; expected auto, cpu or cuda"),
         ({"precision": "float8"}, "expected one of float32, bfloat16"),
         ({"runtime": "onnx", "device": "cuda"}, "runs on the CPU"),
         ({"runtime": "onnx", "precision": "bfloat16"}, "is for runtime torch"),

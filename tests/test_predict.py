@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 from torch import nn
 
-import panodetr
 from panodetr import predict
-from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.errors import CheckpointError, ImageError, UsageError
+from panodetr.errors import ImageError, UsageError
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.detr import Detr
 from panodetr.predict import Predictor
@@ -209,26 +207,6 @@ def test_a_image_of_one_tile_is_as_if_there_were_no_tiles(
     assert_same(predictor.segment(image, threshold=0), whole.segment(image, threshold=0))
 
 
-def image_forms(folder: Path) -> dict[str, Path | str | Image.Image | NDArray[np.uint8]]:
-    """One image, as a caller may have it."""
-    pixels = noise(48, 60)
-    path = folder / "image.png"
-    Image.fromarray(pixels).save(path)
-    return {
-        "path": path,
-        "text": str(path),
-        "picture": Image.fromarray(pixels),
-        "array": pixels,
-    }
-
-
-@pytest.mark.parametrize("form", ["path", "text", "picture", "array"])
-def test_images_come_in_four_forms(predictor: Predictor, tmp_path: Path, form: str) -> None:
-    result = predictor.segment(image_forms(tmp_path)[form], threshold=0)
-    assert_same(result, predictor.segment(noise(48, 60), threshold=0))
-    assert result.source == (tmp_path / "image.png" if form in ("path", "text") else None)
-
-
 def test_a_list_may_be_empty_and_a_tuple(predictor: Predictor) -> None:
     assert predictor.segment([]) == []
     assert len(predictor.segment((noise(24, 24), noise(24, 24)))) == 2
@@ -256,23 +234,6 @@ def test_a_threshold_is_a_score(predictor: Predictor, threshold: float) -> None:
         predictor.segment(noise(24, 24), threshold=threshold)
 
 
-def test_an_index_without_a_category_never_comes_out(tiny_spec: ModelSpec) -> None:
-    model = random_model(tiny_spec)
-    with torch.no_grad():
-        model.class_head.bias[1] += 10  # no category has this index
-    predictor = Predictor(tiny_spec, TorchRuntime(model, tiny_spec.preprocessing, CPU))
-    for seed in range(3):
-        found = predictor.segment(noise(64, 64, seed), threshold=0)
-        assert {segment.category_id for segment in found.segments} <= {7, 9}
-
-
-def test_a_detector_says_that_it_has_no_masks(tiny_spec: ModelSpec) -> None:
-    spec = replace(tiny_spec, architecture=replace(tiny_spec.architecture, masks=False))
-    predictor = Predictor(spec, TorchRuntime(random_model(spec), spec.preprocessing, CPU))
-    with pytest.raises(CheckpointError, match="model tiny has no mask head"):
-        predictor.segment(noise(24, 24))
-
-
 def test_a_image_that_cannot_be_read_is_named(predictor: Predictor, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"nothing")
     with pytest.raises(ImageError, match=r"broken\.png"):
@@ -293,19 +254,3 @@ def test_images_are_read_only_as_they_are_needed(predictor: Predictor) -> None:
     next(results)
     assert len(taken) == 2  # a batch of a million pixels
     assert len(list(results)) == 5
-
-
-def test_a_checkpoint_gives_back_its_model(
-    tiny_spec: ModelSpec, predictor: Predictor, tmp_path: Path
-) -> None:
-    save_checkpoint(tmp_path / "tiny", tiny_spec, random_model(tiny_spec).state_dict())
-    loaded = panodetr.load(tmp_path / "tiny", device="cpu")
-    assert loaded.spec == tiny_spec
-    image = noise(48, 60)
-    assert_same(loaded.segment(image, threshold=0), predictor.segment(image, threshold=0))
-
-
-def test_a_device_that_is_not_there_is_one_line(tmp_path: Path, tiny_spec: ModelSpec) -> None:
-    save_checkpoint(tmp_path / "tiny", tiny_spec, random_model(tiny_spec).state_dict())
-    with pytest.raises(UsageError, match="device is 'tpu'; expected auto, cpu or cuda"):
-        panodetr.load(tmp_path / "tiny", device="tpu")

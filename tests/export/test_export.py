@@ -45,7 +45,11 @@ def digest_of(weights: dict[str, NDArray[np.float32]]) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-def assert_is_the_model(file: Path, folder: Path) -> None:
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_a_file_is_the_model(
+    request: pytest.FixtureRequest, tiny_folder: Path, format: str
+) -> None:
+    file, folder = request.getfixturevalue(f"tiny_{format}"), tiny_folder
     assert panodetr.load(file).spec == panodetr.load(folder).spec
     with zipfile.ZipFile(file) as archive:
         described = json.loads(archive.read("model.json"))
@@ -58,14 +62,6 @@ def assert_is_the_model(file: Path, folder: Path) -> None:
             assert hashlib.sha256(archive.read(name)).hexdigest() == digest
     assert set(described["checked"]) == {"logits", "boxes", "masks"}
     assert all(0 <= value <= 1e-4 for value in described["checked"].values())
-
-
-def test_a_file_for_onnx_is_the_model(tiny_folder: Path, tiny_onnx: Path) -> None:
-    assert_is_the_model(tiny_onnx, tiny_folder)
-
-
-def test_a_file_for_openvino_is_the_model(tiny_folder: Path, tiny_openvino: Path) -> None:
-    assert_is_the_model(tiny_openvino, tiny_folder)
 
 
 def test_an_exported_file_runs_without_torch(tiny_openvino: Path, tmp_path: Path) -> None:
