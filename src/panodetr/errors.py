@@ -1,5 +1,12 @@
 """The errors a user can cause, each one line: what came, what was expected, what to do."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 class PanodetrError(ValueError):
     """Base of every error that a user can fix; the command line prints its one line alone."""
@@ -44,3 +51,11 @@ class MissingExtra(PanodetrError):
         super().__init__(
             f"{what} needs libraries that are not installed; pip install 'panodetr[{extra}]'"
         )
+
+
+def did_you_mean(given: str, known: Iterable[str], otherwise: str) -> str:
+    """Ask whether the most similar known name was meant; give `otherwise` where none is."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(given, list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else otherwise

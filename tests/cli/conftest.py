@@ -14,14 +14,31 @@ from PIL import Image
 
 from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
+from panodetr.cli.main import main
 from panodetr.model.detr import Detr
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def panodetr(tmp_path: Path) -> Program:
-    """The real program, run in a folder of its own."""
+def panodetr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Program:
+    """The command line in this process, which has loaded torch already, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        given = [str(argument) for argument in arguments]
+        code = main(given)
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(given, code, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    """The real program, a process of its own, in the same folder."""
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

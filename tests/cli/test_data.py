@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-Program = Callable[..., "subprocess.CompletedProcess[str]"]
+from .conftest import Program
 
 
 def test_a_clean_data_set_is_summed_up(panodetr: Program, data: Path) -> None:
@@ -56,21 +54,19 @@ def test_a_data_set_is_converted_and_checked_again(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
-def test_names_that_are_no_text_are_shown_and_written(
-    panodetr: Program, data: Path, tmp_path: Path
-) -> None:
+def test_names_that_are_no_text_are_shown_and_written(program: Program, tmp_path: Path) -> None:
     for part in ("images", "masks"):
         (tmp_path / "cells" / part).mkdir(parents=True)
         name = os.path.join(os.fsencode(tmp_path / "cells" / part), b"\xff.png")
         Image.new("L", (8, 8), 1).save(os.fsdecode(name))
-    done = panodetr("data", "check", "cells", "--json", "found.json")
+    done = program("data", "check", "cells", "--json", "found.json")
     assert (done.returncode, done.stderr.count("Traceback")) == (0, 0)
     Path(os.fsdecode(name)).write_bytes(b"")
-    done = panodetr("data", "check", "cells", "--json", "found.json")
+    done = program("data", "check", "cells", "--json", "found.json")
     assert done.returncode == 1
     assert "masks/\\udcff.png cannot be read" in done.stdout
     assert json.loads((tmp_path / "found.json").read_text())["errors"] == 1
-    done = panodetr("data", "convert", "cells", "--to", "yolo", "--out", "out")
+    done = program("data", "convert", "cells", "--to", "yolo", "--out", "out")
     assert done.returncode == 1
     assert "masks/\\udcff.png cannot be read" in done.stderr
 

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-Program = Callable[..., "subprocess.CompletedProcess[str]"]
+from .conftest import Program
 
 
 @pytest.fixture
@@ -62,10 +60,3 @@ def test_segment_takes_a_task(panodetr: Program, tiny_model: Path, images: Path,
         assert sum(segment["area"] for segment in found) == 40 * 56
     else:
         assert set(labels) <= {"nucleus"}
-
-
-def test_a_semantic_threshold_is_a_usage_error(panodetr: Program) -> None:
-    done = panodetr("segment", "a.png", "--task", "semantic", "--threshold", "0.5")
-    assert done.returncode == 2
-    assert "takes no --threshold" in done.stderr
-    assert done.stderr.count("\n") == 1

@@ -1,32 +1,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from panodetr.cli.main import main
-
-Program = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def panodetr(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Program:
-    """The program within this process, which has loaded torch already: it is called many times."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        given = [str(argument) for argument in arguments]
-        code = main(given)
-        told = capsys.readouterr()
-        return subprocess.CompletedProcess(given, code, told.out, told.err)
-
-    return run
+from .conftest import Program
 
 
 @pytest.fixture

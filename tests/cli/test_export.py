@@ -8,37 +8,33 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panodetr.cli.main import main
+from .conftest import Program
 
 
 def test_an_exported_file_segments_images(
-    tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+    panodetr: Program, tmp_path: Path, tiny_folder: Path, images: Path
 ) -> None:
-    file = tmp_path / "tiny.ov"
-    assert main(["export", str(tiny_folder), "--format", "openvino", "--out", str(file)]) == 0
-    said = capsys.readouterr().out
-    assert "tiny for openvino, float32" in said
-    assert "largest differences from the model: logits" in said
-    image = tmp_path / "image.png"
-    Image.new("RGB", (70, 64)).save(image)
-    out = tmp_path / "out"
-    assert main(["segment", str(image), "--model", str(file), "--out", str(out)]) == 0
-    assert len(list(out.iterdir())) == 3
+    done = panodetr("export", tiny_folder, "--format", "openvino", "--out", "tiny.ov")
+    assert done.returncode == 0, done.stderr
+    assert "tiny for openvino, float32" in done.stdout
+    assert "largest differences from the model: logits" in done.stdout
+    done = panodetr("segment", images / "a.png", "--model", "tiny.ov", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").iterdir())) == 3
 
 
 @pytest.mark.parametrize("runtime", ["openvino", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_another_runtime_finds_the_same_segments(
-    tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str], runtime: str
+    panodetr: Program, tmp_path: Path, tiny_folder: Path, runtime: str
 ) -> None:
     noise = np.random.default_rng(3).integers(0, 256, (100, 130, 3), dtype=np.uint8)
-    image = tmp_path / "image.png"
-    Image.fromarray(noise[:64, :64]).save(image)
-    order = ["segment", str(image), "--model", str(tiny_folder), "--json"]
-    answers: list[dict[str, Any]] = []
+    Image.fromarray(noise[:64, :64]).save(tmp_path / "image.png")
+    answers: list[list[dict[str, Any]]] = []
     for name in ("torch", runtime):
-        assert main([*order, "--runtime", name, "--out", str(tmp_path / name)]) == 0
-        answers.append(json.loads(capsys.readouterr().out))
-    a, b = (answer["segments_info"] for answer in answers)
+        done = panodetr("segment", "image.png", "--model", tiny_folder, "--json", "--runtime", name)
+        assert done.returncode == 0, done.stderr
+        answers.append(json.loads(done.stdout)["segments_info"])
+    a, b = answers
     assert len(a) == 5
     assert [segment["category_id"] for segment in a] == [segment["category_id"] for segment in b]
     for mine, its in zip(a, b, strict=True):
@@ -46,18 +42,12 @@ def test_another_runtime_finds_the_same_segments(
         assert abs(mine["area"] - its["area"]) <= 10
 
 
-def test_an_exported_file_runs_where_it_was_made_for_alone(
-    tmp_path: Path, tiny_openvino: Path, capsys: pytest.CaptureFixture[str]
+def test_arguments_that_contradict_each_other_are_refused(
+    panodetr: Program, tiny_openvino: Path, images: Path
 ) -> None:
-    Image.new("RGB", (64, 64)).save(tmp_path / "image.png")
-    order = ["segment", str(tmp_path / "image.png"), "--model", str(tiny_openvino)]
-    assert main([*order, "--runtime", "onnx", "--out", str(tmp_path / "out")]) == 2
-    assert "was exported for openvino" in capsys.readouterr().err
-
-
-def test_int8_without_images_cannot_be_meant(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["export", "nuclei", "--format", "openvino", "--out", str(tmp_path / "x"), "--int8"]
-    assert main(arguments) == 2
-    assert "--calibration FOLDER belong together" in capsys.readouterr().err
+    done = panodetr("segment", images, "--model", tiny_openvino, "--runtime", "onnx")
+    assert done.returncode == 2
+    assert "was exported for openvino" in done.stderr
+    done = panodetr("export", "nuclei", "--format", "openvino", "--out", "x", "--int8")
+    assert done.returncode == 2
+    assert "--calibration FOLDER belong together" in done.stderr

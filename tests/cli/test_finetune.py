@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ import panodetr as library
 from panodetr.checkpoints.load import load_checkpoint
 from panodetr.results.types import Category
 
-Program = Callable[..., "subprocess.CompletedProcess[str]"]
+from .conftest import Program
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +50,7 @@ def head(checkpoint: Path | str) -> tuple[dict[str, Category], Tensor, Tensor]:
 
 
 def test_the_bundled_model_goes_on_with_other_classes_and_more_queries(
-    panodetr: Program, cells: Path, tmp_path: Path
+    program: Program, cells: Path, tmp_path: Path
 ) -> None:
     before, rows_before, queries_before = head("nuclei")
     queries = len(queries_before) + 8
@@ -62,7 +60,7 @@ def test_the_bundled_model_goes_on_with_other_classes_and_more_queries(
         "learning_rate=1e-7", "backbone_learning_rate=1e-7",
     )  # fmt: skip
     words = [word for change in changes for word in ("--set", change)]
-    done = panodetr("train", "finetune", "--data", cells, *words)
+    done = program("train", "finetune", "--data", cells, *words)
     assert done.returncode == 0, done.stderr
     told = done.stderr.splitlines()
     assert told[0] == "from nuclei"
@@ -88,5 +86,5 @@ def test_the_bundled_model_goes_on_with_other_classes_and_more_queries(
     result = library.load(run / "best").segment(image, threshold=0.1)
     assert "background" in {segment.label for segment in result.segments}
     assert [category.name for category in result.categories] == list(after)
-    done = panodetr("segment", image, "--model", run / "best", "--json")
+    done = program("segment", image, "--model", run / "best", "--json")
     assert done.returncode == 0, done.stderr

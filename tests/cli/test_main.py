@@ -3,25 +3,29 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 
 import panodetr as package
 
-Program = Callable[..., "subprocess.CompletedProcess[str]"]
+from .conftest import Program
+
 COMMANDS = ("segment", "detect", "eval", "data", "train", "recipes", "models", "convert", "export")
 
 
-def test_version(panodetr: Program) -> None:
-    done = panodetr("--version")
+def test_version(program: Program) -> None:
+    done = program("--version")
     assert (done.returncode, done.stdout) == (0, f"panodetr {package.__version__}\n")
 
 
-def test_help_lists_every_command(panodetr: Program) -> None:
-    done = panodetr("--help")
+def test_help_lists_every_command_and_takes_at_most_half_a_second(program: Program) -> None:
+    # Of the processor, not of the clock: other programs may be running.
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = program("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0
     assert all(f"│ {command} " in done.stdout for command in COMMANDS)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -29,14 +33,6 @@ def test_every_command_has_help(panodetr: Program, command: str) -> None:
     done = panodetr(command, "--help")
     assert done.returncode == 0
     assert done.stdout.startswith(f"Usage: panodetr {command}")
-
-
-def test_help_takes_at_most_half_a_second(panodetr: Program) -> None:
-    # Of the processor, not of the clock: other programs may be running.
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    panodetr("--help")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
 def test_help_brings_no_heavy_package() -> None:
@@ -78,13 +74,13 @@ def test_arguments_that_cannot_be_meant_are_exit_code_2(
     assert "Traceback" not in done.stderr
 
 
-def test_an_error_is_one_line_and_with_debug_a_traceback(panodetr: Program) -> None:
+def test_an_error_is_one_line_and_with_debug_a_traceback(program: Program) -> None:
     arguments = ("eval", "--data", "nowhere", "--out", "out")
-    done = panodetr(*arguments)
+    done = program(*arguments)
     assert done.returncode == 1
     assert done.stderr.startswith("panodetr: error: nowhere ")
     assert done.stderr.count("\n") == 1
-    assert "Traceback" in panodetr("--debug", *arguments).stderr
+    assert "Traceback" in program("--debug", *arguments).stderr
 
 
 LONG = "a" * 300  # a longer name than any file may have

@@ -1,26 +1,49 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
+from pathlib import Path
 
+import torch
+
+from panodetr.checkpoints.load import load_checkpoint
 from panodetr.checkpoints.published import bundled
+from panodetr.checkpoints.spec import read_spec
 
-Program = Callable[..., "subprocess.CompletedProcess[str]"]
+from .conftest import Program
 
 
 def test_models_are_listed_with_their_figures_licence_and_size(panodetr: Program) -> None:
-    done = panodetr("models")
-    assert done.returncode == 0, done.stderr
-    heading, *rows = done.stdout.splitlines()
+    heading, *rows = panodetr("models").stdout.splitlines()
     assert heading.split()[:5] == ["model", "where", "task", "size", "licence"]
     assert {"nuclei", *bundled(), "facebook/detr-resnet-50"} <= {row.split()[0] for row in rows}
     assert all(" MB " in row for row in rows)
-
-
-def test_models_are_listed_as_json(panodetr: Program) -> None:
-    done = panodetr("models", "--json")
-    assert done.returncode == 0, done.stderr
-    listed = {model["name"]: model for model in json.loads(done.stdout)}
+    listed = {one["name"]: one for one in json.loads(panodetr("models", "--json").stdout)}
     assert listed["facebook/detr-resnet-101-panoptic"]["figures"]["pq"] == 45.1
     assert listed["nuclei"]["where"] == "bundled"
+    assert panodetr("models", "--quiet").stdout == ""
+
+
+def test_a_model_goes_to_transformers_and_back(
+    panodetr: Program, tiny_model: Path, tmp_path: Path
+) -> None:
+    there = panodetr("convert", tiny_model, "theirs", "--to", "huggingface")
+    assert there.returncode == 0, there.stderr
+    assert "3 classes, 5 queries, masks: yes" in there.stdout
+    back = panodetr("convert", "theirs", "ours")
+    assert back.returncode == 0, back.stderr
+    assert "theirs: " in back.stdout
+    before, after = load_checkpoint(tiny_model)[1], load_checkpoint(tmp_path / "ours")[1]
+    state = before.state_dict()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in after.state_dict().items())
+    assert read_spec(tmp_path / "ours").categories == read_spec(tiny_model).categories
+
+
+def test_a_format_that_cannot_hold_the_model_is_refused(
+    panodetr: Program, tiny_model: Path, tmp_path: Path
+) -> None:
+    done = panodetr("convert", tiny_model, "a.pth", "--to", "facebook")
+    assert done.returncode == 1
+    assert done.stderr.startswith("panodetr: error: tiny cannot be saved as facebook: ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "a.pth").exists()
+    assert panodetr("convert", "a", "b", "--to", "onnx").returncode == 2

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ import panodetr as package
 from panodetr.cli.options import ModelOptions
 from panodetr.errors import UsageError
 
-Program = Callable[..., "subprocess.CompletedProcess[str]"]
+from .conftest import Program
 
 
 def test_without_tiles_the_model_has_its_own_rule(tiny_model: Path) -> None:
@@ -74,13 +72,3 @@ def test_a_faulty_file_is_one_line(
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
-
-
-@pytest.mark.parametrize(
-    "arguments", [("models",), ("recipes",), ("recipes", "nuclei")], ids=lambda a: "-".join(a)
-)
-def test_json_is_one_document_and_quiet_prints_nothing(
-    panodetr: Program, arguments: tuple[str, ...]
-) -> None:
-    assert json.loads(panodetr(*arguments, "--json").stdout)
-    assert panodetr(*arguments, "--quiet").stdout == ""

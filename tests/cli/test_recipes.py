@@ -1,21 +1,22 @@
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable
+import json
 
 import pytest
 
 from panodetr.training.recipes import RECIPES
 
-Program = Callable[..., "subprocess.CompletedProcess[str]"]
+from .conftest import Program
 
 
 def test_recipes_are_listed(panodetr: Program) -> None:
     done = panodetr("recipes")
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == list(RECIPES)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(RECIPES)
     assert "start, epochs, validate_epochs, batch_size" in done.stdout
+    for arguments in (("recipes",), ("recipes", "nuclei")):
+        assert json.loads(panodetr(*arguments, "--json").stdout)
+        assert panodetr(*arguments, "--quiet").stdout == ""
 
 
 @pytest.mark.parametrize("name", ["coco-panoptic-masks", "finetune"])
@@ -38,9 +39,10 @@ def test_a_recipe_is_shown_in_full_as_it_is_set(panodetr: Program, name: str) ->
     assert [line for line in again.stdout.splitlines() if not line.startswith("#")] == shown
 
 
-def test_an_unknown_recipe_is_one_line(panodetr: Program) -> None:
+def test_an_unknown_recipe_is_refused(panodetr: Program) -> None:
     done = panodetr("recipes", "coco")
     assert done.returncode == 2
-    assert done.stderr.startswith("panodetr: error: there is no recipe 'coco'; the recipes are ")
+    assert done.stderr.startswith("panodetr: error: there is no recipe 'coco'; ")
     assert done.stderr.count("\n") == 1
+    assert "did you mean 'nuclei'?" in panodetr("recipes", "nuclie").stderr
     assert panodetr("recipes", "--set", "clip=1").returncode == 2

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-Program = Callable[..., "subprocess.CompletedProcess[str]"]
+from .conftest import Program
 
 
 @pytest.fixture
@@ -99,12 +99,12 @@ def test_images_of_one_name_keep_their_own_files(
 
 
 def test_a_image_whose_name_is_not_text_is_done_and_the_others_too(
-    segment: Program, images: Path, tmp_path: Path
+    program: Program, tiny_model: Path, images: Path, tmp_path: Path
 ) -> None:
     with Image.open(images / "a.png") as image:
         image.save(images / os.fsdecode(b"\xff.png"))
     for _ in range(2):  # the second run finds its own files again
-        done = segment(images, "--out", tmp_path / "out")
+        done = program("segment", "--model", tiny_model, images, "--out", tmp_path / "out")
         assert done.returncode == 0, done.stderr
         assert "\\udcff.png: " in done.stdout
         assert len(list((tmp_path / "out").iterdir())) == 12
@@ -136,27 +136,27 @@ def test_a_threshold_that_nothing_reaches_leaves_nothing(
     assert len(list((tmp_path / "out").iterdir())) == 3
 
 
-def test_nothing_but_missing_images_loads_no_model(panodetr: Program) -> None:
-    done = panodetr("segment", "missing.png", "--model", "no-such-model")
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert "missing.png" in done.stderr
-
-
-def test_an_unknown_model_is_one_line(panodetr: Program, images: Path) -> None:
-    done = panodetr("segment", images, "--model", "nucleii")
-    assert done.returncode == 1
-    assert done.stderr.startswith("panodetr: error: 'nucleii' is neither a bundled model nor ")
-    assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_that_is_not_there_is_one_line(
-    panodetr: Program, tiny_model: Path, images: Path
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        # Without any image, no model is loaded.
+        (("missing.png", "--model", "no-such-model"), 1, "missing.png"),
+        (("images", "--model", "nucleii"), 1, "did you mean 'nuclei'?"),
+        (("a.png", "--task", "semantic", "--threshold", "0.5"), 2, "takes no --threshold"),
+        pytest.param(
+            ("images", "--device", "cuda"), 2, "",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("images")
+def test_what_cannot_be_done_is_one_line(
+    panodetr: Program, words: tuple[str, ...], code: int, message: str
 ) -> None:
-    done = panodetr("segment", images, "--model", tiny_model, "--device", "cuda")
-    assert done.returncode == 2
+    done = panodetr("segment", *words)
+    assert done.returncode == code
     assert done.stderr.startswith("panodetr: error: ")
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1
 
 

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-Program = Callable[..., "subprocess.CompletedProcess[str]"]
+from .conftest import Program
+
 SHORT = (
     "--split", "val", "--set", "batch_size=1", "--set", "log_every=1", "--set", "steps=2",
     "--set", "validate_every=1", "--set", "mask_start=1", "--set", "warmup=0", "--set", "decay=0",
@@ -16,9 +15,9 @@ SHORT = (
 
 @pytest.mark.slow
 def test_a_run_tells_every_line_and_leaves_a_folder_that_can_be_looked_at(
-    panodetr: Program, data: Path, tmp_path: Path
+    program: Program, data: Path, tmp_path: Path
 ) -> None:
-    done = panodetr("train", "nuclei", "--data", data, *SHORT)
+    done = program("train", "nuclei", "--data", data, *SHORT)
     assert done.returncode == 0, done.stderr
     told, *lines = done.stderr.splitlines()
     assert "2 of the 2 images to validate with are also learned from" in told
@@ -37,12 +36,12 @@ def test_a_run_tells_every_line_and_leaves_a_folder_that_can_be_looked_at(
     assert record["recipe"] == "nuclei"
     assert record["config"]["batch_size"] == 1
 
-    done = panodetr("segment", data / "val" / "1.png", "--model", tmp_path / run / "best")
+    done = program("segment", data / "val" / "1.png", "--model", tmp_path / run / "best")
     assert done.returncode == 0, done.stderr
-    done = panodetr("train", "nuclei", "--data", data, *SHORT)
+    done = program("train", "nuclei", "--data", data, *SHORT)
     assert done.returncode == 2
     assert "holds a run already" in done.stderr
-    done = panodetr("train", "--resume", "--set", "steps=3")  # the newest run, one step more
+    done = program("train", "--resume", "--set", "steps=3")  # the newest run, one step more
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[1] == "going on after step 2"
     assert "step 3/3" in done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from panodetr.checkpoints.spec import (
     spec_from_json,
 )
 from panodetr.checkpoints.weights import check_shapes, find_weights, open_weights, shapes_of
-from panodetr.errors import CheckpointError
+from panodetr.errors import CheckpointError, did_you_mean
 from panodetr.model.config import DetrConfig
 from panodetr.model.detr import Detr
 from panodetr.validation import read_json
@@ -116,11 +115,10 @@ def locate(source: str | Path, revision: str | None = None, *, weights: bool = T
             place = fetch_file(hub_id, file, revision)
     if place is None:
         names = [*known, *(model.hub_id for model in PUBLISHED)]
-        near = difflib.get_close_matches(str(source), names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = did_you_mean(str(source), names, f"bundled: {', '.join(known)}")
         raise CheckpointError(
             f"{str(source)!r} is neither a bundled model nor a folder, a file or an id on the hub; "
-            f"{hint}bundled: {', '.join(known) or 'none'}"
+            f"{hint}"
         )
     described = place.name in WEIGHTS_FILES and place.with_name(CONFIG_FILE).is_file()
     return place.parent if described else place

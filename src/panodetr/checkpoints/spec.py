@@ -5,7 +5,6 @@ No torch in here: exported models carry a specification, too.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from operator import attrgetter
@@ -14,7 +13,7 @@ from typing import Any, cast
 
 import msgspec
 
-from panodetr.errors import CheckpointError
+from panodetr.errors import CheckpointError, did_you_mean
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import DetrConfig
 from panodetr.results.types import Category
@@ -204,8 +203,7 @@ def _refuse_unknown(given: object, known: object, source: str, place: str = "") 
         names = list(cast("dict[str, object]", known))
         for key, value in cast("dict[str, object]", given).items():
             if key not in names:
-                near = difflib.get_close_matches(key, names, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+                hint = did_you_mean(key, names, f"known: {', '.join(names)}")
                 raise CheckpointError(f"{source}: unknown key {place + key!r}; {hint}")
             _refuse_unknown(value, known[key], source, f"{place}{key}.")
     elif isinstance(given, list) and isinstance(known, list | tuple):

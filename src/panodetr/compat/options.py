@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
@@ -10,7 +9,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from panodetr.errors import UsageError
+from panodetr.errors import UsageError, did_you_mean
 from panodetr.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 Format = Literal["coco_detection", "coco_panoptic"]
@@ -82,8 +81,7 @@ class ProcessorOptions:
         known = [option.name for option in fields(self)]
         for name in given:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"expected one of {known}"
+                hint = did_you_mean(name, known, f"expected one of {known}")
                 raise UsageError(f"there is no option {name!r}; {hint}")
         for name in ("image_mean", "image_std"):
             if name in given:

@@ -13,7 +13,7 @@ import msgspec
 
 from panodetr.checkpoints.load import load_spec
 from panodetr.data.dataset import list_splits
-from panodetr.errors import UsageError
+from panodetr.errors import UsageError, did_you_mean
 from panodetr.training.recipes import RECIPES, Recipe, RecipeData
 from panodetr.validation import check
 
@@ -94,7 +94,8 @@ def find_recipe(name: str) -> Recipe:
         UsageError: there is none.
     """
     if name not in RECIPES:
-        raise UsageError(f"there is no recipe {name!r}; the recipes are {', '.join(RECIPES)}")
+        hint = did_you_mean(name, RECIPES, f"the recipes are {', '.join(RECIPES)}")
+        raise UsageError(f"there is no recipe {name!r}; {hint}")
     return RECIPES[name]
 
 
