@@ -173,8 +173,7 @@ class BatchReader:
                     yield [self._take(pool, *asked) for asked in waiting.popleft()]
         except BrokenProcessPool as error:
             raise DataError(
-                "a process that reads images died, killed perhaps for want of memory; "
-                f"expected {self._workers} to live: use fewer workers"
+                f"a data worker was killed (out of memory?); use fewer workers than {self._workers}"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
