@@ -36,7 +36,7 @@ from panodetr.objective.criterion import compute_losses
 from panodetr.runtimes.torch import choose_device
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.log import NullObserver, Progress
+from panodetr.training.log import Observer, Progress
 from panodetr.training.loop import begin, make_state, train
 from panodetr.training.optimizer import set_modes
 from panodetr.training.processes import join_ranks
@@ -53,7 +53,7 @@ LEAST_LESS = 0.3
 """The part of the loss that must be gone."""
 
 
-class Lines(NullObserver):
+class Lines(Observer):
     """Prints what training tells, and ten times on the way the loss of what is measured."""
 
     def __init__(self, state: TrainState, config: TrainConfig, shown: Dataset) -> None:
@@ -114,7 +114,7 @@ def main() -> int:
     since = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         run, alone = RunFolder(Path(folder)), join_ranks(options.device, config)
-        state = begin(config, run, accelerator=alone, observer=NullObserver(), resume=False)
+        state = begin(config, run, accelerator=alone, observer=Observer(), resume=False)
         lines = Lines(state, measured, shown)
         train(state, config, learned, None, run, accelerator=alone, observer=lines)
     model = state.kept_model

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import errno
-import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from panodetr.errors import PanodetrError, TrainingError
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
 from panodetr.training.loop import make_state
-from panodetr.training.state import TrainState, save_to
+from panodetr.training.state import TrainState
 
 CPU = torch.device("cpu")
 
@@ -105,20 +103,6 @@ def test_a_state_of_another_run_is_refused(folder: RunFolder, tiny_run: TrainCon
     other = make_state(replace(tiny_run, query_groups=3), CPU, print)
     with pytest.raises(TrainingError, match="resume with the run's own settings"):
         folder.load(other, print)
-
-
-def test_a_full_disk_is_named(state: TrainState) -> None:
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("this system has no /dev/full, which is a disk without room")
-    with pytest.raises(OSError, match="No space left") as caught, full.open("wb") as file:
-        save_to(file, state.learner.state_dict())
-    assert caught.value.errno == errno.ENOSPC
-
-
-def test_errors_of_torch_itself_are_not_taken_for_the_disk() -> None:
-    with pytest.raises(Exception, match="pickle"):
-        save_to(io.BytesIO(), lambda: None)
 
 
 def test_a_state_that_cannot_be_written_leaves_the_one_before(

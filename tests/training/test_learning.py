@@ -15,7 +15,7 @@ from panodetr.evaluation.panoptic_quality import PanopticQuality
 from panodetr.model.config import DetrConfig, ResNetConfig
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.log import NullObserver
+from panodetr.training.log import Observer
 from panodetr.training.loop import begin, train
 from panodetr.training.validate import make_predictor
 
@@ -77,7 +77,7 @@ def one_thread() -> Iterator[None]:
 def test_four_images_can_be_learned_by_heart(
     learning_run: TrainConfig, discs: Dataset, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    folder, silence = RunFolder(tmp_path / "run"), NullObserver()
+    folder, silence = RunFolder(tmp_path / "run"), Observer()
     state = begin(learning_run, folder, accelerator=accelerator, observer=silence, resume=False)
     train(state, learning_run, discs, None, folder, accelerator=accelerator, observer=silence)
     predictor = make_predictor(state.kept_model, learning_run.spec, CPU)

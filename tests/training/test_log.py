@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image
@@ -137,6 +139,27 @@ def test_tensorboard_has_a_validation_that_a_killed_run_made_once(
     events.Reload()
     for name, value in (("losses/total", 1), ("rates/learning_rate", 0.5), ("validation/pq", 0.25)):
         assert [(e.step, e.value) for e in events.Scalars(name)] == [(10, value)]
+
+
+def test_weights_and_biases_gets_the_same_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refused(Exception):
+        pass
+
+    Refused.__module__ = "wandb.errors"
+    run, module = Mock(), Mock()
+    module.init.return_value = run
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    board = Board(tmp_path / "night" / "tensorboard", 0, [], wandb=True)
+    assert module.init.call_args.kwargs["group"] == "night"
+    board.add({"step": 10, "losses": {"total": 1.0}})
+    run.log.assert_called_once_with({"losses/total": 1.0}, step=10)
+    board.close()
+    run.finish.assert_called_once()
+    module.init.side_effect = Refused("no API key\nlog in")
+    with pytest.raises(PanodetrError, match=r"Biases failed: no API key log in; .*wandb=false"):
+        Board(tmp_path / "night" / "tensorboard", 0, [], wandb=True)
 
 
 def test_figures_over_all_classes_are_the_ones_that_are_logged() -> None:

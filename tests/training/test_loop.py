@@ -21,7 +21,7 @@ from panodetr.objective.targets import Batch
 from panodetr.training import loop
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.log import BadStep, NullObserver, Progress
+from panodetr.training.log import BadStep, Observer, Progress
 from panodetr.training.loop import begin, make_state, train
 from panodetr.training.processes import StopSignal, join_ranks
 from panodetr.training.state import TrainState, seed_step
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass
-class Told(NullObserver):
+class Told(Observer):
     """Keeps what a run tells."""
 
     notes: list[str] = field(default_factory=list)

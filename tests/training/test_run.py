@@ -17,7 +17,7 @@ from panodetr.data.dataset import Dataset
 from panodetr.errors import Interrupted, PanodetrError, TrainingError, UsageError
 from panodetr.model.detr import Detr
 from panodetr.training.folder import held
-from panodetr.training.log import NullObserver, read_log
+from panodetr.training.log import Observer, read_log
 from panodetr.training.prepare import Request
 from panodetr.training.run import Outcome, train
 from panodetr.training.validate import Validation
@@ -32,7 +32,7 @@ TINY = (
 
 
 @dataclass
-class Told(NullObserver):
+class Told(Observer):
     """Keeps what a run tells."""
 
     notes: list[str] = field(default_factory=list)

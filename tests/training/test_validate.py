@@ -19,7 +19,7 @@ from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.model.detr import Detr
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.log import BadStep, NullObserver, Progress, Recorder, read_log
+from panodetr.training.log import BadStep, Observer, Progress, Recorder, read_log
 from panodetr.training.pictures import draw_batch, draw_validation
 from panodetr.training.step import read_steps
 from panodetr.training.validate import Validation, choose_tasks, make_predictor, validate
@@ -194,7 +194,7 @@ def test_the_folder_keeps_what_is_told(
     tiny_run: TrainConfig, discs: Dataset, model: Detr, truth: GroundTruth, tmp_path: Path
 ) -> None:
     folder = RunFolder(tmp_path / "run")
-    recorder = Recorder(folder, tiny_run.spec, discs, truth, torch.device("cpu"), NullObserver())
+    recorder = Recorder(folder, tiny_run.spec, discs, truth, torch.device("cpu"), Observer())
     (batch,) = next(read_steps(tiny_run, discs, 0, print))
     recorder.note("class head: not taken over")
     recorder.begin(0, 0, 6, 2)

@@ -6,16 +6,16 @@ import time
 from typing import TYPE_CHECKING
 
 from panodetr.cli.output import QUIET, duration, print_note
+from panodetr.training.log import Observer
 
 if TYPE_CHECKING:
     from panodetr.model.detr import Detr
-    from panodetr.objective.targets import Batch
     from panodetr.training.log import BadStep
     from panodetr.training.log import Progress as Line
     from panodetr.training.validate import Validation
 
 
-class TrainProgress:
+class TrainProgress(Observer):
     """Observes a run on stderr."""
 
     def __init__(self) -> None:
@@ -63,9 +63,6 @@ class TrainProgress:
             self._print(f"going on after step {step}")
         if self.bar:
             self.bar.update(self._task, total=steps, completed=step)
-
-    def batch(self, step: int, batch: Batch) -> None:
-        """Nothing to show."""
 
     def stepped(self, step: int) -> None:
         """Move the bar on."""

@@ -56,6 +56,7 @@ class TrainConfig(ObjectiveConfig):
         validate_every: steps between two validations; 0 for none but the one at the end.
         patience: validations in a row that may bring nothing better before the run ends, once one
             has scored above zero; 0 for no limit.
+        wandb: whether Weights & Biases gets the figures of the log too, as TensorBoard does.
         workers: processes that read images; 0 reads in a thread.
         bad_images: images that cannot be read, skipped before the run gives up.
         bad_steps: steps with a loss that is not finite, skipped before the run gives up.
@@ -86,6 +87,7 @@ class TrainConfig(ObjectiveConfig):
     save_every: Positive = 200
     validate_every: Count = 0
     patience: Count = 0
+    wandb: bool = False
     workers: Count = 0
     bad_images: Count = 10
     bad_steps: Count = 10

@@ -48,15 +48,11 @@ class RunFolder:
         self.board = path / "tensorboard"
         self.pictures = path / "pictures"
         self.states = path / "states"
+        self.pointer = self.states / "last"  # names the newest state
         self.bad_steps = path / "bad_steps"
         self.best = path / "best"
         self.model = path / "model"
         self._kept: list[str] = []  # good states, oldest first
-
-    @property
-    def pointer(self) -> Path:
-        """The file that names the newest state."""
-        return self.states / "last"
 
     def taken(self) -> Path | None:
         """What is here already that a new run would replace or add to; None where nothing is."""

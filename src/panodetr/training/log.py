@@ -6,7 +6,7 @@ import json
 import warnings
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -68,15 +68,14 @@ class BadStep:
     gradient_norm: float
 
 
-class Observer(Protocol):
-    """Whoever wants to know: the log, the terminal."""
+class Observer:
+    """Hears how a run goes on: the log, the terminal. This one does nothing with it."""
 
     def note(self, text: str) -> None:
-        """Something that a person should know, one line."""
-        ...
+        """Hear something that a person should know, one line."""
 
     def begin(self, step: int, validated: int, steps: int, images: int) -> None:
-        """The run goes on.
+        """Hear that the run goes on.
 
         Args:
             step: the steps that are done already.
@@ -84,59 +83,24 @@ class Observer(Protocol):
             steps: of the whole run.
             images: of a step.
         """
-        ...
 
     def batch(self, step: int, batch: Batch) -> None:
-        """What a step, counted from 1, is about to learn from."""
-        ...
+        """Hear what a step, counted from 1, is about to learn from."""
 
     def stepped(self, step: int) -> None:
-        """A step is done."""
-        ...
+        """Hear that a step is done."""
 
     def progress(self, line: Progress) -> None:
-        """A line of the log is due."""
-        ...
+        """Hear a line of the log."""
 
     def bad_step(self, bad: BadStep) -> None:
-        """A step was skipped."""
-        ...
+        """Hear that a step was skipped."""
 
     def validating(self, done: int, images: int) -> None:
-        """So many of this process's images are predicted."""
-        ...
+        """Hear how many of this process's images are predicted."""
 
     def validated(self, validation: Validation, model: Detr) -> None:
-        """A validation of the model is over."""
-        ...
-
-
-class NullObserver:
-    """An observer that keeps to itself: what the processes beside the first one tell."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def begin(self, step: int, validated: int, steps: int, images: int) -> None:
-        """Nothing."""
-
-    def batch(self, step: int, batch: Batch) -> None:
-        """Nothing."""
-
-    def stepped(self, step: int) -> None:
-        """Nothing."""
-
-    def progress(self, line: Progress) -> None:
-        """Nothing."""
-
-    def bad_step(self, bad: BadStep) -> None:
-        """Nothing."""
-
-    def validating(self, done: int, images: int) -> None:
-        """Nothing."""
-
-    def validated(self, validation: Validation, model: Detr) -> None:
-        """Nothing."""
+        """Hear that a validation of the model is over."""
 
 
 Line: TypeAlias = dict[str, Any]
@@ -203,29 +167,42 @@ def _text(line: Line) -> str:
 
 
 class Board:
-    """The same figures for TensorBoard, through Accelerate's tracker."""
+    """The same figures for TensorBoard and, if asked for, Weights & Biases.
 
-    def __init__(self, folder: Path, step: int, lines: Iterable[Line]) -> None:
+    Both are written by Accelerate's trackers.
+    """
+
+    def __init__(
+        self, folder: Path, step: int, lines: Iterable[Line], *, wandb: bool = False
+    ) -> None:
         """Go on after a step.
 
         TensorBoard forgets what a killed run wrote of this step and later ones, and gets the points
         of this one again: only the log knows which of them are to be kept.
 
         Args:
-            folder: of its files.
+            folder: of TensorBoard's files, within the run's folder.
             step: the last one that is done.
             lines: of the log, as the run goes on with it.
+            wandb: whether to write to Weights & Biases too: to the project "panodetr", in a group
+                that is named as the run's folder. A run that is resumed is a new one in the group.
 
         Raises:
-            PanodetrError: the system refused to write.
+            PanodetrError: the system, or Weights & Biases, refused to write.
         """
-        from accelerate.tracking import TensorBoardTracker
+        from accelerate.tracking import TensorBoardTracker, WandBTracker
 
         self._folder = folder
-        self._tracker = TensorBoardTracker(folder.name, folder.parent, purge_step=step)
+        run = folder.resolve().parent
+        self._trackers: list[TensorBoardTracker | WandBTracker] = [
+            TensorBoardTracker(folder.name, folder.parent, purge_step=step)
+        ]
+        if wandb:
+            self._trackers.append(WandBTracker("panodetr", group=run.name, dir=str(run)))
         with warnings.catch_warnings(), self._one_line_errors():
             warnings.simplefilter("ignore")  # TensorBoard's own, about what it imports
-            self._tracker.start()
+            for tracker in self._trackers:
+                tracker.start()
         for line in lines:
             if line["step"] == step:
                 self.add(line)
@@ -234,7 +211,7 @@ class Board:
         """Add a point to the curve of each figure of a line.
 
         Raises:
-            PanodetrError: the system refused to write.
+            PanodetrError: as for a new board.
         """
         groups: dict[str, dict[str, float]] = {
             "losses": line.get("losses", {}),
@@ -245,16 +222,18 @@ class Board:
             f"{group}/{n}": v for group, figures in groups.items() for n, v in figures.items()
         }
         with self._one_line_errors():
-            self._tracker.log(points, line["step"])
+            for tracker in self._trackers:
+                tracker.log(points, line["step"])
 
     def close(self) -> None:
         """Write what is left.
 
         Raises:
-            PanodetrError: the system refused to write.
+            PanodetrError: as for a new board.
         """
         with self._one_line_errors():
-            self._tracker.finish()
+            for tracker in self._trackers:
+                tracker.finish()
 
     @contextmanager
     def _one_line_errors(self) -> Generator[None, None, None]:
@@ -263,6 +242,14 @@ class Board:
         except OSError as error:
             reason = error.strerror or str(error)
             raise PanodetrError(f"cannot write {self._folder}: {reason}") from error
+        except Exception as error:
+            if not type(error).__module__.startswith("wandb"):
+                raise
+            reason = " ".join(str(error).split())
+            raise PanodetrError(
+                f"Weights & Biases failed: {reason}; log in with `wandb login`, or go on without: "
+                "--set wandb=false"
+            ) from error
 
 
 def read_log(path: Path) -> list[Line]:
@@ -338,7 +325,7 @@ def plot_log(lines: list[Line], picture: Path) -> None:
 DRAWN_BATCHES = 3
 
 
-class Recorder:
+class Recorder(Observer):
     """The observer that keeps the run's folder, but for its states and models."""
 
     def __init__(
@@ -349,6 +336,8 @@ class Recorder:
         truth: GroundTruth | None,
         device: torch.device,
         audience: Observer,
+        *,
+        wandb: bool = False,
     ) -> None:
         """Write nothing yet.
 
@@ -358,7 +347,8 @@ class Recorder:
             data: what it learns from.
             truth: what it is validated with.
             device: where it is validated.
-            audience: who is told on.
+            audience: another observer, which hears everything too.
+            wandb: whether Weights & Biases gets the figures too.
         """
         self._folder = folder
         self._spec = spec
@@ -366,6 +356,7 @@ class Recorder:
         self._truth = truth
         self._device = device
         self._audience = audience
+        self._wandb = wandb
         self._notes: list[str] = []  # before the step is known that they belong to
         self._step = 0
         self._log: Log | None = None
@@ -399,7 +390,8 @@ class Recorder:
         """Go on with the log after the step."""
         self._step = step
         self._log = Log(self._folder.log, step, validated)
-        self._board = Board(self._folder.board, step, read_log(self._folder.log))
+        lines = read_log(self._folder.log)
+        self._board = Board(self._folder.board, step, lines, wandb=self._wandb)
         for text in self._notes:
             self._log.add(step, note=text)
         self._audience.begin(step, validated, steps, images)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.data.samples import ObjectTruth, Sample
     from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage
     from panodetr.objective.targets import Batch
     from panodetr.predict import Predictor
@@ -128,7 +127,8 @@ def _draw_truth(
         objects = list(image.instances.objects)
     else:
         assert image.panoptic is not None
-        objects = _panoptic_boxes(image.panoptic, truth)
+        things = {category.id for category in truth.object_categories}
+        objects = panoptic_objects(image.panoptic, read_ids(image.panoptic), things)
     boxes = [
         (by_id[one["category_id"]], [x, y, x + width, y + height])
         for one in objects
@@ -136,11 +136,6 @@ def _draw_truth(
         for x, y, width, height in [one["bbox"]]
     ]
     return f"true: {len(boxes)}", _draw_boxes(pixels, boxes, categories)
-
-
-def _panoptic_boxes(sample: Sample, truth: GroundTruth) -> list[ObjectTruth]:
-    things = {category.id for category in truth.object_categories}
-    return panoptic_objects(sample, read_ids(sample), things)
 
 
 def _draw_ids(

@@ -114,6 +114,7 @@ def prepare(request: Request) -> Prepared:
         start=request.start,
     )
     config = configure(request.recipe, facts, request.changes)
+    check_extras(config)
     check_start(config)
     check_masks(config, data)
     truth = _open_truth(request.data, data, request.val)
@@ -130,12 +131,14 @@ def prepare(request: Request) -> Prepared:
     )
 
 
-def check_extras() -> None:
+def check_extras(config: TrainConfig | None = None) -> None:
     """See that what only training needs is installed, before hours have gone into a run.
 
     Raises:
         PanodetrError: a package is missing.
     """
+    if config is not None and config.wandb and find_spec("wandb") is None:
+        raise PanodetrError("wandb=true needs wandb, which is not installed; pip install wandb")
     missing = [name for name in EXTRAS if find_spec(name) is None]
     if missing:
         raise PanodetrError(

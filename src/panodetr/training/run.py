@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from panodetr.errors import Interrupted, PanodetrError, TrainingError, UsageError
 from panodetr.training.folder import RunFolder, held, is_held
-from panodetr.training.log import NullObserver, Recorder
+from panodetr.training.log import Observer, Recorder
 from panodetr.training.loop import begin
 from panodetr.training.loop import train as train_on
 from panodetr.training.prepare import (
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from panodetr.training.config import TrainConfig
-    from panodetr.training.log import Observer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +74,7 @@ def train(
         val: what a run that is resumed is validated with from now on: "none", or, where it was
             that, a split.
         device: "auto", "cpu" or "cuda".
-        observer: who is told how it goes on.
+        observer: what hears how it goes on.
 
     Returns:
         What it has left; None in all processes but the first.
@@ -120,23 +119,23 @@ def _train(
 ) -> Outcome | None:
     """Do the run's steps, in a folder that is this process's own.
 
-    Args:
-        prepared: the run.
-        folder: its own.
-        accelerator: the processes.
-        before: the configuration's fields that it should have; None where they may have changed.
-        observer: who is told how it goes on.
-        resume: whether to go on with the run in the folder.
+    `before` has the configuration's fields that the run should have, or is None if they may differ.
     """
     config = prepared.config
-    audience = NullObserver() if observer is None else observer
-    told: Observer = NullObserver()
+    audience = observer or Observer()
+    told = Observer()
     recorder = None
     if accelerator.is_main_process:
         if resume:
             folder.clear_leftovers()
         told = recorder = Recorder(
-            folder, config.spec, prepared.data, prepared.truth, accelerator.device, audience
+            folder,
+            config.spec,
+            prepared.data,
+            prepared.truth,
+            accelerator.device,
+            audience,
+            wandb=config.wandb,
         )
         for line in prepared.notes:
             recorder.note(line)

@@ -11,7 +11,8 @@ import zipfile
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -108,8 +109,10 @@ class TrainState:
             "stale": self.stale,
             "validated": self.validated,
         }
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
-            save_to(file, everything)
+        contents = BytesIO()  # torch would not tell of a full disk in the system's words
+        torch.save(everything, contents)
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(contents.getbuffer())
 
     def load(self, path: Path) -> None:
         """Take up what `save` wrote, but for what the optimizer has from the configuration.
@@ -118,7 +121,10 @@ class TrainState:
             TrainingError: the file is broken, or of a run with another configuration.
         """
         try:
-            _check_sums(path)
+            with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()  # compares check sums, which torch does not
+            if broken is not None:
+                raise ValueError(f"its part {broken} is damaged")
             everything: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
             self.learner.load_state_dict(everything["learner"])
             self._load_optimizer(everything["optimizer"])
@@ -156,52 +162,6 @@ class TrainState:
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed all of torch's randomness for one step in one process."""
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
-
-
-def save_to(file: BinaryIO, everything: object) -> None:
-    """Write with `torch.save`, which tells of a full disk in words of its own: tell the system's.
-
-    Raises:
-        OSError: the system refused to write.
-    """
-    sink = _Sink(file)
-    try:
-        torch.save(everything, sink)  # pyright: ignore[reportArgumentType]
-    except RuntimeError as error:
-        if sink.error is None:
-            raise
-        raise sink.error from error
-
-
-class _Sink:
-    """A file that remembers why it could not be written."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.error: OSError | None = None
-        self._file = file
-
-    def write(self, data: bytes) -> int:
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self._file.flush()
-
-
-def _check_sums(path: Path) -> None:
-    """See that the file's parts have the check sums that it states; torch does not look.
-
-    Raises:
-        ValueError: one hasn't.
-        Exception: the file is no archive at all.
-    """
-    with zipfile.ZipFile(path) as archive:
-        broken = archive.testzip()
-    if broken is not None:
-        raise ValueError(f"its part {broken} is damaged")
 
 
 def average_weights(model: Detr, decay: float) -> AveragedModel:
