@@ -23,22 +23,15 @@ def test_softmax_is_torchs_and_does_not_overflow() -> None:
 
 
 def test_every_query_gets_its_best_real_class() -> None:
-    logits = np.array(
-        [[1, 3, 2, 9], [5, 0, 0, 0]], np.float32
-    )  # the first is "no object" above all
+    logits = np.array([[1, 3, 2, 9], [5, 0, 0, 0]], np.float32)  # first "no object" above all
     boxes = np.array([[0.5, 0.5, 1, 1], [0.25, 0.75, 0.5, 0.1]], np.float32)
     scores, classes, corners = decode_detections(logits, boxes, (100, 200))
     assert classes.tolist() == [1, 0]
     np.testing.assert_allclose(scores, softmax(logits)[[0, 1], [1, 0]])
     np.testing.assert_allclose(corners, [[0, 0, 200, 100], [0, 70, 100, 80]], atol=1e-4)
-
-
-def test_no_queries() -> None:
-    scores, classes, boxes = decode_detections(
-        np.zeros((0, 4), np.float32), np.zeros((0, 4), np.float32), (10, 10)
-    )
+    scores, classes, corners = decode_detections(logits[:0], boxes[:0], (10, 10))
     assert scores.shape == classes.shape == (0,)
-    assert boxes.shape == (0, 4)
+    assert corners.shape == (0, 4)
 
 
 def test_kept_queries_are_real_classes_above_the_threshold() -> None:
@@ -61,12 +54,8 @@ def test_of_two_masks_of_one_object_the_better_one_is_kept() -> None:
     assert drop_duplicates(masks, scores, classes, 0.5).tolist() == [1, 2, 3]
     assert drop_duplicates(masks, scores, classes, 0.9).tolist() == [0, 1, 2, 3]
     assert drop_duplicates(masks[:0], scores[:0], classes[:0], 0.5).tolist() == []
-
-
-def test_empty_masks_are_no_duplicates() -> None:
-    masks = np.full((2, 4, 4), -1, np.float32)
-    kept = drop_duplicates(masks, np.ones(2, np.float32), np.zeros(2, np.intp), 0.5)
-    assert kept.tolist() == [0, 1]
+    empty = np.full((2, 4, 4), -1, np.float32)
+    assert drop_duplicates(empty, scores[:2], classes[:2], 0.5).tolist() == [0, 1]
 
 
 LEFT, RIGHT = (0, 0, 100, 100), (0, 60, 100, 160)  # y0, x0, y1, x1: 40 pixels shared
@@ -76,63 +65,43 @@ Query = tuple[int, tuple[float, float, float, float], float, int]
 """Tile, box, score, class."""
 
 
-def kept(*found: Query, duplicate_iou: float | None = None) -> list[int]:
-    tiles, boxes, scores, classes = (list(column) for column in zip(*found, strict=True))
-    return suppress_non_maxima(
-        np.array(boxes, np.float32),
+FRAGMENT, WHOLE = (80.0, 10.0, 100.0, 30.0), (80.0, 10.0, 140.0, 30.0)
+ONE, SAME = (70.0, 10.0, 90.0, 30.0), (71.0, 10.0, 91.0, 30.0)
+BESIDE = (88.0, 10.0, 98.0, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("found", "duplicate_iou", "kept"),
+    [
+        ([], None, []),
+        # Of an object that both tiles saw the better score stays.
+        ([(0, ONE, 0.8, 0), (1, SAME, 0.9, 0)], None, [1]),
+        # Boxes of one tile compete only where the model needs it, those of two classes never.
+        ([(0, ONE, 0.8, 0), (0, SAME, 0.9, 0)], None, [0, 1]),
+        ([(0, ONE, 0.8, 0), (0, SAME, 0.9, 0), (0, BESIDE, 0.7, 0)], 0.5, [1, 2]),
+        ([(0, ONE, 0.8, 0), (1, SAME, 0.9, 1)], None, [0, 1]),
+        # A fragment gives way to the whole, also with the better score, but not to a doubtful one.
+        ([(0, FRAGMENT, 0.95, 0), (1, WHOLE, 0.6, 0)], None, [1]),
+        ([(0, FRAGMENT, 0.95, 0), (1, WHOLE, 0.05, 0)], None, [0, 1]),
+        # A small object beside a large one is no fragment, and the image's own borders cut nothing.
+        ([(0, (62, 5, 72, 15), 0.9, 0), (1, (62, 5, 130, 80), 0.8, 0)], None, [0, 1]),
+        ([(0, (0, 0, 90, 100), 0.9, 0), (1, (62, 0, 95, 100), 0.8, 0)], None, [0, 1]),
+    ],
+)
+def test_each_object_of_two_tiles_is_kept_once(
+    found: list[Query], duplicate_iou: float | None, kept: list[int]
+) -> None:
+    tiles, boxes, scores, classes = ([query[place] for query in found] for place in range(4))
+    got = suppress_non_maxima(
+        np.array(boxes, np.float32).reshape(-1, 4),
         np.array(scores, np.float32),
         np.array(classes, np.intp),
         np.array(tiles, np.intp),
         np.array([LEFT, RIGHT], np.intp),
         SIZE,
         duplicate_iou,
-    ).tolist()
-
-
-def test_an_object_that_both_tiles_saw_is_given_once_by_its_better_score() -> None:
-    assert kept((0, (70, 10, 90, 30), 0.8, 0), (1, (71, 10, 91, 30), 0.9, 0)) == [1]
-
-
-def test_boxes_of_one_tile_do_not_compete() -> None:
-    assert kept((0, (70, 10, 90, 30), 0.8, 0), (0, (71, 10, 91, 30), 0.9, 0)) == [0, 1]
-
-
-def test_boxes_of_one_tile_compete_where_the_model_needs_it() -> None:
-    twice = ((0, (70, 10, 90, 30), 0.8, 0), (0, (71, 10, 91, 30), 0.9, 0))
-    beside = (0, (88, 10, 98, 30), 0.7, 0)
-    assert kept(*twice, beside, duplicate_iou=0.5) == [1, 2]
-
-
-def test_boxes_of_two_classes_do_not_compete() -> None:
-    assert kept((0, (70, 10, 90, 30), 0.8, 0), (1, (71, 10, 91, 30), 0.9, 1)) == [0, 1]
-
-
-def test_a_fragment_gives_way_to_the_whole_also_with_the_better_score() -> None:
-    fragment, whole = (80.0, 10.0, 100.0, 30.0), (80.0, 10.0, 140.0, 30.0)
-    assert kept((0, fragment, 0.95, 0), (1, whole, 0.6, 0)) == [1]
-
-
-def test_a_sure_fragment_is_not_lost_to_a_doubtful_whole() -> None:
-    fragment, whole = (80.0, 10.0, 100.0, 30.0), (80.0, 10.0, 140.0, 30.0)
-    assert 0 in kept((0, fragment, 0.95, 0), (1, whole, 0.05, 0))
-
-
-def test_a_small_object_beside_a_large_one_stays() -> None:
-    assert kept((0, (62, 5, 72, 15), 0.9, 0), (1, (62, 5, 130, 80), 0.8, 0)) == [0, 1]
-
-
-def test_the_images_own_borders_cut_nothing() -> None:
-    at_the_edge, larger = (0.0, 0.0, 90.0, 100.0), (62.0, 0.0, 95.0, 100.0)
-    assert kept((0, at_the_edge, 0.9, 0), (1, larger, 0.8, 0)) == [0, 1]
-
-
-def test_nothing_found_keeps_nothing() -> None:
-    empty = np.zeros(0, np.float32)
-    none = empty.astype(np.intp)
-    places = np.array([LEFT, RIGHT], np.intp)
-    assert (
-        suppress_non_maxima(np.zeros((0, 4), np.float32), empty, none, none, places, SIZE).size == 0
     )
+    assert got.tolist() == kept
 
 
 def test_boxes_overlap_as_the_models_own_boxes_do() -> None:
@@ -141,12 +110,9 @@ def test_boxes_overlap_as_the_models_own_boxes_do() -> None:
     expected, _ = iou_and_union(*(cxcywh_to_xyxy(torch.from_numpy(boxes)) for boxes in (a, b)))
     np.testing.assert_allclose(paired_box_iou(a, b), expected.numpy(), atol=1e-5)
     assert 0.05 < paired_box_iou(a, b).mean() < 0.95
-
-
-def test_boxes_apart_or_without_area_do_not_overlap() -> None:
-    a = np.array([[0.2, 0.2, 0.1, 0.1], [0.5, 0.5, 0, 0]], np.float32)
-    b = np.array([[0.8, 0.8, 0.1, 0.1], [0.5, 0.5, 0, 0]], np.float32)
-    assert paired_box_iou(a, b).tolist() == [0, 0]
+    apart = np.array([[0.2, 0.2, 0.1, 0.1], [0.5, 0.5, 0, 0]], np.float32)  # one without area
+    other = np.array([[0.8, 0.8, 0.1, 0.1], [0.5, 0.5, 0, 0]], np.float32)
+    assert paired_box_iou(apart, other).tolist() == [0, 0]
     assert paired_box_iou(a[:0], b[:0]).shape == (0,)
 
 

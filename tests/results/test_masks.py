@@ -183,9 +183,7 @@ def test_the_better_score_lies_on_top_and_the_rest_stays_empty() -> None:
     assert classes == [1, 0]
     assert (ids[7, 7], ids[2, 2], ids[18, 18]) == (1, 2, 0)
     assert np.count_nonzero(ids == 2) == 75
-
-
-def test_an_instance_of_four_visible_pixels_is_dropped() -> None:
+    # An instance of which four pixels are visible is dropped.
     hidden, seen = square(0, 0, 10, 10), square(0, 0, 10, 10)
     hidden[10, :4] = 1
     ids, classes = painted(hidden, seen, scores=[0.6, 0.9])
@@ -194,12 +192,10 @@ def test_an_instance_of_four_visible_pixels_is_dropped() -> None:
 
 
 def test_no_instance_is_an_empty_map() -> None:
+    none = np.zeros(0, np.float32)
     nothing = NumpyMasks(np.zeros((0, 5, 5), np.float32))
-    ids, segments = paint_instances(
-        nothing, np.zeros(0, np.float32), np.zeros(0, np.intp), (20, 20), (30, 30)
-    )
-    assert ids.shape == (30, 30)
-    assert not ids.any()
+    ids, segments = paint_instances(nothing, none, none.astype(np.intp), (20, 20), (30, 30))
+    assert np.array_equal(ids, np.zeros((30, 30)))
     assert segments == []
 
 
@@ -209,8 +205,5 @@ def test_run_lengths_are_cocos(size: Size, seed: int) -> None:
     runs: Any = {"size": list(size), "counts": run_lengths(mask)}
     decoded = coco_mask.decode(coco_mask.frPyObjects(runs, *size))
     np.testing.assert_array_equal(decoded.astype(bool), mask)
-
-
-@pytest.mark.parametrize("first", [True, False])
-def test_run_lengths_begin_with_empty_pixels(first: bool) -> None:
-    assert run_lengths(np.full((2, 2), first)) == ([0, 4] if first else [4])
+    for first in (True, False):  # empty pixels come first
+        assert run_lengths(np.full((2, 2), first)) == ([0, 4] if first else [4])

@@ -52,32 +52,28 @@ def merged(masks: np.ndarray[tuple[int, ...], np.dtype[np.float32]], classes: li
     return merge_masks(NumpyMasks(masks), scores, own, THINGS, size, size)
 
 
-def test_nothing_kept_gives_nothing() -> None:
-    segment_ids, segments = merged(np.zeros((0, 5, 6), np.float32), [])
+@pytest.mark.parametrize(
+    ("masks", "classes"),
+    [(np.zeros((0, 5, 6), np.float32), []), (np.ones((2, 2, 2), np.float32), [0, 2])],
+    ids=["nothing kept", "an image of four pixels"],
+)
+def test_nothing_gives_nothing(masks: NDArray[np.float32], classes: list[int]) -> None:
+    segment_ids, segments = merged(masks, classes)
     assert segments == []
     assert segment_ids.dtype == np.int32
     assert not segment_ids.any()
 
 
-def test_one_mask_takes_every_pixel() -> None:
+def test_one_mask_takes_every_pixel_four_are_dropped_and_five_are_not() -> None:
     segment_ids, segments = merged(np.full((1, 5, 6), -9, np.float32), [1])
     assert (segment_ids == 1).all()
     assert (segments[0].area, segments[0].box) == (30, (0, 0, 6, 5))
-
-
-def test_four_pixels_are_dropped_and_five_are_not() -> None:
     for area, left in [(4, 1), (5, 2)]:
         masks = np.zeros((2, 6, 6), np.float32)
         masks[1, 0, :area] = 1
         segment_ids, segments = merged(masks, [0, 0])
         assert len(segments) == left
         assert set(np.unique(segment_ids)) == set(range(1, left + 1))
-
-
-def test_a_image_of_four_pixels_has_no_segment() -> None:
-    segment_ids, segments = merged(np.ones((2, 2, 2), np.float32), [0, 2])
-    assert segments == []
-    assert not segment_ids.any()
 
 
 def test_a_second_segment_of_one_stuff_class_yields_to_the_next_highest_mask() -> None:
@@ -146,9 +142,7 @@ def test_of_a_thing_in_pieces_the_largest_stays() -> None:
     assert (left == 2).sum() == 2
     assert (left == 3).sum() == (ids == 3).sum()
     assert [(s.area, s.box) for s in segments] == measure_segments(left, 3)
-
-
-def test_pieces_that_rows_part_only_once_columns_have() -> None:
+    # Rows may part a thing only once columns have.
     ids = np.zeros((6, 6), np.int32)
     ids[0:2, 0:2] = ids[3:6, 0:2] = 1  # a gap at row 2, which the next pixel hides
     ids[2, 4] = 1
@@ -182,11 +176,8 @@ def test_every_pixel_has_the_class_of_the_highest_sum(
     masks[0] = -200  # far outside
     named = np.array([True, False, True, True])
     ids, segments = classify_pixels(NumpyMasks(masks), logits, named, size)
-    values = torch.einsum(
-        "qc,qhw->chw",
-        torch.from_numpy(logits).softmax(-1)[:, :-1],
-        torch.from_numpy(masks).sigmoid(),
-    )
+    probabilities = torch.from_numpy(logits).softmax(-1)[:, :-1]
+    values = torch.einsum("qc,qhw->chw", probabilities, torch.from_numpy(masks).sigmoid())
     values[1] = -1
     grown = F.interpolate(values[None], size, mode="bilinear")[0]
     class_of = np.array([-1, *(segment.class_index for segment in segments)])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,6 +84,9 @@ def test_a_known_map_comes_back_whole(
 ) -> None:
     truth = discs(np.random.default_rng(seed), size, radii)
     joined, segments = join_tiles(cut(truth, *tiling), size)
+    again, same = join_tiles(cut(truth, *tiling), size)
+    assert np.array_equal(again, joined)
+    assert same == segments
     assert same_partition(joined, truth)
     assert [segment.id for segment in segments] == list(range(1, len(segments) + 1))
     measured = measure_segments(joined, len(segments))
@@ -141,17 +145,49 @@ def test_one_tile_is_unchanged() -> None:
     assert same == segments
 
 
-def test_the_whole_view_overrides_the_cut_one() -> None:
-    # The left tile sees columns 16 to 19 of an object that the right one sees whole from 17 on.
-    _, segments = join_tiles([half(True, [(0, 16, 20)]), half(False, [(0, 7, 13)])], (20, 30))
-    assert things(segments) == [(0, (17, 5, 23, 15))]
+Band = tuple[int, int, int]
+"""Class, and columns of a tile: what a tile has found, or None."""
 
 
-def test_whole_views_vote_on_pixels_and_their_scores_are_averaged() -> None:
-    tiles = [half(True, [(0, 12, 18)], 0.8), half(False, [(0, 3, 7)], 0.9)]
+@pytest.mark.parametrize(
+    ("left", "right", "scores", "expected"),
+    [
+        # The left tile sees columns 16 to 19 of an object that the right one sees whole from 17 on.
+        ((0, 16, 20), (0, 7, 13), (0.9, 0.9), (0, (17, 5, 23, 15))),
+        # Whole views vote: what both have.
+        ((0, 12, 18), (0, 3, 7), (0.8, 0.9), (0, (13, 5, 17, 15))),
+        # An object that no tile sees whole is united.
+        ((0, 5, 20), (0, 0, 10), (0.9, 0.6), (0, (5, 5, 20, 15))),
+        # Views of different classes are not united, and the better one stays.
+        ((0, 12, 18), (2, 2, 8), (0.8, 0.9), (2, (12, 5, 18, 15))),
+        # A find of another class speaks for an object,
+        ((0, 12, 18), (2, 2, 8), (0.7, 0.6), (0, (12, 5, 18, 15))),
+        # which needs a high score where one of two tiles finds it.
+        ((0, 12, 18), (0, 2, 8), (0.7, 0.6), (0, (12, 5, 18, 15))),
+        ((0, 12, 18), None, (0.9, 1), (0, (12, 5, 18, 15))),
+        ((0, 12, 18), None, (0.7, 1), None),
+        (None, (0, 2, 8), (1, 0.81), (0, (12, 5, 18, 15))),
+        # A tile that does not see a place, or sees an object there cut, does not count against it.
+        ((0, 3, 8), None, (0.6, 1), (0, (3, 5, 8, 15))),
+        ((0, 8, 13), None, (0.6, 1), (0, (8, 5, 13, 15))),
+        # A fragment that the better placed tile does not see is dropped; here that is the left one.
+        ((0, 8, 20), None, (0.9, 1), (0, (8, 5, 20, 15))),
+        ((0, 16, 20), None, (0.9, 1), None),
+    ],
+)
+def test_what_two_tiles_found_becomes_one_object_or_none(
+    left: Band | None,
+    right: Band | None,
+    scores: tuple[float, float],
+    expected: tuple[int, tuple[int, int, int, int]] | None,
+) -> None:
+    tiles = [half(True, [left] if left else [], scores[0])]
+    tiles.append(half(False, [right] if right else [], scores[1]))
     _, segments = join_tiles(tiles, (20, 30))
-    assert things(segments) == [(0, (13, 5, 17, 15))]  # what both have
-    assert segments[0].score == pytest.approx((60 * 0.8 + 40 * 0.9) / 100)
+    assert things(segments) == ([expected] if expected else [])
+    if left and right and left[0] == right[0]:
+        areas = (left[2] - left[1], right[2] - right[1])
+        assert segments[0].score == pytest.approx(np.average(scores, weights=areas))
 
 
 @pytest.mark.parametrize(("columns", "expected"), [((3, 7), (13, 17)), ((2, 8), (12, 18))])
@@ -164,35 +200,6 @@ def test_a_third_view_decides(columns: tuple[int, int], expected: tuple[int, int
     assert things(segments) == [(0, (expected[0], 5, expected[1], 15))]
 
 
-@pytest.mark.parametrize(
-    ("scores", "stands"),
-    [((0.9, 0.0), True), ((0.7, 0.0), False), ((0.7, 0.6), True), ((0.0, 0.81), True)],
-)
-def test_an_object_that_one_of_two_tiles_finds_needs_a_high_score(
-    scores: tuple[float, float], stands: bool
-) -> None:
-    bands = [(0, 12, 18)], [(0, 2, 8)]
-    tiles = [
-        half(left, band if score else [], score or 1)
-        for left, band, score in zip((True, False), bands, scores, strict=True)
-    ]
-    _, segments = join_tiles(tiles, (20, 30))
-    assert bool(things(segments)) == stands
-
-
-def test_a_tile_that_sees_an_object_cut_does_not_count_against_it() -> None:
-    # Columns 3 to 7 lie in the left tile alone; to the right one 8 to 12 are cut.
-    tiles = [half(True, [(0, 3, 8)], 0.6), half(False, [])]
-    assert things(join_tiles(tiles, (20, 30))[1]) == [(0, (3, 5, 8, 15))]
-    tiles = [half(True, [(0, 8, 13)], 0.6), half(False, [])]
-    assert things(join_tiles(tiles, (20, 30))[1]) == [(0, (8, 5, 13, 15))]
-
-
-def test_a_find_of_another_class_speaks_for_an_object() -> None:
-    tiles = [half(True, [(0, 12, 18)], 0.7), half(False, [(2, 2, 8)], 0.6)]
-    assert things(join_tiles(tiles, (20, 30))[1]) == [(0, (12, 5, 18, 15))]
-
-
 def test_a_strip_at_a_border_that_belongs_to_an_object_elsewhere_is_voted_down() -> None:
     # One mask has columns at its tile's border, far from the object, that others do not see.
     ids = np.zeros((20, 20), np.int32)
@@ -203,35 +210,9 @@ def test_a_strip_at_a_border_that_belongs_to_an_object_elsewhere_is_voted_down()
     assert things(segments) == [(0, (12, 5, 17, 15))]
 
 
-def test_an_object_that_no_tile_sees_whole_is_united_with_the_mean_score() -> None:
-    tiles = [half(True, [(0, 5, 20)], 0.9), half(False, [(0, 0, 10)], 0.6)]
-    _, segments = join_tiles(tiles, (20, 30))
-    assert things(segments) == [(0, (5, 5, 20, 15))]
-    assert segments[0].score == pytest.approx((150 * 0.9 + 100 * 0.6) / 250)
-
-
-def test_views_of_different_classes_are_not_united_and_the_better_stays() -> None:
-    tiles = [half(True, [(0, 12, 18)], 0.8), half(False, [(2, 2, 8)], 0.9)]
-    _, segments = join_tiles(tiles, (20, 30))
-    assert things(segments) == [(2, (12, 5, 18, 15))]
-
-
-def test_a_fragment_that_the_better_placed_tile_does_not_see_is_dropped() -> None:
-    nothing = describe(np.zeros((20, 20), np.int32), [STUFF])
-    _, segments = join_tiles([half(True, [(0, 8, 20)]), ((0, 10, 20, 30), *nothing)], (20, 30))
-    assert things(segments) == [(0, (8, 5, 20, 15))]  # the left tile is the better placed
-    _, segments = join_tiles([half(True, [(0, 16, 20)]), ((0, 10, 20, 30), *nothing)], (20, 30))
-    assert things(segments) == []
-
-
 def test_stuff_becomes_one_segment_of_each_class_around_the_things() -> None:
     left, right = half(True, [(0, 2, 6)]), half(False, [(3, 8, 15)])
-    sky = [
-        s
-        if s.class_index != 3
-        else ClassSegment(id=s.id, class_index=3, is_thing=False, score=0.7, area=s.area, box=s.box)
-        for s in right[2]
-    ]
+    sky = [s if s.class_index != 3 else replace(s, is_thing=False, score=0.7) for s in right[2]]
     joined, segments = join_tiles([left, (right[0], right[1], sky)], (20, 30))
     assert [s.class_index for s in segments] == [0, STUFF, 3]
     assert (joined > 0).all()
@@ -241,20 +222,11 @@ def test_stuff_becomes_one_segment_of_each_class_around_the_things() -> None:
 
 
 def test_where_nobody_found_anything_there_is_nothing() -> None:
-    nothing: list[ClassSegment] = []
     empty = np.zeros((20, 20), np.int32)
-    joined, segments = join_tiles(
-        [((0, 0, 20, 20), empty, nothing), ((0, 10, 20, 30), empty, nothing)], (20, 30)
-    )
+    tiles: list[Tile] = [((0, 0, 20, 20), empty, []), ((0, 10, 20, 30), empty, [])]
+    joined, segments = join_tiles(tiles, (20, 30))
     assert segments == []
     assert not joined.any()
-
-
-def test_the_same_every_time() -> None:
-    tiles = cut(discs(np.random.default_rng(5), (200, 200), (5, 20)), 64, 32)
-    first, again = join_tiles(tiles, (200, 200)), join_tiles(tiles, (200, 200))
-    assert np.array_equal(first[0], again[0])
-    assert first[1] == again[1]
 
 
 def test_hundreds_of_tiles_take_seconds_at_most() -> None:
