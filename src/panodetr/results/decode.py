@@ -69,8 +69,7 @@ def keep_queries(
     Args:
         logits: (Q, C + 1), "no object" last.
         threshold: scores up to and including it are dropped (the paper's 0.85).
-        named: (C,), the classes that the data knows; others keep their share of the probability,
-            and are never chosen. None: all.
+        named: as for `decode_detections`.
 
     Returns:
         Indices (N,) of the queries whose likeliest class is a real one and whose score is above

@@ -106,14 +106,7 @@ def paint_instances(
     Each mask is the original's: bilinear to the processed size, inside where it is above 0, then
     the nearest pixel. Where several claim a pixel the best score has it, and what no mask claims
     stays empty. An instance of which 4 pixels or fewer are to be seen is dropped, and leaves its
-    pixels empty.
-
-    Args:
-        masks: N of them.
-        scores: (N,).
-        classes: (N,) class indices, of things.
-        processed_size: height and width that the image had as the model's input.
-        target_size: height and width of the result.
+    pixels empty. Arguments are those of `merge_masks`; all classes are things.
 
     Returns:
         Segment ids, from 1 in the order of falling scores, 0 = nothing; and the segments.
@@ -122,9 +115,8 @@ def paint_instances(
     if count == 0:
         return np.zeros(target_size, np.int32), []
     order = np.argsort(-scores, kind="stable")
-    top = masks.choose(order).topmost(
-        processed_size, target_size
-    )  # H, W: places in order; N = none
+    # H, W: places in order; N = none
+    top = masks.choose(order).topmost(processed_size, target_size)
     segment_ids, seen = _renumber(top, count, SMALLEST_AREA)
     order = order[seen]
     is_thing = np.ones(int(classes.max()) + 1, np.bool_)

@@ -74,17 +74,8 @@ class _Part:
         return [match for match in self.matches if match.segment.class_index == index]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Object:
-    """Views of an object that all show the whole of it, the most trusted first; or its parts."""
-
-    parts: list[_Part]
-    whole: bool
-
-    @property
-    def rank(self) -> tuple[bool, tuple[float, int]]:
-        """The higher it is, the earlier it is painted."""
-        return self.whole, max(part.trust for part in self.parts)
+_Object = tuple[bool, list[_Part]]
+"""True and views that show the whole object, the most trusted first; or False and its parts."""
 
 
 def join_tiles(tiles: Sequence[Tile], size: tuple[int, int]) -> SegmentMap:
@@ -179,10 +170,12 @@ def _objects(parts: list[dict[int, _Part]]) -> list[_Object]:
         if not part.cut and part not in seen:
             views = [part, *(match for match in part.like() if not match.cut)]
             seen.update(views)
-            objects.append(_Object(views, whole=True))
+            objects.append((True, views))
     left = [part for part in everything if part.cut and not part.fragment]
-    objects += [_Object(group, whole=False) for group in _united(left)]
-    return sorted(objects, key=lambda found: found.rank, reverse=True)
+    objects += [(False, group) for group in _united(left)]
+    return sorted(
+        objects, key=lambda found: (found[0], max(part.trust for part in found[1])), reverse=True
+    )
 
 
 def _united(parts: list[_Part]) -> list[list[_Part]]:
@@ -211,20 +204,20 @@ def _paint_things(
         np.maximum(deepest[y0:y1, x0:x1], depth_here, out=deepest[y0:y1, x0:x1])
     fields = _fields(tiles, segment_ids.shape)
     painted: list[ClassSegment] = []
-    for found in objects:
-        if found.whole:
-            if _mean_score(tiles, found.parts[0], fields) < LEAST_MEAN:
+    for whole, parts in objects:
+        if whole:
+            if _mean_score(tiles, parts[0], fields) < LEAST_MEAN:
                 continue
-            where, mask = _voted(tiles, found.parts)
+            where, mask = _voted(tiles, parts)
         else:
-            where, mask, seen_from = _united_mask(tiles, found.parts, depth)
+            where, mask, seen_from = _united_mask(tiles, parts, depth)
             if _most(mask & (seen_from < deepest[where]), mask):
                 continue
         canvas = segment_ids[where]
         free = mask & (canvas == 0)
         if np.count_nonzero(free) < SMALLEST_AREA or not _most(free, mask):
             continue
-        segment = _joined([part.segment for part in found.parts], len(painted) + 1)
+        segment = _joined([part.segment for part in parts], len(painted) + 1)
         canvas[free] = segment.id
         painted.append(segment)
     return painted
