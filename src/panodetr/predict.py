@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, overload
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
 import numpy as np
 
@@ -51,21 +51,13 @@ DETECTION_THRESHOLD = 0.5
 """Least score of a detected object, unless the caller says otherwise."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Kept:
-    """The queries of one view that may become segments.
+class _Kept(NamedTuple):
+    """The queries of one view that may become segments."""
 
-    Attributes:
-        logits: (Q, C + 1), of all queries.
-        masks: N of them, one a query that is kept.
-        scores: (N,).
-        classes: (N,) class indices.
-    """
-
-    logits: NDArray[np.float32]
-    masks: Masks
-    scores: NDArray[np.float32]
-    classes: NDArray[np.intp]
+    logits: NDArray[np.float32]  # (Q, C + 1), of all queries
+    masks: Masks  # N of them, one a query that is kept
+    scores: NDArray[np.float32]  # (N,)
+    classes: NDArray[np.intp]  # (N,) class indices
 
 
 class Predictor:
@@ -213,24 +205,14 @@ class Predictor:
         masks: bool = False,
     ) -> Iterator[DetectionResult]:
         """Detect as `detect` does, image by image in their order, reading only a few ahead."""
-        if masks:
-            self._need_masks()
         least = _checked(threshold)
-        for batch in self._read(images):
-            parts: list[list[tuple[Box, Candidates]]] = [[] for _ in batch]
-            for views in view_batches(batch, self.spec.preprocessing):
-                self._decode(batch, views, self._detect(views), least, parts, masks=masks)
-            yield from [
-                DetectionResult(
-                    detections=name_detections(
-                        join_candidates(tiles, image.size, self.spec.duplicate_iou), self.categories
-                    ),
-                    image=image.pixels,
-                    source=image.source,
-                    categories=self.categories,
-                )
-                for image, tiles in zip(batch, parts, strict=True)
-            ]
+        for image, found in self._candidates(images, least, self.spec.duplicate_iou, masks=masks):
+            yield DetectionResult(
+                detections=name_detections(found, self.categories),
+                image=image.pixels,
+                source=image.source,
+                categories=self.categories,
+            )
 
     def candidates_each(
         self, images: Iterable[ImageSource], *, masks: bool = False
@@ -243,17 +225,26 @@ class Predictor:
             ImageError: an image cannot be read.
             CheckpointError: masks are asked for, and the model has no mask head.
         """
+        # Average precision counts duplicates against the model: they stay.
+        return (found for _, found in self._candidates(images, None, None, masks=masks))
+
+    def _candidates(
+        self,
+        images: Iterable[ImageSource],
+        threshold: float | None,
+        duplicate_iou: float | None,
+        *,
+        masks: bool,
+    ) -> Iterator[tuple[TiledImage, Candidates]]:
+        """Give each image with its queries; the threshold is that of `_decode`."""
         if masks:
             self._need_masks()
         for batch in self._read(images):
             parts: list[list[tuple[Box, Candidates]]] = [[] for _ in batch]
             for views in view_batches(batch, self.spec.preprocessing):
-                self._decode(batch, views, self._detect(views), None, parts, masks=masks)
-            # Average precision counts duplicates against the model: they stay.
-            yield from [
-                join_candidates(tiles, image.size)
-                for image, tiles in zip(batch, parts, strict=True)
-            ]
+                self._decode(batch, views, self._detect(views), threshold, parts, masks=masks)
+            for image, tiles in zip(batch, parts, strict=True):
+                yield image, join_candidates(tiles, image.size, duplicate_iou)
 
     def answer_each(
         self,
@@ -332,7 +323,7 @@ class Predictor:
             chosen.append((queries, scores, classes))
         masks = prediction.masks([queries for queries, _, _ in chosen])
         return [
-            _Kept(logits=logits, masks=own, scores=scores, classes=classes)
+            _Kept(logits, own, scores, classes)
             for logits, own, (_, scores, classes) in zip(
                 prediction.logits, masks, chosen, strict=True
             )

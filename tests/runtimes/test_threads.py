@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import onnxruntime
@@ -12,33 +11,37 @@ import pytest
 import panodetr
 
 
-def test_openvino_is_told(tiny_openvino: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Any] = []
-    make: Any = openvino.Core.compile_model
-
-    def spied(*arguments: Any) -> Any:
-        made.append(make(*arguments))
-        return made[-1]
-
-    monkeypatch.setattr(openvino.Core, "compile_model", spied)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    panodetr.load(tiny_openvino)
-    assert [model.get_property("INFERENCE_NUM_THREADS") for model in made] == [1, 1]
-
-
 @pytest.mark.parametrize("number", [1, 3])
-def test_onnx_runtime_is_told(
-    tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch, number: int
+@pytest.mark.parametrize(
+    ("format", "owner", "name"),
+    [
+        ("openvino", openvino.Core, "compile_model"),
+        ("onnx", onnxruntime, "InferenceSession"),
+    ],
+)
+def test_a_runtime_takes_the_threads_of_the_environment(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    format: str,
+    owner: Any,
+    name: str,
+    number: int,
 ) -> None:
     made: list[Any] = []
-    make: Any = onnxruntime.InferenceSession
+    make = getattr(owner, name)
 
     def spied(*arguments: Any, **options: Any) -> Any:
         made.append(make(*arguments, **options))
         return made[-1]
 
-    monkeypatch.setattr(onnxruntime, "InferenceSession", spied)
+    file = request.getfixturevalue(f"tiny_{format}")
+    monkeypatch.setattr(owner, name, spied)
     monkeypatch.setenv("OMP_NUM_THREADS", str(number))
-    panodetr.load(tiny_onnx)
-    counts = [session.get_session_options().intra_op_num_threads for session in made]
+    panodetr.load(file)
+    counts = [
+        one.get_property("INFERENCE_NUM_THREADS")
+        if format == "openvino"
+        else one.get_session_options().intra_op_num_threads
+        for one in made
+    ]
     assert counts == [number] * 2
