@@ -6,7 +6,7 @@ SAMPLES := src/panodetr/assets/samples
 DATA ?= ../shared/data
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: demo test slow lint types docs format bench ci clean
+.PHONY: demo test slow soak lint types docs format bench ci clean
 
 # Segment three real microscopy images with the bundled model.
 demo: .venv/installed
@@ -15,10 +15,16 @@ demo: .venv/installed
 
 # All tests but the slow ones: two at a time, each with one thread.
 test: .venv/installed-dev
-	$(PYTEST) -m "not slow and not network"
+	$(PYTEST) -m "not slow and not network and not soak"
 
 slow: .venv/installed-dev
-	$(PYTEST) -m "slow and not network"
+	$(PYTEST) -m "slow and not network and not soak"
+
+# Kills of training runs and damaged files, many times: an hour or more. PANODETR_SOAK is the number of
+# mutations of each file; docs/tests.md has the figures of the last run.
+PANODETR_SOAK ?= 2000
+soak: .venv/installed-dev
+	PANODETR_SOAK=$(PANODETR_SOAK) $(PYTEST) -m soak
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 
@@ -18,7 +17,10 @@ def test_version(program: Program) -> None:
     assert (done.returncode, done.stdout) == (0, f"panodetr {package.__version__}\n")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not count a child's time")
 def test_help_lists_every_command_and_takes_at_most_half_a_second(program: Program) -> None:
+    import resource
+
     # Of the processor, not of the clock: other programs may be running.
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = program("--help")

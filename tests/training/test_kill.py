@@ -121,6 +121,20 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
     assert not [p for p in folder.path.rglob("*") if p.name.startswith((".writing", ".old"))]
 
 
+@pytest.mark.soak
+def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_weights(
+    program: Program, straight: Path, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "random")
+    words = program.begin(folder.path)
+    for seed in range(max(1, int(os.environ.get("PANODETR_SOAK", "10")) // 20)):
+        end = time.monotonic() + random.Random(seed).uniform(3, 12)
+        kill_when(program.start(words), lambda end=end: time.monotonic() > end)
+        words = program.resume(folder.path) if folder.pointer.exists() else words
+    program.run(words)
+    assert_same(folder, RunFolder(straight))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("to_all", [False, True])
 def test_a_run_that_is_asked_to_stop_keeps_its_last_step(
