@@ -74,8 +74,8 @@ class _Object(msgspec.Struct):
 class _StoredObjects(Sequence[ObjectTruth]):
     """The objects of one image as the JSON writes them: checked, and decoded on demand."""
 
-    def __init__(self, entries: Sequence[bytes]) -> None:
-        self._text = b"[" + b",".join(entries) + b"]"
+    def __init__(self, entries: Sequence[msgspec.Raw]) -> None:
+        self._text = b"[" + b",".join(map(bytes, entries)) + b"]"
         self._count = len(entries)
 
     def __len__(self) -> int:
@@ -155,7 +155,7 @@ class InstanceData:
                     image_id=image_id,
                     path=image.path,
                     size=image.size,
-                    objects=_StoredObjects(texts[image_id]),
+                    objects=_StoredObjects(texts.pop(image_id)),
                 )
                 for image_id, image in listed.items()
             ),
@@ -169,14 +169,14 @@ def _read_objects(
     images: dict[int, ListedImage],
     category_ids: set[int],
     faults: Faults,
-) -> tuple[dict[int, list[bytes]], int]:
+) -> tuple[dict[int, list[msgspec.Raw]], int]:
     """Check the objects; give their texts by image, and how many that are no crowds lack masks.
 
     Raises:
         DataError: one is faulty or repeated, or its image or category isn't listed, and faults are
             not collected.
     """
-    texts: dict[int, list[bytes]] = {image_id: [] for image_id in images}
+    texts: dict[int, list[msgspec.Raw]] = {image_id: [] for image_id in images}
     seen: set[int] = set()
     masks, without = 0, 0
     missing: list[str] = []  # where others have masks, these places are faults
@@ -206,9 +206,12 @@ def _read_objects(
                     missing.append(named)
         elif not entry.iscrowd:
             masks += 1
-        with faults.catching("broken entry"):
+        try:
             _check_mask(entry.segmentation, image.size, named)
-            texts[entry.image_id].append(bytes(raw))
+        except DataError as error:
+            faults.add("broken entry", str(error))
+            continue
+        texts[entry.image_id].append(raw)
     if masks:
         for named in missing:
             faults.tolerate(
