@@ -76,7 +76,8 @@ def test_a_image_that_another_process_skips_is_named(program: Program, tmp_path:
     broken = samples[seen.draw(1).index].path  # the second process's first one
     broken.write_bytes(broken.read_bytes()[:200])
     short = ("sampling=epochs", "steps=1", "batch_size=2")
-    words = program.begin(tmp_path / "run", "--val", "none", *SETTINGS, "--data", str(data))
+    words = program.begin(tmp_path / "run", "--val", "none", *SETTINGS)
+    words[words.index(str(program.data))] = str(data)
     words += [word for change in short for word in ("--set", change)]
     program.run(words, launcher=LAUNCHER)
     notes = [line["note"] for line in read_log(tmp_path / "run" / "log.jsonl") if "note" in line]
