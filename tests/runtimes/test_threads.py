@@ -11,12 +11,12 @@ import pytest
 import panodetr
 
 
-@pytest.mark.parametrize("number", [1, 3])
 @pytest.mark.parametrize(
-    ("format", "owner", "name"),
+    ("format", "owner", "name", "number"),
     [
-        ("openvino", openvino.Core, "compile_model"),
-        ("onnx", onnxruntime, "InferenceSession"),
+        ("openvino", openvino.Core, "compile_model", 1),  # it takes no more than there are cores
+        ("onnx", onnxruntime, "InferenceSession", 1),
+        ("onnx", onnxruntime, "InferenceSession", 3),
     ],
 )
 def test_a_runtime_takes_the_threads_of_the_environment(
