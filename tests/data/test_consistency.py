@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from panodetr.data.augment import Augmentation, CropAugmentation, PaperAugmentation, draw_view
+from panodetr.data.augment import Augmentation, CropAugmentation, PaperAugmentation, View, draw_view
 from panodetr.data.loader import ExampleReader
 from panodetr.data.samples import MaskImage
 from panodetr.data.targets import LEAST_AREA, Objects, masks, view_target
-from panodetr.data.view import View
 
 COLORS = np.array([[10, 60, 90], [250, 20, 40], [40, 200, 30], [60, 90, 240]], np.uint8)
 """Of the background and of the objects 1, 2 and 3."""

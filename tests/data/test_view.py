@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from panodetr.data.augment import View
 from panodetr.data.targets import Objects, view_target
-from panodetr.data.view import View
 
 HEIGHT, WIDTH = 40, 52
 

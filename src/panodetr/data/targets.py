@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from panodetr.data.augment import View
     from panodetr.data.samples import GroundTruthSegment
-    from panodetr.data.view import View
     from panodetr.results.types import Category
 
 LEAST_AREA = 5
