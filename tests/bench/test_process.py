@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from harness.process import Answer, Laps, Side, SideFailed, in_fresh_process
+from harness.process import Answer, Laps, Side, SideFailed
 from panodetr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,19 +56,9 @@ class Hungry(Working):
         return {"sum": float(memory[-1])}
 
 
-class Broken(Working):
-    def __init__(self) -> None:
-        super().__init__()
-        raise UsageError("cannot begin")
-
-
 class Unforeseen(Working):
     def run(self) -> Laps:
         raise KeyError("a\nb")
-
-
-def number_of_process() -> int:
-    return os.getpid()
 
 
 def test_sides_work_in_turns_and_each_for_itself() -> None:
@@ -98,15 +88,6 @@ def test_the_peak_is_that_of_the_work() -> None:
         before = side.peak()
         side.run()
         assert 190 * MIB < side.peak() - before < 260 * MIB
-
-
-def test_a_call_is_made_in_another_process() -> None:
-    assert in_fresh_process(number_of_process, 1) != os.getpid()
-
-
-def test_work_that_cannot_begin_is_one_line() -> None:
-    with pytest.raises(SideFailed, match=r"^cannot begin$"):
-        Side(Broken, 1)
 
 
 def test_work_that_fails_is_one_line_and_the_side_lives_on() -> None:

@@ -17,7 +17,6 @@ from harness.process import Answer, Job, Laps
 from harness.rows import ROWS, Floors, Row, Scale, SideName, choose_rows
 from harness.run import Measured, Workshop, measure, measure_group
 from panodetr.errors import UsageError
-from panodetr.results.result import LARGEST_PNG
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -95,17 +94,6 @@ def test_a_side_that_dies_costs_its_own_row_alone(tmp_path: Path, tiny_scale: Sc
     )
 
 
-def test_the_other_side_is_not_started_for_nothing(tmp_path: Path, tiny_scale: Scale) -> None:
-    told: list[str] = []
-    jobs: dict[SideName, Job] = {"detect-theirs": partial(Sleeper, 1.5)}
-    rows = measure_group(list(PAIR), Staged(tmp_path, tiny_scale, jobs), 1, told.append)
-    assert [row.error for row in rows] == [
-        "detect-torch: no detect-torch here",
-        "detect-openvino: no detect-openvino here",
-    ]
-    assert told == ["detect-torch: starts", "detect-openvino: starts"]
-
-
 def test_without_the_other_side_ours_is_still_timed(tmp_path: Path, tiny_scale: Scale) -> None:
     jobs: dict[SideName, Job] = {"detect-torch": partial(Sleeper, 0.5)}
     (row,) = measure_group([PAIR[0]], Staged(tmp_path, tiny_scale, jobs), 1, print)
@@ -136,13 +124,6 @@ def test_whoever_starts_sides_is_small() -> None:
         check=True,
     )
     assert done.stdout == "set()\n"
-
-
-def test_the_row_finish_says_how_the_overlay_is_written() -> None:
-    (row,) = choose_rows(["finish"])
-    height, width = Scale().saved
-    kind = "JPEG" if height * width > LARGEST_PNG else "PNG"
-    assert f"id map as PNG, JSON, overlay as {kind} at {width} by {height}" in row.what
 
 
 @pytest.mark.parity

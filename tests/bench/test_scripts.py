@@ -16,12 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from harness.agreement import first_images
 from harness.process import Side
 from harness.rows import Scale
 from harness.run import Workshop
 from panodetr.checkpoints.load import load_checkpoint
-from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.runtimes.torch import TorchRuntime, tf32
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -68,14 +66,6 @@ def test_rows_of_inference_are_measured_anew_beside_the_others(tmp_path: Path) -
     assert report(file)["machine"]["date"] == "2020-01-01"
 
 
-def test_inference_measures_nothing_that_it_cannot_write(tmp_path: Path) -> None:
-    (tmp_path / "again.json").mkdir()
-    done = run("inference", "import", "--repeats", "1", "--name", "again", "--out", tmp_path)
-    assert done.returncode == 1
-    assert f"cannot write {tmp_path / 'again.json'}" in done.stderr
-    assert "round" not in done.stderr
-
-
 @pytest.mark.slow
 def test_training_measures_every_side(tmp_path: Path) -> None:
     done = run(
@@ -106,15 +96,6 @@ def test_quality_and_watershed_score_the_same_images(tmp_path: Path, few_nuclei:
     done = run("tables", "--folder", tmp_path)
     assert "| nucleus (things) |" in done.stdout
     assert "watershed (things) |" in done.stdout
-
-
-@pytest.mark.slow
-def test_agreement_of_bfloat16(tmp_path: Path, few_nuclei: Path) -> None:
-    done = run("agreement", "bf16", "--data", few_nuclei, "--images", "1", "--out", tmp_path)
-    assert done.returncode == 0, done.stderr
-    figures = report(tmp_path / "agreement-bf16.json")["figures"]
-    assert 0.9 < figures["mask_iou"] < 1
-    assert figures["queries"] > 5
 
 
 def test_without_a_gpu_a_line_says_so(tmp_path: Path) -> None:
@@ -178,27 +159,6 @@ def test_gpu_measures_every_way_here_on_the_cpu(
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parity
-def test_on_a_gpu_what_fails_is_told_in_its_place(
-    script: Callable[[str], ModuleType],
-    tiny_scale: Scale,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    gpu: Any = script("gpu")
-
-    def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("no compiler\nat all")
-
-    monkeypatch.setattr(gpu.torch, "compile", fail)
-    monkeypatch.setattr(gpu, "WAYS", (gpu.WAYS[0], gpu.WAYS[2]))
-    workshop = Workshop(tmp_path, tiny_scale, 1)
-    lines = [line for found in gpu.compare_all(workshop, "cpu", (1,), 0) for line in found]
-    assert float(lines[0]["images/s"]) > 0
-    assert [line["images/s"] for line in lines[2:]] == ["failed: RuntimeError: no compiler"] * 2
-
-
 def test_float32_on_a_gpu_is_float32_on_their_side_too(
     script: Callable[[str], ModuleType],
 ) -> None:
@@ -233,75 +193,6 @@ def test_images_of_one_bucket_have_one_shape_and_masks_without_padding(
         (cropped,), (masks,) = found.masks([chosen]), expected.masks([chosen])
         np.testing.assert_array_equal(cropped.logits(), masks.logits()[:, :rows, :columns])
     assert shapes == {(1, 128, 128, 3)}
-
-
-@pytest.mark.slow
-def test_bf16_on_data_is_told_with_its_quality(
-    script: Callable[[str], ModuleType], few_nuclei: Path
-) -> None:
-    gpu: Any = script("gpu")
-    found = gpu.agreement_on(first_images(GroundTruth.open(few_nuclei, "val"), 1), "cpu")
-    assert 0.9 < found["figures"]["mask_iou"] < 1
-    assert "; PQ " in found["text"]
-
-
-@pytest.mark.slow
-def test_every_ablation_gets_its_time_and_the_whole_schedule(
-    script: Callable[[str], ModuleType],
-    few_nuclei: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    ablations: Any = script("ablations")
-    factors: list[float] = []
-    masks: list[bool] = []
-
-    def note(optimizer: object, factor: float) -> None:
-        factors.append(factor)
-
-    monkeypatch.setattr(ablations, "set_learning_rate", note)
-    train_step = ablations.train_step
-
-    def watched(network: Any, state: Any, parts: Any, config: Any, accelerator: Any) -> Any:
-        masks.append(state.step >= config.mask_start)
-        return train_step(network, state, parts, config, accelerator)
-
-    monkeypatch.setattr(ablations, "train_step", watched)
-    monkeypatch.setattr(ablations, "POINTS", 2)
-    ablations.learn("baseline", few_nuclei, 0.25, 2, tmp_path)
-    curve = report(tmp_path / "baseline.json")
-    assert curve["images"] == 1
-    assert curve["steps"] == len(factors) > 2
-    assert [point["minutes"] for point in curve["points"]] == sorted(
-        point["minutes"] for point in curve["points"]
-    )
-    assert 0.25 <= curve["points"][-1]["minutes"] < 0.25 + 0.2  # a step more at the most
-    assert masks == sorted(masks)
-    assert (masks[0], masks[-1]) == (False, True)
-    assert factors[-1] < max(factors)  # it falls at the end, however many steps there were
-    capsys.readouterr()
-    ablations.draw(tmp_path)
-    assert f"| baseline | {curve['steps']} |" in capsys.readouterr().out
-    assert (tmp_path / "ablations.png").stat().st_size > 1000
-
-
-def test_the_plot_says_how_many_images_were_measured(
-    script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ablations: Any = script("ablations")
-    labels: list[str] = []
-
-    def note(axes: object, label: str) -> None:
-        labels.append(label)
-
-    monkeypatch.setattr("matplotlib.axes.Axes.set_ylabel", note)
-    point = {"step": 9, "minutes": 30.0, "groups": 0.5}
-    (tmp_path / "groups.json").write_text(
-        json.dumps({"variant": "groups", "steps": 9, "images": 93, "points": [point]})
-    )
-    ablations.draw(tmp_path)
-    assert "thing PQ on 93 images of nuclei/val" in labels
 
 
 @pytest.mark.slow

@@ -74,14 +74,3 @@ def test_every_row_and_what_falls_short_is_told(tables: Any, tmp_path: Path) -> 
         assert measured["what"] in line
         floors = any(floor is not None for floor in measured["floors"].values())
         assert ("FALLS SHORT" in line) == (floors and not measured["holds"])
-
-
-def test_what_a_gpu_gave_is_told_with_its_agreement(tables: Any, tmp_path: Path) -> None:
-    kept = json.loads((tables.FOLDER / "inference.json").read_text("utf-8"))
-    line = {"way": "bf16", "images/s": "90.0"}
-    found = {"machine": kept["machine"], "gpu": "H100", "lines": [line]}
-    for on_data, text in ((None, "; H100."), ({"text": "9 queries"}, "nuclei in bf16, 9 queries.")):
-        (tmp_path / "gpu.json").write_text(json.dumps(found | {"bf16_on_data": on_data}))
-        table = tables.make_tables(tmp_path)["gpu"]
-        assert "| bf16 | 90.0 |" in table
-        assert table.endswith(f"{text}\n")

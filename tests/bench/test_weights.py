@@ -38,22 +38,6 @@ def test_so_many_queries_are_kept_and_none_by_a_hair(
         assert len(kept_of(logits, model.spec.threshold * factor)) == 3
 
 
-def test_queries_differ(
-    model: Predictor, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
-) -> None:
-    found = run_network(model, image)
-    masks = found.masks([np.arange(9)])[0].logits()
-    assert found.boxes[0].std(axis=0).min() > 1e-3
-    assert masks.std(axis=0).mean() > 1e-3
-
-
-def test_the_image_is_the_same_for_everyone(tiny_scale: Scale) -> None:
-    image = BenchImage(file=tiny_scale.image, size=(30, 40))
-    assert image.pixels().shape == (30, 40, 3)
-    assert image.pixels().std() > 10  # a real one
-    np.testing.assert_array_equal(image.pixels(), np.array(image.image()))
-
-
 def test_masks_are_regions_unless_noise_is_asked_for(tmp_path: Path, tiny_scale: Scale) -> None:
     image = BenchImage(file=tiny_scale.image, size=tiny_scale.fed)
     edges: list[float] = []

@@ -146,16 +146,6 @@ def test_masks_of_queries_below_a_score_are_not_asked_for(nuclei: GroundTruth) -
     assert model.least is None  # boxes cost nothing
 
 
-def test_progress_counts_the_images(nuclei: GroundTruth) -> None:
-    told: list[tuple[int, int]] = []
-
-    def tell(done: int, of: int) -> None:
-        told.append((done, of))
-
-    measured(Annotator(nuclei), nuclei, progress=tell)
-    assert told == [(1, 3), (2, 3), (3, 3)]
-
-
 def test_what_is_written_scores_the_same(nuclei: GroundTruth, tmp_path: Path) -> None:
     evaluation = evaluate(Annotator(nuclei, shift=1), nuclei, TASKS, out=tmp_path)
     figures = evaluation.counts.compute()
@@ -237,11 +227,6 @@ def test_a_model_of_other_classes_is_refused(
         measured(model, nuclei, task)
 
 
-def test_a_task_without_truth_is_refused(coco: GroundTruth) -> None:
-    with pytest.raises(DataError, match="has no ground truth for panoptic; it has boxes, inst"):
-        coco.require(["panoptic"])
-
-
 class Broken(Annotator):
     """Answers with an id map that is cut off below, and with boxes that aren't numbers."""
 
@@ -266,13 +251,3 @@ def test_a_result_that_cannot_be_counted_names_its_image(
     name = nuclei.images[0].path.name
     with pytest.raises(DataError, match=rf"{name}: .*{message}"):
         measured(Broken(nuclei), nuclei, task)
-
-
-def test_categories_that_the_truth_has_no_objects_of_are_left_out(nuclei: GroundTruth) -> None:
-    found: Candidates = next(
-        Annotator(nuclei).candidates_each([nuclei.images[0].path], masks=False)
-    )
-    assert 2 in found.category_ids  # the background
-    figures = measured(Annotator(nuclei), nuclei, "boxes")
-    assert figures.boxes is not None
-    assert len(figures.boxes.per_class) == 1

@@ -44,11 +44,6 @@ def test_panoptic_truth_alone_serves_every_task(panoptic: Path) -> None:
     assert all(image.instances is None for image in truth.images)
 
 
-def test_instance_truth_alone_serves_two(coco: GroundTruth) -> None:
-    assert coco.tasks() == ("boxes", "instances")
-    assert coco.segment_categories == ()
-
-
 def test_both_are_joined_by_image(panoptic: Path) -> None:
     add_instances(panoptic)
     truth = GroundTruth.open(panoptic, None)
