@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 
@@ -22,7 +21,10 @@ def test_import_brings_neither_torch_nor_numpy() -> None:
     assert python(f"import sys, panodetr; print({heavy})").stdout == "set()\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no module resource")
 def test_import_takes_less_than_three_tenths_of_a_second() -> None:
+    import resource
+
     def seconds(code: str) -> float:
         # Of the processor, not of the clock: other programs may be running.
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

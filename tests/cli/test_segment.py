@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import shutil
 import signal
@@ -182,9 +181,12 @@ def started(
     )
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such terminals")
 def test_on_a_terminal_progress_is_a_bar_and_stdout_stays_clean(
     tiny_model: Path, images: Path
 ) -> None:
+    import pty
+
     ours, theirs = pty.openpty()
     with started(tiny_model, images, stderr=theirs) as program:
         os.close(theirs)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
 import subprocess
 import sys
 import weakref
@@ -149,7 +148,10 @@ def test_where_nothing_can_be_written_is_said_before_the_work(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no module resource")
 def test_a_full_disk_is_one_line(tiny_folder: Path, tmp_path: Path) -> None:
+    import resource
+
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
