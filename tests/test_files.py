@@ -107,16 +107,13 @@ with atomic_folder(Path(sys.argv[1])) as temporary:
 """
 
 
-def test_killed_midway_the_old_file_is_whole(tmp_path: Path) -> None:
+def test_killed_midway_the_old_file_is_whole_and_a_new_one_is_not_there(tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
     write_bytes(path, b"old")
-    assert run(KILLED_IN_A_FILE, path).returncode == -signal.SIGKILL
+    for killed in (path, tmp_path / "new.bin"):
+        assert run(KILLED_IN_A_FILE, killed).returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"
-
-
-def test_killed_midway_a_new_file_is_not_there(tmp_path: Path) -> None:
-    assert run(KILLED_IN_A_FILE, tmp_path / "file.bin").returncode == -signal.SIGKILL
-    assert not (tmp_path / "file.bin").exists()
+    assert not (tmp_path / "new.bin").exists()
 
 
 def test_killed_midway_the_old_folder_is_whole(tmp_path: Path) -> None:

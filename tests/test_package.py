@@ -6,8 +6,6 @@ import sys
 import pytest
 
 import panodetr
-from panodetr.errors import PanodetrError
-from panodetr.results.types import Category
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -39,11 +37,6 @@ def test_every_public_name_is_there() -> None:
     for name in panodetr.__all__:
         assert getattr(panodetr, name) is not None
     assert sorted(panodetr.__all__) == sorted(dir(panodetr))
-
-
-def test_public_names_are_the_ones_of_their_homes() -> None:
-    assert panodetr.PanodetrError is PanodetrError
-    assert panodetr.Category is Category
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -121,17 +121,6 @@ def test_masks_are_made_when_asked_for(whole: Predictor) -> None:
         assert found.box == bare.box
 
 
-def test_a_list_gives_what_its_images_give_alone(tiled: Predictor) -> None:
-    images = [noise(40, 56), noise(100, 130, 1), noise(40, 56, 2)]
-    together = tiled.detect(images, threshold=0.2, masks=True)
-    for image, result in zip(images, together, strict=True):
-        alone = tiled.detect(image, threshold=0.2, masks=True)
-        assert len(alone.detections) == len(result.detections)
-        for one, other in zip(alone.detections, result.detections, strict=True):
-            assert one.label == other.label
-            np.testing.assert_allclose(one.box, other.box, atol=1e-3)
-
-
 def test_tiles_are_put_where_they_belong(tiled: Predictor) -> None:
     image = noise(64, 112)
     (left,) = tiled.candidates_each([image[:, :64]], masks=True)

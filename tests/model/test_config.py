@@ -13,7 +13,6 @@ from panodetr.model.config import (
     detr_resnet50,
     detr_resnet50_dc5,
     detr_resnet101_panoptic,
-    detr_small,
 )
 
 
@@ -69,10 +68,3 @@ def test_named_models_are_those_of_the_paper() -> None:
     assert dc5.backbone == replace(plain.backbone, dilate_last=True)
     assert panoptic.backbone.depths == (3, 4, 23, 3)
     assert (panoptic.num_classes, panoptic.masks) == (COCO_PANOPTIC_CLASSES, True)
-
-
-def test_the_small_model_can_learn_from_scratch() -> None:
-    small = detr_small(2, num_queries=30)
-    assert (small.num_classes, small.num_queries) == (2, 30)
-    assert small.backbone.norm != "frozen"
-    assert small.backbone.stage_channels == small.backbone.widths

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,39 @@ from panodetr.data.augment import CropAugmentation
 from panodetr.data.dataset import Dataset, open_data
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import DetrConfig, ResNetConfig
+from panodetr.model.detr import Detr
 from panodetr.training.config import TrainConfig
+from panodetr.training.log import BadStep, Observer, Progress
+from panodetr.training.validate import Validation
 
 SIDE = 64
+
+
+@dataclass
+class Recording(Observer):
+    """Keeps what a run reports."""
+
+    notes: list[str] = field(default_factory=list)
+    lines: list[Progress] = field(default_factory=list)
+    bad: list[BadStep] = field(default_factory=list)
+    validations: list[Validation] = field(default_factory=list)
+
+    @property
+    def steps(self) -> list[int]:
+        """Those after which the model was validated."""
+        return [validation.step for validation in self.validations]
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def progress(self, line: Progress) -> None:
+        self.lines.append(line)
+
+    def bad_step(self, bad: BadStep) -> None:
+        self.bad.append(bad)
+
+    def validated(self, validation: Validation, model: Detr) -> None:
+        self.validations.append(validation)
 
 
 def draw_discs(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -18,20 +17,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from panodetr.training.folder import RunFolder
 from panodetr.training.log import read_log
 
+from .conftest import Program
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL"),
 ]
-
-
-class Program(Protocol):
-    def begin(self, out: Path, *more: str) -> list[str]: ...
-    def resume(self, out: Path, *more: str) -> list[str]: ...
-    def start(
-        self, words: list[str], *, largest_file: int | None = None
-    ) -> subprocess.Popen[str]: ...
-    def finish(self, process: subprocess.Popen[str]) -> tuple[int, str, str]: ...
-    def run(self, words: list[str]) -> str: ...
 
 
 def kill_when(process: subprocess.Popen[str], moment: Callable[[], bool]) -> bool:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import signal
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,41 +16,19 @@ from panodetr.checkpoints.load import load_checkpoint
 from panodetr.data.dataset import Dataset
 from panodetr.errors import DataError, Interrupted, TrainingError
 from panodetr.evaluation.ground_truth import GroundTruth
-from panodetr.model.detr import Detr
 from panodetr.objective.targets import Batch
 from panodetr.training import loop
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.log import BadStep, Observer, Progress
 from panodetr.training.loop import begin, make_state, train
 from panodetr.training.processes import StopSignal, join_ranks
 from panodetr.training.state import TrainState, seed_step
 from panodetr.training.step import StepResult, count_step, explain_oom, read_steps, train_step
 from panodetr.training.validate import Validation
 
+from .conftest import Recording
+
 CPU = torch.device("cpu")
-
-
-@dataclass
-class Told(Observer):
-    """Keeps what a run tells."""
-
-    notes: list[str] = field(default_factory=list)
-    lines: list[Progress] = field(default_factory=list)
-    bad: list[BadStep] = field(default_factory=list)
-    validations: list[Validation] = field(default_factory=list)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def progress(self, line: Progress) -> None:
-        self.lines.append(line)
-
-    def bad_step(self, bad: BadStep) -> None:
-        self.bad.append(bad)
-
-    def validated(self, validation: Validation, model: Detr) -> None:
-        self.validations.append(validation)
 
 
 @dataclass(frozen=True)
@@ -63,8 +41,8 @@ class Runner:
 
     def __call__(
         self, config: TrainConfig, name: str, *, resume: bool = False, validate: bool = False
-    ) -> tuple[TrainState, Told]:
-        told = Told()
+    ) -> tuple[TrainState, Recording]:
+        told = Recording()
         folder = RunFolder(self.place / name)
         truth = GroundTruth.open(self.data.folder, "train") if validate else None
         state = begin(config, folder, accelerator=self.accelerator, observer=told, resume=resume)
@@ -77,7 +55,7 @@ class Runner:
         config: TrainConfig,
         truth: GroundTruth | None,
         folder: RunFolder,
-        told: Told,
+        told: Recording,
     ) -> None:
         accelerator = self.accelerator
         train(state, config, self.data, truth, folder, accelerator=accelerator, observer=told)
@@ -276,7 +254,7 @@ def test_divergence_stops_the_run_after_the_steps_that_it_may_skip(
     with pytest.raises(TrainingError, match="3 steps had a loss or gradient that is not finite"):
         run(diverging, "run")
     assert not list((tmp_path / "run").glob("states/*"))
-    told = Told()
+    told = Recording()
     with pytest.raises(TrainingError):
         run.go_on(
             make_state(diverging, CPU, print), diverging, None, RunFolder(tmp_path / "again"), told
@@ -288,7 +266,7 @@ def test_divergence_stops_the_run_after_the_steps_that_it_may_skip(
 def test_the_best_model_and_its_figures_are_kept(tiny_run: TrainConfig, run: Runner) -> None:
     config = replace(tiny_run, validate_every=2, ema=0.5)
     state, told = run(config, "run", validate=True)
-    assert [validation.step for validation in told.validations] == [2, 4, 6]
+    assert told.steps == [2, 4, 6]
     metrics = json.loads((run.place / "run" / "best" / "metrics.json").read_text())
     assert metrics["images"] == 4
     scores = [validation.score for validation in told.validations]
@@ -332,16 +310,16 @@ def test_a_validation_that_fails_costs_nothing(tiny_run: TrainConfig, run: Runne
     broken = Broken(**vars(whole))
     state = make_state(config, CPU, print)
     with pytest.raises(TrainingError, match=r"after step 2: val/3.png is no image; .* --val none"):
-        run.go_on(state, config, broken, folder, Told())
+        run.go_on(state, config, broken, folder, Recording())
     assert folder.pointer.read_text() == "00000002.pt\n"
     with pytest.raises(TrainingError, match="after step 2"):  # it is not left out
         run.go_on(
-            begin(config, folder, accelerator=run.accelerator, observer=Told(), resume=True),
-            config, broken, folder, Told(),
+            begin(config, folder, accelerator=run.accelerator, observer=Recording(), resume=True),
+            config, broken, folder, Recording(),
         )  # fmt: skip
     again, retold = run(config, "failed", resume=True, validate=True)
     assert_identical(again.learner.state_dict(), straight.learner.state_dict())
-    assert [v.step for v in retold.validations] == [2, 4, 6]
+    assert retold.steps == [2, 4, 6]
     assert [v.metrics for v in retold.validations] == [v.metrics for v in told.validations]
     assert (again.best, again.stale) == (straight.best, straight.stale)
     _, nothing = run(config, "failed", resume=True, validate=True)
@@ -353,13 +331,13 @@ def test_a_run_that_cannot_be_validated_goes_on_without(tiny_run: TrainConfig, r
     folder = RunFolder(run.place / "run")
     broken = Broken(**vars(GroundTruth.open(run.data.folder, "train")))
     with pytest.raises(TrainingError):
-        run.go_on(make_state(config, CPU, print), config, broken, folder, Told())
+        run.go_on(make_state(config, CPU, print), config, broken, folder, Recording())
     state, told = run(config, "run", resume=True)
     assert state.step == 6
     assert told.validations == []
 
 
-class Interrupting(Told):
+class Interrupting(Recording):
     """Sends this process a signal in the midst of a step, or of a validation."""
 
     def __init__(self, number: signal.Signals, *, step: int = 0, validation: bool = False) -> None:
@@ -403,7 +381,7 @@ def test_a_signal_ends_a_validation_which_is_done_when_the_run_goes_on(
     with pytest.raises(Interrupted, match="after step 4"):
         run.go_on(make_state(config, CPU, print), config, truth, folder, told)
     _, told = run(config, "stopped", resume=True, validate=True)
-    assert [validation.step for validation in told.validations] == [4, 6]
+    assert told.steps == [4, 6]
 
 
 def test_a_second_interrupt_does_not_wait_and_one_press_is_one(

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.objective.scene import batch_of
 
 from panodetr.model.detr import Detr
 from panodetr.objective.auxiliary import AuxiliaryHeads
 from panodetr.objective.criterion import compute_losses
-from panodetr.objective.targets import Batch, Targets
 from panodetr.training.config import TrainConfig
 from panodetr.training.loop import make_state
 from panodetr.training.optimizer import (
@@ -22,34 +22,21 @@ from panodetr.training.optimizer import (
 CPU = torch.device("cpu")
 
 
-def batch_of(*counts: int) -> Batch:
-    """Images of noise, objects one row of pixels each."""
-    index_map = torch.zeros(len(counts), 64, 64, dtype=torch.int16)
-    for image, count in enumerate(counts):
-        for place in range(count):
-            index_map[image, place] = place + 1
-    places = [place for count in counts for place in range(count)]
-    return Batch(
-        pixels=torch.randn(len(counts), 3, 64, 64),
-        padding=None,
-        targets=Targets(
-            classes=torch.zeros(len(places), dtype=torch.long),
-            boxes=torch.tensor([[0.5, (y + 0.5) / 64, 1.0, 1 / 64] for y in places]),
-            counts=counts,
-            index_map=index_map,
-        ),
-    )
-
-
-def test_the_rate_rises_stays_level_and_falls_to_zero(tiny_run: TrainConfig) -> None:
-    config = replace(tiny_run, steps=10, warmup=3, decay=4)
-    course = [learning_rate_factor(step, config) for step in range(11)]
-    assert course == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
-
-
-def test_without_warmup_and_decay_the_rate_is_level(tiny_run: TrainConfig) -> None:
-    config = replace(tiny_run, steps=10, warmup=0, decay=0)
-    assert {learning_rate_factor(step, config) for step in range(10)} == {1.0}
+@pytest.mark.parametrize(
+    ("warmup", "drop", "decay", "course"),
+    [
+        (3, 0, 4, [0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0]),
+        (0, 0, 0, [1] * 10),
+        (1, 3, 2, [0.5, 1, 1, 0.1, 0.1, 0.05, 0]),
+    ],
+)
+def test_the_rate_rises_drops_and_falls_to_zero(
+    tiny_run: TrainConfig, warmup: int, drop: int, decay: int, course: list[float]
+) -> None:
+    steps = len(course) - (decay > 0)
+    config = replace(tiny_run, steps=steps, warmup=warmup, drop=drop, decay=decay)
+    found = [learning_rate_factor(step, config) for step in range(len(course))]
+    assert found == pytest.approx(course)
 
 
 def test_until_the_decay_the_rate_does_not_depend_on_the_number_of_steps(
@@ -58,12 +45,6 @@ def test_until_the_decay_the_rate_does_not_depend_on_the_number_of_steps(
     short, long = (replace(tiny_run, steps=steps, warmup=4, decay=5) for steps in (20, 40))
     for step in range(16):
         assert learning_rate_factor(step, short) == learning_rate_factor(step, long)
-
-
-def test_the_rate_drops_to_a_tenth(tiny_run: TrainConfig) -> None:
-    config = replace(tiny_run, steps=6, warmup=1, drop=3, decay=2)
-    course = [learning_rate_factor(step, config) for step in range(7)]
-    assert course == pytest.approx([0.5, 1, 1, 0.1, 0.1, 0.05, 0])
 
 
 def masks_alone(run: TrainConfig) -> TrainConfig:

@@ -284,14 +284,6 @@ def test_a_run_too_short_for_its_schedule_says_so(
         assert "\n" not in note
 
 
-def test_other_classes_to_validate_with_are_refused_before_the_run(discs: Dataset) -> None:
-    write_discs(discs.folder, 1, split="val")
-    path = discs.folder / "panoptic_val.json"
-    path.write_text(path.read_text().replace('"disc"', '"coin"'))
-    with pytest.raises(DataError, match="category 10 is 'disc' in the model and 'coin' in"):
-        prepare(request(discs, *SMALL))
-
-
 def test_images_with_id_maps_are_validated_by_their_objects(tmp_path: Path) -> None:
     noise = np.random.default_rng(0)
     for split in ("train", "val"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
 from panodetr.checkpoints.load import load_checkpoint
 from panodetr.loading import load
 from panodetr.training.log import read_log
+
+from .conftest import Program
 
 CHEAPER = ("steps=4", "precision=bfloat16", "accumulate=2", "checkpointing=true", "log_every=1",
            "validate_every=4", "batch_size=4", "mask_start=1")  # fmt: skip
@@ -21,14 +22,6 @@ LAUNCHERS = {
         "--mixed_precision", "no", "--dynamo_backend", "no",
     ),
 }  # fmt: skip
-
-
-class Program(Protocol):
-    data: Path
-
-    def begin(self, out: Path, *more: str) -> list[str]: ...
-    def resume(self, out: Path, *more: str) -> list[str]: ...
-    def run(self, words: list[str], *, launcher: tuple[str, ...] = ()) -> str: ...
 
 
 @pytest.mark.slow

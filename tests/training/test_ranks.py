@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
@@ -13,6 +12,8 @@ from panodetr.data.augment import CropAugmentation
 from panodetr.data.dataset import open_data
 from panodetr.data.sampling import Sampler
 from panodetr.training.log import read_log
+
+from .conftest import Program
 
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
@@ -25,13 +26,6 @@ EXACT = (
 near zero, so at higher rates rounding would grow from step to step."""
 
 SETTINGS = [word for change in EXACT for word in ("--set", change)]
-
-
-class Program(Protocol):
-    data: Path
-
-    def begin(self, out: Path, *more: str) -> list[str]: ...
-    def run(self, words: list[str], *, launcher: tuple[str, ...] = ()) -> str: ...
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import json
 import shutil
 import signal
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +17,11 @@ from panodetr.data.dataset import Dataset
 from panodetr.errors import Interrupted, PanodetrError, TrainingError, UsageError
 from panodetr.model.detr import Detr
 from panodetr.training.folder import held
-from panodetr.training.log import Observer, read_log
+from panodetr.training.log import read_log
 from panodetr.training.prepare import Request
 from panodetr.training.run import Outcome, train
-from panodetr.training.validate import Validation
 
-from .conftest import write_discs
+from .conftest import Recording, write_discs
 
 TINY = (
     "steps=2", "batch_size=2", "save_every=1", "validate_every=1", "augmentation.size=48",
@@ -31,27 +30,13 @@ TINY = (
 )  # fmt: skip
 
 
-@dataclass
-class Told(Observer):
-    """Keeps what a run tells."""
-
-    notes: list[str] = field(default_factory=list)
-    validated_at: list[int] = field(default_factory=list)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def validated(self, validation: Validation, model: object) -> None:
-        self.validated_at.append(validation.step)
-
-
 @pytest.fixture
 def request_of(discs: Dataset) -> Request:
     return Request(recipe="nuclei", data=discs.folder, val="none", changes=TINY)
 
 
-def go_on(out: Path, *changes: str, val: str | None = None) -> tuple[Outcome, Told]:
-    told = Told()
+def go_on(out: Path, *changes: str, val: str | None = None) -> tuple[Outcome, Recording]:
+    told = Recording()
     outcome = train(None, out, resume=True, changes=changes, val=val, device="cpu", observer=told)
     assert outcome is not None
     return outcome, told
@@ -74,11 +59,11 @@ def test_validation_can_be_left_out_and_taken_up_again(request_of: Request, tmp_
     train(replace(request_of, val="train"), out, device="cpu")
     outcome, told = go_on(out, "steps=3", val="none")
     assert outcome.steps == 3
-    assert told.validated_at == []
+    assert told.steps == []
     with pytest.raises(UsageError, match="begun with recipe"):
         train(replace(request_of, recipe="finetune"), out, resume=True, device="cpu")
     outcome, told = go_on(out, val="train")
-    assert told.validated_at == [3]  # the step that was done in between
+    assert told.steps == [3]  # the step that was done in between
     with pytest.raises(UsageError, match="begun with val 'train', not 'other'"):
         go_on(out, val="other")
 
@@ -150,7 +135,7 @@ def test_a_run_that_fails_leaves_its_curves_and_the_reason(
         (out / "results.png").mkdir(parents=True)
     diverging = ("log_every=1", "learning_rate=1e30", "clip=1e30", "warmup=0", "bad_steps=0")
     asked = replace(request_of, changes=(*TINY, *diverging, "decay=0", "steps=9"))
-    told = Told()
+    told = Recording()
     with pytest.raises(TrainingError, match="not finite") as caught:
         train(asked, out, device="cpu", observer=told)
     assert read_log(out / "log.jsonl")[-1]["note"] == str(caught.value)
@@ -159,7 +144,7 @@ def test_a_run_that_fails_leaves_its_curves_and_the_reason(
 
 
 def test_a_run_that_is_stopped_tells_so_once(request_of: Request, tmp_path: Path) -> None:
-    class Stopping(Told):
+    class Stopping(Recording):
         def stepped(self, step: int) -> None:
             signal.raise_signal(signal.SIGTERM)
 
@@ -179,7 +164,7 @@ def test_the_split_that_was_found_may_be_named(
     out = tmp_path / "run"
     train(replace(request_of, val=None), out, device="cpu")
     for steps, val in ((3, "val"), (4, "val2017"), (5, None)):
-        assert go_on(out, f"steps={steps}", val=val)[1].validated_at == [steps]
+        assert go_on(out, f"steps={steps}", val=val)[1].steps == [steps]
     with pytest.raises(UsageError, match="begun with val 'val2017', not 'test'"):
         go_on(out, val="test")
 
@@ -191,9 +176,9 @@ def test_scores_are_of_one_split_also_after_steps_without_validation(
     write_discs(discs.folder, 1, split="test")
     out = tmp_path / "run"
     train(request_of, out, device="cpu")  # without validation from the start: either may come
-    assert go_on(out, val="test")[1].validated_at == [2]
-    assert go_on(out, "steps=3", val="none")[1].validated_at == []
-    assert go_on(out, "steps=4")[1].validated_at == []
+    assert go_on(out, val="test")[1].steps == [2]
+    assert go_on(out, "steps=3", val="none")[1].steps == []
+    assert go_on(out, "steps=4")[1].steps == []
     with pytest.raises(UsageError, match="begun with val 'test', not 'val'"):
         go_on(out, val="val")
-    assert go_on(out, val="test")[1].validated_at == [4]
+    assert go_on(out, val="test")[1].steps == [4]
