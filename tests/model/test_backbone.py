@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from panodetr.model.backbone import BasicBlock, Bottleneck, FrozenBatchNorm, ResNet
+from panodetr.model.backbone import Bottleneck, FrozenBatchNorm, ResNet
 from panodetr.model.config import RESNET18, RESNET34, RESNET50, RESNET101, Norm, ResNetConfig
 
 SMALL = ResNetConfig(
@@ -41,18 +41,6 @@ def test_dc5_keeps_the_last_stages_size_and_dilates_all_but_its_first_block() ->
     blocks = [m for m in network.modules() if isinstance(m, Bottleneck)]
     assert [block.conv2.dilation for block in blocks] == [(1, 1)] * 14 + [(2, 2)] * 2
     assert [block.conv2.stride for block in blocks[-3:]] == [(1, 1)] * 3
-
-
-def test_the_stride_of_a_bottleneck_sits_on_its_3x3() -> None:
-    block = Bottleneck(64, 16, stride=2, dilation=1, norm="frozen")
-    strides = [conv.stride for conv in (block.conv1, block.conv2, block.conv3)]
-    assert strides == [(1, 1), (2, 2), (1, 1)]
-
-
-def test_only_blocks_that_change_their_input_have_a_projection() -> None:
-    assert BasicBlock(16, 16, stride=1, dilation=1, norm="frozen").shortcut is None
-    assert BasicBlock(8, 16, stride=1, dilation=1, norm="frozen").shortcut is not None
-    assert BasicBlock(16, 16, stride=2, dilation=1, norm="frozen").shortcut is not None
 
 
 def test_a_stem_for_small_objects_keeps_the_resolution() -> None:

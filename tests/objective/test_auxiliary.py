@@ -16,13 +16,6 @@ from panodetr.objective.criterion import compute_losses
 RUN = ObjectiveConfig(mask_objects=100, query_groups=2, token_weight=1.0)
 
 
-def test_one_group_is_plain_detr() -> None:
-    model, auxiliary = make(replace(RUN, query_groups=1))
-    encoded = model.encode(batch_of(1, 2).pixels)
-    assert_close(model.decode(encoded, auxiliary.queries(model)), model.decode(encoded))
-    assert auxiliary.more_queries is None
-
-
 def test_the_models_own_queries_are_the_first_group_and_see_no_other() -> None:
     model, auxiliary = make(replace(RUN, query_groups=3))
     encoded = model.encode(batch_of(1, 2).pixels)
@@ -53,14 +46,6 @@ def test_equal_groups_lose_what_one_loses() -> None:
     assert losses[0].keys() == {"label", "l1", "giou", "focal", "dice", "total"}
     for name, loss in losses[0].items():
         assert_close(losses[1][name], loss, msg=lambda text, name=name: f"{name}: {text}")
-
-
-def test_objects_are_repeated_for_each_group() -> None:
-    targets = batch_of(2, 0, 1).targets
-    repeated = targets.repeat(3)
-    assert repeated.counts == (2, 2, 2, 0, 0, 0, 1, 1, 1)
-    assert repeated.classes.tolist() == [0, 1, 0, 1, 0, 1, 0, 0, 0]
-    assert_close(repeated.boxes[4:6], targets.boxes[:2])
 
 
 def test_a_sample_of_the_masks_loses_the_same_in_the_mean() -> None:

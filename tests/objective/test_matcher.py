@@ -71,18 +71,6 @@ def test_the_order_of_the_objects_does_not_matter(seed: int, order: list[int]) -
     assert found.object.tolist() == torch.tensor(order)[moved.object].tolist()
 
 
-def test_each_image_is_matched_alone() -> None:
-    counts = (3, 0, 2)
-    logits, boxes, classes, truth = random_case(0, 5, counts)
-    together = match(logits, boxes, targets_of(counts, classes, truth), MatchCosts())
-    own = together.where(together.image == 2)
-    alone = match(
-        logits[:, 2:], boxes[:, 2:], targets_of((2,), classes[3:], truth[3:]), MatchCosts()
-    )
-    assert own.query.tolist() == alone.query.tolist()
-    assert (own.object - 3).tolist() == alone.object.tolist()
-
-
 def test_pairs_come_by_layer_image_and_query() -> None:
     counts = (3, 4)
     logits, boxes, classes, truth = random_case(1, 5, counts)

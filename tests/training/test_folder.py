@@ -46,18 +46,16 @@ def damage(path: Path, how: str) -> None:
         torch.save([1, 2], path)
 
 
-def test_the_last_two_states_are_kept_and_the_newer_one_is_named(folder: RunFolder) -> None:
+def test_the_last_two_states_are_kept_and_the_newer_one_is_named_and_read(
+    folder: RunFolder, tiny_run: TrainConfig
+) -> None:
     names = sorted(path.name for path in folder.states.iterdir())
     assert names == ["00000004.pt", "00000006.pt", "last"]
     assert folder.pointer.read_text() == "00000006.pt\n"
-
-
-def test_the_newest_state_is_taken_up(folder: RunFolder, tiny_run: TrainConfig) -> None:
     fresh = make_state(replace(tiny_run, seed=5), CPU, print)
     notes: list[str] = []
     folder.load(fresh, notes.append)
-    assert fresh.step == 6
-    assert notes == []
+    assert (fresh.step, notes) == (6, [])
 
 
 @pytest.mark.parametrize("how", ["cut", "garbage", "empty", "bit", "list"])

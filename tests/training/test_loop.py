@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -219,15 +220,6 @@ def test_bf16_is_near_float32_and_losses_are_float32(
     assert not torch.equal(found.losses["total"], exact.losses["total"])
 
 
-def test_batches_are_those_of_their_step(tiny_run: TrainConfig, discs: Dataset) -> None:
-    every = steps_of(tiny_run, discs)
-    assert len(every) == tiny_run.steps
-    later = steps_of(tiny_run, discs, 4)
-    for (one,), (other,) in zip(later, every[4:], strict=True):
-        assert one.image_ids == other.image_ids
-        assert torch.equal(one.pixels, other.pixels)
-
-
 def test_a_step_that_is_not_finite_changes_nothing(
     tiny_run: TrainConfig, discs: Dataset, accelerator: Accelerator
 ) -> None:
@@ -317,6 +309,9 @@ def test_a_validation_that_fails_costs_nothing(tiny_run: TrainConfig, run: Runne
             begin(config, folder, accelerator=run.accelerator, observer=Recording(), resume=True),
             config, broken, folder, Recording(),
         )  # fmt: skip
+    shutil.copytree(folder.path, run.place / "without")
+    without, silent = run(config, "without", resume=True)
+    assert (without.step, silent.steps) == (6, [])
     again, retold = run(config, "failed", resume=True, validate=True)
     assert_identical(again.learner.state_dict(), straight.learner.state_dict())
     assert retold.steps == [2, 4, 6]
@@ -324,17 +319,6 @@ def test_a_validation_that_fails_costs_nothing(tiny_run: TrainConfig, run: Runne
     assert (again.best, again.stale) == (straight.best, straight.stale)
     _, nothing = run(config, "failed", resume=True, validate=True)
     assert nothing.validations == []  # the last one is done, and known to be
-
-
-def test_a_run_that_cannot_be_validated_goes_on_without(tiny_run: TrainConfig, run: Runner) -> None:
-    config = replace(tiny_run, validate_every=2)
-    folder = RunFolder(run.place / "run")
-    broken = Broken(**vars(GroundTruth.open(run.data.folder, "train")))
-    with pytest.raises(TrainingError):
-        run.go_on(make_state(config, CPU, print), config, broken, folder, Recording())
-    state, told = run(config, "run", resume=True)
-    assert state.step == 6
-    assert told.validations == []
 
 
 class Interrupting(Recording):
@@ -437,22 +421,6 @@ def test_a_image_that_cannot_be_read_is_told_once_and_counted_over_all_starts(
     second.write_bytes(whole[:50])
     with pytest.raises(DataError, match=r"2 of 4 images cannot be read.*allows more than 1"):
         run(replace(config, steps=6), "run", resume=True)
-
-
-def test_images_that_any_process_has_skipped_are_counted_together(
-    tiny_run: TrainConfig, run: Runner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    others: list[str] = ["one.png: not an image", "two.png: not an image"]
-
-    def gather(accelerator: Accelerator, value: tuple[object, list[str]]) -> list[object]:
-        return [value, (None, others[:1]), (None, others)]
-
-    monkeypatch.setattr("panodetr.training.loop.gather", gather)
-    state, told = run(replace(tiny_run, steps=2, bad_images=2), "enough")
-    assert state.skipped == {*others}
-    assert told.notes == others
-    with pytest.raises(DataError, match=r"2 of 4 images cannot be read, the last: two\.png"):
-        run(replace(tiny_run, steps=2, bad_images=1), "too many")
 
 
 @pytest.mark.gpu

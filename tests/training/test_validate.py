@@ -139,7 +139,7 @@ def test_data_without_things_is_measured_by_all_it_has(
     assert list(found.figures) == ["stuff PQ", "PQ"]
 
 
-def test_batches_are_drawn_with_their_objects(tiny_run: TrainConfig, discs: Dataset) -> None:
+def test_batches_are_drawn_with_objects_and_padding(tiny_run: TrainConfig, discs: Dataset) -> None:
     (batch,) = next(read_steps(tiny_run, discs, 0, print))
     picture = draw_batch(batch, tiny_run.spec)
     bare = replace(batch, targets=replace(batch.targets, index_map=None))
@@ -149,6 +149,11 @@ def test_batches_are_drawn_with_their_objects(tiny_run: TrainConfig, discs: Data
     assert (picture != boxes).any()
     # Discs and background are grey; what is drawn over them has colour.
     assert np.ptp(picture.astype(int), axis=-1).max() > 80
+    padding = torch.zeros(batch.pixels.shape[0], *batch.pixels.shape[2:], dtype=torch.bool)
+    padding[0, :, -8:] = True  # lighter than a dark image
+    assert (
+        draw_batch(replace(bare, padding=padding), tiny_run.spec)[-20, 4 * 48 - 16] == 110
+    ).all()
 
 
 def test_predictions_are_drawn_beside_the_truth(
@@ -179,15 +184,6 @@ def test_true_masks_are_drawn_whatever_they_are_written_in(
     # Discs are drawn alike in both, but for labels: background has one, too.
     assert right[1].mean() > 0.1
     assert (right[0] == right[1]).mean() > 0.98
-
-
-def test_padding_can_be_told_from_a_dark_image(tiny_run: TrainConfig, discs: Dataset) -> None:
-    (batch,) = next(read_steps(tiny_run, discs, 0, print))
-    padding = torch.zeros(batch.pixels.shape[0], *batch.pixels.shape[2:], dtype=torch.bool)
-    padding[0, :, -8:] = True
-    bare = replace(batch, targets=replace(batch.targets, index_map=None), padding=padding)
-    picture = draw_batch(bare, tiny_run.spec)
-    assert (picture[-20, 4 * 48 - 16] == 110).all()
 
 
 def test_the_folder_keeps_what_is_told(
