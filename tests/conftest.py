@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from tests.objective.scene import ARCHITECTURE
 
 from harness.weights import measure_statistics, named_weights
 from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.export.export import export
 from panodetr.images.preprocess import Preprocessing, normalize
-from panodetr.model.config import DetrConfig, ResNetConfig
 from panodetr.model.detr import Detr
 from panodetr.results.types import Category
 
@@ -58,20 +58,10 @@ def golden(shared_data: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_spec() -> ModelSpec:
     """A whole DETR with masks, of about half a million weights."""
-    backbone = ResNetConfig(
-        block="basic", depths=(1, 1, 1, 1), widths=(8, 8, 16, 16), stem_width=8, norm="batch"
-    )
     return ModelSpec(
         name="tiny",
-        architecture=DetrConfig(
-            backbone=backbone,
-            num_classes=3,
-            num_queries=5,
-            hidden_dim=128,
-            ffn_dim=32,
-            encoder_layers=1,
-            decoder_layers=1,
-            masks=True,
+        architecture=replace(
+            ARCHITECTURE, num_classes=3, num_queries=5, decoder_layers=1, dropout=0.1
         ),
         categories=(
             Category(index=0, id=7, name="nucleus", is_thing=True, color=(220, 20, 60)),

@@ -4,15 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.objective.scene import ARCHITECTURE
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from panodetr.model.backbone import Bottleneck, FrozenBatchNorm, ResNet
 from panodetr.model.config import RESNET18, RESNET34, RESNET50, RESNET101, Norm, ResNetConfig
 
-SMALL = ResNetConfig(
-    block="basic", depths=(1, 1, 1, 1), widths=(8, 8, 16, 16), stem_width=8, norm="batch"
-)
+SMALL = ARCHITECTURE.backbone
 
 
 def shapes_of(config: ResNetConfig, height: int, width: int) -> list[tuple[int, ...]]:

@@ -7,26 +7,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.objective.scene import ARCHITECTURE
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
 from panodetr.model import config as named
-from panodetr.model.config import DetrConfig, ResNetConfig
+from panodetr.model.config import DetrConfig
 from panodetr.model.detr import Detr, shrink
 
-TINY = DetrConfig(
-    backbone=ResNetConfig(
-        block="basic", depths=(1, 1, 1, 1), widths=(8, 8, 16, 16), stem_width=8, norm="batch"
-    ),
-    num_classes=3,
-    num_queries=5,
-    hidden_dim=128,
-    ffn_dim=32,
-    encoder_layers=1,
-    decoder_layers=2,
-    masks=True,
-)
+TINY = replace(ARCHITECTURE, num_classes=3, num_queries=5)
 
 
 def tiny(**changes: object) -> Detr:

@@ -16,12 +16,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from PIL import Image
+from tests.objective.scene import ARCHITECTURE
 
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.augment import CropAugmentation
 from panodetr.data.dataset import Dataset, open_data
 from panodetr.images.preprocess import Preprocessing
-from panodetr.model.config import DetrConfig, ResNetConfig
 from panodetr.model.detr import Detr
 from panodetr.training.config import TrainConfig
 from panodetr.training.log import BadStep, Observer, Progress
@@ -128,19 +128,7 @@ def plain_run(tiny_run: TrainConfig) -> TrainConfig:
 @pytest.fixture
 def tiny_run(discs: Dataset) -> TrainConfig:
     """Six steps of everything that training has: groups, token supervision, masks, dropout."""
-    architecture = DetrConfig(
-        backbone=ResNetConfig(
-            block="basic", depths=(1, 1, 1, 1), widths=(8, 8, 16, 16), stem_width=8, norm="batch"
-        ),
-        num_classes=2,
-        num_queries=6,
-        hidden_dim=128,
-        ffn_dim=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        dropout=0.1,
-        masks=True,
-    )
+    architecture = replace(ARCHITECTURE, dropout=0.1)
     return TrainConfig(
         spec=ModelSpec(
             name="discs",

@@ -47,26 +47,6 @@ def test_until_the_decay_the_rate_does_not_depend_on_the_number_of_steps(
         assert learning_rate_factor(step, short) == learning_rate_factor(step, long)
 
 
-def masks_alone(run: TrainConfig) -> TrainConfig:
-    return replace(run, learned="masks", query_groups=1, token_weight=0.0, mask_start=0)
-
-
-def test_the_mask_stage_learns_the_mask_head_alone(tiny_run: TrainConfig) -> None:
-    config = masks_alone(tiny_run)
-    torch.manual_seed(0)
-    model = Detr(config.spec.architecture)
-    freeze(model, config)
-    set_modes(model, config)
-    mask_parts = ("attention_maps.", "mask_head.")
-    for name, parameter in model.named_parameters():
-        assert parameter.requires_grad == name.startswith(mask_parts), name
-    for name, module in model.named_modules():
-        if name not in ("", "attention_maps", "mask_head"):
-            assert module.training == name.startswith(mask_parts), name
-    optimizer = make_optimizer(model, AuxiliaryHeads(model.config, config), config)
-    assert [group["initial_lr"] for group in optimizer.param_groups] == [1e-3]
-
-
 @pytest.mark.parametrize("stages", [0, 1, 3])
 def test_frozen_stages_have_no_gradients_and_stay_in_eval_mode(
     tiny_run: TrainConfig, stages: int
@@ -86,24 +66,26 @@ def test_frozen_stages_have_no_gradients_and_stay_in_eval_mode(
 
 def test_a_mask_step_leaves_everything_else_as_it_was(tiny_run: TrainConfig) -> None:
     """Live batch norms too: their running means would drift, without any gradient."""
-    config = masks_alone(tiny_run)
+    config = replace(tiny_run, learned="masks", query_groups=1, token_weight=0.0, mask_start=0)
     torch.manual_seed(0)
     model = Detr(config.spec.architecture)
     freeze(model, config)
     set_modes(model, config)
+    mask_parts = ("attention_maps", "mask_head")
+    for name, module in model.named_modules():
+        if name not in ("", *mask_parts):
+            assert module.training == name.startswith(mask_parts), name
     auxiliary = AuxiliaryHeads(model.config, config)
     optimizer = make_optimizer(model, auxiliary, config)
+    assert [group["initial_lr"] for group in optimizer.param_groups] == [1e-3]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     total, parts = compute_losses(model, auxiliary, batch_of(2, 0), config, with_masks=True)
     total.backward()
     optimizer.step()
     assert parts.keys() == {"focal", "dice", "total"}
-    moved = {
-        name.partition(".")[0]
-        for name, tensor in model.state_dict().items()
-        if not torch.equal(tensor, before[name])
-    }
-    assert moved == {"attention_maps", "mask_head"}
+    after = model.state_dict()
+    moved = {name.partition(".")[0] for name in after if not torch.equal(after[name], before[name])}
+    assert moved == {*mask_parts}
 
 
 def test_the_backbone_has_a_rate_of_its_own(tiny_run: TrainConfig) -> None:
