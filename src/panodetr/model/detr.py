@@ -119,7 +119,7 @@ class Detr(nn.Module):
         projected = self.project(features[-1])  # B, D, h, w
         shape = projected.shape[-2:]
         small = None if padding is None else shrink(padding, *shape)  # B, h, w
-        nowhere = projected.new_zeros((len(projected), *shape)).bool()  # B, h, w
+        nowhere = projected.new_zeros((projected.shape[0], *shape)).bool()  # B, h, w
         positions = self.positions(nowhere if small is None else small)  # B, D, h, w
         positions = positions.to(projected.dtype)
         hidden = None if small is None else small.flatten(1)  # B, hw
