@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,3 +130,11 @@ def tiny_openvino(tiny_folder: Path) -> Path:
     file = tiny_folder.with_name("tiny.openvino.zip")
     export(tiny_folder, file, format="openvino")
     return file
+
+
+@pytest.fixture
+def interruptible() -> Generator[None, None, None]:
+    """Let Ctrl-C reach the program also where a shell runs the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

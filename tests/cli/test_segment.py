@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -205,14 +204,6 @@ def read_terminal(handle: int) -> bytes:
         return os.read(handle, 4096)
     except OSError:  # what Linux gives at the end of a terminal
         return b""
-
-
-@pytest.fixture
-def interruptible() -> Generator[None, None, None]:
-    """Let Ctrl-C reach the program also where a shell runs the tests in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interruptible")

@@ -337,6 +337,7 @@ class Interrupting(Recording):
             signal.raise_signal(self._number)
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_run_after_its_step(
     tiny_run: TrainConfig, run: Runner, number: signal.Signals
@@ -368,6 +369,7 @@ def test_a_signal_ends_a_validation_which_is_done_when_the_run_goes_on(
     assert told.steps == [4, 6]
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_interrupt_does_not_wait_and_one_press_is_one(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
