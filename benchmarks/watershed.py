@@ -23,7 +23,7 @@ from skimage.segmentation import watershed
 
 from harness.machine import describe_machine
 from panodetr.data.formats.coco_panoptic import PanopticData, read_ids
-from panodetr.data.samples import read_tiled
+from panodetr.data.samples import read_sample
 from panodetr.evaluation.panoptic_quality import PanopticQuality
 from panodetr.files import write_json
 from panodetr.results.types import Category, Segment
@@ -46,7 +46,7 @@ def main() -> None:
     quality = PanopticQuality(data.categories)
     samples = data.samples[: options.images]
     for sample in samples:
-        found = find_nuclei(read_tiled(sample), options.distance)
+        found = find_nuclei(read_sample(sample), options.distance)
         quality.update(read_ids(sample), sample.segments, found, list_segments(found, nucleus))
     things = quality.compute().things
     report = {
