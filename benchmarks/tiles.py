@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _row(model: Predictor, rule: Preprocessing, truth: GroundTruth) -> str:
-    tiled = Predictor(replace(model.spec, preprocessing=rule), model.runtime)
+    tiled = model.with_rule(rule)
     evaluation = evaluate(tiled, truth, TASKS)
     figures = evaluation.counts.compute()
     assert figures.panoptic is not None

@@ -68,4 +68,4 @@ class ModelOptions:
         if self.tiles is None:
             return model
         rule = replace(model.spec.preprocessing, tile=self.tiles, tile_overlap=overlap)
-        return panodetr.Predictor(replace(model.spec, preprocessing=rule), model.runtime)
+        return model.with_rule(rule)

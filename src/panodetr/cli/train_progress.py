@@ -95,8 +95,8 @@ class TrainProgress(Observer):
     def validated(self, validation: Validation, model: Detr) -> None:
         """Print the figures, first the one that the best model is picked by."""
         figures = {validation.measure: validation.score} | validation.figures
-        told = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
-        self._print(f"step {validation.step}/{self._steps}  validation: {told}")
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        self._print(f"step {validation.step}/{self._steps}  validation: {shown}")
         self._since = (validation.step, time.perf_counter())
 
     def _left(self, step: int) -> str:

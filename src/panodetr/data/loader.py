@@ -89,8 +89,8 @@ class ExampleReader:
 class BatchReader:
     """Batches of a data set by their steps.
 
-    An image that cannot be read, or whose truth cannot, is told once and replaced by the next one
-    that can: the same one in every run.
+    An image that cannot be read, or whose ground truth cannot, is reported once and replaced by the
+    next one that can: the same one in every run.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class BatchReader:
             bad_images: how many different images may turn out unreadable.
             with_masks: whether masks are read, where the data has them and objects are written one
                 by one; without, a box stays also where nothing is left of its object's mask.
-            on_bad: told of each of them, by whoever takes the batches.
+            on_bad: called with a line for each of them, in the process that takes the batches.
         """
         self._data = data
         self._batch_size = batch_size

@@ -133,7 +133,7 @@ def suppress_non_maxima(
     size: tuple[int, int],
     duplicate_iou: float | None = None,
 ) -> NDArray[np.intp]:
-    """Keep one box of each object that several tiles have found.
+    """Keep one box of each object that several tiles have found: non-maximum suppression.
 
     The best score is kept first; the score of a box that an inner border of its tile cuts counts
     half, since a neighbour may have seen all of the object. A box goes when a kept one of another

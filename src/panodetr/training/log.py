@@ -104,7 +104,7 @@ class Observer:
 
 
 Line: TypeAlias = dict[str, Any]
-"""A line of the log: the number of a step, and what is told of it."""
+"""A line of the log: the number of a step, and its figures."""
 
 RATES = ("learning_rate", "gradient_norm", "images_per_second")
 

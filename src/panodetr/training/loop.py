@@ -62,7 +62,7 @@ def begin(
         config: the run.
         folder: where states are kept.
         accelerator: for the device.
-        observer: told of what was not taken over.
+        observer: gets a note of what was not taken over.
         resume: whether to go on from the folder's last state, if there is one.
 
     Raises:
@@ -164,7 +164,7 @@ def train(
 
 
 def count_skipped(state: TrainState, lines: Iterable[str], observer: Observer) -> list[str]:
-    """Remember images that could not be read; tell, and give, what is said of new ones."""
+    """Remember images that could not be read; note and return what is said of new ones."""
     new = [line for line in dict.fromkeys(lines) if line not in state.skipped]
     state.skipped.update(new)
     for line in new:

@@ -123,12 +123,12 @@ def _train(
     """
     config = prepared.config
     audience = observer or Observer()
-    told = Observer()
+    watching = Observer()
     recorder = None
     if accelerator.is_main_process:
         if resume:
             folder.clear_leftovers()
-        told = recorder = Recorder(
+        watching = recorder = Recorder(
             folder,
             config.spec,
             prepared.data,
@@ -145,7 +145,7 @@ def _train(
                 f"{', '.join(changed)} isn't what the run was begun with: the recipe or the data "
                 "have changed since"
             )
-    state = begin(config, folder, accelerator=accelerator, observer=told, resume=resume)
+    state = begin(config, folder, accelerator=accelerator, observer=watching, resume=resume)
     if accelerator.is_main_process:
         write_request(folder.config, prepared)  # not before: what was refused must not stay
     try:
@@ -156,7 +156,7 @@ def _train(
             prepared.truth,
             folder,
             accelerator=accelerator,
-            observer=told,
+            observer=watching,
         )
         if accelerator.is_main_process:
             folder.save_model(folder.model, config.spec, state.kept_model)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from panodetr.errors import DataError
 from panodetr.evaluation.evaluate import check_categories, evaluate
 from panodetr.evaluation.metrics import metrics
+from panodetr.loading import predictor_of
 from panodetr.model.detr import Detr
-from panodetr.predict import Predictor
-from panodetr.runtimes.torch import TorchRuntime
 from panodetr.training.processes import gather, share_buffers
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from panodetr.checkpoints.spec import ModelSpec
     from panodetr.evaluation.ground_truth import GroundTruth, Task
     from panodetr.evaluation.metrics import Figures
+    from panodetr.predict import Predictor
 
 
 FIGURES = {
@@ -31,7 +31,7 @@ FIGURES = {
     "box AP": "boxes_ap",
     "mask AP": "instances_ap",
 }
-"""The figures that are told first, and what the log calls them."""
+"""The figures that are shown first, and what the log calls them."""
 
 LEAST_SCORE = 0.01
 """Queries that score less count for no average precision where masks are measured. Of the bundled
@@ -132,7 +132,7 @@ def make_predictor(model: Detr, spec: ModelSpec, device: torch.device) -> Predic
     """Predict with a copy: a runtime takes its model over, and this one goes on learning."""
     taken = Detr(spec.architecture)
     taken.load_state_dict(model.state_dict())
-    return Predictor(spec, TorchRuntime(taken, spec.preprocessing, device))
+    return predictor_of(spec, taken, device)
 
 
 def _score(figures: Figures) -> tuple[str, float]:
