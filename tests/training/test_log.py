@@ -80,6 +80,15 @@ def test_the_picture_shows_losses_that_begin_late_and_validations(tmp_path: Path
     assert not (tmp_path / "none.png").exists()
 
 
+def of_an_earlier_second(folder: Path) -> Path:
+    """Rename the one file of TensorBoard: it reads files by second, process and number, as text.
+
+    A run that was killed is resumed in a later second, by another process.
+    """
+    (written,) = folder.iterdir()
+    return written.rename(folder / "events.out.tfevents.0000000001.host.1.0")
+
+
 @pytest.mark.parametrize(
     ("start", "expected"),
     [(15, [(10, 10), (20, 120)]), (20, [(10, 10), (20, 20), (30, 130)]), (0, [(10, 110)])],
@@ -92,7 +101,7 @@ def test_tensorboard_reads_the_same_figures_of_a_run_that_was_killed(
     lines: list[Line] = [{"step": step, "losses": {"total": float(step)}} for step in (10, 20, 30)]
     for line in lines:
         board.add(line)
-    (written,) = tmp_path.iterdir()
+    written = of_an_earlier_second(tmp_path)
     whole = written.read_bytes()
     written.write_bytes(whole[: len(whole) - torn])  # killed while it wrote the last one
     resumed = Board(tmp_path, start, [line for line in lines if line["step"] <= start])
@@ -115,6 +124,7 @@ def test_tensorboard_has_a_validation_that_a_killed_run_made_once(
     board = Board(tmp_path, 0, [])
     for line in lines:
         board.add(line)
+    of_an_earlier_second(tmp_path)
     resumed = Board(tmp_path, 10, lines if known else lines[:1])
     if not known:
         resumed.add(lines[1])
