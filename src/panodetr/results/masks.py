@@ -127,8 +127,14 @@ class NumpyMasks:
                 np.copyto(found[band], number, where=value > best, casting="unsafe")
                 np.maximum(best, value, out=best)
 
-        with ThreadPoolExecutor(pool_threads()) as pool:
-            list(pool.map(fill, range(0, shape[0], at_once)))
+        starts = range(0, shape[0], at_once)
+        threads = min(pool_threads(), len(starts))
+        if threads == 1:  # to start one takes longer than to fill a small mask
+            for start in starts:
+                fill(start)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(fill, starts))
         return found.take(columns.shown, axis=1).take(rows.shown, axis=0)
 
 
@@ -154,7 +160,8 @@ class _Lines:
 
         Pixel centres are aligned, not corners, and computed in float32, as torch does.
         """
-        wanted, shown = np.unique(picked, return_inverse=True)
+        new = np.diff(picked, prepend=-1) > 0
+        wanted, shown = picked[new], np.cumsum(new) - 1
         scale = np.float32(length) / np.float32(processed)
         place = (wanted.astype(np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
         place = np.maximum(place, 0)
