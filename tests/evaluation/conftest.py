@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,46 +23,44 @@ from panodetr.evaluation.average_precision import (
     run_lengths,
 )
 from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage
+from panodetr.predict import Predictor
 from panodetr.results.result import PanopticResult
 from panodetr.results.types import Candidates, Category, CoarseMask, Segment
 
 
-class Annotator:
+class Annotator(Predictor):
     """Answers with the truth, moved to the right, less what scores too low."""
 
     def __init__(self, truth: GroundTruth, *, shift: int = 0) -> None:
-        self.categories: tuple[Category, ...] = truth.segment_categories
+        self.known = truth.segment_categories
         self.asked: list[str] = []
         self._images = {image.path.name: image for image in truth.images}
         self._shift = shift
 
-    def segment_each(
-        self, images: Iterable[Path], /, *, threshold: float | None
-    ) -> Iterator[PanopticResult]:
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        return self.known
+
+    def segment_each(self, images: Any, **options: Any) -> Iterator[PanopticResult]:
         self.asked.append("segments")
         for image in images:
-            yield self.segment(self._images[image.name], threshold or 0)
+            yield self.answer(image, options["threshold"] or 0)
 
-    def candidates_each(self, images: Iterable[Path], /, *, masks: bool) -> Iterator[Candidates]:
+    def candidates_each(self, images: Any, *, masks: bool = False) -> Iterator[Candidates]:
         self.asked.append("masks" if masks else "boxes")
         for image in images:
-            yield _candidates(self.segment(self._images[image.name], 0), masks)
+            yield _candidates(self.answer(image, 0), masks)
 
     def answer_each(
-        self,
-        images: Iterable[Path],
-        /,
-        *,
-        masks: bool,
-        threshold: float | None,
-        least_score: float | None,
+        self, images: Any, *, masks: bool = True, **options: Any
     ) -> Iterator[tuple[PanopticResult, Candidates]]:
         self.asked.append("segments and masks" if masks else "segments and boxes")
         for image in images:
-            result = self.segment(self._images[image.name], threshold or 0)
-            yield result, _candidates(self.segment(self._images[image.name], 0), masks)
+            found = self.answer(image, options["threshold"] or 0)
+            yield found, _candidates(self.answer(image, 0), masks)
 
-    def segment(self, image: GroundTruthImage, threshold: float) -> PanopticResult:
+    def answer(self, path: Path, threshold: float) -> PanopticResult:
+        image = self._images[path.name]
         sample = image.panoptic
         assert sample is not None
         ids = np.roll(read_ids(sample), self._shift, axis=1)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,6 +18,7 @@ from PIL import Image
 from panodetr.data.samples import GroundTruthSegment, InstanceCategory, Sample
 from panodetr.evaluation.evaluate import evaluate
 from panodetr.evaluation.ground_truth import TASKS, GroundTruth, GroundTruthImage
+from panodetr.predict import Predictor
 from panodetr.results.id_map import id_map_png
 from panodetr.results.result import PanopticResult
 from panodetr.results.types import Candidates, Category, CoarseMask, Segment
@@ -29,10 +31,8 @@ CATEGORIES = tuple(
 )
 
 
-class Repeating:
+class Repeating(Predictor):
     """Says of every image the same, with other scores: COCO's number of queries and classes."""
-
-    categories = CATEGORIES
 
     def __init__(self, ids: np.ndarray[tuple[int, int], np.dtype[np.int32]]) -> None:
         self._rng = np.random.default_rng(0)
@@ -66,22 +66,12 @@ class Repeating:
             for mask in logits
         )
 
-    def candidates_each(self, images: Iterable[Path], /, *, masks: bool) -> Iterator[Candidates]:
-        raise NotImplementedError
-
-    def segment_each(
-        self, images: Iterable[Path], /, *, threshold: float | None
-    ) -> Iterator[PanopticResult]:
-        raise NotImplementedError
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        return CATEGORIES
 
     def answer_each(
-        self,
-        images: Iterable[Path],
-        /,
-        *,
-        masks: bool,
-        threshold: float | None,
-        least_score: float | None,
+        self, images: Any, **options: Any
     ) -> Iterator[tuple[PanopticResult, Candidates]]:
         for _ in images:
             yield (

@@ -113,7 +113,7 @@ def test_two_processes_give_what_one_gives(nuclei: GroundTruth) -> None:
 def test_memory_grows_by_less_than_20_kilobytes_an_image() -> None:
     """In a process of its own: this one has memory to spare from other tests."""
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("memory.py")), "5000"],
+        [sys.executable, str(Path(__file__).with_name("memory.py")), "600"],
         capture_output=True,
         text=True,
         check=False,

@@ -144,13 +144,9 @@ NAN = float("nan")
         ("bbox", edit(0, "bbox", drop=True), 'no entry with "bbox" or'),
         ("segm", edit(1, "segmentation", drop=True), 'has no "segmentation"; expected one'),
         ("segm", edit(1, "segmentation", to=[[1, 2, 3, 4, 5, 6]]), "got array"),
-        (
-            "segm",
-            edit(1, "segmentation", "size", to=[4, 4]),
-            r"has a mask of \[4, 4\]; exp",
-        ),
-        ("segm", edit(1, "segmentation", "counts", to="garbage"), "is no string of run lengths"),
-        ("segm", edit(1, "segmentation", "counts", to=[1, 2]), "don't fill the mask"),
+        ("segm", edit(1, "segmentation", "size", to=[4, 4]), r"has the size \[4, 4\]; expected"),
+        ("segm", edit(1, "segmentation", "counts", to="garbage"), "are no string of run lengths"),
+        ("segm", edit(1, "segmentation", "counts", to=[1, 2]), "run lengths don't fill it"),
         ("segm", edit(1, "segmentation", "counts", drop=True), "missing required field counts"),
     ],
 )

@@ -56,24 +56,35 @@ def evaluate(
         UsageError: the options contradict each other.
         PanodetrError: data, predictions or model were refused, or the files cannot be written.
     """
+    from panodetr.evaluation.evaluate import evaluate as measure
+    from panodetr.evaluation.ground_truth import GroundTruth
+    from panodetr.evaluation.metrics import metrics
+    from panodetr.evaluation.submitted import score
+    from panodetr.files import write_json
+
     from_files = predictions is not None or ground_truth is not None
     if from_files == (data is not None):
         raise UsageError("expected --data FOLDER, or --predictions FILE with --ground-truth FILE")
     QUIET.set(QUIET.get() or json)
+    name: str | None = None
     if data is not None:
-        metrics = evaluate_model(
-            model.load(),
-            data,
-            split=split,
-            tasks=None if task is None else task.split(","),
-            threshold=threshold,
-            allow_missing=allow_missing,
-            out=out,
-        )
+        predictor = model.load()
+        name = predictor.spec.name
+        truth = GroundTruth.open(data, split, allow_missing=allow_missing)
+        measured = _tasks(task, truth, predictor)
+        with ProgressBar(len(truth.images)) as progress:
+
+            def count(done: int, total: int) -> None:
+                progress.begin(f"evaluated {done} of {total}")
+                progress.end()
+
+            evaluation = measure(
+                predictor, truth, measured, threshold=threshold, out=out, progress=count
+            )
     else:
         if predictions is None or ground_truth is None:
             raise UsageError("--predictions and --ground-truth go together; give both")
-        for name, given in (
+        for option, given in (
             ("split", split),
             ("task", task),
             ("threshold", threshold),
@@ -81,92 +92,26 @@ def evaluate(
             ("overlap", model.overlap),
         ):
             if given is not None:
-                raise UsageError(f"--{name} is for --data; a file says what it holds")
-        metrics = score_file(predictions, ground_truth, allow_missing=allow_missing, out=out)
+                raise UsageError(f"--{option} is for --data; a file says what it holds")
+        truth = GroundTruth.read(ground_truth)
+        evaluation = score(predictions, truth, allow_missing=allow_missing)
+    figures = evaluation.counts.compute()
+    report = metrics(figures, truth, evaluation.seconds)
+    write_json(out / "metrics.json", report)
+    if truth.left_out:
+        print_line(f"{truth.left_out} images are missing and were left out")
+    if evaluation.missing:
+        print_line(f"{evaluation.missing} images have no predictions and were counted as empty")
+    _show(out, figures, truth, name)
+    seconds = evaluation.seconds
+    each = "" if seconds is None else f", {1000 * seconds / max(1, figures.images):.0f} ms each"
+    print_line(f"{figures.images} images{each}; everything is in {out}")
     if json:
-        print_json(metrics)
+        print_json(report)
     return 0
 
 
-def evaluate_model(
-    model: Predictor,
-    data: Path,
-    *,
-    split: str | None,
-    tasks: list[str] | None,
-    threshold: float | None,
-    allow_missing: bool,
-    out: Path,
-) -> dict[str, object]:
-    """Run a model on a data set, print the tables, write the files, and give the metrics.
-
-    Args:
-        model: what to measure.
-        data: the data set's folder.
-        split: its name; None takes "val", or the data set that has no splits.
-        tasks: some of `TASKS`; None takes what the data set itself annotates.
-        threshold: least score of a segment; None is the model's own.
-        allow_missing: leave out images that are missing, and print how many.
-        out: folder for `metrics.json`, the predictions and the plots.
-
-    Raises:
-        UsageError: there is no such task.
-        PanodetrError: data or model were refused, or the files cannot be written.
-    """
-    from panodetr.evaluation.evaluate import evaluate, write_metrics
-    from panodetr.evaluation.ground_truth import GroundTruth
-
-    truth = GroundTruth.open(data, split, allow_missing=allow_missing)
-    measured = _tasks(tasks, truth, model)
-    with ProgressBar(len(truth.images)) as progress:
-
-        def count(done: int, total: int) -> None:
-            progress.begin(f"evaluated {done} of {total}")
-            progress.end()
-
-        evaluation = evaluate(model, truth, measured, threshold=threshold, out=out, progress=count)
-    report = write_metrics(out, evaluation, truth)
-    if truth.left_out:
-        print_line(f"{truth.left_out} images are missing and were left out")
-    figures = evaluation.counts.compute()
-    _show(out, figures, truth, model.spec.name)
-    milliseconds = 1000 * evaluation.seconds / max(1, figures.images)
-    print_line(f"{figures.images} images, {milliseconds:.0f} ms each; everything is in {out}")
-    return report
-
-
-def score_file(
-    predictions: Path, truth: Path, *, allow_missing: bool, out: Path
-) -> dict[str, object]:
-    """Score results that any tool wrote: print the tables, write the files, give the metrics.
-
-    Args:
-        predictions: COCO's detection or panoptic results.
-        truth: COCO's JSON of the ground truth, of the same kind.
-        allow_missing: count images without predictions as empty, and print how many.
-        out: folder for `metrics.json` and the plots.
-
-    Raises:
-        PanodetrError: the predictions were refused, or the files cannot be written.
-    """
-    from panodetr.evaluation.ground_truth import GroundTruth
-    from panodetr.evaluation.metrics import metrics
-    from panodetr.evaluation.submitted import score
-    from panodetr.files import write_json
-
-    ground_truth = GroundTruth.read(truth)
-    scored = score(predictions, ground_truth, allow_missing=allow_missing)
-    figures = scored.counts.compute()
-    report = metrics(figures, ground_truth)
-    write_json(out / "metrics.json", report)
-    if scored.missing:
-        print_line(f"{scored.missing} images have no predictions and were counted as empty")
-    _show(out, figures, ground_truth, None)
-    print_line(f"{figures.images} images; everything is in {out}")
-    return report
-
-
-def _tasks(given: list[str] | None, truth: GroundTruth, model: Predictor) -> tuple[Task, ...]:
+def _tasks(asked: str | None, truth: GroundTruth, model: Predictor) -> tuple[Task, ...]:
     """Choose what to measure: what was asked for, or what the data set itself annotates.
 
     Boxes and masks can be measured against a panoptic ground truth, too, but in an image of many
@@ -177,7 +122,8 @@ def _tasks(given: list[str] | None, truth: GroundTruth, model: Predictor) -> tup
     """
     from panodetr.evaluation.ground_truth import TASKS
 
-    if given is not None:
+    if asked is not None:
+        given = asked.split(",")
         unknown = [name for name in given if name not in TASKS]
         if unknown:
             raise UsageError(f"--task has {unknown[0]!r}; expected {', '.join(TASKS)}, by commas")

@@ -17,7 +17,6 @@ import numpy as np
 from hotcoco import StreamingEval
 
 from panodetr.data.samples import RunLengths
-from panodetr.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,15 +75,11 @@ class DetectionFigures:
         ap: mean over the categories, over IoUs from 0.5 to 0.95, and over recalls.
         ap50: at IoU 0.5.
         ap75: at IoU 0.75.
-        ap_small: of objects of less than 32² pixels.
-        ap_medium: of 32² to 96² pixels.
-        ap_large: of more than 96² pixels.
-        ar1: mean recall over categories and IoUs, of the best prediction of each image.
-        ar10: of the 10 best.
-        ar100: of the 100 best.
-        ar_small: of the 100 best, of small objects.
-        ar_medium: of the 100 best, of medium objects.
-        ar_large: of the 100 best, of large objects.
+        ap_small, ap_medium, ap_large: of objects of less than 32², of 32² to 96², and of more than
+            96² pixels.
+        ar1, ar10, ar100: mean recall over categories and IoUs, of so many of the best predictions
+            of each image.
+        ar_small, ar_medium, ar_large: of the 100 best, by the size of the objects.
         per_class: in the order of the categories.
         counted: hotcoco's own result, from which it draws curves.
     """
@@ -178,13 +173,7 @@ class AveragePrecision:
 def box_results(
     image_id: int, candidates: Candidates, chosen: NDArray[np.intp]
 ) -> list[ObjectResult]:
-    """Write candidates as COCO's box results, unrounded.
-
-    Args:
-        image_id: the data set's own.
-        candidates: the queries of one image.
-        chosen: (N,) which of them.
-    """
+    """Write those queries of an image that are chosen (N,) as COCO's box results, unrounded."""
     x0, y0, x1, y1 = candidates.boxes[chosen].astype(np.float64).T
     boxes: list[list[float]] = np.stack([x0, y0, x1 - x0, y1 - y0], axis=1).tolist()
     return [
@@ -198,16 +187,6 @@ def box_results(
     ]
 
 
-def mask_result(image_id: int, category_id: int, score: float, mask: RunLengths) -> ObjectResult:
-    """Write one mask as COCO's result."""
-    return {
-        "image_id": image_id,
-        "category_id": category_id,
-        "segmentation": mask,
-        "score": score,
-    }
-
-
 def run_lengths(mask: NDArray[np.bool_]) -> RunLengths:
     """Encode a mask (H, W) as COCO's string of run lengths."""
     # hotcoco takes ten times as long where columns are not contiguous.
@@ -216,37 +195,14 @@ def run_lengths(mask: NDArray[np.bool_]) -> RunLengths:
 
 
 def best_of_each_class(candidates: Candidates, chosen: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Keep the `RANKED` best of each class; COCO's figures ignore the others.
+    """Keep of some queries (N,) of an image the `RANKED` best of each class, in their order.
 
-    Args:
-        candidates: the queries of one image.
-        chosen: (N,) some of them.
-
-    Returns:
-        Those of them that count, in their order.
+    COCO's figures ignore the others.
     """
-    classes = candidates.category_ids[chosen]
-    kept: list[int] = []
-    for category_id in np.unique(classes).tolist():
-        own = chosen[classes == category_id]
-        best = np.argsort(-candidates.scores[own], kind="stable")[:RANKED]
-        kept += own[best].tolist()
-    return np.array(sorted(kept), np.intp)
-
-
-def check_finite(candidates: Candidates) -> None:
-    """Check that a model's scores and boxes are finite.
-
-    Raises:
-        DataError: a score or a box is infinite or not a number.
-    """
-    bad = ~(np.isfinite(candidates.scores) & np.isfinite(candidates.boxes).all(axis=1))
-    if bad.any():
-        query = int(np.argmax(bad))
-        raise DataError(
-            f"the model's query {query} has the score {candidates.scores[query]} and the box "
-            f"{candidates.boxes[query].tolist()}; expected finite numbers: its weights are broken"
-        )
+    ranked = chosen[np.argsort(-candidates.scores[chosen], kind="stable")]
+    classes = candidates.category_ids[ranked]
+    kept = [ranked[classes == category_id][:RANKED] for category_id in np.unique(classes)]
+    return np.sort(np.concatenate([chosen[:0], *kept]))
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TextIO, TypeAlias
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from panodetr.errors import DataError
-from panodetr.evaluation.average_precision import (
-    best_of_each_class,
-    box_results,
-    check_finite,
-    mask_result,
-    run_lengths,
-)
-from panodetr.evaluation.metrics import Counts, Prediction, metrics
-from panodetr.files import atomic_folder, atomic_write, write_json
+from panodetr.evaluation.average_precision import best_of_each_class, box_results, run_lengths
+from panodetr.evaluation.metrics import Counts, Evaluation, Prediction
+from panodetr.files import atomic_folder, atomic_write
 from panodetr.results.id_map import id_map_png
 
 if TYPE_CHECKING:
@@ -30,59 +23,15 @@ if TYPE_CHECKING:
 
     from panodetr.evaluation.average_precision import ObjectResult
     from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage, Task
+    from panodetr.predict import Predictor
     from panodetr.results.result import PanopticResult
     from panodetr.results.types import Candidates, Category
 
     AddPrediction: TypeAlias = Callable[[GroundTruthImage, PanopticResult | None, Prediction], None]
 
 
-class Model(Protocol):
-    """What can be evaluated; `panodetr.predict.Predictor` is one."""
-
-    @property
-    def categories(self) -> tuple[Category, ...]:
-        """The classes that it tells apart."""
-        ...
-
-    def segment_each(
-        self, images: Iterable[Path], /, *, threshold: float | None
-    ) -> Iterator[PanopticResult]:
-        """Segment image by image; a threshold of None is the model's own."""
-        ...
-
-    def candidates_each(self, images: Iterable[Path], /, *, masks: bool) -> Iterator[Candidates]:
-        """Give every query's best class and box, with or without its mask."""
-        ...
-
-    def answer_each(
-        self,
-        images: Iterable[Path],
-        /,
-        *,
-        masks: bool,
-        threshold: float | None,
-        least_score: float | None,
-    ) -> Iterator[tuple[PanopticResult, Candidates]]:
-        """Do both from one run of the network; candidates may have to score above something."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Evaluation:
-    """What was measured.
-
-    Attributes:
-        counts: to be merged with those of other processes.
-        seconds: of predicting alone: includes reading the images and enlarging the masks, not
-            reading the ground truth, counting and writing.
-    """
-
-    counts: Counts
-    seconds: float
-
-
 def evaluate(
-    model: Model,
+    model: Predictor,
     truth: GroundTruth,
     tasks: Sequence[Task],
     *,
@@ -116,15 +65,27 @@ def evaluate(
     if out is not None and out.resolve() == truth.folder.resolve():
         raise DataError(f"{out} holds the ground truth; choose another folder for the predictions")
     counts = Counts(truth, tasks)
-    known = np.array([category.id for category in truth.object_categories])
+    known = [category.id for category in truth.object_categories]
     images = [image.path for image in truth.images]
     outputs = _run_model(model, images, tasks, threshold, least_score)
     clock = _Clock()
-    with nullcontext() if out is None else prediction_files(out, tasks) as add:
+    with ExitStack() as stack:
+        add = None if out is None else stack.enter_context(prediction_files(out, tasks))
         for number, image in enumerate(truth.images, start=1):
             with clock:
                 panoptic, candidates = next(outputs)
-            prediction = _prediction(image, panoptic, candidates, tasks, known, clock)
+            prediction = Prediction(
+                segment_ids=None if panoptic is None else panoptic.segment_ids,
+                segments=() if panoptic is None else panoptic.segments,
+            )
+            if candidates is not None:
+                _check_finite(image.path, candidates)
+                chosen = np.flatnonzero(np.isin(candidates.category_ids, known))
+                if "boxes" in tasks:
+                    prediction.boxes = box_results(image.image_id, candidates, chosen)
+                if "instances" in tasks:
+                    ranked = best_of_each_class(candidates, chosen)
+                    prediction.masks = _masks(image.image_id, candidates, ranked, clock)
             counts.update(image, prediction)
             if add is not None:
                 add(image, panoptic, prediction)
@@ -133,33 +94,21 @@ def evaluate(
     return Evaluation(counts=counts, seconds=clock.seconds)
 
 
-def write_metrics(out: Path, evaluation: Evaluation, truth: GroundTruth) -> dict[str, object]:
-    """Write `metrics.json` into a folder, and give what it holds.
-
-    Raises:
-        PanodetrError: the system refused to write.
-    """
-    written = metrics(evaluation.counts.compute(), truth, evaluation.seconds)
-    write_json(out / "metrics.json", written)
-    return written
-
-
 class _Clock:
     """Adds up the seconds within its `with` blocks."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._start = 0.0
 
     def __enter__(self) -> None:
-        self._start = time.perf_counter()
+        self.seconds -= time.perf_counter()
 
     def __exit__(self, *error: object) -> None:
-        self.seconds += time.perf_counter() - self._start
+        self.seconds += time.perf_counter()
 
 
 def _run_model(
-    model: Model,
+    model: Predictor,
     images: list[Path],
     tasks: Sequence[Task],
     threshold: float | None,
@@ -177,34 +126,15 @@ def _run_model(
         yield from ((found, None) for found in model.segment_each(images, threshold=threshold))
 
 
-def _prediction(
-    image: GroundTruthImage,
-    panoptic: PanopticResult | None,
-    candidates: Candidates | None,
-    tasks: Sequence[Task],
-    known: NDArray[np.int64],
-    clock: _Clock,
-) -> Prediction:
-    """Bring what the model found into the form that is counted."""
-    boxes: list[ObjectResult] | None = None
-    masks: list[ObjectResult] | None = None
-    if candidates is not None:
-        try:
-            check_finite(candidates)
-        except DataError as error:
-            raise DataError(f"{image.path}: {error}") from error
-        chosen = np.flatnonzero(np.isin(candidates.category_ids, known))
-        if "boxes" in tasks:
-            boxes = box_results(image.image_id, candidates, chosen)
-        if "instances" in tasks:
-            ranked = best_of_each_class(candidates, chosen)
-            masks = _masks(image.image_id, candidates, ranked, clock)
-    return Prediction(
-        segment_ids=None if panoptic is None else panoptic.segment_ids,
-        segments=() if panoptic is None else panoptic.segments,
-        boxes=boxes,
-        masks=masks,
-    )
+def _check_finite(path: Path, candidates: Candidates) -> None:
+    bad = ~(np.isfinite(candidates.scores) & np.isfinite(candidates.boxes).all(axis=1))
+    if bad.any():
+        query = int(np.argmax(bad))
+        raise DataError(
+            f"{path}: the model's query {query} has the score {candidates.scores[query]} and the "
+            f"box {candidates.boxes[query].tolist()}; expected finite numbers: its weights are "
+            "broken"
+        )
 
 
 def _masks(
@@ -215,8 +145,14 @@ def _masks(
     for query in chosen.tolist():
         with clock:
             mask = candidates.coarse_masks[query].pixels()
-        category_id, score = int(candidates.category_ids[query]), float(candidates.scores[query])
-        results.append(mask_result(image_id, category_id, score, run_lengths(mask)))
+        results.append(
+            {
+                "image_id": image_id,
+                "category_id": int(candidates.category_ids[query]),
+                "segmentation": run_lengths(mask),
+                "score": float(candidates.scores[query]),
+            }
+        )
     return results
 
 
@@ -246,7 +182,7 @@ def check_categories(
 
 
 @contextmanager
-def prediction_files(out: Path, tasks: Iterable[Task]) -> Generator[AddPrediction, None, None]:
+def prediction_files(out: Path, tasks: Iterable[Task]) -> Generator[AddPrediction]:
     """Write `boxes.json`, `instances.json`, and `panoptic.json` with `panoptic/`, by task.
 
     COCO's evaluation servers and tools read them. Entries are written at once, so none are kept in
@@ -260,52 +196,43 @@ def prediction_files(out: Path, tasks: Iterable[Task]) -> Generator[AddPredictio
         PanodetrError: the system refused to write.
     """
     with ExitStack() as stack:
-        lists: dict[Task, _JsonList] = {}
-        for task in tasks:
-            path = stack.enter_context(atomic_write(out / f"{task}.json"))
-            file = stack.enter_context(path.open("w", encoding="utf-8"))
-            head, tail = ('{"annotations": [', "]}\n") if task == "panoptic" else ("[", "]\n")
-            lists[task] = _JsonList(file, head)
-            stack.callback(lists[task].end, tail)
+        writers: dict[Task, Callable[[object], None]] = {
+            task: stack.enter_context(_json_list(out / f"{task}.json", within=task == "panoptic"))
+            for task in tasks
+        }
         id_maps = out / "panoptic"
-        if "panoptic" in lists:
+        if "panoptic" in writers:
             id_maps = stack.enter_context(atomic_folder(id_maps))
 
         def add(
             image: GroundTruthImage, panoptic: PanopticResult | None, prediction: Prediction
         ) -> None:
             for result in prediction.boxes or ():
-                lists["boxes"].add(result)
+                writers["boxes"](result)
             for result in prediction.masks or ():
-                lists["instances"].add(result)
+                writers["instances"](result)
             if panoptic is not None:
-                path = id_maps / f"{image.name}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(id_map_png(panoptic.segment_ids))
+                name = f"{image.name}.png"
+                (id_maps / name).parent.mkdir(parents=True, exist_ok=True)
+                (id_maps / name).write_bytes(id_map_png(panoptic.segment_ids))
                 segments = panoptic.to_dict()["segments_info"]
-                lists["panoptic"].add(
-                    {
-                        "image_id": image.image_id,
-                        "file_name": f"{image.name}.png",
-                        "segments_info": segments,
-                    }
-                )
+                entry = {"image_id": image.image_id, "file_name": name, "segments_info": segments}
+                writers["panoptic"](entry)
 
         yield add
 
 
-class _JsonList:
-    """A list in a JSON file, one entry a line."""
+@contextmanager
+def _json_list(path: Path, *, within: bool) -> Generator[Callable[[object], None]]:
+    """Write a list in a JSON file, one entry a line, or `within` an object as "annotations"."""
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write('{"annotations": [' if within else "[")
+        before = "\n"
 
-    def __init__(self, file: TextIO, head: str) -> None:
-        self._file = file
-        self._before = f"{head}\n"
+        def add(entry: object) -> None:
+            nonlocal before
+            file.write(before + json.dumps(entry, ensure_ascii=False, allow_nan=False))
+            before = ",\n"
 
-    def add(self, entry: object) -> None:
-        """Write one entry."""
-        self._file.write(self._before + json.dumps(entry, ensure_ascii=False, allow_nan=False))
-        self._before = ",\n"
-
-    def end(self, tail: str) -> None:
-        """End the list, which may be empty."""
-        self._file.write(("\n" if self._before == ",\n" else self._before) + tail)
+        yield add
+        file.write("\n]}\n" if within else "\n]\n")

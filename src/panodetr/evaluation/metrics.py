@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from panodetr.evaluation.panoptic_quality import PanopticFigures, PredictedSegment
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class Prediction:
     """The predictions for one image; None for tasks that are not measured.
 
@@ -74,11 +74,11 @@ class Counts:
         Raises:
             DataError: the ground truth lacks what a task needs.
         """
-        self.tasks = tuple(tasks)
+        self.tasks = frozenset(tasks)
         truth.require(self.tasks)
-        self._things = frozenset(category.id for category in truth.object_categories)
         self._of_objects = truth.of_objects
         segments, objects = truth.segment_categories, truth.object_categories
+        self._things = frozenset(category.id for category in objects)
         self._panoptic = PanopticQuality(segments) if "panoptic" in self.tasks else None
         self._boxes = AveragePrecision(objects, "bbox") if "boxes" in self.tasks else None
         self._masks = AveragePrecision(objects, "segm") if "instances" in self.tasks else None
@@ -93,16 +93,14 @@ class Counts:
         """
         if image.image_id in self._counted:
             raise ValueError(f"image {image.image_id} was counted before; expected each once")
-        objects: Sequence[ObjectTruth] = ()
+        objects: Sequence[ObjectTruth] = image.instances.objects if image.instances else ()
         ids: NDArray[np.int32] | None = None
-        if image.instances is not None:
-            objects = image.instances.objects
         if image.panoptic is not None:
             objects_from_map = image.instances is None and (self._boxes or self._masks)
             if self._panoptic or objects_from_map:
                 ids = read_ids(image.panoptic)
-                if objects_from_map:
-                    objects = panoptic_objects(image.panoptic, ids, self._things)
+            if ids is not None and objects_from_map:
+                objects = panoptic_objects(image.panoptic, ids, self._things)
         if self._panoptic is not None and prediction.segment_ids is not None:
             try:
                 self._count_segments(self._panoptic, image, ids, prediction)
@@ -125,21 +123,22 @@ class Counts:
                 f"{len(twice)} images were counted by both, first {min(twice)}; give each process "
                 "its own, as GroundTruth.share does"
             )
-        if set(self.tasks) != set(other.tasks):
+        if self.tasks != other.tasks:
             raise ValueError("expected counts of the same tasks")
-        for ours, theirs in ((self._boxes, other._boxes), (self._masks, other._masks)):
-            if ours is not None and theirs is not None:
-                ours.merge(theirs)
-        if self._panoptic is not None and other._panoptic is not None:
+        if self._boxes and other._boxes:
+            self._boxes.merge(other._boxes)
+        if self._masks and other._masks:
+            self._masks.merge(other._masks)
+        if self._panoptic and other._panoptic:
             self._panoptic.merge(other._panoptic)
         self._counted |= other._counted
 
     def compute(self) -> Figures:
         """Turn what was counted so far into figures."""
         return Figures(
-            panoptic=None if self._panoptic is None else self._panoptic.compute(),
-            boxes=None if self._boxes is None else self._boxes.compute(),
-            instances=None if self._masks is None else self._masks.compute(),
+            panoptic=self._panoptic.compute() if self._panoptic else None,
+            boxes=self._boxes.compute() if self._boxes else None,
+            instances=self._masks.compute() if self._masks else None,
             images=len(self._counted),
         )
 
@@ -156,11 +155,26 @@ class Counts:
         if image.panoptic is not None and ids is not None:
             quality.update(ids, image.panoptic.segments, found, segments)
         elif image.instances is not None and self._of_objects:
-            known = {category.id for category in quality.categories}
-            things = [segment for segment in segments if segment.category_id in known]
+            things = [segment for segment in segments if segment.category_id in self._things]
             if len(things) < len(segments):
                 found = np.where(np.isin(found, [s.id for s in things]), found, np.int32(VOID))
             quality.update(*object_segments(image.instances), found, things)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        counts: to be merged with those of other processes.
+        seconds: of predicting alone: includes reading the images and enlarging the masks, not
+            reading the ground truth, counting and writing. None where that was done elsewhere.
+        missing: images without any prediction, counted as if nothing had been found.
+    """
+
+    counts: Counts
+    seconds: float | None = None
+    missing: int = 0
 
 
 def metrics(

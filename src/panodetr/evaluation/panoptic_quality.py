@@ -140,24 +140,42 @@ class PanopticQuality:
         areas = Counter[int]()
         for (_, predicted_id), pixels in overlaps.items():
             areas[predicted_id] += pixels
-        _check_listed(areas, predicted)
+        if unlisted := areas.keys() - predicted.keys() - {VOID}:
+            raise DataError(
+                f"the predicted id map shows {min(unlisted)}, which no segment has as its id"
+            )
+        if absent := predicted.keys() - areas.keys():
+            raise DataError(f"the predicted segment {min(absent)} has no pixel in the id map")
 
-        matches = _matches(truth, predicted, overlaps, areas)
-        found = {truth_id for truth_id, _ in matches}
-        used = {predicted_id for _, predicted_id in matches}
-        for (truth_id, _), iou in matches.items():
-            row = self._row[truth[truth_id].category_id]
-            self._iou[row] += round(iou / IOU_UNIT)
-            self._counts[row, 0] += 1
+        missed = {segment.id for segment in truth.values() if not segment.is_crowd}
+        false = set(predicted)
+        for (truth_id, predicted_id), pixels in overlaps.items():
+            true, found = truth.get(truth_id), predicted.get(predicted_id)
+            if true is None or found is None or true.is_crowd:
+                continue
+            if true.category_id != found.category_id:
+                continue
+            # The true area is the JSON's, the predicted one is counted. Predicted pixels on void
+            # are not in the union; those on crowds are.
+            on_void = overlaps.get((VOID, predicted_id), 0)
+            iou = pixels / (true.area + areas[predicted_id] - pixels - on_void)
+            if iou > 0.5:
+                row = self._row[true.category_id]
+                self._iou[row] += round(iou / IOU_UNIT)
+                self._counts[row, 0] += 1
+                missed.discard(truth_id)
+                false.discard(predicted_id)
         # Only the last crowd of a category counts below: panopticapi keeps one a category.
         crowd_of = {s.category_id: s.id for s in truth.values() if s.is_crowd}
-        for segment in predicted.values():
-            if segment.id in used or _forgiven(segment, crowd_of, overlaps, areas[segment.id]):
-                continue
-            self._counts[self._row[segment.category_id], 1] += 1
-        for segment in truth.values():
-            if segment.id not in found and not segment.is_crowd:
-                self._counts[self._row[segment.category_id], 2] += 1
+        for number in false:
+            category_id = predicted[number].category_id
+            pixels = overlaps.get((VOID, number), 0)
+            if category_id in crowd_of:
+                pixels += overlaps.get((crowd_of[category_id], number), 0)
+            if 2 * pixels <= areas[number]:  # else most of it lies where nothing is expected
+                self._counts[self._row[category_id], 1] += 1
+        for number in missed:
+            self._counts[self._row[truth[number].category_id], 2] += 1
 
     def merge(self, other: PanopticQuality) -> None:
         """Add what another has counted on other images of the same data set. It is exact.
@@ -214,55 +232,6 @@ def _overlaps(
     found, where = np.unique(pairs, return_inverse=True)
     pixels = np.bincount(where, weights=lengths)  # float64, exact below 2^53 pixels
     return {divmod(pair, 1 << 32): int(n) for pair, n in zip(found.tolist(), pixels, strict=True)}
-
-
-def _check_listed(areas: Counter[int], predicted: dict[int, PredictedSegment]) -> None:
-    unlisted = areas.keys() - predicted.keys() - {VOID}
-    if unlisted:
-        raise DataError(
-            f"the predicted id map shows {min(unlisted)}, which no segment has as its id"
-        )
-    absent = predicted.keys() - areas.keys()
-    if absent:
-        raise DataError(f"the predicted segment {min(absent)} has no pixel in the id map")
-
-
-def _matches(
-    truth: dict[int, GroundTruthSegment],
-    predicted: dict[int, PredictedSegment],
-    overlaps: dict[tuple[int, int], int],
-    areas: Counter[int],
-) -> dict[tuple[int, int], float]:
-    """Find the pairs of true and predicted id with an IoU above one half, and their IoUs.
-
-    The area of the ground truth is the JSON's, the predicted one is counted. Predicted pixels on
-    void are not in the union; those on crowds are.
-    """
-    matches: dict[tuple[int, int], float] = {}
-    for (truth_id, predicted_id), pixels in overlaps.items():
-        if truth_id not in truth or predicted_id not in predicted:
-            continue
-        true = truth[truth_id]
-        if true.is_crowd or true.category_id != predicted[predicted_id].category_id:
-            continue
-        on_void = overlaps.get((VOID, predicted_id), 0)
-        iou = pixels / (true.area + areas[predicted_id] - pixels - on_void)
-        if iou > 0.5:
-            matches[truth_id, predicted_id] = iou
-    return matches
-
-
-def _forgiven(
-    predicted: PredictedSegment,
-    crowd_of: dict[int, int],
-    overlaps: dict[tuple[int, int], int],
-    area: int,
-) -> bool:
-    """Whether more than half of an unmatched segment lies on void and its category's crowd."""
-    pixels = overlaps.get((VOID, predicted.id), 0)
-    if predicted.category_id in crowd_of:
-        pixels += overlaps.get((crowd_of[predicted.category_id], predicted.id), 0)
-    return 2 * pixels > area
 
 
 def _class_quality(iou: float, tp: int, fp: int, fn: int) -> ClassQuality:
