@@ -76,6 +76,8 @@ def check(
 def check_fields(values: object) -> None:
     """Check the fields of a dataclass that are not dataclasses themselves, for its `__post_init__`.
 
+    Dataclasses within tuples are checked, too.
+
     Raises:
         ValueError: a field is of another type or out of bounds; the line names it.
     """
@@ -83,7 +85,7 @@ def check_fields(values: object) -> None:
         value = getattr(values, name)
         try:
             if not is_dataclass(value):
-                msgspec.convert(value, type=hint)
+                msgspec.convert(msgspec.to_builtins(value), type=hint)
         except msgspec.ValidationError as failure:
             raise ValueError(f"{name} is {value!r}; {explain(failure)}") from failure
 

@@ -13,7 +13,6 @@ from typing import Any, Literal
 from panodetr.checkpoints.published import categories_by_count, coco_panoptic, plain_category
 from panodetr.checkpoints.spec import (
     CONFIG_FILE,
-    MOST_CLASSES,
     PREPROCESSOR_FILE,
     ModelSpec,
     spec_from_json,
@@ -22,6 +21,7 @@ from panodetr.checkpoints.spec import (
 from panodetr.errors import CheckpointError
 from panodetr.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from panodetr.model.config import (
+    MOST_CLASSES,
     RESNET18,
     RESNET34,
     RESNET50,

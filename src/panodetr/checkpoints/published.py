@@ -10,10 +10,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from panodetr.checkpoints.spec import CONFIG_FILE, MOST_CLASSES
+from panodetr.checkpoints.spec import CONFIG_FILE
 from panodetr.errors import CheckpointError
 from panodetr.images.preprocess import Preprocessing
-from panodetr.model.config import COCO_CLASSES, COCO_PANOPTIC_CLASSES, DetrConfig
+from panodetr.model.config import (
+    COCO_CLASSES,
+    COCO_PANOPTIC_CLASSES,
+    MOST_CLASSES,
+    DetrConfig,
+)
 from panodetr.results.types import Category
 from panodetr.validation import check, read_json
 

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import msgspec
+from msgspec import Meta
 
 from panodetr.errors import CheckpointError, did_you_mean
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import DetrConfig
 from panodetr.results.types import Category
-from panodetr.validation import check, read_json
+from panodetr.validation import check, check_fields, read_json
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.json"  # may lie beside it: what the model reached, and on what
@@ -31,28 +31,6 @@ the first, and transformers any of them."""
 FORMAT = "panodetr"
 FORMAT_VERSION = 3
 """Rises when `config.json` changes so that an older panodetr would read it wrongly."""
-
-MOST_CLASSES = 100_000
-_LIMITS = {
-    "architecture.num_classes": MOST_CLASSES,
-    "architecture.num_queries": 10_000,
-    "architecture.hidden_dim": 8_192,
-    "architecture.heads": 512,
-    "architecture.ffn_dim": 65_536,
-    "architecture.encoder_layers": 200,
-    "architecture.decoder_layers": 200,
-    "architecture.backbone.depths": 200,
-    "architecture.backbone.widths": 8_192,
-    "architecture.backbone.strides": 16,
-    "architecture.backbone.stem_width": 8_192,
-    "preprocessing.short_side": 100_000,
-    "preprocessing.long_side": 1_000_000,
-    "preprocessing.tile": 100_000,
-    "preprocessing.enlarge": 100,
-}
-"""Far above every model that anybody trains: a larger number is a mistake or an attack."""
-
-_MOST_ID = 2**31 - 1  # result arrays hold category ids as int32
 
 
 @dataclass(frozen=True)
@@ -85,53 +63,33 @@ class ModelSpec:
             the paper.
     """
 
-    name: str
+    name: Annotated[str, Meta(min_length=1)]
     architecture: DetrConfig
-    categories: tuple[Category, ...]
+    categories: Annotated[tuple[Category, ...], Meta(min_length=1)]
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    threshold: float = 0.85
-    duplicate_iou: float | None = None
+    threshold: Annotated[float, Meta(ge=0, le=1)] = 0.85
+    duplicate_iou: Annotated[float, Meta(gt=0, le=1)] | None = None
     single_component: bool = False
 
     def __post_init__(self) -> None:
         """Refuse descriptions that contradict themselves.
 
         Raises:
-            ValueError: there is no name or category; categories collide or do not fit the class
-                head; a colour or a number is out of range.
+            ValueError: a field is out of bounds, or categories collide or do not fit the class
+                head.
         """
-        if not self.name or not self.categories:
-            raise ValueError("name and categories must not be empty")
-        for place, most in _LIMITS.items():
-            value = attrgetter(place)(self)
-            if any(one is not None and one > most for one in _as_tuple(value)):
-                raise ValueError(f"{place} is {value}; expected at most {most}")
+        check_fields(self)
         indices = [category.index for category in self.categories]
         if any(a >= b for a, b in pairwise(indices)):
             raise ValueError(f"categories have the indices {indices}; expected rising ones")
         classes = self.architecture.num_classes
-        if indices[0] < 0 or indices[-1] >= classes:
+        if indices[-1] >= classes:
             raise ValueError(
                 f"categories have the indices {indices[0]} to {indices[-1]}; "
                 f"architecture.num_classes is {classes}, so expected 0 to {classes - 1}"
             )
         if len({category.id for category in self.categories}) < len(indices):
             raise ValueError("two categories have the same id")
-        for category in self.categories:
-            if abs(category.id) > _MOST_ID:
-                raise ValueError(
-                    f"category {category.name!r} has the id {category.id}; "
-                    f"expected at most {_MOST_ID}"
-                )
-            if not all(0 <= value <= 255 for value in category.color):
-                raise ValueError(
-                    f"category {category.name!r} has the color {category.color}; "
-                    "expected three numbers from 0 to 255"
-                )
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold is {self.threshold}; expected 0 to 1")
-        if self.duplicate_iou is not None and not 0 < self.duplicate_iou <= 1:
-            raise ValueError(f"duplicate_iou is {self.duplicate_iou}; expected 0 to 1, or null")
 
 
 def spec_to_json(spec: ModelSpec) -> dict[str, object]:
@@ -210,7 +168,3 @@ def _refuse_unknown(given: object, known: object, source: str, place: str = "") 
         rows = cast("list[object]", given)
         for index, (one, other) in enumerate(zip(rows, cast("list[object]", known), strict=True)):
             _refuse_unknown(one, other, source, f"{place.removesuffix('.')}[{index}].")
-
-
-def _as_tuple(value: object) -> tuple[Any, ...]:
-    return cast("tuple[Any, ...]", value) if isinstance(value, tuple) else (value,)

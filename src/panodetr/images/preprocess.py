@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, TypeAlias
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
+
+from panodetr.validation import check_fields
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_Deviation: TypeAlias = Annotated[float, Meta(gt=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,39 +38,32 @@ class Preprocessing:
         std: the standard deviations of the same.
     """
 
-    short_side: int | None = 800
-    long_side: int | None = 1333
-    enlarge: float = 1.0
-    tile: int | None = None
-    tile_overlap: int = 0
+    short_side: Annotated[int, Meta(ge=1, le=100_000)] | None = 800
+    long_side: Annotated[int, Meta(ge=1, le=1_000_000)] | None = 1333
+    enlarge: Annotated[float, Meta(gt=0, le=100)] = 1.0
+    tile: Annotated[int, Meta(ge=1, le=100_000)] | None = None
+    tile_overlap: Annotated[int, Meta(ge=0)] = 0
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    std: tuple[_Deviation, _Deviation, _Deviation] = IMAGENET_STD
 
     def __post_init__(self) -> None:
         """Refuse rules that no image can follow.
 
         Raises:
-            ValueError: a side, a factor or a standard deviation is not positive, tiles overlap
-                wholly, or images are to be enlarged and resized.
+            ValueError: a field is out of bounds, tiles overlap wholly, or images are to be enlarged
+                and resized.
         """
-        for name in ("short_side", "long_side", "tile"):
-            side = getattr(self, name)
-            if side is not None and side < 1:
-                raise ValueError(
-                    f"preprocessing.{name} is {side}; expected a positive number of pixels or null"
-                )
-        if not self.enlarge > 0 or (self.enlarge != 1 and self.short_side is not None):
+        check_fields(self)
+        if self.enlarge != 1 and self.short_side is not None:
             raise ValueError(
                 f"preprocessing.enlarge is {self.enlarge} and short_side {self.short_side}; "
-                "expected more than 0, and 1 where images are resized to a short side"
+                "expected 1 where images are resized to a short side"
             )
-        if self.tile is not None and not 0 <= self.tile_overlap < self.tile:
+        if self.tile is not None and self.tile_overlap >= self.tile:
             raise ValueError(
                 f"preprocessing.tile_overlap is {self.tile_overlap}; "
                 f"expected 0 to {self.tile - 1}, less than a tile"
             )
-        if any(s <= 0 for s in self.std):
-            raise ValueError(f"preprocessing.std is {self.std}; expected three positive numbers")
 
 
 def normalize(

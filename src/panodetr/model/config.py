@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
+
+from msgspec import Meta
+
+from panodetr.validation import check_fields
 
 Norm = Literal["frozen", "batch", "group"]
+
+# Upper bounds are far above every model that anybody trains: more is a mistake or an attack.
+MOST_CLASSES = 100_000
+_Width: TypeAlias = Annotated[int, Meta(ge=1, le=8_192)]
+_Depth: TypeAlias = Annotated[int, Meta(ge=1, le=200)]
+_Stride: TypeAlias = Annotated[int, Meta(ge=1, le=16)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +38,11 @@ class ResNetConfig:
     """
 
     block: Literal["basic", "bottleneck"] = "bottleneck"
-    depths: tuple[int, int, int, int] = (3, 4, 6, 3)
-    widths: tuple[int, int, int, int] = (64, 128, 256, 512)
-    strides: tuple[int, int, int, int] = (1, 2, 2, 2)
-    stem_width: int = 64
-    stem_stride: int = 2
+    depths: tuple[_Depth, _Depth, _Depth, _Depth] = (3, 4, 6, 3)
+    widths: tuple[_Width, _Width, _Width, _Width] = (64, 128, 256, 512)
+    strides: tuple[_Stride, _Stride, _Stride, _Stride] = (1, 2, 2, 2)
+    stem_width: _Width = 64
+    stem_stride: Literal[1, 2] = 2
     stem_pool: bool = True
     dilate_last: bool = False
     norm: Norm = "frozen"
@@ -41,19 +51,9 @@ class ResNetConfig:
         """Refuse what the paper's network has no meaning for.
 
         Raises:
-            ValueError: a size is not positive, or DC5 is asked of basic blocks.
+            ValueError: a field is out of bounds, or DC5 is asked of basic blocks.
         """
-        for name in ("depths", "widths", "strides"):
-            values = getattr(self, name)
-            if len(values) != 4 or any(v < 1 for v in values):
-                raise ValueError(
-                    f"backbone.{name} is {values}; expected four positive numbers, one a stage"
-                )
-        if self.stem_width < 1 or self.stem_stride not in (1, 2):
-            raise ValueError(
-                f"backbone.stem_width is {self.stem_width}, stem_stride {self.stem_stride}; "
-                "expected a positive width and a stride of 1 or 2"
-            )
+        check_fields(self)
         if self.dilate_last and self.block == "basic":
             raise ValueError(
                 "backbone.dilate_last (DC5) needs bottleneck blocks; basic blocks have no dilation"
@@ -95,14 +95,14 @@ class DetrConfig:
     """
 
     backbone: ResNetConfig = field(default_factory=ResNetConfig)
-    num_classes: int
-    num_queries: int = 100
-    hidden_dim: int = 256
-    heads: int = 8
-    ffn_dim: int = 2048
-    encoder_layers: int = 6
-    decoder_layers: int = 6
-    dropout: float = 0.1
+    num_classes: Annotated[int, Meta(ge=1, le=MOST_CLASSES)]
+    num_queries: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    hidden_dim: _Width = 256
+    heads: Annotated[int, Meta(ge=1, le=512)] = 8
+    ffn_dim: Annotated[int, Meta(ge=1, le=65_536)] = 2048
+    encoder_layers: Annotated[int, Meta(ge=0, le=200)] = 6
+    decoder_layers: _Depth = 6
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     pre_norm: bool = False
     positions: Literal["sine", "learned"] = "sine"
     position_input: bool = False
@@ -112,23 +112,9 @@ class DetrConfig:
         """Refuse shapes that cannot be built.
 
         Raises:
-            ValueError: a count is not positive, or the widths do not divide.
+            ValueError: a field is out of bounds, or the widths do not divide.
         """
-        for name in (
-            "num_classes",
-            "num_queries",
-            "hidden_dim",
-            "heads",
-            "ffn_dim",
-            "decoder_layers",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if self.encoder_layers < 0 or not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"encoder_layers is {self.encoder_layers} and dropout {self.dropout}; "
-                "expected 0 or more, and 0 to less than 1"
-            )
+        check_fields(self)
         if self.hidden_dim % self.heads or self.hidden_dim % 4:
             raise ValueError(
                 f"hidden_dim is {self.hidden_dim}; it must divide by heads ({self.heads}) and by 4"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+from msgspec import Meta
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
 
 Box: TypeAlias = tuple[int, int, int, int]
 """A tile's place: y0, x0, y1, x1 in pixels of the image, the last two exclusive."""
+
+_MOST_ID = 2**31 - 1  # result arrays hold category ids as int32
+_Channel: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +32,11 @@ class Category:
         color: red, green, blue, 0 to 255.
     """
 
-    index: int
-    id: int
+    index: Annotated[int, Meta(ge=0)]
+    id: Annotated[int, Meta(ge=-_MOST_ID, le=_MOST_ID)]
     name: str
     is_thing: bool
-    color: tuple[int, int, int]
+    color: tuple[_Channel, _Channel, _Channel]
 
 
 @dataclass(frozen=True, kw_only=True)
