@@ -3,14 +3,14 @@ from __future__ import annotations
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from panodetr.images import read, resize
-from panodetr.results import masks
+from panodetr import threads
+from panodetr.images.read import read_image
+from panodetr.images.resize import resize
 from panodetr.results.masks import NumpyMasks
 from panodetr.threads import omp_threads, pool_threads
 
@@ -45,21 +45,20 @@ def test_without_a_number_pools_take_the_cores_that_the_process_may_use(
     assert pool_threads() == 2
 
 
-@pytest.mark.parametrize("module", [read, resize, masks])
-@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize(("number", "asked"), [(1, []), (3, [3] * 4)])
 def test_pools_have_the_threads_that_are_told(
-    monkeypatch: pytest.MonkeyPatch, module: ModuleType, number: int
+    monkeypatch: pytest.MonkeyPatch, number: int, asked: list[int]
 ) -> None:
-    asked: list[int | None] = []
+    started: list[int | None] = []
 
     def watched(count: int | None) -> ThreadPoolExecutor:
-        asked.append(count)
+        started.append(count)
         return ThreadPoolExecutor(count)
 
     monkeypatch.setenv("OMP_NUM_THREADS", str(number))
-    monkeypatch.setattr(module, "ThreadPoolExecutor", watched)
+    monkeypatch.setattr(threads, "ThreadPoolExecutor", watched)
     image = np.zeros((1500, 1500, 3), np.uint8)
-    read.copy_pixels(Image.fromarray(image))
-    resize.resize(image, (800, 800))
-    NumpyMasks(np.zeros((3, 20, 20), np.float32)).highest((40, 40), (40, 40))
-    assert asked == [number]
+    read_image(Image.fromarray(image))
+    resize(image, (800, 800))  # rows, then columns
+    NumpyMasks(np.zeros((3, 20, 20), np.float32)).highest((400, 400), (400, 400))
+    assert started == asked

@@ -301,8 +301,6 @@ class Predictor:
             if sum(math.prod(read.size) for read in waiting) >= BATCH_PIXELS:
                 yield waiting
                 waiting = []
-            else:  # the next image may come in this one's PIL image, as frames of a file do
-                waiting[-1] = waiting[-1].kept()
         if waiting:
             yield waiting
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 
 def omp_threads() -> int | None:
@@ -23,3 +25,15 @@ def pool_threads() -> int:
     if sys.platform == "linux":  # a container or `taskset` may allow fewer than the machine has
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def each_strip(work: Callable[[slice], None], length: int, step: int) -> None:
+    """Call `work` with strips of at most `step` of `length` rows or columns, on `pool_threads`."""
+    strips = [slice(start, min(start + step, length)) for start in range(0, length, step)]
+    threads = min(pool_threads(), len(strips))
+    if threads == 1:  # to start one takes longer than a small strip
+        for strip in strips:
+            work(strip)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, strips))

@@ -12,7 +12,6 @@ import re
 import threading
 import warnings
 from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from panodetr.errors import ImageError, ImageTypeError
-from panodetr.threads import pool_threads
+from panodetr.threads import each_strip
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs  # in typing since Python 3.13
@@ -111,36 +110,17 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> NDArray[
         ImageError: `source` is missing, unreadable, broken, too large, empty, or not an image.
         ImageTypeError: `source` is an object of another type; it is a `TypeError`, too.
     """
-    image = open_image(source, max_pixels=max_pixels)
-    return copy_pixels(image) if isinstance(image, Image.Image) else image
-
-
-def open_image(
-    source: ImageSource, *, max_pixels: int = MAX_PIXELS
-) -> Image.Image | NDArray[np.uint8]:
-    """Read an image as `read_image` does, and leave it where it is: in Pillow, or in an array.
-
-    Copying a large image out of Pillow takes as long as resizing it. A caller that needs the
-    resized image first saves that copy.
-
-    Returns:
-        An upright RGB image, which may be `source` itself; or an array, which is a copy.
-
-    Raises:
-        ImageError, ImageTypeError: as `read_image`.
-    """
     if isinstance(source, Image.Image):
-        _check_size(source.size, max_pixels, "the PIL image")
-        return _decode(source, "the PIL image")
+        return _decode(source, "the PIL image", max_pixels)
     if isinstance(source, np.ndarray):
-        return _from_array(source, "the array", max_pixels, channels_first=False)
+        return _from_array(source, "the array", max_pixels)
     if isinstance(source, _Tensor):
         values = source.detach().cpu()
         values = values.float() if "bfloat16" in str(values.dtype) else values  # not in NumPy
         return _from_array(values.numpy(), "the tensor", max_pixels, channels_first=True)
     file, name = _file_of(source)
-    with _open(file, name, max_pixels) as image:
-        return _decode(image, name)
+    with _open(file, name) as image:
+        return _decode(image, name, max_pixels)
 
 
 def is_one_image(images: object) -> TypeIs[ImageSource]:
@@ -162,12 +142,10 @@ def copy_pixels(image: Image.Image) -> NDArray[np.uint8]:
         return np.array(image, np.uint8)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
 
-    def copy(top: int) -> None:
-        bottom = min(top + _STRIP, image.height)
-        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    def copy(rows: slice) -> None:
+        pixels[rows] = np.asarray(image.crop((0, rows.start, image.width, rows.stop)))
 
-    with ThreadPoolExecutor(pool_threads()) as pool:
-        list(pool.map(copy, range(0, image.height, _STRIP)))
+    each_strip(copy, image.height, _STRIP)
     return pixels
 
 
@@ -178,7 +156,8 @@ def read_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, i
         ImageError: the file is missing, too large, or not an image; its pixels may still be broken.
     """
     file, name = _file_of(path)
-    with _open(file, name, max_pixels) as image:
+    with _open(file, name) as image:
+        _check_size(image.size, max_pixels, name)
         try:
             with _quiet():
                 turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
@@ -290,31 +269,25 @@ def _quiet() -> Generator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _open(file: Path | Any, name: str, max_pixels: int) -> Image.Image:
-    """Read the header of a file and check the size that it gives."""
+def _open(file: Path | Any, name: str) -> Image.Image:
     try:
         with _quiet():
-            image = Image.open(file, formats=_FORMATS)
+            return Image.open(file, formats=_FORMATS)
     except PermissionError as error:
         raise ImageError(f"{name}: cannot be read: {_reason(error)}") from error
     except Exception as error:  # decoders raise whatever a broken header makes them stumble over
         raise ImageError(f"{name}: not an image, or broken; expected {_KNOWN}") from error
-    try:
-        _check_size(image.size, max_pixels, name)
-    except ImageError:
-        image.close()
-        raise
-    return image
 
 
-def _decode(image: Image.Image, name: str) -> Image.Image | NDArray[np.uint8]:
-    """Decode, turn upright and convert; `name` is for the message."""
+def _decode(image: Image.Image, name: str, max_pixels: int) -> NDArray[np.uint8]:
+    """Check the size that the header gives, decode, turn upright and convert."""
+    _check_size(image.size, max_pixels, name)
     try:
         image.load()
         with _quiet():  # a broken EXIF block is warned about, and has no orientation
             if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would copy
                 image = ImageOps.exif_transpose(image)
-        return _to_rgb(image, name)
+        return _to_rgb(image, name, max_pixels)
     except ImageError:
         raise
     except Exception as error:  # as in _open: struct.error, SyntaxError, KeyError, zlib.error …
@@ -323,22 +296,24 @@ def _decode(image: Image.Image, name: str) -> Image.Image | NDArray[np.uint8]:
         ) from error
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image | NDArray[np.uint8]:
-    if image.mode == "F":
-        return _from_grey(_from_fractions(np.asarray(image, np.float32), name))
-    if image.mode.startswith("I"):  # I;16 in either byte order, and I where a file says 32 bits
-        wide = np.asarray(image).astype(np.int32)
-        if wide.min() < 0 or wide.max() > 65535:
-            raise ImageError(f"{name}: 32-bit pixels go beyond 0 to 65535; expected 8 or 16 bits")
-        return _from_grey(_from_16_bits(wide))
+def _to_rgb(image: Image.Image, name: str, max_pixels: int) -> NDArray[np.uint8]:
+    if image.mode[0] in "FI":  # I;16 in either byte order, and I where a file says 32 bits
+        values = np.asarray(image)
+        if image.mode == "I":
+            if values.min() < 0 or values.max() > 65535:
+                raise ImageError(
+                    f"{name}: 32-bit pixels go beyond 0 to 65535; expected 8 or 16 bits"
+                )
+            values = values.astype(np.uint16)
+        return _from_array(values, name, max_pixels)
     if image.mode == "P" and "transparency" in image.info:
         image = image.copy()  # it may be the caller's, and is left alone
         del image.info["transparency"]  # alpha is dropped anyway, and Pillow would warn
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return copy_pixels(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _from_array(
-    array: NDArray[Any], name: str, max_pixels: int, *, channels_first: bool
+    array: NDArray[Any], name: str, max_pixels: int, *, channels_first: bool = False
 ) -> NDArray[np.uint8]:
     """Copy an array (H, W, 3), (3, H, W) or (H, W) as (H, W, 3) uint8."""
     known = array.dtype.type in (np.uint8, np.uint16) or np.issubdtype(array.dtype, np.floating)
@@ -353,24 +328,14 @@ def _from_array(
         array = array.transpose(1, 2, 0)
     _check_size((array.shape[1], array.shape[0]), max_pixels, name)
     if array.dtype.type is np.uint16:
-        array = _from_16_bits(array.astype(np.int32))
+        array = (array.astype(np.int32) + 128) // 257
     elif array.dtype.type is not np.uint8:
-        array = _from_fractions(array.astype(np.float32), name)
-    return _from_grey(array) if grey else array.copy(order="C")
-
-
-def _from_fractions(values: NDArray[np.float32], name: str) -> NDArray[np.uint8]:
-    if not bool(np.all((values >= 0) & (values <= 1))):  # NaN fails too
-        raise ImageError(f"{name}: floating-point pixels must lie between 0 and 1")
-    return (values * 255 + 0.5).astype(np.uint8)
-
-
-def _from_16_bits(values: NDArray[np.int32]) -> NDArray[np.uint8]:
-    return ((values + 128) // 257).astype(np.uint8)
-
-
-def _from_grey(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.repeat(grey[:, :, None], 3, axis=2)
+        array = array.astype(np.float32)
+        if not bool(np.all((array >= 0) & (array <= 1))):  # NaN fails too
+            raise ImageError(f"{name}: floating-point pixels must lie between 0 and 1")
+        array = array * 255 + 0.5
+    pixels = np.array(array, np.uint8, order="C")
+    return np.repeat(pixels[:, :, None], 3, axis=2) if grey else pixels
 
 
 def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from panodetr.images.preprocess import Preprocessing
-from panodetr.images.read import ImageSource, copy_pixels, open_image
-from panodetr.images.resize import image_size, resize, resized_size
+from panodetr.images.read import ImageSource, read_image
+from panodetr.images.resize import resize, resized_size
 from panodetr.results.types import Box
 
 BATCH_PIXELS = 1 << 20
@@ -26,31 +24,19 @@ class TiledImage:
     """An image, and the tiles that cover it, often a single one.
 
     Attributes:
-        held: as it was opened, by Pillow or in an array; where it was given as an RGB image, that
-            image, to which nothing else may happen meanwhile.
+        pixels: all of it (H, W, 3).
         source: its path, None for an image that came from no file.
         tiles: of the whole image.
     """
 
-    held: Image.Image | NDArray[np.uint8]
+    pixels: NDArray[np.uint8]
     source: Path | None
     tiles: list[Box]
-
-    def kept(self) -> TiledImage:
-        """Give the same image, which stays what it is whatever becomes of what it was read from."""
-        if self.source is not None or not isinstance(self.held, Image.Image):
-            return self  # it is nobody else's
-        return replace(self, held=self.held.copy())
-
-    @cached_property
-    def pixels(self) -> NDArray[np.uint8]:
-        """All of it (H, W, 3); copied when it is first asked for."""
-        return copy_pixels(self.held) if isinstance(self.held, Image.Image) else self.held
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width."""
-        return image_size(self.held)
+        return self.pixels.shape[0], self.pixels.shape[1]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,9 +70,10 @@ def read_tiled(image: ImageSource, rule: Preprocessing) -> TiledImage:
     Raises:
         ImageError: it cannot be read.
     """
-    held = open_image(image)
+    pixels = read_image(image)
     path = Path(os.fsdecode(image)) if isinstance(image, str | os.PathLike) else None
-    return TiledImage(held=held, source=path, tiles=lay_tiles(image_size(held), rule))
+    height, width, _ = pixels.shape
+    return TiledImage(pixels=pixels, source=path, tiles=lay_tiles((height, width), rule))
 
 
 def lay_tiles(size: tuple[int, int], rule: Preprocessing) -> list[Box]:
@@ -115,9 +102,8 @@ def view_batches(images: Sequence[TiledImage], rule: Preprocessing) -> Iterator[
 def cut_view(image: TiledImage, box: Box, rule: Preprocessing, index: int = 0) -> View:
     """Cut one of an image's tiles and resize it; `index` is the image's among others."""
     y0, x0, y1, x1 = box
-    pixels = image.held if image.tiles == [box] else image.pixels[y0:y1, x0:x1]
-    size = processed_size(_tile_size(box), rule)
-    return View(image=index, box=box, pixels=resize(pixels, size))
+    size = processed_size((y1 - y0, x1 - x0), rule)
+    return View(image=index, box=box, pixels=resize(image.pixels[y0:y1, x0:x1], size))
 
 
 def processed_size(size: tuple[int, int], rule: Preprocessing) -> tuple[int, int]:

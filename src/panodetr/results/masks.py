@@ -9,7 +9,6 @@ input that are picked, k: rows of the masks that a band lies between, b: rows of
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from panodetr.results.decode import sigmoid
-from panodetr.threads import pool_threads
+from panodetr.threads import each_strip
 
 Size = tuple[int, int]
 """Height and width."""
@@ -111,9 +110,8 @@ class NumpyMasks:
         found = np.full(shape, count, np.min_scalar_type(count))
         at_once = max(1, BAND_PIXELS // shape[1])
 
-        def fill(start: int) -> None:
+        def fill(band: slice) -> None:
             """Compare the masks in one band."""
-            band = slice(start, start + at_once)
             above, below, weight = rows.before[band], rows.after[band], rows.weight[band, None]
             part = self.values[:, above[0] : below[-1] + 1]  # N, k, w
             left, right = part.take(columns.before, axis=2), part.take(columns.after, axis=2)
@@ -127,14 +125,7 @@ class NumpyMasks:
                 np.copyto(found[band], number, where=value > best, casting="unsafe")
                 np.maximum(best, value, out=best)
 
-        starts = range(0, shape[0], at_once)
-        threads = min(pool_threads(), len(starts))
-        if threads == 1:  # to start one takes longer than to fill a small mask
-            for start in starts:
-                fill(start)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(fill, starts))
+        each_strip(fill, shape[0], at_once)
         return found.take(columns.shown, axis=1).take(rows.shown, axis=0)
 
 
