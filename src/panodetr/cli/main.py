@@ -22,6 +22,7 @@ from panodetr.cli.export import export
 from panodetr.cli.images import detect, segment
 from panodetr.cli.models import convert, models
 from panodetr.cli.output import QUIET, print_error
+from panodetr.cli.serve import serve
 from panodetr.cli.train import recipes, train
 from panodetr.errors import PanodetrError, UsageError
 
@@ -114,6 +115,7 @@ def build_app() -> App:
     app.command(data)
     app.command(train, group=TRAIN)
     app.command(recipes, group=TRAIN)
+    app.command(serve, group=PREDICT)
     app.command(models, group=MODELS)
     app.command(convert, group=MODELS)
     app.command(export, group=MODELS)

@@ -149,8 +149,8 @@ def copy_pixels(image: Image.Image) -> NDArray[np.uint8]:
     return pixels
 
 
-def read_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Read an image's height and width, upright, from the file's header alone.
+def read_size(path: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Read an image's height and width, upright, from the header of a file, or of its bytes.
 
     Raises:
         ImageError: the file is missing, too large, or not an image; its pixels may still be broken.

@@ -1,0 +1,206 @@
+"""What requests may say and what answers hold: the shapes of the service's JSON.
+
+Boxes are x0, y0, x1, y1 in pixels of the image, unless a shape says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NamedTuple, TypeAlias
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from panodetr.predict import DETECTION_THRESHOLD, Task
+
+Fraction: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+Form: TypeAlias = Literal["application/json", "image/png", "hosted"]
+"""How an answer is written: as a media type, or the JSON of hosted inference."""
+
+
+class SegmentQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """The parameters of `/v1/segment`."""
+
+    model: str | None = None
+    task: Task = "panoptic"
+    threshold: Fraction | None = None
+    masks: Literal["png", "rle"] = "png"
+
+
+class DetectQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """The parameters of `/v1/detect`."""
+
+    model: str | None = None
+    threshold: Fraction = DETECTION_THRESHOLD
+    masks: bool = False
+
+
+class HostedParameters(Struct, frozen=True, forbid_unknown_fields=True):
+    """The parameters that clients of hosted inference send."""
+
+    threshold: Fraction | None = None
+    mask_threshold: Fraction | None = None
+    overlap_mask_area_threshold: Fraction | None = None
+    subtask: Literal["panoptic", "instance", "semantic"] | None = None
+
+
+class HostedRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """The JSON that clients of hosted inference send; `inputs` is an image file in base64."""
+
+    inputs: str
+    parameters: HostedParameters | None = None
+
+
+class Work(NamedTuple):
+    """What is to be done with an image; images with equal work may share a batch.
+
+    Attributes:
+        model: the name of a model of the service.
+        action: what is called, `Predictor.segment` or `Predictor.detect`.
+        task: of `segment`.
+        threshold: least score; None takes the model's own, and 0.5 of detections.
+        masks: how masks are written; None leaves them out.
+        form: how the answer is written.
+    """
+
+    model: str
+    action: Literal["segment", "detect"]
+    form: Form
+    task: Task = "panoptic"
+    threshold: float | None = None
+    masks: Literal["png", "rle"] | None = None
+
+
+class Size(Struct, frozen=True):
+    """An image's size in pixels."""
+
+    width: int
+    height: int
+
+
+class RunLengths(Struct, frozen=True):
+    """A mask as COCO's uncompressed run lengths: down the columns, empty pixels first."""
+
+    size: tuple[int, int]
+    """Height and width."""
+    counts: list[int]
+
+
+class SegmentInfo(Struct, frozen=True):
+    """One segment."""
+
+    id: int
+    label: str
+    category_id: int
+    is_thing: bool
+    score: float
+    box: tuple[float, float, float, float]
+    area: int
+    segmentation: RunLengths | UnsetType = UNSET
+    """With masks=rle."""
+
+
+class SegmentAnswer(Struct, frozen=True):
+    """What `/v1/segment` answers."""
+
+    image: Size
+    model: str
+    task: Task
+    segments: list[SegmentInfo]
+    id_map: str | UnsetType = UNSET
+    """With masks=png: an RGB PNG in base64; a pixel's segment id is R + 256 G + 65536 B."""
+
+
+class DetectionInfo(Struct, frozen=True):
+    """One object."""
+
+    id: int
+    label: str
+    category_id: int
+    score: float
+    box: tuple[float, float, float, float]
+    segmentation: RunLengths | None = None
+
+
+class DetectAnswer(Struct, frozen=True):
+    """What `/v1/detect` answers."""
+
+    image: Size
+    model: str
+    detections: list[DetectionInfo]
+
+
+class HostedSegment(Struct, frozen=True):
+    """One segment, as clients of hosted inference read it."""
+
+    label: str
+    score: float
+    mask: str
+    """A grey PNG in base64, 255 inside."""
+    id: int
+    category_id: int
+    is_thing: bool
+    box: tuple[float, float, float, float]
+    area: int
+
+
+class HostedBox(Struct, frozen=True):
+    """A box in whole pixels."""
+
+    xmin: int
+    ymin: int
+    xmax: int
+    ymax: int
+
+
+class HostedDetection(Struct, frozen=True):
+    """One object, as clients of hosted inference read it."""
+
+    label: str
+    score: float
+    box: HostedBox
+
+
+class CategoryInfo(Struct, frozen=True):
+    """One class of a model."""
+
+    id: int
+    name: str
+    isthing: int
+    color: tuple[int, int, int]
+
+
+class ModelInfo(Struct, frozen=True):
+    """One model of the service."""
+
+    name: str
+    task: Literal["panoptic", "detection"]
+    categories: list[CategoryInfo]
+    threshold: float
+
+
+class ModelList(Struct, frozen=True):
+    """What `/v1/models` answers."""
+
+    models: list[ModelInfo]
+    default: str
+
+
+class Sample(Struct, frozen=True):
+    """An image to try the service with."""
+
+    name: str
+    url: str
+
+
+class SampleList(Struct, frozen=True):
+    """What `/v1/samples` answers."""
+
+    samples: list[Sample]
+
+
+class Problem(Struct, frozen=True):
+    """An error, as `application/problem+json`; `error` repeats `detail` for other clients."""
+
+    title: str
+    status: int
+    detail: str
+    error: str

@@ -1,0 +1,254 @@
+"""The front process: connections with limits, drain at SIGTERM, the log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from panodetr.errors import UsageError
+from panodetr.serve.app import Service
+from panodetr.serve.metrics import Metrics
+from panodetr.serve.pool import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from panodetr.serve.config import ServiceConfig
+
+MAX_HEADERS = 16 << 10
+"""Bytes of a request's headers; more is answered 400."""
+
+GRACE = 5.0
+"""Seconds more than `upload_seconds` before a connection is cut off without an answer."""
+
+_log = logging.getLogger("panodetr.serve")
+
+
+def serve(config: ServiceConfig, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C, and then finish what was accepted.
+
+    Args:
+        config: of the service.
+        on_ready: gets the service's address once it answers.
+
+    Raises:
+        UsageError: the address cannot be listened on.
+        PanodetrError: a model was refused.
+    """
+    configure_log(as_json=config.log_json)
+    with _bind(config.host, config.port) as listener:
+        asyncio.run(_serve(config, listener, on_ready))
+
+
+async def _serve(
+    config: ServiceConfig, listener: socket.socket, on_ready: Callable[[str], None]
+) -> None:
+    metrics = Metrics()
+    pool = Pool(config, metrics)
+    try:
+        await pool.start()
+        service = Service(config, pool, metrics)
+        server = Server(config, service, metrics)
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        on_ready(f"http://{host}:{listener.getsockname()[1]}")
+        await server.serve(sockets=[listener])
+    finally:
+        await pool.close()
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, which ends only after what was accepted is answered."""
+
+    def __init__(self, config: ServiceConfig, service: Service, metrics: Metrics) -> None:
+        self._service = service
+
+        class Limited(_Connection):
+            upload_seconds = config.upload_seconds
+
+        super().__init__(
+            uvicorn.Config(
+                _Observed(service.app(), metrics),
+                http=Limited,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                h11_max_incomplete_event_size=MAX_HEADERS,
+                timeout_graceful_shutdown=round(config.deadline),
+            )
+        )
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain at the first signal, and leave at once at the second."""
+        if self._service.draining:
+            self.force_exit = self.should_exit = True
+        self._service.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Say, every tenth of a second, whether it is time to leave."""
+        if self._service.draining and not self._service.accepted:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+class _Connection(H11Protocol):
+    """A connection that is cut off when the client takes too long to send or to read."""
+
+    upload_seconds: float
+    _sending: asyncio.TimerHandle | None = None  # the client sends a request
+    _reading: asyncio.TimerHandle | None = None  # the client reads an answer
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._sending = self._later()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        arrived = (
+            self.conn.their_state is not h11.SEND_BODY and self.conn.their_state is not h11.IDLE
+        )
+        if arrived and self._sending is not None:
+            self._sending.cancel()
+            self._sending = None
+        elif not arrived and self._sending is None:
+            self._sending = self._later()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._reading = self._later()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._reading is not None:
+            self._reading.cancel()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._later()  # what is left to send may never be read
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for timer in (self._sending, self._reading):
+            if timer is not None:
+                timer.cancel()
+
+    def _later(self) -> asyncio.TimerHandle:
+        """Cut the connection off after a while."""
+        return self.loop.call_later(self.upload_seconds + GRACE, self.transport.abort)
+
+
+class _Observed:
+    """Around the application: a request's id, its line in the log, its figures, its headers."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began, status, size = time.perf_counter(), 500, 0
+        request_id = secrets.token_hex(8)
+
+        async def observe(message: Message) -> None:
+            nonlocal status, size
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] += [
+                    (b"x-request-id", request_id.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
+            size += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observe)
+        finally:
+            seconds = time.perf_counter() - began
+            endpoint = scope.get("endpoint")
+            route = "none" if endpoint is None else endpoint.__name__
+            error = scope.get("state", {}).get("error")
+            self._metrics.requests.labels(route, status).inc()
+            self._metrics.latency.labels(route).observe(seconds)
+            if error is not None:
+                self._metrics.errors.labels(error.kind).inc()
+            fields = {
+                "request_id": request_id,
+                "method": scope["method"],
+                "route": route,
+                "status": status,
+                "seconds": round(seconds, 4),
+                "bytes": size,
+                **({} if error is None else {"error": error.detail}),
+                **({} if error is None or not error.fault else {"fault": error.fault}),
+            }
+            _log.log(
+                logging.ERROR if status == 500 else logging.INFO,
+                "request",
+                extra={"fields": fields},
+            )
+
+
+class _Lines(logging.Formatter):
+    """A line a record: JSON, or text with the fields at its end."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{record.msecs:03.0f}Z",
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            fields["fault"] = self.formatException(record.exc_info)
+        if self._as_json:
+            return json.dumps(fields)
+        when, level, message, *rest = fields.items()
+        return " ".join([when[1], level[1], message[1], *(f"{k}={json.dumps(v)}" for k, v in rest)])
+
+
+def configure_log(*, as_json: bool) -> None:
+    """Send the log of the service and of uvicorn to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines(as_json=as_json))
+    for name, level in (("panodetr.serve", logging.INFO), ("uvicorn", logging.ERROR)):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Take an address before the models are loaded.
+
+    Raises:
+        UsageError: it is in use, or not this machine's.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen on {host}, port {port}: {error.strerror or error}; "
+            "give another --host or --port"
+        ) from error
+    return listener
