@@ -19,6 +19,7 @@ from torch.nn.utils import fuse_conv_bn_weights
 from panodetr.errors import UsageError
 from panodetr.model.backbone import BasicBlock, Bottleneck, FrozenBatchNorm
 from panodetr.results.masks import Masks, NumpyMasks, Size, pick_like_pillow, pick_like_torch
+from panodetr.runtimes.cpu_masks import CpuMasks
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -194,11 +195,13 @@ def compute_masks(
         return torch.cat([model.refine(shared, *part) for part in parts])  # N, h, w
     at_once = max(1, CACHED_PIXELS // (shared[-1].shape[-2] * shared[-1].shape[-1]))
     counts = image.bincount(minlength=len(states)).tolist()
-    masks = [
-        model.refine(tuple(maps[number : number + 1] for maps in shared), part, None)
-        for number, own in enumerate(attention.split(counts))
-        for part in own.split(at_once)
+    assert model.mask_head is not None
+    heads = [
+        CpuMasks(model.mask_head, tuple(maps[number : number + 1] for maps in shared))
+        for number in range(len(counts))
     ]
+    parts = zip(heads, attention.split(counts), strict=True)
+    masks = [head.refine(part) for head, own in parts for part in own.split(at_once)]
     return torch.cat(masks)  # N, h, w
 
 
