@@ -247,7 +247,7 @@ class Service:
 
     async def _answer(self, request: Request, work: Work, image: bytes, pixels: int) -> Response:
         waiting = self._pool.put(work, image, pixels)
-        gone = asyncio.create_task(
+        gone = asyncio.ensure_future(
             request.receive()
         )  # the body is read: this is the client leaving
         self.accepted += 1

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 T = TypeVar("T")
+F = TypeVar("F", bound=str)
 
 IMAGE_FIELD = "image"
 """The field of a multipart body that holds the image."""
@@ -38,7 +39,7 @@ def read_query(query: Mapping[str, str], expected: type[T]) -> T:
         raise RequestError(422, str(error)) from error
 
 
-def choose_form(accept: str, offered: Sequence[str]) -> str:
+def choose_form(accept: str, offered: Sequence[F]) -> F:
     """Choose the media type that a client likes best, of those that are offered, ours first.
 
     Raises:

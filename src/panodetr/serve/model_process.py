@@ -8,7 +8,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from panodetr.errors import ImageError, PanodetrError
-from panodetr.images.read import open_image
+from panodetr.images.read import read_image
 from panodetr.predict import DETECTION_THRESHOLD
 from panodetr.serve.answers import write_answer
 from panodetr.serve.api import CategoryInfo, ModelInfo
@@ -87,7 +87,7 @@ def answer_batch(
     opened: dict[int, Any] = {}
     for index, image in enumerate(images):
         try:
-            opened[index] = open_image(image, max_pixels=max_pixels)
+            opened[index] = read_image(image, max_pixels=max_pixels)
         except ImageError as error:
             answers[index] = Answer(415, str(error).encode())
     try:

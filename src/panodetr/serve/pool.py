@@ -159,7 +159,8 @@ class Pool:
         Raises:
             PanodetrError: a model was refused, or the process died.
         """
-        here, there = _spawn.Pipe()
+        pipe: Any = _spawn.Pipe()  # typed by the platform that the checker runs on
+        here, there = pipe
         threads = max(1, pool_threads() // self._config.workers)
         process = _spawn.Process(
             target=run_models, args=(there, self._config, threads), daemon=True
@@ -216,24 +217,29 @@ class Pool:
             batch = [entry for entry in take.result() if not entry.answer.done()]
             if not batch:
                 continue
-            began = time.perf_counter()
+            began, failure = time.perf_counter(), None
+            answers: list[Answer] = []
             try:
                 answers = await asyncio.wait_for(
                     self._in_thread(self._ask, process, batch), self._config.deadline
                 )
             except TimeoutError:
-                answers = [RequestError(504, "the image took too long")] * len(batch)
+                failure = RequestError(504, "the model took too long; send a smaller image")
             except (EOFError, OSError):
-                answers = [RequestError(502, "the model process died; try again")] * len(batch)
+                failure = RequestError(502, "the model process died; try again")
             pixels = sum(entry.pixels for entry in batch)
             self._metrics.batch_images.observe(len(batch))
             self._metrics.batch_pixels.observe(pixels)
             rate = pixels / (time.perf_counter() - began)
             self._pixels_a_second += 0.2 * (rate - self._pixels_a_second)
-            for entry, answer in zip(batch, answers, strict=True):
-                if not entry.answer.done():
-                    entry.answer.set_result(answer)
-            if isinstance(answers[0], RequestError):
+            for index, entry in enumerate(batch):
+                if entry.answer.done():
+                    continue
+                if failure is None:
+                    entry.answer.set_result(answers[index])
+                else:
+                    entry.answer.set_exception(failure)
+            if failure is not None:
                 return
 
     def _ask(self, process: SpawnProcess, batch: list[Entry]) -> list[Answer]:
