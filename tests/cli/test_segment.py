@@ -227,3 +227,27 @@ def test_a_reader_that_leaves_is_no_error(tiny_model: Path, images: Path) -> Non
     assert program.returncode == 141
     assert "Traceback" not in errors
     assert "BrokenPipe" not in errors
+
+
+def test_formats_of_other_programs_lie_beside_and_share_files(
+    segment: Program, images: Path, tmp_path: Path
+) -> None:
+    out, coco = tmp_path / "out", tmp_path / "coco.json"
+    flags = ("--geojson", "--labels", "--rois", "--csv", "--crops", "--label-studio")
+    done = segment(images, "--out", out, "--coco", coco, *flags, "--pixel-size", "0.5")
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in out.iterdir()}
+    for stem in ("a", "b", "c"):
+        endings = (".geojson", "_labels.tif", "_rois.zip", "_crops", "_panoptic.png")
+        assert {f"{stem}{ending}" for ending in endings} <= names
+    found = json.loads((out / "a.json").read_text("utf-8"))["segments_info"]
+    assert len(list((out / "a_crops").iterdir())) == len(found)
+    rows = (out / "objects.csv").read_text("utf-8").splitlines()
+    assert "area_um2" in rows[0]
+    assert sum(row.startswith("a.png,") for row in rows) == len(found)
+    assert len(json.loads((out / "label_studio.json").read_text("utf-8"))) == 3
+    assert len(json.loads(coco.read_text("utf-8"))["images"]) == 3
+    panoptic = json.loads((tmp_path / "coco_panoptic.json").read_text("utf-8"))
+    assert [a["file_name"] for a in panoptic["annotations"]] == [
+        f"{stem}_panoptic.png" for stem in ("a", "b", "c")
+    ]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from cyclopts import Parameter
 
+from panodetr.cli.formats import FormatOptions, FormatWriter
 from panodetr.cli.options import Fraction, ModelOptions
 from panodetr.cli.output import (
     ProgressBar,
@@ -20,11 +21,12 @@ from panodetr.cli.output import (
 from panodetr.errors import PanodetrError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from panodetr.predict import Predictor
     from panodetr.results.result import (
         DetectionResult,
+        ImageResult,
         PanopticResult,
         SavedDetections,
         SavedFiles,
@@ -42,7 +44,7 @@ class OutputOptions:
     """Where results go.
 
     Attributes:
-        out: The folder for files. Default: panodetr-out; with --json, no files are written.
+        out: The folder for files. Default: panodetr-out; with --json alone, no files are written.
         json: Print one JSON object per image, one per line, and nothing else on stdout.
     """
 
@@ -50,19 +52,7 @@ class OutputOptions:
     json: bool = False
 
 
-class ImageResult(Protocol):
-    """What a model found in an image."""
-
-    def save(self, folder: Path, /) -> SavedFiles | SavedDetections:
-        """Write files into a folder."""
-        ...
-
-    def to_dict(self) -> Mapping[str, object]:
-        """Describe it for JSON."""
-        ...
-
-
-Result = TypeVar("Result", bound=ImageResult)
+Result = TypeVar("Result", bound="ImageResult")
 
 
 def segment(
@@ -72,6 +62,7 @@ def segment(
     threshold: Fraction | None = None,
     task: Literal["panoptic", "instances", "semantic"] = "panoptic",
     output: OutputOptions = OutputOptions(),
+    formats: FormatOptions = FormatOptions(),  # noqa: B008 - frozen
     model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
 ) -> int:
     """Find every object and region in images.
@@ -85,6 +76,7 @@ def segment(
         task: Give each pixel to one object or region; find objects alone; or give each pixel a
             class.
         output: Where results go.
+        formats: What is written beside.
         model: Which model, and how it runs.
 
     Raises:
@@ -96,6 +88,7 @@ def segment(
     return _run(
         inputs,
         output,
+        formats,
         model,
         lambda predictor, image: predictor.segment(image, threshold=threshold, task=task),
         _show_segments,
@@ -109,6 +102,7 @@ def detect(
     threshold: Fraction = 0.5,
     masks: bool = False,
     output: OutputOptions = OutputOptions(),
+    formats: FormatOptions = FormatOptions(),  # noqa: B008 - frozen
     model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
 ) -> int:
     """Find the objects in images as boxes.
@@ -122,6 +116,7 @@ def detect(
         threshold: Least score of an object, 0 to 1.
         masks: Find each object's pixels, too; in the JSON as COCO's run lengths.
         output: Where results go.
+        formats: What is written beside.
         model: Which model, and how it runs.
 
     Raises:
@@ -130,6 +125,7 @@ def detect(
     return _run(
         inputs,
         output,
+        formats,
         model,
         lambda predictor, image: predictor.detect(image, threshold=threshold, masks=masks),
         _show_detections,
@@ -139,6 +135,7 @@ def detect(
 def _run(
     inputs: Sequence[str],
     output: OutputOptions,
+    formats: FormatOptions,
     options: ModelOptions,
     predict: Callable[[Predictor, Path], Result],
     show: Callable[[Result], None],
@@ -148,13 +145,16 @@ def _run(
     if not images:
         return 1
     model = options.load()
-    out = output.out or (None if output.json else OUT)
+    out = output.out or (None if output.json and not formats.any else OUT)
+    writer = FormatWriter(formats, out, options.model) if out and formats.any else None
     with ProgressBar(len(images)) as progress:
         for image in images:
             progress.begin(str(image))
             try:
                 result = predict(model, image)
                 files = _paths(result.save(out)) if out else {}
+                if writer is not None:
+                    files |= writer.add(result, files["json"])
             except PanodetrError as error:
                 failed += 1
                 with progress.paused():
@@ -170,6 +170,9 @@ def _run(
                         for key, path in files.items():
                             print_line(f"{key:8} {path}")
             progress.end()
+    for path in writer.finish() if writer is not None else []:
+        if not output.json:
+            print_line(f"{path.suffix.lstrip('.'):8} {path}")
     return 1 if failed else 0
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from panodetr.errors import PanodetrError
 from panodetr.files import atomic_write, json_bytes, write_bytes, write_json
+from panodetr.results import interchange
 from panodetr.results.draw import (
     colors_of,
     paint_objects,
@@ -24,9 +29,12 @@ from panodetr.results.draw import (
 )
 from panodetr.results.id_map import id_map_png
 from panodetr.results.masks import run_lengths
+from panodetr.results.regions import Region, crop, measure, window_of
 from panodetr.results.types import Candidates, Category, Detection, Segment
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from panodetr.results.panoptic import ClassSegment
 
 LARGEST_PNG = 1_200_000
@@ -34,6 +42,9 @@ LARGEST_PNG = 1_200_000
 
 _PANOPTIC_FILES = (".json", "_panoptic.png", "_overlay.png", "_overlay.jpg")
 _DETECTION_FILES = ("_detections.json", "_detections.png", "_detections.jpg")
+
+NOTEBOOK_SIDE = 1024
+"""Pixels of the longer side of an overlay in a notebook, at most."""
 
 _CLASSES = 4  # that a repr names
 
@@ -67,27 +78,128 @@ class SavedDetections:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class PanopticResult:
-    """The segments of one image.
+class ImageResult(ABC):
+    """What a model found in one image: segments or objects.
 
     Attributes:
-        segments: in the order of their ids.
-        segment_ids: (H, W) int32 at the image's own size; 0 = nothing.
         image: (H, W, 3) uint8 RGB, what the result was made from, upright.
         source: the image's path where it came from a file, else None.
         categories: the model's categories, for names and colours.
     """
 
-    segments: tuple[Segment, ...]
-    segment_ids: NDArray[np.int32]
     image: NDArray[np.uint8]
     source: Path | None
     categories: tuple[Category, ...]
+
+    @abstractmethod
+    def regions(self) -> Iterator[Region]:
+        """Give the segments or objects in their order; only one is held at a time.
+
+        An object's pixels may lie under those of others. Objects whose mask is empty are left out.
+        """
+
+    @abstractmethod
+    def draw(self, *, scores: bool = True) -> NDArray[np.uint8]:
+        """Draw what was found over the image: (k H, k W, 3) uint8 RGB, with k from 1 to 4."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Describe what was found, ready for JSON."""
+
+    @abstractmethod
+    def save(self, folder: str | Path) -> SavedFiles | SavedDetections:
+        """Write an overlay, a JSON and, of segments, an id map into a folder."""
+
+    @property
+    def masks(self) -> NDArray[np.bool_]:
+        """The pixels of each region, (N, H, W); it is made at each use.
+
+        N is 0 where detections have no masks.
+        """
+        size = self.image.shape[0], self.image.shape[1]
+        masks = [mask for region in self.regions() if (mask := region.mask(size)) is not None]
+        return np.stack(masks) if masks else np.zeros((0, *size), np.bool_)
+
+    def crops(self) -> list[NDArray[np.uint8]]:
+        """Cut each region out: (h, w, 4) uint8 RGB and alpha, which is 0 beside its pixels."""
+        return [pixels for _, pixels in crop(self)]
+
+    def to_coco(self) -> dict[str, object]:
+        """Give the things as a COCO instances document; `interchange.CocoInstances` joins many."""
+        coco = interchange.CocoInstances()
+        coco.add(self)
+        return coco.document()
+
+    def to_geojson(self, *, pixel_size: float | None = None) -> dict[str, object]:
+        """Give a GeoJSON feature collection, as `interchange.to_geojson` does."""
+        return interchange.to_geojson(self, pixel_size=pixel_size)
+
+    def to_pandas(self, *, pixel_size: float | None = None) -> DataFrame:
+        """Give a table with a row for each region; `regions.measure` lists the columns.
+
+        Raises:
+            PanodetrError: pandas is not installed.
+        """
+        try:
+            from pandas import DataFrame
+        except ImportError as error:
+            raise PanodetrError("a table needs pandas; pip install pandas") from error
+        return DataFrame(measure(self, pixel_size=pixel_size))
+
+    def to_supervision(self) -> Any:
+        """Give supervision's `Detections`, as `interchange.to_supervision` does."""
+        return interchange.to_supervision(self)
+
+    def show(self) -> None:
+        """Show the overlay in the system's viewer of images."""
+        Image.fromarray(self.draw()).show()
+
+    def _repr_png_(self) -> bytes:
+        """Give the overlay as a PNG, which Jupyter shows: 1,024 pixels wide or high at most."""
+        picture = Image.fromarray(self.draw())
+        picture.thumbnail((NOTEBOOK_SIDE, NOTEBOOK_SIDE))
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        return file.getvalue()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class PanopticResult(ImageResult):
+    """The segments of one image; the rest is as in `ImageResult`.
+
+    Attributes:
+        segments: in the order of their ids.
+        segment_ids: (H, W) int32 at the image's own size; 0 = nothing.
+    """
+
+    segments: tuple[Segment, ...]
+    segment_ids: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        """Let each segment know its pixels."""
+        own = tuple(replace(segment, segment_ids=self.segment_ids) for segment in self.segments)
+        object.__setattr__(self, "segments", own)
 
     def __repr__(self) -> str:
         """Name the number of segments, their classes and the size, in one line."""
         labels = [segment.label for segment in self.segments]
         return f"PanopticResult({_summary('segment', labels, self.image, self.source)})"
+
+    def regions(self) -> Iterator[Region]:
+        """Give the segments in the order of their ids; see `ImageResult.regions`."""
+        for segment in self.segments:
+            x0, y0, x1, y1 = (int(edge) for edge in segment.box)
+            window = slice(y0, y1), slice(x0, x1)
+            yield Region(
+                id=segment.id,
+                label=segment.label,
+                category_id=segment.category_id,
+                is_thing=segment.is_thing,
+                score=segment.score,
+                box=segment.box,
+                window=window,
+                pixels=self.segment_ids[window] == segment.id,
+            )
 
     def category_ids(self) -> NDArray[np.int32]:
         """Give each pixel (H, W) its category's id, -1 where nothing was found."""
@@ -167,20 +279,33 @@ class PanopticResult:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class DetectionResult:
-    """The objects of one image.
+class DetectionResult(ImageResult):
+    """The objects of one image; the rest is as in `ImageResult`.
 
     Attributes:
         detections: the best score first.
-        image: (H, W, 3) uint8 RGB, what the result was made from, upright.
-        source: the image's path where it came from a file, else None.
-        categories: the model's categories, for names and colours.
     """
 
     detections: tuple[Detection, ...]
-    image: NDArray[np.uint8]
-    source: Path | None
-    categories: tuple[Category, ...]
+
+    def regions(self) -> Iterator[Region]:
+        """Give the objects, the best score first; see `ImageResult.regions`."""
+        things = {category.id: category.is_thing for category in self.categories}
+        for number, found in enumerate(self.detections, start=1):
+            pixels = found.mask
+            window = _inside(found.box, self.image) if pixels is None else window_of(pixels)
+            if window is None:
+                continue
+            yield Region(
+                id=number,
+                label=found.label,
+                category_id=found.category_id,
+                is_thing=things[found.category_id],
+                score=found.score,
+                box=found.box,
+                window=window,
+                pixels=None if pixels is None else pixels[window],
+            )
 
     def __repr__(self) -> str:
         """Name the number of objects, their classes and the size, in one line."""
@@ -306,6 +431,17 @@ def _with_image(found: dict[str, Any], result: PanopticResult | DetectionResult)
             for c in result.categories
         ],
     }
+
+
+def _inside(
+    box: tuple[float, float, float, float], image: NDArray[np.uint8]
+) -> tuple[slice, slice] | None:
+    """Give the rows and columns of an image that a box touches; None where it lies outside."""
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = box
+    rows = slice(max(math.floor(y0), 0), min(math.ceil(y1), height))
+    columns = slice(max(math.floor(x0), 0), min(math.ceil(x1), width))
+    return (rows, columns) if rows.start < rows.stop and columns.start < columns.stop else None
 
 
 def _bbox(box: tuple[float, float, float, float]) -> list[float]:

@@ -52,6 +52,7 @@ class Segment:
         box: x0, y0, x1, y1 in pixels of the image, tight around the segment's pixels (x1, y1
             exclusive).
         area: pixels.
+        segment_ids: the result's map of segment ids, (H, W); a `PanopticResult` sets it.
     """
 
     id: int
@@ -61,6 +62,18 @@ class Segment:
     score: float
     box: tuple[float, float, float, float]
     area: int
+    segment_ids: NDArray[np.int32] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """The segment's pixels, (H, W); it is made at each use.
+
+        Raises:
+            ValueError: the segment is not one of a result.
+        """
+        if self.segment_ids is None:
+            raise ValueError(f"segment {self.id} has no pixels; take it from a PanopticResult")
+        return self.segment_ids == self.id
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

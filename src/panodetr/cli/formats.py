@@ -1,0 +1,160 @@
+"""Results in the formats of other programs, as `panodetr segment` and `detect` write them."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from panodetr.files import check_writable, json_bytes, write_bytes, write_json, write_text
+
+if TYPE_CHECKING:
+    from panodetr.results.result import ImageResult
+
+
+@Parameter(name="*", group="Formats of other programs")
+@dataclass(frozen=True, kw_only=True)
+class FormatOptions:
+    """What is written beside the overlay and the JSON.
+
+    Attributes:
+        coco: Write all images' objects to this file, as COCO instances; of panoptic results
+            NAME_panoptic.json beside it, as COCO panoptic, of the id maps in the folder of --out.
+        geojson: Write NAME.geojson for each image: polygons with holes and measurements, for
+            QuPath.
+        labels: Write NAME_labels.tif for each image: 16 or 32 bits, a pixel's value is its
+            object's id; for napari, Cellpose, StarDist and ImageJ.
+        rois: Write NAME_rois.zip for each image: polygons for ImageJ. Needs roifile.
+        csv: Write objects.csv: a row for each object of all images, with its area, position, box
+            and mean intensities.
+        crops: Write each object of an image to the folder NAME_crops, cut out.
+        label_studio: Write label_studio.json: tasks with predictions for Label Studio's import.
+        pixel_size: Micrometres that a pixel is wide, for --csv and --geojson. Default: what the
+            file says, if it says so.
+    """
+
+    coco: Path | None = None
+    geojson: bool = False
+    labels: bool = False
+    rois: bool = False
+    csv: bool = False
+    crops: bool = False
+    label_studio: bool = False
+    pixel_size: Annotated[float | None, Parameter(validator=Number(gt=0))] = None
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is asked for."""
+        flags = (self.geojson, self.labels, self.rois, self.csv, self.crops, self.label_studio)
+        return any(flags) or self.coco is not None
+
+
+class FormatWriter:
+    """Writes what `FormatOptions` ask for: an image at a time, and the rest at the end."""
+
+    def __init__(self, options: FormatOptions, out: Path, model: str) -> None:
+        """Write nothing yet.
+
+        Raises:
+            PanodetrError: a file that is written at the end cannot be.
+        """
+        from panodetr.results.interchange import CocoInstances, CocoPanoptic
+
+        self._options = options
+        self._out = out
+        self._model = model
+        self._instances = CocoInstances()
+        self._panoptic = CocoPanoptic()
+        self._rows: list[dict[str, object]] = []
+        self._tasks: list[dict[str, object]] = []
+        if options.coco is not None:
+            check_writable(options.coco)
+
+    def add(self, result: ImageResult, json_file: Path) -> dict[str, Path]:
+        """Write an image's own files beside its JSON, keep what files of all images need.
+
+        Returns:
+            The files, or the folder, of each format.
+
+        Raises:
+            PanodetrError: the system refused to write, a library is missing, or detections have
+                no masks where a format needs them.
+        """
+        from PIL import Image
+
+        from panodetr.images.pixel_size import read_pixel_size
+        from panodetr.results import interchange
+        from panodetr.results.regions import crop, measure
+        from panodetr.results.result import PanopticResult
+
+        options = self._options
+        stem = json_file.with_suffix("")
+        pixel_size = options.pixel_size
+        if pixel_size is None and result.source is not None and (options.csv or options.geojson):
+            pixel_size = read_pixel_size(result.source)
+        files: dict[str, Path] = {}
+        if options.geojson:
+            files["geojson"] = stem.with_name(f"{stem.name}.geojson")
+            found = interchange.to_geojson(result, pixel_size=pixel_size)
+            write_bytes(files["geojson"], json_bytes(found))
+        if options.labels:
+            files["labels"] = stem.with_name(f"{stem.name}_labels.tif")
+            write_bytes(files["labels"], interchange.label_tiff(result))
+        if options.rois:
+            packed = io.BytesIO()
+            with zipfile.ZipFile(packed, "w") as archive:
+                for name, roi in interchange.imagej_rois(result):
+                    archive.writestr(f"{_file_name(name)}.roi", roi)
+            files["rois"] = stem.with_name(f"{stem.name}_rois.zip")
+            write_bytes(files["rois"], packed.getvalue())
+        if options.crops:
+            files["crops"] = stem.with_name(f"{stem.name}_crops")
+            for region, pixels in crop(result):
+                name = _file_name(f"{region.id}-{region.label}")
+                picture = io.BytesIO()
+                Image.fromarray(pixels).save(picture, "PNG")
+                write_bytes(files["crops"] / f"{name}.png", picture.getvalue())
+        if options.coco is not None:
+            self._instances.add(result)
+            if isinstance(result, PanopticResult):
+                self._panoptic.add(result.to_dict(), f"{json_file.stem}_panoptic.png")
+        if options.csv:
+            self._rows += measure(result, pixel_size=pixel_size)
+        if options.label_studio:
+            self._tasks.append(interchange.to_label_studio(result, model=self._model))
+        return files
+
+    def finish(self) -> list[Path]:
+        """Write the files that all images share.
+
+        Raises:
+            PanodetrError: the system refused to write.
+        """
+        from panodetr.results.interchange import to_csv
+
+        written: list[Path] = []
+        coco = self._options.coco
+        if coco is not None:
+            write_json(coco, self._instances.document())
+            written.append(coco)
+            if not self._panoptic.empty:
+                written.append(coco.with_name(f"{coco.stem}_panoptic.json"))
+                write_json(written[-1], self._panoptic.document())
+        if self._options.csv:
+            written.append(self._out / "objects.csv")
+            write_text(written[-1], to_csv(self._rows))
+        if self._options.label_studio:
+            written.append(self._out / "label_studio.json")
+            write_json(written[-1], self._tasks)
+        return written
+
+
+def _file_name(text: str) -> str:
+    """Leave out what file systems refuse."""
+    return re.sub(r"[^\w.-]+", "_", text)
