@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from rich.table import Table
 
 from panodetr.checkpoints.published import find_published
 from panodetr.cli.eval_report import (
-    PlotsMissing,
     average_precision,
     panoptic_quality,
     per_class,
@@ -85,34 +83,28 @@ def rows(table: Table) -> dict[str, list[str]]:
     return cells | {"heading": headings[1:]}
 
 
-def test_twelve_rows_in_percent_and_a_dash_where_nothing_is(figures: Figures) -> None:
+def test_twelve_rows_in_percent_beside_the_published_figures(figures: Figures) -> None:
     shown = rows(average_precision(figures, {}))
     assert shown.pop("heading") == ["boxes", "instances"]
     assert len(shown) == len(TWELVE) == 12
     assert shown["AP"] == ["60.0", "60.0"]  # six of ten overlaps, 0.5 to 0.75
     assert shown["AP75"] == ["100.0", "100.0"]
     assert shown["AP large"] == ["-", "-"]
-
-
-def test_published_figures_stand_beside_the_measured(figures: Figures) -> None:
     known = find_published("facebook/detr-resnet-101-panoptic")
+    detector = find_published("facebook/detr-resnet-50")
     assert known is not None
+    assert detector is not None
+    assert figures.panoptic is not None
     shown = rows(average_precision(figures, known.figures))
     assert shown["heading"] == ["boxes", "published", "instances", "published"]
     assert shown["AP"] == ["60.0", "40.1", "60.0", "33.0"]
-    assert figures.panoptic is not None
     quality = rows(panoptic_quality(figures.panoptic, known.figures))
     assert quality["heading"][4:] == ["published PQ", "published SQ", "published RQ"]
     assert quality["all"][4:] == ["45.1", "79.9", "55.5"]
     assert quality["stuff"][4:] == ["37.0", "78.5", "46.0"]
-
-
-def test_a_detector_s_published_figure_is_of_boxes_alone(figures: Figures) -> None:
-    known = find_published("facebook/detr-resnet-50")
-    assert known is not None
-    assert rows(average_precision(figures, known.figures))["AP"] == ["60.0", "42.0", "60.0"]
-    assert figures.panoptic is not None
-    assert len(rows(panoptic_quality(figures.panoptic, known.figures))["all"]) == 4
+    # a detector's are of boxes alone
+    assert rows(average_precision(figures, detector.figures))["AP"] == ["60.0", "42.0", "60.0"]
+    assert len(rows(panoptic_quality(figures.panoptic, detector.figures))["all"]) == 4
 
 
 def test_classes_that_occur_have_a_row(figures: Figures, truth: GroundTruth) -> None:
@@ -121,27 +113,15 @@ def test_classes_that_occur_have_a_row(figures: Figures, truth: GroundTruth) -> 
     assert shown == {"cat [wild]": ["1", "60.0", "100.0", "60.0", "100.0"]}
 
 
-def test_each_task_has_its_plots(figures: Figures, truth: GroundTruth, tmp_path: Path) -> None:
+def test_each_task_has_its_plots_where_there_are_objects(
+    figures: Figures, truth: GroundTruth, tmp_path: Path
+) -> None:
     paths = plot(tmp_path, figures, truth)
     names = ["per_class", "precision_recall_boxes", "precision_recall_instances"]
     assert [path.stem for path in paths] == names
     for path in paths:
         with Image.open(path) as picture:
             assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 10  # not blank
-
     only = replace(figures, boxes=None, instances=None)
-    assert [path.stem for path in plot(tmp_path, only, truth)] == ["per_class"]
-
-
-def test_without_objects_there_are_no_curves(truth: GroundTruth, tmp_path: Path) -> None:
-    paths = plot(tmp_path, Counts(truth, TASKS).compute(), truth)
-    assert [path.stem for path in paths] == ["per_class"]
-
-
-def test_without_matplotlib_the_extra_is_named(
-    figures: Figures, truth: GroundTruth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(PlotsMissing, match=r"pip install 'panodetr\[plots\]'"):
-        plot(tmp_path, figures, truth)
-    assert list(tmp_path.iterdir()) == []
+    for other in (only, Counts(truth, TASKS).compute()):
+        assert [path.stem for path in plot(tmp_path, other, truth)] == ["per_class"]

@@ -34,6 +34,7 @@ class Annotator(Predictor):
     def __init__(self, truth: GroundTruth, *, shift: int = 0) -> None:
         self.known = truth.segment_categories
         self.asked: list[str] = []
+        self.least: float | None = None
         self._images = {image.path.name: image for image in truth.images}
         self._shift = shift
 
@@ -55,6 +56,7 @@ class Annotator(Predictor):
         self, images: Any, *, masks: bool = True, **options: Any
     ) -> Iterator[tuple[PanopticResult, Candidates]]:
         self.asked.append("segments and masks" if masks else "segments and boxes")
+        self.least = options["least_score"]
         for image in images:
             found = self.answer(image, options["threshold"] or 0)
             yield found, _candidates(self.answer(image, 0), masks)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from panodetr.data.samples import GroundTruthSegment, InstanceCategory, Sample
 from panodetr.evaluation.evaluate import evaluate
@@ -40,12 +39,12 @@ class Repeating(Predictor):
             segments=tuple(
                 Segment(
                     id=i,
-                    label=f"class {i}",
+                    label="",
                     category_id=i,
                     is_thing=True,
                     score=0.9,
                     box=(0, 0, 9, 9),
-                    area=16,
+                    area=32,
                 )
                 for i in range(1, 21)
             ),
@@ -55,15 +54,9 @@ class Repeating(Predictor):
             categories=CATEGORIES,
         )
         coarse = self._rng.normal(size=(QUERIES, 6, 8)).astype(np.float32)
-        logits = coarse.repeat(4, axis=1).repeat(4, axis=2)
         self._masks = tuple(
-            CoarseMask(
-                logits=mask,
-                processed_size=SIZE,
-                tile=(0, 0, *SIZE),
-                image_size=SIZE,
-            )
-            for mask in logits
+            CoarseMask(logits=mask, processed_size=SIZE, tile=(0, 0, *SIZE), image_size=SIZE)
+            for mask in coarse.repeat(4, axis=1).repeat(4, axis=2)
         )
 
     @property
@@ -88,12 +81,8 @@ class Repeating(Predictor):
 
 def main(images: int) -> None:
     """Measure between the first tenth, after which caches are full, and the end."""
-    ids = np.zeros(SIZE, np.int32)
-    for number in range(20):
-        ids[4 * (number // 8) : 4 * (number // 8) + 4, 4 * (number % 8) :][:, :4] = number + 1
-    segments = tuple(
-        GroundTruthSegment(id=i, category_id=i, area=16, is_crowd=False) for i in range(1, 21)
-    )
+    ids = np.arange(1, 25, dtype=np.int32).reshape(3, 8).repeat(8, axis=0).repeat(4, axis=1)
+    ids[ids > 20] = 0
     memory: list[int] = []
 
     def watch(done: int, of: int) -> None:
@@ -102,24 +91,19 @@ def main(images: int) -> None:
             memory.append(4096 * int(pages))
 
     with tempfile.TemporaryDirectory() as folder:
-        id_map = Path(folder, "1.png")
-        id_map.write_bytes(id_map_png(ids))
-        Image.new("RGB", (SIZE[1], SIZE[0])).save(Path(folder, "image.png"))
-        sample = Sample(
-            image_id=0, name="0", path=id_map, id_map=id_map, size=SIZE, segments=segments
+        file = Path(folder, "1.png")
+        file.write_bytes(id_map_png(ids))
+        segments = tuple(
+            GroundTruthSegment(id=i, category_id=i, area=32, is_crowd=False) for i in range(1, 21)
+        )
+        sample = Sample(image_id=0, name="", path=file, id_map=file, size=SIZE, segments=segments)
+        image = GroundTruthImage(
+            image_id=0, name="", path=file, size=SIZE, panoptic=sample, instances=None
         )
         truth = GroundTruth(
             folder=Path(folder),
             images=tuple(
-                GroundTruthImage(
-                    image_id=number,
-                    name=str(number),
-                    path=id_map,
-                    size=SIZE,
-                    panoptic=replace(sample, image_id=number, name=str(number)),
-                    instances=None,
-                )
-                for number in range(1, images + 1)
+                replace(image, image_id=number, name=str(number)) for number in range(images)
             ),
             segment_categories=CATEGORIES,
             object_categories=tuple(

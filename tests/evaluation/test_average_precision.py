@@ -131,9 +131,3 @@ def test_nothing_at_all_has_no_figures() -> None:
     figures = counter.compute()
     assert all(getattr(figures, name) is None for name in TWELVE)
     assert figures.per_class[0].ap is None
-
-
-def test_other_categories_are_not_merged() -> None:
-    one = AveragePrecision(CELL, "bbox")
-    with pytest.raises(ValueError, match="same categories and the same overlap"):
-        one.merge(AveragePrecision(CELL, "segm"))

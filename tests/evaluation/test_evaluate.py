@@ -1,7 +1,13 @@
+"""What a model finds is counted: in one process or several, in memory or from files."""
+
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +16,7 @@ import numpy as np
 import pytest
 
 from panodetr.data.formats.coco_panoptic import read_ids
-from panodetr.data.samples import InstanceCategory, ObjectTruth
+from panodetr.data.samples import InstanceCategory, InstanceImage, ObjectTruth
 from panodetr.errors import DataError
 from panodetr.evaluation.average_precision import (
     AveragePrecision,
@@ -20,7 +26,7 @@ from panodetr.evaluation.average_precision import (
 )
 from panodetr.evaluation.evaluate import evaluate
 from panodetr.evaluation.ground_truth import TASKS, GroundTruth, Task
-from panodetr.evaluation.metrics import Figures
+from panodetr.evaluation.metrics import Counts, Figures, Prediction
 from panodetr.evaluation.metrics import metrics as metrics_of
 from panodetr.evaluation.submitted import score
 from panodetr.results.types import Candidates
@@ -34,8 +40,7 @@ def measured(model: Annotator, truth: GroundTruth, *tasks: Task, **options: Any)
 
 def test_the_truth_scores_one(nuclei: GroundTruth) -> None:
     evaluation = evaluate(Annotator(nuclei), nuclei, TASKS)
-    figures = evaluation.counts.compute()
-    metrics: dict[str, Any] = metrics_of(figures, nuclei, evaluation.seconds)
+    metrics: dict[str, Any] = metrics_of(evaluation.counts.compute(), nuclei, evaluation.seconds)
     for key, value in metrics.items():
         if key.startswith(("pq", "sq", "rq", "f1")):
             assert value == 1.0, key
@@ -43,16 +48,9 @@ def test_the_truth_scores_one(nuclei: GroundTruth) -> None:
     assert metrics["seconds_per_image"] > 0
     segments = [s for i in nuclei.images if i.panoptic for s in i.panoptic.segments]
     things = sum(s.category_id == 1 for s in segments)
-    assert metrics["per_class"]["nucleus"] == {
-        "pq": 1.0,
-        "sq": 1.0,
-        "rq": 1.0,
-        "f1": 1.0,
-        "tp": things,
-        "fp": 0,
-        "fn": 0,
-        "iou": float(things),
-    }
+    ones = dict.fromkeys(("pq", "sq", "rq", "f1"), 1.0)
+    whole = {**ones, "tp": things, "fp": 0, "fn": 0, "iou": float(things)}
+    assert metrics["per_class"]["nucleus"] == whole
     for task in ("boxes", "instances"):
         assert metrics[task]["ap"] == pytest.approx(1)
         assert metrics[task]["per_class"]["nucleus"]["truths"] == things
@@ -61,39 +59,35 @@ def test_the_truth_scores_one(nuclei: GroundTruth) -> None:
 
 def test_the_further_off_the_lower_the_figures(nuclei: GroundTruth) -> None:
     figures = [measured(Annotator(nuclei, shift=n), nuclei, *TASKS) for n in (0, 1, 3)]
-    assert all(f.panoptic and f.boxes and f.instances for f in figures)
     sq = [f.panoptic.things.sq for f in figures if f.panoptic]
     ap = [f.instances.ap or 0 for f in figures if f.instances]
     assert sq[0] > sq[1] > sq[2] > 0
     assert ap[0] > ap[1] > ap[2] > 0
 
 
-def test_the_threshold_reaches_the_model_and_not_average_precision(nuclei: GroundTruth) -> None:
-    figures = measured(Annotator(nuclei), nuclei, "panoptic", "boxes", threshold=0.95)
-    assert figures.panoptic is not None
-    assert figures.boxes is not None
-    assert figures.panoptic.all.pq == 0.0
-    assert figures.boxes.ap == pytest.approx(1)
-
-
 @pytest.mark.parametrize(
-    ("tasks", "asked"),
+    ("tasks", "asked", "least"),
     [
-        (["panoptic"], "segments"),
-        (["boxes"], "boxes"),
-        (["instances", "boxes"], "masks"),
-        (["panoptic", "boxes"], "segments and boxes"),
-        (["panoptic", "instances"], "segments and masks"),
+        (["panoptic"], "segments", None),
+        (["boxes"], "boxes", None),
+        (["instances", "boxes"], "masks", None),
+        (["panoptic", "boxes"], "segments and boxes", None),  # boxes cost nothing
+        (["panoptic", "instances"], "segments and masks", 0.2),
     ],
 )
 def test_the_model_runs_once_and_gives_no_more_than_is_asked(
-    nuclei: GroundTruth, tasks: list[Task], asked: str
+    nuclei: GroundTruth, tasks: list[Task], asked: str, least: float | None
 ) -> None:
     model = Annotator(nuclei)
-    figures = measured(model, nuclei, *tasks)
+    figures = measured(model, nuclei, *tasks, least_score=0.2, threshold=0.95)
     assert model.asked == [asked]
+    assert model.least == least
     for task in TASKS:
         assert (getattr(figures, task) is not None) == (task in tasks)
+    if figures.panoptic is not None:
+        assert figures.panoptic.all.pq == 0.0  # the threshold is of segments
+    for found in (figures.boxes, figures.instances):
+        assert found is None or found.ap == pytest.approx(1)
 
 
 def test_queries_that_nobody_ranks_cost_no_mask() -> None:
@@ -111,7 +105,7 @@ def test_queries_that_nobody_ranks_cost_no_mask() -> None:
     assert np.isin(ranked, chosen).all()
     counts = [np.sum(candidates.category_ids[ranked] == c) for c in (3, 5, 8)]
     assert counts == [min(100, np.sum(candidates.category_ids[chosen] == c)) for c in (3, 5, 8)]
-    categories = [InstanceCategory(id=c, name=str(c)) for c in (3, 5, 8)]
+    assert best_of_each_class(candidates, chosen[:0]).size == 0
     truth: list[ObjectTruth] = [
         {
             "id": n,
@@ -125,67 +119,42 @@ def test_queries_that_nobody_ranks_cost_no_mask() -> None:
     ]
     figures: list[DetectionFigures] = []
     for some in (chosen, ranked):
-        counter = AveragePrecision(categories, "bbox")
+        counter = AveragePrecision([InstanceCategory(id=c, name="") for c in (3, 5, 8)], "bbox")
         counter.update(1, (60, 60), truth, box_results(1, candidates, some))
         figures.append(counter.compute())
     assert figures[0].ap
     np.testing.assert_array_equal(precision(figures[0]), precision(figures[1]))
 
 
-def test_masks_of_queries_below_a_score_are_not_asked_for(nuclei: GroundTruth) -> None:
-    class Asked(Annotator):
-        least: float | None = None
-
-        def answer_each(self, images: Any, *, masks: bool = True, **options: Any) -> Any:
-            self.least = options["least_score"]
-            return super().answer_each(images, masks=masks, **options)
-
-    model = Asked(nuclei)
-    measured(model, nuclei, *TASKS, least_score=0.2)
-    assert model.least == 0.2
-    measured(model, nuclei, "panoptic", "boxes", least_score=0.2)
-    assert model.least is None  # boxes cost nothing
-
-
-def test_what_is_written_scores_the_same(nuclei: GroundTruth, tmp_path: Path) -> None:
-    evaluation = evaluate(Annotator(nuclei, shift=1), nuclei, TASKS, out=tmp_path)
-    figures = evaluation.counts.compute()
+def test_what_is_written_is_coco_s_and_scores_the_same(nuclei: GroundTruth, tmp_path: Path) -> None:
+    figures = measured(Annotator(nuclei, shift=1), nuclei, *TASKS, out=tmp_path)
     for task in TASKS:
         scored = score(tmp_path / f"{task}.json", nuclei).counts.compute()
-        found, again = getattr(figures, task), getattr(scored, task)
-        assert found.per_class == again.per_class
+        assert getattr(figures, task).per_class == getattr(scored, task).per_class
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["boxes.json", "instances.json", "panoptic", "panoptic.json"]
-
-
-def test_a_written_segment_is_described_as_coco_does(nuclei: GroundTruth, tmp_path: Path) -> None:
-    evaluate(Annotator(nuclei), nuclei, ["panoptic"], out=tmp_path)
-    annotations = json.loads((tmp_path / "panoptic.json").read_text())["annotations"]
-    info = annotations[0]["segments_info"][0]
+    boxes, masks = (json.loads((tmp_path / f"{task}.json").read_text()) for task in TASKS[:2])
+    assert len(boxes) == len(masks) > 0
+    common = {"image_id", "category_id", "score"}
+    assert all(set(box) == {*common, "bbox"} for box in boxes)
+    assert all(set(mask) == {*common, "segmentation"} for mask in masks)
+    assert {result["category_id"] for result in boxes} == {1}  # no stuff
+    info = json.loads((tmp_path / "panoptic.json").read_text())["annotations"][0]["segments_info"][
+        0
+    ]
     sample = nuclei.images[0].panoptic
     assert sample is not None
-    ys, xs = np.nonzero(read_ids(sample) == info["id"])
-    size = [np.ptp(xs) + 1, np.ptp(ys) + 1]
+    ys, xs = np.nonzero(np.roll(read_ids(sample), 1, axis=1) == info["id"])
     assert info == {
         "id": info["id"],
         "category_id": 1,
         "area": len(xs),
-        "bbox": [xs.min(), ys.min(), *size],
+        "bbox": [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1],
         "iscrowd": 0,
         "score": 0.9,
         "label": "nucleus",
         "isthing": 1,
     }
-
-
-def test_a_written_mask_has_no_box_and_a_box_no_mask(nuclei: GroundTruth, tmp_path: Path) -> None:
-    evaluate(Annotator(nuclei), nuclei, ["boxes", "instances"], out=tmp_path)
-    boxes = json.loads((tmp_path / "boxes.json").read_text())
-    masks = json.loads((tmp_path / "instances.json").read_text())
-    assert len(boxes) == len(masks) > 0
-    assert all(set(b) == {"image_id", "category_id", "score", "bbox"} for b in boxes)
-    assert all(set(m) == {"image_id", "category_id", "score", "segmentation"} for m in masks)
-    assert {result["category_id"] for result in boxes} == {1}  # no stuff
 
 
 def test_a_failure_leaves_what_was_written_before(nuclei: GroundTruth, tmp_path: Path) -> None:
@@ -204,9 +173,8 @@ def test_predictions_never_overwrite_the_truth(shared_data: Path, tmp_path: Path
     shutil.copytree(shared_data / "coco-panoptic", tmp_path / "coco")
     truth = GroundTruth.open(tmp_path / "coco", "")
     before = (tmp_path / "coco" / "panoptic.json").read_bytes()
-    out = tmp_path / "images" / ".." / "coco"
     with pytest.raises(DataError, match="holds the ground truth; choose another folder"):
-        evaluate(Annotator(truth), truth, ["panoptic"], out=out)
+        evaluate(Annotator(truth), truth, ["panoptic"], out=tmp_path / "images" / ".." / "coco")
     assert (tmp_path / "coco" / "panoptic.json").read_bytes() == before
 
 
@@ -217,15 +185,15 @@ def test_predictions_never_overwrite_the_truth(shared_data: Path, tmp_path: Path
         ({"id": 9}, "category 1 is 'nothing' in the model and 'nucleus' in"),
     ],
 )
-@pytest.mark.parametrize("task", TASKS)
 def test_a_model_of_other_classes_is_refused(
-    nuclei: GroundTruth, task: Task, change: dict[str, Any], message: str
+    nuclei: GroundTruth, change: dict[str, Any], message: str
 ) -> None:
     model = Annotator(nuclei)
     first, *others = nuclei.segment_categories
     model.known = (replace(first, **change), *others)
-    with pytest.raises(DataError, match=message):
-        measured(model, nuclei, task)
+    for task in TASKS:
+        with pytest.raises(DataError, match=message):
+            measured(model, nuclei, task)
 
 
 class Broken(Annotator):
@@ -252,3 +220,58 @@ def test_a_result_that_cannot_be_counted_names_its_image(
     name = nuclei.images[0].path.name
     with pytest.raises(DataError, match=rf"{name}: .*{message}"):
         measured(Broken(nuclei), nuclei, task)
+
+
+def test_parts_add_up_to_the_whole(nuclei: GroundTruth) -> None:
+    model = Annotator(nuclei, shift=1)
+    whole = measured(model, nuclei, *TASKS)
+    shares = [nuclei.share(rank, 3) for rank in (2, 0, 1)]
+    assert {i.image_id for s in shares for i in s.images} == {i.image_id for i in nuclei.images}
+    merged, *parts = (evaluate(model, share, TASKS).counts for share in shares)
+    for part in parts:
+        merged.merge(pickle.loads(pickle.dumps(part)))
+    figures = merged.compute()
+    assert (figures.images, figures.panoptic) == (whole.images, whole.panoptic)
+    for one, other in ((figures.boxes, whole.boxes), (figures.instances, whole.instances)):
+        assert one is not None
+        assert other is not None
+        assert one.per_class == other.per_class
+        np.testing.assert_array_equal(precision(one), precision(other))  # to the last bit
+
+
+def test_no_image_is_counted_twice_and_no_other_task_added(nuclei: GroundTruth) -> None:
+    one, other = (evaluate(Annotator(nuclei), nuclei, ["boxes"]).counts for _ in range(2))
+    with pytest.raises(ValueError, match="3 images were counted by both, first"):
+        one.merge(other)
+    with pytest.raises(ValueError, match="was counted before"):
+        one.update(nuclei.images[0], Prediction(boxes=[]))
+    assert one.compute().images == 3
+    fewer = replace(nuclei, segment_categories=nuclei.segment_categories[:1])
+    for another in (Counts(nuclei, ["instances"]), Counts(fewer, ["boxes"])):
+        with pytest.raises(ValueError, match="counts of the same tasks and categories"):
+            Counts(nuclei, ["boxes"]).merge(another)
+
+
+@pytest.mark.slow
+def test_memory_grows_by_less_than_20_kilobytes_an_image() -> None:
+    """In a process of its own: this one has memory to spare from other tests."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("memory.py")), "600"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 20_000
+
+
+def test_objects_of_the_instance_truth_are_taken_before_panoptic_ones(nuclei: GroundTruth) -> None:
+    image = nuclei.images[0]
+    none = InstanceImage(image_id=image.image_id, path=image.path, size=image.size, objects=())
+    truth = replace(nuclei, images=(replace(image, instances=none),))
+    counts = Counts(truth, ["boxes"])
+    counts.update(truth.images[0], Prediction(boxes=[]))
+    boxes = counts.compute().boxes
+    assert boxes is not None
+    assert boxes.per_class[0].truths == 0

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from panodetr.data.convert import Target, convert_data
+from panodetr.data.dataset import Dataset
 from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.masks import panoptic_objects
+from panodetr.data.samples import InstanceImage, ObjectTruth
 from panodetr.errors import DataError
 from panodetr.evaluation.evaluate import evaluate
 from panodetr.evaluation.ground_truth import TASKS, GroundTruth
@@ -36,15 +38,14 @@ def add_instances(folder: Path, **changes: Any) -> None:
     )
 
 
-def test_panoptic_truth_alone_serves_every_task(panoptic: Path) -> None:
+def test_panoptic_truth_serves_every_task_and_is_joined_with_instances_by_image(
+    panoptic: Path,
+) -> None:
     truth = GroundTruth.open(panoptic, None)
     assert truth.tasks() == ("boxes", "instances", "panoptic")
     assert len(truth.segment_categories) == 133
     assert len(truth.object_categories) == 80
     assert all(image.instances is None for image in truth.images)
-
-
-def test_both_are_joined_by_image(panoptic: Path) -> None:
     add_instances(panoptic)
     truth = GroundTruth.open(panoptic, None)
     assert len(truth.images) == 13
@@ -76,40 +77,33 @@ def test_the_objects_of_a_panoptic_truth_are_its_things(nuclei: GroundTruth) -> 
         assert truth["area"] == segment.area == len(xs)
 
 
-def test_missing_images_are_counted(panoptic: Path) -> None:
+def test_missing_images_are_counted_and_a_file_is_read_without_any(
+    panoptic: Path, shared_data: Path
+) -> None:
     for image in sorted((panoptic / "images").iterdir())[:3]:
         image.unlink()
     with pytest.raises(DataError, match=r"3 of 13 images are missing, first .*--allow-missing"):
         GroundTruth.open(panoptic, None)
     truth = GroundTruth.open(panoptic, None, allow_missing=True)
     assert (len(truth.images), truth.left_out) == (10, 3)
-
-
-def test_a_data_set_without_any_image_is_refused(panoptic: Path) -> None:
     shutil.rmtree(panoptic / "images")
     with pytest.raises(DataError, match="13 of 13 images are missing"):
         GroundTruth.open(panoptic, None, allow_missing=True)
-
-
-def test_a_file_is_read_without_its_images(panoptic: Path, shared_data: Path) -> None:
-    shutil.rmtree(panoptic / "images")
     truth = GroundTruth.read(panoptic / "panoptic.json")
     assert truth.tasks() == ("boxes", "instances", "panoptic")
     instances = GroundTruth.read(shared_data / "coco-instances" / "instances.json")
     assert instances.tasks() == ("boxes", "instances")
 
 
-def test_what_is_no_truth_is_named(golden: Path, tmp_path: Path) -> None:
+def test_what_is_no_truth_is_named(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
-    results.write_text('{"annotations": [{"image_id": 1, "bbox": [0, 0, 1, 1], "score": 1}]}')
-    with pytest.raises(DataError, match="object missing required field images"):
-        GroundTruth.read(results)
-    results.write_text("[]")
-    with pytest.raises(DataError, match="expected object, got array"):
-        GroundTruth.read(results)
-
-
-def test_a_folder_without_truth_is_named(tmp_path: Path) -> None:
+    for text, message in (
+        ('{"annotations": []}', "object missing required field images"),
+        ("[]", "expected object, got array"),
+    ):
+        results.write_text(text)
+        with pytest.raises(DataError, match=message):
+            GroundTruth.read(results)
     with pytest.raises(DataError, match="holds no data set; expected one of these: panoptic_NAME"):
         GroundTruth.open(tmp_path, None)
 
@@ -131,10 +125,14 @@ def id_maps(nuclei: GroundTruth, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-def test_id_maps_give_the_figures_of_panoptic_things(nuclei: GroundTruth, id_maps: Path) -> None:
+@pytest.mark.parametrize("shift", [0, 1, 3])
+def test_id_maps_give_the_figures_of_panoptic_things(
+    nuclei: GroundTruth, id_maps: Path, shift: int
+) -> None:
     truth = GroundTruth.open(id_maps, None)
     assert truth.tasks() == TASKS
-    model = Annotator(nuclei, shift=1)
+    # The model also finds background, which such truth says nothing of.
+    model = Annotator(nuclei, shift=shift)
     figures = evaluate(model, truth, TASKS).counts.compute()
     expected = evaluate(model, nuclei, TASKS).counts.compute()
     assert figures.instances is not None
@@ -143,6 +141,7 @@ def test_id_maps_give_the_figures_of_panoptic_things(nuclei: GroundTruth, id_map
     assert figures.panoptic is not None
     assert expected.panoptic is not None
     assert figures.panoptic.things == expected.panoptic.things
+    assert figures.panoptic.stuff.classes == 0
 
 
 @pytest.mark.parametrize("to", ["yolo", "coco-instances"])
@@ -165,3 +164,24 @@ def test_unreadable_images_are_named(id_maps: Path, tmp_path: Path) -> None:
     image.write_bytes(b"no image")
     with pytest.raises(DataError, match=f"1 images of .* cannot be read, first: .*{image.name}"):
         GroundTruth.open(folder, None)
+
+
+def test_objects_without_masks_are_no_segments(nuclei: GroundTruth) -> None:
+    box: ObjectTruth = {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 1,
+        "bbox": [0, 0, 4, 4],
+        "area": 16,
+        "iscrowd": 0,
+    }
+    image = InstanceImage(image_id=1, path=Path("1.png"), size=(20, 20), objects=(box,))
+    data = Dataset(
+        folder=nuclei.folder,
+        split="",
+        format="coco-instances",
+        categories=nuclei.segment_categories[:1],
+        samples=(image,),
+        has_masks=False,
+    )
+    assert GroundTruth.of_data(data).tasks() == ("boxes",)

@@ -9,8 +9,7 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from panodetr.data.dataset import Dataset
-from panodetr.data.formats.coco_instances import InstanceData
+from panodetr.data.dataset import Dataset, name_categories
 from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.masks import panoptic_objects
 from panodetr.data.samples import InstanceImage
@@ -65,13 +64,15 @@ def as_objects(truth: GroundTruth) -> GroundTruth:
         for image in truth.images
         if image.panoptic is not None
     ]
-    data = InstanceData(
+    data = Dataset(
         folder=truth.folder,
-        categories=truth.object_categories,
-        images=tuple(objects),
+        split="",
+        format="coco-instances",
+        categories=name_categories(truth.object_categories),
+        samples=tuple(objects),
         has_masks=True,
     )
-    return GroundTruth.of_instances(data)
+    return GroundTruth.of_data(data)
 
 
 def test_models_with_masks_are_measured_by_the_quality_of_things(

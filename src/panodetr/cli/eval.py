@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -138,13 +139,7 @@ def _tasks(asked: str | None, truth: GroundTruth, model: Predictor) -> tuple[Tas
 def _show(out: Path, figures: Figures, truth: GroundTruth, model: str | None) -> None:
     """Print the tables, beside the published figures where there are any, and draw the plots."""
     from panodetr.checkpoints.published import find_published
-    from panodetr.cli.eval_report import (
-        PlotsMissing,
-        average_precision,
-        panoptic_quality,
-        per_class,
-        plot,
-    )
+    from panodetr.cli.eval_report import average_precision, panoptic_quality, per_class, plot
 
     known = find_published(model) if model else None
     published = known.figures if known else {}
@@ -157,8 +152,8 @@ def _show(out: Path, figures: Figures, truth: GroundTruth, model: str | None) ->
         print_table(panoptic_quality(figures.panoptic, published))
     if known:
         print_line(f"\nPublished figures of {known.hub_id}, on {known.data}.")
-    try:
+    if find_spec("matplotlib") is None:
+        print_error("plots need matplotlib, which is not installed; pip install 'panodetr[plots]'")
+    else:
         plot(out, figures, truth)
-    except PlotsMissing as error:
-        print_error(str(error))
     print_line()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
-from panodetr.errors import PanodetrError
 from panodetr.files import atomic_write
 
 if TYPE_CHECKING:
@@ -82,36 +80,31 @@ def panoptic_quality(figures: PanopticFigures, published: Mapping[str, float]) -
 def per_class(figures: Figures, truth: GroundTruth) -> Table:
     """Lay out a row for each class that occurs."""
     table = Table("class", box=None, pad_edge=False)
-    cells: dict[str, dict[str, str]] = {}
-    for title, found in (("box", figures.boxes), ("mask", figures.instances)):
-        if found is None:
-            continue
-        for category, of in zip(truth.object_categories, found.per_class, strict=True):
-            if of.truths:
-                cells.setdefault(category.name, {}).update(
-                    {
-                        "objects": str(of.truths),
-                        f"{title} AP": percent(of.ap),
-                        f"{title} AP50": percent(of.ap50),
-                    }
-                )
-    if figures.panoptic is not None:
-        for category, of in zip(truth.segment_categories, figures.panoptic.per_class, strict=True):
-            if of.tp + of.fp + of.fn:
-                cells.setdefault(category.name, {}).update(
-                    {"PQ": percent(of.pq), "SQ": percent(of.sq), "RQ": percent(of.rq)}
-                )
-    headings = list(dict.fromkeys(heading for row in cells.values() for heading in row))
+    rows = _class_figures(figures, truth)
+    headings = list(dict.fromkeys(heading for row in rows.values() for heading in row))
     for heading in headings:
         table.add_column(heading, justify="right")
-    for name, row in cells.items():
-        # a name may hold brackets, which are markup in a plain string
-        table.add_row(Text(name), *(row.get(heading, "") for heading in headings))
+    for name, row in rows.items():
+        cells = (percent(row[heading]) if heading in row else "" for heading in headings)
+        table.add_row(Text(name), *cells)  # a name may hold brackets: markup in a plain string
     return table
 
 
-class PlotsMissing(PanodetrError):
-    """matplotlib is not installed."""
+def _class_figures(figures: Figures, truth: GroundTruth) -> dict[str, dict[str, float | None]]:
+    """Give the figures of each class that occurs, by its name and their headings."""
+    rows: dict[str, dict[str, float | None]] = {}
+    for title, found in (("box", figures.boxes), ("mask", figures.instances)):
+        pairs = zip(truth.object_categories, found.per_class, strict=True) if found else ()
+        for category, of in pairs:
+            if of.truths:
+                own = {"objects": of.truths, f"{title} AP": of.ap, f"{title} AP50": of.ap50}
+                rows.setdefault(category.name, {}).update(own)
+    if figures.panoptic is not None:
+        for category, of in zip(truth.segment_categories, figures.panoptic.per_class, strict=True):
+            if of.tp + of.fp + of.fn:
+                own = {"PQ": of.pq, "SQ": of.sq, "RQ": of.rq}
+                rows.setdefault(category.name, {}).update(own)
+    return rows
 
 
 def plot(out: Path, figures: Figures, truth: GroundTruth) -> list[Path]:
@@ -121,13 +114,9 @@ def plot(out: Path, figures: Figures, truth: GroundTruth) -> list[Path]:
         What was written.
 
     Raises:
-        PlotsMissing: matplotlib is not installed.
         PanodetrError: the system refused to write.
+        ImportError: matplotlib is not installed.
     """
-    if find_spec("matplotlib") is None:
-        raise PlotsMissing(
-            "plots need matplotlib, which is not installed; pip install 'panodetr[plots]'"
-        )
     from hotcoco.plot import pr_curve_iou_sweep
     from matplotlib.figure import Figure
 
@@ -150,19 +139,16 @@ def _per_class(figures: Figures, truth: GroundTruth) -> Figure:
     """Draw one panel a figure and one bar a class, of the classes that occur."""
     from matplotlib.figure import Figure
 
-    bars: dict[str, dict[str, float]] = {}
-    for title, found in (("box AP", figures.boxes), ("mask AP", figures.instances)):
-        if found is not None:
-            pairs = zip(truth.object_categories, found.per_class, strict=True)
-            bars[title] = {c.name: 100 * of.ap for c, of in pairs if of.ap is not None}
-    if figures.panoptic is not None:
-        pairs = zip(truth.segment_categories, figures.panoptic.per_class, strict=True)
-        bars["PQ"] = {c.name: 100 * of.pq for c, of in pairs if of.tp + of.fp + of.fn}
-    names = list(dict.fromkeys(name for values in bars.values() for name in values))
-    picture = Figure((2 + 3 * len(bars), 1.2 + 0.2 * len(names)), layout="constrained")
-    panels = picture.subplots(1, max(1, len(bars)), sharey=True, squeeze=False)[0]
-    for panel, (title, values) in zip(panels, bars.items(), strict=False):
-        panel.barh(names, [values.get(name, float("nan")) for name in names], height=0.7)
+    rows = _class_figures(figures, truth)
+    names = list(rows)
+    there = {title for row in rows.values() for title in row}
+    titles = [title for title in ("box AP", "mask AP", "PQ") if title in there]
+    picture = Figure((2 + 3 * len(titles), 1.2 + 0.2 * len(names)), layout="constrained")
+    panels = picture.subplots(1, max(1, len(titles)), sharey=True, squeeze=False)[0]
+    for panel, title in zip(panels, titles, strict=False):
+        values = [rows[name].get(title) for name in names]
+        shares = [float("nan") if value is None else 100 * value for value in values]
+        panel.barh(names, shares, height=0.7)
         panel.set(title=title, xlim=(0, 100), xlabel="%")
         panel.grid(axis="x", alpha=0.3)
     panels[0].invert_yaxis()  # the first class on top
@@ -170,5 +156,7 @@ def _per_class(figures: Figures, truth: GroundTruth) -> Figure:
 
 
 def percent(value: float | None) -> str:
-    """Write a fraction with one decimal; a dash where there is nothing to measure."""
+    """Write a fraction with one decimal, a count as it is, and a dash for nothing to measure."""
+    if isinstance(value, int):
+        return str(value)
     return "-" if value is None else f"{100 * value:.1f}"

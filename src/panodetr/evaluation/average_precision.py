@@ -109,7 +109,6 @@ class AveragePrecision:
 
     def __init__(self, categories: Sequence[InstanceCategory], overlap: Overlap) -> None:
         self.categories = tuple(categories)
-        self.overlap: Overlap = overlap
         self._truths = Counter[int]()
         self._matches = StreamingEval([{"id": c.id, "name": c.name} for c in categories], overlap)
 
@@ -134,13 +133,7 @@ class AveragePrecision:
         self._truths.update(t["category_id"] for t in truth if not t["iscrowd"])
 
     def merge(self, other: AveragePrecision) -> None:
-        """Add what another has matched on other images of the same data set. It is exact.
-
-        Raises:
-            ValueError: it has other categories, or measures another overlap.
-        """
-        if (other.categories, other.overlap) != (self.categories, self.overlap):
-            raise ValueError("expected matches of the same categories and the same overlap")
+        """Add what another has matched on other images of the same data set. It is exact."""
         self._matches = StreamingEval.merge([self._matches, other._matches])
         self._truths += other._truths
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from panodetr.data.dataset import list_splits, name_categories, open_data
+from panodetr.data.dataset import list_splits, open_data
 from panodetr.data.formats.coco import (
     Layout,
     find_layout,
@@ -35,6 +35,9 @@ Task = Literal["boxes", "instances", "panoptic"]
 TASKS: tuple[Task, ...] = ("boxes", "instances", "panoptic")
 
 DEFAULT_SPLIT = "val"
+
+KINDS: tuple[Kind, ...] = ("panoptic", "instances")
+"""Of COCO's JSONs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,17 +98,15 @@ class GroundTruth:
             DataError: there is no such split, a JSON contradicts itself or the other one, or
                 images are missing.
         """
-        kinds: tuple[Kind, ...] = ("panoptic", "instances")
-        if not any(find_splits(folder, kind) for kind in kinds):
+        if not any(find_splits(folder, kind) for kind in KINDS):
             if split is None:
                 others = list_splits(folder, "yolo") or list_splits(folder, "id-maps")
                 split = "" if others == [""] else DEFAULT_SPLIT
             return cls.of_data(open_data(folder, split))
         if split is None:
-            unsplit = find_layout(folder, "", "panoptic") or find_layout(folder, "", "instances")
-            named = _find_both(folder, DEFAULT_SPLIT)
-            split = "" if unsplit and not any(named) else DEFAULT_SPLIT
-        panoptic, instances = _find_both(folder, split)
+            unsplit = any(_find(folder, "")) and not any(_find(folder, DEFAULT_SPLIT))
+            split = "" if unsplit else DEFAULT_SPLIT
+        panoptic, instances = _find(folder, split)
         if panoptic is None and instances is None:
             require_layout(folder, split, "panoptic")  # says what is missing
         truth = _join(
@@ -113,7 +114,15 @@ class GroundTruth:
             None if panoptic is None else PanopticData.read(panoptic, split),
             None if instances is None else InstanceData.read(instances),
         )
-        return truth._with_images(allow_missing)
+        there = tuple(image for image in truth.images if image.path.is_file())
+        missing = len(truth.images) - len(there)
+        if missing and not (allow_missing and there):
+            first = next(image.path for image in truth.images if not image.path.is_file())
+            raise DataError(
+                f"{missing} of {len(truth.images)} images are missing, first {first}; get them, or "
+                "leave them out with --allow-missing"
+            )
+        return replace(truth, images=there, left_out=missing)
 
     @classmethod
     def read(cls, path: Path) -> GroundTruth:
@@ -131,14 +140,6 @@ class GroundTruth:
         return _join(path.parent, None, InstanceData.read(layout, document=document))
 
     @classmethod
-    def of_instances(cls, data: InstanceData) -> GroundTruth:
-        """Take objects of any format; objects with masks are measured as segments, too."""
-        truth = _join(data.folder, None, data)
-        if not truth.has_masks:
-            return truth
-        return replace(truth, segment_categories=name_categories(data.categories), of_objects=True)
-
-    @classmethod
     def of_data(cls, data: Dataset) -> GroundTruth:
         """Take the objects of a data set of any format but COCO panoptic; masks as segments, too.
 
@@ -150,28 +151,26 @@ class GroundTruth:
                 f"{len(data.unreadable)} images of {data.folder} cannot be read, first: "
                 f"{data.unreadable[0]}; fix or remove them"
             )
-        images: list[InstanceImage] = []
+        images: list[GroundTruthImage] = []
         for sample in data.samples:
             if isinstance(sample, MaskImage):
-                objects = id_map_objects(
-                    *read_objects_map(sample), sample.image_id, data.categories[0].id
-                )
+                ids, numbers = read_objects_map(sample)
                 sample = InstanceImage(
                     image_id=sample.image_id,
                     path=sample.path,
                     size=sample.size,
-                    objects=tuple(objects),
+                    objects=id_map_objects(ids, numbers, sample.image_id, data.categories[0].id),
                 )
             assert isinstance(sample, InstanceImage)
-            images.append(sample)
-        categories = tuple(InstanceCategory(id=c.id, name=c.name) for c in data.categories)
-        return cls.of_instances(
-            InstanceData(
-                folder=data.folder,
-                categories=categories,
-                images=tuple(images),
-                has_masks=data.has_masks,
-            )
+            images.append(_image(None, sample))
+        has_masks = _have_masks(images)
+        return cls(
+            folder=data.folder,
+            images=tuple(images),
+            segment_categories=data.categories if has_masks else (),
+            object_categories=_name_only(data.categories),
+            has_masks=has_masks,
+            of_objects=has_masks,
         )
 
     def tasks(self) -> tuple[Task, ...]:
@@ -195,29 +194,36 @@ class GroundTruth:
                 raise DataError(f"{self.folder} has no ground truth for {task}; it has {there}")
 
     def share(self, rank: int, ranks: int) -> GroundTruth:
-        """Give one of several processes its part: every image is in one part, and in one only.
-
-        Raises:
-            ValueError: there is no such part.
-        """
-        if not 0 <= rank < ranks:
-            raise ValueError(f"rank is {rank} of {ranks}; expected 0 to {ranks - 1}")
+        """Give process `rank`, from 0, of several its part: every image is in exactly one."""
         return replace(self, images=self.images[rank::ranks])
 
-    def _with_images(self, allow_missing: bool) -> GroundTruth:
-        there = tuple(image for image in self.images if image.path.is_file())
-        missing = len(self.images) - len(there)
-        if missing and not (allow_missing and there):
-            first = next(image.path for image in self.images if not image.path.is_file())
-            raise DataError(
-                f"{missing} of {len(self.images)} images are missing, first {first}; get them, or "
-                "leave them out with --allow-missing"
-            )
-        return replace(self, images=there, left_out=missing)
+
+def _find(folder: Path, split: str) -> list[Layout | None]:
+    """Find the panoptic and the instance JSON of a split of COCO's."""
+    return [find_layout(folder, split, kind) for kind in KINDS]
 
 
-def _find_both(folder: Path, split: str) -> tuple[Layout | None, Layout | None]:
-    return find_layout(folder, split, "panoptic"), find_layout(folder, split, "instances")
+def _name_only(categories: Iterable[Category]) -> tuple[InstanceCategory, ...]:
+    return tuple(InstanceCategory(id=c.id, name=c.name) for c in categories)
+
+
+def _have_masks(images: Iterable[GroundTruthImage]) -> bool:
+    objects = (o for image in images if image.instances for o in image.instances.objects)
+    return all("segmentation" in truth for truth in objects)
+
+
+def _image(sample: Sample | None, instances: InstanceImage | None) -> GroundTruthImage:
+    """Join what is known of one image."""
+    one = sample or instances
+    assert one is not None
+    return GroundTruthImage(
+        image_id=one.image_id,
+        name=one.path.stem if sample is None else sample.name,
+        path=one.path,
+        size=one.size,
+        panoptic=sample,
+        instances=instances,
+    )
 
 
 def _join(
@@ -239,30 +245,18 @@ def _join(
     images: list[GroundTruthImage] = []
     for image_id in samples or others:
         sample, other = samples.get(image_id), others.get(image_id)
-        one = sample or others[image_id]
         if sample is not None and other is not None and sample.size != other.size:
             raise DataError(
                 f"{folder}: image {image_id} is {sample.size} in the panoptic and {other.size} in "
                 "the instance JSON; expected one height and width"
             )
-        images.append(
-            GroundTruthImage(
-                image_id=image_id,
-                name=one.path.stem if sample is None else sample.name,
-                path=one.path,
-                size=one.size,
-                panoptic=sample,
-                instances=other,
-            )
-        )
+        images.append(_image(sample, other))
     segment_categories = () if panoptic is None else panoptic.categories
-    things = (category for category in segment_categories if category.is_thing)
+    things = [category for category in segment_categories if category.is_thing]
     return GroundTruth(
         folder=folder,
         images=tuple(images),
         segment_categories=segment_categories,
-        object_categories=tuple(InstanceCategory(id=c.id, name=c.name) for c in things)
-        if instances is None
-        else instances.categories,
-        has_masks=all("segmentation" in o for image in others.values() for o in image.objects),
+        object_categories=_name_only(things) if instances is None else instances.categories,
+        has_masks=_have_masks(images),
     )

@@ -77,7 +77,7 @@ class Counts:
         self.tasks = frozenset(tasks)
         truth.require(self.tasks)
         self._of_objects = truth.of_objects
-        segments, objects = truth.segment_categories, truth.object_categories
+        segments, objects = self._categories = truth.segment_categories, truth.object_categories
         self._things = frozenset(category.id for category in objects)
         self._panoptic = PanopticQuality(segments) if "panoptic" in self.tasks else None
         self._boxes = AveragePrecision(objects, "bbox") if "boxes" in self.tasks else None
@@ -115,7 +115,7 @@ class Counts:
         """Add what another has counted on other images of the same data set. It is exact.
 
         Raises:
-            ValueError: both have counted the same image, or they count different tasks.
+            ValueError: both have counted the same image, or they count other tasks or categories.
         """
         twice = self._counted & other._counted
         if twice:
@@ -123,8 +123,8 @@ class Counts:
                 f"{len(twice)} images were counted by both, first {min(twice)}; give each process "
                 "its own, as GroundTruth.share does"
             )
-        if self.tasks != other.tasks:
-            raise ValueError("expected counts of the same tasks")
+        if (self.tasks, self._categories) != (other.tasks, other._categories):
+            raise ValueError("expected counts of the same tasks and categories")
         if self._boxes and other._boxes:
             self._boxes.merge(other._boxes)
         if self._masks and other._masks:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from panodetr.errors import DataError
 from panodetr.results.id_map import run_starts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -44,9 +44,6 @@ class PredictedSegment(Protocol):
     def category_id(self) -> int:
         """The data set's own."""
         ...
-
-
-_S = TypeVar("_S", bound=PredictedSegment)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,16 +123,30 @@ class PanopticQuality:
         """Count one image. Both id maps are (H, W), 0 = nothing.
 
         Raises:
-            DataError: the maps differ in size, two segments share an id, a category is unknown, or
-                the predicted map and list don't have the same segments. Nothing is counted then.
+            DataError: the maps differ in size, two predicted segments share an id, the category of
+                one is unknown, or the predicted map and list don't have the same segments. Nothing
+                is counted then.
         """
         if truth_ids.shape != predicted_ids.shape:
             raise DataError(
                 f"the predicted id map is {predicted_ids.shape}; expected {truth_ids.shape}, the "
                 "size of the ground truth's"
             )
-        truth = self._by_id(truth_segments, "ground truth")
-        predicted = self._by_id(predicted_segments, "predicted")
+        truth = {segment.id: segment for segment in truth_segments}
+        predicted: dict[int, PredictedSegment] = {}
+        for segment in predicted_segments:
+            if segment.id in predicted:
+                raise DataError(
+                    f"two predicted segments have id {segment.id}; expected one an image"
+                )
+            if segment.id == VOID:
+                raise DataError(f"a predicted segment has id {VOID}, which means no segment")
+            if segment.category_id not in self._row:
+                raise DataError(
+                    f"the predicted segment {segment.id} has category {segment.category_id}, "
+                    "which the data set doesn't have"
+                )
+            predicted[segment.id] = segment
         overlaps = _overlaps(truth_ids, predicted_ids)
         areas = Counter[int]()
         for (_, predicted_id), pixels in overlaps.items():
@@ -178,13 +189,7 @@ class PanopticQuality:
             self._counts[self._row[truth[number].category_id], 2] += 1
 
     def merge(self, other: PanopticQuality) -> None:
-        """Add what another has counted on other images of the same data set. It is exact.
-
-        Raises:
-            ValueError: it has other categories.
-        """
-        if other.categories != self.categories:
-            raise ValueError("expected counts of the same categories, in the same order")
+        """Add what another has counted on other images of the same data set. It is exact."""
         self._iou = [a + b for a, b in zip(self._iou, other._iou, strict=True)]
         self._counts += other._counts
 
@@ -199,26 +204,6 @@ class PanopticQuality:
         return PanopticFigures(
             all=_mean(per_class), things=_mean(things), stuff=_mean(stuff), per_class=per_class
         )
-
-    def _by_id(self, segments: Iterable[_S], kind: str) -> dict[int, _S]:
-        """List segments by their ids.
-
-        Raises:
-            DataError: two share one, one has the id of void, or a category is unknown.
-        """
-        found: dict[int, _S] = {}
-        for segment in segments:
-            if segment.id in found:
-                raise DataError(f"two {kind} segments have id {segment.id}; expected one an image")
-            if segment.id == VOID:
-                raise DataError(f"a {kind} segment has id {VOID}, which means no segment")
-            if segment.category_id not in self._row:
-                raise DataError(
-                    f"the {kind} segment {segment.id} has category {segment.category_id}, "
-                    "which the data set doesn't have"
-                )
-            found[segment.id] = segment
-        return found
 
 
 def _overlaps(
@@ -273,24 +258,18 @@ def object_segments(image: InstanceImage) -> tuple[NDArray[np.int32], list[Groun
         Ids (H, W), and the segments in the order of their ids.
     """
     objects = [truth for truth in image.objects if not truth["iscrowd"]]
-    crowds = [truth for truth in image.objects if truth["iscrowd"]]
+    crowds = sorted((t for t in image.objects if t["iscrowd"]), key=lambda t: t["category_id"])
     ids = draw_id_map(objects, image.size)
     categories = [truth["category_id"] for truth in objects]
-    crowded = sorted({truth["category_id"] for truth in crowds})
-    for number, category_id in enumerate(crowded, start=len(objects) + 1):
-        for crowd in (crowd for crowd in crowds if crowd["category_id"] == category_id):
-            mask = draw_mask(crowd["segmentation"], image.size)  # pyright: ignore[reportTypedDictNotRequiredAccess]
-            ids[mask & (ids == VOID)] = number
-    categories += crowded
+    categories += dict.fromkeys(crowd["category_id"] for crowd in crowds)
+    for crowd in crowds:
+        mask = draw_mask(crowd["segmentation"], image.size)  # pyright: ignore[reportTypedDictNotRequiredAccess]
+        number = 1 + categories.index(crowd["category_id"], len(objects))
+        ids[mask & (ids == VOID)] = number
     areas = np.bincount(ids.ravel(), minlength=len(categories) + 1).tolist()
     ids[ids == VOID] = len(categories) + 1
     return ids, [
-        GroundTruthSegment(
-            id=number,
-            category_id=category_id,
-            area=areas[number],
-            is_crowd=number > len(objects),
-        )
-        for number, category_id in enumerate(categories, start=1)
-        if areas[number]
+        GroundTruthSegment(id=n, category_id=category_id, area=areas[n], is_crowd=n > len(objects))
+        for n, category_id in enumerate(categories, start=1)
+        if areas[n]
     ]

@@ -68,7 +68,7 @@ class Validation:
 def choose_tasks(spec: ModelSpec, truth: GroundTruth) -> tuple[Task, ...]:
     """Say what is measured: all that both the truth and the model know.
 
-    Objects with masks, of whatever format, are panoptic truth as well (`GroundTruth.of_instances`).
+    Objects with masks, of whatever format, are panoptic truth as well (`GroundTruth.of_data`).
 
     Raises:
         DataError: the model's classes aren't the truth's, or there is nothing to measure.
