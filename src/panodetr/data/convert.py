@@ -5,35 +5,41 @@ Whatever is lost is counted and reported.
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
+import yaml
 
 from panodetr.data.dataset import FORMATS, find_data, list_splits, open_data
+from panodetr.data.formats import number_images
 from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.formats.id_maps import read_objects_map
-from panodetr.data.masks import draw_id_map, id_map_objects, mask_area, panoptic_objects
+from panodetr.data.formats.yolo import DECIMALS, SPLITS
+from panodetr.data.masks import draw_id_map, draw_mask, id_map_objects, mask_area, panoptic_objects
+from panodetr.data.outlines import join, outline
 from panodetr.data.samples import InstanceImage, MaskImage, Sample
-from panodetr.data.writers import CocoWriter, YoloWriter, keeps_ids, list_segments
 from panodetr.errors import DataError, UsageError
-from panodetr.files import atomic_folder
+from panodetr.files import atomic_folder, write_bytes, write_json, write_text
+from panodetr.results.id_map import id_map_png
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from panodetr.data.dataset import Dataset, Format
-    from panodetr.data.samples import AnySample, GroundTruthSegment, ObjectTruth
+    from panodetr.data.samples import AnySample, ObjectTruth
     from panodetr.results.types import Category
 
 Target: TypeAlias = Literal["coco-panoptic", "coco-instances", "yolo"]
 """The formats that can be written."""
 
-TARGETS: tuple[Target, ...] = ("coco-panoptic", "coco-instances", "yolo")
+TARGETS: tuple[Target, ...] = get_args(Target)
 
 
 @dataclass(kw_only=True)
@@ -91,31 +97,19 @@ def convert_data(
     if format.startswith("coco"):
         made.lost["fields of the JSON beyond those that training and evaluation read"] = 1
     with atomic_folder(out) as written:
-        yolo = YoloWriter(written)
+        if target == "yolo":
+            writer = _YoloWriter(written, made.lost)
+        else:
+            writer = _CocoWriter(written, made.lost, with_segments=target == "coco-panoptic")
         for name in splits:
             data = open_data(folder, name, format=format, class_name=class_name)
             made.unreadable += data.unreadable
-            if target == "yolo":
-                _begin_yolo(data, yolo, made.lost)
-                coco = None
-            elif target == "coco-panoptic":
-                coco = CocoWriter(written, "panoptic", name, data.categories)
-            else:
-                coco = CocoWriter(written, "instances", name, _things(data))
+            writer.begin(data)
             for done, sample in enumerate(data.samples, start=1):
-                if coco is None:
-                    objects = _objects(sample, data, made.lost)
-                    yolo.add(sample, objects, made.lost, with_masks=data.has_masks)
-                elif target == "coco-panoptic":
-                    coco.add_segments(sample, *_segments(sample, data, made.lost))
-                else:
-                    coco.add_objects(sample, _objects(sample, data, made.lost))
+                writer.add(sample)
                 made.images += 1
                 progress(done, len(data.samples))
-            if coco is not None:
-                coco.finish()
-        if target == "yolo":
-            yolo.finish()
+            writer.end()
     made.lost = +made.lost  # without what was counted zero times
     return made
 
@@ -140,37 +134,166 @@ def _things(data: Dataset) -> tuple[Category, ...]:
     return tuple(category for category in data.categories if category.is_thing)
 
 
-def _begin_yolo(data: Dataset, yolo: YoloWriter, lost: Counter[str]) -> None:
-    things = _things(data)
-    yolo.begin(data.split, things)
-    if [category.id for category in things] != list(range(len(things))):
-        lost["category ids: classes are numbered from 0"] = len(things)
-    if not keeps_ids(data.samples):
-        lost["image ids: images' names don't give them"] += len(data.samples)
-    if data.format == "coco-instances":
-        objects = sum(len(s.objects) for s in data.samples if isinstance(s, InstanceImage))
-        lost["annotation ids, and areas other than the polygons'"] += objects
+class _Writer:
+    """What the writers share: each split's images are copied into one folder."""
+
+    def __init__(self, folder: Path, lost: Counter[str]) -> None:
+        self.folder = folder
+        self.lost = lost
+
+    def begin(self, data: Dataset) -> None:
+        self.data = data
+        self._taken: dict[str, Path] = {}
+
+    def copy(self, image: Path, folder: Path) -> None:
+        """Copy an image.
+
+        Raises:
+            DataError: the file was copied for another image, or another file has the same name
+                without its suffix.
+        """
+        other = self._taken.get(image.stem)
+        if other == image:
+            raise DataError(f"{image} is the file of two images; copy it: files would collide")
+        if other is not None:
+            raise DataError(f"{image} and {other} have one name; rename one: files would collide")
+        self._taken[image.stem] = image
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(image, folder / image.name)
+
+
+class _CocoWriter(_Writer):
+    """Writes one of COCO's formats."""
+
+    def __init__(self, folder: Path, lost: Counter[str], *, with_segments: bool) -> None:
+        super().__init__(folder, lost)
+        self._with_segments = with_segments
+        self._kind = "panoptic" if with_segments else "instances"
+
+    def begin(self, data: Dataset) -> None:
+        super().begin(data)
+        self._base = self.folder / (f"{self._kind}_{data.split}" if data.split else self._kind)
+        self._images: list[dict[str, object]] = []
+        self._annotations: list[object] = []
+
+    def add(self, sample: AnySample) -> None:
+        """Copy an image, write its id map, and keep what the JSON will say of it."""
+        self.copy(sample.path, self.folder / (self.data.split or "images"))
+        (height, width), name = sample.size, sample.path.name
+        entry = {"id": sample.image_id, "file_name": name, "height": height, "width": width}
+        self._images.append(dict[str, object](entry))
+        if self._with_segments:
+            ids, segments = _segments(sample, self.data, self.lost)
+            name = f"{sample.path.stem}.png"
+            write_bytes(self._base / name, id_map_png(ids))
+            self._annotations.append(
+                {"image_id": sample.image_id, "file_name": name, "segments_info": segments}
+            )
+            return
+        for given in _objects(sample, self.data, self.lost):
+            truth = given.copy()
+            truth["id"] = len(self._annotations) + 1
+            truth["bbox"] = [round(side, DECIMALS) for side in truth["bbox"]]
+            polygons = truth.get("segmentation")
+            if isinstance(polygons, list):
+                truth["segmentation"] = [[round(v, DECIMALS) for v in p] for p in polygons]
+            self._annotations.append(truth)
+
+    def end(self) -> None:
+        categories = [
+            {"id": c.id, "name": c.name, "isthing": int(c.is_thing), "color": c.color}
+            if self._with_segments
+            else {"id": c.id, "name": c.name}
+            for c in (self.data.categories if self._with_segments else _things(self.data))
+        ]
+        lists = {"images": self._images, "annotations": self._annotations, "categories": categories}
+        write_json(self._base.with_name(f"{self._base.name}.json"), lists)
+
+
+class _YoloWriter(_Writer):
+    """Writes YOLO data: images, labels, and one `data.yaml` for all splits."""
+
+    def __init__(self, folder: Path, lost: Counter[str]) -> None:
+        super().__init__(folder, lost)
+        self._splits: dict[str, str] = {}
+        self._names: list[str] = []
+
+    def begin(self, data: Dataset) -> None:
+        """Begin a split; one without a name becomes "train", and COCO's year is left out.
+
+        Raises:
+            DataError: `data.yaml` has no place for the name, or the split has other classes than
+                the one before.
+        """
+        super().begin(data)
+        split = self._split = re.sub(r"20\d\d$", "", data.split) or SPLITS[0]
+        if split not in SPLITS or split in self._splits:
+            raise DataError(
+                f"split {split!r} has no place in data.yaml; expected one each of "
+                f"{', '.join(SPLITS)}: rename it, or choose others by --split"
+            )
+        self._splits[split] = f"images/{split}"
+        things = _things(data)
+        names = [category.name for category in things]
+        if self._names and names != self._names:
+            raise DataError(
+                f"split {split!r} has other classes than the one before; expected the same: "
+                "data.yaml has one list of them"
+            )
+        self._names = names
+        self._numbers = {category.id: number for number, category in enumerate(things)}
+        if any(category_id != number for category_id, number in self._numbers.items()):
+            self.lost["category ids: classes are numbered from 0"] = len(things)
+        in_order = sorted(data.samples, key=lambda sample: sample.path.name)
+        numbers = number_images([sample.path for sample in in_order])
+        if numbers != [sample.image_id for sample in in_order]:
+            self.lost["image ids: images' names don't give them"] += len(data.samples)
+        if data.format == "coco-instances":
+            objects = sum(len(s.objects) for s in data.samples if isinstance(s, InstanceImage))
+            self.lost["annotation ids, and areas other than the polygons'"] += objects
+
+    def add(self, sample: AnySample) -> None:
+        self.copy(sample.path, self.folder / "images" / self._split)
+        height, width = sample.size
+        lines: list[str] = []
+        for truth in _objects(sample, self.data, self.lost):
+            if truth["iscrowd"]:
+                self.lost["crowds"] += 1
+                continue
+            if self.data.has_masks:
+                numbers = _polygon(truth, sample.size, self.lost)
+            else:
+                self.lost["masks: some objects have a box only"] += "segmentation" in truth
+                x, y, w, h = truth["bbox"]
+                numbers = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
+            if numbers:
+                number = self._numbers[truth["category_id"]]
+                lines.append(" ".join([str(number), *(f"{value:.10g}" for value in numbers)]))
+        path = self.folder / "labels" / self._split / f"{sample.path.stem}.txt"
+        write_text(path, "".join(f"{line}\n" for line in lines))
+
+    def end(self) -> None:
+        """Write `data.yaml` without "path": images are then looked for beside it."""
+        document = {**self._splits, "names": dict(enumerate(self._names))}
+        text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+        write_text(self.folder / "data.yaml", text)
 
 
 def _segments(
     sample: AnySample, data: Dataset, lost: Counter[str]
-) -> tuple[NDArray[np.int32], list[GroundTruthSegment]]:
-    """Give an image's id map (H, W) and its segments.
-
-    Raises:
-        DataError: an object has no mask, or the annotations are broken.
-    """
+) -> tuple[NDArray[np.int32], list[dict[str, int]]]:
+    """Give an image's id map (H, W) and its segments as the JSON lists them."""
     if isinstance(sample, InstanceImage):
         return _draw(sample, lost)
     assert isinstance(sample, MaskImage)  # panoptic data is not converted to itself
     ids, numbers = read_objects_map(sample)
     category_id = data.categories[0].id
-    return ids, list_segments(ids, dict.fromkeys(numbers.tolist(), (category_id, False)))
+    return ids, _list_segments(ids, dict.fromkeys(numbers.tolist(), (category_id, 0)))
 
 
 def _draw(
     sample: InstanceImage, lost: Counter[str]
-) -> tuple[NDArray[np.int32], list[GroundTruthSegment]]:
+) -> tuple[NDArray[np.int32], list[dict[str, int]]]:
     """Draw objects into one id map, crowds below all others.
 
     Raises:
@@ -188,14 +311,27 @@ def _draw(
     free = (ids == 0) & (below > 0)
     ids[free] = below[free] + len(objects)
     truths = dict(enumerate([*objects, *crowds], start=1))
-    listed = {n: (truth["category_id"], bool(truth["iscrowd"])) for n, truth in truths.items()}
-    segments = list_segments(ids, listed)
+    listed = {number: (t["category_id"], int(t["iscrowd"])) for number, t in truths.items()}
+    segments = _list_segments(ids, listed)
     lost["annotation ids, and boxes and areas other than the pixels'"] += len(truths)
     lost["objects that lie below others with all their pixels"] += len(truths) - len(segments)
     for segment in segments:
-        covered = segment.area < mask_area(truths[segment.id], sample.size)
+        covered = segment["area"] < mask_area(truths[segment["id"]], sample.size)
         lost["objects that lie below others with a part of their pixels"] += covered
     return ids, segments
+
+
+def _list_segments(
+    ids: NDArray[np.int32], listed: Mapping[int, tuple[int, int]]
+) -> list[dict[str, int]]:
+    """List those ids of a map (H, W) that have pixels, given each one's category and `iscrowd`."""
+    numbers, areas = np.unique_counts(ids)
+    area_of = dict(zip(numbers.tolist(), areas.tolist(), strict=True))
+    return [
+        {"id": number, "category_id": category_id, "area": area_of[number], "iscrowd": crowd}
+        for number, (category_id, crowd) in listed.items()
+        if number in area_of
+    ]
 
 
 def _objects(sample: AnySample, data: Dataset, lost: Counter[str]) -> Sequence[ObjectTruth]:
@@ -211,3 +347,30 @@ def _objects(sample: AnySample, data: Dataset, lost: Counter[str]) -> Sequence[O
     ids, numbers = read_objects_map(sample)
     lost["ids of objects in the id maps"] += len(numbers)
     return id_map_objects(ids, numbers, sample.image_id, data.categories[0].id)
+
+
+def _polygon(truth: ObjectTruth, size: tuple[int, int], lost: Counter[str]) -> list[float]:
+    """Give one polygon, in fractions of the image's size, that fills exactly the object's mask.
+
+    It is the annotator's own where that fills the mask; else it goes along the edges of the pixels.
+    """
+    assert "segmentation" in truth
+    height, width = size
+    written = truth["segmentation"]
+    mask = draw_mask(written, size)
+    scale = np.array([width, height], np.float64)
+    if isinstance(written, list):
+        loops = [list(zip(p[::2], p[1::2], strict=True)) for p in written]
+        points = np.clip(np.array(join(loops)).reshape(-1, 2), 0, scale)
+        if np.array_equal(draw_mask([points.ravel().tolist()], size), mask):
+            x, y, w, h = truth["bbox"]
+            off = np.array([*points.min(axis=0), *points.max(axis=0)]) - [x, y, x + w, y + h]
+            lost["boxes that differ from their polygons' by more than a pixel"] += bool(
+                np.abs(off).max() > 1
+            )
+            return (points / scale).ravel().tolist()
+    if not mask.any():
+        lost["objects without a pixel"] += 1
+        return []
+    lost["masks as they were written: an outline of the same pixels takes their place"] += 1
+    return (np.array(outline(mask)).reshape(-1, 2) / scale).ravel().tolist()

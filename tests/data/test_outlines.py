@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
 from panodetr.data.masks import draw_mask
-from panodetr.data.writers import join, outline
+from panodetr.data.outlines import join, outline
 
 any_mask = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=12))
 
