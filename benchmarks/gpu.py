@@ -89,7 +89,7 @@ class Way:
     def context(self, device: str) -> AbstractContextManager[object]:
         """What transformers runs in; the same arithmetic as our runtime's."""
         half = self.precision == "bfloat16"
-        return torch.autocast(device, torch.bfloat16) if half else full_float32()
+        return torch.autocast(device, torch.bfloat16) if half else full_float32
 
     def compile(self, function: Callable[..., Any], device: str) -> Callable[..., Any]:
         """Compile a function, where this way does; on the CPU, for tests, it is only traced."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from panodetr.model.detr import Detr
 from panodetr.runtimes import graphs
 from panodetr.runtimes import torch as torch_runtime
 from panodetr.runtimes.base import Prediction, Runtime
-from panodetr.runtimes.torch import TorchRuntime, full_float32, normalize_images, tf32
+from panodetr.runtimes.torch import TorchRuntime, full_float32, normalize_images
 
 CPU = torch.device("cpu")
 
@@ -134,33 +135,21 @@ def test_pixels_are_normalised_where_the_model_runs_to_the_same_bits(tiny_spec: 
     assert np.array_equal(got.numpy(), expected)
 
 
-def test_float32_is_never_tf32(tiny_folder: Path) -> None:
+def test_float32_is_never_tf32_not_even_while_another_thread_ends(tiny_folder: Path) -> None:
     runtime = plain(tiny_folder)
     seen: list[bool] = []
-
-    def note(*_: object) -> None:
-        seen.append(tf32.is_off())
-
     assert runtime.model.mask_head is not None
-    parts = (runtime.model.backbone, runtime.model.mask_head.out)
-    handles = [part.register_forward_pre_hook(note) for part in parts]
-    before = tf32.values()
-    found = runtime.detect(images(1, 64, 64), None)
-    masks_of(found, [1])
-    assert seen == [True] * len(handles) == [True] * 2
-    assert tf32.values() == before
+    for part in (runtime.model.backbone, runtime.model.mask_head.out):
+        part.register_forward_pre_hook(lambda *_: seen.append(full_float32.is_on()))
+    before = full_float32.values()
     assert before[0] in ("tf32", True)  # PyTorch's default, and the reason
-
-
-def test_float32_is_never_tf32_in_one_thread_while_another_one_ends() -> None:
-    before = tf32.values()
-    first, second = full_float32(), full_float32()
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    assert tf32.is_off()
-    second.__exit__(None, None, None)
-    assert tf32.values() == before
+    masks_of(runtime.detect(images(1, 64, 64), None), [1])
+    assert seen == [True] * 2
+    with ExitStack() as second:
+        with full_float32:
+            second.enter_context(full_float32)
+        assert full_float32.is_on()
+    assert full_float32.values() == before
 
 
 def test_bfloat16_answers_are_near_the_models(tiny_folder: Path) -> None:

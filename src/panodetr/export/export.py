@@ -15,20 +15,19 @@ import numpy as np
 import torch
 
 from panodetr.checkpoints.load import load_checkpoint
+from panodetr.checkpoints.spec import spec_to_json
 from panodetr.errors import CheckpointError, PanodetrError, UsageError
 from panodetr.export.quantize import calibration_batches, import_nncf, quantize
 from panodetr.files import check_writable
 from panodetr.results.decode import keep_queries, paired_box_iou, paired_mask_iou
-from panodetr.runtimes.convert import (
-    require,
-    to_onnx,
-    to_openvino,
-)
+from panodetr.runtimes.convert import require, to_onnx, to_openvino
 from panodetr.runtimes.exported import (
+    FORMAT_VERSION,
     ExportFormat,
     ExportInfo,
     is_exported,
     run_graphs,
+    sha256,
     write_exported,
 )
 from panodetr.runtimes.graphs import GraphRuntime, compile_openvino, import_openvino
@@ -101,7 +100,7 @@ def export(
         import_nncf()
     check_writable(out)
     spec, network = load_checkpoint(model)
-    digest = weights_digest(network)
+    digest = _weights_digest(network)
     batches = None if calibration is None else calibration_batches(calibration, spec)
     masks = spec.architecture.masks
     reference = TorchRuntime(network, spec.preprocessing, torch.device("cpu"), plain=True)
@@ -122,18 +121,20 @@ def export(
         check_sound(reference, exported, masks=masks)
         checked = measure_agreement(reference, exported, spec, batches)
     info = ExportInfo(
-        spec=spec,
+        format_version=FORMAT_VERSION,
         format=format,
         precision="float32" if batches is None else "int8",
         weights=digest,
         versions={name: found for name in LIBRARIES if (found := _version(name))},
         checked=checked,
+        files={name: sha256(contents) for name, contents in files.items()},
+        model=spec_to_json(spec),
     )
     write_exported(out, info, files)
     return info
 
 
-def weights_digest(model: Detr) -> str:
+def _weights_digest(model: Detr) -> str:
     """SHA-256 of a model's weights under their names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

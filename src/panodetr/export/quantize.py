@@ -81,7 +81,21 @@ def quantize(
         inputs["masks"] = [
             chosen for item in inputs["detect"] for chosen in _mask_inputs(run(item), spec)
         ]
-    return {name: _quantize(graph, inputs[name], kept) for name, graph in graphs.items()}
+    library = import_nncf()
+    # A pattern may be of the other graph, so NNCF must not insist on each.
+    scope = library.IgnoredScope(patterns=list(kept), validate=False)
+    with redirect_stdout(sys.stderr):  # progress bars
+        return {
+            name: library.quantize(
+                graph,
+                library.Dataset(inputs[name]),
+                subset_size=len(inputs[name]),
+                preset=library.QuantizationPreset.MIXED,
+                model_type=library.ModelType.TRANSFORMER,
+                ignored_scope=scope,
+            )
+            for name, graph in graphs.items()
+        }
 
 
 def import_nncf() -> Any:
@@ -116,22 +130,6 @@ def _mask_inputs(found: Arrays, spec: ModelSpec) -> list[Arrays]:
         sources = {name: found[name][number : number + 1] for name in MASK_SOURCES}
         items.append(sources | {"query": query})
     return items
-
-
-def _quantize(
-    graph: openvino.Model, items: Sequence[Arrays], kept: Sequence[str]
-) -> openvino.Model:
-    library = import_nncf()
-    with redirect_stdout(sys.stderr):  # progress bars
-        return library.quantize(
-            graph,
-            library.Dataset(list(items)),
-            subset_size=len(items),
-            preset=library.QuantizationPreset.MIXED,
-            model_type=library.ModelType.TRANSFORMER,
-            # A pattern may be of the other graph, so NNCF must not insist on each.
-            ignored_scope=library.IgnoredScope(patterns=list(kept), validate=False),
-        )
 
 
 def calibration_batches(folder: Path, spec: ModelSpec) -> list[NDArray[np.uint8]]:

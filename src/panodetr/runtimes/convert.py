@@ -15,7 +15,7 @@ import io
 import logging
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ from panodetr.runtimes.graphs import (
 from panodetr.runtimes.torch import normalize_images
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Generator, Sequence
 
     import openvino
 
@@ -104,19 +104,6 @@ class MasksGraph(nn.Module):
         return self.mask_head((coarse, fine, finer, finest), attention, None)
 
 
-def detect_example() -> tuple[Tensor, Tensor]:
-    """Two images of different sizes, to record the detect graph with."""
-    images = torch.arange(2 * 160 * 192 * 3).view(2, 160, 192, 3).to(torch.uint8)
-    padding = torch.zeros(2, 160, 192, dtype=torch.bool)
-    padding[1, 100:] = True
-    return images, padding
-
-
-def masks_example(found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Three queries of what the detect graph found in the first image of its example."""
-    return *(array[:1] for array in found[2:]), torch.tensor([1, 0, 2]) % found[0].shape[1]
-
-
 def require(runtime: Literal["onnx", "openvino"]) -> None:
     """Make sure of what conversion and the converted model need, before either takes its time.
 
@@ -143,18 +130,16 @@ def to_openvino(model: Detr, rule: Preprocessing) -> dict[str, openvino.Model]:
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     frontend = FrontEndManager().load_by_framework("pytorch")
-
-    def convert(
-        graph: nn.Module, example: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str]
-    ) -> openvino.Model:
-        recorded = TorchScriptPythonDecoder(graph, example_input=example)
-        converted = frontend.convert(frontend.load(recorded))
-        ports = [*converted.inputs, *converted.outputs]
-        for port, name in zip(ports, [*inputs, *outputs], strict=True):
-            port.get_tensor().set_names({name})
-        return converted
-
-    return _convert(model, rule, convert)
+    models: dict[str, openvino.Model] = {}
+    with _recording():
+        for name, graph, example, inputs, outputs in _graphs(model, rule):
+            recorded = TorchScriptPythonDecoder(graph, example_input=example)
+            converted = frontend.convert(frontend.load(recorded))
+            ports = [*converted.inputs, *converted.outputs]
+            for port, array in zip(ports, [*inputs, *outputs], strict=True):
+                port.get_tensor().set_names({array})
+            models[name] = converted
+    return models
 
 
 def to_onnx(model: Detr, rule: Preprocessing) -> dict[str, bytes]:
@@ -164,69 +149,67 @@ def to_onnx(model: Detr, rule: Preprocessing) -> dict[str, bytes]:
         MissingExtra: the ONNX libraries are not installed.
     """
     require("onnx")
-
-    def convert(
-        graph: nn.Module, example: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str]
-    ) -> bytes:
-        program = torch.onnx.export(
-            graph, example, dynamo=True, external_data=False, verbose=False, opset_version=18,
-            input_names=inputs, output_names=outputs,
-            dynamic_shapes=tuple(_open_sizes(name) for name in inputs),
-        )  # fmt: skip
-        assert program is not None
-        file = io.BytesIO()
-        program.save(cast("Any", file))
-        return file.getvalue()
-
-    return _convert(model, rule, convert)
-
-
-Converted = TypeVar("Converted")
-
-
-def _convert(
-    model: Detr,
-    rule: Preprocessing,
-    convert: Callable[[nn.Module, tuple[Tensor, ...], Sequence[str], Sequence[str]], Converted],
-) -> dict[str, Converted]:
-    """Record a model's graphs on an example and convert them, by their names."""
-    detect, example = DetectGraph(model, rule), detect_example()
+    files: dict[str, bytes] = {}
     with _recording():
-        if model.mask_head is None:
-            return {"detect": convert(detect, example, DETECT_INPUTS, BOX_OUTPUTS)}
-        whole = convert(detect, example, DETECT_INPUTS, DETECT_OUTPUTS)
-        chosen = masks_example(detect(*example))
-        masks = convert(MasksGraph(model), chosen, MASKS_INPUTS, MASKS_OUTPUTS)
-        return {"detect": whole, "masks": masks}
+        for name, graph, example, inputs, outputs in _graphs(model, rule):
+            program = torch.onnx.export(
+                graph, example, dynamo=True, external_data=False, verbose=False, opset_version=18,
+                input_names=inputs, output_names=outputs,
+                dynamic_shapes=tuple(_OPEN_SIZES[array] for array in inputs),
+            )  # fmt: skip
+            assert program is not None
+            file = io.BytesIO()
+            program.save(cast("Any", file))
+            files[name] = file.getvalue()
+    return files
 
 
-def _open_sizes(name: str) -> dict[int, Any]:
-    """Which sizes of an input vary: height and width, images in detect, queries in masks."""
-    auto = torch.export.Dim.AUTO
-    match name:
-        case "images" | "padding":
-            return {0: auto, 1: auto, 2: auto}
-        case "query":
-            return {0: auto}
-        case "states":
-            return {}
-        case "small_padding":
-            return {1: auto, 2: auto}
-        case _:
-            return {2: auto, 3: auto}
+class _Graph(NamedTuple):
+    """What is recorded: a part of the model, on an example, and the names of its arrays."""
+
+    name: str
+    graph: nn.Module
+    example: tuple[Tensor, ...]
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+
+
+def _graphs(model: Detr, rule: Preprocessing) -> list[_Graph]:
+    images = torch.arange(2 * 160 * 192 * 3).view(2, 160, 192, 3).to(torch.uint8)
+    padding = torch.zeros(2, 160, 192, dtype=torch.bool)
+    padding[1, 100:] = True  # two images of different sizes
+    detect = DetectGraph(model, rule)
+    if model.mask_head is None:
+        return [_Graph("detect", detect, (images, padding), DETECT_INPUTS, BOX_OUTPUTS)]
+    found = detect(images, padding)
+    queries = torch.tensor([1, 0, 2]) % found[0].shape[1]
+    chosen = *(array[:1] for array in found[2:]), queries  # of the first image
+    return [
+        _Graph("detect", detect, (images, padding), DETECT_INPUTS, DETECT_OUTPUTS),
+        _Graph("masks", MasksGraph(model), chosen, MASKS_INPUTS, MASKS_OUTPUTS),
+    ]
+
+
+_AUTO = torch.export.Dim.AUTO
+_OPEN_SIZES = {
+    "images": {0: _AUTO, 1: _AUTO, 2: _AUTO},
+    "padding": {0: _AUTO, 1: _AUTO, 2: _AUTO},
+    "states": {},
+    "small_padding": {1: _AUTO, 2: _AUTO},
+    "query": {0: _AUTO},
+    **{name: {2: _AUTO, 3: _AUTO} for name in ("memory", "coarse", "fine", "finer", "finest")},
+}
+"""Which sizes of an input vary: height and width, images in detect, queries in masks."""
 
 
 @contextmanager
 def _recording() -> Generator[None]:
     """Keep the recorders' talk about themselves away from the user."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export")]
-    levels = [logger.level for logger in loggers]
+    before = logging.root.manager.disable
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
+        logging.disable(logging.WARNING)
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            logging.disable(before)

@@ -12,12 +12,11 @@ import json
 import struct
 import zipfile
 import zlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 
-from panodetr.checkpoints.spec import spec_from_json, spec_to_json
+from panodetr.checkpoints.spec import spec_from_json
 from panodetr.errors import CheckpointError, MissingExtra
 from panodetr.files import atomic_write
 from panodetr.runtimes.graphs import GraphRuntime, compile_openvino, load_onnx, read_openvino
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from panodetr.checkpoints.spec import ModelSpec
     from panodetr.runtimes.graphs import Graph
 
-FORMAT = "panodetr-exported"
 FORMAT_VERSION = 1
 DESCRIPTION = "model.json"
 
@@ -45,7 +43,6 @@ LONGEST_REASON = 300
 FIRST_ENTRY = b"PK\x03\x04"
 """How an entry of a ZIP archive begins; its name is 30 bytes further on."""
 
-
 _UNREADABLE = (
     *(OSError, EOFError, KeyError, TypeError, AttributeError, ValueError, OverflowError),
     # An archive's own; an encrypted one is a RuntimeError.
@@ -54,39 +51,44 @@ _UNREADABLE = (
 """What reading a damaged file raises."""
 
 
-class _Description(msgspec.Struct, frozen=True, kw_only=True):
-    """`model.json`; the meaning of its values is that of `ExportInfo`."""
-
-    format: Literal["panodetr-exported"]
-    format_version: int
-    graphs: ExportFormat
-    precision: Literal["float32", "int8"]
-    weights_sha256: str
-    versions: dict[str, str]
-    checked: dict[str, float]
-    files_sha256: dict[str, str]
-    model: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportInfo:
-    """What an exported file says of itself.
+class ExportInfo(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    tag_field="format",
+    tag="panodetr-exported",
+    rename={"format": "graphs", "weights": "weights_sha256", "files": "files_sha256"},
+):
+    """What an exported file says of itself, in its `model.json`.
 
     Attributes:
-        spec: classes, resize rule, thresholds.
+        format_version: of the description.
         format: what its graphs are for.
         precision: "float32" or "int8".
         weights: SHA-256 of the weights that it was made from, under their names.
         versions: of the libraries that made it.
         checked: how far it was from the model when it was written.
+        files: SHA-256 of each of its other files.
+        model: the model's specification as JSON.
     """
 
-    spec: ModelSpec
+    format_version: int
     format: ExportFormat
-    precision: str
+    precision: Literal["float32", "int8"]
     weights: str
-    versions: Mapping[str, str]
-    checked: Mapping[str, float]
+    versions: dict[str, str]
+    checked: dict[str, float]
+    files: dict[str, str]
+    model: dict[str, Any]
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Classes, resize rule, thresholds.
+
+        Raises:
+            CheckpointError: `model` is no specification.
+        """
+        return spec_from_json(self.model)
 
 
 def write_exported(path: Path, info: ExportInfo, graphs: Mapping[str, bytes]) -> None:
@@ -95,19 +97,8 @@ def write_exported(path: Path, info: ExportInfo, graphs: Mapping[str, bytes]) ->
     Raises:
         PanodetrError: the system refused to write.
     """
-    description = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "graphs": info.format,
-        "precision": info.precision,
-        "weights_sha256": info.weights,
-        "versions": dict(info.versions),
-        "checked": dict(info.checked),
-        "files_sha256": {name: hashlib.sha256(data).hexdigest() for name, data in graphs.items()},
-        "model": spec_to_json(info.spec),
-    }
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        archive.writestr(DESCRIPTION, json.dumps(description, indent=2))
+        archive.writestr(DESCRIPTION, json.dumps(msgspec.to_builtins(info), indent=2))
         for name, data in graphs.items():
             archive.writestr(name, data)
 
@@ -136,18 +127,19 @@ def read_exported(path: Path) -> tuple[ExportInfo, GraphRuntime]:
         MissingExtra: what its graphs are for is not installed.
     """
     try:
+        files: dict[str, bytes] = {}
         with zipfile.ZipFile(path) as archive:
-            files = {entry.filename: _read_entry(archive, entry) for entry in archive.infolist()}
-        description = _read_description(files.pop(DESCRIPTION))
-        _check_files(files, description.files_sha256)
-        info = ExportInfo(
-            spec=spec_from_json(description.model),
-            format=description.graphs,
-            precision=description.precision,
-            weights=description.weights_sha256,
-            versions=description.versions,
-            checked=description.checked,
-        )
+            for entry in archive.infolist():
+                if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    method = entry.compress_type
+                    raise ValueError(f"{entry.filename} is compressed by method {method}")
+                files[entry.filename] = archive.read(entry)
+        info = _read_description(files.pop(DESCRIPTION))
+        for name, digest in info.files.items():
+            if sha256(files[name]) != digest:
+                raise ValueError(f"{name} is not what was written")
+        if extra := files.keys() - info.files.keys():
+            raise ValueError(f"{', '.join(sorted(extra))} is not in its list of files")
         return info, run_graphs(info.format, info.spec, files)
     except MissingExtra:
         raise
@@ -157,31 +149,6 @@ def read_exported(path: Path) -> tuple[ExportInfo, GraphRuntime]:
         raise CheckpointError(
             f"{path} is damaged or no exported model: {reason}; export it again"
         ) from error
-
-
-def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    """Read a file of an archive.
-
-    Raises:
-        ValueError: it is packed as neither `write_exported` nor common programs do it.
-    """
-    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{entry.filename} is compressed by method {entry.compress_type}")
-    return archive.read(entry)
-
-
-def _check_files(files: Mapping[str, bytes], digests: Mapping[str, str]) -> None:
-    """Compare an archive's files with what its description says of them.
-
-    Raises:
-        KeyError: one is missing.
-        ValueError: one is left over, or is not what was written.
-    """
-    for name, digest in digests.items():
-        if hashlib.sha256(files[name]).hexdigest() != digest:
-            raise ValueError(f"{name} is not what was written")
-    if extra := files.keys() - digests.keys():
-        raise ValueError(f"{', '.join(sorted(extra))} is not in its list of files")
 
 
 def run_graphs(format: ExportFormat, spec: ModelSpec, files: Mapping[str, bytes]) -> GraphRuntime:
@@ -194,14 +161,21 @@ def run_graphs(format: ExportFormat, spec: ModelSpec, files: Mapping[str, bytes]
 
     Raises:
         KeyError: a file is missing.
-        ValueError: a library does not take its graph, or a graph is not of such a model.
+        CheckpointError: a library does not take its graph.
+        ValueError: a graph is not of such a model.
         MissingExtra: what they are for is not installed.
     """
     shape = spec.architecture
-    parts = ("detect", "masks") if shape.masks else ("detect",)
-    graphs = [
-        _graph(part, *(files[f"{part}{suffix}"] for suffix in SUFFIXES[format])) for part in parts
-    ]
+    graphs: list[Graph] = []
+    for part in ("detect", "masks") if shape.masks else ("detect",):
+        contents = [files[f"{part}{suffix}"] for suffix in SUFFIXES[format]]
+        try:
+            if format == "onnx":
+                graphs.append(load_onnx(*contents))
+            else:
+                graphs.append(compile_openvino(read_openvino(*contents)))
+        except CheckpointError as error:
+            raise CheckpointError(f"{part}: {error}") from error
     runtime = GraphRuntime(*graphs)
     *_, queries, scores = graphs[0].outputs["logits"]
     for found, expected, what in (
@@ -213,29 +187,12 @@ def run_graphs(format: ExportFormat, spec: ModelSpec, files: Mapping[str, bytes]
     return runtime
 
 
-def _graph(name: str, graph: bytes, weights: bytes | None = None) -> Graph:
-    """Load a graph for ONNX Runtime, or with its weights for OpenVINO.
-
-    Raises:
-        ValueError: the library does not take it.
-        MissingExtra: the library is not installed.
-    """
-    try:
-        if weights is None:
-            return load_onnx(graph)
-        return compile_openvino(read_openvino(graph, weights))
-    except MissingExtra:
-        raise
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+def sha256(contents: bytes) -> str:
+    """Give the digest of a file, as `ExportInfo.files` has it."""
+    return hashlib.sha256(contents).hexdigest()
 
 
-def _read_description(contents: bytes) -> _Description:
-    """Read `model.json`.
-
-    Raises:
-        CheckpointError: it is not what `write_exported` writes, or is of a newer version.
-    """
+def _read_description(contents: bytes) -> ExportInfo:
     described = decode_json(contents, dict[str, Any], DESCRIPTION, CheckpointError)
     version = described.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
@@ -243,4 +200,4 @@ def _read_description(contents: bytes) -> _Description:
             f"it was made by a newer panodetr (format_version {version}, this one reads "
             f"{FORMAT_VERSION}); upgrade panodetr"
         )
-    return check(described, _Description, DESCRIPTION, CheckpointError)
+    return check(described, ExportInfo, DESCRIPTION, CheckpointError)

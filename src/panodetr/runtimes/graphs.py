@@ -67,9 +67,19 @@ class GraphRuntime:
         Raises:
             ValueError: a graph takes or gives out other arrays than it should.
         """
-        _check("detect", detect, DETECT_INPUTS, BOX_OUTPUTS if masks is None else DETECT_OUTPUTS)
+        given = BOX_OUTPUTS if masks is None else DETECT_OUTPUTS
+        expected = [("detect", detect, DETECT_INPUTS, given)]
         if masks is not None:
-            _check("masks", masks, MASKS_INPUTS, MASKS_OUTPUTS)
+            expected.append(("masks", masks, MASKS_INPUTS, MASKS_OUTPUTS))
+        for name, graph, inputs, outputs in expected:
+            for what, found, names in (
+                ("takes", graph.inputs, inputs),
+                ("gives", graph.outputs, outputs),
+            ):
+                if set(found) != set(names):
+                    raise ValueError(
+                        f"the {name} graph {what} {', '.join(found)}; expected {', '.join(names)}"
+                    )
         self._detect = detect
         self._masks = masks
 
@@ -113,20 +123,6 @@ class GraphPrediction:
                 values[part] = self._masks.run(asked)["masks"]
             found.append(NumpyMasks(values))
         return found
-
-
-def _check(name: str, graph: Graph, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
-    """Compare the names of a graph's arrays with those that it should have.
-
-    Raises:
-        ValueError: they are others.
-    """
-    pairs = ("takes", graph.inputs, inputs), ("gives", graph.outputs, outputs)
-    for what, found, expected in pairs:
-        if set(found) != set(expected):
-            raise ValueError(
-                f"the {name} graph {what} {', '.join(found)}; expected {', '.join(expected)}"
-            )
 
 
 def import_extra(library: str, what: str, extra: str) -> Any:

@@ -6,8 +6,9 @@ Letters: B images, H and W their padded size, Q queries, N masks, h and w a mask
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
+from contextlib import ContextDecorator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -17,12 +18,12 @@ from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_weights
 
 from panodetr.errors import UsageError
-from panodetr.model.backbone import BasicBlock, Bottleneck, FrozenBatchNorm
+from panodetr.model.backbone import FrozenBatchNorm
 from panodetr.results.masks import Masks, NumpyMasks, Size, pick_like_pillow, pick_like_torch
 from panodetr.runtimes.cpu_masks import CpuMasks
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -42,22 +43,12 @@ UPSAMPLED_VALUES = 1 << 26
 """Values of upsampled masks that are held at a time: 256 MiB."""
 
 
-@contextmanager
-def full_float32() -> Generator[None]:
-    """Keep GPUs from rounding the factors of float32 products to TF32, whatever PyTorch's defaults.
+class FullFloat32(ContextDecorator):
+    """Keeps GPUs from rounding the factors of float32 products to TF32, within `with` blocks.
 
-    They are the process's, whatever thread sets them: when the last block ends that is open at the
-    time, they are as they were before the first one.
+    PyTorch's settings are the process's, whatever thread sets them: when the last block ends that
+    is open at the time, they are as they were before the first one.
     """
-    tf32.keep_off()
-    try:
-        yield
-    finally:
-        tf32.let_be()
-
-
-class Tf32:
-    """PyTorch's settings for TF32, and how many `full_float32` blocks are open."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -69,7 +60,7 @@ class Tf32:
         if self._conv is None:  # before PyTorch 2.9
             self._conv, self._name, self._off = torch.backends.cudnn, "allow_tf32", False
 
-    def keep_off(self) -> None:
+    def __enter__(self) -> None:
         """Begin a block."""
         with self._lock:
             if not self._blocks:
@@ -77,7 +68,7 @@ class Tf32:
                 self._set((self._off, self._off))
             self._blocks += 1
 
-    def let_be(self) -> None:
+    def __exit__(self, *error: object) -> None:
         """End a block."""
         with self._lock:
             self._blocks -= 1
@@ -88,7 +79,7 @@ class Tf32:
         """Give the settings of convolutions and of matrix products."""
         return getattr(self._conv, self._name), getattr(self._matmul, self._name)
 
-    def is_off(self) -> bool:
+    def is_on(self) -> bool:
         """Whether both are computed in full float32."""
         return self.values() == (self._off, self._off)
 
@@ -97,7 +88,7 @@ class Tf32:
         setattr(self._matmul, self._name, values[1])
 
 
-tf32 = Tf32()
+full_float32 = FullFloat32()
 
 
 class TorchRuntime:
@@ -128,7 +119,7 @@ class TorchRuntime:
         self.model = model.eval().to(device, self.dtype, memory_format=channels_last)  # pyright: ignore[reportCallIssue]
 
     @torch.inference_mode()
-    @full_float32()
+    @full_float32
     def detect(
         self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None
     ) -> TorchPrediction:
@@ -149,7 +140,7 @@ class TorchPrediction:
         self.boxes: NDArray[np.float32] = detections.boxes.float().cpu().numpy()
 
     @torch.inference_mode()
-    @full_float32()
+    @full_float32
     def masks(self, queries: Sequence[NDArray[np.intp]]) -> list[Masks]:
         """Compute the masks of some queries (N,) of each image.
 
@@ -221,24 +212,26 @@ class TorchMasks:
 
     def highest(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
         """See `Masks`."""
-        found = self._find(processed_size, inside=False)
-        return _pick(found, pick_like_pillow(processed_size, target_size))
+        picked = pick_like_pillow(processed_size, target_size)
+        return self._find(processed_size, *picked, inside=False)
 
     def topmost(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
         """See `Masks`."""
-        found = self._find(processed_size, inside=True)
-        return _pick(found, pick_like_torch(processed_size, target_size))
+        picked = pick_like_torch(processed_size, target_size)
+        return self._find(processed_size, *picked, inside=True)
 
     @torch.inference_mode()
-    @full_float32()
+    @full_float32
     def mix(self, weights: NDArray[np.float32]) -> TorchMasks:
         """See `Masks`."""
         own = torch.from_numpy(weights).to(self.values.device)
         return TorchMasks(torch.einsum("nm,nhw->mhw", own, self.values.sigmoid()))
 
     @torch.inference_mode()
-    def _find(self, size: Size, *, inside: bool) -> Tensor:
-        """Find the highest mask at each pixel of a size; or the first that is above 0 there."""
+    def _find(
+        self, size: Size, rows: NDArray[np.intp], columns: NDArray[np.intp], *, inside: bool
+    ) -> NDArray[np.int32]:
+        """Find the highest mask, or the first that is above 0, at picked pixels of a size."""
         count, device = len(self.values), self.values.device
         best = torch.full(size, 0 if inside else -torch.inf, device=device)
         found = torch.full(size, count, dtype=torch.int32, device=device)
@@ -251,13 +244,8 @@ class TorchMasks:
             value, number = values.max(dim=0)  # the first of equals
             found = torch.where(value > best, number.int() + start, found)
             best = torch.maximum(best, value)
-        return found
-
-
-def _pick(found: Tensor, picked: tuple[NDArray[np.intp], NDArray[np.intp]]) -> NDArray[np.int32]:
-    """Pick rows and columns of a map where it is, and copy the rest to NumPy."""
-    rows, columns = (torch.from_numpy(along).to(found.device) for along in picked)
-    return found.index_select(1, columns).index_select(0, rows).cpu().numpy()
+        y, x = (torch.from_numpy(along).to(device) for along in (rows, columns))
+        return found.index_select(1, x).index_select(0, y).cpu().numpy()
 
 
 def normalize_images(images: Tensor, padding: Tensor | None, rule: Preprocessing) -> Tensor:
@@ -277,27 +265,19 @@ def normalize_images(images: Tensor, padding: Tensor | None, rule: Preprocessing
 def fold_norms(backbone: ResNet) -> None:
     """Leave a backbone without the norms that can be folded; for inference, on any device.
 
-    A frozen norm is seven operations, each of which a GPU has to start, and two of which go
-    over the whole map. `tests/runtimes/test_folding.py` holds the outputs equal.
+    A frozen norm is seven operations, each of which a GPU has to start, and two of which go over
+    the whole map. Every norm of a backbone follows its convolution;
+    `tests/runtimes/test_folding.py` holds the outputs equal.
     """
-    _fold_pair(backbone, "stem_conv", "stem_norm")
-    for block in backbone.modules():
-        if isinstance(block, BasicBlock | Bottleneck):
-            for number in (1, 2, 3) if isinstance(block, Bottleneck) else (1, 2):
-                _fold_pair(block, f"conv{number}", f"norm{number}")
-            if block.shortcut is not None:
-                _fold_pair(block.shortcut, "0", "1")
-
-
-def _fold_pair(owner: nn.Module, conv_name: str, norm_name: str) -> None:
-    conv = cast("nn.Conv2d", owner.get_submodule(conv_name))
-    norm = owner.get_submodule(norm_name)
-    if isinstance(norm, FrozenBatchNorm | nn.BatchNorm2d):  # others depend on their input
-        statistics = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
-        conv.weight, conv.bias = fuse_conv_bn_weights(
-            conv.weight, conv.bias, *statistics, norm.eps, norm.weight, norm.bias
-        )
-        setattr(owner, norm_name, nn.Identity())
+    for owner in list(backbone.modules()):
+        for (_, conv), (name, norm) in pairwise(owner.named_children()):
+            # Other norms depend on their input.
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm | nn.BatchNorm2d):
+                statistics = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
+                conv.weight, conv.bias = fuse_conv_bn_weights(
+                    conv.weight, conv.bias, *statistics, norm.eps, norm.weight, norm.bias
+                )
+                setattr(owner, name, nn.Identity())
 
 
 def choose_device(name: str) -> torch.device:
