@@ -29,8 +29,12 @@ class Working:
         self.runs += 1
         if self.runs == 3 and self.third == "raise":
             raise UsageError("no third time; expected two")
+        if self.runs == 3 and self.third == "stumble":
+            raise KeyError("a\nb")
         if self.runs == 3 and self.third == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.runs == 3 and self.third == "eat":
+            return {"runs": float(np.ones(200 * MIB, np.uint8)[2] + 2)}
         return {"runs": self.runs}
 
     def answer(self) -> Answer:
@@ -50,22 +54,14 @@ class Modelled(Working):
         return {"threads": np.array(torch.get_num_threads())}
 
 
-class Hungry(Working):
-    def run(self) -> Laps:
-        memory = np.ones(200 * MIB, np.uint8)
-        return {"sum": float(memory[-1])}
-
-
-class Unforeseen(Working):
-    def run(self) -> Laps:
-        raise KeyError("a\nb")
-
-
 def test_sides_work_in_turns_and_each_for_itself() -> None:
-    with Side(Working, 1) as a, Side(Working, 3) as b:
+    with Side(partial(Working, "eat"), 1) as a, Side(Working, 3) as b:
         assert [a.run()["runs"], b.run()["runs"], a.run()["runs"]] == [1, 1, 2]
         assert a.answer()["threads"] == 1
         assert b.answer()["threads"] == 3
+        before = a.peak()
+        assert a.run()["runs"] == 3
+        assert 190 * MIB < a.peak() - before < 260 * MIB
 
 
 @pytest.mark.parametrize("own", [None, "2"])
@@ -83,31 +79,24 @@ def test_torch_has_the_threads_though_the_job_has_imported_it(
     assert os.environ.get("OMP_NUM_THREADS") == own
 
 
-def test_the_peak_is_that_of_the_work() -> None:
-    with Side(Hungry, 1) as side:
-        before = side.peak()
-        side.run()
-        assert 190 * MIB < side.peak() - before < 260 * MIB
-
-
-def test_work_that_fails_is_one_line_and_the_side_lives_on() -> None:
-    with Side(partial(Working, "raise"), 1) as side:
+@pytest.mark.parametrize(
+    ("third", "message", "traceback"),
+    [
+        ("raise", r"^no third time; expected two$", False),
+        ("stumble", r"^KeyError: 'a\\nb'$", True),
+        ("die", "SIGKILL, as where memory runs out", False),
+    ],
+)
+def test_work_that_fails_is_one_line_and_the_side_lives_on_unless_it_was_killed(
+    third: str, message: str, traceback: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Side(partial(Working, third), 1) as side:
         assert [side.run()["runs"], side.run()["runs"]] == [1, 2]
-        with pytest.raises(SideFailed, match=r"^no third time; expected two$"):
+        with pytest.raises(SideFailed, match=message):
             side.run()
-        assert side.run() == {"runs": 4}
-
-
-def test_what_nobody_foresaw_is_named(capfd: pytest.CaptureFixture[str]) -> None:
-    with Side(Unforeseen, 1) as side, pytest.raises(SideFailed, match=r"^KeyError: 'a\\nb'$"):
-        side.run()
-    assert "Traceback" in capfd.readouterr().err
-
-
-def test_a_process_that_was_killed_is_told() -> None:
-    with Side(partial(Working, "die"), 1) as side:
-        assert [side.run()["runs"], side.run()["runs"]] == [1, 2]
-        with pytest.raises(SideFailed, match="SIGKILL, as where memory runs out"):
-            side.run()
-        with pytest.raises(SideFailed, match="SIGKILL"):
-            side.peak()
+        if third == "die":
+            with pytest.raises(SideFailed, match="SIGKILL"):
+                side.peak()
+        else:
+            assert side.run() == {"runs": 4}
+    assert ("Traceback" in capfd.readouterr().err) is traceback
