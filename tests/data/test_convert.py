@@ -20,7 +20,7 @@ from panodetr.data.convert import TARGETS, Conversion, Target, convert_data
 from panodetr.data.dataset import FORMATS, Dataset, Format, open_data, read_objects
 from panodetr.data.formats.coco_panoptic import PanopticData, read_ids
 from panodetr.data.masks import draw_mask
-from panodetr.data.samples import InstanceImage, ObjectTruth
+from panodetr.data.samples import AnySample, InstanceImage, ObjectTruth
 from panodetr.errors import DataError, UsageError
 
 from .conftest import write_image
@@ -35,6 +35,12 @@ def convert(folder: Path, out: Path, to: Target, *, split: str | None = None) ->
 def objects_of(data: Dataset) -> list[ObjectTruth]:
     samples = [sample for sample in data.samples if isinstance(sample, InstanceImage)]
     return [truth for sample in samples for truth in sample.objects]
+
+
+def masks_of(sample: AnySample, *, crowds: bool = True) -> list[NDArray[np.bool_]]:
+    assert isinstance(sample, InstanceImage)
+    truths = [truth for truth in sample.objects if crowds or not truth["iscrowd"]]
+    return [draw_mask(truth.get("segmentation", []), sample.size) for truth in truths]
 
 
 def assert_same_masks(data: Dataset, other: Dataset) -> None:
@@ -109,9 +115,9 @@ def test_masks_and_boxes_survive_every_format(maps: list[NDArray[np.uint16]]) ->
 
 def assert_boxes_are_tight(data: Dataset) -> None:
     """Boxes are exactly those of the masks, where the format writes any."""
-    for sample in data.samples:
-        for truth in sample.objects if isinstance(sample, InstanceImage) else ():
-            mask = draw_mask(truth.get("segmentation", []), sample.size)
+    for sample in data.samples if data.format in ("coco-instances", "yolo") else ():
+        assert isinstance(sample, InstanceImage)
+        for truth, mask in zip(sample.objects, masks_of(sample), strict=True):
             rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
             x, y = columns[0], rows[0]
             assert truth["bbox"] == [x, y, columns[-1] + 1 - x, rows[-1] + 1 - y]
@@ -217,18 +223,10 @@ def test_coco_instances_keep_their_masks_in_yolo(shared_data: Path, tmp_path: Pa
     assert made.lost["objects without a pixel"] == 0
     # Some that have several parts don't fill the same pixels when these are joined.
     assert sum(n for what, n in made.lost.items() if what.startswith("masks as they")) < 0.05 * 1372
-    before, after = open_data(folder), open_data(tmp_path / "yolo")
-    by_id = {sample.image_id: sample for sample in after.samples}
-    for sample in before.samples[::8]:
-        its = by_id[sample.image_id]
-        assert isinstance(sample, InstanceImage)
-        assert isinstance(its, InstanceImage)
-        truths = [truth for truth in sample.objects if not truth["iscrowd"]]
-        for truth, its_truth in zip(truths, its.objects, strict=True):
-            np.testing.assert_array_equal(
-                draw_mask(truth.get("segmentation", []), sample.size),
-                draw_mask(its_truth.get("segmentation", []), its.size),
-            )
+    by_id = {sample.image_id: sample for sample in open_data(tmp_path / "yolo").samples}
+    for sample in open_data(folder).samples[::8]:
+        expected = masks_of(sample, crowds=False)
+        np.testing.assert_equal(masks_of(by_id[sample.image_id]), expected)
 
 
 def test_coco_instances_become_segments(shared_data: Path, tmp_path: Path) -> None:
@@ -256,19 +254,16 @@ def test_panoptic_things_keep_their_pixels(shared_data: Path, tmp_path: Path, to
     segments = [segment for sample in before.samples for segment in sample.segments]
     assert made.lost["segments of stuff"] == sum(s.category_id not in things for s in segments)
     for sample in before.samples:
-        its = by_id[sample.image_id]
-        assert isinstance(its, InstanceImage)
-        ids = read_ids(sample)
-        expected = [
-            s
-            for s in sample.segments
-            if s.category_id in things and not (s.is_crowd and to == "yolo")
+        its, ids = by_id[sample.image_id], read_ids(sample)
+        kept = [
+            segment
+            for segment in sample.segments
+            if segment.category_id in things and not (segment.is_crowd and to == "yolo")
         ]
-        assert len(expected) == len(its.objects)
-        for segment, truth in zip(expected, its.objects, strict=True):
-            assert names[segment.category_id] == its_names[truth["category_id"]]
-            mask = draw_mask(truth.get("segmentation", []), its.size)
-            np.testing.assert_array_equal(mask, ids == segment.id)
+        np.testing.assert_equal(masks_of(its), [ids == segment.id for segment in kept])
+        assert isinstance(its, InstanceImage)
+        found = [its_names[truth["category_id"]] for truth in its.objects]
+        assert found == [names[segment.category_id] for segment in kept]
 
 
 def test_what_makes_no_sense_is_refused(

@@ -75,11 +75,15 @@ class DetectionFigures:
         ap: mean over the categories, over IoUs from 0.5 to 0.95, and over recalls.
         ap50: at IoU 0.5.
         ap75: at IoU 0.75.
-        ap_small, ap_medium, ap_large: of objects of less than 32², of 32² to 96², and of more than
-            96² pixels.
-        ar1, ar10, ar100: mean recall over categories and IoUs, of so many of the best predictions
-            of each image.
-        ar_small, ar_medium, ar_large: of the 100 best, by the size of the objects.
+        ap_small: of objects of less than 32² pixels.
+        ap_medium: of 32² to 96² pixels.
+        ap_large: of more than 96² pixels.
+        ar1: mean recall over categories and IoUs, of the best prediction of each image.
+        ar10: of the 10 best.
+        ar100: of the 100 best.
+        ar_small: of the 100 best, of small objects.
+        ar_medium: of the 100 best, of medium objects.
+        ar_large: of the 100 best, of large objects.
         per_class: in the order of the categories.
         counted: hotcoco's own result, from which it draws curves.
     """

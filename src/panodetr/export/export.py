@@ -30,7 +30,7 @@ from panodetr.runtimes.exported import (
     sha256,
     write_exported,
 )
-from panodetr.runtimes.graphs import GraphRuntime, compile_openvino, import_openvino
+from panodetr.runtimes.graphs import GraphRuntime, compile_openvino, import_extra
 from panodetr.runtimes.torch import TorchRuntime
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _openvino_files(graphs: Mapping[str, openvino.Model]) -> dict[str, bytes]:
     Raises:
         PanodetrError: the folder for temporary files took no more.
     """
-    library = import_openvino()
+    library = import_extra("openvino")
     files: dict[str, bytes] = {}
     try:
         with TemporaryDirectory() as folder:

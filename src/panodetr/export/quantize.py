@@ -103,7 +103,7 @@ def import_nncf() -> Any:
     # NNCF reports its use to its maker unless this is set before it is imported.
     os.environ.setdefault("NNCF_CI", "1")
     with redirect_stdout(sys.stderr):  # which its log then keeps to; stdout is for results
-        return import_extra("nncf", "quantising to int8", "openvino")
+        return import_extra("nncf")
 
 
 def _check_kept(graphs: Mapping[str, openvino.Model], patterns: Sequence[str]) -> None:

@@ -27,8 +27,6 @@ from panodetr.runtimes.graphs import (
     MASKS_INPUTS,
     MASKS_OUTPUTS,
     import_extra,
-    import_onnxruntime,
-    import_openvino,
 )
 from panodetr.runtimes.torch import normalize_images
 
@@ -110,12 +108,9 @@ def require(runtime: Literal["onnx", "openvino"]) -> None:
     Raises:
         MissingExtra: a library is not installed.
     """
-    if runtime == "openvino":
-        import_openvino()
-        return
-    import_onnxruntime()
-    # torch's exporter would ask for it, with a traceback
-    import_extra("onnxscript", "writing a model for ONNX Runtime", "onnx")
+    # torch's exporter would ask for onnxscript, with a traceback
+    for library in ("openvino",) if runtime == "openvino" else ("onnxruntime", "onnxscript"):
+        import_extra(library)
 
 
 def to_openvino(model: Detr, rule: Preprocessing) -> dict[str, openvino.Model]:

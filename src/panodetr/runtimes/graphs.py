@@ -37,6 +37,14 @@ DETECT_OUTPUTS = (*BOX_OUTPUTS, *MASK_SOURCES)
 MASKS_INPUTS = (*MASK_SOURCES, "query")
 MASKS_OUTPUTS = ("masks",)
 
+EXTRAS = {
+    "onnxruntime": ("running a model in ONNX Runtime", "onnx"),
+    "onnxscript": ("writing a model for ONNX Runtime", "onnx"),
+    "openvino": ("running a model in OpenVINO", "openvino"),
+    "nncf": ("quantising to int8", "openvino"),
+}
+"""What needs a library that not everybody installs, and the extra of this package that has it."""
+
 CACHED_PIXELS = 270_000
 """Pixels of the finest map that the masks graph works on at a time: five masks of an image of 800
 by 1066. Fewer, and what they share is laid out anew too often; more, and they push each other's
@@ -125,13 +133,8 @@ class GraphPrediction:
         return found
 
 
-def import_extra(library: str, what: str, extra: str) -> Any:
-    """Import a library that not everybody installs.
-
-    Args:
-        library: its name.
-        what: needs it.
-        extra: of this package, that installs it.
+def import_extra(library: str) -> Any:
+    """Import one of the libraries in `EXTRAS`.
 
     Raises:
         MissingExtra: it is not installed.
@@ -139,17 +142,7 @@ def import_extra(library: str, what: str, extra: str) -> Any:
     try:
         return import_module(library)
     except ImportError as error:
-        raise MissingExtra(what, extra) from error
-
-
-def import_onnxruntime() -> Any:
-    """Import ONNX Runtime, or raise `MissingExtra`."""
-    return import_extra("onnxruntime", "running a model in ONNX Runtime", "onnx")
-
-
-def import_openvino() -> Any:
-    """Import OpenVINO, or raise `MissingExtra`."""
-    return import_extra("openvino", "running a model in OpenVINO", "openvino")
+        raise MissingExtra(*EXTRAS[library]) from error
 
 
 def load_onnx(model: bytes) -> Graph:
@@ -159,7 +152,7 @@ def load_onnx(model: bytes) -> Graph:
         MissingExtra: ONNX Runtime is not installed.
         CheckpointError: the library does not take the graph.
     """
-    library = import_onnxruntime()
+    library = import_extra("onnxruntime")
     options = library.SessionOptions()
     options.intra_op_num_threads = omp_threads() or 0  # 0 is its own choice
     try:
@@ -188,7 +181,7 @@ def _core() -> Any:
     hands back the first one's, which is gone by then: the next Ctrl-C would crash the process.
     `tests/runtimes/test_signals.py` shows it.
     """
-    core = import_openvino().Core()
+    core = import_extra("openvino").Core()
     core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin
     return core
 
@@ -200,7 +193,7 @@ def read_openvino(xml: bytes, weights: bytes) -> openvino.Model:
         MissingExtra: OpenVINO is not installed.
         CheckpointError: the library does not take the graph.
     """
-    library = import_openvino()
+    library = import_extra("openvino")
     try:
         tensor = library.Tensor(np.frombuffer(weights, np.uint8))
         return _core().read_model(xml, tensor)
