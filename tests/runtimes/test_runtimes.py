@@ -138,9 +138,13 @@ def test_pixels_are_normalised_where_the_model_runs_to_the_same_bits(tiny_spec: 
 def test_float32_is_never_tf32_not_even_while_another_thread_ends(tiny_folder: Path) -> None:
     runtime = plain(tiny_folder)
     seen: list[bool] = []
+
+    def note(*_: object) -> None:
+        seen.append(full_float32.is_on())
+
     assert runtime.model.mask_head is not None
     for part in (runtime.model.backbone, runtime.model.mask_head.out):
-        part.register_forward_pre_hook(lambda *_: seen.append(full_float32.is_on()))
+        part.register_forward_pre_hook(note)
     before = full_float32.values()
     assert before[0] in ("tf32", True)  # PyTorch's default, and the reason
     masks_of(runtime.detect(images(1, 64, 64), None), [1])

@@ -5,7 +5,7 @@ Letters: B images, H and W their padded size, N masks, h and w a mask's size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -76,18 +76,16 @@ class GraphRuntime:
             ValueError: a graph takes or gives out other arrays than it should.
         """
         given = BOX_OUTPUTS if masks is None else DETECT_OUTPUTS
-        expected = [("detect", detect, DETECT_INPUTS, given)]
+        expected: list[tuple[str, Iterable[str], tuple[str, ...]]] = [
+            ("detect graph takes", detect.inputs, DETECT_INPUTS),
+            ("detect graph gives", detect.outputs, given),
+        ]
         if masks is not None:
-            expected.append(("masks", masks, MASKS_INPUTS, MASKS_OUTPUTS))
-        for name, graph, inputs, outputs in expected:
-            for what, found, names in (
-                ("takes", graph.inputs, inputs),
-                ("gives", graph.outputs, outputs),
-            ):
-                if set(found) != set(names):
-                    raise ValueError(
-                        f"the {name} graph {what} {', '.join(found)}; expected {', '.join(names)}"
-                    )
+            expected.append(("masks graph takes", masks.inputs, MASKS_INPUTS))
+            expected.append(("masks graph gives", masks.outputs, MASKS_OUTPUTS))
+        for what, found, names in expected:
+            if set(found) != set(names):
+                raise ValueError(f"the {what} {', '.join(found)}; expected {', '.join(names)}")
         self._detect = detect
         self._masks = masks
 
