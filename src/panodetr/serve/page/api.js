@@ -1,7 +1,15 @@
 // Talks to the server: models, samples and predictions.
 
 const BUSY = 429;
+const NO_KEY = 401;
 const MOST_TRIES = 20; // of a server that says it is busy
+
+const headers = { Accept: "application/json" };
+
+/** Send an API key with every request from now on. */
+export function useKey(key) {
+  headers.Authorization = `Bearer ${key}`;
+}
 
 /** Why there is no answer, as the server says it; `status` is 0 where nothing came. */
 export class ServerError extends Error {
@@ -9,14 +17,19 @@ export class ServerError extends Error {
     super(detail);
     Object.assign(this, { title, status, retryAfter });
   }
+
+  get needsKey() {
+    return this.status === NO_KEY;
+  }
 }
 
 const unreachable = () =>
   new ServerError("The server does not answer", "Check that panodetr serve is still running.", 0);
 
 /** Fetch a path of the server, as a Response. */
-export async function get(path) {
-  const response = await fetch(path).catch(() => {
+export async function get(path, options = {}) {
+  const all = { ...options, headers: { ...headers, ...options.headers } };
+  const response = await fetch(path, all).catch(() => {
     throw unreachable();
   });
   if (!response.ok) throw explain(response.status, await response.text());
@@ -36,14 +49,25 @@ export async function predict(image, { model, task }, onProgress, signal) {
   if (task !== "boxes") query.set("task", task);
   const path = `v1/${task === "boxes" ? "detect" : "segment"}?${query}`;
   for (let tries = 1; ; tries++) {
+    signal.throwIfAborted();
     try {
       return await post(path, image, onProgress, signal);
     } catch (error) {
-      if (error.status !== BUSY || tries === MOST_TRIES || signal.aborted) throw error;
+      if (error.status !== BUSY || tries === MOST_TRIES) throw error;
       onProgress("The server is busy, waiting", null);
       await new Promise((resolve) => setTimeout(resolve, 1000 * (error.retryAfter || 1)));
     }
   }
+}
+
+/**
+ * Let the server draw an image whose format the browser cannot read, with no box on it: detections
+ * score less than 1.
+ */
+export async function drawImage(image, model) {
+  const path = `v1/detect?${new URLSearchParams({ model, threshold: 1 })}`;
+  const options = { method: "POST", body: image, headers: { Accept: "image/png" } };
+  return (await get(path, options)).blob();
 }
 
 /** Post with XMLHttpRequest: fetch cannot say how much was sent. */
@@ -51,8 +75,7 @@ function post(path, body, onProgress, signal) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("POST", path);
-    request.setRequestHeader("Accept", "application/json");
-    request.setRequestHeader("Content-Type", "application/octet-stream");
+    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     request.upload.onprogress = ({ loaded, total }) => onProgress("Sending", loaded / total);
     request.upload.onload = () => onProgress("Finding segments", null);
     request.onerror = () => reject(unreachable());

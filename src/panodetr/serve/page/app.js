@@ -1,6 +1,6 @@
 // Ties the page together: what the user does, and what is shown of it.
 
-import { get } from "./api.js";
+import { get, useKey } from "./api.js";
 import { takeImage } from "./camera.js";
 import { Entries, keyOf } from "./entries.js";
 import { KINDS, save } from "./files.js";
@@ -98,8 +98,7 @@ function showCurrent() {
   $("#problem").hidden = !problem;
   $("#problem h2").textContent = problem?.title ?? (problem && "No result");
   $("#problem p").textContent = problem?.message ?? "";
-  $("#note").hidden = !found || current.copies.length > 0;
-  $("#note").textContent = "This browser cannot show the image's format. The segments are drawn without it.";
+  for (const part of [".sliders", ".finder"]) $(part).inert = !found;
   if (found) say(summary(found));
   else if (problem) say("");
   else say(`${progress?.phase ?? "Waiting"} …`);
@@ -121,8 +120,12 @@ const say = (text) => {
 
 function summary({ found }) {
   const counts = new Map();
-  for (const { label } of found) counts.set(label, (counts.get(label) ?? 0) + 1);
-  const parts = [...counts].sort((a, b) => b[1] - a[1]).map(([label, n]) => `${n} ${label}`);
+  for (const { label, is_thing } of found) {
+    counts.set(label, (counts.get(label) ?? 0) + Number(is_thing)); // stuff is not counted
+  }
+  const parts = [...counts]
+    .sort((a, b) => b[1] - a[1])
+    .map(([label, count]) => (count ? `${count} ${label}` : label));
   if (!parts.length) return "Nothing found";
   const rest = parts.length > 6 ? `, and ${parts.length - 6} more classes` : "";
   return parts.slice(0, 6).join(", ") + rest;
@@ -270,7 +273,7 @@ const actions = {
   },
 };
 
-async function start() {
+function start() {
   for (const kind of KINDS) addDownload(kind, false);
   for (const kind of KINDS.filter(({ many }) => many)) addDownload(kind, true);
   document.addEventListener("click", ({ target }) => actions[target.closest("button")?.dataset.action]?.());
@@ -304,7 +307,18 @@ async function start() {
     choose(next.dataset.task);
     next.focus();
   };
+  $("#key").onsubmit = (event) => {
+    event.preventDefault();
+    useKey($("#key input").value);
+    connect();
+  };
   readSliders();
+  connect();
+}
+
+/** Ask the server what it has. */
+async function connect() {
+  $("#service-problem").hidden = $("#key").hidden = true;
   try {
     const answer = await (await get("v1/models")).json();
     models = answer.models;
@@ -316,6 +330,7 @@ async function start() {
   } catch (error) {
     $("#service-problem").textContent = `${error.title ?? "No models"}. ${error.message}`;
     $("#service-problem").hidden = false;
+    $("#key").hidden = !error.needsKey;
   }
 }
 

@@ -1,6 +1,6 @@
 // The images of this page, and the queue in which a model looks at them.
 
-import { predict } from "./api.js";
+import { drawImage, predict } from "./api.js";
 import { decode } from "./picture.js";
 import { Result } from "./result.js";
 
@@ -45,6 +45,7 @@ export class Entries {
 
   remove(entry) {
     entry.stop.abort();
+    for (const copy of entry.copies) copy.close(); // large, and freed late otherwise
     this.all = this.all.filter((other) => other !== entry);
   }
 
@@ -77,6 +78,9 @@ export class Entries {
       await entry.open();
       report("Sending", 0);
       const answer = await predict(entry.blob, request, report, entry.stop.signal);
+      if (!entry.copies.length) {
+        entry.copies = await decode(await drawImage(entry.blob, request.model));
+      }
       entry.results.set(key, await Result.read(answer, request.task, request.categories));
     } catch (error) {
       entry.problems.set(key, error);

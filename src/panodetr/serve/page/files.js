@@ -1,4 +1,4 @@
-// Files of what is shown, made in the browser. Each maker takes entries {name, copies, result} and
+// Files of what is shown, made in the browser as panodetr.results writes them. Each maker takes entries {name, copies, result} and
 // the look {least, opacity}, and gives a Blob.
 
 import { middles, runLengths, shownIds } from "./measure.js";
@@ -13,7 +13,7 @@ export const KINDS = [
   { key: "tiff", title: "Label TIFF", suffix: "_labels.tif", make: labelTiff, ids: true },
   { key: "coco", title: "COCO", suffix: "_coco.json", make: coco, many: true },
   { key: "geojson", title: "GeoJSON", suffix: ".geojson", make: geoJson },
-  { key: "csv", title: "CSV", suffix: "_segments.csv", make: csv, many: true },
+  { key: "csv", title: "CSV", suffix: "_objects.csv", make: csv, many: true },
 ];
 
 /** Let the browser save a file. */
@@ -71,57 +71,69 @@ async function labelTiff([{ result }], { least }) {
   return new Blob([head, packed], { type: "image/tiff" });
 }
 
+/** COCO instances: things with boxes, scores and, where there are any, masks as run lengths. */
 function coco(entries, { least }) {
   const images = [];
   const annotations = [];
   for (const { name, result } of entries) {
     const { width, height } = result;
     const image_id = images.length + 1;
-    images.push({ id: image_id, file_name: name, width, height });
+    images.push({ id: image_id, file_name: name, height, width });
     const masks = result.ids ? runLengths(result) : new Map();
-    for (const { id, category_id, score, box, area } of result.shown(least)) {
-      const [x0, y0, x1, y1] = box;
+    for (const one of result.shown(least).filter(({ is_thing }) => is_thing)) {
+      const { category_id, score, area } = one;
+      const [x0, y0, x1, y1] = one.box;
       const bbox = [x0, y0, x1 - x0, y1 - y0];
       const found = { id: annotations.length + 1, image_id, category_id, bbox, area, iscrowd: 0 };
-      annotations.push({ ...found, segmentation: masks.get(id), score });
+      annotations.push({ ...found, score, segmentation: masks.get(one.id) });
     }
   }
-  const { categories } = entries[0].result;
+  const things = entries[0].result.categories.filter(({ isthing }) => isthing);
+  const categories = things.map(({ id, name }) => ({ id, name }));
   return json({ images, annotations, categories }, "application/json");
 }
 
-/** Polygons in pixels from the upper left corner, with the names that QuPath reads. */
+/** Polygons in pixels from the upper left corner, with the words that QuPath reads. */
 function geoJson([{ result }], { least }) {
+  const colors = new Map(result.categories.map(({ id, color }) => [id, color]));
+  const places = middles(result);
   const features = result.shown(least).map((one) => {
-    const { id, label, score, area, color, box } = one;
-    const [x0, y0, x1, y1] = box;
+    const [x0, y0, x1, y1] = one.box.map(Math.round);
     const corners = [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]];
     const parts = result.ids ? trace(result, one) : [[corners]];
     const geometry =
       parts.length === 1
         ? { type: "Polygon", coordinates: parts[0] }
         : { type: "MultiPolygon", coordinates: parts };
-    const classification = { name: label, color };
-    const measurements = { score, area };
-    const properties = { objectType: "annotation", name: `${id}`, classification, measurements };
-    return { type: "Feature", id, geometry, properties };
+    const properties = {
+      objectType: one.is_thing ? "detection" : "annotation",
+      name: `${one.id}`,
+      classification: { name: one.label, color: colors.get(one.category_id) },
+      measurements: measurements(one, places),
+    };
+    return { type: "Feature", geometry, properties };
   });
   return json({ type: "FeatureCollection", features }, "application/geo+json");
 }
 
 /** One row a segment: areas in pixels, places in pixels from the upper left corner. */
 function csv(entries, { least }) {
-  const head = "image,id,label,category_id,is_thing,score,area,x,y,x0,y0,x1,y1";
   const rows = entries.flatMap(({ name, result }) => {
     const places = middles(result);
     return result.shown(least).map((one) => {
-      const { id, label, category_id, is_thing, score, area, box } = one;
-      const place = places.get(id).map((value) => Number(value.toFixed(2)));
-      const values = [name, id, label, category_id, Number(is_thing), score, area, ...place, ...box];
-      return values.map(quoted).join(",");
+      const { id, label } = one;
+      return { image: name, id, class: label, ...measurements(one, places) };
     });
   });
-  return new Blob([[head, ...rows, ""].join("\r\n")], { type: "text/csv" });
+  const lines = rows.map((row) => Object.values(row).map(quoted).join(","));
+  const head = Object.keys(rows[0] ?? {}).join(",");
+  return new Blob([[head, ...lines, ""].join("\n")], { type: "text/csv" });
+}
+
+function measurements({ id, score, area, box }, places) {
+  const [centroid_x, centroid_y] = places.get(id).map((value) => Number(value.toFixed(4)));
+  const [box_x0, box_y0, box_x1, box_y1] = box;
+  return { score, area, centroid_x, centroid_y, box_x0, box_y0, box_x1, box_y1 };
 }
 
 const json = (value, type) => new Blob([JSON.stringify(value)], { type });

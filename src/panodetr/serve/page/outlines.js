@@ -12,46 +12,52 @@ const AHEAD = [[0, -1], [0, 0], [-1, 0], [-1, -1]]; // from a corner to the pixe
 export function trace({ ids, width }, { id, box: [x0, y0, x1, y1] }) {
   const inside = (x, y) => x >= x0 && x < x1 && y >= y0 && y < y1 && ids[y * width + x] === id;
   const done = new Set(); // upper edges of pixels that a ring has passed
-  const outer = [];
-  const holes = [];
+  const rings = [];
   for (let y = y0; y < y1; y++) {
     for (let x = x0; x < x1; x++) {
       if (!inside(x, y) || inside(x, y - 1) || done.has(y * width + x)) continue;
-      const ring = follow(inside, x, y, (px, py) => done.add(py * width + px));
-      (signedArea(ring) > 0 ? outer : holes).push(ring);
+      rings.push(...follow(inside, x, y, (px, py) => done.add(py * width + px)));
     }
   }
-  const parts = outer.map((ring) => [ring]);
-  for (const hole of holes) {
-    const around = parts.filter(([ring]) => contains(ring, hole[0]));
-    around.sort((a, b) => signedArea(a[0]) - signedArea(b[0]));
-    around[0].push(hole);
+  const parts = rings.filter((ring) => area(ring) > 0).map((ring) => [ring]);
+  for (const hole of rings.filter((ring) => area(ring) < 0)) {
+    const around = parts.filter(([ring]) => contains(ring, besides(hole)));
+    around.sort((a, b) => area(a[0]) - area(b[0]))[0].push(hole);
   }
   return parts;
 }
 
-/** Walk around with the segment on the right, from the upper left corner of a pixel. */
+/**
+ * Walk around with the segment on the right, from the upper left corner of a pixel, back to there.
+ * Where the way comes to a corner again, what lies between becomes a ring of its own.
+ */
 function follow(inside, x, y, pass) {
-  const start = [x, y];
-  const ring = [start];
-  let way = 0;
-  do {
-    if (way === 0) pass(x, y);
-    x += STEPS[way][0];
-    y += STEPS[way][1];
-    const left = inside(x + AHEAD[way][0], y + AHEAD[way][1]);
-    const other = AHEAD[(way + 1) % 4];
-    const right = inside(x + other[0], y + other[1]);
-    const turn = !right ? 1 : left ? 3 : 0;
-    if (turn) ring.push([x, y]);
-    way = (way + turn) % 4;
-  } while (x !== start[0] || y !== start[1] || way !== 0);
-  ring[ring.length - 1] = start; // the last turn is at the first corner
-  return ring;
+  const rings = [];
+  const way = [[x, y]];
+  const places = new Map([[`${x} ${y}`, 0]]); // in `way`
+  for (let direction = 0; way.length; ) {
+    if (direction === 0) pass(x, y);
+    x += STEPS[direction][0];
+    y += STEPS[direction][1];
+    const [left, right] = [AHEAD[direction], AHEAD[(direction + 1) % 4]];
+    const turn = !inside(x + right[0], y + right[1]) ? 1 : inside(x + left[0], y + left[1]) ? 3 : 0;
+    direction = (direction + turn) % 4;
+    if (!turn) continue;
+    const before = places.get(`${x} ${y}`);
+    if (before !== undefined) {
+      const ring = way.splice(before);
+      for (const [cornerX, cornerY] of ring) places.delete(`${cornerX} ${cornerY}`);
+      rings.push([...ring, ring[0]]);
+      if (before === 0) break;
+    }
+    places.set(`${x} ${y}`, way.length);
+    way.push([x, y]);
+  }
+  return rings;
 }
 
 /** A ring's area, negative for holes. */
-function signedArea(ring) {
+function area(ring) {
   let sum = 0;
   for (let i = 1; i < ring.length; i++) {
     sum += ring[i - 1][0] * ring[i][1] - ring[i][0] * ring[i - 1][1];
@@ -59,13 +65,18 @@ function signedArea(ring) {
   return sum / 2;
 }
 
-/** Whether a ring goes around the pixel to the lower right of a corner. */
-function contains(ring, [px, py]) {
+/** The middle of a pixel of the segment beside a ring's first edge. */
+function besides([[x, y], [nextX, nextY]]) {
+  const [right, down] = [Math.sign(nextX - x), Math.sign(nextY - y)];
+  return [x + (right - down) / 2, y + (down + right) / 2];
+}
+
+/** Whether a ring goes around the middle of a pixel. */
+function contains(ring, [x, y]) {
   let crossings = 0;
   for (let i = 1; i < ring.length; i++) {
-    const [ax, ay] = ring[i - 1];
-    const [bx, by] = ring[i];
-    if (ax === bx && ax > px && Math.min(ay, by) <= py && py < Math.max(ay, by)) crossings++;
+    const [[ax, ay], [bx, by]] = [ring[i - 1], ring[i]];
+    if (ax === bx && ax > x && Math.min(ay, by) < y && y < Math.max(ay, by)) crossings++;
   }
   return crossings % 2 === 1;
 }

@@ -10,14 +10,16 @@ const WHITE = 0xffffffff;
 export function stylesOf(result, { least, opacity, lit }) {
   const fill = new Uint32Array(result.highest + 1);
   const edge = new Uint32Array(result.highest + 1);
+  const faint = result.byId.get(lit)?.is_thing ? 0.45 : 1; // stuff is lit without dimming all
   for (const one of result.shown(least)) {
     const [red, green, blue] = one.color;
     const color = red | (green << 8) | (blue << 16);
-    const faded = lit && one.id !== lit ? 0.45 : 1;
-    const strength = one.id === lit ? Math.max(0.7, opacity) : opacity * faded;
+    const isLit = one.id === lit;
+    const cover = (one.is_thing ? 1 : 0.6) * opacity;
+    const strength = isLit ? Math.max(one.is_thing ? 0.7 : 0.4, cover) : cover * faint;
     fill[one.id] = color | (Math.round(255 * strength) << 24);
-    const outline = one.is_thing ? 0.95 * faded : Math.min(1, opacity + 0.25) * faded;
-    edge[one.id] = one.id === lit ? WHITE : color | (Math.round(255 * outline) << 24);
+    const outline = one.is_thing ? 0.95 * faint : strength;
+    edge[one.id] = isLit && one.is_thing ? WHITE : color | (Math.round(255 * outline) << 24);
   }
   return { fill, edge };
 }
@@ -64,7 +66,7 @@ export function paintBoxes(context, boxes, { least, opacity, lit }, place, line)
   for (const { id, box, color } of order) {
     const [x0, y0, x1, y1] = box.map((edge, i) => (i % 2 ? place.y : place.x) + edge * place.scale);
     context.globalAlpha = lit && id !== lit ? 0.4 : 1;
-    context.fillStyle = `rgb(${color} / ${id === lit ? 0.35 : opacity * 0.3})`;
+    context.fillStyle = `rgba(${color}, ${id === lit ? 0.35 : opacity * 0.3})`;
     context.fillRect(x0, y0, x1 - x0, y1 - y0);
     context.strokeStyle = id === lit ? "white" : `rgb(${color})`;
     context.lineWidth = id === lit ? 2 * line : line;

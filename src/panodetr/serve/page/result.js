@@ -21,10 +21,9 @@ export class Result {
   static async read(answer, task, categories) {
     const { width, height } = answer.image;
     if (task === "boxes") {
-      const found = answer.detections.map((one, index) => {
+      const found = answer.detections.map((one) => {
         const [x0, y0, x1, y1] = one.box;
-        const area = Math.round((x1 - x0) * (y1 - y0));
-        return { ...one, id: index + 1, is_thing: true, area };
+        return { ...one, is_thing: true, area: Math.round((x1 - x0) * (y1 - y0)) };
       });
       return new Result({ task, width, height, found: colored(found, categories), categories });
     }
