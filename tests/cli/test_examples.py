@@ -53,9 +53,13 @@ def test_label_studio_gets_the_masks_of_the_model(
     model: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Label Studio's backend is not on PyPI in a version that installs here: its base stands in."""
-    base = type("LabelStudioMLBase", (), {"get_local_path": lambda _, url, task_id: url})
+
+    class LabelStudioMLBase:
+        def get_local_path(self, url: str, task_id: int) -> str:
+            return url
+
     package = ModuleType("label_studio_ml.model")
-    monkeypatch.setattr(package, "LabelStudioMLBase", base, raising=False)
+    monkeypatch.setattr(package, "LabelStudioMLBase", LabelStudioMLBase, raising=False)
     monkeypatch.setitem(sys.modules, "label_studio_ml", ModuleType("label_studio_ml"))
     monkeypatch.setitem(sys.modules, "label_studio_ml.model", package)
     backend = example("label_studio/model.py").Backend()

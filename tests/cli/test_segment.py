@@ -163,8 +163,9 @@ def test_an_output_folder_that_is_a_file_is_one_line(
 ) -> None:
     (tmp_path / "out").write_text("precious")
     done = segment(images / "a.png", "--out", tmp_path / "out")
-    assert done.returncode == 1
-    assert f"panodetr: error: cannot write {tmp_path / 'out'}" in done.stderr
+    assert done.returncode == 2
+    message = f"--out {tmp_path / 'out'} is a file; expected a folder"
+    assert done.stderr == f"panodetr: error: {message}\n"
     assert (tmp_path / "out").read_text() == "precious"
 
 

@@ -144,8 +144,10 @@ def _run(
     images, failed = _find(inputs, as_json=output.json)
     if not images:
         return 1
-    model = options.load()
     out = output.out or (None if output.json and not formats.any else OUT)
+    if out is not None and out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; expected a folder")
+    model = options.load()
     writer = FormatWriter(formats, out, options.model) if out and formats.any else None
     with ProgressBar(len(images)) as progress:
         for image in images:
