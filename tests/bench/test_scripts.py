@@ -12,15 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from harness.process import Side
 from harness.rows import Scale
 from harness.run import Workshop
-from panodetr.checkpoints.load import load_checkpoint
-from panodetr.runtimes.torch import TorchRuntime, full_float32
+from panodetr.runtimes.torch import full_float32
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -152,34 +150,6 @@ def test_gpu_measures_every_way_here_on_the_cpu(
         assert line["faster"].endswith("x")
         assert line["against our float32"].startswith("3 kept, "), line
     assert "their 3: classes 100.0 %, box IoU 1.000" in lines[0]["against our float32"]
-
-
-def test_images_of_one_bucket_have_one_shape_and_masks_without_padding(
-    script: Callable[[str], ModuleType], tiny_folder: Path
-) -> None:
-    gpu: Any = script("gpu")
-    spec, network = load_checkpoint(tiny_folder)
-    runtime = TorchRuntime(network, spec.preprocessing, torch.device("cpu"))
-    shapes: set[tuple[int, ...]] = set()
-
-    class Seen:
-        def detect(self, images: Any, padding: Any) -> Any:
-            shapes.add(images.shape)
-            return runtime.detect(images, padding)
-
-    chosen = np.arange(2)
-    for height, width in ((97, 65), (128, 128)):
-        images = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
-        found = gpu.Bucketed(Seen()).detect(images, None)
-        room = ((0, 0), (0, 128 - height), (0, 128 - width))
-        beside = np.pad(np.zeros((1, height, width), np.bool_), room, constant_values=True)
-        expected = runtime.detect(np.pad(images, (*room, (0, 0))), beside)
-        np.testing.assert_array_equal(found.boxes, expected.boxes)
-        (own,) = runtime.detect(images, None).masks([chosen])
-        _, rows, columns = own.logits().shape
-        (cropped,), (masks,) = found.masks([chosen]), expected.masks([chosen])
-        np.testing.assert_array_equal(cropped.logits(), masks.logits()[:, :rows, :columns])
-    assert shapes == {(1, 128, 128, 3)}
 
 
 @pytest.mark.slow

@@ -117,9 +117,6 @@ def _tasks(asked: str | None, truth: GroundTruth, model: Predictor) -> tuple[Tas
 
     Boxes and masks can be measured against a panoptic ground truth, too, but in an image of many
     tiles that takes several times as long as its panoptic quality: only where they are asked for.
-
-    Raises:
-        UsageError: there is no such task.
     """
     from panodetr.evaluation.ground_truth import TASKS
 

@@ -146,12 +146,7 @@ class _Writer:
         self._taken: dict[str, Path] = {}
 
     def copy(self, image: Path, folder: Path) -> None:
-        """Copy an image.
-
-        Raises:
-            DataError: the file was copied for another image, or another file has the same name
-                without its suffix.
-        """
+        """Copy an image."""
         other = self._taken.get(image.stem)
         if other == image:
             raise DataError(f"{image} is the file of two images; copy it: files would collide")
@@ -177,7 +172,6 @@ class _CocoWriter(_Writer):
         self._annotations: list[object] = []
 
     def add(self, sample: AnySample) -> None:
-        """Copy an image, write its id map, and keep what the JSON will say of it."""
         self.copy(sample.path, self.folder / (self.data.split or "images"))
         (height, width), name = sample.size, sample.path.name
         entry = {"id": sample.image_id, "file_name": name, "height": height, "width": width}
@@ -219,12 +213,7 @@ class _YoloWriter(_Writer):
         self._names: list[str] = []
 
     def begin(self, data: Dataset) -> None:
-        """Begin a split; one without a name becomes "train", and COCO's year is left out.
-
-        Raises:
-            DataError: `data.yaml` has no place for the name, or the split has other classes than
-                the one before.
-        """
+        """Begin a split; one without a name becomes "train", and COCO's year is left out."""
         super().begin(data)
         split = self._split = re.sub(r"20\d\d$", "", data.split) or SPLITS[0]
         if split not in SPLITS or split in self._splits:
@@ -294,11 +283,7 @@ def _segments(
 def _draw(
     sample: InstanceImage, lost: Counter[str]
 ) -> tuple[NDArray[np.int32], list[dict[str, int]]]:
-    """Draw objects into one id map, crowds below all others.
-
-    Raises:
-        DataError: an object has no mask.
-    """
+    """Draw objects into one id map, crowds below all others."""
     for truth in sample.objects:
         if "segmentation" not in truth:
             raise DataError(

@@ -229,11 +229,7 @@ def _image(sample: Sample | None, instances: InstanceImage | None) -> GroundTrut
 def _join(
     folder: Path, panoptic: PanopticData | None, instances: InstanceData | None
 ) -> GroundTruth:
-    """Join the panoptic and the instance annotations of each image.
-
-    Raises:
-        DataError: the two are not of the same images.
-    """
+    """Join the panoptic and the instance annotations of each image."""
     samples = {} if panoptic is None else {s.image_id: s for s in panoptic.samples}
     others = {} if instances is None else {i.image_id: i for i in instances.images}
     if panoptic is not None and instances is not None and samples.keys() != others.keys():

@@ -144,11 +144,7 @@ def _weights_digest(model: Detr) -> str:
 
 
 def _openvino_files(graphs: Mapping[str, openvino.Model]) -> dict[str, bytes]:
-    """Let OpenVINO write its files, which it does only to a disk, and read them.
-
-    Raises:
-        PanodetrError: the folder for temporary files took no more.
-    """
+    """Let OpenVINO write its files, which it does only to a disk, and read them."""
     library = import_extra("openvino")
     files: dict[str, bytes] = {}
     try:
@@ -213,11 +209,7 @@ def check_sound(model: Runtime, exported: Runtime, *, masks: bool) -> None:
 def _answers(
     model: Runtime, exported: Runtime, *, masks: bool
 ) -> Generator[tuple[str, str, NDArray[np.float32], NDArray[np.float32]]]:
-    """Ask both at every size: the size, what the array is, the model's and the other's.
-
-    Raises:
-        CheckpointError: arrays have other shapes.
-    """
+    """Ask both at every size: the size, what the array is, the model's and the other's."""
     for seed, (count, height, width, *edge) in enumerate(SIZES):
         images, padding = _noise(seed, count, height, width, edge)
         a, b = model.detect(images, padding), exported.detect(images, padding)

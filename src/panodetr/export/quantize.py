@@ -107,11 +107,7 @@ def import_nncf() -> Any:
 
 
 def _check_kept(graphs: Mapping[str, openvino.Model], patterns: Sequence[str]) -> None:
-    """Make sure that every pattern matches a node: NNCF ignores one that matches none.
-
-    Raises:
-        CheckpointError: one matches none, so parts of the model have other names than here.
-    """
+    """Make sure that every pattern matches a node: NNCF ignores one that matches none."""
     names = [node.get_friendly_name() for graph in graphs.values() for node in graph.get_ops()]
     for pattern in patterns:
         if not any(re.search(pattern, name) for name in names):
