@@ -48,7 +48,7 @@ def test_a_step_brings_the_costs_of_all_layers_to_the_host_at_once() -> None:
     with Transfers() as transfers:
         total, _ = compute_losses(model, auxiliary, batch_of(2, 0, 3), config, with_masks=True)
         total.backward()
-    layers, images, queries = 2, 3 * config.query_groups, 6
+    layers, images, queries = 2 * config.query_groups, 3, 6
     costs = (layers, images, queries, 3)
     assert Counter(transfers.shapes) == Counter([("cpu", costs), ("numpy", costs)])
 

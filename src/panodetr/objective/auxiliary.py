@@ -35,7 +35,7 @@ from torch.nn import functional as F
 
 from panodetr.model.detr import BoxHead, ClassHead
 from panodetr.model.transformer import SinePositions
-from panodetr.objective.losses import box_giou, box_l1, classification_loss
+from panodetr.objective.losses import box_giou, box_l1
 
 if TYPE_CHECKING:
     from panodetr.model.config import DetrConfig
@@ -175,7 +175,7 @@ class Denoiser(nn.Module):
         self.boxes = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim))
 
     def forward(self, classes: Tensor, boxes: Tensor) -> Tensor:
-        """Query embeddings (N, D) of classes (N,) and boxes (N, 4), cxcywh in fractions."""
+        """Query embeddings (..., D) of classes (...) and boxes (..., 4), cxcywh in fractions."""
         return self.classes(classes) + self.boxes(_waves(boxes, self.classes.embedding_dim))
 
 
@@ -189,33 +189,31 @@ def denoising_loss(
 ) -> Tensor:
     """The paper's losses of the queries made from noised ground truth, a mean over the groups."""
     groups, images = denoiser.groups, len(targets.counts)
-    objects = torch.arange(len(targets.classes), device=targets.classes.device).repeat(groups)  # N
-    group = torch.arange(groups, device=objects.device).repeat_interleave(len(targets.classes))  # N
-    image = targets.image[objects]  # N
-    place = objects - targets.starts[image]  # N
-    classes, target = targets.classes[objects], targets.boxes[objects]  # N and N, 4
+    where = targets.image, targets.place  # K and K
+    classes = targets.classes[:, None].expand(-1, groups)  # K, G
+    target = targets.boxes[:, None].expand(-1, groups, -1)  # K, G, 4
 
-    embedded = denoiser(*add_noise(classes, target, denoiser.classes.num_embeddings))  # N, D
+    embedded = denoiser(*add_noise(classes, target, denoiser.classes.num_embeddings))  # K, G, D
     widest = max(1, *targets.counts)
-    queries = embedded.new_zeros((images, groups, widest, embedded.shape[-1]))
-    queries = queries.index_put((image, group, place), embedded)  # B, G, T, D
-    counts = torch.tensor(targets.counts, device=objects.device)
-    absent = torch.arange(widest, device=objects.device) >= counts[:, None]  # B, T
+    queries = embedded.new_zeros((images, widest, *embedded.shape[1:]))
+    queries = queries.index_put(where, embedded).transpose(1, 2)  # B, G, T, D
+    absent = torch.ones((images, widest), dtype=torch.bool, device=queries.device)  # B, T
+    absent[where] = False
     absent[:, 0] = False  # an image without objects reads something, not NaN
-    states = model.decode(encoded, queries, absent)  # L, B, GT, D
-    states = states.unflatten(2, (groups, widest))[:, image, group, place].float()  # L, N, D
+    states = model.decode(encoded, queries, absent).unflatten(2, (groups, widest))
+    states = states.transpose(2, 3)[:, *where].float()  # L, K, G, D
 
     with torch.autocast(states.device.type, enabled=False):
         logits, boxes = model.class_head(states), model.box_head(states)
-        every = classes.expand(len(logits), -1)  # L, N
-        label = classification_loss(logits, every, config.no_object)
-        l1, giou = box_l1(boxes, target), box_giou(boxes, target[None])  # L, N
-    loss = config.label * label.sum() + config.l1 * l1.sum() + config.giou * giou.sum()
+        every = classes.expand(len(logits), -1, -1).flatten()  # LKG
+        label = F.cross_entropy(logits.flatten(0, 2), every, reduction="sum")
+        l1, giou = box_l1(boxes, target), box_giou(boxes, target)  # L, K, G
+    loss = config.label * label + config.l1 * l1.sum() + config.giou * giou.sum()
     return loss / (totals.objects * groups)
 
 
 def add_noise(classes: Tensor, boxes: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Add noise to classes (N,) and boxes (N, 4), cxcywh in fractions of the image.
+    """Add noise to classes (...) and boxes (..., 4), cxcywh in fractions of the image.
 
     The new centre lies within the old box, and all four numbers stay within 0 and 1.
     """

@@ -10,7 +10,6 @@ pairs, N masks, h and w the masks' size.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,7 +23,7 @@ from panodetr.objective.matcher import match
 from panodetr.objective.targets import count_totals
 
 if TYPE_CHECKING:
-    from panodetr.model.detr import Detr, Encoded
+    from panodetr.model.detr import Detr
     from panodetr.objective.auxiliary import AuxiliaryHeads
     from panodetr.objective.config import CriterionConfig, ObjectiveConfig
     from panodetr.objective.matcher import Matches
@@ -59,72 +58,49 @@ def compute_losses(
     Returns:
         The total, and the unweighted losses of the last decoder layer by name, with "total".
     """
-    groups, criterion = config.query_groups, config.criterion
+    groups, criterion, targets = config.query_groups, config.criterion, batch.targets
     if totals is None:
-        totals = count_totals(batch.targets.counts, model.config.num_queries, criterion.no_object)
+        totals = count_totals(targets.counts, model.config.num_queries, criterion.no_object)
     encoded = model.encode(batch.pixels, batch.padding)
     states = model.decode(encoded, auxiliary.queries(model))  # L, B, GQ, D
     if config.learned == "masks":
         states = states[-1:]  # masks are made from the last layer; classes and boxes only match
-    # Every group is matched alone, as if it were another image with the same objects.
-    states = states.unflatten(2, (groups, -1)).flatten(1, 2).float()  # L, BG, Q, D
+    # Every group is matched alone, as if it were another layer.
+    states = states.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1).float()  # LG, B, Q, D
     with torch.autocast(states.device.type, enabled=False):
         logits, boxes = model.class_head(states), model.box_head(states)
-    targets = batch.targets.repeat(groups)
     matches = match(logits, boxes, targets, criterion.costs)
 
     losses: dict[str, Tensor] = {}
     extra: dict[str, Tensor] = {}  # of the auxiliary heads, with weights of their own
     if config.learned == "all":
-        shared = totals.times(groups)
-        losses |= detection_losses(logits, boxes, targets, matches, criterion, shared)
+        each = detection_losses(logits, boxes, targets, matches, criterion, totals)  # LG
+        losses |= {name: loss.unflatten(0, (-1, groups)).mean(1) for name, loss in each.items()}
     if auxiliary.token_heads is not None:
-        tokens = auxiliary.token_heads.loss(encoded.memory, batch.targets, criterion, totals)
+        tokens = auxiliary.token_heads.loss(encoded.memory, targets, criterion, totals)
         extra["tokens"] = config.token_weight * tokens
     if auxiliary.denoiser is not None:
         extra["denoising"] = denoising_loss(
-            model, auxiliary.denoiser, encoded, batch.targets, criterion, totals
+            model, auxiliary.denoiser, encoded, targets, criterion, totals
         )
     if with_masks:
-        own = matches.where((matches.layer == len(logits) - 1) & (matches.image % groups == 0))
-        image = own.image // groups
-        objects = own.object - targets.starts[own.image] + batch.targets.starts[image]
-        own = replace(own, image=image, object=objects)
-        masked, looks = _mask_losses(
-            model, encoded, states[-1, ::groups], own, batch, config, totals.objects
-        )
-        losses |= masked
-        extra |= looks
+        # Of the model's own queries in the last layer, and a share of them where there are many.
+        own = matches.where(matches.layer == len(logits) - groups)
+        matched = len(own.query)
+        num_objects = totals.objects * min(1.0, config.mask_objects / max(1, matched))
+        own = own.where(torch.randperm(matched, device=logits.device) < config.mask_objects)
+        attention = model.attend(encoded, states[-groups], own.image, own.query)  # N, A, h, w
+        masks = model.refine(model.share(encoded), attention, own.image).float()  # N, h, w
+        with torch.autocast(masks.device.type, enabled=False):
+            losses |= mask_losses(masks, targets, own.object, batch.padding, criterion, num_objects)
+            if config.attention_weight:
+                away = attention_loss(attention.float(), targets.masks(own.object))  # N
+                extra["attention"] = config.attention_weight * away.sum() / num_objects
 
     total = torch.stack([weighted_sum(losses, criterion), *extra.values()]).sum()
     shown = {name: loss if loss.dim() == 0 else loss[-1] for name, loss in losses.items()}
     shown |= extra | {"total": total}
     return total, {name: loss.detach() for name, loss in shown.items()}
-
-
-def _mask_losses(
-    model: Detr,
-    encoded: Encoded,
-    states: Tensor,
-    own: Matches,
-    batch: Batch,
-    config: ObjectiveConfig,
-    num_objects: float,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Mask and attention losses of the matched queries, whose states are (B, Q, D)."""
-    fraction = min(1.0, config.mask_objects / max(1, len(own.query)))
-    own = own.where(torch.randperm(len(own.query), device=own.query.device) < config.mask_objects)
-    attention = model.attend(encoded, states, own.image, own.query)  # N, A, h, w
-    masks = model.refine(model.share(encoded), attention, own.image).float()  # N, h, w
-    share = fraction * num_objects
-    with torch.autocast(masks.device.type, enabled=False):
-        losses = mask_losses(
-            masks, batch.targets, own.object, batch.padding, config.criterion, share
-        )
-        if not config.attention_weight:
-            return losses, {}
-        away = attention_loss(attention.float(), batch.targets.masks(own.object)).sum() / share
-    return losses, {"attention": config.attention_weight * away}
 
 
 def detection_losses(

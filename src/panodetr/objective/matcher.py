@@ -6,8 +6,7 @@ of the batch, M matched pairs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +23,7 @@ WORST = 1e6
 """A cost far above any other: with the default weights a pair costs 30 at most."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Matches:
+class Matches(NamedTuple):
     """M pairs, sorted by layer, image and query; each attribute is (M,) int64.
 
     Attributes:
@@ -42,12 +40,7 @@ class Matches:
 
     def where(self, keep: Tensor) -> Matches:
         """The pairs for which `keep` (M,) is True."""
-        return Matches(
-            layer=self.layer[keep],
-            image=self.image[keep],
-            query=self.query[keep],
-            object=self.object[keep],
-        )
+        return Matches(*(each[keep] for each in self))
 
 
 @torch.no_grad()
@@ -63,27 +56,16 @@ def match(logits: Tensor, boxes: Tensor, targets: Targets, costs: MatchCosts) ->
         targets: the objects.
         costs: the weights.
     """
-    layers, images = logits.shape[:2]
     cost = pair_costs(logits.float(), boxes.float(), targets, costs).cpu().numpy()  # L, B, Q, T
     np.nan_to_num(cost, copy=False, nan=WORST, posinf=WORST, neginf=WORST)
-    found: list[tuple[int, int, np.ndarray, np.ndarray]] = []
     starts = np.cumsum((0, *targets.counts))
-    for layer in range(layers):
-        for image in range(images):
-            query, place = linear_sum_assignment(cost[layer, image, :, : targets.counts[image]])
-            found.append((layer, image, query, place + starts[image]))
-    lengths = [len(query) for _, _, query, _ in found]
-    device = logits.device
-
-    def indexes(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values.astype(np.int64)).to(device)
-
-    return Matches(
-        layer=indexes(np.repeat([layer for layer, _, _, _ in found], lengths)),
-        image=indexes(np.repeat([image for _, image, _, _ in found], lengths)),
-        query=indexes(np.concatenate([query for _, _, query, _ in found])),
-        object=indexes(np.concatenate([place for _, _, _, place in found])),
-    )
+    pairs: list[np.ndarray] = []
+    for layer, image in np.ndindex(*cost.shape[:2]):
+        query, place = linear_sum_assignment(cost[layer, image, :, : targets.counts[image]])
+        where = np.full_like(query, layer), np.full_like(query, image)
+        pairs.append(np.stack((*where, query, place + starts[image])))  # 4, pairs of the image
+    found = torch.from_numpy(np.concatenate(pairs, axis=1, dtype=np.int64))  # 4, M
+    return Matches(*found.to(logits.device))
 
 
 def pair_costs(logits: Tensor, boxes: Tensor, targets: Targets, costs: MatchCosts) -> Tensor:

@@ -44,25 +44,16 @@ class Targets:
         counts = torch.tensor(self.counts, device=self.classes.device)
         return counts.cumsum(0) - counts
 
+    @property
+    def place(self) -> Tensor:
+        """(K,), the place of each object within its image, from 0."""
+        return torch.arange(len(self.classes), device=self.classes.device) - self.starts[self.image]
+
     def masks(self, objects: Tensor) -> Tensor:
         """Masks (N, H, W) of the objects (N,), indexes into the K, as 0.0 and 1.0."""
         assert self.index_map is not None
-        image = self.image[objects]
-        place = objects - self.starts[image] + 1  # N: counted from 1 within the image
-        return (self.index_map[image] == place[:, None, None]).to(self.boxes.dtype)
-
-    def repeat(self, groups: int) -> Targets:
-        """The targets of B * groups images, each image repeated; the index map stays as it is."""
-        image = self.image
-        order = torch.cat(
-            [(image == b).nonzero()[:, 0].repeat(groups) for b in range(len(self.counts))]
-        )  # K * groups
-        return Targets(
-            classes=self.classes[order],
-            boxes=self.boxes[order],
-            counts=tuple(count for count in self.counts for _ in range(groups)),
-            index_map=self.index_map,
-        )
+        place = self.place[objects] + 1  # N
+        return (self.index_map[self.image[objects]] == place[:, None, None]).to(self.boxes.dtype)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,16 +75,16 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
         t = self.targets
-        return Batch(
+        return replace(
+            self,
             pixels=self.pixels.to(device, non_blocking=True),
             padding=None if self.padding is None else self.padding.to(device, non_blocking=True),
-            targets=Targets(
+            targets=replace(
+                t,
                 classes=t.classes.to(device),
                 boxes=t.boxes.to(device),
-                counts=t.counts,
                 index_map=None if t.index_map is None else t.index_map.to(device),
             ),
-            image_ids=self.image_ids,
         )
 
 
@@ -110,10 +101,6 @@ class Totals:
     objects: float
     label_weight: float
     images: float
-
-    def times(self, groups: int) -> Totals:
-        """The totals if every query and object occurs once in each group."""
-        return replace(self, objects=self.objects * groups, label_weight=self.label_weight * groups)
 
 
 def count_totals(counts: Sequence[int], num_queries: int, no_object: float) -> Totals:
