@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from panodetr.model import config as named
 from panodetr.model.config import DetrConfig
 from panodetr.model.detr import Detr, shrink
+from panodetr.model.mask_head import Norm
 
 TINY = replace(ARCHITECTURE, num_classes=3, num_queries=5)
 
@@ -41,51 +42,49 @@ def batch(*sizes: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return pixels, padding
 
 
+def shapes(config: DetrConfig, height: int, width: int) -> tuple[tuple[int, ...], ...]:
+    """Of logits, boxes, states, memory and seven masks of two images; nothing is computed."""
+    with torch.device("meta"):
+        model = Detr(config)
+        padding = torch.empty(2, height, width, dtype=torch.bool)
+        found = model.detect(torch.empty(2, 3, height, width), padding)
+        given = [found.logits, found.boxes, found.states, found.encoded.memory]
+        if config.masks:
+            chosen = torch.zeros(7, dtype=torch.int64)
+            given.append(model.masks(found.encoded, found.states, chosen, chosen))
+    return tuple(tuple(each.shape) for each in given)
+
+
 @pytest.mark.parametrize(
-    ("make", "classes", "stride"),
+    ("make", "depths", "stride", "masks"),
     [
-        (named.detr_resnet50, 91, 32),
-        (named.detr_resnet101, 91, 32),
-        (named.detr_resnet50_dc5, 91, 16),
-        (named.detr_resnet101_dc5, 91, 16),
-        (named.detr_resnet50_panoptic, 250, 32),
-        (named.detr_resnet101_panoptic, 250, 32),
-        (named.detr_resnet50_dc5_panoptic, 250, 16),
+        (named.detr_resnet50, (3, 4, 6, 3), 32, False),
+        (named.detr_resnet101, (3, 4, 23, 3), 32, False),
+        (named.detr_resnet50_dc5, (3, 4, 6, 3), 16, False),
+        (named.detr_resnet101_dc5, (3, 4, 23, 3), 16, False),
+        (named.detr_resnet50_panoptic, (3, 4, 6, 3), 32, True),
+        (named.detr_resnet101_panoptic, (3, 4, 23, 3), 32, True),
+        (named.detr_resnet50_dc5_panoptic, (3, 4, 6, 3), 16, True),
     ],
 )
 def test_named_models_have_the_papers_shapes(
-    make: Callable[[], DetrConfig], classes: int, stride: int
+    make: Callable[[], DetrConfig], depths: tuple[int, ...], stride: int, masks: bool
 ) -> None:
-    with torch.device("meta"):  # shapes alone: no memory, no time
-        model = Detr(make())
-        found = model.detect(
-            torch.empty(2, 3, 128, 192), torch.empty(2, 128, 192, dtype=torch.bool)
-        )
-        assert found.logits.shape == (2, 100, classes + 1)
-        assert found.boxes.shape == (2, 100, 4)
-        assert found.states.shape == (2, 100, 256)
-        assert found.encoded.memory.shape == (2, 256, 128 // stride, 192 // stride)
-        if model.config.masks:
-            chosen = torch.zeros(7, dtype=torch.int64)
-            masks = model.masks(found.encoded, found.states, chosen, chosen)
-            assert masks.shape == (7, 32, 48)
+    config = make()
+    assert config.backbone.depths == depths
+    assert shapes(config, 128, 192) == (
+        (2, 100, 251 if masks else 92),
+        (2, 100, 4),
+        (2, 100, 256),
+        (2, 256, 128 // stride, 192 // stride),
+        *([(7, 32, 48)] if masks else []),
+    )
 
 
 def test_the_small_model_sees_stride_8_and_draws_at_stride_2() -> None:
-    with torch.device("meta"):
-        model = Detr(named.detr_small(2))
-        found = model.detect(torch.empty(1, 3, 128, 128))
-        chosen = torch.zeros(3, dtype=torch.int64)
-        masks = model.masks(found.encoded, found.states, chosen, chosen)
-    assert found.encoded.memory.shape == (1, 128, 16, 16)
-    assert masks.shape == (3, 64, 64)
-    assert sum(p.numel() for p in model.parameters()) < 3.5e6  # 15 MB as float32
-
-
-def test_boxes_are_fractions_and_logits_are_not(model: Detr) -> None:
-    found = model.detect(*batch((64, 96), (64, 96)))
-    assert 0 <= found.boxes.min() < found.boxes.max() <= 1
-    assert found.logits.min() < 0
+    config = named.detr_small(2)
+    assert shapes(config, 128, 128)[3:] == ((2, 128, 16, 16), (7, 64, 64))
+    assert sum(p.numel() for p in Detr(config).parameters()) < 3.5e6  # 15 MB as float32
 
 
 def test_decode_gives_every_layer_and_detect_the_last(model: Detr) -> None:
@@ -97,13 +96,11 @@ def test_decode_gives_every_layer_and_detect_the_last(model: Detr) -> None:
     assert_close(found.states, states[-1])
     assert_close(found.logits, model.class_head(states[-1]))
     assert_close(model.decode(encoded, model.queries.weight[None]), states)
-
-
-def test_no_padding_is_padding_that_is_nowhere(model: Detr) -> None:
-    pixels, padding = batch((64, 96))
-    given, none = model.detect(pixels, padding), model.detect(pixels)
-    assert_close(given.logits, none.logits)
-    assert_close(given.boxes, none.boxes)
+    assert 0 <= found.boxes.min() < found.boxes.max() <= 1  # fractions, and logits are not
+    assert found.logits.min() < 0
+    image = pixels[:1]
+    given, none = model.detect(image, torch.zeros_like(padding[:1])), model.detect(image)
+    assert_close((given.logits, given.boxes), (none.logits, none.boxes))
 
 
 def test_padding_is_sampled_where_torch_samples() -> None:
@@ -177,6 +174,13 @@ def test_every_part_learns(norm: str, pre_norm: bool) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
+
+
+def test_a_single_value_is_normalised_alone_as_beside_others() -> None:
+    norm, values = Norm(8, 8).eval(), torch.randn(2, 8, 1, 1)
+    assert torch.equal(norm(values[:1]), norm(values)[:1])
+    wide = torch.randn(2, 8, 3, 4)
+    assert torch.equal(norm(wide), nn.GroupNorm(8, 8)(wide))
 
 
 def test_a_detector_has_no_masks() -> None:

@@ -19,14 +19,12 @@ from panodetr.model.transformer import (
 )
 
 CONFIG = DetrConfig(
-    num_classes=3,
-    num_queries=4,
-    hidden_dim=32,
-    heads=4,
-    ffn_dim=48,
-    encoder_layers=2,
+    num_classes=3, num_queries=4, hidden_dim=32, heads=4, ffn_dim=48, encoder_layers=2,
     decoder_layers=3,
-)
+)  # fmt: skip
+QUERIES = torch.randn(3, 4, 32, generator=torch.Generator().manual_seed(1))
+"""Three groups."""
+PADDING = torch.tensor([[False] * 6, [False] * 4 + [True] * 2])
 
 
 @pytest.fixture(autouse=True)
@@ -34,14 +32,8 @@ def _seed() -> None:  # pyright: ignore[reportUnusedFunction]
     torch.manual_seed(0)
 
 
-def tokens(batch: int = 2, count: int = 6) -> Tensor:
-    return torch.randn(batch, count, CONFIG.hidden_dim)
-
-
-def padding_of_last(batch: int = 2, count: int = 6, padded: int = 2) -> Tensor:
-    mask = torch.zeros(batch, count, dtype=torch.bool)
-    mask[-1, count - padded :] = True
-    return mask
+def tokens(count: int = 6) -> Tensor:
+    return torch.randn(2, count, CONFIG.hidden_dim)
 
 
 def test_attention_is_torchs_own() -> None:
@@ -53,14 +45,13 @@ def test_attention_is_torchs_own() -> None:
         theirs.in_proj_weight.copy_(torch.cat([p.weight for p in parts]))
         theirs.in_proj_bias.copy_(torch.cat([p.bias for p in parts]))
         theirs.out_proj.load_state_dict(ours.out.state_dict())
-    query, memory, padding = tokens(count=3), tokens(), padding_of_last()
-    expected, _ = theirs(query, memory, memory, key_padding_mask=padding)
-    assert_close(ours(query, memory, memory, padding), expected)
+    query, memory = tokens(3), tokens()
+    expected, _ = theirs(query, memory, memory, key_padding_mask=PADDING)
+    assert_close(ours(query, memory, memory, PADDING), expected)
 
 
 def test_dropout_is_for_training_alone() -> None:
-    attention = Attention(32, 4, dropout=0.5)
-    x = tokens()
+    attention, x = Attention(32, 4, dropout=0.5), tokens()
     assert not torch.equal(attention(x, x, x, None), attention(x, x, x, None))
     attention.eval()
     assert torch.equal(attention(x, x, x, None), attention(x, x, x, None))
@@ -68,72 +59,66 @@ def test_dropout_is_for_training_alone() -> None:
 
 @pytest.mark.parametrize("pre_norm", [False, True])
 def test_norms_come_before_or_after_the_sublayers(pre_norm: bool) -> None:
-    layer = EncoderLayer(replace(CONFIG, pre_norm=pre_norm)).eval()
+    config = replace(CONFIG, pre_norm=pre_norm)
+    layer = EncoderLayer(config).eval()
+    first, second = layer.attention_residual.norm, layer.ffn_residual.norm
     x, positions = tokens(), tokens()
-
-    def norm(x: Tensor, first: bool) -> Tensor:
-        return (layer.attention_residual if first else layer.ffn_residual).norm(x)
 
     def read(x: Tensor) -> Tensor:
         return layer.attention(x + positions, x + positions, x, None)
 
     if pre_norm:
-        expected = x + read(norm(x, True))
-        expected = expected + layer.ffn(norm(expected, False))
+        expected = x + read(first(x))
+        expected = expected + layer.ffn(second(expected))
+        memory = Encoder(config).eval()(x, positions, None)
+        assert_close(memory, F.layer_norm(memory, (32,)), atol=1e-4, rtol=0)
     else:
-        expected = norm(x + read(x), True)
-        expected = norm(expected + layer.ffn(expected), False)
+        expected = first(x + read(x))
+        expected = second(expected + layer.ffn(expected))
     assert_close(layer(x, positions, None), expected)
-
-
-def test_pre_norm_normalises_memory_at_the_end() -> None:
-    x, positions = tokens(), tokens()
-    memory = Encoder(replace(CONFIG, pre_norm=True)).eval()(x, positions, None)
-    assert_close(memory, F.layer_norm(memory, (32,)), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])
 def test_nobody_reads_padding(pre_norm: bool) -> None:
     config = replace(CONFIG, pre_norm=pre_norm)
     encoder, decoder = Encoder(config).eval(), Decoder(config).eval()
-    x, positions, padding = tokens(), tokens(), padding_of_last()
-    queries = torch.randn(1, 4, 32)
+    x, positions = tokens(), tokens()
 
     def states(x: Tensor) -> Tensor:
-        memory = encoder(x, positions, padding)
-        return decoder(queries, memory, positions, padding)
+        return decoder(QUERIES[:1], encoder(x, positions, PADDING), positions, PADDING)
 
-    assert_close(states(x), states(x.masked_fill(padding[..., None], 100.0)))
+    assert_close(states(x), states(x.masked_fill(PADDING[..., None], 100.0)))
 
 
 def test_every_decoder_layer_is_given_out_and_the_next_reads_it_unnormalised() -> None:
     decoder = Decoder(CONFIG).eval()
-    memory, positions, queries = tokens(), tokens(), torch.randn(1, 4, 32)
-    states = decoder(queries, memory, positions, None)
+    memory, positions = tokens(), tokens()
+    states = decoder(QUERIES[:1], memory, positions, None)
     assert states.shape == (3, 2, 4, 32)
     x = torch.zeros(2, 1, 4, 32)
     for layer, state in zip(decoder.layers, states, strict=True):
-        x = layer(x, queries, memory + positions, memory, None)
+        x = layer(x, QUERIES[:1], memory + positions, memory, None)
         assert_close(state, decoder.norm(x)[:, 0])
 
 
 def test_groups_of_queries_do_not_see_each_other() -> None:
     decoder = Decoder(CONFIG).eval()
-    memory, positions, queries = tokens(), tokens(), torch.randn(3, 4, 32)
-    together = decoder(queries, memory, positions, None).unflatten(2, (3, 4))
+    memory, positions = tokens(), tokens()
+
+    def states(queries: Tensor) -> Tensor:
+        return decoder(queries, memory, positions, None).unflatten(2, (-1, 4))  # L, B, G, Q, D
+
+    together = states(QUERIES)
     for group in range(3):
-        alone = decoder(queries[group : group + 1], memory, positions, None)
-        assert_close(together[:, :, group], alone)
-    changed = queries.clone()
-    changed[1] += 1.0
-    after = decoder(changed, memory, positions, None).unflatten(2, (3, 4))
+        assert_close(together[:, :, group], states(QUERIES[group : group + 1])[:, :, 0])
+    after = states(QUERIES + torch.tensor([0.0, 1, 0])[:, None, None])
     assert_close(after[:, :, [0, 2]], together[:, :, [0, 2]])
     assert not torch.allclose(after[:, :, 1], together[:, :, 1])
 
 
 def test_positions_may_enter_at_the_input() -> None:
     config = replace(CONFIG, position_input=True)
-    x, positions, queries = tokens(), tokens(), torch.randn(1, 4, 32)
+    x, positions, queries = tokens(), tokens(), QUERIES[:1]
     plain, placed = Encoder(CONFIG).eval(), Encoder(config).eval()
     placed.load_state_dict(plain.state_dict())
     assert_close(placed(x, positions, None), plain(x + positions, positions, None))
@@ -155,17 +140,12 @@ def test_sine_positions_are_fractions_of_the_unpadded_image() -> None:
     assert_close(alone[0, 8:, 0], alone[0, 8:, 2])
 
 
-def test_learned_positions_are_columns_and_rows() -> None:
+def test_learned_positions_are_columns_and_rows_up_to_50() -> None:
     encode = LearnedPositions(16)
-    maps = encode(torch.zeros(2, 3, 5, dtype=torch.bool))
-    assert maps.shape == (2, 16, 3, 5)
+    maps = encode(torch.zeros(2, 3, 50, dtype=torch.bool))
+    assert maps.shape == (2, 16, 3, 50)
     expected = torch.cat((encode.columns.weight[4], encode.rows.weight[2]))
     assert_close(maps[1, :, 2, 4], expected)
-
-
-@pytest.mark.parametrize("size", [(51, 3), (3, 51)])
-def test_learned_positions_have_a_limit(size: tuple[int, int]) -> None:
-    encode = LearnedPositions(16)
-    assert encode(torch.zeros(1, 50, 50, dtype=torch.bool)).shape == (1, 16, 50, 50)
-    with pytest.raises(ValueError, match=f"{size[0]}x{size[1]} is larger than the 50 learned"):
-        encode(torch.zeros(1, *size, dtype=torch.bool))
+    for size in ((51, 3), (3, 51)):
+        with pytest.raises(ValueError, match=f"{size[0]}x{size[1]} is larger than the 50 learned"):
+            encode(torch.zeros(1, *size, dtype=torch.bool))

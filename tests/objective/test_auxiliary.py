@@ -4,112 +4,65 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.objective.scene import ARCHITECTURE, batch_of, make, totals_of
+from tests.objective.scene import ARCHITECTURE, batch_of, make, part_of, totals_of
 from torch import Tensor
+from torch.nn import functional as F
 from torch.testing import assert_close
 
+from panodetr.model.detr import Detr
 from panodetr.model.transformer import SinePositions
-from panodetr.objective.auxiliary import TokenHeads, place_queries_on_grid
+from panodetr.objective import auxiliary
+from panodetr.objective.auxiliary import (
+    Denoiser,
+    TokenHeads,
+    add_noise,
+    denoising_loss,
+    place_queries_on_grid,
+)
 from panodetr.objective.config import CriterionConfig, ObjectiveConfig
 from panodetr.objective.criterion import compute_losses
+from panodetr.objective.targets import Batch
 
 RUN = ObjectiveConfig(mask_objects=100, query_groups=2, token_weight=1.0)
+DENOISED = ObjectiveConfig(denoising=3)
 
 
 def test_the_models_own_queries_are_the_first_group_and_see_no_other() -> None:
-    model, auxiliary = make(replace(RUN, query_groups=3))
+    model, heads = make(replace(RUN, query_groups=3))
     encoded = model.encode(batch_of(1, 2).pixels)
     own = model.decode(encoded)
-    states = model.decode(encoded, auxiliary.queries(model)).unflatten(2, (3, -1))
+    states = model.decode(encoded, heads.queries(model)).unflatten(2, (3, -1))
     assert_close(states[:, :, 0], own)
-    assert auxiliary.more_queries is not None
+    assert heads.more_queries is not None
     with torch.no_grad():
-        auxiliary.more_queries[1] += 1
-    changed = model.decode(encoded, auxiliary.queries(model)).unflatten(2, (3, -1))
+        heads.more_queries[1] += 1
+    changed = model.decode(encoded, heads.queries(model)).unflatten(2, (3, -1))
     assert_close(changed[:, :, :2], states[:, :, :2])
     assert not torch.allclose(changed[:, :, 2], states[:, :, 2])
 
 
-def test_equal_groups_lose_what_one_loses() -> None:
-    """Losses are means over groups: their number does not change what a weight means."""
-    batch = batch_of(2, 0, 3)
-    losses: list[dict[str, Tensor]] = []
-    for groups in (1, 2):
-        model, auxiliary = make(replace(RUN, query_groups=groups))
-        if auxiliary.more_queries is not None:
-            with torch.no_grad():
-                auxiliary.more_queries.copy_(model.queries.weight.expand_as(auxiliary.more_queries))
-        auxiliary.token_heads = None
-        config = replace(RUN, query_groups=groups, token_weight=0.0)
-        total, parts = compute_losses(model, auxiliary, batch, config, with_masks=True)
-        losses.append(parts | {"total": total})
-    assert losses[0].keys() == {"label", "l1", "giou", "focal", "dice", "total"}
-    for name, loss in losses[0].items():
-        assert_close(losses[1][name], loss, msg=lambda text, name=name: f"{name}: {text}")
-
-
-def test_a_sample_of_the_masks_loses_the_same_in_the_mean() -> None:
-    batch = batch_of(2, 4)
-    run = replace(RUN, query_groups=1, token_weight=0.0)
-    model, auxiliary = make(run)
-
-    def dice(most: int) -> float:
-        config = replace(run, mask_objects=most)
-        return compute_losses(model, auxiliary, batch, config, with_masks=True)[1]["dice"].item()
-
-    samples = torch.tensor([dice(2) for _ in range(60)])
-    assert samples.std() > 0
-    assert samples.mean().item() == pytest.approx(dice(6), rel=0.05)
-
-
-@pytest.mark.parametrize("counts", [(2, 0), (0, 0)])
-def test_batches_with_few_or_no_objects_can_be_learned_from(counts: tuple[int, ...]) -> None:
-    model, auxiliary = make(replace(RUN, query_groups=2))
-    total, parts = compute_losses(model, auxiliary, batch_of(*counts), RUN, with_masks=True)
-    total.backward()
-    assert total.isfinite()
-    assert parts["tokens"].isfinite()
-    gradients = [p.grad for part in (model, auxiliary) for p in part.parameters()]
-    assert all(gradient.isfinite().all() for gradient in gradients if gradient is not None)
-    assert model.queries.weight.grad is not None
-
-
-def test_tokens_learn_the_object_at_their_centre() -> None:
+def test_tokens_learn_the_object_at_their_centre(monkeypatch: pytest.MonkeyPatch) -> None:
     """Heads that answer rightly lose nothing, and ones that answer for the next object do."""
-    heads = TokenHeads(ARCHITECTURE)
-    targets = batch_of(8).targets
+    heads, targets = TokenHeads(ARCHITECTURE), batch_of(8).targets
     totals = totals_of(targets.counts, RUN)
-    rows = torch.linspace(0, 1, 9)[:-1] + 1 / 16
-    # A token says its object's class and its box's logit; the heads hand that on.
-    told = torch.zeros(1, 128, 8, 8)
-    told[0, 0] = (20.0 * (1 - 2 * (torch.arange(8) % 2)))[:, None]
-    told[0, 1] = rows.logit()[:, None]
-    told[0, 2] = 1.0
-    with torch.no_grad():
-        for parameter in (*heads.class_head.parameters(), *heads.box_head.parameters()):
-            parameter.zero_()
-        heads.class_head.weight[0, 0], heads.class_head.weight[1, 0] = 1, -1
-        heads.class_head.bias[2] = -50
-        first, _, second, _, last = heads.box_head
-        for linear in (first, second):
-            weight = linear.get_parameter("weight")
-            weight[0, 1 if linear is first else 0], weight[1, 2 if linear is first else 1] = 1, 1
-        first.get_parameter("bias")[0] = 10  # keeps the logit above 0, where ReLU lets it pass
-        weight, bias = last.get_parameter("weight"), last.get_parameter("bias")
-        weight[1, 0] = 1
-        bias.copy_(torch.tensor([0.0, -10, 20, -torch.tensor(7.0).log().item()]))
-        right = heads.loss(told, targets, CriterionConfig(), totals)
-        wrong = heads.loss(told.roll(1, 2), targets, CriterionConfig(), totals)
+    # A token says its row's logits and box, and the heads hand them on.
+    monkeypatch.setattr(heads.class_head, "forward", lambda tokens: tokens[:, :3])
+    monkeypatch.setattr(heads.box_head, "forward", lambda tokens: tokens[:, 3:7])
+    logits = 50 * F.one_hot(targets.classes, 3) - 25.0
+    told = torch.cat((logits, targets.boxes, torch.zeros(8, 121)), dim=1)  # 8 rows, D
+    told = told.T[None, :, :, None].repeat(1, 1, 1, 8)
+    right = heads.loss(told, targets, CriterionConfig(), totals)
+    wrong = heads.loss(told.roll(1, 2), targets, CriterionConfig(), totals)
     assert right.item() == pytest.approx(0, abs=1e-4)
     assert wrong.item() > 10
 
 
 def test_queries_start_as_positions_of_points_all_over_the_image() -> None:
-    model, auxiliary = make(replace(RUN, query_groups=2))
-    place_queries_on_grid(model, auxiliary)
+    model, heads = make(replace(RUN, query_groups=2))
+    place_queries_on_grid(model, heads)
     table = SinePositions(128)(torch.zeros(1, 256, 256, dtype=torch.bool))[0].flatten(1).T
     points: list[list[int]] = []
-    for query in auxiliary.queries(model).flatten(0, 1):
+    for query in heads.queries(model).flatten(0, 1):
         distance, place = (table - query).abs().amax(1).min(0)
         assert distance < 1e-5
         points.append([int(place) // 256, int(place) % 256])
@@ -122,3 +75,78 @@ def test_queries_start_as_positions_of_points_all_over_the_image() -> None:
     assert_close(
         cross.get_parameter("query.weight"), cross.get_parameter("key.weight"), rtol=0, atol=0
     )
+
+
+def denoiser_and_model() -> tuple[Denoiser, Detr]:
+    model, heads = make(DENOISED)
+    assert heads.denoiser is not None
+    return heads.denoiser, model
+
+
+def loss_of(denoiser: Denoiser, model: Detr, batch: Batch) -> Tensor:
+    totals, encoded = totals_of(batch.targets.counts, DENOISED), model.encode(batch.pixels)
+    return denoising_loss(model, denoiser, encoded, batch.targets, DENOISED.criterion, totals)
+
+
+def test_the_trained_model_is_plain_detr() -> None:
+    denoiser, model = denoiser_and_model()
+    assert model.state_dict().keys() == Detr(ARCHITECTURE).state_dict().keys()
+    with torch.no_grad():
+        before = model.detect(batch_of(2).pixels).logits
+        for parameter in denoiser.parameters():
+            parameter.fill_(torch.nan)
+        assert torch.equal(model.detect(batch_of(2).pixels).logits, before)
+
+
+def test_nothing_of_the_truth_reaches_the_models_own_queries() -> None:
+    """Other noise, other labels, none at all: what is matched loses exactly the same."""
+    batch = batch_of(2, 0, 3)
+    losses: list[dict[str, Tensor]] = []
+    for seed, groups in ((1, 3), (2, 3), (1, 0)):
+        config = replace(DENOISED, denoising=groups)
+        model, heads = make(config)
+        torch.manual_seed(seed)
+        losses.append(compute_losses(model, heads, batch, config, with_masks=False)[1])
+    assert not torch.equal(losses[0]["denoising"], losses[1]["denoising"])
+    for name in ("label", "l1", "giou"):
+        assert_close(losses[0][name], losses[1][name], rtol=0, atol=0)
+        assert_close(losses[0][name], losses[2][name], rtol=0, atol=0)
+
+
+def test_gradients_reach_the_model_and_the_embeddings() -> None:
+    denoiser, model = denoiser_and_model()
+    loss_of(denoiser, model, batch_of(2, 3)).backward()
+    for part in (model.backbone, model.encoder, model.decoder, model.class_head, model.box_head):
+        assert any(p.grad.abs().max() > 0 for p in part.parameters() if p.grad is not None)
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in denoiser.parameters())
+    assert model.queries.weight.grad is None  # they have no part in it
+
+
+@torch.no_grad()
+def test_images_and_groups_do_not_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch loses the mean of what its images lose, weighted by objects, however it is padded."""
+    monkeypatch.setattr(auxiliary, "add_noise", lambda classes, boxes, _: (classes, boxes))
+    denoiser, model = denoiser_and_model()
+    both = batch_of(1, 4)
+    whole = loss_of(denoiser, model, both)
+    alone = [loss_of(denoiser, model, part_of(both, slice(n, n + 1))) for n in (0, 1)]
+    denoiser.groups = 1
+    one_group = loss_of(denoiser, model, both)
+    assert_close(whole, (alone[0] + 4 * alone[1]) / 5, rtol=1e-5, atol=1e-5)
+    assert_close(whole, one_group, rtol=1e-5, atol=1e-5)
+
+
+def test_noise_stays_within_its_bounds_and_the_image() -> None:
+    torch.manual_seed(0)
+    classes, boxes = torch.full((4000,), 3), torch.tensor([0.5, 0.5, 0.2, 0.1]).repeat(4000, 1)
+    noisy_classes, noisy = add_noise(classes, boxes, 10)
+    changed = (noisy_classes != 3).float().mean().item()
+    assert changed == pytest.approx(0.2 * 0.9, abs=0.02)
+    assert 0 <= noisy_classes.min() <= noisy_classes.max() < 10
+    shift = (noisy - boxes)[:, :2].abs() / boxes[:, 2:]
+    scale = noisy[:, 2:] / boxes[:, 2:]
+    assert 0.19 < shift.max() <= 0.2001  # 0.4 of half the size
+    assert 0.6 - 1e-5 <= scale.min() < 0.61
+    assert 1.39 < scale.max() <= 1.4 + 1e-5
+    _, edge = add_noise(classes, torch.tensor([1.0, 0, 1, 1]).repeat(4000, 1), 10)
+    assert 0 <= edge.min() <= edge.max() <= 1

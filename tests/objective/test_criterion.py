@@ -79,37 +79,29 @@ def golden_criterion(golden: Path) -> Golden:
         return Golden(dict(file))
 
 
-def test_matching_is_the_originals(golden_criterion: Golden) -> None:
-    _, last = golden_criterion.losses(CriterionConfig(mask_padding=True))
-    starts = golden_criterion.targets.starts
+def test_matching_losses_and_gradients_are_the_originals(golden_criterion: Golden) -> None:
+    given, config = golden_criterion, CriterionConfig(mask_padding=True)
+    losses, last = given.losses(config)
     for image in range(3):
         own = last.where(last.image == image)
-        expected = golden_criterion.file
-        assert own.query.tolist() == expected[f"match/{image}/query"].tolist()
-        assert (own.object - starts[image]).tolist() == expected[f"match/{image}/target"].tolist()
+        assert own.query.tolist() == given.file[f"match/{image}/query"].tolist()
+        place = own.object - given.targets.starts[image]
+        assert place.tolist() == given.file[f"match/{image}/target"].tolist()
 
-
-def test_losses_of_every_layer_are_the_originals(golden_criterion: Golden) -> None:
-    config = CriterionConfig(mask_padding=True)
-    losses, _ = golden_criterion.losses(config)
-    for name, original in ORIGINAL_NAMES.items():
-        expected = [golden_criterion.loss(original + layer) for layer in ("_0", "_1", "")]
+    for name, original in ORIGINAL_NAMES.items():  # of every layer
+        expected = [given.loss(original + layer) for layer in ("_0", "_1", "")]
         assert_close(losses[name], torch.stack(expected), atol=1e-5, rtol=0)
-    assert_close(losses["focal"], golden_criterion.loss("loss_mask"), atol=1e-5, rtol=0)
-    assert_close(losses["dice"], golden_criterion.loss("loss_dice"), atol=1e-5, rtol=0)
+    assert_close(losses["focal"], given.loss("loss_mask"), atol=1e-5, rtol=0)
+    assert_close(losses["dice"], given.loss("loss_dice"), atol=1e-5, rtol=0)
     total = weighted_sum(losses, config)
-    assert_close(total, golden_criterion.loss("total"), atol=1e-5, rtol=0)
+    assert_close(total, given.loss("total"), atol=1e-5, rtol=0)
 
-
-def test_gradients_are_the_originals(golden_criterion: Golden) -> None:
-    config = CriterionConfig(mask_padding=True)
-    losses, _ = golden_criterion.losses(config)
-    weighted_sum(losses, config).backward()
-    for name, fed in (("logits", golden_criterion.logits), ("boxes", golden_criterion.boxes)):
-        assert_close(fed.grad, golden_criterion.stacked(f"grad/{name}"), atol=1e-5, rtol=0)
-    expected = torch.from_numpy(golden_criterion.file["grad/masks"])
+    total.backward()
+    for name, fed in (("logits", given.logits), ("boxes", given.boxes)):
+        assert_close(fed.grad, given.stacked(f"grad/{name}"), atol=1e-5, rtol=0)
+    expected = torch.from_numpy(given.file["grad/masks"])
     assert expected.abs().max() > 1e-4  # else the next line would say nothing
-    assert_close(golden_criterion.masks.grad, expected, atol=1e-5, rtol=0)
+    assert_close(given.masks.grad, expected, atol=1e-5, rtol=0)
 
 
 def test_padding_counts_in_the_mask_losses_only_when_asked_for(golden_criterion: Golden) -> None:
@@ -129,38 +121,12 @@ def test_padding_counts_in_the_mask_losses_only_when_asked_for(golden_criterion:
 def test_masks_of_objects_come_from_their_images() -> None:
     targets = targets_of(2, 0, 3, side=8)
     assert targets.image.tolist() == [0, 0, 2, 2, 2]
+    assert targets.place.tolist() == [0, 1, 0, 1, 2]
     assert targets.starts.tolist() == [0, 2, 2]
     masks = targets.masks(torch.tensor([4, 0, 1]))
     assert masks.dtype == torch.float32
     assert masks.sum((1, 2)).tolist() == [8, 8, 8]
     assert [int(mask.sum(1).argmax()) for mask in masks] == [2, 0, 1]
-
-
-@pytest.mark.parametrize("counts", [(0,), (0, 0), (0, 2)])
-def test_images_without_objects_teach_that_there_is_nothing(counts: tuple[int, ...]) -> None:
-    config = CriterionConfig()
-    torch.manual_seed(0)
-    targets = targets_of(*counts, side=8)
-    logits = torch.randn(2, len(counts), 5, 4, requires_grad=True)
-    boxes = torch.rand(2, len(counts), 5, 4).mul(0.5).add(0.1).requires_grad_()
-    masks = torch.randn(len(counts), 5, 4, 4, requires_grad=True)
-    matches = match(logits, boxes, targets, config.costs)
-    totals = count_totals(counts, 5, config.no_object)
-    losses = detection_losses(logits, boxes, targets, matches, config, totals)
-    last = matches.where(matches.layer == 1)
-    losses |= mask_losses(
-        masks[last.image, last.query], targets, last.object, None, config, max(1, sum(counts))
-    )
-    total = weighted_sum(losses, config)
-    total.backward()
-    assert total.isfinite()
-    for fed in (logits, boxes, masks):
-        assert fed.grad is not None
-        assert fed.grad.isfinite().all()
-    assert logits.grad is not None
-    assert (logits.grad[:, 0, :, -1] < 0).all()  # image 0 is empty: more "no object" is better
-    if not sum(counts):
-        assert [losses[name].sum().item() for name in ("l1", "giou", "focal", "dice")] == [0] * 4
 
 
 @pytest.mark.parametrize("loss", [focal_loss, dice_loss])

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, replace
+from typing import Any
 
 import pytest
 import torch
@@ -25,17 +25,9 @@ class Transfers(TorchFunctionMode):
         super().__init__()
         self.shapes: list[tuple[str, tuple[int, ...]]] = []
 
-    def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: Sequence[type],
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in TO_HOST:
-            tensor = args[0]
-            assert isinstance(tensor, Tensor)
-            self.shapes.append((func.__name__, tuple(tensor.shape)))
+            self.shapes.append((func.__name__, tuple(args[0].shape)))
         return func(*args, **(kwargs or {}))
 
 
@@ -44,9 +36,9 @@ RUN = ObjectiveConfig(mask_objects=100, query_groups=2, token_weight=1.0, attent
 
 def test_a_step_brings_the_costs_of_all_layers_to_the_host_at_once() -> None:
     config = replace(RUN, denoising=2)
-    model, auxiliary = make(config)
+    model, heads = make(config)
     with Transfers() as transfers:
-        total, _ = compute_losses(model, auxiliary, batch_of(2, 0, 3), config, with_masks=True)
+        total, _ = compute_losses(model, heads, batch_of(2, 0, 3), config, with_masks=True)
         total.backward()
     layers, images, queries = 2 * config.query_groups, 3, 6
     costs = (layers, images, queries, 3)
@@ -61,13 +53,11 @@ def test_parts_of_a_step_add_up_to_the_whole(split: int) -> None:
     gradients: list[Tensor] = []
     figures: list[dict[str, Tensor]] = []
     for parts in ([slice(0, 4)], [slice(0, split), slice(split, 4)]):
-        model, auxiliary = make(RUN)
+        model, heads = make(RUN)
         logged: list[dict[str, Tensor]] = []
         for images in parts:
             part = part_of(batch, images)
-            total, shown = compute_losses(
-                model, auxiliary, part, RUN, with_masks=True, totals=totals
-            )
+            total, shown = compute_losses(model, heads, part, RUN, with_masks=True, totals=totals)
             total.backward()
             logged.append(shown)
         figures.append({name: torch.stack([p[name] for p in logged]).sum() for name in logged[0]})
@@ -80,6 +70,58 @@ def test_parts_of_a_step_add_up_to_the_whole(split: int) -> None:
     for name, figure in figures[0].items():
         assert_close(figures[1][name], figure, atol=1e-5, rtol=1e-5, msg=name)
     assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-4)
+
+
+def test_equal_groups_lose_what_one_loses() -> None:
+    """Losses are means over groups: their number does not change what a weight means."""
+    batch = batch_of(2, 0, 3)
+    losses: list[dict[str, Tensor]] = []
+    for groups in (1, 2):
+        model, heads = make(replace(RUN, query_groups=groups))
+        if heads.more_queries is not None:
+            with torch.no_grad():
+                heads.more_queries.copy_(model.queries.weight.expand_as(heads.more_queries))
+        heads.token_heads = None
+        config = replace(RUN, query_groups=groups, token_weight=0.0)
+        total, parts = compute_losses(model, heads, batch, config, with_masks=True)
+        losses.append(parts | {"total": total})
+    assert losses[0].keys() == {"label", "l1", "giou", "focal", "dice", "attention", "total"}
+    for name, loss in losses[0].items():
+        assert_close(losses[1][name], loss, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_a_sample_of_the_masks_loses_the_same_in_the_mean() -> None:
+    batch = batch_of(2, 4)
+    run = replace(RUN, query_groups=1, token_weight=0.0)
+    model, heads = make(run)
+
+    def dice(most: int) -> float:
+        config = replace(run, mask_objects=most)
+        return compute_losses(model, heads, batch, config, with_masks=True)[1]["dice"].item()
+
+    samples = torch.tensor([dice(2) for _ in range(60)])
+    assert samples.std() > 0
+    assert samples.mean().item() == pytest.approx(dice(6), rel=0.05)
+
+
+@pytest.mark.parametrize("counts", [(0,), (0, 0), (0, 3), (2, 0)])
+def test_images_without_objects_teach_that_there_is_nothing(counts: tuple[int, ...]) -> None:
+    config = replace(RUN, denoising=2)
+    model, heads = make(config)
+    total, parts = compute_losses(model, heads, batch_of(*counts), config, with_masks=True)
+    total.backward()
+    assert all(loss.isfinite() for loss in parts.values())
+    for name in ("l1", "giou", "focal", "dice", "attention", "denoising"):
+        assert (parts[name] > 0) == (sum(counts) > 0)
+    for part in (model, heads):
+        for name, parameter in part.named_parameters():
+            assert parameter.grad is None or parameter.grad.isfinite().all(), name
+    assert heads.denoiser is not None
+    # Part of every step, for processes that share one.
+    assert all(parameter.grad is not None for parameter in heads.denoiser.parameters())
+    assert model.class_head.bias.grad is not None
+    if not sum(counts):
+        assert model.class_head.bias.grad[-1] < 0  # more "no object" is better
 
 
 def test_totals_of_parts_add_up() -> None:
@@ -96,23 +138,19 @@ def test_half_precision_of_the_network_leaves_losses_in_full(learned: str) -> No
     config = replace(RUN, denoising=1)
     if learned == "masks":
         config = replace(RUN, learned="masks", query_groups=1, token_weight=0.0)
-    model, auxiliary = make(config)
+    model, heads = make(config)
     found: list[Tensor] = []
-
-    def keep(_head: nn.Module, _given: object, output: Tensor) -> None:
-        found.append(output)
-
-    heads: list[nn.Module] = [model.class_head, model.box_head]
-    if auxiliary.token_heads is not None:
-        heads += auxiliary.token_heads.children()
-    for head in heads:
-        head.register_forward_hook(keep)
-    full, _ = compute_losses(model, auxiliary, batch_of(2, 3), config, with_masks=True)
+    watched: list[nn.Module] = [model.class_head, model.box_head]
+    if heads.token_heads is not None:
+        watched += heads.token_heads.children()
+    for head in watched:
+        head.register_forward_hook(lambda _head, _given, output: found.append(output))
+    full, _ = compute_losses(model, heads, batch_of(2, 3), config, with_masks=True)
     torch.manual_seed(0)
     with torch.autocast("cpu", torch.bfloat16):
-        total, parts = compute_losses(model, auxiliary, batch_of(2, 3), config, with_masks=True)
+        total, parts = compute_losses(model, heads, batch_of(2, 3), config, with_masks=True)
     total.backward()
-    assert len(found) >= 2 * len(heads)
+    assert len(found) >= 2 * len(watched)
     assert {output.dtype for output in found} == {torch.float32}
     assert {loss.dtype for loss in parts.values()} == {torch.float32}
     assert total.item() == pytest.approx(full.item(), rel=0.1)

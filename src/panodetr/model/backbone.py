@@ -43,7 +43,7 @@ class FrozenBatchNorm(nn.Module):
 
 
 def make_norm(kind: Norm, channels: int) -> nn.Module:
-    """The normalisation that a backbone's configuration names, for (B, channels, H, W)."""
+    """The norm of a kind, for (B, channels, H, W)."""
     match kind:
         case "frozen":
             return FrozenBatchNorm(channels)
@@ -70,8 +70,6 @@ def make_shortcut(norm: Norm, inputs: int, outputs: int, stride: int) -> nn.Sequ
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut (ResNet-18 and -34)."""
 
-    expansion = 1
-
     def __init__(self, inputs: int, width: int, stride: int, dilation: int, norm: Norm) -> None:
         super().__init__()
         self.conv1 = conv3x3(inputs, width, stride, dilation)
@@ -93,11 +91,9 @@ class Bottleneck(nn.Module):
     The stride sits on the 3x3.
     """
 
-    expansion = 4
-
     def __init__(self, inputs: int, width: int, stride: int, dilation: int, norm: Norm) -> None:
         super().__init__()
-        outputs = width * self.expansion
+        outputs = 4 * width
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
         self.norm1 = make_norm(norm, width)
         self.conv2 = conv3x3(width, width, stride, dilation)
@@ -119,45 +115,32 @@ class ResNet(nn.Module):
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
-        size = 7 if config.stem_stride == 2 else 3
-        self.stem_conv = nn.Conv2d(
-            3, config.stem_width, size, config.stem_stride, size // 2, bias=False
-        )
-        self.stem_norm = make_norm(config.norm, config.stem_width)
+        stride, channels = config.stem_stride, config.stem_width
+        size = 7 if stride == 2 else 3
+        self.stem_conv = nn.Conv2d(3, channels, size, stride, size // 2, bias=False)
+        self.stem_norm = make_norm(config.norm, channels)
         self.stem_pool = nn.MaxPool2d(3, 2, 1) if config.stem_pool else nn.Identity()
-
-        stages: list[nn.Sequential] = []
-        channels = config.stem_width
-        for stage in range(4):
-            stages.append(_make_stage(config, stage, channels))
-            channels = config.stage_channels[stage]
-        self.stages = nn.ModuleList(stages)
-
+        block = BasicBlock if config.block == "basic" else Bottleneck
+        self.stages = nn.ModuleList()
+        for stage, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
+            # DC5: the last stage keeps its size, and all its blocks but the first are dilated.
+            dilate = config.dilate_last and stage == 3
+            blocks = nn.Sequential()
+            for place in range(depth):
+                stride = config.strides[stage] if place == 0 and not dilate else 1
+                dilation = 2 if place > 0 and dilate else 1
+                blocks.append(block(channels, width, stride, dilation, config.norm))
+                channels = config.stage_channels[stage]
+            self.stages.append(blocks)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """From normalised pixels (B, 3, H, W) to four maps (B, C, H/S, W/S), finest first."""
-        x = F.relu_(self.stem_norm(self.stem_conv(pixels)))
-        x = self.stem_pool(x)
+        x = self.stem_pool(F.relu_(self.stem_norm(self.stem_conv(pixels))))
         features: list[Tensor] = []
         for stage in self.stages:
             x = stage(x)
             features.append(x)
         return tuple(features)
-
-
-def _make_stage(config: ResNetConfig, stage: int, inputs: int) -> nn.Sequential:
-    """The blocks of one stage.
-
-    With DC5 the last stage keeps its size, and all its blocks but the first are dilated.
-    """
-    block = BasicBlock if config.block == "basic" else Bottleneck
-    dilate = config.dilate_last and stage == 3
-    stride = 1 if dilate else config.strides[stage]
-    width = config.widths[stage]
-    blocks = [block(inputs, width, stride, 1, config.norm)]
-    for _ in range(1, config.depths[stage]):
-        blocks.append(block(width * block.expansion, width, 1, 2 if dilate else 1, config.norm))
-    return nn.Sequential(*blocks)

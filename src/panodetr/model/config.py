@@ -64,11 +64,9 @@ class ResNetConfig:
             )
 
     @property
-    def stage_channels(self) -> tuple[int, int, int, int]:
+    def stage_channels(self) -> tuple[int, ...]:
         """Channels that each stage gives out."""
-        expansion = 4 if self.block == "bottleneck" else 1
-        a, b, c, d = self.widths
-        return a * expansion, b * expansion, c * expansion, d * expansion
+        return tuple((4 if self.block == "bottleneck" else 1) * width for width in self.widths)
 
 
 @dataclass(frozen=True, kw_only=True)

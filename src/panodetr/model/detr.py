@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from panodetr.model.backbone import ResNet
 from panodetr.model.mask_head import AttentionMaps, MaskHead
-from panodetr.model.transformer import Decoder, Encoder, make_positions
+from panodetr.model.transformer import Decoder, Encoder, LearnedPositions, SinePositions
 
 if TYPE_CHECKING:
     from panodetr.model.config import DetrConfig
@@ -59,13 +59,6 @@ class Detections:
     encoded: Encoded
 
 
-class ClassHead(nn.Linear):
-    """Logits of the real classes and, last, of "no object" (section 3.2)."""
-
-    def __init__(self, config: DetrConfig) -> None:
-        super().__init__(config.hidden_dim, config.num_classes + 1)
-
-
 class BoxHead(nn.Sequential):
     """Three linear layers with ReLU between them (section 3.2).
 
@@ -95,11 +88,12 @@ class Detr(nn.Module):
         self.config = config
         self.backbone = ResNet(config.backbone)
         self.project = nn.Conv2d(config.backbone.stage_channels[-1], config.hidden_dim, 1)
-        self.positions = make_positions(config)
+        positions = SinePositions if config.positions == "sine" else LearnedPositions
+        self.positions = positions(config.hidden_dim)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.queries = nn.Embedding(config.num_queries, config.hidden_dim)
-        self.class_head = ClassHead(config)
+        self.class_head = nn.Linear(config.hidden_dim, config.num_classes + 1)  # last: "no object"
         self.box_head = BoxHead(config)
         self.attention_maps = AttentionMaps(config) if config.masks else None
         self.mask_head = MaskHead(config) if config.masks else None
@@ -119,9 +113,8 @@ class Detr(nn.Module):
         projected = self.project(features[-1])  # B, D, h, w
         shape = projected.shape[-2:]
         small = None if padding is None else shrink(padding, *shape)  # B, h, w
-        nowhere = projected.new_zeros((projected.shape[0], *shape)).bool()  # B, h, w
-        positions = self.positions(nowhere if small is None else small)  # B, D, h, w
-        positions = positions.to(projected.dtype)
+        nowhere = projected.new_zeros((projected.shape[0], *shape), dtype=torch.bool)  # B, h, w
+        positions = self.positions(nowhere if small is None else small).to(projected.dtype)
         hidden = None if small is None else small.flatten(1)  # B, hw
         memory = self.encoder(_tokens(projected), _tokens(positions), hidden)  # B, hw, D
         return Encoded(
@@ -147,20 +140,15 @@ class Detr(nn.Module):
         if queries is None:
             queries = self.queries.weight[None]  # 1, Q, D
         padding = None if encoded.padding is None else encoded.padding.flatten(1)  # B, hw
-        return self.decoder(
-            queries, _tokens(encoded.memory), _tokens(encoded.positions), padding, absent
-        )
+        memory, positions = _tokens(encoded.memory), _tokens(encoded.positions)
+        return self.decoder(queries, memory, positions, padding, absent)
 
     def detect(self, pixels: Tensor, padding: Tensor | None = None) -> Detections:
         """Classes and boxes of every query; arguments as for `encode`."""
         encoded = self.encode(pixels, padding)
         states = self.decode(encoded)[-1]  # B, Q, D
-        return Detections(
-            logits=self.class_head(states),
-            boxes=self.box_head(states),
-            states=states,
-            encoded=encoded,
-        )
+        logits, boxes = self.class_head(states), self.box_head(states)
+        return Detections(logits=logits, boxes=boxes, states=states, encoded=encoded)
 
     def attend(self, encoded: Encoded, states: Tensor, image: Tensor, query: Tensor) -> Tensor:
         """Where chosen queries look (N, A, h, w); arguments and error as for `masks`."""

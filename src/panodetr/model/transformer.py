@@ -38,14 +38,15 @@ class SinePositions(nn.Module):
         rows, columns = real.cumsum(1), real.cumsum(2)  # B, H, W: counted from 1
         rows = rows / (rows[:, -1:, :] + 1e-6) * (2 * math.pi)
         columns = columns / (columns[:, :, -1:] + 1e-6) * (2 * math.pi)
-        waves = torch.cat((self._waves(rows), self._waves(columns)), dim=-1)  # B, H, W, D
-        return waves.permute(0, 3, 1, 2)  # B, D, H, W
+        both = torch.cat([sine_waves(each, self.dim // 2) for each in (rows, columns)], dim=-1)
+        return both.permute(0, 3, 1, 2)  # B, D, H, W
 
-    def _waves(self, angle: Tensor) -> Tensor:
-        half = self.dim // 2
-        steps = torch.arange(half // 2, dtype=torch.float32, device=angle.device)
-        scaled = angle[..., None] / 10000 ** (2 * steps / half)  # B, H, W, D/4
-        return torch.stack((scaled.sin(), scaled.cos()), dim=-1).flatten(-2)  # B, H, W, D/2
+
+def sine_waves(angle: Tensor, channels: int) -> Tensor:
+    """Sines and cosines (..., channels) in turn of angles (...), at falling frequencies."""
+    steps = torch.arange(channels // 2, dtype=torch.float32, device=angle.device)
+    scaled = angle[..., None] / 10000 ** (2 * steps / channels)  # ..., channels/2
+    return torch.stack((scaled.sin(), scaled.cos()), dim=-1).flatten(-2)  # ..., channels
 
 
 class LearnedPositions(nn.Module):
@@ -76,13 +77,6 @@ class LearnedPositions(nn.Module):
         return both[None].expand(batch, -1, -1, -1)  # B, D, H, W
 
 
-def make_positions(config: DetrConfig) -> nn.Module:
-    """The position encoding that a configuration names."""
-    if config.positions == "sine":
-        return SinePositions(config.hidden_dim)
-    return LearnedPositions(config.hidden_dim)
-
-
 class Attention(nn.Module):
     """Multi-head attention with separate projections of queries, keys and values (appendix A.1)."""
 
@@ -100,16 +94,14 @@ class Attention(nn.Module):
 
         `padding` (B, M) is True at keys that nobody may read; None lets all be read.
         """
-        q = self._split(self.query(query))  # B, A, N, D/A
-        k = self._split(self.key(key))  # B, A, M, D/A
-        v = self._split(self.value(value))  # B, A, M, D/A
+        q, k, v = (
+            given.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # B, A, N or M, D/A
+            for given in (self.query(query), self.key(key), self.value(value))
+        )
         readable = None if padding is None else ~padding[:, None, None, :]  # B, 1, 1, M
         dropout = self.dropout if self.training else 0.0
         read = F.scaled_dot_product_attention(q, k, v, readable, dropout)  # B, A, N, D/A
         return self.out(read.transpose(1, 2).flatten(2))  # B, N, D
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # B, A, N or M, D/A
 
 
 class Residual(nn.Module):

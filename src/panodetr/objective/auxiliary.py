@@ -33,8 +33,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panodetr.model.detr import BoxHead, ClassHead
-from panodetr.model.transformer import SinePositions
+from panodetr.model.detr import BoxHead
+from panodetr.model.transformer import SinePositions, sine_waves
 from panodetr.objective.losses import box_giou, box_l1
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class TokenHeads(nn.Module):
 
     def __init__(self, config: DetrConfig) -> None:
         super().__init__()
-        self.class_head = ClassHead(config)
+        self.class_head = nn.Linear(config.hidden_dim, config.num_classes + 1)
         self.box_head = BoxHead(config)
 
     def loss(
@@ -134,34 +134,24 @@ def _sample_centers(index_map: Tensor, shape: torch.Size) -> Tensor:
 def place_queries_on_grid(model: Detr, auxiliary: AuxiliaryHeads) -> None:
     """Start queries as positions of points, and cross-attention as a comparison of positions.
 
-    Points are spread over the image, and shifted a little from group to group. Queries and keys of
-    the decoder's cross-attention start with the same projection, so that a query first reads what
-    lies near its point.
+    Points are spread evenly over the image, on a lattice of the golden ratio that shifts a little
+    from group to group. Queries and keys of the decoder's cross-attention start with the same
+    projection, so that a query first reads what lies near its point.
     """
     more = () if auxiliary.more_queries is None else auxiliary.more_queries
     groups = [model.queries.weight, *more]
+    count, dim = groups[0].shape
+    fine, index = 256, torch.arange(count)
+    table = SinePositions(dim)(torch.zeros(1, fine, fine, dtype=torch.bool))[0]  # D, fine, fine
+    y = (index + 0.5) / count
     for group, queries in enumerate(groups):
-        queries.copy_(_grid_positions(len(queries), queries.shape[1], group / len(groups)))
+        x = (index * 0.6180339887 + group / len(groups)) % 1
+        queries.copy_(table[:, (y * fine).long(), (x * fine).long()].T)
     for layer in model.decoder.layers:
         attention = layer.get_submodule("cross_attention")
-        query, key = attention.get_submodule("query"), attention.get_submodule("key")
-        assert isinstance(query, nn.Linear)
-        assert isinstance(key, nn.Linear)
-        nn.init.orthogonal_(query.weight, gain=1.5)
-        key.weight.copy_(query.weight)
-
-
-def _grid_positions(count: int, dim: int, phase: float) -> Tensor:
-    """Sine positions (count, dim) of points spread evenly over the unit square.
-
-    They lie on a lattice of the golden ratio.
-    """
-    fine = 256
-    index = torch.arange(count)
-    x = (index * 0.6180339887 + phase) % 1
-    y = (index + 0.5) / count
-    table = SinePositions(dim)(torch.zeros(1, fine, fine, dtype=torch.bool))[0]  # D, fine, fine
-    return table[:, (y * fine).long(), (x * fine).long()].T  # count, D
+        query = attention.get_parameter("query.weight")
+        nn.init.orthogonal_(query, gain=1.5)
+        attention.get_parameter("key.weight").copy_(query)
 
 
 class Denoiser(nn.Module):
@@ -176,7 +166,8 @@ class Denoiser(nn.Module):
 
     def forward(self, classes: Tensor, boxes: Tensor) -> Tensor:
         """Query embeddings (..., D) of classes (...) and boxes (..., 4), cxcywh in fractions."""
-        return self.classes(classes) + self.boxes(_waves(boxes, self.classes.embedding_dim))
+        waves = sine_waves(2 * math.pi * boxes, self.classes.embedding_dim // 2)  # ..., 4, D/2
+        return self.classes(classes) + self.boxes(waves.flatten(-2))
 
 
 def denoising_loss(
@@ -224,10 +215,3 @@ def add_noise(classes: Tensor, boxes: Tensor, num_classes: int) -> tuple[Tensor,
     scale = 1 + BOX_NOISE * (2 * torch.rand_like(size) - 1)
     noisy = torch.cat((center + shift, size * scale), dim=-1)
     return torch.where(kept, classes, drawn), noisy.clamp(0, 1)
-
-
-def _waves(boxes: Tensor, dim: int) -> Tensor:
-    """Sines and cosines (N, 2 * dim) of a box's four numbers (N, 4), as image positions have."""
-    steps = torch.arange(dim // 4, dtype=torch.float32, device=boxes.device)
-    angles = 2 * math.pi * boxes[..., None] / 10000 ** (4 * steps / dim)  # N, 4, dim/4
-    return torch.cat((angles.sin(), angles.cos()), dim=-1).flatten(-2)  # N, 2 * dim

@@ -7,10 +7,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta
 
-from panodetr.validation import check_fields
+from panodetr.validation import Count, Positive, check_fields
 
-Count: TypeAlias = Annotated[int, Meta(ge=0)]
-Positive: TypeAlias = Annotated[int, Meta(ge=1)]
 Weight: TypeAlias = Annotated[float, Meta(ge=0)]
 
 

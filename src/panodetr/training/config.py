@@ -10,7 +10,8 @@ from msgspec import Meta
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.augment import Augmentation
 from panodetr.data.loader import Sampling
-from panodetr.objective.config import Count, ObjectiveConfig, Positive, Weight
+from panodetr.objective.config import ObjectiveConfig, Weight
+from panodetr.validation import Count, Positive
 
 Rate: TypeAlias = Annotated[float, Meta(gt=0)]
 

@@ -26,8 +26,9 @@ from panodetr.model.config import (
     ResNetConfig,
     detr_small,
 )
-from panodetr.objective.config import Count, CriterionConfig, Positive
+from panodetr.objective.config import CriterionConfig
 from panodetr.training.config import TrainConfig
+from panodetr.validation import Count, Positive
 
 if TYPE_CHECKING:
     from panodetr.data.augment import Augmentation
