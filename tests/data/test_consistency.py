@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.data.whole import masks
 
 from panodetr.data.augment import Augmentation, CropAugmentation, PaperAugmentation, View, draw_view
 from panodetr.data.loader import ExampleReader
 from panodetr.data.samples import MaskImage
-from panodetr.data.targets import LEAST_AREA, Objects, masks, view_target
+from panodetr.data.targets import LEAST_AREA, Objects, view_target
 
 COLORS = np.array([[10, 60, 90], [250, 20, 40], [40, 200, 30], [60, 90, 240]], np.uint8)
 """Of the background and of the objects 1, 2 and 3."""
@@ -48,14 +49,13 @@ def scenes(draw: st.DrawFn) -> NDArray[np.int32]:
 def objects_of(ids: NDArray[np.int32], *, boxes: bool) -> Objects:
     """The objects that an id map shows, each of a class of its own; boxes as if annotated."""
     shown = np.array([n for n in (1, 2, 3) if (ids == n).any()], np.int32)
-    return Objects(
-        classes=shown.astype(np.int64) + 10,
-        segment_ids=shown,
-        boxes=np.array([tight(ids == n) for n in shown], np.float32).reshape(-1, 4)
-        if boxes
-        else None,
-        ids=ids,
-    )
+    annotated = np.array([tight(ids == n) for n in shown], np.float32).reshape(-1, 4)
+    classes = shown.astype(np.int64) + 10
+    return Objects(classes=classes, segment_ids=shown, boxes=annotated if boxes else None, ids=ids)
+
+
+def size_of(ids: NDArray[np.int32]) -> tuple[int, int]:
+    return ids.shape[0], ids.shape[1]
 
 
 def tight(mask: NDArray[np.bool_]) -> list[int]:
@@ -72,10 +72,10 @@ def inner(mask: NDArray[np.bool_], margin: int) -> NDArray[np.bool_]:
 
 @every_augmentation
 @given(scenes(), seeds)
-def test_boxes_of_id_maps_are_tight_around_the_masks_in_every_view(
+def test_boxes_lie_around_their_masks_in_every_view(
     augmentation: Augmentation, ids: NDArray[np.int32], seed: int
 ) -> None:
-    view = draw_view(augmentation, ids.shape, np.random.default_rng(seed))  # pyright: ignore[reportArgumentType]
+    view = draw_view(augmentation, size_of(ids), np.random.default_rng(seed))
     target = view_target(objects_of(ids, boxes=False), view)
     assert target.ids is not None
     areas = {n: int((target.ids == n).sum()) for n in (1, 2, 3)}
@@ -84,19 +84,9 @@ def test_boxes_of_id_maps_are_tight_around_the_masks_in_every_view(
     for mask, box in zip(masks(target), target.boxes, strict=True):
         assert box.tolist() == tight(mask)
 
-
-@every_augmentation
-@given(scenes(), seeds)
-def test_annotated_boxes_lie_around_their_masks_in_every_view(
-    augmentation: Augmentation, ids: NDArray[np.int32], seed: int
-) -> None:
-    view = draw_view(augmentation, ids.shape, np.random.default_rng(seed))  # pyright: ignore[reportArgumentType]
-    objects = objects_of(ids, boxes=True)
-    target = view_target(objects, view)
-    assert target.ids is not None
-    shown = [n for n in objects.segment_ids.tolist() if (target.ids == n).any()]
-    assert target.segment_ids.tolist() == shown
-    for number, box in zip(shown, target.boxes, strict=True):
+    annotated = view_target(objects_of(ids, boxes=True), view)
+    assert annotated.segment_ids.tolist() == [n for n in (1, 2, 3) if areas[n]]
+    for number, box in zip(annotated.segment_ids.tolist(), annotated.boxes, strict=True):
         found = np.array(tight(target.ids == number))
         # Every pixel of the mask has its centre in the box; of the rectangle on top, which is
         # whole, the mask has every pixel whose centre is there.
@@ -120,7 +110,7 @@ def test_colours_stay_within_the_masks(
     reader = ExampleReader(
         augmentation=replace(augmentation, color=color), index_of={}, with_masks=True
     )
-    sample = MaskImage(image_id=1, path=None, id_map=None, size=ids.shape)  # pyright: ignore[reportArgumentType]
+    sample = MaskImage(image_id=1, path=None, id_map=None, size=size_of(ids))  # pyright: ignore[reportArgumentType]
     pair = COLORS[ids], objects_of(ids, boxes=False)
     shown, target, _ = reader.show(pair, sample, np.random.default_rng(seed))
     view = draw_view(augmentation, sample.size, np.random.default_rng(seed))
@@ -142,7 +132,7 @@ def test_colours_stay_within_the_masks(
 def test_a_mirrored_view_is_the_view_mirrored(
     augmentation: Augmentation, ids: NDArray[np.int32], seed: int
 ) -> None:
-    view = draw_view(augmentation, ids.shape, np.random.default_rng(seed))  # pyright: ignore[reportArgumentType]
+    view = draw_view(augmentation, size_of(ids), np.random.default_rng(seed))
     view = replace(view, mirror=False, swap=False)
     mirrored = replace(view, mirror=True)
     image, objects = COLORS[ids], objects_of(ids, boxes=True)

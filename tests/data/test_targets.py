@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
+from tests.data.whole import masks, panoptic_target
 
 from panodetr.data.samples import GroundTruthSegment
-from panodetr.data.targets import LEAST_AREA, masks, panoptic_target
+from panodetr.data.targets import LEAST_AREA
 from panodetr.results.types import Category
 
 CATEGORIES = tuple(

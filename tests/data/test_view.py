@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,48 +83,38 @@ def test_image_and_ids_show_the_same_places(view: View) -> None:
         assert np.abs(off).max(initial=0) <= 0.5 + 0.5
 
 
-@given(views(), rectangles())
-def test_boxes_without_masks_are_clipped_and_dropped_when_nothing_is_left(
-    view: View, box: tuple[int, int, int, int]
-) -> None:
-    objects = Objects(
-        classes=np.array([4], np.int64),
-        segment_ids=np.array([1], np.int32),
-        boxes=np.array([box], np.float32),
-        ids=None,
-    )
-    target = view_target(objects, view)
-    y0, x0, y1, x1 = view.window
-    common = min(box[2], x1) - max(box[0], x0), min(box[3], y1) - max(box[1], y0)
-    assert target.ids is None
-    if min(common) > 1e-3:
-        assert target.classes.tolist() == [4]
-        area = np.prod(target.boxes[0, 2:] - target.boxes[0, :2])
-        scale = np.prod(view.size) / ((y1 - y0) * (x1 - x0))
-        np.testing.assert_allclose(area, common[0] * common[1] * scale, rtol=1e-2, atol=1e-2)
-    if min(common) <= 0:
-        assert target.boxes.shape == (0, 4)
-        assert target.segment_ids.size == target.classes.size == 0
-
-
 @given(views(), rectangles(), rectangles())
-def test_annotated_boxes_stay_as_long_as_a_pixel_of_their_mask_is_left(
+def test_annotated_boxes_are_clipped_and_dropped_when_nothing_is_left(
     view: View, one: tuple[int, int, int, int], other: tuple[int, int, int, int]
 ) -> None:
-    ids = np.maximum(filled(one), 2 * filled(other))
     loose = np.array([one, other], np.float32) + np.array([-0.3, -0.2, 0.4, 0.1], np.float32)
     objects = Objects(
-        classes=np.array([0, 1], np.int64),
-        segment_ids=np.array([1, 2], np.int32),
-        boxes=loose,
-        ids=ids,
-    )
+        classes=np.array([4, 5], np.int64), segment_ids=np.array([1, 2], np.int32), boxes=loose,
+        ids=np.maximum(filled(one), 2 * filled(other)),
+    )  # fmt: skip
+    shown = view.boxes(loose)
+    # With masks, a box stays as long as a pixel of its mask is left.
     target = view_target(objects, view)
     assert target.ids is not None
-    shown = [number for number in (1, 2) if (target.ids == number).any()]
-    assert target.segment_ids.tolist() == shown
-    assert (target.boxes[:, 2:] > target.boxes[:, :2]).all()
-    np.testing.assert_array_equal(target.boxes, view.boxes(loose)[np.array(shown, np.intp) - 1])
+    kept = [place for place in (0, 1) if (target.ids == place + 1).any()]
+    assert target.segment_ids.tolist() == [place + 1 for place in kept]
+    np.testing.assert_array_equal(target.boxes, shown[np.array(kept, np.intp)])
+    # Without, as long as anything is left of itself.
+    bare = view_target(replace(objects, ids=None), view)
+    assert bare.ids is None
+    y0, x0, y1, x1 = view.window
+    scale = np.prod(view.size) / ((y1 - y0) * (x1 - x0))
+    for place, box in enumerate(loose):
+        common = min(box[2], x1) - max(box[0], x0), min(box[3], y1) - max(box[1], y0)
+        if min(common) > 1e-3:
+            found = bare.boxes[bare.classes.tolist().index(4 + place)]
+            area = np.prod(found[2:] - found[:2])
+            np.testing.assert_allclose(area, common[0] * common[1] * scale, rtol=1e-2, atol=1e-2)
+        elif min(common) <= 0:
+            assert 4 + place not in bare.classes
+    assert bare.segment_ids.size == bare.classes.size == len(bare.boxes)
+    for boxes in (target.boxes, bare.boxes):
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
 
 
 def test_a_view_of_everything_changes_nothing() -> None:

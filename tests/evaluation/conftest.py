@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from tests.data.whole import panoptic_target
 
 from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.samples import read_sample
-from panodetr.data.targets import panoptic_target
 from panodetr.evaluation.average_precision import (
     DetectionFigures,
     ObjectResult,

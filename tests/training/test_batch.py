@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.data.whole import masks, panoptic_target
 from torch.testing import assert_close
 
 from panodetr.boxes import cxcywh_to_xyxy
@@ -13,7 +14,6 @@ from panodetr.data.augment import CropAugmentation
 from panodetr.data.dataset import Dataset, open_data
 from panodetr.data.loader import Example
 from panodetr.data.samples import GroundTruthSegment
-from panodetr.data.targets import masks, panoptic_target
 from panodetr.images.preprocess import Preprocessing
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig

@@ -11,18 +11,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, floor
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar
 
 import numpy as np
+from msgspec import Meta
 from PIL import Image
 
 from panodetr.images.resize import resized_size
+from panodetr.validation import Positive, check_fields
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-
 Pixel = TypeVar("Pixel", bound=np.generic)
+Sides: TypeAlias = Annotated[tuple[Positive, ...], Meta(min_length=1)]
+Size: TypeAlias = tuple[int, int]
+"""Height and width."""
+Scale: TypeAlias = Annotated[float, Meta(gt=0)]
+Change: TypeAlias = Annotated[float, Meta(ge=0, lt=1)]
+"""Of brightness, contrast and each channel's gain, at most, as a fraction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +61,10 @@ class View:
         top, left = floor(y0), floor(x0)
         part = image[top : ceil(y1), left : ceil(x1)]
         within = (x0 - left, y0 - top, x1 - left, y1 - top)
-        if part.shape[:2] != self.size or within != (0, 0, self.size[1], self.size[0]):
-            height, width = self.size
-            picture = Image.fromarray(part).resize(
-                (width, height), Image.Resampling.BILINEAR, box=within
-            )
-            part = np.asarray(picture)
+        height, width = self.size
+        if part.shape[:2] != self.size or within != (0, 0, width, height):
+            bilinear = Image.Resampling.BILINEAR
+            part = np.asarray(Image.fromarray(part).resize((width, height), bilinear, box=within))
         return np.ascontiguousarray(self._turn(part))
 
     def ids(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -113,24 +118,20 @@ class CropAugmentation:
         color: how far brightness, contrast and each channel's gain may go, as a fraction.
     """
 
-    size: int
-    least_scale: float = 1.0
-    most_scale: float = 1.0
+    size: Positive
+    least_scale: Scale = 1.0
+    most_scale: Scale = 1.0
     flip: bool = True
-    color: float = 0.0
+    color: Change = 0.0
 
     def __post_init__(self) -> None:
         """Refuse ranges that hold nothing.
 
         Raises:
-            ValueError: a size or scale is not positive, or the range is upside down.
+            ValueError: a field is out of bounds, or the range is upside down.
         """
-        if self.size < 1 or not 0 < self.least_scale <= self.most_scale or not 0 <= self.color < 1:
-            raise ValueError(
-                f"augmentation size {self.size}, scales {self.least_scale} to {self.most_scale}, "
-                f"color {self.color}; "
-                "expected a positive size, 0 < least_scale <= most_scale, and 0 <= color < 1"
-            )
+        check_fields(self)
+        _check_range("scale", self.least_scale, self.most_scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,58 +157,42 @@ class PaperAugmentation:
             and 2 are usual (Ghiasi et al. 2021, arXiv 2012.07177); 1 and 1 switch it off.
     """
 
-    short_sides: tuple[int, ...] = tuple(range(480, 801, 32))
-    long_side: int = 1333
-    crop: float = 0.5
-    crop_short_sides: tuple[int, ...] = (400, 500, 600)
-    least_crop: int = 384
-    most_crop: int = 600
+    short_sides: Sides = tuple(range(480, 801, 32))
+    long_side: Positive = 1333
+    crop: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    crop_short_sides: Sides = (400, 500, 600)
+    least_crop: Positive = 384
+    most_crop: Positive = 600
     flip: bool = True
-    color: float = 0.0
-    least_jitter: float = 1.0
-    most_jitter: float = 1.0
+    color: Change = 0.0
+    least_jitter: Scale = 1.0
+    most_jitter: Scale = 1.0
 
     def __post_init__(self) -> None:
         """Refuse sizes and ranges that hold nothing.
 
         Raises:
-            ValueError: there are no sizes, one is not positive, or a range is upside down.
+            ValueError: a field is out of bounds, or a range is upside down.
         """
-        for name in ("short_sides", "crop_short_sides"):
-            if not getattr(self, name) or min(getattr(self, name)) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected sizes of 1 or more")
-        if self.long_side < 1 or not 1 <= self.least_crop <= self.most_crop:
-            raise ValueError(
-                f"long_side is {self.long_side}, crops are {self.least_crop} to {self.most_crop}; "
-                "expected sizes of 1 or more, and least_crop <= most_crop"
-            )
-        if not 0 <= self.crop <= 1 or not 0 <= self.color < 1:
-            raise ValueError(
-                f"crop is {self.crop} and color {self.color}; expected 0 to 1, color less than 1"
-            )
-        if not 0 < self.least_jitter <= self.most_jitter:
-            raise ValueError(
-                f"jitter is {self.least_jitter} to {self.most_jitter}; "
-                "expected 0 < least_jitter <= most_jitter"
-            )
+        check_fields(self)
+        _check_range("crop", self.least_crop, self.most_crop)
+        _check_range("jitter", self.least_jitter, self.most_jitter)
+
+
+def _check_range(name: str, least: float, most: float) -> None:
+    if least > most:
+        raise ValueError(f"{name} is {least} to {most}; expected least_{name} <= most_{name}")
 
 
 Augmentation: TypeAlias = CropAugmentation | PaperAugmentation
 """How images become what the model sees."""
 
 
-def draw_view(config: Augmentation, size: tuple[int, int], rng: np.random.Generator) -> View:
+def draw_view(config: Augmentation, size: Size, rng: np.random.Generator) -> View:
     """Draw a view of an image of a size (H, W); all randomness comes from `rng`."""
     if isinstance(config, CropAugmentation):
         return _draw_crop(config, size, rng)
-    mirror = config.flip and rng.random() < 0.5
-    if (config.least_jitter, config.most_jitter) != (1, 1):
-        window, shown = _draw_jittered(config, size, rng)
-    elif rng.random() < config.crop:
-        window, shown = _draw_part(config, size, rng)
-    else:
-        window, shown = (0.0, 0.0, float(size[0]), float(size[1])), _fit(config, size, rng)
-    return View(window=window, size=shown, mirror=bool(mirror))
+    return _draw_paper(config, size, rng)
 
 
 def recolor(image: NDArray[np.uint8], most: float, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -223,75 +208,52 @@ def recolor(image: NDArray[np.uint8], most: float, rng: np.random.Generator) -> 
     return table[image, np.arange(3)]
 
 
-def _draw_crop(config: CropAugmentation, size: tuple[int, int], rng: np.random.Generator) -> View:
+def _draw_crop(config: CropAugmentation, size: Size, rng: np.random.Generator) -> View:
     scale = float(np.exp(rng.uniform(np.log(config.least_scale), np.log(config.most_scale))))
     side = max(1, round(config.size / scale))
     height, width = min(side, size[0]), min(side, size[1])
-    top, left = (
-        int(rng.integers(0, whole - part + 1))
-        for whole, part in zip(size, (height, width), strict=True)
-    )
+    window = _place(size, size, (height, width), rng)
     # A window that the image doesn't limit becomes exactly `config.size`: rounding its scaled side
     # again would sometimes give a pixel less, and one smaller crop pads a whole batch.
     shown = [
         config.size if part == side else min(config.size, max(1, round(part * scale)))
         for part in (height, width)
     ]
-    turns = rng.integers(0, 2, 3).tolist() if config.flip else (0, 0, 0)
-    mirror, upside_down, swap = (bool(turn) for turn in turns)
+    turns = rng.integers(0, 2, 3).astype(bool).tolist() if config.flip else [False] * 3
     return View(
-        window=(top, left, top + height, left + width),
-        size=(shown[0], shown[1]),
-        mirror=mirror,
-        upside_down=upside_down,
-        swap=swap,
-    )
+        window=window, size=(shown[0], shown[1]),
+        mirror=turns[0], upside_down=turns[1], swap=turns[2],
+    )  # fmt: skip
 
 
-Window: TypeAlias = tuple[float, float, float, float]
-
-
-def _draw_part(
-    config: PaperAugmentation, size: tuple[int, int], rng: np.random.Generator
-) -> tuple[Window, tuple[int, int]]:
-    """Cut a part out of the resized image: its window in the image itself, and its final size.
+def _draw_paper(config: PaperAugmentation, size: Size, rng: np.random.Generator) -> View:
+    """Draw how the image is resized, which part of it is cut out, and how that is resized.
 
     The original resizes twice. Once is enough, and sharper: the window is found in the image.
     """
-    resized = resized_size(size, int(rng.choice(config.crop_short_sides)), None)
-    part = [
-        int(rng.integers(min(side, config.least_crop), min(side, config.most_crop) + 1))
-        for side in resized
-    ]
-    window = _place(size, resized, (part[0], part[1]), rng)
-    return window, _fit(config, (part[0], part[1]), rng)
-
-
-def _draw_jittered(
-    config: PaperAugmentation, size: tuple[int, int], rng: np.random.Generator
-) -> tuple[Window, tuple[int, int]]:
-    """Fit the image into a square of a random size, and cut off what is too much of it."""
-    factor = rng.uniform(config.least_jitter, config.most_jitter)
-    scale = config.long_side * factor / max(size)
-    resized = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-    part = min(resized[0], config.long_side), min(resized[1], config.long_side)
-    return _place(size, resized, part, rng), part
-
-
-def _fit(
-    config: PaperAugmentation, size: tuple[int, int], rng: np.random.Generator
-) -> tuple[int, int]:
-    """Resize to one of the short sides, by the original's rule."""
-    height, width = resized_size(size, int(rng.choice(config.short_sides)), config.long_side)
-    return max(1, height), max(1, width)
+    mirror = bool(config.flip and rng.random() < 0.5)
+    resized = part = size
+    if (config.least_jitter, config.most_jitter) != (1, 1):
+        factor = rng.uniform(config.least_jitter, config.most_jitter)
+        scale = config.long_side * factor / max(size)
+        resized = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+        part = min(resized[0], config.long_side), min(resized[1], config.long_side)
+        return View(window=_place(size, resized, part, rng), size=part, mirror=mirror)
+    if rng.random() < config.crop:
+        resized = resized_size(size, int(rng.choice(config.crop_short_sides)), None)
+        height, width = (
+            int(rng.integers(min(side, config.least_crop), min(side, config.most_crop) + 1))
+            for side in resized
+        )
+        part = height, width
+    window = _place(size, resized, part, rng)
+    height, width = resized_size(part, int(rng.choice(config.short_sides)), config.long_side)
+    return View(window=window, size=(max(1, height), max(1, width)), mirror=mirror)
 
 
 def _place(
-    size: tuple[int, int],
-    resized: tuple[int, int],
-    part: tuple[int, int],
-    rng: np.random.Generator,
-) -> Window:
+    size: Size, resized: Size, part: Size, rng: np.random.Generator
+) -> tuple[float, float, float, float]:
     """Place a part at random in a resized image; its window in the image's own pixels."""
     edges: list[tuple[float, float]] = []
     for whole, side, cut in zip(size, resized, part, strict=True):

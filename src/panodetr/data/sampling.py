@@ -6,9 +6,8 @@ depends on no other number, process or worker, so a run goes on from its step al
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -28,14 +27,8 @@ Sampling: TypeAlias = Literal["area", "epochs", "buckets"]
 _ORDER, _BATCHES, _VIEW = 1, 2, 3
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Draw:
-    """One image that is learned from.
-
-    Attributes:
-        index: its place in the data set.
-        rng: where all randomness of its augmentation comes from.
-    """
+class Draw(NamedTuple):
+    """An image's place in the data set, and where all randomness of its augmentation comes from."""
 
     index: int
     rng: np.random.Generator

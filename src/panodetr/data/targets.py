@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from panodetr.data.masks import present_ids
+from panodetr.results.id_map import run_starts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from panodetr.data.augment import View
     from panodetr.data.samples import GroundTruthSegment
-    from panodetr.results.types import Category
 
 LEAST_AREA = 5
 """Pixels. Smaller segments are no targets: the original drops results of 4 pixels or less."""
@@ -46,29 +46,22 @@ class Objects:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Target:
-    """The N objects of one image or crop, by rising segment id.
+class Target(Objects):
+    """The N objects of a view, which always have boxes.
 
     Attributes:
-        classes: (N,) int64 category indexes.
-        boxes: (N, 4) float32 x0, y0, x1, y1 in pixels, within the image (x1, y1 exclusive). Of
-            panoptic ground truth they are tight around the mask.
-        segment_ids: (N,) int32, the values in `ids` that are the objects.
-        ids: (H, W) int32; pixels of other values belong to no object. None where there are
-            boxes only.
+        boxes: (N, 4) float32 x0, y0, x1, y1 in pixels, within the view (x1, y1 exclusive); tight
+            around the mask where none are annotated.
     """
 
-    classes: NDArray[np.int64]
     boxes: NDArray[np.float32]
-    segment_ids: NDArray[np.int32]
-    ids: NDArray[np.int32] | None
 
 
 def view_target(objects: Objects, view: View) -> Target:
     """Find what a view of an image shows of its objects.
 
     Left out: segments of fewer than `LEAST_AREA` pixels in the view; annotated boxes with nothing
-    left of them in it, or whose object has a mask and no pixel of it is left.
+    left of them in it, or whose object has a mask and no pixel of it is left; pixels of other ids.
     """
     ids = None if objects.ids is None else view.ids(objects.ids)
     if objects.boxes is None:
@@ -86,20 +79,6 @@ def view_target(objects: Objects, view: View) -> Target:
     )
 
 
-def panoptic_target(
-    ids: NDArray[np.int32], segments: Sequence[GroundTruthSegment], categories: Sequence[Category]
-) -> Target:
-    """Find the objects that an id map (H, W), or a crop of one, shows.
-
-    Left out: crowds (one mask for many objects teaches a query nothing), segments of fewer than
-    `LEAST_AREA` pixels in this map, and ids that `segments` doesn't list. Boxes and areas come from
-    the pixels, because the JSON's hold for the whole image only.
-    """
-    index_of = {category.id: category.index for category in categories}
-    classes, segment_ids = segment_classes(segments, index_of)
-    return _tight_target(ids, classes, segment_ids)
-
-
 def segment_classes(
     segments: Sequence[GroundTruthSegment], index_of: dict[int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
@@ -107,12 +86,6 @@ def segment_classes(
     kept = sorted((s.id, index_of[s.category_id]) for s in segments if not s.is_crowd)
     classes = np.array([index for _, index in kept], dtype=np.int64)
     return classes, np.array([number for number, _ in kept], dtype=np.int32)
-
-
-def masks(target: Target) -> NDArray[np.bool_]:
-    """Give a target's masks, (N, H, W), in the order of its classes and boxes; it must have any."""
-    assert target.ids is not None
-    return target.ids == target.segment_ids[:, None, None]
 
 
 def _tight_target(
@@ -131,18 +104,14 @@ def _extents(
     ids: NDArray[np.int32],
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]:
     """Find each value of an id map (H, W): values (K,), rising, boxes (K, 4), areas (K,)."""
-    height, width = ids.shape
-    begins = np.ones((height, width), dtype=np.bool_)  # a run ends with its row
-    np.not_equal(ids[:, 1:], ids[:, :-1], out=begins[:, 1:])
-    starts = np.flatnonzero(begins)  # (R,)
-    lengths = np.diff(starts, append=height * width)
-    values = ids[begins]
-
+    starts = run_starts(ids)  # (R,); a run ends with its row
+    lengths = np.diff(starts, append=ids.size)
+    values = ids.ravel()[starts]
     order = np.argsort(values, kind="stable")  # of one value, runs stay from top to bottom
     values = values[order]
     first = np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))  # (K,)
     last = np.append(first[1:], values.size) - 1
-    rows, lefts = np.divmod(starts[order], width)
+    rows, lefts = np.divmod(starts[order], ids.shape[1])
     lengths = lengths[order]
     boxes = np.empty((first.size, 4), dtype=np.float32)
     boxes[:, 0] = np.minimum.reduceat(lefts, first)
