@@ -83,34 +83,31 @@ def data(tmp_path: Path) -> Path:
     for sub in ("val", "panoptic_val"):
         (folder / sub).mkdir(parents=True)
     noise = np.random.default_rng(0)
-    images: list[dict[str, object]] = []
-    annotations: list[dict[str, object]] = []
-    for number in (1, 2):
-        ids = np.ones((64, 64), np.uint8)
-        ids[10:30, 20:40] = 2
-        image = noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(image).save(folder / "val" / f"{number}.png")
-        Image.fromarray(np.stack([ids, ids * 0, ids * 0], axis=-1)).save(
-            folder / "panoptic_val" / f"{number}.png"
-        )
-        images.append({"id": number, "file_name": f"{number}.png", "height": 64, "width": 64})
-        segments = [
-            {
-                "id": 1,
-                "category_id": 9,
-                "area": 64 * 64 - 400,
-                "bbox": [0, 0, 64, 64],
-                "iscrowd": 0,
-            },
-            {"id": 2, "category_id": 7, "area": 400, "bbox": [20, 10, 20, 20], "iscrowd": 0},
-        ]
-        annotations.append(
-            {"image_id": number, "file_name": f"{number}.png", "segments_info": segments}
-        )
-    categories = [
-        {"id": 7, "name": "nucleus", "isthing": 1, "color": [220, 20, 60]},
-        {"id": 9, "name": "background", "isthing": 0, "color": [0, 0, 0]},
+    ids = np.ones((64, 64), np.uint8)
+    ids[10:30, 20:40] = 2
+    segments = [
+        {"id": 1, "category_id": 9, "area": 64 * 64 - 400, "bbox": [0, 0, 64, 64], "iscrowd": 0},
+        {"id": 2, "category_id": 7, "area": 400, "bbox": [20, 10, 20, 20], "iscrowd": 0},
     ]
-    document = {"images": images, "annotations": annotations, "categories": categories}
+    names = ("1.png", "2.png")
+    for name in names:
+        image = noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(image).save(folder / "val" / name)
+        id_map = np.stack([ids, ids * 0, ids * 0], axis=-1)
+        Image.fromarray(id_map).save(folder / "panoptic_val" / name)
+    document = {
+        "images": [
+            {"id": number, "file_name": name, "height": 64, "width": 64}
+            for number, name in enumerate(names, start=1)
+        ],
+        "annotations": [
+            {"image_id": number, "file_name": name, "segments_info": segments}
+            for number, name in enumerate(names, start=1)
+        ],
+        "categories": [
+            {"id": 7, "name": "nucleus", "isthing": 1, "color": [220, 20, 60]},
+            {"id": 9, "name": "background", "isthing": 0, "color": [0, 0, 0]},
+        ],
+    }
     (folder / "panoptic_val.json").write_text(json.dumps(document))
     return folder

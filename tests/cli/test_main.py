@@ -12,11 +12,6 @@ from .conftest import Program
 COMMANDS = ("segment", "detect", "eval", "data", "train", "recipes", "models", "convert", "export")
 
 
-def test_version(program: Program) -> None:
-    done = program("--version")
-    assert (done.returncode, done.stdout) == (0, f"panodetr {package.__version__}\n")
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not count a child's time")
 def test_help_lists_every_command_and_takes_at_most_half_a_second(program: Program) -> None:
     import resource
@@ -30,11 +25,13 @@ def test_help_lists_every_command_and_takes_at_most_half_a_second(program: Progr
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(panodetr: Program, command: str) -> None:
-    done = panodetr(command, "--help")
-    assert done.returncode == 0
-    assert done.stdout.startswith(f"Usage: panodetr {command}")
+def test_version_and_help_of_every_command(panodetr: Program) -> None:
+    done = panodetr("--version")
+    assert (done.returncode, done.stdout) == (0, f"panodetr {package.__version__}\n")
+    for command in COMMANDS:
+        done = panodetr(command, "--help")
+        assert done.returncode == 0
+        assert done.stdout.startswith(f"Usage: panodetr {command}")
 
 
 def test_help_brings_no_heavy_package() -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+# What the extras plots, openvino, onnx and train bring, but ONNX Runtime.
+EXTRAS = ("matplotlib", "openvino", "nncf", "onnx", "onnxscript", "accelerate", "tensorboard")
 # What the install of docs/how-to/deploy.md leaves out.
 WITHOUT_TORCH = (
-    "torch", "safetensors", "scipy", "hotcoco", "huggingface_hub", "yaml", "filelock",
-    "matplotlib", "openvino", "nncf", "onnx", "onnxscript", "accelerate", "tensorboard",
+    "torch", "safetensors", "scipy", "hotcoco", "huggingface_hub", "yaml", "filelock", *EXTRAS
 )  # fmt: skip
 
 # The model that is on the hub alone is not cached; all else fails for a library only.
@@ -75,14 +76,9 @@ def run(missing: Sequence[str], lines: list[list[str]], folder: Path) -> list[tu
     return json.loads(done.stdout.splitlines()[-1])
 
 
-# What the extras plots, openvino, onnx and train bring.
-WITHOUT_EXTRAS = (
-    "matplotlib", "openvino", "nncf", "onnx", "onnxruntime", "onnxscript", "accelerate",
-    "tensorboard",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("missing", [WITHOUT_TORCH, WITHOUT_EXTRAS], ids=["torch", "extras"])
+@pytest.mark.parametrize(
+    "missing", [WITHOUT_TORCH, (*EXTRAS, "onnxruntime")], ids=["torch", "extras"]
+)
 def test_no_command_ends_in_a_traceback(
     missing: tuple[str, ...], tiny_model: Path, images: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -5,26 +5,21 @@ from pathlib import Path
 
 import pytest
 
-import panodetr as package
 from panodetr.cli.options import ModelOptions
 from panodetr.errors import UsageError
 
 from .conftest import Program
 
 
-def test_without_tiles_the_model_has_its_own_rule(tiny_model: Path) -> None:
-    rule = ModelOptions(model=str(tiny_model)).load().spec.preprocessing
-    assert rule == package.load(tiny_model).spec.preprocessing
-
-
 @pytest.mark.parametrize(
-    ("tiles", "share", "overlap"), [(100, None, 25), (100, 0.0, 0), (96, 0.5, 48)]
+    ("tiles", "share", "expected"),
+    [(None, None, (64, 16)), (100, None, (100, 25)), (100, 0.0, (100, 0)), (96, 0.5, (96, 48))],
 )
-def test_tiles_replace_the_model_s_own(
-    tiny_model: Path, tiles: int, share: float | None, overlap: int
+def test_tiles_replace_the_models_own(
+    tiny_model: Path, tiles: int | None, share: float | None, expected: tuple[int, int]
 ) -> None:
     rule = ModelOptions(model=str(tiny_model), tiles=tiles, overlap=share).load().spec.preprocessing
-    assert (rule.tile, rule.tile_overlap) == (tiles, overlap)
+    assert (rule.tile, rule.tile_overlap) == expected
 
 
 def test_tiles_that_are_invalid_are_refused() -> None:

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from panodetr.cli.formats import FormatOptions, FormatWriter
 from panodetr.cli.options import Fraction, ModelOptions
-from panodetr.cli.output import (
-    ProgressBar,
-    print_error,
-    print_json,
-    print_line,
-    print_table,
-)
+from panodetr.cli.output import ProgressBar, print_error, print_json, print_line, print_table
 from panodetr.errors import PanodetrError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from panodetr.predict import Predictor
-    from panodetr.results.result import (
-        DetectionResult,
-        ImageResult,
-        PanopticResult,
-        SavedDetections,
-        SavedFiles,
-    )
+    from panodetr.results.result import DetectionResult, PanopticResult
 
 OUT = Path("panodetr-out")
 ROWS = 12  # of a table, the best scores; an image may have hundreds of segments
@@ -50,9 +38,6 @@ class OutputOptions:
 
     out: Path | None = None
     json: bool = False
-
-
-Result = TypeVar("Result", bound="ImageResult")
 
 
 def segment(
@@ -91,7 +76,6 @@ def segment(
         formats,
         model,
         lambda predictor, image: predictor.segment(image, threshold=threshold, task=task),
-        _show_segments,
     )
 
 
@@ -128,7 +112,6 @@ def detect(
         formats,
         model,
         lambda predictor, image: predictor.detect(image, threshold=threshold, masks=masks),
-        _show_detections,
     )
 
 
@@ -137,8 +120,7 @@ def _run(
     output: OutputOptions,
     formats: FormatOptions,
     options: ModelOptions,
-    predict: Callable[[Predictor, Path], Result],
-    show: Callable[[Result], None],
+    predict: Callable[[Predictor, Path], PanopticResult | DetectionResult],
 ) -> int:
     """Run a model on every image, save and print what it finds, and give the exit code."""
     images, failed = _find(inputs, as_json=output.json)
@@ -154,7 +136,7 @@ def _run(
             progress.begin(str(image))
             try:
                 result = predict(model, image)
-                files = _paths(result.save(out)) if out else {}
+                files: dict[str, Path] = asdict(result.save(out)) if out else {}
                 if writer is not None:
                     files |= writer.add(result, files["json"])
             except PanodetrError as error:
@@ -164,11 +146,10 @@ def _run(
             else:
                 with progress.paused():
                     if output.json:
-                        paths = {key: str(path) for key, path in files.items()}
-                        print_json({**result.to_dict(), "files": paths})
+                        print_json({**result.to_dict(), "files": files})
                     else:
                         print_line(f"\n{image}: ", end="")
-                        show(result)
+                        _show(result)
                         for key, path in files.items():
                             print_line(f"{key:8} {path}")
             progress.end()
@@ -201,50 +182,31 @@ def _print_failure(source: str, error: PanodetrError, *, as_json: bool) -> None:
         print_json({"source": str(Path(source).absolute()), "error": str(error)})
 
 
-def _paths(files: SavedFiles | SavedDetections) -> dict[str, Path]:
-    return {field.name: getattr(files, field.name) for field in fields(files)}
-
-
-def _show_segments(result: PanopticResult) -> None:
-    """Print the segments of one image, those with the best scores as a table."""
-    rows = [
-        (
-            str(segment.id),
-            segment.label,
-            "thing" if segment.is_thing else "stuff",
-            f"{segment.score:.2f}",
-            " ".join(f"{edge:.0f}" for edge in segment.box),
-            f"{segment.area} px",
-        )
-        for segment in sorted(result.segments, key=lambda s: -s.score)
-    ]
-    heads = (">segment", "label", "kind", ">score", ">box x0 y0 x1 y1", ">area")
-    _show(heads, rows, (segment.label for segment in result.segments))
-
-
-def _show_detections(result: DetectionResult) -> None:
-    """Print the objects of one image, those with the best scores as a table."""
-    rows = [
-        (found.label, f"{found.score:.2f}", " ".join(f"{edge:.0f}" for edge in found.box))
-        for found in result.detections
-    ]
-    heads = ("label", ">score", ">box x0 y0 x1 y1")
-    _show(heads, rows, (detection.label for detection in result.detections))
-
-
-def _show(heads: Sequence[str], rows: Sequence[Sequence[str]], labels: Iterable[str]) -> None:
-    """Print how many there are of each class, and the first rows; ">" aligns a column right."""
-    from rich.table import Table
+def _show(result: PanopticResult | DetectionResult) -> None:
+    """Print how many there are of each class, and a table of those with the best scores."""
+    from rich.table import Column, Table
     from rich.text import Text
 
-    counted = ", ".join(f"{count} {label}" for label, count in Counter(labels).most_common())
-    print_line(counted or "nothing found")
-    if rows:
-        table = Table(box=None, pad_edge=False)
-        for head in heads:
-            table.add_column(head.lstrip(">"), justify="right" if head[0] == ">" else "left")
-        for row in rows[:ROWS]:
-            table.add_row(*map(Text, row))  # a label may hold brackets, which are markup otherwise
-        print_table(table)
-    if len(rows) > ROWS:
-        print_line(f"… and {len(rows) - ROWS} more, all in the JSON")
+    from panodetr.results.result import PanopticResult
+    from panodetr.results.types import Segment
+
+    found = result.segments if isinstance(result, PanopticResult) else result.detections
+    counted = Counter(one.label for one in found).most_common()
+    print_line(", ".join(f"{count} {label}" for label, count in counted) or "nothing found")
+    if not found:
+        return
+    number, score, box, area = (
+        Column(head, justify="right") for head in ("segment", "score", "box x0 y0 x1 y1", "area")
+    )
+    of_segments = (number, "label", "kind", score, box, area)
+    heads = of_segments if isinstance(result, PanopticResult) else ("label", score, box)
+    table = Table(*heads, box=None, pad_edge=False)
+    for one in sorted(found, key=lambda one: -one.score)[:ROWS]:
+        row = [one.label, f"{one.score:.2f}", " ".join(f"{edge:.0f}" for edge in one.box)]
+        if isinstance(one, Segment):
+            row.insert(1, "thing" if one.is_thing else "stuff")
+            row = [str(one.id), *row, f"{one.area} px"]
+        table.add_row(*map(Text, row))  # a label may hold brackets, which are markup otherwise
+    print_table(table)
+    if len(found) > ROWS:
+        print_line(f"… and {len(found) - ROWS} more, all in the JSON")

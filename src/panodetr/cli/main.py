@@ -40,6 +40,7 @@ INSTALL = {"torch": "torch", "yaml": "pyyaml", "PIL": "pillow"}
 PREDICT = Group("Predict and measure", sort_key=1)
 TRAIN = Group("Data and training", sort_key=2)
 MODELS = Group("Models", sort_key=3)
+EVERYWHERE = Group("Everywhere", sort_key=9)
 
 
 def run() -> None:
@@ -57,28 +58,11 @@ def main(arguments: Sequence[str]) -> int:
         PanodetrError, OSError, ImportError: only with `--debug`, for the traceback.
     """
     try:
-        code: int | None = build_app().meta(
-            arguments,
-            exit_on_error=False,
-            print_error=False,
-            result_action="return_value",
-        )
+        code: int | None = build_app().meta(arguments)
         sys.stdout.flush()
     except CycloptsError as error:
         print_error(str(error))
         return USAGE
-    except PanodetrError as error:
-        _debug(arguments)
-        print_error(str(error))
-        return USAGE if isinstance(error, UsageError) else FAILURE
-    except ImportError as error:
-        _debug(arguments)
-        missing = (error.name or "").split(".")[0]
-        if not missing or missing == "panodetr":
-            raise
-        package = INSTALL.get(missing, missing)
-        print_error(f"this command needs {package}, which is not installed; pip install {package}")
-        return FAILURE
     except KeyboardInterrupt:
         print_error("interrupted")
         return INTERRUPTED
@@ -86,12 +70,27 @@ def main(arguments: Sequence[str]) -> int:
         # The reader of our output has left. Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except OSError as error:  # refused before anything was read or written: a name too long
-        _debug(arguments)
-        reason = error.strerror or str(error)
-        print_error(reason if error.filename is None else f"cannot use {error.filename}: {reason}")
-        return FAILURE
+    except (PanodetrError, ImportError, OSError) as error:
+        message = _explain(error)
+        if message is None or "--debug" in arguments:
+            raise
+        print_error(message)
+        return USAGE if isinstance(error, UsageError) else FAILURE
     return code or 0
+
+
+def _explain(error: PanodetrError | ImportError | OSError) -> str | None:
+    """Say what happened in a line; None where it is our own mistake."""
+    if isinstance(error, ImportError):
+        missing = (error.name or "").split(".")[0]
+        if not missing or missing == "panodetr":
+            return None
+        package = INSTALL.get(missing, missing)
+        return f"this command needs {package}, which is not installed; pip install {package}"
+    if isinstance(error, OSError):  # refused before anything was read or written: a name too long
+        reason = error.strerror or str(error)
+        return reason if error.filename is None else f"cannot use {error.filename}: {reason}"
+    return str(error)
 
 
 def build_app() -> App:
@@ -102,10 +101,16 @@ def build_app() -> App:
         help_format="markdown",
         version=f"panodetr {__version__}",
         suppress_keyboard_interrupt=False,
-        default_parameter=Parameter(negative=(), show_default=_shown),
+        exit_on_error=False,
+        print_error=False,
+        result_action="return_value",
+        # The default of a flag is not worth saying.
+        default_parameter=Parameter(
+            negative=(), show_default=lambda default: None if default is False else default
+        ),
     )
     app.meta.suppress_keyboard_interrupt = False
-    app.meta.group_parameters = Group("Everywhere", sort_key=9)
+    app.meta.group_parameters = EVERYWHERE
     app.command(segment, group=PREDICT)
     app.command(detect, group=PREDICT)
     app.command(evaluate, name="eval", group=PREDICT)
@@ -119,7 +124,7 @@ def build_app() -> App:
     app.command(models, group=MODELS)
     app.command(convert, group=MODELS)
     app.command(export, group=MODELS)
-    app.register_install_completion_command(group=Group("Everywhere", sort_key=9))
+    app.register_install_completion_command(group=EVERYWHERE)
 
     @app.meta.default
     def launch(
@@ -141,7 +146,7 @@ def build_app() -> App:
         QUIET.set(quiet)
         if config is not None:
             app.config = [_config(config)]
-        return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        return app(tokens)
 
     return app
 
@@ -163,14 +168,3 @@ def _config(path: Path) -> Toml | Yaml:
     except Exception as error:  # each parser has errors of its own
         raise UsageError(f"--config {path} cannot be read: {error}") from error
     return options
-
-
-def _debug(arguments: Sequence[str]) -> None:
-    """Let the traceback through if `--debug` is given. Call it in an except block."""
-    if "--debug" in arguments:
-        raise
-
-
-def _shown(default: object) -> object:
-    """Leave the default of a flag out of the help."""
-    return None if default is False else default

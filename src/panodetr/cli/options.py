@@ -56,16 +56,15 @@ class ModelOptions:
         """
         if self.tiles is None and self.overlap is not None:
             raise UsageError("--overlap is for --tiles; give both")
-        overlap = round((self.tiles or 0) * (OVERLAP if self.overlap is None else self.overlap))
-        if self.tiles is not None and overlap >= self.tiles:
+        tiles = self.tiles
+        overlap = round((tiles or 0) * (OVERLAP if self.overlap is None else self.overlap))
+        if tiles is not None and overlap >= tiles:
             raise UsageError(
-                f"tiles of {self.tiles} pixels cannot overlap by {overlap}; "
-                "give a smaller --overlap"
+                f"tiles of {tiles} pixels cannot overlap by {overlap}; give a smaller --overlap"
             )
         import panodetr
 
         model = panodetr.load(self.model, device=self.device, runtime=self.runtime)
-        if self.tiles is None:
+        if tiles is None:
             return model
-        rule = replace(model.spec.preprocessing, tile=self.tiles, tile_overlap=overlap)
-        return model.with_rule(rule)
+        return model.with_rule(replace(model.spec.preprocessing, tile=tiles, tile_overlap=overlap))

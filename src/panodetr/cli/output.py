@@ -51,13 +51,32 @@ def print_table(table: Table) -> None:
     """Print a table on stdout, as wide as the terminal, or as the table where there is none."""
     from rich.console import Console
 
-    if QUIET.get():
-        return
-    console = Console()
-    if not console.is_terminal:
-        unbounded = console.options.update(width=UNBOUNDED)
-        console.width = max(console.width, console.measure(table, options=unbounded).maximum)
-    console.print(table)
+    if not QUIET.get():
+        console = Console()
+        if not console.is_terminal:
+            console.width = UNBOUNDED
+        console.print(table)
+
+
+def make_bar() -> Progress | None:
+    """Make a bar of a description, a count and a rate on stderr; None where it is not wanted."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    if QUIET.get() or not console.is_terminal:
+        return None
+    # Nothing is redirected: with stdout in a pipe, rich would send it to stderr instead.
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),  # all of it fits into 80 columns
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}", markup=False),
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
 
 
 class ProgressBar:
@@ -65,26 +84,11 @@ class ProgressBar:
 
     def __init__(self, total: int) -> None:
         """Show nothing yet; the bar is shown within `with`."""
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        console = Console(stderr=True)
         self._total = total
         self._done = 0
         self._began = time.perf_counter()
-        self._bar: Progress | None = None
-        if console.is_terminal and not QUIET.get():
-            # Nothing is redirected: with stdout in a pipe, rich would send it to stderr instead.
-            self._bar = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}", markup=False),
-                console=console,
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
+        self._bar = make_bar()
+        if self._bar:
             self._task = self._bar.add_task("", total=total, rate="")
 
     def __enter__(self) -> ProgressBar:
@@ -116,11 +120,9 @@ class ProgressBar:
     @contextmanager
     def paused(self) -> Generator[None, None, None]:
         """Clear the bar's line while something else is printed."""
-        if self._bar:
-            self._bar.stop()
+        self.__exit__()
         yield
-        if self._bar:
-            self._bar.start()
+        self.__enter__()
 
     def _rate(self) -> str:
         seconds = max(time.perf_counter() - self._began, 1e-9)

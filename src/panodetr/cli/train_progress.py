@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from panodetr.cli.output import QUIET, duration, print_note
+from panodetr.cli.output import duration, make_bar, print_note
 from panodetr.training.log import Observer
 
 if TYPE_CHECKING:
@@ -20,22 +20,8 @@ class TrainProgress(Observer):
 
     def __init__(self) -> None:
         """Show nothing yet; the bar is there within `with`, once the first step begins."""
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        console = Console(stderr=True)
-        self.bar: Progress | None = None  # only on a terminal
-        if console.is_terminal and not QUIET.get():
-            self.bar = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=20),  # all of it fits into 80 columns
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}", markup=False),
-                console=console,
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
+        self.bar = make_bar()  # only on a terminal
+        if self.bar:
             self._task = self.bar.add_task("learning", total=None, rate="")
         self._steps = self._images = 0
         self._began = self._since = (0, time.perf_counter())  # steps done, and when
