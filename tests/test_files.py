@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -45,46 +46,37 @@ def test_the_last_contents_written_are_read(tmp_path: Path, first: bytes, second
     assert names(path.parent) == ["file.bin"]
 
 
-def test_text_keeps_its_line_ends_and_letters(tmp_path: Path) -> None:
+def test_text_and_json_keep_line_ends_and_letters(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "µm\r\nkern\n")
     assert (tmp_path / "a.txt").read_bytes() == "µm\r\nkern\n".encode()
-
-
-def test_json_reads_back(tmp_path: Path) -> None:
     value = {"label": "noyau cellulaire é", "box": [0.5, 1.0], "none": None}
     write_json(tmp_path / "a.json", value)
-    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == value
-
-
-def test_json_that_cannot_be_read_elsewhere_is_not_written(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"score": 0.5})
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(tmp_path / "a.json", {"score": float("nan")})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"score": 0.5}
-    assert names(tmp_path) == ["a.json"]
-
-
-def test_temporary_path_ends_as_the_path_does(tmp_path: Path) -> None:
-    with atomic_write(tmp_path / "image.overlay.png") as temporary:
-        assert temporary.suffix == ".png"
-        assert temporary.parent == tmp_path
-        temporary.write_bytes(b"x")
-
-
-def test_a_new_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == value
+    assert names(tmp_path) == ["a.json", "a.txt"]
     (tmp_path / "plain").write_bytes(b"")
-    write_bytes(tmp_path / "whole", b"")
-    assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_an_error_inside_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "file.txt"
-    write_text(path, "old")
-    with pytest.raises(RuntimeError, match="midway"), atomic_write(path) as temporary:  # noqa: PT012
-        temporary.write_text("half")
-        raise RuntimeError("midway")
-    assert path.read_text() == "old"
-    assert names(tmp_path) == ["file.txt"]
+def test_an_error_inside_leaves_the_old_file_or_folder_and_nothing_else(tmp_path: Path) -> None:
+    path, folder = tmp_path / "file.overlay.png", tmp_path / "model"
+    for contents in ("old", "half"):
+        with suppress(RuntimeError), atomic_write(path) as file:
+            assert file.suffix == ".png"
+            file.write_text(contents)
+            if contents == "half":
+                raise RuntimeError
+        with suppress(RuntimeError), atomic_folder(folder) as temporary:
+            (temporary / "config.json").write_text(contents)
+            assert is_leftover(file)
+            assert is_leftover(temporary)
+            if contents == "half":
+                raise RuntimeError
+    assert path.read_text() == (folder / "config.json").read_text() == "old"
+    assert names(tmp_path) == ["file.overlay.png", "model"]
+    assert not is_leftover(path)
+    assert not is_leftover(tmp_path / ".writing-notes.txt")
 
 
 KILLED_IN_A_FILE = """
@@ -107,22 +99,18 @@ with atomic_folder(Path(sys.argv[1])) as temporary:
 """
 
 
-def test_killed_midway_the_old_file_is_whole_and_a_new_one_is_not_there(tmp_path: Path) -> None:
-    path = tmp_path / "file.bin"
+def test_killed_midway_the_old_file_or_folder_is_whole_and_a_new_one_is_not_there(
+    tmp_path: Path,
+) -> None:
+    path, folder = tmp_path / "file.bin", tmp_path / "model"
     write_bytes(path, b"old")
+    write_bytes(folder / "config.json", b"old")
     for killed in (path, tmp_path / "new.bin"):
         assert run(KILLED_IN_A_FILE, killed).returncode == -signal.SIGKILL
-    assert path.read_bytes() == b"old"
-    assert not (tmp_path / "new.bin").exists()
-
-
-def test_killed_midway_the_old_folder_is_whole(tmp_path: Path) -> None:
-    path = tmp_path / "model"
-    with atomic_folder(path) as temporary:
-        (temporary / "config.json").write_text("old")
-    assert run(KILLED_IN_A_FOLDER, path).returncode == -signal.SIGKILL
-    assert (path / "config.json").read_text() == "old"
-    assert names(path) == ["config.json"]
+    assert run(KILLED_IN_A_FOLDER, folder).returncode == -signal.SIGKILL
+    assert path.read_bytes() == (folder / "config.json").read_bytes() == b"old"
+    assert names(folder) == ["config.json"]
+    assert [name for name in names(tmp_path) if name[0] != "."] == ["file.bin", "model"]
 
 
 FULL_DISK = """
@@ -149,25 +137,25 @@ def test_no_room_is_one_line_that_names_the_file(tmp_path: Path) -> None:
     assert names(tmp_path) == ["file.bin"]
 
 
-def test_a_file_in_the_way_of_a_parent_folder_is_named(tmp_path: Path) -> None:
-    (tmp_path / "images").write_text("not a folder")
-    with pytest.raises(PanodetrError, match=r"cannot write .*images/a\.json: "):
-        write_json(tmp_path / "images" / "a.json", {})
-
-
-def test_a_folder_in_the_way_of_a_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.json").mkdir()
-    with pytest.raises(PanodetrError, match=r"cannot write .*a\.json: Is a directory"):
-        write_json(tmp_path / "a.json", {})
-    assert names(tmp_path) == ["a.json"]
+def test_what_is_in_the_way_is_named_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(PanodetrError, match=r"cannot write .*file/a\.json: "):
+        write_json(tmp_path / "file" / "a.json", {})
+    with pytest.raises(PanodetrError, match=r"cannot write .*folder: Is a directory"):
+        write_json(tmp_path / "folder", {})
+    with pytest.raises(PanodetrError, match="a file of this name is in the way"):  # noqa: SIM117
+        with atomic_folder(tmp_path / "file"):
+            pytest.fail("the block must not run")
+    assert (tmp_path / "file").read_text() == "precious"
+    assert names(tmp_path) == ["file", "folder"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
-    locked = tmp_path / "locked"
-    locked.mkdir(mode=0o500)
+    tmp_path.chmod(0o500)
     with pytest.raises(PanodetrError, match=r"cannot write .*: Permission denied"):
-        write_text(locked / "a.txt", "x")
+        write_text(tmp_path / "a.txt", "x")
 
 
 def test_a_folder_is_replaced_with_everything_in_it(tmp_path: Path) -> None:
@@ -179,32 +167,3 @@ def test_a_folder_is_replaced_with_everything_in_it(tmp_path: Path) -> None:
         (temporary / "config.json").write_text("new")
     assert names(path) == ["config.json"]
     assert names(tmp_path) == ["model"]
-
-
-def test_an_error_inside_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "model"
-    with atomic_folder(path) as temporary:
-        (temporary / "config.json").write_text("old")
-    with pytest.raises(RuntimeError, match="midway"), atomic_folder(path) as temporary:  # noqa: PT012
-        (temporary / "config.json").write_text("half")
-        raise RuntimeError("midway")
-    assert (path / "config.json").read_text() == "old"
-    assert names(tmp_path) == ["model"]
-
-
-def test_a_file_in_the_way_of_a_folder_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "model").write_text("precious")
-    with pytest.raises(PanodetrError, match="a file of this name is in the way"):  # noqa: SIM117
-        with atomic_folder(tmp_path / "model"):
-            pytest.fail("the block must not run")
-    assert (tmp_path / "model").read_text() == "precious"
-
-
-def test_names_in_work_are_known_for_what_they_are(tmp_path: Path) -> None:
-    with atomic_write(tmp_path / "a.pt") as one, atomic_folder(tmp_path / "b") as other:
-        assert is_leftover(one)
-        assert is_leftover(other)
-        other.joinpath("x").touch()
-        one.touch()
-    assert not is_leftover(tmp_path / "a.pt")
-    assert not is_leftover(tmp_path / ".writing-notes.txt")

@@ -45,11 +45,9 @@ def test_a_fault_is_one_line(tmp_path: Path, text: bytes, fault: str) -> None:
     assert str(caught.value).startswith(f"{path}: ")
     assert fault in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.json cannot be read: No such file"):
-        read_json(tmp_path / "none.json", Square, DataError)
+    path.unlink()
+    with pytest.raises(DataError, match=r"square\.json cannot be read: No such file"):
+        read_json(path, Square, DataError)
 
 
 def test_what_fits_is_given() -> None:

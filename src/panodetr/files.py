@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from panodetr.errors import PanodetrError
@@ -22,8 +22,7 @@ from panodetr.errors import PanodetrError
 _IN_WORK = re.compile(r"\.(writing|old)-[0-9a-f]{12}(\.[^.]+)?")
 
 
-@contextmanager
-def atomic_write(path: Path) -> Generator[Path, None, None]:
+def atomic_write(path: Path) -> AbstractContextManager[Path]:
     """Give a temporary path that replaces `path` when the block ends without an error.
 
     Missing parent folders are created. The temporary path keeps the suffix, for writers that choose
@@ -33,21 +32,10 @@ def atomic_write(path: Path) -> Generator[Path, None, None]:
     Raises:
         PanodetrError: the system refused to write (disk full, no permission, a folder in the way).
     """
-    with _one_line_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
-        with _one_line_errors(path):
-            yield temporary
-            _sync(temporary)
-            temporary.replace(path)
-            _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return _atomic(path, folder=False)
 
 
-@contextmanager
-def atomic_folder(path: Path) -> Generator[Path, None, None]:
+def atomic_folder(path: Path) -> AbstractContextManager[Path]:
     """Give a temporary folder that replaces `path` when the block ends without an error.
 
     An existing folder is replaced with everything in it. POSIX cannot rename over a folder that is
@@ -57,22 +45,33 @@ def atomic_folder(path: Path) -> Generator[Path, None, None]:
     Raises:
         PanodetrError: the system refused to write, or a file is in the way.
     """
+    return _atomic(path, folder=True)
+
+
+@contextmanager
+def _atomic(path: Path, *, folder: bool) -> Generator[Path, None, None]:
     with _one_line_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "a file of this name is in the way")
         temporary = _temporary(path)
-        temporary.mkdir()
+        if folder:
+            if path.exists() and not path.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, "a file of this name is in the way")
+            temporary.mkdir()
     try:
         with _one_line_errors(path):
             yield temporary
-            for entry in sorted(temporary.rglob("*"), reverse=True):
+            for entry in (*sorted(temporary.rglob("*"), reverse=True), temporary):
                 _sync(entry)
-            _sync(temporary)
-            _swap(temporary, path)
+            if folder and path.exists():
+                _swap(temporary, path)
+            else:
+                temporary.replace(path)
             _sync(path.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if folder:
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:
@@ -93,21 +92,13 @@ def check_writable(path: Path) -> None:
 
 
 def write_bytes(path: Path, contents: bytes) -> None:
-    """Write `contents` atomically.
-
-    Raises:
-        PanodetrError: the system refused to write.
-    """
+    """Write `contents` atomically; errors are those of `atomic_write`."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(contents)
 
 
 def write_text(path: Path, contents: str) -> None:
-    """Write `contents` atomically as UTF-8; line ends are kept.
-
-    Raises:
-        PanodetrError: the system refused to write.
-    """
+    """Write `contents` atomically as UTF-8; line ends are kept. Errors as for `atomic_write`."""
     write_bytes(path, contents.encode())
 
 
@@ -156,8 +147,7 @@ def _one_line_errors(path: Path) -> Generator[None, None, None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise PanodetrError(f"cannot write {path}: {reason}") from error
+        raise PanodetrError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _temporary(path: Path) -> Path:
@@ -167,9 +157,6 @@ def _temporary(path: Path) -> Path:
 
 def _swap(temporary: Path, path: Path) -> None:
     """Replace a folder by another."""
-    if not path.exists():
-        temporary.rename(path)
-        return
     old = path.with_name(f".old-{temporary.name.removeprefix('.writing-')}")
     path.rename(old)
     try:
