@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from panodetr.checkpoints.backbone import load_backbone
 from panodetr.checkpoints.hub import fetch, list_models
-from panodetr.checkpoints.load import load_checkpoint, load_spec
+from panodetr.checkpoints.load import load_backbone, load_checkpoint, load_spec
 from panodetr.checkpoints.names import FACEBOOK
 from panodetr.checkpoints.save import save_pretrained
-from panodetr.checkpoints.spec import ModelSpec, read_spec, spec_to_json
+from panodetr.checkpoints.spec import SAFETENSORS, ModelSpec, read_spec, spec_to_json
 from panodetr.cli.main import main
 from panodetr.errors import CheckpointError
 from panodetr.model.config import COCO_CLASSES, RESNET18, detr_resnet50
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from conftest import Hub
 
 ID = "owner/detr"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = bytes(range(256)) * 400
 FILES = {
     "config.json": b"{}",
@@ -40,24 +40,15 @@ def model_on_the_hub(hub: Hub) -> None:
     hub.files[ID] = dict(FILES)
 
 
-def test_only_the_needed_files_are_fetched_and_only_once(hub: Hub) -> None:
-    folder = fetch(ID)
+@pytest.mark.parametrize("revision", [None, "main", "v1", COMMIT])
+def test_only_the_needed_files_are_fetched_and_only_once(hub: Hub, revision: str | None) -> None:
+    folder = fetch(ID, revision)
+    assert folder.name == COMMIT
     assert hub.fetched() == ["config.json", "preprocessor_config.json", "model.safetensors"]
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
     hub.requests.clear()
-    assert fetch(ID) == folder
+    assert fetch(ID, revision) == folder
     assert hub.fetched() == []
-
-
-@pytest.mark.parametrize("revision", ["main", "v1", "0123456789abcdef0123456789abcdef01234567"])
-def test_a_revision_is_pinned_for_every_file(hub: Hub, revision: str) -> None:
-    assert fetch(ID, revision).name == "0123456789abcdef0123456789abcdef01234567"
-
-
-def test_older_models_have_pickled_weights_and_no_preprocessor(hub: Hub) -> None:
-    hub.files[ID] = {"config.json": b"{}", "pytorch_model.bin": b"weights"}
-    folder = fetch(ID)
-    assert sorted(file.name for file in folder.iterdir()) == ["config.json", "pytorch_model.bin"]
 
 
 def test_large_models_lie_in_several_files(hub: Hub) -> None:
@@ -69,31 +60,21 @@ def test_large_models_lie_in_several_files(hub: Hub) -> None:
         "model-2.safetensors": b"2",
     }
     assert (fetch(ID) / "model-2.safetensors").read_bytes() == b"2"
-    del hub.files[ID]["model-1.safetensors"]
-    hub.files["owner/other"] = hub.files[ID]
-    with pytest.raises(CheckpointError, match=r"lacks model-1\.safetensors, which its index names"):
-        fetch("owner/other")
 
 
-def test_a_broken_transfer_goes_on_where_it_stopped(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
+def test_a_broken_transfer_goes_on_where_it_stopped_or_leaves_nothing_half(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)  # 10 MB
-    hub.drops["model.safetensors"] = [1000, 50_000]
-    assert (fetch(ID) / "model.safetensors").read_bytes() == WEIGHTS
-    ranges = [part for _, name, part, _ in hub.requests if name == "model.safetensors"]
-    assert ranges == [None, None, "bytes=1000-", "bytes=51000-"]  # the first asks for its size
-
-
-def test_a_transfer_that_never_ends_is_given_up_and_leaves_nothing_half(
-    hub: Hub, tmp_path: Path
-) -> None:
     hub.drops["model.safetensors"] = [0] * 50
     with pytest.raises(CheckpointError, match=r"fetching model\.safetensors .* broke off"):
         fetch(ID)
     assert not list((tmp_path / "cache").rglob("*.incomplete"))
-    hub.drops.clear()
+    hub.requests.clear()
+    hub.drops["model.safetensors"] = [1000, 50_000]
     assert (fetch(ID) / "model.safetensors").read_bytes() == WEIGHTS
+    ranges = [part for _, name, part, _ in hub.requests if name == "model.safetensors"]
+    assert ranges == [None, None, "bytes=1000-", "bytes=51000-"]  # the first asks for its size
 
 
 def test_a_token_opens_a_gated_model(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,14 +93,39 @@ def test_a_token_opens_a_gated_model(hub: Hub, monkeypatch: pytest.MonkeyPatch) 
         ("owner/de..tr", None, r"'owner/de\.\.tr' is not a name that the hub"),
         ("owner/words", None, r"owner/words on the hub has no config\.json"),
         ("owner/empty", None, "owner/empty on the hub has no weights"),
+        ("owner/half", None, r"owner/half on the hub lacks b\.safetensors, which its index names"),
+        (f"{ID}/gone.pth", None, r"owner/detr on the hub has no file gone\.pth; see"),
+        ("owner/dter/r50.pth", None, "'owner/dter' is neither a file or folder here nor"),
+        ("runs/best/gone.safetensors", None, "is neither a bundled model nor a folder"),
+        ("../owner/detr/a.pth", None, "is neither a bundled model nor a folder"),
+        ("owner/detr/a.txt", None, "is neither a bundled model nor a folder"),
+        ("owner/tiny", None, r"model\.safetensors is truncated or damaged .* get it again"),
+        ("owner/out-of-order", None, r"config\.json of owner/out-of-order.*500"),
     ],
 )
 def test_what_cannot_be_fetched_is_named_in_one_line(
-    hub: Hub, source: str, revision: str | None, message: str
+    hub: Hub,
+    tmp_path: Path,
+    tiny_spec: ModelSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    revision: str | None,
+    message: str,
 ) -> None:
-    hub.files |= {"owner/words": {"README.md": b""}, "owner/empty": {"config.json": b"{}"}}
+    index = json.dumps({"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}).encode()
+    config = json.dumps(spec_to_json(tiny_spec)).encode()
+    hub.files |= {
+        "owner/words": {"README.md": b""},
+        "owner/empty": {"config.json": b"{}"},
+        "owner/half": {"config.json": b"{}", f"{SAFETENSORS}.index.json": index,
+                       "a.safetensors": b""},
+        "owner/tiny": {"config.json": config, SAFETENSORS: WEIGHTS},
+    }  # fmt: skip
+    hub.status = 500 if "out-of-order" in source else 0
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/best").mkdir(parents=True)
     with pytest.raises(CheckpointError, match=message) as caught:
-        fetch(source, revision)
+        load_checkpoint(source, revision=revision)
     assert "\n" not in str(caught.value)
 
 
@@ -159,14 +165,9 @@ def test_a_hub_or_proxy_that_never_answers_is_given_up(
         assert time.perf_counter() - start < 2 * 3
 
 
-def test_a_specification_is_fetched_without_weights(hub: Hub, tiny_spec: ModelSpec) -> None:
-    config = json.dumps(spec_to_json(tiny_spec)).encode()
-    hub.files["owner/tiny"] = {"config.json": config, "model.safetensors": b"never asked for"}
-    assert load_spec("owner/tiny") == tiny_spec
-    assert load_spec("owner/tiny/model.safetensors") == tiny_spec
-
-
-def test_models_in_the_cache_are_listed(hub: Hub, tiny_spec: ModelSpec) -> None:
+def test_a_specification_is_fetched_without_weights_and_models_in_the_cache_are_listed(
+    hub: Hub, tiny_spec: ModelSpec
+) -> None:
     config = json.dumps(spec_to_json(tiny_spec)).encode()
     theirs = json.dumps({"model_type": "detr", "architectures": ["DetrForObjectDetection"]})
     for name, contents in {
@@ -176,18 +177,16 @@ def test_models_in_the_cache_are_listed(hub: Hub, tiny_spec: ModelSpec) -> None:
         "facebook/detr-resnet-50": theirs.encode(),
     }.items():
         hub.files[name] = {"config.json": contents, "model.safetensors": bytes(1000)}
+        if name == "owner/tiny":
+            assert load_spec(name) == tiny_spec
+            assert "model.safetensors" not in hub.fetched()
+            assert load_spec("owner/tiny/model.safetensors") == tiny_spec
         fetch(name)
     listed = [model for model in list_models() if model.where == "cached"]
     assert [model.name for model in listed] == ["owner/tiny", "facebook/detr-resnet-50"]
     assert [model.task for model in listed] == ["panoptic", "detection"]
     assert listed[0].size == 1000 + len(config)
     assert listed[1].figures == {"ap": 42.0}
-
-
-def test_a_hub_out_of_order_is_named(hub: Hub) -> None:
-    hub.status = 500
-    with pytest.raises(CheckpointError, match=r"config\.json of owner/detr.*500"):
-        fetch(ID)
 
 
 def test_offline_mode_asks_nobody(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,28 +235,3 @@ def test_a_single_file_is_loaded_by_its_name(hub: Hub, tmp_path: Path) -> None:
         assert {name for _, name, _, _ in hub.requests} == {source.removeprefix(f"{ID}/")}
     weights = load_backbone(f"{ID}/boxes.pth", RESNET18)
     assert torch.equal(weights["stem_conv.weight"], model.backbone.stem_conv.weight)
-
-
-def test_files_that_are_not_there_are_named(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(CheckpointError, match=r"owner/detr on the hub has no file gone\.pth; see"):
-        load_checkpoint(f"{ID}/gone.pth")
-    with pytest.raises(CheckpointError, match="'owner/dter' is neither a file or folder here nor"):
-        load_checkpoint("owner/dter/r50.pth")
-    hub.requests.clear()
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs/train/best").mkdir(parents=True)
-    for source in ("runs/train/best/gone.safetensors", "../owner/detr/a.pth", "owner/detr/a.txt"):
-        with pytest.raises(CheckpointError, match="is neither a bundled model nor a folder"):
-            load_checkpoint(source)
-    assert hub.requests == []
-
-
-def test_a_damaged_file_from_the_hub_is_named(
-    hub: Hub, tmp_path: Path, tiny_spec: ModelSpec
-) -> None:
-    folder = save_pretrained(tmp_path / "tiny", tiny_spec, Detr(tiny_spec.architecture))
-    hub.files["owner/tiny"] = {file.name: file.read_bytes()[:5000] for file in folder.iterdir()}
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is truncated or damaged .* get"):
-        load_checkpoint("owner/tiny")

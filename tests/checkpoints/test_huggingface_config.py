@@ -27,37 +27,19 @@ from panodetr.model.config import (
 
 # As transformers 4 wrote them when the published models were put on the hub.
 VERSION_4: dict[str, Any] = {
-    "activation_function": "relu",
-    "architectures": ["DetrForSegmentation"],
-    "backbone": "resnet101",
-    "d_model": 256,
-    "decoder_attention_heads": 8,
-    "decoder_ffn_dim": 2048,
-    "decoder_layers": 6,
-    "dilation": False,
-    "dropout": 0.1,
-    "encoder_attention_heads": 8,
-    "encoder_ffn_dim": 2048,
-    "encoder_layers": 6,
-    "id2label": {str(n): f"LABEL_{n}" for n in range(250)},
-    "is_encoder_decoder": True,
-    "max_position_embeddings": 1024,
-    "model_type": "detr",
-    "num_hidden_layers": 6,
-    "num_queries": 100,
-    "position_embedding_type": "sine",
-    "scale_embedding": False,
-}
+    "activation_function": "relu", "architectures": ["DetrForSegmentation"],
+    "backbone": "resnet101", "d_model": 256, "decoder_attention_heads": 8,
+    "decoder_ffn_dim": 2048, "decoder_layers": 6, "dilation": False, "dropout": 0.1,
+    "encoder_attention_heads": 8, "encoder_ffn_dim": 2048, "encoder_layers": 6,
+    "id2label": {str(n): f"LABEL_{n}" for n in range(250)}, "is_encoder_decoder": True,
+    "max_position_embeddings": 1024, "model_type": "detr", "num_hidden_layers": 6,
+    "num_queries": 100, "position_embedding_type": "sine", "scale_embedding": False,
+}  # fmt: skip
 PREPROCESSOR_4: dict[str, Any] = {
-    "do_normalize": True,
-    "do_resize": True,
-    "feature_extractor_type": "DetrFeatureExtractor",
-    "format": "coco_panoptic",
-    "image_mean": [0.485, 0.456, 0.406],
-    "image_std": [0.229, 0.224, 0.225],
-    "max_size": 1333,
-    "size": 800,
-}
+    "do_normalize": True, "do_resize": True, "feature_extractor_type": "DetrFeatureExtractor",
+    "format": "coco_panoptic", "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225], "max_size": 1333, "size": 800,
+}  # fmt: skip
 
 
 def read(config: dict[str, Any], preprocessor: dict[str, Any] | None = None) -> ModelSpec:
@@ -69,6 +51,7 @@ def test_the_cards_model_is_read_and_named_by_the_catalogue() -> None:
     assert spec.architecture == detr_resnet101_panoptic()
     assert spec.categories == coco_panoptic()
     assert spec.preprocessing == Preprocessing()
+    assert read({**VERSION_4, "model_type": "table-transformer"}).architecture.pre_norm
 
 
 def test_names_in_a_configuration_win_and_coco_adds_what_it_knows_of_them() -> None:
@@ -95,10 +78,6 @@ def test_a_backbone_is_read_in_every_form(changes: dict[str, Any], expected: Res
     assert read({**VERSION_4, **changes}).architecture.backbone == expected
 
 
-def test_a_table_transformer_normalises_first() -> None:
-    assert read({**VERSION_4, "model_type": "table-transformer"}).architecture.pre_norm
-
-
 @pytest.mark.parametrize(
     ("changes", "sides"),
     [
@@ -116,10 +95,7 @@ def test_every_form_of_the_size_is_read(
 ) -> None:
     expected = Preprocessing(short_side=sides[0], long_side=sides[1])
     assert read(VERSION_4, {**PREPROCESSOR_4, **changes}).preprocessing == expected
-
-
-def test_no_normalising_is_a_mean_of_zero() -> None:
-    rule = read(VERSION_4, {**PREPROCESSOR_4, "do_normalize": False}).preprocessing
+    rule = read(VERSION_4, {**PREPROCESSOR_4, **changes, "do_normalize": False}).preprocessing
     assert (rule.mean, rule.std) == ((0, 0, 0), (1, 1, 1))
 
 
@@ -155,11 +131,9 @@ def test_what_cannot_be_built_is_named(changes: dict[str, Any], message: str) ->
 @pytest.mark.parametrize("model", PUBLISHED, ids=lambda model: model.hub_id)
 def test_every_published_model_reads_back_as_it_was_written(model: Published) -> None:
     spec = ModelSpec(
-        name="a",
-        architecture=model.architecture,
-        categories=model.categories,
+        name="a", architecture=model.architecture, categories=model.categories,
         preprocessing=model.preprocessing,
-    )
+    )  # fmt: skip
     assert reread(spec) == spec
 
 
@@ -178,23 +152,15 @@ TUNED = ModelSpec(
         replace(plain_category(3, "membrane"), is_thing=False, id=40, color=(1, 2, 3)),
     ),
     preprocessing=Preprocessing(
-        short_side=None,
-        long_side=None,
-        enlarge=1.5,
-        tile=256,
-        tile_overlap=32,
-        mean=(0, 0, 0),
+        short_side=None, long_side=None, enlarge=1.5, tile=256, tile_overlap=32, mean=(0, 0, 0),
         std=(1, 1, 1),
     ),
     threshold=0.25,
-)
+)  # fmt: skip
 
 
-def test_a_model_tuned_here_keeps_what_transformers_has_no_field_for() -> None:
+def test_a_model_tuned_here_keeps_what_it_says_unless_classes_were_renamed() -> None:
     assert reread(TUNED) == TUNED
-
-
-def test_names_changed_in_transformers_win_over_what_was_kept() -> None:
     labels = {"0": "a", "1": "b", "2": "c", "3": "d"}
     assert [c.name for c in reread(TUNED, id2label=labels).categories] == ["a", "b", "c", "d"]
 

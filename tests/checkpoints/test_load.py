@@ -27,15 +27,9 @@ from panodetr.model.config import RESNET18, RESNET50, DetrConfig
 from panodetr.model.detr import Detr
 
 SMALL = DetrConfig(
-    backbone=RESNET18,
-    num_classes=250,
-    num_queries=4,
-    hidden_dim=128,
-    ffn_dim=16,
-    encoder_layers=2,
-    decoder_layers=1,
-    masks=True,
-)
+    backbone=RESNET18, num_classes=250, num_queries=4, hidden_dim=128, ffn_dim=16,
+    encoder_layers=2, decoder_layers=1, masks=True,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -59,8 +53,8 @@ def outputs(model: Detr) -> tuple[torch.Tensor, ...]:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_what_was_saved_answers_the_same(
-    tmp_path: Path, spec: ModelSpec, model: Detr, format: Format
+def test_what_was_saved_answers_the_same_and_its_specification_needs_no_weights(
+    tmp_path: Path, spec: ModelSpec, model: Detr, format: Format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / ("small.pth" if format == "facebook" else "small")
     again, loaded = load_checkpoint(save_pretrained(path, spec, model, format=format))
@@ -69,6 +63,12 @@ def test_what_was_saved_answers_the_same(
     assert all(parameter.requires_grad for parameter in loaded.parameters())
     for here, there in zip(outputs(model), outputs(loaded), strict=True):
         assert torch.equal(here, there)
+    monkeypatch.setattr(torch.Tensor, "clone", None)
+    monkeypatch.setattr("panodetr.checkpoints.load.Detr", None)
+    assert load_spec(path) == spec
+    if format != "facebook":
+        (path / "model.safetensors").unlink()
+        assert load_spec(path) == spec
 
 
 @pytest.mark.parametrize("table", TRANSFORMERS_TABLES, ids=lambda table: table.source)
@@ -79,11 +79,7 @@ def test_folders_of_transformers_of_every_age_are_read(
     config, _ = write_huggingface(spec)
     (tmp_path / "config.json").write_text(json.dumps(config))
     state = table.from_ours(model.state_dict())
-    if file.endswith(".bin"):
-        torch.save(state, tmp_path / file)
-    else:
-        save_file({key: tensor.contiguous().clone() for key, tensor in state.items()},
-                  tmp_path / file)  # fmt: skip
+    (torch.save if file.endswith(".bin") else save_file)(state, tmp_path / file)
     again, loaded = load_checkpoint(tmp_path)
     assert again.architecture == spec.architecture
     assert again.name == tmp_path.name
@@ -93,19 +89,14 @@ def test_folders_of_transformers_of_every_age_are_read(
 
 
 @pytest.mark.parametrize("table", [FACEBOOK, TIMM_4, RESNET_5], ids=lambda table: table.source)
-def test_a_single_file_says_its_architecture_by_its_shapes(
+def test_a_single_file_says_its_architecture_by_its_shapes_and_is_read_as_float32(
     tmp_path: Path, spec: ModelSpec, model: Detr, table: NameTable
 ) -> None:
-    torch.save(table.from_ours(model.state_dict()), tmp_path / "some.pth")
+    state = table.from_ours(model.state_dict())
+    torch.save({key: tensor.half() for key, tensor in state.items()}, tmp_path / "some.pth")
     again, loaded = load_checkpoint(tmp_path / "some.pth")
     assert again == replace(spec, name="some")
     assert loaded.config == SMALL
-
-
-def test_half_precision_is_read_as_float32(tmp_path: Path, model: Detr) -> None:
-    state = FACEBOOK.from_ours(model.state_dict())
-    torch.save({key: tensor.half() for key, tensor in state.items()}, tmp_path / "half.pth")
-    loaded = load_checkpoint(tmp_path / "half.pth")[1]
     assert {tensor.dtype for tensor in loaded.state_dict().values()} == {torch.float32}
 
 
@@ -133,71 +124,59 @@ def test_a_file_is_undilated_unless_an_option_its_arguments_or_its_name_say_so(
     assert spec.name == "facebook/detr-resnet-50-dc5"
 
 
-def broken(tmp_path: Path, model: Detr, table: NameTable, **changes: torch.Tensor | None) -> Path:
-    state = table.from_ours(model.state_dict())
-    for key, tensor in changes.items():
-        if tensor is None:
-            del state[key]
-        else:
-            state[key] = tensor
-    torch.save(state, tmp_path / "broken.pth")
-    return tmp_path / "broken.pth"
+BLOCK = "detr.backbone.0.body.layer4.1."
+LEAVES = ("weight", "bias", "running_mean", "running_var")
+NORM = [f"bn{n}.{leaf}" for n in (1, 2) for leaf in LEAVES]
 
 
 @pytest.mark.parametrize(
     ("table", "changes", "message"),
     [
-        (
-            FACEBOOK,
-            {"detr.transformer.encoder.layers.1.linear1.bias": None},
-            r"lacks 1 tensors .*: 'detr\.transformer\.encoder\.layers\.1\.linear1\.bias'",
-        ),
-        (
-            FACEBOOK,
-            {"detr.transformer.encoder.layers.0.self_attn.in_proj_bias": torch.ones(9)},
-            r"in_proj_bias' is \[9\], expected \[384\]",
-        ),
-        (RESNET_4, {"model.fpn.weight": torch.ones(1)}, "1 tensors that no DETR of transformers 4"),
-        (
-            RESNET_4,
-            {"detr.class_labels_classifier.bias": torch.ones(9)},
-            r"'detr\.class_labels_classifier\.bias' is \[9\], expected \[251\]",
-        ),
+        (FACEBOOK, {"detr.transformer.encoder.layers.1.linear1.bias": None},
+         r"lacks 1 tensors .*: 'detr\.transformer\.encoder\.layers\.1\.linear1\.bias'"),
+        (FACEBOOK, {"detr.transformer.encoder.layers.0.self_attn.in_proj_bias": 9},
+         r"in_proj_bias' is \[9\], expected \[384\]"),
+        (RESNET_4, {"model.fpn.weight": 1}, "1 tensors that no DETR of transformers 4"),
+        (RESNET_4, {"detr.class_labels_classifier.bias": 9},
+         r"'detr\.class_labels_classifier\.bias' is \[9\], expected \[251\]"),
         (RESNET_4, {"detr.class_labels_classifier.weight": None}, "'class_head.weight' is missing"),
-        (
-            FACEBOOK,
-            {f"detr.backbone.0.body.layer4.1.{key}": None
-             for n in (1, 2)
-             for key in (f"conv{n}.weight", *(f"bn{n}.{leaf}" for leaf in (
-                 "weight", "bias", "running_mean", "running_var")))},
-            r"the backbone has \(2, 2, 2, 1\) basic blocks; expected one of resnet18",
-        ),
+        (FACEBOOK, {BLOCK + key: None for key in ("conv1.weight", "conv2.weight", *NORM)},
+         r"the backbone has \(2, 2, 2, 1\) basic blocks; expected one of resnet18"),
     ],
     ids=["missing", "shape", "unknown", "head", "no head", "a block missing"],
 )  # fmt: skip
 def test_weights_that_do_not_fit_are_named_as_the_file_has_them(
-    tmp_path: Path,
-    model: Detr,
-    table: NameTable,
-    changes: dict[str, torch.Tensor | None],
-    message: str,
+    tmp_path: Path, model: Detr, table: NameTable, changes: dict[str, int | None], message: str
 ) -> None:
+    state = table.from_ours(model.state_dict())
+    state |= {key: torch.ones(length) for key, length in changes.items() if length is not None}
+    kept = {key: value for key, value in state.items() if changes.get(key, 1) is not None}
+    torch.save(kept, tmp_path / "broken.pth")
     with pytest.raises(CheckpointError, match=message) as caught:
-        load_checkpoint(broken(tmp_path, model, table, **changes))
+        load_checkpoint(tmp_path / "broken.pth")
     assert str(caught.value).startswith(str(tmp_path / "broken.pth"))
     assert "\n" not in str(caught.value)
 
 
-def test_a_configuration_of_another_size_than_its_weights_is_an_error(
-    tmp_path: Path, spec: ModelSpec, model: Detr
+@pytest.mark.parametrize(
+    ("format", "message"),
+    [
+        ("huggingface", r"model\.query_position_embeddings\.weight' is \[4, 128\], expected \[5, "),
+        ("panodetr", r"'queries\.weight' is \[4, 128\], expected \[5, "),
+    ],
+)
+def test_a_configuration_of_another_size_than_its_weights_and_options_without_meaning_are_errors(
+    tmp_path: Path, spec: ModelSpec, model: Detr, format: Format, message: str
 ) -> None:
-    folder = save_pretrained(tmp_path / "a", spec, model, format="huggingface")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "num_queries": 5}))
-    with pytest.raises(
-        CheckpointError, match=r"model\.query_position_embeddings\.weight' is \[4, 128\]"
-    ):
+    folder = save_pretrained(tmp_path / "a", spec, model, format=format)
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"num_queries": 4', '"num_queries": 5'))
+    with pytest.raises(CheckpointError, match=message):
         load_checkpoint(folder)
+    with pytest.raises(CheckpointError, match="not on the hub and has no revision 'main'"):
+        load_checkpoint(folder, revision="main")
+    with pytest.raises(CheckpointError, match="says itself whether it is dilated"):
+        load_checkpoint(folder, dilation=True)
 
 
 @pytest.mark.parametrize(
@@ -238,16 +217,6 @@ def test_a_source_that_is_no_checkpoint_is_named(
         load_checkpoint(source)
 
 
-def test_options_that_have_no_meaning_here_are_refused(
-    tmp_path: Path, spec: ModelSpec, model: Detr
-) -> None:
-    folder = save_pretrained(tmp_path / "a", spec, model)
-    with pytest.raises(CheckpointError, match="not on the hub and has no revision 'main'"):
-        load_checkpoint(folder, revision="main")
-    with pytest.raises(CheckpointError, match="says itself whether it is dilated"):
-        load_checkpoint(folder, dilation=True)
-
-
 def test_a_bundled_name_wins_over_a_folder_here(
     tmp_path: Path, spec: ModelSpec, model: Detr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,17 +228,3 @@ def test_a_bundled_name_wins_over_a_folder_here(
     assert load_checkpoint("cells")[0].name == "small"
     assert load_checkpoint("./cells")[0].name == "own"
     assert load_checkpoint(Path("cells"))[0].name == "own"
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_a_specification_is_read_without_its_weights(
-    tmp_path: Path, spec: ModelSpec, model: Detr, format: Format, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / ("small.pth" if format == "facebook" else "small")
-    save_pretrained(path, spec, model, format=format)
-    monkeypatch.setattr(torch.Tensor, "clone", None)
-    monkeypatch.setattr("panodetr.checkpoints.load.Detr", None)
-    assert load_spec(path) == spec
-    if format != "facebook":
-        (path / "model.safetensors").unlink()
-        assert load_spec(path) == spec

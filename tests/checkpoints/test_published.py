@@ -19,21 +19,15 @@ from panodetr.checkpoints.spec import ModelSpec
 from panodetr.model.detr import Detr
 
 
-def test_the_catalogue_has_the_nine_published_models() -> None:
+def test_the_catalogue_has_nine_whole_models() -> None:
     names = [model.hub_id for model in PUBLISHED]
     assert len(set(names)) == 9
     assert sum(name.startswith("facebook/") for name in names) == 7
     assert {model.licence for model in PUBLISHED} == {"Apache-2.0", "MIT"}
-
-
-def test_every_entry_describes_a_whole_model() -> None:
     for model in PUBLISHED:
         with torch.device("meta"):
             state = Detr(model.architecture).state_dict()
         assert model.size == sum(4 * tensor.numel() for tensor in state.values())
-        ModelSpec(
-            name=model.hub_id, architecture=model.architecture, categories=model.categories
-        )  # refuses contradictions
         assert model.architecture.backbone.dilate_last == ("dc5" in model.hub_id)
         assert model.architecture.masks == ("panoptic" in model.hub_id) == ("pq" in model.figures)
 

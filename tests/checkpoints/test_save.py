@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,24 +13,18 @@ from panodetr.checkpoints.published import coco_detection, plain_category
 from panodetr.checkpoints.save import save_pretrained
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError
-from panodetr.model.config import DetrConfig, ResNetConfig
+from panodetr.model.config import RESNET18, DetrConfig, ResNetConfig
 from panodetr.model.detr import Detr
 
+BACKBONE = ResNetConfig(block="basic", depths=(1, 1, 1, 2), widths=(8, 8, 16, 16), stem_width=8)
 TINY = ModelSpec(
     name="tiny",
     architecture=DetrConfig(
-        backbone=ResNetConfig(
-            block="basic", depths=(1, 1, 1, 2), widths=(8, 8, 16, 16), stem_width=8
-        ),
-        num_classes=91,
-        num_queries=6,
-        hidden_dim=128,
-        ffn_dim=32,
-        encoder_layers=2,
-        decoder_layers=2,
+        backbone=BACKBONE, num_classes=91, num_queries=6, hidden_dim=128, ffn_dim=32,
+        encoder_layers=2, decoder_layers=2,
     ),
     categories=coco_detection(),
-)
+)  # fmt: skip
 
 
 def variant(**changes: Any) -> ModelSpec:
@@ -49,8 +44,7 @@ def random_model(spec: ModelSpec) -> Detr:
 
 
 def test_a_facebook_file_opens_without_allowing_anything(tmp_path: Path) -> None:
-    resnet18 = ResNetConfig(block="basic", depths=(2, 2, 2, 2))
-    spec = variant(backbone=resnet18)
+    spec = variant(backbone=RESNET18)
     file = save_pretrained(tmp_path, spec, random_model(spec), format="facebook")
     assert file == tmp_path / "model.pth"
     whole = torch.load(file, weights_only=True)
@@ -64,7 +58,7 @@ def test_a_facebook_file_opens_without_allowing_anything(tmp_path: Path) -> None
         ("facebook", TINY, "tiny cannot be saved as facebook: the backbone is none of resnet18"),
         (
             "huggingface",
-            variant(backbone=replace(TINY.architecture.backbone, norm="group")),
+            variant(backbone=replace(BACKBONE, norm="group")),
             "tiny cannot be saved as huggingface: backbone.norm is 'group'",
         ),
         ("huggingface", variant(position_input=True), "position_input is true, which has no place"),
@@ -89,6 +83,7 @@ def test_a_folder_of_other_things_is_not_replaced(tmp_path: Path, format: Any) -
 def test_a_failed_save_leaves_the_old_one(tmp_path: Path) -> None:
     folder = save_pretrained(tmp_path / "a", TINY, random_model(TINY), format="huggingface")
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert json.loads(before["preprocessor_config.json"])["size"]["longest_edge"] == 1333
     sick = random_model(TINY)
     torch.nn.init.constant_(sick.class_head.bias, float("nan"))
     with pytest.raises(CheckpointError, match=r"'class_labels_classifier\.bias' is not"):
@@ -98,18 +93,19 @@ def test_a_failed_save_leaves_the_old_one(tmp_path: Path) -> None:
 
 # transformers opens what is written here, and its files open here, with the same answers.
 
+BOXES = "DetrForObjectDetection"
 VARIANTS = {
-    "detection": (variant(), "DetrForObjectDetection"),
+    "detection": (variant(), BOXES),
     "panoptic": (variant(masks=True), "DetrForSegmentation"),
-    "learned positions": (variant(positions="learned"), "DetrForObjectDetection"),
+    "learned positions": (variant(positions="learned"), BOXES),
     "pre-norm": (variant(pre_norm=True), "TableTransformerForObjectDetection"),
     "pre-norm, learned positions": (
         variant(pre_norm=True, positions="learned"),
         "TableTransformerForObjectDetection",
     ),
     "live batch norm": (
-        variant(backbone=replace(TINY.architecture.backbone, norm="batch")),
-        "DetrForObjectDetection",
+        variant(backbone=replace(BACKBONE, norm="batch")),
+        BOXES,
     ),
     "named classes": (
         replace(
@@ -117,7 +113,7 @@ VARIANTS = {
             architecture=replace(TINY.architecture, num_classes=2),
             categories=(plain_category(0, "cell"), plain_category(1, "vessel")),
         ),
-        "DetrForObjectDetection",
+        BOXES,
     ),
 }
 

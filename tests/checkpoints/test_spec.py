@@ -9,14 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panodetr.checkpoints.load import load_checkpoint
 from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec, read_spec
 from panodetr.checkpoints.weights import check_shapes, open_weights
 from panodetr.errors import CheckpointError
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import DetrConfig, ResNetConfig
-from panodetr.model.detr import Detr
 from panodetr.results.types import Category
 
 WEIGHTS = {"head.weight": torch.arange(6.0).reshape(2, 3), "head.bias": torch.ones(2)}
@@ -100,26 +98,13 @@ def test_every_weight_reads_back_as_it_was_written(
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     state = {f"w{i}": torch.randn(shape, generator=generator) for i, shape in enumerate(shapes)}
-    state["steps"] = torch.tensor(7)
+    tied = torch.ones(2, 3)
+    state |= {"steps": torch.tensor(7), "a": tied, "b": tied, "c": tied.T}  # one memory
     save_checkpoint(tmp_path / "model", tiny_spec, state)
     read = read_weights(tmp_path / "model")
     assert read.keys() == state.keys()
     assert all(torch.equal(read[key], state[key]) for key in state)
     assert read["steps"].dtype == torch.int64
-
-
-def test_a_whole_model_reads_back_and_answers_the_same(
-    tmp_path: Path, tiny_spec: ModelSpec
-) -> None:
-    torch.manual_seed(0)
-    model = Detr(tiny_spec.architecture).eval()
-    save_checkpoint(tmp_path / "model", tiny_spec, model.state_dict())
-    spec, again = load_checkpoint(tmp_path / "model")
-    assert spec == tiny_spec
-    assert not again.training
-    pixels = torch.randn(1, 3, 64, 64)
-    with torch.inference_mode():
-        assert torch.equal(again.detect(pixels).logits, model.detect(pixels).logits)
 
 
 def test_half_the_size_keeps_the_matrices_to_a_thousandth_and_the_vectors_exactly(
@@ -139,13 +124,6 @@ def test_half_the_size_keeps_the_matrices_to_a_thousandth_and_the_vectors_exactl
     assert torch.equal(read["running_var"], state["running_var"])
 
 
-def test_weights_that_share_memory_are_stored_each(tmp_path: Path, tiny_spec: ModelSpec) -> None:
-    tied = torch.ones(2, 2)
-    save_checkpoint(tmp_path / "model", tiny_spec, {"a": tied, "b": tied, "c": tied.T})
-    read = read_weights(tmp_path / "model")
-    assert all(torch.equal(tensor, tied) for tensor in read.values())
-
-
 @pytest.mark.parametrize(("value", "dtype"), [(float("nan"), torch.float32), (1e6, torch.float16)])
 def test_weights_that_are_not_finite_are_not_saved(
     folder: Path, tiny_spec: ModelSpec, value: float, dtype: torch.dtype
@@ -155,13 +133,7 @@ def test_weights_that_are_not_finite_are_not_saved(
     assert torch.equal(read_weights(folder)["head.weight"], WEIGHTS["head.weight"])
 
 
-def test_a_newer_checkpoint_replaces_the_older(folder: Path, tiny_spec: ModelSpec) -> None:
-    save_checkpoint(folder, dataclasses.replace(tiny_spec, name="newer"), WEIGHTS)
-    assert read_spec(folder).name == "newer"
-    assert sorted(entry.name for entry in folder.parent.iterdir()) == ["model"]
-
-
-RULE = dataclasses.asdict(Preprocessing(short_side=None, long_side=None))
+ENLARGED = {**dataclasses.asdict(Preprocessing()), "enlarge": 2}
 
 
 @pytest.mark.parametrize(
@@ -203,11 +175,7 @@ RULE = dataclasses.asdict(Preprocessing(short_side=None, long_side=None))
         ("architecture.backbone.dilate_last", True, "DC5"),
         ("preprocessing.tile_overlap", 64, "tile_overlap is 64"),
         ("preprocessing.enlarge", 0, r"preprocessing\.enlarge: expected float > 0"),
-        (
-            "preprocessing",
-            {**RULE, "short_side": 800, "enlarge": 2},
-            "enlarge is 2.0 and short_side 800; expected 1 where images are resized",
-        ),
+        ("preprocessing", ENLARGED, "enlarge is 2.0 and short_side 800; expected 1 where images"),
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_named(
@@ -237,19 +205,6 @@ def test_broken_json_is_named(folder: Path, text: str, message: str) -> None:
     assert str(folder / "config.json") in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("config.json", r"config\.json is not there; a checkpoint is a folder"),
-        ("model.safetensors", r"holds no weights; expected model\.safetensors"),
-    ],
-)
-def test_a_missing_file_is_named(folder: Path, name: str, message: str) -> None:
-    (folder / name).unlink()
-    with pytest.raises(CheckpointError, match=message):
-        load_checkpoint(folder)
-
-
 @given(st.floats(0, 1, exclude_max=True))
 def test_truncated_weights_are_named(tmp_path: Path, tiny_spec: ModelSpec, part: float) -> None:
     folder = tmp_path / "model"
@@ -277,12 +232,3 @@ def test_weights_that_do_not_fit_are_named(
     expected = {key: tuple(tensor.shape) for key, tensor in WEIGHTS.items()} | changes
     with pytest.raises(CheckpointError, match=message):
         check_shapes(file, open_weights(file).shapes, {k: s for k, s in expected.items() if s})
-
-
-def test_a_configuration_of_another_size_than_its_weights_is_an_error(
-    tmp_path: Path, tiny_spec: ModelSpec
-) -> None:
-    save_checkpoint(tmp_path / "model", tiny_spec, Detr(tiny_spec.architecture).state_dict())
-    edit(tmp_path / "model", "architecture.num_queries", 6)
-    with pytest.raises(CheckpointError, match=r"'queries\.weight' is \[5, 128\], expected \[6, "):
-        load_checkpoint(tmp_path / "model")

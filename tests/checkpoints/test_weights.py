@@ -24,17 +24,12 @@ def same(state: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "as torch 1.5 wrote"])
-@pytest.mark.parametrize("whole", [STATE, {"model": STATE, "epoch": 3}], ids=["alone", "training"])
-def test_pickled_weights_are_read(tmp_path: Path, whole: object, zipped: bool) -> None:
-    torch.save(whole, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
-    assert same(open_weights(tmp_path / "a.pth").read())
-
-
-def test_the_arguments_of_a_training_checkpoint_are_read(tmp_path: Path) -> None:
+def test_pickled_weights_are_read(tmp_path: Path, zipped: bool) -> None:
     arguments = argparse.Namespace(dilation=True, lr=1e-4, masks=False, device="cuda")
-    torch.save({"model": STATE, "args": arguments}, tmp_path / "a.pth")
-    weights = open_weights(tmp_path / "a.pth")
-    assert same(weights.read())
+    for whole in (STATE, {"model": STATE, "epoch": 3}, {"model": STATE, "args": arguments}):
+        torch.save(whole, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+        weights = open_weights(tmp_path / "a.pth")
+        assert same(weights.read())
     assert weights.arguments["dilation"] is True
 
 
@@ -139,17 +134,12 @@ def test_a_file_without_a_state_dict_is_named(tmp_path: Path, value: object, mes
         open_weights(tmp_path / "a.pth")
 
 
-def sharded(folder: Path) -> Path:
-    save_file({"a.weight": STATE["a.weight"]}, folder / "model-1.safetensors")
-    save_file({"a.bias": STATE["a.bias"]}, folder / "model-2.safetensors")
-    index = folder / "model.safetensors.index.json"
+def test_weights_in_several_files_are_read_and_a_missing_one_is_named(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
     places = {"a.weight": "model-1.safetensors", "a.bias": "model-2.safetensors"}
     index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
-    return index
-
-
-def test_weights_in_several_files_are_read_and_a_missing_one_is_named(tmp_path: Path) -> None:
-    index = sharded(tmp_path)
+    for key, name in places.items():
+        save_file({key: STATE[key]}, tmp_path / name)
     assert same(open_weights(index).read())
     (tmp_path / "model-2.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model-2\.safetensors is not there"):

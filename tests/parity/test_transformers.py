@@ -24,6 +24,7 @@ pytestmark = pytest.mark.parity
 
 CONFIGS = {
     "r18": DetrConfig(backbone=RESNET18, num_classes=91),
+    "r18-learned-positions": DetrConfig(backbone=RESNET18, num_classes=91, positions="learned"),
     "r50": detr_resnet50(),
     "r101": detr_resnet101(),
     "r50-panoptic": detr_resnet50_panoptic(),
@@ -40,7 +41,11 @@ def build_theirs(config: DetrConfig, weights: dict[str, Tensor]) -> Any:
         hidden_sizes=list(config.backbone.stage_channels),
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )
-    theirs = transformers.DetrConfig(backbone_config=backbone, num_labels=config.num_classes)
+    theirs = transformers.DetrConfig(
+        backbone_config=backbone,
+        num_labels=config.num_classes,
+        position_embedding_type=config.positions,
+    )
     kind = "DetrForSegmentation" if config.masks else "DetrForObjectDetection"
     with torch.device("meta"):
         model = getattr(transformers, kind)(theirs)

@@ -11,16 +11,17 @@ import logging
 import os
 import ssl
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from threading import Thread
 from typing import Any, Literal
 from urllib.error import HTTPError
 from urllib.request import Request, build_opener
 
-from panodetr.checkpoints.huggingface import MODEL_TYPES
+from panodetr.checkpoints.huggingface import MODEL_TYPES, masks_in
 from panodetr.checkpoints.published import PUBLISHED, bundled
 from panodetr.checkpoints.spec import (
     CONFIG_FILE,
@@ -38,63 +39,46 @@ from panodetr.validation import read_json
 
 _PATIENCE = 1.5  # seconds that the hub may take for its first answer
 _OFFLINE = "offline mode is on; unset HF_HUB_OFFLINE to fetch it"
+_TASKS: dict[bool, Literal["panoptic", "detection"]] = {True: "panoptic", False: "detection"}
 
 
-def fetch(hub_id: str, revision: str | None = None, *, weights: bool = True) -> Path:
+def fetch(
+    hub_id: str, revision: str | None = None, *, file: str | None = None, weights: bool = True
+) -> Path:
     """Fetch a checkpoint's files, and only those that are needed, all of one commit.
 
     Args:
         hub_id: `owner/name`.
         revision: branch, tag or commit; None takes the main branch.
-        weights: whether the weights are needed, or only what describes them.
+        file: one file of weights, with the folders that it lies in there; what describes it comes
+            along where it is a model's usual file. None takes the model's own.
+        weights: whether the model's weights are needed, or only what describes them.
 
     Returns:
-        A folder of the cache.
+        The folder, or the file, in the cache.
 
     Raises:
-        CheckpointError: there is no such model, it may not be read, or the hub cannot be reached
-            and the cache does not have it.
+        CheckpointError: there is no such model or file, it may not be read, or the hub cannot be
+            reached and the cache does not have it.
     """
+    inner = PurePosixPath(file or CONFIG_FILE)
     with _quiet():
         hub = _Hub(hub_id, _why_unreachable())
-        config = hub.fetch(CONFIG_FILE, revision)
-        if config is None:
+        found = hub.fetch(str(inner), revision)
+        if found is None and file is None:
             raise CheckpointError(f"{hub_id} on the hub has no {CONFIG_FILE}; is it a model?")
-        commit = config.parent.name
-        hub.fetch(PREPROCESSOR_FILE, commit)
-        if weights:
-            _fetch_weights(hub, commit)
-        return config.parent
-
-
-def fetch_file(hub_id: str, name: str, revision: str | None = None) -> Path:
-    """Fetch one file of weights, and what describes it where it is a model's usual file.
-
-    Args:
-        hub_id: `owner/name`.
-        name: of the file, with the folders that it lies in there.
-        revision: branch, tag or commit; None takes the main branch.
-
-    Returns:
-        The file in the cache.
-
-    Raises:
-        CheckpointError: as `fetch`, or the model has no such file.
-    """
-    inner = PurePosixPath(name)
-    with _quiet():
-        hub = _Hub(hub_id, _why_unreachable())
-        file = hub.fetch(name, revision)
-        if file is None:
+        if found is None:
             raise CheckpointError(
-                f"{hub_id} on the hub has no file {name}; see its list of files there, or leave "
+                f"{hub_id} on the hub has no file {file}; see its list of files there, or leave "
                 "the file's name out"
             )
-        if inner.name in WEIGHTS_FILES:
-            commit = file.parents[len(inner.parts) - 1].name
+        commit = found.parents[len(inner.parts) - 1].name
+        if file is None or inner.name in WEIGHTS_FILES:
             for other in (CONFIG_FILE, PREPROCESSOR_FILE):
                 hub.fetch(str(inner.with_name(other)), commit)
-        return file
+        if file is None and weights:
+            _fetch_weights(hub, commit)
+        return found.parent if file is None else found
 
 
 def _fetch_weights(hub: _Hub, commit: str) -> None:
@@ -170,16 +154,9 @@ class _Hub:
         # Imported here: it takes a while, and most models do not come from the hub.
         from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
 
-        hub_id = self.hub_id
+        hub_id, cached = self.hub_id, self.unreachable is not None
         try:
-            return Path(
-                hf_hub_download(
-                    hub_id,
-                    name,
-                    revision=revision,
-                    local_files_only=self.unreachable is not None,
-                )
-            )
+            return Path(hf_hub_download(hub_id, name, revision=revision, local_files_only=cached))
         except errors.LocalEntryNotFoundError as error:
             # The hub was not asked. The cache knows of a file that was missing when it was.
             known = try_to_load_from_cache(hub_id, name, revision=revision)
@@ -188,32 +165,24 @@ class _Hub:
             raise CheckpointError(self._missing(name, error)) from error
         except errors.EntryNotFoundError:
             return None
-        except errors.GatedRepoError as error:
-            raise CheckpointError(
-                f"{hub_id} is gated; accept its terms on its page on the hub, then run `hf auth "
-                "login` or set HF_TOKEN"
-            ) from error
-        except errors.RepositoryNotFoundError as error:
-            raise CheckpointError(
-                f"{hub_id!r} is neither a file or folder here nor a model on the hub; check the "
-                "name (a private model needs `hf auth login` or HF_TOKEN)"
-            ) from error
-        except errors.RevisionNotFoundError as error:
-            raise CheckpointError(f"{hub_id} on the hub has no revision {revision!r}") from error
-        except errors.HFValidationError as error:
-            raise CheckpointError(
-                f"{hub_id!r} is not a name that the hub allows: {_first_line(error)}"
-            ) from error
-        except errors.HfHubHTTPError as error:
-            status = error.response.status_code
-            raise CheckpointError(
-                f"the hub refused {name} of {hub_id} with status {status}; try again later"
-            ) from error
         # A RuntimeError is what 1.3 raises of a connection that it has closed itself.
-        except (errors.HTTPError, OSError, RuntimeError) as error:  # pyright: ignore[reportPrivateImportUsage]
-            raise CheckpointError(
-                f"fetching {name} of {hub_id} broke off ({_first_line(error)}); run it again"
-            ) from error
+        except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:  # pyright: ignore[reportPrivateImportUsage]
+            lines = {
+                errors.GatedRepoError: f"{hub_id} is gated; accept its terms on its page on the "
+                "hub, then run `hf auth login` or set HF_TOKEN",
+                errors.RepositoryNotFoundError: f"{hub_id!r} is neither a file or folder here nor "
+                "a model on the hub; check the name (a private model needs `hf auth login` or "
+                "HF_TOKEN)",
+                errors.RevisionNotFoundError: f"{hub_id} on the hub has no revision {revision!r}",
+                errors.HFValidationError: f"{hub_id!r} is not a name that the hub allows: "
+                f"{_first_line(error)}",
+            }
+            line = f"fetching {name} of {hub_id} broke off ({_first_line(error)}); run it again"
+            if isinstance(error, errors.HfHubHTTPError):
+                status = error.response.status_code
+                line = f"the hub refused {name} of {hub_id} with status {status}; try again later"
+            known = (line for kind, line in lines.items() if isinstance(error, kind))
+            raise CheckpointError(next(known, line)) from error
 
     def _missing(self, name: str, error: Exception) -> str:
         """Say that a file is not in the cache, and why the hub was not asked."""
@@ -274,22 +243,22 @@ def list_models() -> list[KnownModel]:
     Raises:
         CheckpointError: a bundled model is broken.
     """
-    cached = {model.name: model for model in _cached()}
-    published = [
-        KnownModel(
-            name=model.hub_id,
-            where="cached" if model.hub_id in cached else "published",
-            task=_task(masks=model.architecture.masks),
-            figures=model.figures,
-            data=model.data,
-            licence=model.licence,
-            size=cached[model.hub_id].size if model.hub_id in cached else model.size,
+    cached = {model.name: model for model in sorted(_cached(), key=attrgetter("name"))}
+    published: list[KnownModel] = []
+    for model in PUBLISHED:
+        here = cached.pop(model.hub_id, None)
+        published.append(
+            KnownModel(
+                name=model.hub_id,
+                where="cached" if here else "published",
+                task=_TASKS[model.architecture.masks],
+                figures=model.figures,
+                data=model.data,
+                licence=model.licence,
+                size=here.size if here else model.size,
+            )
         )
-        for model in PUBLISHED
-    ]
-    known = {model.hub_id for model in PUBLISHED}
-    others = [cached[name] for name in sorted(cached) if name not in known]
-    return [*(_bundled(*pair) for pair in bundled().items()), *others, *published]
+    return [*(_bundled(*pair) for pair in bundled().items()), *cached.values(), *published]
 
 
 def _bundled(name: str, folder: Path) -> KnownModel:
@@ -299,7 +268,7 @@ def _bundled(name: str, folder: Path) -> KnownModel:
     return KnownModel(
         name=name,
         where="bundled",
-        task=_task(masks=read_spec(folder).architecture.masks),
+        task=_TASKS[read_spec(folder).architecture.masks],
         figures={key: 100 * value for key, value in metrics.items() if isinstance(value, float)},
         data=metrics.get("data"),
         licence="Apache-2.0",  # as the package; docs/models
@@ -318,27 +287,19 @@ def _cached() -> Iterator[KnownModel]:
     for repository in repositories:
         if repository.repo_type != "model" or not repository.revisions:
             continue
-        newest = max(repository.revisions, key=lambda revision: revision.last_modified)
+        newest = max(repository.revisions, key=attrgetter("last_modified"))
         files = {file.file_name: file.size_on_disk for file in newest.files}
-        if not files.keys() & set(WEIGHTS_FILES):
-            continue
-        try:
+        with suppress(CheckpointError):
             config = read_config(newest.snapshot_path)
+            masks = masks_in(config)
             if config.get("format") == FORMAT:
                 masks = spec_from_json(config).architecture.masks
-            elif config.get("model_type") in MODEL_TYPES:
-                masks = "DetrForSegmentation" in str(config.get("architectures"))
-            else:
+            elif config.get("model_type") not in MODEL_TYPES:
                 continue
-        except CheckpointError:
-            continue
-        yield KnownModel(
-            name=repository.repo_id,
-            where="cached",
-            task=_task(masks=masks),
-            size=sum(files.values()),
-        )
-
-
-def _task(*, masks: bool) -> Literal["panoptic", "detection"]:
-    return "panoptic" if masks else "detection"
+            if files.keys() & set(WEIGHTS_FILES):
+                yield KnownModel(
+                    name=repository.repo_id,
+                    where="cached",
+                    task=_TASKS[masks],
+                    size=sum(files.values()),
+                )

@@ -7,6 +7,7 @@ under the key "panodetr", as a whole specification, which transformers carries a
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -21,7 +22,6 @@ from panodetr.checkpoints.spec import (
 from panodetr.errors import CheckpointError
 from panodetr.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from panodetr.model.config import (
-    MOST_CLASSES,
     RESNET18,
     RESNET34,
     RESNET50,
@@ -33,7 +33,6 @@ from panodetr.results.types import Category
 from panodetr.validation import check
 
 MODEL_TYPES = ("detr", "table-transformer")
-EXTRAS = "panodetr"
 UNUSED = "N/A"  # what transformers' configurations call an index without a class
 RESNETS = {
     "resnet18": RESNET18,
@@ -43,6 +42,20 @@ RESNETS = {
     "resnet152": ResNetConfig(depths=(3, 8, 36, 3)),
 }
 """By the names that torchvision, timm and the original share."""
+
+_SAME = {
+    "num_queries": "num_queries",
+    "d_model": "hidden_dim",
+    "encoder_layers": "encoder_layers",
+    "decoder_layers": "decoder_layers",
+    "encoder_attention_heads": "heads",
+    "decoder_attention_heads": "heads",
+    "encoder_ffn_dim": "ffn_dim",
+    "decoder_ffn_dim": "ffn_dim",
+    "dropout": "dropout",
+    "position_embedding_type": "positions",
+}
+"""Keys of `config.json`, and the fields of `DetrConfig` that mean the same."""
 
 _NO_LIMIT = 1_000_000  # pixels of the long side, where transformers wants a number
 _PLAIN_LABEL = re.compile(r"LABEL_\d+")
@@ -89,17 +102,11 @@ class _Config:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Size:
-    shortest_edge: int | None = None
-    longest_edge: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Preprocessor:
     """`preprocessor_config.json`; what it does not say is as the published models do."""
 
     do_resize: bool = True
-    size: int | _Size = 800
+    size: int | dict[str, int | None] = 800
     max_size: int | None = 1333
     do_rescale: bool = True
     rescale_factor: float = 1 / 255
@@ -150,29 +157,44 @@ def write_huggingface(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
         model_type, kind = "detr", f"DetrFor{'Segmentation' if shape.masks else 'ObjectDetection'}"
     labels = dict.fromkeys(range(shape.num_classes), UNUSED)
     labels.update({category.index: category.name for category in spec.categories})
-    rule = spec.preprocessing
     config = {
         "architectures": [kind],
         "model_type": model_type,
         **_write_backbone(shape.backbone),
         "activation_function": "relu",
-        "d_model": shape.hidden_dim,
-        "num_queries": shape.num_queries,
-        "encoder_layers": shape.encoder_layers,
-        "decoder_layers": shape.decoder_layers,
-        "encoder_attention_heads": shape.heads,
-        "decoder_attention_heads": shape.heads,
-        "encoder_ffn_dim": shape.ffn_dim,
-        "decoder_ffn_dim": shape.ffn_dim,
-        "dropout": shape.dropout,
+        **{theirs: getattr(shape, ours) for theirs, ours in _SAME.items()},
         "attention_dropout": shape.dropout,
         "is_encoder_decoder": True,
-        "position_embedding_type": shape.positions,
         "id2label": {str(index): label for index, label in labels.items()},
         "label2id": {label: index for index, label in labels.items()},
-        EXTRAS: spec_to_json(spec),
+        "panodetr": spec_to_json(spec),
     }
-    return config, _write_preprocessing(rule, masks=shape.masks)
+    options = processor_options(spec)
+    return config, {"image_processor_type": "DetrImageProcessor", **options}
+
+
+def processor_options(spec: ModelSpec) -> dict[str, Any]:
+    """Say a model's preprocessing in the options of transformers' processor, without tiles."""
+    rule, short, long = spec.preprocessing, 800, 1333
+    if rule.short_side is not None:
+        short, long = rule.short_side, rule.long_side or _NO_LIMIT
+    return {
+        "format": "coco_panoptic" if spec.architecture.masks else "coco_detection",
+        "do_resize": rule.short_side is not None,
+        "size": {"shortest_edge": short, "longest_edge": long},
+        "resample": 2,  # bilinear
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(rule.mean),
+        "image_std": list(rule.std),
+        "do_pad": True,
+    }
+
+
+def masks_in(config: Mapping[str, Any]) -> bool:
+    """Say whether the model of a `config.json` has a mask head."""
+    return "DetrForSegmentation" in str(config.get("architectures"))
 
 
 def resnet_name(backbone: ResNetConfig) -> str:
@@ -192,59 +214,45 @@ def _read_model(config: _Config, preprocessing: Preprocessing, name: str, masks:
     for key, only in (("activation_function", "relu"), ("num_channels", 3)):
         if getattr(config, key) != only:
             raise ValueError(f"{key} is {getattr(config, key)!r}; this DETR has only {only!r}")
-    for key in ("attention_heads", "ffn_dim"):
-        encoder, decoder = (getattr(config, f"{part}_{key}") for part in ("encoder", "decoder"))
-        if encoder != decoder:
+    shape = {ours: getattr(config, theirs) for theirs, ours in _SAME.items()}
+    for theirs, ours in _SAME.items():  # where two mean one field, the decoder's has won
+        if getattr(config, theirs) != shape[ours]:
             raise ValueError(
-                f"encoder_{key} is {encoder} and decoder_{key} {decoder}; expected one number"
+                f"{theirs} is {getattr(config, theirs)} and {theirs.replace('encoder', 'decoder')} "
+                f"{shape[ours]}; expected one number"
             )
-    labels = _labels(config)
+    classes, categories = _read_classes(config)
     spec = ModelSpec(
         name=name,
         architecture=DetrConfig(
             backbone=_read_backbone(config),
-            num_classes=len(labels),
-            num_queries=config.num_queries,
-            hidden_dim=config.d_model,
-            heads=config.encoder_attention_heads,
-            ffn_dim=config.encoder_ffn_dim,
-            encoder_layers=config.encoder_layers,
-            decoder_layers=config.decoder_layers,
-            dropout=config.dropout,
+            num_classes=classes,
             pre_norm=config.model_type == "table-transformer",
-            positions=config.position_embedding_type,
             masks=masks,
+            **shape,
         ),
-        categories=_categories(labels),
+        categories=categories,
         preprocessing=preprocessing,
     )
     return spec if config.panodetr is None else _with_kept(spec, spec_from_json(config.panodetr))
 
 
-def _labels(config: _Config) -> list[str]:
-    """List the names of the classes; transformers leaves out its default, two plain labels."""
+def _read_classes(config: _Config) -> tuple[int, tuple[Category, ...]]:
+    """Count and name the classes; COCO's catalogue says what names and numbers alone do not."""
     named = config.id2label
-    if named is None:
-        if not 0 < config.num_labels <= MOST_CLASSES:
-            raise ValueError(f"num_labels is {config.num_labels}; expected 1 to {MOST_CLASSES}")
-        return [f"LABEL_{index}" for index in range(config.num_labels)]
+    if named is None:  # transformers leaves out its default, two plain labels
+        return config.num_labels, categories_by_count(config.num_labels)
     try:
-        return [named[str(index)] for index in range(len(named))]
+        labels = [named[str(index)] for index in range(len(named))]
     except KeyError as error:
         raise ValueError(f"id2label has {len(named)} names but none for {error}") from error
-
-
-def _categories(labels: list[str]) -> tuple[Category, ...]:
-    """Name the classes; the catalogue of COCO says what names and numbers alone do not."""
-    known = {category.index: category for category in coco_panoptic()}
     if all(_PLAIN_LABEL.fullmatch(label) for label in labels):
-        return categories_by_count(len(labels))
-    used = [(index, label) for index, label in enumerate(labels) if label != UNUSED]
-    return tuple(
-        known[index]
-        if index in known and known[index].name == label
-        else plain_category(index, label)
-        for index, label in used
+        return len(labels), categories_by_count(len(labels))
+    known = {(category.index, category.name): category for category in coco_panoptic()}
+    return len(labels), tuple(
+        known.get((index, label)) or plain_category(index, label)
+        for index, label in enumerate(labels)
+        if label != UNUSED
     )
 
 
@@ -253,34 +261,27 @@ def _with_kept(spec: ModelSpec, kept: ModelSpec) -> ModelSpec:
     names, known = ({c.index: c.name for c in one.categories} for one in (spec, kept))
     if names != known:
         return spec
-    rule = spec.preprocessing
-    preprocessing = replace(
-        kept.preprocessing,
-        short_side=rule.short_side,
-        long_side=rule.long_side,
-        mean=rule.mean,
-        std=rule.std,
-    )
+    own = ("short_side", "long_side", "mean", "std")
+    rule = {name: getattr(spec.preprocessing, name) for name in own}
     return replace(
-        kept, name=spec.name, architecture=spec.architecture, preprocessing=preprocessing
+        kept,
+        name=spec.name,
+        architecture=spec.architecture,
+        preprocessing=replace(kept.preprocessing, **rule),
     )
 
 
 def _read_backbone(config: _Config) -> ResNetConfig:
     """Understand the backbone: a name of timm's, or a configuration of transformers' ResNet."""
     inner = config.backbone_config or _Backbone()
-    if inner.model_type == "resnet":
-        return _read_resnet(inner)
-    if inner.model_type not in (None, "timm_backbone"):
+    if inner.model_type not in (None, "timm_backbone", "resnet"):
         raise ValueError(f"backbone_config.model_type is {inner.model_type!r}; expected 'resnet'")
-    name = inner.backbone or config.backbone or "resnet50"
-    resnet = RESNETS.get(name.split(".")[0])  # timm appends how the weights were trained
-    if resnet is None:
-        raise ValueError(f"backbone is {name!r}; expected one of {', '.join(RESNETS)}")
-    return replace(resnet, dilate_last=bool(config.dilation) or inner.output_stride == 16)
-
-
-def _read_resnet(inner: _Backbone) -> ResNetConfig:
+    if inner.model_type != "resnet":
+        name = inner.backbone or config.backbone or "resnet50"
+        resnet = RESNETS.get(name.split(".")[0])  # timm appends how the weights were trained
+        if resnet is None:
+            raise ValueError(f"backbone is {name!r}; expected one of {', '.join(RESNETS)}")
+        return replace(resnet, dilate_last=bool(config.dilation) or inner.output_stride == 16)
     for key in ("downsample_in_first_stage", "downsample_in_bottleneck"):
         if getattr(inner, key):
             raise ValueError(f"backbone_config.{key} is true; this backbone has its strides fixed")
@@ -336,29 +337,10 @@ def _read_size(given: _Preprocessor) -> tuple[int, int | None]:
     """Understand the size's forms: one number with `max_size`, or a dictionary of edges."""
     if isinstance(given.size, int):
         return given.size, given.max_size
-    short, long = given.size.shortest_edge, given.size.longest_edge
+    short, long = given.size.get("shortest_edge"), given.size.get("longest_edge")
     if long is not None and short in (None, long):
         return long, long  # the long side exactly so, and the short one as it comes
     limit = long or given.max_size
     if short is None or limit is None:
         raise ValueError(f"size is {given.size}; expected shortest_edge and longest_edge in pixels")
     return short, limit if limit < _NO_LIMIT else None
-
-
-def _write_preprocessing(rule: Preprocessing, *, masks: bool) -> dict[str, Any]:
-    return {
-        "image_processor_type": "DetrImageProcessor",
-        "format": "coco_panoptic" if masks else "coco_detection",
-        "do_resize": rule.short_side is not None,
-        "size": {
-            "shortest_edge": rule.short_side or 800,
-            "longest_edge": rule.long_side or _NO_LIMIT,
-        },
-        "resample": 2,  # bilinear
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(rule.mean),
-        "image_std": list(rule.std),
-        "do_pad": True,
-    }

@@ -1,17 +1,23 @@
-"""A model from wherever its checkpoint lies: bundled, a folder, a file, or the hub."""
+"""A model, or its backbone, from where its checkpoint is: bundled, a folder, a file, the hub."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from panodetr.checkpoints.hub import fetch, fetch_file
-from panodetr.checkpoints.huggingface import MODEL_TYPES, RESNETS, read_huggingface
-from panodetr.checkpoints.names import FACEBOOK, TRANSFORMERS_TABLES, best_table
+from panodetr.checkpoints.hub import fetch
+from panodetr.checkpoints.huggingface import MODEL_TYPES, RESNETS, masks_in, read_huggingface
+from panodetr.checkpoints.names import (
+    FACEBOOK,
+    TORCHVISION,
+    TRANSFORMERS_CLASSIFIER,
+    TRANSFORMERS_TABLES,
+    without_counters,
+)
 from panodetr.checkpoints.published import (
     PUBLISHED,
     bundled,
@@ -29,6 +35,7 @@ from panodetr.checkpoints.spec import (
 )
 from panodetr.checkpoints.weights import check_shapes, find_weights, open_weights, shapes_of
 from panodetr.errors import CheckpointError, did_you_mean
+from panodetr.model.backbone import ResNet
 from panodetr.model.config import DetrConfig
 from panodetr.model.detr import Detr
 from panodetr.validation import read_json
@@ -42,6 +49,7 @@ if TYPE_CHECKING:
 
 _ON_HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:/((?:[\w.-]+/)*[\w.-]+))?")
 _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+_CLASSIFIERS = ("fc.", "classifier.")  # the layer behind the backbone, which a DETR has no use for
 
 
 def load_checkpoint(
@@ -63,8 +71,9 @@ def load_checkpoint(
         CheckpointError: there is no such model, it cannot be fetched, or its files are damaged or
             do not fit each other.
     """
-    found = _open(locate(source, revision), source, dilation)
-    return found.spec, found.build()
+    place = _locate(source, revision)
+    spec, weights, table = _open(place, source, dilation)
+    return spec, _build(spec.architecture, weights or open_weights(place), table)
 
 
 def load_spec(
@@ -73,29 +82,54 @@ def load_spec(
     """Read a checkpoint's specification; no weight is read.
 
     On the hub only the configuration is fetched. A file of weights has none: the names and shapes
-    of its tensors are read instead.
+    of its tensors are read instead. Arguments and errors are those of `load_checkpoint`; weights
+    that are damaged or do not fit the specification are not noticed.
+    """
+    return _open(_locate(source, revision, weights=False), source, dilation).spec
+
+
+def load_backbone(source: str | Path, config: ResNetConfig) -> State:
+    """Read the weights of a backbone, under the names that it has in a `ResNet`.
 
     Args:
-        source: as for `load_checkpoint`.
-        revision: as for `load_checkpoint`.
-        dilation: as for `load_checkpoint`.
+        source: torchvision's file (`resnet50-0676ba61.pth` and the like), or whatever
+            `load_checkpoint` takes: a ResNet classifier as torchvision, timm or transformers writes
+            it, or a DETR of any kind, whose backbone is taken.
+        config: the backbone to be.
 
     Raises:
-        CheckpointError: as for `load_checkpoint`; weights that are damaged or do not fit the
-            specification are not noticed.
+        CheckpointError: there is no such file, it holds no ResNet, or one of another shape.
     """
-    return _open(locate(source, revision, weights=False), source, dilation).spec
+    if config.norm == "group":
+        raise CheckpointError(
+            f"{source} has batch norms, and the backbone is to have group norms; "
+            "set spec.architecture.backbone.norm to frozen or batch"
+        )
+    weights = open_weights(_locate(source))
+    state = {
+        key: tensor
+        for key, tensor in without_counters(weights.read())
+        if not key.startswith(_CLASSIFIERS)
+    }
+    if not any(key.startswith("backbone.stages.") for key in state):  # they are not our own
+        tables = (TORCHVISION, TRANSFORMERS_CLASSIFIER, FACEBOOK, *TRANSFORMERS_TABLES)
+        state = find_table(weights, tables, "ResNet").to_ours(state, weights.file)
+    ours = {
+        key.removeprefix("backbone."): tensor.float()
+        for key, tensor in state.items()
+        if key.startswith("backbone.")
+    }
+    with torch.device("meta"):
+        expected = dict(without_counters(ResNet(config).state_dict()))
+    check_shapes(weights.file, shapes_of(ours), shapes_of(expected))
+    return ours
 
 
-def locate(source: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
+def _locate(source: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
     """Find the folder or file that a user means, fetching it where it is on the hub.
 
-    A file that its folder's configuration describes stands for the folder.
-
-    Args:
-        source: as for `load_checkpoint`.
-        revision: as for `load_checkpoint`.
-        weights: whether the weights of an id on the hub are needed.
+    A file that its folder's configuration describes stands for the folder. `weights` says whether
+    those of an id on the hub are needed.
 
     Raises:
         CheckpointError: there is no such thing, or it cannot be fetched.
@@ -108,11 +142,7 @@ def locate(source: str | Path, revision: str | None = None, *, weights: bool = T
         raise CheckpointError(f"{source} is not on the hub and has no revision {revision!r}")
     on_hub = _on_hub(source) if isinstance(source, str) else None
     if place is None and on_hub is not None:
-        hub_id, file = on_hub
-        if file is None:
-            place = fetch(hub_id, revision, weights=weights)
-        else:
-            place = fetch_file(hub_id, file, revision)
+        place = fetch(on_hub[0], revision, file=on_hub[1], weights=weights)
     if place is None:
         names = [*known, *(model.hub_id for model in PUBLISHED)]
         hint = did_you_mean(str(source), names, f"bundled: {', '.join(known)}")
@@ -135,48 +165,15 @@ def _on_hub(source: str) -> tuple[str, str | None] | None:
     return match[1], match[2]
 
 
-@dataclass(frozen=True, eq=False)
-class _Checkpoint:
-    """A checkpoint whose configuration is read.
-
-    Attributes:
-        spec: the configuration.
-        place: the folder or the file.
-        weights: where they have been opened already.
-        table: the names of its weights; None where they are ours.
-    """
+class _Opened(NamedTuple):
+    """A checkpoint that is read but for its tensors; `table` has the names that are not ours."""
 
     spec: ModelSpec
-    place: Path
-    weights: Weights | None = None
+    weights: Weights | None
     table: NameTable | None = None
 
-    def build(self) -> Detr:
-        """Build the model and give it the weights, floats as float32.
 
-        Raises:
-            CheckpointError: weights are missing, left over, or of other shapes.
-        """
-        weights, table = self.weights or open_weights(find_weights(self.place)), self.table
-        with torch.device("meta"):
-            model = Detr(self.spec.architecture)
-        expected = model.state_dict()
-        if table is None:
-            check_shapes(weights.file, weights.shapes, shapes_of(expected))
-            state = weights.read()
-        else:
-            named = shapes_of(table.from_ours(_to_ours(weights, table)))
-            check_shapes(weights.file, named, shapes_of(table.from_ours(expected)))
-            state = table.to_ours(weights.read(), weights.file)
-        floats = {
-            key: (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
-            for key, tensor in state.items()
-        }
-        model.load_state_dict(floats, assign=True)
-        return model.eval()
-
-
-def _open(place: Path, source: str | Path, dilation: bool | None) -> _Checkpoint:
+def _open(place: Path, source: str | Path, dilation: bool | None) -> _Opened:
     """Read what a checkpoint says of itself."""
     if place.is_file():
         return _open_file(place, dilation)
@@ -187,10 +184,10 @@ def _open(place: Path, source: str | Path, dilation: bool | None) -> _Checkpoint
     return _open_folder(place, hub_id if fetched else place.resolve().name)
 
 
-def _open_folder(folder: Path, name: str) -> _Checkpoint:
+def _open_folder(folder: Path, name: str) -> _Opened:
     config, file = read_config(folder), folder / CONFIG_FILE
     if config.get("format") == FORMAT:
-        return _Checkpoint(spec_from_json(config, str(file)), folder)
+        return _Opened(spec_from_json(config, str(file)), None)
     if config.get("model_type") not in MODEL_TYPES:
         raise CheckpointError(
             f"{file} is neither a panodetr configuration nor one of a DETR in transformers; "
@@ -198,22 +195,19 @@ def _open_folder(folder: Path, name: str) -> _Checkpoint:
         )
     extra = folder / PREPROCESSOR_FILE
     preprocessor = read_json(extra, dict[str, Any], CheckpointError) if extra.is_file() else None
-    try:
-        stored = find_weights(folder)
-    except CheckpointError:  # they are still on the hub
-        weights, masks = None, "DetrForSegmentation" in str(config.get("architectures"))
+    if find_weights(folder) is None:  # they are still on the hub
+        weights, masks = None, masks_in(config)
     else:
-        weights = open_weights(stored)
+        weights = open_weights(folder)
         masks = any("mask_head." in key for key in weights.shapes)
     try:
         spec = read_huggingface(config, preprocessor, name=name, masks=masks)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    table = None if weights is None else find_table(weights)
-    return _Checkpoint(spec, folder, weights, table)
+    return _Opened(spec, weights, None if weights is None else find_table(weights))
 
 
-def _open_file(file: Path, dilation: bool | None) -> _Checkpoint:
+def _open_file(file: Path, dilation: bool | None) -> _Opened:
     """Open a file that has nothing but its weights."""
     if file.suffix not in _FILE_SUFFIXES:
         raise CheckpointError(
@@ -224,28 +218,52 @@ def _open_file(file: Path, dilation: bool | None) -> _Checkpoint:
     weights = open_weights(file)
     table = find_table(weights)
     published = find_published(file.name)
-    if dilation is None:
+    if dilation is None and published is not None:
+        dilation = published.architecture.backbone.dilate_last
+    elif dilation is None:
         dilation = bool(weights.arguments.get("dilation", False))
-        if published is not None:
-            dilation = published.architecture.backbone.dilate_last
     try:
         heads = int(weights.arguments.get("nheads", 8))
         shapes = shapes_of(_to_ours(weights, table))
         shape = _infer_architecture(shapes, dilation=dilation, heads=heads)
         categories = categories_by_count(shape.num_classes)
         spec = ModelSpec(name=file.stem, architecture=shape, categories=categories)
+    except CheckpointError:
+        raise
     except (TypeError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
         raise CheckpointError(f"{file}: {error}") from error
     if published is not None and published.categories[-1].index < shape.num_classes:
-        spec = ModelSpec(
+        spec = replace(
+            spec,
             name=published.hub_id,
-            architecture=shape,
             categories=published.categories,
             preprocessing=published.preprocessing,
         )
-    return _Checkpoint(spec, file, weights, table)
+    return _Opened(spec, weights, table)
+
+
+def _build(config: DetrConfig, weights: Weights, table: NameTable | None) -> Detr:
+    """Build a model and give it its weights, floats as float32.
+
+    Raises:
+        CheckpointError: weights are missing, left over, or of other shapes.
+    """
+    with torch.device("meta"):
+        model = Detr(config)
+    expected = model.state_dict()
+    if table is None:
+        check_shapes(weights.file, weights.shapes, shapes_of(expected))
+        state = weights.read()
+    else:
+        named = shapes_of(table.from_ours(_to_ours(weights, table)))
+        check_shapes(weights.file, named, shapes_of(table.from_ours(expected)))
+        state = table.to_ours(weights.read(), weights.file)
+    floats = {
+        key: (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
+        for key, tensor in state.items()
+    }
+    model.load_state_dict(floats, assign=True)
+    return model.eval()
 
 
 def find_table(
@@ -253,13 +271,13 @@ def find_table(
     tables: Sequence[NameTable] = (FACEBOOK, *TRANSFORMERS_TABLES),
     network: str = "DETR",
 ) -> NameTable:
-    """Recognise whose names the weights have.
+    """Recognise whose names the weights have: the table's that knows most of them.
 
     Raises:
         CheckpointError: they are in none of the tables.
     """
-    table = best_table(tables, weights.shapes)
-    if table is None:
+    table = max(tables, key=lambda table: table.count_known(weights.shapes))
+    if not table.count_known(weights.shapes):
         first = next(iter(weights.shapes), "nothing")
         raise CheckpointError(
             f"{weights.file} holds no {network}: its weights begin with {first!r}"

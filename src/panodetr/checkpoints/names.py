@@ -12,8 +12,6 @@ which moved. The backbone is timm's or transformers' own ResNet.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -29,29 +27,28 @@ if TYPE_CHECKING:
 Row: TypeAlias = tuple[str, str]
 """Our name and theirs."""
 
-_Rules: TypeAlias = dict[str, list[tuple[re.Pattern[str], str]]]
+_Rules: TypeAlias = dict[str, list[tuple[list[str], str]]]
 
 _NUMBER = re.compile(r"\d+")
+_PLACE = re.compile(r"\d+|\*")
 _PREFIX = "detr."  # panoptic models wrap the detector; their mask head stands beside it
 _MASK_PARTS = ("bbox_attention.", "mask_head.")
-_FUSED = re.compile(r"(.*\.)in_proj_(weight|bias)")
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
-@dataclass(frozen=True)
 class NameTable:
     """The names of one kind of file.
 
-    Attributes:
+    Args:
         source: what the files come from, for messages.
-        rows: each module's two names.
-        fused: whether queries, keys and values share one tensor, as in
-            `torch.nn.MultiheadAttention`; the rows name its parts q_proj, k_proj and v_proj.
+        rows: each module's two names. Where several of ours have one name of theirs, as queries,
+            keys and values in `torch.nn.MultiheadAttention`, ours are parts of their tensor, in the
+            order of the rows.
     """
 
-    source: str
-    rows: tuple[Row, ...]
-    fused: bool = False
+    def __init__(self, source: str, rows: Sequence[Row]) -> None:
+        self.source = source
+        self._outward = _rules(rows)
+        self._inward = _rules((theirs, ours) for ours, theirs in rows)
 
     def to_ours(self, state: State, source: Path | str = "the file") -> dict[str, torch.Tensor]:
         """Give weights our names; counters of batch norms, which we do not have, are left out.
@@ -65,16 +62,22 @@ class NameTable:
         """
         ours: dict[str, torch.Tensor] = {}
         unknown: list[str] = []
-        for key, tensor in self._split(state, source):
-            name = _rename(self._inward, key.removeprefix(_PREFIX))
-            if name is None:
+        for key, tensor in without_counters(state):
+            names = self._names(key)
+            if not names:
                 unknown.append(repr(key))
-            elif name in ours:
+                continue
+            if names[0] in ours:
                 raise CheckpointError(
                     f"{source}: two weights are both {key!r}, with and without {_PREFIX!r}"
                 )
-            else:
-                ours[name] = tensor
+            if len(names) > 1 and (tensor.ndim == 0 or len(tensor) % len(names)):
+                raise CheckpointError(
+                    f"{source}: {key!r} is {list(tensor.shape)}; expected queries, keys and "
+                    "values of one width below each other"
+                )
+            parts = tensor.chunk(len(names)) if len(names) > 1 else [tensor]
+            ours.update(zip(names, parts, strict=True))
         if unknown:
             raise CheckpointError(
                 f"{source} holds {len(unknown)} tensors that no DETR of {self.source} has: "
@@ -86,63 +89,25 @@ class NameTable:
         """Give our weights their names; the inverse of `to_ours`."""
         masks = any(key.startswith("mask_head.") for key in state)
         theirs: dict[str, torch.Tensor] = {}
-        for key, tensor in _without_counters(state):
-            name = _rename(self._outward, key)
-            assert name is not None, f"{self.source} has no row for {key}"
-            wrapped = masks and not name.startswith(_MASK_PARTS)
-            theirs[_PREFIX + name if wrapped else name] = tensor
-        return self._joined(theirs)
+        for key, _ in without_counters(state):
+            names = _rename(self._outward, key)
+            assert names, f"{self.source} has no row for {key}"
+            name = names[0].replace("in_proj.", "in_proj_")
+            parts = [state[part] for part in self._names(name)]
+            if masks and not name.startswith(_MASK_PARTS):
+                name = _PREFIX + name
+            if name not in theirs:
+                theirs[name] = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return theirs
 
     def count_known(self, keys: Iterable[str]) -> int:
         """Count the names that the table has."""
-        plain = (_FUSED.sub(r"\1q_proj.\2", key) if self.fused else key for key in keys)
-        found = (_rename(self._inward, key.removeprefix(_PREFIX)) for key in plain)
-        return sum(name is not None for name in found)
+        return sum(bool(self._names(key)) for key in keys)
 
-    @cached_property
-    def _inward(self) -> _Rules:
-        return _rules((theirs, ours) for ours, theirs in self.rows)
-
-    @cached_property
-    def _outward(self) -> _Rules:
-        return _rules(self.rows)
-
-    def _split(self, state: State, source: Path | str) -> Iterator[tuple[str, torch.Tensor]]:
-        """Take fused projections apart."""
-        for key, tensor in _without_counters(state):
-            fused = _FUSED.fullmatch(key) if self.fused else None
-            if fused is None:
-                yield key, tensor
-                continue
-            if tensor.ndim == 0 or len(tensor) % 3:
-                raise CheckpointError(
-                    f"{source}: {key!r} is {list(tensor.shape)}; expected queries, keys and "
-                    "values of one width below each other"
-                )
-            for name, part in zip(_PROJECTIONS, tensor.chunk(3), strict=True):
-                yield f"{fused[1]}{name}.{fused[2]}", part
-
-    def _joined(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Put fused projections together; the inverse of `_split`."""
-        if not self.fused:
-            return state
-        joined: dict[str, torch.Tensor] = {}
-        for key, tensor in state.items():
-            above, _, leaf = key.rpartition(".")
-            module, _, name = above.rpartition(".")
-            if name == _PROJECTIONS[0]:
-                parts = [state[f"{module}.{part}.{leaf}"] for part in _PROJECTIONS]
-                joined[f"{module}.in_proj_{leaf}"] = torch.cat(parts)
-            elif name not in _PROJECTIONS:
-                joined[key] = tensor
-        return joined
-
-
-def best_table(tables: Sequence[NameTable], keys: Iterable[str]) -> NameTable | None:
-    """Find the table that knows most of these names; None where none knows any."""
-    listed = list(keys)
-    best = max(tables, key=lambda table: table.count_known(listed))
-    return best if best.count_known(listed) else None
+    def _names(self, key: str) -> list[str]:
+        """Give our names of a weight of theirs: none, one, or those of its parts."""
+        plain = key.removeprefix(_PREFIX).replace("in_proj_", "in_proj.")
+        return _rename(self._inward, plain)
 
 
 def preview(names: Iterable[str], most: int = 3) -> str:
@@ -152,7 +117,7 @@ def preview(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(listed[:most]) + rest
 
 
-def _without_counters(state: State) -> Iterator[tuple[str, torch.Tensor]]:
+def without_counters(state: State) -> Iterator[tuple[str, torch.Tensor]]:
     """Leave out how many batches a batch norm has seen: no inference needs it."""
     for key, tensor in state.items():
         if not key.endswith(".num_batches_tracked"):
@@ -160,27 +125,28 @@ def _without_counters(state: State) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _rules(rows: Iterable[Row]) -> _Rules:
-    """Compile one direction of a table, by names with every number as `*`: few rows share one."""
+    """Arrange one direction of a table by names with every number as `*`: few rows share one."""
     rules: _Rules = {}
     for before, after in rows:
-        pattern = re.compile(re.escape(before).replace(r"\*", r"(\d+)"))
-        for place in range(1, before.count("*") + 1):
-            after = after.replace("*", rf"\g<{place}>", 1)
-        rules.setdefault(_NUMBER.sub("*", before), []).append((pattern, after))
+        rules.setdefault(_NUMBER.sub("*", before), []).append((_PLACE.findall(before), after))
     return rules
 
 
-def _rename(rules: _Rules, key: str) -> str | None:
-    """Rename a module; what follows its name, such as `weight`, is kept."""
+def _rename(rules: _Rules, key: str) -> list[str]:
+    """Rename a module by every row that has it; what follows, such as `weight`, is kept."""
     module, _, leaf = key.rpartition(".")
-    for pattern, after in rules.get(_NUMBER.sub("*", module), ()):
-        found = pattern.fullmatch(module)
-        if found:
-            return f"{found.expand(after)}.{leaf}"
-    return None
+    numbers = _PLACE.findall(module)
+    names: list[str] = []
+    for places, after in rules.get(_NUMBER.sub("*", module), ()):
+        pairs = list(zip(places, numbers, strict=True))
+        if all(place in ("*", number) for place, number in pairs):
+            for place, number in pairs:
+                after = after.replace("*", number, 1) if place == "*" else after
+            names.append(f"{after}.{leaf}")
+    return names
 
 
-_TORCHVISION_RESNET: tuple[Row, ...] = (
+_TORCHVISION: tuple[Row, ...] = (
     ("stem_conv", "conv1"),
     ("stem_norm", "bn1"),
     *((f"stages.{s}.*.conv{c}", f"layer{s + 1}.*.conv{c}") for s in range(4) for c in (1, 2, 3)),
@@ -189,29 +155,57 @@ _TORCHVISION_RESNET: tuple[Row, ...] = (
 )
 """The backbone's names in torchvision, which timm and the original share."""
 
-_TRANSFORMERS_RESNET: tuple[Row, ...] = (
+_LAYER = "encoder.stages.*.layers.*"
+_TRANSFORMERS: tuple[Row, ...] = (
     ("stem_conv", "embedder.embedder.convolution"),
     ("stem_norm", "embedder.embedder.normalization"),
+    *((f"stages.*.*.conv{n + 1}", f"{_LAYER}.layer.{n}.convolution") for n in range(3)),
+    *((f"stages.*.*.norm{n + 1}", f"{_LAYER}.layer.{n}.normalization") for n in range(3)),
+    ("stages.*.*.shortcut.0", f"{_LAYER}.shortcut.convolution"),
+    ("stages.*.*.shortcut.1", f"{_LAYER}.shortcut.normalization"),
+)
+"""The backbone's names in transformers."""
+
+_DETR = (
+    ("positions.rows", "backbone.1.row_embed", "model.backbone.position_embedding.row_embeddings"),
+    (
+        "positions.columns",
+        "backbone.1.col_embed",
+        "model.backbone.position_embedding.column_embeddings",
+    ),
+    ("project", "input_proj", "model.input_projection"),
+    ("queries", "query_embed", "model.query_position_embeddings"),
+    ("encoder.norm", "transformer.encoder.norm", "model.encoder.layernorm"),
+    ("decoder.norm", "transformer.decoder.norm", "model.decoder.layernorm"),
+    ("class_head", "class_embed", "class_labels_classifier"),
     *(
-        (f"stages.*.*.{ours}{n + 1}", f"encoder.stages.*.layers.*.layer.{n}.{theirs}")
-        for ours, theirs in (("conv", "convolution"), ("norm", "normalization"))
+        (f"box_head.{2 * n}", f"bbox_embed.layers.{n}", f"bbox_predictor.layers.{n}")
         for n in range(3)
     ),
-    ("stages.*.*.shortcut.0", "encoder.stages.*.layers.*.shortcut.convolution"),
-    ("stages.*.*.shortcut.1", "encoder.stages.*.layers.*.shortcut.normalization"),
 )
+"""Names of the parts: ours, the original's, and those of transformers 4."""
 
-TORCHVISION = NameTable(
-    "torchvision", tuple((f"backbone.{ours}", theirs) for ours, theirs in _TORCHVISION_RESNET)
-)
-"""Classifiers of torchvision, and of timm, which has the same names."""
+_LAYERS = {
+    "encoder": (
+        ("attention", "self_attn", "self_attn"),
+        ("attention_residual.norm", "norm1", "self_attn_layer_norm"),
+        ("ffn.0", "linear1", "fc1"),
+        ("ffn.3", "linear2", "fc2"),
+        ("ffn_residual.norm", "norm2", "final_layer_norm"),
+    ),
+    "decoder": (
+        ("self_attention", "self_attn", "self_attn"),
+        ("self_residual.norm", "norm1", "self_attn_layer_norm"),
+        ("cross_attention", "multihead_attn", "encoder_attn"),
+        ("cross_residual.norm", "norm2", "encoder_attn_layer_norm"),
+        ("ffn.0", "linear1", "fc1"),
+        ("ffn.3", "linear2", "fc2"),
+        ("ffn_residual.norm", "norm3", "final_layer_norm"),
+    ),
+}
+"""Names within each layer: ours, the original's, and those of transformers 4."""
 
-TRANSFORMERS_CLASSIFIER = NameTable(
-    "transformers",
-    tuple((f"backbone.{ours}", f"resnet.{theirs}") for ours, theirs in _TRANSFORMERS_RESNET),
-)
-
-_OLD_MASKS: tuple[Row, ...] = (
+_MASKS: tuple[Row, ...] = (
     ("attention_maps.query", "bbox_attention.q_linear"),
     ("attention_maps.key", "bbox_attention.k_linear"),
     *((f"mask_head.convs.{n}", f"mask_head.lay{n + 1}") for n in range(5)),
@@ -219,127 +213,68 @@ _OLD_MASKS: tuple[Row, ...] = (
     *((f"mask_head.adapters.{n}", f"mask_head.adapter{n + 1}") for n in range(3)),
     ("mask_head.out", "mask_head.out_lay"),
 )
-"""The mask head in the original, and in transformers 4 and its files."""
+"""The mask head in the original and in transformers 4."""
 
-_NEW_MASKS: tuple[Row, ...] = (
-    ("attention_maps.query", "bbox_attention.q_proj"),
-    ("attention_maps.key", "bbox_attention.k_proj"),
-    *(
-        (f"mask_head.{ours}.{n}", f"mask_head.conv{n + 1}.{theirs}")
-        for ours, theirs in (("convs", "conv"), ("norms", "norm"))
-        for n in range(2)
-    ),
-    *(
-        (f"mask_head.{ours}.{n + 2}", f"mask_head.fpn_stages.{n}.refine.{theirs}")
-        for ours, theirs in (("convs", "conv"), ("norms", "norm"))
-        for n in range(3)
-    ),
-    *((f"mask_head.adapters.{n}", f"mask_head.fpn_stages.{n}.fpn_adapter") for n in range(3)),
-    ("mask_head.out", "mask_head.output_conv"),
+_FILES_5: tuple[Row, ...] = (("backbone.position_embedding", "position_embedding"),)
+_MODULES_5: tuple[Row, ...] = (
+    *_FILES_5,
+    ("backbone.conv_encoder.model", "backbone.model"),
+    ("out_proj", "o_proj"),
+    ("fc", "mlp.fc"),
+    ("_linear", "_proj"),
+    *((f"lay{n}", f"conv{n}.conv") for n in (1, 2)),
+    *((f"gn{n}", f"conv{n}.norm") for n in (1, 2)),
+    *((f"lay{n + 3}", f"fpn_stages.{n}.refine.conv") for n in range(3)),
+    *((f"gn{n + 3}", f"fpn_stages.{n}.refine.norm") for n in range(3)),
+    *((f"adapter{n + 1}", f"fpn_stages.{n}.fpn_adapter") for n in range(3)),
+    ("out_lay", "output_conv"),
 )
-"""The mask head in the models of transformers 5."""
+"""What transformers 5 renamed of 4, in its files and in its models."""
 
 
-def _attention(ours: str, theirs: str, out: str = "out_proj") -> tuple[Row, ...]:
-    return (
-        (f"{ours}.query", f"{theirs}.q_proj"),
-        (f"{ours}.key", f"{theirs}.k_proj"),
-        (f"{ours}.value", f"{theirs}.v_proj"),
-        (f"{ours}.out", f"{theirs}.{out}"),
-    )
+def _detr(
+    column: int, place: str, attention: Sequence[str], backbone: Sequence[Row], backbone_place: str
+) -> list[Row]:
+    """List all names, ours and those of a column; backbone and layers stand at a place."""
+    rows = [
+        *((f"backbone.{ours}", f"{backbone_place}.{theirs}") for ours, theirs in backbone),
+        *((row[0], row[column]) for row in _DETR),
+        *_MASKS,
+    ]
+    for part, row in ((part, row) for part, layer in _LAYERS.items() for row in layer):
+        ours, theirs = f"{part}.layers.*.{row[0]}", f"{place}.{part}.layers.*.{row[column]}"
+        if ours.endswith("attention"):
+            parts = zip(("query", "key", "value", "out"), attention, strict=True)
+            rows += [(f"{ours}.{a}", f"{theirs}.{b}") for a, b in parts]
+        else:
+            rows.append((ours, theirs))
+    return rows
 
 
-def _transformers(
-    source: str,
-    resnet: tuple[Row, ...],
-    *,
-    backbone: str = "backbone.conv_encoder.model",
-    positions: str = "position_embedding",
-    out: str = "out_proj",
-    ffn: str = "fc",
-    masks: tuple[Row, ...] = _OLD_MASKS,
-) -> NameTable:
-    """Make a table of transformers; the versions differ in the names that are arguments."""
-    encoder, decoder = "model.encoder.layers.*", "model.decoder.layers.*"
-    return NameTable(
-        source,
-        (
-            *((f"backbone.{ours}", f"model.{backbone}.{theirs}") for ours, theirs in resnet),
-            ("positions.rows", f"model.{positions}.row_embeddings"),
-            ("positions.columns", f"model.{positions}.column_embeddings"),
-            ("project", "model.input_projection"),
-            ("queries", "model.query_position_embeddings"),
-            *_attention("encoder.layers.*.attention", f"{encoder}.self_attn", out),
-            ("encoder.layers.*.attention_residual.norm", f"{encoder}.self_attn_layer_norm"),
-            ("encoder.layers.*.ffn.0", f"{encoder}.{ffn}1"),
-            ("encoder.layers.*.ffn.3", f"{encoder}.{ffn}2"),
-            ("encoder.layers.*.ffn_residual.norm", f"{encoder}.final_layer_norm"),
-            ("encoder.norm", "model.encoder.layernorm"),
-            *_attention("decoder.layers.*.self_attention", f"{decoder}.self_attn", out),
-            ("decoder.layers.*.self_residual.norm", f"{decoder}.self_attn_layer_norm"),
-            *_attention("decoder.layers.*.cross_attention", f"{decoder}.encoder_attn", out),
-            ("decoder.layers.*.cross_residual.norm", f"{decoder}.encoder_attn_layer_norm"),
-            ("decoder.layers.*.ffn.0", f"{decoder}.{ffn}1"),
-            ("decoder.layers.*.ffn.3", f"{decoder}.{ffn}2"),
-            ("decoder.layers.*.ffn_residual.norm", f"{decoder}.final_layer_norm"),
-            ("decoder.norm", "model.decoder.layernorm"),
-            ("class_head", "class_labels_classifier"),
-            *((f"box_head.{2 * n}", f"bbox_predictor.layers.{n}") for n in range(3)),
-            *masks,
-        ),
-    )
+def _transformers(source: str, resnet: Sequence[Row], changes: Sequence[Row]) -> NameTable:
+    attention = ("q_proj", "k_proj", "v_proj", "out_proj")
+    rows: list[Row] = []
+    for ours, theirs in _detr(2, "model", attention, resnet, "model.backbone.conv_encoder.model"):
+        for old, new in changes:
+            theirs = theirs.replace(old, new)
+        rows.append((ours, theirs))
+    return NameTable(source, rows)
 
 
-def _version_4(source: str, resnet: tuple[Row, ...]) -> NameTable:
-    return _transformers(source, resnet, positions="backbone.position_embedding")
+TORCHVISION = NameTable("torchvision", [(f"backbone.{a}", b) for a, b in _TORCHVISION])
+"""Classifiers of torchvision, and of timm, which has the same names."""
 
-
-def _version_5(source: str, resnet: tuple[Row, ...]) -> NameTable:
-    return _transformers(
-        source, resnet, backbone="backbone.model", out="o_proj", ffn="mlp.fc", masks=_NEW_MASKS
-    )
-
-
-TIMM_4 = _version_4("transformers 4 with timm", _TORCHVISION_RESNET)
-RESNET_4 = _version_4("transformers 4", _TRANSFORMERS_RESNET)
-TIMM_5_FILES = _transformers("transformers 5 with timm", _TORCHVISION_RESNET)
-RESNET_5_FILES = _transformers("transformers 5", _TRANSFORMERS_RESNET)
-TIMM_5 = _version_5("transformers 5 with timm", _TORCHVISION_RESNET)
-RESNET_5 = _version_5("transformers 5", _TRANSFORMERS_RESNET)
-
-TRANSFORMERS_TABLES = (TIMM_4, RESNET_4, TIMM_5_FILES, RESNET_5_FILES, TIMM_5, RESNET_5)
-
-_ENCODER = "transformer.encoder.layers.*"
-_DECODER = "transformer.decoder.layers.*"
-
+TRANSFORMERS_CLASSIFIER = NameTable(
+    "transformers", [(f"backbone.{a}", f"resnet.{b}") for a, b in _TRANSFORMERS]
+)
+_FUSED = ("in_proj", "in_proj", "in_proj", "out_proj")
 FACEBOOK = NameTable(
     "the original implementation",
-    (
-        *(
-            (f"backbone.{ours}", f"backbone.0.body.{theirs}")
-            for ours, theirs in _TORCHVISION_RESNET
-        ),
-        ("positions.rows", "backbone.1.row_embed"),
-        ("positions.columns", "backbone.1.col_embed"),
-        ("project", "input_proj"),
-        ("queries", "query_embed"),
-        *_attention("encoder.layers.*.attention", f"{_ENCODER}.self_attn"),
-        ("encoder.layers.*.attention_residual.norm", f"{_ENCODER}.norm1"),
-        ("encoder.layers.*.ffn.0", f"{_ENCODER}.linear1"),
-        ("encoder.layers.*.ffn.3", f"{_ENCODER}.linear2"),
-        ("encoder.layers.*.ffn_residual.norm", f"{_ENCODER}.norm2"),
-        ("encoder.norm", "transformer.encoder.norm"),
-        *_attention("decoder.layers.*.self_attention", f"{_DECODER}.self_attn"),
-        ("decoder.layers.*.self_residual.norm", f"{_DECODER}.norm1"),
-        *_attention("decoder.layers.*.cross_attention", f"{_DECODER}.multihead_attn"),
-        ("decoder.layers.*.cross_residual.norm", f"{_DECODER}.norm2"),
-        ("decoder.layers.*.ffn.0", f"{_DECODER}.linear1"),
-        ("decoder.layers.*.ffn.3", f"{_DECODER}.linear2"),
-        ("decoder.layers.*.ffn_residual.norm", f"{_DECODER}.norm3"),
-        ("decoder.norm", "transformer.decoder.norm"),
-        ("class_head", "class_embed"),
-        *((f"box_head.{2 * n}", f"bbox_embed.layers.{n}") for n in range(3)),
-        *_OLD_MASKS,
-    ),
-    fused=True,
+    _detr(1, "transformer", _FUSED, _TORCHVISION, "backbone.0.body"),
 )
+TRANSFORMERS_TABLES = tuple(
+    _transformers(f"transformers {version}{timm}", resnet, changes)
+    for version, changes in ((4, ()), (5, _FILES_5), (5, _MODULES_5))
+    for timm, resnet in ((" with timm", _TORCHVISION), ("", _TRANSFORMERS))
+)
+TIMM_4, RESNET_4, TIMM_5_FILES, RESNET_5_FILES, TIMM_5, RESNET_5 = TRANSFORMERS_TABLES

@@ -15,13 +15,7 @@ import torch
 from safetensors.torch import save
 
 from panodetr.checkpoints.huggingface import resnet_name, write_huggingface
-from panodetr.checkpoints.names import (
-    FACEBOOK,
-    RESNET_4,
-    RESNET_5_FILES,
-    TIMM_5_FILES,
-    preview,
-)
+from panodetr.checkpoints.names import FACEBOOK, RESNET_4, RESNET_5_FILES, TIMM_5_FILES, preview
 from panodetr.checkpoints.spec import (
     CONFIG_FILE,
     METRICS_FILE,
@@ -64,10 +58,10 @@ def save_checkpoint(
         PanodetrError: the system refused to write.
     """
     _refuse_other_files(folder, (CONFIG_FILE, SAFETENSORS, METRICS_FILE))
-    tensors = _stored(state, dtype)
+    tensors = save(_stored(state, dtype))
     with atomic_folder(folder) as temporary:
         write_json(temporary / CONFIG_FILE, spec_to_json(spec))
-        write_bytes(temporary / SAFETENSORS, save(tensors))
+        write_bytes(temporary / SAFETENSORS, tensors)
 
 
 def save_pretrained(
@@ -98,37 +92,34 @@ def save_pretrained(
     try:
         if spec.architecture.position_input:
             raise ValueError("architecture.position_input is true, which has no place there")
-        if format == "huggingface":
-            return _save_huggingface(target, spec, state)
-        return _save_facebook(target, spec, state)
+        write = _save_huggingface if format == "huggingface" else _save_facebook
+        return write(target, spec, state)
+    except CheckpointError:
+        raise
     except ValueError as error:
-        if isinstance(error, CheckpointError):
-            raise
         raise CheckpointError(f"{spec.name} cannot be saved as {format}: {error}") from error
 
 
 def _save_huggingface(folder: Path, spec: ModelSpec, state: Mapping[str, torch.Tensor]) -> Path:
     config, preprocessor = write_huggingface(spec)
-    shape = spec.architecture
-    if shape.pre_norm:
+    if spec.architecture.pre_norm:
         table = RESNET_4  # version 5 kept the old places in the Table Transformer
     else:
-        table = TIMM_5_FILES if shape.backbone.dilate_last else RESNET_5_FILES
-    tensors = _stored(table.from_ours(state))
+        table = TIMM_5_FILES if spec.architecture.backbone.dilate_last else RESNET_5_FILES
+    tensors = save(_stored(table.from_ours(state)), metadata={"format": "pt"})
     _refuse_other_files(folder, (CONFIG_FILE, PREPROCESSOR_FILE, SAFETENSORS))
     with atomic_folder(folder) as temporary:
         write_json(temporary / CONFIG_FILE, config)
         write_json(temporary / PREPROCESSOR_FILE, preprocessor)
-        write_bytes(temporary / SAFETENSORS, save(tensors, metadata={"format": "pt"}))
+        write_bytes(temporary / SAFETENSORS, tensors)
     return folder
 
 
 def _save_facebook(path: Path, spec: ModelSpec, state: Mapping[str, torch.Tensor]) -> Path:
     shape = spec.architecture
-    name = resnet_name(shape.backbone)
     # Plain values, where the original keeps a Namespace: any `torch.load` accepts them.
     arguments = {
-        "backbone": name,
+        "backbone": resnet_name(shape.backbone),
         "dilation": shape.backbone.dilate_last,
         "nheads": shape.heads,
         "masks": shape.masks,
@@ -141,18 +132,8 @@ def _save_facebook(path: Path, spec: ModelSpec, state: Mapping[str, torch.Tensor
     return file
 
 
-def _stored(
-    state: Mapping[str, torch.Tensor], dtype: torch.dtype = torch.float32
-) -> dict[str, torch.Tensor]:
-    return {key: _stored_tensor(key, tensor, dtype) for key, tensor in state.items()}
-
-
 def _refuse_other_files(folder: Path, own: Collection[str]) -> None:
-    """Refuse to replace a folder that holds other files.
-
-    Raises:
-        CheckpointError: the folder holds files of other names than `own`.
-    """
+    """Refuse to replace a folder that holds files of other names than `own`."""
     if folder.is_dir():
         others = sorted(entry.name for entry in folder.iterdir() if entry.name not in own)
         if others:
@@ -162,19 +143,23 @@ def _refuse_other_files(folder: Path, own: Collection[str]) -> None:
             )
 
 
-def _stored_tensor(key: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Give a tensor the form that it has in a file: on the CPU, contiguous, sharing nothing.
+def _stored(
+    state: Mapping[str, torch.Tensor], dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
+    """Give tensors the form that they have in a file: on the CPU, contiguous, sharing nothing.
 
     Raises:
-        CheckpointError: it is not finite.
+        CheckpointError: one is not finite.
     """
-    if not tensor.is_floating_point():
-        return tensor.detach().cpu().clone().contiguous()
-    kind = dtype if tensor.ndim > 1 else torch.float32
-    # A copy of its own: safetensors refuses tensors that share memory.
-    copy = tensor.detach().to("cpu", kind, copy=True).contiguous()
-    if not copy.isfinite().all():
-        raise CheckpointError(
-            f"weight {key!r} is not finite as {kind}; the checkpoint is not saved"
-        )
-    return copy
+    stored: dict[str, torch.Tensor] = {}
+    for key, tensor in state.items():
+        kind = tensor.dtype
+        if tensor.is_floating_point():
+            kind = dtype if tensor.ndim > 1 else torch.float32
+        # A copy of its own: safetensors refuses tensors that share memory.
+        stored[key] = tensor.detach().to("cpu", kind, copy=True).contiguous()
+        if not stored[key].isfinite().all():
+            raise CheckpointError(
+                f"weight {key!r} is not finite as {kind}; the checkpoint is not saved"
+            )
+    return stored

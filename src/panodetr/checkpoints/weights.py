@@ -42,33 +42,30 @@ class Weights:
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-def open_weights(file: Path) -> Weights:
-    """Open a file of weights and read their names and shapes.
+def open_weights(place: Path) -> Weights:
+    """Open weights and read their names and shapes.
 
     Args:
-        file: `.safetensors`, an index (`….index.json`) of several files, or a pickled state dict,
-            alone or under the key "model" of a training checkpoint.
+        place: a folder that has them under a usual name, a file of safetensors, an index
+            (`….index.json`) of several files, or a pickled state dict, alone or under the key
+            "model" of a training checkpoint.
 
     Raises:
         CheckpointError: the file is missing, truncated, damaged, of another format, or holds
             anything that could run code.
     """
+    file = find_weights(place) if place.is_dir() else place
+    if file is None:
+        raise CheckpointError(f"{place} holds no weights; expected {WEIGHTS_FILES[0]} in it")
     if file.suffix == ".json":
         return _open_index(file)
     _refuse_placeholder(file)
     return _open_safetensors(file) if file.suffix == ".safetensors" else _open_pickled(file)
 
 
-def find_weights(folder: Path) -> Path:
-    """Find the weights in a folder, by the names that transformers and this package give them.
-
-    Raises:
-        CheckpointError: there are none.
-    """
-    found = next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), None)
-    if found is None:
-        raise CheckpointError(f"{folder} holds no weights; expected {WEIGHTS_FILES[0]} in it")
-    return found
+def find_weights(folder: Path) -> Path | None:
+    """Find the weights in a folder, by the names that transformers and this package give them."""
+    return next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), None)
 
 
 def _open_safetensors(file: Path) -> Weights:
@@ -128,17 +125,15 @@ def _unpickle(file: Path) -> dict[str, Any]:
             # PyTorch's own, about how it was pickled: what cannot be read is an error below.
             warnings.simplefilter("ignore")
             value: object = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        named = _GLOBAL.search(str(error))
-        if named is None:
-            raise CheckpointError(_damaged(file)) from error
-        raise CheckpointError(
-            f"{file} holds {named[1]}, and such objects can run code; if you trust it, read it "
-            f"once with torch.load({file.name!r}, weights_only=False), and torch.save its "
-            "state dict alone"
-        ) from error
     except Exception as error:  # a damaged pickle raises whatever its instructions run into
-        raise CheckpointError(_damaged(file)) from error
+        line = "is truncated, damaged or not a PyTorch file; delete it and get it again"
+        if isinstance(error, pickle.UnpicklingError) and (named := _GLOBAL.search(str(error))):
+            line = (
+                f"holds {named[1]}, and such objects can run code; if you trust it, read it once "
+                f"with torch.load({file.name!r}, weights_only=False), and torch.save its state "
+                "dict alone"
+            )
+        raise CheckpointError(f"{file} {line}") from error
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
@@ -163,26 +158,20 @@ def check_shapes(file: Path, stored: Shapes, expected: Shapes) -> None:
     Raises:
         CheckpointError: naming the first few that differ.
     """
-    missing = [repr(key) for key in expected if key not in stored]
-    if missing:
-        raise CheckpointError(
-            f"{file} lacks {len(missing)} tensors of its model: {preview(missing)}"
-        )
-    unknown = [repr(key) for key in stored if key not in expected]
-    if unknown:
-        raise CheckpointError(
-            f"{file} holds {len(unknown)} tensors that its model does not have: {preview(unknown)}"
-        )
-    wrong = [
-        f"{key!r} is {list(stored[key])}, expected {list(shape)}"
-        for key, shape in expected.items()
-        if tuple(stored[key]) != tuple(shape)
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"{file} does not fit its configuration, {len(wrong)} tensors have another shape: "
-            f"{preview(wrong)}"
-        )
+    faults = {
+        "lacks {} tensors of its model": [repr(key) for key in expected if key not in stored],
+        "holds {} tensors that its model does not have": [
+            repr(key) for key in stored if key not in expected
+        ],
+        "does not fit its configuration, {} tensors have another shape": [
+            f"{key!r} is {list(stored[key])}, expected {list(shape)}"
+            for key, shape in expected.items()
+            if stored.get(key, shape) != shape
+        ],
+    }
+    for line, found in faults.items():
+        if found:
+            raise CheckpointError(f"{file} {line.format(len(found))}: {preview(found)}")
 
 
 def shapes_of(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
@@ -203,7 +192,3 @@ def _refuse_placeholder(file: Path) -> None:
         raise CheckpointError(f"{file} is a Git LFS pointer, not the weights; run: git lfs pull")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
         raise CheckpointError(f"{file} is a web page, not weights; download it again")
-
-
-def _damaged(file: Path) -> str:
-    return f"{file} is truncated, damaged or not a PyTorch file; delete it and get it again"

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from panodetr.checkpoints.backbone import load_backbone
-from panodetr.checkpoints.load import load_checkpoint
+from panodetr.checkpoints.load import load_backbone, load_checkpoint
 from panodetr.checkpoints.names import preview
 from panodetr.errors import UsageError
 from panodetr.model.detr import Detr
