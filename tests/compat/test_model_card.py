@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from panodetr import DetrFeatureExtractor, DetrForSegmentation, DetrImageProcessor
+from panodetr import DetrFeatureExtractor, DetrForSegmentation
 from panodetr.compat import DetrSegmentationOutput, rgb_to_id
+from panodetr.compat.outputs import Canvas
 
 
 def test_the_card_runs_to_its_last_line(checkpoint: Path, official: Any) -> None:
@@ -49,25 +50,21 @@ def test_every_reading_of_the_outputs_takes_an_official_image(
 ) -> None:
     image = Image.open(official.image)
     processor = DetrFeatureExtractor.from_pretrained(checkpoint)
-    model = DetrForSegmentation.from_pretrained(checkpoint)
     inputs = processor(image, official.annotation, masks_path=official.folder, return_tensors="pt")
     (labels,) = inputs.pop("labels")
     assert len(labels.masks) == len(official.annotation["segments_info"])
-    outputs = model(**inputs)
+    outputs = DetrForSegmentation.from_pretrained(checkpoint)(**inputs)
     size = image.size[::-1]
     (boxes,) = processor.post_process_object_detection(outputs, 0.2, [size])
     assert len(boxes["scores"]) == len(boxes["boxes"]) > 0
     (everything,) = processor.post_process(outputs, torch.tensor([size]))
     assert len(everything["scores"]) == 5
     (classes,) = processor.post_process_semantic_segmentation(outputs, [size])
-    assert isinstance(classes, torch.Tensor)
-    assert classes.shape == size
-    for found in (
-        processor.post_process_instance_segmentation(outputs, 0.2, target_sizes=[size]),
-        processor.post_process_panoptic_segmentation(outputs, 0.2, target_sizes=[size]),
-    ):
-        assert isinstance(found[0]["segmentation"], torch.Tensor)
-        assert found[0]["segmentation"].shape == size
+    instances = processor.post_process_instance_segmentation(outputs, 0.2, target_sizes=[size])
+    segments = processor.post_process_panoptic_segmentation(outputs, 0.2, target_sizes=[size])
+    for found in (classes, instances[0]["segmentation"], segments[0]["segmentation"]):
+        assert isinstance(found, torch.Tensor)
+        assert found.shape == size
     (masks,) = processor.post_process_segmentation(outputs, [size], threshold=0.2)
     assert masks["masks"].shape == (len(masks["scores"]), *size)
 
@@ -96,29 +93,13 @@ def test_the_cards_merging_is_the_originals(golden: Path, image: int) -> None:
     assert [segment["isthing"] for segment in found] == (data["category"] < 7).tolist()
 
 
-def padded_and_alone(canvas: tuple[int, int], image: tuple[int, int]) -> tuple[Any, Any]:
-    """Outputs of one image whose masks are the same in a padded batch and alone."""
-    from panodetr.compat.outputs import Canvas
-
-    torch.manual_seed(0)
-    logits, boxes = torch.randn(1, 6, 5) * 3, torch.rand(1, 6, 4)
-    rows, columns = (-(-side // 4) for side in image)
-    masks = torch.randn(1, 6, -(-canvas[0] // 4), -(-canvas[1] // 4)) * 3
-    alone = DetrSegmentationOutput(
-        logits=logits, pred_boxes=boxes, pred_masks=masks[:, :, :rows, :columns].clone()
-    )
-    padded = DetrSegmentationOutput(
-        logits=logits,
-        pred_boxes=boxes,
-        pred_masks=masks,
-        canvas=Canvas(size=canvas, images=(image,)),
-    )
-    return padded, alone
-
-
 @pytest.mark.parametrize("image", [(64, 96), (50, 70), (33, 95), (64, 13)])
 def test_padding_changes_no_reading(image: tuple[int, int]) -> None:
-    padded, alone = padded_and_alone((64, 96), image)
+    torch.manual_seed(0)
+    logits, boxes = torch.randn(1, 6, 5) * 3, torch.rand(1, 6, 4)
+    masks = torch.randn(1, 6, 16, 24) * 3
+    own = masks[:, :, : -(-image[0] // 4), : -(-image[1] // 4)].clone()
+    canvas = Canvas(size=(64, 96), images=(image,))
     processor, sizes = DetrFeatureExtractor(), [(80, 120)]
     first, second = (
         (
@@ -128,7 +109,12 @@ def test_padding_changes_no_reading(image: tuple[int, int]) -> None:
             processor.post_process_segmentation(outputs, sizes, 0.3),
             processor.post_process_panoptic(outputs, [image], sizes, threshold=0.3),
         )
-        for outputs in (padded, alone)
+        for outputs in (
+            DetrSegmentationOutput(
+                logits=logits, pred_boxes=boxes, pred_masks=masks, canvas=canvas
+            ),
+            DetrSegmentationOutput(logits=logits, pred_boxes=boxes, pred_masks=own),
+        )
     )
     for one, other in zip(first, second, strict=True):
         torch.testing.assert_close(
@@ -141,8 +127,3 @@ def plain(found: Any) -> Any:
         return found
     tensors = [value for value in found.values() if isinstance(value, torch.Tensor)]
     return tensors or torch.frombuffer(bytearray(found["png_string"]), dtype=torch.uint8)
-
-
-def test_without_a_model_things_are_cocos() -> None:
-    assert DetrImageProcessor().is_thing[90]
-    assert not DetrImageProcessor().is_thing[92]

@@ -34,38 +34,36 @@ def test_an_image_is_the_same_in_every_form(small: DetrImageProcessor) -> None:
         array.transpose(2, 0, 1),
         torch.from_numpy(array),
         torch.from_numpy(array).permute(2, 0, 1),
-        array / np.float32(255),
         [array],
         array[None],
     ]
-    first, *others = [
-        small(form, return_tensors="np", do_rescale=True).pixel_values
-        if not isinstance(form, np.ndarray) or form.dtype == np.uint8
-        else small(form, return_tensors="np", do_rescale=False).pixel_values
-        for form in forms
-    ]
+    first, *others = [small(form, return_tensors="np").pixel_values for form in forms]
+    others.append(
+        small(array / np.float32(255), return_tensors="np", do_rescale=False).pixel_values
+    )
     assert first.shape == (1, 3, 32, 48)
     for other in others:
         np.testing.assert_allclose(other, first, atol=1 / 255 / 0.22)
-
-
-def test_a_grey_image_has_three_equal_channels(small: DetrImageProcessor) -> None:
-    grey = noise(40, 60)[:, :, 0]
+    grey = array[:, :, 0]
     for image in (Image.fromarray(grey), grey):
         pixels = small(image, do_normalize=False, return_tensors="np").pixel_values[0]
-        np.testing.assert_array_equal(pixels[0], pixels[1])
-        np.testing.assert_array_equal(pixels[0], pixels[2])
+        np.testing.assert_array_equal(pixels, pixels[[0, 0, 0]])
 
 
-def test_images_of_two_sizes_are_padded_and_masked(small: DetrImageProcessor) -> None:
+def test_images_of_two_sizes_are_padded_and_masked_and_move_together(
+    small: DetrImageProcessor,
+) -> None:
     found = small([noise(40, 60), noise(60, 40)], return_tensors="pt")
     assert found["pixel_values"].shape == (2, 3, 48, 48)
+    expected = torch.zeros(2, 48, 48, dtype=torch.int64)
+    expected[0, :32] = expected[1, :, :32] = 1
+    assert torch.equal(found.pixel_mask, expected)
+    assert not found.pixel_values[(expected == 0)[:, None].expand(-1, 3, -1, -1)].any()
+    found = found.to(torch.float64)
+    assert found.pixel_values.dtype == torch.float64
     assert found.pixel_mask.dtype == torch.int64
-    assert found.pixel_mask[0, :32].all()
-    assert not found.pixel_mask[0, 32:].any()
-    assert not found.pixel_values[0, :, 32:].any()
-    assert found.pixel_mask[1, :, :32].all()
-    assert not found.pixel_values[1, :, :, 32:].any()
+    with pytest.raises(AttributeError):
+        _ = found.labels
 
 
 def test_without_padding_images_stay_apart(small: DetrImageProcessor) -> None:
@@ -75,14 +73,6 @@ def test_without_padding_images_stay_apart(small: DetrImageProcessor) -> None:
     assert "pixel_mask" not in found
     with pytest.raises(UsageError, match="pass do_pad=True"):
         small(images, do_pad=False, return_tensors="pt")
-
-
-def test_features_move_together(small: DetrImageProcessor) -> None:
-    found = small(noise(40, 60), return_tensors="pt").to(torch.float64)
-    assert found.pixel_values.dtype == torch.float64
-    assert found.pixel_mask.dtype == torch.int64
-    with pytest.raises(AttributeError):
-        _ = found.labels
 
 
 def test_the_size_rule_is_transformers_and_differs_from_the_originals() -> None:
@@ -99,19 +89,21 @@ def test_the_exif_orientation_is_left_alone(small: DetrImageProcessor, tmp_path:
         assert small(turned, return_tensors="np").pixel_values.shape == (1, 3, 32, 48)
 
 
-def test_a_processor_follows_its_model(checkpoint: Path, tiny_spec: ModelSpec) -> None:
+def test_a_processor_follows_its_model_and_the_options_given(
+    checkpoint: Path, tiny_spec: ModelSpec
+) -> None:
     processor = DetrImageProcessor.from_pretrained(checkpoint)
     assert processor.options.size == {"shortest_edge": 96, "longest_edge": 160}
     assert processor.options.format == "coco_panoptic"
     assert processor.is_thing == {c.index: c.is_thing for c in tiny_spec.categories}
     changed = DetrImageProcessor.from_pretrained(checkpoint, do_normalize=False)
     assert not changed.options.do_normalize
-
-
-def test_the_options_of_transformers_4_are_known() -> None:
+    # Those of transformers 4.
     extractor = DetrFeatureExtractor(size=480, max_size=600, pad_and_return_pixel_mask=False)
     assert extractor.options.size == {"shortest_edge": 480, "longest_edge": 600}
     assert not extractor.options.do_pad
+    assert extractor.is_thing[90]
+    assert not extractor.is_thing[92]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from panodetr.checkpoints.huggingface import UNUSED
 from panodetr.checkpoints.load import load_checkpoint
 from panodetr.checkpoints.save import save_pretrained
 from panodetr.compat.outputs import Canvas, DetrObjectDetectionOutput, DetrSegmentationOutput
@@ -45,21 +46,6 @@ class PretrainedConfig:
     d_model: int
     auxiliary_loss: bool
 
-    @classmethod
-    def of(cls, spec: ModelSpec, *, auxiliary_loss: bool) -> PretrainedConfig:
-        """Say of a model what transformers' configuration would."""
-        named = {category.index: category.name for category in spec.categories}
-        classes = spec.architecture.num_classes
-        return cls(
-            name_or_path=spec.name,
-            num_labels=classes,
-            id2label={index: named.get(index, "N/A") for index in range(classes)},
-            label2id={name: index for index, name in named.items()},
-            num_queries=spec.architecture.num_queries,
-            d_model=spec.architecture.hidden_dim,
-            auxiliary_loss=auxiliary_loss,
-        )
-
 
 class _Pretrained(nn.Module):
     """A `Detr` that speaks as transformers' classes do."""
@@ -67,7 +53,16 @@ class _Pretrained(nn.Module):
     def __init__(self, spec: ModelSpec, detr: Detr, *, auxiliary_loss: bool = False) -> None:
         super().__init__()
         self.spec = spec
-        self.config = PretrainedConfig.of(spec, auxiliary_loss=auxiliary_loss)
+        shape, named = spec.architecture, {c.index: c.name for c in spec.categories}
+        self.config = PretrainedConfig(
+            name_or_path=spec.name,
+            num_labels=shape.num_classes,
+            id2label={index: named.get(index, UNUSED) for index in range(shape.num_classes)},
+            label2id={name: index for index, name in named.items()},
+            num_queries=shape.num_queries,
+            d_model=shape.hidden_dim,
+            auxiliary_loss=auxiliary_loss,
+        )
         self.detr = detr
 
     @classmethod
@@ -177,17 +172,12 @@ class DetrForSegmentation(_Pretrained):
     ) -> DetrSegmentationOutput:
         """Run the model; as `DetrForObjectDetection.forward`."""
         encoded, values = self._run(pixel_values, pixel_mask, labels)
-        masks = _masks(self.detr, encoded, values["last_hidden_state"])
-        return DetrSegmentationOutput(pred_masks=masks, **values)
-
-
-def _masks(model: Detr, encoded: Encoded, states: Tensor) -> Tensor:
-    """Masks (B, Q, h, w) of all queries, a limited number at a time."""
-    images, queries, _ = states.shape
-    image = torch.arange(images, device=states.device).repeat_interleave(queries)  # BQ
-    query = torch.arange(queries, device=states.device).repeat(images)  # BQ
-    masks = compute_masks(model, encoded, states, image, query)  # BQ, h, w
-    return masks.unflatten(0, (images, queries))  # B, Q, h, w
+        states = values["last_hidden_state"]
+        images, queries, _ = states.shape
+        image = torch.arange(images, device=states.device).repeat_interleave(queries)  # BQ
+        query = torch.arange(queries, device=states.device).repeat(images)  # BQ
+        masks = compute_masks(self.detr, encoded, states, image, query)  # BQ, h, w
+        return DetrSegmentationOutput(pred_masks=masks.unflatten(0, (images, queries)), **values)
 
 
 def _canvas(padding: Tensor) -> Canvas:

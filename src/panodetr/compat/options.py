@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from types import MappingProxyType
 from typing import Any, Literal
 
 from PIL import Image
 
 from panodetr.errors import UsageError, did_you_mean
-from panodetr.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from panodetr.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 Format = Literal["coco_detection", "coco_panoptic"]
 
@@ -19,9 +18,6 @@ _SIZE_KEYS = (
     {"height", "width"},
     {"max_height", "max_width"},
 )
-DEFAULT_SIZE: Mapping[str, int] = MappingProxyType({"shortest_edge": 800, "longest_edge": 1333})
-
-_NO_LIMIT = 1 << 30  # pixels: more than any image has
 _OLD_NAMES = {"pad_and_return_pixel_mask": "do_pad"}
 
 
@@ -48,7 +44,9 @@ class ProcessorOptions:
 
     format: Format = "coco_detection"
     do_resize: bool = True
-    size: Mapping[str, int] = field(default_factory=lambda: DEFAULT_SIZE)
+    size: Mapping[str, int] = field(
+        default_factory=lambda: {"shortest_edge": 800, "longest_edge": 1333}
+    )
     resample: int = Image.Resampling.BILINEAR
     do_rescale: bool = True
     rescale_factor: float = 1 / 255
@@ -105,21 +103,6 @@ class ProcessorOptions:
             raise UsageError(
                 f"format is {self.format!r}; expected 'coco_detection' or 'coco_panoptic'"
             )
-
-    @classmethod
-    def of(cls, rule: Preprocessing, *, panoptic: bool) -> ProcessorOptions:
-        """Say a model's own rule in these words; tiles have no word, and are left out."""
-        size = DEFAULT_SIZE
-        if rule.short_side is not None:
-            longest = _NO_LIMIT if rule.long_side is None else rule.long_side
-            size = {"shortest_edge": rule.short_side, "longest_edge": longest}
-        return cls(
-            format="coco_panoptic" if panoptic else "coco_detection",
-            do_resize=rule.short_side is not None,
-            size=size,
-            image_mean=rule.mean,
-            image_std=rule.std,
-        )
 
     def target_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Say to which height and width an image is resized, by transformers' rules.

@@ -134,10 +134,10 @@ def sizes_of(sizes: Sizes, count: int) -> list[tuple[int, int]]:
     return pairs
 
 
-def boxes_in(outputs: BoxOutputs, sizes: Sizes | None) -> Iterator[dict[str, Tensor]]:
+def boxes_in(outputs: BoxOutputs, sizes: Sizes | None) -> list[dict[str, Tensor]]:
     """Give each image's queries their best real class; boxes in pixels if sizes are known.
 
-    Yields:
+    Returns:
         `scores` (Q,), `labels` (Q,) and `boxes` (Q, 4), x0, y0, x1, y1, of each image.
     """
     scores, labels = outputs.logits.softmax(-1)[..., :-1].max(-1)  # B, Q
@@ -145,8 +145,17 @@ def boxes_in(outputs: BoxOutputs, sizes: Sizes | None) -> Iterator[dict[str, Ten
     if sizes is not None:
         scale = [[w, h, w, h] for h, w in sizes_of(sizes, len(boxes))]
         boxes = boxes * boxes.new_tensor(scale)[:, None]
-    for score, label, box in zip(scores, labels, boxes, strict=True):
-        yield {"scores": score, "labels": label, "boxes": box}
+    names = ("scores", "labels", "boxes")
+    return [dict(zip(names, one, strict=True)) for one in zip(scores, labels, boxes, strict=True)]
+
+
+def mask_sizes(outputs: MaskOutputs, sizes: Sizes | None) -> list[tuple[int, int]]:
+    """Read the height and width of each image's masks; None takes the masks' own."""
+    count = len(outputs.logits)
+    if sizes is not None:
+        return sizes_of(sizes, count)
+    own = [masks_of(outputs, image).shape for image in range(count)]
+    return [(height, width) for _, height, width in own]
 
 
 def masks_of(outputs: MaskOutputs, image: int) -> Tensor:
@@ -164,64 +173,37 @@ def masks_of(outputs: MaskOutputs, image: int) -> Tensor:
     return masks[:, :rows, :columns]
 
 
-def class_maps(outputs: MaskOutputs, image: int, size: tuple[int, int] | None) -> Tensor:
-    """Give each class (C, H, W) its value at each pixel: over all queries, class times mask."""
-    classes = outputs.logits[image].softmax(-1)[:, :-1]  # Q, C
-    maps = torch.einsum("qc,qhw->chw", classes, masks_of(outputs, image).sigmoid())
-    return maps if size is None else _grown(maps, size)
+def confident(outputs: MaskOutputs, image: int, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Give one image's queries that score above a threshold and are not "no object".
 
-
-def find_segments(
-    outputs: MaskOutputs,
-    image: int,
-    *,
-    threshold: float,
-    mask_threshold: float,
-    overlap: float,
-    fused: Collection[int],
-    size: tuple[int, int] | None,
-) -> dict[str, Any]:
-    """Give every pixel to the query of the highest score times mask, then drop some queries.
-
-    This is `DetrImageProcessor.post_process_panoptic_segmentation` for one image.
+    Returns:
+        Scores (N,), class indices (N,), and mask logits (N, h, w) without padding.
     """
     scores, labels = outputs.logits[image].softmax(-1).max(-1)  # Q
     kept = (labels != outputs.logits.shape[-1] - 1) & (scores > threshold)
-    probabilities = masks_of(outputs, image)[kept].sigmoid()  # N, h, w
-    if not len(probabilities):
-        height, width = probabilities.shape[1:] if size is None else size
-        return {"segmentation": torch.full((height, width), -1.0), "segments_info": []}
-    if size is not None:
-        probabilities = _grown(probabilities, size)
-    weighted = probabilities * scores[kept, None, None]  # N, H, W
-    owner = weighted.argmax(0)  # H, W
-    got = owner.flatten().bincount(minlength=len(weighted))
-    claimed = (weighted >= mask_threshold).flatten(1).sum(1)
-    # In float32, as there: four fifths are more than an overlap of 0.8.
-    dropped = (got == 0) | (claimed == 0) | ~((got / claimed).double() > overlap)
-    new_id = torch.zeros(len(weighted), dtype=torch.int32, device=owner.device)
+    return scores[kept], labels[kept], masks_of(outputs, image)[kept]
+
+
+def number_segments(
+    scores: Sequence[float], labels: Sequence[int], stays: Sequence[bool], fused: Collection[int]
+) -> tuple[list[int], list[dict[str, Any]]]:
+    """Give an id to each of N queries that stays, and 0 to the others; say what ids stand for."""
+    ids: list[int] = []
     segments: list[dict[str, Any]] = []
     first: dict[int, int] = {}
     current = 0
-    for query, (score, label) in enumerate(
-        zip(scores[kept].tolist(), labels[kept].tolist(), strict=True)
-    ):
-        if dropped[query]:
-            continue
-        # After a class met again, counting goes on from its id: as there, ids can come twice.
-        current = first.get(label, current + 1)
-        if label in fused:
-            first[label] = current
-        new_id[query] = current
-        segments.append(
-            {
-                "id": current,
-                "label_id": label,
-                "was_fused": label in fused,
-                "score": round(score, 6),
-            }
-        )
-    return {"segmentation": new_id[owner], "segments_info": segments}
+    for score, label, stay in zip(scores, labels, stays, strict=True):
+        if stay:
+            # After a class met again, counting goes on from its id: as there, ids can come twice.
+            current = first.get(label, current + 1)
+            fuse = label in fused
+            if fuse:
+                first[label] = current
+            segments.append(
+                {"id": current, "label_id": label, "was_fused": fuse, "score": round(score, 6)}
+            )
+        ids.append(current if stay else 0)
+    return ids, segments
 
 
 def run_lengths(segmentation: Tensor) -> list[list[int]]:
@@ -236,5 +218,6 @@ def run_lengths(segmentation: Tensor) -> list[list[int]]:
     return encoded
 
 
-def _grown(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def grown(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Enlarge maps (N, h, w) to a height and width."""
     return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
