@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from panodetr.data.samples import InstanceCategory, ObjectTruth
+    from panodetr.data.samples import ObjectTruth
     from panodetr.evaluation.average_precision import DetectionFigures, ObjectResult
     from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage, Task
     from panodetr.evaluation.panoptic_quality import PanopticFigures, PredictedSegment
@@ -202,19 +202,11 @@ def metrics(
             for key, value in (("pq", mean.pq), ("sq", mean.sq), ("rq", mean.rq), ("f1", mean.rq)):
                 written[key + suffix] = value
         classes = zip(truth.segment_categories, figures.panoptic.per_class, strict=True)
-        written["per_class"] = {c.name: {**asdict(found), "f1": found.rq} for c, found in classes}
-    if figures.boxes is not None:
-        written["boxes"] = _objects(figures.boxes, truth.object_categories)
-    if figures.instances is not None:
-        written["instances"] = _objects(figures.instances, truth.object_categories)
+        written["per_class"] = {c.name: {**asdict(of), "f1": of.rq} for c, of in classes}
+    for task, found in (("boxes", figures.boxes), ("instances", figures.instances)):
+        if found is not None:
+            classes = zip(truth.object_categories, found.per_class, strict=True)
+            written[task] = {key: getattr(found, key) for key in TWELVE} | {
+                "per_class": {category.name: asdict(of_class) for category, of_class in classes}
+            }
     return written
-
-
-def _objects(
-    figures: DetectionFigures, categories: Sequence[InstanceCategory]
-) -> dict[str, object]:
-    per_class = zip(categories, figures.per_class, strict=True)
-    return {
-        **{key: getattr(figures, key) for key in TWELVE},
-        "per_class": {category.name: asdict(of_class) for category, of_class in per_class},
-    }
