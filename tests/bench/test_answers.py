@@ -101,6 +101,7 @@ def test_loose_agreement_is_that_of_each_query_that_either_side_keeps(answer: An
     assert found.figures["mask_iou"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.slow
 def test_a_model_agrees_with_itself_and_rougher_weights_agree_less(shared_data: Path) -> None:
     whole = GroundTruth.open(shared_data / "nuclei", "val")
     small = tuple(image for image in whole.images if max(image.size) <= 256)
