@@ -37,11 +37,11 @@ from panodetr.files import write_json
 from panodetr.model.detr import Detr
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.loop import make_state
 from panodetr.training.optimizer import learning_rate_factor, set_learning_rate
 from panodetr.training.processes import join_ranks
 from panodetr.training.recipes import RecipeData
 from panodetr.training.settings import configure
+from panodetr.training.start import make_state
 from panodetr.training.state import TrainState, seed_step
 from panodetr.training.step import read_steps, train_step
 from panodetr.training.validate import validate
@@ -87,7 +87,7 @@ def learn(variant: str, folder: Path, minutes: float, every: int, out: Path) -> 
     state = make_state(config, accelerator.device, print)
     spent = 0.0
     points: list[dict[str, Any]] = []
-    steps = read_steps(replace(config, steps=ENDLESS), data, 0, print)
+    steps = read_steps(replace(config, steps=ENDLESS), data)
     while spent < minutes * 60:
         since = time.process_time()
         advance(state, next(steps), config, accelerator, share=spent / (minutes * 60))

@@ -37,11 +37,12 @@ from panodetr.runtimes.torch import choose_device
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
 from panodetr.training.log import Observer, Progress
-from panodetr.training.loop import begin, make_state, train
-from panodetr.training.optimizer import set_modes
+from panodetr.training.loop import Trainer
+from panodetr.training.optimizer import freeze
 from panodetr.training.processes import join_ranks
 from panodetr.training.recipes import RecipeData
 from panodetr.training.settings import configure
+from panodetr.training.start import make_state
 from panodetr.training.state import TrainState
 from panodetr.training.step import read_steps
 from panodetr.training.validate import make_predictor
@@ -64,7 +65,7 @@ class Lines(Observer):
         if line.step % max(1, self.config.steps // 10) < self.config.log_every:
             model = self.state.kept_model
             print(f"measured: {told(mean_losses(model, self.config, self.shown))}", flush=True)
-            set_modes(model, self.config)
+            freeze(model, self.config)
 
     def note(self, text: str) -> None:
         print(text, flush=True)
@@ -114,9 +115,9 @@ def main() -> int:
     since = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         run, alone = RunFolder(Path(folder)), join_ranks(options.device, config)
-        state = begin(config, run, accelerator=alone, observer=Observer(), resume=False)
+        state = make_state(config, alone.device, print)
         lines = Lines(state, measured, shown)
-        train(state, config, learned, None, run, accelerator=alone, observer=lines)
+        Trainer(state, config, learned, None, run, alone, lines).train()
     model = state.kept_model
     now = mean_losses(model, measured, shown)
     minutes = (time.perf_counter() - since) / 60
@@ -181,7 +182,7 @@ def mean_losses(model: Detr, config: TrainConfig, data: Dataset) -> dict[str, fl
     with torch.no_grad():
         losses = [
             compute_losses(model, auxiliary, batch.to(device), config, with_masks=masks)[1]
-            for parts in read_steps(config, data, 0, print)
+            for parts in read_steps(config, data)
             for batch in parts
         ]
     return {name: torch.stack([each[name] for each in losses]).mean().item() for name in losses[0]}

@@ -165,7 +165,7 @@ def prepare_ours(size: int, *, learned: str, every_mask: bool) -> Step:
     from panodetr.objective.targets import Batch, Targets
     from panodetr.results.types import Category
     from panodetr.training.config import TrainConfig
-    from panodetr.training.optimizer import freeze, make_optimizer, set_modes
+    from panodetr.training.optimizer import freeze, make_optimizer
 
     pixels, classes, boxes, index_map = scene(size)
     category = Category(index=0, id=0, name="any", is_thing=True, color=(0, 0, 0))
@@ -185,7 +185,6 @@ def prepare_ours(size: int, *, learned: str, every_mask: bool) -> Step:
     if every_mask:
         make_every_mask(model)
     freeze(model, config)
-    set_modes(model, config)
     auxiliary = AuxiliaryHeads(model.config, config)
     if not every_mask:
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,28 +20,20 @@ VALIDATION = Validation(
 )
 
 
-class Clock:
-    """Goes on when it is told."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Goes on when it is told."""
+    clock = SimpleNamespace(now=1000.0)
+    clock.perf_counter = lambda: clock.now
     monkeypatch.setattr(train_progress, "time", clock)
     return clock
 
 
-def watch(progress: TrainProgress, clock: Clock, seen: Callable[[], None]) -> None:
+def watch(progress: TrainProgress, clock: SimpleNamespace, seen: Callable[[], None]) -> None:
     """Steps 11 to 30 of 40, two images and half a second each, and a validation of a minute."""
     with progress:
         progress.note("from nuclei")
-        progress.begin(10, 0, 40, 2)
+        progress.begin(10, 40, 2)
         for step in range(11, 31):
             clock.now += 0.5
             progress.stepped(step)
@@ -59,7 +52,9 @@ def watch(progress: TrainProgress, clock: Clock, seen: Callable[[], None]) -> No
         )  # fmt: skip
 
 
-def test_without_a_terminal_it_is_lines(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_it_is_lines(
+    clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
     watch(TrainProgress(), clock, lambda: None)
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -74,7 +69,7 @@ def test_without_a_terminal_it_is_lines(clock: Clock, capsys: pytest.CaptureFixt
 
 
 def test_on_a_terminal_a_bar_tells_speed_and_the_time_that_is_left(
-    clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    clock: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # what makes rich take a pipe for a terminal
     monkeypatch.setenv("COLUMNS", "100")

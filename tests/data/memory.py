@@ -16,7 +16,7 @@ import numpy as np
 
 from panodetr.data.augment import CropAugmentation
 from panodetr.data.dataset import Format, open_data
-from panodetr.data.loader import ExampleReader
+from panodetr.data.loader import Example, ExampleReader
 
 
 def largest() -> int:
@@ -32,10 +32,11 @@ def main() -> None:
         augmentation=CropAugmentation(size=512), index_of=data.index_of, with_masks=True
     )
     small, large = data.samples
-    read(small, np.random.default_rng(0))
+    read[small, np.random.default_rng(0)]
     before = largest()
     tracemalloc.start()
-    example = read(large, np.random.default_rng(0))
+    example = read[large, np.random.default_rng(0)]
+    assert isinstance(example, Example)
     traced = tracemalloc.get_traced_memory()[1]
     assert len(example.target.classes) > 1
     print(traced, largest() - before)

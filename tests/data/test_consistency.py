@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tests.data.whole import masks
 
 from panodetr.data.augment import Augmentation, CropAugmentation, PaperAugmentation, View, draw_view
-from panodetr.data.loader import ExampleReader
+from panodetr.data.loader import Example, ExampleReader
 from panodetr.data.samples import MaskImage
 from panodetr.data.targets import LEAST_AREA, Objects, view_target
 
@@ -108,11 +108,13 @@ def test_colours_stay_within_the_masks(
     augmentation: Augmentation, ids: NDArray[np.int32], seed: int, color: float
 ) -> None:
     reader = ExampleReader(
-        augmentation=replace(augmentation, color=color), index_of={}, with_masks=True
-    )
+        augmentation=replace(augmentation, color=color), index_of={}, with_masks=True,
+        cache={1: (COLORS[ids], objects_of(ids, boxes=False))},
+    )  # fmt: skip
     sample = MaskImage(image_id=1, path=None, id_map=None, size=size_of(ids))  # pyright: ignore[reportArgumentType]
-    pair = COLORS[ids], objects_of(ids, boxes=False)
-    shown, target, _ = reader.show(pair, sample, np.random.default_rng(seed))
+    example = reader[sample, np.random.default_rng(seed)]
+    assert isinstance(example, Example)
+    shown, target, _ = example
     view = draw_view(augmentation, sample.size, np.random.default_rng(seed))
     assert target.ids is not None
     np.testing.assert_array_equal(target.ids, view.ids(ids))  # colour moves nothing

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +12,8 @@ import torch
 from panodetr.checkpoints.load import load_checkpoint
 from panodetr.errors import PanodetrError, TrainingError
 from panodetr.training.config import TrainConfig
-from panodetr.training.folder import RunFolder
-from panodetr.training.loop import make_state
+from panodetr.training.folder import RunFolder, held, is_held
+from panodetr.training.start import make_state
 from panodetr.training.state import TrainState
 
 CPU = torch.device("cpu")
@@ -33,24 +36,23 @@ def folder(tmp_path: Path, state: TrainState) -> RunFolder:
 
 def damage(path: Path, how: str) -> None:
     whole = path.read_bytes()
-    if how == "cut":
-        path.write_bytes(whole[: len(whole) // 2])
-    elif how == "garbage":
-        path.write_bytes(b"no state at all")
-    elif how == "empty":
-        path.write_bytes(b"")
-    elif how == "bit":
-        place = len(whole) // 2
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-    else:
+    half = len(whole) // 2
+    flipped = whole[:half] + bytes([whole[half] ^ 1]) + whole[half + 1 :]
+    parts = {"cut": whole[:half], "garbage": b"no state at all", "empty": b"", "bit": flipped}
+    if how == "list":
         torch.save([1, 2], path)
+    else:
+        path.write_bytes(parts[how])
+
+
+def names(folder: RunFolder) -> list[str]:
+    return sorted(path.name for path in folder.states.iterdir())
 
 
 def test_the_last_two_states_are_kept_and_the_newer_one_is_named_and_read(
     folder: RunFolder, tiny_run: TrainConfig
 ) -> None:
-    names = sorted(path.name for path in folder.states.iterdir())
-    assert names == ["00000004.pt", "00000006.pt", "last"]
+    assert names(folder) == ["00000004.pt", "00000006.pt", "last"]
     assert folder.pointer.read_text() == "00000006.pt\n"
     fresh = make_state(replace(tiny_run, seed=5), CPU, print)
     notes: list[str] = []
@@ -73,8 +75,7 @@ def test_a_broken_state_falls_back_to_the_one_before(
     assert "\n" not in note
     state.step = 5
     reopened.save(state)  # the broken one is not one of the two that are kept
-    names = sorted(path.name for path in folder.states.iterdir())
-    assert names == ["00000004.pt", "00000005.pt", "last"]
+    assert names(folder) == ["00000004.pt", "00000005.pt", "last"]
 
 
 @pytest.mark.parametrize("pointer", [None, "", "nonsense", "00000099.pt", "00000004.pt"])
@@ -89,7 +90,12 @@ def test_a_lost_pointer_is_no_harm(
     assert state.step == (4 if pointer == "00000004.pt" else 6)
 
 
-def test_states_that_are_all_broken_are_one_line(folder: RunFolder, state: TrainState) -> None:
+def test_a_state_of_another_run_is_refused_and_so_are_states_that_are_all_broken(
+    folder: RunFolder, state: TrainState, tiny_run: TrainConfig
+) -> None:
+    other = make_state(replace(tiny_run, query_groups=3), CPU, print)
+    with pytest.raises(TrainingError, match="resume with the run's own settings"):
+        folder.load(other, print)
     for path in folder.states.glob("*.pt"):
         damage(path, "cut")
     with pytest.raises(TrainingError, match=r"cannot resume from .*00000006\.pt: ") as caught:
@@ -97,13 +103,7 @@ def test_states_that_are_all_broken_are_one_line(folder: RunFolder, state: Train
     assert "\n" not in str(caught.value)
 
 
-def test_a_state_of_another_run_is_refused(folder: RunFolder, tiny_run: TrainConfig) -> None:
-    other = make_state(replace(tiny_run, query_groups=3), CPU, print)
-    with pytest.raises(TrainingError, match="resume with the run's own settings"):
-        folder.load(other, print)
-
-
-def test_a_state_that_cannot_be_written_leaves_the_one_before(
+def test_a_state_that_cannot_or_must_not_be_written_leaves_the_one_before(
     folder: RunFolder, state: TrainState
 ) -> None:
     state.step = 8
@@ -111,19 +111,12 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(
     with pytest.raises(PanodetrError, match="cannot write"):
         folder.save(state)
     (folder.states / "00000008.pt").rmdir()
-    names = sorted(path.name for path in folder.states.iterdir())
-    assert names == ["00000004.pt", "00000006.pt", "last"]
-    assert folder.pointer.read_text() == "00000006.pt\n"
-
-
-def test_weights_that_are_not_finite_are_never_kept(folder: RunFolder, state: TrainState) -> None:
     with torch.no_grad():
         state.learner.model.queries.weight[2, 3] = float("inf")
-    state.step = 8
     with pytest.raises(TrainingError, match=r"model\.queries\.weight is not finite after step 8"):
         folder.save(state)
-    names = sorted(path.name for path in folder.states.iterdir())
-    assert names == ["00000004.pt", "00000006.pt", "last"]
+    assert names(folder) == ["00000004.pt", "00000006.pt", "last"]
+    assert folder.pointer.read_text() == "00000006.pt\n"
 
 
 def test_models_are_replaced_whole(
@@ -142,15 +135,6 @@ def test_models_are_replaced_whole(
         "model.safetensors",
     ]
     assert not [path for path in folder.path.iterdir() if path.name.startswith(".")]
-
-
-@pytest.mark.parametrize("name", ["config.json", "states", "best", "model", "log.jsonl"])
-def test_what_a_run_would_replace_is_found(tmp_path: Path, name: str) -> None:
-    folder = RunFolder(tmp_path)
-    (tmp_path / "images").mkdir()
-    assert folder.taken() is None
-    (tmp_path / name).mkdir()
-    assert folder.taken() == tmp_path / name
 
 
 def test_what_a_killed_process_was_writing_is_cleared(folder: RunFolder) -> None:
@@ -182,3 +166,36 @@ def test_what_others_have_in_the_folder_stays(folder: RunFolder, path: str) -> N
     strange.write_text("mine")
     folder.clear_leftovers()
     assert strange.read_text() == "mine"
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from panodetr.training.folder import held
+with held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_the_system_lets_go_of_a_run_whose_process_is_killed(tmp_path: Path) -> None:
+    assert not is_held(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    assert is_held(tmp_path)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert (tmp_path / ".lock").exists()
+    assert not is_held(tmp_path)
+    with held(tmp_path / "empty"), held(tmp_path / "run"):  # the empty one is removed again
+        assert is_held(tmp_path / "run")
+        (tmp_path / "run" / "config.json").touch()
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    assert found == [".lock", "run", "run/config.json"]
+    in_the_way = held(tmp_path / "run" / "config.json" / "run")
+    with pytest.raises(PanodetrError, match=r"cannot write .*config\.json"), in_the_way:
+        pass

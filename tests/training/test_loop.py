@@ -21,8 +21,9 @@ from panodetr.objective.targets import Batch
 from panodetr.training import loop
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.loop import begin, make_state, train
+from panodetr.training.loop import Trainer
 from panodetr.training.processes import StopSignal, join_ranks
+from panodetr.training.start import make_state
 from panodetr.training.state import TrainState, seed_step
 from panodetr.training.step import StepResult, count_step, explain_oom, read_steps, train_step
 from panodetr.training.validate import Validation
@@ -34,32 +35,30 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs into folders of their own."""
+    """Runs in folders of their own; one that is there is resumed."""
 
     data: Dataset
     accelerator: Accelerator
     place: Path
 
     def __call__(
-        self, config: TrainConfig, name: str, *, resume: bool = False, validate: bool = False
+        self,
+        config: TrainConfig,
+        name: str,
+        told: Recording | None = None,
+        *,
+        truth: GroundTruth | bool = False,
     ) -> tuple[TrainState, Recording]:
-        told = Recording()
+        told = told or Recording()
+        if isinstance(truth, bool):
+            truth = GroundTruth.open(self.data.folder, "train") if truth else None  # pyright: ignore[reportAssignmentType]
         folder = RunFolder(self.place / name)
-        truth = GroundTruth.open(self.data.folder, "train") if validate else None
-        state = begin(config, folder, accelerator=self.accelerator, observer=told, resume=resume)
-        self.go_on(state, config, truth, folder, told)
+        state = make_state(config, self.accelerator.device, told.note, states=folder)
+        Trainer(state, config, self.data, truth, folder, self.accelerator, told).train()  # pyright: ignore[reportArgumentType]
         return state, told
 
-    def go_on(
-        self,
-        state: TrainState,
-        config: TrainConfig,
-        truth: GroundTruth | None,
-        folder: RunFolder,
-        told: Recording,
-    ) -> None:
-        accelerator = self.accelerator
-        train(state, config, self.data, truth, folder, accelerator=accelerator, observer=told)
+    def pointer(self, name: str) -> str:
+        return RunFolder(self.place / name).pointer.read_text()
 
 
 @pytest.fixture
@@ -67,8 +66,8 @@ def run(discs: Dataset, accelerator: Accelerator, tmp_path: Path) -> Runner:
     return Runner(discs, accelerator, tmp_path)
 
 
-def steps_of(config: TrainConfig, data: Dataset, start: int = 0) -> list[list[Batch]]:
-    return list(read_steps(config, data, start, print))
+def first_step(config: TrainConfig, data: Dataset) -> list[Batch]:
+    return next(read_steps(config, data))
 
 
 def one_step(
@@ -76,8 +75,7 @@ def one_step(
 ) -> tuple[TrainState, StepResult]:
     state = make_state(config, CPU, print)
     seed_step(config.seed, 0, 0)
-    result = train_step(state.learner, state, parts, config, accelerator)
-    return state, result
+    return state, train_step(state.learner, state, parts, config, accelerator)
 
 
 def gradients(state: TrainState) -> dict[str, Tensor]:
@@ -85,46 +83,45 @@ def gradients(state: TrainState) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in named if p.grad is not None}
 
 
+def weights(state: TrainState) -> dict[str, Tensor]:
+    """Those that learn, and their average."""
+    mean = state.kept_model.state_dict()
+    found = state.learner.state_dict() | {f"mean.{name}": mean[name] for name in mean}
+    return {name: tensor.clone() for name, tensor in found.items()}
+
+
 def assert_identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert a.keys() == b.keys()
     assert [key for key in a if not torch.equal(a[key], b[key])] == []
 
 
-def test_a_run_that_was_stopped_goes_on_as_if_it_never_had(
+def test_a_resumed_run_is_bit_exact_and_the_seed_decides_everything(
     tiny_run: TrainConfig, run: Runner
 ) -> None:
     config = replace(tiny_run, ema=0.9)
     straight, _ = run(config, "straight")
     run(replace(config, steps=3), "stopped")
     torch.manual_seed(99)  # another process would not have the random numbers of this one
-    resumed, told = run(config, "stopped", resume=True)
-    assert_identical(resumed.learner.state_dict(), straight.learner.state_dict())
-    assert_identical(resumed.kept_model.state_dict(), straight.kept_model.state_dict())
+    resumed, told = run(config, "stopped")
+    assert_identical(weights(resumed), weights(straight))
     assert [line.step for line in told.lines] == [4, 6]
+    other = run(replace(config, seed=1, steps=3), "other")[0].learner.model
+    third = RunFolder(run.place / "stopped").states / "00000003.pt"
+    before = torch.load(third, weights_only=True)["learner"]["model.project.weight"]
+    assert not torch.equal(other.project.weight, before)
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "backbone_learning_rate", "weight_decay"])
 def test_a_resumed_run_learns_at_the_rates_it_is_given(
     tiny_run: TrainConfig, run: Runner, name: str
 ) -> None:
-    run(replace(tiny_run, steps=3), "stopped")
-    changed = replace(tiny_run, **{name: 0.0123})
-    resumed, _ = run(changed, "stopped", resume=True)
+    run(replace(tiny_run, steps=1), "stopped")
+    changed = replace(tiny_run, steps=2, **{name: 0.0123})
+    resumed, _ = run(changed, "stopped")
     rest, backbone = resumed.optimizer.param_groups
     assert rest["initial_lr"] == changed.learning_rate
     assert backbone["initial_lr"] == changed.backbone_learning_rate
     assert rest["weight_decay"] == backbone["weight_decay"] == changed.weight_decay
-    straight, _ = run(tiny_run, "straight")
-    weight = resumed.learner.model.backbone.stem_conv.weight
-    assert not torch.equal(weight, straight.learner.model.backbone.stem_conv.weight)
-
-
-def test_seeds_decide_everything(tiny_run: TrainConfig, run: Runner) -> None:
-    short = replace(tiny_run, steps=2)
-    first, same = run(short, "a")[0], run(short, "b")[0]
-    other = run(replace(short, seed=1), "c")[0]
-    assert_identical(first.learner.state_dict(), same.learner.state_dict())
-    assert not torch.equal(first.learner.model.project.weight, other.learner.model.project.weight)
 
 
 def test_the_log_has_means_of_every_loss_and_the_rate(tiny_run: TrainConfig, run: Runner) -> None:
@@ -139,27 +136,19 @@ def test_the_log_has_means_of_every_loss_and_the_rate(tiny_run: TrainConfig, run
     assert state.step == 5
 
 
-def test_every_step_moves_every_part(
+def test_a_step_moves_every_part_by_gradients_that_are_clipped_together(
     tiny_run: TrainConfig, discs: Dataset, accelerator: Accelerator
 ) -> None:
-    config = replace(tiny_run, mask_start=0, mask_objects=100)
+    config = replace(tiny_run, mask_start=0, mask_objects=100, clip=1e-3)
     before = make_state(config, CPU, print).learner.state_dict()
-    state, _ = one_step(config, steps_of(config, discs)[0], accelerator)
+    state, result = one_step(config, first_step(config, discs), accelerator)
     names = [name for name, _ in state.learner.named_parameters()]
     after = state.learner.state_dict()
-    still = {name for name in names if torch.equal(before[name], after[name])}
     # Softmax takes no notice of what is added to all keys alike, and a query with no memory of the
     # image reads values that are all zero: these have no gradient, or none in the first step.
-    assert not {
-        n for n in still if not n.endswith(("key.bias", "key.weight", "query.weight", "query.bias"))
-    }
-
-
-def test_gradients_are_clipped_all_together(
-    tiny_run: TrainConfig, discs: Dataset, accelerator: Accelerator
-) -> None:
-    config = replace(tiny_run, clip=1e-3)
-    state, result = one_step(config, steps_of(config, discs)[0], accelerator)
+    still = {name for name in names if torch.equal(before[name], after[name])}
+    attention = ("key.bias", "key.weight", "query.weight", "query.bias")
+    assert not {name for name in still if not name.endswith(attention)}
     norms = torch.stack([gradient.norm() for gradient in gradients(state).values()])
     assert norms.norm().item() == pytest.approx(1e-3, rel=1e-2)
     assert result.gradient_norm > 1
@@ -168,9 +157,9 @@ def test_gradients_are_clipped_all_together(
 def test_parts_give_the_gradients_of_the_whole(
     plain_run: TrainConfig, discs: Dataset, accelerator: Accelerator
 ) -> None:
-    whole, expected = one_step(plain_run, steps_of(plain_run, discs)[0], accelerator)
+    whole, expected = one_step(plain_run, first_step(plain_run, discs), accelerator)
     split = replace(plain_run, accumulate=4)
-    parts = steps_of(split, discs)[0]
+    parts = first_step(split, discs)
     assert [len(part.pixels) for part in parts] == [1, 1, 1, 1]
     summed, found = one_step(split, parts, accelerator)
     assert found.losses.keys() == expected.losses.keys()
@@ -185,23 +174,21 @@ def test_parts_give_the_gradients_of_the_whole(
 def test_parts_without_objects_count_for_nothing_but_no_object(
     plain_run: TrainConfig, discs: Dataset, accelerator: Accelerator
 ) -> None:
-    parts = steps_of(replace(plain_run, accumulate=2), discs)[0]
-    bare = replace(
-        parts[1],
-        targets=replace(
-            parts[1].targets,
-            classes=torch.zeros(0, dtype=torch.int64),
-            boxes=torch.zeros(0, 4),
-            counts=(0, 0),
-            index_map=torch.zeros_like(parts[0].targets.index_map),  # pyright: ignore[reportArgumentType]
-        ),
+    first, second = first_step(replace(plain_run, accumulate=2), discs)
+    assert second.targets.index_map is not None
+    nothing = replace(
+        second.targets,
+        classes=torch.zeros(0, dtype=torch.int64),
+        boxes=torch.zeros(0, 4),
+        counts=(0, 0),
+        index_map=torch.zeros_like(second.targets.index_map),
     )
-    state, result = one_step(plain_run, [parts[0], bare], accelerator)
+    bare = replace(second, targets=nothing)
+    state, result = one_step(plain_run, [first, bare], accelerator)
     alone, _ = one_step(plain_run, [bare, bare], accelerator)
     assert result.finite
-    totals = count_step([parts[0], bare], plain_run, accelerator)
-    assert totals.objects == sum(parts[0].targets.counts)
-    assert totals.images == 4
+    totals = count_step([first, bare], plain_run, accelerator)
+    assert (totals.objects, totals.images) == (sum(first.targets.counts), 4)
     assert count_step([bare, bare], plain_run, accelerator).objects == 1
     assert gradients(state).keys() == gradients(alone).keys()
 
@@ -209,11 +196,10 @@ def test_parts_without_objects_count_for_nothing_but_no_object(
 def test_bf16_is_near_float32_and_losses_are_float32(
     plain_run: TrainConfig, discs: Dataset, accelerator: Accelerator
 ) -> None:
-    parts = steps_of(plain_run, discs)[0]
+    parts = first_step(plain_run, discs)
     _, exact = one_step(plain_run, parts, accelerator)
-    state = make_state(plain_run, CPU, print)
     with torch.autocast("cpu", torch.bfloat16):
-        found = train_step(state.learner, state, parts, plain_run, accelerator)
+        _, found = one_step(plain_run, parts, accelerator)
     for name, loss in exact.losses.items():
         assert found.losses[name].dtype == torch.float32
         assert_close(found.losses[name], loss, rtol=0.05, atol=0.05)
@@ -224,40 +210,32 @@ def test_a_step_that_is_not_finite_changes_nothing(
     tiny_run: TrainConfig, discs: Dataset, accelerator: Accelerator
 ) -> None:
     config = replace(tiny_run, ema=0.9)
-    (batch,) = steps_of(config, discs)[0]
+    (batch,) = first_step(config, discs)
     state, good = one_step(config, [batch], accelerator)
     assert good.finite
-    before = {k: v.clone() for k, v in state.learner.state_dict().items()}
-    mean = {k: v.clone() for k, v in state.kept_model.state_dict().items()}
+    before = weights(state)
     pixels = batch.pixels.clone()
     pixels[1, 0, 3, 3] = float("nan")
     result = train_step(state.learner, state, [replace(batch, pixels=pixels)], config, accelerator)
     assert not result.finite
-    assert_identical(state.learner.state_dict(), before)
-    assert_identical(state.kept_model.state_dict(), mean)
+    assert_identical(weights(state), before)
     assert state.step == 2
     assert train_step(state.learner, state, [batch], config, accelerator).finite
 
 
 def test_divergence_stops_the_run_after_the_steps_that_it_may_skip(
-    tiny_run: TrainConfig, run: Runner, tmp_path: Path
+    tiny_run: TrainConfig, run: Runner
 ) -> None:
     diverging = replace(tiny_run, learning_rate=1e30, clip=1e30, warmup=0, bad_steps=2)
-    with pytest.raises(TrainingError, match="3 steps had a loss or gradient that is not finite"):
-        run(diverging, "run")
-    assert not list((tmp_path / "run").glob("states/*"))
     told = Recording()
-    with pytest.raises(TrainingError):
-        run.go_on(
-            make_state(diverging, CPU, print), diverging, None, RunFolder(tmp_path / "again"), told
-        )
-    assert len(told.bad) == 3
-    assert all(len(bad.image_ids) == diverging.batch_size for bad in told.bad)
+    with pytest.raises(TrainingError, match="3 steps had a loss or gradient that is not finite"):
+        run(diverging, "run", told)
+    assert not list((run.place / "run").glob("states/*"))
+    assert [len(bad.image_ids) for bad in told.bad] == [diverging.batch_size] * 3
 
 
 def test_the_best_model_and_its_figures_are_kept(tiny_run: TrainConfig, run: Runner) -> None:
-    config = replace(tiny_run, validate_every=2, ema=0.5)
-    state, told = run(config, "run", validate=True)
+    state, told = run(replace(tiny_run, validate_every=2, ema=0.5), "run", truth=True)
     assert told.steps == [2, 4, 6]
     metrics = json.loads((run.place / "run" / "best" / "metrics.json").read_text())
     assert metrics["images"] == 4
@@ -273,18 +251,17 @@ def test_the_best_model_and_its_figures_are_kept(tiny_run: TrainConfig, run: Run
 def test_a_run_ends_when_validations_bring_nothing_better_than_what_was_found(
     tiny_run: TrainConfig, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores = iter([0.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.4])  # at first it finds nothing
+    scores = iter([0.0, 0.0, 0.0, 0.5, 0.5, 0.4])  # at first it finds nothing
 
     def scored(*_: object, step: int, **__: object) -> Validation:
         return Validation(step=step, score=next(scores), measure="thing PQ", metrics={})
 
     monkeypatch.setattr(loop, "validate", scored)
-    config = replace(tiny_run, steps=20, validate_every=2, patience=2)
-    state, told = run(config, "run", validate=True)
-    assert state.step == 14
+    config = replace(tiny_run, steps=20, validate_every=1, patience=2)
+    state, told = run(config, "run", truth=True)
+    assert state.step == 6
     assert [validation.score for validation in told.validations][-3:] == [0.5, 0.5, 0.4]
-    again, _ = run(config, "run", resume=True, validate=True)
-    assert again.step == 14
+    assert run(config, "run", truth=True)[0].step == 6
 
 
 class Broken(GroundTruth):
@@ -295,29 +272,22 @@ class Broken(GroundTruth):
 
 
 def test_a_validation_that_fails_costs_nothing(tiny_run: TrainConfig, run: Runner) -> None:
-    config = replace(tiny_run, validate_every=2)
-    straight, told = run(config, "straight", validate=True)
-    folder = RunFolder(run.place / "failed")
-    whole = GroundTruth.open(run.data.folder, "train")
-    broken = Broken(**vars(whole))
-    state = make_state(config, CPU, print)
-    with pytest.raises(TrainingError, match=r"after step 2: val/3.png is no image; .* --val none"):
-        run.go_on(state, config, broken, folder, Recording())
-    assert folder.pointer.read_text() == "00000002.pt\n"
-    with pytest.raises(TrainingError, match="after step 2"):  # it is not left out
-        run.go_on(
-            begin(config, folder, accelerator=run.accelerator, observer=Recording(), resume=True),
-            config, broken, folder, Recording(),
-        )  # fmt: skip
-    shutil.copytree(folder.path, run.place / "without")
-    without, silent = run(config, "without", resume=True)
-    assert (without.step, silent.steps) == (6, [])
-    again, retold = run(config, "failed", resume=True, validate=True)
-    assert_identical(again.learner.state_dict(), straight.learner.state_dict())
-    assert retold.steps == [2, 4, 6]
+    config = replace(tiny_run, steps=4, validate_every=2)
+    straight, told = run(config, "straight", truth=True)
+    broken = Broken(**vars(GroundTruth.open(run.data.folder, "train")))
+    for _ in range(2):  # it is not left out when the run goes on
+        with pytest.raises(TrainingError, match=r"after step 2: val/3.png is no .* --val none"):
+            run(config, "failed", truth=broken)
+        assert run.pointer("failed") == "00000002.pt\n"
+    shutil.copytree(run.place / "failed", run.place / "without")
+    without, silent = run(config, "without")
+    assert (without.step, silent.steps) == (4, [])
+    again, retold = run(config, "failed", truth=True)
+    assert_identical(weights(again), weights(straight))
+    assert retold.steps == [2, 4]
     assert [v.metrics for v in retold.validations] == [v.metrics for v in told.validations]
     assert (again.best, again.stale) == (straight.best, straight.stale)
-    _, nothing = run(config, "failed", resume=True, validate=True)
+    _, nothing = run(config, "failed", truth=True)
     assert nothing.validations == []  # the last one is done, and known to be
 
 
@@ -342,31 +312,21 @@ class Interrupting(Recording):
 def test_a_signal_ends_a_run_after_its_step(
     tiny_run: TrainConfig, run: Runner, number: signal.Signals
 ) -> None:
-    straight, _ = run(tiny_run, "straight")
-    folder = RunFolder(run.place / "stopped")
     before = signal.getsignal(number)
     with pytest.raises(Interrupted, match=f"{number.name} after step 3") as caught:
-        run.go_on(
-            make_state(tiny_run, CPU, print), tiny_run, None, folder, Interrupting(number, step=3)
-        )
+        run(tiny_run, "stopped", Interrupting(number, step=3))
     assert caught.value.signal == number
     assert signal.getsignal(number) is before
-    assert folder.pointer.read_text() == "00000003.pt\n"
-    resumed, _ = run(tiny_run, "stopped", resume=True)
-    assert_identical(resumed.learner.state_dict(), straight.learner.state_dict())
+    assert run.pointer("stopped") == "00000003.pt\n"
 
 
 def test_a_signal_ends_a_validation_which_is_done_when_the_run_goes_on(
     tiny_run: TrainConfig, run: Runner
 ) -> None:
     config = replace(tiny_run, validate_every=4)
-    folder = RunFolder(run.place / "stopped")
-    truth = GroundTruth.open(run.data.folder, "train")
-    told = Interrupting(signal.SIGTERM, validation=True)
     with pytest.raises(Interrupted, match="after step 4"):
-        run.go_on(make_state(config, CPU, print), config, truth, folder, told)
-    _, told = run(config, "stopped", resume=True, validate=True)
-    assert told.steps == [4, 6]
+        run(config, "stopped", Interrupting(signal.SIGTERM, validation=True), truth=True)
+    assert run(config, "stopped", truth=True)[1].steps == [4, 6]
 
 
 @pytest.mark.usefixtures("interruptible")
@@ -394,18 +354,14 @@ def test_memory_that_does_not_suffice_is_one_line(
     with pytest.raises(TrainingError, match="higher accumulate, or checkpointing=true") as caught:
         run(tiny_run, "run")
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
-def test_every_kind_of_full_memory_is_known(tiny_run: TrainConfig, error: Exception) -> None:
-    with pytest.raises(TrainingError, match="more memory than there is"), explain_oom(tiny_run):
-        raise error
-    other = RuntimeError("shapes cannot be multiplied")
+    for error in (torch.OutOfMemoryError("CUDA out of memory."), MemoryError()):
+        with pytest.raises(TrainingError, match="more memory than there is"), explain_oom(tiny_run):
+            raise error
     with pytest.raises(RuntimeError, match="multiplied"), explain_oom(tiny_run):
-        raise other
+        raise RuntimeError("shapes cannot be multiplied")
 
 
-def test_a_image_that_cannot_be_read_is_told_once_and_counted_over_all_starts(
+def test_an_image_that_cannot_be_read_is_told_once_and_counted_over_all_starts(
     tiny_run: TrainConfig, run: Runner, discs: Dataset
 ) -> None:
     config = replace(tiny_run, sampling="epochs", bad_images=1, steps=2)
@@ -416,13 +372,12 @@ def test_a_image_that_cannot_be_read_is_told_once_and_counted_over_all_starts(
     (line,) = told.notes
     assert first.name in line
     assert state.skipped == {line}
-    state, told = run(replace(config, steps=4), "run", resume=True)
-    assert state.step == 4
-    assert told.notes == []
+    state, told = run(replace(config, steps=4), "run")
+    assert (state.step, told.notes) == (4, [])
     first.write_bytes(whole)
     second.write_bytes(whole[:50])
     with pytest.raises(DataError, match=r"2 of 4 images cannot be read.*allows more than 1"):
-        run(replace(config, steps=6), "run", resume=True)
+        run(replace(config, steps=6), "run")
 
 
 @pytest.mark.gpu
@@ -439,8 +394,8 @@ def test_a_run_on_a_gpu_loses_what_one_on_the_cpu_does_and_goes_on_when_resumed(
     _, here = Runner(discs, join_ranks("cpu", config), tmp_path)(config, "cpu")
     config = replace(config, precision=precision)
     run = Runner(discs, join_ranks("cuda", config), tmp_path)
-    _, half = run(replace(config, steps=3), "gpu", validate=True)
-    _, rest = run(config, "gpu", validate=True, resume=True)
+    _, half = run(replace(config, steps=3), "gpu", truth=True)
+    _, rest = run(config, "gpu", truth=True)
     there = [*half.lines, *rest.lines]
     assert len(there) == len(here.lines) == config.steps
     for a, b in zip(here.lines, there, strict=True):

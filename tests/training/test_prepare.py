@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +13,14 @@ from PIL import Image
 from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.dataset import Dataset
-from panodetr.errors import DataError, TrainingError, UsageError
+from panodetr.errors import DataError, PanodetrError, TrainingError, UsageError
 from panodetr.model.detr import Detr
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
 from panodetr.training.dry_run import dry_run, warn_of_few_steps
 from panodetr.training.folder import held
 from panodetr.training.prepare import (
+    EXTRAS,
     Request,
     changed_fields,
     prepare,
@@ -72,27 +71,29 @@ def test_a_resumed_run_takes_more_changes_and_nothing_else(discs: Dataset) -> No
             resumed(kept, other, ())
 
 
+def test_scores_are_of_one_split_also_after_steps_without_validation(discs: Dataset) -> None:
+    write_discs(discs.folder, 1, split="val2017")
+    write_discs(discs.folder, 1, split="test")
+    without = prepare(request(discs, *SMALL, val="none")).request
+    assert resumed(without, None, (), "test").val == "test"  # none was begun with: any may come
+    kept = prepare(request(discs, *SMALL)).request
+    assert kept.scored == "val2017"
+    kept = prepare(resumed(kept, None, (), "none")).request
+    assert (kept.val, kept.scored) == ("none", "val2017")
+    for val in ("val", "val2017"):  # the split that was found may be named
+        assert resumed(kept, None, (), val).val == "val2017"
+    with pytest.raises(UsageError, match="begun with val 'val2017', not 'test'"):
+        resumed(kept, None, (), "test")
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"recipe": "nuclei"}', None])
 def test_a_run_that_cannot_be_resumed_is_one_line(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "config.json"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(TrainingError, match=r"holds no run|cannot be read") as caught:
+    with pytest.raises(TrainingError, match=r"holds no run|the run cannot be read") as caught:
         read_request(path)
     assert "\n" not in str(caught.value)
-
-
-def test_the_split_val_validates_where_it_is_there(discs: Dataset) -> None:
-    assert prepare(request(discs, *SMALL)).truth is None
-    for path in list(discs.folder.iterdir()):
-        path.rename(path.with_name(path.name.replace("train", "val")))
-    data = replace(discs, split="val")
-    prepared = prepare(replace(request(data, *SMALL), split="val"))
-    assert prepared.truth is not None
-    assert len(prepared.truth.images) == 4
-    assert prepare(replace(request(data, *SMALL, val="none"), split="val")).truth is None
-    with pytest.raises(DataError):
-        prepare(replace(request(data, *SMALL, val="test"), split="val"))
 
 
 def copy_split(data: Dataset, split: str) -> Path:
@@ -105,8 +106,17 @@ def copy_split(data: Dataset, split: str) -> Path:
     return described
 
 
-def test_a_split_of_other_classes_is_refused_before_a_step_is_done(discs: Dataset) -> None:
+def test_the_split_val_validates_where_it_is_there_and_its_classes_fit(discs: Dataset) -> None:
+    assert prepare(request(discs, *SMALL)).truth is None
+    (note,) = prepare(request(discs, *SMALL, val="train")).notes
+    assert "4 of the 4 images to validate with are also learned from" in note
     described = copy_split(discs, "val")
+    prepared = prepare(request(discs, *SMALL))
+    assert prepared.notes == ()
+    assert prepared.truth is not None
+    assert len(prepared.truth.images) == 4
+    with pytest.raises(DataError):
+        prepare(request(discs, *SMALL, val="test"))
     described.write_text(described.read_text().replace('"disc"', '"ring"'))
     with pytest.raises(DataError, match=r"category 10 is 'disc' .* 'ring' .* --val none") as caught:
         prepare(request(discs, *SMALL))
@@ -129,33 +139,20 @@ def test_stage_2_on_fewer_classes_is_refused_unless_it_is_not_validated(
     assert prepare(replace(asked, val="none")).truth is None
 
 
-def test_images_that_are_learned_from_and_validated_with_are_told(discs: Dataset) -> None:
-    (note,) = prepare(request(discs, *SMALL, val="train")).notes
-    assert "4 of the 4 images to validate with are also learned from" in note
-    copy_split(discs, "val")
-    assert prepare(request(discs, *SMALL)).notes == ()
-
-
-@pytest.mark.parametrize(
-    ("changes", "advised"),
-    [
-        ((), ["spec.architecture.masks=false", "token_weight=0", "attention_weight=0"]),
-        (("spec.architecture.masks=false", "attention_weight=0"), ["token_weight=0"]),
-        (("token_weight=0", "attention_weight=0"), ["spec.architecture.masks=false"]),
-    ],
-)
 def test_boxes_alone_are_refused_where_masks_are_learned_with_advice_that_runs(
-    boxes: Path, tmp_path: Path, changes: tuple[str, ...], advised: list[str]
+    boxes: Path, tmp_path: Path
 ) -> None:
-    asked = Request(recipe="nuclei", data=boxes, changes=(*SMALL, *changes))
-    with pytest.raises(UsageError, match=r"not every object in .* has a mask") as caught:
-        prepare(asked)
-    assert "\n" not in str(caught.value)
-    assert str(caught.value).partition("without them: --set ")[2].split(" --set ") == advised
-    if not changes:
-        outcome = train(replace(asked, changes=(*SMALL, *advised)), tmp_path / "run", device="cpu")
-        assert outcome is not None
-        assert (outcome.steps, outcome.masks) == (4, False)
+    every = ["spec.architecture.masks=false", "token_weight=0", "attention_weight=0"]
+    asked = Request(recipe="nuclei", data=boxes, changes=SMALL)
+    for given in ([], every[::2], every[1:]):
+        with pytest.raises(UsageError, match=r"not every object in .* has a mask") as caught:
+            prepare(replace(asked, changes=(*SMALL, *given)))
+        assert "\n" not in str(caught.value)
+        advised = str(caught.value).partition("without them: --set ")[2].split(" --set ")
+        assert advised == [change for change in every if change not in given]
+    outcome = train(replace(asked, changes=(*SMALL, *every)), tmp_path / "run", device="cpu")
+    assert outcome is not None
+    assert (outcome.steps, outcome.masks) == (4, False)
 
 
 def test_paths_are_kept_so_that_a_run_can_be_resumed_from_anywhere(
@@ -175,41 +172,20 @@ def test_paths_are_kept_so_that_a_run_can_be_resumed_from_anywhere(
     assert kept == replace(prepared.request, data=discs.folder.resolve())
     assert changed_fields(again, fields) == []
     assert changed_fields(replace(again, clip=7.0), fields) == ["clip"]
-
-
-def test_a_bundled_name_stays_a_name(
-    discs: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
     (tmp_path / "nuclei").mkdir()  # a bundled name wins over a folder
-    monkeypatch.chdir(tmp_path)
-    asked = Request(recipe="finetune", data=discs.folder, changes=("start=nuclei",))
-    assert prepare(asked).request.changes == ("start=nuclei",)
+    bundled = replace(asked, changes=("start=nuclei",))
+    assert prepare(bundled).request.changes == ("start=nuclei",)
 
 
-@pytest.mark.parametrize(
-    ("missing", "words"),
-    [
-        ("accelerate", ("nuclei", "--data", "DATA")),
-        ("tensorboard", ("--resume", "--out", "DATA")),
-    ],
-)
-def test_a_missing_extra_is_one_line(discs: Dataset, missing: str, words: tuple[str, ...]) -> None:
-    prepared = prepare(request(discs, *SMALL))
-    write_request(discs.folder / "config.json", prepared)
-    given = [str(discs.folder) if word == "DATA" else word for word in words]
-    program = (
-        f"import sys; sys.modules[{missing!r}] = None; from panodetr.cli.main import main; "
-        f"sys.exit(main(['train', *{given!r}]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=discs.folder, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert done.stderr == (
-        f"panodetr: error: training needs {missing}, which is not installed; "
-        "pip install 'panodetr[train]'\n"
-    )
+def test_a_missing_extra_is_one_line(discs: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    for missing, fix in (
+        ("accelerate", "training needs accelerate, .*; pip install 'panodetr.train.'"),
+        ("wandb", "wandb=true needs wandb, .*; pip install wandb"),
+    ):
+        found = dict.fromkeys((*EXTRAS, "wandb"), True) | {missing: None}
+        monkeypatch.setattr("panodetr.training.prepare.find_spec", found.get)
+        with pytest.raises(PanodetrError, match=fix):
+            prepare(request(discs, *SMALL, "wandb=true"))
 
 
 def test_of_cocos_two_truths_the_one_that_is_asked_for_is_learned(
@@ -246,25 +222,20 @@ def test_a_run_without_validation_says_so(discs: Dataset) -> None:
     assert "one validation, at the end, and patience=3 does nothing" in note
 
 
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        (("mask_start=3", "warmup=1", "decay=3"), []),
-        (("mask_start=4",), ["no step learns masks: there are 4, and mask_start is 4;"]),
-        (("mask_start=4", "spec.architecture.masks=false"), []),
-        (("warmup=3",), []),
-        (("warmup=4",), ["never reaches its peak: there are 4 steps, and warmup is 4, decay 0;"]),
-        (("warmup=2", "decay=3"), ["4 steps, and warmup is 2, decay 3; let"]),
-        (("warmup=2", "drop=2"), ["4 steps, and warmup is 2, decay 0 and drop 2; let"]),
-        (("warmup=2", "drop=3"), []),
-    ],
-)
-def test_a_run_too_short_for_its_schedule_says_so(
-    discs: Dataset, changes: tuple[str, ...], told: list[str]
-) -> None:
-    notes = prepare(request(discs, *SMALL, *changes, val="none")).notes[1:]
-    assert len(notes) == len(told)
-    for note, part in zip(notes, told, strict=True):
+def test_a_run_too_short_for_its_schedule_says_so(discs: Dataset) -> None:
+    def told(*changes: str) -> list[str]:
+        return [*prepare(request(discs, *SMALL, *changes, val="none")).notes[1:]]
+
+    for fits in (("mask_start=3", "warmup=1", "decay=3"), ("warmup=2", "drop=3")):
+        assert told(*fits) == []
+    assert told("mask_start=4", "spec.architecture.masks=false") == []
+    for changes, part in (
+        (["mask_start=4"], "no step learns masks: there are 4, and mask_start is 4;"),
+        (["warmup=4"], "never reaches its peak: there are 4 steps, and warmup is 4, decay 0;"),
+        (["warmup=2", "decay=3"], "4 steps, and warmup is 2, decay 3; let"),
+        (["warmup=2", "drop=2"], "4 steps, and warmup is 2, decay 0 and drop 2; let"),
+    ):
+        (note,) = told(*changes)
         assert part in note
         assert "\n" not in note
 
@@ -309,8 +280,6 @@ def test_the_newest_run_that_is_not_in_use_is_the_one_to_resume(tmp_path: Path) 
     assert newest_run(tmp_path).name == "a"
     os.utime(tmp_path / "c", (9 * 3600, 9 * 3600))
     assert newest_run(tmp_path).name == "c"
-    if sys.platform == "win32":  # which has no lock
-        return
     with held(tmp_path / "c"):
         assert newest_run(tmp_path).name == "a"
         in_use = pytest.raises(TrainingError, match="all in use by other processes")
@@ -318,30 +287,25 @@ def test_the_newest_run_that_is_not_in_use_is_the_one_to_resume(tmp_path: Path) 
             newest_run(tmp_path)
 
 
-def test_a_rehearsal_measures_and_writes_nothing(discs: Dataset) -> None:
+def test_a_rehearsal_measures_reads_everything_and_writes_nothing(discs: Dataset) -> None:
+    found = dry_run(request(discs, *SMALL), device="cpu")
+    assert (found.images, found.val_images, found.errors) == (4, 0, ())
+    assert "no best model is kept" in found.notes[0]
+    copy_split(discs, "val")
+    image = discs.folder / "val" / "3.png"
+    image.write_bytes(image.read_bytes()[:200])
     before = {path: path.stat().st_mtime_ns for path in discs.folder.rglob("*")}
     found = dry_run(request(discs, *SMALL), device="cpu")
-    assert found.images == 4
-    assert found.val_images == 0
     assert found.checked
-    assert found.errors == ()
-    assert "no best model is kept" in found.notes[0]
+    assert found.val_images == 4
+    (error,) = found.errors
+    assert "3.png" in error
     assert found.seconds > 0
     assert found.total_seconds == pytest.approx(4 * found.seconds)
     assert found.parameters > 1_000_000
     assert found.peak_bytes is None or found.peak_bytes > 50e6
     assert "4 steps of 2 images are very few" in found.warnings[0]
     assert {path: path.stat().st_mtime_ns for path in discs.folder.rglob("*")} == before
-
-
-def test_a_rehearsal_reads_what_is_validated_with(discs: Dataset) -> None:
-    copy_split(discs, "val")
-    image = discs.folder / "val" / "3.png"
-    image.write_bytes(image.read_bytes()[:200])
-    found = dry_run(request(discs, *SMALL), device="cpu")
-    assert found.val_images == 4
-    (error,) = found.errors
-    assert "3.png" in error
 
 
 def test_few_steps_are_measured_by_where_they_begin(tiny_run: TrainConfig) -> None:

@@ -15,7 +15,11 @@ from panodetr.training.log import read_log
 
 from .conftest import Program
 
-LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+ACCELERATE = (
+    "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1",
+    "--mixed_precision", "no", "--dynamo_backend", "no",
+)  # fmt: skip
 
 EXACT = (
     "steps=4", "log_every=1", "validate_every=2", "batch_size=4", "mask_start=2", "query_groups=2",
@@ -30,9 +34,9 @@ SETTINGS = [word for change in EXACT for word in ("--set", change)]
 
 @pytest.fixture(scope="module")
 def alone(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of one process."""
+    """The run of one process, launched as Accelerate does."""
     out = tmp_path_factory.mktemp("ranks") / "alone"
-    program.run(program.begin(out, *SETTINGS))
+    program.run(program.begin(out, *SETTINGS), launcher=ACCELERATE)
     return out
 
 
@@ -42,7 +46,7 @@ def test_two_processes_lose_what_one_does(
     program: Program, alone: Path, tmp_path: Path, parts: int
 ) -> None:
     shared = program.begin(tmp_path / "two", *SETTINGS, "--set", f"accumulate={parts}")
-    out = program.run(shared, launcher=LAUNCHER)
+    out = program.run(shared, launcher=TORCHRUN)
     assert out.count("try it:") == 1
     one, two = (
         [line for line in read_log(run / "log.jsonl") if "note" not in line]
@@ -73,6 +77,6 @@ def test_a_image_that_another_process_skips_is_named(program: Program, tmp_path:
     words = program.begin(tmp_path / "run", "--val", "none", *SETTINGS)
     words[words.index(str(program.data))] = str(data)
     words += [word for change in short for word in ("--set", change)]
-    program.run(words, launcher=LAUNCHER)
+    program.run(words, launcher=TORCHRUN)
     notes = [line["note"] for line in read_log(tmp_path / "run" / "log.jsonl") if "note" in line]
     assert sum(str(broken) in note for note in notes) == 1

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,9 +10,7 @@ from torch.testing import assert_close
 
 from panodetr.checkpoints.names import TORCHVISION
 from panodetr.checkpoints.save import save_checkpoint
-from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import UsageError
-from panodetr.model.config import DetrConfig
 from panodetr.model.detr import Detr
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
@@ -43,19 +42,13 @@ def trained(tiny_run: TrainConfig, tmp_path: Path) -> tuple[Detr, TrainConfig]:
     return model, replace(config, start=str(tmp_path / "start"))
 
 
-def test_a_checkpoint_of_the_same_shape_is_taken_whole(
+def test_classes_are_copied_by_name_whatever_their_number(
     trained: tuple[Detr, TrainConfig],
 ) -> None:
     before, config = trained
     model, notes = make_model(config)
     assert notes == [f"from {config.start}"]
     assert_close(model.state_dict(), before.state_dict(), rtol=0, atol=0)
-
-
-def test_classes_are_copied_by_name_whatever_their_number(
-    trained: tuple[Detr, TrainConfig],
-) -> None:
-    before, config = trained
     torch.manual_seed(1)
     model, notes = make_model(with_classes(config, "Fish", "horse", "cat", "cow"))
     for head, old in zip(
@@ -69,10 +62,6 @@ def test_classes_are_copied_by_name_whatever_their_number(
     rest = {k: v for k, v in before.state_dict().items() if not k.startswith("class_head.")}
     now = model.state_dict()
     assert_close({key: now[key] for key in rest}, rest, rtol=0, atol=0)
-
-
-def test_no_common_class_leaves_only_no_object(trained: tuple[Detr, TrainConfig]) -> None:
-    before, config = trained
     model, notes = make_model(with_classes(config, "nut", "bolt"))
     assert_close(model.class_head.weight[-1], before.class_head.weight[-1], rtol=0, atol=0)
     assert notes[1] == "class_head: 0 of 2 classes copied by name, 2 initialised (nut, bolt)"
@@ -136,15 +125,16 @@ def test_a_mask_head_is_added_where_there_was_none(
         make_model(with_classes(second, "cat", "dog", "bird"))
 
 
-def test_differences_that_no_shape_shows_are_named(trained: tuple[Detr, TrainConfig]) -> None:
+def test_differences_that_no_shape_shows_are_named_and_another_backbone_is_refused(
+    trained: tuple[Detr, TrainConfig],
+) -> None:
     config = with_shape(trained[1], pre_norm=False, position_input=True)
     _, notes = make_model(config)
     assert notes[1:] == ["position_input: True here, but the checkpoint was trained with False"]
-
-
-def test_another_backbone_is_refused(trained: tuple[Detr, TrainConfig]) -> None:
-    _, config = trained
-    wider = replace(config.spec.architecture.backbone, widths=(8, 8, 16, 24))
+    backbone = config.spec.architecture.backbone
+    _, notes = make_model(with_shape(trained[1], backbone=replace(backbone, strides=(1, 2, 2, 1))))
+    assert notes[1].startswith("backbone.strides: (1, 2, 2, 1) here")
+    wider = replace(backbone, widths=(8, 8, 16, 24))
     with pytest.raises(UsageError, match="is another than this run's") as caught:
         make_model(with_shape(config, backbone=wider))
     assert "\n" not in str(caught.value)
@@ -162,10 +152,6 @@ def test_a_torchvision_backbone_is_taken(tiny_run: TrainConfig, tmp_path: Path) 
     assert_close({key: loaded[key] for key in state}, state, rtol=0, atol=0)
 
 
-def frozen_norms(shape: DetrConfig) -> DetrConfig:
-    return replace(shape, backbone=replace(shape.backbone, norm="frozen"))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -176,13 +162,13 @@ def frozen_norms(shape: DetrConfig) -> DetrConfig:
     ],
 )
 def test_nothing_random_is_frozen(
-    tiny_run: TrainConfig, change: dict[str, object], message: str
+    tiny_run: TrainConfig, change: dict[str, Any], message: str
 ) -> None:
     config = replace(tiny_run, query_groups=1, token_weight=0.0, mask_start=0)
-    if change.pop("norm", None):
-        spec: ModelSpec = config.spec
-        config = replace(config, spec=replace(spec, architecture=frozen_norms(spec.architecture)))
-    config = replace(config, **change)  # pyright: ignore[reportArgumentType]
+    if change == {"norm": "frozen"}:
+        config = with_shape(config, backbone=replace(config.spec.architecture.backbone, **change))
+    else:
+        config = replace(config, **change)
     with pytest.raises(UsageError, match=message) as caught:
         make_model(config)
     assert "\n" not in str(caught.value)

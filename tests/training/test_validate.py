@@ -18,12 +18,12 @@ from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.model.detr import Detr
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.log import BadStep, Observer, Progress, Recorder, read_log
+from panodetr.training.log import BadStep, Log, Progress, Recorder, read_log
 from panodetr.training.pictures import draw_batch, draw_validation
 from panodetr.training.step import read_steps
 from panodetr.training.validate import Validation, choose_tasks, make_predictor, validate
 
-from .conftest import SIDE
+from .conftest import Recording
 
 
 @pytest.fixture
@@ -75,7 +75,12 @@ def as_objects(truth: GroundTruth) -> GroundTruth:
     return GroundTruth.of_data(data)
 
 
-def test_models_with_masks_are_measured_by_the_quality_of_things(
+def without_masks(config: TrainConfig) -> TrainConfig:
+    shape = replace(config.spec.architecture, masks=False)
+    return replace(config, spec=replace(config.spec, architecture=shape))
+
+
+def test_models_are_measured_by_thing_pq_or_without_masks_by_box_ap(
     tiny_run: TrainConfig, model: Detr, truth: GroundTruth, accelerator: Accelerator
 ) -> None:
     found, seen = of(tiny_run, model, truth, accelerator)
@@ -85,17 +90,13 @@ def test_models_with_masks_are_measured_by_the_quality_of_things(
     assert list(found.figures) == ["thing PQ", "stuff PQ", "PQ", "box AP", "mask AP"]
     assert found.metrics["images"] == 4
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
-
-
-def test_models_without_masks_are_measured_by_box_ap(
-    tiny_run: TrainConfig, truth: GroundTruth, accelerator: Accelerator
-) -> None:
-    shape = replace(tiny_run.spec.architecture, masks=False)
-    config = replace(tiny_run, spec=replace(tiny_run.spec, architecture=shape))
-    found, _ = of(config, Detr(shape), truth, accelerator)
+    boxes = without_masks(tiny_run)
+    found, _ = of(boxes, Detr(boxes.spec.architecture), truth, accelerator)
     assert found.measure == "box AP"
     assert 0 <= found.score <= 1
     assert "pq" not in found.metrics
+    with pytest.raises(DataError, match="has no objects to validate boxes with"):
+        choose_tasks(boxes.spec, replace(truth, object_categories=()))  # all is stuff
 
 
 def test_masks_that_are_written_one_by_one_are_measured_by_the_quality_of_things(
@@ -104,29 +105,16 @@ def test_masks_that_are_written_one_by_one_are_measured_by_the_quality_of_things
     shape = replace(tiny_run.spec.architecture, num_classes=1)
     things = tiny_run.spec.categories[:1]
     spec = replace(tiny_run.spec, architecture=shape, categories=things, threshold=0.0)
+    config = replace(tiny_run, spec=spec)
     torch.manual_seed(0)
-    model = Detr(shape)
-    found, seen = of(replace(tiny_run, spec=spec), model, as_objects(truth), accelerator)
+    found, seen = of(config, Detr(shape), as_objects(truth), accelerator)
     assert len(seen) == 4  # one run of the network an image
     assert list(found.figures) == ["thing PQ", "box AP", "mask AP"]
     assert found.measure == "thing PQ"
     assert not any(name.endswith("_stuff") for name in found.metrics)
-    found, _ = of(
-        replace(tiny_run, spec=replace(spec, architecture=replace(shape, masks=False))),
-        Detr(replace(shape, masks=False)),
-        as_objects(truth),
-        accelerator,
-    )
+    boxes = without_masks(config)
+    found, _ = of(boxes, Detr(boxes.spec.architecture), as_objects(truth), accelerator)
     assert list(found.figures) == ["box AP"]
-
-
-def test_a_model_of_boxes_has_nothing_to_be_measured_by_where_all_is_stuff(
-    tiny_run: TrainConfig, truth: GroundTruth
-) -> None:
-    shape = replace(tiny_run.spec.architecture, masks=False)
-    stuff = replace(truth, object_categories=())
-    with pytest.raises(DataError, match="has no objects to validate boxes with"):
-        choose_tasks(replace(tiny_run.spec, architecture=shape), stuff)
 
 
 def test_data_without_things_is_measured_by_all_it_has(
@@ -141,7 +129,7 @@ def test_data_without_things_is_measured_by_all_it_has(
 
 
 def test_batches_are_drawn_with_objects_and_padding(tiny_run: TrainConfig, discs: Dataset) -> None:
-    (batch,) = next(read_steps(tiny_run, discs, 0, print))
+    (batch,) = next(read_steps(tiny_run, discs))
     picture = draw_batch(batch, tiny_run.spec)
     bare = replace(batch, targets=replace(batch.targets, index_map=None))
     boxes = draw_batch(bare, tiny_run.spec)
@@ -157,44 +145,38 @@ def test_batches_are_drawn_with_objects_and_padding(tiny_run: TrainConfig, discs
     ).all()
 
 
-def test_predictions_are_drawn_beside_the_truth(
-    tiny_run: TrainConfig, model: Detr, truth: GroundTruth
+def test_predictions_are_drawn_beside_the_truth_whatever_that_is_written_in(
+    tiny_run: TrainConfig, truth: GroundTruth
 ) -> None:
-    sheets = {}
-    for masks in (True, False):
-        shape = replace(tiny_run.spec.architecture, masks=masks)
-        torch.manual_seed(0)
-        spec = replace(tiny_run.spec, architecture=shape)
-        answering = make_predictor(model if masks else Detr(shape), spec, torch.device("cpu"))
-        sheets[masks] = draw_validation(answering, truth)
-        height, width = sheets[masks].shape[:2]
-        right = sheets[masks][:, width // 2 + 4 :]
-        assert height > 2 * width // 2
-        assert np.ptp(right.astype(int), axis=-1).max() > 80
-    assert (sheets[True] != sheets[False]).any()
-
-
-def test_true_masks_are_drawn_whatever_they_are_written_in(
-    tiny_run: TrainConfig, model: Detr, truth: GroundTruth
-) -> None:
-    predictor = make_predictor(model, tiny_run.spec, torch.device("cpu"))
     right: list[NDArray[np.bool_]] = []
-    for one in (truth, as_objects(truth)):
-        sheet = draw_validation(predictor, one)[:, -4 * SIDE :]
-        right.append(np.ptp(sheet.astype(int), axis=-1) > 40)  # what is tinted
+    for config in (tiny_run, without_masks(tiny_run)):
+        torch.manual_seed(0)
+        model = Detr(config.spec.architecture)
+        predictor = make_predictor(model, config.spec, torch.device("cpu"))
+        for one in (truth, as_objects(truth)):
+            sheet = draw_validation(predictor, one)
+            height, width = sheet.shape[:2]
+            assert height > width
+            color = np.ptp(sheet[:, width // 2 + 4 :].astype(int), axis=-1)
+            assert color.max() > 80
+            right.append(color > 40)  # what is tinted
+    masks, objects, boxes, same_boxes = right
     # Discs are drawn alike in both, but for labels: background has one, too.
-    assert right[1].mean() > 0.1
-    assert (right[0] == right[1]).mean() > 0.98
+    assert objects.mean() > 0.1
+    assert (masks == objects).mean() > 0.98
+    assert (boxes != masks).any()
+    assert (boxes == same_boxes).mean() > 0.98
 
 
 def test_the_folder_keeps_what_is_told(
     tiny_run: TrainConfig, discs: Dataset, model: Detr, truth: GroundTruth, tmp_path: Path
 ) -> None:
-    folder = RunFolder(tmp_path / "run")
-    recorder = Recorder(folder, tiny_run.spec, discs, truth, torch.device("cpu"), Observer())
-    (batch,) = next(read_steps(tiny_run, discs, 0, print))
+    folder, told = RunFolder(tmp_path / "run"), Recording()
+    log = Log(folder, 0, 0)
+    recorder = Recorder(log, tiny_run.spec, discs, truth, torch.device("cpu"), told)
+    (batch,) = next(read_steps(tiny_run, discs))
     recorder.note("class head: not taken over")
-    recorder.begin(0, 0, 6, 2)
+    recorder.begin(0, 6, 2)
     recorder.batch(1, batch)
     recorder.progress(
         Progress(
@@ -209,7 +191,7 @@ def test_the_folder_keeps_what_is_told(
     recorder.validated(
         Validation(step=2, score=0.5, measure="thing PQ", metrics={"pq_things": 0.5}), model
     )
-    recorder.close()
+    recorder.__exit__(None, None, None)
     lines = read_log(folder.log)
     assert [sorted(line)[0] for line in lines] == ["note", "gradient_norm", "bad_step", "step"]
     assert lines[3]["validation"] == {"pq_things": 0.5}

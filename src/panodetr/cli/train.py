@@ -14,9 +14,7 @@ from panodetr.cli.output import duration, print_json, print_line
 from panodetr.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from panodetr.training.config import TrainConfig
     from panodetr.training.prepare import Request
-    from panodetr.training.recipes import RecipeData
     from panodetr.training.run import Outcome
 
 RUNS = Path("runs") / "train"
@@ -145,32 +143,28 @@ def _rehearse(request: Request, device: str, *, as_json: bool) -> int:
     from panodetr.training.dry_run import dry_run
 
     found = dry_run(request, device=device)
-    config = found.config
+    config, errors = found.config, found.errors
+    lines = [
+        f"images          {found.images} to learn from, {found.val_images} to validate with",
+        f"learned weights {found.parameters:,}",
+        f"steps           {config.steps} of {config.batch_size} images",
+        f"a step          {found.seconds:.2f} s, so about {duration(found.total_seconds)} in all",
+    ]
+    if found.peak_bytes is not None:
+        lines.append(f"memory          {found.peak_bytes / 2**30:.1f} GiB at the peak of two steps")
+    lines += [f"note: {note}" for note in found.notes]
+    lines += [f"warning: {warning}" for warning in found.warnings]
+    check = f"panodetr data check {request.data}"
+    if not found.checked:
+        lines.append(f"note: not every file was read; {check} does that")
+    lines += [f"error in the data: {error}" for error in errors[:SHOWN_ERRORS]]
+    if len(errors) > SHOWN_ERRORS:
+        lines.append(f"{len(errors)} errors in all; {check} lists them")
     if as_json:
         print_json(found)
-        return 1 if found.errors else 0
-    print_line(f"images          {found.images} to learn from, {found.val_images} to validate with")
-    print_line(f"learned weights {found.parameters:,}")
-    print_line(f"steps           {config.steps} of {config.batch_size} images")
-    print_line(
-        f"a step          {found.seconds:.2f} s, so about {duration(found.total_seconds)} in all"
-    )
-    if found.peak_bytes is not None:
-        print_line(f"memory          {found.peak_bytes / 2**30:.1f} GiB at the peak of two steps")
-    for note in found.notes:
-        print_line(f"note: {note}")
-    for warning in found.warnings:
-        print_line(f"warning: {warning}")
-    if not found.checked:
-        print_line(f"note: not every file was read; panodetr data check {request.data} does that")
-    for error in found.errors[:SHOWN_ERRORS]:
-        print_line(f"error in the data: {error}")
-    if len(found.errors) > SHOWN_ERRORS:
-        print_line(
-            f"{len(found.errors)} errors in all; panodetr data check {request.data} lists them"
-        )
-    print_line("nothing was written")
-    return 1 if found.errors else 0
+    else:
+        print_line("\n".join([*lines, "nothing was written"]))
+    return 1 if errors else 0
 
 
 def recipes(
@@ -192,30 +186,27 @@ def recipes(
     Raises:
         PanodetrError: there is no such recipe, or a change was refused.
     """
+    from panodetr.training.recipes import RECIPES
+    from panodetr.training.settings import recipe_arguments
+
     if name is not None:
         _print_recipe(name, changes or [], as_json=json)
     elif changes:
         raise UsageError("--set changes a recipe; name one: panodetr recipes RECIPE --set …")
+    elif json:
+        print_json({name: list(recipe_arguments(recipe)) for name, recipe in RECIPES.items()})
     else:
-        _print_list(as_json=json)
+        widest = max(len(name) for name in RECIPES)
+        for name, recipe in RECIPES.items():
+            summary = (recipe.__doc__ or "").splitlines()[0].replace("`", "")
+            own = ", ".join(recipe_arguments(recipe))
+            print_line(f"{name:{widest}}  {summary}" + (f" Its own --set: {own}." if own else ""))
     return 0
 
 
-def _print_list(*, as_json: bool) -> None:
-    from panodetr.training.recipes import RECIPES
-    from panodetr.training.settings import recipe_arguments
-
-    if as_json:
-        print_json({name: list(recipe_arguments(recipe)) for name, recipe in RECIPES.items()})
-        return
-    widest = max(len(name) for name in RECIPES)
-    for name, recipe in RECIPES.items():
-        summary = (recipe.__doc__ or "").splitlines()[0].replace("`", "")
-        own = ", ".join(recipe_arguments(recipe))
-        print_line(f"{name:{widest}}  {summary}" + (f" Its own --set: {own}." if own else ""))
-
-
 def _print_recipe(name: str, changes: list[str], *, as_json: bool) -> None:
+    from panodetr.checkpoints.published import coco_detection, coco_panoptic
+    from panodetr.training.recipes import RecipeData
     from panodetr.training.settings import configure, find_recipe, list_fields, recipe_arguments
 
     arguments = recipe_arguments(find_recipe(name))
@@ -223,37 +214,22 @@ def _print_recipe(name: str, changes: list[str], *, as_json: bool) -> None:
         changes = ["start=nuclei", *changes]
         if not as_json:
             print_line("# start=nuclei is an example: the bundled model")
-    config = configure(name, _example(name), changes)
-    if as_json:
-        print_json(dict(list_fields(config)), indent=2)
-        return
-    print_line(
-        f"# its own: {', '.join(f'{key}={_text(v)}' for key, v in arguments.items()) or 'none'}"
-    )
-    for field, value in list_fields(config):
-        print_line(f"{field}={_classes(config) if field == 'spec.categories' else _text(value)}")
-
-
-def _example(name: str) -> RecipeData:
-    """COCO as the recipes see it, numbered from 0 as any data set."""
-    from panodetr.checkpoints.published import coco_detection, coco_panoptic
-    from panodetr.training.recipes import RecipeData
-
     classes = coco_detection() if name == "coco-detection" else coco_panoptic()
-    return RecipeData(
-        categories=tuple(replace(each, index=index) for index, each in enumerate(classes)),
-        images=COCO_IMAGES,
-        masks=True,
-    )
-
-
-def _classes(config: TrainConfig) -> str:
+    numbered = tuple(replace(each, index=index) for index, each in enumerate(classes))
+    data = RecipeData(categories=numbered, images=COCO_IMAGES, masks=True)
+    config = configure(name, data, changes)
+    fields = dict(list_fields(config))
+    if as_json:
+        print_json(fields, indent=2)
+        return
+    own = ", ".join(f"{key}={_text(value)}" for key, value in arguments.items())
+    print_line(f"# its own: {own or 'none'}")
     names = [category.name for category in config.spec.categories]
-    return f"{', '.join(names[:3])} … ({len(names)} classes, from the data)"
+    fields["spec.categories"] = f"{', '.join(names[:3])} … ({len(names)} classes, from the data)"
+    for field, value in fields.items():
+        print_line(f"{field}={_text(value)}")
 
 
 def _text(value: object) -> str:
     """The value as --set takes it."""
-    if isinstance(value, str):
-        return value
-    return dumps(value, separators=(",", ":"))
+    return value if isinstance(value, str) else dumps(value, separators=(",", ":"))

@@ -41,7 +41,7 @@ class TrainProgress(Observer):
         """Print it."""
         self._print(text)
 
-    def begin(self, step: int, validated: int, steps: int, images: int) -> None:
+    def begin(self, step: int, steps: int, images: int) -> None:
         """Set the clock."""
         self._steps, self._images = steps, images
         self._began = self._since = (step, time.perf_counter())

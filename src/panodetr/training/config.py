@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.augment import Augmentation
-from panodetr.data.loader import Sampling
+from panodetr.data.sampling import Sampling
 from panodetr.objective.config import ObjectiveConfig, Weight
 from panodetr.validation import Count, Positive
 

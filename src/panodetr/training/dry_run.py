@@ -12,10 +12,9 @@ import torch
 
 from panodetr.data.check import check_split
 from panodetr.errors import TrainingError
-from panodetr.training.loop import make_state
 from panodetr.training.prepare import prepare
 from panodetr.training.processes import join_ranks
-from panodetr.training.run import check_shares
+from panodetr.training.start import make_state
 from panodetr.training.step import explain_oom, read_steps, train_step
 
 if TYPE_CHECKING:
@@ -24,24 +23,6 @@ if TYPE_CHECKING:
 
 CHECKED_IMAGES = 5_000
 """Of more images not every file is read: that would take longer than a rehearsal should."""
-
-PAPER_STEPS = 554_000
-"""The paper's 300 epochs of COCO's 118 287 images in batches of 64."""
-
-LEAST_FROM_SCRATCH = 50_000
-"""Steps of plain DETR from random weights, a tenth of the paper's: fewer are far too few."""
-
-PAPER_MASK_STEPS = 46_000
-"""The paper's stage 2: 25 epochs of the same."""
-
-LEAST_MASKS = 5_000
-"""Steps of the mask head alone, about a tenth of the paper's."""
-
-LEAST_WITH_HELP = 5_000
-"""The same with token supervision: the bundled model took 8000 steps."""
-
-LEAST_FINE_TUNING = 1_000
-"""From a trained checkpoint: a new class head and its queries still have to learn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +76,11 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
     # Masks from the first step on: that is what most steps cost, and the most memory they take.
     config = replace(prepared.config, steps=max(2, prepared.config.steps), mask_start=0)
     accelerator = join_ranks(device, config)
-    check_shares(config, accelerator)
     notes = list(prepared.notes)
     state = make_state(config, accelerator.device, notes.append)
     network = accelerator.prepare_model(state.learner)
-    seconds = 0.0
-    with closing(read_steps(config, data, 0, notes.append)) as steps:
+    seconds, skipped = 0.0, set[str]()
+    with closing(read_steps(config, data, skipped=skipped)) as steps:
         for _ in range(2):  # the second one is timed: the first one warms up
             parts = next(steps)
             began = time.perf_counter()
@@ -122,25 +102,25 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
         peak_bytes=_peak_bytes(accelerator.device),
         checked=checked,
         errors=tuple(errors),
-        notes=tuple(notes),
+        notes=(*notes, *sorted(skipped)),
         warnings=tuple(warn_of_few_steps(prepared.config)),
     )
 
 
 def warn_of_few_steps(config: TrainConfig) -> list[str]:
-    """Say so where far fewer steps are planned than DETR needs."""
+    """Say so where far fewer steps are planned than DETR needs: about a tenth of the paper's."""
     if config.learned == "masks":
-        least = LEAST_MASKS
-        why = f"the mask head took {PAPER_MASK_STEPS} of 64 images in the paper (25 epochs of COCO)"
+        least = 5_000
+        why = "the mask head took 46000 of 64 images in the paper (25 epochs of COCO)"
     elif config.start is not None:
-        least, why = LEAST_FINE_TUNING, "a fine-tuned DETR needs some thousands"
+        least, why = 1_000, "a fine-tuned DETR needs some thousands"
     elif config.token_weight:
-        least = LEAST_WITH_HELP
+        least = 5_000
         why = "from random weights the bundled model took 8000, with token supervision"
     else:
-        least = LEAST_FROM_SCRATCH
+        least = 50_000
         why = (
-            f"from a backbone or random weights DETR took {PAPER_STEPS} of 64 images in the paper "
+            "from a backbone or random weights DETR took 554000 of 64 images in the paper "
             "(300 epochs of COCO); start from a trained checkpoint (recipe finetune) instead, or "
             f"plan {least} at the least"
         )

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import METRICS_FILE
-from panodetr.errors import PanodetrError, TrainingError
+from panodetr.errors import PanodetrError, TrainingError, UsageError
 from panodetr.files import is_leftover, write_json, write_text
 
 if TYPE_CHECKING:
@@ -54,10 +54,22 @@ class RunFolder:
         self.model = path / "model"
         self._kept: list[str] = []  # good states, oldest first
 
-    def taken(self) -> Path | None:
-        """What is here already that a new run would replace or add to; None where nothing is."""
-        own = (self.config, self.states, self.best, self.model, self.log)
-        return next((path for path in own if path.exists()), None)
+    def check_free(self) -> None:
+        """Refuse to begin a run where it would replace something or add to it.
+
+        Raises:
+            UsageError: there is something of a run's own.
+        """
+        if self.config.exists():
+            raise UsageError(
+                f"{self.path} holds a run already; go on with it by --resume, or choose another "
+                "--out"
+            )
+        for path in (self.states, self.best, self.model, self.log):
+            if path.exists():
+                raise UsageError(
+                    f"{path} is there already, and a run writes its own; choose another --out"
+                )
 
     def has_states(self) -> bool:
         """Whether there is anything to go on from."""
@@ -88,9 +100,8 @@ class RunFolder:
         Raises:
             TrainingError: there are states, and none can be read.
         """
-        paths = self._newest_first()
         failed: TrainingError | None = None
-        for path in paths:
+        for path in self._newest_first():
             try:
                 state.load(path)
             except TrainingError as error:
@@ -110,14 +121,14 @@ class RunFolder:
         model: Detr,
         metrics: Mapping[str, object] | None = None,
     ) -> None:
-        """Write a checkpoint into `best` or `model` in such a way that a whole one is always there.
+        """Write a checkpoint into `best` or `model`; a whole one is always there.
 
-        Its files are renamed one by one over those of the model before, whose description is the
+        Its files are renamed one by one over those of the model before, whose `config.json` is the
         same.
 
         Args:
             place: `best` or `model`.
-            spec: what the model says of itself.
+            spec: the model's specification.
             model: with the weights.
             metrics: what it reached, for `metrics.json`.
 
@@ -129,9 +140,8 @@ class RunFolder:
         if metrics is not None:
             write_json(fresh / METRICS_FILE, metrics)
         place.mkdir(exist_ok=True)
-        for file in sorted(
-            fresh.iterdir(), key=lambda file: file.name == METRICS_FILE
-        ):  # weights first
+        weights_first = sorted(fresh.iterdir(), key=lambda file: file.name == METRICS_FILE)
+        for file in weights_first:
             file.replace(place / file.name)
         fresh.rmdir()
 

@@ -9,19 +9,18 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from PIL import Image
 
-from panodetr.errors import PanodetrError
+from panodetr.errors import Interrupted, PanodetrError
 from panodetr.files import append_text, atomic_write, write_json, write_text
-from panodetr.training.pictures import draw_batch, draw_validation
+from panodetr.training.pictures import draw_batch, draw_validation, save_picture
 from panodetr.training.validate import make_predictor, scalars
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Generator, Sequence
     from pathlib import Path
+    from typing import Self
 
     import torch
-    from numpy.typing import NDArray
 
     from panodetr.checkpoints.spec import ModelSpec
     from panodetr.data.dataset import Dataset
@@ -71,15 +70,21 @@ class BadStep:
 class Observer:
     """Hears how a run goes on: the log, the terminal. This one does nothing with it."""
 
+    def __enter__(self) -> Self:
+        """Begin to listen."""
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Hear that the run is over, and by which error."""
+
     def note(self, text: str) -> None:
         """Hear something that a person should know, one line."""
 
-    def begin(self, step: int, validated: int, steps: int, images: int) -> None:
+    def begin(self, step: int, steps: int, images: int) -> None:
         """Hear that the run goes on.
 
         Args:
             step: the steps that are done already.
-            validated: the last one whose validation is known; 0 where there is none.
             steps: of the whole run.
             images: of a step.
         """
@@ -106,8 +111,6 @@ class Observer:
 Line: TypeAlias = dict[str, Any]
 """A line of the log: the number of a step, and its figures."""
 
-RATES = ("learning_rate", "gradient_norm", "images_per_second")
-
 VALIDATED = {
     "validation: PQ": {"pq": "all", "pq_things": "things", "pq_stuff": "stuff"},
     "validation: box AP": {"boxes_ap": "AP", "boxes_ap50": "AP50", "boxes_ap75": "AP75"},
@@ -118,122 +121,98 @@ VALIDATED = {
 """The figures of a validation that are drawn, 0 to 1, by panel and with the names of their curves;
 the others are in the log."""
 
-TITLES = {
+RATES = {
     "learning_rate": "learning rate",
     "gradient_norm": "gradient norm, before clipping",
     "images_per_second": "images a second",
 }
+"""The other figures of a line, and the titles of their panels."""
 
 
 class Log:
-    """Lines of JSON, each with the step it belongs to.
+    """What a run leaves of its course: lines of JSON, and their figures in trackers and as curves.
 
-    A line has "losses" and the rates (`panodetr.training.log.Progress`), or "validation" with
-    figures, or "bad_step", or "note".
-    """
-
-    def __init__(self, path: Path, step: int, validated: int) -> None:
-        """Go on after a step; what a killed run wrote past its state is dropped.
-
-        Args:
-            path: of the file.
-            step: the last one that the state has done.
-            validated: the last one whose validation it knows of; later ones are done again.
-
-        Raises:
-            PanodetrError: the system refused to read or write.
-        """
-        self.path = path
-        kept = [
-            line
-            for line in read_log(path)
-            if line["step"] <= (validated if "validation" in line else step)
-        ]
-        write_text(path, "".join(map(_text, kept)))
-
-    def add(self, step: int, **what: object) -> Line:
-        """Add a line, and give it.
-
-        Raises:
-            PanodetrError: the system refused to write.
-        """
-        line = {"step": step, **what}
-        append_text(self.path, _text(line))
-        return line
-
-
-def _text(line: Line) -> str:
-    return json.dumps(line) + "\n"
-
-
-class Board:
-    """The same figures for TensorBoard and, if asked for, Weights & Biases.
-
-    Both are written by Accelerate's trackers.
+    A line has its step, and "losses" with the rates (`Progress`), or "validation" with figures, or
+    "bad_step", or "note". Accelerate's trackers write TensorBoard's files.
     """
 
     def __init__(
-        self, folder: Path, step: int, lines: Iterable[Line], *, wandb: bool = False
+        self, folder: RunFolder, step: int, validated: int, *, wandb: bool = False
     ) -> None:
-        """Go on after a step.
+        """Go on after a step; what a killed run wrote past its state is dropped.
 
-        TensorBoard forgets what a killed run wrote of this step and later ones, and gets the points
-        of this one again: only the log knows which of them are to be kept.
+        TensorBoard forgets the points of this step, too, and gets them again: only the log knows
+        which of them are to be kept.
 
         Args:
-            folder: of TensorBoard's files, within the run's folder.
-            step: the last one that is done.
-            lines: of the log, as the run goes on with it.
-            wandb: whether to write to Weights & Biases too: to the project "panodetr", in a group
-                that is named as the run's folder. A run that is resumed is a new one in the group.
+            folder: the run's.
+            step: the last one that the state has done.
+            validated: the last one whose validation it knows of; later ones are done again.
+            wandb: whether to write to Weights & Biases: to the project "panodetr", in a group that
+                is named as the run's folder. A run that is resumed is a new one in the group.
 
         Raises:
-            PanodetrError: the system, or Weights & Biases, refused to write.
+            PanodetrError: the system refused to read or write, or Weights & Biases did.
         """
         from accelerate.tracking import TensorBoardTracker, WandBTracker
 
-        self._folder = folder
-        run = folder.resolve().parent
+        self.folder = folder
+        self.step = step
+        self._plotted = False
+        kept = [
+            line
+            for line in read_log(folder.log)
+            if line["step"] <= (validated if "validation" in line else step)
+        ]
+        write_text(folder.log, "".join(map(_text, kept)))
         self._trackers: list[TensorBoardTracker | WandBTracker] = [
-            TensorBoardTracker(folder.name, folder.parent, purge_step=step)
+            TensorBoardTracker(folder.board.name, folder.path, purge_step=step)
         ]
         if wandb:
+            run = folder.path.resolve()
             self._trackers.append(WandBTracker("panodetr", group=run.name, dir=str(run)))
         with warnings.catch_warnings(), self._one_line_errors():
             warnings.simplefilter("ignore")  # TensorBoard's own, about what it imports
             for tracker in self._trackers:
                 tracker.start()
-        for line in lines:
+        for line in kept:
             if line["step"] == step:
-                self.add(line)
+                self._track(line)
 
-    def add(self, line: Line) -> None:
-        """Add a point to the curve of each figure of a line.
+    def add(self, step: int, **what: object) -> None:
+        """Add a line, and points to the curves of its figures; raises as a new log does."""
+        line = {"step": step, **what}
+        append_text(self.folder.log, _text(line))
+        self._track(line)
 
-        Raises:
-            PanodetrError: as for a new board.
-        """
+    def close(self) -> None:
+        """Write what is left, and draw the curves; raises as a new log does."""
+        try:
+            with self._one_line_errors():
+                for tracker in self._trackers:
+                    tracker.finish()
+        finally:
+            self.plot()
+
+    def plot(self) -> None:
+        """Draw the curves, unless they are as they were."""
+        if not self._plotted:
+            plot_log(read_log(self.folder.log), self.folder.results)
+        self._plotted = True
+
+    def _track(self, line: Line) -> None:
         groups: dict[str, dict[str, float]] = {
             "losses": line.get("losses", {}),
             "rates": {name: line[name] for name in RATES if name in line},
             "validation": line.get("validation", {}),
         }
-        points = {
-            f"{group}/{n}": v for group, figures in groups.items() for n, v in figures.items()
-        }
+        points = {f"{group}/{n}": v for group, found in groups.items() for n, v in found.items()}
+        if not points:
+            return
+        self._plotted = False
         with self._one_line_errors():
             for tracker in self._trackers:
                 tracker.log(points, line["step"])
-
-    def close(self) -> None:
-        """Write what is left.
-
-        Raises:
-            PanodetrError: as for a new board.
-        """
-        with self._one_line_errors():
-            for tracker in self._trackers:
-                tracker.finish()
 
     @contextmanager
     def _one_line_errors(self) -> Generator[None, None, None]:
@@ -241,7 +220,7 @@ class Board:
             yield
         except OSError as error:
             reason = error.strerror or str(error)
-            raise PanodetrError(f"cannot write {self._folder}: {reason}") from error
+            raise PanodetrError(f"cannot write {self.folder.board}: {reason}") from error
         except Exception as error:
             if not type(error).__module__.startswith("wandb"):
                 raise
@@ -250,6 +229,10 @@ class Board:
                 f"Weights & Biases failed: {reason}; log in with `wandb login`, or go on without: "
                 "--set wandb=false"
             ) from error
+
+
+def _text(line: Line) -> str:
+    return json.dumps(line) + "\n"
 
 
 def read_log(path: Path) -> list[Line]:
@@ -266,19 +249,13 @@ def read_log(path: Path) -> list[Line]:
         return []
     except OSError as error:
         raise PanodetrError(f"cannot read {path}: {error.strerror or error}") from error
-    lines = (_parse(line) for line in text.splitlines())
-    return [line for line in lines if line is not None]
-
-
-def _parse(line: str) -> Line | None:
-    """Give the fields of a line; None for what is no line of a log."""
-    try:
-        fields: object = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(fields, dict) or not isinstance(fields.get("step"), int):
-        return None
-    return fields
+    lines: list[Line] = []
+    for line in text.splitlines():
+        with suppress(ValueError):
+            fields: object = json.loads(line)
+            if isinstance(fields, dict) and isinstance(fields.get("step"), int):
+                lines.append(fields)
+    return lines
 
 
 def plot_log(lines: list[Line], picture: Path) -> None:
@@ -293,7 +270,7 @@ def plot_log(lines: list[Line], picture: Path) -> None:
     for line in lines:
         figures: dict[str, float] = line.get("validation", {})
         shown = [(f"loss: {name}", name, value) for name, value in line.get("losses", {}).items()]
-        shown += [(TITLES[name], name, line[name]) for name in RATES if name in line]
+        shown += [(title, name, line[name]) for name, title in RATES.items() if name in line]
         shown += [
             (panel, curve, figures[name])
             for panel, curves in VALIDATED.items()
@@ -305,7 +282,11 @@ def plot_log(lines: list[Line], picture: Path) -> None:
     if not panels:
         return
     rows = -(-len(panels) // 4)
-    figure = Figure(figsize=(15, 2.8 * rows), layout="constrained")
+    height = 2.8 * rows  # inches
+    figure = Figure(figsize=(15, height))
+    figure.subplots_adjust(
+        left=0.04, right=0.99, bottom=0.5 / height, top=1 - 0.4 / height, wspace=0.22, hspace=0.45
+    )  # a constrained layout takes as long as all else
     for place, (panel, curves) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(rows, 4, place)
         for name, points in curves.items():
@@ -313,6 +294,7 @@ def plot_log(lines: list[Line], picture: Path) -> None:
         axes.set_title(panel)
         axes.set_xlabel("step")
         axes.set_xlim(0, 1.03 * lines[-1]["step"])
+        axes.ticklabel_format(axis="y", scilimits=(-3, 4))
         axes.grid(alpha=0.3)
         if panel in VALIDATED:
             highest = max(value for points in curves.values() for _, value in points)
@@ -325,130 +307,89 @@ def plot_log(lines: list[Line], picture: Path) -> None:
 DRAWN_BATCHES = 3
 
 
+@dataclass(eq=False)
 class Recorder(Observer):
-    """The observer that keeps the run's folder, but for its states and models."""
+    """The observer that keeps the run's folder, but for its states and models.
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        spec: ModelSpec,
-        data: Dataset,
-        truth: GroundTruth | None,
-        device: torch.device,
-        audience: Observer,
-        *,
-        wandb: bool = False,
-    ) -> None:
-        """Write nothing yet.
+    Attributes:
+        log: where figures go.
+        spec: of the model.
+        data: what it learns from.
+        truth: what it is validated with.
+        device: where it is validated.
+        audience: another observer, which hears everything too.
+    """
 
-        Args:
-            folder: the run's.
-            spec: of the model.
-            data: what it learns from.
-            truth: what it is validated with.
-            device: where it is validated.
-            audience: another observer, which hears everything too.
-            wandb: whether Weights & Biases gets the figures too.
-        """
-        self._folder = folder
-        self._spec = spec
-        self._images = {sample.image_id: str(sample.path) for sample in data.samples}
-        self._truth = truth
-        self._device = device
-        self._audience = audience
-        self._wandb = wandb
-        self._notes: list[str] = []  # before the step is known that they belong to
-        self._step = 0
-        self._log: Log | None = None
-        self._board: Board | None = None
+    log: Log
+    spec: ModelSpec
+    data: Dataset
+    truth: GroundTruth | None
+    device: torch.device
+    audience: Observer
 
-    def close(self) -> None:
-        """Draw the curves, and close what is open."""
-        try:
-            if self._board is not None:
-                self._board.close()
-        finally:
-            self._plot()
+    def __post_init__(self) -> None:
+        """Write nothing yet."""
+        self._images = {sample.image_id: str(sample.path) for sample in self.data.samples}
 
-    def close_after(self, error: PanodetrError) -> None:
-        """Close with a line on why the run ends, as far as the system lets."""
-        with suppress(PanodetrError):
-            if self._log is not None:
-                self._log.add(self._step, note=str(error))
-        with suppress(PanodetrError):
-            self.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Close the log; where an error ends the run, with a line on it, as far as it can be."""
+        if error is None:
+            self.log.close()
+        if isinstance(error, Interrupted):
+            self.audience.note(str(error))
+        if isinstance(error, PanodetrError):
+            with suppress(PanodetrError):
+                self.log.add(self.log.step, note=str(error))
+            with suppress(PanodetrError):
+                self.log.close()
 
     def note(self, text: str) -> None:
         """A line for the log."""
-        if self._log is None:
-            self._notes.append(text)
-        else:
-            self._log.add(self._step, note=text)
-        self._audience.note(text)
+        self.log.add(self.log.step, note=text)
+        self.audience.note(text)
 
-    def begin(self, step: int, validated: int, steps: int, images: int) -> None:
-        """Go on with the log after the step."""
-        self._step = step
-        self._log = Log(self._folder.log, step, validated)
-        lines = read_log(self._folder.log)
-        self._board = Board(self._folder.board, step, lines, wandb=self._wandb)
-        for text in self._notes:
-            self._log.add(step, note=text)
-        self._audience.begin(step, validated, steps, images)
+    def begin(self, step: int, steps: int, images: int) -> None:
+        """Nothing to keep."""
+        self.audience.begin(step, steps, images)
 
     def batch(self, step: int, batch: Batch) -> None:
         """Draw the first ones."""
         if step <= DRAWN_BATCHES:
-            picture = draw_batch(batch, self._spec)
-            _write_picture(self._folder.pictures / f"batch_{step}.png", picture)
+            picture = draw_batch(batch, self.spec)
+            save_picture(self.log.folder.pictures / f"batch_{step}.png", picture)
 
     def stepped(self, step: int) -> None:
         """Keep the number."""
-        self._step = step
-        self._audience.stepped(step)
+        self.log.step = step
+        self.audience.stepped(step)
 
     def progress(self, line: Progress) -> None:
-        """Write the line, and its points on the curves."""
-        assert self._log is not None
-        assert self._board is not None
-        fields = asdict(line)
-        self._board.add(self._log.add(fields.pop("step"), **fields))
-        self._audience.progress(line)
+        """Write the line."""
+        self.log.add(**asdict(line))
+        self.audience.progress(line)
 
     def bad_step(self, bad: BadStep) -> None:
         """Write the images down: one of them may be what is wrong."""
-        assert self._log is not None
         values = bad.losses | {"gradient_norm": bad.gradient_norm}
         shown = {
             name: value if np.isfinite(value) else str(value) for name, value in values.items()
         }
-        path = self._folder.bad_steps / f"{bad.step:08}.json"
+        path = self.log.folder.bad_steps / f"{bad.step:08}.json"
         images = [{"image_id": i, "image": self._images[i]} for i in bad.image_ids]
         write_json(path, {"step": bad.step, "losses": shown, "images": images})
-        self._log.add(bad.step, bad_step=str(path.relative_to(self._folder.path)))
-        self._audience.bad_step(bad)
+        self.log.add(bad.step, bad_step=str(path.relative_to(self.log.folder.path)))
+        self.audience.bad_step(bad)
 
     def validating(self, done: int, images: int) -> None:
         """Nothing to keep."""
-        self._audience.validating(done, images)
+        self.audience.validating(done, images)
 
     def validated(self, validation: Validation, model: Detr) -> None:
         """Write the figures, and draw the curves and some of the predictions."""
-        assert self._log is not None
-        assert self._board is not None
-        assert self._truth is not None
-        figures = scalars(validation.metrics)
-        self._board.add(self._log.add(validation.step, validation=figures))
-        predictor = make_predictor(model, self._spec, self._device)
-        picture = self._folder.pictures / f"validation_{validation.step:08}.png"
-        _write_picture(picture, draw_validation(predictor, self._truth))
-        self._plot()
-        self._audience.validated(validation, model)
-
-    def _plot(self) -> None:
-        plot_log(read_log(self._folder.log), self._folder.results)
-
-
-def _write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
-    with atomic_write(path) as temporary:
-        Image.fromarray(picture).save(temporary)
+        assert self.truth is not None
+        self.log.add(validation.step, validation=scalars(validation.metrics))
+        predictor = make_predictor(model, self.spec, self.device)
+        picture = self.log.folder.pictures / f"validation_{validation.step:08}.png"
+        save_picture(picture, draw_validation(predictor, self.truth))
+        self.log.plot()
+        self.audience.validated(validation, model)

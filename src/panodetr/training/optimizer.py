@@ -14,58 +14,35 @@ if TYPE_CHECKING:
 
 
 def freeze(model: Detr, config: TrainConfig) -> None:
-    """Keep what a run does not learn from having gradients."""
-    model.requires_grad_(config.learned == "all")
-    for part in _mask_parts(model) if config.learned == "masks" else ():
-        part.requires_grad_(True)
-    for part in frozen_backbone(model, config.frozen_stages):
-        part.requires_grad_(False)
-
-
-def set_modes(model: Detr, config: TrainConfig) -> None:
-    """Put what is learned into train mode and what is frozen into eval mode.
+    """Let only what a run learns have gradients and be in train mode.
 
     Dropout in a frozen part would disturb what it has learned, and live batch norms would drift
-    away from it.
+    away from it. The backbone's stem freezes with its first stage.
     """
-    model.train(config.learned == "all")
-    for part in _mask_parts(model) if config.learned == "masks" else ():
-        part.train()
-    for part in frozen_backbone(model, config.frozen_stages):
-        part.eval()
-
-
-def frozen_backbone(model: Detr, stages: int) -> list[nn.Module]:
-    """The parts of the backbone that are frozen with so many of its stages: the stem is first."""
-    if stages == 0:
-        return []
+    every = config.learned == "all"
+    model.requires_grad_(every).train(every)
+    for part in (model.attention_maps, model.mask_head):
+        if part is not None:
+            part.requires_grad_(True).train()
     backbone = model.backbone
-    return [backbone.stem_conv, backbone.stem_norm, *list(backbone.stages)[:stages]]
-
-
-def _mask_parts(model: Detr) -> list[nn.Module]:
-    assert model.attention_maps is not None
-    assert model.mask_head is not None
-    return [model.attention_maps, model.mask_head]
+    stem = [backbone.stem_conv, backbone.stem_norm] if config.frozen_stages else []
+    for part in (*stem, *backbone.stages[: config.frozen_stages]):
+        part.requires_grad_(False).eval()
 
 
 def make_optimizer(model: Detr, auxiliary: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW over the parameters that learn; a group's `initial_lr` is its rate at the highest."""
-    backbone = [p for p in model.backbone.parameters() if p.requires_grad]
-    names = {id(p) for p in backbone}
-    rest = [
-        p
-        for part in (model, auxiliary)
-        for p in part.parameters()
-        if p.requires_grad and id(p) not in names
-    ]
+    backbone = {p: None for p in model.backbone.parameters() if p.requires_grad}
+    every = [p for part in (model, auxiliary) for p in part.parameters() if p.requires_grad]
     groups = [
-        {"params": rest, "initial_lr": config.learning_rate},
-        {"params": backbone, "initial_lr": config.backbone_learning_rate},
+        {"params": [p for p in every if p not in backbone], "initial_lr": config.learning_rate},
+        {"params": [*backbone], "initial_lr": config.backbone_learning_rate},
     ]
-    learned = [group for group in groups if group["params"]]
     return torch.optim.AdamW(
-        learned, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
 
 

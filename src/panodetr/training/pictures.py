@@ -8,15 +8,18 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from panodetr.boxes import cxcywh_to_xyxy
-from panodetr.data.formats.coco_panoptic import read_ids
-from panodetr.data.masks import panoptic_objects
-from panodetr.evaluation.panoptic_quality import object_segments
+from panodetr.data.augment import View
+from panodetr.data.dataset import read_objects
+from panodetr.data.targets import view_target
+from panodetr.files import atomic_write
 from panodetr.images.read import read_image
 from panodetr.results.result import DetectionResult, PanopticResult
 from panodetr.results.types import Detection, Segment
+from panodetr.training.step import number_pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -43,18 +46,29 @@ def draw_batch(batch: Batch, spec: ModelSpec) -> NDArray[np.uint8]:
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    rule = spec.preprocessing
+    rule, targets = spec.preprocessing, batch.targets
     mean, std = (np.array(value, np.float32)[:, None, None] for value in (rule.mean, rule.std))
+    by_index = {category.index: category for category in spec.categories}
     drawn: list[_Drawn] = []
-    for number in range(min(IMAGES, len(batch.pixels))):
+    first = 0
+    for number, count in enumerate(targets.counts[:IMAGES]):
         pixels = batch.pixels[number].cpu().numpy() * std + mean  # 3, H, W
         pixels = (pixels.transpose(1, 2, 0) * 255).round().clip(0, 255).astype(np.uint8)  # H, W, 3
         real = np.ones(pixels.shape[:2], np.bool_)
         if batch.padding is not None:
             real = ~batch.padding[number].cpu().numpy()
-        shown = np.where(real[..., None], pixels, np.uint8(_PADDING))
-        caption = f"image {batch.image_ids[number]}: {batch.targets.counts[number]} to learn"
-        drawn.append((caption, _draw_target(batch, number, shown, real, spec.categories)))
+        size = [real[0].sum(), real[:, 0].sum()] * 2  # width, height, width, height
+        own = slice(first, first + count)
+        places = None if targets.index_map is None else targets.index_map[number].cpu().numpy()
+        picture = _draw_objects(
+            np.where(real[..., None], pixels, np.uint8(_PADDING)),
+            [by_index[index] for index in targets.classes[own].tolist()],
+            places,
+            cxcywh_to_xyxy(targets.boxes[own]).cpu().numpy() * np.array(size),
+            spec.categories,
+        )
+        drawn.append((f"image {batch.image_ids[number]}: {count} to learn", picture))
+        first += count
     return _grid([drawn])
 
 
@@ -71,133 +85,86 @@ def draw_validation(predictor: Predictor, truth: GroundTruth) -> NDArray[np.uint
     images = truth.images[:IMAGES]
     paths = [image.path for image in images]
     with_masks = predictor.spec.architecture.masks
-    found: list[_Drawn] = []
-    if with_masks:
-        for result in predictor.segment(paths):
-            found.append((f"predicted: {len(result.segments)}", result.draw()))
-    else:
-        for result in predictor.detect(paths):
-            found.append((f"predicted: {len(result.detections)}", result.draw()))
-    return _grid(
-        [
-            (f"{image.path.name}, {caption}", answer),
-            _draw_truth(image, truth, predictor.categories, with_masks=with_masks),
-        ]
-        for image, (caption, answer) in zip(images, found, strict=True)
-    )
+    rows: list[list[_Drawn]] = []
+    results = predictor.segment(paths) if with_masks else predictor.detect(paths)
+    for image, result in zip(images, results, strict=True):
+        found = result.segments if isinstance(result, PanopticResult) else result.detections
+        caption = f"{image.path.name}, predicted: {len(found)}"
+        true = _draw_truth(image, truth, predictor.categories, with_masks=with_masks)
+        rows.append([(caption, result.draw()), true])
+    return _grid(rows)
 
 
-def _draw_target(
-    batch: Batch,
-    number: int,
-    pixels: NDArray[np.uint8],
-    real: NDArray[np.bool_],
-    categories: Sequence[Category],
-) -> NDArray[np.uint8]:
-    """Draw one image of a batch with its objects: masks where there are any, else boxes."""
-    targets = batch.targets
-    first = sum(targets.counts[:number])
-    own = slice(first, first + targets.counts[number])
-    by_index = {category.index: category for category in categories}
-    classes = [by_index[index] for index in targets.classes[own].tolist()]
-    if targets.index_map is not None:
-        ids = targets.index_map[number].cpu().numpy().astype(np.int32)
-        pairs = list(enumerate(classes, start=1))
-        return _draw_ids(pixels, ids, pairs, categories)
-    size = np.array([*np.flatnonzero(real.any(0))[-1:], *np.flatnonzero(real.any(1))[-1:]] * 2) + 1
-    boxes = cxcywh_to_xyxy(targets.boxes[own]).cpu().numpy() * size
-    return _draw_boxes(pixels, zip(classes, boxes.tolist(), strict=True), categories)
+def save_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write a picture; raises a PanodetrError if the system refuses."""
+    with atomic_write(path) as temporary:
+        Image.fromarray(picture).save(temporary)
 
 
 def _draw_truth(
     image: GroundTruthImage, truth: GroundTruth, categories: Sequence[Category], *, with_masks: bool
 ) -> _Drawn:
     """Draw what is true of an image, in the form that the model answers in."""
-    pixels = read_image(image.path)
-    by_id = {category.id: category for category in categories}
-    if with_masks and truth.segment_categories:
-        if image.panoptic is not None:
-            ids, segments = read_ids(image.panoptic), image.panoptic.segments
-        else:
-            assert image.instances is not None
-            ids, segments = object_segments(image.instances)
-        pairs = [(s.id, by_id[s.category_id]) for s in segments if s.category_id in by_id]
-        return f"true: {len(pairs)}", _draw_ids(pixels, ids, pairs, categories)
-    if image.instances is not None:
-        objects = list(image.instances.objects)
-    else:
-        assert image.panoptic is not None
-        things = {category.id for category in truth.object_categories}
-        objects = panoptic_objects(image.panoptic, read_ids(image.panoptic), things)
-    boxes = [
-        (by_id[one["category_id"]], [x, y, x + width, y + height])
-        for one in objects
-        if one["category_id"] in by_id
-        for x, y, width, height in [one["bbox"]]
-    ]
-    return f"true: {len(boxes)}", _draw_boxes(pixels, boxes, categories)
+    with_masks = with_masks and bool(truth.segment_categories)
+    sample = (with_masks and image.panoptic) or image.instances or image.panoptic
+    assert sample is not None
+    drawn = truth.segment_categories if with_masks else truth.object_categories
+    every = (*truth.segment_categories, *truth.object_categories)
+    objects = read_objects(sample, {c.id: c.id for c in every}, with_masks=with_masks)
+    target = view_target(objects, View(window=(0, 0, *image.size), size=image.size))
+    by_id = {c.id: c for c in categories if c.id in {category.id for category in drawn}}
+    kept = [place for place, number in enumerate(target.classes.tolist()) if number in by_id]
+    places = None
+    if with_masks and target.ids is not None:
+        places = number_pixels(target.segment_ids[kept], target.ids)
+    picture = _draw_objects(
+        read_image(image.path),
+        [by_id[number] for number in target.classes[kept].tolist()],
+        places,
+        target.boxes[kept],
+        categories,
+    )
+    return f"true: {len(kept)}", picture
 
 
-def _draw_ids(
+def _draw_objects(
     pixels: NDArray[np.uint8],
-    ids: NDArray[np.int32],
-    pairs: Iterable[tuple[int, Category]],
+    found: Sequence[Category],
+    places: NDArray[np.int16] | None,
+    boxes: NDArray[np.float32],
     categories: Sequence[Category],
 ) -> NDArray[np.uint8]:
-    """Draw an id map, of which each pair says an id and what it is."""
-    segments: list[Segment] = []
-    shown = np.zeros(ids.shape, np.int32)  # with small ids: drawing keeps a table of them
-    for place, (number, category) in enumerate(pairs, start=1):
-        rows, columns = np.nonzero(ids == number)
-        if rows.size:
-            shown[rows, columns] = place
-            y0, y1, x0, x1 = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
-            segments.append(
-                Segment(
-                    id=place,
-                    label=category.name,
-                    category_id=category.id,
-                    is_thing=category.is_thing,
-                    score=1.0,
-                    box=(float(x0), float(y0), float(x1), float(y1)),
-                    area=int(rows.size),
-                )
-            )
+    """Draw N objects: by 1 + their place at each pixel (H, W), or by boxes (N, 4) in pixels."""
+    if places is None:
+        result = DetectionResult(
+            detections=tuple(
+                Detection(label=c.name, category_id=c.id, score=1.0, box=(x0, y0, x1, y1))
+                for c, (x0, y0, x1, y1) in zip(found, boxes.tolist(), strict=True)
+            ),
+            image=pixels,
+            source=None,
+            categories=tuple(categories),
+        )
+        return result.draw(scores=False)
+    areas = np.bincount(places.ravel(), minlength=len(found) + 1).tolist()
     result = PanopticResult(
-        segments=tuple(segments),
-        segment_ids=shown,
-        image=pixels,
-        source=None,
-        categories=tuple(categories),
-    )
-    return result.draw(scores=False)
-
-
-def _draw_boxes(
-    pixels: NDArray[np.uint8],
-    boxes: Iterable[tuple[Category, Sequence[float]]],
-    categories: Sequence[Category],
-) -> NDArray[np.uint8]:
-    result = DetectionResult(
-        detections=tuple(
-            Detection(
-                label=category.name,
-                category_id=category.id,
-                score=1.0,
-                box=(box[0], box[1], box[2], box[3]),
+        segments=tuple(
+            Segment(
+                id=place, label=c.name, category_id=c.id, is_thing=c.is_thing, score=1.0,
+                box=(0, 0, 0, 0), area=areas[place],
             )
-            for category, box in boxes
+            for place, c in enumerate(found, start=1)
         ),
+        segment_ids=places.astype(np.int32),
         image=pixels,
         source=None,
         categories=tuple(categories),
-    )
+    )  # fmt: skip
     return result.draw(scores=False)
 
 
-def _grid(rows: Iterable[Sequence[_Drawn]]) -> NDArray[np.uint8]:
+def _grid(laid: Sequence[Sequence[_Drawn]]) -> NDArray[np.uint8]:
     """Lay pictures out in rows, on white, each below its caption."""
-    laid = list(rows)
     heights = [max(picture.shape[0] for _, picture in row) for row in laid]
     width = max(sum(picture.shape[1] + _GAP for _, picture in row) for row in laid) - _GAP
     font = ImageFont.load_default(max(12, width // 80))

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panodetr.checkpoints.published import bundled
-from panodetr.checkpoints.spec import spec_from_json, spec_to_json
-from panodetr.data.dataset import find_data, list_splits, open_data
+from panodetr.checkpoints.spec import ModelSpec
+from panodetr.data.dataset import Format, find_data, list_splits, open_data
 from panodetr.errors import DataError, PanodetrError, TrainingError, UsageError
 from panodetr.evaluation.ground_truth import DEFAULT_SPLIT, GroundTruth
 from panodetr.files import write_json
@@ -24,14 +24,13 @@ from panodetr.training.settings import (
     read_start,
     split_change,
 )
-from panodetr.training.start import check_start
 from panodetr.training.validate import choose_tasks
+from panodetr.validation import check, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.data.dataset import Dataset, Format
+    from panodetr.data.dataset import Dataset
     from panodetr.training.config import TrainConfig
 
 NO_VALIDATION = "none"
@@ -100,7 +99,7 @@ def prepare(request: Request) -> Prepared:
             be validated with it.
         PanodetrError: a package is missing.
     """
-    check_extras()
+    _check_installed("training", EXTRAS, "pip install 'panodetr[train]'")
     find_recipe(request.recipe)
     request = replace(request, changes=tuple(map(_with_absolute_path, request.changes)))
     wanted = request.format or preferred_format(request.recipe, request.data)
@@ -114,16 +113,19 @@ def prepare(request: Request) -> Prepared:
         start=request.start,
     )
     config = configure(request.recipe, facts, request.changes)
-    check_extras(config)
-    check_start(config)
-    check_masks(config, data)
-    truth = _open_truth(request.data, data, request.val)
-    val = None
+    if config.wandb:
+        _check_installed("wandb=true", ["wandb"], "pip install wandb")
+    _check_masks(config, data)
+    val, truth = _open_truth(request.data, data, request.val)
     notes = _note_missing_validation(config, truth, request.val)
     if truth is not None:
-        val = find_data(request.data, request.val or DEFAULT_SPLIT, data.format)[1]
         request = replace(request, scored=val)
-        check_truth(config, truth)
+        try:
+            choose_tasks(config.spec, truth)
+        except DataError as error:
+            raise DataError(
+                f"validation would fail: {error}; fix it, or train without: --val {NO_VALIDATION}"
+            ) from error
         notes += _note_shared_images(data, truth)
     notes += _note_few_steps(config)
     return Prepared(
@@ -131,28 +133,22 @@ def prepare(request: Request) -> Prepared:
     )
 
 
-def check_extras(config: TrainConfig | None = None) -> None:
-    """See that what only training needs is installed, before hours have gone into a run.
-
-    Raises:
-        PanodetrError: a package is missing.
-    """
-    if config is not None and config.wandb and find_spec("wandb") is None:
-        raise PanodetrError("wandb=true needs wandb, which is not installed; pip install wandb")
-    missing = [name for name in EXTRAS if find_spec(name) is None]
+def _check_installed(what: str, names: Sequence[str], fix: str) -> None:
+    """Find out before hours have gone into a run."""
+    missing = [name for name in names if find_spec(name) is None]
     if missing:
-        raise PanodetrError(
-            f"training needs {', '.join(missing)}, which is not installed; "
-            "pip install 'panodetr[train]'"
-        )
+        raise PanodetrError(f"{what} needs {', '.join(missing)}, which is not installed; {fix}")
 
 
-def check_masks(config: TrainConfig, data: Dataset) -> None:
-    """See that the data has the masks that a run learns from.
+def _with_absolute_path(change: str) -> str:
+    """Make a change that names a file or folder hold wherever the run is resumed from."""
+    name, separator, text = change.partition("=")
+    is_path = name in _PATHS and text not in bundled() and Path(text).exists()
+    return f"{name}={Path(text).resolve()}" if separator and is_path else change
 
-    Raises:
-        UsageError: it hasn't.
-    """
+
+def _check_masks(config: TrainConfig, data: Dataset) -> None:
+    """Refuse to learn from masks that the data does not have."""
     asked = {
         "spec.architecture.masks=false": config.spec.architecture.masks,
         "token_weight=0": config.token_weight,
@@ -166,18 +162,20 @@ def check_masks(config: TrainConfig, data: Dataset) -> None:
         )
 
 
-def check_truth(config: TrainConfig, truth: GroundTruth) -> None:
-    """See that a run's model can be measured against what it is to be validated with.
-
-    Raises:
-        DataError: it can't.
-    """
-    try:
-        choose_tasks(config.spec, truth)
-    except DataError as error:
-        raise DataError(
-            f"validation would fail: {error}; fix it, or train without: --val {NO_VALIDATION}"
-        ) from error
+def _open_truth(
+    folder: Path, data: Dataset, val: str | None
+) -> tuple[str | None, GroundTruth | None]:
+    """Open what to validate with, in the format of what is learned from; its split comes first."""
+    if val == NO_VALIDATION:
+        return None, None
+    if val is None:
+        splits = list_splits(folder, data.format)
+        if not any(_is_one_split(DEFAULT_SPLIT, split) for split in splits):
+            return None, None
+    val = find_data(folder, val or DEFAULT_SPLIT, data.format)[1]
+    if data.format == "coco-panoptic":
+        return val, GroundTruth.open(folder, val)
+    return val, GroundTruth.of_data(open_data(folder, val, format=data.format))
 
 
 def _note_missing_validation(
@@ -223,24 +221,13 @@ def _note_few_steps(config: TrainConfig) -> list[str]:
     return notes
 
 
-def _with_absolute_path(change: str) -> str:
-    """Make a change that names a file or folder hold wherever the run is resumed from."""
-    name, separator, text = change.partition("=")
-    is_path = name in _PATHS and text not in bundled() and Path(text).exists()
-    return f"{name}={Path(text).resolve()}" if separator and is_path else change
-
-
 def write_request(path: Path, prepared: Prepared) -> None:
     """Keep what was asked for, with the configuration that follows from it.
 
     Raises:
         PanodetrError: the system refused to write.
     """
-    request = prepared.request
-    asked = asdict(request) | {
-        "data": str(request.data.resolve()),
-        "start": None if request.start is None else spec_to_json(request.start),
-    }
+    asked = asdict(prepared.request) | {"data": str(prepared.request.data.resolve())}
     write_json(path, asked | {"config": asdict(prepared.config)})
 
 
@@ -250,28 +237,19 @@ def read_request(path: Path) -> tuple[Request, dict[str, Any]]:
     Raises:
         TrainingError: there is no run, or its file is broken.
     """
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        request = Request(
-            recipe=record["recipe"],
-            data=Path(record["data"]),
-            format=record["format"],
-            split=record["split"],
-            val=record["val"],
-            changes=tuple(record["changes"]),
-            scored=record["scored"],
-        )
-        if record["start"] is not None:
-            request = replace(request, start=spec_from_json(record["start"]))
-        return request, record["config"]
-    except FileNotFoundError as error:
+    if not path.exists():
         raise TrainingError(
             f"{path.parent} holds no run to resume: {path.name} is missing; "
             "start without --resume, or name the run's folder with --out"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        )
+    try:
+        kept = read_json(path, dict[str, Any], TrainingError)
+        kept["data"] = Path(check(kept.get("data"), str, f"{path}: data", TrainingError))
+        config = check(kept.get("config"), dict[str, Any], f"{path}: config", TrainingError)
+        return check(kept, Request, str(path), TrainingError), config
+    except TrainingError as error:
         raise TrainingError(
-            f"{path} cannot be read ({error}); write it anew, or start a new run"
+            f"the run cannot be read: {error}; write the file anew, or start a new run"
         ) from error
 
 
@@ -331,18 +309,3 @@ def changed_fields(config: TrainConfig, before: dict[str, Any]) -> list[str]:
     """Name the fields of a configuration that aren't as `write_request` had them."""
     now: dict[str, Any] = json.loads(json.dumps(asdict(config)))
     return [name for name, value in now.items() if before.get(name) != value]
-
-
-def _open_truth(folder: Path, data: Dataset, val: str | None) -> GroundTruth | None:
-    """Open what to validate with, in the format of what is learned from."""
-    if val == NO_VALIDATION:
-        return None
-    if val is None:
-        splits = list_splits(folder, data.format)
-        if not any(re.fullmatch(rf"{DEFAULT_SPLIT}(20\d\d)?", split) for split in splits):
-            return None
-        val = DEFAULT_SPLIT
-    val = find_data(folder, val, data.format)[1]
-    if data.format == "coco-panoptic":
-        return GroundTruth.open(folder, val)
-    return GroundTruth.of_data(open_data(folder, val, format=data.format))

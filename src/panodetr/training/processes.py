@@ -12,6 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+from panodetr.errors import UsageError
 from panodetr.runtimes.torch import choose_device
 
 if TYPE_CHECKING:
@@ -34,10 +35,10 @@ def join_ranks(device: str, config: TrainConfig) -> Accelerator:
 
     Args:
         device: "auto", "cpu" or "cuda"; with several GPUs each process takes its own.
-        config: for the precision of the network.
+        config: for the precision of the network, and what each process has of a step.
 
     Raises:
-        UsageError: there is no such device.
+        UsageError: there is no such device, or a step cannot be shared out.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -47,11 +48,19 @@ def join_ranks(device: str, config: TrainConfig) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
     # Until masks are learned, the mask head's weights have no gradients to wait for.
     unused = DistributedDataParallelKwargs(find_unused_parameters=config.mask_start > 0)
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=choose_device(device).type == "cpu",
         mixed_precision="bf16" if config.precision == "bfloat16" else "no",
         kwargs_handlers=[unused],
     )
+    parts = accelerator.num_processes * config.accumulate
+    if config.batch_size % parts:
+        raise UsageError(
+            f"batch_size is {config.batch_size}, to be shared by {accelerator.num_processes} "
+            f"processes in accumulate={config.accumulate} parts each; expected a multiple of "
+            f"{parts}"
+        )
+    return accelerator
 
 
 def gather(accelerator: Accelerator, value: T) -> list[T]:
@@ -89,11 +98,7 @@ class StopSignal:
     """
 
     def __init__(self, *, aloud: bool) -> None:
-        """Take nothing yet.
-
-        Args:
-            aloud: whether to say on stderr at once that it was heard.
-        """
+        """Take nothing yet; `aloud` says on stderr at once that a signal was heard."""
         self.number: int | None = None
         self._aloud = aloud
         self._heard_at = 0.0

@@ -52,49 +52,34 @@ class RecipeData:
     masks: bool
     start: ModelSpec | None = None
 
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+        return self.categories[-1].index + 1
+
 
 Recipe: TypeAlias = Callable[..., TrainConfig]
 """A function from the data, and from what its signature says besides, to a configuration."""
 
 
-def coco_detection(
-    data: RecipeData,
-    *,
-    epochs: Positive = 300,
-    validate_epochs: Count = 10,
-    batch_size: Positive = 64,
-    backbone: str = "resnet50",
-) -> TrainConfig:
-    """The paper's detector: things as boxes (box AP 42.0 with ResNet-50 and 500 epochs)."""
-    spec = _detector("coco-detection", data, backbone, masks=False)
-    return _paper(spec, data, epochs, validate_epochs, batch_size)
+def _detection_recipe(name: str, summary: str, *, masks: bool = False) -> Recipe:
+    """A recipe of the paper that trains a whole DETR."""
 
+    def make(
+        data: RecipeData,
+        *,
+        epochs: Positive = 300,
+        validate_epochs: Count = 10,
+        batch_size: Positive = 64,
+        backbone: str = "resnet50",
+    ) -> TrainConfig:
+        if masks:
+            _need_masks(name, data)
+        spec = _detector(name, data, backbone, masks=masks)
+        return _paper(spec, data, epochs, validate_epochs, batch_size)
 
-def coco_panoptic_boxes(
-    data: RecipeData,
-    *,
-    epochs: Positive = 300,
-    validate_epochs: Count = 10,
-    batch_size: Positive = 64,
-    backbone: str = "resnet50",
-) -> TrainConfig:
-    """The paper's panoptic stage 1: things and stuff, all as boxes."""
-    spec = _detector("coco-panoptic-boxes", data, backbone, masks=False)
-    return _paper(spec, data, epochs, validate_epochs, batch_size)
-
-
-def coco_panoptic_joint(
-    data: RecipeData,
-    *,
-    epochs: Positive = 300,
-    validate_epochs: Count = 10,
-    batch_size: Positive = 64,
-    backbone: str = "resnet50",
-) -> TrainConfig:
-    """Boxes and masks at once: about as good as two stages, at more cost."""
-    _need_masks("coco-panoptic-joint", data)
-    spec = _detector("coco-panoptic-joint", data, backbone, masks=True)
-    return _paper(spec, data, epochs, validate_epochs, batch_size)
+    make.__doc__ = summary
+    return make
 
 
 def coco_panoptic_masks(
@@ -158,12 +143,12 @@ def finetune(
         rule = Preprocessing(
             short_side=short_side, long_side=long_side, mean=rule.mean, std=rule.std
         )
-    architecture = replace(
-        old, num_classes=_count_classes(data.categories), masks=old.masks and data.masks
-    )
+    architecture = replace(old, num_classes=data.classes, masks=old.masks and data.masks)
     steps = _steps(data, epochs, batch_size)
     live = old.backbone.norm == "batch"
     augmentation = _augmentation_for(rule)
+    known = {category.name for category in trained.categories}
+    things = {category.name for category in data.categories if category.is_thing}
     return TrainConfig(
         spec=replace(
             trained,
@@ -172,7 +157,7 @@ def finetune(
             categories=data.categories,
             preprocessing=rule,
             # What is true of nuclei need not be of people.
-            single_component=trained.single_component and _knows_things(trained, data),
+            single_component=trained.single_component and things <= known,
         ),
         augmentation=augmentation,
         # Whole images have many shapes, and all of a batch are padded to the largest.
@@ -186,15 +171,9 @@ def finetune(
         backbone_learning_rate=1e-4 if live else 1e-5,
         warmup=min(100, steps // 10),
         decay=steps // 4,
-        validate_every=_validation_steps(data, validate_epochs, batch_size),
+        validate_every=_steps(data, validate_epochs, batch_size),
         patience=max(1, round(epochs / validate_epochs / 2)) if validate_epochs else 0,
     )
-
-
-def _knows_things(trained: ModelSpec, data: RecipeData) -> bool:
-    """Whether all things of the data were in what a model was trained on, by their names."""
-    known = {category.name for category in trained.categories}
-    return all(category.name in known for category in data.categories if category.is_thing)
 
 
 def nuclei(data: RecipeData) -> TrainConfig:
@@ -209,7 +188,7 @@ def nuclei(data: RecipeData) -> TrainConfig:
     return TrainConfig(
         spec=ModelSpec(
             name="nuclei",
-            architecture=detr_small(_count_classes(data.categories)),
+            architecture=detr_small(data.classes),
             categories=data.categories,
             preprocessing=Preprocessing(
                 short_side=None,
@@ -248,13 +227,23 @@ def nuclei(data: RecipeData) -> TrainConfig:
 
 
 RECIPES: dict[str, Recipe] = {
-    "coco-detection": coco_detection,
-    "coco-panoptic-boxes": coco_panoptic_boxes,
+    "coco-detection": _detection_recipe(
+        "coco-detection",
+        "The paper's detector: things as boxes (box AP 42.0 with ResNet-50 and 500 epochs).",
+    ),
+    "coco-panoptic-boxes": _detection_recipe(
+        "coco-panoptic-boxes", "The paper's panoptic stage 1: things and stuff, all as boxes."
+    ),
     "coco-panoptic-masks": coco_panoptic_masks,
-    "coco-panoptic-joint": coco_panoptic_joint,
+    "coco-panoptic-joint": _detection_recipe(
+        "coco-panoptic-joint",
+        "Boxes and masks at once: about as good as two stages, at more cost.",
+        masks=True,
+    ),
     "finetune": finetune,
     "nuclei": nuclei,
 }
+"""By name; the first line of a recipe's docstring is what `panodetr recipes` says of it."""
 
 BACKBONES: dict[str, ResNetConfig] = {
     "resnet50": RESNET50,
@@ -284,7 +273,7 @@ def _paper(
         clip=0.1,
         drop=_steps(data, epochs * 2 / 3, batch_size),
         mask_objects=100 * batch_size,  # all of them
-        validate_every=_validation_steps(data, validate_epochs, batch_size),
+        validate_every=_steps(data, validate_epochs, batch_size),
         save_every=_steps(data, 1, batch_size),
         workers=4,
     )
@@ -297,7 +286,7 @@ def _detector(name: str, data: RecipeData, backbone: str, *, masks: bool) -> Mod
     """
     if backbone not in BACKBONES:
         raise UsageError(f"backbone is {backbone!r}; expected one of {', '.join(BACKBONES)}")
-    categories, classes = data.categories, _count_classes(data.categories)
+    categories, classes = data.categories, data.classes
     coco = {(category.id, category.name) for category in coco_panoptic()}
     if all((category.id, category.name) in coco for category in categories):
         categories = tuple(replace(category, index=category.id) for category in categories)
@@ -336,15 +325,6 @@ def _need_masks(recipe: str, data: RecipeData) -> None:
         raise UsageError(f"{recipe} learns masks, and the data has boxes only; use finetune")
 
 
-def _count_classes(categories: tuple[Category, ...]) -> int:
-    return categories[-1].index + 1
-
-
 def _steps(data: RecipeData, epochs: float, batch_size: int) -> int:
-    """Optimizer steps in which every image is seen so many times."""
-    return max(1, round(epochs * data.images / batch_size))
-
-
-def _validation_steps(data: RecipeData, epochs: int, batch_size: int) -> int:
-    """Steps between two validations, so many epochs apart; 0 for none but the one at the end."""
-    return _steps(data, epochs, batch_size) if epochs else 0
+    """Optimizer steps in which every image is seen so many times: at least 1, but for 0 epochs."""
+    return max(1, round(epochs * data.images / batch_size)) if epochs else 0

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from panodetr.errors import Interrupted, PanodetrError, TrainingError, UsageError
+from panodetr.errors import Interrupted, TrainingError, UsageError
 from panodetr.training.folder import RunFolder, held, is_held
-from panodetr.training.log import Observer, Recorder
-from panodetr.training.loop import begin
-from panodetr.training.loop import train as train_on
+from panodetr.training.log import Log, Observer, Recorder
+from panodetr.training.loop import Trainer
 from panodetr.training.prepare import (
     Prepared,
     Request,
@@ -21,14 +20,13 @@ from panodetr.training.prepare import (
     write_request,
 )
 from panodetr.training.processes import join_ranks
+from panodetr.training.start import make_state
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from accelerate import Accelerator
-
-    from panodetr.training.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,128 +91,67 @@ def train(
     if resume:
         kept, before = read_request(folder.config)
         request = resumed(kept, request, changes, val)
-        before = None if changes else before
     else:
-        refuse_taken(folder)
+        folder.check_free()
     if request is None:
         raise UsageError("there is nothing to train; name a recipe and the data")
     prepared = prepare(request)
+    notes = [*prepared.notes]
+    if before is not None and not changes and (changed := changed_fields(prepared.config, before)):
+        notes.append(
+            f"{', '.join(changed)} isn't what the run was begun with: the recipe or the data have "
+            "changed since"
+        )
     accelerator = join_ranks(device, prepared.config)
-    check_shares(prepared.config, accelerator)
     accelerator.wait_for_everyone()  # nobody looks for a run once the first process has begun it
     with held(out) if accelerator.is_main_process else nullcontext():
-        if accelerator.is_main_process and not resume:
-            refuse_taken(folder)  # another process may have been faster
-        return _train(prepared, folder, accelerator, before, observer, resume=resume)
+        if accelerator.is_main_process and resume:
+            folder.clear_leftovers()
+        elif accelerator.is_main_process:
+            folder.check_free()  # another process may have been faster
+        return _train(prepared, notes, folder, accelerator, observer or Observer(), resume=resume)
 
 
 def _train(
     prepared: Prepared,
+    notes: list[str],
     folder: RunFolder,
     accelerator: Accelerator,
-    before: dict[str, Any] | None,
-    observer: Observer | None,
+    audience: Observer,
     *,
     resume: bool,
 ) -> Outcome | None:
-    """Do the run's steps, in a folder that is this process's own.
-
-    `before` has the configuration's fields that the run should have, or is None if they may differ.
-    """
-    config = prepared.config
-    audience = observer or Observer()
-    watching = Observer()
-    recorder = None
-    if accelerator.is_main_process:
-        if resume:
-            folder.clear_leftovers()
-        watching = recorder = Recorder(
-            folder,
-            config.spec,
-            prepared.data,
-            prepared.truth,
-            accelerator.device,
-            audience,
-            wandb=config.wandb,
-        )
-        for line in prepared.notes:
-            recorder.note(line)
-        changed = changed_fields(config, before) if before is not None else []
-        if changed:
-            recorder.note(
-                f"{', '.join(changed)} isn't what the run was begun with: the recipe or the data "
-                "have changed since"
-            )
-    state = begin(config, folder, accelerator=accelerator, observer=watching, resume=resume)
-    if accelerator.is_main_process:
+    """Do the run's steps, in a folder that is this process's own."""
+    config, data, truth = prepared.config, prepared.data, prepared.truth
+    main, device = accelerator.is_main_process, accelerator.device
+    state = make_state(config, device, notes.append, states=folder if resume else None)
+    observer = Observer()
+    if main:
         write_request(folder.config, prepared)  # not before: what was refused must not stay
+        log = Log(folder, state.step, state.validated, wandb=config.wandb)
+        observer = Recorder(log, config.spec, data, truth, device, audience)
+        for line in notes:
+            observer.note(line)
+    trainer = Trainer(state, config, data, truth, folder, accelerator, observer)
     try:
-        train_on(
-            state,
-            config,
-            prepared.data,
-            prepared.truth,
-            folder,
-            accelerator=accelerator,
-            observer=watching,
-        )
-        if accelerator.is_main_process:
-            folder.save_model(folder.model, config.spec, state.kept_model)
-    except Interrupted as stopped:
-        if recorder is not None:
-            audience.note(str(stopped))
-            recorder.close_after(stopped)
+        with observer:
+            trainer.train()
+            if main:
+                folder.save_model(folder.model, config.spec, state.kept_model)
+    except Interrupted:  # after any other error the other processes may still be at work
         accelerator.end_training()
         raise
-    except PanodetrError as error:  # the others are not waited for: they may not know of it
-        if recorder is not None:
-            recorder.close_after(error)
-        raise
-    outcome = None
-    if recorder is not None:
-        recorder.close()
-        outcome = Outcome(
-            model=folder.model,
-            best=None if state.best is None else folder.best,
-            score=state.best,
-            masks=config.spec.architecture.masks,
-            steps=state.step,
-            planned=config.steps,
-        )
     accelerator.end_training()
-    return outcome
-
-
-def refuse_taken(folder: RunFolder) -> None:
-    """See that a new run replaces nothing.
-
-    Raises:
-        UsageError: it would.
-    """
-    taken = folder.taken()
-    if taken == folder.config:
-        raise UsageError(
-            f"{folder.path} holds a run already; go on with it by --resume, or choose another --out"
-        )
-    if taken is not None:
-        raise UsageError(
-            f"{taken} is there already, and a run writes its own; choose another --out"
-        )
-
-
-def check_shares(config: TrainConfig, accelerator: Accelerator) -> None:
-    """See that a step can be shared out to processes and parts.
-
-    Raises:
-        UsageError: it can't.
-    """
-    parts = accelerator.num_processes * config.accumulate
-    if config.batch_size % parts:
-        raise UsageError(
-            f"batch_size is {config.batch_size}, to be shared by {accelerator.num_processes} "
-            f"processes in accumulate={config.accumulate} parts each; expected a multiple of "
-            f"{parts}"
-        )
+    if not main:
+        return None
+    return Outcome(
+        model=folder.model,
+        best=None if state.best is None else folder.best,
+        score=state.best,
+        masks=config.spec.architecture.masks,
+        steps=state.step,
+        planned=config.steps,
+    )
 
 
 def newest_run(runs: Path) -> Path:

@@ -40,9 +40,10 @@ def configure(recipe: str, data: RecipeData, changes: Sequence[str] = ()) -> Tra
         CheckpointError: the checkpoint to start from cannot be read.
     """
     make = find_recipe(recipe)
-    given, rest = _split_arguments(make, changes)
     if data.start is None:
         data = replace(data, start=read_start(recipe, changes))
+    given = _own_arguments(make, changes)
+    rest = [change for change in changes if split_change(change)[0] not in given]
     return override(make(data, **given), rest, recipe_arguments(make))
 
 
@@ -53,26 +54,8 @@ def read_start(recipe: str, changes: Sequence[str]) -> ModelSpec | None:
         UsageError: there is no such recipe, or an argument is refused.
         CheckpointError: the checkpoint cannot be read.
     """
-    start = _split_arguments(find_recipe(recipe), changes)[0].get("start")
+    start = _own_arguments(find_recipe(recipe), changes).get("start")
     return None if start is None else load_spec(cast("str", start))
-
-
-def _split_arguments(recipe: Recipe, changes: Sequence[str]) -> tuple[dict[str, object], list[str]]:
-    """The recipe's own arguments among the changes, and the changes that are left.
-
-    Raises:
-        UsageError: a change has no "=", or an argument has a value of the wrong kind.
-    """
-    known, hints = recipe_arguments(recipe), get_type_hints(recipe, include_extras=True)
-    given: dict[str, object] = {}
-    rest: list[str] = []
-    for change in changes:
-        name, text = split_change(change)
-        if name in known:
-            given[name] = parse_value(hints[name], text, change)
-        else:
-            rest.append(change)
-    return given, rest
 
 
 def preferred_format(recipe: str, folder: Path) -> Format | None:
@@ -103,6 +86,13 @@ def recipe_arguments(recipe: Recipe) -> dict[str, object]:
     """What a recipe takes besides the data: names and defaults."""
     parameters = inspect.signature(recipe).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _own_arguments(recipe: Recipe, changes: Sequence[str]) -> dict[str, object]:
+    """What changes say of the recipe's own arguments; a UsageError where they cannot be meant."""
+    known, hints = recipe_arguments(recipe), get_type_hints(recipe, include_extras=True)
+    asked = [(change, *split_change(change)) for change in changes]
+    return {n: parse_value(hints[n], text, change) for change, n, text in asked if n in known}
 
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ is named.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,12 +16,18 @@ from panodetr.checkpoints.load import load_backbone, load_checkpoint
 from panodetr.checkpoints.names import preview
 from panodetr.errors import UsageError
 from panodetr.model.detr import Detr
+from panodetr.objective.auxiliary import AuxiliaryHeads, place_queries_on_grid
+from panodetr.training.optimizer import freeze, make_optimizer
+from panodetr.training.state import Learner, TrainState, average_weights, recompute_activations
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from panodetr.checkpoints.spec import ModelSpec
     from panodetr.training.config import TrainConfig
+    from panodetr.training.folder import RunFolder
 
 
 _HINT = (
@@ -30,9 +36,55 @@ _HINT = (
 )
 _CLASS_HEAD = ("class_head.weight", "class_head.bias")
 _QUERIES = "queries.weight"
-_BACKBONE = "backbone"
 _MASK_PARTS = {"attention_maps", "mask_head"}
-_UNSEEN = ("heads", "pre_norm", "positions", "position_input")  # change no weight's shape
+_UNSEEN = (  # fields of an architecture that change no weight's shape
+    "heads", "pre_norm", "positions", "position_input", "backbone.strides", "backbone.stem_stride",
+    "backbone.stem_pool", "backbone.dilate_last",
+)  # fmt: skip
+
+
+def make_state(
+    config: TrainConfig,
+    device: torch.device,
+    note: Callable[[str], None],
+    *,
+    states: RunFolder | None = None,
+) -> TrainState:
+    """Make the state that a run starts from; what the seed decides is decided here.
+
+    Args:
+        config: the run.
+        device: where to compute.
+        note: called with a line for whatever was not taken over from a checkpoint.
+        states: where to take up the last state, if there is one.
+
+    Raises:
+        TrainingError: no state can be read, or they are of another run.
+        PanodetrError: the weights to start with cannot be read, or don't fit.
+    """
+    torch.manual_seed(config.seed)
+    resumed = states is not None and states.has_states()
+    model, notes = (Detr(config.spec.architecture), []) if resumed else make_model(config)
+    for line in notes:
+        note(line)
+    auxiliary = AuxiliaryHeads(model.config, config)
+    if config.grid_queries and config.start is None:
+        place_queries_on_grid(model, auxiliary)
+    freeze(model, config)
+    # torch's annotations leave memory_format out.
+    model = model.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    auxiliary = auxiliary.to(device).train()
+    average = average_weights(model, config.ema) if config.ema else None
+    if config.checkpointing:
+        recompute_activations(model)
+    state = TrainState(
+        learner=Learner(model, auxiliary, config),
+        optimizer=make_optimizer(model, auxiliary, config),
+        average=average,
+    )
+    if states is not None:
+        states.load(state, note)
+    return state
 
 
 def check_start(config: TrainConfig) -> None:
@@ -86,40 +138,25 @@ def make_model(config: TrainConfig) -> tuple[Detr, list[str]]:
     if config.start is None:
         return model, []
     spec, trained = load_checkpoint(config.start)
-    copied = transfer(trained, spec, model, config.spec)
-    if not copied.backbone:
+    notes, random = transfer(trained, spec, model, config.spec)
+    if "backbone" in random:
         raise UsageError(
             f"the backbone of {config.start} is another than this run's; choose a recipe with the "
             "same backbone, or start=null with backbone_weights=FILE"
         )
-    frozen = copied.initialised - _MASK_PARTS
+    frozen = random - _MASK_PARTS
     if config.learned == "masks" and frozen:
         raise UsageError(
             f"{config.start} has no weights for {preview(sorted(frozen))}, which this run freezes; "
             "start from a model of the same classes and queries"
         )
-    return model, [f"from {config.start}", *copied.notes]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Transfer:
-    """What became of a model's weights.
-
-    Attributes:
-        notes: a line for each part that was not copied whole.
-        initialised: parts of which some weights are random.
-        backbone: whether the backbone was copied whole.
-    """
-
-    notes: tuple[str, ...]
-    initialised: frozenset[str]
-    backbone: bool
+    return model, [f"from {config.start}", *notes]
 
 
 @torch.no_grad()
 def transfer(
     source: Detr, source_spec: ModelSpec, target: Detr, target_spec: ModelSpec
-) -> Transfer:
+) -> tuple[list[str], set[str]]:
     """Copy what fits from one model into another.
 
     Args:
@@ -127,10 +164,14 @@ def transfer(
         source_spec: its classes, which are matched by name.
         target: a model with random weights, which is changed.
         target_spec: its classes.
+
+    Returns:
+        A line for each part that was not copied whole, and the parts of which some weights are
+        random.
     """
     given, wanted = source.state_dict(), target.state_dict()
     notes = _unlike(source_spec, target_spec)
-    initialised: dict[str, str] = {}
+    random: dict[str, str] = {}
     for key, tensor in wanted.items():
         stored = given.get(key)
         if key in (*_CLASS_HEAD, _QUERIES) or key.endswith("num_batches_tracked"):
@@ -138,24 +179,19 @@ def transfer(
         if stored is not None and stored.shape == tensor.shape:
             tensor.copy_(stored)
         elif stored is None:
-            initialised[_part(key)] = "the checkpoint has none"
+            random[_part(key)] = "initialised, the checkpoint has none"
         else:
-            initialised.setdefault(_part(key), "of another shape in the checkpoint")
-    notes += [f"{part}: initialised, {reason}" for part, reason in initialised.items()]
+            random.setdefault(_part(key), "initialised, of another shape in the checkpoint")
     for name, note in (
         ("class_head", _copy_classes(given, source_spec, wanted, target_spec)),
         ("queries", _copy_queries(given[_QUERIES], wanted[_QUERIES])),
     ):
         if note is not None:
-            initialised[name] = note
-            notes.append(f"{name}: {note}")
+            random[name] = note
+    notes += [f"{part}: {reason}" for part, reason in random.items()]
     left = {_part(key) for key in given if key not in wanted and not key.endswith("tracked")}
     notes += [f"{part}: left out, this model has none" for part in sorted(left)]
-    return Transfer(
-        notes=tuple(notes),
-        initialised=frozenset(initialised),
-        backbone=_BACKBONE not in initialised,
-    )
+    return notes, set(random)
 
 
 def _copy_classes(
@@ -165,8 +201,8 @@ def _copy_classes(
     weight = _CLASS_HEAD[0]
     if given[weight].shape[1] != wanted[weight].shape[1]:
         return "initialised, of another width in the checkpoint"
-    same = given[weight].shape == wanted[weight].shape
-    if same and _numbering(source) == _numbering(target):
+    old, new = ([(c.index, c.name.casefold()) for c in s.categories] for s in (source, target))
+    if old == new and given[weight].shape == wanted[weight].shape:
         for key in _CLASS_HEAD:
             wanted[key].copy_(given[key])
         return None
@@ -176,9 +212,8 @@ def _copy_classes(
         for category in target.categories
         if category.name.casefold() in places
     }
-    rows, old = [*pairs, -1], [*pairs.values(), -1]
     for key in _CLASS_HEAD:
-        wanted[key][rows] = given[key][old]
+        wanted[key][[*pairs, -1]] = given[key][[*pairs.values(), -1]]
     known = [category.name for category in target.categories if category.index in pairs]
     fresh = [category.name for category in target.categories if category.index not in pairs]
     copied = f"{len(known)} of {len(target.categories)} classes copied by name"
@@ -200,21 +235,12 @@ def _copy_queries(given: Tensor, wanted: Tensor) -> str | None:
     return f"{count} copied, {len(wanted) - count} more initialised"
 
 
-def _numbering(spec: ModelSpec) -> list[tuple[int, str]]:
-    return [(category.index, category.name.casefold()) for category in spec.categories]
-
-
 def _unlike(source: ModelSpec, target: ModelSpec) -> list[str]:
     """Say where two networks differ in a way that no weight's shape shows."""
-    old, new = source.architecture, target.architecture
-    pairs = [(name, getattr(old, name), getattr(new, name)) for name in _UNSEEN]
-    pairs += [
-        (f"backbone.{name}", getattr(old.backbone, name), getattr(new.backbone, name))
-        for name in ("strides", "stem_stride", "stem_pool", "dilate_last")
-    ]
     return [
         f"{name}: {after} here, but the checkpoint was trained with {before}"
-        for name, before, after in pairs
+        for name in _UNSEEN
+        for before, after in [map(attrgetter(name), (source.architecture, target.architecture))]
         if before != after
     ]
 

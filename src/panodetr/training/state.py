@@ -8,7 +8,7 @@ the process's rank. So the step alone says what comes next, also in another numb
 from __future__ import annotations
 
 import zipfile
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 RUN_SETTINGS = ("initial_lr", "weight_decay")
 """What the optimizer's groups have from the configuration, which `--resume --set` may change."""
+
+COUNTERS = ("step", "bad_steps", "skipped", "best", "stale", "validated")
+"""The fields of a state that are plain values."""
 
 
 class Learner(nn.Module):
@@ -97,17 +100,17 @@ class TrainState:
             TrainingError: a weight is not finite; nobody should go on from there.
             PanodetrError: the system refused to write.
         """
-        self._check_finite()
+        for name, tensor in self.learner.state_dict().items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise TrainingError(
+                    f"weight {name} is not finite after step {self.step}; lower the learning rate, "
+                    "and go on from the state before with --resume"
+                )
         everything = {
             "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
-            "step": self.step,
-            "bad_steps": self.bad_steps,
-            "skipped": sorted(self.skipped),
-            "best": self.best,
-            "stale": self.stale,
-            "validated": self.validated,
+            "counters": {name: getattr(self, name) for name in COUNTERS},
         }
         contents = BytesIO()  # torch would not tell of a full disk in the system's words
         torch.save(everything, contents)
@@ -132,9 +135,8 @@ class TrainState:
                 self.average.load_state_dict(everything["average"])
             elif self.average is not None:  # the resumed run begins to average
                 self.average.module.load_state_dict(self.learner.model.state_dict())
-            self.step, self.bad_steps = everything["step"], everything["bad_steps"]
-            self.best, self.stale = everything["best"], everything["stale"]
-            self.skipped, self.validated = set(everything["skipped"]), everything["validated"]
+            for name in COUNTERS:
+                setattr(self, name, everything["counters"][name])
         except Exception as error:  # a damaged file can raise nearly anything
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise TrainingError(
@@ -149,14 +151,6 @@ class TrainState:
         self.optimizer.load_state_dict(stored)
         for group, own in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(own)
-
-    def _check_finite(self) -> None:
-        for name, tensor in self.learner.state_dict().items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise TrainingError(
-                    f"weight {name} is not finite after step {self.step}; lower the learning rate, "
-                    "and go on from the state before with --resume"
-                )
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -205,13 +199,8 @@ def recompute_activations(model: Detr) -> None:
             checkpoint,
             part.forward,
             use_reentrant=False,
-            context_fn=partial(_contexts, part),
+            context_fn=lambda part=part: (nullcontext(), _statistics_kept(part)),
         )
-
-
-def _contexts(part: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What surrounds the first computation of a part, and the second."""
-    return nullcontext(), _statistics_kept(part)
 
 
 @contextmanager

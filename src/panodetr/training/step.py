@@ -4,77 +4,143 @@ from __future__ import annotations
 
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from torch import nn
 
 from panodetr.boxes import xyxy_to_cxcywh
-from panodetr.data.loader import BatchReader
-from panodetr.errors import TrainingError
+from panodetr.data.loader import Example, ExampleReader, read_ahead
+from panodetr.data.sampling import Sampler
+from panodetr.errors import DataError, TrainingError
 from panodetr.images.preprocess import normalize, pad
 from panodetr.objective.targets import Batch, Targets, Totals, count_totals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Generator, Sequence
 
     from accelerate import Accelerator
     from numpy.typing import NDArray
     from torch import Tensor
 
     from panodetr.data.dataset import Dataset
-    from panodetr.data.loader import Example
+    from panodetr.data.loader import Asked
     from panodetr.images.preprocess import Preprocessing
-    from panodetr.objective.targets import Batch
     from panodetr.training.config import TrainConfig
     from panodetr.training.state import TrainState
+
+
+CACHED_PIXELS = 150_000_000
+"""A data set of up to this many pixels is kept in memory, 7 bytes a pixel, by a reading thread."""
 
 
 def read_steps(
     config: TrainConfig,
     data: Dataset,
-    start: int,
-    note: Callable[[str], None],
+    start: int = 0,
     *,
     rank: int = 0,
     ranks: int = 1,
+    skipped: set[str] | None = None,
 ) -> Generator[list[Batch], None, None]:
-    """What each step from `start` on learns from: this process's share, in parts.
+    """Give what each step from `start` on learns from: this process's share, in parts.
 
-    A step's images depend on its number alone. Close the generator to end its readers.
-
-    Args:
-        config: the run.
-        data: the images.
-        start: the first step, counted from 0.
-        note: called with a line for every image that is skipped.
-        rank: which process this is.
-        ranks: of how many.
-
-    Raises:
-        DataError: too many images cannot be read.
+    A step's images depend on its number alone, whatever came before it and whoever reads them: a
+    run that was stopped goes on with exactly the images it would have seen. Close the generator to
+    end its readers. Arguments and errors are those of `read_examples`.
     """
-    reader = BatchReader(
-        data,
-        config.augmentation,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        sampling=config.sampling,
-        workers=config.workers,
-        bad_images=config.bad_images,
-        with_masks=config.learns_from_masks,
-        on_bad=note,
-    )
     index_of = {category.id: category.index for category in config.spec.categories}
     classes = np.array([index_of[category.id] for category in data.categories])
     size = config.batch_size // ranks // config.accumulate
-    with closing(reader.batches(start, config.steps, rank, ranks)) as shares:
+    shares = read_examples(config, data, start, rank=rank, ranks=ranks, skipped=skipped)
+    with closing(shares):
         for share in shares:
             yield [
                 collate(share[first : first + size], classes, config.spec.preprocessing)
                 for first in range(0, len(share), size)
             ]
+
+
+def read_examples(
+    config: TrainConfig,
+    data: Dataset,
+    start: int = 0,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    skipped: set[str] | None = None,
+) -> Generator[list[Example], None, None]:
+    """Give the images of each step from `start` on.
+
+    An image that cannot be read, or whose ground truth cannot, is replaced by the next one that
+    can: the same one in every run.
+
+    Args:
+        config: the run.
+        data: the images.
+        start: the first step, counted from 0.
+        rank: which process this is.
+        ranks: of how many.
+        skipped: gets a line for every image that cannot be read; those in it count, too.
+
+    Raises:
+        DataError: more images cannot be read than the run allows, or none can; or a worker died.
+    """
+    sizes = [sample.size for sample in data.samples]
+    sampler = Sampler(
+        sizes,
+        config.augmentation,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        sampling=config.sampling,
+    )
+    small = sum(height * width for height, width in sizes) <= CACHED_PIXELS
+    reader = ExampleReader(
+        augmentation=config.augmentation,
+        index_of=data.index_of,
+        with_masks=config.learns_from_masks and data.has_masks,
+        cache={} if small and not config.workers else None,
+    )
+    bad = set[str]() if skipped is None else skipped
+
+    def ask(number: int, attempt: int = 0) -> Asked:
+        draw = sampler.draw(number, attempt)
+        return data.samples[draw.index], draw.rng
+
+    def skip(message: str) -> None:
+        bad.add(message)
+        check_bad_images(len(bad), data, config.bad_images, message)
+
+    for message in data.unreadable:
+        skip(message)
+    steps, share = range(start, config.steps), range(rank, config.batch_size, ranks)
+    asked = (ask(step * config.batch_size + place) for step in steps for place in share)
+    with closing(read_ahead(reader, asked, len(share), config.workers)) as reading:
+        for step in steps:
+            examples: list[Example] = []
+            for place in share:
+                found, attempt = next(reading), 0
+                while not isinstance(found, Example):
+                    skip(str(found))
+                    attempt += 1
+                    found = reader[ask(step * config.batch_size + place, attempt)]
+                examples.append(found)
+            yield examples
+
+
+def check_bad_images(bad: int, data: Dataset, limit: int, last: str) -> None:
+    """See that no more images are unreadable than a run allows, and not all; `last` names one.
+
+    Raises:
+        DataError: there are too many.
+    """
+    images = len(data.samples) + len(data.unreadable)
+    if bad > limit or bad == images:
+        raise DataError(
+            f"{bad} of {images} images cannot be read, the last: {last}; "
+            f"`panodetr data check` lists them all, and bad_images allows more than {limit}"
+        )
 
 
 def collate(examples: Sequence[Example], classes: NDArray[np.int64], rule: Preprocessing) -> Batch:
@@ -91,7 +157,7 @@ def collate(examples: Sequence[Example], classes: NDArray[np.int64], rule: Prepr
     for place, example in zip(index_map, examples, strict=True):
         height, width = example.image.shape[:2]
         if example.target.ids is not None:
-            place[:height, :width] = _places(example.target.segment_ids, example.target.ids)
+            place[:height, :width] = number_pixels(example.target.segment_ids, example.target.ids)
         size = np.array([width, height, width, height], dtype=np.float32)
         boxes.append(example.target.boxes / size)
     with_masks = all(example.target.ids is not None for example in examples)
@@ -109,17 +175,13 @@ def collate(examples: Sequence[Example], classes: NDArray[np.int64], rule: Prepr
     )
 
 
-def _places(segment_ids: NDArray[np.int32], ids: NDArray[np.int32]) -> NDArray[np.int16]:
-    """(h, w), 1 + the place of each pixel's object among the segments, 0 where there is none."""
+def number_pixels(segment_ids: NDArray[np.int32], ids: NDArray[np.int32]) -> NDArray[np.int16]:
+    """Give (h, w), 1 + the place of each pixel's object among the segments; 0 where is none."""
     if segment_ids.size == 0:
         return np.zeros(ids.shape, dtype=np.int16)
     place = np.searchsorted(segment_ids, ids).clip(max=segment_ids.size - 1)
     found = segment_ids[place] == ids
     return np.where(found, place + 1, 0).astype(np.int16)
-
-
-_OF_THE_CPU = ("DefaultCPUAllocator", "not enough memory")
-"""What torch's allocator says in an error that is not of a kind of its own."""
 
 
 @contextmanager
@@ -132,10 +194,9 @@ def explain_oom(config: TrainConfig) -> Generator[None, None, None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not (
-            isinstance(error, MemoryError | torch.OutOfMemoryError)
-            or any(words in str(error) for words in _OF_THE_CPU)
-        ):
+        own = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        of_the_cpu = "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error)
+        if not own and not of_the_cpu:
             raise
         raise TrainingError(
             f"a step needs more memory than there is: {config.batch_size} images, in parts: "
@@ -166,7 +227,7 @@ def train_step(
     config: TrainConfig,
     accelerator: Accelerator,
 ) -> StepResult:
-    """One step: forward and backward part by part, then one update of the weights.
+    """Do one step.
 
     Sums of losses are divided by what the whole step has of objects, so that gradients don't depend
     on how its images were shared out to parts and processes.
@@ -213,11 +274,9 @@ def count_step(parts: Sequence[Batch], config: TrainConfig, accelerator: Acceler
     """
     own = [count for part in parts for count in part.targets.counts]
     # Shares are of equal size, so that there is one count for every image of the step.
-    whole = accelerator.gather(torch.tensor(own, device=accelerator.device))
-    assert isinstance(whole, torch.Tensor)
-    totals = count_totals(
-        whole.tolist(), config.spec.architecture.num_queries, config.criterion.no_object
-    )
+    whole = cast("Tensor", accelerator.gather(torch.tensor(own, device=accelerator.device)))
+    spec, no_object = config.spec, config.criterion.no_object
+    totals = count_totals(whole.tolist(), spec.architecture.num_queries, no_object)
     processes = accelerator.num_processes
     return Totals(
         objects=totals.objects / processes,
@@ -234,8 +293,6 @@ def _running_statistics(state: TrainState) -> list[Tensor]:
 
 def _sum_shares(shares: Sequence[dict[str, Tensor]], accelerator: Accelerator) -> dict[str, Tensor]:
     """The losses of a step, of which each part of each process had a share."""
-    names = list(shares[0])
-    own = torch.stack([torch.stack([share[name] for share in shares]).sum() for name in names])
-    whole = accelerator.reduce(own, "mean")  # totals are per process
-    assert isinstance(whole, torch.Tensor)
-    return dict(zip(names, whole.unbind(), strict=True))
+    own = torch.stack([torch.stack([share[name] for share in shares]).sum() for name in shares[0]])
+    whole = cast("Tensor", accelerator.reduce(own, "mean"))  # totals are per process
+    return dict(zip(shares[0], whole.unbind(), strict=True))

@@ -7,17 +7,19 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.dataset import Dataset
+from panodetr.model.detr import Detr
 from panodetr.objective.targets import count_totals
 from panodetr.training.config import TrainConfig
-from panodetr.training.loop import make_state
-from panodetr.training.state import TrainState, seed_step
+from panodetr.training.start import make_state
+from panodetr.training.state import TrainState, average_weights, seed_step
 from panodetr.training.step import read_steps
 
 
 def learned(config: TrainConfig, data: Dataset) -> tuple[TrainState, Tensor, int]:
     """Gradients of one step, its loss, and how many bytes it kept for the backward pass."""
-    (batch,) = next(read_steps(config, data, 0, print))
+    (batch,) = next(read_steps(config, data))
     state = make_state(config, torch.device("cpu"), print)
     seed_step(0, 0, 0)
     kept: list[int] = []
@@ -50,3 +52,25 @@ def test_gradients_and_statistics_are_the_same_with_less_kept(
     for name, tensor in again.learner.state_dict().items():
         assert torch.equal(tensor, plain.learner.state_dict()[name]), name
     assert least < most / 2
+
+
+def test_the_average_is_the_weighted_mean_of_what_it_saw(tiny_spec: ModelSpec) -> None:
+    model = Detr(tiny_spec.architecture).train()
+    average = average_weights(model, 0.5)
+    mean = average.module
+    assert isinstance(mean, Detr)
+    assert (mean.training, model.training) == (False, True)
+    assert not any(parameter.requires_grad for parameter in mean.parameters())
+    weight = model.queries.weight
+    expected = weight.detach().clone()
+    for done in range(29):
+        with torch.no_grad():
+            weight.add_(1.0)
+            model.backbone.get_buffer("stem_norm.running_mean").add_(1.0)
+        average.update_parameters(model)
+        decay = min(0.5, (1 + done) / (10 + done)) if done else 0.0
+        expected = decay * expected + (1 - decay) * weight.detach()
+    assert_close(mean.queries.weight, expected)
+    assert_close(mean.queries.weight, weight - 1.0, rtol=0, atol=1e-3)
+    assert 27 < mean.backbone.get_buffer("stem_norm.running_mean").mean() < 29
+    assert mean.backbone.get_buffer("stem_norm.num_batches_tracked") == 0
