@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from operator import itemgetter
 
 import pytest
 import torch
@@ -46,8 +47,10 @@ def test_tokens_learn_the_object_at_their_centre(monkeypatch: pytest.MonkeyPatch
     heads, targets = TokenHeads(ARCHITECTURE), batch_of(8).targets
     totals = totals_of(targets.counts, RUN)
     # A token says its row's logits and box, and the heads hand them on.
-    monkeypatch.setattr(heads.class_head, "forward", lambda tokens: tokens[:, :3])
-    monkeypatch.setattr(heads.box_head, "forward", lambda tokens: tokens[:, 3:7])
+    logits_of = itemgetter((slice(None), slice(3)))
+    boxes_of = itemgetter((slice(None), slice(3, 7)))
+    monkeypatch.setattr(heads.class_head, "forward", logits_of)
+    monkeypatch.setattr(heads.box_head, "forward", boxes_of)
     logits = 50 * F.one_hot(targets.classes, 3) - 25.0
     told = torch.cat((logits, targets.boxes, torch.zeros(8, 121)), dim=1)  # 8 rows, D
     told = told.T[None, :, :, None].repeat(1, 1, 1, 8)
@@ -125,7 +128,11 @@ def test_gradients_reach_the_model_and_the_embeddings() -> None:
 @torch.no_grad()
 def test_images_and_groups_do_not_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch loses the mean of what its images lose, weighted by objects, however it is padded."""
-    monkeypatch.setattr(auxiliary, "add_noise", lambda classes, boxes, _: (classes, boxes))
+
+    def leave(classes: Tensor, boxes: Tensor, _: int) -> tuple[Tensor, Tensor]:
+        return classes, boxes
+
+    monkeypatch.setattr(auxiliary, "add_noise", leave)
     denoiser, model = denoiser_and_model()
     both = batch_of(1, 4)
     whole = loss_of(denoiser, model, both)

@@ -143,8 +143,12 @@ def test_half_precision_of_the_network_leaves_losses_in_full(learned: str) -> No
     watched: list[nn.Module] = [model.class_head, model.box_head]
     if heads.token_heads is not None:
         watched += heads.token_heads.children()
+
+    def keep(_head: nn.Module, _given: object, output: Tensor) -> None:
+        found.append(output)
+
     for head in watched:
-        head.register_forward_hook(lambda _head, _given, output: found.append(output))
+        head.register_forward_hook(keep)
     full, _ = compute_losses(model, heads, batch_of(2, 3), config, with_masks=True)
     torch.manual_seed(0)
     with torch.autocast("cpu", torch.bfloat16):

@@ -6,8 +6,9 @@ depends on no other number, process or worker, so a run goes on from its step al
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -27,7 +28,8 @@ Sampling: TypeAlias = Literal["area", "epochs", "buckets"]
 _ORDER, _BATCHES, _VIEW = 1, 2, 3
 
 
-class Draw(NamedTuple):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Draw:
     """An image's place in the data set, and where all randomness of its augmentation comes from."""
 
     index: int
