@@ -18,7 +18,8 @@ def test_a_clean_data_set_is_summed_up(panodetr: Program, data: Path) -> None:
     assert lines[0] == ["split", "format", "images", "objects", "classes", "crowds", "empty",
                         "errors"]  # fmt: skip
     assert lines[1] == ["val", "coco-panoptic", "2", "4", "2", "0", "0", "0"]
-    assert ["nucleus", "2"] in lines
+    assert lines[2:4] == [["classes", "nucleus", "2,", "background", "2"], ["objects", "masks"]]
+    assert [line[0] for line in lines[4:]] == ["smallest", "largest", "most"]
     assert "[2/2] check val" in done.stderr
     assert "\x1b" not in done.stdout + done.stderr
 
@@ -26,18 +27,18 @@ def test_a_clean_data_set_is_summed_up(panodetr: Program, data: Path) -> None:
 def test_every_fault_is_listed_and_the_exit_code_is_one(
     panodetr: Program, data: Path, tmp_path: Path
 ) -> None:
-    (data / "val" / "1.png").unlink()
+    (data / "val" / "1.png").write_bytes(b"nothing")
     (data / "panoptic_val" / "2.png").write_bytes(b"nothing")
     done = panodetr("data", "check", data, "--split", "val", "--json", "found.json")
     assert done.returncode == 1
     faults = [line for line in done.stdout.splitlines() if line.startswith("error")]
     assert len(faults) == 2
-    assert "1.png is missing; it is image 1" in faults[0]
+    assert "1.png: not an image" in faults[0]
     assert "2.png cannot be read as an id map" in faults[1]
     written = json.loads((tmp_path / "found.json").read_text())
     assert (written["format"], written["errors"]) == ("coco-panoptic", 2)
     kinds = [finding["kind"] for finding in written["splits"]["val"]["findings"]]
-    assert kinds == ["missing file", "broken file"]
+    assert kinds == ["broken file", "broken file"]
 
 
 def test_a_data_set_is_converted_and_checked_again(
@@ -99,3 +100,32 @@ def test_what_cannot_be_meant_is_one_line(
     assert done.returncode == code
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_annotation_file_and_a_folder_of_images_may_be_named(
+    panodetr: Program, data: Path, tmp_path: Path
+) -> None:
+    assert panodetr("data", "convert", data, "--to", "coco-instances", "--out", "c").returncode == 0
+    (tmp_path / "c" / "val").rename(tmp_path / "elsewhere")
+    (tmp_path / "c" / "instances_val.json").rename(tmp_path / "c" / "marks.json")
+    (tmp_path / "c" / "other.json").write_bytes((tmp_path / "c" / "marks.json").read_bytes())
+    refused = panodetr("data", "check", "c")
+    assert refused.returncode == 1
+    assert "marks.json and c/other.json are both of no split" in refused.stdout
+    named = ("--annotations", "c/marks.json", "--images", "elsewhere")
+    done = panodetr("data", "check", "c", *named)
+    assert done.returncode == 0, done.stdout
+    assert panodetr("data", "check", "c/marks.json", "--images", "elsewhere").returncode == 0
+
+
+def test_a_clean_copy_holds_what_can_be_used(panodetr: Program, data: Path, tmp_path: Path) -> None:
+    assert panodetr("data", "convert", data, "--to", "yolo", "--out", "yolo").returncode == 0
+    labels = tmp_path / "yolo" / "labels" / "val" / "1.txt"
+    labels.write_text("0 0.5 0.5 nonsense 0.2\n")
+    done = panodetr("data", "check", "yolo", "--fix", "clean")
+    assert done.returncode == 1
+    assert "1 images with all of their objects that can be used are in clean" in done.stdout
+    again = panodetr("data", "check", "clean")
+    assert again.returncode == 0
+    assert again.stdout.splitlines()[1].split()[:3] == ["val", "coco-instances", "1"]
+    assert panodetr("data", "check", "yolo", "--fix", "clean").returncode == 2

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from panodetr.data.dataset import open_data
-from panodetr.data.formats.yolo import find_yolo, label_file, read_yolo, read_yolo_file
+from panodetr.data.formats.yolo import find_yolo, label_file
 from panodetr.data.samples import InstanceImage
+from panodetr.data.tree import Tree
 from panodetr.errors import DataError, PanodetrError
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -19,9 +21,12 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 
 def images_of(folder: Path, split: str = "train") -> tuple[InstanceImage, ...]:
-    path = find_yolo(folder)
-    assert path is not None
-    return read_yolo(read_yolo_file(path), split).images
+    samples = open_data(folder, split, may_be_empty=True).samples
+    return tuple(sample for sample in samples if isinstance(sample, InstanceImage))
+
+
+def names_of(folder: Path) -> dict[int, str] | None:
+    return find_yolo(Tree(folder))["train"].names
 
 
 def test_polygons_are_read_in_pixels(yolo_folder: Path) -> None:
@@ -67,7 +72,7 @@ def test_turned_images_have_the_size_that_they_are_shown_at(yolo_folder: Path) -
 def test_names_are_read_however_they_are_written(yolo_folder: Path, names: str) -> None:
     (yolo_folder / "data.yaml").unlink()
     (yolo_folder / "data.yml").write_text(f"train: images/train\n{names}")
-    assert read_yolo_file(yolo_folder / "data.yml").names == {0: "cat", 1: "dog: big"}
+    assert names_of(yolo_folder) == {0: "cat", 1: "dog: big"}
     assert len(images_of(yolo_folder)) == 2
 
 
@@ -75,7 +80,8 @@ def test_names_stay_text(yolo_folder: Path) -> None:
     (yolo_folder / "data.yaml").write_text(
         "train: images/train\nnames: [yes, no, 1.0, 2024-01-01]\n"
     )
-    names = read_yolo_file(yolo_folder / "data.yaml").names
+    names = names_of(yolo_folder)
+    assert names is not None
     assert list(names.values()) == ["yes", "no", "1.0", "2024-01-01"]
 
 
@@ -90,11 +96,25 @@ def test_images_are_found_however_they_are_named(yolo_folder: Path) -> None:
         assert found == [path.resolve() for path in expected]
 
 
-def test_labels_lie_where_images_becomes_labels() -> None:
-    assert label_file(Path("/images/a/images/train/x.y.jpg")) == Path(
-        "/images/a/labels/train/x.y.txt"
-    )
-    assert label_file(Path("/a/train/images.jpg")) == Path("/a/train/images.txt")
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("images/a/images/train/x.y.jpg", "images/a/labels/train/x.y.txt"),
+        ("a/train/images.jpg", "a/train/images.txt"),
+        ("train/photos/x.jpg", "train/labels/x.txt"),
+        ("photos/x.jpg", "labels/x.txt"),
+        ("a/x.jpg", "a/labels/x.txt"),
+        ("images/x.jpg", None),
+    ],
+)
+def test_labels_lie_where_a_folder_becomes_labels(
+    tmp_path: Path, image: str, label: str | None
+) -> None:
+    if label:
+        (tmp_path / label).parent.mkdir(parents=True)
+        (tmp_path / label).touch()
+    expected = None if label is None else tmp_path / label
+    assert label_file(tmp_path / image, Tree(tmp_path)) == expected
 
 
 @pytest.mark.parametrize(
@@ -111,8 +131,11 @@ def test_labels_lie_where_images_becomes_labels() -> None:
 )
 def test_broken_lines_are_named(yolo_folder: Path, line: str, message: str) -> None:
     (yolo_folder / "labels/train/000000000007.txt").write_text(f"0 0.5 0.5 0.1 0.1\n{line}\n")
-    with pytest.raises(DataError, match=rf"000000000007\.txt:2.*{message}"):
-        images_of(yolo_folder)
+    (yolo_folder / "labels/train/000000000009.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    data = open_data(yolo_folder)
+    assert [image.image_id for image in data.samples] == [9]
+    (said,) = data.unreadable
+    assert re.search(rf"000000000007\.txt:2.*{message}", said)
 
 
 @pytest.mark.parametrize(
@@ -122,18 +145,18 @@ def test_broken_lines_are_named(yolo_folder: Path, line: str, message: str) -> N
         ("names: [a]\n", "names no images"),
         ("[1, 2]", "holds no fields"),
         ("train: [\n", "is not YAML"),
-        ("train: images/train\nnames: [a, a]\n", "repeats one"),
+        ("train: images/train\nnames: [a, a]\n", "repeats the name 'a': 0 and 1 both have"),
         ("train: images/train\nnames: {x: a}\n", "names class 'x' 'a'"),
         ("train: nowhere\nnames: [a]\n", "nowhere is missing"),
-        ("train: labels\nnames: [a]\n", "has no image in its split 'train'"),
-        ("train: gone.txt\nnames: [a]\n", r"gone\.png: no such file"),
+        ("train: labels\nnames: [a]\n", "labels is missing; data.yaml names it"),
+        ("train: gone.txt\nnames: [a]\n", r"0 of 1 images that .* lists are there, .*gone\.png"),
         ("!!python/object/apply:os.getcwd []", "holds no fields"),
         ("train: 2024-99-99\nnames: [a]\n", "2024-99-99 is missing"),
         (f"{BOMB}train: *i\nnames: [a]\n", '"train" holds a list within'),
         (f"{BOMB}path: *i\ntrain: images/train\nnames: [a]\n", '"path" holds a list within'),
         (f"{BOMB}train: images/train\nnames: [*i]\n", "names class 0 by a list"),
         (f"train: images/train\nnames: {{? '{'9' * 5000}' : a}}\n", "names class"),
-        (f"train: {'a' * 5000}\nnames: [a]\n", "File name too long"),
+        (f"train: {'a' * 5000}\nnames: [a]\n", "aaa is missing"),
         (
             "train: [labels/no.txt]\nnames: [a]\n",
             r"cannot read .*no\.txt: .*expected text in UTF-8",
@@ -151,4 +174,4 @@ def test_broken_data_yaml_is_refused(yolo_folder: Path, text: str, message: str)
 def test_labels_that_are_no_text_are_refused(yolo_folder: Path) -> None:
     (yolo_folder / "labels/train/000000000007.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match=r"cannot read .*000000000007\.txt"):
-        images_of(yolo_folder)
+        open_data(yolo_folder)

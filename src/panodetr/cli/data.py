@@ -11,11 +11,15 @@ from cyclopts import Parameter
 
 from panodetr.cli.options import Format
 from panodetr.cli.output import ProgressBar, print_line, print_table
+from panodetr.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from panodetr.data.check import Inspection
+
+MOST_CLASSES = 30
+"""Classes that are listed."""
 
 Target = Literal["coco-panoptic", "coco-instances", "yolo"]
 
@@ -26,39 +30,54 @@ def check(
     *,
     split: str | None = None,
     format: Format | None = None,
+    annotations: Path | None = None,
+    images: Path | None = None,
     json: Path | None = None,
+    fix: Path | None = None,
 ) -> int:
-    """List all that is wrong with a data set.
+    """Tell what a data set holds, and list all that is wrong with it.
 
-    Reads every file. The exit code is 1 if there is an error. Crowds and images without objects are
-    notes, not errors. COCO's panoptic and instance formats, YOLO's and folders of id maps are told
-    apart by their files.
+    Reads every file. The exit code is 1 if there is an error. What is legal, or was repaired, is a
+    note. Formats are told apart by their files.
 
     Args:
-        folder: The data set's folder.
+        folder: The data set's folder, or its annotation file.
         split: One split. Default: all of them.
         format: What the folder is taken for. Default: the first of these that is there.
+        annotations: The only annotation file that counts. Default: look for them in the folder.
+        images: The folder in which images are looked for. Default: all of the folder.
         json: Write the findings to this file as JSON, too.
+        fix: A new folder to write a copy into, in COCO's format, of all that can be used.
 
     Raises:
+        UsageError: the folder for the copy is there already.
         DataError: there is no such data set or split.
-        PanodetrError: the JSON file cannot be written.
+        PanodetrError: the JSON file or the copy cannot be written.
     """
     from panodetr.data.check import check_split
-    from panodetr.data.convert import find_splits
+    from panodetr.data.dataset import Source
+    from panodetr.data.fix import write_clean
     from panodetr.files import write_json
 
-    found, splits = find_splits(folder, split, format)
+    if fix is not None and fix.exists():
+        raise UsageError(f"{fix} is there already; choose another --fix")
+    source = Source(folder, annotations=annotations, images=images)
+    if split is None:
+        found, splits = source.splits(format)
+    else:
+        found, name = source.choose(split, format)
+        splits = [name]
     inspections: dict[str, Inspection] = {}
     for name in splits:
         with _counting(f"check {name}".strip()) as progress:
-            inspections[name] = check_split(folder, name, found, progress)
-    for inspection in inspections.values():
-        for finding in inspection.findings:
-            print_line(
-                f"{'error' if finding.is_error else 'note':6}{finding.kind:17}{finding.message}"
-            )
+            inspections[name] = check_split(source, name, found, progress)
     _print_tables(found, inspections)
+    findings = [finding for one in inspections.values() for finding in one.findings]
+    for finding in sorted(dict.fromkeys(findings), key=lambda finding: finding.is_error):
+        print_line(f"{'error' if finding.is_error else 'note':6}{finding.kind:17}{finding.message}")
+    if fix is not None:
+        written = write_clean(source, found, splits, fix)
+        print_line(f"{written} images with all of their objects that can be used are in {fix}")
     errors = sum(inspection.errors for inspection in inspections.values())
     if json is not None:
         splits_info = {name: inspection.to_dict() for name, inspection in inspections.items()}
@@ -132,8 +151,7 @@ def _counting(what: str) -> Generator[Callable[[int, int], None], None, None]:
 
 
 def _print_tables(format: str, inspections: dict[str, Inspection]) -> None:
-    """Print what each split holds, and how many objects each class has."""
-    from rich.markup import escape
+    """Print what each split holds, its classes, and the sizes of objects."""
     from rich.table import Table
 
     from panodetr.data.formats import one_line
@@ -144,7 +162,6 @@ def _print_tables(format: str, inspections: dict[str, Inspection]) -> None:
     totals: Counter[str] = Counter()
     for split, inspection in inspections.items():
         totals.update(inspection.objects)
-        empty = sum(finding.kind == "empty image" for finding in inspection.findings)
         table.add_row(
             split or "(none)",
             format,
@@ -155,16 +172,24 @@ def _print_tables(format: str, inspections: dict[str, Inspection]) -> None:
                     inspection.objects.total(),
                     sum(count > 0 for count in inspection.objects.values()),
                     inspection.crowds,
-                    empty,
+                    inspection.empty,
                     inspection.errors,
                 ),
             ),
         )
     print_table(table)
-    classes = Table("class", box=None, pad_edge=False)
-    classes.add_column("objects", justify="right")
-    for name, count in totals.most_common():
-        # A name may hold whatever JSON can; brackets would be markup.
-        classes.add_row(escape(one_line(name)), str(count))
-    print_line()
-    print_table(classes)
+    shown = [f"{one_line(name)} {count}" for name, count in totals.most_common(MOST_CLASSES)]
+    more = f", and {len(totals) - len(shown)} more" if len(totals) > len(shown) else ""
+    print_line(f"classes   {', '.join(shown)}{more}")
+    seen = inspections.values()
+    kinds = sorted({"masks" if one.has_masks else "boxes" for one in seen if one.images})
+    print_line(f"objects   {' and '.join(kinds) or 'none'}")
+    for label, found in (
+        ("smallest", min((one.smallest for one in seen if one.smallest), default=None)),
+        ("largest", max((one.largest for one in seen if one.largest), default=None)),
+    ):
+        if found is not None:
+            print_line(f"{label:10}{found[0]:g} pixels, in {one_line(found[1])}")
+    most = max(one.most for one in seen)
+    if most[0]:
+        print_line(f"most      {most[0]} objects in {one_line(most[1])}")

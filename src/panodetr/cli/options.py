@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda"]
 Runtime = Literal["torch", "openvino", "onnx"]
-Format = Literal["coco-panoptic", "coco-instances", "yolo", "id-maps"]
+Format = Literal[
+    "coco-panoptic", "coco-instances", "yolo", "labelme", "via", "voc-masks", "voc-xml",
+    "mask-files", "id-maps", "imagefolder",
+]  # fmt: skip
 """Of data sets. `panodetr.data` defines them too, and takes longer to import."""
 
 Fraction = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]

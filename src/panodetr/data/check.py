@@ -8,24 +8,54 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from panodetr.data.dataset import read_split
-from panodetr.data.formats import Faults, Finding
+import numpy as np
+
+from panodetr.data.dataset import Source, judge
+from panodetr.data.formats import Faults, Finding, system_errors
 from panodetr.data.formats.coco_panoptic import check_ids
 from panodetr.data.formats.id_maps import read_objects_map
+from panodetr.data.masks import draw_id_map, mask_area
 from panodetr.data.samples import InstanceImage, Sample, read_sample
 from panodetr.errors import DataError, ImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from panodetr.data.dataset import Dataset, Format
-    from panodetr.data.samples import AnySample
+    from panodetr.data.samples import AnySample, ObjectTruth
 
 Progress: TypeAlias = "Callable[[int, int], None]"
 """Called with how many images are done, and how many there are."""
+
+
+QUERIES = 100
+"""Of most published models: they find no more objects in an image."""
+
+LEAST_COVERED = 0.01
+"""Part of masks' pixels that lies below other masks, from which it is worth a word."""
+
+
+@dataclass(kw_only=True)
+class Covered:
+    """How many pixels masks have, and how many are left of them in one map."""
+
+    pixels: int = 0
+    left: int = 0
+
+    def add(self, truths: Sequence[ObjectTruth], size: tuple[int, int]) -> None:
+        """Count the masks of an image (H, W)."""
+        drawn = [t for t in truths if "segmentation" in t and not t["iscrowd"]]
+        if len(drawn) > 1:
+            self.pixels += sum(mask_area(truth, size) for truth in drawn)
+            self.left += int(np.count_nonzero(draw_id_map(drawn, size)))
+
+    @property
+    def share(self) -> float:
+        """The part of the pixels that lies below others."""
+        return 1 - self.left / self.pixels if self.pixels else 0.0
 
 
 @dataclass(kw_only=True)
@@ -33,32 +63,62 @@ class Inspection:
     """What was found in one split.
 
     Attributes:
-        findings: in the order in which they were found.
+        faults: what was found wrong or worth knowing.
         images: how many there are, unreadable ones too.
         objects: how many of each class, by its name; crowds are not among them.
         crowds: segments and objects that stand for many.
+        empty: images without objects.
+        has_masks: whether objects have masks.
+        smallest: the area of the smallest object in pixels, and its image; None without objects.
+        largest: likewise.
+        most: the most objects in an image, and the image.
+        covered: pixels of masks, and how many of them lie below other masks.
     """
 
-    findings: list[Finding]
+    faults: Faults
     images: int = 0
     objects: Counter[str] = field(default_factory=Counter[str])
     crowds: int = 0
+    empty: int = 0
+    has_masks: bool = False
+    smallest: tuple[float, str] | None = None
+    largest: tuple[float, str] | None = None
+    most: tuple[int, str] = (0, "")
+    covered: Covered = field(default_factory=lambda: Covered())
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All faults, and after them the notes."""
+        return self.faults.findings
 
     @property
     def errors(self) -> int:
-        """How many findings are errors."""
-        return sum(finding.is_error for finding in self.findings)
+        """How many faults there are."""
+        return self.faults.count
 
     def to_dict(self) -> dict[str, object]:
         """Describe it for JSON."""
-        return {**asdict(self), "objects": dict(self.objects), "errors": self.errors}
+        return {
+            "findings": [asdict(finding) for finding in self.findings],
+            "images": self.images,
+            "objects": dict(self.objects),
+            "crowds": self.crowds,
+            "empty": self.empty,
+            "masks": self.has_masks,
+            "smallest": self.smallest,
+            "largest": self.largest,
+            "most": self.most,
+            "errors": self.errors,
+        }
 
 
-def check_split(folder: Path, split: str, format: Format, progress: Progress) -> Inspection:
+def check_split(
+    folder: Path | Source, split: str, format: Format, progress: Progress
+) -> Inspection:
     """Read every file of a split and list all that is wrong.
 
     Args:
-        folder: the data set's.
+        folder: the data set's, or what was found in it.
         split: one of its splits.
         format: how it is written.
         progress: called after each image with how many are done, and how many there are.
@@ -68,67 +128,83 @@ def check_split(folder: Path, split: str, format: Format, progress: Progress) ->
         only finding then.
     """
     faults = Faults(collect=True)
-    found = Inspection(findings=faults.findings)
-    with faults.catching("broken file"):
-        data = read_split(folder, split, format, faults)
-        found.images = len(data.samples) + len(data.unreadable)
-        names = {category.id: category.name for category in data.categories}
-        found.objects.update(dict.fromkeys(names.values(), 0))  # classes without objects, too
-        ids: Counter[int] = Counter()  # of the objects of id maps
-        for done, sample in enumerate(data.samples, start=1):
-            _check_image(sample, faults)
-            _count(sample, names, found, ids, faults)
-            progress(done, len(data.samples))
-        if len(data.samples) > 1 and len(ids) == 1:
-            faults.note("single id", _describe_single_id(data, *ids))
+    found = Inspection(faults=faults)
+    try:
+        with system_errors():
+            source = Source(folder) if isinstance(folder, Path) else folder
+            data = source.read(format, split, faults)
+    except DataError as error:
+        faults.add("broken file", str(error))
+        return found
+    found.images = len(data.samples) + len(data.unreadable)
+    names = {category.id: category.name for category in data.categories}
+    found.objects.update(dict.fromkeys(names.values(), 0))  # classes without objects, too
+    ids: Counter[int] = Counter()  # of the objects of id maps
+    for done, sample in enumerate(data.samples, start=1):
+        _check_image(sample, faults)
+        _count(sample, data, found, ids, faults)
+        progress(done, len(data.samples))
+    if len(data.samples) > 1 and len(ids) == 1:
+        faults.note("single id", _describe_single_id(data, *ids))
+    found.has_masks = data.has_masks
+    if found.covered.share > LEAST_COVERED:
+        text = f"{found.covered.share:.0%} of the pixels of masks lie below other masks, of which"
+        faults.note("overlap", f"{text} the smaller is on top")
+    if not faults.fatal:
+        with faults.catching("nothing to learn"):
+            judge(data, faults)
     return found
 
 
 def _check_image(sample: AnySample, faults: Faults) -> None:
-    """Read an image, and report whether it is missing, broken, or of another size."""
-    with faults.catching("missing file"):
-        if not sample.path.is_file():
-            faults.add("missing file", f"{sample.path} is missing; it is image {sample.image_id}")
-            return
+    """Read an image, and report whether it is broken, or of another size."""
     try:
         read_sample(sample)
     except ImageError as error:
-        faults.add("broken file", f"{error} (image {sample.image_id})")
+        faults.add("broken file", f"{error} (image {sample.image_id})", sample.image_id)
     except DataError as error:
-        faults.add("wrong size", str(error))
+        faults.add("wrong size", str(error), sample.image_id)
 
 
 def _count(
-    sample: AnySample,
-    names: dict[int, str],
-    found: Inspection,
-    ids: Counter[int],
-    faults: Faults,
+    sample: AnySample, data: Dataset, found: Inspection, ids: Counter[int], faults: Faults
 ) -> None:
     """Count an image's objects by class, and compare its id map with what is listed of it."""
-    listed: list[tuple[int, bool]] = []  # category and whether it is a crowd
-    if isinstance(sample, InstanceImage):
-        listed = [(truth["category_id"], bool(truth["iscrowd"])) for truth in sample.objects]
-    elif isinstance(sample, Sample):
-        listed = [(segment.category_id, segment.is_crowd) for segment in sample.segments]
-        if sample.id_map.is_file():  # the reader reports a missing one
-            with faults.catching("broken file"):
-                check_ids(sample, faults)
-    else:
-        if not sample.id_map.is_file():
-            return
-        with faults.catching("broken file"):
-            numbers = read_objects_map(sample)[1].tolist()
-            ids.update(numbers)
-            listed = [(category_id, False) for category_id in names for _ in numbers]
-    crowds = sum(is_crowd for _, is_crowd in listed)
+    names = {category.id: category.name for category in data.categories}
+    listed: list[tuple[int, bool, float]] = []  # category, whether it is a crowd, and its pixels
+    with faults.catching("broken file", sample.image_id):
+        if isinstance(sample, InstanceImage):
+            truths = list(sample.objects)
+            listed = [(t["category_id"], bool(t["iscrowd"]), t["area"]) for t in truths]
+            if data.has_masks:
+                found.covered.add(truths, sample.size)
+        elif isinstance(sample, Sample):
+            listed = [(s.category_id, s.is_crowd, s.area) for s in sample.segments]
+            check_ids(sample, faults)
+        else:
+            drawn, numbers = read_objects_map(sample)
+            ids.update(numbers.tolist())
+            counts = np.unique_counts(drawn)
+            areas = dict(zip(counts.values.tolist(), counts.counts.tolist(), strict=True))
+            listed = [(i, False, areas[n]) for i in names for n in numbers.tolist()]
+    crowds = sum(is_crowd for _, is_crowd, _ in listed)
     found.crowds += crowds
-    found.objects.update(names[i] for i, is_crowd in listed if i in names and not is_crowd)
+    found.objects.update(names[i] for i, is_crowd, _ in listed if i in names and not is_crowd)
     named = f"{sample.path} (image {sample.image_id})"
+    for _, is_crowd, area in listed:
+        if not is_crowd and area > 0:
+            found.smallest = min(found.smallest or (area, named), (area, named))
+            found.largest = max(found.largest or (area, named), (area, named))
+    found.most = max(found.most, (len(listed) - crowds, named))
+    if len(listed) - crowds > QUERIES:
+        text = f"{{n}} images have more than {QUERIES} objects, the queries of most models"
+        faults.note("many objects", text, f"{named} has {len(listed) - crowds}")
     if crowds:
-        faults.note("crowd", f"{named} has {crowds} crowds, which are left out of training")
+        text = "{n} crowds are left out of training"
+        faults.note("crowd", text, f"{named} has {crowds}", crowds)
     if len(listed) == crowds:
-        faults.note("empty image", f"{named} has no object")
+        found.empty += 1
+        faults.note("empty image", "{n} images have no object", named)
 
 
 def _describe_single_id(data: Dataset, number: int) -> str:

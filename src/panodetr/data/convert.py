@@ -21,7 +21,7 @@ from panodetr.data.formats.id_maps import read_objects_map
 from panodetr.data.formats.yolo import DECIMALS, SPLITS
 from panodetr.data.masks import draw_id_map, draw_mask, id_map_objects, mask_area, panoptic_objects
 from panodetr.data.outlines import join, outline
-from panodetr.data.samples import InstanceImage, MaskImage, Sample
+from panodetr.data.samples import InstanceImage, Sample
 from panodetr.errors import DataError, UsageError
 from panodetr.files import atomic_folder, write_bytes, write_json, write_text
 from panodetr.results.id_map import id_map_png
@@ -100,9 +100,9 @@ def convert_data(
         if target == "yolo":
             writer = _YoloWriter(written, made.lost)
         else:
-            writer = _CocoWriter(written, made.lost, with_segments=target == "coco-panoptic")
+            writer = CocoWriter(written, made.lost, with_segments=target == "coco-panoptic")
         for name in splits:
-            data = open_data(folder, name, format=format, class_name=class_name)
+            data = open_data(folder, name, format=format, class_name=class_name, may_be_empty=True)
             made.unreadable += data.unreadable
             writer.begin(data)
             for done, sample in enumerate(data.samples, start=1):
@@ -157,7 +157,7 @@ class _Writer:
         shutil.copyfile(image, folder / image.name)
 
 
-class _CocoWriter(_Writer):
+class CocoWriter(_Writer):
     """Writes one of COCO's formats."""
 
     def __init__(self, folder: Path, lost: Counter[str], *, with_segments: bool) -> None:
@@ -166,12 +166,14 @@ class _CocoWriter(_Writer):
         self._kind = "panoptic" if with_segments else "instances"
 
     def begin(self, data: Dataset) -> None:
+        """Begin a split."""
         super().begin(data)
         self._base = self.folder / (f"{self._kind}_{data.split}" if data.split else self._kind)
         self._images: list[dict[str, object]] = []
         self._annotations: list[object] = []
 
     def add(self, sample: AnySample) -> None:
+        """Copy an image, and keep its objects or write its id map."""
         self.copy(sample.path, self.folder / (self.data.split or "images"))
         (height, width), name = sample.size, sample.path.name
         entry = {"id": sample.image_id, "file_name": name, "height": height, "width": width}
@@ -194,6 +196,7 @@ class _CocoWriter(_Writer):
             self._annotations.append(truth)
 
     def end(self) -> None:
+        """Write the split's JSON."""
         categories = [
             {"id": c.id, "name": c.name, "isthing": int(c.is_thing), "color": c.color}
             if self._with_segments
@@ -274,7 +277,10 @@ def _segments(
     """Give an image's id map (H, W) and its segments as the JSON lists them."""
     if isinstance(sample, InstanceImage):
         return _draw(sample, lost)
-    assert isinstance(sample, MaskImage)  # panoptic data is not converted to itself
+    if isinstance(sample, Sample):
+        ids = read_ids(sample)
+        known = {s.id: (s.category_id, int(s.is_crowd)) for s in sample.segments}
+        return ids, _list_segments(ids, known)
     ids, numbers = read_objects_map(sample)
     category_id = data.categories[0].id
     return ids, _list_segments(ids, dict.fromkeys(numbers.tolist(), (category_id, 0)))

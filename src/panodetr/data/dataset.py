@@ -1,44 +1,55 @@
-"""A data set to train on, whatever its format: classes, images, and the objects of each image."""
+"""A data set to train on, whatever its format: classes, images, and the objects of each image.
+
+Which files are annotations is asked of each reader in the order of `FORMATS`, and one function says
+whether there is something to learn from: for checking, a rehearsal and a run alike.
+"""
 
 from __future__ import annotations
 
-import colorsys
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from panodetr.data.formats import Faults, system_errors
-from panodetr.data.formats.coco import find_splits, require_layout
+from panodetr.data.formats import Faults, made_up_color, system_errors
+from panodetr.data.formats.coco import find_documents, make_layout
 from panodetr.data.formats.coco_instances import InstanceData
 from panodetr.data.formats.coco_panoptic import PanopticData, read_ids
-from panodetr.data.formats.id_maps import (
-    class_folder,
-    find_id_folders,
-    read_id_folder,
-    read_objects_map,
-)
-from panodetr.data.formats.yolo import SPLITS, find_yolo, read_yolo, read_yolo_file
+from panodetr.data.formats.id_maps import find_id_maps, read_id_maps, read_objects_map
+from panodetr.data.formats.imagefolder import find_imagefolder, read_imagefolder
+from panodetr.data.formats.labelme import find_labelme, read_labelme
+from panodetr.data.formats.mask_files import find_mask_files, read_mask_files
+from panodetr.data.formats.shapes import rectangle
+from panodetr.data.formats.via import find_via, read_via
+from panodetr.data.formats.voc_masks import find_voc_masks, read_voc_masks
+from panodetr.data.formats.voc_xml import find_voc_xml, read_voc_xml
+from panodetr.data.formats.yolo import find_yolo, read_yolo
 from panodetr.data.masks import draw_id_map
-from panodetr.data.samples import MaskImage, Sample
+from panodetr.data.samples import InstanceImage, MaskImage, Records, Sample
 from panodetr.data.targets import Objects, segment_classes
+from panodetr.data.tree import Tree, same_split
 from panodetr.errors import DataError
 from panodetr.results.types import Category
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
-    from panodetr.data.formats.yolo import YoloFile
-    from panodetr.data.samples import AnySample, InstanceCategory
+    from panodetr.data.formats.coco import Kind
+    from panodetr.data.samples import AnySample, InstanceCategory, ObjectTruth
 
-Format: TypeAlias = Literal["coco-panoptic", "coco-instances", "yolo", "id-maps"]
+Format: TypeAlias = Literal[
+    "coco-panoptic", "coco-instances", "yolo", "labelme", "via", "voc-xml", "voc-masks",
+    "mask-files", "id-maps", "imagefolder",
+]  # fmt: skip
 """How a data set is written."""
 
-FORMATS: tuple[Format, ...] = ("coco-panoptic", "coco-instances", "yolo", "id-maps")
-
 CLASS_NAME = "object"
-"""Of the objects of id maps that nothing names."""
+"""Of objects that nothing names."""
+
+LEAST_THERE = 0.1
+"""Part of the listed images that must be there: fewer are those of another export."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +62,12 @@ class Dataset:
         format: how it is written.
         categories: by rising id; an index is the position in this order.
         samples: the images.
-        has_masks: whether every object has a mask; crowds don't count. Where one has none, masks
-            are not read at all: half the objects would be trained as background.
-        unreadable: a message for each image that is left out, because its header is broken and the
-            format gives no sizes.
+        has_masks: whether most objects have a mask; crowds don't count. Others are drawn as their
+            boxes. Where most have none, masks are not read at all.
+        unreadable: a message for each image that is left out, because its header or one of its
+            annotations is broken.
+        notes: what was repaired, left out or is worth knowing, a line a kind.
+        place: the file or folder that the annotations are in.
     """
 
     folder: Path
@@ -64,11 +77,240 @@ class Dataset:
     samples: tuple[AnySample, ...]
     has_masks: bool
     unreadable: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    place: Path | None = None
 
     @property
     def index_of(self) -> dict[int, int]:
         """The class index of each category id."""
         return {category.id: category.index for category in self.categories}
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """How one format is found and read."""
+
+    find: Callable[[Tree], dict[str, Any]]
+    read: Callable[[Tree, dict[str, Any], str, Faults, str], Records]
+
+
+def _coco(kind: Kind) -> _Reader:
+    def find(tree: Tree) -> dict[str, Any]:
+        return dict(find_documents(tree, kind))
+
+    def read(tree: Tree, found: dict[str, Any], split: str, faults: Faults, _: str) -> Records:
+        layout = make_layout(tree, found, split, kind)
+        if kind == "panoptic":
+            data = PanopticData.read(layout, split, faults=faults)
+            return Records(
+                categories=data.categories,
+                samples=data.samples,
+                has_masks=True,
+                place=layout.annotations,
+            )
+        instances = InstanceData.read(layout, faults=faults)
+        return Records(
+            categories=name_categories(instances.categories),
+            samples=instances.images,
+            has_masks=instances.has_masks,
+            place=layout.annotations,
+        )
+
+    return _Reader(find, read)
+
+
+def _of_classes(find: Callable[[Tree], Any], read: Callable[..., Records]) -> _Reader:
+    """Make a reader of one that needs no name for objects without class."""
+    return _Reader(find, lambda tree, found, split, faults, _: read(tree, found, split, faults))
+
+
+_READERS: dict[Format, _Reader] = {
+    "coco-panoptic": _coco("panoptic"),
+    "coco-instances": _coco("instances"),
+    "yolo": _of_classes(find_yolo, read_yolo),
+    "labelme": _of_classes(find_labelme, read_labelme),
+    "via": _of_classes(find_via, read_via),
+    "voc-masks": _of_classes(find_voc_masks, read_voc_masks),
+    "voc-xml": _of_classes(find_voc_xml, read_voc_xml),
+    "mask-files": _Reader(find_mask_files, read_mask_files),
+    "id-maps": _Reader(find_id_maps, read_id_maps),
+    "imagefolder": _of_classes(find_imagefolder, read_imagefolder),
+}
+
+FORMATS: tuple[Format, ...] = tuple(_READERS)
+"""In the order in which a folder is asked for them."""
+
+
+class Source:
+    """A folder, and what is found in it: walked once, whatever is asked of it."""
+
+    def __init__(
+        self, folder: Path, *, annotations: Path | None = None, images: Path | None = None
+    ) -> None:
+        """Walk the folder, or that of the annotation file that is named instead.
+
+        Args:
+            folder: the data set's, or its annotation file.
+            annotations: the only annotation file that counts; None looks for them.
+            images: the folder in which images are looked for; None means all of the folder.
+
+        Raises:
+            DataError: there is no such folder.
+        """
+        if folder.is_file():
+            folder, annotations = folder.parent, folder
+        for path in (folder, images):
+            if path is not None and not path.is_dir():
+                raise DataError(f"{path} is no folder; expected one that holds a data set")
+        if annotations is not None and not annotations.is_file():
+            raise DataError(f"{annotations} is no file; expected annotations")
+        self.folder = folder
+        self.tree = Tree(folder, annotations=annotations, images=images)
+        self._found: dict[Format, dict[str, Any]] = {}
+
+    def find(self, format: Format) -> dict[str, Any]:
+        """Find the splits of one format; "" stands for a data set that has none.
+
+        Raises:
+            DataError: what describes the data is broken.
+        """
+        if format not in self._found:
+            self._found[format] = _READERS[format].find(self.tree)
+        return self._found[format]
+
+    def choose(self, split: str | None, format: Format | None) -> tuple[Format, str]:
+        """Find out format and split.
+
+        Raises:
+            DataError: there is no data set, no such split, or several to choose from.
+        """
+        tried: tuple[Format, ...] = (format,) if format else FORMATS
+        seen: set[str] = set()
+        for name in tried:
+            found = list(self.find(name))
+            chosen = _choose(found, split)
+            if chosen is not None:
+                return name, chosen
+            seen.update(name or '"" (no split)' for name in found)
+        if not seen:
+            asked = f" in the format {format}" if format else ""
+            raise DataError(
+                f"{self.folder} holds no data set{asked}; expected one of these: {EXPECTED}; it "
+                f"has {self.tree.describe()}. Name them with --annotations FILE and --images DIR, "
+                "or convert with datumaro what has no reader here"
+            )
+        asked = (
+            "which split is meant is not clear" if split is None else f"there is no split {split!r}"
+        )
+        raise DataError(f"{self.folder}: {asked}; it has {', '.join(sorted(seen))}")
+
+    def splits(self, format: Format | None) -> tuple[Format, list[str]]:
+        """Give the format, and all splits; of the first format that is there.
+
+        Raises:
+            DataError: there is no data set.
+        """
+        for name in (format,) if format else FORMATS:
+            if found := self.find(name):
+                return name, list(found)
+        name, split = self.choose(None, format)
+        return name, [split]
+
+    def read(
+        self, format: Format, split: str, faults: Faults, *, class_name: str = CLASS_NAME
+    ) -> Dataset:
+        """Read a split; images that are not there are left out and counted.
+
+        Args:
+            format: how it is written.
+            split: one of its splits.
+            faults: collects all faults, or raises the first one.
+            class_name: of objects that nothing names.
+
+        Raises:
+            DataError: the split cannot be read at all.
+        """
+        found = self.find(format)
+        records = _READERS[format].read(self.tree, found, split, faults, class_name)
+        there = tuple(s for s in records.samples if os.path.isfile(s.path))
+        gone = [str(s.path) for s in records.samples if not os.path.isfile(s.path)]
+        _count_absent(len(there), [*gone, *records.absent], records.place, self.tree, faults)
+        return Dataset(
+            folder=self.folder,
+            split=split,
+            format=format,
+            categories=records.categories,
+            samples=there,
+            has_masks=records.has_masks,
+            unreadable=tuple(faults.bad.values()),
+            notes=tuple(note.message for note in faults.notes),
+            place=records.place,
+        )
+
+
+EXPECTED = (
+    "a JSON with images, annotations and categories (COCO), a YAML with names and train (YOLO), "
+    "images/ with labels/*.txt, or images/ and masks/ with one id map an image"
+)
+
+
+def _count_absent(
+    there: int, absent: Sequence[str], place: Path, tree: Tree, faults: Faults
+) -> None:
+    """Count images that are listed and not there; where nearly all are, it is a fault."""
+    if not absent:
+        return
+    listed = there + len(absent) + len(faults.bad)
+    if there + len(faults.bad) < LEAST_THERE * listed:
+        faults.add(
+            "missing file",
+            f"{there} of {listed} images that {place} lists are there, the first that is not: "
+            f"{absent[0]}; the folder has {tree.describe()}: get the images of this export, or "
+            "name their folder with --images DIR",
+        )
+        return
+    text = f"{len(absent)} of {listed} listed images are not there, and are left out"
+    faults.note("missing file", text, f"{absent[0]} is missing", len(absent))
+
+
+def judge(data: Dataset, faults: Faults) -> None:
+    """See that there is something to learn from: one answer for checks, rehearsals and runs.
+
+    Raises:
+        DataError: the whole data set has a fault, or there is no image or no object.
+    """
+    if faults.fatal:
+        more = f" ({faults.count} faults in all)" if faults.count > 1 else ""
+        raise DataError(f"{faults.fatal[0]}{more}")
+    if not data.samples:
+        raise DataError(
+            f"none of {len(data.unreadable)} images can be read, the first: "
+            f"{data.unreadable[0] if data.unreadable else 'there is none'}"
+        )
+    broken = ""
+    if data.unreadable:
+        broken = f"; {len(data.unreadable)} cannot be read, first: {data.unreadable[0]}"
+    for sample in data.samples:
+        try:
+            if _has_object(sample):
+                return
+        except DataError as error:  # a run counts it
+            broken = broken or f"; cannot be read, first: {error}"
+    listed = [s.objects for s in data.samples if isinstance(s, InstanceImage)]
+    crowds = 0 if broken else sum(bool(t["iscrowd"]) for objects in listed for t in objects)
+    left = f"; {crowds} crowds are left out" if crowds else ""
+    raise DataError(
+        f"{data.place}: no object to learn from in {len(data.samples)} images{left}"
+        f"{broken or '; annotate some'}"
+    )
+
+
+def _has_object(sample: AnySample) -> bool:
+    if isinstance(sample, InstanceImage):
+        return any(not truth["iscrowd"] for truth in sample.objects)
+    if isinstance(sample, Sample):
+        return any(not segment.is_crowd for segment in sample.segments)
+    return read_objects_map(sample)[1].size > 0
 
 
 @system_errors()
@@ -78,63 +320,33 @@ def open_data(
     *,
     format: Format | None = None,
     class_name: str = CLASS_NAME,
+    annotations: Path | None = None,
+    images: Path | None = None,
+    may_be_empty: bool = False,
 ) -> Dataset:
     """Open a data set of any format and check what can be checked without reading pixels.
 
     Args:
-        folder: the data set's.
+        folder: the data set's, or its annotation file.
         split: its name; None takes "train", or else the only one there is.
         format: how it is written; None takes the first of `FORMATS` that is there: a folder of
             COCO's may have both panoptic and instance annotations.
-        class_name: of the objects of id maps whose folder names no class.
+        class_name: of objects that nothing names.
+        annotations: the only annotation file that counts; None looks for them.
+        images: the folder in which images are looked for; None means all of the folder.
+        may_be_empty: whether it need not hold an object.
 
     Raises:
-        DataError: there is no such data set or split, a file is missing or broken, or it
-            contradicts itself.
+        DataError: there is no such data set or split, it contradicts itself, or there is nothing
+            to learn from.
     """
-    format, split = find_data(folder, split, format)
-    data = read_split(folder, split, format, Faults(), class_name=class_name)
-    for sample in data.samples:
-        if not sample.path.is_file():
-            raise DataError(f"{sample.path} is missing; it is image {sample.image_id}")
+    source = Source(folder, annotations=annotations, images=images)
+    format, split = source.choose(split, format)
+    faults = Faults(collect=True)
+    data = source.read(format, split, faults, class_name=class_name)
+    if faults.fatal or not (may_be_empty and data.samples):
+        judge(data, faults)
     return data
-
-
-def read_split(
-    folder: Path, split: str, format: Format, faults: Faults, *, class_name: str = CLASS_NAME
-) -> Dataset:
-    """Read a split of a data set; images that a JSON lists need not be there.
-
-    Args:
-        folder: the data set's.
-        split: one of its splits.
-        format: how it is written.
-        faults: raises the first fault, or collects all of them.
-        class_name: of the objects of id maps whose folder names no class.
-
-    Raises:
-        DataError: the split cannot be read at all, or has a fault and faults are not collected.
-    """
-    if format == "coco-panoptic":
-        layout = require_layout(folder, split, "panoptic")
-        return from_panoptic(PanopticData.read(layout, split, faults=faults))
-    if format == "coco-instances":
-        layout = require_layout(folder, split, "instances")
-        return _from_instances(InstanceData.read(layout, faults=faults), folder, split, format)
-    if format == "yolo":
-        data = read_yolo(_yolo_file(folder), split, faults)
-        return _from_instances(data, folder, split, format)
-    name = class_folder(folder, split)[1] or class_name
-    samples, unreadable = read_id_folder(folder, split, faults)
-    return Dataset(
-        folder=folder,
-        split=split,
-        format=format,
-        categories=(Category(index=0, id=1, name=name, is_thing=True, color=_color(0)),),
-        samples=samples,
-        has_masks=True,
-        unreadable=unreadable,
-    )
 
 
 @system_errors()
@@ -144,26 +356,7 @@ def find_data(folder: Path, split: str | None, format: Format | None) -> tuple[F
     Raises:
         DataError: there is no data set, no such split, or several to choose from.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; expected one that holds a data set")
-    tried: tuple[Format, ...] = (format,) if format else FORMATS
-    splits: list[tuple[Format, list[str]]] = [
-        (name, found) for name in tried if (found := list_splits(folder, name))
-    ]
-    if not splits:
-        asked = f" in the format {format}" if format else ""
-        raise DataError(
-            f"{folder} holds no data set{asked}; expected one of these: panoptic_NAME.json or "
-            "instances_NAME.json of COCO (perhaps in annotations/), data.yaml of YOLO, "
-            "or images/ and masks/ with id maps"
-        )
-    for name, found in splits:
-        chosen = _choose(found, split)
-        if chosen is not None:
-            return name, chosen
-    there = sorted({name or '"" (no split)' for _, found in splits for name in found})
-    asked = "which split is meant is not clear" if split is None else f"there is no split {split!r}"
-    raise DataError(f"{folder}: {asked}; it has {', '.join(there)}")
+    return Source(folder).choose(split, format)
 
 
 @system_errors()
@@ -173,11 +366,7 @@ def list_splits(folder: Path, format: Format) -> list[str]:
     Raises:
         DataError: YOLO's `data.yaml` is broken.
     """
-    if format == "yolo":
-        return list(_yolo_file(folder).splits) if find_yolo(folder) else []
-    if format == "id-maps":
-        return find_id_folders(folder)
-    return find_splits(folder, "panoptic" if format == "coco-panoptic" else "instances")
+    return list(Source(folder).find(format)) if folder.exists() else []
 
 
 def read_objects(sample: AnySample, index_of: dict[int, int], *, with_masks: bool) -> Objects:
@@ -207,59 +396,30 @@ def read_objects(sample: AnySample, index_of: dict[int, int], *, with_masks: boo
         classes=np.array([index_of[truth["category_id"]] for truth in truths], np.int64),
         segment_ids=np.arange(1, len(truths) + 1, dtype=np.int32),
         boxes=boxes,
-        ids=draw_id_map(truths, sample.size) if with_masks else None,
+        ids=draw_id_map([_drawn(t) for t in truths], sample.size) if with_masks else None,
     )
 
 
-def from_panoptic(data: PanopticData) -> Dataset:
-    """Give a panoptic data set as one to train on."""
-    return Dataset(
-        folder=data.folder,
-        split=data.split,
-        format="coco-panoptic",
-        categories=data.categories,
-        samples=data.samples,
-        has_masks=True,
-    )
-
-
-def _from_instances(data: InstanceData, folder: Path, split: str, format: Format) -> Dataset:
-    return Dataset(
-        folder=folder,
-        split=split,
-        format=format,
-        categories=name_categories(data.categories),
-        samples=data.images,
-        has_masks=data.has_masks,
-        unreadable=data.unreadable,
-    )
+def _drawn(truth: ObjectTruth) -> ObjectTruth:
+    """Give an object a mask, where it has none: its box."""
+    if "segmentation" in truth:
+        return truth
+    return {**truth, "segmentation": [rectangle(truth["bbox"])]}
 
 
 def name_categories(categories: Sequence[InstanceCategory]) -> tuple[Category, ...]:
     """Make things of the categories of a format that has no stuff and no colours."""
     return tuple(
-        Category(index=index, id=c.id, name=c.name, is_thing=True, color=_color(index))
+        Category(index=index, id=c.id, name=c.name, is_thing=True, color=made_up_color(index))
         for index, c in enumerate(categories)
     )
 
 
 def _choose(found: list[str], split: str | None) -> str | None:
-    """Pick a split: by name, which may leave out COCO's year."""
-    if split is None:
-        trained = _choose(found, SPLITS[0])
-        return trained if trained is not None else found[0] if len(found) == 1 else None
-    if split in found:
-        return split
-    return next((n for n in found if split and n[:-4] == split and n[-4:].isdecimal()), None)
-
-
-def _yolo_file(folder: Path) -> YoloFile:
-    path = find_yolo(folder)
-    assert path is not None
-    return read_yolo_file(path)
-
-
-def _color(index: int) -> tuple[int, int, int]:
-    """A colour for a class: hues a golden section apart are never near each other."""
-    red, green, blue = colorsys.hsv_to_rgb((0.97 + index * 0.618034) % 1, 0.7, 0.9)
-    return round(255 * red), round(255 * green), round(255 * blue)
+    """Pick a split by its name; None picks the one to train on."""
+    if split is not None:
+        return same_split(found, split)
+    trained = same_split(found, "train")
+    if trained is not None or len(found) == 1:
+        return trained if trained is not None else found[0]
+    return "" if "" in found else None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import hotcoco
 import numpy as np
+import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from panodetr.data.samples import RunLengths
@@ -46,7 +47,7 @@ def read_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
     Raises:
         DataError: the file is missing, not a picture, or of another size or kind of pixels.
     """
-    with _opened(path, size) as picture:
+    with opened(path, size) as picture:
         if picture.mode not in ("RGB", "RGBA", "P", "L"):
             raise DataError(f"{path} has {picture.mode} pixels; expected 8-bit RGB")
         # PNG optimisers turn few colours into a palette or greys: the same ids in RGB.
@@ -66,22 +67,43 @@ def read_gray_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
         DataError: the file is missing, not a picture, of another size or kind of pixels, or has
             negative ids.
     """
-    with _opened(path, size) as picture:
-        if picture.mode not in ("1", "L", "P") and not picture.mode.startswith("I"):
-            raise DataError(
-                f"{path} has {picture.mode} pixels; expected one whole number a pixel, "
-                "grey of 8 or 16 bits"
-            )
-        ids = np.asarray(picture).astype(np.int32)
-    if ids.min() < 0:
+    try:
+        with opened(path, size) as picture:
+            if picture.mode not in ("1", "L", "P", "F") and not picture.mode.startswith("I"):
+                raise DataError(
+                    f"{path} has {picture.mode} pixels; expected one whole number a pixel"
+                )
+            values: NDArray[Any] = np.asarray(picture)
+    except DataError as error:
+        values = _read_wide(path, size, error)
+    if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
+        raise DataError(f"{path} has fractions; expected one whole number a pixel")
+    if values.min() < -1 or values.max() >= 2**31:
         raise DataError(
-            f"{path} has negative ids; expected 0 for background, 1 or more for objects"
+            f"{path} has negative ids; expected 0 or -1 for background, 1 or more for objects"
         )
-    return ids
+    return np.maximum(values.astype(np.int32), VOID)
+
+
+def _read_wide(path: Path, size: tuple[int, int], failure: DataError) -> NDArray[Any]:
+    """Read a TIFF whose numbers Pillow doesn't know, as those of 64 bits.
+
+    Raises:
+        DataError: it is something else; `failure` is what Pillow's reading ended with.
+    """
+    if not isinstance(failure.__cause__, UnidentifiedImageError):
+        raise failure
+    try:
+        values: NDArray[Any] = tifffile.imread(path, key=0)
+    except Exception:  # whatever a broken header makes it stumble over
+        raise failure from failure.__cause__
+    if values.shape != size or values.dtype.kind not in "iuf":
+        raise failure
+    return values
 
 
 @contextmanager
-def _opened(path: Path, size: tuple[int, int]) -> Generator[Image.Image, None, None]:
+def opened(path: Path, size: tuple[int, int]) -> Generator[Image.Image, None, None]:
     """Open a picture and see that it has its image's size.
 
     Raises:
@@ -190,10 +212,26 @@ def draw_mask(
     return np.asarray(hotcoco.mask.decode(encode_mask(segmentation, size)), np.bool_)
 
 
+def encode_pixels(mask: NDArray[np.bool_]) -> RunLengths:
+    """Encode a mask (H, W), which is fast where its columns are contiguous."""
+    counts = hotcoco.mask.encode(mask)["counts"].decode("ascii")
+    return RunLengths(size=list(mask.shape), counts=counts)
+
+
 def mask_area(truth: ObjectTruth, size: tuple[int, int]) -> int:
     """Count the pixels of an object's mask in an image (H, W)."""
     assert "segmentation" in truth
-    return int(hotcoco.mask.area(encode_mask(truth["segmentation"], size)))
+    return count_pixels(truth["segmentation"], size)
+
+
+def count_pixels(mask: list[list[float]] | RunLengths, size: tuple[int, int]) -> int:
+    """Count the pixels of polygons or run lengths in an image (H, W)."""
+    return int(hotcoco.mask.area(encode_mask(mask, size)))
+
+
+def mask_box(mask: RunLengths, size: tuple[int, int]) -> list[float]:
+    """Give the box x, y, width, height of a mask's pixels in an image (H, W)."""
+    return [float(edge) for edge in hotcoco.mask.to_bbox(encode_mask(mask, size))]
 
 
 def draw_id_map(objects: Sequence[ObjectTruth], size: tuple[int, int]) -> NDArray[np.int32]:

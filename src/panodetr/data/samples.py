@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from panodetr.results.types import Category
+
 
 class RunLengths(TypedDict):
     """A mask in COCO's run lengths, down the columns.
@@ -132,6 +134,25 @@ class MaskImage:
 
 AnySample: TypeAlias = Sample | InstanceImage | MaskImage
 """One image and where its ground truth is; each kind has image_id, path and size (H, W)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """What a reader gives of one split, whatever its format.
+
+    Attributes:
+        categories: by rising id; an index is the position in this order.
+        samples: the images; their files need not be there.
+        has_masks: whether objects have masks.
+        place: the file or folder that the annotations are in.
+        absent: images that are listed and not there, if they are not among the samples.
+    """
+
+    categories: tuple[Category, ...]
+    samples: tuple[AnySample, ...]
+    has_masks: bool
+    place: Path
+    absent: tuple[str, ...] = ()
 
 
 def read_sample(sample: AnySample) -> NDArray[np.uint8]:

@@ -1,32 +1,39 @@
-"""One reader a format, and what the readers share.
+"""One reader a format, and what the readers share: faults and notes, boxes, and images' sizes.
 
-Each reader runs in two ways. Opening a data set stops at the first fault; checking one collects
-every fault. Both run the same lines: a reader hands each fault to its `Faults`.
+Each reader runs in two ways. What compares results stops at the first fault; opening and checking a
+data set collect all faults. Both run the same lines: a reader hands each fault to its `Faults`.
 """
 
 from __future__ import annotations
 
+import colorsys
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from panodetr.errors import DataError, ImageError
-from panodetr.images.read import read_size
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Hashable, Sequence
     from pathlib import Path
 
 FaultKind: TypeAlias = Literal[
     "broken file", "broken entry", "missing file", "wrong size", "box outside", "empty box",
     "unknown category", "unknown image", "duplicate id", "unlisted pixels", "no pixels",
-    "missing mask", "crowd", "empty image", "single id",
+    "missing mask", "crowd", "empty image", "single id", "class", "nothing to learn", "format",
+    "turned image", "repaired", "left out", "overlap", "many objects",
 ]  # fmt: skip
 """What can be found in a data set."""
 
 OUTSIDE = 0.5
-"""Pixels by which a box may reach out of its image: some tools round."""
+"""Pixels by which a box may reach out of its image without a word: some tools round."""
+
+DRAGGED = (3, 0.01)
+"""Pixels, and part of the image's side, by which annotators drag boxes over the border."""
+
+MOST_OF_A_KIND = 20
+"""Faults of one kind that are listed one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +43,19 @@ class Finding:
     Attributes:
         kind: of the fault.
         message: one line that names file and id.
-        is_error: False for what is legal, such as crowds and images without objects.
+        is_error: False for what is legal or repaired, such as crowds and boxes that were cut.
     """
 
     kind: FaultKind
     message: str
     is_error: bool
+
+
+@dataclass
+class _Note:
+    kind: FaultKind
+    count: int
+    example: str
 
 
 @dataclass(kw_only=True)
@@ -50,34 +64,77 @@ class Faults:
 
     Attributes:
         collect: whether to collect.
-        findings: what was collected, in the order of reading.
+        errors: what was collected, in the order of reading.
+        fatal: the faults that are not of a single image.
+        bad: a message for each image that cannot be used, by its id or path.
     """
 
     collect: bool = False
-    findings: list[Finding] = field(default_factory=list[Finding])
+    errors: list[Finding] = field(default_factory=list[Finding])
+    fatal: list[str] = field(default_factory=list[str])
+    bad: dict[Hashable, str] = field(default_factory=dict["Hashable", str])
+    _notes: dict[str, _Note] = field(default_factory=dict[str, _Note])
+    _counts: Counter[str] = field(default_factory=Counter[str])
 
-    def add(self, kind: FaultKind, message: str) -> None:
-        """Report a fault that makes the data unusable.
+    def add(self, kind: FaultKind, message: str, image: Hashable = None) -> None:
+        """Report a fault.
+
+        Args:
+            kind: of the fault.
+            message: one line that names file and place.
+            image: the image that cannot be used for it; None where it is all of the data set.
 
         Raises:
             DataError: faults are not collected.
         """
         if not self.collect:
             raise DataError(message)
-        self.tolerate(kind, message)
+        message = one_line(message)
+        self._counts[kind] += 1
+        if self._counts[kind] <= MOST_OF_A_KIND:
+            self.errors.append(Finding(kind=kind, message=message, is_error=True))
+        if image is None:
+            self.fatal.append(message)
+        else:
+            self.bad.setdefault(image, message)
 
-    def tolerate(self, kind: FaultKind, message: str) -> None:
-        """Report a fault that does not keep the data from being opened."""
-        if self.collect:
-            self.findings.append(Finding(kind=kind, message=one_line(message), is_error=True))
+    def note(self, kind: FaultKind, text: str, example: str = "", count: int = 1) -> None:
+        """Count what is legal, or was repaired; it is said once, with the first example."""
+        note = self._notes.setdefault(text, _Note(kind, 0, example))
+        note.count += count
 
-    def note(self, kind: FaultKind, message: str) -> None:
-        """Report what is legal and worth knowing."""
-        if self.collect:
-            self.findings.append(Finding(kind=kind, message=one_line(message), is_error=False))
+    @property
+    def notes(self) -> list[Finding]:
+        """What is worth knowing, a line a kind."""
+        found: list[Finding] = []
+        for text, note in self._notes.items():
+            message = text.format(n=note.count) if "{n}" in text else text
+            if note.example:
+                message += f"; {'first' if note.count > 1 else 'it is'}: {note.example}"
+            found.append(Finding(kind=note.kind, message=one_line(message), is_error=False))
+        return found
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All faults, and after them the notes."""
+        more = [
+            Finding(
+                kind="left out",
+                message=f"{count - MOST_OF_A_KIND} more faults of the kind {kind!r} are not listed",
+                is_error=True,
+            )
+            for kind, count in self._counts.items()
+            if count > MOST_OF_A_KIND
+        ]
+        return [*self.errors, *more, *self.notes]
+
+    @property
+    def count(self) -> int:
+        """How many faults there are."""
+        return self._counts.total()
 
     @contextmanager
-    def catching(self, kind: FaultKind) -> Generator[None, None, None]:
+    def catching(self, kind: FaultKind, image: Hashable = None) -> Generator[None, None, None]:
         """Report an error that is raised within.
 
         Raises:
@@ -90,23 +147,52 @@ class Faults:
         except (DataError, ImageError) as error:
             if not self.collect:
                 raise
-            self.tolerate(kind, str(error))
+            self.add(kind, str(error), image)
 
-    def check_box(self, bbox: Sequence[float], size: tuple[int, int], place: str) -> None:
-        """Report a box x, y, width, height that is empty or reaches out of its image (H, W)."""
-        if not self.collect:  # nothing of it keeps data from being opened
-            return
-        x, y, width, height = bbox
-        if width <= 0 or height <= 0:
-            self.tolerate("empty box", f"{place} has a box of {width:g}x{height:g} pixels")
-        beyond = max(-x, -y, x + width - size[1], y + height - size[0])
-        if beyond > OUTSIDE:
-            shown = ", ".join(f"{value:g}" for value in bbox)
-            self.tolerate(
-                "box outside",
-                f"{place} has the box {shown}, which reaches {beyond:.3g} pixels out of its image "
-                f"of {size[1]}x{size[0]}",
+    def fit_box(
+        self, bbox: Sequence[float], size: tuple[int, int], place: str
+    ) -> list[float] | None:
+        """Cut a box x, y, width, height where it reaches out of its image (H, W), and say so.
+
+        Returns:
+            The box, as it is where it reaches out by `OUTSIDE` at most; None where nothing is left.
+        """
+        kept = cut_box(bbox, size)
+        if kept is None:
+            text = "{n} objects are outside their images, and are left out"
+            self.note("box outside", text, _show_box(place, bbox, size))
+        elif not bbox[2] or not bbox[3]:
+            text = "{n} boxes have no width or height; nothing is learned from them"
+            self.note("empty box", text, _show_box(place, bbox, size))
+        elif kept is not bbox:
+            beyond, least = _beyond(bbox, size), max(DRAGGED[0], DRAGGED[1] * max(size))
+            text = (
+                "{n} boxes reach out of their images by a little, and are cut at the border"
+                if beyond <= least
+                else "{n} boxes reach far out of their images, and are cut at the border"
             )
+            self.note("box outside", text, _show_box(place, bbox, size))
+        return kept if kept is None or isinstance(kept, list) else list(kept)
+
+
+def cut_box(bbox: Sequence[float], size: tuple[int, int]) -> Sequence[float] | None:
+    """Cut a box as `Faults.fit_box` does, without a word; the same object where it fits."""
+    x, y, width, height = bbox
+    if _beyond(bbox, size) <= OUTSIDE:
+        return bbox
+    left, top = max(x, 0.0), max(y, 0.0)
+    right, bottom = min(x + width, float(size[1])), min(y + height, float(size[0]))
+    return [left, top, right - left, bottom - top] if right > left and bottom > top else None
+
+
+def _beyond(bbox: Sequence[float], size: tuple[int, int]) -> float:
+    x, y, width, height = bbox
+    return max(-x, -y, x + width - size[1], y + height - size[0])
+
+
+def _show_box(place: str, bbox: Sequence[float], size: tuple[int, int]) -> str:
+    shown = ", ".join(f"{value:g}" for value in bbox)
+    return f"{place} has the box {shown} in an image of {size[1]}x{size[0]}"
 
 
 def one_line(message: str) -> str:
@@ -129,16 +215,22 @@ def system_errors() -> Generator[None, None, None]:
         raise DataError(f"cannot read {error.filename}: {error.strerror or error}") from error
 
 
-def named_file(name: str, folder: Path, place: str) -> Path:
-    """Give the path of a file in a folder; it need not be there.
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8, or in what its first bytes say.
 
     Raises:
-        DataError: the name is empty, or leads out of the folder; `place` is for the message.
+        DataError: it is something else, or cannot be read.
     """
-    parts = PurePosixPath(name)
-    if parts.is_absolute() or ".." in parts.parts or not parts.parts:
-        raise DataError(f"{place} names {name!r}; expected a file within {folder}")
-    return folder / parts
+    if not path.is_file():  # a pipe would never end
+        raise DataError(f"cannot read {path}: it is no file; expected text")
+    try:
+        contents = path.read_bytes()
+        wide = contents[:2] in (b"\xff\xfe", b"\xfe\xff")
+        return contents.decode("utf-16" if wide else "utf-8-sig")
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"cannot read {path}: {error}; expected text in UTF-8") from error
 
 
 def number_images(images: Sequence[Path]) -> list[int]:
@@ -147,39 +239,14 @@ def number_images(images: Sequence[Path]) -> list[int]:
     COCO's images are called by their ids, which so survive formats that have no place for them.
     """
     stems = [image.stem for image in images]
-    if all(stem.isascii() and stem.isdecimal() for stem in stems):
+    if all(stem.isascii() and stem.isdecimal() and len(stem) < 19 for stem in stems):
         numbers = [int(stem) for stem in stems]
         if len(set(numbers)) == len(numbers):
             return numbers
     return list(range(1, len(images) + 1))
 
 
-def read_sizes(
-    images: Sequence[Path], faults: Faults
-) -> tuple[list[tuple[int, int] | None], tuple[str, ...]]:
-    """Read the sizes (H, W) of images from their headers, where no file gives them.
-
-    Returns:
-        The sizes in the images' order, None for images whose headers are broken, and a message
-        about each of these.
-
-    Raises:
-        DataError: an image is missing, or none can be read, and faults are not collected.
-    """
-    sizes: list[tuple[int, int] | None] = []
-    unreadable: list[str] = []
-    for image in images:
-        try:
-            sizes.append(read_size(image))
-        except ImageError as error:
-            sizes.append(None)
-            if image.exists():
-                unreadable.append(str(error))
-                faults.tolerate("broken file", str(error))
-            else:
-                faults.add("missing file", str(error))
-    if len(unreadable) == len(images):
-        faults.add(
-            "broken file", f"none of {len(images)} images can be read, the first: {unreadable[0]}"
-        )
-    return sizes, tuple(unreadable)
+def made_up_color(index: int) -> tuple[int, int, int]:
+    """A colour for a class: hues a golden section apart are never near each other."""
+    red, green, blue = colorsys.hsv_to_rgb((0.97 + index * 0.618034) % 1, 0.7, 0.9)
+    return round(255 * red), round(255 * green), round(255 * blue)

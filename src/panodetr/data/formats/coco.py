@@ -1,30 +1,28 @@
-"""What COCO's two formats share: where a split lies, its images and its categories.
+"""What COCO's two formats share: which JSONs are of which split, their images and categories.
 
-Three layouts, K being `panoptic` or `instances` and NAME the split:
-
-    K.json            images/    K/                    no splits; the split's name is ""
-    K_NAME.json       NAME/      K_NAME/
-    annotations/K_NAME.json      NAME/      annotations/K_NAME/      as COCO unpacks
-
-In the last one NAME may leave out the year: "val" finds `annotations/panoptic_val2017.json`.
+A JSON with images, annotations and categories is found by its content, wherever it lies in the
+folder; `split_of_file` says of which split it is. Its images are those that its names mean.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, TypeVar
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from panodetr.data.formats import Faults, named_file
+from panodetr.data.formats import Faults
+from panodetr.data.formats.sizes import Listed, read_headers, stated_size
+from panodetr.data.tree import ANNOTATIONS_DEPTH, Tree, same_split, split_of, split_of_file
 from panodetr.errors import DataError
-from panodetr.images.read import MAX_PIXELS
-from panodetr.validation import decode_json, read_json
+from panodetr.validation import decode_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from panodetr.data.tree import Found
 
 Kind = Literal["panoptic", "instances"]
 """Which ground truth a JSON holds."""
@@ -32,28 +30,36 @@ Kind = Literal["panoptic", "instances"]
 Entry = TypeVar("Entry", bound=msgspec.Struct)
 CategoryT = TypeVar("CategoryT", bound="CategoryEntry")
 
-Id: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
-"""What every program reads from a JSON without loss."""
+Whole: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Id: TypeAlias = Whole | str
+"""An opaque key: annotations are joined by its value, else by its text."""
 Coordinate: TypeAlias = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
 Side: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Box: TypeAlias = tuple[Coordinate, Coordinate, Side, Side]
 """x, y, width, height in pixels."""
 Text: TypeAlias = Annotated[str, msgspec.Meta(min_length=1)]
-_Length: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_PIXELS)]
+
+_SNIFFED = 32 * 2**20
+"""Bytes of a JSON that is decoded to see what it is; of a larger one the keys are looked for."""
+
+_BOM = b"\xef\xbb\xbf"
+
+_KINDS: tuple[Kind, ...] = ("panoptic", "instances")
 
 
 class CategoryEntry(msgspec.Struct):
     """A category of an instance JSON; a panoptic one says more."""
 
-    id: Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+    id: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     name: Text
+    supercategory: Any = None
 
 
 class _ImageEntry(msgspec.Struct):
     id: Id
     file_name: Text
-    height: _Length
-    width: _Length
+    height: float | None = None
+    width: float | None = None
 
 
 class Document(msgspec.Struct):
@@ -64,27 +70,53 @@ class Document(msgspec.Struct):
     categories: list[msgspec.Raw]
 
 
+class _Used(msgspec.Struct):
+    category_id: Id | None = None
+    segments_info: list[_Used] = []
+
+
+class _Named(msgspec.Struct):
+    file_name: str
+
+
+class _Names(msgspec.Struct):
+    images: list[_Named]
+
+
 @dataclass(frozen=True)
 class Layout:
     """The parts of one split.
 
     Attributes:
         annotations: the JSON.
-        images: folder that the images' file names are in.
-        id_maps: folder of the panoptic id maps; instances have none.
+        images: folder in which the images are looked for.
+        id_maps: folder in which panoptic id maps are looked for; instances have none.
+        split: its name.
+        others: the JSONs of the other splits, by their names.
+        tree: the files of the folder that was opened; None where only the two folders are read.
     """
 
     annotations: Path
     images: Path
     id_maps: Path
+    split: str = ""
+    others: dict[str, Path] = field(default_factory=dict[str, Path])
+    tree: Tree | None = None
 
-
-@dataclass(frozen=True)
-class ListedImage:
-    """An image that a JSON lists: its path, and its size (H, W) in pixels."""
-
-    path: Path
-    size: tuple[int, int]
+    def find(
+        self, names: Sequence[str], *, maps: bool = False, taken: Iterable[Path] = ()
+    ) -> Found:
+        """Find the images that names mean, or the id maps, but for files that are taken."""
+        folder = self.id_maps if maps else self.images
+        tree = self.tree or Tree(folder)
+        return tree.images.find(
+            names,
+            folder if self.tree is None else self.annotations.parent,
+            split=self.split,
+            others=frozenset(self.others),
+            maps=self.id_maps.name if maps else None,
+            taken=frozenset(taken),
+        )
 
 
 def read_document(path: Path) -> Document:
@@ -93,7 +125,7 @@ def read_document(path: Path) -> Document:
     Raises:
         DataError: the file cannot be read, is not JSON, or lacks one of COCO's three lists.
     """
-    return read_json(path, Document, DataError)
+    return decode_json(_read(path), Document, str(path), DataError)
 
 
 def is_panoptic(annotation: msgspec.Raw) -> bool:
@@ -106,96 +138,303 @@ def is_panoptic(annotation: msgspec.Raw) -> bool:
 
 def decode_entries(
     entries: Sequence[msgspec.Raw], expected: type[Entry], place: str, faults: Faults
-) -> Iterator[tuple[str, Entry, msgspec.Raw]]:
-    """Decode and check a list entry by entry; give place, value and text of those without fault.
-
-    Raises:
-        DataError: an entry is faulty, and faults are not collected.
-    """
+) -> Iterator[tuple[str, Entry | DataError, msgspec.Raw]]:
+    """Decode and check a list entry by entry; give place, value or what is wrong, and text."""
+    decoder = msgspec.json.Decoder(expected, strict=False)
     for number, raw in enumerate(entries):
         here = f"{place}[{number}]"
         try:
-            entry = decode_json(raw, expected, here, DataError, strict=False)
-        except DataError as error:
-            faults.add("broken entry", str(error))
-            continue
+            entry: Entry | DataError = decoder.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            try:
+                entry = decode_json(raw, expected, here, DataError, strict=False)
+            except DataError as error:
+                entry = error
         yield here, entry, raw
 
 
-def read_images(document: Document, layout: Layout, faults: Faults) -> dict[int, ListedImage]:
-    """Read the images by their ids, in the order of the JSON; the files may be missing.
+class Join:
+    """Numbers entries, and finds them by their ids: by value, else by the id's text."""
+
+    def __init__(self) -> None:
+        self._known: dict[int | str, int] = {}
+        self._ids: set[int | str] = set()
+        self.refused = False  # an entry whose id is not known: nothing is said of what it may be
+
+    def add(self, key: int | str, number: int) -> bool:
+        """Take up an id and its number; False where the id is known already."""
+        if key in self._ids:
+            return False
+        self._ids.add(key)
+        self._known[key] = number
+        if isinstance(key, int):
+            self._known.setdefault(str(key), number)
+        elif key.isdecimal() and len(key) < 19:
+            self._known.setdefault(int(key), number)
+        return True
+
+    def find(self, key: int | str) -> int | None:
+        """Give the number of the entry that a reference means; None where there is none."""
+        return self._known.get(key)
+
+
+def read_images(
+    document: Document, layout: Layout, faults: Faults, taken: Iterable[Path] = ()
+) -> tuple[dict[int, Listed], Join]:
+    """Read the images by their ids, in the order of the JSON, with their sizes and files.
+
+    Files that are taken are something else.
 
     Raises:
         DataError: an entry is faulty, repeated, or there is none, and faults are not collected.
     """
     place = f"{layout.annotations}: images"
-    images: dict[int, ListedImage] = {}
-    paths: dict[Path, int] = {}
-    for here, entry, _ in decode_entries(document.images, _ImageEntry, place, faults):
-        if entry.id in images:
-            faults.add("duplicate id", f"{here} repeats image id {entry.id}")
-            continue
-        if entry.height * entry.width > MAX_PIXELS:
-            faults.add(
-                "broken entry",
-                f"{here} is {entry.width}x{entry.height} pixels; expected {MAX_PIXELS:,} at most",
+    images: dict[int, Listed] = {}
+    join = Join()
+    names: dict[int, tuple[str, str]] = {}
+    entries = list(decode_entries(document.images, _ImageEntry, place, faults))
+    numbers = _numbers([entry.id for _, entry, _ in entries if isinstance(entry, _ImageEntry)])
+    for here, entry, _ in entries:
+        if isinstance(entry, DataError):
+            join.refused = True
+            faults.add("broken entry", str(entry), here)
+        elif not join.add(entry.id, number := numbers[entry.id]):
+            faults.add("duplicate id", f"{here} repeats image id {entry.id}", here)
+        else:
+            names[number] = here, entry.file_name
+            images[number] = Listed(
+                image_id=number,
+                path=None,
+                named=entry.file_name,
+                size=stated_size(entry.height, entry.width),
             )
-            continue
-        with faults.catching("broken entry"):
-            path = named_file(entry.file_name, layout.images, here)
-            if path in paths:
-                faults.tolerate(
-                    "duplicate id",
-                    f"{here} (image {entry.id}) has {path}, image {paths[path]} too",
-                )
-            paths[path] = entry.id
-            images[entry.id] = ListedImage(path, (entry.height, entry.width))
     if not images:
-        faults.add("broken entry", f"{layout.annotations} has no images; expected at least one")
-    return images
+        faults.add(
+            "broken entry", f"{layout.annotations} has no images; expected at least one image"
+        )
+    found = layout.find([name for _, name in names.values()], taken=taken)
+    owners: dict[Path, int] = {}
+    for image_id, (here, name) in names.items():
+        path = images[image_id].path = found.paths.get(name)
+        if path is not None and path in owners:
+            text = "{n} image files are listed twice"
+            example = f"{here} (image {image_id}) has {path}, image {owners[path]} too"
+            faults.note("duplicate id", text, example)
+        elif path is not None:
+            owners[path] = image_id
+        elif name in found.several:
+            one, other, *_ = found.several[name]
+            faults.add(
+                "duplicate id",
+                f"{here} names {name}, which may be {one} or {other}; write the folder into "
+                "file_name, or say --images",
+                image_id,
+            )
+    read_headers(list(images.values()), faults)
+    return images, join
+
+
+def _numbers(keys: Sequence[int | str]) -> dict[int | str, int]:
+    """Number images by their ids: the ids themselves, or their places where some are words."""
+    try:
+        numbers = {key: int(key) for key in keys}
+        if len(set(numbers.values())) == len(numbers):
+            return numbers
+    except ValueError:
+        pass
+    return {key: number for number, key in enumerate(dict.fromkeys(keys), start=1)}
 
 
 def read_categories(
-    document: Document, expected: type[CategoryT], path: Path, faults: Faults
-) -> list[CategoryT]:
-    """Read the categories, by rising id.
+    document: Document, expected: type[CategoryT], layout: Layout, faults: Faults
+) -> tuple[list[CategoryT], Join]:
+    """Read the categories, by rising id, without those that stand for nothing.
+
+    Left out, with a note: a root that Roboflow writes above all classes, which no object has, and a
+    repeated name that no object has.
 
     Raises:
-        DataError: an entry is faulty, two share an id or a name, or there is none, and faults are
-            not collected.
+        DataError: an entry is faulty, two share an id, two of one name have objects, or there is
+            none, and faults are not collected.
     """
     found: dict[int, CategoryT] = {}
-    names: set[str] = set()
-    place = f"{path}: categories"
-    for here, entry, _ in decode_entries(document.categories, expected, place, faults):
-        if entry.id in found or entry.name in names:
-            faults.add("duplicate id", f"{here} repeats id {entry.id} or name {entry.name!r}")
-        found.setdefault(entry.id, entry)
-        names.add(entry.name)
+    join = Join()
+    path = layout.annotations
+    for here, entry, _ in decode_entries(
+        document.categories, expected, f"{path}: categories", faults
+    ):
+        if isinstance(entry, DataError):
+            faults.add("broken entry", str(entry))
+            join.refused = True
+        elif entry.id in found:
+            if (entry.name, entry.supercategory) != (
+                found[entry.id].name, found[entry.id].supercategory
+            ):  # fmt: skip
+                faults.add("duplicate id", f"{here} repeats id {entry.id} of {entry.name!r}")
+        else:
+            found[entry.id] = entry
     if not found:
-        faults.add("broken entry", f"{path} has no categories; expected at least one")
-    return [found[category_id] for category_id in sorted(found)]
+        if not join.refused:
+            faults.add("broken entry", f"{path} has no categories; expected at least one")
+        return [], join
+    of_name: dict[str, list[CategoryT]] = {}
+    for entry in found.values():
+        of_name.setdefault(entry.name, []).append(entry)
+    roots = [e for e in found.values() if e.supercategory == "none"]
+    suspects = {e.id for same in of_name.values() if len(same) > 1 for e in same}
+    if len(roots) == 1 and len(found) > 1:
+        suspects.add(roots[0].id)
+    if suspects:
+        used = _used(document.annotations)
+        for other in layout.others.values():
+            if suspects <= used:
+                break
+            try:
+                used |= _used(read_document(other).annotations)
+            except DataError:  # said where that split is opened
+                continue
+        if len(roots) == 1 and len(found) > 1 and roots[0].id not in used:
+            del found[roots[0].id]
+            text = "a class without objects that stands above all others is none"
+            faults.note("class", text, f"{roots[0].name!r}, id {roots[0].id}")
+        for name, same in of_name.items():
+            with_objects = [e for e in same if e.id in used]
+            kept = with_objects or [e for e in same if e.id in found][:1]
+            if len(with_objects) > 1:
+                ids = " and ".join(str(e.id) for e in with_objects[:2])
+                faults.add(
+                    "duplicate id",
+                    f"{path} repeats the name {name!r}: {ids} both have objects; give them one id, "
+                    "or two names",
+                )
+            for entry in same:
+                if len(same) > 1 and entry not in kept and found.pop(entry.id, None):
+                    text = "{n} classes repeat the name of another and have no objects: left out"
+                    faults.note("class", text, f"{name!r}, id {entry.id}")
+    for category_id in found:
+        join.add(category_id, category_id)
+    return [found[category_id] for category_id in sorted(found)], join
+
+
+def _used(annotations: Sequence[msgspec.Raw]) -> set[int]:
+    """Give the ids of the categories that objects or segments have."""
+    found: set[int] = set()
+    decoder = msgspec.json.Decoder(_Used, strict=False)
+    for raw in annotations:
+        try:
+            entry = decoder.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+        for key in (entry.category_id, *(segment.category_id for segment in entry.segments_info)):
+            if isinstance(key, int):
+                found.add(key)
+            elif key is not None and key.isdecimal():
+                found.add(int(key))
+    return found
+
+
+def find_documents(tree: Tree, kind: Kind) -> dict[str, list[Path]]:
+    """Find the JSONs of one kind by their splits; "" stands for none."""
+    found: dict[str, list[Path]] = {}
+    for path in tree.files(".json", depth=ANNOTATIONS_DEPTH):
+        if _sniff(tree.root / path) == kind:
+            split = split_of_file(path) or _split_of_images(tree.root / path)
+            found.setdefault(split, []).append(tree.root / path)
+    return {
+        split: _only(paths, kind) if len(paths) > 1 else paths
+        for split, paths in sorted(found.items(), key=lambda item: (not item[0], item[0]))
+    }
+
+
+def make_layout(tree: Tree, found: dict[str, list[Path]], split: str, kind: Kind) -> Layout:
+    """Give the parts of a split that was found.
+
+    Raises:
+        DataError: several JSONs are of this split.
+    """
+    path, *more = found[split]
+    if more:
+        raise DataError(
+            f"{path} and {more[0]} are both of {f'split {split!r}' if split else 'no split'}; "
+            "expected one JSON a split: say which with --annotations FILE, or take one away"
+        )
+    others = {name: paths[0] for name, paths in found.items() if name != split}
+    id_maps = path.with_suffix("") if kind == "panoptic" else path.parent
+    return Layout(path, tree.root, id_maps, split, others, tree)
+
+
+def _only(paths: list[Path], kind: Kind) -> list[Path]:
+    """Keep the JSON that is called as COCO calls it, where one is."""
+    named = [path for path in paths if path.stem.startswith((f"{kind}_", kind))]
+    return named if len(named) == 1 else paths
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if not path.is_file():  # a pipe would never end
+            raise DataError(f"{path} cannot be read: it is no file; expected JSON")
+        return path.read_bytes().removeprefix(_BOM)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _sniff(path: Path) -> Kind | None:
+    """Say what a JSON holds; None where it is none of COCO's.
+
+    A broken JSON that is called as COCO calls it counts, so that somebody says what is wrong.
+    """
+    named: Kind | None = next(
+        (kind for kind in _KINDS if re.match(rf"{kind}(_|$)", path.stem)), None
+    )
+    try:
+        contents = _read(path)
+    except DataError:
+        return named
+    if not all(key in contents for key in (b'"images"', b'"annotations"', b'"categories"')):
+        return named
+    kind: Kind = "panoptic" if b'"segments_info"' in contents else "instances"
+    if len(contents) > _SNIFFED:
+        return kind
+    try:
+        document = msgspec.json.decode(contents, type=Document)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return named
+    return kind if document.images or named == kind else None
+
+
+def _split_of_images(path: Path) -> str:
+    """Give the split whose folder all images of a JSON are named in; "" where there is none."""
+    if path.stat().st_size > _SNIFFED:
+        return ""
+    try:
+        images = decode_json(_read(path), _Names, "", DataError).images
+    except DataError:
+        return ""
+    tops = {PurePosixPath(image.file_name.replace("\\", "/")).parts[:1] for image in images}
+    split = split_of(tops.pop()[0]) if len(tops) == 1 and () not in tops else None
+    return split.name if split else ""
+
+
+def find_splits(folder: Path, kind: Kind) -> list[str]:
+    """List a folder's splits by name; "" stands for the data set that has none."""
+    return list(find_documents(Tree(folder), kind)) if folder.is_dir() else []
 
 
 def find_layout(folder: Path, split: str, kind: Kind) -> Layout | None:
-    """Find a split whose JSON is there; None where there is none."""
-    if not split:
-        layouts = [Layout(folder / f"{kind}.json", folder / "images", folder / kind)]
-    else:
-        beside = folder / f"{kind}_{split}"
-        layouts = [Layout(beside.with_name(f"{beside.name}.json"), folder / split, beside)]
-        for path in sorted((folder / "annotations").glob(f"{kind}_*.json")):
-            name = path.stem.removeprefix(f"{kind}_")
-            if name == split or re.fullmatch(rf"{re.escape(split)}20\d\d", name):
-                layouts.append(Layout(path, folder / name, path.with_suffix("")))
-    return next((layout for layout in layouts if layout.annotations.is_file()), None)
+    """Find a split; None where there is none."""
+    if not folder.is_dir():
+        return None
+    tree = Tree(folder)
+    found = find_documents(tree, kind)
+    chosen = same_split(found, split)
+    return None if chosen is None else make_layout(tree, found, chosen, kind)
 
 
 def require_layout(folder: Path, split: str, kind: Kind) -> Layout:
-    """Find a split and see that its folders are there.
+    """Find a split.
 
     Raises:
-        DataError: a part is missing; the message lists the splits that are there.
+        DataError: it is not there; the message lists the splits that are there.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; expected one with COCO {kind} data")
@@ -204,18 +443,4 @@ def require_layout(folder: Path, split: str, kind: Kind) -> Layout:
         named = f"{kind}_{split}.json" if split else f"{kind}.json"
         there = ", ".join(name or '"" (no split)' for name in find_splits(folder, kind)) or "none"
         raise DataError(f"{folder / named} is missing; splits in {folder}: {there}")
-    parts = [layout.images, layout.id_maps] if kind == "panoptic" else [layout.images]
-    for part in parts:
-        if not part.is_dir():
-            raise DataError(
-                f"{part} is missing; expected a folder of the files that "
-                f"{layout.annotations.name} names"
-            )
     return layout
-
-
-def find_splits(folder: Path, kind: Kind) -> list[str]:
-    """List a folder's splits by name; "" stands for the data set that has none."""
-    found = [*folder.glob(f"{kind}_*.json"), *(folder / "annotations").glob(f"{kind}_*.json")]
-    splits = sorted({path.stem.removeprefix(f"{kind}_") for path in found})
-    return [*splits, ""] if (folder / f"{kind}.json").is_file() else splits

@@ -1,8 +1,8 @@
 """COCO's instance format: images, and a JSON with a box and perhaps a mask for each object.
 
-`panodetr.data.formats.coco` says where these lie. Every annotation is checked by itself when the
-data set is opened. After that an image keeps the text of its annotations, which takes a fifth of
-the memory of Python's numbers, and decodes it when somebody asks for its objects.
+`panodetr.data.formats.coco` says how these are found. Every annotation is checked by itself when
+the data set is opened. After that an image keeps the text of its annotations, which takes a fifth
+of the memory of Python's numbers, and decodes it when somebody asks for its objects.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias, overload
 
 import msgspec
 
-from panodetr.data.formats import Faults
+from panodetr.data.formats import Faults, cut_box
 from panodetr.data.formats.coco import (
     Box,
     CategoryEntry,
     Coordinate,
     Document,
     Id,
+    Join,
     Layout,
     decode_entries,
     read_categories,
@@ -27,16 +28,24 @@ from panodetr.data.formats.coco import (
     read_images,
     require_layout,
 )
-from panodetr.data.masks import check_run_lengths
+from panodetr.data.formats.shapes import note_mixture
+from panodetr.data.formats.sizes import settle
+from panodetr.data.masks import check_run_lengths, count_pixels, mask_box
 from panodetr.data.samples import InstanceCategory, InstanceImage, ObjectTruth, RunLengths
 from panodetr.errors import DataError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from panodetr.data.formats.coco import ListedImage
+    from panodetr.data.formats.sizes import Listed, Size
 
-_Polygon: TypeAlias = Annotated[list[Coordinate], msgspec.Meta(min_length=6)]
+LEAST_AGREEMENT = 0.5
+"""Overlap of a box and its mask, of their union: below it the box is wrong, and measured."""
+
+MOST_DISAGREEING = 0.05
+"""Part of a split's boxes that may be wrong: more are another form of box."""
+
+_Numbers: TypeAlias = list[Coordinate]
 
 
 class _Mask(msgspec.Struct):
@@ -45,45 +54,113 @@ class _Mask(msgspec.Struct):
 
 
 class _Object(msgspec.Struct):
-    id: Id
     image_id: Id
     category_id: Id
-    bbox: Box
-    area: Annotated[float, msgspec.Meta(ge=0, le=1e18)]
-    iscrowd: bool = False
-    segmentation: list[_Polygon] | _Mask | None = None
+    id: Id | float | None = None
+    bbox: Box | None = None
+    area: Annotated[float, msgspec.Meta(ge=0, le=1e18)] | None = None
+    iscrowd: bool | None = None
+    segmentation: list[_Numbers | Coordinate] | _Mask | None = None
 
-    def to_truth(self) -> ObjectTruth:
+    def rings(self) -> list[list[float]]:
+        """Give the polygons that enclose something; a flat list of numbers is one."""
+        if not isinstance(self.segmentation, list):
+            return []
+        given = self.segmentation
+        lists: list[list[float]] = [ring for ring in given if isinstance(ring, list)]
+        if given and not lists:
+            lists = [[number for number in given if not isinstance(number, list)]]
+        return [ring for ring in lists if len(ring) >= 6]
+
+
+class _Reading:
+    """How the objects of a JSON are read: what holds for all of them."""
+
+    def __init__(self, categories: Join, *, crowds_are_objects: bool = False) -> None:
+        self.categories = categories
+        self.crowds_are_objects = crowds_are_objects
+        self.numbered = False  # ids are texts, or repeated: objects get new ones
+
+    def truth(self, entry: _Object, image_id: int, size: Size, number: int) -> ObjectTruth | None:
+        """Give an object as COCO writes it, repaired; None where nothing of it is in the image."""
+        rings = entry.rings()
+        mask: list[list[float]] | RunLengths | None = rings or None
+        if isinstance(entry.segmentation, _Mask):
+            mask = _run_lengths(entry.segmentation)
+        measured = _measure(mask, size)
+        if measured is None and entry.bbox and entry.bbox[2] * entry.bbox[3]:
+            mask = None  # it has no pixel
+        given = entry.bbox or measured
+        if given is None:
+            return None
+        if measured and not entry.iscrowd and _agreement(given, measured) < LEAST_AGREEMENT:
+            given = measured
+        bbox = cut_box(given, size)
+        category_id = self.categories.find(entry.category_id)
+        if bbox is None or category_id is None:
+            return None
+        area = entry.area
+        if not area:
+            area = float(count_pixels(mask, size)) if mask else bbox[2] * bbox[3]
         truth = ObjectTruth(
-            id=self.id,
-            image_id=self.image_id,
-            category_id=self.category_id,
-            bbox=list(self.bbox),
-            area=self.area,
-            iscrowd=int(self.iscrowd),
+            id=entry.id if isinstance(entry.id, int) and not self.numbered else number,
+            image_id=image_id,
+            category_id=category_id,
+            bbox=list(bbox),
+            area=area,
+            iscrowd=int(bool(entry.iscrowd) and not self.crowds_are_objects),
         )
-        if isinstance(self.segmentation, _Mask):
-            truth["segmentation"] = RunLengths(
-                size=list(self.segmentation.size), counts=self.segmentation.counts
-            )
-        elif self.segmentation:  # empty where there are boxes only
-            truth["segmentation"] = self.segmentation
+        if mask is not None:
+            truth["segmentation"] = mask
         return truth
+
+
+def _measure(mask: list[list[float]] | RunLengths | None, size: Size) -> list[float] | None:
+    """Give the box of a mask; None where there is none, or it has no pixel."""
+    if mask is None:
+        return None
+    if not isinstance(mask, list):
+        box = mask_box(mask, size)
+        return box if box[2] and box[3] else None
+    left = min(min(ring[::2]) for ring in mask)
+    top = min(min(ring[1::2]) for ring in mask)
+    right = max(max(ring[::2]) for ring in mask)
+    bottom = max(max(ring[1::2]) for ring in mask)
+    return [left, top, right - left, bottom - top] if right > left and bottom > top else None
+
+
+def _agreement(one: Sequence[float], other: Sequence[float]) -> float:
+    """Give the overlap of two boxes x, y, width, height, of their union."""
+    across = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    down = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    shared = max(across, 0.0) * max(down, 0.0)
+    union = one[2] * one[3] + other[2] * other[3] - shared
+    return shared / union if union > 0 else 0.0
 
 
 class _StoredObjects(Sequence[ObjectTruth]):
     """The objects of one image as the JSON writes them: checked, and decoded on demand."""
 
-    def __init__(self, entries: Sequence[msgspec.Raw]) -> None:
+    def __init__(
+        self, entries: Sequence[msgspec.Raw], reading: _Reading, listed: Listed, first: int
+    ) -> None:
         self._text = b"[" + b",".join(map(bytes, entries)) + b"]"
         self._count = len(entries)
+        self._reading = reading
+        self._image_id = listed.image_id
+        self._size = listed.size or (1, 1)
+        self._first = first
 
     def __len__(self) -> int:
         return self._count
 
     def _decode(self) -> list[ObjectTruth]:
         found = msgspec.json.decode(self._text, type=list[_Object], strict=False)
-        return [entry.to_truth() for entry in found]
+        truths = (
+            self._reading.truth(entry, self._image_id, self._size, number)
+            for number, entry in enumerate(found, start=self._first)
+        )
+        return [truth for truth in truths if truth is not None]
 
     def __iter__(self) -> Iterator[ObjectTruth]:
         return iter(self._decode())
@@ -101,19 +178,16 @@ class InstanceData:
     """One split of a data set.
 
     Attributes:
-        folder: where its JSON lies.
+        folder: where its annotations lie.
         categories: by rising id.
-        images: in the order of the JSON.
-        has_masks: whether every object has a mask; crowds don't count.
-        unreadable: a message for each image that is left out, because its header is broken and no
-            JSON gives its size.
+        images: in the order of the annotations.
+        has_masks: whether most objects have a mask; crowds don't count.
     """
 
     folder: Path
     categories: tuple[InstanceCategory, ...]
     images: tuple[InstanceImage, ...]
     has_masks: bool
-    unreadable: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, folder: Path, split: str) -> InstanceData:
@@ -137,92 +211,230 @@ class InstanceData:
         Args:
             layout: where the parts lie.
             document: the JSON, where it has been read already.
-            faults: what collects faults; None raises the first one.
+            faults: what collects faults; None raises the first one. Images that have a fault of
+                their own are left out.
 
         Raises:
             DataError: the file is missing or broken, or it contradicts itself.
         """
         faults = faults or Faults()
         document = document or read_document(layout.annotations)
-        entries = read_categories(document, CategoryEntry, layout.annotations, faults)
-        listed = read_images(document, layout, faults)
-        texts, without = _read_objects(document, layout, listed, {e.id for e in entries}, faults)
+        entries, categories = read_categories(document, CategoryEntry, layout, faults)
+        listed, images = read_images(document, layout, faults)
+        reader = _ObjectReader(layout, listed, images, _Reading(categories), faults)
+        reader.read(document)
+        stored: list[InstanceImage] = []
+        number = 1
+        for image_id, image in listed.items():
+            texts = reader.texts.pop(image_id)
+            if image_id in faults.bad or (image.path is not None and image.size is None):
+                continue
+            stored.append(
+                InstanceImage(
+                    image_id=image_id,
+                    path=image.path or layout.images / image.named,
+                    size=image.size or (1, 1),
+                    objects=_StoredObjects(texts, reader.reading, image, number),
+                )
+            )
+            number += len(texts)
         return cls(
             folder=layout.annotations.parent,
             categories=tuple(InstanceCategory(id=entry.id, name=entry.name) for entry in entries),
-            images=tuple(
-                InstanceImage(
-                    image_id=image_id,
-                    path=image.path,
-                    size=image.size,
-                    objects=_StoredObjects(texts.pop(image_id)),
-                )
-                for image_id, image in listed.items()
-            ),
-            has_masks=not without,
+            images=tuple(stored),
+            has_masks=reader.has_masks(),
         )
 
 
-def _read_objects(
-    document: Document,
-    layout: Layout,
-    images: dict[int, ListedImage],
-    category_ids: set[int],
-    faults: Faults,
-) -> tuple[dict[int, list[msgspec.Raw]], int]:
-    """Check the objects; give their texts by image, and how many that are no crowds lack masks.
+class _ObjectReader:
+    """Checks the objects of a JSON, and keeps their texts by image."""
 
-    Raises:
-        DataError: one is faulty or repeated, or its image or category isn't listed, and faults are
-            not collected.
-    """
-    texts: dict[int, list[msgspec.Raw]] = {image_id: [] for image_id in images}
-    seen: set[int] = set()
-    masks, without = 0, 0
-    missing: list[str] = []  # where others have masks, these places are faults
-    place = f"{layout.annotations}: annotations"
-    for here, entry, raw in decode_entries(document.annotations, _Object, place, faults):
-        if entry.id in seen:
-            faults.add("duplicate id", f"{here} repeats annotation id {entry.id}")
-            continue
-        seen.add(entry.id)
-        image = images.get(entry.image_id)
-        if image is None:
-            faults.add(
-                "unknown image", f"{here} is for image {entry.image_id}, which images doesn't list"
+    def __init__(
+        self,
+        layout: Layout,
+        listed: dict[int, Listed],
+        images: Join,
+        reading: _Reading,
+        faults: Faults,
+    ) -> None:
+        self.texts: dict[int, list[msgspec.Raw]] = {image_id: [] for image_id in listed}
+        self.reading = reading
+        self._layout = layout
+        self._listed = listed
+        self._images = images
+        self._faults = faults
+        self._masks = self._boxes = self._disagreeing = 0
+        self._bare = self._odd = ""  # the first object without a mask, and with a wrong box
+        self._seen: dict[int | str | float, int] = {}
+        self._crowds_only = True
+
+    def read(self, document: Document) -> None:
+        """Check all objects.
+
+        Raises:
+            DataError: one is faulty, and faults are not collected.
+        """
+        place = f"{self._layout.annotations}: annotations"
+        waiting: dict[int, list[tuple[str, _Object]]] = {}  # the image's size is in doubt
+        for here, entry, raw in decode_entries(document.annotations, _Object, place, self._faults):
+            if isinstance(entry, DataError):
+                self._faults.add("broken entry", str(entry), self._image_of(raw, here))
+                continue
+            image_id = self._images.find(entry.image_id)
+            if image_id is None:
+                self._note_unknown(entry, here)
+                continue
+            if image_id in self._faults.bad:
+                continue
+            named = f"{here} (annotation {entry.id} of image {image_id})"
+            if not self._is_new(entry, raw, named):
+                continue
+            self._crowds_only &= bool(entry.iscrowd) and isinstance(entry.segmentation, _Mask)
+            if self._listed[image_id].differs:
+                waiting.setdefault(image_id, []).append((named, entry))
+            elif not self._check(entry, self._listed[image_id], named):
+                continue
+            self.texts[image_id].append(raw)
+        for image_id, entries in waiting.items():
+            self._settle(self._listed[image_id], entries)
+        for image in self._listed.values():
+            if image.differs:
+                settle(image, (0, 0), self._faults, str(self._layout.annotations))
+        if self._crowds_only and self._masks == self._boxes == 0 and any(self.texts.values()):
+            self.reading.crowds_are_objects = True
+            self._masks = sum(map(len, self.texts.values()))
+            text = "all {n} objects are crowds, as CVAT's brush writes them; read as objects"
+            self._faults.note("repaired", text, count=self._masks)
+
+    def has_masks(self) -> bool:
+        """Say whether objects are read with masks, and how many there are of the other sort."""
+        objects = self._masks + self._boxes
+        has_masks = self._masks > 0 and self._masks >= self._boxes
+        if self._disagreeing > 1 and self._disagreeing > MOST_DISAGREEING * objects:
+            self._faults.add(
+                "box outside",
+                f"{self._disagreeing} of {objects} boxes disagree with their masks, first: "
+                f"{self._odd}; are they corners x0, y0, x1, y1? expected x, y, width, height",
             )
-            continue
-        named = f"{here} (annotation {entry.id} of image {entry.image_id})"
-        if entry.category_id not in category_ids:
-            faults.add(
-                "unknown category",
-                f"{named} has category {entry.category_id}, which categories doesn't list",
-            )
-        faults.check_box(entry.bbox, image.size, named)
-        if not entry.segmentation:
-            if not entry.iscrowd:
-                without += 1
-                if faults.collect:
-                    missing.append(named)
-        elif not entry.iscrowd:
-            masks += 1
+        elif self._disagreeing:
+            text = "{n} boxes disagree with their masks; the masks' own are taken"
+            self._faults.note("repaired", text, self._odd, self._disagreeing)
+        note_mixture(self._masks, self._boxes, self._bare, self._faults)
+        return has_masks
+
+    def _image_of(self, raw: msgspec.Raw, place: str) -> int | str:
+        """Give the image of an object that is faulty, or else the object's place."""
         try:
-            _check_mask(entry.segmentation, image.size, named)
+            given = msgspec.json.decode(raw, type=_OfImage, strict=False).image_id
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return place
+        found = self._images.find(given)
+        return place if found is None else found
+
+    def _note_unknown(self, entry: _Object, here: str) -> None:
+        if not self._images.refused:
+            text = "{n} objects are of images that the JSON doesn't list, and are left out"
+            self._faults.note("unknown image", text, f"{here} is for image {entry.image_id}")
+
+    def _is_new(self, entry: _Object, raw: msgspec.Raw, named: str) -> bool:
+        """Whether an object was not read before; where two have one id, all get new ones."""
+        if entry.id is None:
+            self.reading.numbered = True
+            return True
+        digest = hash(bytes(raw))
+        known = self._seen.setdefault(entry.id, digest) if entry.id in self._seen else None
+        self._seen.setdefault(entry.id, digest)
+        if known == digest:
+            text = "{n} annotations are written twice, and read once"
+            self._faults.note("duplicate id", text, named)
+            return False
+        if known is not None:
+            text = "{n} annotations repeat the id of another; all objects are numbered anew"
+            self._faults.note("duplicate id", text, f"{named} repeats annotation id {entry.id}")
+        self.reading.numbered |= known is not None or not isinstance(entry.id, int)
+        return True
+
+    def _check(self, entry: _Object, image: Listed, named: str) -> bool:
+        """Check an object that is read at its image's size, and count it; False if it is faulty."""
+        faults, size = self._faults, image.size
+        if self.reading.categories.find(entry.category_id) is None:
+            if not self.reading.categories.refused:
+                faults.add(
+                    "unknown category",
+                    f"{named} has category {entry.category_id}, which categories doesn't list",
+                    image.image_id,
+                )
+            return False
+        rings = entry.rings()
+        try:
+            _check_mask(entry.segmentation, rings, size, named)
         except DataError as error:
-            faults.add("broken entry", str(error))
-            continue
-        texts[entry.image_id].append(raw)
-    if masks:
-        for named in missing:
-            faults.tolerate(
-                "missing mask",
-                f"{named} has no mask, others do; masks are trained where every object has one",
-            )
-    return texts, without
+            faults.add("broken entry", str(error), image.image_id)
+            return False
+        if size is None:  # it is not there, and nobody says how large it is
+            return True
+        if isinstance(entry.segmentation, list) and entry.segmentation:
+            whole = 1 if rings and not isinstance(entry.segmentation[0], list) else len(rings)
+            lists = sum(isinstance(ring, list) for ring in entry.segmentation) or 1
+            if whole < lists:
+                text = "{n} polygons of fewer than three points are left out"
+                faults.note("repaired", text, named, lists - whole)
+        mask = entry.segmentation if isinstance(entry.segmentation, _Mask) else rings
+        measured = _measure(_run_lengths(mask) if isinstance(mask, _Mask) else mask or None, size)
+        if mask and measured is None and entry.bbox is not None and entry.bbox[2] * entry.bbox[3]:
+            text = "{n} masks have no pixel; their objects are read as boxes"
+            faults.note("no pixels", text, named)
+        box = entry.bbox or measured
+        if (
+            measured
+            and entry.bbox
+            and not entry.iscrowd
+            and _agreement(entry.bbox, measured) < LEAST_AGREEMENT
+        ):
+            box = measured
+            self._disagreeing += 1
+            self._odd = self._odd or f"{named} has the box {', '.join(map(str, entry.bbox))}"
+        if box is None or faults.fit_box(box, size, named) is None:
+            if box is None:
+                text = "{n} objects have neither a box nor a mask, and are left out"
+                faults.note("empty box", text, named)
+        elif not entry.iscrowd:
+            has_mask = measured is not None or bool(mask and not (box[2] and box[3]))
+            self._masks += has_mask
+            self._boxes += not has_mask
+            if not has_mask:
+                self._bare = self._bare or named
+        return True
+
+    def _settle(self, image: Listed, entries: list[tuple[str, _Object]]) -> None:
+        """Decide which size of an image holds, and check its objects, which had to wait for it."""
+        across, down = [0.0], [0.0]
+        for _, entry in entries:
+            if entry.bbox is not None:
+                across.append(entry.bbox[0] + entry.bbox[2])
+                down.append(entry.bbox[1] + entry.bbox[3])
+            for ring in entry.rings():
+                across.append(max(ring[::2]))
+                down.append(max(ring[1::2]))
+        settle(image, (max(down), max(across)), self._faults, str(self._layout.annotations))
+        if image.image_id not in self._faults.bad:
+            for named, entry in entries:
+                self._check(entry, image, named)
+
+
+class _OfImage(msgspec.Struct):
+    image_id: Id
+
+
+def _run_lengths(mask: _Mask) -> RunLengths:
+    return RunLengths(size=list(mask.size), counts=mask.counts)
 
 
 def _check_mask(
-    segmentation: list[list[float]] | _Mask | None, size: tuple[int, int], place: str
+    segmentation: list[_Numbers | float] | _Mask | None,
+    rings: list[list[float]],
+    size: Size | None,
+    place: str,
 ) -> None:
     """Check what a type cannot say of a mask in an image of (H, W) pixels.
 
@@ -230,9 +442,10 @@ def _check_mask(
         DataError: run lengths don't fill the image, or a polygon has an odd number of coordinates.
     """
     if isinstance(segmentation, _Mask):
-        check_run_lengths(segmentation.size, segmentation.counts, size, place)
+        if size is not None:
+            check_run_lengths(segmentation.size, segmentation.counts, size, place)
         return
-    for polygon in segmentation or ():
+    for polygon in rings:
         if len(polygon) % 2:
             raise DataError(
                 f"{place} has an invalid polygon of {len(polygon)} numbers; expected x0, y0, x1, "

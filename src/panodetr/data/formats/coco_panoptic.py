@@ -1,22 +1,24 @@
 """COCO's panoptic format: images, id maps, and a JSON that names the segments.
 
-`panodetr.data.formats.coco` says where these lie. The JSON is checked when the data set is opened,
-the pixels when they are read. NumPy only.
+`panodetr.data.formats.coco` says how these are found. The JSON is checked when the data
+set is opened, the pixels when they are read. NumPy only.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import msgspec
+import numpy as np
 
-from panodetr.data.formats import Faults, named_file
+from panodetr.data.formats import Faults, made_up_color
 from panodetr.data.formats.coco import (
-    Box,
     CategoryEntry,
     Document,
     Id,
+    Join,
     Layout,
     Text,
     decode_entries,
@@ -25,25 +27,34 @@ from panodetr.data.formats.coco import (
     read_images,
     require_layout,
 )
+from panodetr.data.formats.sizes import settle
 from panodetr.data.masks import VOID, present_ids, read_id_map
 from panodetr.data.samples import GroundTruthSegment, Sample
-from panodetr.errors import DataError
+from panodetr.errors import DataError, ImageError
+from panodetr.images.read import read_size
 from panodetr.results.types import Category
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
     from numpy.typing import NDArray
+
+    from panodetr.data.formats.sizes import Listed
+    from panodetr.data.tree import Found
 
 LARGEST_ID = 2**24 - 1  # three bytes of colour
 
 _Byte: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
 
-class _Category(CategoryEntry):
+class _Category(CategoryEntry, kw_only=True):
     isthing: bool
-    color: tuple[_Byte, _Byte, _Byte]
+    color: Any = None
+
+    def rgb(self, index: int) -> tuple[int, int, int]:
+        """Give its colour, or one that is made up."""
+        try:
+            return msgspec.convert(self.color, tuple[_Byte, _Byte, _Byte], strict=False)
+        except msgspec.ValidationError:
+            return made_up_color(index)
 
 
 class _Annotation(msgspec.Struct):
@@ -52,12 +63,16 @@ class _Annotation(msgspec.Struct):
     segments_info: list[msgspec.Raw]
 
 
+class _OfImage(msgspec.Struct):
+    image_id: Id
+
+
 class _Segment(msgspec.Struct):
     id: Annotated[int, msgspec.Meta(ge=1, le=LARGEST_ID)]
     category_id: Id
-    area: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
-    iscrowd: bool = False
-    bbox: Box | None = None
+    area: Annotated[float, msgspec.Meta(ge=0, le=2**31)] | None = None
+    iscrowd: bool | None = None
+    bbox: list[float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,18 +126,26 @@ class PanopticData:
         """
         faults = faults or Faults()
         document = document or read_document(layout.annotations)
-        entries = read_categories(document, _Category, layout.annotations, faults)
+        entries, join = read_categories(document, _Category, layout, faults)
         categories = tuple(
             Category(
-                index=index, id=entry.id, name=entry.name, is_thing=entry.isthing, color=entry.color
+                index=index,
+                id=entry.id,
+                name=entry.name,
+                is_thing=entry.isthing,
+                color=entry.rgb(index),
             )
             for index, entry in enumerate(entries)
         )
+        made_up = sum(entry.color is None for entry in entries)
+        if made_up:
+            text = "{n} categories have no colour; colours are made up"
+            faults.note("repaired", text, count=made_up)
         return cls(
             folder=layout.annotations.parent,
             split=split,
             categories=categories,
-            samples=_read_samples(document, layout, {c.id for c in categories}, faults),
+            samples=_read_samples(document, layout, join, faults),
         )
 
 
@@ -162,88 +185,163 @@ def check_ids(sample: Sample, faults: Faults) -> NDArray[np.int32]:
 
 
 def _read_samples(
-    document: Document, layout: Layout, category_ids: set[int], faults: Faults
+    document: Document, layout: Layout, categories: Join, faults: Faults
 ) -> tuple[Sample, ...]:
-    """Join images and annotations.
+    """Join images and annotations; images with a fault of their own are left out.
 
     Raises:
         DataError: an image has no annotation or several, shares its id map with another, or an id
             map is missing, and faults are not collected.
     """
-    images = read_images(document, layout, faults)
+    entries = list(
+        decode_entries(
+            document.annotations, _Annotation, f"{layout.annotations}: annotations", faults
+        )
+    )
+    maps = layout.find(
+        [e.file_name for _, e, _ in entries if isinstance(e, _Annotation)], maps=True
+    )
+    images, join = read_images(document, layout, faults, maps.paths.values())
+    found: dict[int, tuple[str, _Annotation]] = {}
+    for here, entry, raw in entries:
+        if isinstance(entry, DataError):
+            faults.add("broken entry", str(entry), _image_of(raw, join, here))
+            continue
+        image_id = join.find(entry.image_id)
+        if image_id is None:
+            if not join.refused:
+                text = "{n} annotations are for images that the JSON doesn't list"
+                faults.note("unknown image", text, f"{here} is for image {entry.image_id}")
+        elif image_id in found:
+            faults.add(
+                "duplicate id", f"{here} is a second annotation for image {image_id}", image_id
+            )
+        else:
+            found[image_id] = here, entry
     samples: dict[int, Sample] = {}
-    names: dict[str, int] = {}
-    seen: set[int] = set()
-    place = f"{layout.annotations}: annotations"
-    for here, entry, _ in decode_entries(document.annotations, _Annotation, place, faults):
-        image_id = entry.image_id
-        if image_id in seen:
-            faults.add("duplicate id", f"{here} is a second annotation for image {image_id}")
+    owners: dict[Path, int] = {}
+    for image_id, (here, entry) in found.items():
+        image = images[image_id]
+        id_map = maps.paths.get(entry.file_name)
+        if id_map is None:
+            faults.add("missing file", _describe_missing_map(entry, maps, layout, here), image_id)
             continue
-        if image_id not in images:
-            message = f"{here} is for image {image_id}, which images doesn't list"
-            faults.add("unknown image", message)
+        owner = owners.setdefault(id_map, image_id)
+        if owner != image_id:
+            faults.add(
+                "duplicate id",
+                f"{here} has the id map {entry.file_name} of another image, {owner}; expected "
+                "one of its own",
+                image_id,
+            )
+        if image.path is not None:
+            _settle(image, id_map, faults)
+        segments = _read_segments(entry, image, here, categories, faults)
+        if segments is None:  # of a category that was refused
             continue
-        seen.add(image_id)
-        with faults.catching("broken entry"):
-            image, id_map = images[image_id], named_file(entry.file_name, layout.id_maps, here)
-            name = id_map.relative_to(layout.id_maps).with_suffix("").as_posix()
-            owner = names.setdefault(name, image_id)
-            if owner != image_id:
-                faults.add(
-                    "duplicate id",
-                    f"{here} has the id map {entry.file_name} of another image, {owner}; expected "
-                    "one of its own",
-                )
-            if not id_map.is_file():
-                faults.add(
-                    "missing file", f"{id_map} is missing; it is the id map of image {image_id}"
-                )
+        if image.size is not None and not all(segment.area for segment in segments):
+            text = "the areas of segments are missing or no whole numbers in {n} images; measured"
+            faults.note("repaired", text, f"{here} (image {image_id})")
+            with faults.catching("broken file", image_id):
+                segments = _measure(segments, read_id_map(id_map, image.size))
+        if image_id not in faults.bad and image.size is not None:
             samples[image_id] = Sample(
                 image_id=image_id,
-                name=name,
-                path=image.path,
+                name=PurePosixPath(entry.file_name.replace("\\", "/")).with_suffix("").as_posix(),
+                path=image.path or layout.images / image.named,
                 id_map=id_map,
                 size=image.size,
-                segments=_read_segments(entry, image.size, here, category_ids, faults),
+                segments=segments,
             )
-    for image_id in images.keys() - seen:
+    for image_id in images.keys() - found.keys() - faults.bad.keys():
         message = f"{layout.annotations} has no annotation for image {image_id}"
-        faults.add("broken entry", message)
+        faults.add("broken entry", message, image_id)
     return tuple(samples[image_id] for image_id in images if image_id in samples)
 
 
-def _read_segments(
-    annotation: _Annotation,
-    size: tuple[int, int],
-    place: str,
-    category_ids: set[int],
-    faults: Faults,
+def _image_of(raw: msgspec.Raw, join: Join, place: str) -> int | str:
+    """Give the image of an annotation that is faulty, or else the annotation's place."""
+    try:
+        given = join.find(msgspec.json.decode(raw, type=_OfImage, strict=False).image_id)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return place
+    return place if given is None else given
+
+
+def _measure(
+    segments: tuple[GroundTruthSegment, ...], ids: NDArray[np.int32]
 ) -> tuple[GroundTruthSegment, ...]:
-    """Read the segments of an image of (H, W) pixels.
+    """Give segments the areas that an id map (H, W) shows."""
+    numbers, counts = np.unique_counts(ids)
+    areas = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+    return tuple(replace(s, area=s.area or areas.get(s.id, 0)) for s in segments)
+
+
+def _describe_missing_map(entry: _Annotation, maps: Found, layout: Layout, here: str) -> str:
+    several = maps.several.get(entry.file_name)
+    if several:
+        return f"{here} names {entry.file_name}, which may be {several[0]} or {several[1]}"
+    return (
+        f"{layout.id_maps / entry.file_name} is missing; it is the id map of image {entry.image_id}"
+    )
+
+
+def _settle(image: Listed, id_map: Path, faults: Faults) -> None:
+    """Decide which size holds where JSON and file give two: the one that the id map has."""
+    if not image.differs:
+        return
+    try:
+        drawn = read_size(id_map)
+    except ImageError:
+        return  # the id map is read later, and named
+    if drawn == image.header:
+        settle(image, (0, 0), faults, "")
+        return
+    height, width = image.header or drawn
+    faults.add(
+        "wrong size",
+        f"{image.path} is {width}x{height} pixels; expected {drawn[1]}x{drawn[0]}, the size of its "
+        f"id map {id_map}",
+        image.image_id,
+    )
+
+
+def _read_segments(
+    annotation: _Annotation, image: Listed, place: str, categories: Join, faults: Faults
+) -> tuple[GroundTruthSegment, ...] | None:
+    """Read the segments of an image; None where one is of a category that was refused.
 
     Raises:
         DataError: one is faulty or repeated, and faults are not collected.
     """
     segments: dict[int, GroundTruthSegment] = {}
-    of_image = f"of image {annotation.image_id}"
     entries = decode_entries(annotation.segments_info, _Segment, f"{place}.segments_info", faults)
     for here, entry, _ in entries:
-        named = f"{here} (segment {entry.id} {of_image})"
-        if entry.id in segments:
-            faults.add("duplicate id", f"{named} repeats segment id {entry.id} within its image")
+        if isinstance(entry, DataError):
+            faults.add("broken entry", str(entry), image.image_id)
             continue
-        if entry.category_id not in category_ids:
+        named = f"{here} (segment {entry.id} of image {image.image_id})"
+        category_id = categories.find(entry.category_id)
+        if entry.id in segments:
+            faults.add(
+                "duplicate id",
+                f"{named} repeats segment id {entry.id} within its image",
+                image.image_id,
+            )
+        elif category_id is None and categories.refused:
+            return None
+        elif category_id is None:
             faults.add(
                 "unknown category",
                 f"{named} has category {entry.category_id}, which categories doesn't list",
+                image.image_id,
             )
-        if entry.bbox is not None:
-            faults.check_box(entry.bbox, size, named)
-        segments[entry.id] = GroundTruthSegment(
-            id=entry.id,
-            category_id=entry.category_id,
-            area=entry.area,
-            is_crowd=entry.iscrowd,
-        )
+        else:
+            whole = entry.area is not None and entry.area >= 1 and entry.area.is_integer()
+            segments[entry.id] = GroundTruthSegment(
+                id=entry.id,
+                category_id=category_id,
+                area=int(entry.area) if whole and entry.area is not None else 0,
+                is_crowd=bool(entry.iscrowd),
+            )
     return tuple(segments.values())

@@ -1,29 +1,52 @@
-"""A folder of images with one id map each: objects of a single class, drawn as numbers.
+"""Images with one id map each: objects of a single class, drawn as numbers.
 
     images/          masks/                images and id maps of the same names without ending
     images/          masks/CLASS/          the same; the folder names the class
-    NAME/images/     NAME/masks/           a split, laid out in one of these ways
+    NAME/images/     NAME/masks/           a split, laid out in one of these ways; or
+    images/NAME/     masks/NAME/
+    X_img.tif        X_masks.tif           Cellpose's pairs in one folder; an image may be X.tif
 
-An id map is a PNG or TIFF of 8 or 16 bits of grey: 0 is background, each other number an object.
+An id map is a PNG or TIFF of one whole number a pixel: 0 is background, any other an object.
 """
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from panodetr.data.formats import Faults, number_images, read_sizes
+from panodetr.data.formats import Faults, made_up_color, number_images
+from panodetr.data.formats.sizes import Listed, read_headers
 from panodetr.data.masks import VOID, present_ids, read_gray_id_map
-from panodetr.data.samples import MaskImage
+from panodetr.data.samples import MaskImage, Records
+from panodetr.data.tree import IMAGE_FOLDERS, fold, split_of
 from panodetr.errors import DataError
 from panodetr.images.read import SUFFIXES
+from panodetr.results.types import Category
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from panodetr.data.tree import Tree
+
 MAP_SUFFIXES = (".png", ".tif", ".tiff")
+
+_MAP_FOLDERS = frozenset({"masks", "mask", "labels", "label", "label_maps", "labelmaps"})
+
+_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_instances")
+"""Of the stem of an id map that is called after its image."""
+
+
+@dataclass(kw_only=True)
+class MapFolders:
+    """Where a split's images and id maps are: their folders from the root, and the class."""
+
+    images: PurePosixPath
+    maps: dict[PurePosixPath, str | None] = field(default_factory=dict[PurePosixPath, str | None])
 
 
 def read_objects_map(sample: MaskImage) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -37,90 +60,141 @@ def read_objects_map(sample: MaskImage) -> tuple[NDArray[np.int32], NDArray[np.i
     return ids, present[present != VOID]
 
 
-def find_id_folders(folder: Path) -> list[str]:
-    """List a folder's splits that have images and id maps; "" stands for the folder itself."""
-    if not folder.is_dir():
-        return []
-    inner = sorted(path.parent.name for path in folder.glob("*/masks") if _is_split(path.parent))
-    return [*inner, ""] if _is_split(folder) else inner
+def find_id_maps(tree: Tree) -> dict[str, MapFolders]:
+    """Find a folder's splits that have images and id maps; "" stands for none."""
+    found: dict[str, MapFolders] = {}
+    for folder, names in tree.folders.items():
+        maps = [name for name in names if name.lower().endswith(MAP_SUFFIXES)]
+        for images, split, class_name in _image_folders(tree, folder) if maps else ():
+            group = found.setdefault(split, MapFolders(images=images))
+            if group.images == images:
+                group.maps[folder] = class_name
+    if not found:
+        for folder in tree.folders:
+            if len(_pairs_beside(tree, folder)) > 1:
+                found[_split_name(folder.parts)] = MapFolders(images=folder, maps={folder: None})
+    return found
 
 
-def class_folder(folder: Path, split: str) -> tuple[Path, str | None]:
-    """Find the folder of a split's id maps, and the class that it names, if it does.
-
-    Raises:
-        DataError: it names several.
-    """
-    masks = folder / split / "masks"
-    inner = sorted(path for path in masks.iterdir() if path.is_dir())
-    maps = any(path.suffix.lower() in MAP_SUFFIXES for path in masks.iterdir())
-    if maps or not inner:
-        return masks, None
-    if len(inner) > 1:
-        raise DataError(
-            f"{masks} has folders for {', '.join(path.name for path in inner)}; "
-            "expected one class: write several as COCO panoptic data"
-        )
-    return inner[0], inner[0].name
-
-
-def list_pairs(folder: Path, split: str) -> list[tuple[Path, Path]]:
-    """List images and their id maps, sorted; an id map may be missing.
-
-    Raises:
-        DataError: there is no image, two share a name, or there are several classes.
-    """
-    masks, _ = class_folder(folder, split)
-    images = folder / split / "images"
-    paths = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise DataError(f"{images} holds no image; expected one for each id map in {masks}")
-    stems = [path.stem for path in paths]
-    if len(set(stems)) != len(stems):
-        twice = next(stem for stem in stems if stems.count(stem) > 1)
-        raise DataError(f"{images} has several images called {twice}; expected one an id map")
-    return [(path, _map_of(path, masks)) for path in paths]
-
-
-def read_id_folder(
-    folder: Path, split: str, faults: Faults | None = None
-) -> tuple[tuple[MaskImage, ...], tuple[str, ...]]:
+def read_id_maps(
+    tree: Tree, found: dict[str, MapFolders], split: str, faults: Faults, class_name: str
+) -> Records:
     """List a split's images with their sizes and id maps, which are not read yet.
 
-    Args:
-        folder: the data set's.
-        split: one of its splits.
-        faults: what collects faults; None raises the first one.
+    Raises:
+        DataError: two images share a name, or there are several classes.
+    """
+    group = found[split]
+    masks = tree.root / next(iter(group.maps))
+    classes = sorted({name for name in group.maps.values() if name is not None})
+    if len(classes) > 1:
+        raise DataError(
+            f"{masks.parent} has folders for {', '.join(classes)}; "
+            "expected one class: write several as COCO panoptic data"
+        )
+    if list(group.maps) == [group.images]:
+        pairs = _pairs_beside(tree, group.images)
+    else:
+        pairs = _pairs_between(tree, group, faults)
+    paths = [tree.root / path for path in pairs]
+    listed = [
+        Listed(image_id=number, path=path, named=str(path), size=None)
+        for number, path in zip(number_images(paths), paths, strict=True)
+    ]
+    for image, id_map in zip(listed, pairs.values(), strict=True):
+        if id_map is None:
+            where = masks / f"{image.path.stem if image.path else ''}.png"
+            faults.add(
+                "missing file", f"{where} is missing; it is the id map of {image.path}",
+                image.image_id,
+            )  # fmt: skip
+    read_headers(listed, faults)
+    samples = tuple(
+        MaskImage(image_id=image.image_id, path=path, id_map=tree.root / id_map, size=image.size)
+        for image, path, id_map in zip(listed, paths, pairs.values(), strict=True)
+        if image.size is not None and id_map is not None and image.image_id not in faults.bad
+    )
+    name = classes[0] if classes else class_name
+    thing = Category(index=0, id=1, name=name, is_thing=True, color=made_up_color(0))
+    return Records(categories=(thing,), samples=samples, has_masks=True, place=masks)
 
-    Returns:
-        The images that can be read by their headers, and a message about each of the others.
+
+def _image_folders(
+    tree: Tree, maps: PurePosixPath
+) -> Iterator[tuple[PurePosixPath, str, str | None]]:
+    """Give folders whose images may belong to the id maps of one folder, with split and class."""
+    for place, part in enumerate(maps.parts):
+        if fold(part) not in _MAP_FOLDERS:
+            continue
+        before, after = maps.parts[:place], maps.parts[place + 1 :]
+        for name in _names_below(tree, PurePosixPath(*before)):
+            for rest, class_name in ((after, None), (after[:-1], after[-1])) if after else (
+                ((), None),):  # fmt: skip
+                folder = PurePosixPath(*before, name, *rest)
+                if folder in tree.folders and tree.images_in(folder):
+                    yield folder, _split_name((*before, *rest)), class_name
+                    return
+
+
+def _names_below(tree: Tree, folder: PurePosixPath) -> list[str]:
+    """List the folders in a folder that are called as those of images are."""
+    return [
+        path.name
+        for path in tree.folders
+        if path.parent == folder and path != folder and fold(path.name) in IMAGE_FOLDERS
+    ]
+
+
+def _split_name(parts: tuple[str, ...]) -> str:
+    """Give the split that folders name, or else all of their names."""
+    known = next((split.name for part in reversed(parts) if (split := split_of(part))), None)
+    return known or "/".join(parts)
+
+
+def _pairs_between(
+    tree: Tree, group: MapFolders, faults: Faults
+) -> dict[PurePosixPath, PurePosixPath | None]:
+    """Pair images and id maps of two folders; an id map may be missing.
 
     Raises:
-        DataError: a file is missing, no image can be read, or there are several classes.
+        DataError: two images share a name.
     """
-    faults = faults or Faults()
-    pairs = list_pairs(folder, split)
-    paths = [path for path, _ in pairs]
-    sizes, unreadable = read_sizes(paths, faults)
-    images: list[MaskImage] = []
-    for image_id, (path, id_map), size in zip(number_images(paths), pairs, sizes, strict=True):
-        if not id_map.is_file():
-            faults.add("missing file", f"{id_map} is missing; it is the id map of {path}")
-        if size is not None:
-            images.append(MaskImage(image_id=image_id, path=path, id_map=id_map, size=size))
-    if faults.collect:
-        masks, known = class_folder(folder, split)[0], {id_map for _, id_map in pairs}
-        for path in sorted(masks.iterdir()):
-            if path.suffix.lower() in MAP_SUFFIXES and path not in known:
-                where = folder / split / "images"
-                faults.tolerate("missing file", f"{path} has no image of its name in {where}")
-    return tuple(images), unreadable
+    images = tree.images_in(group.images)
+    stems = [path.stem for path in images]
+    if len(set(stems)) != len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        where = tree.root / group.images
+        raise DataError(f"{where} has several images called {twice}; expected one an id map")
+    maps = {
+        os.path.splitext(name)[0]: folder / name
+        for folder in group.maps
+        for name in reversed(tree.folders[folder])
+        if name.lower().endswith(MAP_SUFFIXES)
+    }
+    pairs = {path: _map_of(path.stem, maps) for path in images}
+    for path in maps.keys() - {p.stem for p in pairs.values() if p is not None}:
+        text = "{n} id maps have no image of their name"
+        faults.note("missing file", text, f"{tree.root / maps[path]} in {tree.root / group.images}")
+    return pairs
 
 
-def _is_split(folder: Path) -> bool:
-    return (folder / "images").is_dir() and (folder / "masks").is_dir()
+def _pairs_beside(tree: Tree, folder: PurePosixPath) -> dict[PurePosixPath, PurePosixPath | None]:
+    """Pair images and id maps that lie in one folder; what has no id map is no image of it."""
+    names = [n for n in tree.folders[folder] if os.path.splitext(n)[1].lower() in SUFFIXES]
+    maps = {
+        os.path.splitext(name)[0]: folder / name
+        for name in names
+        if name.lower().endswith(MAP_SUFFIXES) and os.path.splitext(name)[0].endswith(_ENDINGS)
+    }
+    images = [folder / name for name in names if os.path.splitext(name)[0] not in maps]
+    return {path: found for path in images if (found := _map_of(path.stem, maps))}
 
 
-def _map_of(path: Path, masks: Path) -> Path:
-    paths = [masks / f"{path.stem}{suffix}" for suffix in MAP_SUFFIXES]
-    return next((path for path in paths if path.is_file()), paths[0])
+def _map_of(stem: str, maps: dict[str, PurePosixPath]) -> PurePosixPath | None:
+    """Find the id map of an image by the image's stem."""
+    bare = stem.removesuffix("_img").removesuffix("_image")
+    names = [
+        stem,
+        *(f"{base}{ending}" for base in dict.fromkeys((stem, bare)) for ending in _ENDINGS),
+    ]
+    return next((maps[name] for name in names if name in maps), None)

@@ -1,0 +1,155 @@
+"""labelme's format: beside each image, or elsewhere, a JSON of the shapes that were drawn on it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+import numpy as np
+from PIL import Image
+
+from panodetr.data.formats import Faults
+from panodetr.data.formats.coco import Coordinate, Text
+from panodetr.data.formats.shapes import (
+    Marked,
+    Shape,
+    build,
+    ellipse,
+    find_images,
+    number_labels,
+    rectangle,
+)  # fmt: skip
+from panodetr.data.formats.sizes import stated_size
+from panodetr.data.masks import encode_pixels
+from panodetr.data.tree import split_of_folder
+from panodetr.errors import DataError
+from panodetr.validation import decode_json
+
+if TYPE_CHECKING:
+    from panodetr.data.formats.sizes import Size
+    from panodetr.data.samples import Records
+    from panodetr.data.tree import Tree
+
+IGNORED = ("__ignore__", "_background_")
+"""Labels that labelme's own tools read as none."""
+
+
+class _Shape(msgspec.Struct):
+    label: Text
+    points: list[tuple[Coordinate, Coordinate]]
+    shape_type: str | None = None
+    group_id: int | str | None = None
+    mask: str | None = None
+
+
+class _File(msgspec.Struct):
+    imagePath: str
+    shapes: list[_Shape]
+    imageHeight: float | None = None
+    imageWidth: float | None = None
+
+
+Found: TypeAlias = dict[str, list[tuple[Path, _File | DataError]]]
+
+
+def find_labelme(tree: Tree) -> Found:
+    """Find the JSONs by their splits; "" stands for none."""
+    found: Found = {}
+    for path in tree.files(".json"):
+        contents = tree.read_bytes(path)
+        if b'"imagePath"' in contents and b'"shapes"' in contents:
+            try:
+                file = decode_json(contents, _File, str(tree.root / path), DataError, strict=False)
+            except DataError as error:
+                file = error
+            found.setdefault(split_of_folder(path.parent), []).append((tree.root / path, file))
+    return found
+
+
+def read_labelme(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
+    """Read the shapes of a split."""
+    files = [(path, file) for path, file in found[split] if isinstance(file, _File)]
+    for path, file in found[split]:
+        if isinstance(file, DataError):
+            faults.add("broken file", str(file), path)
+    names = tree.images.find_beside([(path, file.imagePath) for path, file in files], split)
+    marked: list[Marked] = []
+    for path, file in files:
+        image = find_images(names[path], file.imagePath, str(path), faults)
+        size = stated_size(file.imageHeight, file.imageWidth)
+        with faults.catching("broken entry", image or path):
+            shapes = _join(file, path, size, faults)
+            marked.append(Marked(path=image, place=str(path), size=size, shapes=shapes))
+    labels = {
+        shape.label
+        for inner in found.values()
+        for _, file in inner
+        if isinstance(file, _File)
+        for shape in file.shapes
+        if shape.label not in IGNORED
+    }
+    return build(marked, *number_labels(labels), faults, tree.root)
+
+
+def _join(file: _File, path: Path, size: Size | None, faults: Faults) -> list[Shape]:
+    """Give the objects of a file; shapes of one label and group are one."""
+    found: dict[object, Shape] = {}
+    for number, shape in enumerate(file.shapes):
+        place = f"{path}: shapes[{number}]"
+        if shape.label in IGNORED:
+            text = f"{{n}} shapes are labelled {shape.label}, and are left out"
+            faults.note("left out", text, place)
+            continue
+        one = _read_shape(shape, place, size)
+        if one is None:
+            text = "{n} shapes are points or lines, which enclose nothing, and are left out"
+            faults.note("left out", text, place)
+            continue
+        key = number if shape.group_id is None else (shape.group_id, shape.label)
+        if key in found and found[key].mask is None:
+            found[key].rings += one.rings
+        else:
+            found[key] = one
+    return list(found.values())
+
+
+def _read_shape(shape: _Shape, place: str, size: Size | None) -> Shape | None:
+    """Read one shape; None where it encloses nothing.
+
+    Raises:
+        DataError: its mask cannot be read.
+    """
+    kind, points = shape.shape_type or "polygon", shape.points
+    if kind == "mask" and shape.mask and points and size is not None:
+        return Shape(shape.label, place, mask=_read_mask(shape.mask, points[0], size, place))
+    if kind == "circle" and len(points) == 2:
+        (x, y), edge = points
+        radius = math.dist((x, y), edge)
+        ring = ellipse(x, y, radius, radius)
+    elif kind == "rectangle" and len(points) in (2, 4):
+        xs, ys = [x for x, _ in points], [y for _, y in points]
+        ring = rectangle((min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)))
+    elif kind in ("polygon", "oriented_rectangle") and len(points) >= 3:
+        ring = [value for point in points for value in point]
+    else:
+        return None
+    return Shape(shape.label, place, rings=[ring])
+
+
+def _read_mask(text: str, corner: tuple[float, float], size: Size, place: str):
+    """Read a mask that is drawn as a PNG of its own, at a place in the image (H, W)."""
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(text)), formats=["PNG"]) as picture:
+            drawn = np.asarray(picture.convert("L")) > 0
+    except (OSError, ValueError, SyntaxError, binascii.Error) as error:
+        raise DataError(f"{place} has a mask that is no PNG: {error}") from error
+    whole = np.zeros(size, np.bool_, order="F")
+    left, top = max(0, round(corner[0])), max(0, round(corner[1]))
+    part = whole[top : top + drawn.shape[0], left : left + drawn.shape[1]]
+    part[:] = drawn[: part.shape[0], : part.shape[1]]
+    return encode_pixels(whole)

@@ -1,0 +1,311 @@
+"""Data as people have it: what each folder of `../shared/data/quirks` must be read as."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from panodetr.data.check import check_split
+from panodetr.data.dataset import Source, open_data
+from panodetr.data.masks import draw_mask
+from panodetr.data.samples import InstanceImage, ObjectTruth
+from panodetr.errors import DataError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a folder must be read as: each split's images and objects, classes, and notes."""
+
+    splits: dict[str, tuple[int, int]]
+    classes: tuple[str, ...]
+    masks: bool = True
+    notes: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    refused: dict[str, str] = field(default_factory=dict[str, str])
+
+
+R = Reading
+ROOT = "a class without objects that stands above all others is none"
+ONE = {"": (3, 6)}
+BOTH = {"train": (2, 4), "val": (2, 4)}
+ALL = {"train": (2, 4), "val": (2, 4), "test": (2, 4)}
+
+QUIRKS: dict[str, Reading] = {
+    "all-photos-absent": R({}, (), refused={"train": r"0 of 3 images .*picture0_jpg\.rf\.a12"}),
+    "box-a-little-outside": R(ONE, ("wall",), masks=False, notes=("2 boxes reach out",)),
+    "boxes-are-corners": R({}, (), refused={"": "are they corners x0, y0, x1, y1"}),
+    "coco-custom-names": R({"train": (3, 6), "val": (1, 2)}, ("on", "off"), masks=False),
+    "coco-images-train2017": R({"train2017": (3, 6), "val2017": (2, 4)}, ("person", "cup")),
+    "coco-json-in-split": R(
+        {"train": (3, 6), "val": (1, 2), "test": (1, 2)}, ("Bird",), masks=False
+    ),
+    "cvat-brush-all-crowd": R(ONE, ("open", "closed"), notes=("all 6 objects are crowds",)),
+    "cvat-default": R(ONE, ("part",)),
+    "cvat-subset-folders": R({"train": (3, 6), "val": (2, 4)}, ("smoke", "fire"), masks=False),
+    "cvat-subsets-flat": R({"train": (3, 6), "val": (2, 4)}, ("streak",), masks=False),
+    "darknet": R({"train": (3, 6)}, ("truck", "car"), masks=False),
+    "dsb2018": R({"stage1_train": (3, 6)}, ("object",)),
+    "hf-metadata-jsonl": R({"train": (2, 4)}, ("0", "1"), masks=False, notes=("numbers",)),
+    "json-size-wrong": R(ONE, ("nut",), notes=("3 images another size",)),
+    "label-studio-beside-masks": R(ONE, ("wall", "window")),
+    "label-studio-coco": R(ONE, ("desk", "chair")),
+    "label-studio-moved": R(ONE, ("moon", "star"), masks=False),
+    "label-studio-yolo": R(ONE, ("belt", "wheel"), masks=False),
+    "label-studio-yolo-renamed": R(ONE, ("belt", "wheel"), masks=False),
+    "labelme": R({"": (3, 8)}, ("leaf", "stem"), notes=("1 shapes are labelled __ignore__",)),
+    "labelme-voc-coco": R({"": (2, 4)}, ("_background_", "bus", "car")),
+    "labelme-windows-path": R(ONE, ("spot",)),
+    "labelme2coco-trainval": R(ONE, ("fig", "nut")),
+    "nested-objects": R({"": (1, 5)}, ("wall", "window")),
+    "one-box-among-masks": R({"train": (4, 8)}, ("flake",), notes=("1 of 8 objects", ROOT)),
+    "panoptic-mixed-layout": R({"train": (2, 4)}, ("thing", "floor"), notes=("2 images; mea",)),
+    "panoptic-other-folders": R({"examples": (2, 4)}, ("thing", "floor")),
+    "panoptic-photos-png-in-json": R({"train": (2, 4)}, ("thing", "floor")),
+    "photos-in-class-folders": R({"": (4, 8)}, ("alpha", "beta")),
+    "repeated-unused-class": R(
+        {"train2017": (2, 4), "test2017": (1, 2)}, ("dog", "soup", "rice"),
+        notes=("1 classes repeat the name of another",),
+    ),
+    "repeated-used-class": R({}, (), refused={"": "'soup': 1 and 2 both have objects"}),
+    "rf-coco-folder": R(
+        {"train": (3, 6), "val": (2, 4), "test": (1, 2)}, ("round", "long"), masks=False,
+        notes=(ROOT,),
+    ),
+    "rf-darknet": R(ALL, ("lime",), masks=False),
+    "rf-no-root": R(BOTH, ("ball", "hand", "figure"), masks=False),
+    "rf-number-strings": R(BOTH, ("leaf",), notes=(ROOT,)),
+    "rf-root-same-name": R({"train": (2, 4), "val": (1, 2)}, ("cell",), notes=(ROOT,)),
+    "rf-size-off-by-one": R(BOTH, ("flake",), notes=("1 images another size", ROOT)),
+    "rf-some-photos-absent": R(
+        {"train": (3, 6), "val": (2, 4)}, ("nut",), notes=("listed images are not there", ROOT)
+    ),
+    "split-json-of-other-photos": R(
+        {"train": (3, 6)}, ("mite",), masks=False, notes=("2 of 6 objects have masks", ROOT),
+        refused={"val": "0 of 3 images"},
+    ),
+    "via1": R({"train": (2, 3), "val": (1, 2)}, ("ball",)),
+    "via1-no-labels": R({"train": (2, 4), "val": (1, 2)}, ("object",), notes=("no region has a",)),
+    "voc-masks-colour": R({"": (2, 4)}, ("tool",)),
+    "voc-masks-palette": R({"": (2, 4)}, ("bus", "car")),
+    "voc-xml": R({"train": (2, 2), "val": (1, 2)}, ("Bottle",), masks=False,
+                 notes=("1 boxes reach out of their images by a little",)),
+    "yolo-all-of-unknown-class": R({}, (), refused={"train": "all 4 lines .* class 20, names lis"}),
+    "yolo-boxes-and-few-polygons": R(
+        {"train": (3, 9), "val": (3, 9)}, ("bug -pest-",), masks=False,
+        notes=("1 of 9 objects have masks, which are not read",),
+    ),
+    "yolo-config-yaml-below": R({"train": (3, 6), "val": (3, 6)}, ("Ball",), masks=False),
+    "yolo-few-bad-lines": R(
+        {"train": (5, 9)}, ("truck",), masks=False, notes=("1 boxes reach far out",),
+        faults=(r"train_1\.txt:3 has class 4",),
+    ),
+    "yolo-folder-image": R(BOTH, ("bad", "good"), masks=False, notes=("test, which is not ther",)),
+    "yolo-folder-image-corrected": R(BOTH, ("bad", "good"), masks=False),
+    "yolo-no-yaml": R(ALL, ("0", "1"), masks=False, notes=("called by their numbers",)),
+    "yolo-orphan-label": R(BOTH, ("cat",), notes=("1 label files have no image",)),
+    "yolo-posix-path": R(BOTH, ("key",), masks=False),
+    "yolo-repeated-lines": R(BOTH, ("ball",), masks=False, notes=("2 lines repeat another",)),
+    "yolo-train-without-labels": R(
+        {"val": (2, 4)}, ("stem",), masks=False,
+        refused={"train": "no label file for any of the 2 images"},
+    ),
+    "yolo-val-named-but-absent": R(
+        {"train": (2, 4)}, ("book",), masks=False, notes=("for val, which is not there",)
+    ),
+    "yolo-valid-called-validate": R(
+        {"train": (2, 4), "val": (2, 4), "test": (1, 2)}, ("ship",), masks=False,
+        faults=(r"test_0\.txt:1 has class 3",),
+    ),
+    "yolo-windows-path": R(ALL, ("cell",), masks=False),
+    "yolo-yaml-other-name": R(BOTH, ("CAT", "DOG")),
+    "cases/A1/input": R({"train": (2, 29), "val": (2, 81)}, ("nucleus", "background"),
+                        notes=("2 categories have no colour",)),
+    "cases/A2/input": R({"train": (2, 3), "val": (2, 3)}, ("blob",), notes=(ROOT,)),
+    "cases/A2/input-root-other-name": R({"train": (2, 3), "val": (2, 3)}, ("blob",), notes=(ROOT,)),
+    "cases/A2/input-yolo": R({"train": (1, 1), "val": (1, 1)}, ("blob",), masks=False,
+                             notes=("1 classes repeat the name",)),
+    "cases/A3/input": R({"train": (3, 3), "val": (2, 2), "test": (1, 1)}, ("blob",), notes=(ROOT,)),
+    "cases/A4/input": R({"train": (2, 2)}, ("blob",)),
+    "cases/A4/input-coco-images": R({"train2017": (2, 2)}, ("blob",)),
+    "cases/A4/input-default": R({"": (2, 2)}, ("blob",)),
+    "cases/A4/input-default-flat": R({"": (2, 2)}, ("blob",)),
+    "cases/A4/input-panoptic-beside": R({"train2017": (1, 2)}, ("blob", "ground")),
+    "cases/A4/input-train-lower": R({"train": (2, 2)}, ("blob",)),
+    "cases/A5/input": R({"": (2, 2)}, ("blob",)),
+    "cases/A8/input": R({"": (2, 2)}, ("blob",)),
+    "cases/A8/input-mixed": R({"": (2, 2)}, ("blob",)),
+    "cases/A13/input": R({"": (2, 10)}, ("blob",), notes=("1 of 10 objects have no mask",)),
+    "cases/A14/input": R({"train": (3, 3), "val": (3, 3)}, ("blob",), notes=("1 of 3 objects",)),
+    "cases/A15/input": R({"": (1, 2)}, ("blob",), notes=("all 2 objects are crowds",)),
+    **{f"cases/A19/input{more}": R({"train": (1, 1), "val": (1, 1)}, ("blob",))
+       for more in ("", "-no-val", "-val-moved", "-valid")},
+    **{f"cases/A20/input{more}": R({"train": (2, 2)}, ("blob",))
+       for more in ("", "-labels", "-utf16", "-yaml")},
+    "cases/A20/input-json": R({"": (1, 1)}, ("blob",)),
+    **{f"cases/A23/input{more}": R({"train": (1, 1)}, ("blob",), masks=False)
+       for more in ("", "-1x2", "-5x3", "-8x3")},
+    **{f"cases/A25/input{more}": R({"train": (1, 2)}, names)
+       for more, names in {
+           "": ("yes", "no"), "-on-off": ("on", "off"), "-y-n": ("Y", "N"),
+           "-number": ("1.10", "007"), "-null": ("null", "None"), "-null-plain": ("null", "a"),
+           "-nan": (".nan", "~"), "-date": ("2024-01-02", "1e3"),
+       }.items()},
+    "cases/A26/input": R({"train": (1, 1), "val": (1, 1)}, ("blob",)),
+    "cases/A26/input-coco": R({"train": (1, 1)}, ("blob",)),
+    "cases/A26/input-maps": R({"": (1, 1)}, ("object",)),
+    "cases/A26/input-maps-both": R({"": (1, 1)}, ("object",)),
+    "cases/A26/input-maps-class": R({"": (1, 1)}, ("nucleus",)),
+    **{f"cases/A30/input{more}": R({"": (1, 2)}, ("object",))
+       for more in ("", "-bigtiff-deflate", "-deflate-predictor", "-float64", "-int32", "-int64",
+                    "-minus-one", "-stack", "-uint16", "-uint32")},
+    "cases/A30/input-half": R({}, (), refused={"": "has fractions"}),
+    "cases/A32/input": R({}, (), refused={"": "run lengths don't fill it"}),
+    "cases/A32/input-as-polygon": R({"": (1, 1)}, ("blob",), masks=False,
+                                    notes=("1 masks have no pixel",)),
+    "cases/D4/input": R({"": (1, 150)}, ("nucleus",)),
+    "cases/D9/input": R({"": (19, 19)}, ("blob",), notes=("1 of 20 listed images are not there",)),
+    "cases/D9/input-bad-annotation": R({"": (19, 19)}, ("blob",), faults=(r"bbox\[2\]: expected",)),
+    "cases/D9/input-broken": R({"": (20, 20)}, ("blob",), faults=("p7.png: the image is broken",)),
+    "cases/D9/input-yolo": R({"train": (19, 19)}, ("blob",), masks=False, faults=("p7.txt:1 is",)),
+    "cases/E3/input": R({"": (1, 150)}, ("blob",)),
+    **{f"cases/X2/input{more}": R({"train": (1, 1), "val": (1, 1)}, ("blob",))
+       for more in ("", "-training", "-valid", "-validation")},
+    "cases/X3/input": R({"train": (1, 2)}, ("blob", "ground"), notes=("1 images; measured",)),
+    "cases/X3/input-color-null": R({"train": (1, 2)}, ("blob", "ground"), notes=("made up",)),
+    "cases/X3/input-no-iscrowd": R({"train": (1, 2)}, ("blob", "ground")),
+    "cases/X3/input-no-isthing": R({}, (), refused={"train": "missing required field isthing"}),
+    **{f"cases/X4/input{more}": R({"": (1, 1)}, ("blob",))
+       for more in ("", "-box-text", "-crowd-bool", "-crowd-null", "-extra-image-key",
+                    "-size-text")},
+}  # fmt: skip
+
+
+@pytest.fixture
+def quirks(shared_data: Path) -> Path:
+    return shared_data / "quirks"
+
+
+@pytest.mark.parametrize("name", QUIRKS)
+def test_data_as_people_have_it_is_read(quirks: Path, name: str) -> None:
+    folder = quirks / name if name.startswith("cases") else quirks / name / "data"
+    expected = QUIRKS[name]
+    source = Source(folder)
+    format, splits = source.splits(None)
+    assert set(splits) == {*expected.splits, *expected.refused}
+    notes: list[str] = []
+    faults: list[str] = []
+    for split in splits:
+        found = check_split(source, split, format, lambda done, total: None)
+        if split in expected.refused:
+            assert found.errors > 0
+            with pytest.raises(DataError, match=expected.refused[split]):
+                open_data(folder, split)
+            continue
+        data = open_data(folder, split)
+        shown = (len(data.samples), found.objects.total())
+        assert shown == expected.splits[split]
+        assert tuple(category.name for category in data.categories) == expected.classes
+        assert data.has_masks == expected.masks
+        notes += [f.message for f in found.findings if not f.is_error]
+        faults += [f.message for f in found.findings if f.is_error]
+    for text in expected.notes:
+        assert any(text in note for note in notes), (text, notes)
+    for text in expected.faults:
+        assert any(re.search(text, fault) for fault in faults), (text, faults)
+    assert bool(faults) == bool(expected.faults), faults
+
+
+def test_a_single_pair_is_no_data_set_and_the_layout_is_told(quirks: Path) -> None:
+    with pytest.raises(
+        DataError,
+        match=r"images/ and masks/ with one id map an image; it has 2 images in the folder",
+    ):
+        open_data(quirks / "pair-img-mask" / "data")
+
+
+def objects_of(folder: Path, split: str | None = None) -> list[ObjectTruth]:
+    samples = open_data(folder, split).samples
+    return [t for s in samples if isinstance(s, InstanceImage) for t in s.objects]
+
+
+def pixels_of(folder: Path, split: str | None = None) -> list[int]:
+    return [
+        int(draw_mask(truth["segmentation"], sample.size).sum())
+        for sample in open_data(folder, split).samples
+        if isinstance(sample, InstanceImage)
+        for truth in sample.objects
+        if "segmentation" in truth
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "areas"),
+    [
+        ("A2/input", [600, 600, 1200]),
+        ("A4/input", [600, 1200]),
+        ("A5/input", [600, 1200]),
+        ("A10/input", [600, 400]),
+        ("A10/input-none", [600, 400]),
+        ("A10/input-null", [600, 400]),
+        ("A10/input-zero", [600, 400]),
+        ("A12/input", [300, 600]),
+        ("A12/input-2-numbers", [300, 600]),
+        ("A12/input-empty-and-good", [300, 600]),
+        ("A13/input", [168] * 9),
+        ("A14/input", [236, 480]),
+        ("A15/input", [600, 600]),
+        ("A20/input-utf16", [320, 320]),
+        ("cvat-brush-all-crowd", [210, 165, 130, 132, 144, 120]),
+    ],
+)
+def test_masks_have_the_pixels_that_pycocotools_counts(
+    quirks: Path, name: str, areas: list[int]
+) -> None:
+    if name.startswith("cvat"):
+        assert len(pixels_of(quirks / name / "data")) == len(areas)
+    else:
+        assert pixels_of(quirks / "cases" / name) == areas
+
+
+def test_boxes_areas_and_ids_are_measured_where_they_are_missing(quirks: Path) -> None:
+    (polygon,) = objects_of(quirks / "cases/A9/input-polygon")
+    (box,) = objects_of(quirks / "cases/A9/input")
+    assert (polygon["area"], box["area"], box["iscrowd"]) == (300, 600, 0)
+    (kept, _) = objects_of(quirks / "cases/A12/input-empty-ring")
+    assert kept["bbox"] == [10, 10, 20, 30]
+    (text,) = objects_of(quirks / "cases/X4/input-box-text")
+    assert (text["bbox"], text["category_id"]) == ([10, 10, 30, 20], 1)
+    assert objects_of(quirks / "cases/A13/input")[4]["bbox"] == [77, 18, 14, 12]
+
+
+@pytest.mark.parametrize("form", ["", "-1x2", "-5x3", "-8x3"])
+def test_rows_with_keypoints_are_boxes(quirks: Path, form: str) -> None:
+    (truth,) = objects_of(quirks / f"cases/A23/input{form}")
+    assert truth["bbox"] == [40, 32, 20, 16]
+    assert "segmentation" not in truth
+
+
+def test_turned_boxes_of_two_corners_and_of_masks_agree(quirks: Path) -> None:
+    truths = objects_of(quirks / "voc-xml" / "data", "val")
+    assert [truth["bbox"] for truth in truths] == [[9, 35, 16, 13], [52, 12, 9, 11]]
+
+
+def test_links_are_followed_where_they_lead(quirks: Path, tmp_path: Path) -> None:
+    for name, link, target, count in (
+        ("input", "set/images/train/a", "elsewhere/a", 3),
+        ("input-top", "images/train", "elsewhere", 1),
+    ):
+        folder = tmp_path / name
+        shutil.copytree(quirks / "cases/A27" / name, folder)
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o755)
+        (folder / link).unlink()
+        (folder / link).symlink_to(folder / target, target_is_directory=True)
+        data = open_data(folder / "set" if (folder / "set").exists() else folder)
+        assert len(data.samples) == count
+        (folder / target / "again").symlink_to(folder, target_is_directory=True)  # without end
+        assert len(open_data(data.folder).samples) >= count
