@@ -7,12 +7,13 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from panodetr.data.check import check_split
 from panodetr.data.dataset import Source, open_data
 from panodetr.data.masks import draw_mask
-from panodetr.data.samples import InstanceImage, ObjectTruth
+from panodetr.data.samples import InstanceImage, ObjectTruth, read_sample
 from panodetr.errors import DataError
 
 
@@ -50,6 +51,8 @@ QUIRKS: dict[str, Reading] = {
     "darknet": R({"train": (3, 6)}, ("truck", "car"), masks=False),
     "dsb2018": R({"stage1_train": (3, 6)}, ("object",)),
     "hf-metadata-jsonl": R({"train": (2, 4)}, ("0", "1"), masks=False, notes=("numbers",)),
+    "exif-mirrored-cvat": R({"": (1, 1)}, ("disc",), notes=("taken as it is shown, say",)),
+    "exif-turned-via": R({"train": (1, 1)}, ("object",), notes=("taken as it is stored, say",)),
     "json-size-wrong": R(ONE, ("nut",), notes=("3 images another size",)),
     "label-studio-beside-masks": R(ONE, ("wall", "window")),
     "label-studio-coco": R(ONE, ("desk", "chair")),
@@ -166,6 +169,20 @@ QUIRKS: dict[str, Reading] = {
     "cases/A32/input": R({}, (), refused={"": "run lengths don't fill it"}),
     "cases/A32/input-as-polygon": R({"": (1, 1)}, ("blob",), masks=False,
                                     notes=("1 masks have no pixel",)),
+    **{f"cases/B1/input{more}": R({"": images}, ("nucleus",), notes=(note,) if note else ())
+       for more, images, note in (
+           ("", (1, 21), "EXIF turns 1 images, whose annotations are for the stored"),
+           ("-12", (12, 252), "EXIF turns 12 images, whose"),
+           ("-o1", (1, 21), ""),
+           ("-o2", (1, 21), "taken as it is shown, say"),
+           ("-o3", (1, 21), "taken as it is shown, say"),
+           ("-square-o1", (1, 15), ""),
+           ("-square-o6", (1, 15), "taken as it is shown, say"),
+           ("-turned", (1, 21), ""),
+       )},
+    "cases/B1/input-panoptic": R({"val": (1, 22)}, ("nucleus", "background"),
+                                 notes=("EXIF turns 1 images, whose",)),
+    "cases/B1/input-panoptic-o1": R({"val": (1, 22)}, ("nucleus", "background")),
     "cases/D4/input": R({"": (1, 150)}, ("nucleus",)),
     "cases/D9/input": R({"": (19, 19)}, ("blob",), notes=("1 of 20 listed images are not there",)),
     "cases/D9/input-bad-annotation": R({"": (19, 19)}, ("blob",), faults=(r"bbox\[2\]: expected",)),
@@ -282,6 +299,22 @@ def test_boxes_areas_and_ids_are_measured_where_they_are_missing(quirks: Path) -
     assert objects_of(quirks / "cases/A13/input")[4]["bbox"] == [77, 18, 14, 12]
 
 
+@pytest.mark.parametrize("name", ["exif-mirrored-cvat", "exif-turned-via"])
+def test_turned_images_are_read_in_the_frame_of_their_annotations(quirks: Path, name: str) -> None:
+    (sample,) = open_data(quirks / name / "data").samples
+    assert isinstance(sample, InstanceImage)
+    (truth,) = sample.objects
+    mask = draw_mask(truth["segmentation"], sample.size)
+    pixels = read_sample(sample).mean(axis=2)
+    assert pixels[mask].mean() > 2 * pixels[~mask].mean()
+
+
+def test_stored_images_are_those_of_a_file_without_orientation(quirks: Path) -> None:
+    (turned,) = open_data(quirks / "cases/B1/input").samples
+    (plain,) = open_data(quirks / "cases/B1/input-o1").samples
+    np.testing.assert_array_equal(read_sample(turned), read_sample(plain))
+
+
 @pytest.mark.parametrize("form", ["", "-1x2", "-5x3", "-8x3"])
 def test_rows_with_keypoints_are_boxes(quirks: Path, form: str) -> None:
     (truth,) = objects_of(quirks / f"cases/A23/input{form}")
@@ -289,7 +322,7 @@ def test_rows_with_keypoints_are_boxes(quirks: Path, form: str) -> None:
     assert "segmentation" not in truth
 
 
-def test_turned_boxes_of_two_corners_and_of_masks_agree(quirks: Path) -> None:
+def test_boxes_of_voc_count_from_one_and_are_cut(quirks: Path) -> None:
     truths = objects_of(quirks / "voc-xml" / "data", "val")
     assert [truth["bbox"] for truth in truths] == [[9, 35, 16, 13], [52, 12, 9, 11]]
 

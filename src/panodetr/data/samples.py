@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NotRequired, TypeAlias, TypedDict
 
 from panodetr.errors import DataError
-from panodetr.images.read import read_image
+from panodetr.images.read import StoredImage, read_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,6 +87,7 @@ class Sample:
         id_map: path of the id map.
         size: height, width in pixels.
         segments: in the order of the JSON.
+        as_stored: whether the truth is for the image without its EXIF orientation.
     """
 
     image_id: int
@@ -95,6 +96,7 @@ class Sample:
     id_map: Path
     size: tuple[int, int]
     segments: tuple[GroundTruthSegment, ...]
+    as_stored: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +109,14 @@ class InstanceImage:
         size: height, width in pixels.
         objects: in the order of the file. Those of a COCO JSON are kept as text, and decoded each
             time they are asked for.
+        as_stored: whether the truth is for the image without its EXIF orientation.
     """
 
     image_id: int
     path: Path
     size: tuple[int, int]
     objects: Sequence[ObjectTruth]
+    as_stored: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,12 +128,14 @@ class MaskImage:
         path: of its file.
         id_map: path of the id map.
         size: height, width in pixels, of the image.
+        as_stored: whether the truth is for the image without its EXIF orientation.
     """
 
     image_id: int
     path: Path
     id_map: Path
     size: tuple[int, int]
+    as_stored: bool = False
 
 
 AnySample: TypeAlias = Sample | InstanceImage | MaskImage
@@ -155,6 +161,11 @@ class Records:
     absent: tuple[str, ...] = ()
 
 
+def source_of(sample: AnySample) -> Path | StoredImage:
+    """Give what a sample's image is read from, in the frame that its truth is for."""
+    return StoredImage(sample.path) if sample.as_stored else sample.path
+
+
 def read_sample(sample: AnySample) -> NDArray[np.uint8]:
     """Read a sample's image, (H, W, 3) RGB.
 
@@ -162,7 +173,7 @@ def read_sample(sample: AnySample) -> NDArray[np.uint8]:
         ImageError: the file cannot be read as an image.
         DataError: it has another size than the JSON says.
     """
-    image = read_image(sample.path)
+    image = read_image(source_of(sample))
     height, width = image.shape[:2]
     if (height, width) != sample.size:
         raise DataError(

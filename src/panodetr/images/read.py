@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
@@ -66,8 +67,16 @@ class _Tensor(Protocol):
     def numpy(self) -> NDArray[Any]: ...
 
 
+@dataclass(frozen=True)
+class StoredImage:
+    """An image file that is read as it is stored, whatever its EXIF orientation says."""
+
+    path: Path
+
+
 ImageSource: TypeAlias = (
     str
+    | StoredImage
     | os.PathLike[str]
     | bytes
     | bytearray
@@ -79,7 +88,7 @@ ImageSource: TypeAlias = (
 )
 """What may stand for an image:
 
-- a path;
+- a path; or a `StoredImage`, which is not turned as its EXIF orientation says;
 - the bytes of an image file, or a file object in binary mode (read from its start where it can
   be rewound);
 - a PIL image;
@@ -88,7 +97,7 @@ ImageSource: TypeAlias = (
   an array has its channels last and a tensor has them first.
 """
 
-_FILE = (str, os.PathLike, bytes, bytearray, memoryview, _BinaryFile)
+_FILE = (str, StoredImage, os.PathLike, bytes, bytearray, memoryview, _BinaryFile)
 
 
 def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -118,9 +127,10 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> NDArray[
         values = source.detach().cpu()
         values = values.float() if "bfloat16" in str(values.dtype) else values  # not in NumPy
         return _from_array(values.numpy(), "the tensor", max_pixels, channels_first=True)
-    file, name = _file_of(source)
+    upright = not isinstance(source, StoredImage)
+    file, name = _file_of(source if upright else source.path)
     with _open(file, name) as image:
-        return _decode(image, name, max_pixels)
+        return _decode(image, name, max_pixels, upright=upright)
 
 
 def is_one_image(images: object) -> TypeIs[ImageSource]:
@@ -149,24 +159,43 @@ def copy_pixels(image: Image.Image) -> NDArray[np.uint8]:
     return pixels
 
 
-def read_size(path: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Read an image's height and width, upright, from the header of a file, or of its bytes.
+def read_size(
+    path: str | Path | bytes | StoredImage, *, max_pixels: int = MAX_PIXELS
+) -> tuple[int, int]:
+    """Read an image's height and width from the header of a file, or of its bytes.
+
+    Upright, but for those of a `StoredImage`.
 
     Raises:
         ImageError: the file is missing, too large, or not an image; its pixels may still be broken.
     """
-    file, name = _file_of(path)
+    return read_header(path, max_pixels=max_pixels)[0]
+
+
+def read_header(
+    path: str | Path | bytes | StoredImage, *, max_pixels: int = MAX_PIXELS
+) -> tuple[tuple[int, int], bool]:
+    """Read an image's height and width as `read_size`, and whether EXIF turns or mirrors it.
+
+    Raises:
+        ImageError: as `read_size`.
+    """
+    file, name = _file_of(path.path if isinstance(path, StoredImage) else path)
     with _open(file, name) as image:
         _check_size(image.size, max_pixels, name)
         try:
             with _quiet():
-                turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+                orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         except Exception:  # a broken EXIF block has no orientation
-            turned = False
+            orientation = 1
         width, height = image.size
         if isinstance(image, TiffImagePlugin.TiffImageFile):  # which Pillow gives upright already
             width, height = (int(image.tag_v2[tag]) for tag in _SIDES)
-        return (width, height) if turned else (height, width)
+            turned = False
+        else:
+            turned = orientation in range(2, 9)
+        swapped = orientation in (5, 6, 7, 8) and not isinstance(path, StoredImage)
+        return ((width, height) if swapped else (height, width)), turned
 
 
 def find_images(inputs: Sequence[str | Path]) -> list[Path]:
@@ -279,13 +308,15 @@ def _open(file: Path | Any, name: str) -> Image.Image:
         raise ImageError(f"{name}: not an image, or broken; expected {_KNOWN}") from error
 
 
-def _decode(image: Image.Image, name: str, max_pixels: int) -> NDArray[np.uint8]:
+def _decode(
+    image: Image.Image, name: str, max_pixels: int, *, upright: bool = True
+) -> NDArray[np.uint8]:
     """Check the size that the header gives, decode, turn upright and convert."""
     _check_size(image.size, max_pixels, name)
     try:
         image.load()
         with _quiet():  # a broken EXIF block is warned about, and has no orientation
-            if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would copy
+            if upright and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # it copies
                 image = ImageOps.exif_transpose(image)
         return _to_rgb(image, name, max_pixels)
     except ImageError:

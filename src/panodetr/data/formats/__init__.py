@@ -10,6 +10,7 @@ import colorsys
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from panodetr.errors import DataError, ImageError
@@ -67,12 +68,15 @@ class Faults:
         errors: what was collected, in the order of reading.
         fatal: the faults that are not of a single image.
         bad: a message for each image that cannot be used, by its id or path.
+        as_stored: whether images that EXIF turns are annotated as they are stored, where their
+            sizes don't tell; None leaves it to the format.
     """
 
     collect: bool = False
     errors: list[Finding] = field(default_factory=list[Finding])
     fatal: list[str] = field(default_factory=list[str])
     bad: dict[Hashable, str] = field(default_factory=dict["Hashable", str])
+    as_stored: bool | None = None
     _notes: dict[str, _Note] = field(default_factory=dict[str, _Note])
     _counts: Counter[str] = field(default_factory=Counter[str])
 
@@ -213,6 +217,18 @@ def system_errors() -> Generator[None, None, None]:
         yield
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror or error}") from error
+
+
+def named_file(name: str, folder: Path, place: str) -> Path:
+    """Give the path of a file in a folder; it need not be there.
+
+    Raises:
+        DataError: the name is empty, or leads out of the folder; `place` is for the message.
+    """
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts or not parts.parts:
+        raise DataError(f"{place} names {name!r}; expected a file within {folder}")
+    return folder / parts
 
 
 def read_text(path: Path) -> str:

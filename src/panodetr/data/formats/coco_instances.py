@@ -235,6 +235,7 @@ class InstanceData:
                     path=image.path or layout.images / image.named,
                     size=image.size or (1, 1),
                     objects=_StoredObjects(texts, reader.reading, image, number),
+                    as_stored=image.as_stored,
                 )
             )
             number += len(texts)

@@ -252,6 +252,7 @@ def _read_samples(
                 id_map=id_map,
                 size=image.size,
                 segments=segments,
+                as_stored=image.as_stored,
             )
     for image_id in images.keys() - found.keys() - faults.bad.keys():
         message = f"{layout.annotations} has no annotation for image {image_id}"

@@ -110,7 +110,13 @@ def read_id_maps(
             )  # fmt: skip
     read_headers(listed, faults)
     samples = tuple(
-        MaskImage(image_id=image.image_id, path=path, id_map=tree.root / id_map, size=image.size)
+        MaskImage(
+            image_id=image.image_id,
+            path=path,
+            id_map=tree.root / id_map,
+            size=image.size,
+            as_stored=image.as_stored,
+        )
         for image, path, id_map in zip(listed, paths, pairs.values(), strict=True)
         if image.size is not None and id_map is not None and image.image_id not in faults.bad
     )

@@ -87,6 +87,7 @@ def read_mask_files(
             image_id=image.image_id,
             path=path,
             size=image.size,
+            as_stored=image.as_stored,
             objects=_Objects(image.image_id, tuple(tree.root / mask for mask in masks), image.size),
         )
         for image, path, masks in zip(listed, paths, images.values(), strict=True)

@@ -70,7 +70,7 @@ class Marked:
 
 def build(
     marked: Sequence[Marked], classes: Mapping[int, str], ids: Mapping[int | str, int],
-    faults: Faults, place: Path,
+    faults: Faults, place: Path, *, stored: bool = False,
 ) -> Records:  # fmt: skip
     """Make records of images and their shapes.
 
@@ -80,6 +80,7 @@ def build(
         ids: the category id of each label; shapes of others are left out.
         faults: where faults go.
         place: of the annotations.
+        stored: whether the format's tools show images as they are stored.
     """
     there = [one for one in marked if one.path is not None]
     numbers = iter(number_images([one.path for one in there if one.path is not None]))
@@ -92,7 +93,7 @@ def build(
         )
         for one in there
     }
-    read_headers(list(listed.values()), faults)
+    read_headers(list(listed.values()), faults, stored=stored)
     first = 1
     images: list[InstanceImage] = []
     tally = _Tally()
@@ -116,7 +117,11 @@ def build(
         assert one.path is not None
         images.append(
             InstanceImage(
-                image_id=image.image_id, path=one.path, size=image.size, objects=tuple(truths)
+                image_id=image.image_id,
+                path=one.path,
+                size=image.size,
+                objects=tuple(truths),
+                as_stored=image.as_stored,
             )
         )
     return Records(

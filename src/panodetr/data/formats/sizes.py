@@ -1,4 +1,9 @@
-"""The size of each image: what its header says, and what the annotations say of it."""
+"""The size and the frame of each image: what its header says, and what the annotations say of it.
+
+A camera stores a turned image and its EXIF orientation. Annotations are for the image as it is
+shown, or for the stored one: their sizes tell, image by image. Where they can't tell, it is as for
+the images of the data set that do; else as a setting says, or as the format's tools do.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from panodetr.data.formats import DRAGGED
 from panodetr.errors import ImageError
-from panodetr.images.read import MAX_PIXELS, read_size
+from panodetr.images.read import MAX_PIXELS, StoredImage, read_header, read_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +36,9 @@ class Listed:
         path: of its file; None where it is not there.
         named: what the annotations call it, for messages.
         size: as the annotations say, and in the end what it is; None where nobody says.
-        header: as its file says, upright; None where that was not read.
+        header: as its file says, upright or as stored; None where that was not read.
+        turned: whether the file's EXIF orientation turns or mirrors it.
+        as_stored: whether annotations are for the stored image.
     """
 
     image_id: int
@@ -39,6 +46,8 @@ class Listed:
     named: str
     size: Size | None
     header: Size | None = None
+    turned: bool = False
+    as_stored: bool = False
 
     @property
     def differs(self) -> bool:
@@ -53,21 +62,64 @@ def stated_size(height: float | None, width: float | None) -> Size | None:
     return int(height), int(width)
 
 
-def read_headers(images: Sequence[Listed], faults: Faults) -> None:
-    """Read the images' sizes from their headers, where they are missing or may be wrong."""
+def read_headers(images: Sequence[Listed], faults: Faults, *, stored: bool = False) -> None:
+    """Read the images' sizes from their headers, where they are missing or may be wrong.
+
+    Args:
+        images: their sizes and frames are filled in.
+        faults: where faults go.
+        stored: whether the format's tools show images as they are stored.
+    """
     there = [image for image in images if image.path is not None]
     known = [image for image in there if image.size is not None]
     looked_at = known[:: max(1, len(known) // MOST_HEADERS)]
     for image in looked_at:
         _read_header(image, faults)
-    if any(image.differs for image in looked_at):
+    if any(image.differs or image.turned for image in looked_at):
         looked_at = known
     done = set(map(id, looked_at))
     for image in there:
         if image.header is None and (image.size is None or id(image) in done):
             _read_header(image, faults)
+    _choose_frames([image for image in there if image.turned], faults, stored=stored)
+    for image in there:
         if image.size is None:
             image.size = image.header
+
+
+def _choose_frames(turned: Sequence[Listed], faults: Faults, *, stored: bool) -> None:
+    """Decide for which frame turned images are annotated."""
+    told: set[bool] = set()
+    silent: list[Listed] = []
+    for image in turned:
+        assert image.path is not None
+        as_stored = read_size(StoredImage(image.path))
+        if image.size is None or image.header == as_stored or image.size not in (
+            image.header, as_stored
+        ):  # fmt: skip
+            silent.append(image)
+        else:
+            image.as_stored = image.size == as_stored
+            told.add(image.as_stored)
+    if silent:
+        known = faults.as_stored if len(told) != 1 else next(iter(told))
+        chosen = stored if known is None else known
+        frame = "as it is stored" if chosen else "as it is shown"
+        for image in silent:
+            image.as_stored = chosen
+            if known is None:
+                text = (
+                    "EXIF turns {n} images, and sizes don't tell which frame is annotated; taken "
+                    f"{frame}, say otherwise with --exif"
+                )
+                faults.note("turned image", text, str(image.path))
+    for image in turned:
+        if image.as_stored and image.path is not None:
+            image.header = read_size(StoredImage(image.path))
+    count = sum(image.as_stored for image in turned)
+    if count and told:
+        text = "EXIF turns {n} images, whose annotations are for the stored ones; read so"
+        faults.note("turned image", text, count=count)
 
 
 def settle(image: Listed, extent: tuple[float, float], faults: Faults, place: str) -> None:
@@ -102,7 +154,7 @@ def _read_header(image: Listed, faults: Faults) -> None:
     if image.header is not None or image.image_id in faults.bad:
         return
     try:
-        image.header = read_size(image.path)
+        image.header, image.turned = read_header(image.path)
     except ImageError as error:
         if image.size is None:
             faults.add("broken file", str(error), image.image_id)

@@ -110,7 +110,8 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
         marked.append(Marked(path=there, place=place, shapes=shapes))
     if not labels:
         faults.note("class", f"no region has a label; the class is called {UNNAMED!r}")
-    return build(marked, *number_labels(labels or {UNNAMED}), faults, path)
+    classes, ids = number_labels(labels or {UNNAMED})
+    return build(marked, classes, ids, faults, path, stored=True)
 
 
 def _labels(found: Found) -> tuple[str, set[str]]:

@@ -125,6 +125,7 @@ def read_voc_masks(
             image_id=one.image_id,
             path=image,
             size=one.size,
+            as_stored=one.as_stored,
             objects=_Objects(
                 one.image_id, tree.root / path, tree.root / classes[path], one.size, ids
             ),
