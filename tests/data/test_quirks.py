@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from panodetr.data.dataset import Source, open_data
 from panodetr.data.masks import draw_mask
 from panodetr.data.samples import InstanceImage, ObjectTruth, read_sample
 from panodetr.errors import DataError
+
+from .conftest import write_image
 
 
 @dataclass(frozen=True)
@@ -342,3 +345,19 @@ def test_links_are_followed_where_they_lead(quirks: Path, tmp_path: Path) -> Non
         assert len(data.samples) == count
         (folder / target / "again").symlink_to(folder, target_is_directory=True)  # without end
         assert len(open_data(data.folder).samples) >= count
+
+
+def test_copies_of_an_image_are_one_and_other_files_of_its_name_are_two(tmp_path: Path) -> None:
+    document = {
+        "images": [{"id": 1, "file_name": "p.png"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5]}],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    (tmp_path / "marks.json").write_text(json.dumps(document))
+    write_image(tmp_path / "one" / "p.png", (20, 30))
+    write_image(tmp_path / "two" / "p.png", (20, 30))
+    write_image(tmp_path / "train_masks" / "p.png", (20, 30), 5)
+    assert open_data(tmp_path).samples[0].path == tmp_path / "one" / "p.png"
+    write_image(tmp_path / "two" / "p.png", (20, 30), 1)
+    with pytest.raises(DataError, match=r"which may be .*one/p\.png or .*two/p\.png"):
+        open_data(tmp_path)

@@ -34,8 +34,10 @@ _SPLIT = re.compile(
     r"(?P<name>train(?:ing)?|val(?:id(?:ate|ation)?)?|test(?:ing)?)(?P<year>(?:19|20)\d\d)?"
 )
 _NO_SPLIT = frozenset(("instances", "panoptic", "annotations", "coco", "default", "all"))
-IMAGE_FOLDERS = frozenset(("images", "image", "imgs", "img", "jpegimages", "input_images"))
-_TRUTH_FOLDERS = frozenset(("masks", "mask", "labels", "segmentationclass", "segmentationobject"))
+IMAGE_FOLDERS = frozenset(("images", "image", "imgs", "img", "jpegimages", "photos", "pictures"))
+_TRUTH_FOLDERS = frozenset(
+    ("masks", "mask", "labels", "panoptic", "segmentationclass", "segmentationobject")
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def split_of_file(path: PurePosixPath) -> str:
 
     A stem that names something else after COCO's "instances_" or "panoptic_" names a split, too.
     """
-    words = [word for word in re.split(r"[^0-9a-z]+", path.stem.lower()) if word]
+    words = words_of(path.stem)
     found = [split for word in words if (split := split_of(word))]
     if len(found) == 1:
         return found[0].name
@@ -329,6 +331,9 @@ class Images:
             if len(kept) != 1:
                 base = _best([_base(p, parts_of[name]) for p in candidates], beside, kind, maps)
                 kept = [path for path in candidates if _base(path, parts_of[name]) == base]
+            if len(kept) != 1:
+                images = [p for p in candidates if maps or not _is_truth(p.parts[:-1])]
+                kept = images[:1] if images and self._are_copies(images) else []
             if len(kept) == 1:
                 found.paths[name] = self._tree.root / kept[0]
             elif candidates:
@@ -344,6 +349,14 @@ class Images:
             names.setdefault(path.parent, []).append(name)
         found = {folder: self.find(inner, folder, split=split) for folder, inner in names.items()}
         return {path: found[path.parent] for path, _ in named}
+
+    def _are_copies(self, paths: Sequence[PurePosixPath]) -> bool:
+        """Whether files have the same contents."""
+        try:
+            sizes = {(self._tree.root / path).stat().st_size for path in paths}
+            return len(sizes) == 1 and len({(self._tree.root / p).read_bytes() for p in paths}) == 1
+        except OSError:
+            return False
 
     def _as_written(self, name: str, parts: tuple[str, ...], beside: PurePosixPath) -> Path | None:
         """Give the file at the path as it is written; None where there is none."""
@@ -414,11 +427,21 @@ def _may_hold_maps(base: PurePosixPath, maps: str) -> bool:
     names = [fold(part) for part in base.parts]
     if fold(maps) in names or _is_truth(names):
         return True
-    return not names or (names[-1] not in IMAGE_FOLDERS and not _in_split(base, set(SPLITS)))
+    return not names or not (holds_images(names[-1]) or _in_split(base, set(SPLITS)))
 
 
-def _is_truth(names: Sequence[str]) -> bool:
-    return bool(_TRUTH_FOLDERS.intersection(names)) or any("panoptic" in name for name in names)
+def _is_truth(names: Iterable[str]) -> bool:
+    return any(not _TRUTH_FOLDERS.isdisjoint(words_of(name)) for name in names)
+
+
+def holds_images(name: str) -> bool:
+    """Whether a folder is called as those of images are, as "input_images"."""
+    return not IMAGE_FOLDERS.isdisjoint(words_of(name)) and not _is_truth([name])
+
+
+def words_of(name: str) -> list[str]:
+    """Give the words that a name consists of, in lower case."""
+    return [word for word in re.split(r"[^0-9a-z]+", fold(name)) if word]
 
 
 def _best(
@@ -442,7 +465,7 @@ def _best(
             return 1
         if split and _in_split(base, {split.kind}):
             return 2 if any(s and s.name == split.name for s in map(split_of, base.parts)) else 3
-        return 4 if not names or names[-1] in IMAGE_FOLDERS else OTHER
+        return 4 if not names or holds_images(names[-1]) else OTHER
 
     ranked = sorted(dict.fromkeys(bases), key=rank)
     if len(ranked) > 1 and rank(ranked[0]) == rank(ranked[1]):

@@ -20,7 +20,7 @@ from panodetr.data.formats import Faults, made_up_color, number_images
 from panodetr.data.formats.sizes import Listed, read_headers
 from panodetr.data.masks import VOID, present_ids, read_gray_id_map
 from panodetr.data.samples import MaskImage, Records
-from panodetr.data.tree import IMAGE_FOLDERS, fold, split_of
+from panodetr.data.tree import fold, holds_images, split_of
 from panodetr.errors import DataError
 from panodetr.images.read import SUFFIXES
 from panodetr.results.types import Category
@@ -147,7 +147,7 @@ def _names_below(tree: Tree, folder: PurePosixPath) -> list[str]:
     return [
         path.name
         for path in tree.folders
-        if path.parent == folder and path != folder and fold(path.name) in IMAGE_FOLDERS
+        if path.parent == folder and path != folder and holds_images(path.name)
     ]
 
 

@@ -57,7 +57,7 @@ class Marked:
         size: as the annotations say, if they do.
         shapes: in the annotations' order.
         fractions: whether numbers are parts of the image's width and height, not pixels.
-        image_id: as the annotations say, if they do.
+        named: what the image is called, where that is not there.
     """
 
     path: Path | None
@@ -65,7 +65,7 @@ class Marked:
     size: Size | None = None
     shapes: list[Shape]
     fractions: bool = False
-    image_id: int | None = None
+    named: str = ""
 
 
 def build(
@@ -86,7 +86,7 @@ def build(
     numbers = iter(number_images([one.path for one in there if one.path is not None]))
     listed = {
         id(one): Listed(
-            image_id=one.image_id if one.image_id is not None else next(numbers),
+            image_id=next(numbers),
             path=one.path,
             named=one.place,
             size=one.size,
@@ -132,7 +132,7 @@ def build(
         samples=tuple(images),
         has_masks=tally.has_masks(faults),
         place=place,
-        absent=tuple(one.place for one in marked if one.path is None),
+        absent=tuple(one.named or f"the image of {one.place}" for one in marked if not one.path),
     )
 
 

@@ -76,6 +76,12 @@ def read_voc_xml(tree: Tree, found: dict[str, list[Path]], split: str, faults: F
             if path in found[split]:
                 faults.add("broken file", str(error), path)
     here = [files[path] for path in found[split] if path in files]
+    listed = {path for paths in found.values() for path in paths}
+    folders = {path.parent for path in listed}
+    for path in tree.files(".xml"):
+        if tree.root / path not in listed and (tree.root / path).parent in folders:
+            text = "{n} XMLs are in no list of ImageSets, and are left out"
+            faults.note("left out", text, str(tree.root / path))
     starts = [min(box[:2]) for file in files.values() for _, box in file.objects]
     first = 1.0 if min(starts, default=1.0) >= 1 else 0.0
     names = tree.images.find_beside([(file.path, file.image) for file in here], split)

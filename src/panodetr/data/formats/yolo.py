@@ -95,7 +95,9 @@ def read_yolo(tree: Tree, found: dict[str, YoloSplit], split: str, faults: Fault
         faults.note("class", text)
     reader = _LabelReader(tree, this, faults)
     marked = [reader.mark(path) for path in this.images]
-    marked += [Marked(path=None, place=name, shapes=[]) for name in this.missing]
+    marked += [
+        Marked(path=None, place=str(this.place), named=name, shapes=[]) for name in this.missing
+    ]
     reader.report(split)
     names = this.names
     if names is None:
@@ -316,6 +318,10 @@ def _read_yaml(tree: Tree, path: Path) -> dict[str, YoloSplit]:
                 named_so = f"{absent.pop(split, 'nothing')} for {split}"
                 said.append(f"{path} names {named_so}; {folder} is taken")
     said += [f"{path} names {t} for {s}, which is not there" for s, t in absent.items()]
+    if not parts and (found := _find_without_yaml(tree, names)):
+        for split in found.values():
+            split.said.insert(0, f"nothing that {path} names is there; {tree.root} is taken")
+        return found
     if not parts:
         first = next(iter(absent.values()))
         raise DataError(
@@ -432,8 +438,8 @@ def _key(parts: tuple[str, ...]) -> tuple[str, ...]:
     )
 
 
-def _find_without_yaml(tree: Tree) -> dict[str, YoloSplit]:
-    """Find images with labels where no YAML says of them."""
+def _find_without_yaml(tree: Tree, names: dict[int, str] | None = None) -> dict[str, YoloSplit]:
+    """Find images with labels where no YAML says of them; it may say the names of classes."""
     lists = {
         split.name: path
         for path in tree.files(".txt", depth=ANNOTATIONS_DEPTH)
@@ -446,7 +452,7 @@ def _find_without_yaml(tree: Tree) -> dict[str, YoloSplit]:
     looked = (label_file(image, tree) for image in labelled[:LOOKED_AT])
     if not any(path and _is_label(path) for path in looked):
         return {}
-    names, said = _class_list(tree)
+    names, said = (names, list[str]()) if names else _class_list(tree)
     folders = {image.parent for image in labelled}
     images = [image for image in images if image.parent in folders]
     splits: dict[str, list[Path]] = {}
