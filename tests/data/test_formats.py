@@ -226,7 +226,7 @@ def write_voc_masks(folder: Path, made: Pictures, *, colors: bool = False) -> No
                 table = [(0, 0, 0), *COLORS, (9, 9, 9), (7, 8, 9)]
                 shown = Image.fromarray(np.array(table, np.uint8)[values])
             else:
-                shown.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+                shown.putpalette([v % 256 for v in range(0, 768 * 7, 7)])
             shown.save(folder / part / f"{picture.stem}.png")
     lines = [f"{n}:{','.join(map(str, c))}::" for n, c in zip(NAMES, COLORS, strict=True)]
     (folder / "labelmap.txt").write_text("\n".join(["background:0,0,0::", *lines]))

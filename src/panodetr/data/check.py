@@ -150,7 +150,7 @@ def check_split(
     if found.covered.share > LEAST_COVERED:
         text = f"{found.covered.share:.0%} of the pixels of masks lie below other masks, of which"
         faults.note("overlap", f"{text} the smaller is on top")
-    if not faults.fatal:
+    if not faults.count:  # else it is said what is wrong
         with faults.catching("nothing to learn"):
             judge(data, faults)
     return found

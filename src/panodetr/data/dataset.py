@@ -235,6 +235,8 @@ class Source:
         there = tuple(s for s in records.samples if os.path.isfile(s.path))
         gone = [str(s.path) for s in records.samples if not os.path.isfile(s.path)]
         _count_absent(len(there), [*gone, *records.absent], records.place, self.tree, faults)
+        if len(found) == 1:
+            _count_unlisted(records, self.tree, faults)
         return Dataset(
             folder=self.folder,
             split=split,
@@ -249,7 +251,8 @@ class Source:
 
 
 EXPECTED = (
-    "a JSON with images, annotations and categories (COCO), a YAML with names and train (YOLO), "
+    "panoptic_NAME.json, instances_NAME.json or another JSON with images, annotations and "
+    "categories (COCO), a YAML with names and train (YOLO), a tool's JSONs or XMLs, "
     "images/ with labels/*.txt, or images/ and masks/ with one id map an image"
 )
 
@@ -271,6 +274,18 @@ def _count_absent(
         return
     text = f"{len(absent)} of {listed} listed images are not there, and are left out"
     faults.note("missing file", text, f"{absent[0]} is missing", len(absent))
+
+
+def _count_unlisted(records: Records, tree: Tree, faults: Faults) -> None:
+    """Count images that lie beside those of a data set and that no annotation lists."""
+    listed = {sample.path for sample in records.samples}
+    beside = [p for folder in {path.parent for path in listed} for p in tree.images_beside(folder)]
+    unlisted = sorted(path for path in beside if path not in listed)
+    maps = {sample.id_map for sample in records.samples if not isinstance(sample, InstanceImage)}
+    unlisted = [path for path in unlisted if path not in maps]
+    if len(unlisted) > len(faults.bad):  # those have no records
+        text = "{n} images are listed by no annotation, and are left out"
+        faults.note("left out", text, str(unlisted[0]), len(unlisted))
 
 
 def judge(data: Dataset, faults: Faults) -> None:

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from panodetr.data.samples import RunLengths
 from panodetr.errors import DataError
+from panodetr.images.read import quiet
 from panodetr.results.id_map import decode_ids, run_starts
 
 if TYPE_CHECKING:
@@ -110,7 +111,9 @@ def opened(path: Path, size: tuple[int, int]) -> Generator[Image.Image, None, No
         DataError: it is missing, broken, or of another size; also where its pixels turn out broken.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as picture:
+        with quiet():
+            picture = Image.open(path, formats=_FORMATS)
+        with picture:
             if picture.size != (size[1], size[0]):
                 raise DataError(
                     f"{path} is {picture.width}x{picture.height} pixels; "

@@ -212,6 +212,11 @@ class Tree:
             return [tree.root / path for path in tree.images_in(PurePosixPath(), deep=True)]
         return [self.root / path for path in self.images_in(inner, deep=True)]
 
+    def images_beside(self, folder: Path) -> list[Path]:
+        """List the images of a folder alone; none where it is outside the tree."""
+        inner = PurePosixPath(os.path.relpath(folder, self.root))
+        return [self.root / path for path in self.images_in(inner) if inner in self.folders]
+
     @cached_property
     def images(self) -> Images:
         """The index of all images."""
@@ -333,7 +338,8 @@ class Images:
                 kept = [path for path in candidates if _base(path, parts_of[name]) == base]
             if len(kept) != 1:
                 images = [p for p in candidates if maps or not _is_truth(p.parts[:-1])]
-                kept = images[:1] if images and self._are_copies(images) else []
+                candidates = images or candidates
+                kept = candidates[:1] if candidates and self._are_copies(candidates) else []
             if len(kept) == 1:
                 found.paths[name] = self._tree.root / kept[0]
             elif candidates:

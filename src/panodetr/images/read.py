@@ -184,7 +184,7 @@ def read_header(
     with _open(file, name) as image:
         _check_size(image.size, max_pixels, name)
         try:
-            with _quiet():
+            with quiet():
                 orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         except Exception:  # a broken EXIF block has no orientation
             orientation = 1
@@ -287,7 +287,7 @@ def _missing(name: str, reason: str) -> str:
 
 
 @contextmanager
-def _quiet() -> Generator[None]:
+def quiet() -> Generator[None]:
     """Switch off Pillow's own size limit and warnings: they are global, so one thread at a time."""
     with _pillow_globals, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -300,7 +300,7 @@ def _quiet() -> Generator[None]:
 
 def _open(file: Path | Any, name: str) -> Image.Image:
     try:
-        with _quiet():
+        with quiet():
             return Image.open(file, formats=_FORMATS)
     except PermissionError as error:
         raise ImageError(f"{name}: cannot be read: {_reason(error)}") from error
@@ -315,7 +315,7 @@ def _decode(
     _check_size(image.size, max_pixels, name)
     try:
         image.load()
-        with _quiet():  # a broken EXIF block is warned about, and has no orientation
+        with quiet():  # a broken EXIF block is warned about, and has no orientation
             if upright and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # it copies
                 image = ImageOps.exif_transpose(image)
         return _to_rgb(image, name, max_pixels)

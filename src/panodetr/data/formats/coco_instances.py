@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 LEAST_AGREEMENT = 0.5
 """Overlap of a box and its mask, of their union: below it the box is wrong, and measured."""
 
+LARGER = 0.9
+"""How much of itself and its mask a box must cover to be that of an object in part hidden."""
+
 MOST_DISAGREEING = 0.05
 """Part of a split's boxes that may be wrong: more are another form of box."""
 
@@ -93,7 +96,7 @@ class _Reading:
         given = entry.bbox or measured
         if given is None:
             return None
-        if measured and not entry.iscrowd and _agreement(given, measured) < LEAST_AGREEMENT:
+        if measured and not entry.iscrowd and _disagree(given, measured):
             given = measured
         bbox = cut_box(given, size)
         category_id = self.categories.find(entry.category_id)
@@ -136,6 +139,21 @@ def _agreement(one: Sequence[float], other: Sequence[float]) -> float:
     shared = max(across, 0.0) * max(down, 0.0)
     union = one[2] * one[3] + other[2] * other[3] - shared
     return shared / union if union > 0 else 0.0
+
+
+def _disagree(box: Sequence[float], measured: Sequence[float]) -> bool:
+    """Whether a box cannot be that of a mask; of an object in part hidden it may be larger."""
+    if _agreement(box, measured) >= LEAST_AGREEMENT:
+        return False
+    x, y, right, bottom = box
+    corners = [x, y, right - x, bottom - y]
+    as_corners = _agreement(corners, measured) if corners[2] > 0 and corners[3] > 0 else 0.0
+    if as_corners >= LEAST_AGREEMENT:
+        return True
+    whole = [min(x, measured[0]), min(y, measured[1])]
+    whole += [max(x + right, measured[0] + measured[2]) - whole[0]]
+    whole += [max(y + bottom, measured[1] + measured[3]) - whole[1]]
+    return _agreement(box, whole) < LARGER
 
 
 class _StoredObjects(Sequence[ObjectTruth]):
@@ -386,12 +404,7 @@ class _ObjectReader:
             text = "{n} masks have no pixel; their objects are read as boxes"
             faults.note("no pixels", text, named)
         box = entry.bbox or measured
-        if (
-            measured
-            and entry.bbox
-            and not entry.iscrowd
-            and _agreement(entry.bbox, measured) < LEAST_AGREEMENT
-        ):
+        if measured and entry.bbox and not entry.iscrowd and _disagree(entry.bbox, measured):
             box = measured
             self._disagreeing += 1
             self._odd = self._odd or f"{named} has the box {', '.join(map(str, entry.bbox))}"

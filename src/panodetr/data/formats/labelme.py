@@ -62,7 +62,7 @@ def find_labelme(tree: Tree) -> Found:
     found: Found = {}
     for path in tree.files(".json"):
         contents = tree.read_bytes(path)
-        if b'"imagePath"' in contents and b'"shapes"' in contents:
+        if b'"shapes"' in contents and (b'"imagePath"' in contents or b'"points"' in contents):
             try:
                 file = decode_json(contents, _File, str(tree.root / path), DataError, strict=False)
             except DataError as error:

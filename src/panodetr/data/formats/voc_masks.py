@@ -80,9 +80,13 @@ class _Objects(LazyObjects):
             known = {
                 n: c for n, c in zip(below.tolist(), counts.tolist(), strict=True) if n in self.ids
             }
-            if known:
-                category = self.ids[max(known, key=known.__getitem__)]
-                found.append(mask_object(mask, len(found) + 1, self.image_id, category))
+            if not known:
+                raise DataError(
+                    f"{self.objects} has an object of the value {code}, below which {self.classes} "
+                    "shows no class that is named; name it, or draw it"
+                )
+            category = self.ids[max(known, key=known.__getitem__)]
+            found.append(mask_object(mask, len(found) + 1, self.image_id, category))
         return found
 
 

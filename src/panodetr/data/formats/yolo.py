@@ -318,7 +318,8 @@ def _read_yaml(tree: Tree, path: Path) -> dict[str, YoloSplit]:
                 named_so = f"{absent.pop(split, 'nothing')} for {split}"
                 said.append(f"{path} names {named_so}; {folder} is taken")
     said += [f"{path} names {t} for {s}, which is not there" for s, t in absent.items()]
-    if not parts and (found := _find_without_yaml(tree, names)):
+    foreign = re.match(r"[\\/]|[A-Za-z]:", root + next(iter(absent.values()), ""))
+    if not parts and foreign and (found := _find_without_yaml(tree, names)):
         for split in found.values():
             split.said.insert(0, f"nothing that {path} names is there; {tree.root} is taken")
         return found
