@@ -312,6 +312,14 @@ def test_turned_images_are_read_in_the_frame_of_their_annotations(quirks: Path, 
     assert pixels[mask].mean() > 2 * pixels[~mask].mean()
 
 
+def test_a_setting_says_the_frame_where_sizes_do_not(quirks: Path) -> None:
+    (stored,) = open_data(quirks / "exif-mirrored-cvat" / "data", exif="stored").samples
+    (shown,) = open_data(quirks / "exif-turned-via" / "data", exif="shown").samples
+    assert (stored.as_stored, shown.as_stored) == (True, False)
+    (told,) = open_data(quirks / "cases/B1/input", exif="shown").samples
+    assert told.as_stored
+
+
 def test_stored_images_are_those_of_a_file_without_orientation(quirks: Path) -> None:
     (turned,) = open_data(quirks / "cases/B1/input").samples
     (plain,) = open_data(quirks / "cases/B1/input-o1").samples

@@ -32,6 +32,7 @@ def check(
     format: Format | None = None,
     annotations: Path | None = None,
     images: Path | None = None,
+    exif: Literal["shown", "stored"] | None = None,
     json: Path | None = None,
     fix: Path | None = None,
 ) -> int:
@@ -46,6 +47,8 @@ def check(
         format: What the folder is taken for. Default: the first of these that is there.
         annotations: The only annotation file that counts. Default: look for them in the folder.
         images: The folder in which images are looked for. Default: all of the folder.
+        exif: What annotations are for where EXIF turns an image, if sizes don't tell: the image as
+            it is shown, or as it is stored. Default: as the format's tools do.
         json: Write the findings to this file as JSON, too.
         fix: A new folder to write a copy into, in COCO's format, of all that can be used.
 
@@ -61,7 +64,7 @@ def check(
 
     if fix is not None and fix.exists():
         raise UsageError(f"{fix} is there already; choose another --fix")
-    source = Source(folder, annotations=annotations, images=images)
+    source = Source(folder, annotations=annotations, images=images, exif=exif)
     if split is None:
         found, splits = source.splits(format)
     else:

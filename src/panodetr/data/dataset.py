@@ -21,7 +21,6 @@ from panodetr.data.formats.id_maps import find_id_maps, read_id_maps, read_objec
 from panodetr.data.formats.imagefolder import find_imagefolder, read_imagefolder
 from panodetr.data.formats.labelme import find_labelme, read_labelme
 from panodetr.data.formats.mask_files import find_mask_files, read_mask_files
-from panodetr.data.formats.shapes import rectangle
 from panodetr.data.formats.via import find_via, read_via
 from panodetr.data.formats.voc_masks import find_voc_masks, read_voc_masks
 from panodetr.data.formats.voc_xml import find_voc_xml, read_voc_xml
@@ -37,13 +36,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from panodetr.data.formats.coco import Kind
-    from panodetr.data.samples import AnySample, InstanceCategory, ObjectTruth
+    from panodetr.data.samples import AnySample, InstanceCategory
 
 Format: TypeAlias = Literal[
     "coco-panoptic", "coco-instances", "yolo", "labelme", "via", "voc-xml", "voc-masks",
     "mask-files", "id-maps", "imagefolder",
 ]  # fmt: skip
 """How a data set is written."""
+
+Frame: TypeAlias = Literal["shown", "stored"]
+"""What annotations are for where EXIF turns an image: the image as it is shown, or as stored."""
 
 CLASS_NAME = "object"
 """Of objects that nothing names."""
@@ -145,7 +147,12 @@ class Source:
     """A folder, and what is found in it: walked once, whatever is asked of it."""
 
     def __init__(
-        self, folder: Path, *, annotations: Path | None = None, images: Path | None = None
+        self,
+        folder: Path,
+        *,
+        annotations: Path | None = None,
+        images: Path | None = None,
+        exif: Frame | None = None,
     ) -> None:
         """Walk the folder, or that of the annotation file that is named instead.
 
@@ -153,6 +160,7 @@ class Source:
             folder: the data set's, or its annotation file.
             annotations: the only annotation file that counts; None looks for them.
             images: the folder in which images are looked for; None means all of the folder.
+            exif: how images that EXIF turns are annotated, where their sizes don't tell.
 
         Raises:
             DataError: there is no such folder.
@@ -166,6 +174,7 @@ class Source:
             raise DataError(f"{annotations} is no file; expected annotations")
         self.folder = folder
         self.tree = Tree(folder, annotations=annotations, images=images)
+        self._exif = exif
         self._found: dict[Format, dict[str, Any]] = {}
 
     def find(self, format: Format) -> dict[str, Any]:
@@ -231,6 +240,7 @@ class Source:
             DataError: the split cannot be read at all.
         """
         found = self.find(format)
+        faults.as_stored = None if self._exif is None else self._exif == "stored"
         records = _READERS[format].read(self.tree, found, split, faults, class_name)
         there = tuple(s for s in records.samples if os.path.isfile(s.path))
         gone = [str(s.path) for s in records.samples if not os.path.isfile(s.path)]
@@ -337,6 +347,7 @@ def open_data(
     class_name: str = CLASS_NAME,
     annotations: Path | None = None,
     images: Path | None = None,
+    exif: Frame | None = None,
     may_be_empty: bool = False,
 ) -> Dataset:
     """Open a data set of any format and check what can be checked without reading pixels.
@@ -349,13 +360,15 @@ def open_data(
         class_name: of objects that nothing names.
         annotations: the only annotation file that counts; None looks for them.
         images: the folder in which images are looked for; None means all of the folder.
+        exif: how images that EXIF turns are annotated, where their sizes don't tell; None leaves it
+            to the format's tools.
         may_be_empty: whether it need not hold an object.
 
     Raises:
         DataError: there is no such data set or split, it contradicts itself, or there is nothing
             to learn from.
     """
-    source = Source(folder, annotations=annotations, images=images)
+    source = Source(folder, annotations=annotations, images=images, exif=exif)
     format, split = source.choose(split, format)
     faults = Faults(collect=True)
     data = source.read(format, split, faults, class_name=class_name)
@@ -411,15 +424,8 @@ def read_objects(sample: AnySample, index_of: dict[int, int], *, with_masks: boo
         classes=np.array([index_of[truth["category_id"]] for truth in truths], np.int64),
         segment_ids=np.arange(1, len(truths) + 1, dtype=np.int32),
         boxes=boxes,
-        ids=draw_id_map([_drawn(t) for t in truths], sample.size) if with_masks else None,
+        ids=draw_id_map(truths, sample.size) if with_masks else None,
     )
-
-
-def _drawn(truth: ObjectTruth) -> ObjectTruth:
-    """Give an object a mask, where it has none: its box."""
-    if "segmentation" in truth:
-        return truth
-    return {**truth, "segmentation": [rectangle(truth["bbox"])]}
 
 
 def name_categories(categories: Sequence[InstanceCategory]) -> tuple[Category, ...]:

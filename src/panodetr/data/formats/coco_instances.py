@@ -28,7 +28,7 @@ from panodetr.data.formats.coco import (
     read_images,
     require_layout,
 )
-from panodetr.data.formats.shapes import note_mixture
+from panodetr.data.formats.shapes import note_mixture, rectangle
 from panodetr.data.formats.sizes import settle
 from panodetr.data.masks import check_run_lengths, count_pixels, mask_box
 from panodetr.data.samples import InstanceCategory, InstanceImage, ObjectTruth, RunLengths
@@ -83,6 +83,7 @@ class _Reading:
         self.categories = categories
         self.crowds_are_objects = crowds_are_objects
         self.numbered = False  # ids are texts, or repeated: objects get new ones
+        self.draws_boxes = False  # most objects have masks, and the others their boxes as such
 
     def truth(self, entry: _Object, image_id: int, size: Size, number: int) -> ObjectTruth | None:
         """Give an object as COCO writes it, repaired; None where nothing of it is in the image."""
@@ -113,6 +114,8 @@ class _Reading:
             area=area,
             iscrowd=int(bool(entry.iscrowd) and not self.crowds_are_objects),
         )
+        if mask is None and self.draws_boxes:
+            mask = [rectangle(bbox)]
         if mask is not None:
             truth["segmentation"] = mask
         return truth
@@ -339,6 +342,7 @@ class _ObjectReader:
             text = "{n} boxes disagree with their masks; the masks' own are taken"
             self._faults.note("repaired", text, self._odd, self._disagreeing)
         note_mixture(self._masks, self._boxes, self._bare, self._faults)
+        self.reading.draws_boxes = has_masks
         return has_masks
 
     def _image_of(self, raw: msgspec.Raw, place: str) -> int | str:

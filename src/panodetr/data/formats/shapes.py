@@ -124,13 +124,17 @@ def build(
                 as_stored=image.as_stored,
             )
         )
+    has_masks = tally.has_masks(faults)
+    for truth in (truth for image in images for truth in image.objects):
+        if has_masks and "segmentation" not in truth:
+            truth["segmentation"] = [rectangle(truth["bbox"])]
     return Records(
         categories=tuple(
             Category(index=index, id=number, name=name, is_thing=True, color=made_up_color(index))
             for index, (number, name) in enumerate(sorted(classes.items()))
         ),
         samples=tuple(images),
-        has_masks=tally.has_masks(faults),
+        has_masks=has_masks,
         place=place,
         absent=tuple(one.named or f"the image of {one.place}" for one in marked if not one.path),
     )
