@@ -225,6 +225,25 @@ class Source:
         name, split = self.choose(None, format)
         return name, [split]
 
+    def open(
+        self,
+        format: Format,
+        split: str,
+        *,
+        class_name: str = CLASS_NAME,
+        may_be_empty: bool = False,
+    ) -> Dataset:
+        """Read a split, and see that there is something to learn from.
+
+        Raises:
+            DataError: it cannot be read, or there is nothing, and it may not be empty.
+        """
+        faults = Faults(collect=True)
+        data = self.read(format, split, faults, class_name=class_name)
+        if faults.fatal or not (may_be_empty and data.samples):
+            judge(data, faults)
+        return data
+
     def read(
         self, format: Format, split: str, faults: Faults, *, class_name: str = CLASS_NAME
     ) -> Dataset:
@@ -370,11 +389,7 @@ def open_data(
     """
     source = Source(folder, annotations=annotations, images=images, exif=exif)
     format, split = source.choose(split, format)
-    faults = Faults(collect=True)
-    data = source.read(format, split, faults, class_name=class_name)
-    if faults.fatal or not (may_be_empty and data.samples):
-        judge(data, faults)
-    return data
+    return source.open(format, split, class_name=class_name, may_be_empty=may_be_empty)
 
 
 @system_errors()

@@ -66,7 +66,7 @@ def evaluate(
         raise DataError(f"{out} holds the ground truth; choose another folder for the predictions")
     counts = Counts(truth, tasks)
     known = [category.id for category in truth.object_categories]
-    images = [image.path for image in truth.images]
+    images = [image.source for image in truth.images]
     outputs = _run_model(model, images, tasks, threshold, least_score)
     clock = _Clock()
     with ExitStack() as stack:

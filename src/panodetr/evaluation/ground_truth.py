@@ -5,21 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from panodetr.data.dataset import list_splits, open_data
-from panodetr.data.formats.coco import (
-    Layout,
-    find_layout,
-    find_splits,
-    is_panoptic,
-    read_document,
-    require_layout,
-)
+from panodetr.data.dataset import Source
+from panodetr.data.formats.coco import Layout, is_panoptic, make_layout, read_document
 from panodetr.data.formats.coco_instances import InstanceData
 from panodetr.data.formats.coco_panoptic import PanopticData
 from panodetr.data.formats.id_maps import read_objects_map
 from panodetr.data.masks import id_map_objects
 from panodetr.data.samples import InstanceCategory, InstanceImage, MaskImage, Sample
+from panodetr.data.tree import same_split
 from panodetr.errors import DataError
+from panodetr.images.read import StoredImage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,6 +44,7 @@ class GroundTruthImage:
         name: of the predicted id map, without suffix.
         path: of its file.
         size: height, width in pixels.
+        as_stored: whether the truth is for the image without its EXIF orientation.
         panoptic: segments and id map; None where the data set has none.
         instances: boxes and masks; None where they follow from `panoptic`, or there are none.
     """
@@ -59,6 +55,12 @@ class GroundTruthImage:
     size: tuple[int, int]
     panoptic: Sample | None
     instances: InstanceImage | None
+    as_stored: bool = False
+
+    @property
+    def source(self) -> Path | StoredImage:
+        """What the image is read from, in the frame that its truth is for."""
+        return StoredImage(self.path) if self.as_stored else self.path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,17 +100,19 @@ class GroundTruth:
             DataError: there is no such split, a JSON contradicts itself or the other one, or
                 images are missing.
         """
-        if not any(find_splits(folder, kind) for kind in KINDS):
-            if split is None:
-                others = list_splits(folder, "yolo") or list_splits(folder, "id-maps")
-                split = "" if others == [""] else DEFAULT_SPLIT
-            return cls.of_data(open_data(folder, split))
+        source = Source(folder)
+        splits = [name for kind in KINDS for name in source.find(f"coco-{kind}")]
+        format = None if splits else source.splits(None)[0]
+        if format is not None:
+            splits = list(source.find(format))
         if split is None:
-            unsplit = any(_find(folder, "")) and not any(_find(folder, DEFAULT_SPLIT))
+            unsplit = "" in splits and same_split(splits, DEFAULT_SPLIT) is None
             split = "" if unsplit else DEFAULT_SPLIT
-        panoptic, instances = _find(folder, split)
+        if format is not None:
+            return cls.of_data(source.open(*source.choose(split, format)))
+        panoptic, instances = (_find(source, split, kind) for kind in KINDS)
         if panoptic is None and instances is None:
-            require_layout(folder, split, "panoptic")  # says what is missing
+            source.choose(split, "coco-panoptic" if source.find("coco-panoptic") else None)
         truth = _join(
             folder,
             None if panoptic is None else PanopticData.read(panoptic, split),
@@ -160,6 +164,7 @@ class GroundTruth:
                     path=sample.path,
                     size=sample.size,
                     objects=id_map_objects(ids, numbers, sample.image_id, data.categories[0].id),
+                    as_stored=sample.as_stored,
                 )
             assert isinstance(sample, InstanceImage)
             images.append(_image(None, sample))
@@ -198,9 +203,11 @@ class GroundTruth:
         return replace(self, images=self.images[rank::ranks])
 
 
-def _find(folder: Path, split: str) -> list[Layout | None]:
-    """Find the panoptic and the instance JSON of a split of COCO's."""
-    return [find_layout(folder, split, kind) for kind in KINDS]
+def _find(source: Source, split: str, kind: Kind) -> Layout | None:
+    """Find the JSON of a split of COCO's."""
+    found = source.find(f"coco-{kind}")
+    name = same_split(found, split)
+    return None if name is None else make_layout(source.tree, found, name, kind)
 
 
 def _name_only(categories: Iterable[Category]) -> tuple[InstanceCategory, ...]:
@@ -223,6 +230,7 @@ def _image(sample: Sample | None, instances: InstanceImage | None) -> GroundTrut
         size=one.size,
         panoptic=sample,
         instances=instances,
+        as_stored=one.as_stored,
     )
 
 

@@ -83,7 +83,7 @@ def draw_validation(predictor: Predictor, truth: GroundTruth) -> NDArray[np.uint
         DataError: an id map cannot be read.
     """
     images = truth.images[:IMAGES]
-    paths = [image.path for image in images]
+    paths = [image.source for image in images]
     with_masks = predictor.spec.architecture.masks
     rows: list[list[_Drawn]] = []
     results = predictor.segment(paths) if with_masks else predictor.detect(paths)
@@ -118,7 +118,7 @@ def _draw_truth(
     if with_masks and target.ids is not None:
         places = number_pixels(target.segment_ids[kept], target.ids)
     picture = _draw_objects(
-        read_image(image.path),
+        read_image(image.source),
         [by_id[number] for number in target.classes[kept].tolist()],
         places,
         target.boxes[kept],

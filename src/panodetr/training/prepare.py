@@ -117,7 +117,7 @@ def prepare(request: Request) -> Prepared:
         _check_installed("wandb=true", ["wandb"], "pip install wandb")
     _check_masks(config, data)
     val, truth = _open_truth(request.data, data, request.val)
-    notes = _note_missing_validation(config, truth, request.val)
+    notes = [*data.notes, *_note_missing_validation(config, truth, request.val)]
     if truth is not None:
         request = replace(request, scored=val)
         try:

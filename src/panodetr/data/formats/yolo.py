@@ -304,7 +304,7 @@ def _read_yaml(tree: Tree, path: Path) -> dict[str, YoloSplit]:
         if split in named:
             key = named[split]
             texts = [_path(part, f'{path}: "{key}"') for part in _listed(fields[key])]
-            there = [found for text in texts if (found := folders.find(text)) is not None]
+            there = [place for text in texts if (place := folders.find(text)) is not None]
             if there:
                 parts[split] = there
             else:
