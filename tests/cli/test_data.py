@@ -129,3 +129,16 @@ def test_a_clean_copy_holds_what_can_be_used(panodetr: Program, data: Path, tmp_
     assert again.returncode == 0
     assert again.stdout.splitlines()[1].split()[:3] == ["val", "coco-instances", "1"]
     assert panodetr("data", "check", "yolo", "--fix", "clean").returncode == 2
+
+
+def test_a_sheet_shows_images_with_their_truth(
+    panodetr: Program, data: Path, tmp_path: Path
+) -> None:
+    done = panodetr("data", "show", data, "--split", "val", "--out", "sheet.png")
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width == 2 * (384 + 8)
+        colors = sheet.getcolors(sheet.width * sheet.height)
+    assert colors is not None
+    assert len(colors) > 10
+    assert panodetr("data", "show", data, "--out", "sheet.png").returncode == 2

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from panodetr.cli.options import Format
 from panodetr.cli.output import ProgressBar, print_line, print_table
@@ -86,6 +87,56 @@ def check(
         splits_info = {name: inspection.to_dict() for name, inspection in inspections.items()}
         write_json(json, {"format": found, "errors": errors, "splits": splits_info})
     return 1 if errors else 0
+
+
+def show(
+    folder: Path,
+    /,
+    *,
+    out: Path = Path("sheet.png"),
+    count: Annotated[int, Parameter(validator=Number(gte=1, lte=400))] = 16,
+    split: str | None = None,
+    format: Format | None = None,
+    annotations: Path | None = None,
+    images: Path | None = None,
+    exif: Literal["shown", "stored"] | None = None,
+) -> int:
+    """Draw images of a data set with their ground truth, on one sheet.
+
+    Args:
+        folder: The data set's folder, or its annotation file.
+        out: The picture to write.
+        count: How many images at most; they lie evenly apart in the data set.
+        split: Which split. Default: train, or the only one.
+        format: What the folder is taken for. Default: the first that is there.
+        annotations: The only annotation file that counts. Default: look for them in the folder.
+        images: The folder in which images are looked for. Default: all of the folder.
+        exif: What annotations are for where EXIF turns an image, if sizes don't tell: the image as
+            it is shown, or as it is stored. Default: as the format's tools do.
+
+    Raises:
+        UsageError: the picture is there already.
+        DataError: there is no such data set or split, or nothing to learn from.
+        PanodetrError: the picture cannot be written.
+    """
+    import io
+
+    from panodetr.data.dataset import open_data
+    from panodetr.data.show import draw_sheet
+    from panodetr.files import write_bytes
+
+    if out.exists():
+        raise UsageError(f"{out} is there already; choose another --out")
+    data = open_data(
+        folder, split, format=format, annotations=annotations, images=images, exif=exif
+    )
+    for note in data.notes:
+        print_line(f"note: {note}")
+    contents = io.BytesIO()
+    draw_sheet(data, count).save(contents, "PNG")
+    write_bytes(out, contents.getvalue())
+    print_line(f"images with what is true of them are in {out}")
+    return 0
 
 
 def convert_data(

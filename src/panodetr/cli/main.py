@@ -16,7 +16,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.config import Toml, Yaml
 
 from panodetr import __version__
-from panodetr.cli.data import check, convert_data
+from panodetr.cli.data import check, convert_data, show
 from panodetr.cli.eval import evaluate
 from panodetr.cli.export import export
 from panodetr.cli.images import detect, segment
@@ -114,9 +114,10 @@ def build_app() -> App:
     app.command(segment, group=PREDICT)
     app.command(detect, group=PREDICT)
     app.command(evaluate, name="eval", group=PREDICT)
-    data = App(name="data", help="Check a data set, or write it in another format.", group=TRAIN)
+    data = App(name="data", help="Check, show or convert a data set.", group=TRAIN)
     data.command(check)
     data.command(convert_data, name="convert")
+    data.command(show)
     app.command(data)
     app.command(train, group=TRAIN)
     app.command(recipes, group=TRAIN)
