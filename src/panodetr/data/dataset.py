@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -261,8 +262,9 @@ class Source:
         found = self.find(format)
         faults.as_stored = None if self._exif is None else self._exif == "stored"
         records = _READERS[format].read(self.tree, found, split, faults, class_name)
-        there = tuple(s for s in records.samples if os.path.isfile(s.path))
-        gone = [str(s.path) for s in records.samples if not os.path.isfile(s.path)]
+        are_there = [os.path.isfile(sample.path) for sample in records.samples]
+        there = tuple(compress(records.samples, are_there))
+        gone = [str(s.path) for s in compress(records.samples, [not here for here in are_there])]
         _count_absent(len(there), [*gone, *records.absent], records.place, self.tree, faults)
         if len(found) == 1:
             _count_unlisted(records, self.tree, faults)

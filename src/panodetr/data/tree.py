@@ -12,8 +12,10 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
+from typing import TypeAlias
 from urllib.parse import unquote
 
 from panodetr.errors import DataError
@@ -92,6 +94,12 @@ def fold(name: str) -> str:
     """Give what names have in common that differ only in case or in how accents are written."""
     return unicodedata.normalize("NFC", name).casefold()
 
+
+Folder: TypeAlias = tuple[str, ...]
+"""The parts of a folder's path from the root."""
+
+File: TypeAlias = tuple[Folder, str]
+"""A folder, and the name of a file in it."""
 
 OTHER = 5
 """The sort of a folder that nothing speaks for."""
@@ -259,22 +267,23 @@ class Images:
 
     def __init__(self, tree: Tree, files: Iterator[PurePosixPath]) -> None:
         self._tree = tree
-        self._by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
+        self._by_name: dict[str, list[Folder]] = defaultdict(list)
+        folders: dict[PurePosixPath, Folder] = {}
         for path in files:
-            self._by_name[path.name].append(path)
+            self._by_name[path.name].append(folders.setdefault(path.parent, path.parent.parts))
 
     @cached_property
-    def _by_fold(self) -> dict[str, list[PurePosixPath]]:
-        return self._regroup(lambda name: fold(name))
+    def _by_fold(self) -> dict[str, list[File]]:
+        return self._regroup(fold)
 
     @cached_property
-    def _by_stem(self) -> dict[str, list[PurePosixPath]]:
+    def _by_stem(self) -> dict[str, list[File]]:
         return self._regroup(lambda name: fold(os.path.splitext(name)[0]))
 
-    def _regroup(self, key: Callable[[str], str]) -> dict[str, list[PurePosixPath]]:
-        found: dict[str, list[PurePosixPath]] = defaultdict(list)
-        for name, paths in self._by_name.items():
-            found[key(name)] += paths
+    def _regroup(self, key: Callable[[str], str]) -> dict[str, list[File]]:
+        found: dict[str, list[File]] = defaultdict(list)
+        for name, folders in self._by_name.items():
+            found[key(name)] += [(folder, name) for folder in folders]
         return found
 
     def find(
@@ -303,47 +312,44 @@ class Images:
             taken: files that are something else.
         """
         found = Found()
-        beside = PurePosixPath(os.path.relpath(folder, self._tree.root))
+        beside = PurePosixPath(os.path.relpath(folder, self._tree.root)).parts
         kind = split_of(split)
         banned = {s.kind for name in others if (s := split_of(name))} - {kind.kind if kind else ""}
-        banned = banned if kind else set[str]()
 
-        def keep(path: PurePosixPath, base: PurePosixPath) -> bool:
-            if (banned and _in_split(base, banned)) or (taken and self._tree.root / path in taken):
+        @cache
+        def may_be(base: Folder) -> bool:
+            if kind and banned and _in_split(base, banned):
                 return False
             return maps is None or _may_hold_maps(base, maps)
 
-        open_names: dict[str, list[PurePosixPath]] = {}
-        votes: Counter[PurePosixPath] = Counter()
-        parts_of: dict[str, tuple[str, ...]] = {}
+        candidates: dict[str, list[tuple[Folder, File]]] = {}
+        votes: Counter[Folder] = Counter()
         for name in dict.fromkeys(names):
-            parts = parts_of[name] = _parts(name)
-            candidates = self._candidates(parts, keep)
-            if not candidates and (unquoted := unquote(name)) != name:
-                candidates = self._candidates(_parts(unquoted), keep)
-            open_names[name] = candidates
-            for path in candidates:
-                votes[_base(path, parts)] += 1
-        there = sum(bool(candidates) for candidates in open_names.values())
-        whole = [base for base, count in votes.items() if count == there]
-        chosen = _best(whole, beside, kind, maps)
-        for name, candidates in open_names.items():
-            exact = self._as_written(name, parts_of[name], beside)
+            kept = self._candidates(_parts(name), may_be, taken)
+            if not kept and (unquoted := unquote(name)) != name:
+                kept = self._candidates(_parts(unquoted), may_be, taken)
+            candidates[name] = kept
+            votes.update(base for base, _ in kept)
+        there = sum(bool(kept) for kept in candidates.values())
+        chosen = _best([b for b, count in votes.items() if count == there], beside, kind, maps)
+        for name, kept in candidates.items():
+            exact = self._as_written(name, beside)
             if exact is not None and exact not in taken:
                 found.paths[name] = exact
                 continue
-            kept = [path for path in candidates if _base(path, parts_of[name]) == chosen]
-            if len(kept) != 1:
-                base = _best([_base(p, parts_of[name]) for p in candidates], beside, kind, maps)
-                kept = [path for path in candidates if _base(path, parts_of[name]) == base]
-            if len(kept) != 1:
-                images = [p for p in candidates if maps or not _is_truth(p.parts[:-1])]
-                candidates = images or candidates
-                kept = candidates[:1] if candidates and self._are_copies(candidates) else []
-            if len(kept) == 1:
-                found.paths[name] = self._tree.root / kept[0]
-            elif candidates:
-                found.several[name] = [self._tree.root / path for path in candidates]
+            meant = [file for base, file in kept if base == chosen]
+            if len(meant) != 1:
+                best = _best([base for base, _ in kept], beside, kind, maps)
+                meant = [file for base, file in kept if base == best]
+            paths = [self._path(file) for file in meant]
+            if len(paths) != 1:
+                images = [file for _, file in kept if maps or not _is_truth(file[0])]
+                paths = [self._path(file) for file in images or [file for _, file in kept]]
+                paths = paths[:1] if paths and _are_copies(paths) else paths
+            if len(paths) == 1:
+                found.paths[name] = paths[0]
+            elif paths:
+                found.several[name] = paths
             else:
                 found.absent.append(name)
         return found
@@ -356,81 +362,83 @@ class Images:
         found = {folder: self.find(inner, folder, split=split) for folder, inner in names.items()}
         return {path: found[path.parent] for path, _ in named}
 
-    def _are_copies(self, paths: Sequence[PurePosixPath]) -> bool:
-        """Whether files have the same contents."""
-        try:
-            sizes = {(self._tree.root / path).stat().st_size for path in paths}
-            return len(sizes) == 1 and len({(self._tree.root / p).read_bytes() for p in paths}) == 1
-        except OSError:
-            return False
+    def _path(self, file: File) -> Path:
+        return self._tree.root.joinpath(*file[0], file[1])
 
-    def _as_written(self, name: str, parts: tuple[str, ...], beside: PurePosixPath) -> Path | None:
+    def _as_written(self, name: str, beside: Folder) -> Path | None:
         """Give the file at the path as it is written; None where there is none."""
-        if not parts or "\0" in name:
-            return None
-        written = name.replace("\\", "/")
-        for base in dict.fromkeys((beside, PurePosixPath())):
-            path = PurePosixPath(os.path.normpath(base / written))
-            names = self._by_name.get(path.name, ())
-            if path in names:
-                return self._tree.root / path
-        if written.startswith("/") or ".." in written:  # else the walk has seen it
-            for base in (self._tree.root / beside, self._tree.root):
-                try:
-                    if (base / written).is_file():
-                        return base / written
-                except OSError:
-                    return None
+        *parents, last = name.replace("\\", "/").split("/")
+        for base in (beside, ()):
+            if (*base, *parents) in self._by_name.get(last, ()):
+                return self._path(((*base, *parents), last))
+        if (parents and parents[0] in ("", ".")) or ".." in parents:  # else the walk has seen it
+            for base in (self._tree.root.joinpath(*beside), self._tree.root):
+                path = os.path.normpath(base.joinpath(*parents or ("/",), last))
+                if parents[0] == "":
+                    path = name
+                if os.path.isfile(path):
+                    return Path(path)
         return None
 
     def _candidates(
-        self, parts: tuple[str, ...], keep: Callable[[PurePosixPath, PurePosixPath], bool]
-    ) -> list[PurePosixPath]:
-        """Give the files whose paths end most like a name, of those that may be meant."""
+        self, parts: Folder, may_be: Callable[[Folder], bool], taken: frozenset[Path]
+    ) -> list[tuple[Folder, File]]:
+        """Give the files whose paths end most like a name, and the folders it leads from."""
         if not parts:
             return []
-        stem = os.path.splitext(parts[-1])[0]
-        for index, key in (
-            (lambda: self._by_name, parts[-1]),
-            (lambda: self._by_fold, fold(parts[-1])),
-            (lambda: self._by_stem, fold(stem)),
-        ):
-            paths = [path for path in index().get(key, ()) if keep(path, _base(path, parts))]
-            if len(paths) > 1:
-                longest = max(_shared(path, parts) for path in paths)
-                paths = [path for path in paths if _shared(path, parts) == longest]
-            if paths:
-                return paths
+        name, above = parts[-1], parts[:-1]
+        for number in range(3):
+            if number == 0:
+                files = [(folder, name) for folder in self._by_name.get(name, ())]
+            elif number == 1:
+                files = self._by_fold.get(fold(name), [])
+            else:
+                files = self._by_stem.get(fold(os.path.splitext(name)[0]), [])
+            kept = [
+                (base, file)
+                for file in files
+                if may_be(base := _base(file[0], above))
+                and not (taken and self._path(file) in taken)
+            ]
+            if kept:
+                shortest = min(len(base) - len(file[0]) for base, file in kept)
+                return [one for one in kept if len(one[0]) - len(one[1][0]) == shortest]
         return []
 
 
-def _parts(name: str) -> tuple[str, ...]:
+def _are_copies(paths: Sequence[Path]) -> bool:
+    """Whether files have the same contents."""
+    try:
+        sizes = {path.stat().st_size for path in paths}
+        return len(sizes) == 1 and len({path.read_bytes() for path in paths}) == 1
+    except OSError:
+        return False
+
+
+def _parts(name: str) -> Folder:
     """Give the folders and the file that a name consists of, whatever the system it is from."""
-    return tuple(p for p in re.split(r"[\\/]", name) if p not in ("", ".", "..") and p[1:] != ":")
+    parts = name.replace("\\", "/").split("/")
+    return tuple(p for p in parts if p not in ("", ".", "..") and p[1:] != ":")
 
 
-def _shared(path: PurePosixPath, parts: tuple[str, ...]) -> int:
-    """Count how many parts at the end of a path are those of a name; the last one always is."""
-    count = 1
-    for one, other in zip(reversed(path.parts[:-1]), reversed(parts[:-1]), strict=False):
+@cache
+def _base(folder: Folder, above: Folder) -> Folder:
+    """Give the folder from which a name's folders lead to a file's folder, as far as they do."""
+    count = 0
+    for one, other in zip(reversed(folder), reversed(above), strict=False):
         if fold(one) != fold(other):
             break
         count += 1
-    return count
+    return folder[: len(folder) - count]
 
 
-def _base(path: PurePosixPath, parts: tuple[str, ...]) -> PurePosixPath:
-    """Give the folder from which a name leads to a path."""
-    return PurePosixPath(*path.parts[: -_shared(path, parts)])
+def _in_split(folder: Folder, kinds: set[str]) -> bool:
+    return any((split := split_of(part)) and split.kind in kinds for part in folder)
 
 
-def _in_split(folder: PurePosixPath, kinds: set[str]) -> bool:
-    return any((split := split_of(part)) and split.kind in kinds for part in folder.parts)
-
-
-def _may_hold_maps(base: PurePosixPath, maps: str) -> bool:
+def _may_hold_maps(base: Folder, maps: str) -> bool:
     """Whether id maps may be in a folder: not where images are by its name."""
-    names = [fold(part) for part in base.parts]
+    names = [fold(part) for part in base]
     if fold(maps) in names or _is_truth(names):
         return True
     return not names or not (holds_images(names[-1]) or _in_split(base, set(SPLITS)))
@@ -451,17 +459,22 @@ def words_of(name: str) -> list[str]:
 
 
 def _best(
-    bases: Sequence[PurePosixPath], beside: PurePosixPath, split: Split | None, maps: str | None
-) -> PurePosixPath | None:
+    bases: Sequence[Folder], beside: Folder, split: Split | None, maps: str | None
+) -> Folder | None:
     """Choose the folder that names are meant from; None where two may be meant."""
+    if len(bases) == 1:
+        return bases[0]
 
-    def rank(base: PurePosixPath) -> tuple[int, int]:
-        away = len(PurePosixPath(os.path.relpath(base, beside)).parts)
+    def rank(base: Folder) -> tuple[int, int]:
+        pairs = zip(base, beside, strict=False)
+        away = (
+            len(base) + len(beside) - 2 * sum(1 for _ in takewhile(lambda p: p[0] == p[1], pairs))
+        )
         kind = sort(base)
         return kind, away if kind < OTHER else 0
 
-    def sort(base: PurePosixPath) -> int:
-        names = [fold(part) for part in base.parts]
+    def sort(base: Folder) -> int:
+        names = [fold(part) for part in base]
         is_truth = _is_truth(names)
         if maps is not None:
             return 0 if fold(maps) in names else 1 if is_truth else 2
@@ -470,7 +483,7 @@ def _best(
         if base == beside:
             return 1
         if split and _in_split(base, {split.kind}):
-            return 2 if any(s and s.name == split.name for s in map(split_of, base.parts)) else 3
+            return 2 if any(s and s.name == split.name for s in map(split_of, base)) else 3
         return 4 if not names or holds_images(names[-1]) else OTHER
 
     ranked = sorted(dict.fromkeys(bases), key=rank)
