@@ -228,8 +228,7 @@ class Tree:
     @cached_property
     def images(self) -> Images:
         """The index of all images."""
-        tree = self if self._images is None else Tree(self._images)
-        return Images(tree, tree.files(*SUFFIXES))
+        return Images(self if self._images is None else Tree(self._images))
 
     def describe(self) -> str:
         """List the folders of images and the other files at the top, for a refusal."""
@@ -265,12 +264,15 @@ class Found:
 class Images:
     """An index of image files by their names."""
 
-    def __init__(self, tree: Tree, files: Iterator[PurePosixPath]) -> None:
+    def __init__(self, tree: Tree) -> None:
         self._tree = tree
+        self._root = str(tree.root)
         self._by_name: dict[str, list[Folder]] = defaultdict(list)
-        folders: dict[PurePosixPath, Folder] = {}
-        for path in files:
-            self._by_name[path.name].append(folders.setdefault(path.parent, path.parent.parts))
+        for folder, names in tree.folders.items():
+            parts = folder.parts
+            for name in names:
+                if os.path.splitext(name)[1].lower() in SUFFIXES:
+                    self._by_name[name].append(parts)
 
     @cached_property
     def _by_fold(self) -> dict[str, list[File]]:
@@ -363,7 +365,7 @@ class Images:
         return {path: found[path.parent] for path, _ in named}
 
     def _path(self, file: File) -> Path:
-        return self._tree.root.joinpath(*file[0], file[1])
+        return Path("/".join((self._root, *file[0], file[1])))
 
     def _as_written(self, name: str, beside: Folder) -> Path | None:
         """Give the file at the path as it is written; None where there is none."""
@@ -467,9 +469,8 @@ def _best(
 
     def rank(base: Folder) -> tuple[int, int]:
         pairs = zip(base, beside, strict=False)
-        away = (
-            len(base) + len(beside) - 2 * sum(1 for _ in takewhile(lambda p: p[0] == p[1], pairs))
-        )
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        away = len(base) + len(beside) - 2 * shared
         kind = sort(base)
         return kind, away if kind < OTHER else 0
 

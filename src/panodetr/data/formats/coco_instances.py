@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias, overload
 
 import msgspec
 
-from panodetr.data.formats import Faults, cut_box
+from panodetr.data.formats import OUTSIDE, Faults, cut_box
 from panodetr.data.formats.coco import (
     Box,
     CategoryEntry,
@@ -308,13 +308,19 @@ class _ObjectReader:
                 continue
             if image_id in self._faults.bad:
                 continue
+            image = self._listed[image_id]
+            is_new = self._is_new(entry, raw)
+            if is_new and self._is_plain(entry, image):
+                self._masks += 1
+                self.texts[image_id].append(raw)
+                continue
             named = f"{here} (annotation {entry.id} of image {image_id})"
-            if not self._is_new(entry, raw, named):
+            if not is_new and not self._take_repeated(entry, raw, named):
                 continue
             self._crowds_only &= bool(entry.iscrowd) and isinstance(entry.segmentation, _Mask)
-            if self._listed[image_id].differs:
+            if image.differs:
                 waiting.setdefault(image_id, []).append((named, entry))
-            elif not self._check(entry, self._listed[image_id], named):
+            elif not self._check(entry, image, named):
                 continue
             self.texts[image_id].append(raw)
         for image_id, entries in waiting.items():
@@ -359,23 +365,59 @@ class _ObjectReader:
             text = "{n} objects are of images that the JSON doesn't list, and are left out"
             self._faults.note("unknown image", text, f"{here} is for image {entry.image_id}")
 
-    def _is_new(self, entry: _Object, raw: msgspec.Raw, named: str) -> bool:
-        """Whether an object was not read before; where two have one id, all get new ones."""
-        if entry.id is None:
+    def _is_new(self, entry: _Object, raw: msgspec.Raw) -> bool:
+        """Whether no object had this id before; where an id is no number, all get new ones."""
+        if not isinstance(entry.id, int):
             self.reading.numbered = True
+        if entry.id is None:
             return True
-        digest = hash(bytes(raw))
-        known = self._seen.setdefault(entry.id, digest) if entry.id in self._seen else None
-        self._seen.setdefault(entry.id, digest)
-        if known == digest:
+        if entry.id in self._seen:
+            return False
+        self._seen[entry.id] = hash(bytes(raw))
+        return True
+
+    def _take_repeated(self, entry: _Object, raw: msgspec.Raw, named: str) -> bool:
+        """Whether an object is another one than that of the same id; then all get new ids."""
+        assert entry.id is not None
+        if self._seen[entry.id] == hash(bytes(raw)):
             text = "{n} annotations are written twice, and read once"
             self._faults.note("duplicate id", text, named)
             return False
-        if known is not None:
-            text = "{n} annotations repeat the id of another; all objects are numbered anew"
-            self._faults.note("duplicate id", text, f"{named} repeats annotation id {entry.id}")
-        self.reading.numbered |= known is not None or not isinstance(entry.id, int)
+        text = "{n} annotations repeat the id of another; all objects are numbered anew"
+        self._faults.note("duplicate id", text, f"{named} repeats annotation id {entry.id}")
+        self.reading.numbered = True
         return True
+
+    def _is_plain(self, entry: _Object, image: Listed) -> bool:
+        """Whether an object is one polygon with its box, within its image: nearly all are."""
+        rings, box, size = entry.segmentation, entry.bbox, image.size
+        if (
+            type(rings) is not list
+            or len(rings) != 1
+            or type(ring := rings[0]) is not list
+            or len(ring) < 6
+            or len(ring) & 1
+            or box is None
+            or entry.iscrowd
+            or size is None
+            or (image.header is not None and image.header != size)
+            or self.reading.categories.find(entry.category_id) is None
+        ):
+            return False
+        x, y, width, height = box
+        xs, ys = ring[::2], ring[1::2]
+        across, down = width / 8, height / 8
+        self._crowds_only = False
+        return (
+            -across < min(xs) - x < across
+            and -across < max(xs) - x - width < across
+            and -down < min(ys) - y < down
+            and -down < max(ys) - y - height < down
+            and x >= -OUTSIDE
+            and y >= -OUTSIDE
+            and x + width <= size[1] + OUTSIDE
+            and y + height <= size[0] + OUTSIDE
+        )
 
     def _check(self, entry: _Object, image: Listed, named: str) -> bool:
         """Check an object that is read at its image's size, and count it; False if it is faulty."""
