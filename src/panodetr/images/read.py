@@ -185,7 +185,8 @@ def read_header(
         _check_size(image.size, max_pixels, name)
         try:
             with quiet():
-                orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+                exif = image.getexif() if _may_have_exif(image, file) else {}
+                orientation = exif.get(ExifTags.Base.Orientation, 1)
         except Exception:  # a broken EXIF block has no orientation
             orientation = 1
         width, height = image.size
@@ -196,6 +197,21 @@ def read_header(
             turned = orientation in range(2, 9)
         swapped = orientation in (5, 6, 7, 8) and not isinstance(path, StoredImage)
         return ((width, height) if swapped else (height, width)), turned
+
+
+def _may_have_exif(image: Image.Image, file: Path | Any) -> bool:
+    """Whether an image may have EXIF: of a PNG without, Pillow decodes all to find that out."""
+    if image.format != "PNG" or not isinstance(file, Path):
+        return True
+    if {"exif", "Raw profile type exif"} & image.info.keys():
+        return True
+    with file.open("rb") as chunks:
+        chunks.seek(8)
+        while len(head := chunks.read(8)) == 8:
+            if head[4:] == b"eXIf":
+                return True
+            chunks.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    return False
 
 
 def find_images(inputs: Sequence[str | Path]) -> list[Path]:
