@@ -244,7 +244,7 @@ def test_images_with_broken_headers_are_left_out_and_named(
 ) -> None:
     folder = {"yolo": yolo_folder, "cells": id_folder}[name]
     if name == "yolo":
-        (folder / "labels/train/000000000009.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+        (folder / "labels/train/000000000009.txt").write_text("0 0.2 0.2 0.8 0.2 0.8 0.8\n")
     whole = open_data(folder)
     image = whole.samples[0].path
     image.write_bytes(image.read_bytes()[:20])

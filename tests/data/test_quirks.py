@@ -275,8 +275,8 @@ def pixels_of(folder: Path, split: str | None = None) -> list[int]:
         ("A12/input", [300, 600]),
         ("A12/input-2-numbers", [300, 600]),
         ("A12/input-empty-and-good", [300, 600]),
-        ("A13/input", [168] * 9),
-        ("A14/input", [236, 480]),
+        ("A13/input", [168] * 10),
+        ("A14/input", [320, 236, 480]),
         ("A15/input", [600, 600]),
         ("A20/input-utf16", [320, 320]),
         ("cvat-brush-all-crowd", [210, 165, 130, 132, 144, 120]),
@@ -299,7 +299,11 @@ def test_boxes_areas_and_ids_are_measured_where_they_are_missing(quirks: Path) -
     assert kept["bbox"] == [10, 10, 20, 30]
     (text,) = objects_of(quirks / "cases/X4/input-box-text")
     assert (text["bbox"], text["category_id"]) == ([10, 10, 30, 20], 1)
-    assert objects_of(quirks / "cases/A13/input")[4]["bbox"] == [77, 18, 14, 12]
+    bare = objects_of(quirks / "cases/A13/input")[4]
+    assert (bare["bbox"], bare.get("segmentation")) == (
+        [77, 18, 14, 12],
+        [[77, 18, 91, 18, 91, 30, 77, 30]],
+    )
 
 
 @pytest.mark.parametrize("name", ["exif-mirrored-cvat", "exif-turned-via"])

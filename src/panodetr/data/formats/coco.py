@@ -415,21 +415,6 @@ def _split_of_images(path: Path) -> str:
     return split.name if split else ""
 
 
-def find_splits(folder: Path, kind: Kind) -> list[str]:
-    """List a folder's splits by name; "" stands for the data set that has none."""
-    return list(find_documents(Tree(folder), kind)) if folder.is_dir() else []
-
-
-def find_layout(folder: Path, split: str, kind: Kind) -> Layout | None:
-    """Find a split; None where there is none."""
-    if not folder.is_dir():
-        return None
-    tree = Tree(folder)
-    found = find_documents(tree, kind)
-    chosen = same_split(found, split)
-    return None if chosen is None else make_layout(tree, found, chosen, kind)
-
-
 def require_layout(folder: Path, split: str, kind: Kind) -> Layout:
     """Find a split.
 
@@ -438,9 +423,11 @@ def require_layout(folder: Path, split: str, kind: Kind) -> Layout:
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; expected one with COCO {kind} data")
-    layout = find_layout(folder, split, kind)
-    if layout is None:
+    tree = Tree(folder)
+    found = find_documents(tree, kind)
+    chosen = same_split(found, split)
+    if chosen is None:
         named = f"{kind}_{split}.json" if split else f"{kind}.json"
-        there = ", ".join(name or '"" (no split)' for name in find_splits(folder, kind)) or "none"
+        there = ", ".join(name or '"" (no split)' for name in found) or "none"
         raise DataError(f"{folder / named} is missing; splits in {folder}: {there}")
-    return layout
+    return make_layout(tree, found, chosen, kind)
