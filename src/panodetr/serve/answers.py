@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 from base64 import b64encode
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 from PIL import Image
 
 from panodetr.results.id_map import id_map_png
+from panodetr.results.interchange import label_tiff, to_csv, to_geojson
 from panodetr.results.masks import run_lengths
+from panodetr.results.regions import measure
 from panodetr.results.result import PanopticResult
 from panodetr.serve.api import (
     DetectAnswer,
@@ -26,89 +28,96 @@ from panodetr.serve.api import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
+    from panodetr.results.regions import Result
     from panodetr.results.result import DetectionResult
-    from panodetr.serve.api import Work
+    from panodetr.results.types import Segment
+    from panodetr.serve.api import Form, Work
+
+
+FILES: dict[Form, Callable[[Result], bytes]] = {
+    "image/png": lambda result: _png(result.draw()),
+    "image/tiff": label_tiff,
+    "application/geo+json": lambda result: msgspec.json.encode(to_geojson(result)),
+    "text/csv": lambda result: to_csv(measure(result)).encode(),
+}
+"""What writes a result as a file: the overlay, a label map, outlines, a table."""
 
 
 def write_answer(result: PanopticResult | DetectionResult, work: Work) -> bytes:
-    """Write a result in the form that the work asks for."""
-    if work.form == "image/png":
-        return _png(result.draw())
+    """Write a result in the form that the work asks for.
+
+    Raises:
+        UsageError: there is no such file of detections without masks.
+    """
+    if work.form in FILES:
+        return FILES[work.form](result)
     if isinstance(result, PanopticResult):
-        hosted = work.form == "hosted"
-        return msgspec.json.encode(
-            _hosted_segments(result) if hosted else _segment_answer(result, work)
-        )
-    hosted = work.form == "hosted"
-    return msgspec.json.encode(
-        _hosted_detections(result) if hosted else _detect_answer(result, work)
+        write = _hosted_segments if work.form == "hosted" else _segments
+        return msgspec.json.encode(write(result, work))
+    write = _hosted_detections if work.form == "hosted" else _detections
+    return msgspec.json.encode(write(result, work))
+
+
+def _segments(result: PanopticResult, work: Work) -> SegmentAnswer:
+    answer = SegmentAnswer(
+        image=_size(result),
+        model=work.model,
+        task=work.task,
+        segments=[SegmentInfo(**_described(segment)) for segment in result.segments],
     )
+    if work.masks == "rle":
+        for segment in answer.segments:
+            segment.segmentation = _run_lengths(result.segment_ids == segment.id)
+    else:
+        answer.id_map = _base64(id_map_png(result.segment_ids))
+    return answer
 
 
-def _segment_answer(result: PanopticResult, work: Work) -> SegmentAnswer:
-    segments = [
-        SegmentInfo(
-            id=segment.id,
-            label=segment.label,
-            category_id=segment.category_id,
-            is_thing=segment.is_thing,
-            score=round(segment.score, 6),
-            box=segment.box,
-            area=segment.area,
-            segmentation=_run_lengths(result.segment_ids == segment.id)
-            if work.masks == "rle"
-            else msgspec.UNSET,
-        )
-        for segment in result.segments
-    ]
-    id_map = _base64(id_map_png(result.segment_ids)) if work.masks == "png" else msgspec.UNSET
-    return SegmentAnswer(
-        image=_size(result), model=work.model, task=work.task, segments=segments, id_map=id_map
-    )
-
-
-def _detect_answer(result: DetectionResult, work: Work) -> DetectAnswer:
-    detections = [
-        DetectionInfo(
-            id=number,
-            label=found.label,
-            category_id=found.category_id,
-            score=round(found.score, 6),
-            box=found.box,
-            segmentation=None if (mask := found.mask) is None else _run_lengths(mask),
-        )
-        for number, found in enumerate(result.detections, start=1)
-    ]
-    return DetectAnswer(image=_size(result), model=work.model, detections=detections)
-
-
-def _hosted_segments(result: PanopticResult) -> list[HostedSegment]:
+def _hosted_segments(result: PanopticResult, _: Work) -> list[HostedSegment]:
+    inside = np.array([0, 255], np.uint8)
     return [
         HostedSegment(
-            label=segment.label,
-            score=round(segment.score, 6),
-            mask=_base64(_png(np.where(result.segment_ids == segment.id, 255, 0).astype(np.uint8))),
-            id=segment.id,
-            category_id=segment.category_id,
-            is_thing=segment.is_thing,
-            box=segment.box,
-            area=segment.area,
+            **_described(segment),
+            mask=_base64(_png(inside.take(result.segment_ids == segment.id))),
         )
         for segment in result.segments
     ]
 
 
-def _hosted_detections(result: DetectionResult) -> list[HostedDetection]:
+def _detections(result: DetectionResult, work: Work) -> DetectAnswer:
+    return DetectAnswer(
+        image=_size(result),
+        model=work.model,
+        detections=[
+            DetectionInfo(
+                id=number,
+                label=found.label,
+                category_id=found.category_id,
+                score=round(found.score, 6),
+                box=found.box,
+                segmentation=None if (mask := found.mask) is None else _run_lengths(mask),
+            )
+            for number, found in enumerate(result.detections, start=1)
+        ],
+    )
+
+
+def _hosted_detections(result: DetectionResult, _: Work) -> list[HostedDetection]:
     return [
-        HostedDetection(
-            label=found.label,
-            score=round(found.score, 6),
-            box=HostedBox(*(round(side) for side in found.box)),
-        )
+        HostedDetection(found.label, round(found.score, 6), HostedBox(*map(round, found.box)))
         for found in result.detections
     ]
+
+
+def _described(segment: Segment) -> dict[str, Any]:
+    """Give what all answers say of a segment."""
+    names = ("id", "label", "category_id", "is_thing", "box", "area")
+    own = {name: getattr(segment, name) for name in names}
+    return {**own, "score": round(segment.score, 6)}
 
 
 def _size(result: PanopticResult | DetectionResult) -> Size:

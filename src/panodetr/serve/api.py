@@ -1,6 +1,6 @@
 """What requests may say and what answers hold: the shapes of the service's JSON.
 
-Boxes are x0, y0, x1, y1 in pixels of the image, unless a shape says otherwise.
+Boxes are x0, y0, x1, y1 in pixels of the image, as in `panodetr.results.types`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from panodetr.predict import DETECTION_THRESHOLD, Task
 
 Fraction: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
-Form: TypeAlias = Literal["application/json", "image/png", "hosted"]
+Form: TypeAlias = Literal[
+    "application/json", "image/png", "image/tiff", "application/geo+json", "text/csv", "hosted"
+]
 """How an answer is written: as a media type, or the JSON of hosted inference."""
 
 
-class SegmentQuery(Struct, frozen=True, forbid_unknown_fields=True):
+class SegmentQuery(Struct, forbid_unknown_fields=True):
     """The parameters of `/v1/segment`."""
 
     model: str | None = None
@@ -25,7 +27,7 @@ class SegmentQuery(Struct, frozen=True, forbid_unknown_fields=True):
     masks: Literal["png", "rle"] = "png"
 
 
-class DetectQuery(Struct, frozen=True, forbid_unknown_fields=True):
+class DetectQuery(Struct, forbid_unknown_fields=True):
     """The parameters of `/v1/detect`."""
 
     model: str | None = None
@@ -33,7 +35,7 @@ class DetectQuery(Struct, frozen=True, forbid_unknown_fields=True):
     masks: bool = False
 
 
-class HostedParameters(Struct, frozen=True, forbid_unknown_fields=True):
+class HostedParameters(Struct, forbid_unknown_fields=True):
     """The parameters that clients of hosted inference send."""
 
     threshold: Fraction | None = None
@@ -42,7 +44,7 @@ class HostedParameters(Struct, frozen=True, forbid_unknown_fields=True):
     subtask: Literal["panoptic", "instance", "semantic"] | None = None
 
 
-class HostedRequest(Struct, frozen=True, forbid_unknown_fields=True):
+class HostedRequest(Struct):
     """The JSON that clients of hosted inference send; `inputs` is an image file in base64."""
 
     inputs: str
@@ -55,10 +57,10 @@ class Work(NamedTuple):
     Attributes:
         model: the name of a model of the service.
         action: what is called, `Predictor.segment` or `Predictor.detect`.
+        form: how the answer is written.
         task: of `segment`.
         threshold: least score; None takes the model's own, and 0.5 of detections.
         masks: how masks are written; None leaves them out.
-        form: how the answer is written.
     """
 
     model: str
@@ -69,23 +71,22 @@ class Work(NamedTuple):
     masks: Literal["png", "rle"] | None = None
 
 
-class Size(Struct, frozen=True):
+class Size(Struct):
     """An image's size in pixels."""
 
     width: int
     height: int
 
 
-class RunLengths(Struct, frozen=True):
+class RunLengths(Struct):
     """A mask as COCO's uncompressed run lengths: down the columns, empty pixels first."""
 
-    size: tuple[int, int]
-    """Height and width."""
+    size: tuple[int, int]  # height, width
     counts: list[int]
 
 
-class SegmentInfo(Struct, frozen=True):
-    """One segment."""
+class SegmentInfo(Struct, kw_only=True):
+    """One segment; with masks=rle it has `segmentation`."""
 
     id: int
     label: str
@@ -95,21 +96,22 @@ class SegmentInfo(Struct, frozen=True):
     box: tuple[float, float, float, float]
     area: int
     segmentation: RunLengths | UnsetType = UNSET
-    """With masks=rle."""
 
 
-class SegmentAnswer(Struct, frozen=True):
-    """What `/v1/segment` answers."""
+class SegmentAnswer(Struct):
+    """What `/v1/segment` answers; with masks=png it has `id_map`, a PNG in base64.
+
+    A pixel's segment id is R + 256 G + 65536 B.
+    """
 
     image: Size
     model: str
     task: Task
     segments: list[SegmentInfo]
     id_map: str | UnsetType = UNSET
-    """With masks=png: an RGB PNG in base64; a pixel's segment id is R + 256 G + 65536 B."""
 
 
-class DetectionInfo(Struct, frozen=True):
+class DetectionInfo(Struct, kw_only=True):
     """One object."""
 
     id: int
@@ -120,7 +122,7 @@ class DetectionInfo(Struct, frozen=True):
     segmentation: RunLengths | None = None
 
 
-class DetectAnswer(Struct, frozen=True):
+class DetectAnswer(Struct):
     """What `/v1/detect` answers."""
 
     image: Size
@@ -128,21 +130,13 @@ class DetectAnswer(Struct, frozen=True):
     detections: list[DetectionInfo]
 
 
-class HostedSegment(Struct, frozen=True):
-    """One segment, as clients of hosted inference read it."""
+class HostedSegment(SegmentInfo, kw_only=True):
+    """One segment for clients of hosted inference; `mask` is a grey PNG in base64, 255 inside."""
 
-    label: str
-    score: float
     mask: str
-    """A grey PNG in base64, 255 inside."""
-    id: int
-    category_id: int
-    is_thing: bool
-    box: tuple[float, float, float, float]
-    area: int
 
 
-class HostedBox(Struct, frozen=True):
+class HostedBox(Struct):
     """A box in whole pixels."""
 
     xmin: int
@@ -151,15 +145,15 @@ class HostedBox(Struct, frozen=True):
     ymax: int
 
 
-class HostedDetection(Struct, frozen=True):
-    """One object, as clients of hosted inference read it."""
+class HostedDetection(Struct):
+    """One object for clients of hosted inference."""
 
     label: str
     score: float
     box: HostedBox
 
 
-class CategoryInfo(Struct, frozen=True):
+class CategoryInfo(Struct):
     """One class of a model."""
 
     id: int
@@ -168,7 +162,7 @@ class CategoryInfo(Struct, frozen=True):
     color: tuple[int, int, int]
 
 
-class ModelInfo(Struct, frozen=True):
+class ModelInfo(Struct):
     """One model of the service."""
 
     name: str
@@ -177,27 +171,27 @@ class ModelInfo(Struct, frozen=True):
     threshold: float
 
 
-class ModelList(Struct, frozen=True):
+class ModelList(Struct):
     """What `/v1/models` answers."""
 
     models: list[ModelInfo]
     default: str
 
 
-class Sample(Struct, frozen=True):
+class Sample(Struct):
     """An image to try the service with."""
 
     name: str
     url: str
 
 
-class SampleList(Struct, frozen=True):
+class SampleList(Struct):
     """What `/v1/samples` answers."""
 
     samples: list[Sample]
 
 
-class Problem(Struct, frozen=True):
+class Problem(Struct):
     """An error, as `application/problem+json`; `error` repeats `detail` for other clients."""
 
     title: str

@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from panodetr.serve.answers import FILES
 from panodetr.serve.api import (
     DetectQuery,
     HostedParameters,
@@ -33,27 +34,26 @@ from panodetr.serve.body import (
     image_of_body,
     read_query,
 )
-from panodetr.serve.errors import CLIENT_GONE, RequestError, overloaded
+from panodetr.serve.errors import CLIENT_GONE, PROBLEM, RequestError, overloaded
 from panodetr.serve.openapi import describe_api
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from panodetr.serve.api import Form, ModelInfo, Task
-    from panodetr.serve.config import ServiceConfig
     from panodetr.serve.metrics import Metrics
+    from panodetr.serve.options import ServiceOptions
     from panodetr.serve.pool import Pool
 
     Endpoint = Callable[[Request], Awaitable[Response]]
 
 PAGE_POLICY = (
-    "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; "
-    "img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self' blob: data:; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """The page's content security policy: nothing from elsewhere."""
 
-FORMS: tuple[Form, ...] = ("application/json", "image/png")
+FORMS: tuple[Form, ...] = ("application/json", *FILES)
 
 _TASKS: dict[str | None, Task] = {
     None: "panoptic",
@@ -64,21 +64,16 @@ _TASKS: dict[str | None, Task] = {
 
 
 class Service:
-    """The routes of one service.
+    """The routes of one service."""
 
-    Attributes:
-        draining: whether it takes no new work, because it is about to end.
-        accepted: requests whose images wait or are worked on.
-    """
-
-    def __init__(self, config: ServiceConfig, pool: Pool, metrics: Metrics) -> None:
-        self.draining = False
-        self.accepted = 0
-        self._config = config
+    def __init__(
+        self, options: ServiceOptions, api_key: str | None, pool: Pool, metrics: Metrics
+    ) -> None:
+        self._options = options
         self._pool = pool
         self._metrics = metrics
         self._held_bytes = 0
-        self._key = None if config.api_key is None else _digest(config.api_key)
+        self._key = None if api_key is None else _digest(api_key)
         # All files are in memory: no path of a request reaches the file system.
         self._page = _read_files("panodetr.serve", "page")
         samples = _read_files("panodetr.assets", "samples")
@@ -193,9 +188,8 @@ class Service:
 
     async def ready(self, request: Request) -> Response:
         """Say whether requests are welcome."""
-        if self.draining or not self._pool.ready:
-            what = "it ends" if self.draining else "no model process is ready"
-            raise RequestError(503, f"the service takes no requests: {what}", kind="not ready")
+        if not self._pool.ready:
+            raise RequestError(503, "no model process is ready, or the service is about to end")
         return _json({"status": "ready"})
 
     async def metrics(self, request: Request) -> Response:
@@ -234,44 +228,42 @@ class Service:
 
     async def _run(self, request: Request, work: Work) -> Response:
         """Read the image, let a model process work on it, and give its answer."""
-        if self.draining:
-            raise overloaded("the service ends; try again", "draining")
         async with self._read_body(request) as body:
+            headers = {}
             if work.form == "hosted":
                 image, parameters = hosted_image(body)
-                work = _with_parameters(work, parameters)
+                work, ignored = _with_parameters(work, parameters)
+                if ignored:
+                    headers["X-Ignored-Parameters"] = ", ".join(ignored)
             else:
                 image = image_of_body(body, request.headers.get("content-type", ""))
-            pixels = await asyncio.to_thread(count_pixels, image, self._config.max_pixels)
-            return await self._answer(request, work, image, pixels)
+            pixels = await asyncio.to_thread(count_pixels, image, self._options.max_pixels)
+            answer = await self._answer(request, work, image, pixels)
+            media = "application/json" if work.form == "hosted" else work.form
+            return Response(answer, media_type=media, headers=headers)
 
-    async def _answer(self, request: Request, work: Work, image: bytes, pixels: int) -> Response:
+    async def _answer(self, request: Request, work: Work, image: bytes, pixels: int) -> bytes:
         waiting = self._pool.put(work, image, pixels)
-        gone = asyncio.ensure_future(
-            request.receive()
-        )  # the body is read: this is the client leaving
-        self.accepted += 1
+        gone = asyncio.ensure_future(request.receive())  # it has sent all, and can only leave
         try:
             await asyncio.wait(
                 {waiting, gone},
-                timeout=self._config.deadline,
+                timeout=self._options.deadline,
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if not waiting.done():
                 if gone.done():
                     raise ClientDisconnect
                 raise RequestError(
-                    504, f"there was no answer within {self._config.deadline:g} s; try again later"
+                    504, f"there was no answer within {self._options.deadline:g} s; try again later"
                 )
             answer = waiting.result()
         finally:
-            self.accepted -= 1
             waiting.cancel()
             gone.cancel()
         if answer.status != 200:
             raise RequestError(answer.status, answer.body.decode(), fault=answer.fault)
-        media = "application/json" if work.form == "hosted" else work.form
-        return Response(answer.body, media_type=media)
+        return answer.body
 
     @asynccontextmanager
     async def _read_body(self, request: Request) -> AsyncGenerator[bytes, None]:
@@ -280,41 +272,47 @@ class Service:
         Raises:
             RequestError: it is too large (413), takes too long (408), or too much is held (429).
         """
-        limit, own, chunks = self._config.max_bytes, 0, list[bytes]()
+        limit, own, chunks = self._options.max_bytes, 0, list[bytes]()
         declared = request.headers.get("content-length", "0")
         if declared.isdecimal() and int(declared[:20]) > limit:
             raise _too_large(limit)
         try:
-            async with asyncio.timeout(self._config.upload_seconds):
+            async with asyncio.timeout(self._options.upload_seconds):
                 async for chunk in request.stream():
                     own += len(chunk)
                     self._held_bytes += len(chunk)
                     if own > limit:
                         raise _too_large(limit)
-                    if self._held_bytes > self._config.queue_bytes:
+                    if self._held_bytes > self._options.queue_bytes:
                         raise overloaded(
-                            f"the limit of {self._config.queue_bytes:,} bytes in all requests is "
+                            f"the limit of {self._options.queue_bytes:,} bytes in all requests is "
                             "reached; try again later",
                             "bytes full",
                         )
                     chunks.append(chunk)
             yield b"".join(chunks)
         except TimeoutError as error:
-            seconds = f"{self._config.upload_seconds:g} s"
+            seconds = f"{self._options.upload_seconds:g} s"
             raise RequestError(408, f"the request took longer than {seconds} to arrive") from error
         finally:
             self._held_bytes -= own
 
 
-def _with_parameters(work: Work, parameters: HostedParameters) -> Work:
-    """Add a hosted client's parameters.
+def _with_parameters(work: Work, parameters: HostedParameters) -> tuple[Work, list[str]]:
+    """Add a hosted client's parameters, and name those that have no effect.
 
-    Raises:
-        RequestError: one asks for what our merge does not do (422).
+    The paper's merge gives each pixel to the highest mask: it has no threshold for masks or for
+    their overlap. A semantic segmentation has no threshold at all.
     """
-    task = _TASKS[parameters.subtask]
-    semantic = work.action == "segment" and task == "semantic"  # which has no threshold
-    return work._replace(task=task, threshold=None if semantic else parameters.threshold)
+    unused = ["mask_threshold", "overlap_mask_area_threshold"]
+    threshold, task = parameters.threshold, _TASKS[parameters.subtask]
+    if work.action == "detect":
+        unused.append("subtask")
+    elif task == "semantic":
+        threshold = None
+        unused.append("threshold")
+    ignored = [name for name in unused if getattr(parameters, name) is not None]
+    return work._replace(task=task, threshold=threshold), ignored
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
@@ -330,7 +328,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         error.json(),
         status_code=error.status,
         headers=error.headers,
-        media_type="application/problem+json",
+        media_type=PROBLEM,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import math
+import re
 from base64 import b64decode
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -45,21 +46,16 @@ def choose_form(accept: str, offered: Sequence[F]) -> F:
     Raises:
         RequestError: it accepts none of them (406).
     """
-    best, liking = offered[0], 0.0
-    for part in accept.split(",") if accept.strip() else ["*/*"]:
-        kind, *options = (piece.strip().lower() for piece in part.split(";"))
-        quality = 1.0
-        for option in options:
-            if option.startswith("q="):
-                try:
-                    quality = float(option[2:])
-                except ValueError:
-                    quality = 0.0
-        for media in offered:
-            group = media.split("/")[0]
-            if kind in (media, f"{group}/*", "*/*") and quality > liking:
-                best, liking = media, quality
-    if not liking:
+    liked: dict[str, float] = {}
+    for part in (accept or "*/*").replace(" ", "").split(","):
+        kind, _, quality = part.lower().partition(";q=")
+        liked[kind] = float(quality) if re.fullmatch(r"[01](\.\d{0,3})?", quality) else 1.0
+
+    def liking(media: str) -> float:
+        return max(liked.get(kind, 0) for kind in (media, f"{media.split('/')[0]}/*", "*/*"))
+
+    best = max(offered, key=liking)  # of equals the first
+    if not liking(best):
         raise RequestError(406, f"this answers {', '.join(offered)}; accept one of these")
     return best
 

@@ -12,6 +12,8 @@ from panodetr.serve.api import Problem
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+PROBLEM = "application/problem+json"
+
 CLIENT_GONE = 499
 """In log and metrics, the status of a request whose client has left before the answer."""
 

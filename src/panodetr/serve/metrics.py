@@ -24,6 +24,9 @@ class Metrics:
         self.queue_pixels = Gauge(
             "panodetr_queue_pixels", "Pixels of the images that wait.", registry=registry
         )
+        self.accepted = Gauge(
+            "panodetr_accepted", "Images that wait or are worked on.", registry=registry
+        )
         self.batch_images = Histogram(
             "panodetr_batch_images",
             "Images of a batch.",

@@ -14,12 +14,12 @@ from panodetr.serve.answers import write_answer
 from panodetr.serve.api import CategoryInfo, ModelInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from multiprocessing.connection import Connection
 
     from panodetr.predict import Predictor
     from panodetr.serve.api import Work
-    from panodetr.serve.config import ServiceConfig
+    from panodetr.serve.options import ServiceOptions
 
 
 class Answer(NamedTuple):
@@ -36,7 +36,12 @@ class Answer(NamedTuple):
     fault: str = ""
 
 
-def run_models(connection: Connection[Any, Any], config: ServiceConfig, threads: int) -> None:
+def run_models(
+    connection: Connection[Any, Any],
+    sources: Mapping[str, str],
+    options: ServiceOptions,
+    threads: int,
+) -> None:
     """Be a model process: send the models' descriptions, or one line of error, then answer.
 
     Signals are the front process's affair; when it is gone the connection ends, and so does this.
@@ -49,8 +54,8 @@ def run_models(connection: Connection[Any, Any], config: ServiceConfig, threads:
     try:
         try:
             models = {
-                name: load(source, device=config.device, runtime=config.runtime)
-                for name, source in config.models.items()
+                name: load(source, device=options.device, runtime=options.runtime)
+                for name, source in sources.items()
             }
         except PanodetrError as error:
             connection.send(str(error))
@@ -58,7 +63,7 @@ def run_models(connection: Connection[Any, Any], config: ServiceConfig, threads:
         connection.send([describe(name, model) for name, model in models.items()])
         while True:
             work, images = connection.recv()
-            connection.send(answer_batch(models[work.model], work, images, config.max_pixels))
+            connection.send(answer_batch(models[work.model], work, images, options.max_pixels))
     except (EOFError, OSError):
         return
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from panodetr import __version__
+from panodetr.serve.answers import FILES
 from panodetr.serve.api import (
     CategoryInfo,
     DetectAnswer,
@@ -23,6 +24,7 @@ from panodetr.serve.api import (
     SegmentQuery,
     Size,
 )
+from panodetr.serve.errors import PROBLEM
 
 _SEGMENT = SegmentInfo(
     id=1,
@@ -87,7 +89,7 @@ def describe_api() -> dict[str, Any]:
             "responses": {
                 status: {
                     "description": text,
-                    "content": {"application/problem+json": _content(Problem)},
+                    "content": {PROBLEM: _content(Problem)},
                 }
                 for status, text in _ERRORS.items()
             },
@@ -104,7 +106,7 @@ def _with_image(
     image = {"type": "string", "format": "binary"}
     form = {"type": "object", "required": ["image"], "properties": {"image": image}}
     operation = _operation(summary, answer)
-    operation["responses"]["200"]["content"]["image/png"] = {"schema": image}
+    operation["responses"]["200"]["content"] |= {media: {"schema": image} for media in FILES}
     operation["responses"] |= {
         status: {"$ref": f"#/components/responses/{status}"} for status in _ERRORS
     }

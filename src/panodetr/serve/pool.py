@@ -21,13 +21,13 @@ from panodetr.serve.model_process import Answer, run_models
 from panodetr.threads import pool_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
 
     from panodetr.serve.api import ModelInfo, Work
-    from panodetr.serve.config import ServiceConfig
     from panodetr.serve.metrics import Metrics
+    from panodetr.serve.options import ServiceOptions
 
 LIKE_SIZED = 2
 """Images share a batch if none has more than this many times the pixels of another."""
@@ -62,18 +62,25 @@ class Pool:
     """A bounded queue, and model processes that are started again when they die.
 
     Attributes:
+        draining: whether no more images are taken, because the service is about to end.
         models: the models of the service, once it has started.
-        waiting_pixels: of the images in the queue.
+        accepted: images that wait or are worked on.
+        waiting_pixels: of those that wait.
     """
 
-    def __init__(self, config: ServiceConfig, metrics: Metrics) -> None:
+    def __init__(
+        self, sources: Mapping[str, str], options: ServiceOptions, metrics: Metrics
+    ) -> None:
         self.models: list[ModelInfo] = []
+        self.draining = False
+        self.accepted = 0
         self.waiting_pixels = 0
-        self._config = config
+        self._sources = sources
+        self._options = options
         self._metrics = metrics
         self._waiting: dict[Entry, None] = {}  # in order; leaving it takes no search
         self._arrived = asyncio.Event()
-        self._threads = ThreadPoolExecutor(3 * config.workers)
+        self._threads = ThreadPoolExecutor(3 * options.workers)
         self._tasks: list[asyncio.Task[None]] = []
         self._connections: dict[SpawnProcess, Connection[Any, Any]] = {}
         self._ready: set[SpawnProcess] = set()  # those that have loaded the models
@@ -85,32 +92,35 @@ class Pool:
         Raises:
             PanodetrError: a model was refused.
         """
-        started = [asyncio.create_task(self._start()) for _ in range(self._config.workers)]
+        started = [asyncio.create_task(self._start()) for _ in range(self._options.workers)]
         for process in await asyncio.gather(*started):
             self._tasks.append(asyncio.create_task(self._keep_running(process)))
 
     @property
     def ready(self) -> bool:
-        """Whether any model process is there to answer."""
-        return bool(self._ready)
+        """Whether images are welcome."""
+        return bool(self._ready) and not self.draining
 
     def put(self, work: Work, image: bytes, pixels: int) -> asyncio.Future[Answer]:
         """Let an image wait for a model process; to cancel what is returned takes it back.
 
         Raises:
-            RequestError: too many pixels wait already (429).
+            RequestError: too many pixels wait already, or none are taken any more (429).
         """
-        if self._waiting and self.waiting_pixels + pixels > self._config.queue_pixels:
-            seconds = self.waiting_pixels / self._pixels_a_second / self._config.workers
+        if self.draining:
+            raise overloaded("the service is about to end; try again", "draining")
+        if self._waiting and self.waiting_pixels + pixels > self._options.queue_pixels:
+            seconds = self.waiting_pixels / self._pixels_a_second / self._options.workers
             raise overloaded(
                 f"{self.waiting_pixels:,} pixels wait already, and the limit is "
-                f"{self._config.queue_pixels:,}; try again later",
+                f"{self._options.queue_pixels:,}; try again later",
                 "queue full",
                 min(60, max(1, math.ceil(seconds))),
             )
         answer = asyncio.get_running_loop().create_future()
         entry = Entry(work=work, image=image, pixels=pixels, answer=answer)
-        answer.add_done_callback(lambda _: self._leave(entry))
+        answer.add_done_callback(lambda _: self._done(entry))
+        self.accepted += 1
         self._enter(entry)
         return answer
 
@@ -122,10 +132,16 @@ class Pool:
             self._end(process)
         self._threads.shutdown()
 
+    def _done(self, entry: Entry) -> None:
+        """Forget an entry that was answered, or that nobody waits for any more."""
+        self.accepted -= 1
+        self._report()
+        self._leave(entry)
+
     def _enter(self, entry: Entry) -> None:
         self._waiting[entry] = None
         self.waiting_pixels += entry.pixels
-        self._metrics.queue_pixels.set(self.waiting_pixels)
+        self._report()
         self._arrived.set()
 
     def _leave(self, entry: Entry) -> None:
@@ -134,7 +150,7 @@ class Pool:
             return
         del self._waiting[entry]
         self.waiting_pixels -= entry.pixels
-        self._metrics.queue_pixels.set(self.waiting_pixels)
+        self._report()
         if not self._waiting:
             self._arrived.clear()
 
@@ -143,7 +159,7 @@ class Pool:
         while not self._waiting:
             await self._arrived.wait()
         first = next(iter(self._waiting))
-        batch, room = [first], self._config.batch_pixels - first.pixels
+        batch, room = [first], self._options.batch_pixels - first.pixels
         for entry in list(self._waiting)[1:]:
             alike = 1 / LIKE_SIZED <= entry.pixels / first.pixels <= LIKE_SIZED
             if alike and entry.pixels <= room and entry.work == first.work:
@@ -161,10 +177,9 @@ class Pool:
         """
         pipe: Any = _spawn.Pipe()  # typed by the platform that the checker runs on
         here, there = pipe
-        threads = max(1, pool_threads() // self._config.workers)
-        process = _spawn.Process(
-            target=run_models, args=(there, self._config, threads), daemon=True
-        )
+        threads = max(1, pool_threads() // self._options.workers)
+        arguments = there, self._sources, self._options, threads
+        process = _spawn.Process(target=run_models, args=arguments, daemon=True)
         await self._in_thread(process.start)
         there.close()
         self._connections[process] = here
@@ -177,13 +192,19 @@ class Pool:
             raise PanodetrError(models)
         self.models = models
         self._ready.add(process)
-        self._metrics.model_processes.set(len(self._ready))
+        self._report()
         return process
 
     def _end(self, process: SpawnProcess) -> None:
         process.kill()
-        self._connections.pop(process).close()
+        if (connection := self._connections.pop(process, None)) is not None:
+            connection.close()
         self._ready.discard(process)
+        self._report()
+
+    def _report(self) -> None:
+        self._metrics.accepted.set(self.accepted)
+        self._metrics.queue_pixels.set(self.waiting_pixels)
         self._metrics.model_processes.set(len(self._ready))
 
     async def _keep_running(self, process: SpawnProcess) -> None:
@@ -221,7 +242,7 @@ class Pool:
             answers: list[Answer] = []
             try:
                 answers = await asyncio.wait_for(
-                    self._in_thread(self._ask, process, batch), self._config.deadline
+                    self._in_thread(self._ask, process, batch), self._options.deadline
                 )
             except TimeoutError:
                 failure = RequestError(504, "the model took too long; send a smaller image")

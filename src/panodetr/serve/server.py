@@ -17,16 +17,17 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from panodetr.errors import UsageError
 from panodetr.serve.app import Service
+from panodetr.serve.errors import PROBLEM, RequestError
 from panodetr.serve.metrics import Metrics
 from panodetr.serve.pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import FrameType
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from panodetr.serve.config import ServiceConfig
+    from panodetr.serve.options import ServiceOptions
 
 MAX_HEADERS = 16 << 10
 """Bytes of a request's headers; more is answered 400."""
@@ -37,50 +38,57 @@ GRACE = 5.0
 _log = logging.getLogger("panodetr.serve")
 
 
-def serve(config: ServiceConfig, on_ready: Callable[[str], None]) -> None:
+def serve(
+    models: Mapping[str, str],
+    options: ServiceOptions,
+    on_ready: Callable[[str], None],
+    api_key: str | None = None,
+) -> None:
     """Serve until SIGTERM or Ctrl-C, and then finish what was accepted.
 
     Args:
-        config: of the service.
+        models: what `panodetr.load` takes, by the name that requests give; the first is the
+            default.
+        options: how the service runs.
         on_ready: gets the service's address once it answers.
+        api_key: what requests must bring as a bearer token; None lets everyone in.
 
     Raises:
         UsageError: the address cannot be listened on.
         PanodetrError: a model was refused.
     """
-    configure_log(as_json=config.log_json)
-    with _bind(config.host, config.port) as listener:
-        asyncio.run(_serve(config, listener, on_ready))
-
-
-async def _serve(
-    config: ServiceConfig, listener: socket.socket, on_ready: Callable[[str], None]
-) -> None:
+    configure_log(as_json=options.log_json)
     metrics = Metrics()
-    pool = Pool(config, metrics)
-    try:
-        await pool.start()
-        service = Service(config, pool, metrics)
-        server = Server(config, service, metrics)
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        on_ready(f"http://{host}:{listener.getsockname()[1]}")
-        await server.serve(sockets=[listener])
-    finally:
-        await pool.close()
+
+    async def run(listener: socket.socket) -> None:
+        pool = Pool(models, options, metrics)
+        try:
+            await pool.start()
+            app = Service(options, api_key, pool, metrics).app()
+            server = Server(_Observed(app, metrics), pool, options)
+            listener.listen()
+            host = f"[{options.host}]" if ":" in options.host else options.host
+            on_ready(f"http://{host}:{listener.getsockname()[1]}")
+            await server.serve(sockets=[listener])
+        finally:
+            await pool.close()
+
+    with _bind(options.host, options.port) as listener:
+        asyncio.run(run(listener))
 
 
 class Server(uvicorn.Server):
     """Uvicorn, which ends only after what was accepted is answered."""
 
-    def __init__(self, config: ServiceConfig, service: Service, metrics: Metrics) -> None:
-        self._service = service
+    def __init__(self, app: ASGIApp, pool: Pool, options: ServiceOptions) -> None:
+        self._pool = pool
 
         class Limited(_Connection):
-            upload_seconds = config.upload_seconds
+            upload_seconds = options.upload_seconds
 
         super().__init__(
             uvicorn.Config(
-                _Observed(service.app(), metrics),
+                app,
                 http=Limited,
                 ws="none",
                 lifespan="off",
@@ -89,19 +97,19 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 h11_max_incomplete_event_size=MAX_HEADERS,
-                timeout_graceful_shutdown=round(config.deadline),
+                timeout_graceful_shutdown=round(options.deadline),
             )
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal, and leave at once at the second."""
-        if self._service.draining:
+        if self._pool.draining:
             self.force_exit = self.should_exit = True
-        self._service.draining = True
+        self._pool.draining = True
 
     async def on_tick(self, counter: int) -> bool:
         """Say, every tenth of a second, whether it is time to leave."""
-        if self._service.draining and not self._service.accepted:
+        if self._pool.draining and not self._pool.accepted:
             self.should_exit = True
         return await super().on_tick(counter)
 
@@ -127,6 +135,20 @@ class _Connection(H11Protocol):
             self._sending = None
         elif not arrived and self._sending is None:
             self._sending = self._later()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP, as every error is answered."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # an answer is under way
+            self.transport.abort()
+            return
+        headers = [("Content-Type", PROBLEM), ("Connection", "close")]
+        for event in (
+            h11.Response(status_code=400, headers=headers),
+            h11.Data(data=RequestError(400, "this is not a valid HTTP request").json()),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()
