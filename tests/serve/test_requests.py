@@ -80,6 +80,19 @@ def test_a_wrong_request_gets_one_line(
     assert words in problem(service.post(path, body, **headers), status)
 
 
+@pytest.mark.parametrize("head", [b"nothing of HTTP", b"GET / HTTP/1.1\r\nX: " + bytes(20_000)])
+def test_what_is_not_http_gets_one_line_too(service: Running, head: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
+        connection.sendall(head + b"\r\n\r\n")
+        answer = b""
+        while part := connection.recv(1 << 16):
+            answer += part
+    top, _, body = answer.partition(b"\r\n\r\n")
+    assert top.startswith(b"HTTP/1.1 400 ")
+    assert b"application/problem+json" in top.lower()
+    assert msgspec.json.decode(body, type=Problem).status == 400
+
+
 def test_no_path_reaches_the_file_system(service: Running) -> None:
     for path in (
         *(

@@ -32,13 +32,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from panodetr.results.regions import Result
     from panodetr.results.result import DetectionResult
     from panodetr.results.types import Segment
     from panodetr.serve.api import Form, Work
 
 
-FILES: dict[Form, Callable[[Result], bytes]] = {
+FILES: dict[Form, Callable[[PanopticResult | DetectionResult], bytes]] = {
     "image/png": lambda result: _png(result.draw()),
     "image/tiff": label_tiff,
     "application/geo+json": lambda result: msgspec.json.encode(to_geojson(result)),
