@@ -9,8 +9,10 @@ input that are picked, k: rows of the masks that a band lies between, b: rows of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import lru_cache
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +24,10 @@ from panodetr.threads import each_strip
 Size = tuple[int, int]
 """Height and width."""
 
-BAND_PIXELS = 1 << 16
+Pick: TypeAlias = Callable[[int, int], NDArray[np.intp]]
+"""Gives which of the rows of the model's input each row of the image shows."""
+
+BAND_PIXELS = 1 << 14
 """Pixels of a band: what is computed for one mask at a time stays in the processor's cache."""
 
 
@@ -80,52 +85,45 @@ class NumpyMasks:
 
     def highest(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
         """See `Masks`."""
-        return self._find(processed_size, pick_like_pillow(processed_size, target_size))
+        return self._find(processed_size, target_size, pick_like_pillow)
 
     def topmost(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
         """See `Masks`."""
-        picked = pick_like_torch(processed_size, target_size)
-        return self._find(processed_size, picked, inside=True)
+        return self._find(processed_size, target_size, pick_like_torch, inside=True)
 
     def mix(self, weights: NDArray[np.float32]) -> NumpyMasks:
         """See `Masks`."""
         return NumpyMasks(np.tensordot(weights, sigmoid(self.values), axes=(0, 0)))
 
     def _find(
-        self,
-        processed_size: Size,
-        picked: tuple[NDArray[np.intp], NDArray[np.intp]],
-        *,
-        inside: bool = False,
+        self, processed_size: Size, target_size: Size, pick: Pick, *, inside: bool = False
     ) -> NDArray[np.integer]:
         """Find the highest mask at the pixels that are picked; or the first that is above 0."""
-        count = len(self.values)
-        rows, columns = (
-            _Lines.of(length, processed, along)
-            for length, processed, along in zip(
-                self.values.shape[1:], processed_size, picked, strict=True
-            )
-        )
+        count, height, width = self.values.shape
+        rows, columns = _lines((height, width), processed_size, target_size, pick)
         shape = len(rows.before), len(columns.before)  # R, C
         found = np.full(shape, count, np.min_scalar_type(count))
-        at_once = max(1, BAND_PIXELS // shape[1])
 
         def fill(band: slice) -> None:
             """Compare the masks in one band."""
-            above, below, weight = rows.before[band], rows.after[band], rows.weight[band, None]
-            part = self.values[:, above[0] : below[-1] + 1]  # N, k, w
-            left, right = part.take(columns.before, axis=2), part.take(columns.after, axis=2)
-            wide = left + columns.weight * (right - left)  # N, k, C
-            best = np.full(found[band].shape, 0 if inside else -np.inf, np.float32)
-            for number, mask in enumerate(wide):
-                upper, lower = mask[above - above[0]], mask[below - above[0]]
-                value = upper + weight * (lower - upper)  # b, C
-                if inside:
-                    value = (value > 0).astype(np.float32)
+            weight, top = rows.weight[band, None], rows.before[band][0]
+            above, below = rows.before[band] - top, rows.after[band] - top
+            best = np.full((len(above), shape[1]), 0 if inside else -np.inf, np.float32)
+            upper, value = np.empty_like(best), np.empty_like(best)
+            for number in reversed(range(count)) if inside else range(count):  # the first stays
+                part = self.values[number, top : top + below[-1] + 1]  # k, w
+                wide, right = part.take(columns.before, axis=1), part.take(columns.after, axis=1)
+                wide += columns.weight * (right - wide)  # k, C
+                wide.take(above, axis=0, out=upper, mode="clip")  # into `upper` without a copy
+                wide.take(below, axis=0, out=value, mode="clip")
+                value -= upper
+                value *= weight
+                value += upper  # b, C
                 np.copyto(found[band], number, where=value > best, casting="unsafe")
-                np.maximum(best, value, out=best)
+                if not inside:
+                    np.maximum(best, value, out=best)
 
-        each_strip(fill, shape[0], at_once)
+        each_strip(fill, shape[0], max(1, BAND_PIXELS // shape[1]))
         return found.take(columns.shown, axis=1).take(rows.shown, axis=0)
 
 
@@ -145,12 +143,16 @@ class _Lines:
     weight: NDArray[np.float32]
     shown: NDArray[np.intp]
 
-    @classmethod
-    def of(cls, length: int, processed: int, picked: NDArray[np.intp]) -> _Lines:
-        """Upsample `length` values to `processed`, of which some are picked (H,), in rising order.
 
-        Pixel centres are aligned, not corners, and computed in float32, as torch does.
-        """
+@lru_cache(maxsize=64)  # all tiles of an image, and often all images, are of one size
+def _lines(size: Size, processed_size: Size, target_size: Size, pick: Pick) -> tuple[_Lines, ...]:
+    """Upsample masks to the processed size: only rows and columns that are picked from it.
+
+    Pixel centres are aligned, not corners, and computed in float32, as torch does.
+    """
+    lines: list[_Lines] = []
+    for length, processed, target in zip(size, processed_size, target_size, strict=True):
+        picked = pick(processed, target)  # in rising order
         new = np.diff(picked, prepend=-1) > 0
         wanted, shown = picked[new], np.cumsum(new) - 1
         scale = np.float32(length) / np.float32(processed)
@@ -158,36 +160,22 @@ class _Lines:
         place = np.maximum(place, 0)
         before = np.minimum(place.astype(np.intp), length - 1)
         after = np.minimum(before + 1, length - 1)
-        return cls(before, after, place - before.astype(np.float32), shown)
+        lines.append(_Lines(before, after, place - before.astype(np.float32), shown))
+    return tuple(lines)
 
 
-def pick_like_pillow(
-    processed_size: Size, target_size: Size
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Give the rows (H,) and columns (W,) of the nearest pixels, as Pillow picks them."""
-
-    def pick(processed: int, target: int) -> NDArray[np.intp]:
-        line = Image.fromarray(np.arange(processed, dtype=np.int32)[None])
-        nearest = line.resize((target, 1), Image.Resampling.NEAREST)
-        return np.asarray(nearest)[0].astype(np.intp)
-
-    return pick(processed_size[0], target_size[0]), pick(processed_size[1], target_size[1])
+def pick_like_pillow(processed: int, target: int) -> NDArray[np.intp]:
+    """Give which of the `processed` rows each of the `target` rows is nearest to, for Pillow."""
+    line = Image.fromarray(np.arange(processed, dtype=np.int32)[None])
+    nearest = line.resize((target, 1), Image.Resampling.NEAREST)
+    return np.asarray(nearest)[0].astype(np.intp)
 
 
-def pick_like_torch(
-    processed_size: Size, target_size: Size
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Give the rows (H,) and columns (W,) of the nearest pixels, as torch picks them.
-
-    By their upper and left edges, in float32.
-    """
-
-    def pick(processed: int, target: int) -> NDArray[np.intp]:
-        scale = np.float32(processed) / np.float32(target)
-        nearest = np.floor(np.arange(target, dtype=np.float32) * scale).astype(np.intp)
-        return np.minimum(nearest, processed - 1)
-
-    return pick(processed_size[0], target_size[0]), pick(processed_size[1], target_size[1])
+def pick_like_torch(processed: int, target: int) -> NDArray[np.intp]:
+    """Give the same for torch: by their upper edges, in float32."""
+    scale = np.float32(processed) / np.float32(target)
+    nearest = np.floor(np.arange(target, dtype=np.float32) * scale).astype(np.intp)
+    return np.minimum(nearest, processed - 1)
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> list[int]:

@@ -19,7 +19,7 @@ from torch.nn.utils import fuse_conv_bn_weights
 
 from panodetr.errors import UsageError
 from panodetr.model.backbone import FrozenBatchNorm
-from panodetr.results.masks import Masks, NumpyMasks, Size, pick_like_pillow, pick_like_torch
+from panodetr.results.masks import Masks, NumpyMasks, Pick, Size, pick_like_pillow, pick_like_torch
 from panodetr.runtimes.cpu_masks import CpuMasks
 
 if TYPE_CHECKING:
@@ -212,13 +212,11 @@ class TorchMasks:
 
     def highest(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
         """See `Masks`."""
-        picked = pick_like_pillow(processed_size, target_size)
-        return self._find(processed_size, *picked, inside=False)
+        return self._find(processed_size, target_size, pick_like_pillow, inside=False)
 
     def topmost(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
         """See `Masks`."""
-        picked = pick_like_torch(processed_size, target_size)
-        return self._find(processed_size, *picked, inside=True)
+        return self._find(processed_size, target_size, pick_like_torch, inside=True)
 
     @torch.inference_mode()
     @full_float32
@@ -229,7 +227,7 @@ class TorchMasks:
 
     @torch.inference_mode()
     def _find(
-        self, size: Size, rows: NDArray[np.intp], columns: NDArray[np.intp], *, inside: bool
+        self, size: Size, target_size: Size, pick: Pick, *, inside: bool
     ) -> NDArray[np.int32]:
         """Find the highest mask, or the first that is above 0, at picked pixels of a size."""
         count, device = len(self.values), self.values.device
@@ -244,7 +242,8 @@ class TorchMasks:
             value, number = values.max(dim=0)  # the first of equals
             found = torch.where(value > best, number.int() + start, found)
             best = torch.maximum(best, value)
-        y, x = (torch.from_numpy(along).to(device) for along in (rows, columns))
+        sides = zip(size, target_size, strict=True)
+        y, x = (torch.from_numpy(pick(*side)).to(device) for side in sides)
         return found.index_select(1, x).index_select(0, y).cpu().numpy()
 
 
