@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
 import numpy as np
 
@@ -18,12 +18,7 @@ from panodetr.results.panoptic import (
     merge_masks,
     paint_instances,
 )
-from panodetr.results.result import (
-    DetectionResult,
-    PanopticResult,
-    name_detections,
-    name_segments,
-)
+from panodetr.results.result import DetectionResult, PanopticResult, name_detections
 from panodetr.results.tiles import join_candidates, join_tiles
 from panodetr.results.types import Candidates, CoarseMask
 
@@ -47,17 +42,11 @@ Task = Literal["panoptic", "instances", "semantic"]
 
 TASKS: tuple[Task, ...] = ("panoptic", "instances", "semantic")
 
+_Kept: TypeAlias = "tuple[NDArray[np.float32], Masks, NDArray[np.float32], NDArray[np.intp]]"
+"""All logits (Q, C + 1) of a view; masks, scores and classes (N,) of the queries to segment."""
+
 DETECTION_THRESHOLD = 0.5
 """Least score of a detected object, unless the caller says otherwise."""
-
-
-class _Kept(NamedTuple):
-    """The queries of one view that may become segments."""
-
-    logits: NDArray[np.float32]  # (Q, C + 1), of all queries
-    masks: Masks  # N of them, one a query that is kept
-    scores: NDArray[np.float32]  # (N,)
-    classes: NDArray[np.intp]  # (N,) class indices
 
 
 class Predictor:
@@ -70,16 +59,13 @@ class Predictor:
     def __init__(self, spec: ModelSpec, runtime: Runtime) -> None:
         self.spec = spec
         self.runtime = runtime
-        self._by_index: dict[int, Category] = {c.index: c for c in spec.categories}
-        classes = range(spec.architecture.num_classes)
-        known = [self._by_index.get(index) for index in classes]
-        self._named = np.array([category is not None for category in known])
-        self._is_thing = np.array(
-            [category is not None and category.is_thing for category in known]
-        )
-        self._ids = np.array(
-            [-1 if category is None else category.id for category in known], np.int64
-        )
+        self._by_index = {category.index: category for category in spec.categories}
+        count = spec.architecture.num_classes
+        self._named, self._is_thing = np.zeros((2, count), np.bool_)
+        self._ids = np.full(count, -1, np.int64)
+        for index, category in self._by_index.items():
+            self._named[index], self._is_thing[index] = True, category.is_thing
+            self._ids[index] = category.id
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -144,16 +130,8 @@ class Predictor:
             raise UsageError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
         if task == "semantic" and threshold is not None:
             raise UsageError("a semantic segmentation has no threshold: every pixel gets a class")
-        self._need_masks()
-        least = _checked(self.spec.threshold if threshold is None else threshold)
-        for batch in self._read(images):
-            tiles: list[list[Tile]] = [[] for _ in batch]
-            for views in view_batches(batch, self.spec.preprocessing):
-                # What the network computed is let go of here: it is the most that is held.
-                kept = self._keep(self._detect(views), least, task)
-                for view, own in zip(views, kept, strict=True):
-                    tiles[view.image].append((view.box, *self._segment_view(view, own, task)))
-            yield from [self._panoptic_result(*one) for one in zip(batch, tiles, strict=True)]
+        for image, tiles, _ in self._run(images, task, threshold):
+            yield self._panoptic_result(image, tiles, task)
 
     @overload
     def detect(
@@ -206,7 +184,8 @@ class Predictor:
     ) -> Iterator[DetectionResult]:
         """Detect as `detect` does, image by image in their order, reading only a few ahead."""
         least = _checked(threshold)
-        for image, found in self._candidates(images, least, self.spec.duplicate_iou, masks=masks):
+        for image, _, tiles in self._run(images, None, least_score=least, masks=masks):
+            found = join_candidates(tiles, image.size, self.spec.duplicate_iou)
             yield DetectionResult(
                 detections=name_detections(found, self.categories),
                 image=image.pixels,
@@ -225,26 +204,9 @@ class Predictor:
             ImageError: an image cannot be read.
             CheckpointError: masks are asked for, and the model has no mask head.
         """
-        # Average precision counts duplicates against the model: they stay.
-        return (found for _, found in self._candidates(images, None, None, masks=masks))
-
-    def _candidates(
-        self,
-        images: Iterable[ImageSource],
-        threshold: float | None,
-        duplicate_iou: float | None,
-        *,
-        masks: bool,
-    ) -> Iterator[tuple[TiledImage, Candidates]]:
-        """Give each image with its queries; the threshold is that of `_decode`."""
-        if masks:
-            self._need_masks()
-        for batch in self._read(images):
-            parts: list[list[tuple[Box, Candidates]]] = [[] for _ in batch]
-            for views in view_batches(batch, self.spec.preprocessing):
-                self._decode(batch, views, self._detect(views), threshold, parts, masks=masks)
-            for image, tiles in zip(batch, parts, strict=True):
-                yield image, join_candidates(tiles, image.size, duplicate_iou)
+        for image, _, tiles in self._run(images, None, masks=masks):
+            # Average precision counts duplicates against the model: they stay.
+            yield join_candidates(tiles, image.size)
 
     def answer_each(
         self,
@@ -268,30 +230,47 @@ class Predictor:
             UsageError: the threshold is not from 0 to 1.
             CheckpointError: the model has no mask head.
         """
-        self._need_masks()
+        found = self._run(images, "panoptic", threshold, least_score=least_score, masks=masks)
+        for image, tiles, candidates in found:
+            yield self._panoptic_result(image, tiles), join_candidates(candidates, image.size)
+
+    def _run(
+        self,
+        images: Iterable[ImageSource],
+        task: Task | None,
+        threshold: float | None = None,
+        *,
+        least_score: float | None = None,
+        masks: bool = False,
+    ) -> Iterator[tuple[TiledImage, list[Tile], list[tuple[Box, Candidates]]]]:
+        """Run the network; give each image with its tiles' segments and candidates.
+
+        Args:
+            images: to read, in their order.
+            task: None leaves segments out.
+            threshold: least score of a segment; None takes the model's own.
+            least_score: as `answer_each`.
+            masks: whether candidates have masks.
+        """
+        if (task is not None or masks) and not self.spec.architecture.masks:
+            raise CheckpointError(
+                f"model {self.spec.name} has no mask head, it finds boxes only; "
+                "use a panoptic model"
+            )
         least = _checked(self.spec.threshold if threshold is None else threshold)
         for batch in self._read(images):
             tiles: list[list[Tile]] = [[] for _ in batch]
             parts: list[list[tuple[Box, Candidates]]] = [[] for _ in batch]
             for views in view_batches(batch, self.spec.preprocessing):
-                prediction = self._detect(views)
-                self._decode(batch, views, prediction, least_score, parts, masks=masks)
-                kept = self._keep(prediction, least, "panoptic")
-                del prediction  # as in `segment_each`
-                for view, own in zip(views, kept, strict=True):
-                    segments = self._segment_view(view, own, "panoptic")
-                    tiles[view.image].append((view.box, *segments))
-            yield from [
-                (self._panoptic_result(image, own), join_candidates(candidates, image.size))
-                for image, own, candidates in zip(batch, tiles, parts, strict=True)
-            ]
-
-    def _need_masks(self) -> None:
-        if not self.spec.architecture.masks:
-            raise CheckpointError(
-                f"model {self.spec.name} has no mask head, it finds boxes only; "
-                "use a panoptic model"
-            )
+                prediction = self.runtime.detect(np.stack([view.pixels for view in views]), None)
+                candidates = self._decode(batch, views, prediction, least_score, masks=masks)
+                kept = self._keep(prediction, least, task)
+                del prediction  # it is the most that is held
+                for view, found in zip(views, candidates, strict=True):
+                    parts[view.image].append((view.box, found))
+                for view, own in zip(views, kept, strict=False):  # none without a task
+                    tiles[view.image].append((view.box, *self._segment_view(view, own, task)))
+            yield from zip(batch, tiles, parts, strict=True)
 
     def _read(self, images: Iterable[ImageSource]) -> Iterator[list[TiledImage]]:
         """Read images in their order, as many at a time as fit a batch."""
@@ -304,12 +283,10 @@ class Predictor:
         if waiting:
             yield waiting
 
-    def _detect(self, views: list[View]) -> Prediction:
-        """Run the network on views of one size."""
-        return self.runtime.detect(np.stack([view.pixels for view in views]), None)
-
-    def _keep(self, prediction: Prediction, threshold: float, task: Task) -> list[_Kept]:
+    def _keep(self, prediction: Prediction, threshold: float, task: Task | None) -> list[_Kept]:
         """Compute the masks of each view, only of the queries that can become segments."""
+        if task is None:
+            return []
         chosen: list[tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.intp]]] = []
         for logits in prediction.logits:
             queries, scores, classes = keep_queries(logits, threshold, self._named)
@@ -321,35 +298,35 @@ class Predictor:
             chosen.append((queries, scores, classes))
         masks = prediction.masks([queries for queries, _, _ in chosen])
         return [
-            _Kept(logits, own, scores, classes)
+            (logits, own, scores, classes)
             for logits, own, (_, scores, classes) in zip(
                 prediction.logits, masks, chosen, strict=True
             )
         ]
 
-    def _segment_view(self, view: View, kept: _Kept, task: Task) -> SegmentMap:
+    def _segment_view(self, view: View, kept: _Kept, task: Task | None) -> SegmentMap:
         """Segment ids and segments of a view, in pixels of the image."""
+        logits, masks, scores, classes = kept
         if task == "semantic":
-            return classify_pixels(kept.masks, kept.logits, self._named, view.tile_size)
-        masks, scores, classes = kept.masks, kept.scores, kept.classes
+            return classify_pixels(masks, logits, self.categories, view.tile_size)
         if self.spec.duplicate_iou is not None:
             own = drop_duplicates(masks.logits(), scores, classes, self.spec.duplicate_iou)
             masks, scores, classes = masks.choose(own), scores[own], classes[own]
-        if task == "instances":
-            found = paint_instances(masks, scores, classes, view.size, view.tile_size)
-        else:
-            found = merge_masks(masks, scores, classes, self._is_thing, view.size, view.tile_size)
+        categories = [self._by_index[index] for index in classes.tolist()]
+        merge = paint_instances if task == "instances" else merge_masks
+        found = merge(masks, scores, categories, view.size, view.tile_size)
         return keep_largest_component(*found) if self.spec.single_component else found
 
-    def _panoptic_result(self, image: TiledImage, tiles: list[Tile]) -> PanopticResult:
-        """The segments of an image, named."""
-        segment_ids, found = join_tiles(tiles, image.size)
+    def _panoptic_result(
+        self, image: TiledImage, tiles: list[Tile], task: Task = "panoptic"
+    ) -> PanopticResult:
+        segment_ids, found = join_tiles(tiles, image.size, things_apart=task != "semantic")
         return PanopticResult(
-            segments=name_segments(found, self._by_index),
+            segments=tuple(found),
             segment_ids=segment_ids,
             image=image.pixels,
             source=image.source,
-            categories=self.spec.categories,
+            categories=self.categories,
         )
 
     def _decode(
@@ -358,14 +335,10 @@ class Predictor:
         views: list[View],
         prediction: Prediction,
         threshold: float | None,
-        parts: list[list[tuple[Box, Candidates]]],
         *,
         masks: bool,
-    ) -> None:
-        """Add the queries of each view to those of its image.
-
-        Above a threshold, if there is one, and then things only.
-        """
+    ) -> list[Candidates]:
+        """Give the queries of each view: above a threshold, if there is one, and then things."""
         decoded = [
             decode_detections(logits, boxes, view.tile_size, self._named)
             for logits, boxes, view in zip(prediction.logits, prediction.boxes, views, strict=True)
@@ -377,24 +350,26 @@ class Predictor:
             for scores, classes, _ in decoded
         ]
         own = [m.logits() for m in prediction.masks(kept)] if masks else [()] * len(views)
+        candidates: list[Candidates] = []
         for view, queries, (scores, classes, boxes), logits in zip(
             views, kept, decoded, own, strict=True
         ):
             size = images[view.image].size
             top, left, _, _ = view.box
-            found = Candidates(
-                scores=scores[queries],
-                category_ids=self._ids[classes[queries]],
-                boxes=boxes[queries] + np.array([left, top, left, top], np.float32),
-                image_size=size,
-                coarse_masks=tuple(
-                    CoarseMask(
-                        logits=mask, processed_size=view.size, tile=view.box, image_size=size
-                    )
-                    for mask in logits
-                ),
+            coarse = (
+                CoarseMask(logits=mask, processed_size=view.size, tile=view.box, image_size=size)
+                for mask in logits
             )
-            parts[view.image].append((view.box, found))
+            candidates.append(
+                Candidates(
+                    scores=scores[queries],
+                    category_ids=self._ids[classes[queries]],
+                    boxes=boxes[queries] + np.array([left, top, left, top], np.float32),
+                    image_size=size,
+                    coarse_masks=tuple(coarse),
+                )
+            )
+        return candidates
 
 
 def _checked(threshold: float) -> float:

@@ -7,16 +7,24 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from panodetr.results.panoptic import measure_segments
+from panodetr.results.panoptic import describe_segments
 from panodetr.results.result import PanopticResult
-from panodetr.results.types import Category, Segment
+from panodetr.results.types import Category
 
 CATEGORIES = (
     Category(index=0, id=7, name="cell", is_thing=True, color=(220, 20, 60)),
     Category(index=1, id=9, name="ground", is_thing=False, color=(40, 40, 200)),
 )
 
-MakeResult = Callable[[NDArray[np.int32], Path | None], PanopticResult]
+MakeResult = Callable[..., PanopticResult]
+
+
+def kinds(count: int, things: int | None = None) -> list[Category]:
+    """Categories, all of them things or only the first ones."""
+    return [
+        Category(index=n, id=n, name="", is_thing=things is None or n < things, color=(0, 0, 0))
+        for n in range(count)
+    ]
 
 
 @pytest.fixture
@@ -25,18 +33,8 @@ def make_result() -> MakeResult:
 
     def make(segment_ids: NDArray[np.int32], source: Path | None = None) -> PanopticResult:
         count = int(segment_ids.max())
-        segments = [
-            Segment(
-                id=number,
-                label=(category := CATEGORIES[number == count]).name,
-                category_id=category.id,
-                is_thing=category.is_thing,
-                score=0.9,
-                box=box,
-                area=area,
-            )
-            for number, (area, box) in enumerate(measure_segments(segment_ids, count), start=1)
-        ]
+        categories = [CATEGORIES[number == count] for number in range(1, count + 1)]
+        segments = describe_segments(segment_ids, categories, [0.9] * count)
         return PanopticResult(
             segments=tuple(segments),
             segment_ids=segment_ids,

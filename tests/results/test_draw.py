@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from panodetr.results import draw
-from panodetr.results.draw import colors_of, font_for, missing_letters, place_labels
+from panodetr.results.draw import colors_of, missing_letters, place_labels
 from panodetr.results.result import DetectionResult, PanopticResult
-from panodetr.results.types import Category, Detection
+from panodetr.results.types import Detection
 
-MakeResult = Callable[..., PanopticResult]
+from .conftest import CATEGORIES, MakeResult
 
 
 def grid(count: int, side: int = 800) -> NDArray[np.int32]:
@@ -32,7 +32,8 @@ def colors(result: PanopticResult) -> list[draw.Color]:
 
 
 def labels(result: PanopticResult, *, scores: bool = True) -> list[draw.Label]:
-    return place_labels(result.segment_ids, result.segments, colors(result), scores=scores)
+    found = result.segments, colors(result)
+    return place_labels(result.segment_ids, *found, scores=scores).placed
 
 
 def texts(placed: list[draw.Label]) -> set[str]:
@@ -125,26 +126,24 @@ def objects(boxes: list[tuple[float, float, float, float]]) -> DetectionResult:
         ),
         image=np.full((800, 1000, 3), 128, np.uint8),
         source=None,
-        categories=(Category(index=0, id=7, name="cell", is_thing=True, color=(220, 20, 60)),),
+        categories=CATEGORIES,
     )
 
 
 def test_labels_of_boxes_avoid_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[draw.Label] = []
 
-    def write(_: Image.Image, placed: list[draw.Label]) -> None:
-        written.extend(placed)
+    def write(labels: draw.Labels, _: Image.Image) -> None:
+        written.extend(labels.placed)
 
-    monkeypatch.setattr(draw, "write_labels", write)
+    monkeypatch.setattr(draw.Labels, "write", write)
     boxes = [(300.0, 300.0, 500.0, 500.0), (310.0, 305.0, 505.0, 500.0), (-9.0, -9.0, 50.0, 60.0)]
     objects([*boxes, *boxes]).draw()
     assert {"1 cell 90%", "2 cell 90%", "3 cell 90%"} < texts(written)
     assert apart(written)
     for label in written:
         assert min(label.plate) >= 0
-
-
-def test_boxes_of_no_size_or_outside_the_image_are_drawn() -> None:
+    # Boxes of no size, or outside the image.
     for box in [(5.0, 5.0, 5.0, 5.0), (-50.0, -50.0, -10.0, -10.0), (990.0, 790.0, 2000.0, 900.0)]:
         assert objects([box]).draw().shape == (800, 1000, 3)
 
@@ -176,12 +175,13 @@ def test_a_font_of_the_system_shows_every_letter_of_a_script(script: str) -> Non
 @pytest.fixture
 def only_these_fonts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder of fonts, the only one that is searched."""
+    caches = draw.font_files, draw.font_file
     monkeypatch.setattr(draw, "font_folders", lambda: [tmp_path])
-    draw.font_files.cache_clear()
-    draw.font_file.cache_clear()
+    for cached in caches:
+        cached.cache_clear()
     yield tmp_path
-    draw.font_files.cache_clear()
-    draw.font_file.cache_clear()
+    for cached in caches:
+        cached.cache_clear()
 
 
 def test_without_a_font_letters_are_drawn_as_missing_and_nothing_fails(
@@ -189,7 +189,7 @@ def test_without_a_font_letters_are_drawn_as_missing_and_nothing_fails(
 ) -> None:
     (only_these_fonts / "broken.ttf").write_bytes(b"no font")
     assert draw.font_file(frozenset("细胞核")) is None
-    x0, y0, x1, y1 = font_for("细胞核", (800, 600)).getbbox("细胞核")
+    x0, y0, x1, y1 = draw.Labels((800, 600)).font("细胞核").getbbox("细胞核")
     assert x1 > x0
     assert y1 > y0
 

@@ -13,15 +13,16 @@ from torch.nn import functional as F
 from panodetr.results.decode import keep_queries
 from panodetr.results.masks import NumpyMasks
 from panodetr.results.panoptic import (
-    ClassSegment,
     classify_pixels,
+    describe_segments,
     keep_largest_component,
     measure_segments,
     merge_masks,
 )
+from panodetr.results.types import Segment
 from panodetr.runtimes.torch import TorchMasks
 
-THINGS = np.array([True, True, False, False])
+from .conftest import kinds
 
 
 @pytest.mark.parity
@@ -36,11 +37,10 @@ def test_the_originals_panoptic_maps_to_the_pixel(golden: Path, image: int, libr
     queries, scores, classes = keep_queries(data["logits"], 0.85)
     kept = data["masks"][queries]
     masks = NumpyMasks(kept) if library == "numpy" else TorchMasks(torch.from_numpy(kept))
-    segment_ids, segments = merge_masks(
-        masks, scores, classes, np.arange(10) < 7, processed, target
-    )
+    categories = [kinds(10, things=7)[index] for index in classes]
+    segment_ids, segments = merge_masks(masks, scores, categories, processed, target)
     assert np.array_equal(segment_ids, data["ids"] + 1)
-    assert [s.class_index for s in segments] == data["category"].tolist()
+    assert [s.category_id for s in segments] == data["category"].tolist()
     assert [s.area for s in segments] == data["area"].tolist()
     assert [s.is_thing for s in segments] == (data["category"] < 7).tolist()
 
@@ -48,8 +48,8 @@ def test_the_originals_panoptic_maps_to_the_pixel(golden: Path, image: int, libr
 def merged(masks: np.ndarray[tuple[int, ...], np.dtype[np.float32]], classes: list[int]):
     size = (masks.shape[1], masks.shape[2])
     scores = np.linspace(0.9, 0.99, len(classes), dtype=np.float32)
-    own = np.array(classes, np.intp)
-    return merge_masks(NumpyMasks(masks), scores, own, THINGS, size, size)
+    categories = [kinds(4, things=2)[index] for index in classes]
+    return merge_masks(NumpyMasks(masks), scores, categories, size, size)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_second_segment_of_one_stuff_class_yields_to_the_next_highest_mask() -
     masks[2, 5] = 9
     segment_ids, segments = merged(masks, [2, 2, 0])
     assert segment_ids[0].tolist() == [1, 1, 1, 2, 1, 1]
-    assert [(s.class_index, s.is_thing, s.area) for s in segments] == [
+    assert [(s.category_id, s.is_thing, s.area) for s in segments] == [
         (2, False, 25),
         (0, True, 11),
     ]
@@ -102,7 +102,7 @@ def test_a_stuff_segment_counts_its_seconds_pixels_before_they_are_gone() -> Non
     masks[1, 1] = 5
     masks[0, 1] = 4
     segment_ids, segments = merged(masks, [3, 3, 0])
-    assert [(s.class_index, s.area) for s in segments] == [(3, 9), (0, 27)]
+    assert [(s.category_id, s.area) for s in segments] == [(3, 9), (0, 27)]
     assert (segment_ids[1] == 1).all()
 
 
@@ -114,20 +114,15 @@ def test_areas_and_boxes_are_those_of_the_pixels(
     for number, (area, box) in enumerate(measure_segments(ids, count), start=1):
         y, x = np.nonzero(ids == number)
         assert area == len(y)
-        if area:
-            assert box == (x.min(), y.min(), x.max() + 1, y.max() + 1)
-        else:
-            assert box == (0, 0, 0, 0)
+        tight = (x.min(), y.min(), x.max() + 1, y.max() + 1) if area else (0, 0, 0, 0)
+        assert box == tight
 
 
-def listed(ids: NDArray[np.int32], stuff: int = 0) -> list[ClassSegment]:
+def listed(ids: NDArray[np.int32], stuff: int = 0) -> list[Segment]:
     """Describe the segments 1 to the highest of a map; `stuff` is one that is no thing."""
-    return [
-        ClassSegment(
-            id=number, class_index=0, is_thing=number != stuff, score=0.9, area=area, box=box
-        )
-        for number, (area, box) in enumerate(measure_segments(ids, int(ids.max())), start=1)
-    ]
+    thing, other = kinds(2, things=1)
+    categories = [other if n == stuff else thing for n in range(1, int(ids.max()) + 1)]
+    return describe_segments(ids, categories, [0.9] * len(categories))
 
 
 def test_of_a_thing_in_pieces_the_largest_stays() -> None:
@@ -174,13 +169,13 @@ def test_every_pixel_has_the_class_of_the_highest_sum(
     logits = noise.standard_normal((6, 5)).astype(np.float32) * 2
     masks = noise.standard_normal((6, *mask)).astype(np.float32) * 3
     masks[0] = -200  # far outside
-    named = np.array([True, False, True, True])
+    named = [kind for kind in kinds(4, things=2) if kind.index != 1]
     ids, segments = classify_pixels(NumpyMasks(masks), logits, named, size)
     probabilities = torch.from_numpy(logits).softmax(-1)[:, :-1]
     values = torch.einsum("qc,qhw->chw", probabilities, torch.from_numpy(masks).sigmoid())
     values[1] = -1
     grown = F.interpolate(values[None], size, mode="bilinear")[0]
-    class_of = np.array([-1, *(segment.class_index for segment in segments)])
+    class_of = np.array([-1, *(segment.category_id for segment in segments)])
     chosen = torch.from_numpy(class_of[ids])
     # Of values that are equal but for rounding either may win.
     short = grown.amax(0) - grown.gather(0, chosen[None])[0]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +10,11 @@ from PIL import Image
 
 from panodetr.errors import PanodetrError
 from panodetr.results.id_map import decode_ids
-from panodetr.results.result import LARGEST_PNG, DetectionResult, PanopticResult
+from panodetr.results.result import LARGEST_PNG, DetectionResult
 from panodetr.results.types import Candidates, CoarseMask, Detection
 
-MakeResult = Callable[..., PanopticResult]
+from .conftest import MakeResult
+
 IDS = np.array([[1, 1, 2], [2, 2, 2]], np.int32)
 
 

@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from panodetr.images.views import tile_boxes
-from panodetr.results.panoptic import ClassSegment, measure_segments
+from panodetr.results.panoptic import describe_segments, measure_segments
 from panodetr.results.tiles import Tile, join_tiles
+from panodetr.results.types import Segment
+
+from .conftest import kinds
 
 Ids = NDArray[np.int32]
 THING, STUFF = 0, 1
+CLASSES = [replace(kind, is_thing=kind.id != STUFF) for kind in kinds(4)]
 
 
 def discs(random: np.random.Generator, size: tuple[int, int], radii: tuple[int, int]) -> Ids:
@@ -30,22 +34,12 @@ def discs(random: np.random.Generator, size: tuple[int, int], radii: tuple[int, 
     return ids
 
 
-def describe(ids: Ids, classes: list[int], score: float = 0.9) -> tuple[Ids, list[ClassSegment]]:
+def describe(ids: Ids, classes: list[int], score: float = 0.9) -> tuple[Ids, list[Segment]]:
     """Number the ids of a map anew from 1, and list them; `classes` by old id."""
     present = np.unique(ids)
     new = np.searchsorted(present, ids).astype(np.int32) + 1
-    measured = measure_segments(new, len(present))
-    return new, [
-        ClassSegment(
-            id=number,
-            class_index=classes[old],
-            is_thing=classes[old] != STUFF,
-            score=score,
-            area=area,
-            box=box,
-        )
-        for number, (old, (area, box)) in enumerate(zip(present, measured, strict=True), start=1)
-    ]
+    categories = [CLASSES[classes[old]] for old in present]
+    return new, describe_segments(new, categories, [score] * len(categories))
 
 
 def cut(ids: Ids, tile: int, overlap: int) -> list[Tile]:
@@ -129,20 +123,13 @@ def half(left: bool, kind: list[tuple[int, int, int]], score: float = 0.9) -> Ti
     ids = np.zeros((20, 20), np.int32)
     for number, (_, x0, x1) in enumerate(kind, start=1):
         ids[5:15, x0:x1] = number
-    new, segments = describe(ids, [STUFF] + [class_index for class_index, _, _ in kind], score)
+    new, segments = describe(ids, [STUFF] + [category_id for category_id, _, _ in kind], score)
     x = 0 if left else 10
     return ((0, x, 20, x + 20), new, segments)
 
 
-def things(segments: list[ClassSegment]) -> list[tuple[int, tuple[int, int, int, int]]]:
-    return [(s.class_index, s.box) for s in segments if s.is_thing]
-
-
-def test_one_tile_is_unchanged() -> None:
-    ids, segments = describe(np.array([[0, 1], [2, 2]], np.int32), [STUFF, THING, THING])
-    joined, same = join_tiles([((0, 0, 2, 2), ids, segments)], (2, 2))
-    assert joined is ids
-    assert same == segments
+def things(segments: list[Segment]) -> list[tuple[int, tuple[float, ...]]]:
+    return [(s.category_id, s.box) for s in segments if s.is_thing]
 
 
 Band = tuple[int, int, int]
@@ -212,21 +199,20 @@ def test_a_strip_at_a_border_that_belongs_to_an_object_elsewhere_is_voted_down()
 
 def test_stuff_becomes_one_segment_of_each_class_around_the_things() -> None:
     left, right = half(True, [(0, 2, 6)]), half(False, [(3, 8, 15)])
-    sky = [s if s.class_index != 3 else replace(s, is_thing=False, score=0.7) for s in right[2]]
+    sky = [s if s.category_id != 3 else replace(s, is_thing=False, score=0.7) for s in right[2]]
     joined, segments = join_tiles([left, (right[0], right[1], sky)], (20, 30))
-    assert [s.class_index for s in segments] == [0, STUFF, 3]
+    assert [s.category_id for s in segments] == [0, STUFF, 3]
     assert (joined > 0).all()
     # Columns 18 and 19 are sky to the right tile, 8 pixels from its border, and ground to the left
     # one, 2 and 1 pixels from its own.
     assert segments[2].box == (18, 5, 25, 15)
-
-
-def test_where_nobody_found_anything_there_is_nothing() -> None:
+    # Where nobody has found anything there is nothing; one tile is given back as it is.
     empty = np.zeros((20, 20), np.int32)
-    tiles: list[Tile] = [((0, 0, 20, 20), empty, []), ((0, 10, 20, 30), empty, [])]
-    joined, segments = join_tiles(tiles, (20, 30))
-    assert segments == []
-    assert not joined.any()
+    joined, segments = join_tiles([(left[0], empty, []), (right[0], empty, [])], (20, 30))
+    assert (segments, joined.any()) == ([], False)
+    joined, segments = join_tiles([left], (20, 20))
+    assert joined is left[1]
+    assert segments == left[2]
 
 
 def test_hundreds_of_tiles_take_seconds_at_most() -> None:

@@ -49,6 +49,7 @@ from panodetr.results.decode import keep_queries
 from panodetr.results.id_map import decode_ids, id_map_png
 from panodetr.results.masks import NumpyMasks
 from panodetr.results.panoptic import merge_masks
+from panodetr.results.types import Category
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,7 +320,10 @@ class DetrFeatureExtractor(DetrImageProcessor):
         processed = sizes_of(processed_sizes, len(outputs.logits))
         things = self.is_thing if is_thing_map is None else is_thing_map
         classes = outputs.logits.shape[-1] - 1
-        is_thing = np.array([things.get(index, True) for index in range(classes)])
+        categories = [
+            Category(index=i, id=i, name="", is_thing=things.get(i, True), color=(0, 0, 0))
+            for i in range(classes)
+        ]
         if isinstance(outputs, DetrSegmentationOutput) and outputs.canvas is not None:
             processed = list(outputs.canvas.images)
         targets = processed if target_sizes is None else sizes_of(target_sizes, len(processed))
@@ -329,9 +333,10 @@ class DetrFeatureExtractor(DetrImageProcessor):
             queries, scores, labels = keep_queries(logits, threshold)
             masks = masks_of(outputs, image)[torch.from_numpy(queries)].detach().float().cpu()
             kept = NumpyMasks(masks.numpy())
-            ids, segments = merge_masks(kept, scores, labels, is_thing, size, target)
+            named = [categories[label] for label in labels]
+            ids, segments = merge_masks(kept, scores, named, size, target)
             info = [
-                {"id": one.id - 1, "isthing": one.is_thing, "category_id": one.class_index,
+                {"id": one.id - 1, "isthing": one.is_thing, "category_id": one.category_id,
                  "area": one.area}
                 for one in segments
             ]  # fmt: skip

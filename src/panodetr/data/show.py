@@ -11,13 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from panodetr.data.dataset import read_objects
 from panodetr.data.samples import read_sample
 from panodetr.errors import DataError, ImageError
-from panodetr.results.draw import (
-    colors_of,
-    paint_objects,
-    paint_segments,
-    place_labels,
-    write_labels,
-)
+from panodetr.results.draw import draw_objects, draw_segments
 from panodetr.results.types import Detection, Segment
 
 if TYPE_CHECKING:
@@ -76,8 +70,7 @@ def _draw(data: Dataset, sample: AnySample) -> tuple[int, Image.Image]:
             Detection(label=c.name, category_id=c.id, score=1.0, box=(x0, y0, x1, y1))
             for c, (x0, y0, x1, y1) in zip(classes, objects.boxes.tolist(), strict=True)
         ]
-        colors = colors_of(found, data.categories)
-        return len(found), paint_objects(pixels, found, colors, scores=False)
+        return len(found), draw_objects(pixels, found, data.categories, scores=False)
     ids = np.zeros(sample.size, np.int32)  # with small numbers: drawing keeps a table of them
     segments: list[Segment] = []
     for place, (number, c) in enumerate(zip(objects.segment_ids, classes, strict=True), start=1):
@@ -96,7 +89,4 @@ def _draw(data: Dataset, sample: AnySample) -> tuple[int, Image.Image]:
                     area=int(rows.size),
                 )
             )
-    colors = colors_of(segments, data.categories)
-    picture = paint_segments(pixels, ids, segments, colors)
-    write_labels(picture, place_labels(ids, segments, colors, scores=False))
-    return len(segments), picture
+    return len(segments), draw_segments(pixels, ids, segments, data.categories, scores=False)

@@ -45,20 +45,83 @@ _UNASSIGNED = "\U0010ffff"
 """No font has a glyph for this character: it gives a font's sign for a missing one."""
 
 Color = tuple[int, int, int]
-Rectangle = tuple[int, int, int, int]
+Size = tuple[int, int]
+"""Width and height."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Label:
-    """A text in parts, each in a font of its own, on a plate of some colour.
+    """A text in parts, each in a font of its own, on a plate (x0, y0, x1, y1) of some colour.
 
     A font for one script may lack digits, and text that runs right to left must not take the id and
     the score along.
     """
 
     parts: tuple[str, ...]
-    plate: Rectangle
+    plate: tuple[int, int, int, int]
     color: Color
+
+
+class Labels:
+    """The labels of a picture of a size, of which none overlaps another."""
+
+    def __init__(self, size: Size) -> None:
+        self.placed: list[Label] = []
+        self._size = size
+        self._height = max(12, round(max(size) / 60))
+        self._margin = max(2, round(max(size) / 300))
+
+    def font(self, text: str) -> ImageFont.FreeTypeFont:
+        """Choose a font for a text, a sixtieth of the picture's longer side.
+
+        Pillow's own font serves where it has every letter, which in practice means ASCII; else the
+        first font of the system that has them all; else the one that has the most.
+        """
+        return _load_font(font_file(frozenset(text)), self._height)
+
+    def extent(self, parts: tuple[str, ...]) -> Size:
+        """Measure a text's plate."""
+        _, width, above, below = self._line(parts)
+        return width + 2 * self._margin, above + below + 2 * self._margin
+
+    def put(self, parts: tuple[str, ...], left: int, top: int, color: Color) -> bool:
+        """Place a text, moved into the picture, if no earlier label is there."""
+        extent = self.extent(parts)
+        x0, y0 = (
+            min(max(0, start), max(0, side - length))
+            for start, side, length in zip((left, top), self._size, extent, strict=True)
+        )
+        x1, y1 = x0 + extent[0], y0 + extent[1]
+        for other in self.placed:
+            left, top, right, bottom = other.plate
+            if x0 < right and left < x1 and y0 < bottom and top < y1:
+                return False
+        self.placed.append(Label(parts=parts, plate=(x0, y0, x1, y1), color=color))
+        return True
+
+    def write(self, picture: Image.Image) -> None:
+        """Write all labels into the picture."""
+        canvas = ImageDraw.Draw(picture)
+        for label in self.placed:
+            x0, y0, x1, y1 = label.plate
+            canvas.rectangle((x0, y0, x1 - 1, y1 - 1), fill=label.color)
+            starts, _, above, _ = self._line(label.parts)
+            base = y0 + self._margin + above
+            for part, start in zip(label.parts, starts, strict=True):
+                place, ink = (x0 + self._margin + start, base), ink_on(label.color)
+                canvas.text(place, part, font=self.font(part), anchor="ls", fill=ink)
+
+    def _line(self, parts: tuple[str, ...]) -> tuple[list[int], int, int, int]:
+        """Say where parts of a line start, its width, and its heights above and below the base."""
+        starts: list[int] = []
+        end, above, below = 0, 0, 0
+        for part in parts:
+            left, top, right, bottom = self.font(part).getbbox(part, anchor="ls")
+            start = end + (self._height // 4 if starts else 0)
+            starts.append(round(start - left))
+            end = round(start + right - left)
+            above, below = max(above, round(-top)), max(below, round(bottom))
+        return starts, end, above, below
 
 
 def colors_of(found: Sequence[Segment | Detection], categories: Sequence[Category]) -> list[Color]:
@@ -80,24 +143,30 @@ def colors_of(found: Sequence[Segment | Detection], categories: Sequence[Categor
     return colors
 
 
-def paint_segments(
+def draw_segments(
     image: NDArray[np.uint8],
     segment_ids: NDArray[np.int32],
     segments: Sequence[Segment],
-    colors: Sequence[Color],
+    categories: Sequence[Category],
+    *,
+    scores: bool = True,
 ) -> Image.Image:
-    """Draw segments over their image: things with opaque outlines, stuff fainter.
+    """Draw segments over their image: things with opaque outlines, stuff fainter; and labels.
 
     Args:
         image: (H, W, 3), RGB.
         segment_ids: (H, W), 0 = nothing.
         segments: what the ids stand for.
-        colors: one a segment.
+        categories: those of the segments.
+        scores: False leaves ids and scores out, as for ground truth.
 
     Returns:
         k H by k W pixels; k is 1, or 2 to 4 for images far below `COMFORTABLE_SIDE`.
     """
-    picture, segment_ids = _enlarged(image), _enlarged_ids(segment_ids)
+    picture, scale = _enlarged(Image.fromarray(image))
+    if scale > 1:
+        segment_ids = segment_ids.repeat(scale, axis=0).repeat(scale, axis=1)
+    colors = colors_of(segments, categories)
     # Colour and opacity of each id as the four bytes of one number, so that one look-up gives both.
     styles = np.zeros((max((s.id for s in segments), default=0) + 1, 4), np.uint8)
     for segment, color in zip(segments, colors, strict=True):
@@ -108,6 +177,7 @@ def paint_segments(
     opacity[_outlines(segment_ids) & (opacity == _THING_OPACITY)] = 255
     colored = Image.fromarray(tint)
     picture.paste(colored, mask=colored)
+    place_labels(segment_ids, segments, colors, scores=scores).write(picture)
     return picture
 
 
@@ -117,48 +187,30 @@ def place_labels(
     colors: Sequence[Color],
     *,
     scores: bool = True,
-) -> list[Label]:
-    """Find room for a label in each segment of `paint_segments`, the largest ones first.
+) -> Labels:
+    """Find room for a label in each segment of a map (H, W), the largest ones first.
 
     A label has id, class and score. Where that does not fit it is the id; where that does not fit
     either, or another label is in the way, there is none: hundreds of small segments stay visible.
-    Arguments are those of `paint_segments`; without `scores`, as for ground truth, a label is the
-    class alone.
+    Without `scores` a label is the class alone.
     """
-    segment_ids = _enlarged_ids(segment_ids)
-    size = segment_ids.shape[1], segment_ids.shape[0]
+    labels = Labels((segment_ids.shape[1], segment_ids.shape[0]))
     seats = _seats(segment_ids)
-    labels: list[Label] = []
     seen = [pair for pair in zip(segments, colors, strict=True) if pair[0].id in seats]
     for segment, color in sorted(seen, key=lambda pair: (-pair[0].area, pair[0].id)):
         x, y, wide, tall = _centered(segment_ids, *seats[segment.id])
         for parts in _texts(segment.id, segment, scores=scores):
-            width, height = _extent(parts, size)
-            plate = _inside((x - width // 2, y - height // 2), (width, height), size)
+            width, height = labels.extent(parts)
             fits = width <= wide and height * 1.5 <= tall
-            if fits and _is_free(plate, labels):
-                labels.append(Label(parts=parts, plate=plate, color=color))
+            if fits and labels.put(parts, x - width // 2, y - height // 2, color):
                 break
     return labels
 
 
-def write_labels(picture: Image.Image, labels: Sequence[Label]) -> None:
-    """Write labels into the picture that they were placed for."""
-    canvas = ImageDraw.Draw(picture)
-    margin = _margin(picture.size)
-    for label in labels:
-        x0, y0, x1, y1 = label.plate
-        canvas.rectangle((x0, y0, x1 - 1, y1 - 1), fill=label.color)
-        starts, _, above, _ = _line(label.parts, picture.size)
-        for part, start in zip(label.parts, starts, strict=True):
-            place, font = (x0 + margin + start, y0 + margin + above), font_for(part, picture.size)
-            canvas.text(place, part, font=font, anchor="ls", fill=ink_on(label.color))
-
-
-def paint_objects(
+def draw_objects(
     image: NDArray[np.uint8],
     detections: Sequence[Detection],
-    colors: Sequence[Color],
+    categories: Sequence[Category],
     *,
     scores: bool = True,
 ) -> Image.Image:
@@ -171,43 +223,35 @@ def paint_objects(
     Args:
         image: (H, W, 3), RGB.
         detections: the best score first.
-        colors: one a detection.
+        categories: those of the detections.
         scores: False leaves numbers and scores out, as for ground truth.
 
     Returns:
-        A picture of the size that `paint_segments` gives.
+        A picture of the size that `draw_segments` gives.
     """
-    scale = _scale(*image.shape[:2])
-    picture = _enlarged(_tinted(image, detections, colors))
-    size = picture.size
-    line = max(2, round(max(size) / 500))
+    colors = colors_of(detections, categories)
+    picture = Image.fromarray(image)
+    for detection, color in zip(reversed(detections), reversed(colors), strict=True):
+        if (mask := detection.mask) is not None:
+            opacity = Image.fromarray(np.where(mask, np.uint8(_THING_OPACITY), np.uint8(0)))
+            picture.paste(color, mask=opacity)  # into a copy
+    picture, scale = _enlarged(picture)
+    line = max(2, round(max(picture.size) / 500))
     canvas = ImageDraw.Draw(picture)
     boxes = [tuple(scale * side for side in detection.box) for detection in detections]
     for (x0, y0, x1, y1), color in zip(reversed(boxes), reversed(colors), strict=True):
         # A box may have no extent, and the model may draw it out of the image.
         canvas.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=color, width=line)
-    labels: list[Label] = []
+    labels = Labels(picture.size)
     for number, detection in enumerate(detections, start=1):
         color, (x0, y0, _, y1) = colors[number - 1], boxes[number - 1]
         for parts in _texts(number, detection, scores=scores):
-            extent = _extent(parts, size)
-            tops = (y0 - extent[1], y0, y1, y1 - extent[1])  # above, in, below, in at the bottom
-            plates = (_inside((round(x0), round(top)), extent, size) for top in tops)
-            plate = next((plate for plate in plates if _is_free(plate, labels)), None)
-            if plate is not None:
-                labels.append(Label(parts=parts, plate=plate, color=color))
+            _, height = labels.extent(parts)
+            tops = (y0 - height, y0, y1, y1 - height)  # above, in, below, in at the bottom
+            if any(labels.put(parts, round(x0), round(top), color) for top in tops):
                 break
-    write_labels(picture, labels)
+    labels.write(picture)
     return picture
-
-
-def font_for(text: str, size: tuple[int, int]) -> ImageFont.FreeTypeFont:
-    """Choose a font for a text on a picture of a width and height, a sixtieth of the longer side.
-
-    Pillow's own font serves where it has every letter, which in practice means ASCII; else the
-    first font of the system that has them all; else the one that has the most.
-    """
-    return _load_font(font_file(frozenset(text)), _font_height(size))
 
 
 def missing_letters(letters: frozenset[str], path: Path | None) -> frozenset[str]:
@@ -249,10 +293,15 @@ def _load_font(path: Path | None, height: int) -> ImageFont.FreeTypeFont:
 
 @cache
 def font_files() -> list[Path]:
-    """List the fonts in `font_folders`, the most suitable first."""
-    found = (path for folder in font_folders() for path in folder.rglob("*"))
-    fonts = [path for path in found if path.suffix.lower() in (".ttf", ".ttc", ".otf")]
-    return sorted((path for path in fonts if not _has(path, _NO_FONTS)), key=_rank)
+    """List the fonts in `font_folders`, the most suitable first: plain ones, by name."""
+    ranked: list[tuple[bool, int, str, Path]] = []
+    for path in (path for folder in font_folders() for path in folder.rglob("*")):
+        name = path.stem.lower()
+        if path.suffix.lower() in (".ttf", ".ttc", ".otf") and not _has(name, _NO_FONTS):
+            first = [place for place, begin in enumerate(_FIRST_FONTS) if name.startswith(begin)]
+            rank = min(first, default=len(_FIRST_FONTS))
+            ranked.append((_has(name, _LAST_FONTS), rank, name, path))
+    return [path for _, _, _, path in sorted(ranked)]
 
 
 def font_folders() -> list[Path]:
@@ -264,15 +313,8 @@ def font_folders() -> list[Path]:
     return folders
 
 
-def _rank(path: Path) -> tuple[bool, int, str]:
-    """Rank fonts: plain ones first, among them those of `_FIRST_FONTS`, then by name."""
-    name = path.stem.lower()
-    places = [place for place, start in enumerate(_FIRST_FONTS) if name.startswith(start)]
-    return _has(path, _LAST_FONTS), min(places, default=len(_FIRST_FONTS)), name
-
-
-def _has(path: Path, parts: Sequence[str]) -> bool:
-    return any(part in path.stem.lower() for part in parts)
+def _has(name: str, parts: Sequence[str]) -> bool:
+    return any(part in name for part in parts)
 
 
 def _pixels(font: ImageFont.FreeTypeFont, letter: str) -> bytes:
@@ -285,49 +327,6 @@ def _texts(number: int, one: Segment | Detection, *, scores: bool) -> tuple[tupl
     """Give the texts that a label may have, in parts, the longest text first."""
     name = " ".join(unicodedata.normalize("NFC", one.label).split())
     return ((str(number), name, f"{one.score:.0%}"), (str(number),)) if scores else ((name,),)
-
-
-def _extent(parts: tuple[str, ...], size: tuple[int, int]) -> tuple[int, int]:
-    """Measure the width and height of a text's plate on a picture of a width and height."""
-    _, width, above, below = _line(parts, size)
-    return width + 2 * _margin(size), above + below + 2 * _margin(size)
-
-
-def _line(parts: tuple[str, ...], size: tuple[int, int]) -> tuple[list[int], int, int, int]:
-    """Say where parts of a line start, its width, and its heights above and below the base."""
-    starts: list[int] = []
-    end, above, below = 0, 0, 0
-    for part in parts:
-        left, top, right, bottom = font_for(part, size).getbbox(part, anchor="ls")
-        start = end + (_font_height(size) // 4 if starts else 0)
-        starts.append(round(start - left))
-        end = round(start + right - left)
-        above, below = max(above, round(-top)), max(below, round(bottom))
-    return starts, end, above, below
-
-
-def _font_height(size: tuple[int, int]) -> int:
-    return max(12, round(max(size) / 60))
-
-
-def _margin(size: tuple[int, int]) -> int:
-    """Give the pixels between a text and the edge of its plate."""
-    return max(2, round(max(size) / 300))
-
-
-def _inside(corner: tuple[int, int], extent: tuple[int, int], size: tuple[int, int]) -> Rectangle:
-    """Move a plate into the picture."""
-    left = min(max(0, corner[0]), max(0, size[0] - extent[0]))
-    top = min(max(0, corner[1]), max(0, size[1] - extent[1]))
-    return left, top, left + extent[0], top + extent[1]
-
-
-def _is_free(plate: Rectangle, labels: Sequence[Label]) -> bool:
-    x0, y0, x1, y1 = plate
-    return not any(
-        x0 < other[2] and other[0] < x1 and y0 < other[3] and other[1] < y1
-        for other in (label.plate for label in labels)
-    )
 
 
 def ink_on(color: Color) -> str:
@@ -368,37 +367,11 @@ def _stretch(line: NDArray[np.int32], at: int) -> tuple[int, int]:
     return int(edges[place - 1]) + 1, int(edges[place])
 
 
-def _enlarged(image: NDArray[np.uint8]) -> Image.Image:
-    picture, scale = Image.fromarray(image), _scale(*image.shape[:2])
-    if scale == 1:
-        return picture
+def _enlarged(picture: Image.Image) -> tuple[Image.Image, int]:
+    """Copy a picture, so many times as large that it can be looked at."""
+    scale = min(4, max(1, round(COMFORTABLE_SIDE / max(picture.size))))
     size = picture.width * scale, picture.height * scale
-    return picture.resize(size, Image.Resampling.BICUBIC)
-
-
-def _enlarged_ids(segment_ids: NDArray[np.int32]) -> NDArray[np.int32]:
-    scale = _scale(*segment_ids.shape)
-    if scale == 1:
-        return segment_ids
-    return np.repeat(np.repeat(segment_ids, scale, axis=0), scale, axis=1)
-
-
-def _scale(height: int, width: int) -> int:
-    return min(4, max(1, round(COMFORTABLE_SIDE / max(height, width))))
-
-
-def _tinted(
-    image: NDArray[np.uint8], detections: Sequence[Detection], colors: Sequence[Color]
-) -> NDArray[np.uint8]:
-    """Lay the masks over the image, the first detection's last."""
-    pixels = image.copy()
-    for detection, color in zip(reversed(detections), reversed(colors), strict=True):
-        mask = detection.mask
-        if mask is not None:
-            under = pixels[mask].astype(np.float32)
-            blended = under + (np.array(color, np.float32) - under) * (_THING_OPACITY / 255)
-            pixels[mask] = blended.astype(np.uint8)
-    return pixels
+    return picture.resize(size, Image.Resampling.BICUBIC), scale
 
 
 def _turned(color: Color, turns: int) -> Color:

@@ -8,8 +8,8 @@ Q: queries, N: those that are kept, C: real classes, H, W: pixels of the result.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,41 +17,20 @@ from numpy.typing import NDArray
 from panodetr.results.decode import softmax
 from panodetr.results.id_map import run_starts
 from panodetr.results.masks import Masks, Size
+from panodetr.results.types import Category, Segment
 
 SMALLEST_AREA = 5
 """Segments of fewer pixels are dropped, as in the original."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClassSegment:
-    """A segment as the model knows it, before its class has got a name.
-
-    Attributes:
-        id: its value in the map of segment ids, 1 or more.
-        class_index: position in the model's class logits.
-        is_thing: whether its class is a thing.
-        score: probability of the class, 0 to 1.
-        area: pixels.
-        box: x0, y0, x1, y1, tight around its pixels, the last two exclusive.
-    """
-
-    id: int
-    class_index: int
-    is_thing: bool
-    score: float
-    area: int
-    box: tuple[int, int, int, int]
-
-
-SegmentMap = tuple[NDArray[np.int32], list[ClassSegment]]
+SegmentMap = tuple[NDArray[np.int32], list[Segment]]
 """Segment ids (H, W), 0 = nothing, and what they are, in the ids' order."""
 
 
 def merge_masks(
     masks: Masks,
     scores: NDArray[np.float32],
-    classes: NDArray[np.intp],
-    is_thing: NDArray[np.bool_],
+    categories: Sequence[Category],
     processed_size: Size,
     target_size: Size,
 ) -> SegmentMap:
@@ -67,8 +46,7 @@ def merge_masks(
     Args:
         masks: N of them, over the image alone, without padding.
         scores: (N,).
-        classes: (N,) class indices.
-        is_thing: by class index.
+        categories: N of them.
         processed_size: height and width that the image had as the model's input.
         target_size: height and width of the result.
 
@@ -81,7 +59,7 @@ def merge_masks(
         return np.zeros(target_size, np.int32), []
     kept = np.arange(count)
     winner = masks.highest(processed_size, target_size)  # H, W: places in kept
-    first = [n if is_thing[c] else int(np.argmax(classes == c)) for n, c in enumerate(classes)]
+    first = [n if c.is_thing else categories.index(c) for n, c in enumerate(categories)]
     areas = np.bincount(first, weights=_areas(winner, count), minlength=count)
     while len(kept) and (areas < SMALLEST_AREA).any():
         kept = kept[areas >= SMALLEST_AREA]
@@ -91,13 +69,15 @@ def merge_masks(
     if not len(kept):
         return np.zeros(target_size, np.int32), []
     segment_ids = winner.astype(np.int32) + 1
-    return segment_ids, _describe(segment_ids, classes[kept], scores[kept], is_thing)
+    return segment_ids, describe_segments(
+        segment_ids, [categories[query] for query in kept.tolist()], scores[kept]
+    )
 
 
 def paint_instances(
     masks: Masks,
     scores: NDArray[np.float32],
-    classes: NDArray[np.intp],
+    categories: Sequence[Category],
     processed_size: Size,
     target_size: Size,
 ) -> SegmentMap:
@@ -106,25 +86,22 @@ def paint_instances(
     Each mask is the original's: bilinear to the processed size, inside where it is above 0, then
     the nearest pixel. Where several claim a pixel the best score has it, and what no mask claims
     stays empty. An instance of which 4 pixels or fewer are to be seen is dropped, and leaves its
-    pixels empty. Arguments are those of `merge_masks`; all classes are things.
+    pixels empty. Arguments are those of `merge_masks`.
 
     Returns:
         Segment ids, from 1 in the order of falling scores, 0 = nothing; and the segments.
     """
-    count = len(scores)
-    if count == 0:
+    if len(scores) == 0:
         return np.zeros(target_size, np.int32), []
     order = np.argsort(-scores, kind="stable")
     # H, W: places in order; N = none
     top = masks.choose(order).topmost(processed_size, target_size)
-    segment_ids, seen = _renumber(top, count, SMALLEST_AREA)
-    order = order[seen]
-    is_thing = np.ones(int(classes.max()) + 1, np.bool_)
-    return segment_ids, _describe(segment_ids, classes[order], scores[order], is_thing)
+    ordered = [categories[query] for query in order.tolist()]
+    return _describe_seen(top, ordered, scores[order], SMALLEST_AREA)
 
 
 def classify_pixels(
-    masks: Masks, logits: NDArray[np.float32], named: NDArray[np.bool_], size: Size
+    masks: Masks, logits: NDArray[np.float32], categories: Sequence[Category], size: Size
 ) -> SegmentMap:
     """Give every pixel the class that all queries together make likeliest there.
 
@@ -135,25 +112,19 @@ def classify_pixels(
     Args:
         masks: of all queries, over the image alone, without padding.
         logits: (Q, C + 1), "no object" last.
-        named: (C,), the classes to choose from.
+        categories: to choose from.
         size: height and width of the result.
 
     Returns:
-        Segment ids, from 1 in the order of the classes, one for each class that was found; and the
+        Segment ids, from 1 in the order of `categories`, one for each that was found; and the
         segments. A segment's score is the best that any query gives its class.
     """
-    classes = np.flatnonzero(named)
-    probabilities = softmax(logits)[:, classes]  # Q, named
+    probabilities = softmax(logits)[:, [category.index for category in categories]]  # Q, named
     winner = masks.mix(probabilities).highest(size, size)  # H, W
-    segment_ids, found = _renumber(winner, len(classes), 1)
-    scores = probabilities.max(axis=0)[found]
-    is_thing = np.zeros(len(named), np.bool_)  # objects are not told apart: tiles join as stuff
-    return segment_ids, _describe(segment_ids, classes[found], scores, is_thing)
+    return _describe_seen(winner, categories, probabilities.max(axis=0), 1)
 
 
-def keep_largest_component(
-    segment_ids: NDArray[np.int32], segments: list[ClassSegment]
-) -> SegmentMap:
+def keep_largest_component(segment_ids: NDArray[np.int32], segments: list[Segment]) -> SegmentMap:
     """Leave of each thing its largest component, and nothing where the others were.
 
     Not in the paper: for objects of one piece only, such as nuclei; people behind a fence are not.
@@ -173,7 +144,7 @@ def keep_largest_component(
     for place, segment in enumerate(segments):
         if not segment.is_thing:
             continue
-        x0, y0, x1, y1 = segment.box
+        x0, y0, x1, y1 = map(int, segment.box)
         mask = segment_ids[y0:y1, x0:x1] == segment.id
         largest = _largest_component(mask)
         if np.count_nonzero(largest) < segment.area:
@@ -226,37 +197,39 @@ def _areas(numbers: NDArray[np.integer], count: int) -> NDArray[np.intp]:
     return np.bincount(numbers.ravel(), minlength=count)[:count]
 
 
-def _renumber(
-    numbers: NDArray[np.integer], count: int, least_area: int
-) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
-    """Turn numbers 0 to `count` - 1 into ids from 1 without gaps; others and small ones become 0.
+def describe_segments(
+    segment_ids: NDArray[np.int32], categories: Sequence[Category], scores: Iterable[float]
+) -> list[Segment]:
+    """Describe the segments 1, 2, ... of a map (H, W), given their categories and scores."""
+    measured = measure_segments(segment_ids, len(categories))
+    return [
+        Segment(
+            id=number,
+            label=category.name,
+            category_id=category.id,
+            is_thing=category.is_thing,
+            score=float(score),
+            box=box,
+            area=area,
+        )
+        for number, (category, score, (area, box)) in enumerate(
+            zip(categories, scores, measured, strict=True), start=1
+        )
+    ]
 
-    Returns:
-        Segment ids (H, W), and the numbers that are left, rising.
-    """
+
+def _describe_seen(
+    numbers: NDArray[np.integer],
+    categories: Sequence[Category],
+    scores: NDArray[np.float32],
+    least_area: int,
+) -> SegmentMap:
+    """Turn numbers from 0 (H, W) into ids from 1 without gaps; others and small ones become 0."""
+    count = len(categories)
     left = np.flatnonzero(_areas(numbers, count) >= least_area)
     new_id = np.zeros(count + 1, np.int32)
     new_id[left] = np.arange(1, len(left) + 1)
-    return new_id.take(numbers), left
-
-
-def _describe(
-    segment_ids: NDArray[np.int32],
-    classes: NDArray[np.intp],
-    scores: NDArray[np.float32],
-    is_thing: NDArray[np.bool_] | Sequence[bool],
-) -> list[ClassSegment]:
-    """Describe the segments 1, 2, ... of a map, given their classes and scores."""
-    return [
-        ClassSegment(
-            id=number,
-            class_index=int(class_index),
-            is_thing=bool(is_thing[class_index]),
-            score=float(score),
-            area=area,
-            box=box,
-        )
-        for number, (class_index, score, (area, box)) in enumerate(
-            zip(classes, scores, measure_segments(segment_ids, len(classes)), strict=True), start=1
-        )
-    ]
+    segment_ids = new_id.take(numbers)
+    return segment_ids, describe_segments(
+        segment_ids, [categories[number] for number in left.tolist()], scores[left]
+    )

@@ -7,7 +7,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,15 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from panodetr.errors import PanodetrError
-from panodetr.files import atomic_write, json_bytes, write_bytes, write_json
+from panodetr.files import atomic_write, write_bytes, write_json
 from panodetr.results import interchange
-from panodetr.results.draw import (
-    colors_of,
-    paint_objects,
-    paint_segments,
-    place_labels,
-    write_labels,
-)
+from panodetr.results.draw import draw_objects, draw_segments
 from panodetr.results.id_map import id_map_png
 from panodetr.results.masks import run_lengths
 from panodetr.results.regions import Region, crop, measure, window_of
@@ -34,8 +28,6 @@ from panodetr.results.types import Candidates, Category, Detection, Segment
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-    from panodetr.results.panoptic import ClassSegment
 
 LARGEST_PNG = 1_200_000
 """Overlays of more pixels are JPEGs: PNG takes ten times the time and seven times the space."""
@@ -219,10 +211,8 @@ class PanopticResult(ImageResult):
         Returns:
             (k H, k W, 3) uint8 RGB; k is 1, or 2 to 4 for images far smaller than 768 pixels.
         """
-        colors = colors_of(self.segments, self.categories)
-        picture = paint_segments(self.image, self.segment_ids, self.segments, colors)
-        labels = place_labels(self.segment_ids, self.segments, colors, scores=scores)
-        write_labels(picture, labels)
+        found = self.segments, self.categories
+        picture = draw_segments(self.image, self.segment_ids, *found, scores=scores)
         return np.asarray(picture)
 
     def to_dict(self) -> dict[str, Any]:
@@ -265,16 +255,11 @@ class PanopticResult(ImageResult):
         folder = Path(folder)
         name = _free_name(folder, self.source, _PANOPTIC_FILES, "segments_info")
         id_map, json_file = folder / f"{name}_panoptic.png", folder / f"{name}.json"
-        colors = colors_of(self.segments, self.categories)
-        with ThreadPoolExecutor(1) as beside:  # painting and compressing leave a core free
-            labels = beside.submit(place_labels, self.segment_ids, self.segments, colors)
+        with ThreadPoolExecutor(1) as beside:  # drawing leaves a core free
             written = beside.submit(lambda: write_bytes(id_map, id_map_png(self.segment_ids)))
-            document = beside.submit(json_bytes, {**self.to_dict(), "file_name": id_map.name})
-            picture = paint_segments(self.image, self.segment_ids, self.segments, colors)
-            write_labels(picture, labels.result())
-            overlay = _save_picture(picture, folder / f"{name}_overlay")
+            overlay = _save_picture(self.draw(), folder / f"{name}_overlay")
             written.result()
-        write_bytes(json_file, document.result())
+        write_json(json_file, {**self.to_dict(), "file_name": id_map.name})
         return SavedFiles(overlay=overlay, id_map=id_map, json=json_file)
 
 
@@ -321,8 +306,8 @@ class DetectionResult(ImageResult):
         Returns:
             (k H, k W, 3) uint8 RGB.
         """
-        colors = colors_of(self.detections, self.categories)
-        return np.asarray(paint_objects(self.image, self.detections, colors, scores=scores))
+        picture = draw_objects(self.image, self.detections, self.categories, scores=scores)
+        return np.asarray(picture)
 
     def to_dict(self) -> dict[str, Any]:
         """Describe the objects, ready for JSON.
@@ -358,30 +343,11 @@ class DetectionResult(ImageResult):
             PanodetrError: the system refused to write.
         """
         folder = Path(folder)
-        picture = Image.fromarray(self.draw())
         name = _free_name(folder, self.source, _DETECTION_FILES, "detections")
         json_file = folder / f"{name}_detections.json"
-        overlay = _save_picture(picture, folder / f"{name}_detections")
+        overlay = _save_picture(self.draw(), folder / f"{name}_detections")
         write_json(json_file, self.to_dict())
         return SavedDetections(overlay=overlay, json=json_file)
-
-
-def name_segments(
-    found: Iterable[ClassSegment], by_index: Mapping[int, Category]
-) -> tuple[Segment, ...]:
-    """Name segments, in their order; `by_index` has the categories of the classes that occur."""
-    return tuple(
-        Segment(
-            id=segment.id,
-            label=(category := by_index[segment.class_index]).name,
-            category_id=category.id,
-            is_thing=category.is_thing,
-            score=segment.score,
-            box=segment.box,
-            area=segment.area,
-        )
-        for segment in found
-    )
 
 
 def name_detections(found: Candidates, categories: Sequence[Category]) -> tuple[Detection, ...]:
@@ -450,8 +416,9 @@ def _bbox(box: tuple[float, float, float, float]) -> list[float]:
     return [x0, y0, x1 - x0, y1 - y0]
 
 
-def _save_picture(picture: Image.Image, stem: Path) -> Path:
+def _save_picture(pixels: NDArray[np.uint8], stem: Path) -> Path:
     """Write an overlay as PNG, or as JPEG where it is large, and remove the one it replaces."""
+    picture = Image.fromarray(pixels)
     png, jpeg = (stem.with_name(stem.name + suffix) for suffix in (".png", ".jpg"))
     large = picture.width * picture.height > LARGEST_PNG
     target, other = (jpeg, png) if large else (png, jpeg)

@@ -23,21 +23,16 @@ taken as it is, whatever one tile has made up stays. `benchmarks/quality.py` mea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from panodetr.results.decode import suppress_non_maxima
-from panodetr.results.panoptic import (
-    SMALLEST_AREA,
-    ClassSegment,
-    SegmentMap,
-    measure_segments,
-)
-from panodetr.results.types import Box, Candidates
+from panodetr.results.panoptic import SMALLEST_AREA, SegmentMap, measure_segments
+from panodetr.results.types import Box, Candidates, Segment
 
-Tile = tuple[Box, NDArray[np.int32], list[ClassSegment]]
+Tile = tuple[Box, NDArray[np.int32], list[Segment]]
 """Where a tile lies, its map of segment ids from 1, and what they are, in the ids' order."""
 
 Place = tuple[slice, slice]
@@ -48,37 +43,55 @@ LEAST_MEAN = 0.4
 
 
 @dataclass(slots=True, eq=False)
+class _Tile:
+    """A tile, each pixel's distance to its nearest inner border (1 or more), and things by id."""
+
+    box: Box
+    ids: NDArray[np.int32]
+    segments: list[Segment]
+    depth: NDArray[np.int32]
+    parts: dict[int, _Part] = field(default_factory=dict["int", "_Part"])
+
+
+@dataclass(slots=True, eq=False)
 class _Part:
     """A thing as one tile saw it.
 
     Attributes:
-        tile: its number.
+        tile: the tile.
         segment: the thing there.
-        cut: whether it touches an inner border of the tile.
+        place: its box in the image.
         trust: which of two views of an object to believe: the one with the better score, and of
-            equals the one farther from its tile's borders.
+            equals the one farther from its tile's inner borders.
         matches: what other tiles saw in its place, of whatever class.
         fragment: whether another tile saw all of the object.
     """
 
-    tile: int
-    segment: ClassSegment
-    cut: bool
+    tile: _Tile
+    segment: Segment
+    place: Box
     trust: tuple[float, int]
     matches: list[_Part]
     fragment: bool = False
 
+    @property
+    def cut(self) -> bool:
+        """Whether it touches an inner border of the tile."""
+        return self.trust[1] == 1
+
     def like(self) -> list[_Part]:
         """The matches of its class: the same object, seen by other tiles."""
-        index = self.segment.class_index
-        return [match for match in self.matches if match.segment.class_index == index]
+        kind = self.segment.category_id
+        return [match for match in self.matches if match.segment.category_id == kind]
 
 
 _Object = tuple[bool, list[_Part]]
 """True and views that show the whole object, the most trusted first; or False and its parts."""
 
 
-def join_tiles(tiles: Sequence[Tile], size: tuple[int, int]) -> SegmentMap:
+def join_tiles(
+    tiles: Sequence[Tile], size: tuple[int, int], *, things_apart: bool = True
+) -> SegmentMap:
     """Join the panoptic results of overlapping tiles into that of the image.
 
     Objects come first in the result, the most trusted first, then one segment for each class of
@@ -88,18 +101,20 @@ def join_tiles(tiles: Sequence[Tile], size: tuple[int, int]) -> SegmentMap:
     Args:
         tiles: of one image; together they cover it.
         size: height and width of the image.
+        things_apart: False joins things as stuff, where no tile has told objects apart.
 
     Returns:
         Segment ids (H, W), 0 where no tile has found anything; and the segments.
     """
     if len(tiles) == 1:
         return tiles[0][1], list(tiles[0][2])
-    parts = [_parts(tiles, number, size) for number in range(len(tiles))]
-    _match(tiles, parts)
-    depth = [_depth(box, size) for box, _, _ in tiles]
+    seen = [_Tile(*tile, _depth(tile[0], size)) for tile in tiles]
+    for tile in seen if things_apart else ():
+        _add_parts(tile)
+    _match(seen)
     segment_ids = np.zeros(size, np.int32)
-    segments = _paint_things(segment_ids, tiles, _objects(parts), depth)
-    segments += _paint_stuff(segment_ids, tiles, depth, first_id=len(segments) + 1)
+    segments = _paint_things(segment_ids, seen, size)
+    segments += _paint_stuff(segment_ids, seen, first_id=len(segments) + 1)
     measured = measure_segments(segment_ids, len(segments))
     return segment_ids, [
         replace(segment, area=area, box=box)
@@ -113,56 +128,61 @@ def _inner(box: Box, size: tuple[int, int]) -> tuple[bool, bool, bool, bool]:
     return y0 > 0, x0 > 0, y1 < size[0], x1 < size[1]
 
 
-def _parts(tiles: Sequence[Tile], number: int, size: tuple[int, int]) -> dict[int, _Part]:
-    """List the things of one tile by their ids, with what their distance to its borders says."""
-    box, _, segments = tiles[number]
-    parts: dict[int, _Part] = {}
-    for segment in segments:
-        if not segment.is_thing:
-            continue
-        x0, y0, x1, y1 = segment.box
-        gaps = (y0, x0, box[2] - box[0] - y1, box[3] - box[1] - x1)
-        inner = [gap for gap, within in zip(gaps, _inner(box, size), strict=True) if within]
-        gap = min(inner, default=max(size))
-        parts[segment.id] = _Part(number, segment, gap == 0, (segment.score, gap), [])
-    return parts
+def _depth(box: Box, size: tuple[int, int]) -> NDArray[np.int32]:
+    top, left, bottom, right = _inner(box, size)
+    far = np.int32(max(size))
+    y = np.arange(1, box[2] - box[0] + 1, dtype=np.int32)[:, None]
+    x = np.arange(1, box[3] - box[1] + 1, dtype=np.int32)
+    rows = np.minimum(y if top else far, y[::-1] if bottom else far)
+    columns = np.minimum(x if left else far, x[::-1] if right else far)
+    return np.broadcast_to(np.minimum(rows, columns), (len(y), len(x)))
 
 
-def _match(tiles: Sequence[Tile], parts: list[dict[int, _Part]]) -> None:
-    """Compare all pairs of tiles that overlap, and note matches and fragments in `parts`."""
-    boxes = np.array([box for box, _, _ in tiles])
-    for first in range(len(tiles)):
-        beyond = (boxes[:, :2] >= boxes[first, 2:]) | (boxes[:, 2:] <= boxes[first, :2])  # T, 2
-        for second in np.flatnonzero(~beyond.any(axis=1)).tolist():
-            if second > first and parts[first] and parts[second]:
-                _match_pair(tiles[first], tiles[second], parts[first], parts[second])
+def _add_parts(tile: _Tile) -> None:
+    top, left, _, _ = tile.box
+    for segment in tile.segments:
+        if segment.is_thing:
+            x0, y0, x1, y1 = map(int, segment.box)
+            place = top + y0, left + x0, top + y1, left + x1
+            depth = int(min(tile.depth[y0, x0], tile.depth[y1 - 1, x1 - 1]))  # the box's least
+            tile.parts[segment.id] = _Part(tile, segment, place, (segment.score, depth), [])
 
 
-def _match_pair(a: Tile, b: Tile, parts_a: dict[int, _Part], parts_b: dict[int, _Part]) -> None:
-    in_a, in_b = _shared(a[0], b[0])
-    columns = len(b[2]) + 1
+def _match(tiles: list[_Tile]) -> None:
+    """Compare all pairs of tiles that overlap, and note matches and fragments in their parts."""
+    boxes = np.array([tile.box for tile in tiles])
+    for number, first in enumerate(tiles):
+        beyond = (boxes[:, :2] >= first.box[2:]) | (boxes[:, 2:] <= first.box[:2])  # T, 2
+        for other in np.flatnonzero(~beyond.any(axis=1)).tolist():
+            if other > number and first.parts and tiles[other].parts:
+                _match_pair(first, tiles[other])
+
+
+def _match_pair(a: _Tile, b: _Tile) -> None:
+    in_a, in_b = _shared(a.box, b.box)
+    columns = len(b.segments) + 1
     shared: NDArray[np.intp] = np.bincount(
-        (a[1][in_a] * columns + b[1][in_b]).ravel(), minlength=(len(a[2]) + 1) * columns
+        (a.ids[in_a] * columns + b.ids[in_b]).ravel(), minlength=(len(a.segments) + 1) * columns
     ).reshape(-1, columns)  # pixels by id in a and id in b
     area_a, area_b = shared.sum(axis=1).tolist(), shared.sum(axis=0).tolist()
     for id_a, id_b in zip(*np.nonzero(shared), strict=True):
-        part_a, part_b = parts_a.get(int(id_a)), parts_b.get(int(id_b))
+        part_a, part_b = a.parts.get(int(id_a)), b.parts.get(int(id_b))
         if part_a is None or part_b is None:  # stuff, or nothing
             continue
         common = int(shared[id_a, id_b])
         if 2 * common > area_a[id_a] + area_b[id_b] - common:
             part_a.matches.append(part_b)
             part_b.matches.append(part_a)
-        if part_a.segment.class_index != part_b.segment.class_index:
+        if part_a.segment.category_id != part_b.segment.category_id:
             continue
         for part, other in ((part_a, part_b), (part_b, part_a)):
             if part.cut and not other.cut and 2 * common > part.segment.area:
                 part.fragment = True
 
 
-def _objects(parts: list[dict[int, _Part]]) -> list[_Object]:
+def _objects(tiles: list[_Tile]) -> list[_Object]:
     """Group the parts into objects, the most trusted object first."""
-    everything = [part for tile in parts for part in tile.values()]
+    everything = [part for tile in tiles for part in tile.parts.values()]
     seen: set[_Part] = set()
     objects: list[_Object] = []
     # Sorting is stable and starts from the order of the tiles: every run gives the same result.
@@ -194,23 +214,23 @@ def _united(parts: list[_Part]) -> list[list[_Part]]:
 
 
 def _paint_things(
-    segment_ids: NDArray[np.int32],
-    tiles: Sequence[Tile],
-    objects: list[_Object],
-    depth: list[NDArray[np.int32]],
-) -> list[ClassSegment]:
-    deepest = np.zeros(segment_ids.shape, np.int32)  # any tile, whatever it saw there
-    for ((y0, x0, y1, x1), _, _), depth_here in zip(tiles, depth, strict=True):
-        np.maximum(deepest[y0:y1, x0:x1], depth_here, out=deepest[y0:y1, x0:x1])
-    fields = _fields(tiles, segment_ids.shape)
-    painted: list[ClassSegment] = []
-    for whole, parts in objects:
+    segment_ids: NDArray[np.int32], tiles: list[_Tile], size: tuple[int, int]
+) -> list[Segment]:
+    deepest = np.zeros(size, np.int32)  # any tile, whatever it saw there
+    for tile in tiles:
+        here = deepest[_slices(tile.box)]
+        np.maximum(here, tile.depth, out=here)
+    # Boxes (T, 4) within which a tile sees a thing whole: it touches no inner border.
+    inner = np.array([_inner(tile.box, size) for tile in tiles], np.int64)
+    fields = np.array([tile.box for tile in tiles]) + inner * [1, 1, -1, -1]
+    painted: list[Segment] = []
+    for whole, parts in _objects(tiles):
         if whole:
             if _mean_score(tiles, parts[0], fields) < LEAST_MEAN:
                 continue
-            where, mask = _voted(tiles, parts)
+            where, mask = _voted(parts)
         else:
-            where, mask, seen_from = _united_mask(tiles, parts, depth)
+            where, mask, seen_from = _united_mask(parts)
             if _most(mask & (seen_from < deepest[where]), mask):
                 continue
         canvas = segment_ids[where]
@@ -223,70 +243,51 @@ def _paint_things(
     return painted
 
 
-def _fields(tiles: Sequence[Tile], size: tuple[int, ...]) -> NDArray[np.int64]:
-    """Boxes (T, 4) within which a tile sees a thing whole: it touches no inner border."""
-    height, width = size
-    boxes = np.array([box for box, _, _ in tiles])
-    inner = np.array([_inner(box, (height, width)) for box, _, _ in tiles], np.int64)
-    return boxes + inner * [1, 1, -1, -1]
-
-
-def _mean_score(tiles: Sequence[Tile], part: _Part, fields: NDArray[np.int64]) -> float:
+def _mean_score(tiles: list[_Tile], part: _Part, fields: NDArray[np.int64]) -> float:
     """The score of what is seen in a part's place, a mean over the tiles that see all of it.
 
     Whatever its class, for whether there is an object is the question; nothing counts 0.
     """
-    y0, x0, y1, x1 = _place(tiles, part)
-    around = (fields[:, :2] <= (y0, x0)) & (fields[:, 2:] >= (y1, x1))
-    scores = dict.fromkeys(np.flatnonzero(around.all(axis=1)).tolist(), 0.0)
+    around = (fields[:, :2] <= part.place[:2]) & (fields[:, 2:] >= part.place[2:])
+    scores = {tiles[number]: 0.0 for number in np.flatnonzero(around.all(axis=1))}
     for view in (part, *part.matches):
         if view.tile in scores or not view.cut:
             scores[view.tile] = view.segment.score
     return sum(scores.values()) / len(scores)
 
 
-def _voted(tiles: Sequence[Tile], views: list[_Part]) -> tuple[Place, NDArray[np.bool_]]:
+def _voted(views: list[_Part]) -> tuple[Place, NDArray[np.bool_]]:
     """Give an object's place in the image, and its pixels there: those of most views."""
-    region = _extent(tiles, views)
+    region = _extent(views)
     votes = np.zeros((region[2] - region[0], region[3] - region[1]), np.int32)
     for part in views:
-        box, ids, _ = tiles[part.tile]
-        there, here = _shared(box, region)
-        votes[here] += np.where(ids[there] == part.segment.id, np.int32(1), np.int32(-1))
-    return _slices(region, (0, 0)), votes > 0
+        there, here = _shared(part.tile.box, region)
+        inside = part.tile.ids[there] == part.segment.id
+        votes[here] += np.where(inside, np.int32(1), np.int32(-1))
+    return _slices(region), votes > 0
 
 
-def _united_mask(
-    tiles: Sequence[Tile], group: list[_Part], depth: list[NDArray[np.int32]]
-) -> tuple[Place, NDArray[np.bool_], NDArray[np.int32]]:
+def _united_mask(group: list[_Part]) -> tuple[Place, NDArray[np.bool_], NDArray[np.int32]]:
     """Give an object's place in the image, its pixels there, and the depth they are seen from.
 
     Where several tiles have seen it, the one that sees a pixel farthest from its borders decides.
     """
-    region = _extent(tiles, group)
+    region = _extent(group)
     mask = np.zeros((region[2] - region[0], region[3] - region[1]), np.bool_)
     deepest = np.zeros(mask.shape, np.int32)
-    for number in dict.fromkeys(part.tile for part in group):
-        box, ids, segments = tiles[number]
-        there, here = _shared(box, region)
-        deeper = depth[number][there] > deepest[here]
-        own = np.zeros(len(segments) + 1, np.bool_)
-        own[[part.segment.id for part in group if part.tile == number]] = True
-        mask[here] = np.where(deeper, own.take(ids[there]), mask[here])
-        deepest[here] = np.maximum(deepest[here], depth[number][there])
-    return _slices(region, (0, 0)), mask, deepest
+    for tile in dict.fromkeys(part.tile for part in group):
+        there, here = _shared(tile.box, region)
+        deeper = tile.depth[there] > deepest[here]
+        own = np.zeros(len(tile.segments) + 1, np.bool_)
+        own[[part.segment.id for part in group if part.tile is tile]] = True
+        mask[here] = np.where(deeper, own.take(tile.ids[there]), mask[here])
+        deepest[here] = np.maximum(deepest[here], tile.depth[there])
+    return _slices(region), mask, deepest
 
 
-def _place(tiles: Sequence[Tile], part: _Part) -> Box:
-    """The box of a part in the image."""
-    top, left, _, _ = tiles[part.tile][0]
-    x0, y0, x1, y1 = part.segment.box
-    return top + y0, left + x0, top + y1, left + x1
-
-
-def _extent(tiles: Sequence[Tile], parts: list[_Part]) -> Box:
+def _extent(parts: list[_Part]) -> Box:
     """The box in the image around some parts."""
-    y0, x0, y1, x1 = zip(*(_place(tiles, part) for part in parts), strict=True)
+    y0, x0, y1, x1 = zip(*(part.place for part in parts), strict=True)
     return min(y0), min(x0), max(y1), max(x1)
 
 
@@ -296,7 +297,7 @@ def _shared(a: Box, b: Box) -> tuple[Place, Place]:
     return _slices(both, a[:2]), _slices(both, b[:2])
 
 
-def _slices(box: Box, origin: tuple[int, int]) -> Place:
+def _slices(box: Box, origin: tuple[int, int] = (0, 0)) -> Place:
     y, x = origin
     return slice(box[0] - y, box[2] - y), slice(box[1] - x, box[3] - x)
 
@@ -306,48 +307,37 @@ def _most(some: NDArray[np.bool_], of: NDArray[np.bool_]) -> bool:
 
 
 def _paint_stuff(
-    segment_ids: NDArray[np.int32],
-    tiles: Sequence[Tile],
-    depth: list[NDArray[np.int32]],
-    first_id: int,
-) -> list[ClassSegment]:
+    segment_ids: NDArray[np.int32], tiles: list[_Tile], first_id: int
+) -> list[Segment]:
     """Give free pixels the stuff of that tile which sees them farthest from its borders."""
-    stuff = np.full(segment_ids.shape, -1, np.int32)  # class indices
+    seen: dict[int, list[Segment]] = {}  # by category
+    for tile in tiles:
+        for segment in tile.segments:
+            if segment.id not in tile.parts:
+                seen.setdefault(segment.category_id, []).append(segment)
+    kinds = sorted(seen)
+    stuff = np.zeros(segment_ids.shape, np.int32)  # places in kinds, from 1
     deepest = np.zeros(segment_ids.shape, np.int32)
-    seen: dict[int, list[ClassSegment]] = {}
-    for ((y0, x0, y1, x1), ids, segments), depth_here in zip(tiles, depth, strict=True):
-        class_of = np.full(len(segments) + 1, -1, np.int32)
-        for segment in segments:
-            if not segment.is_thing:
-                class_of[segment.id] = segment.class_index
-                seen.setdefault(segment.class_index, []).append(segment)
-        classes = class_of.take(ids)
-        stuff_here, deepest_here = stuff[y0:y1, x0:x1], deepest[y0:y1, x0:x1]
-        better = (classes >= 0) & (depth_here > deepest_here)
-        stuff_here[better] = classes[better]
-        deepest_here[better] = depth_here[better]
-    stuff[segment_ids > 0] = -1
-    painted: list[ClassSegment] = []
-    for class_index in sorted(seen):
-        pixels = stuff == class_index
+    for tile in tiles:
+        kind_of = np.zeros(len(tile.segments) + 1, np.int32)
+        for segment in tile.segments:
+            if segment.id not in tile.parts:
+                kind_of[segment.id] = kinds.index(segment.category_id) + 1
+        found, where = kind_of.take(tile.ids), _slices(tile.box)
+        better = (found > 0) & (tile.depth > deepest[where])
+        stuff[where][better] = found[better]
+        deepest[where][better] = tile.depth[better]
+    stuff[segment_ids > 0] = 0
+    painted: list[Segment] = []
+    for number, kind in enumerate(kinds, start=1):
+        pixels = stuff == number
         if np.count_nonzero(pixels) >= SMALLEST_AREA:
-            painted.append(_joined(seen[class_index], first_id + len(painted)))
+            painted.append(_joined(seen[kind], first_id + len(painted)))
             segment_ids[pixels] = painted[-1].id
     return painted
 
 
-def _depth(box: Box, size: tuple[int, int]) -> NDArray[np.int32]:
-    """Give for each pixel of a tile its distance to the nearest inner border, 1 or more."""
-    top, left, bottom, right = _inner(box, size)
-    far = np.int32(max(size))
-    y = np.arange(1, box[2] - box[0] + 1, dtype=np.int32)[:, None]
-    x = np.arange(1, box[3] - box[1] + 1, dtype=np.int32)
-    rows = np.minimum(y if top else far, y[::-1] if bottom else far)
-    columns = np.minimum(x if left else far, x[::-1] if right else far)
-    return np.broadcast_to(np.minimum(rows, columns), (len(y), len(x)))
-
-
-def _joined(segments: list[ClassSegment], new_id: int) -> ClassSegment:
+def _joined(segments: list[Segment], new_id: int) -> Segment:
     """Describe segments of one class as one; area and box are measured once all are painted."""
     score = sum(s.score * s.area for s in segments) / sum(s.area for s in segments)
     return replace(segments[0], id=new_id, score=score)

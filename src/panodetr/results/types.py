@@ -49,8 +49,8 @@ class Segment:
         category_id: the category's id in the data set.
         is_thing: whether the category is a thing.
         score: probability of the class, 0 to 1.
-        box: x0, y0, x1, y1 in pixels of the image, tight around the segment's pixels (x1, y1
-            exclusive).
+        box: x0, y0, x1, y1 in pixels of the image, tight around the segment's pixels; x1 and y1
+            are exclusive.
         area: pixels.
         segment_ids: the result's map of segment ids, (H, W); a `PanopticResult` sets it.
     """
