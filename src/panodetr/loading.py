@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from panodetr.checkpoints.spec import ModelSpec
     from panodetr.model.detr import Detr
-    from panodetr.runtimes.base import Runtime
 
 
 def load(
@@ -49,7 +48,34 @@ def load(
         raise UsageError(f"runtime is {runtime!r}; expected one of {', '.join(RUNTIMES)}")
     if precision not in PRECISIONS:
         raise UsageError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
-    return Predictor(*_open(model, device, runtime, precision))
+    if (file := Path(model)).is_file() and is_exported(file):
+        info, exported = read_exported(file)
+        if runtime not in (None, info.format):
+            raise UsageError(
+                f"{model} was exported for {info.format} and runs there alone; "
+                f"load the checkpoint itself for runtime {runtime}"
+            )
+        _only_on_cpu(info.format, device, precision)
+        return Predictor(info.spec, exported)
+    # Here and not above: torch takes longer to import than an exported file takes to run.
+    from panodetr.checkpoints.load import load_checkpoint
+
+    if runtime in (None, "torch"):
+        from panodetr.runtimes.torch import TorchRuntime, choose_device
+
+        chosen = choose_device(device)
+        spec, network = load_checkpoint(model)
+        return Predictor(spec, TorchRuntime(network, spec.preprocessing, chosen, precision))
+    from panodetr.runtimes.convert import require, to_onnx, to_openvino
+
+    _only_on_cpu(runtime, device, precision)
+    require(runtime)
+    spec, network = load_checkpoint(model)
+    if runtime == "onnx":
+        graphs = map(load_onnx, to_onnx(network, spec.preprocessing).values())
+    else:
+        graphs = map(compile_openvino, to_openvino(network, spec.preprocessing).values())
+    return Predictor(spec, GraphRuntime(*graphs))
 
 
 def predictor_of(spec: ModelSpec, network: Detr, device: str | torch.device = "cpu") -> Predictor:
@@ -62,40 +88,6 @@ def predictor_of(spec: ModelSpec, network: Detr, device: str | torch.device = "c
 
     chosen = choose_device(device) if isinstance(device, str) else device
     return Predictor(spec, TorchRuntime(network, spec.preprocessing, chosen))
-
-
-def _open(
-    model: str | Path, device: str, runtime: RuntimeName | None, precision: Precision
-) -> tuple[ModelSpec, Runtime]:
-    """Load a model's description and make its network ready to run; as `load`."""
-    if Path(model).is_file() and is_exported(Path(model)):
-        info, exported = read_exported(Path(model))
-        if runtime not in (None, info.format):
-            raise UsageError(
-                f"{model} was exported for {info.format} and runs there alone; "
-                f"load the checkpoint itself for runtime {runtime}"
-            )
-        _only_on_cpu(info.format, device, precision)
-        return info.spec, exported
-    # Here and not above: torch takes longer to import than an exported file takes to run.
-    from panodetr.checkpoints.load import load_checkpoint
-
-    if runtime in (None, "torch"):
-        from panodetr.runtimes.torch import TorchRuntime, choose_device
-
-        chosen = choose_device(device)
-        spec, network = load_checkpoint(model)
-        return spec, TorchRuntime(network, spec.preprocessing, chosen, precision)
-    from panodetr.runtimes.convert import require, to_onnx, to_openvino
-
-    _only_on_cpu(runtime, device, precision)
-    require(runtime)
-    spec, network = load_checkpoint(model)
-    if runtime == "onnx":
-        graphs = map(load_onnx, to_onnx(network, spec.preprocessing).values())
-    else:
-        graphs = map(compile_openvino, to_openvino(network, spec.preprocessing).values())
-    return spec, GraphRuntime(*graphs)
 
 
 def _only_on_cpu(runtime: str, device: str, precision: Precision) -> None:
