@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 from torch import nn
+from torch.nn import functional as F
 
 from panodetr import predict
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.errors import ImageError, UsageError
+from panodetr.errors import CheckpointError, ImageError, UsageError
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.detr import Detr
-from panodetr.predict import Predictor
+from panodetr.predict import Predictor, Task
 from panodetr.results.result import PanopticResult
 from panodetr.runtimes.base import Prediction
 from panodetr.runtimes.torch import TorchRuntime
 
 CPU = torch.device("cpu")
+WHOLE = Preprocessing(short_side=48, long_side=80)
 
 
 def random_model(spec: ModelSpec) -> Detr:
@@ -63,11 +67,11 @@ def predictor_of(spec: ModelSpec) -> Predictor:
     return Predictor(spec, TorchRuntime(random_model(spec), spec.preprocessing, CPU))
 
 
-def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+def noise(height: int, width: int, seed: int = 0, grain: int = 8) -> NDArray[np.uint8]:
     """An image of coarse noise, so that there is something to see."""
-    random = np.random.default_rng(seed)
-    coarse = random.integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
-    return coarse.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
+    shape = -(-height // grain), -(-width // grain), 3
+    coarse = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    return coarse.repeat(grain, axis=0).repeat(grain, axis=1)[:height, :width]
 
 
 def watch(predictor: Predictor) -> list[tuple[int, ...]]:
@@ -143,13 +147,10 @@ def test_results_have_the_images_own_size(predictor: Predictor, size: tuple[int,
         box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
         assert segment.box == tuple(float(side) for side in box)
         assert 0 < segment.score <= 1
-
-
-def test_segments_carry_the_data_sets_own_names(predictor: Predictor) -> None:
-    found = predictor.segment([noise(64, 64, seed) for seed in range(4)], threshold=0)
-    kinds = {(s.label, s.category_id, s.is_thing) for r in found for s in r.segments}
-    assert kinds == {("nucleus", 7, True), ("background", 9, False)}
-    assert predictor.categories == found[0].categories
+    if size == (150, 90):
+        kinds = {(s.label, s.category_id, s.is_thing) for s in result.segments}
+        assert kinds == {("nucleus", 7, True), ("background", 9, False)}
+        assert predictor.categories == result.categories
 
 
 def test_images_are_resized_and_results_are_not(tiny_spec: ModelSpec) -> None:
@@ -219,12 +220,6 @@ def test_the_threshold_is_the_models_own_unless_given(tiny_spec: ModelSpec) -> N
         assert not result.segment_ids.any()
 
 
-@pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
-def test_a_threshold_is_a_score(predictor: Predictor, threshold: float) -> None:
-    with pytest.raises(UsageError, match=r"threshold is .*; expected a score from 0 to 1"):
-        predictor.segment(noise(24, 24), threshold=threshold)
-
-
 def test_an_image_that_cannot_be_read_is_named(predictor: Predictor, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"nothing")
     with pytest.raises(ImageError, match=r"broken\.png"):
@@ -248,3 +243,206 @@ def test_images_are_read_only_as_they_are_needed(predictor: Predictor) -> None:
     next(results)
     assert len(taken) == 2  # a batch of a million pixels
     assert len(list(results)) == 5
+
+
+fine = partial(noise, grain=1)
+
+
+def fresh(spec: ModelSpec) -> Predictor:
+    """Fresh weights, but for scores that differ from query to query."""
+    torch.manual_seed(0)
+    model = Detr(spec.architecture)
+    with torch.no_grad():
+        model.class_head.weight *= 4
+    return Predictor(spec, TorchRuntime(model, spec.preprocessing, CPU))
+
+
+@pytest.fixture(scope="module")
+def tiled(tiny_spec: ModelSpec) -> Predictor:
+    return fresh(tiny_spec)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_spec: ModelSpec) -> Predictor:
+    return fresh(replace(tiny_spec, preprocessing=WHOLE))
+
+
+def test_detections_are_things_above_the_threshold_the_best_first(whole: Predictor) -> None:
+    everything = whole.detect(fine(60, 90), threshold=0)
+    scores = [found.score for found in everything.detections]
+    assert scores == sorted(scores, reverse=True)
+    assert {(found.label, found.category_id) for found in everything.detections} == {("nucleus", 7)}
+    assert len(set(scores)) > 1
+    fewer = whole.detect(fine(60, 90), threshold=scores[-1])
+    assert [found.score for found in fewer.detections] == [s for s in scores if s > scores[-1]]
+
+
+def test_candidates_are_the_originals_of_every_query(whole: Predictor) -> None:
+    image = fine(60, 90)
+    (found,) = whole.candidates_each([image], masks=True)
+    pixels = np.asarray(Image.fromarray(image).resize((72, 48), Image.Resampling.BILINEAR))
+    rule = whole.spec.preprocessing
+    values = torch.from_numpy(pixels.copy()) / 255 - torch.tensor(rule.mean)
+    values /= torch.tensor(rule.std)
+    model = whole.runtime.model  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    assert isinstance(model, Detr)
+    with torch.inference_mode():
+        answer = model.detect(values.permute(2, 0, 1)[None].float())
+        every = torch.arange(5)
+        masks = model.masks(answer.encoded, answer.states, torch.zeros_like(every), every)
+    probabilities = answer.logits[0].softmax(-1)[:, [0, 2]]  # class 1 has no category
+    scores, places = probabilities.max(-1)
+    np.testing.assert_allclose(found.scores, scores, rtol=1e-4)
+    assert found.category_ids.tolist() == [(7, 9)[place] for place in places]
+    x, y, w, h = (answer.boxes[0] * torch.tensor([90, 60, 90, 60])).unbind(-1)
+    corners = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], -1)
+    np.testing.assert_allclose(found.boxes, corners, atol=1e-2)
+    grown = F.interpolate(masks[None], (48, 72), mode="bilinear")
+    inside = F.interpolate((grown > 0).float(), (60, 90), mode="nearest")[0].bool().numpy()
+    for mask, expected in zip(found.masks(), inside, strict=True):
+        assert np.mean(mask != expected) < 1e-3  # but for rounding at the rim
+
+
+def test_queries_that_answer_for_one_object_are_one_where_the_model_needs_it(
+    tiny_spec: ModelSpec,
+) -> None:
+    image = fine(60, 90)
+    plain = fresh(replace(tiny_spec, preprocessing=WHOLE))
+    spec = replace(tiny_spec, preprocessing=WHOLE, duplicate_iou=0.01)
+    once = fresh(spec)
+    assert len(plain.detect(image, threshold=0).detections) > 1
+    assert len(once.detect(image, threshold=0).detections) == 1
+    (everything,) = once.candidates_each([image])
+    assert len(everything.scores) == spec.architecture.num_queries
+
+
+def test_a_class_without_a_category_never_comes_out(tiny_spec: ModelSpec) -> None:
+    model = fresh(replace(tiny_spec, preprocessing=WHOLE))
+    runtime = model.runtime
+    assert isinstance(runtime, TorchRuntime)
+    with torch.no_grad():
+        runtime.model.class_head.bias[1] = 3  # pyright: ignore[reportOptionalSubscript]
+    image = fine(60, 90)
+    (found,) = model.candidates_each([image])
+    assert set(found.category_ids.tolist()) <= {7, 9}
+    tasks: tuple[Task, ...] = ("panoptic", "instances")
+    for task in tasks:
+        result = model.segment(image, threshold=0, task=task)
+        assert {segment.category_id for segment in result.segments} <= {7, 9}
+    assert set(np.unique(model.segment(image, task="semantic").category_ids())) <= {7, 9}
+
+
+def test_masks_are_made_when_asked_for(whole: Predictor) -> None:
+    with_masks = whole.detect(fine(60, 90), threshold=0, masks=True)
+    without = whole.detect(fine(60, 90), threshold=0)
+    for found, bare in zip(with_masks.detections, without.detections, strict=True):
+        assert found.mask is not None
+        assert found.mask.shape == (60, 90)
+        assert found.mask.dtype == np.bool_
+        assert bare.mask is None
+        assert found.box == bare.box
+
+
+def test_tiles_are_put_where_they_belong(tiled: Predictor) -> None:
+    image = fine(64, 112)
+    (left,) = tiled.candidates_each([image[:, :64]], masks=True)
+    (both,) = tiled.candidates_each([image], masks=True)
+    assert both.image_size == (64, 112)
+    for box, mask in zip(both.boxes, both.masks(), strict=True):
+        places = np.abs(left.boxes - box).max(axis=1)
+        if places.min() < 1e-3:  # found by the left tile, whose mask ends with it
+            assert not mask[:, 64:].any()
+    right = both.boxes[both.boxes[:, 0] > 56]
+    assert len(right)
+
+
+def test_instances_are_things_where_their_masks_are(whole: Predictor) -> None:
+    image = fine(60, 90)
+    result = whole.segment(image, threshold=0, task="instances")
+    found = whole.detect(image, threshold=0, masks=True)
+    assert result.segments
+    assert all(segment.is_thing for segment in result.segments)
+    masks = [one.mask for one in found.detections if one.mask is not None]
+    assert not (result.segment_ids > 0)[~np.any(masks, axis=0)].any()
+
+
+def test_a_semantic_result_has_one_segment_a_class_and_no_gap(tiled: Predictor) -> None:
+    result = tiled.segment(fine(100, 130), task="semantic")
+    ids = [segment.category_id for segment in result.segments]
+    assert len(set(ids)) == len(ids)
+    assert (result.segment_ids > 0).all()
+    assert set(np.unique(result.category_ids())) == set(ids)
+    nothing = tiled.segment(fine(60, 90), threshold=1)
+    assert (nothing.category_ids() == -1).all()
+
+
+def test_a_model_without_masks_detects_and_says_what_it_cannot(tiny_spec: ModelSpec) -> None:
+    spec = replace(tiny_spec, architecture=replace(tiny_spec.architecture, masks=False))
+    model = fresh(spec)
+    assert model.detect(fine(40, 50), threshold=0).detections
+    with pytest.raises(CheckpointError, match="has no mask head"):
+        model.detect(fine(40, 50), masks=True)
+    with pytest.raises(CheckpointError, match="model tiny has no mask head"):
+        model.segment(fine(40, 50))
+
+
+def test_what_cannot_be_meant_is_one_line(whole: Predictor) -> None:
+    for threshold in (-0.1, 1.5, float("nan")):
+        for predict_in in (whole.detect, whole.segment):
+            with pytest.raises(UsageError, match=r"threshold is .*; expected a score from 0 to 1"):
+                predict_in(fine(40, 50), threshold=threshold)
+    with pytest.raises(UsageError, match="has no threshold"):
+        whole.segment(fine(40, 50), threshold=0.5, task="semantic")
+    with pytest.raises(UsageError, match="expected one of panoptic, instances, semantic"):
+        whole.segment(fine(40, 50), task="instance")  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_detections_are_saved_beside_segments(
+    whole: Predictor, tmp_path: Path, masks: bool
+) -> None:
+    image = tmp_path / "cells.png"
+    Image.fromarray(fine(60, 90)).save(image)
+    whole.segment(image, threshold=0).save(tmp_path / "out")
+    result = whole.detect(image, threshold=0, masks=masks)
+    result.save(tmp_path / "out")
+    files = result.save(tmp_path / "out")  # over the first
+    assert files.overlay.name == "cells_detections.png"
+    assert len(list((tmp_path / "out").iterdir())) == 5
+    with Image.open(files.overlay) as overlay:
+        assert overlay.size == (90 * 4, 60 * 4)
+    stored = json.loads(files.json.read_text("utf-8"))
+    assert stored == result.to_dict()
+    assert stored["source"] == str(image)
+    for one, found in zip(stored["detections"], result.detections, strict=True):
+        x, y, w, h = one["bbox"]
+        np.testing.assert_allclose((x, y, x + w, y + h), found.box, atol=2e-3)
+        if not masks:
+            assert one["segmentation"] is None
+            continue
+        assert one["segmentation"]["size"] == [60, 90]
+        assert sum(one["segmentation"]["counts"]) == 60 * 90
+
+
+def test_masks_and_boxes_show_in_the_picture(whole: Predictor) -> None:
+    black = np.zeros((60, 90, 3), np.uint8)
+    result = whole.detect(fine(60, 90), threshold=0, masks=True)
+    bare = tuple(replace(found, coarse_mask=None) for found in result.detections)
+    lit = [
+        np.count_nonzero(replace(result, image=black, detections=detections).draw())
+        for detections in ((), bare, result.detections)
+    ]
+    assert lit[0] == 0 < lit[1] < lit[2]
+
+
+def test_every_kind_of_image_is_detected_in(whole: Predictor, tmp_path: Path) -> None:
+    pixels, path = fine(60, 90), tmp_path / "image.png"
+    Image.fromarray(pixels).save(path)
+    tensor = torch.from_numpy(pixels.transpose(2, 0, 1) / 255)  # 3, H, W
+    with path.open("rb") as file:
+        sources = [path, str(path), path.read_bytes(), file, pixels, Image.open(path), tensor]
+        results = [*whole.detect(sources), whole.detect(tensor), whole.detect(path.read_bytes())]
+    assert [result.source for result in results] == [path, path] + [None] * 7
+    for result in results:
+        assert np.array_equal(result.image, pixels)
+        assert len(result.detections) == len(results[0].detections) > 0

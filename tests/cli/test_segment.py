@@ -17,12 +17,20 @@ from PIL import Image
 from .conftest import Program
 
 
+def keeping(panodetr: Program, command: str, model: Path) -> Program:
+    """A command, with a model of random weights that keeps whatever it finds."""
+    options = "--model", model, "--threshold", "0"
+    return lambda *arguments: panodetr(command, *options, *arguments)
+
+
 @pytest.fixture
 def segment(panodetr: Program, tiny_model: Path) -> Program:
-    """The command, with a model of random weights that keeps whatever it finds."""
-    return lambda *arguments: panodetr(
-        "segment", "--model", tiny_model, "--threshold", "0", *arguments
-    )
+    return keeping(panodetr, "segment", tiny_model)
+
+
+@pytest.fixture
+def detect(panodetr: Program, tiny_model: Path) -> Program:
+    return keeping(panodetr, "detect", tiny_model)
 
 
 def objects(done: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
@@ -110,7 +118,9 @@ def test_a_image_whose_name_is_not_text_is_done_and_the_others_too(
     assert written["source"] == str(images / os.fsdecode(b"\xff.png"))
 
 
-def test_a_image_with_many_segments_has_a_short_table(segment: Program, tmp_path: Path) -> None:
+def test_a_image_with_many_segments_has_a_short_table_and_one_with_none_has_none(
+    segment: Program, panodetr: Program, tiny_model: Path, tmp_path: Path
+) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (300, 300, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.png")
     done = segment("large.png", "--out", "out")
@@ -121,17 +131,12 @@ def test_a_image_with_many_segments_has_a_short_table(segment: Program, tmp_path
     (file,) = (tmp_path / "out").glob("*.json")
     listed = json.loads(file.read_text("utf-8"))["segments_info"]
     assert len(listed) == len(rows) + int(more[1])
-
-
-def test_a_threshold_that_nothing_reaches_leaves_nothing(
-    panodetr: Program, tiny_model: Path, images: Path, tmp_path: Path
-) -> None:
     done = panodetr(
-        "segment", images / "a.png", "--model", tiny_model, "--threshold", "1", "--out", "out"
+        "segment", "large.png", "--model", tiny_model, "--threshold", "1", "--out", "empty"
     )
     assert done.returncode == 0, done.stderr
-    assert "a.png: nothing found" in done.stdout
-    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert "large.png: nothing found" in done.stdout
+    assert len(list((tmp_path / "empty").iterdir())) == 3
 
 
 @pytest.mark.parametrize(
@@ -167,6 +172,46 @@ def test_an_output_folder_that_is_a_file_is_one_line(
     message = f"--out {tmp_path / 'out'} is a file; expected a folder"
     assert done.stderr == f"panodetr: error: {message}\n"
     assert (tmp_path / "out").read_text() == "precious"
+
+
+def test_detecting_gives_a_table_and_two_files_a_image(
+    detect: Program, images: Path, tmp_path: Path
+) -> None:
+    done = detect(images, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    for name in ("a.png", "b.jpg", "c.png"):
+        assert re.search(rf"^.*{name}: (\d+ |nothing)", done.stdout, re.MULTILINE)
+    for heading in ("label", "score", "box x0 y0 x1 y1"):
+        assert heading in done.stdout
+    files = [Path(path) for path in re.findall(r"^(?:overlay|json) +(.+)$", done.stdout, re.M)]
+    assert len(set(files)) == 6
+    assert all(file.is_file() and file.parent == tmp_path / "out" for file in files)
+
+
+def test_json_of_detections_has_boxes_and_masks_only_where_asked(
+    detect: Program, images: Path
+) -> None:
+    bare = json.loads(detect(images / "a.png", "--json").stdout)
+    full = json.loads(detect(images / "a.png", "--json", "--masks").stdout)
+    assert bare["files"] == {}
+    assert bare["detections"]
+    assert all(found["segmentation"] is None for found in bare["detections"])
+    assert all(found["segmentation"]["size"] == [40, 56] for found in full["detections"])
+
+
+@pytest.mark.parametrize("task", ["instances", "semantic"])
+def test_segmenting_takes_a_task(
+    panodetr: Program, tiny_model: Path, images: Path, task: str
+) -> None:
+    done = panodetr("segment", images / "a.png", "--model", tiny_model, "--task", task, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["segments_info"]
+    labels = [segment["label"] for segment in found]
+    if task == "semantic":
+        assert len(set(labels)) == len(labels) > 0
+        assert sum(segment["area"] for segment in found) == 40 * 56
+    else:
+        assert set(labels) <= {"nucleus"}
 
 
 def started(

@@ -6,6 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from panodetr.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalize, pad
 from panodetr.images.resize import LARGE, resize, resized_size
 
 sides = st.integers(1, 5000)
@@ -45,14 +46,9 @@ def test_sides_are_treated_alike_and_stay_within_their_limits(
     assert min(result) * scale - max(result) < 1 + 1e-6
 
 
-def test_resize_gives_the_size_and_keeps_a_flat_colour() -> None:
+def test_resize_keeps_a_flat_colour_and_shrinking_averages() -> None:
     image = np.full((30, 40, 3), (10, 200, 90), np.uint8)
-    resized = resize(image, (15, 77))
-    assert resized.shape == (15, 77, 3)
-    assert np.array_equal(resized, np.broadcast_to(image[0, 0], (15, 77, 3)))
-
-
-def test_shrinking_averages() -> None:
+    assert np.array_equal(resize(image, (15, 77)), np.full((15, 77, 3), image[0, 0]))
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
     small = resize(stripes, (8, 8))
@@ -78,3 +74,25 @@ def test_large_images_are_resized_in_strips_to_the_same_bits(size: tuple[int, in
     for target in (resized_size(size, 800, 1333), (700, 1100), (size[0], 800), (size[0] + 9, 640)):
         whole = Image.fromarray(image).resize((target[1], target[0]), Image.Resampling.BILINEAR)
         assert np.array_equal(resize(image, target), np.asarray(whole)), target
+
+
+def test_normalize_is_the_formula() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    got = normalize(image, IMAGENET_MEAN, IMAGENET_STD)
+    expected = (image / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, expected.transpose(2, 0, 1), atol=1e-6)
+
+
+def test_pad_puts_images_in_the_corner() -> None:
+    images = [np.full((3, 4, 6), 2, np.float32), np.full((3, 5, 3), 3, np.float32)]
+    pixels, padding = pad(images)
+    assert pixels.shape == (2, 3, 5, 6)
+    assert padding.shape == (2, 5, 6)
+    for image, canvas, blank in zip(images, pixels, padding, strict=True):
+        h, w = image.shape[1:]
+        assert np.array_equal(canvas[:, :h, :w], image)
+        assert not blank[:h, :w].any()
+        assert blank.sum() == 5 * 6 - h * w
+        assert not canvas[:, blank].any()
+    assert not pad(images[:1])[1].any()  # one image has no padding
