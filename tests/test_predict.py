@@ -22,13 +22,13 @@ from panodetr import predict
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError, ImageError, UsageError
 from panodetr.images.preprocess import Preprocessing
+from panodetr.loading import predictor_of
 from panodetr.model.detr import Detr
 from panodetr.predict import Predictor, Task
 from panodetr.results.result import PanopticResult
 from panodetr.runtimes.base import Prediction
 from panodetr.runtimes.torch import TorchRuntime
 
-CPU = torch.device("cpu")
 WHOLE = Preprocessing(short_side=48, long_side=80)
 
 
@@ -60,11 +60,7 @@ def random_model(spec: ModelSpec) -> Detr:
 @pytest.fixture(scope="module")
 def predictor(tiny_spec: ModelSpec) -> Predictor:
     """Random weights; tiles of 64 that overlap by 16."""
-    return predictor_of(tiny_spec)
-
-
-def predictor_of(spec: ModelSpec) -> Predictor:
-    return Predictor(spec, TorchRuntime(random_model(spec), spec.preprocessing, CPU))
+    return predictor_of(tiny_spec, random_model(tiny_spec))
 
 
 def noise(height: int, width: int, seed: int = 0, grain: int = 8) -> NDArray[np.uint8]:
@@ -154,8 +150,8 @@ def test_results_have_the_images_own_size(predictor: Predictor, size: tuple[int,
 
 
 def test_images_are_resized_and_results_are_not(tiny_spec: ModelSpec) -> None:
-    rule = Preprocessing(short_side=64, long_side=96)
-    predictor = predictor_of(replace(tiny_spec, preprocessing=rule))
+    spec = replace(tiny_spec, preprocessing=Preprocessing(short_side=64, long_side=96))
+    predictor = predictor_of(spec, random_model(spec))
     seen = watch(predictor)
     result = predictor.segment(noise(30, 40))
     assert seen == [(1, 3, 64, 85)]
@@ -163,7 +159,7 @@ def test_images_are_resized_and_results_are_not(tiny_spec: ModelSpec) -> None:
 
 
 def test_large_images_are_seen_in_tiles(tiny_spec: ModelSpec) -> None:
-    predictor = predictor_of(tiny_spec)
+    predictor = predictor_of(tiny_spec, random_model(tiny_spec))
     seen = watch(predictor)
     predictor.segment(noise(100, 64))
     assert seen == [(2, 3, 64, 64)]
@@ -206,7 +202,7 @@ def test_a_image_of_one_tile_is_as_if_there_were_no_tiles(
 
 def test_the_threshold_is_the_models_own_unless_given(tiny_spec: ModelSpec) -> None:
     spec = replace(tiny_spec, threshold=0.95)
-    predictor = predictor_of(spec)
+    predictor = predictor_of(spec, random_model(spec))
     images = [noise(64, 64, seed) for seed in range(4)]
     every, given, own = (
         [[s.score for s in r.segments] for r in predictor.segment(images, threshold=threshold)]
@@ -254,7 +250,7 @@ def fresh(spec: ModelSpec) -> Predictor:
     model = Detr(spec.architecture)
     with torch.no_grad():
         model.class_head.weight *= 4
-    return Predictor(spec, TorchRuntime(model, spec.preprocessing, CPU))
+    return predictor_of(spec, model)
 
 
 @pytest.fixture(scope="module")

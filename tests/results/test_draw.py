@@ -27,21 +27,13 @@ def grid(count: int, side: int = 800) -> NDArray[np.int32]:
     return np.where(inside, numbers, count * count + 1).astype(np.int32)
 
 
-def colors(result: PanopticResult) -> list[draw.Color]:
-    return colors_of(result.segments, result.categories)
-
-
 def labels(result: PanopticResult, *, scores: bool = True) -> list[draw.Label]:
-    found = result.segments, colors(result)
+    found = result.segments, colors_of(result.segments, result.categories)
     return place_labels(result.segment_ids, *found, scores=scores).placed
 
 
 def texts(placed: list[draw.Label]) -> set[str]:
     return {" ".join(label.parts) for label in placed}
-
-
-def changed(result: PanopticResult) -> NDArray[np.bool_]:
-    return (result.draw() != result.image).any(axis=2)
 
 
 def apart(placed: list[draw.Label]) -> bool:
@@ -59,21 +51,18 @@ def test_every_segment_is_tinted_and_the_image_is_unchanged(make_result: MakeRes
     for shown in (ids, np.zeros_like(ids), np.ones_like(ids)):
         result = make_result(shown)
         before = result.image.copy()
-        assert np.array_equal(changed(result), shown > 0)
+        assert np.array_equal((result.draw() != result.image).any(axis=2), shown > 0)
         assert np.array_equal(result.image, before)
 
 
-def test_labels_have_ids_classes_and_scores_and_ground_truth_only_classes(
+def test_labels_have_ids_classes_and_scores_or_the_id_or_nothing_as_there_is_room(
     make_result: MakeResult,
 ) -> None:
     result = make_result(grid(2))
     cells = {f"{number} cell 90%" for number in range(1, 5)}
     assert texts(labels(result)) == {*cells, "5 ground 90%"}
-    assert texts(labels(result, scores=False)) == {"cell", "ground"}
+    assert texts(labels(result, scores=False)) == {"cell", "ground"}  # as for ground truth
     assert (result.draw() != result.draw(scores=False)).any()
-
-
-def test_a_label_without_room_is_the_id_or_nothing(make_result: MakeResult) -> None:
     result = make_result(grid(10))
     placed = labels(result)
     assert texts(placed) == {*(str(number) for number in range(1, 101)), "101 ground 90%"}
@@ -82,10 +71,7 @@ def test_a_label_without_room_is_the_id_or_nothing(make_result: MakeResult) -> N
         x0, y0, x1, y1 = label.plate
         assert (result.segment_ids[y0:y1, x0:x1] == int(label.parts[0])).all()
     assert labels(make_result(grid(40))) == []  # neither squares nor gaps of 10 pixels
-
-
-def test_labels_grow_with_the_image(make_result: MakeResult) -> None:
-    images = (np.ones((side, side), np.int32) for side in (1000, 2000))
+    images = (np.ones((side, side), np.int32) for side in (1000, 2000))  # text grows with them
     plates = (labels(make_result(image))[0].plate for image in images)
     small, large = (bottom - top for _, top, _, bottom in plates)
     assert large == pytest.approx(2 * small, rel=0.15)
@@ -100,17 +86,17 @@ def test_black_or_white_text_has_a_contrast_of_4_5_on_every_colour() -> None:
         assert (high + 0.05) / (low + 0.05) > 4.4  # the choice uses a simpler formula
 
 
-@pytest.mark.parametrize(("side", "scale"), [(100, 4), (256, 3), (384, 2), (600, 1), (2000, 1)])
-def test_small_images_are_enlarged(make_result: MakeResult, side: int, scale: int) -> None:
-    overlay = make_result(np.ones((side, side // 2), np.int32)).draw()
-    assert overlay.shape == (side * scale, side // 2 * scale, 3)
+def test_small_images_are_enlarged(make_result: MakeResult) -> None:
+    for side, scale in [(100, 4), (256, 3), (384, 2), (600, 1), (2000, 1)]:
+        overlay = make_result(np.ones((side, side // 2), np.int32)).draw()
+        assert overlay.shape == (side * scale, side // 2 * scale, 3)
 
 
 def test_outlines_are_opaque_and_hundreds_of_segments_keep_their_own_colours(
     make_result: MakeResult,
 ) -> None:
     result = make_result(grid(20))
-    overlay, chosen = result.draw(), colors(result)
+    overlay, chosen = result.draw(), colors_of(result.segments, result.categories)
     assert len(set(chosen)) > 300
     assert chosen[-1] == (40, 40, 200)  # stuff has its category's colour
     assert tuple(overlay[0, 0]) != chosen[0]  # at the image's edge there is no neighbour
@@ -197,9 +183,8 @@ def test_without_a_font_letters_are_drawn_as_missing_and_nothing_fails(
 def test_plain_fonts_come_before_bold_ones_and_fonts_of_signs_are_left_out(
     only_these_fonts: Path,
 ) -> None:
-    names = ["LastResort.ttf", "ABold.ttf", "Some.ttf", "DejaVuSans.ttf", "NotoColorEmoji.ttf"]
-    for name in names:
-        (only_these_fonts / name).touch()
+    for name in ["LastResort", "ABold", "Some", "DejaVuSans", "NotoColorEmoji"]:
+        (only_these_fonts / f"{name}.ttf").touch()
     assert [path.stem for path in draw.font_files()] == ["DejaVuSans", "Some", "ABold"]
 
 

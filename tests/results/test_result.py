@@ -101,15 +101,11 @@ def test_a_result_as_json(make_result: MakeResult, tmp_path: Path) -> None:
 
 
 def test_detections_as_json_are_numbered_as_their_labels_are() -> None:
-    found = [Detection(label="cell", category_id=7, score=s, box=(1, 2, 4, 8)) for s in (0.9, 0.8)]
-    result = DetectionResult(
-        detections=tuple(found), image=np.zeros((9, 8, 3), np.uint8), source=None, categories=()
-    )
-    objects = result.to_dict()["detections"]
-    assert [(one["id"], one["score"], one["bbox"]) for one in objects] == [
-        (1, 0.9, [1, 2, 3, 6]),
-        (2, 0.8, [1, 2, 3, 6]),
-    ]
+    found = (Detection(label="cell", category_id=7, score=s, box=(1, 2, 4, 8)) for s in (0.9, 0.8))
+    image = np.zeros((9, 8, 3), np.uint8)
+    result = DetectionResult(detections=tuple(found), image=image, source=None, categories=())
+    objects = [(o["id"], o["score"], o["bbox"]) for o in result.to_dict()["detections"]]
+    assert objects == [(1, 0.9, [1, 2, 3, 6]), (2, 0.8, [1, 2, 3, 6])]
     assert repr(result) == "DetectionResult(2 objects: 2 cell; 8x9 pixels)"
 
 
