@@ -144,7 +144,7 @@ def test_another_split_or_other_classes_are_one_line(
     file = data / "panoptic_val.json"
     file.write_text(file.read_text().replace('"nucleus"', '"cat"'))
     for more, message in (
-        (("--split", "tset"), "panoptic_tset.json is missing"),
+        (("--split", "tset"), "there is no split 'tset'; it has val"),
         ((), "'nucleus' in the model and 'cat' in"),
     ):
         done = panodetr(*common, *more)

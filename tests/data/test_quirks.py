@@ -311,6 +311,7 @@ def test_turned_images_are_read_in_the_frame_of_their_annotations(quirks: Path, 
     (sample,) = open_data(quirks / name / "data").samples
     assert isinstance(sample, InstanceImage)
     (truth,) = sample.objects
+    assert "segmentation" in truth
     mask = draw_mask(truth["segmentation"], sample.size)
     pixels = read_sample(sample).mean(axis=2)
     assert pixels[mask].mean() > 2 * pixels[~mask].mean()

@@ -22,7 +22,7 @@ import panodetr
 pytestmark = pytest.mark.network
 
 PROJECT = Path(__file__).resolve().parents[2]
-IMAGE = Path(str(files("panodetr.assets").joinpath("samples", "fluorescence.png")))
+IMAGE = Path(str(files("panodetr.assets") / "samples" / "fluorescence.png"))
 
 PYTHON = """
 import json, sys

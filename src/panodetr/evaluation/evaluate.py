@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from panodetr.evaluation.average_precision import ObjectResult
     from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage, Task
+    from panodetr.images.read import ImageSource
     from panodetr.predict import Predictor
     from panodetr.results.result import PanopticResult
     from panodetr.results.types import Candidates, Category
@@ -109,7 +110,7 @@ class _Clock:
 
 def _run_model(
     model: Predictor,
-    images: list[Path],
+    images: Sequence[ImageSource],
     tasks: Sequence[Task],
     threshold: float | None,
     least_score: float | None,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from panodetr.data.dataset import Dataset
+    from panodetr.data.dataset import Dataset, Format
     from panodetr.data.formats.coco import Kind
     from panodetr.results.types import Category
 
@@ -33,6 +33,8 @@ DEFAULT_SPLIT = "val"
 
 KINDS: tuple[Kind, ...] = ("panoptic", "instances")
 """Of COCO's JSONs."""
+
+FORMATS: dict[Kind, Format] = {"panoptic": "coco-panoptic", "instances": "coco-instances"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,7 @@ class GroundTruth:
                 images are missing.
         """
         source = Source(folder)
-        splits = [name for kind in KINDS for name in source.find(f"coco-{kind}")]
+        splits = [name for kind in KINDS for name in source.find(FORMATS[kind])]
         format = None if splits else source.splits(None)[0]
         if format is not None:
             splits = list(source.find(format))
@@ -205,7 +207,7 @@ class GroundTruth:
 
 def _find(source: Source, split: str, kind: Kind) -> Layout | None:
     """Find the JSON of a split of COCO's."""
-    found = source.find(f"coco-{kind}")
+    found = source.find(FORMATS[kind])
     name = same_split(found, split)
     return None if name is None else make_layout(source.tree, found, name, kind)
 

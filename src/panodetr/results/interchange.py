@@ -41,7 +41,7 @@ class CocoInstances:
 
         Masks are compressed run lengths, as pycocotools writes them; `score` is kept beside.
         """
-        from hotcoco import mask as coco_mask
+        import hotcoco
 
         image_id = len(self._images) + 1
         height, width = result.image.shape[:2]
@@ -63,7 +63,7 @@ class CocoInstances:
             }
             mask = region.mask((height, width))
             if mask is not None:
-                encoded = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+                encoded = hotcoco.mask.encode(np.asfortranarray(mask, np.uint8))
                 entry["segmentation"] = {**encoded, "counts": encoded["counts"].decode()}
                 entry["area"] = int(mask.sum())
             self._annotations.append(entry)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
-from scipy import ndimage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,6 +32,8 @@ def polygons(mask: NDArray[np.bool_], *, at: Point = (0, 0)) -> list[Polygon]:
     Rings touch themselves nowhere and each other at single points only, so that the polygons are
     valid as the OGC's simple features, which GeoJSON, QuPath and shapely expect, define it.
     """
+    from scipy import ndimage  # the service's and exported models' installs may lack it
+
     labels: NDArray[np.int32] = ndimage.label(mask)[0]  # pyright: ignore[reportIndexIssue, reportAssignmentType]
     found: list[Polygon] = []
     for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):

@@ -37,15 +37,6 @@ if TYPE_CHECKING:
     from panodetr.serve.api import Form, Work
 
 
-FILES: dict[Form, Callable[[PanopticResult | DetectionResult], bytes]] = {
-    "image/png": lambda result: _png(result.draw()),
-    "image/tiff": label_tiff,
-    "application/geo+json": lambda result: msgspec.json.encode(to_geojson(result)),
-    "text/csv": lambda result: to_csv(measure(result)).encode(),
-}
-"""What writes a result as a file: the overlay, a label map, outlines, a table."""
-
-
 def write_answer(result: PanopticResult | DetectionResult, work: Work) -> bytes:
     """Write a result in the form that the work asks for.
 
@@ -129,6 +120,10 @@ def _run_lengths(mask: NDArray[np.bool_]) -> RunLengths:
     return RunLengths(size=(height, width), counts=run_lengths(mask))
 
 
+def _overlay(result: PanopticResult | DetectionResult) -> bytes:
+    return _png(result.draw())
+
+
 def _png(pixels: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=1)
@@ -137,3 +132,12 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
 
 def _base64(contents: bytes) -> str:
     return b64encode(contents).decode("ascii")
+
+
+FILES: dict[Form, Callable[[PanopticResult | DetectionResult], bytes]] = {
+    "image/png": _overlay,
+    "image/tiff": label_tiff,
+    "application/geo+json": lambda result: msgspec.json.encode(to_geojson(result)),
+    "text/csv": lambda result: to_csv(measure(result)).encode(),
+}
+"""What writes a result as a file: the overlay, a label map, outlines, a table."""
