@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from panodetr.errors import ImageError, PanodetrError
@@ -52,20 +53,18 @@ def run_models(
     from panodetr.loading import load
 
     try:
-        try:
-            models = {
-                name: load(source, device=options.device, runtime=options.runtime)
-                for name, source in sources.items()
-            }
-        except PanodetrError as error:
-            connection.send(str(error))
-            return
+        models = {
+            name: load(source, device=options.device, runtime=options.runtime)
+            for name, source in sources.items()
+        }
+    except PanodetrError as error:
+        connection.send(str(error))
+        return
+    with suppress(EOFError, OSError):  # the front process is gone
         connection.send([describe(name, model) for name, model in models.items()])
         while True:
             work, images = connection.recv()
             connection.send(answer_batch(models[work.model], work, images, options.max_pixels))
-    except (EOFError, OSError):
-        return
 
 
 def describe(name: str, model: Predictor) -> ModelInfo:
