@@ -88,6 +88,7 @@ class Sample:
         size: height, width in pixels.
         segments: in the order of the JSON.
         as_stored: whether the truth is for the image without its EXIF orientation.
+        key: the data set's own id, where that is text; `image_id` is a number in its place.
     """
 
     image_id: int
@@ -97,6 +98,7 @@ class Sample:
     size: tuple[int, int]
     segments: tuple[GroundTruthSegment, ...]
     as_stored: bool = False
+    key: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,7 @@ class InstanceImage:
         objects: in the order of the file. Those of a COCO JSON are kept as text, and decoded each
             time they are asked for.
         as_stored: whether the truth is for the image without its EXIF orientation.
+        key: the data set's own id, where that is text; `image_id` is a number in its place.
     """
 
     image_id: int
@@ -117,6 +120,7 @@ class InstanceImage:
     size: tuple[int, int]
     objects: Sequence[ObjectTruth]
     as_stored: bool = False
+    key: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -208,16 +208,17 @@ def prediction_files(out: Path, tasks: Iterable[Task]) -> Generator[AddPredictio
         def add(
             image: GroundTruthImage, panoptic: PanopticResult | None, prediction: Prediction
         ) -> None:
+            named = {"image_id": image.written_id}
             for result in prediction.boxes or ():
-                writers["boxes"](result)
+                writers["boxes"]({**result, **named})
             for result in prediction.masks or ():
-                writers["instances"](result)
+                writers["instances"]({**result, **named})
             if panoptic is not None:
                 name = f"{image.name}.png"
                 (id_maps / name).parent.mkdir(parents=True, exist_ok=True)
                 (id_maps / name).write_bytes(id_map_png(panoptic.segment_ids))
                 segments = panoptic.to_dict()["segments_info"]
-                entry = {"image_id": image.image_id, "file_name": name, "segments_info": segments}
+                entry = {**named, "file_name": name, "segments_info": segments}
                 writers["panoptic"](entry)
 
         yield add

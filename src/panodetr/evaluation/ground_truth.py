@@ -47,6 +47,7 @@ class GroundTruthImage:
         path: of its file.
         size: height, width in pixels.
         as_stored: whether the truth is for the image without its EXIF orientation.
+        key: the data set's own id, where that is text.
         panoptic: segments and id map; None where the data set has none.
         instances: boxes and masks; None where they follow from `panoptic`, or there are none.
     """
@@ -58,6 +59,12 @@ class GroundTruthImage:
     panoptic: Sample | None
     instances: InstanceImage | None
     as_stored: bool = False
+    key: str | None = None
+
+    @property
+    def written_id(self) -> int | str:
+        """The data set's own id, as results name it."""
+        return self.image_id if self.key is None else self.key
 
     @property
     def source(self) -> Path | StoredImage:
@@ -233,6 +240,7 @@ def _image(sample: Sample | None, instances: InstanceImage | None) -> GroundTrut
         panoptic=sample,
         instances=instances,
         as_stored=one.as_stored,
+        key=one.key,
     )
 
 

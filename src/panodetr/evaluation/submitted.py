@@ -29,7 +29,7 @@ class _Mask(msgspec.Struct):
 
 
 class _Object(msgspec.Struct):
-    image_id: int
+    image_id: int | str
     category_id: int
     score: float
     bbox: Box | None = None
@@ -42,7 +42,7 @@ class _Segment(msgspec.Struct):
 
 
 class _Panoptic(msgspec.Struct):
-    image_id: int
+    image_id: int | str
     file_name: str
     segments_info: list[_Segment]
 
@@ -117,7 +117,7 @@ def _sort_objects(
     path: Path, entries: list[_Object], truth: GroundTruth, tasks: Sequence[Task]
 ) -> dict[int, Prediction]:
     """Check predicted objects, and sort them by image."""
-    images = {image.image_id: image for image in truth.images}
+    images = _by_id(truth)
     categories = {category.id for category in truth.object_categories}
     found: dict[int, tuple[list[ObjectResult], list[ObjectResult]]] = {}
     for number, given in enumerate(entries):
@@ -130,7 +130,7 @@ def _sort_objects(
             )
         boxes, masks = found.setdefault(image.image_id, ([], []))
         result: ObjectResult = {
-            "image_id": given.image_id,
+            "image_id": image.image_id,
             "category_id": given.category_id,
             "score": given.score,
         }
@@ -156,19 +156,33 @@ def _sort_panoptic(
     path: Path, entries: list[_Panoptic], truth: GroundTruth
 ) -> dict[int, _Panoptic]:
     """Check panoptic results, and sort them by image; the id maps are read one by one later."""
-    images = {image.image_id: image for image in truth.images}
+    images = _by_id(truth)
     found: dict[int, _Panoptic] = {}
     for number, given in enumerate(entries):
         place = f"{path}: annotations[{number}]"
-        _find_image(images, given.image_id, place)
-        if given.image_id in found:
+        image_id = _find_image(images, given.image_id, place).image_id
+        if image_id in found:
             raise DataError(f"{place} is a second result for image {given.image_id}")
         named_file(given.file_name, path.with_suffix(""), place)
-        found[given.image_id] = given
+        found[image_id] = given
     return found
 
 
-def _find_image(images: dict[int, GroundTruthImage], image_id: int, place: str) -> GroundTruthImage:
+def _by_id(truth: GroundTruth) -> dict[int | str, GroundTruthImage]:
+    """Give the images by their ids, and by these as text where they are numbers, or the reverse."""
+    images: dict[int | str, GroundTruthImage] = {i.written_id: i for i in truth.images}
+    for image in truth.images:
+        key = image.written_id
+        if isinstance(key, int):
+            images.setdefault(str(key), image)
+        elif key.isdecimal():
+            images.setdefault(int(key), image)
+    return images
+
+
+def _find_image(
+    images: dict[int | str, GroundTruthImage], image_id: int | str, place: str
+) -> GroundTruthImage:
     if image_id not in images:
         raise DataError(f"{place} is for image {image_id}; expected an image of the ground truth")
     return images[image_id]

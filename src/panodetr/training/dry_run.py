@@ -69,14 +69,20 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
     val_images = 0 if prepared.truth is None else len(prepared.truth.images)
     checked = len(data.samples) + val_images <= CHECKED_IMAGES
     errors: list[str] = []
+    left_out: list[str] = []
     for split in dict.fromkeys((data.split, prepared.val)) if checked else ():
         if split is not None:
             found = check_split(request.data, split, data.format, lambda done, images: None)
-            errors += [finding.message for finding in found.findings if finding.is_error]
+            said = [finding.message for finding in found.findings if finding.is_error]
+            faults, most = found.faults, prepared.config.bad_images
+            if split == data.split and not faults.fatal and len(faults.bad) <= most:
+                left_out += [f"left out of training: {message}" for message in said]
+            else:
+                errors += said
     # Masks from the first step on: that is what most steps cost, and the most memory they take.
     config = replace(prepared.config, steps=max(2, prepared.config.steps), mask_start=0)
     accelerator = join_ranks(device, config)
-    notes = list(prepared.notes)
+    notes = [*prepared.notes, *left_out]
     state = make_state(config, accelerator.device, notes.append)
     network = accelerator.prepare_model(state.learner)
     seconds, skipped = 0.0, set[str]()

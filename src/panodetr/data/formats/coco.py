@@ -206,6 +206,7 @@ def read_images(
                 image_id=number,
                 path=None,
                 named=entry.file_name,
+                key=entry.id if isinstance(entry.id, str) else None,
                 size=stated_size(entry.height, entry.width),
             )
     if not images:

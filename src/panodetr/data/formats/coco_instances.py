@@ -257,6 +257,7 @@ class InstanceData:
                     size=image.size or (1, 1),
                     objects=_StoredObjects(texts, reader.reading, image, number),
                     as_stored=image.as_stored,
+                    key=image.key,
                 )
             )
             number += len(texts)

@@ -174,12 +174,14 @@ def check_ids(sample: Sample, faults: Faults) -> NDArray[np.int32]:
             "unlisted pixels",
             f"{sample.id_map} has {(ids == number).sum()} pixels of segment {number}, which "
             f"segments_info of image {sample.image_id} doesn't list; list it, or paint it void",
+            sample.image_id,
         )
     for number in sorted(listed - present):
         faults.add(
             "no pixels",
             f"{sample.id_map} has no pixel of segment {number} of image {sample.image_id}; take it "
             "out of segments_info",
+            sample.image_id,
         )
     return ids
 
@@ -253,6 +255,7 @@ def _read_samples(
                 size=image.size,
                 segments=segments,
                 as_stored=image.as_stored,
+                key=image.key,
             )
     for image_id in images.keys() - found.keys() - faults.bad.keys():
         message = f"{layout.annotations} has no annotation for image {image_id}"

@@ -32,7 +32,8 @@ class Listed:
     """An image that annotations are for.
 
     Attributes:
-        image_id: the data set's own.
+        image_id: the data set's own, or a number where that is text.
+        key: the data set's own, where that is text.
         path: of its file; None where it is not there.
         named: what the annotations call it, for messages.
         size: as the annotations say, and in the end what it is; None where nobody says.
@@ -48,6 +49,7 @@ class Listed:
     header: Size | None = None
     turned: bool = False
     as_stored: bool = False
+    key: str | None = None
 
     @property
     def differs(self) -> bool:
