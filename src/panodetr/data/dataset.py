@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from panodetr.data.formats import Faults, made_up_color, system_errors
+from panodetr.data.formats import Faults, system_errors, things
 from panodetr.data.formats.coco import find_documents, make_layout
 from panodetr.data.formats.coco_instances import InstanceData
 from panodetr.data.formats.coco_panoptic import PanopticData, read_ids
@@ -113,7 +113,7 @@ def _coco(kind: Kind) -> _Reader:
             )
         instances = InstanceData.read(layout, faults=faults)
         return Records(
-            categories=name_categories(instances.categories),
+            categories=things({c.id: c.name for c in instances.categories}),
             samples=instances.images,
             has_masks=instances.has_masks,
             place=layout.annotations,
@@ -447,10 +447,7 @@ def read_objects(sample: AnySample, index_of: dict[int, int], *, with_masks: boo
 
 def name_categories(categories: Sequence[InstanceCategory]) -> tuple[Category, ...]:
     """Make things of the categories of a format that has no stuff and no colours."""
-    return tuple(
-        Category(index=index, id=c.id, name=c.name, is_thing=True, color=made_up_color(index))
-        for index, c in enumerate(categories)
-    )
+    return things({category.id: category.name for category in categories})
 
 
 def _choose(found: list[str], split: str | None) -> str | None:

@@ -14,9 +14,10 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from panodetr.errors import DataError, ImageError
+from panodetr.results.types import Category
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Hashable, Sequence
+    from collections.abc import Generator, Hashable, Mapping, Sequence
     from pathlib import Path
 
 FaultKind: TypeAlias = Literal[
@@ -260,6 +261,14 @@ def number_images(images: Sequence[Path]) -> list[int]:
         if len(set(numbers)) == len(numbers):
             return numbers
     return list(range(1, len(images) + 1))
+
+
+def things(names: Mapping[int, str]) -> tuple[Category, ...]:
+    """Make things of the categories of a format that has no stuff and no colours, by their ids."""
+    return tuple(
+        Category(index=index, id=number, name=name, is_thing=True, color=made_up_color(index))
+        for index, (number, name) in enumerate(sorted(names.items()))
+    )
 
 
 def made_up_color(index: int) -> tuple[int, int, int]:

@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from panodetr.data.formats import Faults, made_up_color, number_images
-from panodetr.data.formats.sizes import Listed, read_headers
+from panodetr.data.formats import Faults, things
+from panodetr.data.formats.sizes import list_images
 from panodetr.data.masks import VOID, present_ids, read_gray_id_map
 from panodetr.data.samples import MaskImage, Records
 from panodetr.data.tree import fold, holds_images, split_of
 from panodetr.errors import DataError
 from panodetr.images.read import SUFFIXES
-from panodetr.results.types import Category
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,10 +96,7 @@ def read_id_maps(
     else:
         pairs = _pairs_between(tree, group, faults)
     paths = [tree.root / path for path in pairs]
-    listed = [
-        Listed(image_id=number, path=path, named=str(path), size=None)
-        for number, path in zip(number_images(paths), paths, strict=True)
-    ]
+    listed = list_images(paths, faults)
     for image, id_map in zip(listed, pairs.values(), strict=True):
         if id_map is None:
             where = masks / f"{image.path.stem if image.path else ''}.png"
@@ -108,7 +104,6 @@ def read_id_maps(
                 "missing file", f"{where} is missing; it is the id map of {image.path}",
                 image.image_id,
             )  # fmt: skip
-    read_headers(listed, faults)
     samples = tuple(
         MaskImage(
             image_id=image.image_id,
@@ -121,8 +116,7 @@ def read_id_maps(
         if image.size is not None and id_map is not None and image.image_id not in faults.bad
     )
     name = classes[0] if classes else class_name
-    thing = Category(index=0, id=1, name=name, is_thing=True, color=made_up_color(0))
-    return Records(categories=(thing,), samples=samples, has_masks=True, place=masks)
+    return Records(categories=things({1: name}), samples=samples, has_masks=True, place=masks)
 
 
 def _image_folders(

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from panodetr.data.formats import Faults, made_up_color, number_images
+from panodetr.data.formats import Faults, things
 from panodetr.data.formats.id_maps import MAP_SUFFIXES
-from panodetr.data.formats.sizes import Listed, read_headers
+from panodetr.data.formats.sizes import list_images
 from panodetr.data.formats.voc_masks import LazyObjects
 from panodetr.data.masks import mask_object, opened
 from panodetr.data.samples import InstanceImage, ObjectTruth, Records
 from panodetr.data.tree import split_of
-from panodetr.results.types import Category
 
 if TYPE_CHECKING:
     from panodetr.data.tree import Tree
@@ -77,11 +76,7 @@ def read_mask_files(
     """List a split's images with their sizes; masks are read when objects are asked for."""
     images = found[split]
     paths = [tree.root / path for path in images]
-    listed = [
-        Listed(image_id=number, path=path, named=str(path), size=None)
-        for number, path in zip(number_images(paths), paths, strict=True)
-    ]
-    read_headers(listed, faults)
+    listed = list_images(paths, faults)
     samples = tuple(
         InstanceImage(
             image_id=image.image_id,
@@ -93,5 +88,6 @@ def read_mask_files(
         for image, path, masks in zip(listed, paths, images.values(), strict=True)
         if image.size is not None
     )
-    thing = Category(index=0, id=1, name=class_name, is_thing=True, color=made_up_color(0))
-    return Records(categories=(thing,), samples=samples, has_masks=True, place=tree.root)
+    return Records(
+        categories=things({1: class_name}), samples=samples, has_masks=True, place=tree.root
+    )

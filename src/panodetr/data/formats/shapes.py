@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from itertools import count, pairwise
 from typing import TYPE_CHECKING
 
-from panodetr.data.formats import Faults, made_up_color, number_images
+from panodetr.data.formats import Faults, number_images, things
 from panodetr.data.formats.sizes import Listed, read_headers, settle
 from panodetr.data.masks import count_pixels, mask_box
 from panodetr.data.samples import InstanceImage, ObjectTruth, Records
-from panodetr.results.types import Category
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -129,10 +128,7 @@ def build(
         if has_masks and "segmentation" not in truth:
             truth["segmentation"] = [rectangle(truth["bbox"])]
     return Records(
-        categories=tuple(
-            Category(index=index, id=number, name=name, is_thing=True, color=made_up_color(index))
-            for index, (number, name) in enumerate(sorted(classes.items()))
-        ),
+        categories=things(classes),
         samples=tuple(images),
         has_masks=has_masks,
         place=place,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from panodetr.data.formats import DRAGGED
+from panodetr.data.formats import DRAGGED, number_images
 from panodetr.errors import ImageError
 from panodetr.images.read import MAX_PIXELS, StoredImage, read_header, read_size
 
@@ -62,6 +62,16 @@ def stated_size(height: float | None, width: float | None) -> Size | None:
     if not height or not width or height < 1 or width < 1 or height * width > MAX_PIXELS:
         return None
     return int(height), int(width)
+
+
+def list_images(paths: Sequence[Path], faults: Faults) -> list[Listed]:
+    """List images of which nothing but the files says anything, with their sizes."""
+    listed = [
+        Listed(image_id=number, path=path, named=str(path), size=None)
+        for number, path in zip(number_images(paths), paths, strict=True)
+    ]
+    read_headers(listed, faults)
+    return listed
 
 
 def read_headers(images: Sequence[Listed], faults: Faults, *, stored: bool = False) -> None:

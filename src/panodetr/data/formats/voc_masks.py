@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 from PIL import Image
 
-from panodetr.data.formats import Faults, made_up_color, number_images, read_text
-from panodetr.data.formats.sizes import Listed, read_headers
+from panodetr.data.formats import Faults, read_text, things
+from panodetr.data.formats.sizes import list_images
 from panodetr.data.formats.voc_xml import read_lists
 from panodetr.data.masks import mask_object, opened
 from panodetr.data.samples import InstanceImage, ObjectTruth, Records
 from panodetr.data.tree import split_of_folder
 from panodetr.errors import DataError
-from panodetr.results.types import Category
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -118,11 +117,7 @@ def read_voc_masks(
         for image in [images[tree.root / path].paths.get(f"JPEGImages/{path.stem}.jpg")]
         if image is not None and image.parent.name not in (OBJECTS, CLASSES)
     }
-    listed = [
-        Listed(image_id=number, path=image, named=str(image), size=None)
-        for number, image in zip(number_images([*there.values()]), there.values(), strict=True)
-    ]
-    read_headers(listed, faults)
+    listed = list_images([*there.values()], faults)
     ids = {code: number for number, code in enumerate(sorted(names), start=1)}
     samples = tuple(
         InstanceImage(
@@ -138,13 +133,7 @@ def read_voc_masks(
         if one.size is not None
     )
     return Records(
-        categories=tuple(
-            Category(
-                index=index, id=ids[code], name=names[code], is_thing=True,
-                color=made_up_color(index),
-            )
-            for index, code in enumerate(sorted(names))
-        ),
+        categories=things({ids[code]: name for code, name in names.items()}),
         samples=samples,
         has_masks=True,
         place=tree.root / paths[0].parent,
