@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from panodetr.cli.options import Format
+from panodetr.cli.options import Format, SourceOptions
 from panodetr.cli.output import ProgressBar, print_line, print_table
 from panodetr.errors import UsageError
 
@@ -31,11 +31,9 @@ def check(
     *,
     split: str | None = None,
     format: Format | None = None,
-    annotations: Path | None = None,
-    images: Path | None = None,
-    exif: Literal["shown", "stored"] | None = None,
     json: Path | None = None,
     fix: Path | None = None,
+    parts: SourceOptions = SourceOptions(),  # noqa: B008 - frozen
 ) -> int:
     """Tell what a data set holds, and list all that is wrong with it.
 
@@ -46,12 +44,9 @@ def check(
         folder: The data set's folder, or its annotation file.
         split: One split. Default: all of them.
         format: What the folder is taken for. Default: the first of these that is there.
-        annotations: The only annotation file that counts. Default: look for them in the folder.
-        images: The folder in which images are looked for. Default: all of the folder.
-        exif: What annotations are for where EXIF turns an image, if sizes don't tell: the image as
-            it is shown, or as it is stored. Default: as the format's tools do.
         json: Write the findings to this file as JSON, too.
         fix: A new folder to write a copy into, in COCO's format, of all that can be used.
+        parts: Where its parts are.
 
     Raises:
         UsageError: the folder for the copy is there already.
@@ -59,13 +54,12 @@ def check(
         PanodetrError: the JSON file or the copy cannot be written.
     """
     from panodetr.data.check import check_split
-    from panodetr.data.dataset import Source
     from panodetr.data.fix import write_clean
     from panodetr.files import write_json
 
     if fix is not None and fix.exists():
         raise UsageError(f"{fix} is there already; choose another --fix")
-    source = Source(folder, annotations=annotations, images=images, exif=exif)
+    source = parts.open(folder)
     if split is None:
         found, splits = source.splits(format)
     else:
@@ -97,9 +91,7 @@ def show(
     count: Annotated[int, Parameter(validator=Number(gte=1, lte=400))] = 16,
     split: str | None = None,
     format: Format | None = None,
-    annotations: Path | None = None,
-    images: Path | None = None,
-    exif: Literal["shown", "stored"] | None = None,
+    parts: SourceOptions = SourceOptions(),  # noqa: B008 - frozen
 ) -> int:
     """Draw images of a data set with their ground truth, on one sheet.
 
@@ -109,10 +101,7 @@ def show(
         count: How many images at most; they lie evenly apart in the data set.
         split: Which split. Default: train, or the only one.
         format: What the folder is taken for. Default: the first that is there.
-        annotations: The only annotation file that counts. Default: look for them in the folder.
-        images: The folder in which images are looked for. Default: all of the folder.
-        exif: What annotations are for where EXIF turns an image, if sizes don't tell: the image as
-            it is shown, or as it is stored. Default: as the format's tools do.
+        parts: Where its parts are.
 
     Raises:
         UsageError: the picture is there already.
@@ -121,15 +110,13 @@ def show(
     """
     import io
 
-    from panodetr.data.dataset import open_data
     from panodetr.data.show import draw_sheet
     from panodetr.files import write_bytes
 
     if out.exists():
         raise UsageError(f"{out} is there already; choose another --out")
-    data = open_data(
-        folder, split, format=format, annotations=annotations, images=images, exif=exif
-    )
+    source = parts.open(folder)
+    data = source.open(*source.choose(split, format))
     for note in data.notes:
         print_line(f"note: {note}")
     contents = io.BytesIO()
@@ -148,6 +135,7 @@ def convert_data(
     split: str | None = None,
     format: Format | None = None,
     class_name: Annotated[str, Parameter(name="--class")] = "object",
+    parts: SourceOptions = SourceOptions(),  # noqa: B008 - frozen
 ) -> int:
     """Write a data set in another format, images and all.
 
@@ -160,6 +148,7 @@ def convert_data(
         split: One split. Default: all of them.
         format: What the folder is taken for. Default: the first of these that is there.
         class_name: The class of id maps, where their folder names none.
+        parts: Where its parts are.
 
     Raises:
         UsageError: the folder has that format already, or `out` exists.
@@ -169,7 +158,7 @@ def convert_data(
 
     with _counting(f"convert {folder.name}") as progress:
         made = convert_files(
-            folder,
+            parts.open(folder),
             out,
             to,
             class_name=class_name,

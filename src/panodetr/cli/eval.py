@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from panodetr.cli.options import Fraction, ModelOptions
+from panodetr.cli.options import Fraction, ModelOptions, SourceOptions
 from panodetr.cli.output import QUIET, ProgressBar, print_error, print_json, print_line, print_table
 from panodetr.errors import UsageError
 
@@ -31,6 +31,7 @@ def evaluate(
     allow_missing: bool = False,
     out: Path = OUT,
     json: bool = False,
+    parts: SourceOptions = SourceOptions(),  # noqa: B008 - frozen
     model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
 ) -> int:
     """Measure box AP, mask AP and panoptic quality as COCO does.
@@ -51,6 +52,7 @@ def evaluate(
             empty; says how many.
         out: The folder for metrics.json, the predictions and the plots.
         json: Print metrics.json's contents instead of tables.
+        parts: Where the data set's parts are.
         model: Which model, and how it runs.
 
     Raises:
@@ -71,7 +73,7 @@ def evaluate(
     if data is not None:
         predictor = model.load()
         name = predictor.spec.name
-        truth = GroundTruth.open(data, split, allow_missing=allow_missing)
+        truth = GroundTruth.open(parts.open(data), split, allow_missing=allow_missing)
         measured = _tasks(task, truth, predictor)
         with ProgressBar(len(truth.images)) as progress:
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -11,6 +12,7 @@ from cyclopts.validators import Number
 from panodetr.errors import UsageError
 
 if TYPE_CHECKING:
+    from panodetr.data.dataset import Source
     from panodetr.predict import Predictor
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -26,6 +28,33 @@ Fraction = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
 
 OVERLAP = 0.25
 """Part of a tile that its neighbours share, unless the user says otherwise."""
+
+
+@Parameter(name="*", group="Data")
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """Where a data set's parts are, if they cannot be found.
+
+    Attributes:
+        annotations: The only annotation file that counts. Default: look for them in the folder.
+        images: The folder in which images are looked for. Default: all of the data set's folder.
+        exif: What annotations are for where EXIF turns an image, if sizes don't tell: the image as
+            it is shown, or as it is stored. Default: as the format's tools do.
+    """
+
+    annotations: Path | None = None
+    images: Path | None = None
+    exif: Literal["shown", "stored"] | None = None
+
+    def open(self, folder: Path) -> Source:
+        """Look what a folder holds.
+
+        Raises:
+            DataError: there is no such folder or file.
+        """
+        from panodetr.data.dataset import Source
+
+        return Source(folder, annotations=self.annotations, images=self.images, exif=self.exif)
 
 
 @Parameter(name="*", group="Model")

@@ -9,12 +9,13 @@ import re
 import shutil
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 import yaml
 
-from panodetr.data.dataset import FORMATS, find_data, list_splits, open_data
+from panodetr.data.dataset import Source
 from panodetr.data.formats import number_images
 from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.formats.id_maps import read_objects_map
@@ -28,7 +29,6 @@ from panodetr.results.id_map import id_map_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -62,7 +62,7 @@ class Conversion:
 
 
 def convert_data(
-    folder: Path,
+    folder: Path | Source,
     out: Path,
     target: Target,
     *,
@@ -74,7 +74,7 @@ def convert_data(
     """Write a data set in another format, images and all.
 
     Args:
-        folder: the data set's.
+        folder: the data set's, or what was found in it.
         out: the folder to write; after an error it is not there.
         target: the format to write.
         class_name: of the objects of id maps whose folder names no class.
@@ -88,9 +88,14 @@ def convert_data(
         DataError: the data set is broken, or lacks masks that the format needs.
         PanodetrError: the system refused to write.
     """
-    format, splits = find_splits(folder, split, format)
+    source = Source(folder) if isinstance(folder, Path) else folder
+    if split is None:
+        format, splits = source.splits(format)
+    else:
+        format, name = source.choose(split, format)
+        splits = [name]
     if format == target:
-        raise UsageError(f"{folder} is {format} data already; choose another --to")
+        raise UsageError(f"{source.folder} is {format} data already; choose another --to")
     if out.exists():
         raise UsageError(f"{out} is there already; choose another --out")
     made = Conversion(format=format, splits=splits)
@@ -102,7 +107,7 @@ def convert_data(
         else:
             writer = CocoWriter(written, made.lost, with_segments=target == "coco-panoptic")
         for name in splits:
-            data = open_data(folder, name, format=format, class_name=class_name, may_be_empty=True)
+            data = source.open(format, name, class_name=class_name, may_be_empty=True)
             made.unreadable += data.unreadable
             writer.begin(data)
             for done, sample in enumerate(data.samples, start=1):
@@ -112,22 +117,6 @@ def convert_data(
             writer.end()
     made.lost = +made.lost  # without what was counted zero times
     return made
-
-
-def find_splits(folder: Path, split: str | None, format: Format | None) -> tuple[Format, list[str]]:
-    """Find a data set's format, and its splits or the one that is asked for.
-
-    Raises:
-        DataError: there is no such data set or split.
-    """
-    if split is None and folder.is_dir():
-        tried: tuple[Format, ...] = (format,) if format else FORMATS
-        for name in tried:
-            splits = list_splits(folder, name)
-            if splits:
-                return name, splits
-    format, split = find_data(folder, split, format)
-    return format, [split]
 
 
 def _things(data: Dataset) -> tuple[Category, ...]:

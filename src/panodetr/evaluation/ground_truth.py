@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from panodetr.data.dataset import Source
@@ -18,7 +19,6 @@ from panodetr.images.read import StoredImage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from panodetr.data.dataset import Dataset, Format
     from panodetr.data.formats.coco import Kind
@@ -95,13 +95,15 @@ class GroundTruth:
     left_out: int = 0
 
     @classmethod
-    def open(cls, folder: Path, split: str | None, *, allow_missing: bool = False) -> GroundTruth:
+    def open(
+        cls, folder: Path | Source, split: str | None, *, allow_missing: bool = False
+    ) -> GroundTruth:
         """Read a split in any format that training reads, and check that the images are there.
 
         Of COCO's JSONs, panoptic and instances, both are read where there are both.
 
         Args:
-            folder: the data set's.
+            folder: the data set's, or what was found in it.
             split: its name; None takes "val", or else the data set that has no splits.
             allow_missing: leave out COCO's images that are missing, and count them.
 
@@ -109,7 +111,7 @@ class GroundTruth:
             DataError: there is no such split, a JSON contradicts itself or the other one, or
                 images are missing.
         """
-        source = Source(folder)
+        source = Source(folder) if isinstance(folder, Path) else folder
         splits = [name for kind in KINDS for name in source.find(FORMATS[kind])]
         format = None if splits else source.splits(None)[0]
         if format is not None:
@@ -123,7 +125,7 @@ class GroundTruth:
         if panoptic is None and instances is None:
             source.choose(split, "coco-panoptic" if source.find("coco-panoptic") else None)
         truth = _join(
-            folder,
+            source.folder,
             None if panoptic is None else PanopticData.read(panoptic, split),
             None if instances is None else InstanceData.read(instances),
         )

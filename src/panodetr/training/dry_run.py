@@ -76,7 +76,7 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
             said = [finding.message for finding in found.findings if finding.is_error]
             faults, most = found.faults, prepared.config.bad_images
             if split == data.split and not faults.fatal and len(faults.bad) <= most:
-                left_out += [f"left out of training: {message}" for message in said]
+                left_out += said
             else:
                 errors += said
     # Masks from the first step on: that is what most steps cost, and the most memory they take.
@@ -108,7 +108,7 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
         peak_bytes=_peak_bytes(accelerator.device),
         checked=checked,
         errors=tuple(errors),
-        notes=(*notes, *sorted(skipped)),
+        notes=tuple(dict.fromkeys((*notes, *sorted(skipped)))),
         warnings=tuple(warn_of_few_steps(prepared.config)),
     )
 
