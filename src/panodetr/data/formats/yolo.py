@@ -47,10 +47,13 @@ CLASS_LISTS = ("classes.txt", "obj.names", "_darknet.labels", "notes.json")
 OUTSIDE = 0.01
 """By how much of an image's size a coordinate may lie outside, before it is taken for a mistake."""
 
+MOST_UNNAMED = range(10_000)
+"""The classes that there may be where nothing names them."""
+
 LOOKED_AT = 50
 """Label files that are looked into, where no YAML says that they are labels."""
 
-_LINE = re.compile(r"\ufeff?\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*")
+_LINE = re.compile(r"\d{1,4}(\.0*)?(\s+[-+.\deE]+){4,}\s*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +104,24 @@ def read_yolo(tree: Tree, found: dict[str, YoloSplit], split: str, faults: Fault
     reader.report(split)
     names = this.names
     if names is None:
-        names = {number: str(number) for number in range(max(reader.used, default=0) + 1)}
+        largest = max((_largest_class(tree, other) for other in found.values()), default=0)
+        names = {number: str(number) for number in range(max([*reader.used, largest]) + 1)}
     names = require_classes(names, reader.used, str(this.place), faults)
     return build(marked, names, {number: number for number in names}, faults, this.place)
+
+
+def _largest_class(tree: Tree, split: YoloSplit) -> int:
+    """Find the largest class of a split, so that all splits have the same classes."""
+    largest = 0
+    for image in split.images:
+        label = label_file(image, tree)
+        try:
+            lines = read_text(label).splitlines() if label is not None else []
+        except DataError:  # said where that split is read
+            continue
+        firsts = (line.split()[0] for line in lines if _LINE.fullmatch(line))
+        largest = max([largest, *(int(float(first)) for first in firsts)])
+    return largest
 
 
 class _LabelReader:
@@ -130,7 +148,7 @@ class _LabelReader:
         return Marked(path=path, place=str(label or path), shapes=shapes, fractions=True)
 
     def _read(self, label: Path, image: Path) -> Iterator[Shape]:
-        known = self._split.names
+        known = self._split.names or MOST_UNNAMED
         seen: set[str] = set()
         for number, text in enumerate(read_text(label).splitlines(), start=1):
             line, place = " ".join(text.split()), f"{label}:{number}"
@@ -147,7 +165,7 @@ class _LabelReader:
             except DataError as error:
                 self._faults.add("broken entry", str(error), image)
                 continue
-            if known is not None and shape.label not in known:
+            if shape.label not in known:
                 self._unknown.append((cast("int", shape.label), place, image))
                 continue
             yield shape
@@ -259,7 +277,8 @@ def _find_yaml(tree: Tree) -> Path | None:
             found.append(path)
     found.sort(key=lambda path: (len(path.parts), path.name not in NAMES))
     ranks = [(len(path.parts), path.name not in NAMES) for path in found[:2]]
-    if len(found) > 1 and ranks[0] == ranks[1]:
+    same = len({tree.read_bytes(path) for path in found[:2]}) == 1
+    if len(found) > 1 and ranks[0] == ranks[1] and not same:
         raise DataError(
             f"{tree.root / found[0]} and {found[1]} both name classes and images; say which is "
             "meant with --annotations FILE"
