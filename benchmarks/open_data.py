@@ -58,6 +58,7 @@ def main() -> None:
         images = path.parent / "images"
         images.mkdir()
         Image.new("L", (640, 480)).save(path.parent / "one.png")
+        one = path.parent / "one.png"
         for number in range(options.images):
             if number % 50_000 == 0:  # a file may have so many names
                 one = path.parent / f"one{number}"
