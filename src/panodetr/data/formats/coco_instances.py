@@ -87,19 +87,8 @@ class _Reading:
 
     def truth(self, entry: _Object, image_id: int, size: Size, number: int) -> ObjectTruth | None:
         """Give an object as COCO writes it, repaired; None where nothing of it is in the image."""
-        rings = entry.rings()
-        mask: list[list[float]] | RunLengths | None = rings or None
-        if isinstance(entry.segmentation, _Mask):
-            mask = _run_lengths(entry.segmentation)
-        measured = _measure(mask, size)
-        if measured is None and entry.bbox and entry.bbox[2] * entry.bbox[3]:
-            mask = None  # it has no pixel
-        given = entry.bbox or measured
-        if given is None:
-            return None
-        if measured and not entry.iscrowd and _disagree(given, measured):
-            given = measured
-        bbox = cut_box(given, size)
+        mask, given, _ = _repair(entry, size)
+        bbox = None if given is None else cut_box(given, size)
         category_id = self.categories.find(entry.category_id)
         if bbox is None or category_id is None:
             return None
@@ -119,6 +108,23 @@ class _Reading:
         if mask is not None:
             truth["segmentation"] = mask
         return truth
+
+
+def _repair(
+    entry: _Object, size: Size
+) -> tuple[list[list[float]] | RunLengths | None, Sequence[float] | None, str]:
+    """Give an object's mask and box, and what had to be repaired: "mask", "box" or nothing."""
+    mask: list[list[float]] | RunLengths | None = entry.rings() or None
+    if isinstance(entry.segmentation, _Mask):
+        mask = RunLengths(size=list(entry.segmentation.size), counts=entry.segmentation.counts)
+    measured = _measure(mask, size)
+    if entry.bbox is None:
+        return mask, measured, ""
+    if mask is not None and measured is None and entry.bbox[2] * entry.bbox[3]:
+        return None, entry.bbox, "mask"
+    if measured and not entry.iscrowd and _disagree(entry.bbox, measured):
+        return mask, measured, "box"
+    return mask, entry.bbox, ""
 
 
 def _measure(mask: list[list[float]] | RunLengths | None, size: Size) -> list[float] | None:
@@ -445,25 +451,20 @@ class _ObjectReader:
             if whole < lists:
                 text = "{n} polygons of fewer than three points are left out"
                 faults.note("repaired", text, named, lists - whole)
-        mask = entry.segmentation if isinstance(entry.segmentation, _Mask) else rings
-        measured = _measure(_run_lengths(mask) if isinstance(mask, _Mask) else mask or None, size)
-        if mask and measured is None and entry.bbox is not None and entry.bbox[2] * entry.bbox[3]:
+        mask, box, repaired = _repair(entry, size)
+        if repaired == "mask":
             text = "{n} masks have no pixel; their objects are read as boxes"
             faults.note("no pixels", text, named)
-        box = entry.bbox or measured
-        if measured and entry.bbox and not entry.iscrowd and _disagree(entry.bbox, measured):
-            box = measured
+        elif repaired == "box":
             self._disagreeing += 1
-            self._odd = self._odd or f"{named} has the box {', '.join(map(str, entry.bbox))}"
-        if box is None or faults.fit_box(box, size, named) is None:
-            if box is None:
-                text = "{n} objects have neither a box nor a mask, and are left out"
-                faults.note("empty box", text, named)
-        elif not entry.iscrowd:
-            has_mask = measured is not None or bool(mask and not (box[2] and box[3]))
-            self._masks += has_mask
-            self._boxes += not has_mask
-            if not has_mask:
+            self._odd = self._odd or f"{named} has the box {', '.join(map(str, entry.bbox or ()))}"
+        if box is None:
+            text = "{n} objects have neither a box nor a mask, and are left out"
+            faults.note("empty box", text, named)
+        elif faults.fit_box(box, size, named) is not None and not entry.iscrowd:
+            self._masks += mask is not None
+            self._boxes += mask is None
+            if mask is None:
                 self._bare = self._bare or named
         return True
 
@@ -485,10 +486,6 @@ class _ObjectReader:
 
 class _OfImage(msgspec.Struct):
     image_id: Id
-
-
-def _run_lengths(mask: _Mask) -> RunLengths:
-    return RunLengths(size=list(mask.size), counts=mask.counts)
 
 
 def _check_mask(
