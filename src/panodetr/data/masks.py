@@ -119,6 +119,8 @@ def opened(path: Path, size: tuple[int, int]) -> Generator[Image.Image, None, No
                     f"{path} is {picture.width}x{picture.height} pixels; "
                     f"expected {size[1]}x{size[0]}, the size of its image"
                 )
+            with quiet():  # a broken tag is warned about
+                picture.load()
             yield picture
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; expected the id map of an image") from error
