@@ -95,6 +95,11 @@ def fold(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
+_KEYS = (
+    *("images", "annotations", "categories", "segments_info", "imagePath", "shapes", "points"),
+    *("filename", "regions", "_via_img_metadata", "file_name", "objects"),
+)
+
 Folder: TypeAlias = tuple[str, ...]
 """The parts of a folder's path from the root."""
 
@@ -125,6 +130,7 @@ class Tree:
         self._annotations = annotations
         self._images = images
         self._names: dict[Path, frozenset[str]] = {}
+        self._keys: dict[PurePosixPath, frozenset[str]] = {}
         self.folders: dict[PurePosixPath, list[str]] = {}
         self._walk()
 
@@ -187,6 +193,14 @@ class Tree:
                 return file.read(most).removeprefix(b"\xef\xbb\xbf")
         except OSError:
             return b""
+
+    def keys_in(self, path: PurePosixPath) -> frozenset[str]:
+        """Say which of the keys that tell formats apart a JSON has; it is read once for all."""
+        if path not in self._keys:
+            contents = self.read_bytes(path)
+            found = (key for key in _KEYS if b'"%s"' % key.encode() in contents)
+            self._keys[path] = frozenset(found)
+        return self._keys[path]
 
     def images_in(self, folder: PurePosixPath, *, deep: bool = False) -> list[PurePosixPath]:
         """List the images of a folder, and of those below it where `deep`, sorted."""

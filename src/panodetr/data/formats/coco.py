@@ -338,7 +338,7 @@ def find_documents(tree: Tree, kind: Kind) -> dict[str, list[Path]]:
     """Find the JSONs of one kind by their splits; "" stands for none."""
     found: dict[str, list[Path]] = {}
     for path in tree.files(".json", depth=ANNOTATIONS_DEPTH):
-        if _sniff(tree.root / path) == kind:
+        if _sniff(tree, path) == kind:
             split = split_of_file(path) or _split_of_images(tree.root / path)
             found.setdefault(split, []).append(tree.root / path)
     return {
@@ -379,7 +379,7 @@ def _read(path: Path) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _sniff(path: Path) -> Kind | None:
+def _sniff(tree: Tree, path: PurePosixPath) -> Kind | None:
     """Say what a JSON holds; None where it is none of COCO's.
 
     A broken JSON that is called as COCO calls it counts, so that somebody says what is wrong.
@@ -387,18 +387,15 @@ def _sniff(path: Path) -> Kind | None:
     named: Kind | None = next(
         (kind for kind in _KINDS if re.match(rf"{kind}(_|$)", path.stem)), None
     )
-    try:
-        contents = _read(path)
-    except DataError:
+    keys = tree.keys_in(path)
+    if not {"images", "annotations", "categories"} <= keys:
         return named
-    if not all(key in contents for key in (b'"images"', b'"annotations"', b'"categories"')):
-        return named
-    kind: Kind = "panoptic" if b'"segments_info"' in contents else "instances"
-    if len(contents) > _SNIFFED:
+    kind: Kind = "panoptic" if "segments_info" in keys else "instances"
+    if (tree.root / path).stat().st_size > _SNIFFED:
         return kind
     try:
-        document = msgspec.json.decode(contents, type=Document)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        document = read_document(tree.root / path)
+    except DataError:
         return named
     return kind if document.images or named == kind else None
 

@@ -50,7 +50,7 @@ def find_imagefolder(tree: Tree) -> Found:
     return {
         split_of_file(path): tree.root / path
         for path in tree.files(".jsonl")
-        if b'"objects"' in (contents := tree.read_bytes(path)) and b'"file_name"' in contents
+        if {"objects", "file_name"} <= tree.keys_in(path)
     }
 
 

@@ -61,9 +61,9 @@ def find_labelme(tree: Tree) -> Found:
     """Find the JSONs by their splits; "" stands for none."""
     found: Found = {}
     for path in tree.files(".json"):
-        contents = tree.read_bytes(path)
-        if b'"shapes"' in contents and (b'"imagePath"' in contents or b'"points"' in contents):
+        if "shapes" in tree.keys_in(path) and tree.keys_in(path) & {"imagePath", "points"}:
             try:
+                contents = tree.read_bytes(path)
                 file = decode_json(contents, _File, str(tree.root / path), DataError, strict=False)
             except DataError as error:
                 file = error

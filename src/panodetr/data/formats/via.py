@@ -55,11 +55,11 @@ def find_via(tree: Tree) -> Found:
     """Find the JSONs by their splits; "" stands for none."""
     found: Found = {}
     for path in tree.files(".json", depth=ANNOTATIONS_DEPTH):
-        contents = tree.read_bytes(path)
-        if b'"filename"' not in contents or b'"regions"' not in contents:
+        if not {"filename", "regions"} <= tree.keys_in(path):
             continue
+        contents = tree.read_bytes(path)
         try:
-            if b'"_via_img_metadata"' in contents:
+            if "_via_img_metadata" in tree.keys_in(path):
                 images = decode_json(contents, _Project, str(path), DataError).images
             else:
                 images = decode_json(contents, dict[str, msgspec.Raw], str(path), DataError)
