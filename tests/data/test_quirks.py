@@ -386,3 +386,18 @@ def test_copies_of_an_image_are_one_and_other_files_of_its_name_are_two(tmp_path
     write_image(tmp_path / "two" / "p.png", (20, 30), 1)
     with pytest.raises(DataError, match=r"which may be .*one/p\.png or .*two/p\.png"):
         open_data(tmp_path)
+
+
+def test_crowds_alone_are_nothing_to_learn_from_wherever_it_is_asked(tmp_path: Path) -> None:
+    crowd = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "iscrowd": 1}
+    document = {
+        "images": [{"id": 1, "file_name": "p.png"}],
+        "annotations": [crowd | {"segmentation": [[1, 1, 6, 1, 6, 6]]}],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    (tmp_path / "marks.json").write_text(json.dumps(document))
+    write_image(tmp_path / "p.png", (20, 30))
+    with pytest.raises(DataError, match="no object to learn from in 1 images; 1 crowds") as caught:
+        open_data(tmp_path)
+    found = check_split(tmp_path, "", "coco-instances", lambda done, total: None)
+    assert [f.message for f in found.findings if f.is_error] == [str(caught.value)]
