@@ -129,7 +129,11 @@ NAN = float("nan")
         ("bbox", nothing, 'no entry with "bbox" or'),
         ("bbox", edit(0, to=3), r"json: \[0\]: expected object, got int"),
         ("bbox", edit(1, "image_id", to=9), r"json: \[1\] is for image 9; expected an image of"),
-        ("bbox", edit(1, "image_id", to="a"), r"\[1\].image_id: expected int, got str"),
+        (
+            "bbox",
+            edit(1, "image_id", to="a"),
+            r"\[1\] is for image a; expected an image of the ground truth",
+        ),
         ("bbox", edit(1, "category_id", to=12), "has category 12; expected a category of the"),
         ("bbox", edit(1, "score", drop=True), r"\[1\]: object missing required field score"),
         ("bbox", edit(1, "score", to=NAN), "is not valid JSON"),
