@@ -20,6 +20,10 @@ class ImageError(PanodetrError):
     """A file or object could not be read as an image."""
 
 
+class ImageWarning(UserWarning):
+    """An image was read in a way that its owner may not have meant."""
+
+
 class ImageTypeError(ImageError, TypeError):
     """An object is of a type that cannot stand for an image."""
 

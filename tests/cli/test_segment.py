@@ -297,3 +297,18 @@ def test_formats_of_other_programs_lie_beside_and_share_files(
     assert [a["file_name"] for a in panoptic["annotations"]] == [
         f"{stem}_panoptic.png" for stem in ("a", "b", "c")
     ]
+
+
+def test_each_page_of_a_file_is_an_image_or_the_one_asked_for(
+    segment: Program, tmp_path: Path
+) -> None:
+    frames = [Image.new("RGB", (40, 30), (grey, grey, grey)) for grey in (0, 90, 200)]
+    frames[0].save(tmp_path / "stack.tif", save_all=True, append_images=frames[1:])
+    done = segment("stack.tif", "--json")
+    assert [one["image"] for one in objects(done)] == [f"stack_page{n}.tif" for n in (1, 2, 3)]
+    done = segment("stack.tif", "--json", "--page", "2", "--out", "out")
+    assert [one["image"] for one in objects(done)] == ["stack_page2.tif"]
+    assert (tmp_path / "out" / "stack_page2.json").is_file()
+    done = segment("stack.tif", "--json", "--page", "9")
+    assert done.returncode == 1
+    assert "has no page 9; expected 1 to 3" in done.stderr

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -18,7 +19,9 @@ from PIL import Image
 from panodetr.errors import ImageError
 from panodetr.images.read import (
     MAX_PIXELS,
+    Page,
     find_images,
+    find_pages,
     is_one_image,
     read_image,
     read_size,
@@ -49,12 +52,52 @@ def test_lossless_formats_give_the_pixels(tmp_path: Path, suffix: str) -> None:
     assert np.array_equal(read_image(str(path)), RGB)
 
 
-def test_alpha_is_dropped_not_blended_and_the_first_frame_taken(tmp_path: Path) -> None:
+def test_alpha_is_dropped_not_blended(tmp_path: Path) -> None:
     rgba = Image.fromarray(np.dstack([RGB, np.zeros(RGB.shape[:2], np.uint8)]))
     assert np.array_equal(read_image(saved(tmp_path / "a.png", rgba)), RGB)
-    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
-    path = saved(tmp_path / "a.tif", frames[0], save_all=True, append_images=frames[1:])
-    assert np.array_equal(read_image(path), RGB)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.gif", "a.webp"])
+def test_of_several_pages_the_first_is_read_aloud_and_each_on_request(
+    tmp_path: Path, name: str
+) -> None:
+    frames = [Image.fromarray(np.full_like(RGB, grey)) for grey in (0, 100, 250)]
+    options = {"lossless": True} if name == "a.webp" else {}
+    path = saved(tmp_path / name, frames[0], save_all=True, append_images=frames[1:], **options)
+    notes: list[str] = []
+    assert read_image(path, note=notes.append).max() == 0
+    assert notes == [f"{path} has 3 pages, and the first is read; give a Page for another"]
+    assert find_pages(path) == [1, 2, 3]
+    assert [int(read_image(Page(path, number)).mean()) for number in (1, 2, 3)] == [0, 100, 250]
+    with pytest.raises(ImageError, match="has no page 4; expected 1 to 3"):
+        read_image(Page(path, 4))
+
+
+def test_smaller_versions_of_a_page_are_no_pages(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(RGB)
+        file.write(RGB[::2, ::2], subfiletype=1)
+    assert find_pages(tmp_path / "a.tif") == [1]
+
+
+def test_sixteen_bits_that_hold_twelve_are_said_to_be_dark(tmp_path: Path) -> None:
+    notes: list[str] = []
+    for highest in (4000, 60_000):
+        values = np.full((4, 5), highest, np.uint16)
+        read_image(saved(tmp_path / "a.png", Image.fromarray(values)), note=notes.append)
+    assert notes == [
+        f"{tmp_path / 'a.png'}: values reach 4,000 of 65,535, so the image is dark; "
+        "multiply them by 16"
+    ]
+
+
+@pytest.mark.parametrize(("name", "remedy"), [("a.heic", "converted"), ("a.czi", "as TIFF")])
+def test_well_known_formats_that_are_not_read_have_a_remedy(
+    tmp_path: Path, name: str, remedy: str
+) -> None:
+    (tmp_path / name).write_bytes(b"something else")
+    with pytest.raises(ImageError, match=remedy):
+        read_image(tmp_path / name)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])

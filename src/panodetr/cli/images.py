@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from panodetr.cli.formats import FormatOptions, FormatWriter
 from panodetr.cli.options import Fraction, ModelOptions
@@ -17,6 +18,7 @@ from panodetr.errors import PanodetrError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from panodetr.images.read import Page
     from panodetr.predict import Predictor
     from panodetr.results.result import DetectionResult, PanopticResult
 
@@ -34,10 +36,12 @@ class OutputOptions:
     Attributes:
         out: The folder for files. Default: panodetr-out; with --json alone, no files are written.
         json: Print one JSON object per image, one per line, and nothing else on stdout.
+        page: Take this page of each file, from 1. Default: each page of a TIFF or GIF is an image.
     """
 
     out: Path | None = None
     json: bool = False
+    page: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
 
 
 def segment(
@@ -120,10 +124,10 @@ def _run(
     output: OutputOptions,
     formats: FormatOptions,
     options: ModelOptions,
-    predict: Callable[[Predictor, Path], PanopticResult | DetectionResult],
+    predict: Callable[[Predictor, Path | Page], PanopticResult | DetectionResult],
 ) -> int:
     """Run a model on every image, save and print what it finds, and give the exit code."""
-    images, failed = _find(inputs, as_json=output.json)
+    images, failed = _find(inputs, output.page, as_json=output.json)
     if not images:
         return 1
     out = output.out or (None if output.json and not formats.any else OUT)
@@ -133,7 +137,8 @@ def _run(
     writer = FormatWriter(formats, out, options.model) if out and formats.any else None
     with ProgressBar(len(images)) as progress:
         for image in images:
-            progress.begin(str(image))
+            name = str(image if isinstance(image, Path) else image.name)
+            progress.begin(name)
             try:
                 result = predict(model, image)
                 files: dict[str, Path] = asdict(result.save(out)) if out else {}
@@ -142,13 +147,13 @@ def _run(
             except PanodetrError as error:
                 failed += 1
                 with progress.paused():
-                    _print_failure(str(image), error, as_json=output.json)
+                    _print_failure(name, error, as_json=output.json)
             else:
                 with progress.paused():
                     if output.json:
                         print_json({**result.to_dict(), "files": files})
                     else:
-                        print_line(f"\n{image}: ", end="")
+                        print_line(f"\n{name}: ", end="")
                         _show(result)
                         for key, path in files.items():
                             print_line(f"{key:8} {path}")
@@ -159,9 +164,14 @@ def _run(
     return 1 if failed else 0
 
 
-def _find(inputs: Sequence[str], *, as_json: bool) -> tuple[list[Path], int]:
-    """List the images, each once, and count the inputs that stand for none, which are reported."""
-    from panodetr.images.read import find_images
+def _find(
+    inputs: Sequence[str], page: int | None, *, as_json: bool
+) -> tuple[list[Path | Page], int]:
+    """List the images, each once, and count the inputs that stand for none, which are reported.
+
+    Each page of a file is an image, or only the one that is asked for.
+    """
+    from panodetr.images.read import Page, find_images, find_pages
 
     found: dict[Path, Path] = {}
     failed = 0
@@ -172,7 +182,17 @@ def _find(inputs: Sequence[str], *, as_json: bool) -> tuple[list[Path], int]:
         except PanodetrError as error:
             failed += 1
             _print_failure(given, error, as_json=as_json)
-    return list(found.values()), failed
+    images: list[Path | Page] = []
+    for image in found.values():
+        try:
+            pages = find_pages(image)
+        except PanodetrError:  # said when it is read
+            pages = [1]
+        if pages == [page or 1]:
+            images.append(image)
+        else:
+            images += [Page(image, number) for number in ([page] if page else pages)]
+    return images, failed
 
 
 def _print_failure(source: str, error: PanodetrError, *, as_json: bool) -> None:

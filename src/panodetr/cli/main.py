@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.config import Toml, Yaml
@@ -21,10 +22,10 @@ from panodetr.cli.eval import evaluate
 from panodetr.cli.export import export
 from panodetr.cli.images import detect, segment
 from panodetr.cli.models import convert, models
-from panodetr.cli.output import QUIET, print_error
+from panodetr.cli.output import QUIET, print_error, print_note
 from panodetr.cli.serve import serve
 from panodetr.cli.train import recipes, train
-from panodetr.errors import PanodetrError, UsageError
+from panodetr.errors import ImageWarning, PanodetrError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +49,16 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names need not be text
             stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _show_warning
     sys.exit(main(sys.argv[1:]))
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    """Print a warning about an image as a line, and others as Python does."""
+    if issubclass(category, ImageWarning):
+        print_note(f"panodetr: warning: {message}")
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, *place[:2]))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,25 @@ if TYPE_CHECKING:
 MAX_PIXELS = 200_000_000
 """Largest image that is decoded unless the caller says otherwise: 600 MB as RGB."""
 
+MOST_16_BIT = 65535
+"""White in 16 bits."""
+
 SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm"}
+    {
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".gif",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+    }
 )
 """Suffixes, in lower case, of the files in a folder that are images."""
 
@@ -39,12 +56,25 @@ SUFFIXES = frozenset(
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 _KNOWN = "JPEG, PNG, WebP, TIFF, BMP, GIF or PPM"
 
+_REMEDIES = {
+    **dict.fromkeys(
+        (".heic", ".heif", ".avif"), "images of phones must be converted, such as by ImageMagick"
+    ),
+    **dict.fromkeys(
+        (".czi", ".nd2", ".lif", ".oib", ".lsm", ".vsi"),
+        "files of microscopes must be exported as TIFF, such as by Fiji or the maker's program",
+    ),
+    **dict.fromkeys((".svs", ".ndpi", ".mrxs"), "whole slides must be exported as TIFF tiles"),
+}
+"""What to do with files of formats that are well known and are not read here."""
+
 _LARGE = 1_000_000
 """Pixels from which a second core is worth starting."""
 
 _STRIP = 64
 """Rows that are copied at a time."""
 
+_SUBFILE_TYPE = 254  # TIFF 6.0, section 8
 _SIDES = (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength)
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
@@ -68,6 +98,24 @@ class _Tensor(Protocol):
 
 
 @dataclass(frozen=True)
+class Page:
+    """One page of an image file of several, such as a TIFF or a GIF.
+
+    Attributes:
+        path: of the file.
+        number: of the page, from 1.
+    """
+
+    path: Path
+    number: int
+
+    @property
+    def name(self) -> Path:
+        """The path that names its results: that of the file, with `_page` and the number."""
+        return self.path.with_stem(f"{self.path.stem}_page{self.number}")
+
+
+@dataclass(frozen=True)
 class StoredImage:
     """An image file that is read as it is stored, whatever its EXIF orientation says."""
 
@@ -77,6 +125,7 @@ class StoredImage:
 ImageSource: TypeAlias = (
     str
     | StoredImage
+    | Page
     | os.PathLike[str]
     | bytes
     | bytearray
@@ -88,7 +137,8 @@ ImageSource: TypeAlias = (
 )
 """What may stand for an image:
 
-- a path; or a `StoredImage`, which is not turned as its EXIF orientation says;
+- a path; a `StoredImage`, which is not turned as its EXIF orientation says; or a `Page` of a file
+  that has several;
 - the bytes of an image file, or a file object in binary mode (read from its start where it can
   be rewound);
 - a PIL image;
@@ -97,20 +147,28 @@ ImageSource: TypeAlias = (
   an array has its channels last and a tensor has them first.
 """
 
-_FILE = (str, StoredImage, os.PathLike, bytes, bytearray, memoryview, _BinaryFile)
+_FILE = (str, StoredImage, Page, os.PathLike, bytes, bytearray, memoryview, _BinaryFile)
 
 
-def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def read_image(
+    source: ImageSource,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    note: Callable[[str], None] = lambda _: None,
+) -> NDArray[np.uint8]:
     """Read an image as upright RGB.
 
-    Files and PIL images are turned as their EXIF orientation says. Of a file with several frames
-    the first is taken. Alpha is dropped, not blended, as in the original: the colours under
-    transparent pixels appear. 16-bit values are divided by 257 (65535 becomes 255), without
-    stretching the contrast; floating-point values from 0 to 1 are multiplied by 255 and rounded.
+    Files and PIL images are turned as their EXIF orientation says. Of a file with several pages
+    the first is taken, unless it is given as a `Page`. Alpha is dropped, not blended, as in the
+    original: the colours under transparent pixels appear. 16-bit values are divided by 257 (65535
+    becomes 255), without stretching the contrast; floating-point values from 0 to 1 are multiplied
+    by 255 and rounded.
 
     Args:
         source: the image; `ImageSource` lists what it may be.
         max_pixels: a larger image is refused, by its header, before anything is decoded.
+        note: called with a line where the image may not be read as it is meant: where further pages
+            are left out, and where 16-bit values fill fewer bits, so that it comes out dark.
 
     Returns:
         (H, W, 3) uint8, red, green, blue; a copy that shares nothing with `source`.
@@ -120,17 +178,60 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> NDArray[
         ImageTypeError: `source` is an object of another type; it is a `TypeError`, too.
     """
     if isinstance(source, Image.Image):
-        return _decode(source, "the PIL image", max_pixels)
+        return _decode(source, "the PIL image", max_pixels, note)
     if isinstance(source, np.ndarray):
         return _from_array(source, "the array", max_pixels)
     if isinstance(source, _Tensor):
         values = source.detach().cpu()
         values = values.float() if "bfloat16" in str(values.dtype) else values  # not in NumPy
         return _from_array(values.numpy(), "the tensor", max_pixels, channels_first=True)
-    upright = not isinstance(source, StoredImage)
-    file, name = _file_of(source if upright else source.path)
+    file, name = _file_of(source.path if isinstance(source, StoredImage | Page) else source)
     with _open(file, name) as image:
-        return _decode(image, name, max_pixels, upright=upright)
+        pages = list_pages(image, name)
+        if isinstance(source, Page):
+            if source.number not in pages:
+                raise ImageError(f"{name} has no page {source.number}; expected 1 to {pages[-1]}")
+            image.seek(source.number - 1)
+        elif len(pages) > 1:
+            note(f"{name} has {len(pages)} pages, and the first is read; give a Page for another")
+        return _decode(image, name, max_pixels, note, upright=not isinstance(source, StoredImage))
+
+
+def find_pages(path: Path) -> list[int]:
+    """List the pages of an image file by their numbers, from 1; see `list_pages`.
+
+    Raises:
+        ImageError: the file is missing, or not an image.
+    """
+    file, name = _file_of(path)
+    with _open(file, name) as image:
+        return list_pages(image, name)
+
+
+def list_pages(image: Image.Image, name: str) -> list[int]:
+    """List the pages of an open image by their numbers, from 1, and leave it at the first.
+
+    Smaller versions of a page, which TIFFs of microscopes hold, are none.
+
+    Raises:
+        ImageError: a page's header is broken.
+    """
+    if image.format not in ("TIFF", "GIF", "WEBP"):
+        return [1]
+    try:
+        with quiet():
+            count = getattr(image, "n_frames", 1)
+            if count == 1 or not isinstance(image, TiffImagePlugin.TiffImageFile):
+                return list(range(1, count + 1))
+            pages = [1]
+            for number in range(2, count + 1):
+                image.seek(number - 1)
+                if not image.tag_v2.get(_SUBFILE_TYPE, 0) & 1:  # 1: a reduced version of a page
+                    pages.append(number)
+            image.seek(0)
+            return pages
+    except Exception as error:  # as in _open
+        raise ImageError(f"{name}: not an image, or broken; expected {_KNOWN}") from error
 
 
 def is_one_image(images: object) -> TypeIs[ImageSource]:
@@ -321,11 +422,19 @@ def _open(file: Path | Any, name: str) -> Image.Image:
     except PermissionError as error:
         raise ImageError(f"{name}: cannot be read: {_reason(error)}") from error
     except Exception as error:  # decoders raise whatever a broken header makes them stumble over
+        remedy = _REMEDIES.get(Path(name).suffix.lower())
+        if remedy is not None:
+            raise ImageError(f"{name}: {remedy}; expected {_KNOWN}") from error
         raise ImageError(f"{name}: not an image, or broken; expected {_KNOWN}") from error
 
 
 def _decode(
-    image: Image.Image, name: str, max_pixels: int, *, upright: bool = True
+    image: Image.Image,
+    name: str,
+    max_pixels: int,
+    note: Callable[[str], None],
+    *,
+    upright: bool = True,
 ) -> NDArray[np.uint8]:
     """Check the size that the header gives, decode, turn upright and convert."""
     _check_size(image.size, max_pixels, name)
@@ -334,7 +443,7 @@ def _decode(
         with quiet():  # a broken EXIF block is warned about, and has no orientation
             if upright and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # it copies
                 image = ImageOps.exif_transpose(image)
-        return _to_rgb(image, name, max_pixels)
+        return _to_rgb(image, name, max_pixels, note)
     except ImageError:
         raise
     except Exception as error:  # as in _open: struct.error, SyntaxError, KeyError, zlib.error …
@@ -343,7 +452,9 @@ def _decode(
         ) from error
 
 
-def _to_rgb(image: Image.Image, name: str, max_pixels: int) -> NDArray[np.uint8]:
+def _to_rgb(
+    image: Image.Image, name: str, max_pixels: int, note: Callable[[str], None]
+) -> NDArray[np.uint8]:
     if image.mode[0] in "FI":  # I;16 in either byte order, and I where a file says 32 bits
         values = np.asarray(image)
         if image.mode == "I":
@@ -352,6 +463,12 @@ def _to_rgb(image: Image.Image, name: str, max_pixels: int) -> NDArray[np.uint8]
                     f"{name}: 32-bit pixels go beyond 0 to 65535; expected 8 or 16 bits"
                 )
             values = values.astype(np.uint16)
+        highest = int(values.max(initial=0)) if values.dtype.kind == "u" else MOST_16_BIT
+        if highest < 1 << 14:
+            note(
+                f"{name}: values reach {highest:,} of {MOST_16_BIT:,}, so the image is dark; "
+                f"multiply them by {MOST_16_BIT // max(highest, 1)}"
+            )
         return _from_array(values, name, max_pixels)
     if image.mode == "P" and "transparency" in image.info:
         image = image.copy()  # it may be the caller's, and is left alone

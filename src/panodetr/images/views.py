@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from panodetr.errors import ImageWarning
 from panodetr.images.preprocess import Preprocessing
-from panodetr.images.read import ImageSource, read_image
+from panodetr.images.read import ImageSource, Page, read_image
 from panodetr.images.resize import resize, resized_size
 from panodetr.results.types import Box
 
@@ -64,14 +66,20 @@ class View:
         return _tile_size(self.box)
 
 
+def _warn(text: str) -> None:
+    warnings.warn(text, ImageWarning, stacklevel=2)
+
+
 def read_tiled(image: ImageSource, rule: Preprocessing) -> TiledImage:
     """Read an image and lay its tiles.
 
     Raises:
         ImageError: it cannot be read.
     """
-    pixels = read_image(image)
+    pixels = read_image(image, note=_warn)
     path = Path(os.fsdecode(image)) if isinstance(image, str | os.PathLike) else None
+    if isinstance(image, Page):
+        path = image.name
     height, width, _ = pixels.shape
     return TiledImage(pixels=pixels, source=path, tiles=lay_tiles((height, width), rule))
 
