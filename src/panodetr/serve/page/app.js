@@ -38,17 +38,19 @@ const list = new SegmentList($("#segments"), {
 
 const request = () => ({ model: model?.name, task, categories: model?.categories ?? [] });
 const result = () => current?.results.get(keyOf(request()));
-const make = (tag, properties) => Object.assign(document.createElement(tag), properties);
+const make = (tag, properties = {}) => Object.assign(document.createElement(tag), properties);
 
 // Images come in.
 
-function addFiles(files) {
-  for (const file of files) addImage(file.name || "image", async () => file);
+async function addFiles(files) {
+  const kept = [...files]; // the browser empties the list after the event
+  if (!model) await connect();
+  if (model) for (const file of kept) addImage(file.name || "image", async () => file);
 }
 
 function addImage(name, load) {
   const entry = entries.add(name, load);
-  const item = make("li", {});
+  const item = make("li");
   const show = make("button", { type: "button", title: name, onclick: () => select(entry) });
   show.setAttribute("aria-label", name);
   show.append(make("canvas", { width: 96, height: 96 }));
@@ -80,7 +82,7 @@ function select(entry) {
   for (const { item } of entries.all) {
     item.firstChild.setAttribute("aria-pressed", item === entry?.item);
   }
-  if (model) entries.ask(request(), entry);
+  entries.ask(request(), entry);
   showCurrent();
 }
 
@@ -221,7 +223,7 @@ function addDownload(kind, all) {
   button.onclick = async () => {
     const key = keyOf(request());
     const chosen = (all ? entries.all : [current]).filter(({ results }) => results.has(key));
-    const sources = chosen.map(({ name, copies, results }) => ({ name, copies, result: results.get(key) }));
+    const sources = chosen.map((entry) => ({ ...entry, result: entry.results.get(key) }));
     const stem = all ? "images" : current.name.replace(/\.[^.]*$/, "");
     button.setAttribute("aria-busy", "true");
     try {
@@ -260,7 +262,7 @@ const actions = {
   choose: () => $("#file").click(),
   camera: async () => {
     const image = await takeImage($("#camera"));
-    if (image) addImage("camera.jpg", async () => image);
+    if (image) addFiles([new File([image], "camera.jpg")]);
   },
   in: () => viewer.zoom(true),
   out: () => viewer.zoom(false),
@@ -276,7 +278,9 @@ const actions = {
 function start() {
   for (const kind of KINDS) addDownload(kind, false);
   for (const kind of KINDS.filter(({ many }) => many)) addDownload(kind, true);
-  document.addEventListener("click", ({ target }) => actions[target.closest("button")?.dataset.action]?.());
+  document.addEventListener("click", ({ target }) => {
+    actions[target.closest("button")?.dataset.action]?.();
+  });
   $("#file").onchange = ({ target }) => {
     addFiles(target.files);
     target.value = "";
@@ -290,8 +294,8 @@ function start() {
     });
   }
   for (const id of ["#least", "#opacity"]) {
-    $(id).oninput = () => {
-      wanted = $("#least").value;
+    $(id).oninput = ({ target }) => {
+      if (target.id === "least") wanted = target.value;
       readSliders();
       restyle();
     };
@@ -322,11 +326,13 @@ async function connect() {
   try {
     const answer = await (await get("v1/models")).json();
     models = answer.models;
-    $("#model").replaceChildren(...models.map(({ name }) => make("option", { value: name, textContent: name })));
+    const options = models.map(({ name }) => make("option", { value: name, textContent: name }));
+    $("#model").replaceChildren(...options);
     $("#model").value = answer.default;
     chooseModel(answer.default);
     const { samples } = await (await get("v1/samples")).json();
-    for (const { name, url } of samples) addSample(name, url);
+    $("#samples ul").replaceChildren(...samples.map(makeSample));
+    $("#samples").hidden = !samples.length;
   } catch (error) {
     $("#service-problem").textContent = `${error.title ?? "No models"}. ${error.message}`;
     $("#service-problem").hidden = false;
@@ -334,15 +340,14 @@ async function connect() {
   }
 }
 
-function addSample(name, url) {
+function makeSample({ name, url }) {
   const button = make("button", { type: "button" });
   const caption = name.replace(/\.[^.]*$/, "").replaceAll("-", " ");
   button.append(make("img", { src: url, alt: "" }), make("span", { textContent: caption }));
   button.onclick = () => addImage(name, async () => (await get(url)).blob());
-  const item = make("li", {});
+  const item = make("li");
   item.append(button);
-  $("#samples ul").append(item);
-  $("#samples").hidden = false;
+  return item;
 }
 
 start();

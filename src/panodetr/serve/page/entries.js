@@ -65,7 +65,8 @@ export class Entries {
     if (this.#busy || !this.#request) return;
     const request = this.#request;
     const key = keyOf(request);
-    const open = this.all.filter(({ results, problems }) => !results.has(key) && !problems.has(key));
+    const isOpen = ({ results, problems }) => !results.has(key) && !problems.has(key);
+    const open = this.all.filter(isOpen);
     const entry = open.includes(this.#first) ? this.#first : open[0];
     if (!entry) return;
     this.#busy = true;

@@ -1,12 +1,12 @@
-// Files of what is shown, made in the browser as panodetr.results writes them. Each maker takes entries {name, copies, result} and
-// the look {least, opacity}, and gives a Blob.
+// Files of what is shown, made in the browser as panodetr.results writes them. Each maker takes
+// entries {name, copies, result} and the look {least, opacity}, and gives a Blob.
 
 import { middles, runLengths, shownIds } from "./measure.js";
 import { trace } from "./outlines.js";
 import { paintBoxes, paintSegments, stylesOf } from "./paint.js";
 import { deflate, writeIdMap } from "./png.js";
 
-/** The kinds of file; `ids` says that it needs segments, not boxes; `many` that it holds several images. */
+/** The kinds of file. `ids`: it needs segments, not boxes. `many`: it can hold several images. */
 export const KINDS = [
   { key: "overlay", title: "Overlay", suffix: "_overlay.png", make: overlay },
   { key: "idmap", title: "Id map", suffix: "_panoptic.png", make: idMap, ids: true },

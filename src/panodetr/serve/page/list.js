@@ -69,12 +69,16 @@ export class SegmentList {
     }
   }
 
+  /** Light a row up, if it is listed, and scroll the list to it; the page stays where it is. */
   light(id, { scroll }) {
     this.#rows.get(this.#lit)?.item.classList.remove("lit");
     this.#lit = id;
-    const row = this.#rows.get(id);
-    row?.item.classList.add("lit");
-    if (scroll) row?.item.scrollIntoView({ block: "nearest" });
+    const item = this.#rows.get(id)?.item;
+    item?.classList.add("lit");
+    if (!scroll || !item?.isConnected) return;
+    const { scrollTop, clientHeight } = this.root;
+    const lowest = item.offsetTop + item.offsetHeight - clientHeight;
+    this.root.scrollTop = Math.min(item.offsetTop, Math.max(scrollTop, lowest));
   }
 
   #key(event, row) {
@@ -98,12 +102,12 @@ function makeRow(one) {
   item.dataset.id = one.id;
   const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: true });
   box.style.accentColor = box.style.color = `rgb(${one.color})`;
-  box.setAttribute("aria-label", `${one.id} ${one.label}, ${percent(one.score)}, ${pixels(one.area)}`);
-  const parts = { number: one.id, name: one.label, score: percent(one.score), area: pixels(one.area) };
+  const [score, area] = [percent(one.score), pixels(one.area)];
+  box.setAttribute("aria-label", `${one.id} ${one.label}, ${score}, ${area}`);
+  const parts = { number: one.id, name: one.label, score, area };
   const texts = Object.entries(parts).map(([className, textContent]) =>
-    Object.assign(document.createElement("span"), { className, textContent }),
+    Object.assign(document.createElement("span"), { className, textContent, ariaHidden: "true" }),
   );
-  texts.forEach((text) => text.setAttribute("aria-hidden", "true"));
   item.append(box, ...texts);
   return { one, item, box };
 }

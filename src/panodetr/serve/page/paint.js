@@ -10,7 +10,7 @@ const WHITE = 0xffffffff;
 export function stylesOf(result, { least, opacity, lit }) {
   const fill = new Uint32Array(result.highest + 1);
   const edge = new Uint32Array(result.highest + 1);
-  const faint = result.byId.get(lit)?.is_thing ? 0.45 : 1; // stuff is lit without dimming all
+  const faint = result.byId.get(lit)?.is_thing ? 0.6 : 1; // stuff is lit without dimming all
   for (const one of result.shown(least)) {
     const [red, green, blue] = one.color;
     const color = red | (green << 8) | (blue << 16);
@@ -62,7 +62,8 @@ export function paintSegments({ ids, width, height }, styles, place, target, see
 
 /** Draw boxes, the one that is lit last. */
 export function paintBoxes(context, boxes, { least, opacity, lit }, place, line) {
-  const order = boxes.shown(least).sort((a, b) => (a.id === lit) - (b.id === lit) || b.area - a.area);
+  const isLit = ({ id }) => id === lit;
+  const order = boxes.shown(least).sort((a, b) => isLit(a) - isLit(b) || b.area - a.area);
   for (const { id, box, color } of order) {
     const [x0, y0, x1, y1] = box.map((edge, i) => (i % 2 ? place.y : place.x) + edge * place.scale);
     context.globalAlpha = lit && id !== lit ? 0.4 : 1;

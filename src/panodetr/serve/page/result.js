@@ -6,8 +6,8 @@ const GOLDEN_ANGLE = 0.381966; // of a turn, as in the overlays that Python draw
 
 /**
  * One image's answer for one task.
- * `found` has {id, label, category_id, is_thing, score, box, area, color}; `ids` the segment's id at
- * each pixel, row by row, or null where the task is boxes. A box is x0, y0, x1, y1 in pixels.
+ * `found` has {id, label, category_id, is_thing, score, box, area, color}; `ids` the segment's id
+ * at each pixel, row by row, or null where the task is boxes. A box is x0, y0, x1, y1 in pixels.
  */
 export class Result {
   constructor({ task, width, height, found, ids, categories }) {
