@@ -96,7 +96,7 @@ def find_voc_masks(tree: Tree) -> dict[str, list[PurePosixPath]]:
     for path in tree.files(".png"):
         if path.parent.name == OBJECTS and path.parent.with_name(CLASSES) in tree.folders:
             splits = [split for split, stems in lists.items() if path.stem in stems]
-            for split in splits if lists else [split_of_folder(path.parent)]:
+            for split in splits or ["" if lists else split_of_folder(path.parent)]:
                 found.setdefault(split, []).append(path)
     return found
 

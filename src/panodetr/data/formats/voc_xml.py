@@ -36,7 +36,10 @@ class _File:
 
 
 def find_voc_xml(tree: Tree) -> dict[str, list[Path]]:
-    """Find the XMLs by their splits: as lists in ImageSets say, else as folders do."""
+    """Find the XMLs by their splits: as lists in ImageSets say, else as folders do.
+
+    XMLs that no list names are of no split.
+    """
     paths = [
         path for path in tree.files(".xml") if b"<annotation" in tree.read_bytes(path, 512)
     ]  # fmt: skip
@@ -44,7 +47,7 @@ def find_voc_xml(tree: Tree) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for path in paths:
         splits = [split for split, stems in lists.items() if path.stem in stems]
-        for split in splits if lists else [split_of_folder(path.parent)]:
+        for split in splits or ["" if lists else split_of_folder(path.parent)]:
             found.setdefault(split, []).append(tree.root / path)
     return found
 
@@ -76,12 +79,6 @@ def read_voc_xml(tree: Tree, found: dict[str, list[Path]], split: str, faults: F
             if path in found[split]:
                 faults.add("broken file", str(error), path)
     here = [files[path] for path in found[split] if path in files]
-    listed = {path for paths in found.values() for path in paths}
-    folders = {path.parent for path in listed}
-    for path in tree.files(".xml"):
-        if tree.root / path not in listed and (tree.root / path).parent in folders:
-            text = "{n} XMLs are in no list of ImageSets, and are left out"
-            faults.note("left out", text, str(tree.root / path))
     starts = [min(box[:2]) for file in files.values() for _, box in file.objects]
     first = 1.0 if min(starts, default=1.0) >= 1 else 0.0
     names = tree.images.find_beside([(file.path, file.image) for file in here], split)
