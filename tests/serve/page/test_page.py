@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import page_frames
 from harness.page import SIZE, ScenePool, Site, draw_scene, file_of, serve_page, upload
 from panodetr.serve.errors import overloaded
 
@@ -368,6 +367,6 @@ def test_nothing_keeps_anyone_out(site: Site, scheme: str, prepare: Callable[[An
 
 @pytest.mark.slow
 def test_zoom_and_pan_stay_below_50_ms_a_frame_at_12_megapixels(browser: Any) -> None:
-    script = Path(page_frames.__file__)
+    script = Path(__file__).parents[3] / "benchmarks" / "page_frames.py"
     done = subprocess.run([sys.executable, script, "--seconds", "2"], capture_output=True)
     assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
