@@ -39,6 +39,10 @@ def test_a_run_tells_every_line_and_leaves_a_folder_that_can_be_looked_at(
     done = program("segment", data / "val" / "1.png", "--model", tmp_path / run / "best")
     assert done.returncode == 0, done.stderr
     done = program("train", "nuclei", "--data", data, *SHORT)
+    assert done.returncode == 0, done.stderr
+    assert f"{run} holds another run, so this one is in {run}-2" in done.stderr
+    words = ("nuclei", "--data", data, *SHORT, "--out", run)
+    done = program("train", *words)
     assert done.returncode == 2
     assert "holds a run already" in done.stderr
     done = program("train", "--resume", "--set", "steps=3")  # the newest run, one step more
@@ -66,6 +70,7 @@ def test_a_rehearsal_names_what_is_wrong_with_the_data_and_writes_nothing(
 
 
 NEW = ("nuclei", "--data", "data", "--split", "val")
+TUNE = ("finetune", *NEW[1:], "--set", "start=nuclei")
 
 
 @pytest.mark.parametrize(
@@ -73,8 +78,17 @@ NEW = ("nuclei", "--data", "data", "--split", "val")
     [
         (("nucleii", "--data", "."), 2, "there is no recipe 'nucleii'"),
         (("nuclei",), 2, "expected RECIPE and --data FOLDER, or --resume"),
-        (("--resume", "--split", "train"), 2, "--split train is for a new run"),
-        (("--resume", "--format", "yolo"), 2, "--format yolo is for a new run"),
+        (("--resume", "--split", "train"), 2, "--split is for a new run"),
+        (("--resume", "--format", "yolo"), 2, "--format is for a new run"),
+        (("--resume", "--val-split", "0.2"), 2, "--val-split is for a new run"),
+        (("--resume", "--map", "a=b"), 2, "--map is for a new run"),
+        (("nuclei", "--data", ".", "--map", "a"), 2, "--map a: expected DATA=MODEL"),
+        (("nuclei", "--data", ".", "--val-split", "1"), 2, "--val-split"),
+        ((*NEW, "--val-split", "0.1"), 2, "--val-split 0.1 of 2 images holds out 0"),
+        ((*NEW, "--class", "cell"), 2, "--class cell is for label maps"),
+        ((*NEW, "--map", "nucleus=nuclei"), 2, "class_map (--map) joins classes to"),
+        ((*TUNE, "--map", "nucleu=nucleus"), 2, "the data has no class 'nucleu'; did you mean"),
+        ((*TUNE, "--map", "nucleus=nuclei"), 2, "nuclei has no class 'nuclei'; did you mean"),
         (("--resume", "--dry-run"), 2, "--dry-run rehearses a new run"),
         (("nuclei", "--data", ".", "--out", "a", "--name", "b"), 2, "give --out or --name"),
         ((*NEW, "--set", "stepss=2"), 2, "'stepss'"),

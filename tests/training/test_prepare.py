@@ -212,7 +212,10 @@ def test_of_cocos_two_truths_the_one_that_is_asked_for_is_learned(
 
 def test_a_run_without_validation_says_so(discs: Dataset) -> None:
     (note,) = prepare(request(discs, *SMALL)).notes
-    assert note == "there is no validation (no split is called val): no best model is kept"
+    assert note == (
+        "there is no validation (no split is called val; --val-split 0.2 holds images out): "
+        "no best model is kept"
+    )
     (note,) = prepare(request(discs, *SMALL, "patience=3", val="none")).notes
     assert "(--val none)" in note
     assert note.endswith("and patience=3 does nothing")
@@ -265,6 +268,65 @@ def test_images_with_id_maps_are_validated_by_objects_if_all_are_readable(
     assert len(prepare(replace(asked, val="none")).data.unreadable) == 1
     with pytest.raises(DataError, match=r"1 images of .* cannot be read.*val/images/1\.png"):
         prepare(asked)
+
+
+def write_label_maps(folder: Path, objects: int = 2) -> None:
+    """Two images of noise, with so many objects each in label maps beside them."""
+    noise = np.random.default_rng(0)
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    for number in range(2):
+        ids = np.zeros((64, 64), np.uint8)
+        for n in range(objects):
+            ids[4 * (n // 16) : 4 * (n // 16) + 3, 4 * (n % 16) : 4 * (n % 16) + 3] = n + 1
+        image = noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(image).save(folder / "images" / f"{number}.png")
+        Image.fromarray(ids).save(folder / "masks" / f"{number}.png")
+
+
+def test_label_maps_hold_what_class_says(discs: Dataset, tmp_path: Path) -> None:
+    write_label_maps(tmp_path / "maps")
+    asked = Request(recipe="nuclei", data=tmp_path / "maps", changes=SMALL, val_split=0.5)
+    for given, name in ((None, "object"), ("cell", "cell")):
+        prepared = prepare(replace(asked, class_name=given))
+        assert prepared.truth is not None
+        for categories in (
+            prepared.config.spec.categories,
+            prepared.truth.object_categories,
+            prepared.truth.segment_categories,
+        ):
+            assert [category.name for category in categories] == [name]
+    with pytest.raises(UsageError, match=r"--class cell is for label maps .* has disc, backgr"):
+        prepare(replace(request(discs, *SMALL), class_name="cell"))
+
+
+def test_images_with_more_objects_than_queries_are_told_with_both_numbers(
+    discs: Dataset, tmp_path: Path
+) -> None:
+    few, tiles = "spec.architecture.num_queries=3", "spec.preprocessing.tile=63"
+    whole = "spec.preprocessing.tile=64"
+    overlap = "spec.preprocessing.tile_overlap=0"
+    (_, note) = prepare(request(discs, *SMALL, few, whole, overlap)).notes
+    assert "train/1.png has 4 objects, and the model has 3 queries" in note
+    assert len(prepare(request(discs, *SMALL, few, tiles, overlap)).notes) == 1
+    write_label_maps(tmp_path / "maps", 130)
+    asked = Request(recipe="nuclei", data=tmp_path / "maps", changes=(*SMALL, whole, overlap))
+    (_, note) = prepare(asked).notes
+    queries = prepare(asked).config.spec.architecture.num_queries
+    assert f"has 130 objects, and the model has {queries} queries" in note
+
+
+def test_what_a_model_of_tiles_keeps_is_said_where_it_knows_no_such_objects(
+    discs: Dataset,
+) -> None:
+    start = ("start=nuclei", "steps=4", "warmup=0", "decay=0")
+    asked = Request(recipe="finetune", data=discs.folder, val="none", changes=start)
+    (*_, note) = prepare(asked).notes
+    assert "nuclei knows no such objects; kept of it are tiles of 96 pixels, enlarged 1.5" in note
+    assert "queries a tile; " in note
+    for more in ("short_side=200", 'class_map={"disc":"nucleus"}'):
+        notes = prepare(replace(asked, changes=(*start, more))).notes
+        assert not any("kept of it" in note for note in notes)
 
 
 def test_the_newest_run_that_is_not_in_use_is_the_one_to_resume(tmp_path: Path) -> None:

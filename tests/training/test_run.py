@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from panodetr.training.folder import held
 from panodetr.training.log import read_log
 from panodetr.training.prepare import Request
 from panodetr.training.run import Outcome, train
+from panodetr.training.validate import Validation
 
 from .conftest import Recording
 
@@ -82,6 +84,59 @@ def test_a_new_run_replaces_nothing(request_of: Request, tmp_path: Path, name: s
     (tmp_path / name).mkdir()
     with pytest.raises(UsageError, match=rf"{name} is there already.* choose another --out"):
         train(request_of, tmp_path, device="cpu")
+
+
+def test_a_new_run_takes_the_next_number_where_one_is_there(
+    request_of: Request, tmp_path: Path
+) -> None:
+    out, short = tmp_path / "run", replace(request_of, changes=(*TINY, "steps=1"))
+    (tmp_path / "run-2" / "model").mkdir(parents=True)
+    with held(tmp_path / "run-3"):
+        told = Recording()
+        for there in (out, tmp_path / "run-4"):
+            outcome = train(short, out, numbered=True, device="cpu", observer=told)
+            assert outcome is not None
+            assert outcome.model == there / "model"
+    assert told.notes[-1] == f"{out} holds another run, so this one is in {tmp_path / 'run-4'}"
+    assert go_on(out, "steps=2")[0].model == out / "model"
+
+
+def test_the_images_that_are_held_out_are_listed(request_of: Request, tmp_path: Path) -> None:
+    asked = replace(request_of, val=None, val_split=0.25, changes=(*TINY, "steps=1"))
+    train(asked, tmp_path / "run", device="cpu")
+    (line,) = (tmp_path / "run" / "held_out.txt").read_text().splitlines()
+    assert (request_of.data / line).is_file()
+    assert (tmp_path / "run" / "best").is_dir()
+
+
+@pytest.mark.parametrize("ends", ["whole", "stopped", "off"])
+def test_a_checkpoint_is_validated_once_before_the_first_step(
+    discs: Dataset, tiny_spec: ModelSpec, tmp_path: Path, ends: str
+) -> None:
+    spec = replace(tiny_spec, categories=discs.categories)
+    save_checkpoint(tmp_path / "start", spec, Detr(spec.architecture).state_dict())
+    changes = ["steps=1", "batch_size=2", "short_side=64", f"start={tmp_path / 'start'}"]
+
+    class Told(Recording):
+        def validated(self, validation: Validation, model: Detr) -> None:
+            super().validated(validation, model)
+            if ends == "stopped":
+                signal.raise_signal(signal.SIGTERM)
+
+    told, out = Told(), tmp_path / "run"
+    if ends == "off":
+        changes.append("validate_start=false")
+    asked = Request(recipe="finetune", data=discs.folder, val="train", changes=tuple(changes))
+    with pytest.raises(Interrupted) if ends == "stopped" else nullcontext():
+        train(asked, out, device="cpu", observer=told)
+    assert told.steps == {"whole": [0, 1], "stopped": [0], "off": [1]}[ends]
+    if ends == "stopped":
+        (out / "states" / "00000001.pt").unlink()  # resumed from the state before the first step
+        assert go_on(out)[1].steps == [1]
+    steps = [line["step"] for line in read_log(out / "log.jsonl") if "validation" in line]
+    assert steps == ([1] if ends == "off" else [0, 1])
+    best = json.loads((out / "best" / "metrics.json").read_text())
+    assert best["step"] == 1  # the best model is one that has learned
 
 
 def test_a_new_run_that_is_refused_leaves_nothing(request_of: Request, tmp_path: Path) -> None:

@@ -135,7 +135,11 @@ def test_a_recipe_refuses_what_cannot_be_meant(change: str, message: str) -> Non
 
 def test_arguments_are_what_steps_and_shapes_follow_from() -> None:
     finetune = {"start": None, "epochs": 50, "validate_epochs": 5, "batch_size": 4}
-    assert recipe_arguments(RECIPES["finetune"]) == {**finetune, "short_side": None}
+    assert recipe_arguments(RECIPES["finetune"]) == {
+        **finetune,
+        "short_side": None,
+        "class_map": None,
+    }
     assert recipe_arguments(RECIPES["nuclei"]) == {}
     assert "backbone" in recipe_arguments(RECIPES["coco-detection"])
 

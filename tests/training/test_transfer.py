@@ -67,6 +67,29 @@ def test_classes_are_copied_by_name_whatever_their_number(
     assert notes[1] == "class_head: 0 of 2 classes copied by name, 2 initialised (nut, bolt)"
 
 
+def test_classes_of_other_names_are_joined_to_those_of_the_checkpoint(
+    trained: tuple[Detr, TrainConfig],
+) -> None:
+    before, config = trained
+    other = with_classes(config, "Katze", "dog", "Fisch")
+    joined = {"Katze": "cat", "Fisch": "fish"}
+    model, notes = make_model(replace(other, class_map=joined))
+    assert notes == [f"from {config.start}"]  # the class head is the same
+    assert_close(model.state_dict(), before.state_dict(), rtol=0, atol=0)
+    _, notes = make_model(replace(other, class_map={"Fisch": "fish"}))
+    assert "2 of 3 classes copied by name (dog, Fisch), 1 initialised (Katze)" in notes[1]
+    for wrong, message in (
+        ({"Fish": "fish"}, r"the data has no class 'Fish'; did you mean 'Fisch'\?"),
+        ({"Katze": "cats"}, r"start has no class 'cats'; did you mean 'cat'\?"),
+        ({"Katze": "zebra"}, r"start has no class 'zebra'; it has cat, dog, fish"),
+    ):
+        with pytest.raises(UsageError, match=message) as caught:
+            make_model(replace(other, class_map=wrong))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match=r"class_map \(--map\) joins classes to those of a"):
+        make_model(replace(other, class_map=joined, start=None))
+
+
 @pytest.mark.parametrize(
     ("queries", "note"),
     [(4, "queries: the first 4 of 6 copied"), (9, "queries: 6 copied, 3 more initialised")],

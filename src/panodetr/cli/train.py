@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from panodetr.cli.options import Device, Format
 from panodetr.cli.output import duration, print_json, print_line
@@ -32,6 +33,9 @@ def train(
     format: Format | None = None,
     split: str | None = None,
     val: str | None = None,
+    val_split: Annotated[float | None, Parameter(validator=Number(gt=0, lt=1))] = None,
+    class_name: Annotated[str | None, Parameter(name="--class")] = None,
+    class_map: Annotated[list[str] | None, Parameter(name="--map")] = None,
     out: Path | None = None,
     name: str | None = None,
     changes: Annotated[list[str] | None, Parameter(name="--set")] = None,
@@ -59,8 +63,13 @@ def train(
         format: What the folder is taken for. Default: the first of these that is there.
         split: The split to learn from. Default: train, or the only one.
         val: The split to validate with; none for no validation. Default: val, where it exists.
-        out: The run's folder. Default: runs/train/NAME. A folder that holds a run is never
-            overwritten.
+        val_split: Where there is no split val: hold out this share of the images, the same ones
+            every time, and validate with them. held_out.txt in the run's folder lists them.
+        class_name: What label maps show, where nothing names it. Default: object.
+        class_map: DATA=MODEL: the data's class that goes on from a class of the starting model; may
+            be repeated. Without it, classes of one name go on.
+        out: The run's folder, which must hold no run. Default: runs/train/NAME, or NAME-2 and so on
+            where there is one.
         name: Of the run, in the default folder. Default: the recipe's.
         changes: KEY=VALUE, one value of the recipe to change; may be repeated.
         resume: Go on with a run.
@@ -75,13 +84,14 @@ def train(
     """
     if out is not None and name is not None:
         raise UsageError("--name is for the default folder; give --out or --name")
+    if class_map and resume:
+        raise UsageError("--map is for a new run; one that is resumed keeps its own")
     request = None
     if recipe is None and data is None and resume:
-        for option, given in (("split", split), ("format", format)):
+        new = {"split": split, "format": format, "val-split": val_split, "class": class_name}
+        for option, given in new.items():
             if given is not None:
-                raise UsageError(
-                    f"--{option} {given} is for a new run; one that is resumed keeps its own"
-                )
+                raise UsageError(f"--{option} is for a new run; one that is resumed keeps its own")
     elif recipe is None or data is None:
         raise UsageError("expected RECIPE and --data FOLDER, or --resume without both")
     else:
@@ -93,7 +103,9 @@ def train(
             format=format,
             split=split,
             val=None if resume else val,
-            changes=() if resume else tuple(changes or ()),
+            val_split=val_split,
+            class_name=class_name,
+            changes=() if resume else (*(changes or ()), *_class_map(class_map or [])),
         )
     if dry_run:
         if request is None or resume:
@@ -110,6 +122,7 @@ def train(
             outcome = run(
                 request,
                 folder,
+                numbered=out is None,
                 resume=resume,
                 changes=(changes or ()) if resume else (),
                 val=val if resume else None,
@@ -123,6 +136,15 @@ def train(
     elif outcome is not None:
         print_line(_closing(outcome))
     return 0
+
+
+def _class_map(pairs: list[str]) -> list[str]:
+    """Give the change that DATA=MODEL, perhaps several times, stands for."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise UsageError(f"--map {pair}: expected DATA=MODEL, the names of two classes")
+    joined = dict(pair.split("=", 1) for pair in pairs)
+    return [f"class_map={dumps(joined)}"] if joined else []
 
 
 def _closing(outcome: Outcome) -> str:

@@ -84,6 +84,8 @@ class TrainProgress(Observer):
         shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
         self._print(f"step {validation.step}/{self._steps}  validation: {shown}")
         self._since = (validation.step, time.perf_counter())
+        if validation.step == 0:
+            self._began = self._since
 
     def _left(self, step: int) -> str:
         """Say how much time is left, at the speed so far, validations and all."""

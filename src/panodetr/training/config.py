@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta
@@ -31,6 +31,8 @@ class TrainConfig(ObjectiveConfig):
         seed: of all randomness: images and their augmentation depend on it and their number alone,
             weights and dropout on it.
         start: a checkpoint to start from, by name, path or hub id; None starts with random weights.
+        class_map: from names of the data's classes to those of `start`'s that they go on from; the
+            others go on from a class of their own name.
         backbone_weights: an ImageNet backbone to start from: torchvision's file, or a checkpoint.
         frozen_stages: how much of the backbone is not learned: 0 nothing, 1 its stem and first
             stage (as the paper), up to 4, all of it.
@@ -55,6 +57,8 @@ class TrainConfig(ObjectiveConfig):
         log_every: steps between two lines of the log.
         save_every: steps between two states to resume from.
         validate_every: steps between two validations; 0 for none but the one at the end.
+        validate_start: whether a run from a checkpoint is also validated before its first step, for
+            comparison: `patience` and the best model are of what was learned.
         patience: validations in a row that may bring nothing better before the run ends, once one
             has scored above zero; 0 for no limit.
         wandb: whether Weights & Biases gets the figures of the log too, as TensorBoard does.
@@ -67,6 +71,7 @@ class TrainConfig(ObjectiveConfig):
     augmentation: Augmentation
     seed: Count = 0
     start: str | None = None
+    class_map: dict[str, str] = field(default_factory=dict[str, str])
     backbone_weights: str | None = None
     frozen_stages: Annotated[int, Meta(ge=0, le=4)] = 0
     sampling: Sampling = "epochs"
@@ -87,6 +92,7 @@ class TrainConfig(ObjectiveConfig):
     log_every: Positive = 50
     save_every: Positive = 200
     validate_every: Count = 0
+    validate_start: bool = True
     patience: Count = 0
     wandb: bool = False
     workers: Count = 0

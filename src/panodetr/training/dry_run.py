@@ -18,6 +18,7 @@ from panodetr.training.start import make_state
 from panodetr.training.step import explain_oom, read_steps, train_step
 
 if TYPE_CHECKING:
+    from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.training.config import TrainConfig
     from panodetr.training.prepare import Request
 
@@ -75,7 +76,10 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
             found = check_split(request.data, split, data.format, lambda done, images: None)
             said = [finding.message for finding in found.findings if finding.is_error]
             faults, most = found.faults, prepared.config.bad_images
-            if split == data.split and not faults.fatal and len(faults.bad) <= most:
+            # Images to learn from may be skipped; of those to validate with none may.
+            validated = _ids(prepared.truth) if split == prepared.val else set[object]()
+            spared = split == data.split and validated.isdisjoint(faults.bad)
+            if spared and not faults.fatal and len(faults.bad) <= most:
                 left_out += said
             else:
                 errors += said
@@ -111,6 +115,10 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
         notes=tuple(dict.fromkeys((*notes, *sorted(skipped)))),
         warnings=tuple(warn_of_few_steps(prepared.config)),
     )
+
+
+def _ids(truth: GroundTruth | None) -> set[object]:
+    return set() if truth is None else {image.image_id for image in truth.images}
 
 
 def warn_of_few_steps(config: TrainConfig) -> list[str]:

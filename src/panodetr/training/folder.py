@@ -6,6 +6,7 @@ results.png         the log as curves
 tensorboard/        the same for TensorBoard
 pictures/           augmented batches with their truth; predictions beside the truth
 states/             the last two states to resume from; the file `last` names the newer one
+held_out.txt        the images that --val-split holds out, a line each
 bad_steps/          the images of steps whose loss was not finite
 best/               the model with the best validation, and its metrics
 model/              the model after the last step
@@ -27,6 +28,7 @@ from panodetr.files import is_leftover, write_json, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
+    from contextlib import ExitStack
     from pathlib import Path
 
     from panodetr.checkpoints.spec import ModelSpec
@@ -49,6 +51,7 @@ class RunFolder:
         self.pictures = path / "pictures"
         self.states = path / "states"
         self.pointer = self.states / "last"  # names the newest state
+        self.held_out = path / "held_out.txt"
         self.bad_steps = path / "bad_steps"
         self.best = path / "best"
         self.model = path / "model"
@@ -65,11 +68,18 @@ class RunFolder:
                 f"{self.path} holds a run already; go on with it by --resume, or choose another "
                 "--out"
             )
-        for path in (self.states, self.best, self.model, self.log):
+        for path in self._own():
             if path.exists():
                 raise UsageError(
                     f"{path} is there already, and a run writes its own; choose another --out"
                 )
+
+    def is_taken(self) -> bool:
+        """Whether another run is here, or begins here, or something of a run's own."""
+        return any(path.exists() for path in (self.config, *self._own())) or is_held(self.path)
+
+    def _own(self) -> tuple[Path, ...]:
+        return (self.states, self.best, self.model, self.log, self.held_out)
 
     def has_states(self) -> bool:
         """Whether there is anything to go on from."""
@@ -205,6 +215,26 @@ def held(folder: Path) -> Generator[None, None, None]:
                 (folder / LOCK).unlink()
                 folder.rmdir()
         lock.release()
+
+
+def hold_next(folder: Path, stack: ExitStack) -> Path:
+    """Hold the first of NAME, NAME-2, NAME-3 … that is not taken, also by who is faster now.
+
+    Args:
+        folder: the first one.
+        stack: holds the lock until it is closed.
+
+    Raises:
+        PanodetrError: the system refused to write.
+    """
+    path, number = folder, 1
+    while True:
+        with suppress(TrainingError):
+            if not RunFolder(path).is_taken():
+                stack.enter_context(held(path))
+                return path
+        number += 1
+        path = folder.with_name(f"{folder.name}-{number}")
 
 
 def is_held(folder: Path) -> bool:

@@ -293,7 +293,7 @@ def plot_log(lines: list[Line], picture: Path) -> None:
             axes.plot(*zip(*points, strict=True), ".-" if len(points) < 20 else "-", label=name)
         axes.set_title(panel)
         axes.set_xlabel("step")
-        axes.set_xlim(0, 1.03 * lines[-1]["step"])
+        axes.set_xlim(0, 1.03 * max(1, lines[-1]["step"]))
         axes.ticklabel_format(axis="y", scilimits=(-3, 4))
         axes.grid(alpha=0.3)
         if panel in VALIDATED:

@@ -183,7 +183,10 @@ class Trainer:
     def _validation_is_due(self) -> bool:
         """Whether the model as it is now is to be validated, and has not been."""
         step, every = self.state.step, self.config.validate_every
-        due = step == self.config.steps or (every > 0 and step % every == 0)
+        if step == 0:  # random weights have nothing to show
+            due = self.config.validate_start and self.config.start is not None
+        else:
+            due = step == self.config.steps or (every > 0 and step % every == 0)
         return self.truth is not None and due and self.state.validated < step
 
     def _is_out_of_patience(self) -> bool:
@@ -213,9 +216,9 @@ class Trainer:
                 f"validation after step {state.step}: {error}; the state is kept: go on with "
                 "--resume when it is fixed, or without validation with --resume --val none"
             ) from error
-        state.stale += 1
         state.validated = state.step
-        if state.best is None or found.score > state.best:
+        state.stale += state.step > 0
+        if state.step > 0 and (state.best is None or found.score > state.best):
             state.best, state.stale = found.score, 0
             if self.accelerator.is_main_process:
                 figures = {"step": state.step, **found.metrics}

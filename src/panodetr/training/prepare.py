@@ -9,13 +9,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from panodetr.checkpoints.names import preview
 from panodetr.checkpoints.published import bundled
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.data.dataset import Format, find_data, list_splits, open_data
+from panodetr.data.dataset import CLASS_NAME, Format, find_data, list_splits, open_data
+from panodetr.data.tree import same_split
 from panodetr.errors import DataError, PanodetrError, TrainingError, UsageError
 from panodetr.evaluation.ground_truth import DEFAULT_SPLIT, GroundTruth
 from panodetr.files import write_json
-from panodetr.training.optimizer import learning_rate_factor
+from panodetr.training.hold_out import HELD_OUT, hold_out, open_held_out
+from panodetr.training.notes import NO_VALIDATION, list_notes
 from panodetr.training.recipes import RecipeData
 from panodetr.training.settings import (
     configure,
@@ -33,9 +36,6 @@ if TYPE_CHECKING:
     from panodetr.data.dataset import Dataset
     from panodetr.training.config import TrainConfig
 
-NO_VALIDATION = "none"
-"""Said in place of a split's name."""
-
 EXTRAS = ("accelerate", "matplotlib", "tensorboard")
 
 _PATHS = ("start", "backbone_weights")
@@ -50,8 +50,12 @@ class Request:
         data: the data set's folder.
         format: how it is written; None takes the recipe's choice of what is there.
         split: what to learn from; None takes "train", or the only one.
-        val: what to validate with; None takes "val" where it is there, `NO_VALIDATION` none.
+        val: what to validate with; None takes "val" where it is there, `NO_VALIDATION` none,
+            `HELD_OUT` what is held out.
         changes: "field=value", in the order in which they were asked for.
+        val_split: the share of the images to learn from that is held out, and validates; None holds
+            out none.
+        class_name: of the one class of label maps.
         start: what the checkpoint to start from said of itself when the run began, so that it need
             not be there any more; None where the recipe wants none, or it has not been read.
         scored: the split that the run's best model is the best of, by its full name, also while
@@ -63,6 +67,8 @@ class Request:
     format: Format | None = None
     split: str | None = None
     val: str | None = None
+    val_split: float | None = None
+    class_name: str | None = None
     changes: tuple[str, ...] = ()
     start: ModelSpec | None = None
     scored: str | None = None
@@ -77,7 +83,8 @@ class Prepared:
         config: what follows from it.
         data: what to learn from.
         truth: what to validate with; None for nothing.
-        val: the split that it is.
+        val: the split that it is, or is a share of.
+        held_out: the images that `val_split` holds out.
         notes: what a person should know of it, a line each.
     """
 
@@ -86,6 +93,7 @@ class Prepared:
     data: Dataset
     truth: GroundTruth | None
     val: str | None
+    held_out: Dataset | None
     notes: tuple[str, ...]
 
 
@@ -93,8 +101,9 @@ def prepare(request: Request) -> Prepared:
     """Open the data, and let the recipe say what the run is.
 
     Raises:
-        UsageError: there is no such recipe or field, a frozen part would be random, or masks are to
-            be learned that the data does not have.
+        UsageError: there is no such recipe or field, a frozen part would be random, masks are to be
+            learned that the data does not have, or a share or a class's name that the data
+            has no need of is asked for.
         DataError: the data contradicts itself, or lacks what the recipe needs, or the model cannot
             be validated with it.
         PanodetrError: a package is missing.
@@ -103,7 +112,9 @@ def prepare(request: Request) -> Prepared:
     find_recipe(request.recipe)
     request = replace(request, changes=tuple(map(_with_absolute_path, request.changes)))
     wanted = request.format or preferred_format(request.recipe, request.data)
-    data = open_data(request.data, request.split, format=wanted)
+    class_name = request.class_name or CLASS_NAME
+    data = open_data(request.data, request.split, format=wanted, class_name=class_name)
+    _check_asked(request, data)
     if request.start is None:
         request = replace(request, start=read_start(request.recipe, request.changes))
     facts = RecipeData(
@@ -113,23 +124,36 @@ def prepare(request: Request) -> Prepared:
         start=request.start,
     )
     config = configure(request.recipe, facts, request.changes)
+    held = None
+    if request.val_split is not None:
+        data, held = hold_out(data, request.val_split, config.seed)
+        config = configure(
+            request.recipe, replace(facts, images=len(data.samples)), request.changes
+        )
     if config.wandb:
         _check_installed("wandb=true", ["wandb"], "pip install wandb")
     _check_masks(config, data)
-    val, truth = _open_truth(request.data, data, request.val)
-    notes = [*data.notes, *_note_missing_validation(config, truth, request.val)]
+    if held is None:
+        val, truth = _open_truth(request.data, data, request.val, class_name)
+    else:
+        val = held.split
+        truth = None if request.val == NO_VALIDATION else open_held_out(held, request.data)
     if truth is not None:
-        request = replace(request, scored=val)
+        request = replace(request, scored=val if held is None else HELD_OUT)
         try:
             choose_tasks(config.spec, truth)
         except DataError as error:
             raise DataError(
                 f"validation would fail: {error}; fix it, or train without: --val {NO_VALIDATION}"
             ) from error
-        notes += _note_shared_images(data, truth)
-    notes += _note_few_steps(config)
     return Prepared(
-        request=request, config=config, data=data, truth=truth, val=val, notes=tuple(notes)
+        request=request,
+        config=config,
+        data=data,
+        truth=truth,
+        val=val,
+        held_out=held,
+        notes=(*data.notes, *list_notes(config, data, truth, request.val, request.start)),
     )
 
 
@@ -138,6 +162,27 @@ def _check_installed(what: str, names: Sequence[str], fix: str) -> None:
     missing = [name for name in names if find_spec(name) is None]
     if missing:
         raise PanodetrError(f"{what} needs {', '.join(missing)}, which is not installed; {fix}")
+
+
+def _check_asked(request: Request, data: Dataset) -> None:
+    """Refuse what the data has no need of: a share to validate with, the name of a class."""
+    name, names = request.class_name, [category.name for category in data.categories]
+    if name is not None and names != [name]:
+        raise UsageError(
+            f"--class {name} is for label maps that name no class, and {data.folder} has "
+            f"{preview(names)}; leave it out, and join names with --map"
+        )
+    if request.val_split is None:
+        return
+    others = [split for split in list_splits(request.data, data.format) if split != data.split]
+    val = same_split(others, DEFAULT_SPLIT)
+    if request.val not in (None, NO_VALIDATION, HELD_OUT):
+        val = request.val
+    if val is not None:
+        raise UsageError(
+            f"--val-split {request.val_split:g} is for data without a split to validate with, and "
+            f"there is {val!r}; leave one of them out"
+        )
 
 
 def _with_absolute_path(change: str) -> str:
@@ -163,62 +208,19 @@ def _check_masks(config: TrainConfig, data: Dataset) -> None:
 
 
 def _open_truth(
-    folder: Path, data: Dataset, val: str | None
+    folder: Path, data: Dataset, val: str | None, class_name: str
 ) -> tuple[str | None, GroundTruth | None]:
     """Open what to validate with, in the format of what is learned from; its split comes first."""
     if val == NO_VALIDATION:
         return None, None
-    if val is None:
-        splits = list_splits(folder, data.format)
-        if not any(_is_one_split(DEFAULT_SPLIT, split) for split in splits):
-            return None, None
+    if val is None and same_split(list_splits(folder, data.format), DEFAULT_SPLIT) is None:
+        return None, None
     val = find_data(folder, val or DEFAULT_SPLIT, data.format)[1]
     if data.format == "coco-panoptic":
         return val, GroundTruth.open(folder, val)
-    return val, GroundTruth.of_data(open_data(folder, val, format=data.format))
-
-
-def _note_missing_validation(
-    config: TrainConfig, truth: GroundTruth | None, val: str | None
-) -> list[str]:
-    """Say so where a run is not validated, or too seldom to end early."""
-    idle = f", and patience={config.patience} does nothing" if config.patience else ""
-    if truth is None:
-        where = "--val none" if val == NO_VALIDATION else "no split is called val"
-        return [f"there is no validation ({where}): no best model is kept{idle}"]
-    if not config.validate_every and idle:
-        return [f"validate_every is 0: there is one validation, at the end{idle}"]
-    return []
-
-
-def _note_shared_images(data: Dataset, truth: GroundTruth) -> list[str]:
-    """Say so where images to validate with are learned from."""
-    learned = {sample.path for sample in data.samples}
-    shared = sum(image.path in learned for image in truth.images)
-    if not shared:
-        return []
-    return [
-        f"{shared} of the {len(truth.images)} images to validate with are also learned from: the "
-        "figures say nothing of new images"
-    ]
-
-
-def _note_few_steps(config: TrainConfig) -> list[str]:
-    """Say so where the run ends before something that it was to do, as `steps` alone can bring."""
-    notes: list[str] = []
-    if config.spec.architecture.masks and config.mask_start >= config.steps:
-        notes.append(
-            f"no step learns masks: there are {config.steps}, and mask_start is "
-            f"{config.mask_start}; let them come sooner: --set mask_start=N"
-        )
-    # If it is not at its peak where the warm-up ends, it never is: from there on it only falls.
-    if config.warmup >= config.steps or learning_rate_factor(config.warmup, config) < 1:
-        fall = f"decay {config.decay}" + (f" and drop {config.drop}" if config.drop else "")
-        notes.append(
-            f"the learning rate never reaches its peak: there are {config.steps} steps, and "
-            f"warmup is {config.warmup}, {fall}; let them be shorter: --set warmup=N --set decay=N"
-        )
-    return notes
+    return val, GroundTruth.of_data(
+        open_data(folder, val, format=data.format, class_name=class_name)
+    )
 
 
 def write_request(path: Path, prepared: Prepared) -> None:
@@ -284,7 +286,7 @@ def resumed(
     )
     if asked is None:
         return wider
-    for name in ("recipe", "format", "split", "val"):
+    for name in ("recipe", "format", "split", "val", "val_split", "class_name"):
         one, other = getattr(kept, name), getattr(asked, name)
         if other is not None and other != one:
             raise UsageError(

@@ -122,6 +122,7 @@ def finetune(
     validate_epochs: Count = 5,
     batch_size: Positive = 4,
     short_side: Positive | None = None,
+    class_map: dict[str, str] | None = None,
 ) -> TrainConfig:
     """Any checkpoint (`start`) on your own images and classes: a short run at the paper's rates.
 
@@ -148,7 +149,8 @@ def finetune(
     live = old.backbone.norm == "batch"
     augmentation = _augmentation_for(rule)
     known = {category.name for category in trained.categories}
-    things = {category.name for category in data.categories if category.is_thing}
+    joined = class_map or {}
+    things = {joined.get(c.name, c.name) for c in data.categories if c.is_thing}
     return TrainConfig(
         spec=replace(
             trained,
@@ -163,6 +165,7 @@ def finetune(
         # Whole images have many shapes, and all of a batch are padded to the largest.
         sampling="buckets" if isinstance(augmentation, PaperAugmentation) else "epochs",
         start=start,
+        class_map=joined,
         # A backbone with live norms was trained from random weights, at the rate of the rest.
         frozen_stages=0 if live else 1,
         steps=steps,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from panodetr.errors import Interrupted, TrainingError, UsageError
-from panodetr.training.folder import RunFolder, held, is_held
+from panodetr.files import write_text
+from panodetr.training.folder import RunFolder, held, hold_next, is_held
+from panodetr.training.hold_out import list_images
 from panodetr.training.log import Log, Observer, Recorder
 from panodetr.training.loop import Trainer
 from panodetr.training.prepare import (
@@ -54,6 +56,7 @@ def train(
     request: Request | None,
     out: Path,
     *,
+    numbered: bool = False,
     resume: bool = False,
     changes: Sequence[str] = (),
     val: str | None = None,
@@ -67,6 +70,7 @@ def train(
     Args:
         request: what to do; None with `resume` takes what the run was begun with.
         out: the run's folder; `panodetr.training.folder` says what it holds.
+        numbered: whether a new run takes `out`-2, `out`-3 … where `out` is taken.
         resume: go on with the run in `out`.
         changes: "field=value", of what a run that is resumed was begun with.
         val: what a run that is resumed is validated with from now on: "none", or, where it was
@@ -79,7 +83,7 @@ def train(
 
     Raises:
         UsageError: the request cannot be meant, or `out` holds a run already, or something of a
-            run's names, and `resume` is not asked for.
+            run's names, and neither `resume` nor `numbered` is asked for.
         Interrupted: the process was asked to stop; the state is kept.
         TrainingError: there is nothing to resume, another process uses the folder, or
             training diverged.
@@ -91,7 +95,7 @@ def train(
     if resume:
         kept, before = read_request(folder.config)
         request = resumed(kept, request, changes, val)
-    else:
+    elif not numbered:
         folder.check_free()
     if request is None:
         raise UsageError("there is nothing to train; name a recipe and the data")
@@ -104,11 +108,17 @@ def train(
         )
     accelerator = join_ranks(device, prepared.config)
     accelerator.wait_for_everyone()  # nobody looks for a run once the first process has begun it
-    with held(out) if accelerator.is_main_process else nullcontext():
-        if accelerator.is_main_process and resume:
-            folder.clear_leftovers()
+    with ExitStack() as stack:
+        if accelerator.is_main_process and numbered and not resume:
+            folder = RunFolder(hold_next(out, stack))
+            if folder.path != out:
+                notes.append(f"{out} holds another run, so this one is in {folder.path}")
         elif accelerator.is_main_process:
-            folder.check_free()  # another process may have been faster
+            stack.enter_context(held(out))
+            if resume:
+                folder.clear_leftovers()
+            else:
+                folder.check_free()  # another process may have been faster
         return _train(prepared, notes, folder, accelerator, observer or Observer(), resume=resume)
 
 
@@ -128,6 +138,8 @@ def _train(
     observer = Observer()
     if main:
         write_request(folder.config, prepared)  # not before: what was refused must not stay
+        if prepared.held_out is not None:
+            write_text(folder.held_out, list_images(prepared.held_out))
         log = Log(folder, state.step, state.validated, wandb=config.wandb)
         observer = Recorder(log, config.spec, data, truth, device, audience)
         for line in notes:

@@ -14,14 +14,14 @@ import torch
 
 from panodetr.checkpoints.load import load_backbone, load_checkpoint
 from panodetr.checkpoints.names import preview
-from panodetr.errors import UsageError
+from panodetr.errors import UsageError, did_you_mean
 from panodetr.model.detr import Detr
 from panodetr.objective.auxiliary import AuxiliaryHeads, place_queries_on_grid
 from panodetr.training.optimizer import freeze, make_optimizer
 from panodetr.training.state import Learner, TrainState, average_weights, recompute_activations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -91,8 +91,8 @@ def check_start(config: TrainConfig) -> None:
     """Refuse to freeze weights that nobody has trained.
 
     Raises:
-        UsageError: a frozen part, be it the backbone's batch norms, would be random, or two sources
-            of one backbone are given.
+        UsageError: a frozen part, be it the backbone's batch norms, would be random, two sources of
+            one backbone are given, or classes are joined to those of no model.
     """
     if config.start is not None and config.backbone_weights is not None:
         raise UsageError(
@@ -103,6 +103,11 @@ def check_start(config: TrainConfig) -> None:
         raise UsageError(
             "this run trains the mask head of a model whose every other part is frozen; name one "
             "that is trained: --set start=CHECKPOINT"
+        )
+    if config.start is None and config.class_map:
+        raise UsageError(
+            "class_map (--map) joins classes to those of a trained model; name one: "
+            "--set start=CHECKPOINT"
         )
     if config.start is not None or config.backbone_weights is not None:
         return
@@ -126,7 +131,8 @@ def make_model(config: TrainConfig) -> tuple[Detr, list[str]]:
         The model, and one line for each thing worth knowing of where its weights come from.
 
     Raises:
-        UsageError: a frozen part would be random, or the checkpoint's backbone is another.
+        UsageError: a frozen part would be random, the checkpoint's backbone is another, or
+            `class_map` names a class that is not there.
         CheckpointError: the checkpoint or the backbone's file cannot be read.
     """
     check_start(config)
@@ -138,7 +144,16 @@ def make_model(config: TrainConfig) -> tuple[Detr, list[str]]:
     if config.start is None:
         return model, []
     spec, trained = load_checkpoint(config.start)
-    notes, random = transfer(trained, spec, model, config.spec)
+    for of, names, classes in (
+        (config.start, config.class_map.values(), spec.categories),
+        ("the data", config.class_map, config.spec.categories),
+    ):
+        known = [category.name for category in classes]
+        for name in names:
+            if name not in known:
+                hint = did_you_mean(name, known, f"it has {preview(known)}")
+                raise UsageError(f"class_map (--map): {of} has no class {name!r}; {hint}")
+    notes, random = transfer(trained, spec, model, config.spec, config.class_map)
     if "backbone" in random:
         raise UsageError(
             f"the backbone of {config.start} is another than this run's; choose a recipe with the "
@@ -155,7 +170,11 @@ def make_model(config: TrainConfig) -> tuple[Detr, list[str]]:
 
 @torch.no_grad()
 def transfer(
-    source: Detr, source_spec: ModelSpec, target: Detr, target_spec: ModelSpec
+    source: Detr,
+    source_spec: ModelSpec,
+    target: Detr,
+    target_spec: ModelSpec,
+    class_map: Mapping[str, str],
 ) -> tuple[list[str], set[str]]:
     """Copy what fits from one model into another.
 
@@ -164,6 +183,7 @@ def transfer(
         source_spec: its classes, which are matched by name.
         target: a model with random weights, which is changed.
         target_spec: its classes.
+        class_map: from names of `target`'s classes to others of `source`'s.
 
     Returns:
         A line for each part that was not copied whole, and the parts of which some weights are
@@ -183,7 +203,7 @@ def transfer(
         else:
             random.setdefault(_part(key), "initialised, of another shape in the checkpoint")
     for name, note in (
-        ("class_head", _copy_classes(given, source_spec, wanted, target_spec)),
+        ("class_head", _copy_classes(given, source_spec, wanted, target_spec, class_map)),
         ("queries", _copy_queries(given[_QUERIES], wanted[_QUERIES])),
     ):
         if note is not None:
@@ -195,23 +215,28 @@ def transfer(
 
 
 def _copy_classes(
-    given: dict[str, Tensor], source: ModelSpec, wanted: dict[str, Tensor], target: ModelSpec
+    given: dict[str, Tensor],
+    source: ModelSpec,
+    wanted: dict[str, Tensor],
+    target: ModelSpec,
+    class_map: Mapping[str, str],
 ) -> str | None:
-    """Copy the rows of classes of one name, and of "no object"; say so unless all were copied."""
+    """Copy the rows of classes of one name or that are joined, and of "no object".
+
+    Returns:
+        What was copied, unless it is all.
+    """
     weight = _CLASS_HEAD[0]
     if given[weight].shape[1] != wanted[weight].shape[1]:
         return "initialised, of another width in the checkpoint"
-    old, new = ([(c.index, c.name.casefold()) for c in s.categories] for s in (source, target))
-    if old == new and given[weight].shape == wanted[weight].shape:
+    joined = [(c.index, class_map.get(c.name, c.name).casefold()) for c in target.categories]
+    old = [(c.index, c.name.casefold()) for c in source.categories]
+    if old == joined and given[weight].shape == wanted[weight].shape:
         for key in _CLASS_HEAD:
             wanted[key].copy_(given[key])
         return None
     places = {category.name.casefold(): category.index for category in reversed(source.categories)}
-    pairs = {
-        category.index: places[category.name.casefold()]
-        for category in target.categories
-        if category.name.casefold() in places
-    }
+    pairs = {index: places[name] for index, name in joined if name in places}
     for key in _CLASS_HEAD:
         wanted[key][[*pairs, -1]] = given[key][[*pairs.values(), -1]]
     known = [category.name for category in target.categories if category.index in pairs]

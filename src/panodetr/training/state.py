@@ -72,7 +72,7 @@ class TrainState:
         skipped: what was said of each image that could not be read, by whichever process.
         best: the best score of a validation; None before the first.
         stale: validations since then.
-        validated: the step of the last validation; 0 before the first. A state is saved before its
+        validated: the step of the last validation; -1 before the first. A state is saved before its
             validation and again after it, so that a validation that fails costs nothing.
     """
 
@@ -84,7 +84,7 @@ class TrainState:
     skipped: set[str] = field(default_factory=set[str])
     best: float | None = None
     stale: int = 0
-    validated: int = 0
+    validated: int = -1
 
     @property
     def kept_model(self) -> Detr:
