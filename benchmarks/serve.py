@@ -53,11 +53,12 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=60, help="of load, in all")
     parser.add_argument("--loop-seconds", type=float, default=20, help="of the loop, in all")
+    parser.add_argument("--warm-up", type=float, default=20)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--growth", type=float, default=30, help="MiB, in all")
     options = parser.parse_args()
 
-    images = [crop(files("panodetr.assets").joinpath("samples", name)) for name in SAMPLES]
+    images = [crop(files("panodetr.assets").joinpath("samples").joinpath(name)) for name in SAMPLES]
     loop = Loop(options.model)
     expected = [loop.answer(image) for image in images]
     command = [sys.executable, "-m", "panodetr", "serve", "--port", "0"]
@@ -66,7 +67,8 @@ def main() -> int:
         try:
             assert service.stdout is not None
             url = service.stdout.readline().decode().split()[-1]
-            ask(Load(), url, images, expected, options.clients, 5)  # all is loaded, and warm
+            # Every size of batch that is new to PyTorch costs it some memory, once.
+            ask(Load(), url, images, expected, options.clients, options.warm_up)
             memory, load = [memory_of(service.pid)], Load()
             for _ in range(options.turns):
                 loop.run(images, options.loop_seconds / options.turns)

@@ -17,6 +17,11 @@ chmod -R a+rX "$scratch"
 
 as=()
 [ "$(id -u)" -ne 0 ] || as=(setpriv --reuid 10001 --regid 10001 --clear-groups --no-new-privs)
+again='import subprocess as s, sys; s.run([sys.executable, "-c", ""], check=True)'
+if ! "${as[@]}" "$bin/python" -c "$again" 2>"$scratch/why"; then
+    echo "another user may not run $(readlink -f "$bin/python"): the service runs as $(id -un)"
+    as=()
+fi
 cp src/panodetr/assets/samples/fluorescence.png "$scratch/image.png"
 cd /
 HOME=/nonexistent PYTHONDONTWRITEBYTECODE=1 "${as[@]}" \

@@ -186,7 +186,11 @@ class Pool:
         try:
             models = await self._in_thread(here.recv)
         except (EOFError, OSError):
-            models = "a model process died while it loaded the models (out of memory?)"
+            await self._in_thread(process.join, 1)
+            models = (
+                f"a model process ended with code {process.exitcode} while it loaded the models; "
+                "the log has more, and -9 is often a lack of memory"
+            )
         if isinstance(models, str):
             self._end(process)
             raise PanodetrError(models)
