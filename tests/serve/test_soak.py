@@ -15,7 +15,8 @@ LOAD = Path(__file__).resolve().parents[2] / "benchmarks" / "serve.py"
 @pytest.mark.soak
 def test_load_gets_the_loops_answers_and_memory_stays(tmp_path: Path) -> None:
     seconds = min(600, 6 * int(os.environ.get("PANODETR_SOAK", "10")))
-    command = [sys.executable, LOAD, "--seconds", str(seconds), "--loop-seconds", "3"]
+    command = [sys.executable, LOAD, "--seconds", str(seconds)]
+    command += ["--loop-seconds", "3", "--turns", "1", "--warm-up", "10"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
