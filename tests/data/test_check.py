@@ -13,7 +13,7 @@ from PIL import Image
 
 from panodetr.data.check import Inspection, check_split
 from panodetr.data.convert import convert_data
-from panodetr.data.dataset import Format, list_splits, open_data
+from panodetr.data.dataset import Format, Source, open_data
 from panodetr.errors import DataError
 
 from .conftest import write_image
@@ -61,7 +61,7 @@ def test_the_real_data_is_clean(
     shared_data: Path, name: str, images: int, objects: int, crowds: int, empty: int
 ) -> None:
     format: Format = "coco-instances" if name == "coco-instances" else "coco-panoptic"
-    splits = ["val"] if name == "nuclei" else list_splits(shared_data / name, format)
+    splits = ["val"] if name == "nuclei" else list(Source(shared_data / name).find(format))
     found = [check(shared_data / name, format, split) for split in splits]
     assert [message for one in found for message in kinds(one)] == []
     assert sum(one.images for one in found) == images

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panodetr.data.dataset import Format, list_splits, open_data, read_objects
+from panodetr.data.dataset import Format, Source, open_data, read_objects
 from panodetr.data.masks import present_ids
 from panodetr.data.targets import Objects
 from panodetr.errors import DataError, PanodetrError
@@ -58,7 +58,7 @@ def test_every_format_is_found_by_what_is_there(
     assert opened["coco-instances"].split == "val2017"  # the only one
     assert open_data(boxes_folder, "val").split == "val2017"
     assert open_data(shared_data / "nuclei", "val").split == "val"
-    assert list_splits(yolo_folder, "yolo") == ["train", "val"]
+    assert list(Source(yolo_folder).find("yolo")) == ["train", "val"]
 
 
 @pytest.mark.parametrize(

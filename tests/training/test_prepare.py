@@ -382,3 +382,27 @@ def test_few_steps_are_measured_by_where_they_begin(tiny_run: TrainConfig) -> No
     )
     assert "the mask head took 46000 of 64 images" in warn_of_few_steps(masks)[0]
     assert warn_of_few_steps(replace(masks, steps=5_000)) == []
+
+
+def test_a_data_set_whose_parts_are_elsewhere_is_named_by_options(
+    boxes: Path, tmp_path: Path
+) -> None:
+    """And a run that is resumed finds them again."""
+    moved, elsewhere = tmp_path / "all.json", tmp_path / "elsewhere"
+    shutil.copy(boxes / "instances_train.json", moved)
+    shutil.copytree(boxes / "train", elsewhere)
+    without = ("spec.architecture.masks=false", "token_weight=0", "attention_weight=0")
+    asked = Request(
+        recipe="nuclei",
+        data=tmp_path,
+        annotations=moved,
+        images=elsewhere,
+        changes=(*SMALL, *without),
+    )
+    prepared = prepare(asked)
+    assert {sample.path.parent for sample in prepared.data.samples} == {elsewhere}
+    write_request(tmp_path / "config.json", prepared)
+    kept, _ = read_request(tmp_path / "config.json")
+    assert (kept.annotations, kept.images) == (moved.resolve(), elsewhere.resolve())
+    with pytest.raises(UsageError, match="was begun with --annotations"):
+        resumed(kept, replace(asked, annotations=tmp_path / "other.json"), ())

@@ -10,6 +10,7 @@ from typing import Literal
 
 import pytest
 
+from panodetr.data.dataset import Source
 from panodetr.errors import UsageError
 from panodetr.results.types import Category
 from panodetr.training.recipes import RECIPES, RecipeData
@@ -146,6 +147,6 @@ def test_arguments_are_what_steps_and_shapes_follow_from() -> None:
 
 def test_detectors_read_instances_where_a_folder_has_both(shared_data: Path) -> None:
     instances = shared_data / "coco-instances"
-    assert preferred_format("coco-detection", instances) == "coco-instances"
-    assert preferred_format("coco-panoptic-boxes", instances) is None
-    assert preferred_format("coco-detection", shared_data / "coco-panoptic") is None
+    assert preferred_format("coco-detection", Source(instances)) == "coco-instances"
+    assert preferred_format("coco-panoptic-boxes", Source(instances)) is None
+    assert preferred_format("coco-detection", Source(shared_data / "coco-panoptic")) is None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from panodetr.cli.options import Device, Format
+from panodetr.cli.options import Device, Format, SourceOptions
 from panodetr.cli.output import duration, print_json, print_line
 from panodetr.errors import Interrupted, UsageError
 
@@ -30,6 +30,7 @@ def train(
     /,
     *,
     data: Path | None = None,
+    source: SourceOptions = SourceOptions(),  # noqa: B008 - frozen
     format: Format | None = None,
     split: str | None = None,
     val: str | None = None,
@@ -59,7 +60,8 @@ def train(
 
     Args:
         recipe: One of `panodetr recipes`.
-        data: A data set of COCO's (panoptic or instances), of YOLO's, or images with id maps.
+        data: The folder of a data set, in any format that data check knows, or its annotation file.
+        source: Where its parts are.
         format: What the folder is taken for. Default: the first of these that is there.
         split: The split to learn from. Default: train, or the only one.
         val: The split to validate with; none for no validation. Default: val, where it exists.
@@ -89,6 +91,7 @@ def train(
     request = None
     if recipe is None and data is None and resume:
         new = {"split": split, "format": format, "val-split": val_split, "class": class_name}
+        new |= vars(source)
         for option, given in new.items():
             if given is not None:
                 raise UsageError(f"--{option} is for a new run; one that is resumed keeps its own")
@@ -100,6 +103,7 @@ def train(
         request = Request(
             recipe=recipe,
             data=data,
+            **vars(source),
             format=format,
             split=split,
             val=None if resume else val,

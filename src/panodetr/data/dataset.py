@@ -361,7 +361,7 @@ def _has_object(sample: AnySample) -> bool:
 
 @system_errors()
 def open_data(
-    folder: Path,
+    folder: Path | Source,
     split: str | None = None,
     *,
     format: Format | None = None,
@@ -374,7 +374,7 @@ def open_data(
     """Open a data set of any format and check what can be checked without reading pixels.
 
     Args:
-        folder: the data set's, or its annotation file.
+        folder: the data set's, or its annotation file, or what was found in it.
         split: its name; None takes "train", or else the only one there is.
         format: how it is written; None takes the first of `FORMATS` that is there: a folder of
             COCO's may have both panoptic and instance annotations.
@@ -389,29 +389,11 @@ def open_data(
         DataError: there is no such data set or split, it contradicts itself, or there is nothing
             to learn from.
     """
-    source = Source(folder, annotations=annotations, images=images, exif=exif)
+    source = folder
+    if isinstance(source, Path):
+        source = Source(source, annotations=annotations, images=images, exif=exif)
     format, split = source.choose(split, format)
     return source.open(format, split, class_name=class_name, may_be_empty=may_be_empty)
-
-
-@system_errors()
-def find_data(folder: Path, split: str | None, format: Format | None) -> tuple[Format, str]:
-    """Find out a folder's format and split.
-
-    Raises:
-        DataError: there is no data set, no such split, or several to choose from.
-    """
-    return Source(folder).choose(split, format)
-
-
-@system_errors()
-def list_splits(folder: Path, format: Format) -> list[str]:
-    """List the splits of one format; "" stands for a data set that has none.
-
-    Raises:
-        DataError: YOLO's `data.yaml` is broken.
-    """
-    return list(Source(folder).find(format)) if folder.exists() else []
 
 
 def read_objects(sample: AnySample, index_of: dict[int, int], *, with_masks: bool) -> Objects:

@@ -73,7 +73,7 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
     left_out: list[str] = []
     for split in dict.fromkeys((data.split, prepared.val)) if checked else ():
         if split is not None:
-            found = check_split(request.data, split, data.format, lambda done, images: None)
+            found = check_split(prepared.source, split, data.format, lambda done, images: None)
             said = [finding.message for finding in found.findings if finding.is_error]
             faults, most = found.faults, prepared.config.bad_images
             # Images to learn from may be skipped; of those to validate with none may.

@@ -13,7 +13,7 @@ from panodetr.errors import UsageError
 from panodetr.evaluation.ground_truth import GroundTruth
 
 if TYPE_CHECKING:
-    from panodetr.data.dataset import Dataset
+    from panodetr.data.dataset import Dataset, Source
     from panodetr.data.samples import AnySample
 
 HELD_OUT = "held-out"
@@ -49,12 +49,12 @@ def hold_out(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     return replace(data, samples=learned), replace(data, samples=validated, unreadable=())
 
 
-def open_held_out(held: Dataset, source: Path) -> GroundTruth:
+def open_held_out(held: Dataset, source: Source) -> GroundTruth:
     """Give images that are held out as ground truth.
 
     Args:
         held: the images.
-        source: what the data was opened by: its folder, or its annotation file.
+        source: where the data was found.
 
     Raises:
         DataError: an annotation or id map cannot be read.

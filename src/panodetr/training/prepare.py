@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from panodetr.checkpoints.names import preview
 from panodetr.checkpoints.published import bundled
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.data.dataset import CLASS_NAME, Format, find_data, list_splits, open_data
+from panodetr.data.dataset import CLASS_NAME, Format, Frame, Source, open_data
+from panodetr.data.formats import system_errors
 from panodetr.data.tree import same_split
 from panodetr.errors import DataError, PanodetrError, TrainingError, UsageError
 from panodetr.evaluation.ground_truth import DEFAULT_SPLIT, GroundTruth
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 EXTRAS = ("accelerate", "matplotlib", "tensorboard")
 
+PATHS = ("data", "annotations", "images")
+"""Of a request, which a run's file has as texts."""
+
 _PATHS = ("start", "backbone_weights")
 
 
@@ -48,6 +52,7 @@ class Request:
     Attributes:
         recipe: a name in `RECIPES`.
         data: the data set's folder.
+        annotations, images, exif: as `panodetr.data.dataset.Source` has them.
         format: how it is written; None takes the recipe's choice of what is there.
         split: what to learn from; None takes "train", or the only one.
         val: what to validate with; None takes "val" where it is there, `NO_VALIDATION` none,
@@ -64,6 +69,9 @@ class Request:
 
     recipe: str
     data: Path
+    annotations: Path | None = None
+    images: Path | None = None
+    exif: Frame | None = None
     format: Format | None = None
     split: str | None = None
     val: str | None = None
@@ -80,6 +88,7 @@ class Prepared:
 
     Attributes:
         request: what was asked for.
+        source: what was found in the data's folder.
         config: what follows from it.
         data: what to learn from.
         truth: what to validate with; None for nothing.
@@ -89,6 +98,7 @@ class Prepared:
     """
 
     request: Request
+    source: Source
     config: TrainConfig
     data: Dataset
     truth: GroundTruth | None
@@ -111,10 +121,14 @@ def prepare(request: Request) -> Prepared:
     _check_installed("training", EXTRAS, "pip install 'panodetr[train]'")
     find_recipe(request.recipe)
     request = replace(request, changes=tuple(map(_with_absolute_path, request.changes)))
-    wanted = request.format or preferred_format(request.recipe, request.data)
+    with system_errors():
+        source = Source(
+            request.data, annotations=request.annotations, images=request.images, exif=request.exif
+        )
+        wanted = request.format or preferred_format(request.recipe, source)
     class_name = request.class_name or CLASS_NAME
-    data = open_data(request.data, request.split, format=wanted, class_name=class_name)
-    _check_asked(request, data)
+    data = open_data(source, request.split, format=wanted, class_name=class_name)
+    _check_asked(request, source, data)
     if request.start is None:
         request = replace(request, start=read_start(request.recipe, request.changes))
     facts = RecipeData(
@@ -134,10 +148,10 @@ def prepare(request: Request) -> Prepared:
         _check_installed("wandb=true", ["wandb"], "pip install wandb")
     _check_masks(config, data)
     if held is None:
-        val, truth = _open_truth(request.data, data, request.val, class_name)
+        val, truth = _open_truth(source, data, request.val, class_name)
     else:
         val = held.split
-        truth = None if request.val == NO_VALIDATION else open_held_out(held, request.data)
+        truth = None if request.val == NO_VALIDATION else open_held_out(held, source)
     if truth is not None:
         request = replace(request, scored=val if held is None else HELD_OUT)
         try:
@@ -148,6 +162,7 @@ def prepare(request: Request) -> Prepared:
             ) from error
     return Prepared(
         request=request,
+        source=source,
         config=config,
         data=data,
         truth=truth,
@@ -164,7 +179,7 @@ def _check_installed(what: str, names: Sequence[str], fix: str) -> None:
         raise PanodetrError(f"{what} needs {', '.join(missing)}, which is not installed; {fix}")
 
 
-def _check_asked(request: Request, data: Dataset) -> None:
+def _check_asked(request: Request, source: Source, data: Dataset) -> None:
     """Refuse what the data has no need of: a share to validate with, the name of a class."""
     name, names = request.class_name, [category.name for category in data.categories]
     if name is not None and names != [name]:
@@ -174,7 +189,7 @@ def _check_asked(request: Request, data: Dataset) -> None:
         )
     if request.val_split is None:
         return
-    others = [split for split in list_splits(request.data, data.format) if split != data.split]
+    others = [split for split in source.find(data.format) if split != data.split]
     val = same_split(others, DEFAULT_SPLIT)
     if request.val not in (None, NO_VALIDATION, HELD_OUT):
         val = request.val
@@ -208,18 +223,18 @@ def _check_masks(config: TrainConfig, data: Dataset) -> None:
 
 
 def _open_truth(
-    folder: Path, data: Dataset, val: str | None, class_name: str
+    source: Source, data: Dataset, val: str | None, class_name: str
 ) -> tuple[str | None, GroundTruth | None]:
     """Open what to validate with, in the format of what is learned from; its split comes first."""
     if val == NO_VALIDATION:
         return None, None
-    if val is None and same_split(list_splits(folder, data.format), DEFAULT_SPLIT) is None:
+    if val is None and same_split(source.find(data.format), DEFAULT_SPLIT) is None:
         return None, None
-    val = find_data(folder, val or DEFAULT_SPLIT, data.format)[1]
+    val = source.choose(val or DEFAULT_SPLIT, data.format)[1]
     if data.format == "coco-panoptic":
-        return val, GroundTruth.open(folder, val)
+        return val, GroundTruth.open(source, val)
     return val, GroundTruth.of_data(
-        open_data(folder, val, format=data.format, class_name=class_name)
+        open_data(source, val, format=data.format, class_name=class_name)
     )
 
 
@@ -229,7 +244,8 @@ def write_request(path: Path, prepared: Prepared) -> None:
     Raises:
         PanodetrError: the system refused to write.
     """
-    asked = asdict(prepared.request) | {"data": str(prepared.request.data.resolve())}
+    asked = asdict(prepared.request)
+    asked |= {name: str(given.resolve()) for name in PATHS if (given := asked[name]) is not None}
     write_json(path, asked | {"config": asdict(prepared.config)})
 
 
@@ -246,7 +262,9 @@ def read_request(path: Path) -> tuple[Request, dict[str, Any]]:
         )
     try:
         kept = read_json(path, dict[str, Any], TrainingError)
-        kept["data"] = Path(check(kept.get("data"), str, f"{path}: data", TrainingError))
+        for name in PATHS:
+            if kept.get(name) is not None or name == "data":
+                kept[name] = Path(check(kept.get(name), str, f"{path}: {name}", TrainingError))
         config = check(kept.get("config"), dict[str, Any], f"{path}: config", TrainingError)
         return check(kept, Request, str(path), TrainingError), config
     except TrainingError as error:
@@ -286,18 +304,20 @@ def resumed(
     )
     if asked is None:
         return wider
-    for name in ("recipe", "format", "split", "val", "val_split", "class_name"):
+    for name in ("recipe", "format", "exif", "split", "val", "val_split", "class_name"):
         one, other = getattr(kept, name), getattr(asked, name)
         if other is not None and other != one:
             raise UsageError(
                 f"the run was begun with {name} {one!r}, not {other!r}; leave it out with "
                 "--resume, or choose another --out"
             )
-    if asked.data.resolve() != kept.data:
-        raise UsageError(
-            f"the run was begun with --data {kept.data}, not {asked.data}; leave it out with "
-            "--resume, or choose another --out"
-        )
+    for name in PATHS:
+        given, before = getattr(asked, name), getattr(kept, name)
+        if given is not None and given.resolve() != before:
+            raise UsageError(
+                f"the run was begun with --{name} {before}, not {given}; leave it out with "
+                "--resume, or choose another --out"
+            )
     return wider
 
 

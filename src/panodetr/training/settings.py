@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING, Literal, TypeVar, cast, get_args, get_origin, 
 import msgspec
 
 from panodetr.checkpoints.load import load_spec
-from panodetr.data.dataset import list_splits
 from panodetr.errors import UsageError, did_you_mean
 from panodetr.training.recipes import RECIPES, Recipe, RecipeData
 from panodetr.validation import check
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.data.dataset import Format
+    from panodetr.data.dataset import Format, Source
     from panodetr.training.config import TrainConfig
 
 
@@ -58,7 +56,7 @@ def read_start(recipe: str, changes: Sequence[str]) -> ModelSpec | None:
     return None if start is None else load_spec(cast("str", start))
 
 
-def preferred_format(recipe: str, folder: Path) -> Format | None:
+def preferred_format(recipe: str, source: Source) -> Format | None:
     """The format in which a recipe reads a folder that may have several; None for the usual one.
 
     COCO's own folder has panoptic and instance truth. Its detectors learn the instances.
@@ -67,7 +65,7 @@ def preferred_format(recipe: str, folder: Path) -> Format | None:
         DataError: the folder's description is broken.
     """
     wants_instances = recipe == "coco-detection"
-    return "coco-instances" if wants_instances and list_splits(folder, "coco-instances") else None
+    return "coco-instances" if wants_instances and source.find("coco-instances") else None
 
 
 def find_recipe(name: str) -> Recipe:
