@@ -151,3 +151,19 @@ def test_another_split_or_other_classes_are_one_line(
         assert done.returncode == 1
         assert message in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+def test_more_objects_than_results_that_count_are_told_and_may_all_count(
+    panodetr: Program, shared_data: Path
+) -> None:
+    """Right figures are pycocotools'."""
+    case = shared_data / "quirks" / "cases" / "E3" / "input"
+    common = ("eval", "--predictions", case / "results.json", "--ground-truth", case / "truth.json")
+    done = panodetr(*common, "--out", "out")
+    assert done.returncode == 0, done.stderr
+    assert "1 images have more than 100 objects of a class" in done.stdout
+    figures = json.loads(Path("out/metrics.json").read_text())
+    assert figures["boxes"]["ap"] == pytest.approx(0.6634, abs=1e-4)
+    done = panodetr(*common, "--out", "more", "--max-detections", "150")
+    assert "more than" not in done.stdout
+    assert json.loads(Path("more/metrics.json").read_text())["boxes"]["ap"] == 1

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from panodetr.cli.options import Fraction, ModelOptions, SourceOptions
 from panodetr.cli.output import QUIET, ProgressBar, print_error, print_json, print_line, print_table
@@ -29,6 +30,7 @@ def evaluate(
     predictions: Path | None = None,
     ground_truth: Annotated[Path | None, Parameter(name=["--ground-truth", "--truth"])] = None,
     allow_missing: bool = False,
+    max_detections: Annotated[int, Parameter(validator=Number(gte=10))] = 100,
     out: Path = OUT,
     json: bool = False,
     parts: SourceOptions = SourceOptions(),  # noqa: B008 - frozen
@@ -50,6 +52,8 @@ def evaluate(
         ground_truth: COCO's JSON, of instances or panoptic.
         allow_missing: Leave out images that are not there, and count images without predictions as
             empty; says how many.
+        max_detections: How many results of a class count in an image for average precision: the
+            best. COCO's is 100.
         out: The folder for metrics.json, the predictions and the plots.
         json: Print metrics.json's contents instead of tables.
         parts: Where the data set's parts are.
@@ -82,7 +86,13 @@ def evaluate(
                 progress.end()
 
             evaluation = measure(
-                predictor, truth, measured, threshold=threshold, out=out, progress=count
+                predictor,
+                truth,
+                measured,
+                threshold=threshold,
+                max_detections=max_detections,
+                out=out,
+                progress=count,
             )
     else:
         if predictions is None or ground_truth is None:
@@ -97,12 +107,20 @@ def evaluate(
             if given is not None:
                 raise UsageError(f"--{option} is for --data; a file says what it holds")
         truth = GroundTruth.read(ground_truth)
-        evaluation = score(predictions, truth, allow_missing=allow_missing)
+        evaluation = score(
+            predictions, truth, allow_missing=allow_missing, max_detections=max_detections
+        )
     figures = evaluation.counts.compute()
     report = metrics(figures, truth, evaluation.seconds)
     write_json(out / "metrics.json", report)
     if truth.left_out:
         print_line(f"{truth.left_out} images are missing and were left out")
+    if evaluation.counts.beyond:
+        print_line(
+            f"{evaluation.counts.beyond} images have more than {max_detections} objects of a "
+            "class, and only so many results of it count for average precision; raise "
+            "--max-detections"
+        )
     if evaluation.missing:
         print_line(f"{evaluation.missing} images have no predictions and were counted as empty")
     _show(out, figures, truth, name)

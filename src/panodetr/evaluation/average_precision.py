@@ -31,7 +31,8 @@ Overlap = Literal["bbox", "segm"]
 """What IoU is measured on, in COCO's words."""
 
 RANKED = 100
-"""How many predictions of a class count in one image: those with the highest scores."""
+"""How many predictions of a class count in one image: those with the highest scores, as COCO has it
+unless the user says otherwise."""
 
 
 class ObjectResult(TypedDict):
@@ -109,12 +110,23 @@ TWELVE = tuple(field.name for field in fields(DetectionFigures))[:12]
 
 
 class AveragePrecision:
-    """Matches predictions image by image; keeps 5 kB an image: scores and matches, no masks."""
+    """Matches predictions image by image; keeps 5 kB an image: scores and matches, no masks.
 
-    def __init__(self, categories: Sequence[InstanceCategory], overlap: Overlap) -> None:
+    Attributes:
+        beyond: images that have more objects of a class than predictions of it count.
+    """
+
+    def __init__(
+        self, categories: Sequence[InstanceCategory], overlap: Overlap, ranked: int = RANKED
+    ) -> None:
         self.categories = tuple(categories)
+        self.beyond = 0
+        self._ranked = ranked
+        params = hotcoco.Params(overlap)
+        params.max_dets = [1, 10, ranked]
         self._truths = Counter[int]()
-        self._matches = StreamingEval([{"id": c.id, "name": c.name} for c in categories], overlap)
+        named = [{"id": c.id, "name": c.name} for c in categories]
+        self._matches = StreamingEval(named, overlap, params=params)
 
     def update(
         self,
@@ -134,12 +146,15 @@ class AveragePrecision:
         image = {"id": image_id, "height": size[0], "width": size[1]}
         # The type checker does not take typed dictionaries for dictionaries.
         self._matches.update([image], [dict(t) for t in truth], [dict(r) for r in results])
-        self._truths.update(t["category_id"] for t in truth if not t["iscrowd"])
+        counted = Counter(t["category_id"] for t in truth if not t["iscrowd"])
+        self._truths += counted
+        self.beyond += any(count > self._ranked for count in counted.values())
 
     def merge(self, other: AveragePrecision) -> None:
         """Add what another has matched on other images of the same data set. It is exact."""
         self._matches = StreamingEval.merge([self._matches, other._matches])
         self._truths += other._truths
+        self.beyond += other.beyond
 
     def compute(self) -> DetectionFigures:
         """Turn what was matched so far into figures."""
@@ -191,14 +206,16 @@ def run_lengths(mask: NDArray[np.bool_]) -> RunLengths:
     return {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
 
 
-def best_of_each_class(candidates: Candidates, chosen: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Keep of some queries (N,) of an image the `RANKED` best of each class, in their order.
+def best_of_each_class(
+    candidates: Candidates, chosen: NDArray[np.intp], most: int = RANKED
+) -> NDArray[np.intp]:
+    """Keep of some queries (N,) of an image the best of each class, in their order.
 
-    COCO's figures ignore the others.
+    COCO's figures ignore all after the first `most`.
     """
     ranked = chosen[np.argsort(-candidates.scores[chosen], kind="stable")]
     classes = candidates.category_ids[ranked]
-    kept = [ranked[classes == category_id][:RANKED] for category_id in np.unique(classes)]
+    kept = [ranked[classes == category_id][:most] for category_id in np.unique(classes)]
     return np.sort(np.concatenate([chosen[:0], *kept]))
 
 

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from panodetr.errors import DataError
-from panodetr.evaluation.average_precision import best_of_each_class, box_results, run_lengths
+from panodetr.evaluation.average_precision import (
+    RANKED,
+    best_of_each_class,
+    box_results,
+    run_lengths,
+)
 from panodetr.evaluation.metrics import Counts, Evaluation, Prediction
 from panodetr.files import atomic_folder, atomic_write
 from panodetr.results.id_map import id_map_png
@@ -38,6 +43,7 @@ def evaluate(
     *,
     threshold: float | None = None,
     least_score: float | None = None,
+    max_detections: int = RANKED,
     out: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -53,6 +59,7 @@ def evaluate(
         threshold: least score of a segment; None is the model's own.
         least_score: where segments and masks are both measured, only queries with a higher score
             have their masks computed, and count; None counts all.
+        max_detections: how many predictions of a class count in an image: the best. COCO's is 100.
         out: folder for the predictions; None writes none.
         progress: called after each image with how many are done, and how many there are.
 
@@ -65,7 +72,7 @@ def evaluate(
     check_categories(model.categories, truth, tasks)
     if out is not None and out.resolve() == truth.folder.resolve():
         raise DataError(f"{out} holds the ground truth; choose another folder for the predictions")
-    counts = Counts(truth, tasks)
+    counts = Counts(truth, tasks, max_detections)
     known = [category.id for category in truth.object_categories]
     images = [image.source for image in truth.images]
     outputs = _run_model(model, images, tasks, threshold, least_score)
@@ -85,7 +92,7 @@ def evaluate(
                 if "boxes" in tasks:
                     prediction.boxes = box_results(image.image_id, candidates, chosen)
                 if "instances" in tasks:
-                    ranked = best_of_each_class(candidates, chosen)
+                    ranked = best_of_each_class(candidates, chosen, max_detections)
                     prediction.masks = _masks(image.image_id, candidates, ranked, clock)
             counts.update(image, prediction)
             if add is not None:

@@ -13,7 +13,7 @@ import numpy as np
 from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.masks import VOID, panoptic_objects
 from panodetr.errors import DataError
-from panodetr.evaluation.average_precision import TWELVE, AveragePrecision
+from panodetr.evaluation.average_precision import RANKED, TWELVE, AveragePrecision
 from panodetr.evaluation.panoptic_quality import PanopticQuality, object_segments
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ class Counts:
     send theirs to one process, which merges them.
     """
 
-    def __init__(self, truth: GroundTruth, tasks: Iterable[Task]) -> None:
-        """Start at zero.
+    def __init__(self, truth: GroundTruth, tasks: Iterable[Task], ranked: int = RANKED) -> None:
+        """Start at zero; `ranked` predictions of a class count in an image, at most.
 
         Raises:
             DataError: the ground truth lacks what a task needs.
@@ -80,9 +80,16 @@ class Counts:
         segments, objects = self._categories = truth.segment_categories, truth.object_categories
         self._things = frozenset(category.id for category in objects)
         self._panoptic = PanopticQuality(segments) if "panoptic" in self.tasks else None
-        self._boxes = AveragePrecision(objects, "bbox") if "boxes" in self.tasks else None
-        self._masks = AveragePrecision(objects, "segm") if "instances" in self.tasks else None
+        self._boxes = AveragePrecision(objects, "bbox", ranked) if "boxes" in self.tasks else None
+        self._masks = (
+            AveragePrecision(objects, "segm", ranked) if "instances" in self.tasks else None
+        )
         self._counted: set[int] = set()
+
+    @property
+    def beyond(self) -> int:
+        """Images that have more objects of a class than predictions of it count."""
+        return max((one.beyond for one in (self._boxes, self._masks) if one is not None), default=0)
 
     def update(self, image: GroundTruthImage, prediction: Prediction) -> None:
         """Count one image.

@@ -12,6 +12,7 @@ from panodetr.data.formats.coco import Box
 from panodetr.data.masks import check_run_lengths, read_id_map
 from panodetr.data.samples import RunLengths
 from panodetr.errors import DataError
+from panodetr.evaluation.average_precision import RANKED
 from panodetr.evaluation.metrics import Counts, Evaluation, Prediction
 from panodetr.validation import read_json
 
@@ -51,7 +52,9 @@ class _PanopticFile(msgspec.Struct):
     annotations: list[_Panoptic] | None = None
 
 
-def score(path: Path, truth: GroundTruth, *, allow_missing: bool = False) -> Evaluation:
+def score(
+    path: Path, truth: GroundTruth, *, allow_missing: bool = False, max_detections: int = RANKED
+) -> Evaluation:
     """Compare the results in a file with the ground truth.
 
     A list holds COCO's detection results: boxes, masks, or both. Areas come from the masks where
@@ -63,6 +66,7 @@ def score(path: Path, truth: GroundTruth, *, allow_missing: bool = False) -> Eva
         truth: of the same kind.
         allow_missing: count images without predictions as if nothing had been found, instead of
             refusing the file.
+        max_detections: how many predictions of a class count in an image: the best. COCO's is 100.
 
     Raises:
         DataError: the file is of another kind, contradicts itself or the ground truth, or has no
@@ -72,7 +76,7 @@ def score(path: Path, truth: GroundTruth, *, allow_missing: bool = False) -> Eva
     document = read_json(path, expected, DataError, strict=False)
     if isinstance(document, list):
         tasks = _object_tasks(path, document)
-        counts = Counts(truth, tasks)
+        counts = Counts(truth, tasks, max_detections)
         predictions = _sort_objects(path, document, truth, tasks)
     elif document.annotations is None:
         raise DataError(
