@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from panodetr.data.convert import Target, convert_data
-from panodetr.data.dataset import Dataset, open_data
+from panodetr.data.dataset import Dataset, Source, open_data
 from panodetr.errors import UsageError
 from panodetr.training.dry_run import dry_run
-from panodetr.training.hold_out import hold_out, list_images, open_held_out
 from panodetr.training.prepare import Request, prepare, read_request, resumed, write_request
+from panodetr.training.validate import hold_out, list_images, open_held_out
 
 from .conftest import write_discs
 from .test_prepare import SMALL
@@ -66,7 +66,7 @@ def test_images_of_every_format_are_held_out(discs: Dataset, tmp_path: Path, for
         folder = tmp_path / format
     learned, held = hold_out(open_data(folder), 0.5, 0)
     assert learned.format == format
-    truth = open_held_out(held, folder)
+    truth = open_held_out(held, Source(folder))
     paths = [image.path for image in truth.images]
     assert paths == [sample.path for sample in held.samples]
     assert len(paths) == len(learned.samples) == 2

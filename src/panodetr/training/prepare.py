@@ -18,7 +18,6 @@ from panodetr.data.tree import same_split
 from panodetr.errors import DataError, PanodetrError, TrainingError, UsageError
 from panodetr.evaluation.ground_truth import DEFAULT_SPLIT, GroundTruth
 from panodetr.files import write_json
-from panodetr.training.hold_out import HELD_OUT, hold_out, open_held_out
 from panodetr.training.notes import NO_VALIDATION, list_notes
 from panodetr.training.recipes import RecipeData
 from panodetr.training.settings import (
@@ -28,7 +27,7 @@ from panodetr.training.settings import (
     read_start,
     split_change,
 )
-from panodetr.training.validate import choose_tasks
+from panodetr.training.validate import HELD_OUT, choose_tasks, hold_out, open_held_out
 from panodetr.validation import check, read_json
 
 if TYPE_CHECKING:

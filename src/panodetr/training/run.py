@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from panodetr.errors import Interrupted, TrainingError, UsageError
 from panodetr.files import write_text
 from panodetr.training.folder import RunFolder, held, hold_next, is_held
-from panodetr.training.hold_out import list_images
 from panodetr.training.log import Log, Observer, Recorder
 from panodetr.training.loop import Trainer
 from panodetr.training.prepare import (
@@ -23,6 +22,7 @@ from panodetr.training.prepare import (
 )
 from panodetr.training.processes import join_ranks
 from panodetr.training.start import make_state
+from panodetr.training.validate import list_images
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from panodetr.errors import DataError
+from panodetr.data.formats import one_line
+from panodetr.errors import DataError, UsageError
 from panodetr.evaluation.evaluate import check_categories, evaluate
+from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.evaluation.metrics import metrics
 from panodetr.loading import predictor_of
 from panodetr.model.detr import Detr
@@ -19,7 +24,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.evaluation.ground_truth import GroundTruth, Task
+    from panodetr.data.dataset import Dataset, Source
+    from panodetr.data.samples import AnySample
+    from panodetr.evaluation.ground_truth import Task
     from panodetr.evaluation.metrics import Figures
     from panodetr.predict import Predictor
 
@@ -32,6 +39,9 @@ FIGURES = {
     "mask AP": "instances_ap",
 }
 """The figures that are shown first, and what the log calls them."""
+
+HELD_OUT = "held-out"
+"""Said in place of the name of a split whose images are held out of training."""
 
 LEAST_SCORE = 0.01
 """Queries that score less count for no average precision where masks are measured. Of the bundled
@@ -153,3 +163,64 @@ def scalars(metrics: Mapping[str, object], within: str = "") -> dict[str, float]
         elif isinstance(value, int | float) and name not in ("images", "step"):
             found[within + name] = float(value)
     return found
+
+
+def hold_out(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Part a split in two, in the same way every time, by a hash of the seed and an image's path.
+
+    Args:
+        data: the split.
+        share: of its images that is held out, rounded to whole images.
+        seed: another one holds out other images.
+
+    Returns:
+        What is learned from, and what is held out; images that cannot be read are in the first.
+
+    Raises:
+        UsageError: no image would be left on one side.
+    """
+    paths = {_relative(sample.path, data.folder) for sample in data.samples}
+    count = round(share * len(paths)) if 0 < share < 1 else 0
+    if not 0 < count < len(paths):
+        raise UsageError(
+            f"--val-split {share:g} of {len(paths)} images holds out {count}; "
+            "expected a share that leaves images to learn from and to validate with"
+        )
+    held = set(sorted(paths, key=lambda path: _hash(path, seed))[:count])
+    sides: tuple[list[AnySample], list[AnySample]] = ([], [])
+    for sample in data.samples:
+        sides[_relative(sample.path, data.folder) in held].append(sample)
+    learned, validated = map(tuple, sides)
+    return replace(data, samples=learned), replace(data, samples=validated, unreadable=())
+
+
+def open_held_out(held: Dataset, source: Source) -> GroundTruth:
+    """Give images that are held out as ground truth.
+
+    Args:
+        held: the images.
+        source: where the data was found.
+
+    Raises:
+        DataError: an annotation or id map cannot be read.
+    """
+    if held.format != "coco-panoptic":
+        return GroundTruth.of_data(held)
+    truth = GroundTruth.open(source, held.split, allow_missing=True)
+    ids = {sample.image_id for sample in held.samples}
+    return replace(truth, images=tuple(image for image in truth.images if image.image_id in ids))
+
+
+def list_images(data: Dataset) -> str:
+    """List the images of a split as a text: a path from the data's folder on each line."""
+    paths = (_relative(sample.path, data.folder) for sample in data.samples)
+    return "".join(f"{one_line(path)}\n" for path in paths)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """Give an image's path from the data's folder, with slashes on every system."""
+    return Path(os.path.relpath(path, folder)).as_posix()
+
+
+def _hash(path: str, seed: int) -> bytes:
+    return sha256(f"{seed} {path}".encode(errors="surrogateescape")).digest()
