@@ -60,7 +60,7 @@ def data_transfer(page: Any) -> Any:
 
 
 def rows(page: Any) -> list[str]:
-    return page.locator("#segments .number").all_inner_texts()
+    return page.locator("#segments .number").all_text_contents()
 
 
 def test_a_sample_is_segmented_by_a_click(site: Site, page: Any) -> None:
@@ -109,7 +109,7 @@ def test_hovering_lights_one_up_with_label_score_and_area(site: Site, page: Any)
     page.mouse.move(*place(page, FIRST))
     area = site.pool.scene(*SIZE).segments[0].area
     assert page.inner_text("#tip") == f"nucleus 99 % · {area} px"
-    assert page.inner_text("#segments .lit .number") == "1"
+    assert page.text_content("#segments .lit .number") == "1"
     assert color(page, FIRST)[3] > before[3]
     page.mouse.move(5, 5)
     assert not page.locator("#tip").is_visible()
@@ -120,7 +120,7 @@ def test_a_tap_lights_one_up_on_a_touch_screen(site: Site) -> None:
     page = site.open(has_touch=True)
     upload(page, "cells.png")
     page.touchscreen.tap(*place(page, FIRST))
-    assert page.inner_text("#segments .lit .number") == "1"
+    assert page.text_content("#segments .lit .number") == "1"
     assert page.locator("#tip").is_visible()
 
 
@@ -130,7 +130,7 @@ def test_the_score_slider_hides_segments_without_a_request(site: Site, page: Any
     set_slider(page, "least", 60)
     assert color(page, LAST)[3] == 0
     assert color(page, FIRST)[3] > 0
-    assert page.locator("#segments .below .number").all_inner_texts() == ["5", "6"]
+    assert page.locator("#segments .below .number").all_text_contents() == ["5", "6"]
     set_slider(page, "least", 50)
     assert color(page, LAST)[3] > 0
     assert len(site.pool.works) == 1
@@ -172,7 +172,7 @@ def test_each_tab_asks_once_and_keeps_what_it_got(site: Site, page: Any) -> None
     assert page.inner_text("#status") == "6 nucleus"
     assert page.locator("[data-kind=idmap]").is_disabled()
     page.mouse.move(*place(page, FIRST))
-    assert page.inner_text("#segments .lit .number") == "1"
+    assert page.text_content("#segments .lit .number") == "1"
     page.click("#tab-panoptic")
     assert len(rows(page)) == 7
     asked = [(work.action, work.task) for work in site.pool.works]
@@ -198,7 +198,7 @@ def test_the_view_zooms_and_moves_by_wheel_drag_buttons_and_keys(page: Any) -> N
     page.mouse.move(*place(page, FIRST))
     page.mouse.wheel(0, -300)
     page.locator("#zoom output").get_by_text(f"{fitted} %").wait_for(state="detached")
-    assert page.inner_text("#segments .lit .number") == "1"  # it is still under the pointer
+    assert page.text_content("#segments .lit .number") == "1"  # it is still under the pointer
     page.click("[data-action=fit]")
     assert magnification() == fitted
     page.click("[aria-label='Zoom in']")
@@ -326,11 +326,11 @@ def test_everything_is_reached_by_the_keyboard(page: Any) -> None:
         page.keyboard.press("+")
     page.focus("#segments input")
     page.keyboard.press("ArrowDown")
-    assert page.inner_text("#segments .lit .number") == "7"
+    assert page.text_content("#segments .lit .number") == "7"
     page.keyboard.press("Space")
     assert page.locator("#segments input:not(:checked)").count() == 1
     page.keyboard.press("End")
-    assert page.inner_text("#segments .lit .number") == "6"
+    assert page.text_content("#segments .lit .number") == "6"
     before = page.inner_text("#zoom output")
     page.keyboard.press("Enter")
     assert page.inner_text("#zoom output") != before  # the whole segment is brought into the view
