@@ -279,6 +279,8 @@ def test_formats_of_other_programs_lie_beside_and_share_files(
     segment: Program, images: Path, tmp_path: Path
 ) -> None:
     out, coco = tmp_path / "out", tmp_path / "coco.json"
+    (images / "more").mkdir()
+    shutil.copy(images / "b.jpg", images / "more" / "a.png")  # another image of that name
     flags = ("--geojson", "--labels", "--rois", "--csv", "--crops", "--label-studio")
     done = segment(images, "--out", out, "--coco", coco, *flags, "--pixel-size", "0.5")
     assert done.returncode == 0, done.stderr
@@ -291,11 +293,15 @@ def test_formats_of_other_programs_lie_beside_and_share_files(
     rows = (out / "objects.csv").read_text("utf-8").splitlines()
     assert "area_um2" in rows[0]
     assert sum(row.startswith("a.png,") for row in rows) == len(found)
-    assert len(json.loads((out / "label_studio.json").read_text("utf-8"))) == 3
-    assert len(json.loads(coco.read_text("utf-8"))["images"]) == 3
+    tasks = json.loads((out / "label_studio.json").read_text("utf-8"))
+    listed = json.loads(coco.read_text("utf-8"))["images"]
+    names = ["a.png", "b.jpg", "c.png", "more/a.png"]
+    assert [task["data"]["image"] for task in tasks] == names
+    assert [image["file_name"] for image in listed] == names
+    assert any(row.startswith("more/a.png,") for row in rows)
     panoptic = json.loads((tmp_path / "coco_panoptic.json").read_text("utf-8"))
     assert [a["file_name"] for a in panoptic["annotations"]] == [
-        f"{stem}_panoptic.png" for stem in ("a", "b", "c")
+        f"{stem}_panoptic.png" for stem in ("a", "b", "c", "a-2")
     ]
 
 

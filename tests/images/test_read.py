@@ -80,6 +80,17 @@ def test_smaller_versions_of_a_page_are_no_pages(tmp_path: Path) -> None:
     assert find_pages(tmp_path / "a.tif") == [1]
 
 
+def test_a_broken_later_page_leaves_the_first_one_readable(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as file:
+        for _ in range(2):
+            file.write(RGB)
+    with tifffile.TiffFile(path) as file:
+        second = file.pages[1].offset
+    path.write_bytes(path.read_bytes()[: second + 3])
+    assert np.array_equal(read_image(path), RGB)
+
+
 def test_sixteen_bits_that_hold_twelve_are_said_to_be_dark(tmp_path: Path) -> None:
     notes: list[str] = []
     for highest in (4000, 60_000):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,10 +136,8 @@ def test_tifffile_reads_label_maps(
     assert read.dtype == np.uint16
     assert np.array_equal(read, IDS)
     many = np.arange(1, 70_001, dtype=np.int32).reshape(200, 350)
-    wide = np.where(many % 1000, 0, many)
     read = tifffile.imread(io.BytesIO(interchange.label_tiff(make_result(many))))
     assert np.array_equal(read, many)
-    assert wide.max() == 70_000
     labels = interchange.label_map(detections)
     assert [(labels == number).sum() for number in (1, 2)] == [400, 600]  # the better is on top
     with pytest.raises(UsageError, match="needs masks"):
@@ -205,7 +204,7 @@ def test_supervision_reads_both_forms(
     supervision = pytest.importorskip("supervision")
     for found in (result, detections, without_masks(detections)):
         own = found.to_supervision()
-        monkeypatch.setitem(__import__("sys").modules, "supervision", None)
+        monkeypatch.setitem(sys.modules, "supervision", None)
         theirs = supervision.Detections.from_transformers(found.to_supervision())
         monkeypatch.undo()
         assert np.array_equal(own.xyxy, theirs.xyxy)

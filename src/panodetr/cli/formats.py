@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import zipfile
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from cyclopts.validators import Number
 from panodetr.files import check_writable, json_bytes, write_bytes, write_json, write_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from panodetr.results.result import ImageResult
 
 
@@ -58,8 +61,17 @@ class FormatOptions:
 class FormatWriter:
     """Writes what `FormatOptions` ask for: an image at a time, and the rest at the end."""
 
-    def __init__(self, options: FormatOptions, out: Path, model: str) -> None:
+    def __init__(
+        self, options: FormatOptions, out: Path, model: str, images: Iterable[Path]
+    ) -> None:
         """Write nothing yet.
+
+        Args:
+            options: what is asked for.
+            out: the folder for files.
+            model: its name.
+            images: all that are to come: files of all images call each by its path from the folder
+                that holds them all, so that two of one name are told apart.
 
         Raises:
             PanodetrError: a file that is written at the end cannot be.
@@ -69,6 +81,11 @@ class FormatWriter:
         self._options = options
         self._out = out
         self._model = model
+        folders = {str(image.absolute().parent) for image in images}
+        try:
+            self._root = Path(os.path.commonpath(folders))
+        except ValueError:  # on several drives
+            self._root = None
         self._instances = CocoInstances()
         self._panoptic = CocoPanoptic()
         self._rows: list[dict[str, object]] = []
@@ -95,6 +112,9 @@ class FormatWriter:
 
         options = self._options
         stem = json_file.with_suffix("")
+        image_name = None
+        if result.source is not None and self._root is not None:
+            image_name = result.source.absolute().relative_to(self._root).as_posix()
         pixel_size = options.pixel_size
         if pixel_size is None and result.source is not None and (options.csv or options.geojson):
             pixel_size = read_pixel_size(result.source)
@@ -121,13 +141,16 @@ class FormatWriter:
                 Image.fromarray(pixels).save(picture, "PNG")
                 write_bytes(files["crops"] / f"{name}.png", picture.getvalue())
         if options.coco is not None:
-            self._instances.add(result)
+            self._instances.add(result, name=image_name)
             if isinstance(result, PanopticResult):
-                self._panoptic.add(result.to_dict(), f"{json_file.stem}_panoptic.png")
+                id_map = f"{json_file.stem}_panoptic.png"
+                self._panoptic.add(result, result.to_dict(), id_map, name=image_name)
         if options.csv:
-            self._rows += measure(result, pixel_size=pixel_size)
+            self._rows += measure(result, name=image_name, pixel_size=pixel_size)
         if options.label_studio:
-            self._tasks.append(interchange.to_label_studio(result, model=self._model))
+            self._tasks.append(
+                interchange.to_label_studio(result, model=self._model, name=image_name)
+            )
         return files
 
     def finish(self) -> list[Path]:

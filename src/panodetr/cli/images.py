@@ -134,7 +134,10 @@ def _run(
     if out is not None and out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; expected a folder")
     model = options.load()
-    writer = FormatWriter(formats, out, options.model) if out and formats.any else None
+    writer = None
+    if out and formats.any:
+        paths = [image if isinstance(image, Path) else image.path for image in images]
+        writer = FormatWriter(formats, out, options.model, paths)
     with ProgressBar(len(images)) as progress:
         for image in images:
             name = str(image if isinstance(image, Path) else image.name)

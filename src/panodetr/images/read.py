@@ -187,7 +187,7 @@ def read_image(
         return _from_array(values.numpy(), "the tensor", max_pixels, channels_first=True)
     file, name = _file_of(source.path if isinstance(source, StoredImage | Page) else source)
     with _open(file, name) as image:
-        pages = list_pages(image, name)
+        pages = list_pages(image)
         if isinstance(source, Page):
             if source.number not in pages:
                 raise ImageError(f"{name} has no page {source.number}; expected 1 to {pages[-1]}")
@@ -205,33 +205,31 @@ def find_pages(path: Path) -> list[int]:
     """
     file, name = _file_of(path)
     with _open(file, name) as image:
-        return list_pages(image, name)
+        return list_pages(image)
 
 
-def list_pages(image: Image.Image, name: str) -> list[int]:
+def list_pages(image: Image.Image) -> list[int]:
     """List the pages of an open image by their numbers, from 1, and leave it at the first.
 
-    Smaller versions of a page, which TIFFs of microscopes hold, are none.
-
-    Raises:
-        ImageError: a page's header is broken.
+    Smaller versions of a page, which TIFFs of microscopes hold, are none. Pages end where a header
+    is broken.
     """
+    pages = [1]
     if image.format not in ("TIFF", "GIF", "WEBP"):
-        return [1]
+        return pages
     try:
         with quiet():
             count = getattr(image, "n_frames", 1)
             if count == 1 or not isinstance(image, TiffImagePlugin.TiffImageFile):
                 return list(range(1, count + 1))
-            pages = [1]
             for number in range(2, count + 1):
                 image.seek(number - 1)
                 if not image.tag_v2.get(_SUBFILE_TYPE, 0) & 1:  # 1: a reduced version of a page
                     pages.append(number)
-            image.seek(0)
-            return pages
-    except Exception as error:  # as in _open
-        raise ImageError(f"{name}: not an image, or broken; expected {_KNOWN}") from error
+    except Exception:  # as in _open
+        pass
+    image.seek(0)
+    return pages
 
 
 def is_one_image(images: object) -> TypeIs[ImageSource]:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from panodetr.errors import PanodetrError, UsageError
-from panodetr.results.regions import measure
+from panodetr.results.regions import measure_region, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,25 +28,52 @@ MOST_IDS_16 = 65535
 """Ids that a 16-bit label map can hold; maps with higher ids have 32 bits."""
 
 
-class CocoInstances:
-    """Collects results of many images as one COCO instances document."""
+class _Coco:
+    """Collects results of many images as one document of COCO's."""
 
     def __init__(self) -> None:
         self._images: list[dict[str, object]] = []
         self._annotations: list[dict[str, object]] = []
-        self._categories: list[dict[str, object]] = []
+        self._categories: list[dict[str, Any]] = []
 
-    def add(self, result: Result) -> None:
+    @property
+    def empty(self) -> bool:
+        """Whether no image was added."""
+        return not self._images
+
+    def document(self) -> dict[str, object]:
+        """Give the whole: `images`, `annotations` and `categories`."""
+        return {
+            "images": self._images,
+            "annotations": self._annotations,
+            "categories": self._categories,
+        }
+
+    def _add_image(self, result: Result, name: str | None) -> int:
+        """List an image, and give its id."""
+        number = len(self._images) + 1
+        height, width = result.image.shape[:2]
+        name = name or name_of(result) or f"image-{number}"
+        self._images.append({"id": number, "file_name": name, "height": height, "width": width})
+        return number
+
+
+class CocoInstances(_Coco):
+    """Collects results of many images as one COCO instances document."""
+
+    def add(self, result: Result, *, name: str | None = None) -> None:
         """Add an image with its segments or objects; stuff is left out.
 
         Masks are compressed run lengths, as pycocotools writes them; `score` is kept beside.
+
+        Args:
+            result: of the image.
+            name: of the image in the document; None takes the name of its file.
         """
         import hotcoco
 
-        image_id = len(self._images) + 1
+        image_id = self._add_image(result, name)
         height, width = result.image.shape[:2]
-        name = f"image-{image_id}" if result.source is None else result.source.name
-        self._images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         self._categories = [{"id": c.id, "name": c.name} for c in result.categories if c.is_thing]
         for region in result.regions():
             if not region.is_thing:
@@ -68,55 +95,26 @@ class CocoInstances:
                 entry["area"] = int(mask.sum())
             self._annotations.append(entry)
 
-    def document(self) -> dict[str, object]:
-        """Give the whole: `images`, `annotations` and `categories`."""
-        return {
-            "images": self._images,
-            "annotations": self._annotations,
-            "categories": self._categories,
-        }
 
-
-class CocoPanoptic:
+class CocoPanoptic(_Coco):
     """Collects panoptic results of many images as one COCO panoptic document."""
 
-    def __init__(self) -> None:
-        self._images: list[dict[str, object]] = []
-        self._annotations: list[dict[str, object]] = []
-        self._categories: list[dict[str, Any]] = []
-
-    @property
-    def empty(self) -> bool:
-        """Whether no image was added."""
-        return not self._images
-
-    def add(self, found: dict[str, Any], id_map: str) -> None:
+    def add(
+        self, result: Result, found: dict[str, Any], id_map: str, *, name: str | None = None
+    ) -> None:
         """Add an image.
 
         Args:
-            found: of `PanopticResult.to_dict`.
+            result: of the image.
+            found: its `to_dict`.
             id_map: the file name of its ids as a PNG.
+            name: as for `CocoInstances.add`.
         """
-        image_id = len(self._images) + 1
-        size = {"height": found["height"], "width": found["width"]}
-        name = found["image"] or f"image-{image_id}"
-        self._images.append({"id": image_id, "file_name": name, **size})
+        image_id = self._add_image(result, name)
         self._annotations.append(
-            {
-                "image_id": image_id,
-                "file_name": id_map,
-                "segments_info": found["segments_info"],
-            }
+            {"image_id": image_id, "file_name": id_map, "segments_info": found["segments_info"]}
         )
         self._categories = found["categories"]
-
-    def document(self) -> dict[str, object]:
-        """Give the whole: `images`, `annotations` and `categories`."""
-        return {
-            "images": self._images,
-            "annotations": self._annotations,
-            "categories": self._categories,
-        }
 
 
 def to_geojson(result: Result, *, pixel_size: float | None = None) -> dict[str, object]:
@@ -124,12 +122,12 @@ def to_geojson(result: Result, *, pixel_size: float | None = None) -> dict[str, 
 
     Things are detections, stuff is an annotation, in QuPath's words. Coordinates are pixels, y
     downwards, as QuPath counts; holes are kept. `measurements` has the score and the columns of
-    `regions.measure` that are numbers.
+    `regions.measure_region` that are numbers.
     """
     colors = {category.id: list(category.color) for category in result.categories}
-    rows = {row["id"]: row for row in measure(result, pixel_size=pixel_size)}
     features: list[dict[str, object]] = []
     for region in result.regions():
+        measured = measure_region(region, result.image, "", pixel_size)
         areas = [[_closed(part.outer), *map(_closed, part.holes)] for part in region.outline()]
         one = len(areas) == 1
         features.append(
@@ -146,7 +144,7 @@ def to_geojson(result: Result, *, pixel_size: float | None = None) -> dict[str, 
                     "classification": {"name": region.label, "color": colors[region.category_id]},
                     "measurements": {
                         key: value
-                        for key, value in rows[region.id].items()
+                        for key, value in measured.items()
                         if isinstance(value, int | float) and key != "id"
                     },
                 },
@@ -204,7 +202,7 @@ def imagej_rois(result: Result) -> list[tuple[str, bytes]]:
 
 
 def to_csv(rows: Sequence[dict[str, object]]) -> str:
-    """Write rows of `regions.measure` as a table with commas; "" where there is none."""
+    """Write rows of `regions.measure_region` as a table with commas; "" where there is none."""
     if not rows:
         return ""
     file = io.StringIO()
@@ -216,14 +214,13 @@ def to_csv(rows: Sequence[dict[str, object]]) -> str:
     return file.getvalue()
 
 
-def to_label_studio(result: Result, *, model: str) -> dict[str, object]:
+def to_label_studio(result: Result, *, model: str, name: str | None = None) -> dict[str, object]:
     """Give a result as a Label Studio task with predictions, for its import.
 
     The labelling interface must have an image `image` and, with masks, brush labels `brush`, else
     rectangle labels `box`, named as the model's classes.
     """
     height, width = result.image.shape[:2]
-    image = "" if result.source is None else result.source.name
     found: list[dict[str, Any]] = []
     for region in result.regions():
         mask = region.mask((height, width))
@@ -259,7 +256,7 @@ def to_label_studio(result: Result, *, model: str) -> dict[str, object]:
         "score": round(float(np.mean(scores)), 6) if scores else 0.0,
         "result": found,
     }
-    return {"data": {"image": image}, "predictions": [prediction]}
+    return {"data": {"image": name or name_of(result)}, "predictions": [prediction]}
 
 
 def brush_rle(mask: NDArray[np.bool_]) -> bytes:

@@ -83,53 +83,66 @@ class Result(Protocol):
         ...
 
 
-def measure(result: Result, *, pixel_size: float | None = None) -> list[dict[str, object]]:
-    """Measure each segment or object.
+def name_of(result: Result) -> str:
+    """Give the name of the image's file, "" where it came from none."""
+    return "" if result.source is None else result.source.name
+
+
+def measure(
+    result: Result, *, name: str | None = None, pixel_size: float | None = None
+) -> list[dict[str, object]]:
+    """Measure each segment or object of an image, as `measure_region` does."""
+    name = name_of(result) if name is None else name
+    return [measure_region(r, result.image, name, pixel_size) for r in result.regions()]
+
+
+def measure_region(
+    region: Region, image: NDArray[np.uint8], name: str, pixel_size: float | None
+) -> dict[str, object]:
+    """Measure one segment or object.
 
     Args:
-        result: of one image.
-        pixel_size: micrometres that a pixel is wide and high.
+        region: of the image.
+        image: (H, W, 3) RGB.
+        name: of the image.
+        pixel_size: micrometres that a pixel is wide and high; None gives no lengths in them.
 
     Returns:
-        A row each: `image` (the file's name or ""), `id`, `class`, `score`, `area` (pixels that are
+        A row: `image` (its name), `id`, `class`, `score`, `area` (pixels that are
         its own; of a detection without a mask the box's), `centroid_x`, `centroid_y` (the mean of
         its pixels' centres), `box_x0`, `box_y0`, `box_x1`, `box_y1`, `equivalent_diameter` (of a
         circle of that area), `mean_red`, `mean_green`, `mean_blue` (0 to 255). Lengths are in
         pixels. With a pixel size follow `area_um2`, `centroid_x_um`, `centroid_y_um` and
         `equivalent_diameter_um`.
     """
-    name = "" if result.source is None else result.source.name
-    rows: list[dict[str, object]] = []
-    for region in result.regions():
-        window = result.image[region.window]
-        pixels = np.ones(window.shape[:2], np.bool_) if region.pixels is None else region.pixels
-        ys, xs = np.nonzero(pixels)
-        area = len(ys)
-        x = region.window[1].start + float(xs.mean()) + 0.5
-        y = region.window[0].start + float(ys.mean()) + 0.5
-        means = window[pixels].mean(axis=0).tolist()
-        diameter = 2 * math.sqrt(area / math.pi)
-        row: dict[str, object] = {
-            "image": name,
-            "id": region.id,
-            "class": region.label,
-            "score": round(region.score, 6),
-            "area": area,
-            "centroid_x": x,
-            "centroid_y": y,
-            **dict(zip(("box_x0", "box_y0", "box_x1", "box_y1"), region.box, strict=True)),
-            "equivalent_diameter": diameter,
-            **dict(zip(("mean_red", "mean_green", "mean_blue"), means, strict=True)),
+    window = image[region.window]
+    pixels = np.ones(window.shape[:2], np.bool_) if region.pixels is None else region.pixels
+    ys, xs = np.nonzero(pixels)
+    area = len(ys)
+    x = region.window[1].start + float(xs.mean()) + 0.5
+    y = region.window[0].start + float(ys.mean()) + 0.5
+    means = window[pixels].mean(axis=0).tolist()
+    diameter = 2 * math.sqrt(area / math.pi)
+    row: dict[str, object] = {
+        "image": name,
+        "id": region.id,
+        "class": region.label,
+        "score": round(region.score, 6),
+        "area": area,
+        "centroid_x": x,
+        "centroid_y": y,
+        **dict(zip(("box_x0", "box_y0", "box_x1", "box_y1"), region.box, strict=True)),
+        "equivalent_diameter": diameter,
+        **dict(zip(("mean_red", "mean_green", "mean_blue"), means, strict=True)),
+    }
+    if pixel_size is not None:
+        row |= {
+            "area_um2": area * pixel_size**2,
+            "centroid_x_um": x * pixel_size,
+            "centroid_y_um": y * pixel_size,
+            "equivalent_diameter_um": diameter * pixel_size,
         }
-        if pixel_size is not None:
-            row |= {
-                "area_um2": area * pixel_size**2,
-                "centroid_x_um": x * pixel_size,
-                "centroid_y_um": y * pixel_size,
-                "equivalent_diameter_um": diameter * pixel_size,
-            }
-        rows.append(row)
-    return rows
+    return row
 
 
 def crop(result: Result) -> Iterator[tuple[Region, NDArray[np.uint8]]]:

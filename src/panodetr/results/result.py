@@ -127,7 +127,7 @@ class ImageResult(ABC):
         return interchange.to_geojson(self, pixel_size=pixel_size)
 
     def to_pandas(self, *, pixel_size: float | None = None) -> DataFrame:
-        """Give a table with a row for each region; `regions.measure` lists the columns.
+        """Give a table with a row for each region; `regions.measure_region` lists the columns.
 
         Raises:
             PanodetrError: pandas is not installed.
