@@ -251,3 +251,11 @@ def test_images_with_broken_headers_are_left_out_and_named(
     data = open_data(folder)
     assert data.samples == whole.samples[1:]  # the others keep their ids
     assert [message.startswith(f"{image}: not an image") for message in data.unreadable] == [True]
+
+
+def test_a_broken_annotation_file_that_is_named_is_said_to_be_broken(tmp_path: Path) -> None:
+    file = tmp_path / "all.json"
+    file.write_text('{"images": [')
+    for folder, named in ((file, None), (tmp_path, file)):
+        with pytest.raises(DataError, match=r"all\.json: it is not valid JSON"):
+            open_data(folder, annotations=named)

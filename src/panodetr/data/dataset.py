@@ -32,6 +32,7 @@ from panodetr.data.targets import Objects, segment_classes
 from panodetr.data.tree import Tree, same_split
 from panodetr.errors import DataError
 from panodetr.results.types import Category
+from panodetr.validation import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -174,6 +175,7 @@ class Source:
         if annotations is not None and not annotations.is_file():
             raise DataError(f"{annotations} is no file; expected annotations")
         self.folder = folder
+        self._annotations = annotations
         self.tree = Tree(folder, annotations=annotations, images=images)
         self._exif = exif
         self._found: dict[Format, dict[str, Any]] = {}
@@ -203,6 +205,8 @@ class Source:
                 return name, chosen
             seen.update(name or '"" (no split)' for name in found)
         if not seen:
+            if self._annotations is not None and self._annotations.suffix.lower() == ".json":
+                read_json(self._annotations, dict[str, Any], DataError)  # says what is wrong
             asked = f" in the format {format}" if format else ""
             raise DataError(
                 f"{self.folder} holds no data set{asked}; expected one of these: {EXPECTED}; it "
