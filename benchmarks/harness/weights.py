@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness.compare import threshold_keeping
-from panodetr.checkpoints.names import FACEBOOK
+from panodetr.checkpoints.names import FACEBOOK, without_counters
 from panodetr.checkpoints.published import plain_category
 from panodetr.checkpoints.save import save_pretrained
 from panodetr.checkpoints.spec import ModelSpec
@@ -199,11 +199,12 @@ def named_weights(
         config: the network's shape.
         given: weights under the original's names, taken as they are; all others follow from theirs.
     """
-    shapes = {key: t.shape for key, t in FACEBOOK.from_ours(build(config).state_dict()).items()}
+    ours = without_counters(build(config).state_dict())
+    shapes = {key: t.shape for key, t in FACEBOOK.from_ours(ours).items()}
     arrays = {key: value(key, shape) for key, shape in shapes.items()} | {
         key: array for key, array in (given or {}).items() if key in shapes
     }
-    return FACEBOOK.to_ours({key: torch.from_numpy(array) for key, array in arrays.items()})
+    return FACEBOOK.to_ours({key: torch.from_numpy(array) for key, array in arrays.items()}, ours)
 
 
 def measure_statistics(config: DetrConfig, weights: dict[str, Tensor], pixels: Tensor) -> None:

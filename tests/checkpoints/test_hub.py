@@ -14,7 +14,7 @@ from panodetr.checkpoints.hub import fetch, list_models
 from panodetr.checkpoints.load import load_backbone, load_checkpoint, load_spec
 from panodetr.checkpoints.names import FACEBOOK
 from panodetr.checkpoints.save import save_pretrained
-from panodetr.checkpoints.spec import SAFETENSORS, ModelSpec, read_spec, spec_to_json
+from panodetr.checkpoints.spec import SAFETENSORS, ModelSpec, spec_to_json
 from panodetr.cli.main import main
 from panodetr.errors import CheckpointError
 from panodetr.model.config import COCO_CLASSES, RESNET18, detr_resnet50
@@ -215,7 +215,7 @@ def test_a_model_is_loaded_by_its_id(hub: Hub, tmp_path: Path, tiny_spec: ModelS
     weights = load_backbone("owner/tiny/model.safetensors", tiny_spec.architecture.backbone)
     assert torch.equal(weights["stem_conv.weight"], model.backbone.stem_conv.weight)
     assert main(["convert", "owner/tiny", str(tmp_path / "copy")]) == 0
-    assert read_spec(tmp_path / "copy") == tiny_spec
+    assert load_spec(tmp_path / "copy") == tiny_spec
 
 
 def test_a_single_file_is_loaded_by_its_name(hub: Hub, tmp_path: Path) -> None:

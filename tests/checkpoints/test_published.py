@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 import torch
 
 from panodetr.checkpoints.published import (
@@ -19,7 +18,7 @@ from panodetr.checkpoints.spec import ModelSpec
 from panodetr.model.detr import Detr
 
 
-def test_the_catalogue_has_nine_whole_models() -> None:
+def test_the_catalogue_has_nine_whole_models_found_by_id_and_by_file() -> None:
     names = [model.hub_id for model in PUBLISHED]
     assert len(set(names)) == 9
     assert sum(name.startswith("facebook/") for name in names) == 7
@@ -30,9 +29,6 @@ def test_the_catalogue_has_nine_whole_models() -> None:
         assert model.size == sum(4 * tensor.numel() for tensor in state.values())
         assert model.architecture.backbone.dilate_last == ("dc5" in model.hub_id)
         assert model.architecture.masks == ("panoptic" in model.hub_id) == ("pq" in model.figures)
-
-
-def test_models_are_found_by_id_and_by_file() -> None:
     found = find_published("facebook/detr-resnet-101-panoptic")
     assert found is not None
     assert found.figures["pq"] == 45.1
@@ -47,17 +43,10 @@ def test_cocos_categories_are_the_data_sets_own(shared_data: Path) -> None:
     assert all(category.index == category.id for category in coco_panoptic())
     ids = [category.id for category in coco_detection()]
     assert (len(ids), ids[0], ids[-1]) == (80, 1, 90)
-
-
-@pytest.mark.parametrize(
-    ("count", "first", "named"), [(91, "person", 80), (250, "person", 133), (7, "class 0", 7)]
-)
-def test_classes_without_names_are_named_by_their_number(
-    count: int, first: str, named: int
-) -> None:
-    categories = categories_by_count(count)
-    assert categories[0].name == first
-    assert len(categories) == named
+    # Classes without names are named by their number.
+    for count, first, named in ((91, "person", 80), (250, "person", 133), (7, "class 0", 7)):
+        categories = categories_by_count(count)
+        assert (categories[0].name, len(categories)) == (first, named)
 
 
 def test_a_folder_with_a_configuration_is_a_bundled_model(

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from panodetr.checkpoints.load import load_spec
 from panodetr.checkpoints.save import save_checkpoint
-from panodetr.checkpoints.spec import ModelSpec, read_spec
-from panodetr.checkpoints.weights import check_shapes, open_weights
+from panodetr.checkpoints.spec import ModelSpec
+from panodetr.checkpoints.weights import open_weights
 from panodetr.errors import CheckpointError
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import DetrConfig, ResNetConfig
@@ -89,7 +90,7 @@ def specs(draw: st.DrawFn) -> ModelSpec:
 @given(specs())
 def test_every_description_reads_back_as_it_was_written(tmp_path: Path, spec: ModelSpec) -> None:
     save_checkpoint(tmp_path / "model", spec, {})
-    assert read_spec(tmp_path / "model") == spec
+    assert load_spec(tmp_path / "model") == spec
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4)), max_size=4))
@@ -139,11 +140,9 @@ ENLARGED = {**dataclasses.asdict(Preprocessing()), "enlarge": 2}
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        ("format", ..., 'expected "format": "panodetr"'),
-        ("format", "gguf", "not a panodetr checkpoint"),
-        ("format_version", 4, "format_version is 4; expected 3; upgrade"),
-        ("format_version", 2, "format_version is 2; expected 3"),
-        ("format_version", "3", "format_version is '3'"),
+        ("format_version", 4, "format_version 4; expected 'panodetr' and 3; upgrade"),
+        ("format_version", 2, "format_version 2; expected 'panodetr' and 3"),
+        ("format_version", "3", "format_version '3'"),
         ("treshold", 1, "'treshold'; did you mean 'threshold'"),
         ("architecture.hidden_dims", 1, r"'architecture\.hidden_dims'; did you mean 'hidden_dim'"),
         ("preprocessing.zzz", 1, r"'preprocessing\.zzz'; known: short_side, long_side"),
@@ -183,7 +182,7 @@ def test_a_configuration_that_makes_no_sense_is_named(
 ) -> None:
     edit(folder, place, value)
     with pytest.raises(CheckpointError, match=message) as caught:
-        read_spec(folder)
+        load_spec(folder)
     assert str(caught.value).startswith(f"{folder / 'config.json'}: ")
     assert "\n" not in str(caught.value)
 
@@ -201,34 +200,5 @@ def test_a_configuration_that_makes_no_sense_is_named(
 def test_broken_json_is_named(folder: Path, text: str, message: str) -> None:
     (folder / "config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(CheckpointError, match=message) as caught:
-        read_spec(folder)
+        load_spec(folder)
     assert str(folder / "config.json") in str(caught.value)
-
-
-@given(st.floats(0, 1, exclude_max=True))
-def test_truncated_weights_are_named(tmp_path: Path, tiny_spec: ModelSpec, part: float) -> None:
-    folder = tmp_path / "model"
-    save_checkpoint(folder, tiny_spec, WEIGHTS)
-    file = folder / "model.safetensors"
-    contents = file.read_bytes()
-    file.write_bytes(contents[: int(part * len(contents))])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is truncated or damaged"):
-        read_weights(folder)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"box.bias": (4,)}, r"lacks 1 tensors of its model: 'box\.bias'"),
-        ({"head.bias": None}, r"holds 1 tensors .* not have: 'head\.bias'"),
-        ({"head.bias": (3,)}, r"'head\.bias' is \[2\], expected \[3\]"),
-        ({f"layer{i}": (1,) for i in range(9)}, "'layer0', 'layer1', 'layer2' and 6 more"),
-    ],
-)
-def test_weights_that_do_not_fit_are_named(
-    folder: Path, changes: dict[str, tuple[int, ...] | None], message: str
-) -> None:
-    file = folder / "model.safetensors"
-    expected = {key: tuple(tensor.shape) for key, tensor in WEIGHTS.items()} | changes
-    with pytest.raises(CheckpointError, match=message):
-        check_shapes(file, open_weights(file).shapes, {k: s for k, s in expected.items() if s})

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import torch
 
-from panodetr.checkpoints.load import load_checkpoint
+from panodetr.checkpoints.load import load_checkpoint, load_spec
 from panodetr.checkpoints.published import bundled
-from panodetr.checkpoints.spec import read_spec
 
 from .conftest import Program
 
@@ -35,7 +34,7 @@ def test_a_model_goes_to_transformers_and_back(
     before, after = load_checkpoint(tiny_model)[1], load_checkpoint(tmp_path / "ours")[1]
     state = before.state_dict()
     assert all(torch.equal(tensor, state[key]) for key, tensor in after.state_dict().items())
-    assert read_spec(tmp_path / "ours").categories == read_spec(tiny_model).categories
+    assert load_spec(tmp_path / "ours").categories == load_spec(tiny_model).categories
 
 
 def test_a_format_that_cannot_hold_the_model_is_refused(

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from panodetr.checkpoints.load import load_spec
 from panodetr.checkpoints.published import bundled, coco_detection, coco_panoptic
 from panodetr.checkpoints.save import save_checkpoint
-from panodetr.checkpoints.spec import read_spec
 from panodetr.data.augment import CropAugmentation, PaperAugmentation
 from panodetr.errors import UsageError
 from panodetr.model.config import detr_resnet50, detr_resnet50_panoptic, detr_resnet101_dc5
@@ -134,7 +134,7 @@ def test_fine_tuning_keeps_the_network_and_takes_the_datas_classes() -> None:
     assert config.spec.categories == OWN.categories
     assert config.spec.architecture.num_classes == 2
     assert config.spec.architecture.num_queries == 20
-    assert config.spec.preprocessing == read_spec(bundled()["nuclei"]).preprocessing
+    assert config.spec.preprocessing == load_spec(bundled()["nuclei"]).preprocessing
     assert isinstance(config.augmentation, CropAugmentation)
     assert config.augmentation.size == 144  # a tile of 96, enlarged
     assert config.sampling == "epochs"
@@ -158,7 +158,7 @@ def test_fine_tuning_keeps_the_network_and_takes_the_datas_classes() -> None:
 
 
 def test_things_are_of_one_piece_where_the_trained_model_knows_them() -> None:
-    made = read_spec(bundled()["nuclei"])
+    made = load_spec(bundled()["nuclei"])
     nuclei = RecipeData(categories=made.categories, images=100, masks=True)
     assert configure("finetune", nuclei, ["start=nuclei"]).spec.single_component
     assert not configure("finetune", OWN, ["start=nuclei"]).spec.single_component
@@ -183,7 +183,7 @@ def test_fine_tuning_a_model_of_the_paper_keeps_its_sizes_and_rates(
 
 def test_the_bundled_models_recipe_is_the_one_it_was_made_with() -> None:
     data = RecipeData(categories=OWN.categories[:1], images=475, masks=True)
-    made = read_spec(bundled()["nuclei"])
+    made = load_spec(bundled()["nuclei"])
     config = configure("nuclei", data)
     assert replace(config.spec.architecture, num_classes=made.architecture.num_classes) == (
         made.architecture

@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from http.client import HTTPException
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
@@ -21,18 +22,14 @@ from typing import Any, Literal
 from urllib.error import HTTPError
 from urllib.request import Request, build_opener
 
-from panodetr.checkpoints.huggingface import MODEL_TYPES, masks_in
+from panodetr.checkpoints.huggingface import read_folder
 from panodetr.checkpoints.published import PUBLISHED, bundled
 from panodetr.checkpoints.spec import (
     CONFIG_FILE,
-    FORMAT,
     METRICS_FILE,
     PREPROCESSOR_FILE,
     WEIGHTS_FILES,
     WeightsIndex,
-    read_config,
-    read_spec,
-    spec_from_json,
 )
 from panodetr.errors import CheckpointError
 from panodetr.validation import read_json
@@ -63,8 +60,8 @@ def fetch(
     """
     inner = PurePosixPath(file or CONFIG_FILE)
     with _quiet():
-        hub = _Hub(hub_id, _why_unreachable())
-        found = hub.fetch(str(inner), revision)
+        get = partial(_fetch_file, hub_id, _why_unreachable())
+        found = get(str(inner), revision)
         if found is None and file is None:
             raise CheckpointError(f"{hub_id} on the hub has no {CONFIG_FILE}; is it a model?")
         if found is None:
@@ -75,28 +72,22 @@ def fetch(
         commit = found.parents[len(inner.parts) - 1].name
         if file is None or inner.name in WEIGHTS_FILES:
             for other in (CONFIG_FILE, PREPROCESSOR_FILE):
-                hub.fetch(str(inner.with_name(other)), commit)
+                get(str(inner.with_name(other)), commit)
         if file is None and weights:
-            _fetch_weights(hub, commit)
+            _fetch_weights(hub_id, lambda name: get(name, commit))
         return found.parent if file is None else found
 
 
-def _fetch_weights(hub: _Hub, commit: str) -> None:
-    for name in WEIGHTS_FILES:
-        weights = hub.fetch(name, commit)
-        if weights is None:
-            continue
-        if weights.suffix != ".json":
-            return
+def _fetch_weights(hub_id: str, get: Callable[[str], Path | None]) -> None:
+    weights = next((path for path in map(get, WEIGHTS_FILES) if path is not None), None)
+    if weights is None:
+        raise CheckpointError(
+            f"{hub_id} on the hub has no weights; expected {WEIGHTS_FILES[0]} in it"
+        )
+    if weights.suffix == ".json":
         for shard in read_json(weights, WeightsIndex, CheckpointError).files:
-            if hub.fetch(shard, commit) is None:
-                raise CheckpointError(
-                    f"{hub.hub_id} on the hub lacks {shard}, which its index names"
-                )
-        return
-    raise CheckpointError(
-        f"{hub.hub_id} on the hub has no weights; expected {WEIGHTS_FILES[0]} in it"
-    )
+            if get(shard) is None:
+                raise CheckpointError(f"{hub_id} on the hub lacks {shard}, which its index names")
 
 
 def _why_unreachable() -> str | None:
@@ -133,66 +124,57 @@ def _why_unreachable() -> str | None:
     return reasons[0] if reasons else None
 
 
-@dataclass(frozen=True)
-class _Hub:
-    """One repository on the hub.
+def _fetch_file(
+    hub_id: str, unreachable: str | None, name: str, revision: str | None
+) -> Path | None:
+    """Fetch one file, or find it in the cache; None where the model has no such file.
 
-    Attributes:
-        hub_id: `owner/name`.
-        unreachable: why only the cache is asked; None where the hub answers.
+    `unreachable` says why only the cache is asked; None where the hub answers.
     """
+    # Imported here: it takes a while, and most models do not come from the hub.
+    from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
 
-    hub_id: str
-    unreachable: str | None
-
-    def fetch(self, name: str, revision: str | None) -> Path | None:
-        """Fetch one file, or find it in the cache; None where the model has no such file.
-
-        Raises:
-            CheckpointError: as for `fetch`.
-        """
-        # Imported here: it takes a while, and most models do not come from the hub.
-        from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
-
-        hub_id, cached = self.hub_id, self.unreachable is not None
-        try:
-            return Path(hf_hub_download(hub_id, name, revision=revision, local_files_only=cached))
-        except errors.LocalEntryNotFoundError as error:
-            # The hub was not asked. The cache knows of a file that was missing when it was.
-            known = try_to_load_from_cache(hub_id, name, revision=revision)
-            if known is not None and not isinstance(known, str):
-                return None
-            raise CheckpointError(self._missing(name, error)) from error
-        except errors.EntryNotFoundError:
+    cached = unreachable is not None
+    try:
+        return Path(hf_hub_download(hub_id, name, revision=revision, local_files_only=cached))
+    except errors.LocalEntryNotFoundError as error:
+        # The hub was not asked. The cache knows of a file that was missing when it was.
+        known = try_to_load_from_cache(hub_id, name, revision=revision)
+        if known is not None and not isinstance(known, str):
             return None
-        # A RuntimeError is what 1.3 raises of a connection that it has closed itself.
-        except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:  # pyright: ignore[reportPrivateImportUsage]
-            lines = {
-                errors.GatedRepoError: f"{hub_id} is gated; accept its terms on its page on the "
-                "hub, then run `hf auth login` or set HF_TOKEN",
-                errors.RepositoryNotFoundError: f"{hub_id!r} is neither a file or folder here nor "
-                "a model on the hub; check the name (a private model needs `hf auth login` or "
-                "HF_TOKEN)",
-                errors.RevisionNotFoundError: f"{hub_id} on the hub has no revision {revision!r}",
-                errors.HFValidationError: f"{hub_id!r} is not a name that the hub allows: "
-                f"{_first_line(error)}",
-            }
-            line = f"fetching {name} of {hub_id} broke off ({_first_line(error)}); run it again"
-            if isinstance(error, errors.HfHubHTTPError):
+        line = (
+            f"cannot reach the hub for {name} of {hub_id}, and it is not in the cache "
+            f"({unreachable or _first_line(error.__cause__ or error)}); check the network, or give "
+            "a folder"
+        )
+        if unreachable == _OFFLINE:
+            line = f"{name} of {hub_id} is not in the cache, and {_OFFLINE}"
+        raise CheckpointError(line) from error
+    except errors.EntryNotFoundError:
+        return None
+    # A RuntimeError is what 1.3 raises of a connection that it has closed itself.
+    except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:  # pyright: ignore[reportPrivateImportUsage]
+        match error:
+            case errors.GatedRepoError():
+                line = (
+                    f"{hub_id} is gated; accept its terms on its page on the hub, then run "
+                    "`hf auth login` or set HF_TOKEN"
+                )
+            case errors.RepositoryNotFoundError():
+                line = (
+                    f"{hub_id!r} is neither a file or folder here nor a model on the hub; check "
+                    "the name (a private model needs `hf auth login` or HF_TOKEN)"
+                )
+            case errors.RevisionNotFoundError():
+                line = f"{hub_id} on the hub has no revision {revision!r}"
+            case errors.HFValidationError():
+                line = f"{hub_id!r} is not a name that the hub allows: {_first_line(error)}"
+            case errors.HfHubHTTPError():
                 status = error.response.status_code
                 line = f"the hub refused {name} of {hub_id} with status {status}; try again later"
-            known = (line for kind, line in lines.items() if isinstance(error, kind))
-            raise CheckpointError(next(known, line)) from error
-
-    def _missing(self, name: str, error: Exception) -> str:
-        """Say that a file is not in the cache, and why the hub was not asked."""
-        if self.unreachable == _OFFLINE:
-            return f"{name} of {self.hub_id} is not in the cache, and {_OFFLINE}"
-        reason = self.unreachable or _first_line(error.__cause__ or error)
-        return (
-            f"cannot reach the hub for {name} of {self.hub_id}, and it is not in the cache "
-            f"({reason}); check the network, or give a folder"
-        )
+            case _:
+                line = f"fetching {name} of {hub_id} broke off ({_first_line(error)}); run it again"
+        raise CheckpointError(line) from error
 
 
 @contextmanager
@@ -268,7 +250,7 @@ def _bundled(name: str, folder: Path) -> KnownModel:
     return KnownModel(
         name=name,
         where="bundled",
-        task=_TASKS[read_spec(folder).architecture.masks],
+        task=_TASKS[read_folder(folder, name).architecture.masks],
         figures={key: 100 * value for key, value in metrics.items() if isinstance(value, float)},
         data=metrics.get("data"),
         licence="Apache-2.0",  # as the package; docs/models
@@ -280,26 +262,19 @@ def _cached() -> Iterator[KnownModel]:
     """List the checkpoints in the hub's cache, of each the revision that was changed last."""
     from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
-    try:
-        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
-    except (CacheNotFound, ValueError, OSError):
-        return
-    for repository in repositories:
-        if repository.repo_type != "model" or not repository.revisions:
-            continue
-        newest = max(repository.revisions, key=attrgetter("last_modified"))
-        files = {file.file_name: file.size_on_disk for file in newest.files}
-        with suppress(CheckpointError):
-            config = read_config(newest.snapshot_path)
-            masks = masks_in(config)
-            if config.get("format") == FORMAT:
-                masks = spec_from_json(config).architecture.masks
-            elif config.get("model_type") not in MODEL_TYPES:
+    with suppress(CacheNotFound, ValueError, OSError):
+        for repository in scan_cache_dir(constants.HF_HUB_CACHE).repos:
+            if repository.repo_type != "model" or not repository.revisions:
                 continue
-            if files.keys() & set(WEIGHTS_FILES):
+            newest = max(repository.revisions, key=attrgetter("last_modified"))
+            files = {file.file_name: file.size_on_disk for file in newest.files}
+            if files.keys().isdisjoint(WEIGHTS_FILES):
+                continue
+            with suppress(CheckpointError):
+                spec = read_folder(newest.snapshot_path, repository.repo_id)
                 yield KnownModel(
                     name=repository.repo_id,
                     where="cached",
-                    task=_TASKS[masks],
+                    task=_TASKS[spec.architecture.masks],
                     size=sum(files.values()),
                 )

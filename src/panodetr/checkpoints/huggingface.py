@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from panodetr.checkpoints.published import categories_by_count, coco_panoptic, plain_category
 from panodetr.checkpoints.spec import (
     CONFIG_FILE,
+    FORMAT,
     PREPROCESSOR_FILE,
+    SAFETENSORS,
     ModelSpec,
     spec_from_json,
     spec_to_json,
@@ -30,9 +33,8 @@ from panodetr.model.config import (
     ResNetConfig,
 )
 from panodetr.results.types import Category
-from panodetr.validation import check
+from panodetr.validation import check, read_json
 
-MODEL_TYPES = ("detr", "table-transformer")
 UNUSED = "N/A"  # what transformers' configurations call an index without a class
 RESNETS = {
     "resnet18": RESNET18,
@@ -55,7 +57,7 @@ _SAME = {
     "dropout": "dropout",
     "position_embedding_type": "positions",
 }
-"""Keys of `config.json`, and the fields of `DetrConfig` that mean the same."""
+"""Keys of `config.json`, and the fields of `DetrConfig` that mean the same, with the defaults."""
 
 _NO_LIMIT = 1_000_000  # pixels of the long side, where transformers wants a number
 _PLAIN_LABEL = re.compile(r"LABEL_\d+")
@@ -78,21 +80,12 @@ class _Backbone:
 
 @dataclass(frozen=True, kw_only=True)
 class _Config:
-    """`config.json`, the keys that matter here; defaults are transformers'."""
+    """`config.json`, the keys that matter here beside those in `_SAME`."""
 
     model_type: Literal["detr", "table-transformer"]
-    activation_function: str = "relu"
-    num_channels: int = 3
-    num_queries: int = 100
-    d_model: int = 256
-    encoder_layers: int = 6
-    decoder_layers: int = 6
-    encoder_attention_heads: int = 8
-    decoder_attention_heads: int = 8
-    encoder_ffn_dim: int = 2048
-    decoder_ffn_dim: int = 2048
-    dropout: float = 0.1
-    position_embedding_type: Literal["sine", "learned"] = "sine"
+    architectures: tuple[str, ...] | None = None
+    activation_function: Literal["relu"] = "relu"
+    num_channels: Literal[3] = 3
     id2label: dict[str, str] | None = None
     num_labels: int = 2
     backbone: str | None = None
@@ -115,31 +108,64 @@ class _Preprocessor:
     image_std: tuple[float, float, float] = IMAGENET_STD
 
 
+def read_folder(folder: Path, name: str) -> ModelSpec:
+    """Read the specification in a folder of this package or of transformers.
+
+    Args:
+        folder: has a `config.json`.
+        name: what to call a model of transformers, which has no name of its own.
+
+    Raises:
+        CheckpointError: there is no configuration, it is another model's, or it is broken.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise CheckpointError(
+            f"{file} is not there; a checkpoint is a folder with {CONFIG_FILE} and {SAFETENSORS}"
+        )
+    config = read_json(file, dict[str, Any], CheckpointError)
+    if config.get("format") == FORMAT:
+        return spec_from_json(config, str(file))
+    if config.get("model_type") not in ("detr", "table-transformer"):
+        raise CheckpointError(
+            f"{file} is neither a panodetr configuration nor one of a DETR in transformers; "
+            f"its model_type is {config.get('model_type')!r}"
+        )
+    extra = folder / PREPROCESSOR_FILE
+    preprocessor = read_json(extra, dict[str, Any], CheckpointError) if extra.is_file() else {}
+    try:
+        return read_huggingface(config, preprocessor, name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+
+
 def read_huggingface(
-    config: object, preprocessor: object | None, *, name: str, masks: bool
+    config: Mapping[str, Any], preprocessor: Mapping[str, Any], name: str
 ) -> ModelSpec:
     """Understand a configuration of transformers, version 4 or 5.
 
     Args:
         config: `config.json`, parsed.
-        preprocessor: `preprocessor_config.json`, parsed; None takes DETR's usual preprocessing.
+        preprocessor: `preprocessor_config.json`, parsed; where keys are missing it is as DETR's
+            usual one.
         name: what to call the model.
-        masks: whether the weights have a mask head.
 
     Raises:
         CheckpointError: it is no DETR, or one that cannot be built here; the message names the file
             and the key.
     """
     values = check(config, _Config, CONFIG_FILE, CheckpointError)
-    rule = check(preprocessor or {}, _Preprocessor, PREPROCESSOR_FILE, CheckpointError)
+    rule = check(preprocessor, _Preprocessor, PREPROCESSOR_FILE, CheckpointError)
+    file = PREPROCESSOR_FILE
     try:
         preprocessing = _read_preprocessing(rule)
+        file = CONFIG_FILE
+        spec = _read_model(config, values, preprocessing, name)
     except ValueError as error:
-        raise CheckpointError(f"{PREPROCESSOR_FILE}: {error}") from error
-    try:
-        return _read_model(values, preprocessing, name, masks)
-    except ValueError as error:
-        raise CheckpointError(f"{CONFIG_FILE}: {error}") from error
+        raise CheckpointError(f"{file}: {error}") from error
+    if values.panodetr is None:
+        return spec
+    return _with_kept(spec, spec_from_json(values.panodetr, f"{CONFIG_FILE}: panodetr"))
 
 
 def write_huggingface(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -169,8 +195,7 @@ def write_huggingface(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
         "label2id": {label: index for index, label in labels.items()},
         "panodetr": spec_to_json(spec),
     }
-    options = processor_options(spec)
-    return config, {"image_processor_type": "DetrImageProcessor", **options}
+    return config, {"image_processor_type": "DetrImageProcessor", **processor_options(spec)}
 
 
 def processor_options(spec: ModelSpec) -> dict[str, Any]:
@@ -192,11 +217,6 @@ def processor_options(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def masks_in(config: Mapping[str, Any]) -> bool:
-    """Say whether the model of a `config.json` has a mask head."""
-    return "DetrForSegmentation" in str(config.get("architectures"))
-
-
 def resnet_name(backbone: ResNetConfig) -> str:
     """Name a backbone as torchvision, timm and the original do.
 
@@ -210,31 +230,29 @@ def resnet_name(backbone: ResNetConfig) -> str:
     raise ValueError(f"the backbone is none of {', '.join(RESNETS)}")
 
 
-def _read_model(config: _Config, preprocessing: Preprocessing, name: str, masks: bool) -> ModelSpec:
-    for key, only in (("activation_function", "relu"), ("num_channels", 3)):
-        if getattr(config, key) != only:
-            raise ValueError(f"{key} is {getattr(config, key)!r}; this DETR has only {only!r}")
-    shape = {ours: getattr(config, theirs) for theirs, ours in _SAME.items()}
-    for theirs, ours in _SAME.items():  # where two mean one field, the decoder's has won
-        if getattr(config, theirs) != shape[ours]:
+def _read_model(
+    given: Mapping[str, Any], config: _Config, preprocessing: Preprocessing, name: str
+) -> ModelSpec:
+    shape: dict[str, Any] = {}
+    for theirs, ours in _SAME.items():
+        if theirs in given and shape.setdefault(ours, given[theirs]) != given[theirs]:
             raise ValueError(
-                f"{theirs} is {getattr(config, theirs)} and {theirs.replace('encoder', 'decoder')} "
-                f"{shape[ours]}; expected one number"
+                f"{theirs.replace('decoder', 'encoder')} is {shape[ours]} and {theirs} "
+                f"{given[theirs]}; expected one number"
             )
     classes, categories = _read_classes(config)
-    spec = ModelSpec(
+    return ModelSpec(
         name=name,
         architecture=DetrConfig(
             backbone=_read_backbone(config),
             num_classes=classes,
             pre_norm=config.model_type == "table-transformer",
-            masks=masks,
+            masks=any("DetrForSegmentation" in kind for kind in config.architectures or ()),
             **shape,
         ),
         categories=categories,
         preprocessing=preprocessing,
     )
-    return spec if config.panodetr is None else _with_kept(spec, spec_from_json(config.panodetr))
 
 
 def _read_classes(config: _Config) -> tuple[int, tuple[Category, ...]]:

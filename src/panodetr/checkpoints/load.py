@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import count, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from panodetr.checkpoints.hub import fetch
-from panodetr.checkpoints.huggingface import MODEL_TYPES, RESNETS, masks_in, read_huggingface
+from panodetr.checkpoints.huggingface import RESNETS, read_folder
 from panodetr.checkpoints.names import (
     FACEBOOK,
+    OURS,
     TORCHVISION,
     TRANSFORMERS_CLASSIFIER,
     TRANSFORMERS_TABLES,
+    NameTable,
+    State,
+    prefix_in,
     without_counters,
 )
 from panodetr.checkpoints.published import (
@@ -24,38 +29,23 @@ from panodetr.checkpoints.published import (
     categories_by_count,
     find_published,
 )
-from panodetr.checkpoints.spec import (
-    CONFIG_FILE,
-    FORMAT,
-    PREPROCESSOR_FILE,
-    WEIGHTS_FILES,
-    ModelSpec,
-    read_config,
-    spec_from_json,
-)
-from panodetr.checkpoints.weights import check_shapes, find_weights, open_weights, shapes_of
+from panodetr.checkpoints.spec import CONFIG_FILE, WEIGHTS_FILES, ModelSpec
+from panodetr.checkpoints.weights import Weights, check_shapes, open_weights, shapes_of
 from panodetr.errors import CheckpointError, did_you_mean
 from panodetr.model.backbone import ResNet
-from panodetr.model.config import DetrConfig
+from panodetr.model.config import DetrConfig, ResNetConfig
 from panodetr.model.detr import Detr
-from panodetr.validation import read_json
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from panodetr.checkpoints.names import NameTable
-    from panodetr.checkpoints.weights import Shapes, State, Weights
-    from panodetr.model.config import ResNetConfig
 
 _ON_HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:/((?:[\w.-]+/)*[\w.-]+))?")
 _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
-_CLASSIFIERS = ("fc.", "classifier.")  # the layer behind the backbone, which a DETR has no use for
 
 
 def load_checkpoint(
     source: str | Path, *, revision: str | None = None, dilation: bool | None = None
 ) -> tuple[ModelSpec, Detr]:
     """Load a model with its weights, on the CPU, in evaluation mode.
+
+    Names and shapes of the weights are compared with the model's before any tensor is read.
 
     Args:
         source: the name of a bundled model; a folder of this package or of transformers, version 4
@@ -72,8 +62,13 @@ def load_checkpoint(
             do not fit each other.
     """
     place = _locate(source, revision)
-    spec, weights, table = _open(place, source, dilation)
-    return spec, _build(spec.architecture, weights or open_weights(place), table)
+    spec, weights = _open(place, source, dilation)
+    weights = weights or open_weights(place)
+    with torch.device("meta"):
+        model = Detr(spec.architecture)
+    state = _read(weights, find_table(weights), model.state_dict())
+    model.load_state_dict(state, assign=True)
+    return spec, model.eval()
 
 
 def load_spec(
@@ -85,7 +80,7 @@ def load_spec(
     of its tensors are read instead. Arguments and errors are those of `load_checkpoint`; weights
     that are damaged or do not fit the specification are not noticed.
     """
-    return _open(_locate(source, revision, weights=False), source, dilation).spec
+    return _open(_locate(source, revision, weights=False), source, dilation)[0]
 
 
 def load_backbone(source: str | Path, config: ResNetConfig) -> State:
@@ -106,23 +101,14 @@ def load_backbone(source: str | Path, config: ResNetConfig) -> State:
             "set spec.architecture.backbone.norm to frozen or batch"
         )
     weights = open_weights(_locate(source))
-    state = {
-        key: tensor
-        for key, tensor in without_counters(weights.read())
-        if not key.startswith(_CLASSIFIERS)
-    }
-    if not any(key.startswith("backbone.stages.") for key in state):  # they are not our own
-        tables = (TORCHVISION, TRANSFORMERS_CLASSIFIER, FACEBOOK, *TRANSFORMERS_TABLES)
-        state = find_table(weights, tables, "ResNet").to_ours(state, weights.file)
-    ours = {
-        key.removeprefix("backbone."): tensor.float()
-        for key, tensor in state.items()
-        if key.startswith("backbone.")
-    }
+    tables = (TORCHVISION, TRANSFORMERS_CLASSIFIER, OURS, FACEBOOK, *TRANSFORMERS_TABLES)
+    table = find_table(weights, tables, "ResNet")
+    own = table.known(weights.shapes, "backbone.")
     with torch.device("meta"):
-        expected = dict(without_counters(ResNet(config).state_dict()))
-    check_shapes(weights.file, shapes_of(ours), shapes_of(expected))
-    return ours
+        expected = without_counters(ResNet(config).state_dict())
+    backbone = replace(weights, shapes={key: weights.shapes[key] for key in own})
+    state = _read(backbone, table, {f"backbone.{key}": value for key, value in expected.items()})
+    return {key.removeprefix("backbone."): tensor for key, tensor in state.items()}
 
 
 def _locate(source: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
@@ -130,9 +116,6 @@ def _locate(source: str | Path, revision: str | None = None, *, weights: bool = 
 
     A file that its folder's configuration describes stands for the folder. `weights` says whether
     those of an id on the hub are needed.
-
-    Raises:
-        CheckpointError: there is no such thing, or it cannot be fetched.
     """
     known = bundled()
     place = known.get(source) if isinstance(source, str) else None
@@ -165,49 +148,20 @@ def _on_hub(source: str) -> tuple[str, str | None] | None:
     return match[1], match[2]
 
 
-class _Opened(NamedTuple):
-    """A checkpoint that is read but for its tensors; `table` has the names that are not ours."""
-
-    spec: ModelSpec
-    weights: Weights | None
-    table: NameTable | None = None
-
-
-def _open(place: Path, source: str | Path, dilation: bool | None) -> _Opened:
-    """Read what a checkpoint says of itself."""
+def _open(
+    place: Path, source: str | Path, dilation: bool | None
+) -> tuple[ModelSpec, Weights | None]:
+    """Read what a checkpoint says of itself; a file's weights are opened for it."""
     if place.is_file():
         return _open_file(place, dilation)
     if dilation is not None:
         raise CheckpointError(f"{source} says itself whether it is dilated; leave that out")
     fetched = isinstance(source, str) and not Path(source).exists()
     hub_id = "/".join(str(source).split("/")[:2])
-    return _open_folder(place, hub_id if fetched else place.resolve().name)
+    return read_folder(place, hub_id if fetched else place.resolve().name), None
 
 
-def _open_folder(folder: Path, name: str) -> _Opened:
-    config, file = read_config(folder), folder / CONFIG_FILE
-    if config.get("format") == FORMAT:
-        return _Opened(spec_from_json(config, str(file)), None)
-    if config.get("model_type") not in MODEL_TYPES:
-        raise CheckpointError(
-            f"{file} is neither a panodetr configuration nor one of a DETR in transformers; "
-            f"its model_type is {config.get('model_type')!r}"
-        )
-    extra = folder / PREPROCESSOR_FILE
-    preprocessor = read_json(extra, dict[str, Any], CheckpointError) if extra.is_file() else None
-    if find_weights(folder) is None:  # they are still on the hub
-        weights, masks = None, masks_in(config)
-    else:
-        weights = open_weights(folder)
-        masks = any("mask_head." in key for key in weights.shapes)
-    try:
-        spec = read_huggingface(config, preprocessor, name=name, masks=masks)
-    except CheckpointError as error:
-        raise CheckpointError(f"{folder}: {error}") from error
-    return _Opened(spec, weights, None if weights is None else find_table(weights))
-
-
-def _open_file(file: Path, dilation: bool | None) -> _Opened:
+def _open_file(file: Path, dilation: bool | None) -> tuple[ModelSpec, Weights]:
     """Open a file that has nothing but its weights."""
     if file.suffix not in _FILE_SUFFIXES:
         raise CheckpointError(
@@ -216,21 +170,18 @@ def _open_file(file: Path, dilation: bool | None) -> _Opened:
             "(what `panodetr export` wrote can be run, not converted or trained)"
         )
     weights = open_weights(file)
-    table = find_table(weights)
     published = find_published(file.name)
-    if dilation is None and published is not None:
-        dilation = published.architecture.backbone.dilate_last
-    elif dilation is None:
+    if dilation is None:
         dilation = bool(weights.arguments.get("dilation", False))
+        if published is not None:
+            dilation = published.architecture.backbone.dilate_last
+    table = find_table(weights, (FACEBOOK, *TRANSFORMERS_TABLES))
     try:
         heads = int(weights.arguments.get("nheads", 8))
-        shapes = shapes_of(_to_ours(weights, table))
-        shape = _infer_architecture(shapes, dilation=dilation, heads=heads)
+        shape = _infer_architecture(weights, table, dilation=dilation, heads=heads)
         categories = categories_by_count(shape.num_classes)
         spec = ModelSpec(name=file.stem, architecture=shape, categories=categories)
-    except CheckpointError:
-        raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{file}: {error}") from error
     if published is not None and published.categories[-1].index < shape.num_classes:
         spec = replace(
@@ -239,36 +190,12 @@ def _open_file(file: Path, dilation: bool | None) -> _Opened:
             categories=published.categories,
             preprocessing=published.preprocessing,
         )
-    return _Opened(spec, weights, table)
-
-
-def _build(config: DetrConfig, weights: Weights, table: NameTable | None) -> Detr:
-    """Build a model and give it its weights, floats as float32.
-
-    Raises:
-        CheckpointError: weights are missing, left over, or of other shapes.
-    """
-    with torch.device("meta"):
-        model = Detr(config)
-    expected = model.state_dict()
-    if table is None:
-        check_shapes(weights.file, weights.shapes, shapes_of(expected))
-        state = weights.read()
-    else:
-        named = shapes_of(table.from_ours(_to_ours(weights, table)))
-        check_shapes(weights.file, named, shapes_of(table.from_ours(expected)))
-        state = table.to_ours(weights.read(), weights.file)
-    floats = {
-        key: (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
-        for key, tensor in state.items()
-    }
-    model.load_state_dict(floats, assign=True)
-    return model.eval()
+    return spec, weights
 
 
 def find_table(
     weights: Weights,
-    tables: Sequence[NameTable] = (FACEBOOK, *TRANSFORMERS_TABLES),
+    tables: Sequence[NameTable] = (OURS, FACEBOOK, *TRANSFORMERS_TABLES),
     network: str = "DETR",
 ) -> NameTable:
     """Recognise whose names the weights have: the table's that knows most of them.
@@ -276,8 +203,8 @@ def find_table(
     Raises:
         CheckpointError: they are in none of the tables.
     """
-    table = max(tables, key=lambda table: table.count_known(weights.shapes))
-    if not table.count_known(weights.shapes):
+    table = max(tables, key=lambda table: len(table.known(weights.shapes)))
+    if not table.known(weights.shapes):
         first = next(iter(weights.shapes), "nothing")
         raise CheckpointError(
             f"{weights.file} holds no {network}: its weights begin with {first!r}"
@@ -285,57 +212,63 @@ def find_table(
     return table
 
 
-def _to_ours(weights: Weights, table: NameTable) -> State:
-    """Give tensors of the weights' shapes, without values, our names."""
-    empty = {key: torch.empty(shape, device="meta") for key, shape in weights.shapes.items()}
-    return table.to_ours(empty, weights.file)
+def _read(weights: Weights, table: NameTable, model: Mapping[str, torch.Tensor]) -> State:
+    """Read the weights of a model that is on the meta device; floats become float32."""
+    expected = table.from_ours(model, prefix_in(weights.shapes))
+    check_shapes(weights.file, weights.shapes, shapes_of(expected))
+    return {
+        key: (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
+        for key, tensor in table.to_ours(weights.read(), model).items()
+    }
 
 
-def _infer_architecture(shapes: Shapes, *, dilation: bool, heads: int = 8) -> DetrConfig:
-    """Find the configuration that has weights of these shapes, by our names.
+def _infer_architecture(
+    weights: Weights, table: NameTable, *, dilation: bool, heads: int
+) -> DetrConfig:
+    """Find the configuration that has weights of these names and shapes.
 
     No shape shows whether the backbone is dilated, and only a mask head shows the attention heads.
 
     Raises:
         ValueError: a weight is missing that every DETR has, or the backbone is no known ResNet.
     """
-    classes, hidden_dim = _shape(shapes, "class_head.weight", 2)
-    masks = "mask_head.out.weight" in shapes
+    prefix, shapes = prefix_in(weights.shapes), weights.shapes
+
+    def has(key: str) -> bool:
+        return table.name(key, prefix) in shapes
+
+    def size(key: str, dimensions: int) -> tuple[int, ...]:
+        name = table.name(key, prefix)
+        if len(shapes.get(name, ())) != dimensions:
+            raise ValueError(
+                f"{name!r} is missing or has not {dimensions} dimensions; is it whole?"
+            )
+        return shapes[name]
+
+    def depth(part: str, key: str) -> int:
+        return sum(1 for _ in takewhile(lambda number: has(f"{part}.{number}.{key}"), count()))
+
+    block = "bottleneck" if has("backbone.stages.0.0.conv3.weight") else "basic"
+    depths = tuple(depth(f"backbone.stages.{stage}", "conv1.weight") for stage in range(4))
+    known = (one for one in RESNETS.values() if (one.block, one.depths) == (block, depths))
+    classes, hidden_dim = size("class_head.weight", 2)
+    if (backbone := next(known, None)) is None:
+        raise ValueError(
+            f"the backbone has {depths} {block} blocks; expected one of {', '.join(RESNETS)}"
+        )
+    masks = has("mask_head.out.weight")
     if masks:
-        heads = _shape(shapes, "mask_head.convs.0.weight", 4)[0] - hidden_dim
+        heads = size("mask_head.convs.0.weight", 4)[0] - hidden_dim
     return DetrConfig(
-        backbone=replace(_backbone(shapes), dilate_last=dilation),
+        backbone=replace(backbone, dilate_last=dilation),
         num_classes=classes - 1,
-        num_queries=_shape(shapes, "queries.weight", 2)[0],
+        num_queries=size("queries.weight", 2)[0],
         hidden_dim=hidden_dim,
         heads=heads,
-        ffn_dim=_shape(shapes, "decoder.layers.0.ffn.0.weight", 2)[0],
-        encoder_layers=_count(shapes, r"encoder\.layers\.(\d+)\..*"),
-        decoder_layers=_count(shapes, r"decoder\.layers\.(\d+)\..*"),
-        pre_norm="encoder.norm.weight" in shapes,
-        positions="learned" if "positions.rows.weight" in shapes else "sine",
+        ffn_dim=size("decoder.layers.0.ffn.0.weight", 2)[0],
+        encoder_layers=depth("encoder.layers", "ffn.0.weight"),
+        decoder_layers=depth("decoder.layers", "ffn.0.weight"),
+        pre_norm=has("encoder.norm.weight"),
+        positions="learned" if has("positions.rows.weight") else "sine",
         masks=masks,
     )
-
-
-def _backbone(shapes: Shapes) -> ResNetConfig:
-    depths = tuple(_count(shapes, rf"backbone\.stages\.{s}\.(\d+)\..*") for s in range(4))
-    block = "bottleneck" if "backbone.stages.0.0.conv3.weight" in shapes else "basic"
-    for resnet in RESNETS.values():
-        if (resnet.block, resnet.depths) == (block, depths):
-            return resnet
-    raise ValueError(
-        f"the backbone has {depths} {block} blocks; expected one of {', '.join(RESNETS)}"
-    )
-
-
-def _shape(shapes: Shapes, key: str, dimensions: int) -> tuple[int, ...]:
-    if len(shapes.get(key, ())) != dimensions:
-        raise ValueError(f"our {key!r} is missing or has not {dimensions} dimensions; is it whole?")
-    return shapes[key]
-
-
-def _count(shapes: Shapes, pattern: str) -> int:
-    """Count the numbered parts whose keys match, taking the highest number at its word."""
-    found = (re.fullmatch(pattern, key) for key in shapes)
-    return max((int(match[1]) + 1 for match in found if match), default=0)

@@ -1,7 +1,7 @@
-"""Two-way tables between the names of our weights and those of other files.
+"""Tables between the names of our weights and those of other files.
 
-A row pairs our name of a module with another's; `*` stands for a number that both share. One table
-serves both directions, so that what is read can always be written again.
+A row pairs our name of a module with another's; `*` stands for a number that both share. Files are
+read and written by the same table: of a model's own weights it says where each is in a file.
 
 The tables are below: the original's `.pth` files (facebookresearch/detr), transformers, and
 classifiers. Version 4 of transformers named the modules as its files on the hub do to this day.
@@ -12,25 +12,16 @@ which moved. The backbone is timm's or transformers' own ResNet.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 
-from panodetr.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    State: TypeAlias = Mapping[str, torch.Tensor]
-
+State: TypeAlias = dict[str, torch.Tensor]
 Row: TypeAlias = tuple[str, str]
 """Our name and theirs."""
 
-_Rules: TypeAlias = dict[str, list[tuple[list[str], str]]]
-
 _NUMBER = re.compile(r"\d+")
-_PLACE = re.compile(r"\d+|\*")
 _PREFIX = "detr."  # panoptic models wrap the detector; their mask head stands beside it
 _MASK_PARTS = ("bbox_attention.", "mask_head.")
 
@@ -39,7 +30,7 @@ class NameTable:
     """The names of one kind of file.
 
     Args:
-        source: what the files come from, for messages.
+        source: what the files come from.
         rows: each module's two names. Where several of ours have one name of theirs, as queries,
             keys and values in `torch.nn.MultiheadAttention`, ours are parts of their tensor, in the
             order of the rows.
@@ -47,67 +38,77 @@ class NameTable:
 
     def __init__(self, source: str, rows: Sequence[Row]) -> None:
         self.source = source
-        self._outward = _rules(rows)
-        self._inward = _rules((theirs, ours) for ours, theirs in rows)
+        self.rows = rows
+        self._patterns = [
+            (re.compile(re.escape(ours).replace(r"\*", r"(\d+)")), theirs) for ours, theirs in rows
+        ]
 
-    def to_ours(self, state: State, source: Path | str = "the file") -> dict[str, torch.Tensor]:
-        """Give weights our names; counters of batch norms, which we do not have, are left out.
+    def name(self, ours: str, prefix: str = "") -> str:
+        """Give the name of a weight of ours in a file; `prefix` is `prefix_in` the file."""
+        module, _, leaf = ours.rpartition(".")
+        for pattern, theirs in self._patterns:
+            if found := pattern.fullmatch(module):
+                for number in found.groups():
+                    theirs = theirs.replace("*", number, 1)
+                theirs = f"{theirs}.{leaf}".replace("in_proj.", "in_proj_")
+                return theirs if theirs.startswith(_MASK_PARTS) else prefix + theirs
+        raise KeyError(f"{self.source} has no row for {ours}")
+
+    def from_ours(self, state: Mapping[str, torch.Tensor], prefix: str | None = None) -> State:
+        """Give our weights their names.
 
         Args:
-            state: weights under their names.
-            source: where they come from, for errors.
-
-        Raises:
-            CheckpointError: a name is in no row, or two weights would have one name.
+            state: a model's weights, or a part of them, without counters of batches.
+            prefix: what the detector's names begin with; None goes by whether there are masks.
         """
-        ours: dict[str, torch.Tensor] = {}
-        unknown: list[str] = []
-        for key, tensor in without_counters(state):
-            names = self._names(key)
-            if not names:
-                unknown.append(repr(key))
-                continue
-            if names[0] in ours:
-                raise CheckpointError(
-                    f"{source}: two weights are both {key!r}, with and without {_PREFIX!r}"
-                )
-            if len(names) > 1 and (tensor.ndim == 0 or len(tensor) % len(names)):
-                raise CheckpointError(
-                    f"{source}: {key!r} is {list(tensor.shape)}; expected queries, keys and "
-                    "values of one width below each other"
-                )
-            parts = tensor.chunk(len(names)) if len(names) > 1 else [tensor]
-            ours.update(zip(names, parts, strict=True))
-        if unknown:
-            raise CheckpointError(
-                f"{source} holds {len(unknown)} tensors that no DETR of {self.source} has: "
-                f"{preview(unknown)}"
-            )
-        return ours
+        if prefix is None:
+            prefix = _PREFIX if any(key.startswith("mask_head.") for key in state) else ""
+        parts = self._parts(state, prefix)
+        return {
+            name: torch.cat([state[key] for key in ours]) if len(ours) > 1 else state[ours[0]]
+            for name, ours in parts.items()
+        }
 
-    def from_ours(self, state: State) -> dict[str, torch.Tensor]:
-        """Give our weights their names; the inverse of `to_ours`."""
-        masks = any(key.startswith("mask_head.") for key in state)
-        theirs: dict[str, torch.Tensor] = {}
-        for key, _ in without_counters(state):
-            names = _rename(self._outward, key)
-            assert names, f"{self.source} has no row for {key}"
-            name = names[0].replace("in_proj.", "in_proj_")
-            parts = [state[part] for part in self._names(name)]
-            if masks and not name.startswith(_MASK_PARTS):
-                name = _PREFIX + name
-            if name not in theirs:
-                theirs[name] = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return theirs
+    def to_ours(self, state: Mapping[str, torch.Tensor], keys: Iterable[str]) -> State:
+        """Give weights our names, the inverse of `from_ours`; others of `state` are left out.
 
-    def count_known(self, keys: Iterable[str]) -> int:
-        """Count the names that the table has."""
-        return sum(bool(self._names(key)) for key in keys)
+        Args:
+            state: weights under their names, of the shapes that ours have.
+            keys: the names of ours.
+        """
+        found: State = {}
+        for name, ours in self._parts(keys, prefix_in(state)).items():
+            tensor = state[name]
+            parts = tensor.chunk(len(ours)) if len(ours) > 1 else (tensor,)
+            found.update(zip(ours, parts, strict=True))
+        return found
 
-    def _names(self, key: str) -> list[str]:
-        """Give our names of a weight of theirs: none, one, or those of its parts."""
-        plain = key.removeprefix(_PREFIX).replace("in_proj_", "in_proj.")
-        return _rename(self._inward, plain)
+    def known(self, keys: Iterable[str], part: str = "") -> list[str]:
+        """List the names that such files have, or those in one part of our model."""
+        modules = {_numberless(f"{name}.") for ours, name in self.rows if ours.startswith(part)}
+        return [key for key in keys if _numberless(key) in modules]
+
+    def _parts(self, keys: Iterable[str], prefix: str) -> dict[str, list[str]]:
+        """List, for each of their names, ours of the tensor's parts."""
+        parts: dict[str, list[str]] = {}
+        for key in keys:
+            parts.setdefault(self.name(key, prefix), []).append(key)
+        return parts
+
+
+def prefix_in(names: Iterable[str]) -> str:
+    """Give what the detector's names begin with in a file: "detr." or nothing."""
+    return _PREFIX if any(name.startswith(_PREFIX) for name in names) else ""
+
+
+def without_counters(state: Mapping[str, torch.Tensor]) -> State:
+    """Leave out how many batches a batch norm has seen: no inference needs it."""
+    return {key: tensor for key, tensor in state.items() if not is_counter(key)}
+
+
+def is_counter(name: str) -> bool:
+    """Whether a weight counts the batches that a batch norm has seen."""
+    return name.endswith(".num_batches_tracked")
 
 
 def preview(names: Iterable[str], most: int = 3) -> str:
@@ -117,33 +118,10 @@ def preview(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(listed[:most]) + rest
 
 
-def without_counters(state: State) -> Iterator[tuple[str, torch.Tensor]]:
-    """Leave out how many batches a batch norm has seen: no inference needs it."""
-    for key, tensor in state.items():
-        if not key.endswith(".num_batches_tracked"):
-            yield key, tensor
-
-
-def _rules(rows: Iterable[Row]) -> _Rules:
-    """Arrange one direction of a table by names with every number as `*`: few rows share one."""
-    rules: _Rules = {}
-    for before, after in rows:
-        rules.setdefault(_NUMBER.sub("*", before), []).append((_PLACE.findall(before), after))
-    return rules
-
-
-def _rename(rules: _Rules, key: str) -> list[str]:
-    """Rename a module by every row that has it; what follows, such as `weight`, is kept."""
-    module, _, leaf = key.rpartition(".")
-    numbers = _PLACE.findall(module)
-    names: list[str] = []
-    for places, after in rules.get(_NUMBER.sub("*", module), ()):
-        pairs = list(zip(places, numbers, strict=True))
-        if all(place in ("*", number) for place, number in pairs):
-            for place, number in pairs:
-                after = after.replace("*", number, 1) if place == "*" else after
-            names.append(f"{after}.{leaf}")
-    return names
+def _numberless(key: str) -> str:
+    """Give a weight's module, with `*` for every number."""
+    plain = key.removeprefix(_PREFIX).replace("in_proj_", "in_proj.")
+    return _NUMBER.sub("*", plain.rpartition(".")[0])
 
 
 _TORCHVISION: tuple[Row, ...] = (
@@ -272,6 +250,7 @@ FACEBOOK = NameTable(
     "the original implementation",
     _detr(1, "transformer", _FUSED, _TORCHVISION, "backbone.0.body"),
 )
+OURS = NameTable("panodetr", [(ours, ours) for ours, _ in FACEBOOK.rows])
 TRANSFORMERS_TABLES = tuple(
     _transformers(f"transformers {version}{timm}", resnet, changes)
     for version, changes in ((4, ()), (5, _FILES_5), (5, _MODULES_5))

@@ -7,28 +7,34 @@ runs no code from it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from safetensors.torch import save
 
 from panodetr.checkpoints.huggingface import resnet_name, write_huggingface
-from panodetr.checkpoints.names import FACEBOOK, RESNET_4, RESNET_5_FILES, TIMM_5_FILES, preview
+from panodetr.checkpoints.names import (
+    FACEBOOK,
+    RESNET_4,
+    RESNET_5_FILES,
+    TIMM_5_FILES,
+    State,
+    preview,
+    without_counters,
+)
 from panodetr.checkpoints.spec import (
     CONFIG_FILE,
     METRICS_FILE,
     PREPROCESSOR_FILE,
     SAFETENSORS,
+    ModelSpec,
     spec_to_json,
 )
 from panodetr.errors import CheckpointError
-from panodetr.files import atomic_folder, atomic_write, write_bytes, write_json
-
-if TYPE_CHECKING:
-    from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.model.detr import Detr
+from panodetr.files import atomic_folder, atomic_write, json_bytes
+from panodetr.model.detr import Detr
 
 Format: TypeAlias = Literal["panodetr", "huggingface", "facebook"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -57,11 +63,8 @@ def save_checkpoint(
             lost.
         PanodetrError: the system refused to write.
     """
-    _refuse_other_files(folder, (CONFIG_FILE, SAFETENSORS, METRICS_FILE))
-    tensors = save(_stored(state, dtype))
-    with atomic_folder(folder) as temporary:
-        write_json(temporary / CONFIG_FILE, spec_to_json(spec))
-        write_bytes(temporary / SAFETENSORS, tensors)
+    files = {CONFIG_FILE: json_bytes(spec_to_json(spec)), SAFETENSORS: save(_stored(state, dtype))}
+    _write_folder(folder, files)
 
 
 def save_pretrained(
@@ -84,8 +87,7 @@ def save_pretrained(
             holds other files.
         PanodetrError: the system refused to write.
     """
-    target = Path(path)
-    state = model.state_dict()
+    target, state = Path(path), model.state_dict()
     if format == "panodetr":
         save_checkpoint(target, spec, state)
         return target
@@ -93,29 +95,29 @@ def save_pretrained(
         if spec.architecture.position_input:
             raise ValueError("architecture.position_input is true, which has no place there")
         write = _save_huggingface if format == "huggingface" else _save_facebook
-        return write(target, spec, state)
+        return write(target, spec, without_counters(state))
     except CheckpointError:
         raise
     except ValueError as error:
         raise CheckpointError(f"{spec.name} cannot be saved as {format}: {error}") from error
 
 
-def _save_huggingface(folder: Path, spec: ModelSpec, state: Mapping[str, torch.Tensor]) -> Path:
+def _save_huggingface(folder: Path, spec: ModelSpec, state: State) -> Path:
     config, preprocessor = write_huggingface(spec)
     if spec.architecture.pre_norm:
         table = RESNET_4  # version 5 kept the old places in the Table Transformer
     else:
         table = TIMM_5_FILES if spec.architecture.backbone.dilate_last else RESNET_5_FILES
-    tensors = save(_stored(table.from_ours(state)), metadata={"format": "pt"})
-    _refuse_other_files(folder, (CONFIG_FILE, PREPROCESSOR_FILE, SAFETENSORS))
-    with atomic_folder(folder) as temporary:
-        write_json(temporary / CONFIG_FILE, config)
-        write_json(temporary / PREPROCESSOR_FILE, preprocessor)
-        write_bytes(temporary / SAFETENSORS, tensors)
+    files = {
+        CONFIG_FILE: json_bytes(config),
+        PREPROCESSOR_FILE: json_bytes(preprocessor),
+        SAFETENSORS: save(_stored(table.from_ours(state)), metadata={"format": "pt"}),
+    }
+    _write_folder(folder, files)
     return folder
 
 
-def _save_facebook(path: Path, spec: ModelSpec, state: Mapping[str, torch.Tensor]) -> Path:
+def _save_facebook(path: Path, spec: ModelSpec, state: State) -> Path:
     shape = spec.architecture
     # Plain values, where the original keeps a Namespace: any `torch.load` accepts them.
     arguments = {
@@ -132,26 +134,24 @@ def _save_facebook(path: Path, spec: ModelSpec, state: Mapping[str, torch.Tensor
     return file
 
 
-def _refuse_other_files(folder: Path, own: Collection[str]) -> None:
-    """Refuse to replace a folder that holds files of other names than `own`."""
+def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write a checkpoint's files in place of an older one's, but of no others."""
     if folder.is_dir():
-        others = sorted(entry.name for entry in folder.iterdir() if entry.name not in own)
+        names = sorted(entry.name for entry in folder.iterdir())
+        others = [name for name in names if name not in (METRICS_FILE, *files)]
         if others:
             raise CheckpointError(
                 f"{folder} holds files that are no part of a checkpoint ({preview(others)}); "
                 "choose another folder"
             )
+    with atomic_folder(folder) as temporary:
+        for name, contents in files.items():
+            (temporary / name).write_bytes(contents)
 
 
-def _stored(
-    state: Mapping[str, torch.Tensor], dtype: torch.dtype = torch.float32
-) -> dict[str, torch.Tensor]:
-    """Give tensors the form that they have in a file: on the CPU, contiguous, sharing nothing.
-
-    Raises:
-        CheckpointError: one is not finite.
-    """
-    stored: dict[str, torch.Tensor] = {}
+def _stored(state: Mapping[str, torch.Tensor], dtype: torch.dtype = torch.float32) -> State:
+    """Give tensors the form that they have in a file: on the CPU, contiguous, sharing nothing."""
+    stored: State = {}
     for key, tensor in state.items():
         kind = tensor.dtype
         if tensor.is_floating_point():

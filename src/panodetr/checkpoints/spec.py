@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -17,7 +16,7 @@ from panodetr.errors import CheckpointError, did_you_mean
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import DetrConfig
 from panodetr.results.types import Category
-from panodetr.validation import check, check_fields, read_json
+from panodetr.validation import check, check_fields
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.json"  # may lie beside it: what the model reached, and on what
@@ -111,16 +110,11 @@ def spec_from_json(value: object, source: str = CONFIG_FILE) -> ModelSpec:
             or a value out of range, which is named.
     """
     fields = check(value, dict[str, Any], source, CheckpointError)
-    if fields.get("format") != FORMAT:
+    kind, version = fields.get("format"), fields.get("format_version")
+    if (kind, version) != (FORMAT, FORMAT_VERSION):
         raise CheckpointError(
-            f'{source}: not a panodetr checkpoint; expected "format": "{FORMAT}", '
-            f"got {fields.get('format')!r}"
-        )
-    version = fields.get("format_version")
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{source}: format_version is {version!r}; expected {FORMAT_VERSION}; upgrade panodetr "
-            "if the number is higher"
+            f"{source}: format is {kind!r} and format_version {version!r}; expected {FORMAT!r} and "
+            f"{FORMAT_VERSION}; upgrade panodetr if the number is higher"
         )
     given = {key: fields[key] for key in fields if key not in ("format", "format_version")}
     spec = check(given, ModelSpec, source, CheckpointError)
@@ -128,35 +122,8 @@ def spec_from_json(value: object, source: str = CONFIG_FILE) -> ModelSpec:
     return spec
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read the `config.json` of a checkpoint, this package's or another's, as plain values.
-
-    Raises:
-        CheckpointError: there is none, or it is not a JSON object.
-    """
-    file = folder / CONFIG_FILE
-    if not file.is_file():
-        raise CheckpointError(
-            f"{file} is not there; a checkpoint is a folder with {CONFIG_FILE} and {SAFETENSORS}"
-        )
-    return read_json(file, dict[str, Any], CheckpointError)
-
-
-def read_spec(folder: Path) -> ModelSpec:
-    """Read the specification of a checkpoint of this package.
-
-    Raises:
-        CheckpointError: as for `read_config` and `spec_from_json`.
-    """
-    return spec_from_json(read_config(folder), str(folder / CONFIG_FILE))
-
-
 def _refuse_unknown(given: object, known: object, source: str, place: str = "") -> None:
-    """Compare what was read with what was understood, so that no misspelt key goes unnoticed.
-
-    Raises:
-        CheckpointError: a key was not understood.
-    """
+    """Compare what was read with what was understood, so that no misspelt key goes unnoticed."""
     if isinstance(given, dict) and isinstance(known, dict):
         names = list(cast("dict[str, object]", known))
         for key, value in cast("dict[str, object]", given).items():

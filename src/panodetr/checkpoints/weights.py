@@ -14,12 +14,11 @@ from typing import Any, TypeAlias, cast
 import torch
 from safetensors import SafetensorError, safe_open
 
-from panodetr.checkpoints.names import preview
+from panodetr.checkpoints.names import State, is_counter, preview
 from panodetr.checkpoints.spec import WEIGHTS_FILES, WeightsIndex
 from panodetr.errors import CheckpointError
 from panodetr.validation import read_json
 
-State: TypeAlias = dict[str, torch.Tensor]
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
@@ -90,33 +89,31 @@ def _open_pickled(file: Path) -> Weights:
     state = whole.get("model", whole)
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"{file} holds no state dict; expected one, alone or as 'model'")
-    named = cast("dict[Any, object]", state)
-    others = [repr(key) for key, value in named.items() if not isinstance(value, torch.Tensor)]
-    if others or not all(isinstance(key, str) for key in named):
+    tensors = cast("State", state)
+    others = [
+        repr(key)
+        for key, value in cast("dict[object, object]", state).items()
+        if not (isinstance(key, str) and isinstance(value, torch.Tensor))
+    ]
+    if others:
         raise CheckpointError(
-            f"{file} holds other things than named tensors "
-            f"({preview(others) or 'names that are not text'}); "
+            f"{file} holds other things than named tensors ({preview(others)}); "
             "expected a state dict, alone or as 'model'"
         )
-    tensors = cast("State", named)
     arguments = whole.get("args")
     if isinstance(arguments, argparse.Namespace):
         arguments = vars(arguments)
+    # A copy: a change of the file must not change a model that is in use.
     return Weights(
         file,
         shapes_of(tensors),
-        # A copy: a change of the file must not change a model that is in use.
         lambda: {key: tensor.clone() for key, tensor in tensors.items()},
         cast("dict[str, Any]", arguments) if isinstance(arguments, dict) else {},
     )
 
 
 def _unpickle(file: Path) -> dict[str, Any]:
-    """Read a pickled file as far as plain values and tensors go.
-
-    Raises:
-        CheckpointError: it is damaged, or holds anything else.
-    """
+    """Read a pickled file as far as plain values and tensors go."""
     # Files of PyTorch before 1.6 are no archives, and cannot be mapped into memory.
     with file.open("rb") as stream:
         mapped = stream.read(2) == b"PK"
@@ -155,13 +152,15 @@ def _open_index(index: Path) -> Weights:
 def check_shapes(file: Path, stored: Shapes, expected: Shapes) -> None:
     """Compare the names and shapes in a file with those of a model, as the file names them.
 
+    Counters of batches that the model does not have are passed over.
+
     Raises:
         CheckpointError: naming the first few that differ.
     """
     faults = {
         "lacks {} tensors of its model": [repr(key) for key in expected if key not in stored],
         "holds {} tensors that its model does not have": [
-            repr(key) for key in stored if key not in expected
+            repr(key) for key in stored if key not in expected and not is_counter(key)
         ],
         "does not fit its configuration, {} tensors have another shape": [
             f"{key!r} is {list(stored[key])}, expected {list(shape)}"
