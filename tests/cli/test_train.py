@@ -64,9 +64,12 @@ def test_a_rehearsal_names_what_is_wrong_with_the_data_and_writes_nothing(
     image = data / "val" / "2.png"
     image.write_bytes(image.read_bytes()[:100])
     done = panodetr("train", "nuclei", "--data", data, *SHORT, "--dry-run")
-    assert done.returncode == 1
-    assert "error in the data: " in done.stdout
+    assert done.returncode == 0
+    assert "note: " in done.stdout
     assert "2.png" in done.stdout
+    done = panodetr("train", "nuclei", "--data", data, *SHORT, "--dry-run", "--set", "bad_images=0")
+    assert done.returncode == 1
+    assert "1 of 2 images cannot be read" in done.stderr
 
 
 NEW = ("nuclei", "--data", "data", "--split", "val")
@@ -98,6 +101,7 @@ TUNE = ("finetune", *NEW[1:], "--set", "start=nuclei")
         ((*NEW, "--format", "coco-instances"), 1, "data holds no data set in the format coco-inst"),
         (("nuclei", "--data", "nowhere"), 1, "nowhere"),
         (("--resume",), 1, "holds no run to resume"),
+        (("nuclei", "--data", ".", "--resume"), 1, "holds no run called nuclei to resume"),
         (("--resume", "--out", "nowhere"), 1, "nowhere holds no run to resume"),
     ],
 )

@@ -15,7 +15,7 @@ from panodetr.data.dataset import Dataset, Source, open_data
 from panodetr.errors import UsageError
 from panodetr.training.dry_run import dry_run
 from panodetr.training.prepare import Request, prepare, read_request, resumed, write_request
-from panodetr.training.validate import hold_out, list_images, open_held_out
+from panodetr.training.validate import hold_out, list_images, open_truth
 
 from .conftest import write_discs
 from .test_prepare import SMALL
@@ -27,7 +27,7 @@ def request(folder: Path, share: float | None = 0.25, **more: object) -> Request
 
 
 def held_out(data: Dataset, share: float, seed: int) -> list[str]:
-    return list_images(hold_out(data, share, seed)[1]).splitlines()
+    return list_images(hold_out(data, share, seed)[1])
 
 
 def test_the_same_images_are_held_out_wherever_the_data_lies(tmp_path: Path) -> None:
@@ -66,7 +66,8 @@ def test_images_of_every_format_are_held_out(discs: Dataset, tmp_path: Path, for
         folder = tmp_path / format
     learned, held = hold_out(open_data(folder), 0.5, 0)
     assert learned.format == format
-    truth = open_held_out(held, Source(folder))
+    truth, unreadable = open_truth(held, Source(folder))
+    assert unreadable == []
     paths = [image.path for image in truth.images]
     assert paths == [sample.path for sample in held.samples]
     assert len(paths) == len(learned.samples) == 2

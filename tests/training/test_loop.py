@@ -28,7 +28,7 @@ from panodetr.training.state import TrainState, seed_step
 from panodetr.training.step import StepResult, count_step, explain_oom, read_steps, train_step
 from panodetr.training.validate import Validation
 
-from .conftest import Recording
+from .conftest import Recording, write_discs
 
 CPU = torch.device("cpu")
 
@@ -289,6 +289,26 @@ def test_a_validation_that_fails_costs_nothing(tiny_run: TrainConfig, run: Runne
     assert (again.best, again.stale) == (straight.best, straight.stale)
     _, nothing = run(config, "failed", truth=True)
     assert nothing.validations == []  # the last one is done, and known to be
+
+
+def test_images_that_cannot_be_read_are_left_out_of_validation_with_a_note(
+    tiny_run: TrainConfig, run: Runner
+) -> None:
+    """One whose pixels and one whose id map are broken, which only reading them shows."""
+    truth = GroundTruth.open(run.data.folder, "train")
+    learned = write_discs(run.place / "learned", 2)
+    first, second = (image.path for image in truth.images[:2])
+    first.write_bytes(first.read_bytes()[:200])
+    second = run.data.folder / "panoptic_train" / second.name
+    second.write_bytes(second.read_bytes()[:100])
+    config = replace(tiny_run, steps=2, validate_every=1, bad_images=2)
+    told = Runner(learned, run.accelerator, run.place)(config, "run", truth=truth)[1]
+    assert [v.metrics["images"] for v in told.validations] == [2, 2]
+    (one, other) = told.notes  # once, though it was validated twice
+    assert str(first) in one
+    assert str(second) in other
+    with pytest.raises(TrainingError, match="after step 1: 2 of 4 images cannot be read, and bad"):
+        run(replace(config, bad_images=1), "fewer", truth=truth)
 
 
 class Interrupting(Recording):

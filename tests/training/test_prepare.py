@@ -18,7 +18,7 @@ from panodetr.model.detr import Detr
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
 from panodetr.training.dry_run import dry_run, warn_of_few_steps
-from panodetr.training.folder import held
+from panodetr.training.folder import held, newest_run
 from panodetr.training.prepare import (
     EXTRAS,
     Request,
@@ -28,7 +28,7 @@ from panodetr.training.prepare import (
     resumed,
     write_request,
 )
-from panodetr.training.run import newest_run, train
+from panodetr.training.run import train
 
 from .conftest import write_discs
 
@@ -199,6 +199,9 @@ def test_of_cocos_two_truths_the_one_that_is_asked_for_is_learned(
     (folder / "instances_train.json").write_text(json.dumps(document))
     asked = request(discs, *SMALL, val="train")
     assert prepare(asked).data.format == "coco-panoptic"
+    for recipe in ("coco-detection", "coco-panoptic-boxes"):
+        found = prepare(Request(recipe=recipe, data=folder, changes=("workers=0",))).data.format
+        assert (found == "coco-instances") is (recipe == "coco-detection")
     prepared = prepare(replace(asked, format="coco-instances"))
     assert [category.name for category in prepared.config.spec.categories] == ["disc"]
     assert prepared.truth is not None
@@ -264,10 +267,16 @@ def test_images_with_id_maps_are_validated_by_objects_if_all_are_readable(
     assert second["area"] == 600
     for split in ("train", "val"):
         (tmp_path / split / "images" / "1.png").write_bytes(b"nothing")
-    asked = Request(recipe="nuclei", data=tmp_path, changes=SMALL)
-    assert len(prepare(replace(asked, val="none")).data.unreadable) == 1
-    with pytest.raises(DataError, match=r"1 images of .* cannot be read.*val/images/1\.png"):
-        prepare(asked)
+    prepared = prepare(Request(recipe="nuclei", data=tmp_path, changes=SMALL))
+    assert len(prepared.data.unreadable) == 1
+    assert prepared.truth is not None
+    assert [image.path.name for image in prepared.truth.images] == ["0.png"]
+    assert any("left out of validation: " in n and "val/images/1.png" in n for n in prepared.notes)
+    with pytest.raises(DataError, match=r"1 of 2 images cannot be read, the last: .*bad_images"):
+        prepare(Request(recipe="nuclei", data=tmp_path, changes=(*SMALL, "bad_images=0")))
+    (tmp_path / "val" / "masks" / "0.png").write_bytes(b"nothing")
+    with pytest.raises(DataError):  # nothing is left
+        prepare(Request(recipe="nuclei", data=tmp_path, changes=SMALL))
 
 
 def write_label_maps(folder: Path, objects: int = 2) -> None:
@@ -340,6 +349,13 @@ def test_the_newest_run_that_is_not_in_use_is_the_one_to_resume(tmp_path: Path) 
         for place in places:
             os.utime(tmp_path / place, (3600 * hour, 3600 * hour))
     assert newest_run(tmp_path).name == "a"
+    assert newest_run(tmp_path, "b").name == "b"
+    (tmp_path / "c").rename(tmp_path / "b-2")
+    os.utime(tmp_path / "b-2", (9 * 3600, 9 * 3600))
+    assert newest_run(tmp_path, "b").name == "b-2"
+    with pytest.raises(TrainingError, match="holds no run called d to resume"):
+        newest_run(tmp_path, "d")
+    (tmp_path / "b-2").rename(tmp_path / "c")
     os.utime(tmp_path / "c", (9 * 3600, 9 * 3600))
     assert newest_run(tmp_path).name == "c"
     with held(tmp_path / "c"):
@@ -360,7 +376,8 @@ def test_a_rehearsal_measures_reads_everything_and_writes_nothing(discs: Dataset
     found = dry_run(request(discs, *SMALL), device="cpu")
     assert found.checked
     assert found.val_images == 4
-    (error,) = found.errors
+    assert (found.errors, "3.png" in found.notes[-1]) == ((), True)  # left out, as the run does
+    (error,) = dry_run(request(discs, *SMALL, "bad_images=0"), device="cpu").errors
     assert "3.png" in error
     assert found.seconds > 0
     assert found.total_seconds == pytest.approx(4 * found.seconds)

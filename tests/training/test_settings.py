@@ -5,12 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from panodetr.data.dataset import Source
 from panodetr.errors import UsageError
 from panodetr.results.types import Category
 from panodetr.training.recipes import RECIPES, RecipeData
@@ -18,7 +16,6 @@ from panodetr.training.settings import (
     configure,
     list_fields,
     override,
-    preferred_format,
     recipe_arguments,
 )
 
@@ -143,10 +140,3 @@ def test_arguments_are_what_steps_and_shapes_follow_from() -> None:
     }
     assert recipe_arguments(RECIPES["nuclei"]) == {}
     assert "backbone" in recipe_arguments(RECIPES["coco-detection"])
-
-
-def test_detectors_read_instances_where_a_folder_has_both(shared_data: Path) -> None:
-    instances = shared_data / "coco-instances"
-    assert preferred_format("coco-detection", Source(instances)) == "coco-instances"
-    assert preferred_format("coco-panoptic-boxes", Source(instances)) is None
-    assert preferred_format("coco-detection", Source(shared_data / "coco-panoptic")) is None

@@ -52,8 +52,9 @@ def train(
     --model), and states/ to resume from.
 
     Ctrl-C and SIGTERM end a run when its step is done, and keep its state (exit code 130, 143).
-    `panodetr train --resume` goes on with the newest run in runs/train, or with the one in --out;
-    --set steps=N gives it more steps, --val none stops validation.
+    `panodetr train --resume` goes on with the newest run in runs/train, that of a RECIPE or --name
+    where one is given, or with the one in --out; --set steps=N gives it more steps, --val none
+    stops validation.
 
     Several GPUs or machines share a run: torchrun --nproc-per-node 4 -m panodetr train RECIPE
     --data FOLDER. The batch size is that of all of them together.
@@ -116,11 +117,11 @@ def train(
             raise UsageError("--dry-run rehearses a new run; name its RECIPE and --data")
         return _rehearse(request, device, as_json=json)
     from panodetr.cli.train_progress import TrainProgress
-    from panodetr.training.run import newest_run
+    from panodetr.training.folder import newest_run
     from panodetr.training.run import train as run
 
     name = name or recipe
-    folder = out or (RUNS / name if name else newest_run(RUNS))
+    folder = out or (newest_run(RUNS, name) if resume else RUNS / str(name))
     with TrainProgress() as progress:
         try:
             outcome = run(

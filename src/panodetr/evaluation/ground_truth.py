@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from panodetr.data.dataset import Source
+from panodetr.data.formats import Faults
 from panodetr.data.formats.coco import Layout, is_panoptic, make_layout, read_document
 from panodetr.data.formats.coco_instances import InstanceData
 from panodetr.data.formats.coco_panoptic import PanopticData
@@ -155,30 +156,50 @@ class GroundTruth:
         return _join(path.parent, None, InstanceData.read(layout, document=document))
 
     @classmethod
-    def of_data(cls, data: Dataset) -> GroundTruth:
-        """Take the objects of a data set of any format but COCO panoptic; masks as segments, too.
+    def of_data(
+        cls, data: Dataset, source: Source | None = None, *, faults: Faults | None = None
+    ) -> GroundTruth:
+        """Take a data set's objects, and their masks as segments, too.
+
+        Args:
+            data: the data set.
+            source: where it was found: COCO's panoptic data may have an instance JSON beside it.
+            faults: collects what is wrong with images, which are left out then; None raises.
 
         Raises:
-            DataError: an image or id map cannot be read.
+            DataError: an image or id map cannot be read, or a JSON contradicts the other one.
         """
-        if data.unreadable:
+        if data.unreadable and faults is None:
             raise DataError(
                 f"{len(data.unreadable)} images of {data.folder} cannot be read, first: "
                 f"{data.unreadable[0]}; fix or remove them"
             )
+        faults = faults or Faults()
+        if data.format == "coco-panoptic":
+            layout = None if source is None else _find(source, data.split, "instances")
+            instances = None if layout is None else InstanceData.read(layout, faults=faults)
+            kept = tuple(sample for sample in data.samples if sample.image_id not in faults.bad)
+            if instances is not None:
+                ids = {sample.image_id for sample in kept}
+                objects = tuple(image for image in instances.images if image.image_id in ids)
+                instances = replace(instances, images=objects)
+            return _join(data.folder, replace(data, samples=kept), instances)
         images: list[GroundTruthImage] = []
         for sample in data.samples:
-            if isinstance(sample, MaskImage):
-                ids, numbers = read_objects_map(sample)
-                sample = InstanceImage(
-                    image_id=sample.image_id,
-                    path=sample.path,
-                    size=sample.size,
-                    objects=id_map_objects(ids, numbers, sample.image_id, data.categories[0].id),
-                    as_stored=sample.as_stored,
-                )
-            assert isinstance(sample, InstanceImage)
-            images.append(_image(None, sample))
+            with faults.catching("broken file", sample.image_id):
+                if isinstance(sample, MaskImage):
+                    ids, numbers = read_objects_map(sample)
+                    sample = InstanceImage(
+                        image_id=sample.image_id,
+                        path=sample.path,
+                        size=sample.size,
+                        objects=id_map_objects(
+                            ids, numbers, sample.image_id, data.categories[0].id
+                        ),
+                        as_stored=sample.as_stored,
+                    )
+                assert isinstance(sample, InstanceImage)
+                images.append(_image(None, sample))
         has_masks = _have_masks(images)
         return cls(
             folder=data.folder,
@@ -247,10 +268,11 @@ def _image(sample: Sample | None, instances: InstanceImage | None) -> GroundTrut
 
 
 def _join(
-    folder: Path, panoptic: PanopticData | None, instances: InstanceData | None
+    folder: Path, panoptic: PanopticData | Dataset | None, instances: InstanceData | None
 ) -> GroundTruth:
     """Join the panoptic and the instance annotations of each image."""
-    samples = {} if panoptic is None else {s.image_id: s for s in panoptic.samples}
+    listed = () if panoptic is None else panoptic.samples
+    samples = {s.image_id: s for s in listed if isinstance(s, Sample)}
     others = {} if instances is None else {i.image_id: i for i in instances.images}
     if panoptic is not None and instances is not None and samples.keys() != others.keys():
         odd = min(samples.keys() ^ others.keys())

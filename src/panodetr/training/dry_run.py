@@ -6,21 +6,16 @@ import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 
 from panodetr.data.check import check_split
 from panodetr.errors import TrainingError
-from panodetr.training.prepare import prepare
+from panodetr.training.config import TrainConfig
+from panodetr.training.prepare import Request, prepare
 from panodetr.training.processes import join_ranks
 from panodetr.training.start import make_state
 from panodetr.training.step import explain_oom, read_steps, train_step
-
-if TYPE_CHECKING:
-    from panodetr.evaluation.ground_truth import GroundTruth
-    from panodetr.training.config import TrainConfig
-    from panodetr.training.prepare import Request
 
 CHECKED_IMAGES = 5_000
 """Of more images not every file is read: that would take longer than a rehearsal should."""
@@ -66,36 +61,30 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
         PanodetrError: whatever would stop the run as it begins.
     """
     prepared = prepare(request)
-    data = prepared.data
+    config, data = prepared.config, prepared.data
     val_images = 0 if prepared.truth is None else len(prepared.truth.images)
     checked = len(data.samples) + val_images <= CHECKED_IMAGES
     errors: list[str] = []
-    left_out: list[str] = []
+    notes = [*prepared.notes]
     for split in dict.fromkeys((data.split, prepared.val)) if checked else ():
         if split is not None:
             found = check_split(prepared.source, split, data.format, lambda done, images: None)
-            said = [finding.message for finding in found.findings if finding.is_error]
-            faults, most = found.faults, prepared.config.bad_images
-            # Images to learn from may be skipped; of those to validate with none may.
-            validated = _ids(prepared.truth) if split == prepared.val else set[object]()
-            spared = split == data.split and validated.isdisjoint(faults.bad)
-            if spared and not faults.fatal and len(faults.bad) <= most:
-                left_out += said
-            else:
-                errors += said
+            faults = found.faults
+            few = not faults.fatal and len(faults.bad) <= config.bad_images  # the run skips them
+            said = notes if few else errors
+            said += [finding.message for finding in found.findings if finding.is_error]
     # Masks from the first step on: that is what most steps cost, and the most memory they take.
-    config = replace(prepared.config, steps=max(2, prepared.config.steps), mask_start=0)
-    accelerator = join_ranks(device, config)
-    notes = [*prepared.notes, *left_out]
-    state = make_state(config, accelerator.device, notes.append)
+    short = replace(config, steps=max(2, config.steps), mask_start=0)
+    accelerator = join_ranks(device, short)
+    state = make_state(short, accelerator.device, notes.append)
     network = accelerator.prepare_model(state.learner)
     seconds, skipped = 0.0, set[str]()
-    with closing(read_steps(config, data, skipped=skipped)) as steps:
+    with closing(read_steps(short, data, skipped=skipped)) as steps:
         for _ in range(2):  # the second one is timed: the first one warms up
             parts = next(steps)
             began = time.perf_counter()
-            with explain_oom(config):
-                result = train_step(network, state, parts, config, accelerator)
+            with explain_oom(short):
+                result = train_step(network, state, parts, short, accelerator)
             seconds = time.perf_counter() - began
             if not result.finite:
                 raise TrainingError(
@@ -103,22 +92,18 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
                 )
     learned = (p for group in state.optimizer.param_groups for p in group["params"])
     return DryRun(
-        config=prepared.config,
+        config=config,
         images=len(data.samples),
         val_images=val_images,
         parameters=sum(parameter.numel() for parameter in learned),
         seconds=seconds,
-        total_seconds=seconds * prepared.config.steps,
+        total_seconds=seconds * config.steps,
         peak_bytes=_peak_bytes(accelerator.device),
         checked=checked,
         errors=tuple(errors),
         notes=tuple(dict.fromkeys((*notes, *sorted(skipped)))),
-        warnings=tuple(warn_of_few_steps(prepared.config)),
+        warnings=tuple(warn_of_few_steps(config)),
     )
-
-
-def _ids(truth: GroundTruth | None) -> set[object]:
-    return set() if truth is None else {image.image_id for image in truth.images}
 
 
 def warn_of_few_steps(config: TrainConfig) -> list[str]:

@@ -4,7 +4,7 @@ config.json         the recipe, what was changed in it, the data, and the config
 log.jsonl           a line every so many steps and every validation
 results.png         the log as curves
 tensorboard/        the same for TensorBoard
-pictures/           augmented batches with their truth; predictions beside the truth
+pictures/           augmented batches with their ground truth; predictions beside the ground truth
 states/             the last two states to resume from; the file `last` names the newer one
 held_out.txt        the images that --val-split holds out, a line each
 bad_steps/          the images of steps whose loss was not finite
@@ -14,27 +14,21 @@ model/              the model after the last step
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from panodetr.checkpoints.save import save_checkpoint
-from panodetr.checkpoints.spec import METRICS_FILE
+from panodetr.checkpoints.spec import METRICS_FILE, ModelSpec
 from panodetr.errors import PanodetrError, TrainingError, UsageError
 from panodetr.files import is_leftover, write_json, write_text
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
-    from contextlib import ExitStack
-    from pathlib import Path
-
-    from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.model.detr import Detr
-    from panodetr.training.state import TrainState
-
+from panodetr.model.detr import Detr
+from panodetr.training.state import TrainState
 
 KEPT_STATES = 2
 
@@ -55,35 +49,21 @@ class RunFolder:
         self.bad_steps = path / "bad_steps"
         self.best = path / "best"
         self.model = path / "model"
+        self._own = (self.states, self.best, self.model, self.log, self.held_out)
         self._kept: list[str] = []  # good states, oldest first
 
     def check_free(self) -> None:
-        """Refuse to begin a run where it would replace something or add to it.
-
-        Raises:
-            UsageError: there is something of a run's own.
-        """
+        """Raise a UsageError where a new run would replace something or add to it."""
         if self.config.exists():
             raise UsageError(
                 f"{self.path} holds a run already; go on with it by --resume, or choose another "
                 "--out"
             )
-        for path in self._own():
+        for path in self._own:
             if path.exists():
                 raise UsageError(
                     f"{path} is there already, and a run writes its own; choose another --out"
                 )
-
-    def is_taken(self) -> bool:
-        """Whether another run is here, or begins here, or something of a run's own."""
-        return any(path.exists() for path in (self.config, *self._own())) or is_held(self.path)
-
-    def _own(self) -> tuple[Path, ...]:
-        return (self.states, self.best, self.model, self.log, self.held_out)
-
-    def has_states(self) -> bool:
-        """Whether there is anything to go on from."""
-        return bool(self._newest_first())
 
     def save(self, state: TrainState) -> None:
         """Write a state, let `last` name it, and remove all but it and the one before.
@@ -111,7 +91,7 @@ class RunFolder:
             TrainingError: there are states, and none can be read.
         """
         failed: TrainingError | None = None
-        for path in self._newest_first():
+        for path in self.newest_first():
             try:
                 state.load(path)
             except TrainingError as error:
@@ -123,6 +103,14 @@ class RunFolder:
             return
         if failed is not None:
             raise failed
+
+    def newest_first(self) -> list[Path]:
+        """Give the states, the one that `last` names first."""
+        paths = sorted(self.states.glob("[0-9]*.pt"), reverse=True)
+        named = ""
+        with suppress(OSError, UnicodeDecodeError):
+            named = self.pointer.read_text(encoding="utf-8").strip()
+        return sorted(paths, key=lambda path: path.name != named)
 
     def save_model(
         self,
@@ -157,24 +145,14 @@ class RunFolder:
 
     def clear_leftovers(self) -> None:
         """Remove what a killed process of this run was writing; whatever else lies here stays."""
-        scratch = (_scratch(self.best), _scratch(self.model))
         for place in (self.path, self.pictures, self.states, self.bad_steps):
-            for path in list(place.glob(".*")):
-                if not is_leftover(path) and path not in scratch:
-                    continue
+            for path in filter(is_leftover, [*place.glob(".*")]):
                 if path.is_dir():
                     shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)
-
-    def _newest_first(self) -> list[Path]:
-        """Give the states, the one that `last` names first."""
-        paths = sorted(self.states.glob("[0-9]*.pt"), reverse=True)
-        try:
-            named = self.pointer.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            return paths
-        return sorted(paths, key=lambda path: path.name != named)
+        for place in (self.best, self.model):
+            shutil.rmtree(_scratch(place), ignore_errors=True)
 
 
 def _scratch(place: Path) -> Path:
@@ -218,19 +196,12 @@ def held(folder: Path) -> Generator[None, None, None]:
 
 
 def hold_next(folder: Path, stack: ExitStack) -> Path:
-    """Hold the first of NAME, NAME-2, NAME-3 … that is not taken, also by who is faster now.
-
-    Args:
-        folder: the first one.
-        stack: holds the lock until it is closed.
-
-    Raises:
-        PanodetrError: the system refused to write.
-    """
+    """Hold the first of NAME, NAME-2, NAME-3 … that is free; `stack` releases it when it closes."""
     path, number = folder, 1
     while True:
-        with suppress(TrainingError):
-            if not RunFolder(path).is_taken():
+        with suppress(UsageError, TrainingError):
+            if not is_held(path):
+                RunFolder(path).check_free()
                 stack.enter_context(held(path))
                 return path
         number += 1
@@ -239,12 +210,37 @@ def hold_next(folder: Path, stack: ExitStack) -> Path:
 
 def is_held(folder: Path) -> bool:
     """Whether a process uses a run's folder."""
-    if not (folder / LOCK).exists():
-        return False
     try:
-        with FileLock(folder / LOCK, timeout=0):
-            return False
-    except Timeout:
-        return True
-    except OSError:
-        return False
+        if (folder / LOCK).exists():
+            with FileLock(folder / LOCK, timeout=0):
+                return False
+    except OSError as error:
+        return isinstance(error, Timeout)
+    return False
+
+
+def newest_run(runs: Path, name: str | None = None) -> Path:
+    """Find the run that was used last, and that no other process uses.
+
+    Args:
+        runs: the folder of all runs.
+        name: of the run: only NAME, NAME-2, NAME-3 … count; None counts all.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    every = [path.parent for path in runs.glob("*/config.json")]
+    if name is not None:
+        every = [run for run in every if re.fullmatch(rf"{re.escape(name)}(-\d+)?", run.name)]
+    found = [run for run in every if not is_held(run)]
+    if every and not found:
+        raise TrainingError(
+            f"the runs in {runs} are all in use by other processes; "
+            "wait for the end of one, or name another run's folder with --out"
+        )
+    if not found:
+        called = "" if name is None else f" called {name}"
+        raise TrainingError(
+            f"{runs} holds no run{called} to resume; name the run's folder with --out, or start one"
+        )
+    return max(found, key=lambda run: max(p.stat().st_mtime for p in (run, *run.glob("states"))))

@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self, TypeAlias
 
 import numpy as np
+import torch
 
+from panodetr.checkpoints.spec import ModelSpec
+from panodetr.data.dataset import Dataset
 from panodetr.errors import Interrupted, PanodetrError
+from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.files import append_text, atomic_write, write_json, write_text
+from panodetr.model.detr import Detr
+from panodetr.objective.targets import Batch
+from panodetr.training.folder import RunFolder
 from panodetr.training.pictures import draw_batch, draw_validation, save_picture
-from panodetr.training.validate import make_predictor, scalars
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
-    from pathlib import Path
-    from typing import Self
-
-    import torch
-
-    from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.data.dataset import Dataset
-    from panodetr.evaluation.ground_truth import GroundTruth
-    from panodetr.model.detr import Detr
-    from panodetr.objective.targets import Batch
-    from panodetr.training.folder import RunFolder
-    from panodetr.training.validate import Validation
+from panodetr.training.validate import Validation, make_predictor, scalars
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +75,7 @@ class Observer:
         """Hear something that a person should know, one line."""
 
     def begin(self, step: int, steps: int, images: int) -> None:
-        """Hear that the run goes on.
-
-        Args:
-            step: the steps that are done already.
-            steps: of the whole run.
-            images: of a step.
-        """
+        """Hear how many steps are done, how many the run has, and of how many images each."""
 
     def batch(self, step: int, batch: Batch) -> None:
         """Hear what a step, counted from 1, is about to learn from."""
@@ -133,7 +121,7 @@ class Log:
     """What a run leaves of its course: lines of JSON, and their figures in trackers and as curves.
 
     A line has its step, and "losses" with the rates (`Progress`), or "validation" with figures, or
-    "bad_step", or "note". Accelerate's trackers write TensorBoard's files.
+    "bad_step", or "note".
     """
 
     def __init__(
@@ -164,7 +152,7 @@ class Log:
             for line in read_log(folder.log)
             if line["step"] <= (validated if "validation" in line else step)
         ]
-        write_text(folder.log, "".join(map(_text, kept)))
+        write_text(folder.log, "".join(json.dumps(line) + "\n" for line in kept))
         self._trackers: list[TensorBoardTracker | WandBTracker] = [
             TensorBoardTracker(folder.board.name, folder.path, purge_step=step)
         ]
@@ -182,7 +170,7 @@ class Log:
     def add(self, step: int, **what: object) -> None:
         """Add a line, and points to the curves of its figures; raises as a new log does."""
         line = {"step": step, **what}
-        append_text(self.folder.log, _text(line))
+        append_text(self.folder.log, json.dumps(line) + "\n")
         self._track(line)
 
     def close(self) -> None:
@@ -201,18 +189,15 @@ class Log:
         self._plotted = True
 
     def _track(self, line: Line) -> None:
-        groups: dict[str, dict[str, float]] = {
-            "losses": line.get("losses", {}),
-            "rates": {name: line[name] for name in RATES if name in line},
-            "validation": line.get("validation", {}),
+        points = {
+            f"{k}/{n}": v for k in ("losses", "validation") for n, v in line.get(k, {}).items()
         }
-        points = {f"{group}/{n}": v for group, found in groups.items() for n, v in found.items()}
-        if not points:
-            return
-        self._plotted = False
-        with self._one_line_errors():
-            for tracker in self._trackers:
-                tracker.log(points, line["step"])
+        points |= {f"rates/{name}": line[name] for name in RATES if name in line}
+        if points:
+            self._plotted = False
+            with self._one_line_errors():
+                for tracker in self._trackers:
+                    tracker.log(points, line["step"])
 
     @contextmanager
     def _one_line_errors(self) -> Generator[None, None, None]:
@@ -231,10 +216,6 @@ class Log:
             ) from error
 
 
-def _text(line: Line) -> str:
-    return json.dumps(line) + "\n"
-
-
 def read_log(path: Path) -> list[Line]:
     """Read the whole lines of a log; none where there is no log yet.
 
@@ -244,9 +225,7 @@ def read_log(path: Path) -> list[Line]:
         PanodetrError: the system refused to read.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     except OSError as error:
         raise PanodetrError(f"cannot read {path}: {error.strerror or error}") from error
     lines: list[Line] = []
@@ -266,17 +245,14 @@ def plot_log(lines: list[Line], picture: Path) -> None:
     """
     from matplotlib.figure import Figure
 
+    places = {name: (title, name) for name, title in RATES.items()}  # a panel and a curve
+    places |= {n: (panel, c) for panel, curves in VALIDATED.items() for n, c in curves.items()}
     panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for line in lines:
-        figures: dict[str, float] = line.get("validation", {})
-        shown = [(f"loss: {name}", name, value) for name, value in line.get("losses", {}).items()]
-        shown += [(title, name, line[name]) for name, title in RATES.items() if name in line]
-        shown += [
-            (panel, curve, figures[name])
-            for panel, curves in VALIDATED.items()
-            for name, curve in curves.items()
-            if name in figures
-        ]
+        losses: dict[str, float] = line.get("losses", {})
+        shown = [(f"loss: {name}", name, value) for name, value in losses.items()]
+        figures: dict[str, float] = {**line, **line.get("validation", {})}
+        shown += [(*place, figures[name]) for name, place in places.items() if name in figures]
         for panel, name, value in shown:
             panels.setdefault(panel, {}).setdefault(name, []).append((line["step"], value))
     if not panels:
@@ -317,7 +293,7 @@ class Recorder(Observer):
         data: what it learns from.
         truth: what it is validated with.
         device: where it is validated.
-        audience: another observer, which hears everything too.
+        audience: another observer, which hears everything but batches, too.
     """
 
     log: Log
@@ -328,8 +304,9 @@ class Recorder(Observer):
     audience: Observer
 
     def __post_init__(self) -> None:
-        """Write nothing yet."""
-        self._images = {sample.image_id: str(sample.path) for sample in self.data.samples}
+        """Pass on as it is what leaves nothing in the folder."""
+        self.begin = self.audience.begin
+        self.validating = self.audience.validating
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Close the log; where an error ends the run, with a line on it, as far as it can be."""
@@ -347,10 +324,6 @@ class Recorder(Observer):
         """A line for the log."""
         self.log.add(self.log.step, note=text)
         self.audience.note(text)
-
-    def begin(self, step: int, steps: int, images: int) -> None:
-        """Nothing to keep."""
-        self.audience.begin(step, steps, images)
 
     def batch(self, step: int, batch: Batch) -> None:
         """Draw the first ones."""
@@ -371,25 +344,22 @@ class Recorder(Observer):
     def bad_step(self, bad: BadStep) -> None:
         """Write the images down: one of them may be what is wrong."""
         values = bad.losses | {"gradient_norm": bad.gradient_norm}
-        shown = {
-            name: value if np.isfinite(value) else str(value) for name, value in values.items()
-        }
+        shown = {n: value if np.isfinite(value) else str(value) for n, value in values.items()}
         path = self.log.folder.bad_steps / f"{bad.step:08}.json"
-        images = [{"image_id": i, "image": self._images[i]} for i in bad.image_ids]
+        paths = {sample.image_id: str(sample.path) for sample in self.data.samples}
+        images = [{"image_id": i, "image": paths[i]} for i in bad.image_ids]
         write_json(path, {"step": bad.step, "losses": shown, "images": images})
         self.log.add(bad.step, bad_step=str(path.relative_to(self.log.folder.path)))
         self.audience.bad_step(bad)
-
-    def validating(self, done: int, images: int) -> None:
-        """Nothing to keep."""
-        self.audience.validating(done, images)
 
     def validated(self, validation: Validation, model: Detr) -> None:
         """Write the figures, and draw the curves and some of the predictions."""
         assert self.truth is not None
         self.log.add(validation.step, validation=scalars(validation.metrics))
         predictor = make_predictor(model, self.spec, self.device)
-        picture = self.log.folder.pictures / f"validation_{validation.step:08}.png"
-        save_picture(picture, draw_validation(predictor, self.truth))
+        path = self.log.folder.pictures / f"validation_{validation.step:08}.png"
+        left_out = validation.left_out
+        images = tuple(image for image in self.truth.images if image.image_id not in left_out)
+        save_picture(path, draw_validation(predictor, replace(self.truth, images=images)))
         self.log.plot()
         self.audience.validated(validation, model)

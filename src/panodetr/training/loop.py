@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
+from panodetr.data.dataset import Dataset
 from panodetr.errors import DataError, Interrupted, PanodetrError, TrainingError
-from panodetr.training.log import BadStep, Progress
+from panodetr.evaluation.ground_truth import GroundTruth
+from panodetr.objective.targets import Batch
+from panodetr.training.config import TrainConfig
+from panodetr.training.folder import RunFolder
+from panodetr.training.log import BadStep, Observer, Progress
 from panodetr.training.optimizer import learning_rate_factor, set_learning_rate
 from panodetr.training.processes import StopSignal, gather
-from panodetr.training.state import seed_step
-from panodetr.training.step import check_bad_images, explain_oom, read_steps, train_step
+from panodetr.training.state import TrainState, seed_step
+from panodetr.training.step import (
+    StepResult,
+    check_bad_images,
+    explain_oom,
+    read_steps,
+    train_step,
+)
 from panodetr.training.validate import validate
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
-
     from accelerate import Accelerator
-
-    from panodetr.data.dataset import Dataset
-    from panodetr.evaluation.ground_truth import GroundTruth
-    from panodetr.objective.targets import Batch
-    from panodetr.training.config import TrainConfig
-    from panodetr.training.folder import RunFolder
-    from panodetr.training.log import Observer
-    from panodetr.training.state import TrainState
-    from panodetr.training.step import StepResult
 
 
 @dataclass
@@ -57,6 +58,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         """Get ready."""
+        self._unvalidated: dict[int, str] = {}  # images that cannot be read, by their id
         self._network = self.accelerator.prepare_model(self.state.learner)
         self._stop = StopSignal(aloud=self.accelerator.is_main_process)
         self._unread = set(self.state.skipped)  # of images that this process could not read
@@ -109,27 +111,25 @@ class Trainer:
     def _report(self, result: StepResult, parts: Sequence[Batch]) -> None:
         """Write a line of the log where one is due; count a step that is not finite."""
         config, state = self.config, self.state
+        seen = self._seen
         if result.finite:
-            self._seen.append(result)
+            seen.append(result)
         else:
             self._skip(result, parts)
-        seen = self._seen
         if not seen or (state.step < config.steps and state.step % config.log_every):
             return
-        factor = learning_rate_factor(state.step - 1, config)
         seconds = time.perf_counter() - self._since
         names = dict.fromkeys(name for one in seen for name in one.losses)
-        line = Progress(
-            step=state.step,
-            losses={
-                name: torch.stack([r.losses[name] for r in seen if name in r.losses]).mean().item()
-                for name in names
-            },
-            learning_rate=config.learning_rate * factor,
-            gradient_norm=torch.stack([one.gradient_norm for one in seen]).mean().item(),
-            images_per_second=len(seen) * config.batch_size / seconds,
+        losses = {name: [r.losses[name] for r in seen if name in r.losses] for name in names}
+        self.observer.progress(
+            Progress(
+                step=state.step,
+                losses={name: torch.stack(each).mean().item() for name, each in losses.items()},
+                learning_rate=config.learning_rate * learning_rate_factor(state.step - 1, config),
+                gradient_norm=torch.stack([one.gradient_norm for one in seen]).mean().item(),
+                images_per_second=len(seen) * config.batch_size / seconds,
+            )
         )
-        self.observer.progress(line)
         self._seen, self._since = [], time.perf_counter()
 
     def _skip(self, result: StepResult, parts: Sequence[Batch]) -> None:
@@ -140,7 +140,7 @@ class Trainer:
         self.observer.bad_step(
             BadStep(
                 step=state.step,
-                image_ids=[image_id for ids in gather(self.accelerator, own) for image_id in ids],
+                image_ids=[image_id for ids in gather(own) for image_id in ids],
                 losses={name: float(loss) for name, loss in result.losses.items()},
                 gradient_norm=float(result.gradient_norm),
             )
@@ -154,7 +154,7 @@ class Trainer:
 
     def _hear_all_processes(self) -> None:
         """Stop if one was asked to; note images that one could not read."""
-        everywhere = gather(self.accelerator, (self._stop.number, self._unread))
+        everywhere = gather((self._stop.number, self._unread))
         signals = [number for number, _ in everywhere if number is not None]
         known = self.state.skipped
         new = sorted(set[str]().union(*(unread for _, unread in everywhere)) - known)
@@ -203,12 +203,20 @@ class Trainer:
             self._stop_for(self._stop.number)
             self.observer.validating(done, images)
 
-        model = state.kept_model
+        model, bad = state.kept_model, self._unvalidated
+        told = len(bad)
         try:
             found = validate(
-                model, spec, self.truth,
-                step=state.step, accelerator=self.accelerator, progress=progress,
+                model, spec, self.truth, step=state.step,
+                accelerator=self.accelerator, progress=progress, left_out=bad,
             )  # fmt: skip
+            for line in [*bad.values()][told:]:
+                self.observer.note(f"left out of validation: {line}")
+            if len(bad) > self.config.bad_images:
+                raise DataError(
+                    f"{len(bad)} of {len(self.truth.images)} images cannot be read, and bad_images "
+                    f"allows no more than {self.config.bad_images}"
+                )
         except Interrupted:
             raise
         except PanodetrError as error:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
+from panodetr.checkpoints.spec import ModelSpec
+from panodetr.data.dataset import Dataset
 from panodetr.data.formats.id_maps import read_objects_map
-from panodetr.data.samples import MaskImage, Sample
+from panodetr.data.samples import AnySample, MaskImage, Sample
 from panodetr.errors import DataError
+from panodetr.evaluation.ground_truth import GroundTruth
+from panodetr.training.config import TrainConfig
 from panodetr.training.optimizer import learning_rate_factor
-
-if TYPE_CHECKING:
-    from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.data.dataset import Dataset
-    from panodetr.data.samples import AnySample
-    from panodetr.evaluation.ground_truth import GroundTruth
-    from panodetr.training.config import TrainConfig
 
 NO_VALIDATION = "none"
 """Said in place of a split's name."""
@@ -33,7 +30,7 @@ def list_notes(
     truth: GroundTruth | None,
     val: str | None,
     start: ModelSpec | None,
-) -> list[str]:
+) -> Iterator[str]:
     """List what a run does without, what it may not reach, and what may not fit.
 
     Args:
@@ -43,77 +40,58 @@ def list_notes(
         val: the split that was asked for.
         start: what the model that it starts from says of itself.
     """
-    return [
-        *_note_missing_validation(config, truth, val),
-        *([] if truth is None else _note_shared_images(data, truth)),
-        *_note_few_steps(config),
-        *_note_kept(config, start),
-        *_note_many_objects(config, data),
-    ]
-
-
-def _note_missing_validation(
-    config: TrainConfig, truth: GroundTruth | None, val: str | None
-) -> list[str]:
-    """Say so where a run is not validated, or too seldom to end early."""
     idle = f", and patience={config.patience} does nothing" if config.patience else ""
     if truth is None:
         none = "no split is called val; --val-split 0.2 holds images out"
         where = "--val none" if val == NO_VALIDATION else none
-        return [f"there is no validation ({where}): no best model is kept{idle}"]
-    if not config.validate_every and idle:
-        return [f"validate_every is 0: there is one validation, at the end{idle}"]
-    return []
+        yield f"there is no validation ({where}): no best model is kept{idle}"
+    elif not config.validate_every and idle:
+        yield f"validate_every is 0: there is one validation, at the end{idle}"
+    if truth is not None:
+        learned = {sample.path for sample in data.samples}
+        if shared := sum(image.path in learned for image in truth.images):
+            yield (
+                f"{shared} of the {len(truth.images)} images to validate with are also learned "
+                "from: the figures say nothing of new images"
+            )
+    yield from _note_few_steps(config)
+    yield from _note_kept(config, start)
+    yield from _note_many_objects(config, data)
 
 
-def _note_shared_images(data: Dataset, truth: GroundTruth) -> list[str]:
-    """Say so where images to validate with are learned from."""
-    learned = {sample.path for sample in data.samples}
-    shared = sum(image.path in learned for image in truth.images)
-    if not shared:
-        return []
-    return [
-        f"{shared} of the {len(truth.images)} images to validate with are also learned from: the "
-        "figures say nothing of new images"
-    ]
-
-
-def _note_kept(config: TrainConfig, start: ModelSpec | None) -> list[str]:
-    """Say how a model of tiles will look at objects that it has never seen."""
-    rule = config.spec.preprocessing
-    if start is None or rule.tile is None or rule != start.preprocessing:
-        return []
-    joined = {config.class_map.get(c.name, c.name).casefold() for c in config.spec.categories}
-    if joined & {category.name.casefold() for category in start.categories if category.is_thing}:
-        return []
-    return [
-        f"{config.start} knows no such objects; kept of it are tiles of {rule.tile} pixels, "
-        f"enlarged {rule.enlarge:g} times, and {config.spec.architecture.num_queries} queries a "
-        "tile; to see images whole: --set short_side=800, for more objects: "
-        "--set spec.architecture.num_queries=N"
-    ]
-
-
-def _note_few_steps(config: TrainConfig) -> list[str]:
-    """Say so where the run ends before something that it was to do, as `steps` alone can bring."""
-    notes: list[str] = []
+def _note_few_steps(config: TrainConfig) -> Iterator[str]:
+    """Say where the run ends before something that it was to do, as `steps` alone can bring."""
     if config.spec.architecture.masks and config.mask_start >= config.steps:
-        notes.append(
+        yield (
             f"no step learns masks: there are {config.steps}, and mask_start is "
             f"{config.mask_start}; let them come sooner: --set mask_start=N"
         )
     # If it is not at its peak where the warm-up ends, it never is: from there on it only falls.
     if config.warmup >= config.steps or learning_rate_factor(config.warmup, config) < 1:
         fall = f"decay {config.decay}" + (f" and drop {config.drop}" if config.drop else "")
-        notes.append(
+        yield (
             f"the learning rate never reaches its peak: there are {config.steps} steps, and "
             f"warmup is {config.warmup}, {fall}; let them be shorter: --set warmup=N --set decay=N"
         )
-    return notes
 
 
-def _note_many_objects(config: TrainConfig, data: Dataset) -> list[str]:
-    """Say so where an image that the model sees whole has more objects than it has queries."""
+def _note_kept(config: TrainConfig, start: ModelSpec | None) -> Iterator[str]:
+    """Say how a model of tiles will look at objects that it has never seen."""
+    rule = config.spec.preprocessing
+    if start is None or rule.tile is None or rule != start.preprocessing:
+        return
+    joined = {config.class_map.get(c.name, c.name).casefold() for c in config.spec.categories}
+    if joined.isdisjoint(c.name.casefold() for c in start.categories if c.is_thing):
+        yield (
+            f"{config.start} knows no such objects; kept of it are tiles of {rule.tile} pixels, "
+            f"enlarged {rule.enlarge:g} times, and {config.spec.architecture.num_queries} queries "
+            "a tile; to see images whole: --set short_side=800, for more objects: "
+            "--set spec.architecture.num_queries=N"
+        )
+
+
+def _note_many_objects(config: TrainConfig, data: Dataset) -> Iterator[str]:
+    """Say where an image that the model sees whole has more objects than it has queries."""
     queries, tile = config.spec.architecture.num_queries, config.spec.preprocessing.tile
     seen = [sample for sample in data.samples if tile is None or max(sample.size) <= tile]
     if data.format in DRAWN_FORMATS:
@@ -124,12 +102,11 @@ def _note_many_objects(config: TrainConfig, data: Dataset) -> list[str]:
             count = _count_objects(sample, queries)
             if count > most:
                 most, fullest = count, sample.path
-    if most <= queries:
-        return []
-    return [
-        f"{fullest} has {most} objects, and the model has {queries} queries: it cannot find more; "
-        f"give it more: --set spec.architecture.num_queries={most}"
-    ]
+    if most > queries:
+        yield (
+            f"{fullest} has {most} objects, and the model has {queries} queries: it cannot find "
+            f"more; give it more: --set spec.architecture.num_queries={most}"
+        )
 
 
 def _count_objects(sample: AnySample, enough: int) -> int:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import nn
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from panodetr.model.detr import Detr
-    from panodetr.training.config import TrainConfig
+from panodetr.model.detr import Detr
+from panodetr.training.config import TrainConfig
 
 
 def freeze(model: Detr, config: TrainConfig) -> None:
@@ -21,9 +17,8 @@ def freeze(model: Detr, config: TrainConfig) -> None:
     """
     every = config.learned == "all"
     model.requires_grad_(every).train(every)
-    for part in (model.attention_maps, model.mask_head):
-        if part is not None:
-            part.requires_grad_(True).train()
+    for part in filter(None, (model.attention_maps, model.mask_head)):
+        part.requires_grad_(True).train()
     backbone = model.backbone
     stem = [backbone.stem_conv, backbone.stem_norm] if config.frozen_stages else []
     for part in (*stem, *backbone.stages[: config.frozen_stages]):

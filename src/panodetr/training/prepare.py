@@ -4,44 +4,36 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from panodetr.checkpoints.names import preview
 from panodetr.checkpoints.published import bundled
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.data.dataset import CLASS_NAME, Format, Frame, Source, open_data
+from panodetr.data.dataset import CLASS_NAME, Dataset, Format, Frame, Source, open_data
 from panodetr.data.formats import system_errors
 from panodetr.data.tree import same_split
 from panodetr.errors import DataError, PanodetrError, TrainingError, UsageError
 from panodetr.evaluation.ground_truth import DEFAULT_SPLIT, GroundTruth
 from panodetr.files import write_json
+from panodetr.training.config import TrainConfig
 from panodetr.training.notes import NO_VALIDATION, list_notes
 from panodetr.training.recipes import RecipeData
-from panodetr.training.settings import (
-    configure,
-    find_recipe,
-    preferred_format,
-    read_start,
-    split_change,
-)
-from panodetr.training.validate import HELD_OUT, choose_tasks, hold_out, open_held_out
+from panodetr.training.settings import configure, find_recipe, read_start, split_change
+from panodetr.training.step import check_bad_images
+from panodetr.training.validate import choose_tasks, hold_out, open_truth
 from panodetr.validation import check, read_json
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from panodetr.data.dataset import Dataset
-    from panodetr.training.config import TrainConfig
 
 EXTRAS = ("accelerate", "matplotlib", "tensorboard")
 
+HELD_OUT = "held-out"
+"""Said in place of the name of a split whose images are held out of training."""
+
 PATHS = ("data", "annotations", "images")
 """Of a request, which a run's file has as texts."""
-
-_PATHS = ("start", "backbone_weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +102,8 @@ def prepare(request: Request) -> Prepared:
     """Open the data, and let the recipe say what the run is.
 
     Raises:
-        UsageError: there is no such recipe or field, a frozen part would be random, masks are to be
-            learned that the data does not have, or a share or a class's name that the data
-            has no need of is asked for.
+        UsageError: there is no such recipe or field, masks are to be learned that the data does not
+            have, or a share or a class's name that the data has no need of is asked for.
         DataError: the data contradicts itself, or lacks what the recipe needs, or the model cannot
             be validated with it.
         PanodetrError: a package is missing.
@@ -120,39 +111,51 @@ def prepare(request: Request) -> Prepared:
     _check_installed("training", EXTRAS, "pip install 'panodetr[train]'")
     find_recipe(request.recipe)
     request = replace(request, changes=tuple(map(_with_absolute_path, request.changes)))
+    wanted = request.format
     with system_errors():
         source = Source(
             request.data, annotations=request.annotations, images=request.images, exif=request.exif
         )
-        wanted = request.format or preferred_format(request.recipe, source)
+        # COCO's own folder has panoptic and instance truth; its detectors learn the instances.
+        if request.recipe == "coco-detection" and source.find("coco-instances"):
+            wanted = wanted or "coco-instances"
     class_name = request.class_name or CLASS_NAME
     data = open_data(source, request.split, format=wanted, class_name=class_name)
     _check_asked(request, source, data)
     if request.start is None:
         request = replace(request, start=read_start(request.recipe, request.changes))
-    facts = RecipeData(
-        categories=data.categories,
-        images=len(data.samples),
-        masks=data.has_masks,
-        start=request.start,
-    )
-    config = configure(request.recipe, facts, request.changes)
-    held = None
+
+    def configured(data: Dataset) -> TrainConfig:
+        facts = RecipeData(
+            categories=data.categories,
+            images=len(data.samples),
+            masks=data.has_masks,
+            start=request.start,
+        )
+        return configure(request.recipe, facts, request.changes)
+
+    config, held, validated = configured(data), None, None
     if request.val_split is not None:
         data, held = hold_out(data, request.val_split, config.seed)
-        config = configure(
-            request.recipe, replace(facts, images=len(data.samples)), request.changes
-        )
+        config = configured(data)
     if config.wandb:
         _check_installed("wandb=true", ["wandb"], "pip install wandb")
     _check_masks(config, data)
-    if held is None:
-        val, truth = _open_truth(source, data, request.val, class_name)
-    else:
-        val = held.split
-        truth = None if request.val == NO_VALIDATION else open_held_out(held, source)
-    if truth is not None:
-        request = replace(request, scored=val if held is None else HELD_OUT)
+    if request.val != NO_VALIDATION:
+        there = same_split(source.find(data.format), DEFAULT_SPLIT) is not None
+        validated = held
+        if held is None and (request.val or there):
+            val = request.val or DEFAULT_SPLIT
+            validated = open_data(source, val, format=data.format, class_name=class_name)
+    truth, notes = None, [*data.notes]
+    if validated is not None:
+        truth, unreadable = open_truth(validated, source)
+        if unreadable:
+            check_bad_images(len(unreadable), validated, config.bad_images, unreadable[-1])
+        if held is None:
+            notes += [f"{validated.split or 'val'}: {note}" for note in validated.notes]
+        notes += [f"left out of validation: {message}" for message in unreadable]
+        request = replace(request, scored=HELD_OUT if held else validated.split)
         try:
             choose_tasks(config.spec, truth)
         except DataError as error:
@@ -165,14 +168,13 @@ def prepare(request: Request) -> Prepared:
         config=config,
         data=data,
         truth=truth,
-        val=val,
+        val=None if validated is None else validated.split,
         held_out=held,
-        notes=(*data.notes, *list_notes(config, data, truth, request.val, request.start)),
+        notes=(*notes, *list_notes(config, data, truth, request.val, request.start)),
     )
 
 
 def _check_installed(what: str, names: Sequence[str], fix: str) -> None:
-    """Find out before hours have gone into a run."""
     missing = [name for name in names if find_spec(name) is None]
     if missing:
         raise PanodetrError(f"{what} needs {', '.join(missing)}, which is not installed; {fix}")
@@ -189,9 +191,9 @@ def _check_asked(request: Request, source: Source, data: Dataset) -> None:
     if request.val_split is None:
         return
     others = [split for split in source.find(data.format) if split != data.split]
-    val = same_split(others, DEFAULT_SPLIT)
-    if request.val not in (None, NO_VALIDATION, HELD_OUT):
-        val = request.val
+    val = request.val
+    if val in (None, NO_VALIDATION, HELD_OUT):
+        val = same_split(others, DEFAULT_SPLIT)
     if val is not None:
         raise UsageError(
             f"--val-split {request.val_split:g} is for data without a split to validate with, and "
@@ -202,8 +204,8 @@ def _check_asked(request: Request, source: Source, data: Dataset) -> None:
 def _with_absolute_path(change: str) -> str:
     """Make a change that names a file or folder hold wherever the run is resumed from."""
     name, separator, text = change.partition("=")
-    is_path = name in _PATHS and text not in bundled() and Path(text).exists()
-    return f"{name}={Path(text).resolve()}" if separator and is_path else change
+    may_be_path = separator and name in ("start", "backbone_weights") and text not in bundled()
+    return f"{name}={Path(text).resolve()}" if may_be_path and Path(text).exists() else change
 
 
 def _check_masks(config: TrainConfig, data: Dataset) -> None:
@@ -221,28 +223,8 @@ def _check_masks(config: TrainConfig, data: Dataset) -> None:
         )
 
 
-def _open_truth(
-    source: Source, data: Dataset, val: str | None, class_name: str
-) -> tuple[str | None, GroundTruth | None]:
-    """Open what to validate with, in the format of what is learned from; its split comes first."""
-    if val == NO_VALIDATION:
-        return None, None
-    if val is None and same_split(source.find(data.format), DEFAULT_SPLIT) is None:
-        return None, None
-    val = source.choose(val or DEFAULT_SPLIT, data.format)[1]
-    if data.format == "coco-panoptic":
-        return val, GroundTruth.open(source, val)
-    return val, GroundTruth.of_data(
-        open_data(source, val, format=data.format, class_name=class_name)
-    )
-
-
 def write_request(path: Path, prepared: Prepared) -> None:
-    """Keep what was asked for, with the configuration that follows from it.
-
-    Raises:
-        PanodetrError: the system refused to write.
-    """
+    """Keep what was asked for, with the configuration that follows from it."""
     asked = asdict(prepared.request)
     asked |= {name: str(given.resolve()) for name in PATHS if (given := asked[name]) is not None}
     write_json(path, asked | {"config": asdict(prepared.config)})
@@ -288,42 +270,29 @@ def resumed(
         UsageError: another recipe or other data are asked for, or another split to validate with.
     """
     if val not in (None, NO_VALIDATION) and kept.scored is not None:
-        if not _is_one_split(val, kept.scored):
+        short, full = sorted((val, kept.scored), key=len)
+        if not re.fullmatch(rf"{re.escape(short)}(20\d\d)?", full):  # COCO's year may be left out
             raise UsageError(
                 f"the run was begun with val {kept.scored!r}, not {val!r}; leave it out with "
                 f"--resume, or go on without validation with --val {NO_VALIDATION}"
             )
         val = kept.scored
+    for name in (*PATHS, "recipe", "format", "exif", "split", "val", "val_split", "class_name"):
+        before, given = getattr(kept, name), getattr(asked, name, None)
+        if given not in (None, before) and (name not in PATHS or given.resolve() != before):
+            option = f"--{name}" if name in PATHS else name
+            was, now = (repr(it) if isinstance(it, str) else it for it in (before, given))
+            raise UsageError(
+                f"the run was begun with {option} {was}, not {now}; leave it out with --resume, or "
+                "choose another --out"
+            )
     other_start = any(split_change(change)[0] == "start" for change in changes)
-    wider = replace(
+    return replace(
         kept,
         val=val or kept.val,
         changes=(*kept.changes, *changes),
         start=None if other_start else kept.start,
     )
-    if asked is None:
-        return wider
-    for name in ("recipe", "format", "exif", "split", "val", "val_split", "class_name"):
-        one, other = getattr(kept, name), getattr(asked, name)
-        if other is not None and other != one:
-            raise UsageError(
-                f"the run was begun with {name} {one!r}, not {other!r}; leave it out with "
-                "--resume, or choose another --out"
-            )
-    for name in PATHS:
-        given, before = getattr(asked, name), getattr(kept, name)
-        if given is not None and given.resolve() != before:
-            raise UsageError(
-                f"the run was begun with --{name} {before}, not {given}; leave it out with "
-                "--resume, or choose another --out"
-            )
-    return wider
-
-
-def _is_one_split(one: str, other: str) -> bool:
-    """Whether two names mean one split: either may leave out COCO's year."""
-    short, full = sorted((one, other), key=len)
-    return re.fullmatch(rf"{re.escape(short)}(20\d\d)?", full) is not None
 
 
 def changed_fields(config: TrainConfig, before: dict[str, Any]) -> list[str]:

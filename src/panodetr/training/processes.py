@@ -1,7 +1,6 @@
 """The processes that train together, through Hugging Face Accelerate, and signals that stop them.
 
-Each process has a rank, counted from 0; rank 0 writes the files. Accelerate is imported only where
-it is used: it comes with the extra `train`.
+Rank 0 writes the files. Accelerate comes with the extra `train`: it is imported where it is used.
 """
 
 from __future__ import annotations
@@ -10,19 +9,16 @@ import os
 import signal
 import threading
 import time
+from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 from panodetr.errors import UsageError
+from panodetr.model.detr import Detr
 from panodetr.runtimes.torch import choose_device
+from panodetr.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from accelerate import Accelerator
-
-    from panodetr.model.detr import Detr
-    from panodetr.training.config import TrainConfig
-
 
 T = TypeVar("T")
 
@@ -63,22 +59,19 @@ def join_ranks(device: str, config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def gather(accelerator: Accelerator, value: T) -> list[T]:
+def gather(value: T) -> list[T]:
     """Give every process what each of them has, by rank."""
-    if accelerator.num_processes == 1:
-        return [value]
     from accelerate.utils import gather_object
 
     return gather_object([value])
 
 
-def share_buffers(accelerator: Accelerator, model: Detr) -> None:
+def share_buffers(model: Detr) -> None:
     """Give every process the running statistics of rank 0's live batch norms."""
-    if accelerator.num_processes > 1:
-        from accelerate.utils import broadcast
+    from accelerate.utils import broadcast
 
-        for buffer in model.buffers():
-            broadcast(buffer)
+    for buffer in model.buffers():
+        broadcast(buffer)
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -1,20 +1,19 @@
 """The runs that have a name: each a function from the data to a full configuration.
 
 A recipe counts in epochs, a configuration in steps. So what steps follow from, such as the size of
-a batch, is an argument of the recipe, and `panodetr.training.settings` hands it on before any
-field is changed.
+a batch, is an argument of the recipe, which `panodetr.training.settings` hands on first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from panodetr.checkpoints.names import preview
 from panodetr.checkpoints.published import coco_panoptic
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.data.augment import CropAugmentation, PaperAugmentation
+from panodetr.data.augment import Augmentation, CropAugmentation, PaperAugmentation
 from panodetr.errors import UsageError
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import (
@@ -27,12 +26,9 @@ from panodetr.model.config import (
     detr_small,
 )
 from panodetr.objective.config import CriterionConfig
+from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
 from panodetr.validation import Count, Positive
-
-if TYPE_CHECKING:
-    from panodetr.data.augment import Augmentation
-    from panodetr.results.types import Category
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,19 +39,13 @@ class RecipeData:
         categories: all classes, numbered from 0.
         images: in the split that is learned from.
         masks: whether every object has a mask.
-        start: what the checkpoint that the recipe starts from says of itself; where it is None,
-            `configure` asks the checkpoint.
+        start: what the checkpoint to start from says of itself; None lets `configure` ask it.
     """
 
     categories: tuple[Category, ...]
     images: int
     masks: bool
     start: ModelSpec | None = None
-
-    @property
-    def classes(self) -> int:
-        """How many there are."""
-        return self.categories[-1].index + 1
 
 
 Recipe: TypeAlias = Callable[..., TrainConfig]
@@ -73,8 +63,6 @@ def _detection_recipe(name: str, summary: str, *, masks: bool = False) -> Recipe
         batch_size: Positive = 64,
         backbone: str = "resnet50",
     ) -> TrainConfig:
-        if masks:
-            _need_masks(name, data)
         spec = _detector(name, data, backbone, masks=masks)
         return _paper(spec, data, epochs, validate_epochs, batch_size)
 
@@ -91,10 +79,8 @@ def coco_panoptic_masks(
     batch_size: Positive = 64,
 ) -> TrainConfig:
     """The paper's panoptic stage 2: the mask head alone, on a frozen stage 1 (`start`)."""
-    _need_masks("coco-panoptic-masks", data)
-    if start is None:  # the run is refused later: only a look at the recipe needs no checkpoint
-        spec = _detector("coco-panoptic-masks", data, "resnet50", masks=True)
-    else:
+    spec = _detector("coco-panoptic-masks", data, "resnet50", masks=True)
+    if start is not None:  # without, the run is refused later; a look at the recipe needs none
         trained = data.start
         assert trained is not None
         known = {(category.id, category.name) for category in trained.categories}
@@ -140,22 +126,19 @@ def finetune(
     assert trained is not None
     rule, old = trained.preprocessing, trained.architecture
     if short_side is not None:
-        long_side = round(short_side * 1333 / 800)
-        rule = Preprocessing(
-            short_side=short_side, long_side=long_side, mean=rule.mean, std=rule.std
-        )
-    architecture = replace(old, num_classes=data.classes, masks=old.masks and data.masks)
-    steps = _steps(data, epochs, batch_size)
+        sides = {"short_side": short_side, "long_side": round(short_side * 1333 / 800)}
+        rule = Preprocessing(**sides, mean=rule.mean, std=rule.std)
+    augmentation, steps = _augmentation_for(rule), _steps(data, epochs, batch_size)
     live = old.backbone.norm == "batch"
-    augmentation = _augmentation_for(rule)
-    known = {category.name for category in trained.categories}
-    joined = class_map or {}
+    joined, known = class_map or {}, {category.name for category in trained.categories}
     things = {joined.get(c.name, c.name) for c in data.categories if c.is_thing}
     return TrainConfig(
         spec=replace(
             trained,
             name="finetune",
-            architecture=architecture,
+            architecture=replace(
+                old, num_classes=len(data.categories), masks=old.masks and data.masks
+            ),
             categories=data.categories,
             preprocessing=rule,
             # What is true of nuclei need not be of people.
@@ -170,7 +153,6 @@ def finetune(
         frozen_stages=0 if live else 1,
         steps=steps,
         batch_size=batch_size,
-        learning_rate=1e-4,
         backbone_learning_rate=1e-4 if live else 1e-5,
         warmup=min(100, steps // 10),
         decay=steps // 4,
@@ -191,7 +173,7 @@ def nuclei(data: RecipeData) -> TrainConfig:
     return TrainConfig(
         spec=ModelSpec(
             name="nuclei",
-            architecture=detr_small(data.classes),
+            architecture=detr_small(len(data.categories)),
             categories=data.categories,
             preprocessing=Preprocessing(
                 short_side=None,
@@ -259,7 +241,7 @@ BACKBONES: dict[str, ResNetConfig] = {
 def _paper(
     spec: ModelSpec, data: RecipeData, epochs: int, validate_epochs: int, batch_size: int
 ) -> TrainConfig:
-    """The paper's schedule and rates (section 4 and appendix A.4), with ImageNet's backbone.
+    """The paper's schedule (section 4 and appendix A.4); its rates are the defaults.
 
     Batches are of images of like sizes, which the paper's are not: less memory for padding.
     """
@@ -270,10 +252,6 @@ def _paper(
         frozen_stages=1,
         steps=_steps(data, epochs, batch_size),
         batch_size=batch_size,
-        learning_rate=1e-4,
-        backbone_learning_rate=1e-5,
-        weight_decay=1e-4,
-        clip=0.1,
         drop=_steps(data, epochs * 2 / 3, batch_size),
         mask_objects=100 * batch_size,  # all of them
         validate_every=_steps(data, validate_epochs, batch_size),
@@ -283,13 +261,12 @@ def _paper(
 
 
 def _detector(name: str, data: RecipeData, backbone: str, *, masks: bool) -> ModelSpec:
-    """A DETR of the paper for the classes of some data.
-
-    COCO's classes keep COCO's own numbers, as in every published checkpoint.
-    """
+    """A DETR of the paper; COCO's classes keep their numbers, as in every published checkpoint."""
+    if masks and not data.masks:
+        raise UsageError(f"{name} learns masks, and the data has boxes only; use finetune")
     if backbone not in BACKBONES:
         raise UsageError(f"backbone is {backbone!r}; expected one of {', '.join(BACKBONES)}")
-    categories, classes = data.categories, data.classes
+    categories, classes = data.categories, len(data.categories)
     coco = {(category.id, category.name) for category in coco_panoptic()}
     if all((category.id, category.name) in coco for category in categories):
         categories = tuple(replace(category, index=category.id) for category in categories)
@@ -308,11 +285,10 @@ def _augmentation_for(rule: Preprocessing) -> Augmentation:
             most_scale=1.25 * rule.enlarge,
             color=0.2,
         )
-    # The paper's sizes, which are for a short side of 800.
-    scale, paper = rule.short_side / 800, PaperAugmentation()
+    short_side, paper = rule.short_side, PaperAugmentation()
 
-    def scaled(side: int) -> int:
-        return max(1, round(side * scale))
+    def scaled(side: int) -> int:  # the paper's sizes are for a short side of 800
+        return max(1, round(side * short_side / 800))
 
     return PaperAugmentation(
         short_sides=tuple(map(scaled, paper.short_sides)),
@@ -321,11 +297,6 @@ def _augmentation_for(rule: Preprocessing) -> Augmentation:
         least_crop=scaled(paper.least_crop),
         most_crop=scaled(paper.most_crop),
     )
-
-
-def _need_masks(recipe: str, data: RecipeData) -> None:
-    if not data.masks:
-        raise UsageError(f"{recipe} learns masks, and the data has boxes only; use finetune")
 
 
 def _steps(data: RecipeData, epochs: float, batch_size: int) -> int:

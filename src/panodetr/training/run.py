@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from panodetr.errors import Interrupted, TrainingError, UsageError
+from panodetr.data.formats import one_line
+from panodetr.errors import Interrupted, UsageError
 from panodetr.files import write_text
-from panodetr.training.folder import RunFolder, held, hold_next, is_held
+from panodetr.training.folder import RunFolder, held, hold_next
 from panodetr.training.log import Log, Observer, Recorder
 from panodetr.training.loop import Trainer
 from panodetr.training.prepare import (
-    Prepared,
     Request,
     changed_fields,
     prepare,
@@ -23,12 +24,6 @@ from panodetr.training.prepare import (
 from panodetr.training.processes import join_ranks
 from panodetr.training.start import make_state
 from panodetr.training.validate import list_images
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from accelerate import Accelerator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +85,7 @@ def train(
         DataError: the data contradicts itself.
         PanodetrError: a package is missing, or the system refused to write.
     """
-    folder = RunFolder(out)
-    before = None
+    folder, audience, before = RunFolder(out), observer or Observer(), None
     if resume:
         kept, before = read_request(folder.config)
         request = resumed(kept, request, changes, val)
@@ -100,60 +94,48 @@ def train(
     if request is None:
         raise UsageError("there is nothing to train; name a recipe and the data")
     prepared = prepare(request)
-    notes = [*prepared.notes]
-    if before is not None and not changes and (changed := changed_fields(prepared.config, before)):
+    config, data, truth, notes = prepared.config, prepared.data, prepared.truth, [*prepared.notes]
+    if before is not None and not changes and (changed := changed_fields(config, before)):
         notes.append(
             f"{', '.join(changed)} isn't what the run was begun with: the recipe or the data have "
             "changed since"
         )
-    accelerator = join_ranks(device, prepared.config)
+    accelerator = join_ranks(device, config)
     accelerator.wait_for_everyone()  # nobody looks for a run once the first process has begun it
+    main = accelerator.is_main_process
     with ExitStack() as stack:
-        if accelerator.is_main_process and numbered and not resume:
+        if main and numbered and not resume:
             folder = RunFolder(hold_next(out, stack))
             if folder.path != out:
                 notes.append(f"{out} holds another run, so this one is in {folder.path}")
-        elif accelerator.is_main_process:
+        elif main:
             stack.enter_context(held(out))
             if resume:
                 folder.clear_leftovers()
             else:
                 folder.check_free()  # another process may have been faster
-        return _train(prepared, notes, folder, accelerator, observer or Observer(), resume=resume)
-
-
-def _train(
-    prepared: Prepared,
-    notes: list[str],
-    folder: RunFolder,
-    accelerator: Accelerator,
-    audience: Observer,
-    *,
-    resume: bool,
-) -> Outcome | None:
-    """Do the run's steps, in a folder that is this process's own."""
-    config, data, truth = prepared.config, prepared.data, prepared.truth
-    main, device = accelerator.is_main_process, accelerator.device
-    state = make_state(config, device, notes.append, states=folder if resume else None)
-    observer = Observer()
-    if main:
-        write_request(folder.config, prepared)  # not before: what was refused must not stay
-        if prepared.held_out is not None:
-            write_text(folder.held_out, list_images(prepared.held_out))
-        log = Log(folder, state.step, state.validated, wandb=config.wandb)
-        observer = Recorder(log, config.spec, data, truth, device, audience)
-        for line in notes:
-            observer.note(line)
-    trainer = Trainer(state, config, data, truth, folder, accelerator, observer)
-    try:
-        with observer:
-            trainer.train()
-            if main:
-                folder.save_model(folder.model, config.spec, state.kept_model)
-    except Interrupted:  # after any other error the other processes may still be at work
+        states = folder if resume else None
+        state = make_state(config, accelerator.device, notes.append, states=states)
+        recorder = Observer()
+        if main:
+            write_request(folder.config, prepared)  # not before: what was refused must not stay
+            if prepared.held_out is not None:
+                lines = (f"{one_line(path)}\n" for path in list_images(prepared.held_out))
+                write_text(folder.held_out, "".join(lines))
+            log = Log(folder, state.step, state.validated, wandb=config.wandb)
+            recorder = Recorder(log, config.spec, data, truth, accelerator.device, audience)
+            for line in notes:
+                recorder.note(line)
+        trainer = Trainer(state, config, data, truth, folder, accelerator, recorder)
+        try:
+            with recorder:
+                trainer.train()
+                if main:
+                    folder.save_model(folder.model, config.spec, state.kept_model)
+        except Interrupted:  # after any other error the other processes may still be at work
+            accelerator.end_training()
+            raise
         accelerator.end_training()
-        raise
-    accelerator.end_training()
     if not main:
         return None
     return Outcome(
@@ -164,25 +146,3 @@ def _train(
         steps=state.step,
         planned=config.steps,
     )
-
-
-def newest_run(runs: Path) -> Path:
-    """Find the run that was used last.
-
-    Runs that another process uses are left out.
-
-    Raises:
-        TrainingError: there is none.
-    """
-    every = [path.parent for path in runs.glob("*/config.json")]
-    found = [run for run in every if not is_held(run)]
-    if every and not found:
-        raise TrainingError(
-            f"the runs in {runs} are all in use by other processes; "
-            "wait for the end of one, or name another run's folder with --out"
-        )
-    if not found:
-        raise TrainingError(
-            f"{runs} holds no run to resume; name the run's folder with --out, or start one"
-        )
-    return max(found, key=lambda run: max(p.stat().st_mtime for p in (run, *run.glob("states"))))

@@ -5,23 +5,21 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from panodetr.checkpoints.load import load_spec
+from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import UsageError, did_you_mean
+from panodetr.training.config import TrainConfig
 from panodetr.training.recipes import RECIPES, Recipe, RecipeData
 from panodetr.validation import check
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.data.dataset import Format, Source
-    from panodetr.training.config import TrainConfig
+T = TypeVar("T")
 
 
 def configure(recipe: str, data: RecipeData, changes: Sequence[str] = ()) -> TrainConfig:
@@ -49,31 +47,14 @@ def read_start(recipe: str, changes: Sequence[str]) -> ModelSpec | None:
     """What the checkpoint that a recipe starts from says of itself; None where it needs none.
 
     Raises:
-        UsageError: there is no such recipe, or an argument is refused.
-        CheckpointError: the checkpoint cannot be read.
+        UsageError, CheckpointError: as in `configure`.
     """
     start = _own_arguments(find_recipe(recipe), changes).get("start")
-    return None if start is None else load_spec(cast("str", start))
-
-
-def preferred_format(recipe: str, source: Source) -> Format | None:
-    """The format in which a recipe reads a folder that may have several; None for the usual one.
-
-    COCO's own folder has panoptic and instance truth. Its detectors learn the instances.
-
-    Raises:
-        DataError: the folder's description is broken.
-    """
-    wants_instances = recipe == "coco-detection"
-    return "coco-instances" if wants_instances and source.find("coco-instances") else None
+    return None if start is None else load_spec(start)
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of a name.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """The recipe of a name; a UsageError where there is none."""
     if name not in RECIPES:
         hint = did_you_mean(name, RECIPES, f"the recipes are {', '.join(RECIPES)}")
         raise UsageError(f"there is no recipe {name!r}; {hint}")
@@ -86,14 +67,10 @@ def recipe_arguments(recipe: Recipe) -> dict[str, object]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def _own_arguments(recipe: Recipe, changes: Sequence[str]) -> dict[str, object]:
-    """What changes say of the recipe's own arguments; a UsageError where they cannot be meant."""
+def _own_arguments(recipe: Recipe, changes: Sequence[str]) -> dict[str, Any]:
     known, hints = recipe_arguments(recipe), get_type_hints(recipe, include_extras=True)
     asked = [(change, *split_change(change)) for change in changes]
-    return {n: parse_value(hints[n], text, change) for change, n, text in asked if n in known}
-
-
-T = TypeVar("T")
+    return {n: _parse(hints[n], text, change) for change, n, text in asked if n in known}
 
 
 def override(config: T, changes: Sequence[str], others: Iterable[str] = ()) -> T:
@@ -111,8 +88,7 @@ def override(config: T, changes: Sequence[str], others: Iterable[str] = ()) -> T
         UsageError: a change has no "=", names no field, has a value of the wrong kind, or one that
             does not go with the others.
     """
-    asked = [(change, *split_change(change)) for change in changes]
-    return _rebuild(config, asked, others) if asked else config
+    return _rebuild(config, [(change, *split_change(change)) for change in changes], others)
 
 
 def list_fields(config: object, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -128,32 +104,24 @@ def list_fields(config: object, prefix: str = "") -> Iterator[tuple[str, object]
 
 
 def split_change(change: str) -> tuple[str, str]:
-    """The name and the text of the value.
-
-    Raises:
-        UsageError: there is no "=".
-    """
+    """The name and the text of the value; a UsageError where there is no "="."""
     name, separator, text = change.partition("=")
     if not separator:
         raise UsageError(f"{change!r} changes nothing; expected field=value")
     return name, text
 
 
-def parse_value(hint: object, text: str, change: str) -> object:
-    """The value that a text stands for, of the type that an annotation says.
-
-    Raises:
-        UsageError: it is of another type.
-    """
+def _parse(hint: Any, text: str, change: str) -> object:
+    """The value that a text stands for, of the type that an annotation says."""
     try:
         given: object = msgspec.json.decode(text)
     except msgspec.DecodeError:
         given = text
     try:
-        return check(given, cast("type[object]", hint), repr(change), UsageError)
+        return check(given, hint, repr(change), UsageError)
     except UsageError as error:
         with suppress(UsageError):  # a text that looks like a number: start=2024
-            return check(text, cast("type[object]", hint), repr(change), UsageError)
+            return check(text, hint, repr(change), UsageError)
         if get_origin(hint) is Literal:
             known = ", ".join(map(repr, get_args(hint)))
             raise UsageError(f"{change!r}: expected one of {known}") from error
@@ -174,15 +142,15 @@ def _rebuild(config: T, asked: Sequence[tuple[str, str, str]], others: Iterable[
             near = ", ".join(difflib.get_close_matches(name, known, n=3) or known)
             raise UsageError(f"{change!r}: there is no field {name!r}; near ones are {near}")
         old: object = getattr(config, name)
-        if is_dataclass(old):
-            if not rest:
-                own = ", ".join(field.name for field in fields(old))
-                raise UsageError(f"{change!r}: {name} has fields of its own; name one of {own}")
+        if is_dataclass(old) and rest:
             inner.setdefault(name, []).append((change, rest, text))
+        elif is_dataclass(old):
+            own = ", ".join(field.name for field in fields(old))
+            raise UsageError(f"{change!r}: {name} has fields of its own; name one of {own}")
         elif rest:
             raise UsageError(f"{change!r}: {name} has no fields of its own")
         else:
-            values[name] = parse_value(hints[name], text, change)
+            values[name] = _parse(hints[name], text, change)
     for name, own_changes in inner.items():
         values[name] = _rebuild(getattr(config, name), own_changes, ())
     try:

@@ -7,28 +7,22 @@ is named.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from operator import attrgetter
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from panodetr.checkpoints.load import load_backbone, load_checkpoint
 from panodetr.checkpoints.names import preview
+from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import UsageError, did_you_mean
 from panodetr.model.detr import Detr
 from panodetr.objective.auxiliary import AuxiliaryHeads, place_queries_on_grid
+from panodetr.training.config import TrainConfig
+from panodetr.training.folder import RunFolder
 from panodetr.training.optimizer import freeze, make_optimizer
 from panodetr.training.state import Learner, TrainState, average_weights, recompute_activations
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from torch import Tensor
-
-    from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.training.config import TrainConfig
-    from panodetr.training.folder import RunFolder
-
 
 _HINT = (
     "give --set backbone_weights=FILE (torchvision's, such as resnet50-0676ba61.pth, a hub id or a "
@@ -36,7 +30,6 @@ _HINT = (
 )
 _CLASS_HEAD = ("class_head.weight", "class_head.bias")
 _QUERIES = "queries.weight"
-_MASK_PARTS = {"attention_maps", "mask_head"}
 _UNSEEN = (  # fields of an architecture that change no weight's shape
     "heads", "pre_norm", "positions", "position_input", "backbone.strides", "backbone.stem_stride",
     "backbone.stem_pool", "backbone.dilate_last",
@@ -63,10 +56,12 @@ def make_state(
         PanodetrError: the weights to start with cannot be read, or don't fit.
     """
     torch.manual_seed(config.seed)
-    resumed = states is not None and states.has_states()
-    model, notes = (Detr(config.spec.architecture), []) if resumed else make_model(config)
-    for line in notes:
-        note(line)
+    if states is not None and states.newest_first():
+        model = Detr(config.spec.architecture)
+    else:
+        model, notes = make_model(config)
+        for line in notes:
+            note(line)
     auxiliary = AuxiliaryHeads(model.config, config)
     if config.grid_queries and config.start is None:
         place_queries_on_grid(model, auxiliary)
@@ -99,17 +94,19 @@ def check_start(config: TrainConfig) -> None:
             f"start={config.start} brings a backbone, so backbone_weights="
             f"{config.backbone_weights} would be lost; leave one of them out"
         )
-    if config.learned == "masks" and config.start is None:
+    if config.start is not None:
+        return
+    if config.learned == "masks":
         raise UsageError(
             "this run trains the mask head of a model whose every other part is frozen; name one "
             "that is trained: --set start=CHECKPOINT"
         )
-    if config.start is None and config.class_map:
+    if config.class_map:
         raise UsageError(
             "class_map (--map) joins classes to those of a trained model; name one: "
             "--set start=CHECKPOINT"
         )
-    if config.start is not None or config.backbone_weights is not None:
+    if config.backbone_weights is not None:
         return
     if config.frozen_stages:
         raise UsageError(
@@ -159,7 +156,7 @@ def make_model(config: TrainConfig) -> tuple[Detr, list[str]]:
             f"the backbone of {config.start} is another than this run's; choose a recipe with the "
             "same backbone, or start=null with backbone_weights=FILE"
         )
-    frozen = random - _MASK_PARTS
+    frozen = random - {"attention_maps", "mask_head"}
     if config.learned == "masks" and frozen:
         raise UsageError(
             f"{config.start} has no weights for {preview(sorted(frozen))}, which this run freezes; "
@@ -190,7 +187,11 @@ def transfer(
         random.
     """
     given, wanted = source.state_dict(), target.state_dict()
-    notes = _unlike(source_spec, target_spec)
+    notes: list[str] = []
+    for name in _UNSEEN:  # no weight's shape shows these
+        before, after = map(attrgetter(name), (source_spec.architecture, target_spec.architecture))
+        if before != after:
+            notes.append(f"{name}: {after} here, but the checkpoint was trained with {before}")
     random: dict[str, str] = {}
     for key, tensor in wanted.items():
         stored = given.get(key)
@@ -210,8 +211,7 @@ def transfer(
             random[name] = note
     notes += [f"{part}: {reason}" for part, reason in random.items()]
     left = {_part(key) for key in given if key not in wanted and not key.endswith("tracked")}
-    notes += [f"{part}: left out, this model has none" for part in sorted(left)]
-    return notes, set(random)
+    return notes + [f"{part}: left out, this model has none" for part in sorted(left)], set(random)
 
 
 def _copy_classes(
@@ -221,11 +221,7 @@ def _copy_classes(
     target: ModelSpec,
     class_map: Mapping[str, str],
 ) -> str | None:
-    """Copy the rows of classes of one name or that are joined, and of "no object".
-
-    Returns:
-        What was copied, unless it is all.
-    """
+    """Copy the rows of classes of one name or that are joined; say which, unless it is all."""
     weight = _CLASS_HEAD[0]
     if given[weight].shape[1] != wanted[weight].shape[1]:
         return "initialised, of another width in the checkpoint"
@@ -235,9 +231,9 @@ def _copy_classes(
         for key in _CLASS_HEAD:
             wanted[key].copy_(given[key])
         return None
-    places = {category.name.casefold(): category.index for category in reversed(source.categories)}
+    places = {name: index for index, name in reversed(old)}
     pairs = {index: places[name] for index, name in joined if name in places}
-    for key in _CLASS_HEAD:
+    for key in _CLASS_HEAD:  # with "no object", the last
         wanted[key][[*pairs, -1]] = given[key][[*pairs.values(), -1]]
     known = [category.name for category in target.categories if category.index in pairs]
     fresh = [category.name for category in target.categories if category.index not in pairs]
@@ -253,21 +249,10 @@ def _copy_queries(given: Tensor, wanted: Tensor) -> str | None:
         return "initialised, of another width in the checkpoint"
     count = min(len(given), len(wanted))
     wanted[:count] = given[:count]
-    if len(wanted) == len(given):
-        return None
     if len(wanted) < len(given):
         return f"the first {count} of {len(given)} copied"
-    return f"{count} copied, {len(wanted) - count} more initialised"
-
-
-def _unlike(source: ModelSpec, target: ModelSpec) -> list[str]:
-    """Say where two networks differ in a way that no weight's shape shows."""
-    return [
-        f"{name}: {after} here, but the checkpoint was trained with {before}"
-        for name in _UNSEEN
-        for before, after in [map(attrgetter(name), (source.architecture, target.architecture))]
-        if before != after
-    ]
+    more = len(wanted) - count
+    return f"{count} copied, {more} more initialised" if more else None
 
 
 def _part(key: str) -> str:

@@ -1,18 +1,19 @@
 """What changes while training, and its file: enough to go on as if a run had never stopped.
 
-Random numbers need no place in it. Images and their augmentation follow from the run's seed and
-their number (`panodetr.data.loader`), and every step seeds torch from the run's seed, the step and
-the process's rank. So the step alone says what comes next, also in another number of processes.
+Random numbers need no place in it: images follow from the run's seed and their number, and every
+step seeds torch from the run's seed, the step and the process's rank.
 """
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,20 +23,14 @@ from torch.utils.checkpoint import checkpoint
 
 from panodetr.errors import TrainingError
 from panodetr.files import atomic_write
+from panodetr.model.detr import Detr
+from panodetr.objective.auxiliary import AuxiliaryHeads
 from panodetr.objective.criterion import compute_losses
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-    from pathlib import Path
-
-    from panodetr.model.detr import Detr
-    from panodetr.objective.auxiliary import AuxiliaryHeads
-    from panodetr.objective.targets import Batch, Totals
-    from panodetr.training.config import TrainConfig
-
+from panodetr.objective.targets import Batch, Totals
+from panodetr.training.config import TrainConfig
 
 RUN_SETTINGS = ("initial_lr", "weight_decay")
-"""What the optimizer's groups have from the configuration, which `--resume --set` may change."""
+"""What the optimizer's groups keep of the configuration, which `--resume --set` may change."""
 
 COUNTERS = ("step", "bad_steps", "skipped", "best", "stale", "validated")
 """The fields of a state that are plain values."""
@@ -130,7 +125,10 @@ class TrainState:
                 raise ValueError(f"its part {broken} is damaged")
             everything: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
             self.learner.load_state_dict(everything["learner"])
-            self._load_optimizer(everything["optimizer"])
+            own = [{n: group[n] for n in RUN_SETTINGS} for group in self.optimizer.param_groups]
+            self.optimizer.load_state_dict(everything["optimizer"])
+            for group, settings in zip(self.optimizer.param_groups, own, strict=True):
+                group.update(settings)
             if self.average is not None and everything["average"] is not None:
                 self.average.load_state_dict(everything["average"])
             elif self.average is not None:  # the resumed run begins to average
@@ -144,14 +142,6 @@ class TrainState:
                 "resume with the run's own settings, or start a new run"
             ) from error
 
-    def _load_optimizer(self, stored: dict[str, Any]) -> None:
-        """Take up the moments; rates and weight decay stay those of the run as it is now."""
-        groups = self.optimizer.param_groups
-        settings = [{name: group[name] for name in RUN_SETTINGS} for group in groups]
-        self.optimizer.load_state_dict(stored)
-        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
-            group.update(own)
-
 
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed all of torch's randomness for one step in one process."""
@@ -164,12 +154,8 @@ def average_weights(model: Detr, decay: float) -> AveragedModel:
     The first update copies the weights. Update n + 1 leaves the part min(decay, (1 + n) / (10 + n))
     of the average: the first weights are random and should soon be forgotten.
 
-    Args:
-        model: whose weights; not yet changed by `recompute_activations`.
-        decay: the largest part of the average that an update leaves, 0 to 1.
-
-    Returns:
-        The average, in eval mode; its `module` is a model of its own.
+    The model must not be changed by `recompute_activations` yet. The average is in eval mode; its
+    `module` is a model of its own.
     """
 
     def update(means: list[Tensor], latest: list[Tensor], updates: Tensor | int) -> None:

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from panodetr.boxes import xyxy_to_cxcywh
-from panodetr.data.loader import Example, ExampleReader, read_ahead
+from panodetr.data.dataset import Dataset
+from panodetr.data.loader import Asked, Example, ExampleReader, read_ahead
 from panodetr.data.sampling import Sampler
 from panodetr.errors import DataError, TrainingError
-from panodetr.images.preprocess import normalize, pad
+from panodetr.images.preprocess import Preprocessing, normalize, pad
 from panodetr.objective.targets import Batch, Targets, Totals, count_totals
+from panodetr.training.config import TrainConfig
+from panodetr.training.state import TrainState
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
-
     from accelerate import Accelerator
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from panodetr.data.dataset import Dataset
-    from panodetr.data.loader import Asked
-    from panodetr.images.preprocess import Preprocessing
-    from panodetr.training.config import TrainConfig
-    from panodetr.training.state import TrainState
-
 
 CACHED_PIXELS = 150_000_000
 """A data set of up to this many pixels is kept in memory, 7 bytes a pixel, by a reading thread."""
@@ -46,9 +40,7 @@ def read_steps(
 ) -> Generator[list[Batch], None, None]:
     """Give what each step from `start` on learns from: this process's share, in parts.
 
-    A step's images depend on its number alone, whatever came before it and whoever reads them: a
-    run that was stopped goes on with exactly the images it would have seen. Close the generator to
-    end its readers. Arguments and errors are those of `read_examples`.
+    Arguments and errors are those of `read_examples`. Close the generator to end its readers.
     """
     index_of = {category.id: category.index for category in config.spec.categories}
     classes = np.array([index_of[category.id] for category in data.categories])
@@ -71,10 +63,11 @@ def read_examples(
     ranks: int = 1,
     skipped: set[str] | None = None,
 ) -> Generator[list[Example], None, None]:
-    """Give the images of each step from `start` on.
+    """Give this process's images of each step from `start` on.
 
-    An image that cannot be read, or whose ground truth cannot, is replaced by the next one that
-    can: the same one in every run.
+    They depend on the step's number alone, whatever came before it and whoever reads them. An image
+    that cannot be read, or whose ground truth cannot, is replaced by the next one that can: the
+    same one in every run.
 
     Args:
         config: the run.
@@ -87,13 +80,9 @@ def read_examples(
     Raises:
         DataError: more images cannot be read than the run allows, or none can; or a worker died.
     """
-    sizes = [sample.size for sample in data.samples]
+    sizes, size = [sample.size for sample in data.samples], config.batch_size
     sampler = Sampler(
-        sizes,
-        config.augmentation,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        sampling=config.sampling,
+        sizes, config.augmentation, seed=config.seed, batch_size=size, sampling=config.sampling
     )
     small = sum(height * width for height, width in sizes) <= CACHED_PIXELS
     reader = ExampleReader(
@@ -114,8 +103,8 @@ def read_examples(
 
     for message in data.unreadable:
         skip(message)
-    steps, share = range(start, config.steps), range(rank, config.batch_size, ranks)
-    asked = (ask(step * config.batch_size + place) for step in steps for place in share)
+    steps, share = range(start, config.steps), range(rank, size, ranks)
+    asked = (ask(step * size + place) for step in steps for place in share)
     with closing(read_ahead(reader, asked, len(share), config.workers)) as reading:
         for step in steps:
             examples: list[Example] = []
@@ -124,17 +113,13 @@ def read_examples(
                 while not isinstance(found, Example):
                     skip(str(found))
                     attempt += 1
-                    found = reader[ask(step * config.batch_size + place, attempt)]
+                    found = reader[ask(step * size + place, attempt)]
                 examples.append(found)
             yield examples
 
 
 def check_bad_images(bad: int, data: Dataset, limit: int, last: str) -> None:
-    """See that no more images are unreadable than a run allows, and not all; `last` names one.
-
-    Raises:
-        DataError: there are too many.
-    """
+    """Raise a DataError if more images are bad than a run allows, or all; `last` names one."""
     images = len(data.samples) + len(data.unreadable)
     if bad > limit or bad == images:
         raise DataError(
@@ -146,10 +131,7 @@ def check_bad_images(bad: int, data: Dataset, limit: int, last: str) -> None:
 def collate(examples: Sequence[Example], classes: NDArray[np.int64], rule: Preprocessing) -> Batch:
     """Normalise, pad and stack images (h, w, 3) and their targets.
 
-    Args:
-        examples: the images.
-        classes: the model's index of each of the data's categories.
-        rule: how images are fed.
+    `classes` are the model's indexes of the data's categories.
     """
     pixels, padding = pad([normalize(e.image, rule.mean, rule.std) for e in examples])
     index_map = np.zeros(padding.shape, dtype=np.int16)
@@ -186,11 +168,7 @@ def number_pixels(segment_ids: NDArray[np.int32], ids: NDArray[np.int32]) -> NDA
 
 @contextmanager
 def explain_oom(config: TrainConfig) -> Generator[None, None, None]:
-    """Name the settings that make a step smaller where it needs more memory than there is.
-
-    Raises:
-        TrainingError: it does.
-    """
+    """Raise a TrainingError that names what makes a step smaller where memory does not suffice."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -227,21 +205,23 @@ def train_step(
     config: TrainConfig,
     accelerator: Accelerator,
 ) -> StepResult:
-    """Do one step.
+    """Do one step, in which the state's step is counted and its average brought up to date.
 
     Sums of losses are divided by what the whole step has of objects, so that gradients don't depend
     on how its images were shared out to parts and processes.
 
     Args:
         network: the state's learner, as Accelerate has prepared it.
-        state: what learns; its step is counted, and its average brought up to date.
+        state: what learns.
         parts: this process's share of the images.
         config: the run.
         accelerator: the processes.
     """
     masks = config.spec.architecture.masks and state.step >= config.mask_start
     totals = count_step(parts, config, accelerator)
-    statistics = _running_statistics(state)
+    # What a forward pass changes in live batch norms, where numbers that aren't finite would stay.
+    norms = [m for m in state.learner.model.modules() if isinstance(m, nn.BatchNorm2d)]
+    statistics = [buffer for norm in norms for buffer in norm.buffers()]
     before = [buffer.clone() for buffer in statistics]
     state.optimizer.zero_grad(set_to_none=True)
     shares: list[dict[str, Tensor]] = []
@@ -277,18 +257,7 @@ def count_step(parts: Sequence[Batch], config: TrainConfig, accelerator: Acceler
     whole = cast("Tensor", accelerator.gather(torch.tensor(own, device=accelerator.device)))
     spec, no_object = config.spec, config.criterion.no_object
     totals = count_totals(whole.tolist(), spec.architecture.num_queries, no_object)
-    processes = accelerator.num_processes
-    return Totals(
-        objects=totals.objects / processes,
-        label_weight=totals.label_weight / processes,
-        images=totals.images / processes,
-    )
-
-
-def _running_statistics(state: TrainState) -> list[Tensor]:
-    """What a forward pass changes in live batch norms, where numbers that aren't finite stay."""
-    norms = (m for m in state.learner.model.modules() if isinstance(m, nn.BatchNorm2d))
-    return [buffer for norm in norms for buffer in norm.buffers()]
+    return Totals(**{name: n / accelerator.num_processes for name, n in vars(totals).items()})
 
 
 def _sum_shares(shares: Sequence[dict[str, Tensor]], accelerator: Accelerator) -> dict[str, Tensor]:

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from panodetr.data.formats import one_line
-from panodetr.errors import DataError, UsageError
+import torch
+
+from panodetr.checkpoints.spec import ModelSpec
+from panodetr.data.dataset import Dataset, Source, read_objects
+from panodetr.data.formats import Faults
+from panodetr.data.samples import AnySample, read_sample
+from panodetr.errors import DataError, ImageError, UsageError
 from panodetr.evaluation.evaluate import check_categories, evaluate
-from panodetr.evaluation.ground_truth import GroundTruth
-from panodetr.evaluation.metrics import metrics
+from panodetr.evaluation.ground_truth import GroundTruth, Task
+from panodetr.evaluation.metrics import Figures, metrics
 from panodetr.loading import predictor_of
 from panodetr.model.detr import Detr
+from panodetr.predict import Predictor
 from panodetr.training.processes import gather, share_buffers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    import torch
     from accelerate import Accelerator
-
-    from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.data.dataset import Dataset, Source
-    from panodetr.data.samples import AnySample
-    from panodetr.evaluation.ground_truth import Task
-    from panodetr.evaluation.metrics import Figures
-    from panodetr.predict import Predictor
-
 
 FIGURES = {
     "thing PQ": "pq_things",
@@ -39,9 +35,6 @@ FIGURES = {
     "mask AP": "instances_ap",
 }
 """The figures that are shown first, and what the log calls them."""
-
-HELD_OUT = "held-out"
-"""Said in place of the name of a split whose images are held out of training."""
 
 LEAST_SCORE = 0.01
 """Queries that score less count for no average precision where masks are measured. Of the bundled
@@ -60,12 +53,14 @@ class Validation:
             "box AP" where the model or the data has no masks.
         metrics: everything, as `panodetr.evaluation.metrics` lays it out, less the panoptic figures
             of things or stuff where the data has none.
+        left_out: a line for each image that cannot be read, by its id.
     """
 
     step: int
     score: float
     measure: str
     metrics: dict[str, object]
+    left_out: Mapping[int, str] = field(default_factory=dict[int, str])
 
     @property
     def figures(self) -> dict[str, float]:
@@ -76,12 +71,10 @@ class Validation:
 
 
 def choose_tasks(spec: ModelSpec, truth: GroundTruth) -> tuple[Task, ...]:
-    """Say what is measured: all that both the truth and the model know.
-
-    Objects with masks, of whatever format, are panoptic truth as well (`GroundTruth.of_data`).
+    """Say what is measured: all that both the ground truth and the model know.
 
     Raises:
-        DataError: the model's classes aren't the truth's, or there is nothing to measure.
+        DataError: the model's classes aren't the ground truth's, or there is nothing to measure.
     """
     tasks: tuple[Task, ...] = truth.tasks()
     if not spec.architecture.masks:
@@ -103,6 +96,7 @@ def validate(
     step: int,
     accelerator: Accelerator,
     progress: Callable[[int, int], None],
+    left_out: dict[int, str] | None = None,
 ) -> Validation:
     """Predict every image of a data set once, shared out to all processes, and count together.
 
@@ -110,23 +104,40 @@ def validate(
 
     Args:
         model: whose answers; all processes have the same weights.
-        spec: what it says of itself.
+        spec: its specification.
         truth: what is measured against.
         step: steps done.
         accelerator: the processes.
         progress: called with this process's images done and to do.
+        left_out: gets a line for each image of any process that cannot be read, by its id; those in
+            it already are not tried again.
 
     Raises:
-        DataError: the truth contradicts itself or the model's classes, or the model gives no
-            numbers.
-        ImageError: an image cannot be read.
+        DataError: the ground truth contradicts itself or the model's classes, no image can be read,
+            or the model gives no numbers.
     """
-    share_buffers(accelerator, model)
+    share_buffers(model)
     share = truth.share(accelerator.process_index, accelerator.num_processes)
     predictor = make_predictor(model, spec, accelerator.device)
     tasks = choose_tasks(spec, truth)
-    mine = evaluate(predictor, share, tasks, least_score=LEAST_SCORE, progress=progress)
-    counts, *others = gather(accelerator, mine.counts)
+    bad = {} if left_out is None else left_out
+    while True:
+        images = tuple(image for image in share.images if image.image_id not in bad)
+        share = replace(share, images=images)
+        try:
+            mine = evaluate(predictor, share, tasks, least_score=LEAST_SCORE, progress=progress)
+            break
+        except (ImageError, DataError):
+            found = _find_unreadable(share)
+            if not found:
+                raise
+            bad |= found
+    everywhere = gather((mine.counts, dict(bad)))
+    for _, other in everywhere:
+        bad |= other
+    if len(bad) >= len(truth.images):
+        raise DataError(f"no image can be read, the last: {[*bad.values()][-1]}")
+    counts, *others = [counts for counts, _ in everywhere]
     for other in others:
         counts.merge(other)
     figures = counts.compute()
@@ -135,7 +146,22 @@ def validate(
     kinds = {"_things" if c.is_thing else "_stuff" for c in truth.segment_categories}
     for absent in {"_things", "_stuff"} - kinds:
         found = {name: value for name, value in found.items() if not name.endswith(absent)}
-    return Validation(step=step, score=score, measure=measure, metrics=found)
+    return Validation(step=step, score=score, measure=measure, metrics=found, left_out=bad)
+
+
+def _find_unreadable(truth: GroundTruth) -> dict[int, str]:
+    """Read images with their ground truth, as training does: a line for each that fails."""
+    categories = (*truth.segment_categories, *truth.object_categories)
+    index_of = {category.id: 0 for category in categories}
+    found: dict[int, str] = {}
+    for image in truth.images:
+        try:
+            for sample in filter(None, (image.panoptic, image.instances)):
+                read_sample(sample)
+                read_objects(sample, index_of, with_masks=truth.has_masks)
+        except (ImageError, DataError) as error:
+            found[image.image_id] = str(error)
+    return found
 
 
 def make_predictor(model: Detr, spec: ModelSpec, device: torch.device) -> Predictor:
@@ -179,48 +205,42 @@ def hold_out(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     Raises:
         UsageError: no image would be left on one side.
     """
-    paths = {_relative(sample.path, data.folder) for sample in data.samples}
-    count = round(share * len(paths)) if 0 < share < 1 else 0
-    if not 0 < count < len(paths):
+    paths = list_images(data)
+    count = round(share * len(set(paths))) if 0 < share < 1 else 0
+    if not 0 < count < len(set(paths)):
         raise UsageError(
-            f"--val-split {share:g} of {len(paths)} images holds out {count}; "
+            f"--val-split {share:g} of {len(set(paths))} images holds out {count}; "
             "expected a share that leaves images to learn from and to validate with"
         )
-    held = set(sorted(paths, key=lambda path: _hash(path, seed))[:count])
+
+    def digest(path: str) -> bytes:
+        return sha256(f"{seed} {path}".encode(errors="surrogateescape")).digest()
+
+    held = set(sorted(set(paths), key=digest)[:count])
     sides: tuple[list[AnySample], list[AnySample]] = ([], [])
-    for sample in data.samples:
-        sides[_relative(sample.path, data.folder) in held].append(sample)
+    for sample, path in zip(data.samples, paths, strict=True):
+        sides[path in held].append(sample)
     learned, validated = map(tuple, sides)
     return replace(data, samples=learned), replace(data, samples=validated, unreadable=())
 
 
-def open_held_out(held: Dataset, source: Source) -> GroundTruth:
-    """Give images that are held out as ground truth.
+def list_images(data: Dataset) -> list[str]:
+    """Give each image's path from the data's folder, with slashes on every system."""
+    relative = (os.path.relpath(sample.path, data.folder) for sample in data.samples)
+    return [Path(path).as_posix() for path in relative]
 
-    Args:
-        held: the images.
-        source: where the data was found.
+
+def open_truth(data: Dataset, source: Source) -> tuple[GroundTruth, list[str]]:
+    """Give a split, or images that are held out, as ground truth.
+
+    Returns:
+        The ground truth of the images that can be read, and a line for each that cannot.
 
     Raises:
-        DataError: an annotation or id map cannot be read.
+        DataError: a file that describes all of the data is broken, or contradicts another one.
     """
-    if held.format != "coco-panoptic":
-        return GroundTruth.of_data(held)
-    truth = GroundTruth.open(source, held.split, allow_missing=True)
-    ids = {sample.image_id for sample in held.samples}
-    return replace(truth, images=tuple(image for image in truth.images if image.image_id in ids))
-
-
-def list_images(data: Dataset) -> str:
-    """List the images of a split as a text: a path from the data's folder on each line."""
-    paths = (_relative(sample.path, data.folder) for sample in data.samples)
-    return "".join(f"{one_line(path)}\n" for path in paths)
-
-
-def _relative(path: Path, folder: Path) -> str:
-    """Give an image's path from the data's folder, with slashes on every system."""
-    return Path(os.path.relpath(path, folder)).as_posix()
-
-
-def _hash(path: str, seed: int) -> bytes:
-    return sha256(f"{seed} {path}".encode(errors="surrogateescape")).digest()
+    faults = Faults(collect=True)
+    truth = GroundTruth.of_data(data, source, faults=faults)
+    if faults.fatal:
+        raise DataError(faults.fatal[0])
+    return truth, [*dict.fromkeys((*data.unreadable, *faults.bad.values()))]
