@@ -9,7 +9,6 @@ from panodetr.errors import UsageError
 from panodetr.predict import Predictor
 from panodetr.runtimes.base import PRECISIONS, RUNTIMES, Precision, RuntimeName
 from panodetr.runtimes.exported import is_exported, read_exported
-from panodetr.runtimes.graphs import GraphRuntime, compile_openvino, load_onnx
 
 if TYPE_CHECKING:
     import torch
@@ -61,41 +60,35 @@ def load(
     from panodetr.checkpoints.load import load_checkpoint
 
     if runtime in (None, "torch"):
-        from panodetr.runtimes.torch import TorchRuntime, choose_device
+        from panodetr.runtimes.torch import choose_device
 
         chosen = choose_device(device)
-        spec, network = load_checkpoint(model)
-        return Predictor(spec, TorchRuntime(network, spec.preprocessing, chosen, precision))
-    from panodetr.runtimes.convert import require, to_onnx, to_openvino
+        return predictor_of(*load_checkpoint(model), chosen, precision)
+    from panodetr.runtimes.convert import convert, require
 
     _only_on_cpu(runtime, device, precision)
     require(runtime)
     spec, network = load_checkpoint(model)
-    if runtime == "onnx":
-        graphs = map(load_onnx, to_onnx(network, spec.preprocessing).values())
-    else:
-        graphs = map(compile_openvino, to_openvino(network, spec.preprocessing).values())
-    return Predictor(spec, GraphRuntime(*graphs))
+    return Predictor(spec, convert(network, spec.preprocessing, runtime))
 
 
-def predictor_of(spec: ModelSpec, network: Detr, device: str | torch.device = "cpu") -> Predictor:
-    """Predict with a network that is in memory, in PyTorch; the network is taken over.
+def predictor_of(
+    spec: ModelSpec,
+    network: Detr,
+    device: str | torch.device = "cpu",
+    precision: Precision = "float32",
+) -> Predictor:
+    """Predict with a network that is in memory, in PyTorch; the network is taken over."""
+    import torch
 
-    Raises:
-        UsageError: there is no such device.
-    """
-    from panodetr.runtimes.torch import TorchRuntime, choose_device
+    from panodetr.runtimes.torch import TorchRuntime
 
-    chosen = choose_device(device) if isinstance(device, str) else device
-    return Predictor(spec, TorchRuntime(network, spec.preprocessing, chosen))
+    runtime = TorchRuntime(network, spec.preprocessing, torch.device(device), precision)
+    return Predictor(spec, runtime)
 
 
 def _only_on_cpu(runtime: str, device: str, precision: Precision) -> None:
-    """Refuse what only PyTorch does.
-
-    Raises:
-        UsageError: a GPU or a precision was asked for.
-    """
+    """Refuse what only PyTorch does."""
     if device not in ("auto", "cpu"):
         raise UsageError(f"runtime {runtime} runs on the CPU; device is {device!r}")
     if precision != "float32":

@@ -3,46 +3,39 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, TypeAlias, overload
+from functools import partial
+from typing import Literal, TypeAlias, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
+from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError, UsageError
-from panodetr.images.read import is_one_image
-from panodetr.images.views import BATCH_PIXELS, read_tiled, view_batches
+from panodetr.images.preprocess import Preprocessing
+from panodetr.images.read import ImageSource, is_one_image
+from panodetr.images.views import BATCH_PIXELS, TiledImage, View, read_tiled, view_batches
 from panodetr.results.decode import decode_detections, drop_duplicates, keep_queries
+from panodetr.results.masks import Masks
 from panodetr.results.panoptic import (
+    SegmentMap,
     classify_pixels,
     keep_largest_component,
     merge_masks,
     paint_instances,
 )
 from panodetr.results.result import DetectionResult, PanopticResult, name_detections
-from panodetr.results.tiles import join_candidates, join_tiles
-from panodetr.results.types import Candidates, CoarseMask
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from numpy.typing import NDArray
-
-    from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.images.preprocess import Preprocessing
-    from panodetr.images.read import ImageSource
-    from panodetr.images.views import TiledImage, View
-    from panodetr.results.masks import Masks
-    from panodetr.results.panoptic import SegmentMap
-    from panodetr.results.tiles import Tile
-    from panodetr.results.types import Box, Category
-    from panodetr.runtimes.base import Prediction, Runtime
+from panodetr.results.tiles import Tile, join_candidates, join_tiles
+from panodetr.results.types import Box, Candidates, Category, CoarseMask
+from panodetr.runtimes.base import Prediction, Runtime
 
 Task = Literal["panoptic", "instances", "semantic"]
 """What a segmentation tells apart: objects and regions, objects alone, or classes alone."""
 
 TASKS: tuple[Task, ...] = ("panoptic", "instances", "semantic")
 
-_Kept: TypeAlias = "tuple[NDArray[np.float32], Masks, NDArray[np.float32], NDArray[np.intp]]"
+_Kept: TypeAlias = tuple[NDArray[np.float32], Masks, NDArray[np.float32], NDArray[np.intp]]
 """All logits (Q, C + 1) of a view; masks, scores and classes (N,) of the queries to segment."""
 
 DETECTION_THRESHOLD = 0.5
@@ -183,8 +176,7 @@ class Predictor:
         masks: bool = False,
     ) -> Iterator[DetectionResult]:
         """Detect as `detect` does, image by image in their order, reading only a few ahead."""
-        least = _checked(threshold)
-        for image, _, tiles in self._run(images, None, least_score=least, masks=masks):
+        for image, _, tiles in self._run(images, None, least_score=threshold, masks=masks):
             found = join_candidates(tiles, image.size, self.spec.duplicate_iou)
             yield DetectionResult(
                 detections=name_detections(found, self.categories),
@@ -245,19 +237,17 @@ class Predictor:
     ) -> Iterator[tuple[TiledImage, list[Tile], list[tuple[Box, Candidates]]]]:
         """Run the network; give each image with its tiles' segments and candidates.
 
-        Args:
-            images: to read, in their order.
-            task: None leaves segments out.
-            threshold: least score of a segment; None takes the model's own.
-            least_score: as `answer_each`.
-            masks: whether candidates have masks.
+        No `task` leaves segments out; everything else is as in `answer_each`.
         """
         if (task is not None or masks) and not self.spec.architecture.masks:
             raise CheckpointError(
                 f"model {self.spec.name} has no mask head, it finds boxes only; "
                 "use a panoptic model"
             )
-        least = _checked(self.spec.threshold if threshold is None else threshold)
+        for given in (threshold, least_score):
+            if given is not None and not 0 <= given <= 1:
+                raise UsageError(f"threshold is {given}; expected a score from 0 to 1")
+        least = self.spec.threshold if threshold is None else threshold
         for batch in self._read(images):
             tiles: list[list[Tile]] = [[] for _ in batch]
             parts: list[list[tuple[Box, Candidates]]] = [[] for _ in batch]
@@ -287,7 +277,8 @@ class Predictor:
         """Compute the masks of each view, only of the queries that can become segments."""
         if task is None:
             return []
-        chosen: list[tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.intp]]] = []
+        chosen: list[NDArray[np.intp]] = []
+        found: list[tuple[NDArray[np.float32], NDArray[np.intp]]] = []
         for logits in prediction.logits:
             queries, scores, classes = keep_queries(logits, threshold, self._named)
             if task == "semantic":  # every query has its part in every class
@@ -295,14 +286,11 @@ class Predictor:
             elif task == "instances":
                 things = self._is_thing[classes]
                 queries, scores, classes = queries[things], scores[things], classes[things]
-            chosen.append((queries, scores, classes))
-        masks = prediction.masks([queries for queries, _, _ in chosen])
-        return [
-            (logits, own, scores, classes)
-            for logits, own, (_, scores, classes) in zip(
-                prediction.logits, masks, chosen, strict=True
-            )
-        ]
+            chosen.append(queries)
+            found.append((scores, classes))
+        masks = prediction.masks(chosen)
+        kept = zip(prediction.logits, masks, found, strict=True)
+        return [(logits, own, *best) for logits, own, best in kept]
 
     def _segment_view(self, view: View, kept: _Kept, task: Task | None) -> SegmentMap:
         """Segment ids and segments of a view, in pixels of the image."""
@@ -339,45 +327,30 @@ class Predictor:
         masks: bool,
     ) -> list[Candidates]:
         """Give the queries of each view: above a threshold, if there is one, and then things."""
-        decoded = [
-            decode_detections(logits, boxes, view.tile_size, self._named)
-            for logits, boxes, view in zip(prediction.logits, prediction.boxes, views, strict=True)
-        ]
-        kept = [
-            np.arange(len(scores))
-            if threshold is None
-            else np.flatnonzero((scores > threshold) & self._is_thing[classes])
-            for scores, classes, _ in decoded
-        ]
-        own = [m.logits() for m in prediction.masks(kept)] if masks else [()] * len(views)
+        kept: list[NDArray[np.intp]] = []
         candidates: list[Candidates] = []
-        for view, queries, (scores, classes, boxes), logits in zip(
-            views, kept, decoded, own, strict=True
-        ):
-            size = images[view.image].size
+        for logits, own, view in zip(prediction.logits, prediction.boxes, views, strict=True):
+            scores, classes, boxes = decode_detections(logits, own, view.tile_size, self._named)
+            queries = np.arange(len(scores))
+            if threshold is not None:
+                queries = np.flatnonzero((scores > threshold) & self._is_thing[classes])
+            kept.append(queries)
             top, left, _, _ = view.box
-            coarse = (
-                CoarseMask(logits=mask, processed_size=view.size, tile=view.box, image_size=size)
-                for mask in logits
-            )
             candidates.append(
                 Candidates(
                     scores=scores[queries],
                     category_ids=self._ids[classes[queries]],
                     boxes=boxes[queries] + np.array([left, top, left, top], np.float32),
-                    image_size=size,
-                    coarse_masks=tuple(coarse),
+                    image_size=images[view.image].size,
                 )
             )
-        return candidates
-
-
-def _checked(threshold: float) -> float:
-    """Give the threshold back.
-
-    Raises:
-        UsageError: it is not from 0 to 1.
-    """
-    if not 0 <= threshold <= 1:
-        raise UsageError(f"threshold is {threshold}; expected a score from 0 to 1")
-    return threshold
+        if not masks:
+            return candidates
+        with_masks: list[Candidates] = []
+        for found, view, own in zip(candidates, views, prediction.masks(kept), strict=True):
+            make = partial(
+                CoarseMask, processed_size=view.size, tile=view.box, image_size=found.image_size
+            )
+            coarse = tuple(make(logits=mask) for mask in own.logits())
+            with_masks.append(replace(found, coarse_masks=coarse))
+        return with_masks

@@ -34,6 +34,10 @@ def openvino(folder: Path) -> Runtime:
     return panodetr.load(folder, runtime="openvino").runtime
 
 
+def on_gpu(folder: Path) -> Runtime:
+    return panodetr.load(folder, device="cuda").runtime
+
+
 def images(count: int, height: int, width: int) -> NDArray[np.uint8]:
     random = np.random.default_rng(height * width)
     return random.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
@@ -71,7 +75,7 @@ def assert_same(model: Runtime, other: Runtime) -> None:
             assert masks_of(b, *none).shape == (0, *expected.shape[1:])
 
 
-@pytest.mark.parametrize("make", [folded, openvino])
+@pytest.mark.parametrize("make", [folded, openvino, pytest.param(on_gpu, marks=pytest.mark.gpu)])
 def test_answers_are_the_models(tiny_folder: Path, make: Callable[[Path], Runtime]) -> None:
     assert_same(plain(tiny_folder), make(tiny_folder))
 
@@ -80,18 +84,13 @@ def test_answers_of_onnx_are_the_models(tiny_folder: Path, tiny_onnx: Path) -> N
     assert_same(plain(tiny_folder), panodetr.load(tiny_onnx).runtime)
 
 
-@pytest.mark.gpu
-def test_answers_on_a_gpu_are_the_models(tiny_folder: Path) -> None:
-    assert_same(plain(tiny_folder), panodetr.load(tiny_folder, device="cuda").runtime)
-
-
-@pytest.mark.gpu
-def test_bfloat16_on_a_gpu_is_near(tiny_folder: Path) -> None:
-    runtime = panodetr.load(tiny_folder, device="cuda", precision="bfloat16").runtime
-    batch = images(2, 97, 130)
-    a, b = plain(tiny_folder).detect(batch, None), runtime.detect(batch, None)
-    np.testing.assert_allclose(b.boxes, a.boxes, atol=0.05)
-    np.testing.assert_allclose(b.logits, a.logits, atol=0.05 * np.abs(a.logits).max())
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_bfloat16_answers_are_near_the_models(tiny_folder: Path, device: str) -> None:
+    rounded = panodetr.load(tiny_folder, device=device, precision="bfloat16").runtime
+    a, b = (r.detect(images(2, 64, 80), None) for r in (plain(tiny_folder), rounded))
+    assert 0 < np.abs(a.boxes - b.boxes).max() < 0.05
+    difference = np.abs(masks_of(a, [1], [3]) - masks_of(b, [1], [3]))
+    assert 0 < difference.mean() < 0.1
 
 
 @pytest.mark.parametrize("make", [plain, folded, openvino])
@@ -154,11 +153,3 @@ def test_float32_is_never_tf32_not_even_while_another_thread_ends(tiny_folder: P
             second.enter_context(full_float32)
         assert full_float32.is_on()
     assert full_float32.values() == before
-
-
-def test_bfloat16_answers_are_near_the_models(tiny_folder: Path) -> None:
-    rounded = panodetr.load(tiny_folder, device="cpu", precision="bfloat16").runtime
-    a, b = (r.detect(images(2, 64, 80), None) for r in (plain(tiny_folder), rounded))
-    assert 0 < np.abs(a.boxes - b.boxes).max() < 0.05
-    difference = np.abs(masks_of(a, [1], [3]) - masks_of(b, [1], [3]))
-    assert 0 < difference.mean() < 0.1

@@ -9,30 +9,25 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from itertools import groupby
 from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
+from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError
 from panodetr.images.read import find_images, read_size
 from panodetr.images.views import cut_view, lay_tiles, read_tiled
 from panodetr.results.decode import keep_queries
-from panodetr.runtimes.graphs import MASK_SOURCES, compile_openvino, import_extra
+from panodetr.runtimes.graphs import MASK_SOURCES, Arrays, compile_openvino, import_extra
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
     import openvino
-    from numpy.typing import NDArray
-
-    from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.images.preprocess import Preprocessing
-    from panodetr.results.types import Box
-    from panodetr.runtimes.graphs import Arrays
 
 CALIBRATION_VIEWS = 64
 """Images, or tiles of them, that activations are measured on; more hardly change their ranges."""
@@ -146,17 +141,15 @@ def calibration_batches(folder: Path, spec: ModelSpec) -> list[NDArray[np.uint8]
             "model: give %d or more, as different as those that it will see",
             folder, len(views), FEW_VIEWS,
         )  # fmt: skip
-    by_image = groupby(_spread(views), key=itemgetter(0))
-    return [batch for path, own in by_image for batch in _cut(path, [box for _, box in own], rule)]
+    batches: list[NDArray[np.uint8]] = []
+    for path, own in groupby(_spread(views), key=itemgetter(0)):
+        image = read_tiled(path, rule)
+        batches += [cut_view(image, box, rule).pixels[None].copy() for _, box in own]
+        del image  # before the next one is read
+    return batches
 
 
 def _spread(items: Sequence[Item]) -> list[Item]:
     """Pick as many as are calibrated with, evenly from the first to the last."""
     count = min(len(items), CALIBRATION_VIEWS)
     return [items[index] for index in np.linspace(0, len(items) - 1, count).round().astype(int)]
-
-
-def _cut(path: Path, boxes: list[Box], rule: Preprocessing) -> list[NDArray[np.uint8]]:
-    """Give some of an image's views, each (1, H, W, 3); the image itself is not kept."""
-    image = read_tiled(path, rule)
-    return [np.stack([cut_view(image, box, rule).pixels]) for box in boxes]

@@ -14,29 +14,34 @@ from __future__ import annotations
 import io
 import logging
 import warnings
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
+from panodetr.images.preprocess import Preprocessing
+from panodetr.model.detr import Detr
 from panodetr.runtimes.graphs import (
     BOX_OUTPUTS,
     DETECT_INPUTS,
     DETECT_OUTPUTS,
     MASKS_INPUTS,
     MASKS_OUTPUTS,
+    GraphRuntime,
+    compile_openvino,
     import_extra,
+    load_onnx,
 )
 from panodetr.runtimes.torch import normalize_images
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
-
     import openvino
 
-    from panodetr.images.preprocess import Preprocessing
-    from panodetr.model.detr import Detr
+_Graph: TypeAlias = tuple[str, nn.Module, tuple[Tensor, ...], Sequence[str], Sequence[str]]
+"""What is recorded: its name, a part of the model, an example, and the names of its inputs and
+outputs."""
 
 
 class DetectGraph(nn.Module):
@@ -44,8 +49,7 @@ class DetectGraph(nn.Module):
 
     def __init__(self, model: Detr, rule: Preprocessing) -> None:
         super().__init__()
-        self.model = model
-        self.rule = rule
+        self.model, self.rule = model, rule
         self.eval()
 
     def forward(self, images: Tensor, padding: Tensor) -> tuple[Tensor, ...]:
@@ -77,21 +81,13 @@ class MasksGraph(nn.Module):
         super().__init__()
         assert model.attention_maps is not None
         assert model.mask_head is not None
-        self.attention_maps = model.attention_maps
-        self.mask_head = model.mask_head
+        self.attention_maps, self.mask_head = model.attention_maps, model.mask_head
         self.eval()
 
     def forward(
-        self,
-        states: Tensor,
-        memory: Tensor,
-        small_padding: Tensor,
-        coarse: Tensor,
-        fine: Tensor,
-        finer: Tensor,
-        finest: Tensor,
-        query: Tensor,
-    ) -> Tensor:
+        self, states: Tensor, memory: Tensor, small_padding: Tensor, coarse: Tensor, fine: Tensor,
+        finer: Tensor, finest: Tensor, query: Tensor,
+    ) -> Tensor:  # fmt: skip
         """Mask logits (N, h, w) of the queries (N,) int64.
 
         The other arguments are what the detect graph gave out, of one image, under their names
@@ -113,13 +109,15 @@ def require(runtime: Literal["onnx", "openvino"]) -> None:
         import_extra(library)
 
 
-def to_openvino(model: Detr, rule: Preprocessing) -> dict[str, openvino.Model]:
-    """Convert a model, on the CPU and in float32, to `detect` and, if it has a mask head, `masks`.
+def convert(model: Detr, rule: Preprocessing, runtime: Literal["onnx", "openvino"]) -> GraphRuntime:
+    """Convert a model and make it ready to run; `require` says beforehand whether that can be."""
+    if runtime == "onnx":
+        return GraphRuntime(*map(load_onnx, to_onnx(model, rule).values()))
+    return GraphRuntime(*map(compile_openvino, to_openvino(model, rule).values()))
 
-    Raises:
-        MissingExtra: OpenVINO is not installed.
-    """
-    require("openvino")
+
+def to_openvino(model: Detr, rule: Preprocessing) -> dict[str, openvino.Model]:
+    """Convert a model, on the CPU and in float32, to `detect` and, where it has masks, `masks`."""
     # `openvino.convert_model` does the same, and reports its use to the maker.
     from openvino.frontend.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
@@ -138,12 +136,7 @@ def to_openvino(model: Detr, rule: Preprocessing) -> dict[str, openvino.Model]:
 
 
 def to_onnx(model: Detr, rule: Preprocessing) -> dict[str, bytes]:
-    """Convert a model to ONNX's files, as `to_openvino` does.
-
-    Raises:
-        MissingExtra: the ONNX libraries are not installed.
-    """
-    require("onnx")
+    """Convert a model to ONNX's files, as `to_openvino` does."""
     files: dict[str, bytes] = {}
     with _recording():
         for name, graph, example, inputs, outputs in _graphs(model, rule):
@@ -159,29 +152,19 @@ def to_onnx(model: Detr, rule: Preprocessing) -> dict[str, bytes]:
     return files
 
 
-class _Graph(NamedTuple):
-    """What is recorded: a part of the model, on an example, and the names of its arrays."""
-
-    name: str
-    graph: nn.Module
-    example: tuple[Tensor, ...]
-    inputs: Sequence[str]
-    outputs: Sequence[str]
-
-
 def _graphs(model: Detr, rule: Preprocessing) -> list[_Graph]:
     images = torch.arange(2 * 160 * 192 * 3).view(2, 160, 192, 3).to(torch.uint8)
     padding = torch.zeros(2, 160, 192, dtype=torch.bool)
     padding[1, 100:] = True  # two images of different sizes
     detect = DetectGraph(model, rule)
     if model.mask_head is None:
-        return [_Graph("detect", detect, (images, padding), DETECT_INPUTS, BOX_OUTPUTS)]
+        return [("detect", detect, (images, padding), DETECT_INPUTS, BOX_OUTPUTS)]
     found = detect(images, padding)
     queries = torch.tensor([1, 0, 2]) % found[0].shape[1]
     chosen = *(array[:1] for array in found[2:]), queries  # of the first image
     return [
-        _Graph("detect", detect, (images, padding), DETECT_INPUTS, DETECT_OUTPUTS),
-        _Graph("masks", MasksGraph(model), chosen, MASKS_INPUTS, MASKS_OUTPUTS),
+        ("detect", detect, (images, padding), DETECT_INPUTS, DETECT_OUTPUTS),
+        ("masks", MasksGraph(model), chosen, MASKS_INPUTS, MASKS_OUTPUTS),
     ]
 
 

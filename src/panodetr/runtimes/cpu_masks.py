@@ -11,14 +11,13 @@ coarsest map's height and width, h and w a finer one's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from panodetr.model.mask_head import MaskHead
+from panodetr.model.mask_head import MaskHead
 
 
 class CpuMasks:

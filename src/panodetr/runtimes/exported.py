@@ -9,46 +9,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 import zipfile
-import zlib
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 
-from panodetr.checkpoints.spec import spec_from_json
+from panodetr.checkpoints.spec import ModelSpec, spec_from_json
 from panodetr.errors import CheckpointError, MissingExtra
 from panodetr.files import atomic_write
-from panodetr.runtimes.graphs import GraphRuntime, compile_openvino, load_onnx, read_openvino
+from panodetr.runtimes.graphs import (
+    Graph,
+    GraphRuntime,
+    compile_openvino,
+    load_onnx,
+    read_openvino,
+)
 from panodetr.validation import check, decode_json
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.runtimes.graphs import Graph
 
 FORMAT_VERSION = 1
 DESCRIPTION = "model.json"
 
 ExportFormat = Literal["onnx", "openvino"]
-EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
-SUFFIXES: Mapping[str, tuple[str, ...]] = {"onnx": (".onnx",), "openvino": (".xml", ".bin")}
-"""What the files of a graph end in, by format."""
-
 LONGEST_REASON = 300
 """Characters of a library's own message that an error repeats."""
-
-FIRST_ENTRY = b"PK\x03\x04"
-"""How an entry of a ZIP archive begins; its name is 30 bytes further on."""
-
-_UNREADABLE = (
-    *(OSError, EOFError, KeyError, TypeError, AttributeError, ValueError, OverflowError),
-    # An archive's own; an encrypted one is a RuntimeError.
-    *(zipfile.BadZipFile, zlib.error, struct.error, RuntimeError),
-)
-"""What reading a damaged file raises."""
 
 
 class ExportInfo(
@@ -110,12 +95,12 @@ def is_exported(path: Path) -> bool:
     """
     try:
         with path.open("rb") as file:
-            start = file.read(30 + len(DESCRIPTION))
-        if start.startswith(FIRST_ENTRY) and start[30:] == DESCRIPTION.encode():
+            start = file.read(30 + len(DESCRIPTION))  # an entry's name is 30 bytes behind its start
+        if start.startswith(b"PK\x03\x04") and start.endswith(DESCRIPTION.encode()):
             return True
         with zipfile.ZipFile(path) as archive:
             return DESCRIPTION in archive.namelist()
-    except _UNREADABLE:
+    except Exception:  # a damaged archive raises whatever its numbers run into
         return False
 
 
@@ -143,7 +128,7 @@ def read_exported(path: Path) -> tuple[ExportInfo, GraphRuntime]:
         return info, run_graphs(info.format, info.spec, files)
     except MissingExtra:
         raise
-    except _UNREADABLE as error:
+    except Exception as error:  # as above
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         reason = " ".join(reason.split())[:LONGEST_REASON]
         raise CheckpointError(
@@ -168,22 +153,22 @@ def run_graphs(format: ExportFormat, spec: ModelSpec, files: Mapping[str, bytes]
     shape = spec.architecture
     graphs: list[Graph] = []
     for part in ("detect", "masks") if shape.masks else ("detect",):
-        contents = [files[f"{part}{suffix}"] for suffix in SUFFIXES[format]]
         try:
             if format == "onnx":
-                graphs.append(load_onnx(*contents))
+                graphs.append(load_onnx(files[f"{part}.onnx"]))
             else:
-                graphs.append(compile_openvino(read_openvino(*contents)))
+                model = read_openvino(files[f"{part}.xml"], files[f"{part}.bin"])
+                graphs.append(compile_openvino(model))
         except CheckpointError as error:
             raise CheckpointError(f"{part}: {error}") from error
     runtime = GraphRuntime(*graphs)
     *_, queries, scores = graphs[0].outputs["logits"]
-    for found, expected, what in (
-        (queries, shape.num_queries, "queries"),
-        (scores, shape.num_classes + 1, 'classes with "no object"'),
-    ):
-        if found not in (None, expected):
-            raise ValueError(f"its graphs have {found} {what}; {DESCRIPTION} says {expected}")
+    expected = (shape.num_queries, shape.num_classes + 1)
+    if queries not in (None, expected[0]) or scores not in (None, expected[1]):
+        raise ValueError(
+            f'its graphs have {queries} queries and {scores} classes with "no object"; '
+            f"{DESCRIPTION} says {expected[0]} and {expected[1]}"
+        )
     return runtime
 
 
@@ -195,9 +180,9 @@ def sha256(contents: bytes) -> str:
 def _read_description(contents: bytes) -> ExportInfo:
     described = decode_json(contents, dict[str, Any], DESCRIPTION, CheckpointError)
     version = described.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if version not in (None, FORMAT_VERSION):
         raise CheckpointError(
-            f"it was made by a newer panodetr (format_version {version}, this one reads "
-            f"{FORMAT_VERSION}); upgrade panodetr"
+            f"format_version is {version!r}; expected {FORMAT_VERSION}; upgrade panodetr if it is "
+            "newer"
         )
     return check(described, ExportInfo, DESCRIPTION, CheckpointError)

@@ -5,7 +5,7 @@ Letters: B images, H and W their padded size, N masks, h and w a mask's size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -75,19 +75,10 @@ class GraphRuntime:
         Raises:
             ValueError: a graph takes or gives out other arrays than it should.
         """
-        given = BOX_OUTPUTS if masks is None else DETECT_OUTPUTS
-        expected: list[tuple[str, Iterable[str], tuple[str, ...]]] = [
-            ("detect graph takes", detect.inputs, DETECT_INPUTS),
-            ("detect graph gives", detect.outputs, given),
-        ]
+        _check("detect", detect, DETECT_INPUTS, BOX_OUTPUTS if masks is None else DETECT_OUTPUTS)
         if masks is not None:
-            expected.append(("masks graph takes", masks.inputs, MASKS_INPUTS))
-            expected.append(("masks graph gives", masks.outputs, MASKS_OUTPUTS))
-        for what, found, names in expected:
-            if set(found) != set(names):
-                raise ValueError(f"the {what} {', '.join(found)}; expected {', '.join(names)}")
-        self._detect = detect
-        self._masks = masks
+            _check("masks", masks, MASKS_INPUTS, MASKS_OUTPUTS)
+        self._detect, self._masks = detect, masks
 
     def detect(
         self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None
@@ -95,9 +86,16 @@ class GraphRuntime:
         """Run on images (B, H, W, 3) in RGB, resized; padding (B, H, W) is True beside them."""
         if padding is None:
             padding = np.zeros(images.shape[:3], np.bool_)
-        return GraphPrediction(
-            self._detect.run({"images": images, "padding": padding}), self._masks
-        )
+        found = self._detect.run({"images": images, "padding": padding})
+        return GraphPrediction(found, self._masks)
+
+
+def _check(part: str, graph: Graph, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    for verb, found, names in (("takes", graph.inputs, inputs), ("gives", graph.outputs, outputs)):
+        if set(found) != set(names):
+            raise ValueError(
+                f"the {part} graph {verb} {', '.join(found)}; expected {', '.join(names)}"
+            )
 
 
 class GraphPrediction:
@@ -106,8 +104,7 @@ class GraphPrediction:
     def __init__(self, outputs: Arrays, masks: Graph | None) -> None:
         self.logits: NDArray[np.float32] = outputs["logits"].astype(np.float32, copy=False)
         self.boxes: NDArray[np.float32] = outputs["boxes"].astype(np.float32, copy=False)
-        self._outputs = outputs
-        self._masks = masks
+        self._outputs, self._masks = outputs, masks
 
     def masks(self, queries: Sequence[NDArray[np.intp]]) -> list[Masks]:
         """Compute the masks of some queries (N,) of each image.

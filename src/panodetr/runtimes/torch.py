@@ -6,31 +6,26 @@ Letters: B images, H and W their padded size, Q queries, N masks, h and w a mask
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import ContextDecorator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, cast
+from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_weights
 
 from panodetr.errors import UsageError
-from panodetr.model.backbone import FrozenBatchNorm
+from panodetr.images.preprocess import Preprocessing
+from panodetr.model.backbone import FrozenBatchNorm, ResNet
+from panodetr.model.detr import Detections, Detr, Encoded
 from panodetr.results.masks import Masks, NumpyMasks, Pick, Size, pick_like_pillow, pick_like_torch
+from panodetr.runtimes.base import Precision
 from panodetr.runtimes.cpu_masks import CpuMasks
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from panodetr.images.preprocess import Preprocessing
-    from panodetr.model.backbone import ResNet
-    from panodetr.model.detr import Detections, Detr, Encoded
-    from panodetr.runtimes.base import Precision
 
 MASKS_AT_ONCE = 64
 """Masks are independent of each other; this many at a time bound a GPU's memory."""
@@ -53,19 +48,19 @@ class FullFloat32(ContextDecorator):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._blocks = 0
-        self._before: tuple[object, object] = ("", "")
-        self._conv: Any = getattr(torch.backends.cudnn, "conv", None)
-        self._matmul: Any = torch.backends.cuda.matmul
+        self._before: list[object] = []
+        conv: object = getattr(torch.backends.cudnn, "conv", None)
         self._name, self._off = "fp32_precision", "ieee"
-        if self._conv is None:  # before PyTorch 2.9
-            self._conv, self._name, self._off = torch.backends.cudnn, "allow_tf32", False
+        if conv is None:  # before PyTorch 2.9
+            conv, self._name, self._off = torch.backends.cudnn, "allow_tf32", False
+        self._owners = conv, torch.backends.cuda.matmul
 
     def __enter__(self) -> None:
         """Begin a block."""
         with self._lock:
             if not self._blocks:
                 self._before = self.values()
-                self._set((self._off, self._off))
+                self._set([self._off, self._off])
             self._blocks += 1
 
     def __exit__(self, *error: object) -> None:
@@ -75,17 +70,17 @@ class FullFloat32(ContextDecorator):
             if not self._blocks:
                 self._set(self._before)
 
-    def values(self) -> tuple[object, object]:
+    def values(self) -> list[object]:
         """Give the settings of convolutions and of matrix products."""
-        return getattr(self._conv, self._name), getattr(self._matmul, self._name)
+        return [getattr(owner, self._name) for owner in self._owners]
 
     def is_on(self) -> bool:
         """Whether both are computed in full float32."""
-        return self.values() == (self._off, self._off)
+        return self.values() == [self._off, self._off]
 
-    def _set(self, values: tuple[object, object]) -> None:
-        setattr(self._conv, self._name, values[0])
-        setattr(self._matmul, self._name, values[1])
+    def _set(self, values: list[object]) -> None:
+        for owner, value in zip(self._owners, values, strict=True):
+            setattr(owner, self._name, value)
 
 
 full_float32 = FullFloat32()
@@ -166,18 +161,7 @@ def compute_masks(
     On the CPU of one image at a time: its maps are then not copied for each of its queries, which
     takes a third of the time.
 
-    Args:
-        model: with a mask head.
-        encoded: the batch after the encoder.
-        states: (B, Q, D), of the last decoder layer.
-        image: (N,) int64, the image of each mask, in rising order.
-        query: (N,) int64, its query.
-
-    Returns:
-        Mask logits (N, h, w).
-
-    Raises:
-        ValueError: the model has no mask head.
+    Arguments, result and error are those of `Detr.masks`; `image` must rise.
     """
     shared = model.share(encoded)
     attention = model.attend(encoded, states, image, query)  # N, A, h, w
