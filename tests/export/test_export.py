@@ -161,10 +161,11 @@ def test_a_quantised_model_must_answer_every_size_with_as_many_numbers(tiny_fold
     model = panodetr.load(tiny_folder, device="cpu").runtime
     larger = Changed(model, lambda masks: masks * 1.5)
     assert check_outputs(model, larger, masks=True, tolerance=inf)["masks"] == pytest.approx(0.5)
-    for change, message in (
+    cases: list[tuple[Callable[[Array], Array], str]] = [
         (lambda masks: masks * np.float32("nan"), "gives masks that are no numbers at 1x128x160"),
         (lambda masks: masks[..., ::2], r"masks are \(3, 32, 20\), not \(3, 32, 40\)"),
-    ):
+    ]
+    for change, message in cases:
         with pytest.raises(CheckpointError, match=message):
             check_outputs(model, Changed(model, change), masks=True, tolerance=inf)
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from panodetr.model.backbone import Bottleneck, FrozenBatchNorm, ResNet
-from panodetr.model.config import RESNET18, RESNET34, RESNET50, RESNET101, Norm, ResNetConfig
+from panodetr.model.config import RESNET18, RESNET34, RESNET50, RESNET101, NormKind, ResNetConfig
 
 SMALL = ARCHITECTURE.backbone
 DC5 = replace(RESNET50, dilate_last=True)
@@ -46,7 +46,7 @@ def test_dc5_dilates_all_blocks_of_the_last_stage_but_its_first() -> None:
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
-def test_norms_in_training_and_at_rest(norm: Norm) -> None:
+def test_norms_in_training_and_at_rest(norm: NormKind) -> None:
     """Frozen norms are constants, live ones follow the batch, and group norm has no statistics."""
     torch.manual_seed(0)
     network = ResNet(replace(SMALL, norm=norm))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.model.backbone import FrozenBatchNorm
-from panodetr.model.config import Norm, ResNetConfig
+from panodetr.model.config import NormKind, ResNetConfig
 from panodetr.model.detr import Detr
 from panodetr.runtimes.torch import fold_norms
 
@@ -73,7 +73,7 @@ def assert_same(model: Detr, other: Detr, pixels: Tensor, padding: Tensor | None
 )
 @pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
 def test_every_backbone_gives_the_models_answers_and_no_frozen_norm_is_left(
-    tiny_spec: ModelSpec, backbone: ResNetConfig, norm: Norm
+    tiny_spec: ModelSpec, backbone: ResNetConfig, norm: NormKind
 ) -> None:
     model = random_model(tiny_spec, replace(backbone, norm=norm))
     pixels = torch.randn(2, 3, 64, 72, generator=torch.Generator().manual_seed(1))

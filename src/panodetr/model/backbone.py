@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from panodetr.model.config import Norm, ResNetConfig
+    from panodetr.model.config import NormKind, ResNetConfig
 
 
 class FrozenBatchNorm(nn.Module):
@@ -42,7 +42,7 @@ class FrozenBatchNorm(nn.Module):
         return (x * scale[:, None, None]).add_(shift[:, None, None])  # B, C, H, W
 
 
-def make_norm(kind: Norm, channels: int) -> nn.Module:
+def make_norm(kind: NormKind, channels: int) -> nn.Module:
     """The norm of a kind, for (B, channels, H, W)."""
     match kind:
         case "frozen":
@@ -58,7 +58,7 @@ def conv3x3(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> nn
     return nn.Conv2d(inputs, outputs, 3, stride, dilation, dilation, bias=False)
 
 
-def make_shortcut(norm: Norm, inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+def make_shortcut(norm: NormKind, inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
     """The projection beside a block that changes size or width; None where it changes neither."""
     if stride == 1 and inputs == outputs:
         return None
@@ -70,7 +70,7 @@ def make_shortcut(norm: Norm, inputs: int, outputs: int, stride: int) -> nn.Sequ
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut (ResNet-18 and -34)."""
 
-    def __init__(self, inputs: int, width: int, stride: int, dilation: int, norm: Norm) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, dilation: int, norm: NormKind) -> None:
         super().__init__()
         self.conv1 = conv3x3(inputs, width, stride, dilation)
         self.norm1 = make_norm(norm, width)
@@ -91,7 +91,7 @@ class Bottleneck(nn.Module):
     The stride sits on the 3x3.
     """
 
-    def __init__(self, inputs: int, width: int, stride: int, dilation: int, norm: Norm) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, dilation: int, norm: NormKind) -> None:
         super().__init__()
         outputs = 4 * width
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from panodetr.validation import check_fields
 
-Norm = Literal["frozen", "batch", "group"]
+NormKind = Literal["frozen", "batch", "group"]
 
 # Upper bounds are far above every model that anybody trains: more is a mistake or an attack.
 MOST_CLASSES = 100_000
@@ -45,7 +45,7 @@ class ResNetConfig:
     stem_stride: Literal[1, 2] = 2
     stem_pool: bool = True
     dilate_last: bool = False
-    norm: Norm = "frozen"
+    norm: NormKind = "frozen"
 
     def __post_init__(self) -> None:
         """Refuse what the paper's network has no meaning for.

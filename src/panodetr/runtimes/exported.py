@@ -163,12 +163,12 @@ def run_graphs(format: ExportFormat, spec: ModelSpec, files: Mapping[str, bytes]
             raise CheckpointError(f"{part}: {error}") from error
     runtime = GraphRuntime(*graphs)
     *_, queries, scores = graphs[0].outputs["logits"]
-    expected = (shape.num_queries, shape.num_classes + 1)
-    if queries not in (None, expected[0]) or scores not in (None, expected[1]):
-        raise ValueError(
-            f'its graphs have {queries} queries and {scores} classes with "no object"; '
-            f"{DESCRIPTION} says {expected[0]} and {expected[1]}"
-        )
+    for found, expected, what in (
+        (queries, shape.num_queries, "queries"),
+        (scores, shape.num_classes + 1, 'classes with "no object"'),
+    ):
+        if found not in (None, expected):
+            raise ValueError(f"its graphs have {found} {what}; {DESCRIPTION} says {expected}")
     return runtime
 
 
