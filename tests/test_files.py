@@ -61,7 +61,7 @@ def test_text_and_json_keep_line_ends_and_letters(tmp_path: Path) -> None:
 
 def test_an_error_inside_leaves_the_old_file_or_folder_and_nothing_else(tmp_path: Path) -> None:
     path, folder = tmp_path / "file.overlay.png", tmp_path / "model"
-    for contents in ("old", "half"):
+    for contents in ("older", "old", "half"):
         with suppress(RuntimeError), atomic_write(path) as file:
             assert file.suffix == ".png"
             file.write_text(contents)
@@ -69,12 +69,14 @@ def test_an_error_inside_leaves_the_old_file_or_folder_and_nothing_else(tmp_path
                 raise RuntimeError
         with suppress(RuntimeError), atomic_folder(folder) as temporary:
             (temporary / "config.json").write_text(contents)
+            (temporary / f"{contents} of the folder").mkdir()
             assert is_leftover(file)
             assert is_leftover(temporary)
             if contents == "half":
                 raise RuntimeError
     assert path.read_text() == (folder / "config.json").read_text() == "old"
     assert names(tmp_path) == ["file.overlay.png", "model"]
+    assert names(folder) == ["config.json", "old of the folder"]  # replaced with all in it
     assert not is_leftover(path)
     assert not is_leftover(tmp_path / ".writing-notes.txt")
 
@@ -156,14 +158,3 @@ def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(PanodetrError, match=r"cannot write .*: Permission denied"):
         write_text(tmp_path / "a.txt", "x")
-
-
-def test_a_folder_is_replaced_with_everything_in_it(tmp_path: Path) -> None:
-    path = tmp_path / "model"
-    with atomic_folder(path) as temporary:
-        (temporary / "stale.txt").write_text("old")
-        (temporary / "sub").mkdir()
-    with atomic_folder(path) as temporary:
-        (temporary / "config.json").write_text("new")
-    assert names(path) == ["config.json"]
-    assert names(tmp_path) == ["model"]

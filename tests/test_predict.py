@@ -149,24 +149,23 @@ def test_results_have_the_images_own_size(predictor: Predictor, size: tuple[int,
         assert predictor.categories == result.categories
 
 
-def test_images_are_resized_and_results_are_not(tiny_spec: ModelSpec) -> None:
-    spec = replace(tiny_spec, preprocessing=Preprocessing(short_side=64, long_side=96))
-    predictor = predictor_of(spec, random_model(spec))
-    seen = watch(predictor)
-    result = predictor.segment(noise(30, 40))
-    assert seen == [(1, 3, 64, 85)]
-    assert result.segment_ids.shape == (30, 40)
-
-
-def test_large_images_are_seen_in_tiles(tiny_spec: ModelSpec) -> None:
+def test_images_are_resized_or_seen_in_tiles_and_results_are_as_they_were(
+    tiny_spec: ModelSpec,
+) -> None:
     predictor = predictor_of(tiny_spec, random_model(tiny_spec))
     seen = watch(predictor)
+    small = predictor.with_rule(Preprocessing(short_side=64, long_side=96))
+    assert small.segment(noise(30, 40)).segment_ids.shape == (30, 40)
     predictor.segment(noise(100, 64))
-    assert seen == [(2, 3, 64, 64)]
+    assert seen == [(1, 3, 64, 85), (2, 3, 64, 64)]
     # Tiles and whole images of one size share a batch.
     seen.clear()
     predictor.segment([noise(100, 64), noise(30, 40), noise(64, 64)])
     assert sorted(seen) == [(1, 3, 30, 40), (3, 3, 64, 64)]
+    # An image of one tile is as if there were no tiles.
+    image, rule = noise(64, 50), replace(tiny_spec.preprocessing, tile=None, tile_overlap=0)
+    whole = predictor.with_rule(rule).segment(image, threshold=0)
+    assert_same(predictor.segment(image, threshold=0), whole)
 
 
 def test_features_are_let_go_of_before_segments_are_merged(
@@ -189,15 +188,6 @@ def test_features_are_let_go_of_before_segments_are_merged(
     monkeypatch.setattr(predict, "merge_masks", merged)
     predictor.segment([noise(64, 64), noise(64, 64)])
     assert alive == [False, False]
-
-
-def test_a_image_of_one_tile_is_as_if_there_were_no_tiles(
-    predictor: Predictor, tiny_spec: ModelSpec
-) -> None:
-    rule = replace(tiny_spec.preprocessing, tile=None, tile_overlap=0)
-    whole = Predictor(replace(tiny_spec, preprocessing=rule), predictor.runtime)
-    image = noise(64, 50)
-    assert_same(predictor.segment(image, threshold=0), whole.segment(image, threshold=0))
 
 
 def test_the_threshold_is_the_models_own_unless_given(tiny_spec: ModelSpec) -> None:
@@ -263,7 +253,9 @@ def whole(tiny_spec: ModelSpec) -> Predictor:
     return fresh(replace(tiny_spec, preprocessing=WHOLE))
 
 
-def test_detections_are_things_above_the_threshold_the_best_first(whole: Predictor) -> None:
+def test_detections_are_things_above_the_threshold_the_best_first_with_masks_if_asked(
+    whole: Predictor,
+) -> None:
     everything = whole.detect(fine(60, 90), threshold=0)
     scores = [found.score for found in everything.detections]
     assert scores == sorted(scores, reverse=True)
@@ -271,6 +263,12 @@ def test_detections_are_things_above_the_threshold_the_best_first(whole: Predict
     assert len(set(scores)) > 1
     fewer = whole.detect(fine(60, 90), threshold=scores[-1])
     assert [found.score for found in fewer.detections] == [s for s in scores if s > scores[-1]]
+    with_masks = whole.detect(fine(60, 90), threshold=0, masks=True)
+    for found, bare in zip(with_masks.detections, everything.detections, strict=True):
+        assert found.mask is not None
+        assert (found.mask.shape, found.mask.dtype) == ((60, 90), np.bool_)
+        assert bare.mask is None
+        assert found.box == bare.box
 
 
 def test_candidates_are_the_originals_of_every_query(whole: Predictor) -> None:
@@ -326,17 +324,6 @@ def test_a_class_without_a_category_never_comes_out(tiny_spec: ModelSpec) -> Non
         result = model.segment(image, threshold=0, task=task)
         assert {segment.category_id for segment in result.segments} <= {7, 9}
     assert set(np.unique(model.segment(image, task="semantic").category_ids())) <= {7, 9}
-
-
-def test_masks_are_made_when_asked_for(whole: Predictor) -> None:
-    with_masks = whole.detect(fine(60, 90), threshold=0, masks=True)
-    without = whole.detect(fine(60, 90), threshold=0)
-    for found, bare in zip(with_masks.detections, without.detections, strict=True):
-        assert found.mask is not None
-        assert found.mask.shape == (60, 90)
-        assert found.mask.dtype == np.bool_
-        assert bare.mask is None
-        assert found.box == bare.box
 
 
 def test_tiles_are_put_where_they_belong(tiled: Predictor) -> None:

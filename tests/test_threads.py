@@ -26,11 +26,6 @@ def test_what_the_environment_says(
     assert omp_threads() == number
 
 
-def test_without_a_number_libraries_choose(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert omp_threads() is None
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say")
 def test_without_a_number_pools_take_the_cores_that_the_process_may_use(
     monkeypatch: pytest.MonkeyPatch,
@@ -40,6 +35,7 @@ def test_without_a_number_pools_take_the_cores_that_the_process_may_use(
         return {3, 5}
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert omp_threads() is None
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", allowed)
     assert pool_threads() == 2

@@ -187,6 +187,7 @@ def test_a_configuration_of_another_size_than_its_weights_and_options_without_me
         ({"config.json": "{"}, "is not valid JSON"),
         ({"config.json": '{"model_type": "bert"}'}, "model_type is 'bert'"),
         ({"config.json": "[]"}, "expected object, got array"),
+        ({"config.json": '{"a": ' * 100_000}, r"config\.json: it is nested too deeply"),
         ({"config.json": '{"model_type": "detr"}'}, "holds no weights"),
     ],
 )

@@ -119,20 +119,17 @@ def test_files_that_are_no_weights_are_named(
     assert str(tmp_path / name) in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
+def test_a_file_without_a_state_dict_is_named(tmp_path: Path) -> None:
+    for value, message in (
         ([1, 2], "holds no state dict"),
         ({"model": [STATE]}, "holds no state dict"),
         ({}, "holds no state dict"),
         ({"model": {**STATE, "names": "abc"}}, r"other things than named tensors \('names'\)"),
-        ({3: torch.ones(1)}, "other things than named tensors"),
-    ],
-)
-def test_a_file_without_a_state_dict_is_named(tmp_path: Path, value: object, message: str) -> None:
-    torch.save(value, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=message):
-        open_weights(tmp_path / "a.pth")
+        ({3: torch.ones(1)}, r"other things than named tensors \(3\)"),
+    ):
+        torch.save(value, tmp_path / "a.pth")
+        with pytest.raises(CheckpointError, match=message):
+            open_weights(tmp_path / "a.pth")
 
 
 def test_weights_in_several_files_are_read_and_a_missing_one_is_named(tmp_path: Path) -> None:
@@ -150,8 +147,6 @@ def test_weights_in_several_files_are_read_and_a_missing_one_is_named(tmp_path: 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is not valid JSON"),
-        ("[]", "expected object, got array"),
         ('{"weight_map": {"a": 3}}', r"weight_map\[\.\.\.\]: expected str, got int"),
         ('{"weight_map": {}}', "names the files none"),
         ('{"weight_map": {"a": "../b.safetensors"}}', "expected weights beside it"),

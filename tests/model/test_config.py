@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
-from panodetr.model.config import DetrConfig, ResNetConfig, detr_resnet50
+from panodetr.model.config import DetrConfig, ResNetConfig
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,3 @@ def test_shapes_that_cannot_be_are_refused(change: dict[str, Any], message: str)
     given: dict[str, Any] = change if make is ResNetConfig else {"num_classes": 3, **change}
     with pytest.raises(ValueError, match=message):
         make(**given)
-
-
-def test_no_encoder_and_no_dropout_are_allowed() -> None:
-    config = replace(detr_resnet50(), encoder_layers=0, dropout=0.0)
-    assert (config.encoder_layers, config.dropout) == (0, 0.0)

@@ -183,8 +183,8 @@ def test_a_single_value_is_normalised_alone_as_beside_others() -> None:
     assert torch.equal(norm(wide), nn.GroupNorm(8, 8)(wide))
 
 
-def test_a_detector_has_no_masks() -> None:
-    model = tiny(masks=False)
+def test_a_detector_has_no_masks_and_needs_no_encoder() -> None:
+    model = tiny(masks=False, encoder_layers=0)
     found = model.detect(*batch((64, 64)))
     nothing = torch.zeros(0, dtype=torch.int64)
     with pytest.raises(ValueError, match="no mask head; build it with masks=True"):

@@ -174,7 +174,7 @@ def _core() -> Any:
     Its plugin for the CPU gives the thread that loads it another stack for signals, and hands the
     old one back when it is let go of. Of two, let go of in the order in which they came, the second
     hands back the first one's, which is gone by then: the next Ctrl-C would crash the process.
-    `tests/runtimes/test_signals.py` shows it.
+    `tests/runtimes/test_process.py` shows it.
     """
     core = import_extra("openvino").Core()
     core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin

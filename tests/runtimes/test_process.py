@@ -1,7 +1,10 @@
-"""OpenVINO and ONNX Runtime take as many threads as PyTorch is told to."""
+"""What libraries do to the process: threads they take, and what they leave of its signals."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import onnxruntime
@@ -9,6 +12,29 @@ import openvino
 import pytest
 
 import panodetr
+
+SCRIPT = """
+import faulthandler, gc, signal, sys
+import panodetr
+
+faulthandler.enable()  # as pytest does
+first, second = (panodetr.load(sys.argv[1], runtime=sys.argv[2]) for _ in range(2))
+del first
+gc.collect()
+del second
+gc.collect()
+heard = []
+signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+signal.raise_signal(signal.SIGINT)
+print(heard)
+"""
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_a_signal_is_heard_after_models_are_gone(tiny_folder: Path, runtime: str) -> None:
+    order = [sys.executable, "-c", SCRIPT, str(tiny_folder), runtime]
+    done = subprocess.run(order, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[1]\n"), done.stderr
 
 
 @pytest.mark.parametrize(
