@@ -53,18 +53,14 @@ def open_weights(place: Path) -> Weights:
         CheckpointError: the file is missing, truncated, damaged, of another format, or holds
             anything that could run code.
     """
-    file = find_weights(place) if place.is_dir() else place
-    if file is None:
+    places = [place / name for name in WEIGHTS_FILES] if place.is_dir() else [place]
+    file = next((file for file in places if file.is_file()), place)
+    if file.is_dir():
         raise CheckpointError(f"{place} holds no weights; expected {WEIGHTS_FILES[0]} in it")
     if file.suffix == ".json":
         return _open_index(file)
     _refuse_placeholder(file)
     return _open_safetensors(file) if file.suffix == ".safetensors" else _open_pickled(file)
-
-
-def find_weights(folder: Path) -> Path | None:
-    """Find the weights in a folder, by the names that transformers and this package give them."""
-    return next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), None)
 
 
 def _open_safetensors(file: Path) -> Weights:
