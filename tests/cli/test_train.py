@@ -81,9 +81,6 @@ TUNE = ("finetune", *NEW[1:], "--set", "start=nuclei")
     [
         (("nucleii", "--data", "."), 2, "there is no recipe 'nucleii'"),
         (("nuclei",), 2, "expected RECIPE and --data FOLDER, or --resume"),
-        (("--resume", "--split", "train"), 2, "--split is for a new run"),
-        (("--resume", "--format", "yolo"), 2, "--format is for a new run"),
-        (("--resume", "--val-split", "0.2"), 2, "--val-split is for a new run"),
         (("--resume", "--map", "a=b"), 2, "--map is for a new run"),
         (("nuclei", "--data", ".", "--map", "a"), 2, "--map a: expected DATA=MODEL"),
         (("nuclei", "--data", ".", "--val-split", "1"), 2, "--val-split"),

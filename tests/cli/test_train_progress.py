@@ -9,7 +9,7 @@ from panodetr.cli import train_progress
 from panodetr.cli.train_progress import TrainProgress, duration
 from panodetr.model.config import detr_small
 from panodetr.model.detr import Detr
-from panodetr.training.log import BadStep, Progress
+from panodetr.training.log import Progress
 from panodetr.training.validate import Validation
 
 VALIDATION = Validation(
@@ -43,7 +43,7 @@ def watch(progress: TrainProgress, clock: SimpleNamespace, seen: Callable[[], No
                 seen()
                 clock.now += 60
                 progress.validated(VALIDATION, Detr(detr_small(1)))
-        progress.bad_step(BadStep(step=30, image_ids=[4, 5], losses={}, gradient_norm=float("nan")))
+        progress.bad_step(30, [4, 5], {})
         progress.progress(
             Progress(
                 step=30, losses={"total": 2.0}, learning_rate=1e-4, gradient_norm=1.0,

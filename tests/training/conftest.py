@@ -24,7 +24,7 @@ from panodetr.data.dataset import Dataset, open_data
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.detr import Detr
 from panodetr.training.config import TrainConfig
-from panodetr.training.log import BadStep, Observer, Progress
+from panodetr.training.log import Observer, Progress
 from panodetr.training.validate import Validation
 
 SIDE = 64
@@ -36,7 +36,7 @@ class Recording(Observer):
 
     notes: list[str] = field(default_factory=list)
     lines: list[Progress] = field(default_factory=list)
-    bad: list[BadStep] = field(default_factory=list)
+    bad: list[Sequence[int]] = field(default_factory=list)
     validations: list[Validation] = field(default_factory=list)
 
     @property
@@ -50,8 +50,8 @@ class Recording(Observer):
     def progress(self, line: Progress) -> None:
         self.lines.append(line)
 
-    def bad_step(self, bad: BadStep) -> None:
-        self.bad.append(bad)
+    def bad_step(self, step: int, image_ids: Sequence[int], figures: dict[str, float]) -> None:
+        self.bad.append(image_ids)
 
     def validated(self, validation: Validation, model: Detr) -> None:
         self.validations.append(validation)

@@ -83,14 +83,14 @@ def test_a_run_learns_from_the_others_and_keeps_its_share(discs: Dataset, tmp_pa
     assert prepared.notes == ()  # no image is learned from and validated with
     write_request(tmp_path / "config.json", prepared)
     kept, _ = read_request(tmp_path / "config.json")
-    without = prepare(resumed(kept, None, (), "none"))
+    without = prepare(resumed(kept, Request(val="none")))
     assert (len(without.data.samples), without.truth) == (3, None)
-    again = prepare(resumed(without.request, None, (), "held-out"))
+    again = prepare(resumed(without.request, Request(val="held-out")))
     assert again.truth == prepared.truth
     with pytest.raises(UsageError, match="begun with val 'held-out', not 'train'"):
-        resumed(kept, None, (), "train")
+        resumed(kept, Request(val="train"))
     with pytest.raises(UsageError, match=r"begun with val_split 0\.25, not 0\.5"):
-        resumed(kept, request(discs.folder, 0.5), ())
+        resumed(kept, request(discs.folder, 0.5))
     epochs = [change for change in SMALL if not change.startswith("steps")]
     start = ("start=nuclei", "epochs=10", *epochs)
     assert prepare(request(discs.folder, recipe="finetune", changes=start)).config.steps == 15

@@ -59,8 +59,8 @@ def boxes(discs: Dataset) -> Path:
 
 def test_a_resumed_run_takes_more_changes_and_nothing_else(discs: Dataset) -> None:
     kept = replace(request(discs, "steps=4"), data=discs.folder.resolve(), split="train")
-    assert resumed(kept, None, ()) == kept
-    assert resumed(kept, request(discs), ["steps=8"]).changes == ("steps=4", "steps=8")
+    assert resumed(kept, Request()) == kept
+    assert resumed(kept, request(discs, "steps=8")).changes == ("steps=4", "steps=8")
     for other in (
         replace(kept, recipe="finetune"),
         replace(kept, split="val"),
@@ -68,22 +68,22 @@ def test_a_resumed_run_takes_more_changes_and_nothing_else(discs: Dataset) -> No
         replace(kept, data=discs.folder.parent),
     ):
         with pytest.raises(UsageError, match="begun with"):
-            resumed(kept, other, ())
+            resumed(kept, other)
 
 
 def test_scores_are_of_one_split_also_after_steps_without_validation(discs: Dataset) -> None:
     write_discs(discs.folder, 1, split="val2017")
     write_discs(discs.folder, 1, split="test")
     without = prepare(request(discs, *SMALL, val="none")).request
-    assert resumed(without, None, (), "test").val == "test"  # none was begun with: any may come
+    assert resumed(without, Request(val="test")).val == "test"  # none was begun with: any may come
     kept = prepare(request(discs, *SMALL)).request
     assert kept.scored == "val2017"
-    kept = prepare(resumed(kept, None, (), "none")).request
+    kept = prepare(resumed(kept, Request(val="none"))).request
     assert (kept.val, kept.scored) == ("none", "val2017")
     for val in ("val", "val2017"):  # the split that was found may be named
-        assert resumed(kept, None, (), val).val == "val2017"
+        assert resumed(kept, Request(val=val)).val == "val2017"
     with pytest.raises(UsageError, match="begun with val 'val2017', not 'test'"):
-        resumed(kept, None, (), "test")
+        resumed(kept, Request(val="test"))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"recipe": "nuclei"}', None])
@@ -210,7 +210,7 @@ def test_of_cocos_two_truths_the_one_that_is_asked_for_is_learned(
     write_request(tmp_path / "config.json", prepared)
     kept, _ = read_request(tmp_path / "config.json")
     assert kept.format == "coco-instances"
-    assert prepare(resumed(kept, None, ())).data.format == "coco-instances"
+    assert prepare(resumed(kept, Request())).data.format == "coco-instances"
 
 
 def test_a_run_without_validation_says_so(discs: Dataset) -> None:
@@ -422,4 +422,4 @@ def test_a_data_set_whose_parts_are_elsewhere_is_named_by_options(
     kept, _ = read_request(tmp_path / "config.json")
     assert (kept.annotations, kept.images) == (moved.resolve(), elsewhere.resolve())
     with pytest.raises(UsageError, match="was begun with --annotations"):
-        resumed(kept, replace(asked, annotations=tmp_path / "other.json"), ())
+        resumed(kept, Request(annotations=tmp_path / "other.json"))

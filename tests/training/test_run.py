@@ -39,7 +39,8 @@ def request_of(discs: Dataset) -> Request:
 
 def go_on(out: Path, *changes: str, val: str | None = None) -> tuple[Outcome, Recording]:
     told = Recording()
-    outcome = train(None, out, resume=True, changes=changes, val=val, device="cpu", observer=told)
+    asked = Request(changes=changes, val=val)
+    outcome = train(asked, out, resume=True, device="cpu", observer=told)
     assert outcome is not None
     return outcome, told
 
@@ -72,7 +73,7 @@ def test_validation_can_be_left_out_and_taken_up_again(request_of: Request, tmp_
     assert outcome.steps == 3
     assert told.steps == []
     with pytest.raises(UsageError, match="begun with recipe"):
-        train(replace(request_of, recipe="finetune"), out, resume=True, device="cpu")
+        train(replace(request_of, recipe="finetune", val=None), out, resume=True, device="cpu")
     with pytest.raises(UsageError, match="begun with val 'train', not 'other'"):
         go_on(out, val="other")
     outcome, told = go_on(out, val="train")
@@ -101,11 +102,13 @@ def test_a_new_run_takes_the_next_number_where_one_is_there(
     assert go_on(out, "steps=2")[0].model == out / "model"
 
 
-def test_the_images_that_are_held_out_are_listed(request_of: Request, tmp_path: Path) -> None:
+def test_the_images_that_are_held_out_are_listed(
+    request_of: Request, discs: Dataset, tmp_path: Path
+) -> None:
     asked = replace(request_of, val=None, val_split=0.25, changes=(*TINY, "steps=1"))
     train(asked, tmp_path / "run", device="cpu")
     (line,) = (tmp_path / "run" / "held_out.txt").read_text().splitlines()
-    assert (request_of.data / line).is_file()
+    assert (discs.folder / line).is_file()
     assert (tmp_path / "run" / "best").is_dir()
 
 

@@ -18,7 +18,7 @@ from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.model.detr import Detr
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.log import BadStep, Log, Progress, Recorder, read_log
+from panodetr.training.log import Log, Progress, Recorder, read_log
 from panodetr.training.pictures import draw_batch, draw_validation
 from panodetr.training.step import read_steps
 from panodetr.training.validate import Validation, choose_tasks, make_predictor, validate
@@ -130,9 +130,9 @@ def test_data_without_things_is_measured_by_all_it_has(
 
 def test_batches_are_drawn_with_objects_and_padding(tiny_run: TrainConfig, discs: Dataset) -> None:
     (batch,) = next(read_steps(tiny_run, discs))
-    picture = draw_batch(batch, tiny_run.spec)
+    picture = np.asarray(draw_batch(batch, tiny_run.spec))
     bare = replace(batch, targets=replace(batch.targets, index_map=None))
-    boxes = draw_batch(bare, tiny_run.spec)
+    boxes = np.asarray(draw_batch(bare, tiny_run.spec))
     assert picture.dtype == np.uint8
     assert picture.shape == boxes.shape
     assert (picture != boxes).any()
@@ -140,9 +140,8 @@ def test_batches_are_drawn_with_objects_and_padding(tiny_run: TrainConfig, discs
     assert np.ptp(picture.astype(int), axis=-1).max() > 80
     padding = torch.zeros(batch.pixels.shape[0], *batch.pixels.shape[2:], dtype=torch.bool)
     padding[0, :, -8:] = True  # lighter than a dark image
-    assert (
-        draw_batch(replace(bare, padding=padding), tiny_run.spec)[-20, 4 * 48 - 16] == 110
-    ).all()
+    padded = np.asarray(draw_batch(replace(bare, padding=padding), tiny_run.spec))
+    assert (padded[-20, 4 * 48 - 16] == 110).all()
 
 
 def test_predictions_are_drawn_beside_the_truth_whatever_that_is_written_in(
@@ -154,7 +153,7 @@ def test_predictions_are_drawn_beside_the_truth_whatever_that_is_written_in(
         model = Detr(config.spec.architecture)
         predictor = make_predictor(model, config.spec, torch.device("cpu"))
         for one in (truth, as_objects(truth)):
-            sheet = draw_validation(predictor, one)
+            sheet = np.asarray(draw_validation(predictor, one))
             height, width = sheet.shape[:2]
             assert height > width
             color = np.ptp(sheet[:, width // 2 + 4 :].astype(int), axis=-1)
@@ -185,9 +184,7 @@ def test_the_folder_keeps_what_is_told(
         )
     )  # fmt: skip
     nan = float("nan")
-    recorder.bad_step(
-        BadStep(step=2, image_ids=batch.image_ids, losses={"total": nan}, gradient_norm=nan)
-    )
+    recorder.bad_step(2, batch.image_ids, {"total": nan, "gradient_norm": nan})
     recorder.validated(
         Validation(step=2, score=0.5, measure="thing PQ", metrics={"pq_things": 0.5}), model
     )

@@ -89,32 +89,24 @@ def train(
         raise UsageError("--name is for the default folder; give --out or --name")
     if class_map and resume:
         raise UsageError("--map is for a new run; one that is resumed keeps its own")
-    request = None
-    if recipe is None and data is None and resume:
-        new = {"split": split, "format": format, "val-split": val_split, "class": class_name}
-        new |= vars(source)
-        for option, given in new.items():
-            if given is not None:
-                raise UsageError(f"--{option} is for a new run; one that is resumed keeps its own")
-    elif recipe is None or data is None:
+    if dry_run and resume:
+        raise UsageError("--dry-run rehearses a new run; name its RECIPE and --data")
+    if not resume and (recipe is None or data is None):
         raise UsageError("expected RECIPE and --data FOLDER, or --resume without both")
-    else:
-        from panodetr.training.prepare import Request
+    from panodetr.training.prepare import Request
 
-        request = Request(
-            recipe=recipe,
-            data=data,
-            **vars(source),
-            format=format,
-            split=split,
-            val=None if resume else val,
-            val_split=val_split,
-            class_name=class_name,
-            changes=() if resume else (*(changes or ()), *_class_map(class_map or [])),
-        )
+    request = Request(
+        recipe=recipe,
+        data=data,
+        **vars(source),
+        format=format,
+        split=split,
+        val=val,
+        val_split=val_split,
+        class_name=class_name,
+        changes=(*(changes or ()), *_class_map(class_map or [])),
+    )
     if dry_run:
-        if request is None or resume:
-            raise UsageError("--dry-run rehearses a new run; name its RECIPE and --data")
         return _rehearse(request, device, as_json=json)
     from panodetr.cli.train_progress import TrainProgress
     from panodetr.training.folder import newest_run
@@ -124,15 +116,9 @@ def train(
     folder = out or (newest_run(RUNS, name) if resume else RUNS / str(name))
     with TrainProgress() as progress:
         try:
+            numbered = out is None
             outcome = run(
-                request,
-                folder,
-                numbered=out is None,
-                resume=resume,
-                changes=(changes or ()) if resume else (),
-                val=val if resume else None,
-                device=device,
-                observer=progress,
+                request, folder, numbered=numbered, resume=resume, device=device, observer=progress
             )
         except Interrupted as stopped:  # the observer has said so
             return 128 + stopped.signal  # as shells have it

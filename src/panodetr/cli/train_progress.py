@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from panodetr.cli.output import duration, make_bar, print_note
-from panodetr.training.log import Observer
-
-if TYPE_CHECKING:
-    from panodetr.model.detr import Detr
-    from panodetr.training.log import BadStep
-    from panodetr.training.log import Progress as Line
-    from panodetr.training.validate import Validation
+from panodetr.model.detr import Detr
+from panodetr.training.log import Observer, Progress
+from panodetr.training.validate import Validation
 
 
 class TrainProgress(Observer):
@@ -58,7 +54,7 @@ class TrainProgress(Observer):
             rate = f"{done * self._images / seconds:.1f} images/s  {self._left(step)}"
             self.bar.update(self._task, description="learning", completed=step, rate=rate)
 
-    def progress(self, line: Line) -> None:
+    def progress(self, line: Progress) -> None:
         """Print losses, learning rate, speed and the time that is left."""
         losses = " ".join(f"{name} {value:.3f}" for name, value in line.losses.items())
         self._print(
@@ -66,11 +62,11 @@ class TrainProgress(Observer):
             f"{line.images_per_second:.1f} images/s  {self._left(line.step)}"
         )
 
-    def bad_step(self, bad: BadStep) -> None:
+    def bad_step(self, step: int, image_ids: Sequence[int], figures: dict[str, float]) -> None:
         """Print which it was."""
-        images = ", ".join(map(str, bad.image_ids[:8])) + ("…" if len(bad.image_ids) > 8 else "")
+        images = ", ".join(map(str, image_ids[:8])) + ("…" if len(image_ids) > 8 else "")
         self._print(
-            f"step {bad.step} is skipped: a loss or gradient is not finite; its images: {images}"
+            f"step {step} is skipped: a loss or gradient is not finite; its images: {images}"
         )
 
     def validating(self, done: int, images: int) -> None:

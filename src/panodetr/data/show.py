@@ -1,27 +1,29 @@
-"""A contact sheet of a data set: images with their ground truth drawn over them."""
+"""Ground truth drawn over images, and sheets of them with captions."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from panodetr.data.dataset import read_objects
+from panodetr.data.dataset import Dataset, read_objects
 from panodetr.data.samples import read_sample
+from panodetr.data.targets import number_pixels
 from panodetr.errors import DataError, ImageError
 from panodetr.results.draw import draw_objects, draw_segments
-from panodetr.results.types import Detection, Segment
-
-if TYPE_CHECKING:
-    from panodetr.data.dataset import Dataset
-    from panodetr.data.samples import AnySample
+from panodetr.results.types import Category, Detection, Segment
 
 SIDE = 384
-"""Of a cell of the sheet, in pixels."""
+"""Of a picture on the contact sheet, in pixels."""
 
-_GAP, _CAPTION = 8, 18
+_GAP = 8  # pixels between two pictures
+
+Captioned: TypeAlias = tuple[str, Image.Image]
+"""A caption, and the picture below it."""
 
 
 def draw_sheet(data: Dataset, count: int) -> Image.Image:
@@ -35,58 +37,76 @@ def draw_sheet(data: Dataset, count: int) -> Image.Image:
         DataError: none of these images can be read.
     """
     step = max(1, math.ceil(len(data.samples) / count))
-    drawn: list[tuple[str, Image.Image]] = []
+    drawn: list[Captioned] = []
     for sample in data.samples[::step]:
         try:
-            objects, picture = _draw(data, sample)
+            pixels = read_sample(sample)
+            objects = read_objects(sample, data.index_of, with_masks=data.has_masks)
         except (DataError, ImageError):
             continue
+        classes = [data.categories[index] for index in objects.classes.tolist()]
+        places = None
+        if objects.ids is not None:
+            places = number_pixels(objects.segment_ids, objects.ids)
+        picture = draw_truth(pixels, classes, places, objects.boxes, data.categories)
         picture.thumbnail((SIDE, SIDE))
-        drawn.append((f"{sample.path.name}: {objects}", picture))
+        drawn.append((f"{sample.path.name}: {len(classes)}", picture))
     if not drawn:
         raise DataError(f"{data.folder}: none of the images can be read; see panodetr data check")
     across = math.ceil(math.sqrt(len(drawn)))
-    cell = SIDE + _GAP, SIDE + _CAPTION + _GAP
-    sheet = Image.new("RGB", (across * cell[0], math.ceil(len(drawn) / across) * cell[1]), "white")
-    canvas = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(13)
-    for place, (caption, picture) in enumerate(drawn):
-        x, y = place % across * cell[0], place // across * cell[1]
-        canvas.text(
-            (x + 2, y), caption.encode("ascii", "replace").decode(), font=font, fill="black"
-        )
-        sheet.paste(picture, (x, y + _CAPTION))
-    return sheet
+    return lay_out([drawn[first : first + across] for first in range(0, len(drawn), across)])
 
 
-def _draw(data: Dataset, sample: AnySample) -> tuple[int, Image.Image]:
-    """Draw an image with its objects; give how many there are, too."""
-    pixels = read_sample(sample)
-    objects = read_objects(sample, data.index_of, with_masks=data.has_masks)
-    classes = [data.categories[index] for index in objects.classes.tolist()]
-    if objects.ids is None:
-        assert objects.boxes is not None
+def draw_truth(
+    pixels: NDArray[np.uint8],
+    classes: Sequence[Category],
+    places: NDArray[np.int16] | None,
+    boxes: NDArray[np.float32] | None,
+    categories: Sequence[Category],
+) -> Image.Image:
+    """Draw N objects over an image (H, W, 3).
+
+    Args:
+        pixels: the image.
+        classes: of the objects, (N,).
+        places: (H, W), 1 + the place of each pixel's object, 0 where is none; None draws boxes.
+        boxes: (N, 4) x0, y0, x1, y1 in pixels, where there are no places.
+        categories: all of them, for their colours.
+    """
+    if places is None:
+        assert boxes is not None
         found = [
             Detection(label=c.name, category_id=c.id, score=1.0, box=(x0, y0, x1, y1))
-            for c, (x0, y0, x1, y1) in zip(classes, objects.boxes.tolist(), strict=True)
+            for c, (x0, y0, x1, y1) in zip(classes, boxes.tolist(), strict=True)
         ]
-        return len(found), draw_objects(pixels, found, data.categories, scores=False)
-    ids = np.zeros(sample.size, np.int32)  # with small numbers: drawing keeps a table of them
-    segments: list[Segment] = []
-    for place, (number, c) in enumerate(zip(objects.segment_ids, classes, strict=True), start=1):
-        rows, columns = np.nonzero(objects.ids == number)
-        if rows.size:
-            ids[rows, columns] = place
-            box = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-            segments.append(
-                Segment(
-                    id=place,
-                    label=c.name,
-                    category_id=c.id,
-                    is_thing=c.is_thing,
-                    score=1.0,
-                    box=(float(box[0]), float(box[1]), float(box[2]), float(box[3])),
-                    area=int(rows.size),
-                )
-            )
-    return len(segments), draw_segments(pixels, ids, segments, data.categories, scores=False)
+        return draw_objects(pixels, found, categories, scores=False)
+    areas = np.bincount(places.ravel(), minlength=len(classes) + 1).tolist()
+    segments = [
+        Segment(
+            id=place, label=c.name, category_id=c.id, is_thing=c.is_thing, score=1.0,
+            box=(0, 0, 0, 0), area=areas[place],
+        )
+        for place, c in enumerate(classes, start=1)
+        if areas[place]
+    ]  # fmt: skip
+    return draw_segments(pixels, places.astype(np.int32), segments, categories, scores=False)
+
+
+def lay_out(rows: Sequence[Sequence[Captioned]]) -> Image.Image:
+    """Lay pictures out in rows, on white, each below its caption."""
+    heights = [max(picture.height for _, picture in row) for row in rows]
+    width = max(sum(picture.width + _GAP for _, picture in row) for row in rows) - _GAP
+    font = ImageFont.load_default(max(12, width // 80))
+    line = round(sum(font.getbbox("Åg")[1::2])) + _GAP // 2
+    sheet = Image.new("RGB", (width, sum(heights) + (line + _GAP) * len(rows) - _GAP), "white")
+    canvas = ImageDraw.Draw(sheet)
+    y = 0
+    for row, tall in zip(rows, heights, strict=True):
+        x = 0
+        for caption, picture in row:
+            text = caption.encode("ascii", "replace").decode()
+            canvas.text((x + 2, y), text, font=font, fill="black")
+            sheet.paste(picture, (x, y + line))
+            x += picture.width + _GAP
+        y += line + tall + _GAP
+    return sheet

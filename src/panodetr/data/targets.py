@@ -79,6 +79,15 @@ def view_target(objects: Objects, view: View) -> Target:
     )
 
 
+def number_pixels(segment_ids: NDArray[np.int32], ids: NDArray[np.int32]) -> NDArray[np.int16]:
+    """Give (h, w), 1 + the place of each pixel's object among the segments; 0 where is none."""
+    if segment_ids.size == 0:
+        return np.zeros(ids.shape, dtype=np.int16)
+    place = np.searchsorted(segment_ids, ids).clip(max=segment_ids.size - 1)
+    found = segment_ids[place] == ids
+    return np.where(found, place + 1, 0).astype(np.int16)
+
+
 def segment_classes(
     segments: Sequence[GroundTruthSegment], index_of: dict[int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

@@ -12,6 +12,7 @@ from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
+from PIL import Image
 
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.dataset import Dataset
@@ -21,7 +22,7 @@ from panodetr.files import append_text, atomic_write, write_json, write_text
 from panodetr.model.detr import Detr
 from panodetr.objective.targets import Batch
 from panodetr.training.folder import RunFolder
-from panodetr.training.pictures import draw_batch, draw_validation, save_picture
+from panodetr.training.pictures import draw_batch, draw_validation
 from panodetr.training.validate import Validation, make_predictor, scalars
 
 
@@ -32,7 +33,7 @@ class Progress:
     Attributes:
         step: steps done.
         losses: unweighted, of the last decoder layer; "total" is what is minimised.
-        learning_rate: of everything but the backbone.
+        learning_rate: of all but the backbone.
         gradient_norm: before it is clipped.
         images_per_second: speed, of all processes together.
     """
@@ -42,23 +43,6 @@ class Progress:
     learning_rate: float
     gradient_norm: float
     images_per_second: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class BadStep:
-    """A step that was skipped, because a loss or the gradients' norm was not finite.
-
-    Attributes:
-        step: its number, counted from 1.
-        image_ids: the data set's own ids of its images.
-        losses: as in `Progress`.
-        gradient_norm: as in `Progress`.
-    """
-
-    step: int
-    image_ids: Sequence[int]
-    losses: dict[str, float]
-    gradient_norm: float
 
 
 class Observer:
@@ -86,8 +70,14 @@ class Observer:
     def progress(self, line: Progress) -> None:
         """Hear a line of the log."""
 
-    def bad_step(self, bad: BadStep) -> None:
-        """Hear that a step was skipped."""
+    def bad_step(self, step: int, image_ids: Sequence[int], figures: dict[str, float]) -> None:
+        """Hear that a step was skipped: a loss or the gradients' norm was not finite.
+
+        Args:
+            step: its number, counted from 1.
+            image_ids: the data set's own ids of its images.
+            figures: losses and gradient norm, as in `Progress`.
+        """
 
     def validating(self, done: int, images: int) -> None:
         """Hear how many of this process's images are predicted."""
@@ -328,8 +318,7 @@ class Recorder(Observer):
     def batch(self, step: int, batch: Batch) -> None:
         """Draw the first ones."""
         if step <= DRAWN_BATCHES:
-            picture = draw_batch(batch, self.spec)
-            save_picture(self.log.folder.pictures / f"batch_{step}.png", picture)
+            self._save(draw_batch(batch, self.spec), f"batch_{step}.png")
 
     def stepped(self, step: int) -> None:
         """Keep the number."""
@@ -341,25 +330,28 @@ class Recorder(Observer):
         self.log.add(**asdict(line))
         self.audience.progress(line)
 
-    def bad_step(self, bad: BadStep) -> None:
+    def bad_step(self, step: int, image_ids: Sequence[int], figures: dict[str, float]) -> None:
         """Write the images down: one of them may be what is wrong."""
-        values = bad.losses | {"gradient_norm": bad.gradient_norm}
-        shown = {n: value if np.isfinite(value) else str(value) for n, value in values.items()}
-        path = self.log.folder.bad_steps / f"{bad.step:08}.json"
+        shown = {n: value if np.isfinite(value) else str(value) for n, value in figures.items()}
+        path = self.log.folder.bad_steps / f"{step:08}.json"
         paths = {sample.image_id: str(sample.path) for sample in self.data.samples}
-        images = [{"image_id": i, "image": paths[i]} for i in bad.image_ids]
-        write_json(path, {"step": bad.step, "losses": shown, "images": images})
-        self.log.add(bad.step, bad_step=str(path.relative_to(self.log.folder.path)))
-        self.audience.bad_step(bad)
+        images = [{"image_id": i, "image": paths[i]} for i in image_ids]
+        write_json(path, {"step": step, "losses": shown, "images": images})
+        self.log.add(step, bad_step=str(path.relative_to(self.log.folder.path)))
+        self.audience.bad_step(step, image_ids, figures)
 
     def validated(self, validation: Validation, model: Detr) -> None:
         """Write the figures, and draw the curves and some of the predictions."""
         assert self.truth is not None
         self.log.add(validation.step, validation=scalars(validation.metrics))
         predictor = make_predictor(model, self.spec, self.device)
-        path = self.log.folder.pictures / f"validation_{validation.step:08}.png"
         left_out = validation.left_out
         images = tuple(image for image in self.truth.images if image.image_id not in left_out)
-        save_picture(path, draw_validation(predictor, replace(self.truth, images=images)))
+        picture = draw_validation(predictor, replace(self.truth, images=images))
+        self._save(picture, f"validation_{validation.step:08}.png")
         self.log.plot()
         self.audience.validated(validation, model)
+
+    def _save(self, picture: Image.Image, name: str) -> None:
+        with atomic_write(self.log.folder.pictures / name) as temporary:
+            picture.save(temporary)

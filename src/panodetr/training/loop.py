@@ -17,7 +17,7 @@ from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.objective.targets import Batch
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.log import BadStep, Observer, Progress
+from panodetr.training.log import Observer, Progress
 from panodetr.training.optimizer import learning_rate_factor, set_learning_rate
 from panodetr.training.processes import StopSignal, gather
 from panodetr.training.state import TrainState, seed_step
@@ -137,13 +137,11 @@ class Trainer:
         state = self.state
         state.bad_steps += 1
         own = [image_id for part in parts for image_id in part.image_ids]
+        figures = {name: float(loss) for name, loss in result.losses.items()}
         self.observer.bad_step(
-            BadStep(
-                step=state.step,
-                image_ids=[image_id for ids in gather(own) for image_id in ids],
-                losses={name: float(loss) for name, loss in result.losses.items()},
-                gradient_norm=float(result.gradient_norm),
-            )
+            state.step,
+            [image_id for ids in gather(own) for image_id in ids],
+            figures | {"gradient_norm": float(result.gradient_norm)},
         )
         if state.bad_steps > self.config.bad_steps:
             raise TrainingError(

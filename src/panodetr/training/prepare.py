@@ -38,10 +38,10 @@ PATHS = ("data", "annotations", "images")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a user asks for; it is kept with the run, so that `--resume` needs no more.
+    """What a user asks for; it is kept with the run, so that `--resume` need not be told again.
 
     Attributes:
-        recipe: a name in `RECIPES`.
+        recipe: a name in `RECIPES`; None only where a run is resumed, and so is `data`.
         data: the data set's folder.
         annotations, images, exif: as `panodetr.data.dataset.Source` has them.
         format: how it is written; None takes the recipe's choice of what is there.
@@ -58,8 +58,8 @@ class Request:
             `val` is `NO_VALIDATION`; None where the run has had none to validate with.
     """
 
-    recipe: str
-    data: Path
+    recipe: str | None = None
+    data: Path | None = None
     annotations: Path | None = None
     images: Path | None = None
     exif: Frame | None = None
@@ -109,21 +109,24 @@ def prepare(request: Request) -> Prepared:
         PanodetrError: a package is missing.
     """
     _check_installed("training", EXTRAS, "pip install 'panodetr[train]'")
-    find_recipe(request.recipe)
+    if request.recipe is None or request.data is None:
+        raise UsageError("expected RECIPE and --data FOLDER, or --resume without both")
+    recipe, folder = request.recipe, request.data
+    find_recipe(recipe)
     request = replace(request, changes=tuple(map(_with_absolute_path, request.changes)))
     wanted = request.format
     with system_errors():
         source = Source(
-            request.data, annotations=request.annotations, images=request.images, exif=request.exif
+            folder, annotations=request.annotations, images=request.images, exif=request.exif
         )
         # COCO's own folder has panoptic and instance truth; its detectors learn the instances.
-        if request.recipe == "coco-detection" and source.find("coco-instances"):
+        if recipe == "coco-detection" and source.find("coco-instances"):
             wanted = wanted or "coco-instances"
     class_name = request.class_name or CLASS_NAME
     data = open_data(source, request.split, format=wanted, class_name=class_name)
     _check_asked(request, source, data)
     if request.start is None:
-        request = replace(request, start=read_start(request.recipe, request.changes))
+        request = replace(request, start=read_start(recipe, request.changes))
 
     def configured(data: Dataset) -> TrainConfig:
         facts = RecipeData(
@@ -132,7 +135,7 @@ def prepare(request: Request) -> Prepared:
             masks=data.has_masks,
             start=request.start,
         )
-        return configure(request.recipe, facts, request.changes)
+        return configure(recipe, facts, request.changes)
 
     config, held, validated = configured(data), None, None
     if request.val_split is not None:
@@ -243,9 +246,10 @@ def read_request(path: Path) -> tuple[Request, dict[str, Any]]:
         )
     try:
         kept = read_json(path, dict[str, Any], TrainingError)
-        for name in PATHS:
-            if kept.get(name) is not None or name == "data":
-                kept[name] = Path(check(kept.get(name), str, f"{path}: {name}", TrainingError))
+        for name in ("recipe", *PATHS):
+            if kept.get(name) is not None or name in ("recipe", "data"):
+                kept[name] = check(kept.get(name), str, f"{path}: {name}", TrainingError)
+        kept |= {name: Path(kept[name]) for name in PATHS if kept.get(name) is not None}
         config = check(kept.get("config"), dict[str, Any], f"{path}: config", TrainingError)
         return check(kept, Request, str(path), TrainingError), config
     except TrainingError as error:
@@ -254,21 +258,16 @@ def read_request(path: Path) -> tuple[Request, dict[str, Any]]:
         ) from error
 
 
-def resumed(
-    kept: Request, asked: Request | None, changes: Sequence[str], val: str | None = None
-) -> Request:
+def resumed(kept: Request, asked: Request) -> Request:
     """Add changes to what a run was begun with, if nothing else is asked for.
 
-    Args:
-        kept: what it was begun with.
-        asked: what is asked for now, if anything.
-        changes: to the configuration.
-        val: what to validate with from now on. A run's best model is the best of one split, so it
-            may only be left out, and that split taken up again.
+    A run's best model is the best of one split, so validation may only be left out, and that split
+    taken up again.
 
     Raises:
         UsageError: another recipe or other data are asked for, or another split to validate with.
     """
+    val = asked.val
     if val not in (None, NO_VALIDATION) and kept.scored is not None:
         short, full = sorted((val, kept.scored), key=len)
         if not re.fullmatch(rf"{re.escape(short)}(20\d\d)?", full):  # COCO's year may be left out
@@ -277,8 +276,8 @@ def resumed(
                 f"--resume, or go on without validation with --val {NO_VALIDATION}"
             )
         val = kept.scored
-    for name in (*PATHS, "recipe", "format", "exif", "split", "val", "val_split", "class_name"):
-        before, given = getattr(kept, name), getattr(asked, name, None)
+    for name in (*PATHS, "recipe", "format", "exif", "split", "val_split", "class_name"):
+        before, given = getattr(kept, name), getattr(asked, name)
         if given not in (None, before) and (name not in PATHS or given.resolve() != before):
             option = f"--{name}" if name in PATHS else name
             was, now = (repr(it) if isinstance(it, str) else it for it in (before, given))
@@ -286,11 +285,11 @@ def resumed(
                 f"the run was begun with {option} {was}, not {now}; leave it out with --resume, or "
                 "choose another --out"
             )
-    other_start = any(split_change(change)[0] == "start" for change in changes)
+    other_start = any(split_change(change)[0] == "start" for change in asked.changes)
     return replace(
         kept,
         val=val or kept.val,
-        changes=(*kept.changes, *changes),
+        changes=(*kept.changes, *asked.changes),
         start=None if other_start else kept.start,
     )
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from panodetr.data.formats import one_line
-from panodetr.errors import Interrupted, UsageError
+from panodetr.errors import Interrupted
 from panodetr.files import write_text
 from panodetr.training.folder import RunFolder, held, hold_next
 from panodetr.training.log import Log, Observer, Recorder
@@ -48,13 +47,11 @@ class Outcome:
 
 
 def train(
-    request: Request | None,
+    request: Request,
     out: Path,
     *,
     numbered: bool = False,
     resume: bool = False,
-    changes: Sequence[str] = (),
-    val: str | None = None,
     device: str = "auto",
     observer: Observer | None = None,
 ) -> Outcome | None:
@@ -63,13 +60,11 @@ def train(
     Started in several processes (`torchrun`, `accelerate launch`), they share every step.
 
     Args:
-        request: what to do; None with `resume` takes what the run was begun with.
+        request: what to do. With `resume`, changes to what the run was begun with; the rest may be
+            left out, and must be the same where it is not.
         out: the run's folder; `panodetr.training.folder` says what it holds.
         numbered: whether a new run takes `out`-2, `out`-3 … where `out` is taken.
         resume: go on with the run in `out`.
-        changes: "field=value", of what a run that is resumed was begun with.
-        val: what a run that is resumed is validated with from now on: "none", or, where it was
-            that, a split.
         device: "auto", "cpu" or "cuda".
         observer: what hears how it goes on.
 
@@ -86,16 +81,15 @@ def train(
         PanodetrError: a package is missing, or the system refused to write.
     """
     folder, audience, before = RunFolder(out), observer or Observer(), None
+    asked = request.changes
     if resume:
         kept, before = read_request(folder.config)
-        request = resumed(kept, request, changes, val)
+        request = resumed(kept, request)
     elif not numbered:
         folder.check_free()
-    if request is None:
-        raise UsageError("there is nothing to train; name a recipe and the data")
     prepared = prepare(request)
     config, data, truth, notes = prepared.config, prepared.data, prepared.truth, [*prepared.notes]
-    if before is not None and not changes and (changed := changed_fields(config, before)):
+    if before is not None and not asked and (changed := changed_fields(config, before)):
         notes.append(
             f"{', '.join(changed)} isn't what the run was begun with: the recipe or the data have "
             "changed since"

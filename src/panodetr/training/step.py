@@ -16,6 +16,7 @@ from panodetr.boxes import xyxy_to_cxcywh
 from panodetr.data.dataset import Dataset
 from panodetr.data.loader import Asked, Example, ExampleReader, read_ahead
 from panodetr.data.sampling import Sampler
+from panodetr.data.targets import number_pixels
 from panodetr.errors import DataError, TrainingError
 from panodetr.images.preprocess import Preprocessing, normalize, pad
 from panodetr.objective.targets import Batch, Targets, Totals, count_totals
@@ -155,15 +156,6 @@ def collate(examples: Sequence[Example], classes: NDArray[np.int64], rule: Prepr
         ),
         image_ids=tuple(example.image_id for example in examples),
     )
-
-
-def number_pixels(segment_ids: NDArray[np.int32], ids: NDArray[np.int32]) -> NDArray[np.int16]:
-    """Give (h, w), 1 + the place of each pixel's object among the segments; 0 where is none."""
-    if segment_ids.size == 0:
-        return np.zeros(ids.shape, dtype=np.int16)
-    place = np.searchsorted(segment_ids, ids).clip(max=segment_ids.size - 1)
-    found = segment_ids[place] == ids
-    return np.where(found, place + 1, 0).astype(np.int16)
 
 
 @contextmanager
