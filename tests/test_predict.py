@@ -24,7 +24,7 @@ from panodetr.errors import CheckpointError, ImageError, UsageError
 from panodetr.images.preprocess import Preprocessing
 from panodetr.loading import predictor_of
 from panodetr.model.detr import Detr
-from panodetr.predict import Predictor, Task
+from panodetr.predict import READ_AHEAD, Predictor, Task
 from panodetr.results.result import PanopticResult
 from panodetr.runtimes.base import Prediction
 from panodetr.runtimes.torch import TorchRuntime
@@ -227,7 +227,7 @@ def test_images_are_read_only_as_they_are_needed(predictor: Predictor) -> None:
 
     results = predictor.segment_each(images(), threshold=1)
     next(results)
-    assert len(taken) == 2  # a batch of a million pixels
+    assert len(taken) <= 2 + READ_AHEAD + 1  # a batch of a million pixels, and what waits
     assert len(list(results)) == 5
 
 

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import itertools
 import os
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,7 +16,7 @@ from panodetr import threads
 from panodetr.images.read import read_image
 from panodetr.images.resize import resize
 from panodetr.results.masks import NumpyMasks
-from panodetr.threads import omp_threads, pool_threads
+from panodetr.threads import ahead, omp_threads, pool_threads
 
 
 @pytest.mark.parametrize(
@@ -58,3 +62,46 @@ def test_pools_have_the_threads_that_are_told(
     resize(image, (800, 800))  # rows, then columns
     NumpyMasks(np.zeros((3, 20, 20), np.float32)).highest((400, 400), (400, 400))
     assert started == asked
+
+
+def test_items_are_made_ahead_in_order_and_no_more_than_asked_for() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            made.append(number)
+            yield number
+
+    found = ahead(items(), 3)
+    assert next(found) == 0
+    until(lambda: len(made) == 1 + 3 + 1)  # given, waiting, in the maker's hand
+    assert list(found) == list(range(1, 100))
+
+
+def test_an_error_comes_in_its_place_and_the_maker_stops_with_its_reader() -> None:
+    closed: list[bool] = []
+
+    def items() -> Iterator[int]:
+        try:
+            yield 1
+            raise ValueError("broken")
+        finally:
+            closed.append(True)
+
+    found = ahead(items(), 2)
+    assert next(found) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(found)
+    before = threading.active_count()
+    endless = ahead(itertools.count(), 2)
+    assert next(endless) == 0
+    endless.close()  # pyright: ignore[reportAttributeAccessIssue]  # it is a generator
+    until(lambda: threading.active_count() <= before)
+    assert closed == [True]
+
+
+def until(holds: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < ends
+        time.sleep(0.01)

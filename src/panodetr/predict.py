@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal, TypeAlias, overload
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.errors import CheckpointError, UsageError
+from panodetr.errors import CheckpointError, ImageError, UsageError
 from panodetr.images.preprocess import Preprocessing
 from panodetr.images.read import ImageSource, is_one_image
 from panodetr.images.views import BATCH_PIXELS, TiledImage, View, read_tiled, view_batches
@@ -29,6 +29,7 @@ from panodetr.results.result import DetectionResult, PanopticResult, name_detect
 from panodetr.results.tiles import Tile, join_candidates, join_tiles
 from panodetr.results.types import Box, Candidates, Category, CoarseMask
 from panodetr.runtimes.base import Prediction, Runtime
+from panodetr.threads import ahead
 
 Task = Literal["panoptic", "instances", "semantic"]
 """What a segmentation tells apart: objects and regions, objects alone, or classes alone."""
@@ -37,6 +38,12 @@ TASKS: tuple[Task, ...] = ("panoptic", "instances", "semantic")
 
 _Kept: TypeAlias = tuple[NDArray[np.float32], Masks, NDArray[np.float32], NDArray[np.intp]]
 """All logits (Q, C + 1) of a view; masks, scores and classes (N,) of the queries to segment."""
+
+Refuse: TypeAlias = Callable[[ImageSource, ImageError], None]
+"""Called with an image that cannot be read, and why."""
+
+READ_AHEAD = 2
+"""Images that are read while the network works on earlier ones."""
 
 DETECTION_THRESHOLD = 0.5
 """Least score of a detected object, unless the caller says otherwise."""
@@ -117,13 +124,25 @@ class Predictor:
         *,
         threshold: float | None = None,
         task: Task = "panoptic",
+        refuse: Refuse | None = None,
     ) -> Iterator[PanopticResult]:
-        """Segment images as `segment` does, in their order, reading only a few ahead."""
+        """Segment images as `segment` does, in their order, reading a few ahead in a thread.
+
+        Args:
+            images: of a list, or of files, folders, patterns, URLs, archives, tables and videos:
+                `panodetr.images.sources.each_image(find_sources(inputs))`.
+            threshold: as `segment`.
+            task: as `segment`.
+            refuse: called for an image that cannot be read, which is then passed over; None raises.
+
+        Raises:
+            PanodetrError: as `segment`.
+        """
         if task not in TASKS:
             raise UsageError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
         if task == "semantic" and threshold is not None:
             raise UsageError("a semantic segmentation has no threshold: every pixel gets a class")
-        for image, tiles, _ in self._run(images, task, threshold):
+        for image, tiles, _ in self._run(images, task, threshold, refuse=refuse):
             yield self._panoptic_result(image, tiles, task)
 
     @overload
@@ -174,9 +193,11 @@ class Predictor:
         *,
         threshold: float = DETECTION_THRESHOLD,
         masks: bool = False,
+        refuse: Refuse | None = None,
     ) -> Iterator[DetectionResult]:
-        """Detect as `detect` does, image by image in their order, reading only a few ahead."""
-        for image, _, tiles in self._run(images, None, least_score=threshold, masks=masks):
+        """Detect as `detect` does, image by image, with images and `refuse` as `segment_each`."""
+        run = self._run(images, None, least_score=threshold, masks=masks, refuse=refuse)
+        for image, _, tiles in run:
             found = join_candidates(tiles, image.size, self.spec.duplicate_iou)
             yield DetectionResult(
                 detections=name_detections(found, self.categories),
@@ -234,6 +255,7 @@ class Predictor:
         *,
         least_score: float | None = None,
         masks: bool = False,
+        refuse: Refuse | None = None,
     ) -> Iterator[tuple[TiledImage, list[Tile], list[tuple[Box, Candidates]]]]:
         """Run the network; give each image with its tiles' segments and candidates.
 
@@ -248,7 +270,7 @@ class Predictor:
             if given is not None and not 0 <= given <= 1:
                 raise UsageError(f"threshold is {given}; expected a score from 0 to 1")
         least = self.spec.threshold if threshold is None else threshold
-        for batch in self._read(images):
+        for batch in self._read(images, refuse):
             tiles: list[list[Tile]] = [[] for _ in batch]
             parts: list[list[tuple[Box, Candidates]]] = [[] for _ in batch]
             for views in view_batches(batch, self.spec.preprocessing):
@@ -262,11 +284,31 @@ class Predictor:
                     tiles[view.image].append((view.box, *self._segment_view(view, own, task)))
             yield from zip(batch, tiles, parts, strict=True)
 
-    def _read(self, images: Iterable[ImageSource]) -> Iterator[list[TiledImage]]:
+    def _read(
+        self, images: Iterable[ImageSource], refuse: Refuse | None
+    ) -> Iterator[list[TiledImage]]:
         """Read images in their order, as many at a time as fit a batch."""
+
+        def read() -> Iterator[TiledImage | tuple[ImageSource, ImageError]]:
+            for image in images:
+                try:
+                    yield read_tiled(image, self.spec.preprocessing)
+                except ImageError as error:
+                    if refuse is None:
+                        raise
+                    yield image, error
+
+        alone = isinstance(images, list) and len(images) == 1  # a thread would gain nothing
         waiting: list[TiledImage] = []
-        for image in images:
-            waiting.append(read_tiled(image, self.spec.preprocessing))
+        for found in read() if alone else ahead(read(), READ_AHEAD):
+            if isinstance(found, tuple):
+                assert refuse is not None  # else it was raised
+                if waiting:
+                    yield waiting
+                    waiting = []
+                refuse(*found)
+                continue
+            waiting.append(found)
             if sum(math.prod(read.size) for read in waiting) >= BATCH_PIXELS:
                 yield waiting
                 waiting = []

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from queue import Empty, Full, Queue
+from threading import Event, Thread
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_LOOK = 0.1
+"""Seconds after which a waiting thread looks whether it is still wanted."""
 
 
 def omp_threads() -> int | None:
@@ -37,3 +46,49 @@ def each_strip(work: Callable[[slice], None], length: int, step: int) -> None:
         return
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, strips))
+
+
+def ahead(items: Iterable[T], most: int) -> Iterator[T]:
+    """Give items in their order, which another thread makes while the caller works on earlier ones.
+
+    Args:
+        items: to make; an error among them is raised in its place.
+        most: how many may wait to be asked for, 1 or more.
+    """
+    ready: Queue[tuple[T | None, BaseException | None]] = Queue(most)
+    end = StopIteration()
+    unwanted = Event()
+
+    def put(item: T | None, error: BaseException | None) -> None:
+        while not unwanted.is_set():
+            try:
+                return ready.put((item, error), timeout=_LOOK)
+            except Full:
+                continue
+
+    def make() -> None:
+        try:
+            for item in items:
+                put(item, None)
+                if unwanted.is_set():
+                    break
+        except BaseException as error:
+            put(None, error)
+        else:
+            put(None, end)
+
+    thread = Thread(target=copy_context().run, args=(make,), daemon=True)
+    thread.start()
+    try:
+        while True:
+            try:
+                item, error = ready.get(timeout=_LOOK)  # so that Ctrl-C is noticed on Windows
+            except Empty:
+                continue
+            if error is end:
+                return
+            if error is not None:
+                raise error
+            yield item  # type: ignore[misc]
+    finally:
+        unwanted.set()

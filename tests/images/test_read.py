@@ -20,7 +20,6 @@ from panodetr.errors import ImageError
 from panodetr.images.read import (
     MAX_PIXELS,
     Page,
-    find_images,
     find_pages,
     is_one_image,
     read_image,
@@ -401,48 +400,3 @@ def test_a_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ImageError, match="Permission denied") as error:
         read_image(path)
     one_line(error, str(path))
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    names = "b.png a.JPG sub/c.tiff .hidden.png .cache/d.png notes.txt e.json"
-    for name in names.split():
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"x")
-    return tmp_path
-
-
-def names(root: Path, paths: list[Path]) -> list[str]:
-    return [path.relative_to(root).as_posix() for path in paths]
-
-
-@pytest.mark.parametrize(
-    ("pattern", "expected"),
-    [
-        ("", ["a.JPG", "b.png", "sub/c.tiff"]),  # the folder itself
-        ("*", ["a.JPG", "b.png", "sub/c.tiff"]),
-        ("notes.txt", ["notes.txt"]),  # named, so taken
-        ("*.png", ["b.png"]),
-        ("**/*.tiff", ["sub/c.tiff"]),
-        ("s?b", ["sub/c.tiff"]),
-    ],
-)
-def test_files_folders_and_patterns(images: Path, pattern: str, expected: list[str]) -> None:
-    assert names(images, find_images([str(images / pattern)])) == expected
-
-
-def test_order_is_kept_and_duplicates_are_removed(images: Path) -> None:
-    found = find_images([images / "sub", str(images / "*.png"), images, images / "sub/../b.png"])
-    assert names(images, found) == ["sub/c.tiff", "b.png", "a.JPG"]
-    path = images / "image[1].png"  # which looks like a pattern
-    path.write_bytes(b"x")
-    assert find_images([path]) == [path]
-
-
-@pytest.mark.parametrize("given", ["none.png", "*.webp", "empty"])
-def test_nothing_found_is_one_line(images: Path, given: str) -> None:
-    (images / "empty").mkdir()
-    with pytest.raises(ImageError) as error:
-        find_images([str(images / given)])
-    one_line(error, str(images / given))

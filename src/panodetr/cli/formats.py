@@ -6,7 +6,7 @@ import io
 import os
 import re
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +16,7 @@ from cyclopts.validators import Number
 from panodetr.files import check_writable, json_bytes, write_bytes, write_json, write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from panodetr.results.result import ImageResult
 
@@ -52,10 +52,20 @@ class FormatOptions:
     pixel_size: Annotated[float | None, Parameter(validator=Number(gt=0))] = None
 
     @property
+    def asked(self) -> list[str]:
+        """The names of the formats that are asked for, as on the command line."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return [n.replace("_", "-") for n, value in given.items() if value and n != "pixel_size"]
+
+    @property
     def any(self) -> bool:
         """Whether anything is asked for."""
-        flags = (self.geojson, self.labels, self.rois, self.csv, self.crops, self.label_studio)
-        return any(flags) or self.coco is not None
+        return bool(self.asked)
+
+    @property
+    def of_all_images(self) -> list[str]:
+        """The names of those that are one file of all images."""
+        return [name for name in self.asked if name in ("coco", "csv", "label-studio")]
 
 
 class FormatWriter:
@@ -113,11 +123,14 @@ class FormatWriter:
         options = self._options
         stem = json_file.with_suffix("")
         image_name = None
-        if result.source is not None and self._root is not None:
-            image_name = result.source.absolute().relative_to(self._root).as_posix()
+        source = result.source
+        if isinstance(source, str):
+            image_name = source
+        elif source is not None and self._root is not None:
+            image_name = source.absolute().relative_to(self._root).as_posix()
         pixel_size = options.pixel_size
-        if pixel_size is None and result.source is not None and (options.csv or options.geojson):
-            pixel_size = read_pixel_size(result.source)
+        if pixel_size is None and isinstance(source, Path) and (options.csv or options.geojson):
+            pixel_size = read_pixel_size(source)
         files: dict[str, Path] = {}
         if options.geojson:
             files["geojson"] = stem.with_name(f"{stem.name}.geojson")
@@ -152,6 +165,13 @@ class FormatWriter:
                 interchange.to_label_studio(result, model=self._model, name=image_name)
             )
         return files
+
+    def add_rows(self, result: ImageResult, name: str, more: Mapping[str, object]) -> None:
+        """Keep a row for each object of a video's frame; `more` says which frame it is."""
+        from panodetr.results.regions import measure
+
+        rows = measure(result, name=name, pixel_size=self._options.pixel_size)
+        self._rows += [{**row, **more} for row in rows]
 
     def finish(self) -> list[Path]:
         """Write the files that all images share.

@@ -2,30 +2,64 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from panodetr.cli.formats import FormatOptions, FormatWriter
 from panodetr.cli.options import Fraction, ModelOptions
-from panodetr.cli.output import ProgressBar, print_error, print_json, print_line, print_table
+from panodetr.cli.output import (
+    ProgressBar,
+    print_error,
+    print_json,
+    print_line,
+    print_note,
+    print_table,
+)
 from panodetr.errors import PanodetrError, UsageError
+from panodetr.files import atomic_write
+from panodetr.threads import ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
-    from panodetr.images.read import Page
-    from panodetr.predict import Predictor
-    from panodetr.results.result import DetectionResult, PanopticResult
+    from panodetr.images.read import ImageSource
+    from panodetr.images.sources import Source
+    from panodetr.predict import Predictor, Refuse
+    from panodetr.results.result import ImageResult
+
+    Predict: TypeAlias = Callable[[Predictor, Iterable[ImageSource], Refuse], Iterator[ImageResult]]
 
 OUT = Path("panodetr-out")
+WAITING = 2  # results that wait to be written
 ROWS = 12  # of a table, the best scores; an image may have hundreds of segments
 
 Inputs = Annotated[list[str], Parameter(name="INPUT")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class InputOptions:
+    """Which images are taken.
+
+    Attributes:
+        recursive: Look into folders within folders.
+        page: Take this page of each file, from 1. Default: each page of a TIFF or GIF is an image.
+        every: Take each n-th frame of a video.
+    """
+
+    recursive: Annotated[bool, Parameter(negative="--no-recursive")] = True
+    page: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
+    every: Annotated[int, Parameter(validator=Number(gte=1))] = 1
 
 
 @Parameter(name="*")
@@ -36,12 +70,12 @@ class OutputOptions:
     Attributes:
         out: The folder for files. Default: panodetr-out; with --json alone, no files are written.
         json: Print one JSON object per image, one per line, and nothing else on stdout.
-        page: Take this page of each file, from 1. Default: each page of a TIFF or GIF is an image.
+        resume: Leave out images whose files are in the folder already.
     """
 
     out: Path | None = None
     json: bool = False
-    page: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
+    resume: bool = False
 
 
 def segment(
@@ -50,6 +84,7 @@ def segment(
     *,
     threshold: Fraction | None = None,
     task: Literal["panoptic", "instances", "semantic"] = "panoptic",
+    images: InputOptions = InputOptions(),
     output: OutputOptions = OutputOptions(),
     formats: FormatOptions = FormatOptions(),  # noqa: B008 - frozen
     model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
@@ -60,10 +95,12 @@ def segment(
     An image that cannot be read is reported; the others are still done, and the exit code is 1.
 
     Args:
-        inputs: Images, folders of images, or patterns.
+        inputs: Images, folders of images, patterns, URLs, - for standard input, archives (tar,
+            zip), Parquet, Hugging Face data sets on disk, and videos.
         threshold: Least score of a segment, 0 to 1. Default: the model's own.
         task: Give each pixel to one object or region; find objects alone; or give each pixel a
             class.
+        images: Which of them are taken.
         output: Where results go.
         formats: What is written beside.
         model: Which model, and how it runs.
@@ -74,12 +111,15 @@ def segment(
     """
     if task == "semantic" and threshold is not None:
         raise UsageError("--task semantic takes no --threshold: every pixel gets a class")
+    from panodetr.results.result import PanopticResult
+
     return _run(
         inputs,
-        output,
-        formats,
-        model,
-        lambda predictor, image: predictor.segment(image, threshold=threshold, task=task),
+        (images, output, formats, model),
+        PanopticResult,
+        lambda predictor, images, refuse: predictor.segment_each(
+            images, threshold=threshold, task=task, refuse=refuse
+        ),
     )
 
 
@@ -89,6 +129,7 @@ def detect(
     *,
     threshold: Fraction = 0.5,
     masks: bool = False,
+    images: InputOptions = InputOptions(),
     output: OutputOptions = OutputOptions(),
     formats: FormatOptions = FormatOptions(),  # noqa: B008 - frozen
     model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
@@ -100,9 +141,11 @@ def detect(
     the exit code is 1.
 
     Args:
-        inputs: Images, folders of images, or patterns.
+        inputs: Images, folders of images, patterns, URLs, - for standard input, archives (tar,
+            zip), Parquet, Hugging Face data sets on disk, and videos.
         threshold: Least score of an object, 0 to 1.
         masks: Find each object's pixels, too; in the JSON as COCO's run lengths.
+        images: Which of them are taken.
         output: Where results go.
         formats: What is written beside.
         model: Which model, and how it runs.
@@ -110,109 +153,275 @@ def detect(
     Raises:
         PanodetrError: the model or the device was refused.
     """
+    from panodetr.results.result import DetectionResult
+
     return _run(
         inputs,
-        output,
-        formats,
-        model,
-        lambda predictor, image: predictor.detect(image, threshold=threshold, masks=masks),
+        (images, output, formats, model),
+        DetectionResult,
+        lambda predictor, images, refuse: predictor.detect_each(
+            images, threshold=threshold, masks=masks, refuse=refuse
+        ),
     )
 
 
 def _run(
     inputs: Sequence[str],
-    output: OutputOptions,
-    formats: FormatOptions,
-    options: ModelOptions,
-    predict: Callable[[Predictor, Path | Page], PanopticResult | DetectionResult],
+    options: tuple[InputOptions, OutputOptions, FormatOptions, ModelOptions],
+    kind: type[ImageResult],
+    predict: Predict,
 ) -> int:
     """Run a model on every image, save and print what it finds, and give the exit code."""
-    images, failed = _find(inputs, output.page, as_json=output.json)
-    if not images:
+    from panodetr.images.sources import find_sources
+
+    images, output, formats, model_options = options
+    failures: SimpleQueue[_Failure] = SimpleQueue()
+    sources = find_sources(
+        inputs,
+        recursive=images.recursive,
+        page=images.page,
+        every=images.every,
+        refuse=lambda given, error: failures.put(_Failure(given, error)),
+    )
+    printer = _Printer(as_json=output.json)
+    for failure in _drain(failures):
+        printer.failure(failure)
+    if not sources:
         return 1
     out = output.out or (None if output.json and not formats.any else OUT)
-    if out is not None and out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; expected a folder")
-    model = options.load()
+    _check(output, formats, out, sources)
+    model = model_options.load()
     writer = None
     if out and formats.any:
-        paths = [image if isinstance(image, Path) else image.path for image in images]
-        writer = FormatWriter(formats, out, options.model, paths)
-    with ProgressBar(len(images)) as progress:
-        for image in images:
-            name = str(image if isinstance(image, Path) else image.name)
-            progress.begin(name)
-            try:
-                result = predict(model, image)
-                files: dict[str, Path] = asdict(result.save(out)) if out else {}
-                if writer is not None:
-                    files |= writer.add(result, files["json"])
-            except PanodetrError as error:
-                failed += 1
-                with progress.paused():
-                    _print_failure(name, error, as_json=output.json)
+        paths = [Path(source.path) for source in sources]
+        writer = FormatWriter(formats, out, model_options.model, paths)
+    counts = [source.count() for source in sources]
+    with ProgressBar(None if None in counts else sum(filter(None, counts))) as progress:
+        run = _Run(
+            kind=kind,
+            predict=partial(predict, model),
+            resume=output.resume,
+            out=out,
+            writer=writer,
+            progress=progress,
+            printer=printer,
+        )
+        for is_video, together in groupby(sources, lambda source: source.is_video):
+            if is_video:
+                for source in together:
+                    run.video(source)
             else:
-                with progress.paused():
-                    if output.json:
-                        print_json({**result.to_dict(), "files": files})
-                    else:
-                        print_line(f"\n{name}: ", end="")
-                        _show(result)
-                        for key, path in files.items():
-                            print_line(f"{key:8} {path}")
-            progress.end()
-    for path in writer.finish() if writer is not None else []:
-        if not output.json:
-            print_line(f"{path.suffix.lstrip('.'):8} {path}")
-    return 1 if failed else 0
+                run.images(list(together))
+    for path in writer.finish() if writer is not None else ():
+        printer.files({path.suffix.lstrip("."): path})
+    if run.skipped:
+        print_note(f"{run.skipped} were there already and are left as they are")
+    return 1 if printer.failed else 0
 
 
-def _find(
-    inputs: Sequence[str], page: int | None, *, as_json: bool
-) -> tuple[list[Path | Page], int]:
-    """List the images, each once, and count the inputs that stand for none, which are reported.
+def _check(
+    output: OutputOptions, formats: FormatOptions, out: Path | None, sources: Sequence[Source]
+) -> None:
+    """Refuse options that cannot be followed, before any work is done.
 
-    Each page of a file is an image, or only the one that is asked for.
+    Raises:
+        UsageError: there is one.
     """
-    from panodetr.images.read import Page, find_images, find_pages
+    if out is not None and out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; expected a folder")
+    if output.resume and (of_all := formats.of_all_images):
+        raise UsageError(
+            f"--{of_all[0]} is written from the results of all images; leave --resume out"
+        )
+    if output.resume and out is None:
+        raise UsageError("--resume looks for files that are there already; give --out FOLDER")
+    videos = [source.path for source in sources if source.is_video]
+    refused = [name for name in formats.asked if name != "csv"]
+    if videos and refused:
+        raise UsageError(f"{videos[0]} is a video, and --{refused[0]} is for images; take --csv")
 
-    found: dict[Path, Path] = {}
-    failed = 0
-    for given in inputs:
+
+@dataclass(kw_only=True)
+class _Run:
+    """Writes and prints what a model finds, while it works on the images that follow."""
+
+    kind: type[ImageResult]
+    predict: Callable[[Iterable[ImageSource], Refuse], Iterator[ImageResult]]
+    resume: bool
+    out: Path | None
+    writer: FormatWriter | None
+    progress: ProgressBar
+    printer: _Printer
+    skipped: int = 0
+
+    def images(self, sources: Sequence[Source]) -> None:
+        """Run the model on images, which each have files of their own."""
+        for found in self._each(sources, self._is_left):
+            if isinstance(found, _Failure):
+                self._report(found)
+                continue
+            try:
+                files: dict[str, Path] = asdict(found.save(self.out)) if self.out else {}
+                if self.writer is not None:
+                    files |= self.writer.add(found, files["json"])
+            except PanodetrError as error:
+                self._report(_Failure(found.source, error))
+            else:
+                with self._step(found.source):
+                    self.printer.result(found, {**found.to_dict(), "files": files}, files)
+
+    def video(self, source: Source) -> None:
+        """Run the model on the frames of a video, and write one overlay and a JSON a frame."""
         try:
-            for image in find_images([given]):
-                found.setdefault(image.resolve(), image)
+            self._video(source)
         except PanodetrError as error:
-            failed += 1
-            _print_failure(given, error, as_json=as_json)
-    images: list[Path | Page] = []
-    for image in found.values():
-        try:
-            pages = find_pages(image)
-        except PanodetrError:  # said when it is read
-            pages = [1]
-        if pages == [page or 1]:
-            images.append(image)
-        else:
-            images += [Page(image, number) for number in ([page] if page else pages)]
-    return images, failed
+            self._report(_Failure(source.path, error))
+
+    def _each(
+        self, sources: Sequence[Source], wanted: Callable[[ImageSource], bool]
+    ) -> Iterator[ImageResult | _Failure]:
+        """Give what is found in each image, or why it cannot be read, in their order.
+
+        Reading, the network and the caller's writing overlap, each in a thread of its own.
+        """
+        from panodetr.images.read import origin_of
+        from panodetr.images.sources import each_image
+
+        failures: SimpleQueue[_Failure] = SimpleQueue()
+        images = each_image(sources, lambda path, error: failures.put(_Failure(path, error)))
+
+        def run() -> Iterator[ImageResult | _Failure]:
+            refuse: Refuse = lambda i, e: failures.put(_Failure(origin_of(i), e))  # noqa: E731
+            for result in self.predict(filter(wanted, images), refuse):
+                yield from _drain(failures)
+                yield result
+            yield from _drain(failures)
+
+        return ahead(run(), WAITING)
+
+    @contextmanager
+    def _step(self, name: Path | str | None) -> Generator[None]:
+        self.progress.begin(str(name))
+        with self.progress.paused():
+            yield
+        self.progress.end()
+
+    def _report(self, failure: _Failure) -> None:
+        with self._step(failure.source):
+            self.printer.failure(failure)
+
+    def _video(self, source: Source) -> None:
+        from panodetr.images.sources import Frame
+        from panodetr.results.result import free_name, origin
+        from panodetr.results.tracks import Tracker
+        from panodetr.results.video import VideoWriter
+
+        of_video = {"source": origin(Path(source.path)), "image": Path(source.path).name}
+        out, endings = self.out, ("_frames.jsonl", "_overlay.mp4")
+        name = "" if out is None else free_name(out, Path(source.path), endings, "frame")
+        paths = [(out or OUT) / f"{name}{ending}" for ending in endings]
+        if self.resume and paths[0].exists():
+            self.skipped += 1
+            return
+        frames: dict[str, Frame] = {}
+
+        def keep(frame: ImageSource) -> bool:
+            assert isinstance(frame, Frame)
+            frames[frame.name] = replace(frame, image=b"")  # its pixels are not held
+            return True
+
+        tracker, rows, video = Tracker(), None, None
+        with ExitStack() as opened:
+            for found in self._each([source], keep):
+                if isinstance(found, _Failure):
+                    raise found.error
+                result = tracker.add(found)
+                frame = frames.pop(str(result.source))
+                when = {"frame": frame.number, "time": round(frame.time, 4)}
+                record = {**when, **result.to_dict(), **of_video}
+                if out is not None and (rows is None or video is None):
+                    temporary = opened.enter_context(atomic_write(paths[0]))
+                    rows = opened.enter_context(temporary.open("w", encoding="utf-8"))
+                    rate = frame.rate / source.every
+                    video = opened.enter_context(VideoWriter(paths[1], rate))
+                if rows is not None and video is not None:
+                    video.add(result.draw())
+                    rows.write(json.dumps(record, ensure_ascii=False) + "\n")
+                if self.writer is not None:
+                    self.writer.add_rows(result, of_video["image"], when)
+                with self._step(result.source):
+                    self.printer.result(result, record, {})
+        if video is not None:
+            self.printer.files({"frames": paths[0], "overlay": paths[1]})
+
+    def _is_left(self, image: ImageSource) -> bool:
+        """Whether an image has no files yet, if that is asked for."""
+        from panodetr.images.read import origin_of
+        from panodetr.results.result import is_saved
+
+        source = origin_of(image)
+        done = self.resume and self.out and source and is_saved(self.out, source, self.kind)
+        self.skipped += bool(done)
+        return not done
 
 
-def _print_failure(source: str, error: PanodetrError, *, as_json: bool) -> None:
-    """Report an input that failed; to a program, in place of its result."""
-    print_error(str(error))
-    if as_json:
-        print_json({"source": str(Path(source).absolute()), "error": str(error)})
+class _Failure(NamedTuple):
+    """An image, or another input, that cannot be read."""
+
+    source: Path | str | None
+    error: PanodetrError
 
 
-def _show(result: PanopticResult | DetectionResult) -> None:
+def _drain(failures: SimpleQueue[_Failure]) -> Iterator[_Failure]:
+    while not failures.empty():
+        yield failures.get()
+
+
+class _Printer:
+    """Prints results and failures: to people, or to a program as JSON."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.failed = 0
+        self._as_json = as_json
+
+    def failure(self, failure: _Failure) -> None:
+        """Report a failure; to a program, in place of the image's result."""
+        from panodetr.results.result import origin
+
+        self.failed += 1
+        print_error(str(failure.error))
+        if self._as_json:
+            source = str(failure.source)
+            source = source if "://" in source else origin(Path(source))
+            print_json({"source": source, "error": str(failure.error)})
+
+    def result(
+        self, result: ImageResult, record: dict[str, Any], files: Mapping[str, Path]
+    ) -> None:
+        """Print what was found in an image."""
+        if self._as_json:
+            print_json(record)
+            return
+        print_line(f"\n{result.source}: ", end="")
+        _show(result)
+        self.files(files)
+
+    def files(self, files: Mapping[str, Path]) -> None:
+        """Print which files were written."""
+        for key, path in files.items():
+            if not self._as_json:
+                print_line(f"{key:8} {path}")
+
+
+def _show(result: ImageResult) -> None:
     """Print how many there are of each class, and a table of those with the best scores."""
     from rich.table import Column, Table
     from rich.text import Text
 
-    from panodetr.results.result import PanopticResult
+    from panodetr.results.result import DetectionResult, PanopticResult
     from panodetr.results.types import Segment
 
+    assert isinstance(result, PanopticResult | DetectionResult)
     found = result.segments if isinstance(result, PanopticResult) else result.detections
     counted = Counter(one.label for one in found).most_common()
     print_line(", ".join(f"{count} {label}" for label, count in counted) or "nothing found")

@@ -68,7 +68,9 @@ def main(arguments: Sequence[str]) -> int:
         PanodetrError, OSError, ImportError: only with `--debug`, for the traceback.
     """
     try:
-        code: int | None = build_app().meta(arguments)
+        # A dash alone would be read as an option.
+        known = ["/dev/stdin" if argument == "-" else argument for argument in arguments]
+        code: int | None = build_app().meta(known)
         sys.stdout.flush()
     except CycloptsError as error:
         print_error(str(error))

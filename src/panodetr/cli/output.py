@@ -82,8 +82,8 @@ def make_bar() -> Progress | None:
 class ProgressBar:
     """Counts work on stderr, with rate and time left: a bar on a terminal, else plain lines."""
 
-    def __init__(self, total: int) -> None:
-        """Show nothing yet; the bar is shown within `with`."""
+    def __init__(self, total: int | None) -> None:
+        """Show nothing yet; the bar is shown within `with`. None: nobody knows how much it is."""
         self._total = total
         self._done = 0
         self._began = time.perf_counter()
@@ -109,7 +109,8 @@ class ProgressBar:
             self._bar.update(self._task, description=short)
         else:
             rate = f"  ({self._rate()})" if self._done else ""
-            print_note(f"[{self._done + 1}/{self._total}] {what}{rate}")
+            of = "" if self._total is None else f"/{self._total}"
+            print_note(f"[{self._done + 1}{of}] {what}{rate}")
 
     def end(self) -> None:
         """Count the step that was begun."""
@@ -126,8 +127,10 @@ class ProgressBar:
 
     def _rate(self) -> str:
         seconds = max(time.perf_counter() - self._began, 1e-9)
-        left = seconds / self._done * (self._total - self._done)
-        return f"{self._done / seconds:.3g}/s, {duration(left)} left"
+        rate = f"{self._done / seconds:.3g}/s"
+        if self._total is None:
+            return rate
+        return f"{rate}, {duration(seconds / self._done * (self._total - self._done))} left"
 
 
 def duration(seconds: float) -> str:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError
-from panodetr.images.read import find_images, read_size
+from panodetr.images.read import read_size
+from panodetr.images.sources import find_sources
 from panodetr.images.views import cut_view, lay_tiles, read_tiled
 from panodetr.results.decode import keep_queries
 from panodetr.runtimes.graphs import MASK_SOURCES, Arrays, compile_openvino, import_extra
@@ -132,7 +133,7 @@ def calibration_batches(folder: Path, spec: ModelSpec) -> list[NDArray[np.uint8]
     Raises:
         ImageError: there is no image, or one cannot be read.
     """
-    files = find_images([folder])
+    files = [Path(source.path) for source in find_sources([folder])]
     rule = spec.preprocessing
     views = [(path, box) for path in _spread(files) for box in lay_tiles(read_size(path), rule)]
     if len(views) < FEW_VIEWS:

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import glob
 import io
 import os
 import re
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +53,7 @@ SUFFIXES = frozenset(
 
 # Decoders of images alone: Pillow would also run Ghostscript on an EPS file that came as a .png.
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
-_KNOWN = "JPEG, PNG, WebP, TIFF, BMP, GIF or PPM"
+KNOWN = "JPEG, PNG, WebP, TIFF, BMP, GIF or PPM"
 
 _REMEDIES = {
     **dict.fromkeys(
@@ -122,10 +121,24 @@ class StoredImage:
     path: Path
 
 
+@dataclass(frozen=True, eq=False)
+class NamedImage:
+    """An image that lies in no file of its own: in an archive, a table or a video, or at a URL.
+
+    Attributes:
+        name: what it is called in results, such as "shard.tar/0001.jpg" or a URL.
+        image: its bytes, or its pixels (H, W, 3) uint8.
+    """
+
+    name: str
+    image: bytes | NDArray[np.uint8]
+
+
 ImageSource: TypeAlias = (
     str
     | StoredImage
     | Page
+    | NamedImage
     | os.PathLike[str]
     | bytes
     | bytearray
@@ -138,7 +151,7 @@ ImageSource: TypeAlias = (
 """What may stand for an image:
 
 - a path; a `StoredImage`, which is not turned as its EXIF orientation says; or a `Page` of a file
-  that has several;
+  that has several; or a `NamedImage` from elsewhere;
 - the bytes of an image file, or a file object in binary mode (read from its start where it can
   be rewound);
 - a PIL image;
@@ -147,7 +160,7 @@ ImageSource: TypeAlias = (
   an array has its channels last and a tensor has them first.
 """
 
-_FILE = (str, StoredImage, Page, os.PathLike, bytes, bytearray, memoryview, _BinaryFile)
+_FILE = (str, StoredImage, Page, NamedImage, os.PathLike, bytes, bytearray, memoryview, _BinaryFile)
 
 
 def read_image(
@@ -177,15 +190,19 @@ def read_image(
         ImageError: `source` is missing, unreadable, broken, too large, empty, or not an image.
         ImageTypeError: `source` is an object of another type; it is a `TypeError`, too.
     """
+    called = None
+    if isinstance(source, NamedImage):
+        called, source = source.name, source.image
     if isinstance(source, Image.Image):
         return _decode(source, "the PIL image", max_pixels, note)
     if isinstance(source, np.ndarray):
-        return _from_array(source, "the array", max_pixels)
+        return _from_array(source, called or "the array", max_pixels)
     if isinstance(source, _Tensor):
         values = source.detach().cpu()
         values = values.float() if "bfloat16" in str(values.dtype) else values  # not in NumPy
         return _from_array(values.numpy(), "the tensor", max_pixels, channels_first=True)
     file, name = _file_of(source.path if isinstance(source, StoredImage | Page) else source)
+    name = called or name
     with _open(file, name) as image:
         pages = list_pages(image)
         if isinstance(source, Page):
@@ -230,6 +247,13 @@ def list_pages(image: Image.Image) -> list[int]:
         pass
     image.seek(0)
     return pages
+
+
+def origin_of(image: ImageSource) -> Path | str | None:
+    """Give what results of an image are called after: its path, or its name; None without."""
+    if isinstance(image, Page | NamedImage):
+        return image.name
+    return Path(os.fsdecode(image)) if isinstance(image, str | os.PathLike) else None
 
 
 def is_one_image(images: object) -> TypeIs[ImageSource]:
@@ -313,51 +337,6 @@ def _may_have_exif(image: Image.Image, file: Path | Any) -> bool:
     return False
 
 
-def find_images(inputs: Sequence[str | Path]) -> list[Path]:
-    """List the image files that files, folders and glob patterns name.
-
-    A file is listed whatever its name is. A folder gives all images in it and in its subfolders,
-    by their suffixes (`SUFFIXES`), without hidden ones. A pattern gives all images and folders
-    that match, with `**` for any depth. The order is that of the inputs; within a folder or
-    pattern paths are sorted. A file that is found twice is listed once.
-
-    Raises:
-        ImageError: an input does not exist, or a folder or pattern has no image.
-    """
-    found: dict[Path, Path] = {}
-    for given in inputs:
-        for path in _expand(given):
-            found.setdefault(path.resolve(), path)
-    return list(found.values())
-
-
-def _expand(given: str | Path) -> list[Path]:
-    path, what = Path(given), "no image in this folder"
-    matches = [path]
-    if not path.exists():
-        if not glob.has_magic(str(given)) or _URL.match(str(given)):
-            raise ImageError(_missing(str(given), "no such file or folder"))
-        what = "this pattern matches no image"
-        matches = [Path(match) for match in sorted(glob.glob(str(given), recursive=True))]
-    elif not path.is_dir():
-        return matches  # whatever its suffix
-    images = [image for match in matches for image in _images_in(match)]
-    if not images:
-        raise ImageError(f"{given}: {what}; expected {_KNOWN} files")
-    return images
-
-
-def _images_in(path: Path) -> list[Path]:
-    """List the images of a folder, or the one that `path` is, if it is one."""
-    return [
-        entry
-        for entry in (sorted(path.rglob("*")) if path.is_dir() else [path])
-        if entry.suffix.lower() in SUFFIXES
-        and (entry == path or entry.is_file())
-        and not any(part.startswith(".") for part in entry.relative_to(path).parts)
-    ]
-
-
 def _file_of(source: object) -> tuple[Path | Any, str]:
     """Give what Pillow can open without blocking or an obscure error, and its name in errors."""
     if isinstance(source, str | os.PathLike):
@@ -366,7 +345,7 @@ def _file_of(source: object) -> tuple[Path | Any, str]:
         return Path(name), name
     if isinstance(source, bytes | bytearray | memoryview):
         if len(source) == 0:
-            raise ImageError(f"the bytes are empty; expected the bytes of a {_KNOWN} file")
+            raise ImageError(f"the bytes are empty; expected the bytes of a {KNOWN} file")
         return io.BytesIO(source), "the bytes"
     if isinstance(source, _BinaryFile) and not isinstance(source, io.TextIOBase):
         name = getattr(source, "name", None)
@@ -388,7 +367,7 @@ def _check_file(name: str) -> None:
         if not path.is_file():
             raise ImageError(f"{name}: this is a device or pipe; expected an image file")
         if path.stat().st_size == 0:
-            raise ImageError(f"{name}: the file is empty; expected {_KNOWN}")
+            raise ImageError(f"{name}: the file is empty; expected {KNOWN}")
     except ImageError:  # a ValueError, too
         raise
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
@@ -422,8 +401,8 @@ def _open(file: Path | Any, name: str) -> Image.Image:
     except Exception as error:  # decoders raise whatever a broken header makes them stumble over
         remedy = _REMEDIES.get(Path(name).suffix.lower())
         if remedy is not None:
-            raise ImageError(f"{name}: {remedy}; expected {_KNOWN}") from error
-        raise ImageError(f"{name}: not an image, or broken; expected {_KNOWN}") from error
+            raise ImageError(f"{name}: {remedy}; expected {KNOWN}") from error
+        raise ImageError(f"{name}: not an image, or broken; expected {KNOWN}") from error
 
 
 def _decode(

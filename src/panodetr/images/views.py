@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from panodetr.errors import ImageWarning
 from panodetr.images.preprocess import Preprocessing
-from panodetr.images.read import ImageSource, Page, read_image
+from panodetr.images.read import ImageSource, origin_of, read_image
 from panodetr.images.resize import resize, resized_size
 from panodetr.results.types import Box
 
@@ -27,12 +26,12 @@ class TiledImage:
 
     Attributes:
         pixels: all of it (H, W, 3).
-        source: its path, None for an image that came from no file.
+        source: its path, or the name of a `NamedImage`; None for an image that has neither.
         tiles: of the whole image.
     """
 
     pixels: NDArray[np.uint8]
-    source: Path | None
+    source: Path | str | None
     tiles: list[Box]
 
     @property
@@ -77,11 +76,9 @@ def read_tiled(image: ImageSource, rule: Preprocessing) -> TiledImage:
         ImageError: it cannot be read.
     """
     pixels = read_image(image, note=_warn)
-    path = Path(os.fsdecode(image)) if isinstance(image, str | os.PathLike) else None
-    if isinstance(image, Page):
-        path = image.name
     height, width, _ = pixels.shape
-    return TiledImage(pixels=pixels, source=path, tiles=lay_tiles((height, width), rule))
+    tiles = lay_tiles((height, width), rule)
+    return TiledImage(pixels=pixels, source=origin_of(image), tiles=tiles)
 
 
 def lay_tiles(size: tuple[int, int], rule: Preprocessing) -> list[Box]:

@@ -128,7 +128,8 @@ def colors_of(found: Sequence[Segment | Detection], categories: Sequence[Categor
     """Choose a colour for each segment or object.
 
     The first thing of a category has the category's colour, made more vivid; the next ones turn its
-    hue, so that neighbours differ. Stuff has its category's colour.
+    hue, so that neighbours differ; in a video it is an object's track that counts, so that it keeps
+    its colour. Stuff has its category's colour.
     """
     base = {category.id: category.color for category in categories}
     counts: dict[int, int] = {}
@@ -136,7 +137,7 @@ def colors_of(found: Sequence[Segment | Detection], categories: Sequence[Categor
     for one in found:
         color = base.get(one.category_id, (128, 128, 128))
         if isinstance(one, Detection) or one.is_thing:
-            turns = counts.get(one.category_id, 0)
+            turns = counts.get(one.category_id, 0) if one.track is None else one.track - 1
             counts[one.category_id] = turns + 1
             color = _turned(color, turns)
         colors.append(color)
@@ -326,6 +327,7 @@ def _pixels(font: ImageFont.FreeTypeFont, letter: str) -> bytes:
 def _texts(number: int, one: Segment | Detection, *, scores: bool) -> tuple[tuple[str, ...], ...]:
     """Give the texts that a label may have, in parts, the longest text first."""
     name = " ".join(unicodedata.normalize("NFC", one.label).split())
+    number = number if one.track is None else one.track
     return ((str(number), name, f"{one.score:.0%}"), (str(number),)) if scores else ((name,),)
 
 

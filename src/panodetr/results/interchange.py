@@ -202,11 +202,15 @@ def imagej_rois(result: Result) -> list[tuple[str, bytes]]:
 
 
 def to_csv(rows: Sequence[dict[str, object]]) -> str:
-    """Write rows of `regions.measure_region` as a table with commas; "" where there is none."""
+    """Write rows of `regions.measure_region` as a table with commas; "" where there is none.
+
+    A column that some rows lack, such as a video's frame, is empty there.
+    """
     if not rows:
         return ""
     file = io.StringIO()
-    writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+    columns = dict.fromkeys(column for row in rows for column in row)
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(
         {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows

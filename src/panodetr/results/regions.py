@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -32,6 +33,7 @@ class Region:
         box: x0, y0, x1, y1 in pixels of the image; of detections as predicted.
         window: the rows and columns of the image that hold all its pixels.
         pixels: its pixels within the window; None where a detection has no mask.
+        track: as in `Segment`.
     """
 
     id: int
@@ -42,6 +44,7 @@ class Region:
     box: tuple[float, float, float, float]
     window: tuple[slice, slice]
     pixels: NDArray[np.bool_] | None
+    track: int | None = None
 
     def mask(self, size: tuple[int, int]) -> NDArray[np.bool_] | None:
         """Give its pixels in the image of `size` (height, width); None where it has no mask."""
@@ -69,8 +72,8 @@ class Result(Protocol):
         ...
 
     @property
-    def source(self) -> Path | None:
-        """The image's path where it came from a file."""
+    def source(self) -> Path | str | None:
+        """The image's path where it came from a file, or its name where it has one."""
         ...
 
     @property
@@ -85,7 +88,7 @@ class Result(Protocol):
 
 def name_of(result: Result) -> str:
     """Give the name of the image's file, "" where it came from none."""
-    return "" if result.source is None else result.source.name
+    return "" if result.source is None else PurePath(result.source).name
 
 
 def measure(
@@ -126,6 +129,7 @@ def measure_region(
     row: dict[str, object] = {
         "image": name,
         "id": region.id,
+        **({} if region.track is None else {"track": region.track}),
         "class": region.label,
         "score": round(region.score, 6),
         "area": area,

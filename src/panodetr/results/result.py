@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,12 +75,13 @@ class ImageResult(ABC):
 
     Attributes:
         image: (H, W, 3) uint8 RGB, what the result was made from, upright.
-        source: the image's path where it came from a file, else None.
+        source: the image's path where it came from a file; the name of one from an archive, a
+            table, a video or a URL, such as "shard.tar/0001.jpg"; else None.
         categories: the model's categories, for names and colours.
     """
 
     image: NDArray[np.uint8]
-    source: Path | None
+    source: Path | str | None
     categories: tuple[Category, ...]
 
     @abstractmethod
@@ -191,6 +192,7 @@ class PanopticResult(ImageResult):
                 box=segment.box,
                 window=window,
                 pixels=self.segment_ids[window] == segment.id,
+                track=segment.track,
             )
 
     def category_ids(self) -> NDArray[np.int32]:
@@ -220,7 +222,8 @@ class PanopticResult(ImageResult):
 
         Returns:
             `image` and `source`, the file's name and absolute path or None; `height`, `width`;
-            `segments_info`, as COCO has it, with `label` and `score`; `categories`, as COCO has it.
+            `segments_info`, as COCO has it, with `label` and `score`, and `track` in a video;
+            `categories`, as COCO has it.
             Each `bbox` is x, y, width, height in pixels.
         """
         found = {
@@ -234,6 +237,7 @@ class PanopticResult(ImageResult):
                     "bbox": _bbox(segment.box),
                     "area": segment.area,
                     "iscrowd": 0,
+                    **_track(segment),
                 }
                 for segment in self.segments
             ],
@@ -253,7 +257,7 @@ class PanopticResult(ImageResult):
             PanodetrError: the system refused to write.
         """
         folder = Path(folder)
-        name = _free_name(folder, self.source, _PANOPTIC_FILES, "segments_info")
+        name = free_name(folder, self.source, _PANOPTIC_FILES, "segments_info")
         id_map, json_file = folder / f"{name}_panoptic.png", folder / f"{name}.json"
         with ThreadPoolExecutor(1) as beside:  # drawing leaves a core free
             written = beside.submit(lambda: write_bytes(id_map, id_map_png(self.segment_ids)))
@@ -290,6 +294,7 @@ class DetectionResult(ImageResult):
                 box=found.box,
                 window=window,
                 pixels=None if pixels is None else pixels[window],
+                track=found.track,
             )
 
     def __repr__(self) -> str:
@@ -328,6 +333,7 @@ class DetectionResult(ImageResult):
                     "segmentation": None
                     if (mask := detection.mask) is None
                     else {"size": list(mask.shape), "counts": run_lengths(mask)},
+                    **_track(detection),
                 }
                 for number, detection in enumerate(self.detections, start=1)
             ],
@@ -343,7 +349,7 @@ class DetectionResult(ImageResult):
             PanodetrError: the system refused to write.
         """
         folder = Path(folder)
-        name = _free_name(folder, self.source, _DETECTION_FILES, "detections")
+        name = free_name(folder, self.source, _DETECTION_FILES, "detections")
         json_file = folder / f"{name}_detections.json"
         overlay = _save_picture(self.draw(), folder / f"{name}_detections")
         write_json(json_file, self.to_dict())
@@ -370,7 +376,7 @@ def name_detections(found: Candidates, categories: Sequence[Category]) -> tuple[
 
 
 def _summary(
-    what: str, labels: Sequence[str], image: NDArray[np.uint8], source: Path | None
+    what: str, labels: Sequence[str], image: NDArray[np.uint8], source: Path | str | None
 ) -> str:
     """Say how many there are, of which classes, and in which image."""
     counted = Counter(labels).most_common()
@@ -379,7 +385,7 @@ def _summary(
         classes.append("…")
     found = f"{len(labels)} {what}{'' if len(labels) == 1 else 's'}"
     of = f": {', '.join(classes)}" if classes else ""
-    name = f"{source.name}, " if source is not None else ""
+    name = f"{PurePath(source).name}, " if source is not None else ""
     return f"{found}{of}; {name}{image.shape[1]}x{image.shape[0]} pixels"
 
 
@@ -387,8 +393,8 @@ def _with_image(found: dict[str, Any], result: PanopticResult | DetectionResult)
     """Add the image and the categories to what was found, in the order of the JSON."""
     source = result.source
     return {
-        "image": None if source is None else source.name,
-        "source": None if source is None else str(source.absolute()),
+        "image": None if source is None else PurePath(source).name,
+        "source": None if source is None else origin(source),
         "height": result.image.shape[0],
         "width": result.image.shape[1],
         **found,
@@ -397,6 +403,11 @@ def _with_image(found: dict[str, Any], result: PanopticResult | DetectionResult)
             for c in result.categories
         ],
     }
+
+
+def _track(one: Segment | Detection) -> dict[str, int]:
+    """Give the track's number, in a video."""
+    return {} if one.track is None else {"track": one.track}
 
 
 def _inside(
@@ -429,12 +440,17 @@ def _save_picture(pixels: NDArray[np.uint8], stem: Path) -> Path:
     return target
 
 
-def _free_name(folder: Path, source: Path | None, endings: Sequence[str], key: str) -> str:
+def origin(source: Path | str) -> str:
+    """Write where an image came from: an absolute path, or the name that it has elsewhere."""
+    return source if isinstance(source, str) else str(source.absolute())
+
+
+def free_name(folder: Path, source: Path | str | None, endings: Sequence[str], key: str) -> str:
     """Find the first name that is free, or that has an earlier result of the same source.
 
     `endings` are those of all files of a result, the JSON's first; `key` is in every such JSON.
     """
-    base = "image" if source is None else source.stem
+    base = "image" if source is None else PurePath(source).stem
     name, number = base, 1
     while any((folder / f"{name}{ending}").exists() for ending in endings):
         if source is not None and _is_of(folder / f"{name}{endings[0]}", source, key):
@@ -444,11 +460,20 @@ def _free_name(folder: Path, source: Path | None, endings: Sequence[str], key: s
     return name
 
 
-def _is_of(file: Path, source: Path, key: str) -> bool:
+def is_saved(folder: Path, source: Path | str, kind: type[ImageResult]) -> bool:
+    """Whether a folder has the files of an image's result, of segments or of detections."""
+    panoptic = issubclass(kind, PanopticResult)
+    endings = _PANOPTIC_FILES if panoptic else _DETECTION_FILES
+    name = free_name(folder, source, endings, "segments_info" if panoptic else "detections")
+    return (folder / f"{name}{endings[0]}").exists()
+
+
+def _is_of(file: Path, source: Path | str, key: str) -> bool:
     """Whether a file is the JSON of an earlier result of `source`."""
     try:
-        earlier = json.loads(file.read_text("utf-8"))
+        text = file.read_text("utf-8")
+        earlier = json.loads(text.partition("\n")[0] if file.suffix == ".jsonl" else text)
     except (OSError, ValueError):  # missing or not JSON: another file
         return False
     named = isinstance(earlier, dict) and key in earlier
-    return named and earlier.get("source") == str(source.absolute())
+    return named and earlier.get("source") == origin(source)

@@ -52,6 +52,7 @@ class Segment:
         box: x0, y0, x1, y1 in pixels of the image, tight around the segment's pixels; x1 and y1
             are exclusive.
         area: pixels.
+        track: the object's number among those of its class in all frames of a video; else None.
         segment_ids: the result's map of segment ids, (H, W); a `PanopticResult` sets it.
     """
 
@@ -62,6 +63,7 @@ class Segment:
     score: float
     box: tuple[float, float, float, float]
     area: int
+    track: int | None = None
     segment_ids: NDArray[np.int32] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -117,12 +119,14 @@ class Detection:
             the mask, and it may reach out of the image.
         coarse_mask: the mask at the model's size, which `mask` enlarges; None where masks were
             not asked for.
+        track: as in `Segment`.
     """
 
     label: str
     category_id: int
     score: float
     box: tuple[float, float, float, float]
+    track: int | None = None
     coarse_mask: CoarseMask | None = field(default=None, repr=False)
 
     @property

@@ -1,0 +1,394 @@
+"""Where images come from: files, folders, patterns, URLs, standard input, archives, tables, videos.
+
+`find_sources` looks at names alone; a `Source` opens its file, and gives its images one at a time,
+in the order in which they are stored. What a format needs is imported when such a file is opened.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+from panodetr.errors import ImageError, MissingExtra, PanodetrError
+from panodetr.images.read import KNOWN, SUFFIXES, ImageSource, NamedImage, Page, find_pages
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+STDIN = "/dev/stdin"
+"""The input, also "-", that stands for standard input, on every system: an image or a tar."""
+
+MOST_BYTES = 1 << 30
+"""Of one image in an archive or at a URL: a larger one is refused before it is read."""
+
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
+SEVERAL_PAGES = (".tif", ".tiff", ".gif", ".webp")
+_ROWS = 16  # of a table that are read at a time
+
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+
+
+@dataclass(frozen=True, eq=False)
+class Frame(NamedImage):
+    """A frame of a video.
+
+    Attributes:
+        video: its path or URL.
+        number: its place in the video, from 0.
+        time: seconds from the video's start.
+        rate: frames of the video a second.
+    """
+
+    video: str
+    number: int
+    time: float
+    rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A file, or what else holds images; it is cheap, and can be sent to another process.
+
+    Attributes:
+        path: of the file, a URL, or `STDIN`.
+        page: the only page that is taken of a file of several; None takes all.
+        every: of a video, each how manieth frame is taken.
+    """
+
+    path: str
+    page: int | None = None
+    every: int = 1
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it is a video, by its name."""
+        return self.path.lower().endswith(VIDEOS)
+
+    def images(self) -> Iterator[ImageSource]:
+        """Give the images in their order; each is read from the file when it is asked for.
+
+        Raises:
+            ImageError: the file cannot be read, from here on; an image that is broken says so when
+                it is decoded.
+            PanodetrError: a library is missing; the message says which to install.
+        """
+        read = _reader(self.path)
+        if read is None and self.path != STDIN and not _URL.match(self.path):
+            yield from self._pages()
+            return
+        with _one_line(self.path), ExitStack() as opened:
+            if read is None:
+                file = _open(self.path, opened)
+                yield NamedImage(_name(self.path), _bounded(file, self.path))
+            else:
+                yield from read(self, opened)
+
+    def count(self) -> int | None:
+        """Count the images; None where that would take reading all of it."""
+        if self.path != STDIN and _reader(self.path) is not None:
+            return None
+        many = self.page is None and self.path.lower().endswith(SEVERAL_PAGES)
+        return len(self._pages()) if many and not _URL.match(self.path) else 1
+
+    def _pages(self) -> list[ImageSource]:
+        """List the pages of a file, or the file where it is one image."""
+        path = Path(self.path)
+        try:
+            pages = find_pages(path)
+        except PanodetrError:  # said when it is read
+            pages = [1]
+        if pages == [self.page or 1]:
+            return [path]
+        return [Page(path, number) for number in ([self.page] if self.page else pages)]
+
+
+def find_sources(
+    inputs: Iterable[str | Path],
+    *,
+    recursive: bool = True,
+    page: int | None = None,
+    every: int = 1,
+    refuse: Callable[[str, ImageError], None] | None = None,
+) -> list[Source]:
+    """List what inputs name: each file once, in the order of the inputs.
+
+    A file is taken whatever its name is. A folder gives its images, by their suffixes, without
+    hidden ones; one without images gives its archives, tables and videos. A pattern, with `**` for
+    any depth, gives the images and folders that match. Within a folder or pattern paths are sorted.
+
+    Args:
+        inputs: files, folders, patterns, URLs of anything that fsspec opens, or `STDIN`.
+        recursive: whether folders within folders are looked into.
+        page: as in `Source`.
+        every: as in `Source`.
+        refuse: called for an input that names nothing, which is then passed over; None raises.
+
+    Raises:
+        ImageError: an input does not exist, or a folder or pattern has nothing in it.
+    """
+    found: dict[str, Source] = {}
+    for given in map(str, inputs):
+        try:
+            paths = _expand_url(given) if _URL.match(given) else _expand(given, recursive)
+        except ImageError as error:
+            if refuse is None:
+                raise
+            refuse(given, error)
+            continue
+        for path in paths:
+            is_local = path != STDIN and not _URL.match(path)
+            key = os.path.realpath(path) if is_local else path
+            found.setdefault(key, Source(path=path, page=page, every=every))
+    return list(found.values())
+
+
+def each_image(
+    sources: Iterable[Source], refuse: Callable[[str, PanodetrError], None] | None = None
+) -> Iterator[ImageSource]:
+    """Give the images of sources, one source after the other.
+
+    Args:
+        sources: as `find_sources` lists them.
+        refuse: called for a source that cannot be read, or not to its end; None raises.
+
+    Raises:
+        PanodetrError: as `Source.images`.
+    """
+    for source in sources:
+        try:
+            yield from source.images()
+        except PanodetrError as error:
+            if refuse is None:
+                raise
+            refuse(source.path, error)
+
+
+def _expand(given: str, recursive: bool) -> list[str]:
+    if given in ("-", STDIN):
+        return [STDIN]
+    matches, what = [given], "no image in this folder"
+    if not os.path.exists(given):
+        if not glob.has_magic(given):
+            raise ImageError(f"{given}: no such file or folder")
+        what = "this pattern matches no image"
+        matches = sorted(glob.glob(given, recursive=True))
+    elif not os.path.isdir(given):
+        return matches  # whatever its suffix
+    files = [file for match in matches for file in _files_in(Path(match), recursive)]
+    images = [str(file) for file in files if file.suffix.lower() in SUFFIXES]
+    images = images or [str(file) for file in files if _reader(file.name) is not None]
+    if not images:
+        raise ImageError(f"{given}: {what}; expected {KNOWN} files, archives, tables or videos")
+    return images
+
+
+def _files_in(path: Path, recursive: bool) -> list[Path]:
+    """List the files of a folder, hidden ones left out, or the one that `path` is."""
+    if not path.is_dir():
+        return [path]
+    return [
+        entry
+        for entry in sorted(path.rglob("*") if recursive else path.iterdir())
+        if entry.is_file() and not any(p.startswith(".") for p in entry.relative_to(path).parts)
+    ]
+
+
+def _expand_url(given: str) -> list[str]:
+    """List the files of a folder or pattern at a URL; or the one file that it is."""
+    with _one_line(given):
+        files, path = _file_system(given)
+        if glob.has_magic(path) and "?" not in path:  # which begins a query in a URL
+            found = files.glob(path)
+        elif given.startswith("http") or not files.isdir(path):
+            return [given]
+        else:
+            found = files.find(path)
+        named = sorted(str(files.unstrip_protocol(name)) for name in found)
+    images = [name for name in named if PurePath(name).suffix.lower() in SUFFIXES]
+    images = images or [name for name in named if _reader(name) is not None]
+    if not images:
+        raise ImageError(f"{given}: no image there; expected {KNOWN} files, archives or tables")
+    return images
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """Give fsspec's file system of a URL, and the path in it."""
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(url)
+    except ImportError as error:  # it says which library to install
+        raise ImageError(f"{url}: {error}") from error
+    except ValueError as error:
+        raise ImageError(f"{url}: {error}; expected http(s), s3, gs, hf or another") from error
+
+
+def _open(path: str, opened: ExitStack) -> IO[bytes]:
+    """Open a file, a URL or standard input, until the stack is closed."""
+    if path == STDIN:
+        return sys.stdin.buffer
+    if not _URL.match(path):
+        return opened.enter_context(open(path, "rb"))
+    files, inner = _file_system(path)
+    return opened.enter_context(files.open(inner, "rb"))
+
+
+def _name(path: str) -> str:
+    return "stdin" if path == STDIN else path
+
+
+def _bounded(file: IO[bytes], name: str) -> bytes:
+    contents = file.read(MOST_BYTES + 1)
+    if len(contents) > MOST_BYTES:
+        raise ImageError(f"{name}: it is larger than {MOST_BYTES:,} bytes; expected one image")
+    return contents
+
+
+@contextmanager
+def _one_line(path: str) -> Generator[None]:
+    """Turn what libraries raise into one line that names the file."""
+    try:
+        yield
+    except PanodetrError:
+        raise
+    except Exception as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        text = " ".join((reason or str(error) or type(error).__name__).split())
+        raise ImageError(f"{path}: cannot be read: {text}") from error
+
+
+_Reader: TypeAlias = Callable[[Source, ExitStack], Iterator[NamedImage]]
+
+
+def _reader(path: str) -> _Reader | None:
+    """Choose how a file of several images is read, by its name; None where it is an image."""
+    name = path.lower()
+    if path == STDIN:
+        start = sys.stdin.buffer.peek(512)  # type: ignore[attr-defined]
+        return _read_tar if start[257:262] == b"ustar" else None
+    if name.endswith(TARS):
+        return _read_tar
+    if name.endswith(VIDEOS):
+        return _read_video
+    return {".zip": _read_zip, ".parquet": _read_parquet, ".arrow": _read_arrow}.get(
+        PurePath(name).suffix
+    )
+
+
+def _is_image(name: str) -> bool:
+    path = PurePath(name)
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return path.suffix.lower() in SUFFIXES and not hidden
+
+
+def _read_tar(source: Source, opened: ExitStack) -> Iterator[NamedImage]:
+    """Read an archive from start to end, as WebDataset writes its shards."""
+    file = _open(source.path, opened)
+    archive = opened.enter_context(tarfile.open(fileobj=file, mode="r|*"))  # noqa: SIM115
+    for member in archive:
+        archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  # it would keep all
+        if member.isreg() and _is_image(member.name):
+            name = f"{_name(source.path)}/{member.name}"
+            contents = archive.extractfile(member)
+            assert contents is not None  # it is a regular file
+            yield NamedImage(name, _bounded(contents, name))
+
+
+def _read_zip(source: Source, opened: ExitStack) -> Iterator[NamedImage]:
+    archive = opened.enter_context(zipfile.ZipFile(_open(source.path, opened)))
+    for member in archive.infolist():
+        if not member.is_dir() and _is_image(member.filename):
+            name = f"{source.path}/{member.filename}"
+            with archive.open(member) as contents:
+                yield NamedImage(name, _bounded(contents, name))
+
+
+def _read_parquet(source: Source, opened: ExitStack) -> Iterator[NamedImage]:
+    """Read the rows of a table's column of images: bytes, or bytes and path as `datasets` has."""
+    parquet = _import("pyarrow.parquet")
+    table = parquet.ParquetFile(_open(source.path, opened))
+    yield from _read_rows(source, table.schema_arrow, table.iter_batches(_ROWS))
+
+
+def _read_arrow(source: Source, opened: ExitStack) -> Iterator[NamedImage]:
+    """Read a file of a Hugging Face data set on disk, as `save_to_disk` writes it."""
+    ipc = _import("pyarrow.ipc")
+    table = opened.enter_context(ipc.open_stream(_open(source.path, opened)))
+    yield from _read_rows(source, table.schema, table)
+
+
+def _import(name: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as error:
+        what = "a video" if name == "av" else "a table of images"
+        raise MissingExtra(f"reading {what}", "video" if name == "av" else "tables") from error
+
+
+def _read_rows(source: Source, schema: Any, batches: Iterable[Any]) -> Iterator[NamedImage]:
+    column = _image_column(source.path, schema)
+    number = 0
+    for batch in batches:
+        for start in range(0, batch.num_rows, _ROWS):
+            for value in batch.column(column).slice(start, _ROWS).to_pylist():
+                named = value.get("path") if isinstance(value, dict) else None
+                contents = value.get("bytes") if isinstance(value, dict) else value
+                if contents is None and named and os.path.isfile(named):
+                    contents = Path(named).read_bytes()
+                row = f"{number:06}-{PurePath(named).name}" if named else f"{number:06}"
+                yield NamedImage(f"{source.path}/{row}", contents or b"")
+                number += 1
+
+
+def _image_column(path: str, schema: Any) -> str:
+    """Find the column of images: bytes, or a structure with bytes; one called "image" first."""
+    fitting = [
+        field.name
+        for field in schema
+        if "binary" in str(field.type) and not str(field.type).startswith(("list", "map"))
+    ]
+    if not fitting:
+        names = ", ".join(schema.names)
+        raise ImageError(f"{path}: no column holds images; expected bytes in one of {names}")
+    return min(fitting, key=lambda name: name not in ("image", "img", "jpg", "png"))
+
+
+def _read_video(source: Source, opened: ExitStack) -> Iterator[Frame]:
+    """Read each n-th frame of the first video stream, turned as the file says."""
+    av = _import("av")
+    import numpy as np
+
+    local = not _URL.match(source.path)
+    file = source.path if local else _open(source.path, opened)
+    video = opened.enter_context(av.open(file))
+    if not video.streams.video:
+        raise ImageError(f"{source.path}: there is no video in it")
+    stream = video.streams.video[0]
+    stream.thread_type = "AUTO"
+    rate = float(stream.average_rate or 25)
+    for number, frame in enumerate(video.decode(stream)):
+        if number % source.every == 0:
+            turns = round(getattr(frame, "rotation", 0) / 90) % 4  # counterclockwise
+            pixels: NDArray[np.uint8] = np.rot90(frame.to_ndarray(format="rgb24"), turns)
+            time = number / rate if frame.time is None else float(frame.time)
+            yield Frame(
+                name=f"{source.path}/frame{number:06}",
+                image=np.ascontiguousarray(pixels),
+                video=source.path,
+                number=number,
+                time=time,
+                rate=rate,
+            )
