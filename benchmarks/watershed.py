@@ -22,8 +22,9 @@ from skimage.filters import gaussian, threshold_otsu
 from skimage.segmentation import watershed
 
 from harness.machine import describe_machine
-from panodetr.data.formats.coco_panoptic import PanopticData, read_ids
-from panodetr.data.samples import read_sample
+from panodetr.data.dataset import open_data
+from panodetr.data.formats.coco_panoptic import read_ids
+from panodetr.data.samples import Sample, read_sample
 from panodetr.evaluation.panoptic_quality import PanopticQuality
 from panodetr.files import write_json
 from panodetr.results.types import Category, Segment
@@ -41,10 +42,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT, help="where watershed.json goes")
     options = parser.parse_args()
 
-    data = PanopticData.open(options.data, options.split)
+    data = open_data(options.data, options.split, format="coco-panoptic")
     nucleus = next(category for category in data.categories if category.is_thing)
     quality = PanopticQuality(data.categories)
-    samples = data.samples[: options.images]
+    samples = [s for s in data.samples if isinstance(s, Sample)][: options.images]
     for sample in samples:
         found = find_nuclei(read_sample(sample), options.distance)
         quality.update(read_ids(sample), sample.segments, found, list_segments(found, nucleus))

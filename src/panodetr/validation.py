@@ -20,7 +20,7 @@ T = TypeVar("T")
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
 
-_AT = re.compile(r"(?s)(?P<what>.*?)(?: - at `(?P<key>key in )?\$(?P<place>[^`]*)`)?$")
+_AT = re.compile(r"(?s)(?P<what>.*?)(?: - at `(?P<key>key` in `)?\$(?P<place>[^`]*)`)?$")
 
 
 def read_json(

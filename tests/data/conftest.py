@@ -11,8 +11,28 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from panodetr.data.dataset import Dataset, Format, Source
+from panodetr.data.formats import Faults
+from panodetr.data.samples import InstanceImage, Sample
+
 SIZES = ((20, 30), (40, 24), (16, 16))
 """Of the images 1.png, 2.png and 3.png, height and width."""
+
+
+def read_strictly(folder: Path, split: str, format: Format) -> Dataset:
+    """Read a split as it is read for comparing results: the first fault is raised."""
+    source = Source(folder)
+    return source.read(*source.choose(split, format), Faults())
+
+
+def panoptic_samples(folder: Path, split: str) -> list[Sample]:
+    samples = read_strictly(folder, split, "coco-panoptic").samples
+    return [sample for sample in samples if isinstance(sample, Sample)]
+
+
+def instance_images(folder: Path, split: str) -> list[InstanceImage]:
+    samples = read_strictly(folder, split, "coco-instances").samples
+    return [sample for sample in samples if isinstance(sample, InstanceImage)]
 
 
 def write_image(path: Path, size: tuple[int, int], seed: int = 0) -> None:

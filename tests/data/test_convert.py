@@ -18,12 +18,12 @@ from panodetr.cli import data as cli
 from panodetr.cli import options
 from panodetr.data.convert import TARGETS, Conversion, Target, convert_data
 from panodetr.data.dataset import FORMATS, Dataset, Format, open_data, read_objects
-from panodetr.data.formats.coco_panoptic import PanopticData, read_ids
+from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.masks import draw_mask
 from panodetr.data.samples import AnySample, InstanceImage, ObjectTruth
 from panodetr.errors import DataError, UsageError
 
-from .conftest import write_image
+from .conftest import panoptic_samples, read_strictly, write_image
 
 
 def convert(folder: Path, out: Path, to: Target, *, split: str | None = None) -> Conversion:
@@ -75,7 +75,7 @@ def test_id_maps_keep_every_pixel(id_folder: Path, tmp_path: Path, to: Target) -
         }
     assert made.lost == Counter(expected)
     if to == "coco-panoptic":
-        for sample in PanopticData.open(tmp_path / "out", "").samples:
+        for sample in panoptic_samples(tmp_path / "out", ""):
             ids = read_ids(sample)
             areas = {segment.id: segment.area for segment in sample.segments}
             assert areas == {number: (ids == number).sum() for number in (3, 7, 300)}
@@ -232,13 +232,13 @@ def test_coco_instances_keep_their_masks_in_yolo(shared_data: Path, tmp_path: Pa
 
 def test_coco_instances_become_segments(shared_data: Path, tmp_path: Path) -> None:
     made = convert(shared_data / "coco-instances", tmp_path / "out", "coco-panoptic")
-    data = PanopticData.open(tmp_path / "out", "")
-    segments = [segment for sample in data.samples for segment in sample.segments]
+    samples = panoptic_samples(tmp_path / "out", "")
+    segments = [segment for sample in samples for segment in sample.segments]
     hidden = made.lost["objects that lie below others with all their pixels"]
     assert len(segments) == 1389 - hidden
     assert made.lost["objects that lie below others with a part of their pixels"] > 300
     assert sum(segment.is_crowd for segment in segments) <= 17
-    for sample in data.samples[::20]:
+    for sample in samples[::20]:
         read_ids(sample)  # what is listed is what is shown
 
 
@@ -246,15 +246,16 @@ def test_coco_instances_become_segments(shared_data: Path, tmp_path: Path) -> No
 def test_panoptic_things_keep_their_pixels(shared_data: Path, tmp_path: Path, to: Target) -> None:
     folder = shared_data / "coco-panoptic"
     made = convert(folder, tmp_path / "out", to)
-    before = PanopticData.open(folder, "")
+    before = read_strictly(folder, "", "coco-panoptic")
+    samples = panoptic_samples(folder, "")
     after = open_data(tmp_path / "out")
     names = {category.id: category.name for category in before.categories}
     its_names = {category.id: category.name for category in after.categories}
     things = {category.id for category in before.categories if category.is_thing}
     by_id = {sample.image_id: sample for sample in after.samples}
-    segments = [segment for sample in before.samples for segment in sample.segments]
+    segments = [segment for sample in samples for segment in sample.segments]
     assert made.lost["segments of stuff"] == sum(s.category_id not in things for s in segments)
-    for sample in before.samples:
+    for sample in samples:
         its, ids = by_id[sample.image_id], read_ids(sample)
         kept = [
             segment

@@ -9,7 +9,8 @@ import torch
 from accelerate import Accelerator
 
 from panodetr.data.augment import CropAugmentation
-from panodetr.data.formats.coco_panoptic import PanopticData, read_ids
+from panodetr.data.formats.coco_panoptic import read_ids
+from panodetr.data.samples import Sample
 from panodetr.evaluation.panoptic_quality import PanopticQuality
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
@@ -71,10 +72,10 @@ def test_two_images_can_be_learned_by_heart(
     folder = RunFolder(tmp_path / "run")
     Trainer(state, learning_run, data, None, folder, accelerator, Observer()).train()
     predictor = make_predictor(state.kept_model, learning_run.spec, CPU)
-    truth = PanopticData.open(data.folder, data.split)
-    quality = PanopticQuality(truth.categories)
-    results = predictor.segment([sample.path for sample in truth.samples])
-    for sample, result in zip(truth.samples, results, strict=True):
+    quality = PanopticQuality(data.categories)
+    results = predictor.segment([sample.path for sample in data.samples])
+    for sample, result in zip(data.samples, results, strict=True):
+        assert isinstance(sample, Sample)
         quality.update(read_ids(sample), sample.segments, result.segment_ids, result.segments)
     figures = quality.compute()
     assert figures.things.rq > 0.95, figures

@@ -15,7 +15,7 @@ import numpy as np
 
 from panodetr.data.dataset import Source, judge
 from panodetr.data.formats import Faults, Finding, system_errors
-from panodetr.data.formats.coco_panoptic import check_ids
+from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.formats.id_maps import read_objects_map
 from panodetr.data.masks import draw_id_map, mask_area
 from panodetr.data.samples import InstanceImage, Sample, read_sample
@@ -180,7 +180,7 @@ def _count(
                 found.covered.add(truths, sample.size)
         elif isinstance(sample, Sample):
             listed = [(s.category_id, s.is_crowd, s.area) for s in sample.segments]
-            check_ids(sample, faults)
+            read_ids(sample, faults)
         else:
             drawn, numbers = read_objects_map(sample)
             ids.update(numbers.tolist())

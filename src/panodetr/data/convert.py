@@ -19,10 +19,11 @@ from panodetr.data.dataset import Source
 from panodetr.data.formats import number_images
 from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.formats.id_maps import read_objects_map
-from panodetr.data.formats.yolo import DECIMALS, SPLITS
+from panodetr.data.formats.shapes import DECIMALS
 from panodetr.data.masks import draw_id_map, draw_mask, id_map_objects, mask_area, panoptic_objects
 from panodetr.data.outlines import join, outline
 from panodetr.data.samples import InstanceImage, Sample
+from panodetr.data.tree import SPLITS
 from panodetr.errors import DataError, UsageError
 from panodetr.files import atomic_folder, write_bytes, write_json, write_text
 from panodetr.results.id_map import id_map_png

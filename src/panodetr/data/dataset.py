@@ -7,17 +7,19 @@ whether there is something to learn from: for checking, a rehearsal and a run al
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from panodetr.data.formats import Faults, system_errors, things
 from panodetr.data.formats.coco import find_documents, make_layout
-from panodetr.data.formats.coco_instances import InstanceData
-from panodetr.data.formats.coco_panoptic import PanopticData, read_ids
+from panodetr.data.formats.coco_instances import read_instances
+from panodetr.data.formats.coco_panoptic import read_ids, read_panoptic
 from panodetr.data.formats.id_maps import find_id_maps, read_id_maps, read_objects_map
 from panodetr.data.formats.imagefolder import find_imagefolder, read_imagefolder
 from panodetr.data.formats.labelme import find_labelme, read_labelme
@@ -27,18 +29,19 @@ from panodetr.data.formats.voc_masks import find_voc_masks, read_voc_masks
 from panodetr.data.formats.voc_xml import find_voc_xml, read_voc_xml
 from panodetr.data.formats.yolo import find_yolo, read_yolo
 from panodetr.data.masks import draw_id_map
-from panodetr.data.samples import InstanceImage, MaskImage, Records, Sample
+from panodetr.data.samples import (
+    AnySample,
+    InstanceCategory,
+    InstanceImage,
+    MaskImage,
+    Records,
+    Sample,
+)  # fmt: skip
 from panodetr.data.targets import Objects, segment_classes
 from panodetr.data.tree import Tree, same_split
 from panodetr.errors import DataError
 from panodetr.results.types import Category
 from panodetr.validation import read_json
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from panodetr.data.formats.coco import Kind
-    from panodetr.data.samples import AnySample, InstanceCategory
 
 Format: TypeAlias = Literal[
     "coco-panoptic", "coco-instances", "yolo", "labelme", "via", "voc-xml", "voc-masks",
@@ -90,56 +93,27 @@ class Dataset:
         return {category.id: category.index for category in self.categories}
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """How one format is found and read."""
-
-    find: Callable[[Tree], dict[str, Any]]
-    read: Callable[[Tree, dict[str, Any], str, Faults, str], Records]
-
-
-def _coco(kind: Kind) -> _Reader:
-    def find(tree: Tree) -> dict[str, Any]:
-        return dict(find_documents(tree, kind))
-
-    def read(tree: Tree, found: dict[str, Any], split: str, faults: Faults, _: str) -> Records:
-        layout = make_layout(tree, found, split, kind)
-        if kind == "panoptic":
-            data = PanopticData.read(layout, split, faults=faults)
-            return Records(
-                categories=data.categories,
-                samples=data.samples,
-                has_masks=True,
-                place=layout.annotations,
-            )
-        instances = InstanceData.read(layout, faults=faults)
-        return Records(
-            categories=things({c.id: c.name for c in instances.categories}),
-            samples=instances.images,
-            has_masks=instances.has_masks,
-            place=layout.annotations,
-        )
-
-    return _Reader(find, read)
-
-
-def _of_classes(find: Callable[[Tree], Any], read: Callable[..., Records]) -> _Reader:
-    """Make a reader of one that needs no name for objects without class."""
-    return _Reader(find, lambda tree, found, split, faults, _: read(tree, found, split, faults))
-
-
-_READERS: dict[Format, _Reader] = {
-    "coco-panoptic": _coco("panoptic"),
-    "coco-instances": _coco("instances"),
-    "yolo": _of_classes(find_yolo, read_yolo),
-    "labelme": _of_classes(find_labelme, read_labelme),
-    "via": _of_classes(find_via, read_via),
-    "voc-masks": _of_classes(find_voc_masks, read_voc_masks),
-    "voc-xml": _of_classes(find_voc_xml, read_voc_xml),
-    "mask-files": _Reader(find_mask_files, read_mask_files),
-    "id-maps": _Reader(find_id_maps, read_id_maps),
-    "imagefolder": _of_classes(find_imagefolder, read_imagefolder),
+_READERS: dict[
+    Format, tuple[Callable[[Tree], Any], Callable[[Tree, Any, str, Faults], Records]]
+] = {
+    "coco-panoptic": (
+        partial(find_documents, kind="panoptic"),
+        lambda tree, found, split, faults: read_panoptic(make_layout(tree, found, split), faults),
+    ),
+    "coco-instances": (
+        partial(find_documents, kind="instances"),
+        lambda tree, found, split, faults: read_instances(make_layout(tree, found, split), faults),
+    ),
+    "yolo": (find_yolo, read_yolo),
+    "labelme": (find_labelme, read_labelme),
+    "via": (find_via, read_via),
+    "voc-masks": (find_voc_masks, read_voc_masks),
+    "voc-xml": (find_voc_xml, read_voc_xml),
+    "mask-files": (find_mask_files, read_mask_files),
+    "id-maps": (find_id_maps, read_id_maps),
+    "imagefolder": (find_imagefolder, read_imagefolder),
 }
+"""How the splits of each format are found, and how one is read."""
 
 FORMATS: tuple[Format, ...] = tuple(_READERS)
 """In the order in which a folder is asked for them."""
@@ -187,7 +161,7 @@ class Source:
             DataError: what describes the data is broken.
         """
         if format not in self._found:
-            self._found[format] = _READERS[format].find(self.tree)
+            self._found[format] = _READERS[format][0](self.tree)
         return self._found[format]
 
     def choose(self, split: str | None, format: Format | None) -> tuple[Format, str]:
@@ -265,7 +239,7 @@ class Source:
         """
         found = self.find(format)
         faults.as_stored = None if self._exif is None else self._exif == "stored"
-        records = _READERS[format].read(self.tree, found, split, faults, class_name)
+        records = _READERS[format][1](self.tree, found, split, faults)
         are_there = [os.path.isfile(sample.path) for sample in records.samples]
         there = tuple(compress(records.samples, are_there))
         gone = [str(s.path) for s in compress(records.samples, [not here for here in are_there])]
@@ -276,7 +250,7 @@ class Source:
             folder=self.folder,
             split=split,
             format=format,
-            categories=records.categories,
+            categories=tuple(replace(c, name=c.name or class_name) for c in records.categories),
             samples=there,
             has_masks=records.has_masks,
             unreadable=tuple(faults.bad.values()),

@@ -104,8 +104,8 @@ def _read_wide(path: Path, size: tuple[int, int], failure: DataError) -> NDArray
 
 
 @contextmanager
-def opened(path: Path, size: tuple[int, int]) -> Generator[Image.Image, None, None]:
-    """Open a picture and see that it has its image's size.
+def opened(path: Path, size: tuple[int, int] | None) -> Generator[Image.Image, None, None]:
+    """Open a picture and see that it has its image's size (H, W); None is any size.
 
     Raises:
         DataError: it is missing, broken, or of another size; also where its pixels turn out broken.
@@ -114,7 +114,7 @@ def opened(path: Path, size: tuple[int, int]) -> Generator[Image.Image, None, No
         with quiet():
             picture = Image.open(path, formats=_FORMATS)
         with picture:
-            if picture.size != (size[1], size[0]):
+            if size is not None and picture.size != (size[1], size[0]):
                 raise DataError(
                     f"{path} is {picture.width}x{picture.height} pixels; "
                     f"expected {size[1]}x{size[0]}, the size of its image"

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NotRequired, TypeAlias, TypedDict
+from pathlib import Path
+from typing import NotRequired, TypeAlias, TypedDict, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from panodetr.errors import DataError
 from panodetr.images.read import StoredImage, read_image
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from panodetr.results.types import Category
+from panodetr.results.types import Category
 
 
 class RunLengths(TypedDict):
@@ -121,6 +118,28 @@ class InstanceImage:
     objects: Sequence[ObjectTruth]
     as_stored: bool = False
     key: str | None = None
+
+
+class LazyObjects(Sequence[ObjectTruth]):
+    """Objects that are read anew each time they are asked for."""
+
+    def __init__(self, read: Callable[[], list[ObjectTruth]], count: int | None = None) -> None:
+        """Keep how objects are read, and how many there are, if that is known."""
+        self._read = read
+        self._count = count
+
+    def __len__(self) -> int:  # noqa: D105
+        return len(self._read()) if self._count is None else self._count
+
+    def __iter__(self) -> Iterator[ObjectTruth]:  # noqa: D105
+        return iter(self._read())
+
+    @overload
+    def __getitem__(self, place: int) -> ObjectTruth: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[ObjectTruth]: ...
+    def __getitem__(self, place: int | slice) -> ObjectTruth | list[ObjectTruth]:  # noqa: D105
+        return self._read()[place]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -370,14 +370,6 @@ class Images:
                 found.absent.append(name)
         return found
 
-    def find_beside(self, named: Sequence[tuple[Path, str]], split: str) -> dict[Path, Found]:
-        """Find the image that each of many annotation files names, for each file."""
-        names: dict[Path, list[str]] = {}
-        for path, name in named:
-            names.setdefault(path.parent, []).append(name)
-        found = {folder: self.find(inner, folder, split=split) for folder, inner in names.items()}
-        return {path: found[path.parent] for path, _ in named}
-
     def _path(self, file: File) -> Path:
         return Path("/".join((self._root, *file[0], file[1])))
 

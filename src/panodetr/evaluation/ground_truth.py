@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 from panodetr.data.dataset import Source
 from panodetr.data.formats import Faults
-from panodetr.data.formats.coco import Layout, is_panoptic, make_layout, read_document
-from panodetr.data.formats.coco_instances import InstanceData
-from panodetr.data.formats.coco_panoptic import PanopticData
+from panodetr.data.formats.coco import Layout, make_layout, read_document
+from panodetr.data.formats.coco_instances import read_instances
+from panodetr.data.formats.coco_panoptic import read_panoptic
 from panodetr.data.formats.id_maps import read_objects_map
 from panodetr.data.masks import id_map_objects
-from panodetr.data.samples import InstanceCategory, InstanceImage, MaskImage, Sample
+from panodetr.data.samples import InstanceCategory, InstanceImage, MaskImage, Records, Sample
 from panodetr.data.tree import same_split
 from panodetr.errors import DataError
 from panodetr.images.read import StoredImage
@@ -127,8 +127,8 @@ class GroundTruth:
             source.choose(split, "coco-panoptic" if source.find("coco-panoptic") else None)
         truth = _join(
             source.folder,
-            None if panoptic is None else PanopticData.read(panoptic, split),
-            None if instances is None else InstanceData.read(instances),
+            None if panoptic is None else read_panoptic(panoptic, Faults()),
+            None if instances is None else read_instances(instances, Faults()),
         )
         there = tuple(image for image in truth.images if image.path.is_file())
         missing = len(truth.images) - len(there)
@@ -149,11 +149,10 @@ class GroundTruth:
         Raises:
             DataError: it is neither, or it contradicts itself.
         """
-        layout = Layout(path, path.parent / "images", path.with_suffix(""))
-        document = read_document(path)
-        if document.annotations and is_panoptic(document.annotations[0]):
-            return _join(path.parent, PanopticData.read(layout, document=document), None)
-        return _join(path.parent, None, InstanceData.read(layout, document=document))
+        layout, document = Layout.of_file(path), read_document(path)
+        if any(b'"segments_info"' in bytes(raw) for raw in document.annotations[:1]):
+            return _join(path.parent, read_panoptic(layout, Faults(), document), None)
+        return _join(path.parent, None, read_instances(layout, Faults(), document))
 
     @classmethod
     def of_data(
@@ -177,12 +176,12 @@ class GroundTruth:
         faults = faults or Faults()
         if data.format == "coco-panoptic":
             layout = None if source is None else _find(source, data.split, "instances")
-            instances = None if layout is None else InstanceData.read(layout, faults=faults)
+            instances = None if layout is None else read_instances(layout, faults)
             kept = tuple(sample for sample in data.samples if sample.image_id not in faults.bad)
             if instances is not None:
                 ids = {sample.image_id for sample in kept}
-                objects = tuple(image for image in instances.images if image.image_id in ids)
-                instances = replace(instances, images=objects)
+                objects = tuple(image for image in instances.samples if image.image_id in ids)
+                instances = replace(instances, samples=objects)
             return _join(data.folder, replace(data, samples=kept), instances)
         images: list[GroundTruthImage] = []
         for sample in data.samples:
@@ -239,7 +238,7 @@ def _find(source: Source, split: str, kind: Kind) -> Layout | None:
     """Find the JSON of a split of COCO's."""
     found = source.find(FORMATS[kind])
     name = same_split(found, split)
-    return None if name is None else make_layout(source.tree, found, name, kind)
+    return None if name is None else make_layout(source.tree, found, name)
 
 
 def _name_only(categories: Iterable[Category]) -> tuple[InstanceCategory, ...]:
@@ -268,12 +267,13 @@ def _image(sample: Sample | None, instances: InstanceImage | None) -> GroundTrut
 
 
 def _join(
-    folder: Path, panoptic: PanopticData | Dataset | None, instances: InstanceData | None
+    folder: Path, panoptic: Records | Dataset | None, instances: Records | None
 ) -> GroundTruth:
     """Join the panoptic and the instance annotations of each image."""
     listed = () if panoptic is None else panoptic.samples
     samples = {s.image_id: s for s in listed if isinstance(s, Sample)}
-    others = {} if instances is None else {i.image_id: i for i in instances.images}
+    listed = () if instances is None else instances.samples
+    others = {s.image_id: s for s in listed if isinstance(s, InstanceImage)}
     if panoptic is not None and instances is not None and samples.keys() != others.keys():
         odd = min(samples.keys() ^ others.keys())
         raise DataError(
@@ -295,6 +295,6 @@ def _join(
         folder=folder,
         images=tuple(images),
         segment_categories=segment_categories,
-        object_categories=_name_only(things) if instances is None else instances.categories,
+        object_categories=_name_only(things if instances is None else instances.categories),
         has_masks=_have_masks(images),
     )

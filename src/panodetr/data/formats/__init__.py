@@ -250,6 +250,15 @@ def read_text(path: Path) -> str:
         raise DataError(f"cannot read {path}: {error}; expected text in UTF-8") from error
 
 
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file that are not empty, without the spaces around them.
+
+    Raises:
+        DataError: it is no text, or cannot be read.
+    """
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
 def number_images(images: Sequence[Path]) -> list[int]:
     """Give images ids where no file does: the numbers they are called by, or else 1 and up.
 

@@ -7,22 +7,21 @@ folder; `split_of_file` says of which split it is. Its images are those that its
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
 from panodetr.data.formats import Faults
+from panodetr.data.formats.shapes import require_classes
 from panodetr.data.formats.sizes import Listed, read_headers, stated_size
-from panodetr.data.tree import ANNOTATIONS_DEPTH, Tree, same_split, split_of, split_of_file
+from panodetr.data.tree import ANNOTATIONS_DEPTH, Found, Tree, split_of, split_of_file
 from panodetr.errors import DataError
 from panodetr.validation import decode_json
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from panodetr.data.tree import Found
 
 Kind = Literal["panoptic", "instances"]
 """Which ground truth a JSON holds."""
@@ -38,6 +37,8 @@ Side: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Box: TypeAlias = tuple[Coordinate, Coordinate, Side, Side]
 """x, y, width, height in pixels."""
 Text: TypeAlias = Annotated[str, msgspec.Meta(min_length=1)]
+
+DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _SNIFFED = 32 * 2**20
 """Bytes of a JSON that is decoded to see what it is; of a larger one the keys are looked for."""
@@ -75,6 +76,10 @@ class _Used(msgspec.Struct):
     segments_info: list[_Used] = []
 
 
+class _OfImage(msgspec.Struct):
+    image_id: Id
+
+
 class _Named(msgspec.Struct):
     file_name: str
 
@@ -83,38 +88,44 @@ class _Names(msgspec.Struct):
     images: list[_Named]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layout:
     """The parts of one split.
 
     Attributes:
-        annotations: the JSON.
-        images: folder in which the images are looked for.
-        id_maps: folder in which panoptic id maps are looked for; instances have none.
+        annotations: the JSON. The folder of its name is expected to hold panoptic id maps.
+        tree: the files among which images and id maps are looked for.
+        maps: those among which id maps are, if they are others.
         split: its name.
         others: the JSONs of the other splits, by their names.
-        tree: the files of the folder that was opened; None where only the two folders are read.
     """
 
     annotations: Path
-    images: Path
-    id_maps: Path
+    tree: Tree
+    maps: Tree | None = None
     split: str = ""
     others: dict[str, Path] = field(default_factory=dict[str, Path])
-    tree: Tree | None = None
+
+    @classmethod
+    def of_file(cls, path: Path) -> Layout:
+        """Give the layout of a JSON beside which lie `images` and a folder of its name."""
+        return cls(
+            annotations=path,
+            tree=Tree(path.parent / "images"),
+            maps=Tree(path.with_suffix("")),
+        )
 
     def find(
         self, names: Sequence[str], *, maps: bool = False, taken: Iterable[Path] = ()
     ) -> Found:
         """Find the images that names mean, or the id maps, but for files that are taken."""
-        folder = self.id_maps if maps else self.images
-        tree = self.tree or Tree(folder)
+        tree = self.maps if maps and self.maps else self.tree
         return tree.images.find(
             names,
-            folder if self.tree is None else self.annotations.parent,
+            self.annotations.parent if self.maps is None else tree.root,
             split=self.split,
             others=frozenset(self.others),
-            maps=self.id_maps.name if maps else None,
+            maps=self.annotations.stem if maps else None,
             taken=frozenset(taken),
         )
 
@@ -128,14 +139,6 @@ def read_document(path: Path) -> Document:
     return decode_json(_read(path), Document, str(path), DataError)
 
 
-def is_panoptic(annotation: msgspec.Raw) -> bool:
-    """Whether an annotation lists segments, as those of a panoptic JSON do."""
-    try:
-        return "segments_info" in msgspec.json.decode(annotation, type=dict[str, msgspec.Raw])
-    except msgspec.DecodeError:
-        return False  # whoever reads it says what is wrong
-
-
 def decode_entries(
     entries: Sequence[msgspec.Raw], expected: type[Entry], place: str, faults: Faults
 ) -> Iterator[tuple[str, Entry | DataError, msgspec.Raw]]:
@@ -145,7 +148,7 @@ def decode_entries(
         here = f"{place}[{number}]"
         try:
             entry: Entry | DataError = decoder.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except DECODE_ERRORS:
             try:
                 entry = decode_json(raw, expected, here, DataError, strict=False)
             except DataError as error:
@@ -154,28 +157,38 @@ def decode_entries(
 
 
 class Join:
-    """Numbers entries, and finds them by their ids: by value, else by the id's text."""
+    """Numbers entries by their ids, and finds them by value, else by the id's text.
+
+    Attributes:
+        known: the number of an entry by each way to write its id.
+        refused: whether an entry is faulty: nothing is said then of what is not known.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[int | str, int] = {}
+        self.known: dict[int | str, int] = {}
+        self.refused = False
         self._ids: set[int | str] = set()
-        self.refused = False  # an entry whose id is not known: nothing is said of what it may be
 
     def add(self, key: int | str, number: int) -> bool:
         """Take up an id and its number; False where the id is known already."""
         if key in self._ids:
             return False
         self._ids.add(key)
-        self._known[key] = number
+        self.known[key] = number
         if isinstance(key, int):
-            self._known.setdefault(str(key), number)
+            self.known.setdefault(str(key), number)
         elif key.isdecimal() and len(key) < 19:
-            self._known.setdefault(int(key), number)
+            self.known.setdefault(int(key), number)
         return True
 
-    def find(self, key: int | str) -> int | None:
-        """Give the number of the entry that a reference means; None where there is none."""
-        return self._known.get(key)
+
+def image_of(raw: msgspec.Raw, images: Join, place: str) -> int | str:
+    """Give the image of an annotation that is faulty, or else the annotation's place."""
+    try:
+        given = msgspec.json.decode(raw, type=_OfImage, strict=False).image_id
+    except DECODE_ERRORS:
+        return place
+    return images.known.get(given, place)
 
 
 def read_images(
@@ -204,8 +217,7 @@ def read_images(
             names[number] = here, entry.file_name
             images[number] = Listed(
                 image_id=number,
-                path=None,
-                named=entry.file_name,
+                named=str(layout.tree.root / entry.file_name),
                 key=entry.id if isinstance(entry.id, str) else None,
                 size=stated_size(entry.height, entry.width),
             )
@@ -247,7 +259,7 @@ def _numbers(keys: Sequence[int | str]) -> dict[int | str, int]:
 
 
 def read_categories(
-    document: Document, expected: type[CategoryT], layout: Layout, faults: Faults
+    document: Document, layout: Layout, faults: Faults, expected: type[CategoryT] = CategoryEntry
 ) -> tuple[list[CategoryT], Join]:
     """Read the categories, by rising id, without those that stand for nothing.
 
@@ -260,58 +272,36 @@ def read_categories(
     """
     found: dict[int, CategoryT] = {}
     join = Join()
-    path = layout.annotations
-    for here, entry, _ in decode_entries(
-        document.categories, expected, f"{path}: categories", faults
-    ):
+    place = f"{layout.annotations}: categories"
+    for here, entry, _ in decode_entries(document.categories, expected, place, faults):
         if isinstance(entry, DataError):
             faults.add("broken entry", str(entry))
             join.refused = True
-        elif entry.id in found:
-            if (entry.name, entry.supercategory) != (
-                found[entry.id].name, found[entry.id].supercategory
-            ):  # fmt: skip
-                faults.add("duplicate id", f"{here} repeats id {entry.id} of {entry.name!r}")
-        else:
-            found[entry.id] = entry
-    if not found:
-        if not join.refused:
-            faults.add("broken entry", f"{path} has no categories; expected at least one")
-        return [], join
-    of_name: dict[str, list[CategoryT]] = {}
-    for entry in found.values():
-        of_name.setdefault(entry.name, []).append(entry)
-    roots = [e for e in found.values() if e.supercategory == "none"]
-    suspects = {e.id for same in of_name.values() if len(same) > 1 for e in same}
-    if len(roots) == 1 and len(found) > 1:
-        suspects.add(roots[0].id)
-    if suspects:
+            continue
+        known = found.setdefault(entry.id, entry)
+        if (entry.name, entry.supercategory) != (known.name, known.supercategory):
+            faults.add("duplicate id", f"{here} repeats id {entry.id} of {entry.name!r}")
+    if not found and not join.refused:
+        text = f"{layout.annotations} has no categories; expected at least one"
+        faults.add("broken entry", text)
+    count = Counter(entry.name for entry in found.values())
+    suspects = {entry.id for entry in found.values() if count[entry.name] > 1}
+    roots = [entry for entry in found.values() if entry.supercategory == "none"]
+    root = roots[0] if len(roots) == 1 and len(found) > 1 else None
+    if root or suspects:
         used = _used(document.annotations)
         for other in layout.others.values():
-            if suspects <= used:
+            if (suspects | ({root.id} if root else set())) <= used:
                 break
-            try:
+            with suppress(DataError):  # said where that split is opened
                 used |= _used(read_document(other).annotations)
-            except DataError:  # said where that split is opened
-                continue
-        if len(roots) == 1 and len(found) > 1 and roots[0].id not in used:
-            del found[roots[0].id]
+        if root and root.id not in used:
+            del found[root.id]
             text = "a class without objects that stands above all others is none"
-            faults.note("class", text, f"{roots[0].name!r}, id {roots[0].id}")
-        for name, same in of_name.items():
-            with_objects = [e for e in same if e.id in used]
-            kept = with_objects or [e for e in same if e.id in found][:1]
-            if len(with_objects) > 1:
-                ids = " and ".join(str(e.id) for e in with_objects[:2])
-                faults.add(
-                    "duplicate id",
-                    f"{path} repeats the name {name!r}: {ids} both have objects; give them one id, "
-                    "or two names",
-                )
-            for entry in same:
-                if len(same) > 1 and entry not in kept and found.pop(entry.id, None):
-                    text = "{n} classes repeat the name of another and have no objects: left out"
-                    faults.note("class", text, f"{name!r}, id {entry.id}")
+            faults.note("class", text, f"{root.name!r}, id {root.id}")
+        names = {entry.id: entry.name for entry in found.values()}
+        kept = require_classes(names, used, str(layout.annotations), faults)
+        found = {category_id: found[category_id] for category_id in kept}
     for category_id in found:
         join.add(category_id, category_id)
     return [found[category_id] for category_id in sorted(found)], join
@@ -324,7 +314,7 @@ def _used(annotations: Sequence[msgspec.Raw]) -> set[int]:
     for raw in annotations:
         try:
             entry = decoder.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except DECODE_ERRORS:
             continue
         for key in (entry.category_id, *(segment.category_id for segment in entry.segments_info)):
             if isinstance(key, int):
@@ -347,7 +337,7 @@ def find_documents(tree: Tree, kind: Kind) -> dict[str, list[Path]]:
     }
 
 
-def make_layout(tree: Tree, found: dict[str, list[Path]], split: str, kind: Kind) -> Layout:
+def make_layout(tree: Tree, found: dict[str, list[Path]], split: str) -> Layout:
     """Give the parts of a split that was found.
 
     Raises:
@@ -360,8 +350,7 @@ def make_layout(tree: Tree, found: dict[str, list[Path]], split: str, kind: Kind
             "expected one JSON a split: say which with --annotations FILE, or take one away"
         )
     others = {name: paths[0] for name, paths in found.items() if name != split}
-    id_maps = path.with_suffix("") if kind == "panoptic" else path.parent
-    return Layout(path, tree.root, id_maps, split, others, tree)
+    return Layout(annotations=path, tree=tree, split=split, others=others)
 
 
 def _only(paths: list[Path], kind: Kind) -> list[Path]:
@@ -411,21 +400,3 @@ def _split_of_images(path: Path) -> str:
     tops = {PurePosixPath(image.file_name.replace("\\", "/")).parts[:1] for image in images}
     split = split_of(tops.pop()[0]) if len(tops) == 1 and () not in tops else None
     return split.name if split else ""
-
-
-def require_layout(folder: Path, split: str, kind: Kind) -> Layout:
-    """Find a split.
-
-    Raises:
-        DataError: it is not there; the message lists the splits that are there.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; expected one with COCO {kind} data")
-    tree = Tree(folder)
-    found = find_documents(tree, kind)
-    chosen = same_split(found, split)
-    if chosen is None:
-        named = f"{kind}_{split}.json" if split else f"{kind}.json"
-        there = ", ".join(name or '"" (no split)' for name in found) or "none"
-        raise DataError(f"{folder / named} is missing; splits in {folder}: {there}")
-    return make_layout(tree, found, chosen, kind)

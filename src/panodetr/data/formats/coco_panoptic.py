@@ -6,12 +6,13 @@ set is opened, the pixels when they are read. NumPy only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from panodetr.data.formats import Faults, made_up_color
 from panodetr.data.formats.coco import (
@@ -22,23 +23,18 @@ from panodetr.data.formats.coco import (
     Layout,
     Text,
     decode_entries,
+    image_of,
     read_categories,
     read_document,
     read_images,
-    require_layout,
-)
-from panodetr.data.formats.sizes import settle
+)  # fmt: skip
+from panodetr.data.formats.sizes import Listed, settle
 from panodetr.data.masks import VOID, present_ids, read_id_map
-from panodetr.data.samples import GroundTruthSegment, Sample
+from panodetr.data.samples import GroundTruthSegment, Records, Sample
+from panodetr.data.tree import Found
 from panodetr.errors import DataError, ImageError
 from panodetr.images.read import read_size
 from panodetr.results.types import Category
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from panodetr.data.formats.sizes import Listed
-    from panodetr.data.tree import Found
 
 LARGEST_ID = 2**24 - 1  # three bytes of colour
 
@@ -63,10 +59,6 @@ class _Annotation(msgspec.Struct):
     segments_info: list[msgspec.Raw]
 
 
-class _OfImage(msgspec.Struct):
-    image_id: Id
-
-
 class _Segment(msgspec.Struct):
     id: Annotated[int, msgspec.Meta(ge=1, le=LARGEST_ID)]
     category_id: Id
@@ -75,97 +67,50 @@ class _Segment(msgspec.Struct):
     bbox: list[float] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class PanopticData:
-    """One split of a data set.
+def read_panoptic(layout: Layout, faults: Faults, document: Document | None = None) -> Records:
+    """Read and check a JSON, and that its id maps are there; the images may be elsewhere.
 
-    Attributes:
-        folder: where its JSON lies.
-        split: its name, "" for a folder without splits.
-        categories: by rising id; an index is the position in this order.
-        samples: in the order of the JSON's images.
-    """
-
-    folder: Path
-    split: str
-    categories: tuple[Category, ...]
-    samples: tuple[Sample, ...]
-
-    @classmethod
-    def open(cls, folder: Path, split: str) -> PanopticData:
-        """Read and check a split's JSON, and that its files are there.
-
-        Raises:
-            DataError: a file is missing, the JSON is broken, or it contradicts itself.
-        """
-        data = cls.read(require_layout(folder, split, "panoptic"), split)
-        for sample in data.samples:
-            if not sample.path.is_file():
-                raise DataError(f"{sample.path} is missing; it is image {sample.image_id}")
-        return data
-
-    @classmethod
-    def read(
-        cls,
-        layout: Layout,
-        split: str = "",
-        *,
-        document: Document | None = None,
-        faults: Faults | None = None,
-    ) -> PanopticData:
-        """Read and check a JSON, and that its id maps are there; the images may be elsewhere.
-
-        Args:
-            layout: where the parts lie.
-            split: its name.
-            document: the JSON, where it has been read already.
-            faults: what collects faults; None raises the first one.
-
-        Raises:
-            DataError: a file is missing, the JSON is broken, or it contradicts itself.
-        """
-        faults = faults or Faults()
-        document = document or read_document(layout.annotations)
-        entries, join = read_categories(document, _Category, layout, faults)
-        categories = tuple(
-            Category(
-                index=index,
-                id=entry.id,
-                name=entry.name,
-                is_thing=entry.isthing,
-                color=entry.rgb(index),
-            )
-            for index, entry in enumerate(entries)
-        )
-        made_up = sum(entry.color is None for entry in entries)
-        if made_up:
-            text = "{n} categories have no colour; colours are made up"
-            faults.note("repaired", text, count=made_up)
-        return cls(
-            folder=layout.annotations.parent,
-            split=split,
-            categories=categories,
-            samples=_read_samples(document, layout, join, faults),
-        )
-
-
-def read_ids(sample: Sample) -> NDArray[np.int32]:
-    """Read a sample's id map, (H, W), 0 = void.
+    Args:
+        layout: where the parts lie.
+        faults: what raises the first fault or collects all. Images that have a fault of their own
+            are left out.
+        document: the JSON, where it has been read already.
 
     Raises:
-        DataError: the file cannot be read, has another size than the JSON says, shows an id that
-            the JSON doesn't list, or lacks one that it does.
+        DataError: a file is missing, the JSON is broken, or it contradicts itself.
     """
-    return check_ids(sample, Faults())
+    document = document or read_document(layout.annotations)
+    entries, join = read_categories(document, layout, faults, _Category)
+    categories = tuple(
+        Category(
+            index=index,
+            id=entry.id,
+            name=entry.name,
+            is_thing=entry.isthing,
+            color=entry.rgb(index),
+        )
+        for index, entry in enumerate(entries)
+    )
+    made_up = sum(entry.color is None for entry in entries)
+    if made_up:
+        text = "{n} categories have no colour; colours are made up"
+        faults.note("repaired", text, count=made_up)
+    samples = _read_samples(document, layout, join, faults)
+    return Records(categories=categories, samples=samples, has_masks=True, place=layout.annotations)
 
 
-def check_ids(sample: Sample, faults: Faults) -> NDArray[np.int32]:
+def read_ids(sample: Sample, faults: Faults | None = None) -> NDArray[np.int32]:
     """Read a sample's id map, (H, W), 0 = void, and compare it with the JSON.
+
+    Args:
+        sample: the image and its segments.
+        faults: what collects the ids that only one of the two has; None raises the first.
 
     Raises:
         DataError: the file cannot be read, or has another size than the JSON says; or it disagrees
             with the JSON, and faults are not collected.
     """
+    faults = faults or Faults()
     ids = read_id_map(sample.id_map, sample.size)
     present = set(present_ids(ids).tolist()) - {VOID}
     listed = {segment.id for segment in sample.segments}
@@ -207,9 +152,9 @@ def _read_samples(
     found: dict[int, tuple[str, _Annotation]] = {}
     for here, entry, raw in entries:
         if isinstance(entry, DataError):
-            faults.add("broken entry", str(entry), _image_of(raw, join, here))
+            faults.add("broken entry", str(entry), image_of(raw, join, here))
             continue
-        image_id = join.find(entry.image_id)
+        image_id = join.known.get(entry.image_id)
         if image_id is None:
             if not join.refused:
                 text = "{n} annotations are for images that the JSON doesn't list"
@@ -250,7 +195,7 @@ def _read_samples(
             samples[image_id] = Sample(
                 image_id=image_id,
                 name=PurePosixPath(entry.file_name.replace("\\", "/")).with_suffix("").as_posix(),
-                path=image.path or layout.images / image.named,
+                path=image.path or Path(image.named),
                 id_map=id_map,
                 size=image.size,
                 segments=segments,
@@ -261,15 +206,6 @@ def _read_samples(
         message = f"{layout.annotations} has no annotation for image {image_id}"
         faults.add("broken entry", message, image_id)
     return tuple(samples[image_id] for image_id in images if image_id in samples)
-
-
-def _image_of(raw: msgspec.Raw, join: Join, place: str) -> int | str:
-    """Give the image of an annotation that is faulty, or else the annotation's place."""
-    try:
-        given = join.find(msgspec.json.decode(raw, type=_OfImage, strict=False).image_id)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return place
-    return place if given is None else given
 
 
 def _measure(
@@ -285,9 +221,8 @@ def _describe_missing_map(entry: _Annotation, maps: Found, layout: Layout, here:
     several = maps.several.get(entry.file_name)
     if several:
         return f"{here} names {entry.file_name}, which may be {several[0]} or {several[1]}"
-    return (
-        f"{layout.id_maps / entry.file_name} is missing; it is the id map of image {entry.image_id}"
-    )
+    path = layout.annotations.with_suffix("") / entry.file_name
+    return f"{path} is missing; it is the id map of image {entry.image_id}"
 
 
 def _settle(image: Listed, id_map: Path, faults: Faults) -> None:
@@ -325,7 +260,7 @@ def _read_segments(
             faults.add("broken entry", str(entry), image.image_id)
             continue
         named = f"{here} (segment {entry.id} of image {image.image_id})"
-        category_id = categories.find(entry.category_id)
+        category_id = categories.known.get(entry.category_id)
         if entry.id in segments:
             faults.add(
                 "duplicate id",

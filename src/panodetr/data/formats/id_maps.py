@@ -12,25 +12,20 @@ An id map is a PNG or TIFF of one whole number a pixel: 0 is background, any oth
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from panodetr.data.formats import Faults, things
 from panodetr.data.formats.sizes import list_images
 from panodetr.data.masks import VOID, present_ids, read_gray_id_map
 from panodetr.data.samples import MaskImage, Records
-from panodetr.data.tree import fold, holds_images, split_of
+from panodetr.data.tree import Tree, fold, holds_images, split_of_folder
 from panodetr.errors import DataError
 from panodetr.images.read import SUFFIXES
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from panodetr.data.tree import Tree
 
 MAP_SUFFIXES = (".png", ".tif", ".tiff")
 
@@ -71,14 +66,14 @@ def find_id_maps(tree: Tree) -> dict[str, MapFolders]:
     if not found:
         for folder in tree.folders:
             if len(_pairs_beside(tree, folder)) > 1:
-                found[_split_name(folder.parts)] = MapFolders(images=folder, maps={folder: None})
+                found[split_name(folder.parts)] = MapFolders(images=folder, maps={folder: None})
     return found
 
 
-def read_id_maps(
-    tree: Tree, found: dict[str, MapFolders], split: str, faults: Faults, class_name: str
-) -> Records:
+def read_id_maps(tree: Tree, found: dict[str, MapFolders], split: str, faults: Faults) -> Records:
     """List a split's images with their sizes and id maps, which are not read yet.
+
+    The class has no name where no folder names it.
 
     Raises:
         DataError: two images share a name, or there are several classes.
@@ -97,26 +92,23 @@ def read_id_maps(
         pairs = _pairs_between(tree, group, faults)
     paths = [tree.root / path for path in pairs]
     listed = list_images(paths, faults)
-    for image, id_map in zip(listed, pairs.values(), strict=True):
+    samples: list[MaskImage] = []
+    for image, path, id_map in zip(listed, paths, pairs.values(), strict=True):
         if id_map is None:
-            where = masks / f"{image.path.stem if image.path else ''}.png"
-            faults.add(
-                "missing file", f"{where} is missing; it is the id map of {image.path}",
-                image.image_id,
-            )  # fmt: skip
-    samples = tuple(
-        MaskImage(
-            image_id=image.image_id,
-            path=path,
-            id_map=tree.root / id_map,
-            size=image.size,
-            as_stored=image.as_stored,
-        )
-        for image, path, id_map in zip(listed, paths, pairs.values(), strict=True)
-        if image.size is not None and id_map is not None and image.image_id not in faults.bad
-    )
-    name = classes[0] if classes else class_name
-    return Records(categories=things({1: name}), samples=samples, has_masks=True, place=masks)
+            text = f"{masks / path.stem}.png is missing; it is the id map of {path}"
+            faults.add("missing file", text, image.image_id)
+        elif image.size is not None and image.image_id not in faults.bad:
+            samples.append(
+                MaskImage(
+                    image_id=image.image_id,
+                    path=path,
+                    id_map=tree.root / id_map,
+                    size=image.size,
+                    as_stored=image.as_stored,
+                )
+            )
+    categories = things({1: classes[0] if classes else ""})
+    return Records(categories=categories, samples=tuple(samples), has_masks=True, place=masks)
 
 
 def _image_folders(
@@ -132,7 +124,7 @@ def _image_folders(
                 ((), None),):  # fmt: skip
                 folder = PurePosixPath(*before, name, *rest)
                 if folder in tree.folders and tree.images_in(folder):
-                    yield folder, _split_name((*before, *rest)), class_name
+                    yield folder, split_name((*before, *rest)), class_name
                     return
 
 
@@ -145,10 +137,9 @@ def _names_below(tree: Tree, folder: PurePosixPath) -> list[str]:
     ]
 
 
-def _split_name(parts: tuple[str, ...]) -> str:
+def split_name(parts: tuple[str, ...]) -> str:
     """Give the split that folders name, or else all of their names."""
-    known = next((split.name for part in reversed(parts) if (split := split_of(part))), None)
-    return known or "/".join(parts)
+    return split_of_folder(PurePosixPath(*parts)) or "/".join(parts)
 
 
 def _pairs_between(

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 
 from panodetr.data.formats import Faults, read_text
 from panodetr.data.formats.coco import Box, Text
 from panodetr.data.formats.shapes import Marked, Shape, build, find_images, number_labels
-from panodetr.data.formats.sizes import stated_size
-from panodetr.data.tree import split_of_file
+from panodetr.data.formats.sizes import Listed, stated_size
+from panodetr.data.samples import Records
+from panodetr.data.tree import Tree, split_of_file
 from panodetr.errors import DataError
 from panodetr.validation import decode_json
-
-if TYPE_CHECKING:
-    from panodetr.data.samples import Records
-    from panodetr.data.tree import Tree
 
 _Label: TypeAlias = Annotated[int, msgspec.Meta(ge=0)] | str
 
@@ -58,23 +55,16 @@ def read_imagefolder(tree: Tree, found: Found, split: str, faults: Faults) -> Re
     """Read the boxes of a split; classes that are numbers are called by their numbers."""
     path = found[split]
     lines = _read(path, faults)
-    names = tree.images.find([line.file_name for _, line in lines], path.parent, split=split)
     marked: list[Marked] = []
     for place, line in lines:
+        boxes = zip(line.objects.bbox, line.objects.names(), strict=False)
         shapes = [
             Shape(str(label), f"{place} object {number}", box=list(box))
-            for number, (box, label) in enumerate(
-                zip(line.objects.bbox, line.objects.names(), strict=False)
-            )
+            for number, (box, label) in enumerate(boxes)
         ]
-        marked.append(
-            Marked(
-                path=find_images(names, line.file_name, place, faults),
-                place=place,
-                size=stated_size(line.height, line.width),
-                shapes=shapes,
-            )
-        )
+        image = Listed(named=line.file_name, size=stated_size(line.height, line.width))
+        marked.append(Marked(image=image, place=place, shapes=shapes))
+    find_images(tree, [(path, one) for one in marked], split, faults)
     quiet = Faults(collect=True)
     labels = {
         label
@@ -93,11 +83,8 @@ def _read(path: Path, faults: Faults) -> list[tuple[str, _Line]]:
     lines: list[tuple[str, _Line]] = []
     for number, text in enumerate(read_text(path).splitlines(), start=1):
         place = f"{path}:{number}"
-        if text.strip():
-            try:
+        with faults.catching("broken entry", place):
+            if text.strip():
                 line = decode_json(text.encode(), _Line, place, DataError, strict=False)
-            except DataError as error:
-                faults.add("broken entry", str(error), place)
-                continue
-            lines.append((place, line))
+                lines.append((place, line))
     return lines

@@ -7,7 +7,7 @@ import binascii
 import io
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -24,16 +24,12 @@ from panodetr.data.formats.shapes import (
     number_labels,
     rectangle,
 )  # fmt: skip
-from panodetr.data.formats.sizes import stated_size
+from panodetr.data.formats.sizes import Listed, Size, stated_size
 from panodetr.data.masks import encode_pixels
-from panodetr.data.tree import split_of_folder
+from panodetr.data.samples import Records, RunLengths
+from panodetr.data.tree import Tree, split_of_folder
 from panodetr.errors import DataError
 from panodetr.validation import decode_json
-
-if TYPE_CHECKING:
-    from panodetr.data.formats.sizes import Size
-    from panodetr.data.samples import Records
-    from panodetr.data.tree import Tree
 
 IGNORED = ("__ignore__", "_background_")
 """Labels that labelme's own tools read as none."""
@@ -73,27 +69,22 @@ def find_labelme(tree: Tree) -> Found:
 
 def read_labelme(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
     """Read the shapes of a split."""
-    files = [(path, file) for path, file in found[split] if isinstance(file, _File)]
+    labels: set[str] = set()
+    for file in (file for inner in found.values() for _, file in inner):
+        if isinstance(file, _File):
+            labels.update(shape.label for shape in file.shapes if shape.label not in IGNORED)
+    marked: list[tuple[Path, Marked]] = []
     for path, file in found[split]:
-        if isinstance(file, DataError):
-            faults.add("broken file", str(file), path)
-    names = tree.images.find_beside([(path, file.imagePath) for path, file in files], split)
-    marked: list[Marked] = []
-    for path, file in files:
-        image = find_images(names[path], file.imagePath, str(path), faults)
-        size = stated_size(file.imageHeight, file.imageWidth)
-        with faults.catching("broken entry", image or path):
-            shapes = _join(file, path, size, faults)
-            marked.append(Marked(path=image, place=str(path), size=size, shapes=shapes))
-    labels = {
-        shape.label
-        for inner in found.values()
-        for _, file in inner
-        if isinstance(file, _File)
-        for shape in file.shapes
-        if shape.label not in IGNORED
-    }
-    return build(marked, *number_labels(labels), faults, tree.root)
+        with faults.catching("broken file", path):
+            if isinstance(file, DataError):
+                raise file
+            image = Listed(
+                named=file.imagePath, size=stated_size(file.imageHeight, file.imageWidth)
+            )
+            shapes = _join(file, path, image.size, faults)
+            marked.append((path, Marked(image=image, place=str(path), shapes=shapes)))
+    find_images(tree, marked, split, faults)
+    return build([one for _, one in marked], *number_labels(labels), faults, tree.root)
 
 
 def _join(file: _File, path: Path, size: Size | None, faults: Faults) -> list[Shape]:
@@ -141,7 +132,7 @@ def _read_shape(shape: _Shape, place: str, size: Size | None) -> Shape | None:
     return Shape(shape.label, place, rings=[ring])
 
 
-def _read_mask(text: str, corner: tuple[float, float], size: Size, place: str):
+def _read_mask(text: str, corner: tuple[float, float], size: Size, place: str) -> RunLengths:
     """Read a mask that is drawn as a PNG of its own, at a place in the image (H, W)."""
     try:
         with Image.open(io.BytesIO(base64.b64decode(text)), formats=["PNG"]) as picture:

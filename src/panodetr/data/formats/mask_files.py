@@ -6,45 +6,21 @@ images/NAME.png         masks/NAME/*.png       a folder of masks an image
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from panodetr.data.formats import Faults, things
-from panodetr.data.formats.id_maps import MAP_SUFFIXES
-from panodetr.data.formats.sizes import list_images
-from panodetr.data.formats.voc_masks import LazyObjects
+from panodetr.data.formats.id_maps import MAP_SUFFIXES, split_name
+from panodetr.data.formats.shapes import Marked, Rules, finish
+from panodetr.data.formats.sizes import Size, list_images
 from panodetr.data.masks import mask_object, opened
-from panodetr.data.samples import InstanceImage, ObjectTruth, Records
-from panodetr.data.tree import split_of
-
-if TYPE_CHECKING:
-    from panodetr.data.tree import Tree
+from panodetr.data.samples import ObjectTruth, Records
+from panodetr.data.tree import Tree
 
 Found: TypeAlias = dict[str, dict[PurePosixPath, list[PurePosixPath]]]
-
-
-@dataclass(frozen=True)
-class _Objects(LazyObjects):
-    image_id: int
-    masks: tuple[Path, ...]
-    size: tuple[int, int]
-
-    def _read(self) -> list[ObjectTruth]:
-        """Read the objects; a mask without a pixel is none.
-
-        Raises:
-            DataError: a mask is missing, broken, or of another size.
-        """
-        found: list[ObjectTruth] = []
-        for path in self.masks:
-            with opened(path, self.size) as picture:
-                mask = np.asfortranarray(np.asarray(picture.convert("L")) > 0)
-            if mask.any():
-                found.append(mask_object(mask, len(found) + 1, self.image_id, 1))
-        return found
 
 
 def find_mask_files(tree: Tree) -> Found:
@@ -52,42 +28,48 @@ def find_mask_files(tree: Tree) -> Found:
     found: Found = {}
     for folder, names in tree.folders.items():
         masks = [folder / name for name in names if name.lower().endswith(MAP_SUFFIXES)]
-        if folder.name == "masks" and masks:
-            images = tree.images_in(folder.with_name("images"))
-            if len(images) != 1 or images[0].stem in {path.stem for path in masks}:
-                continue
-            above = folder.parent.parent
-        elif folder.parent.name == "masks" and masks:
-            images = tree.images_in(folder.parent.with_name("images"))
-            images = [path for path in images if path.stem == folder.name]
-            if len(images) != 1:
-                continue
-            above = folder.parent.parent
-        else:
+        root = folder if folder.name == "masks" else folder.parent
+        if root.name != "masks" or not masks:
             continue
-        split = next((s.name for part in reversed(above.parts) if (s := split_of(part))), None)
-        found.setdefault(split or above.as_posix().removeprefix("."), {})[images[0]] = masks
+        images = tree.images_in(root.with_name("images"))
+        if root != folder:
+            images = [path for path in images if path.stem == folder.name]
+        elif images and images[0].stem in {path.stem for path in masks}:
+            continue
+        if len(images) == 1:
+            above = root.parent.parent if root == folder else root.parent
+            found.setdefault(split_name(above.parts), {})[images[0]] = masks
     return found
 
 
-def read_mask_files(
-    tree: Tree, found: Found, split: str, faults: Faults, class_name: str
-) -> Records:
-    """List a split's images with their sizes; masks are read when objects are asked for."""
-    images = found[split]
-    paths = [tree.root / path for path in images]
-    listed = list_images(paths, faults)
-    samples = tuple(
-        InstanceImage(
-            image_id=image.image_id,
-            path=path,
-            size=image.size,
-            as_stored=image.as_stored,
-            objects=_Objects(image.image_id, tuple(tree.root / mask for mask in masks), image.size),
+def read_mask_files(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
+    """List a split's images with their sizes; masks are read when objects are asked for.
+
+    The class has no name.
+    """
+    paths = [tree.root / path for path in found[split]]
+    marked = [
+        Marked(
+            image=image,
+            place=str(image.path),
+            plain=len(masks),
+            read=partial(_read_objects, [tree.root / mask for mask in masks]),
         )
-        for image, path, masks in zip(listed, paths, images.values(), strict=True)
-        if image.size is not None
-    )
-    return Records(
-        categories=things({1: class_name}), samples=samples, has_masks=True, place=tree.root
-    )
+        for image, masks in zip(list_images(paths, faults), found[split].values(), strict=True)
+    ]
+    return finish(marked, things({1: ""}), Rules(ids={}), faults, tree.root)
+
+
+def _read_objects(masks: list[Path], image_id: int, size: Size, _: int) -> list[ObjectTruth]:
+    """Read the objects of an image; a mask without a pixel is none.
+
+    Raises:
+        DataError: a mask is missing, broken, or of another size.
+    """
+    found: list[ObjectTruth] = []
+    for path in masks:
+        with opened(path, size) as picture:
+            mask = np.asfortranarray(np.asarray(picture.convert("L")) > 0)
+        if mask.any():
+            found.append(mask_object(mask, len(found) + 1, image_id, 1))
+    return found

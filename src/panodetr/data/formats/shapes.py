@@ -1,28 +1,24 @@
-"""From shapes that were drawn on images to records: what all formats share but COCO's own.
+"""From shapes that were drawn on images to records: what all formats share.
 
-A reader says which image each annotation file is for and which shapes it holds. Here sizes are
-settled, boxes cut at the border, and objects numbered.
+A reader says which images there are and what is drawn on them. Here image files are found and their
+sizes settled, shapes are repaired and cut at the border, and objects are numbered.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from itertools import count, pairwise
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
 
 from panodetr.data.formats import Faults, number_images, things
-from panodetr.data.formats.sizes import Listed, read_headers, settle
-from panodetr.data.masks import count_pixels, mask_box
-from panodetr.data.samples import InstanceImage, ObjectTruth, Records
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
-
-    from panodetr.data.formats.sizes import Size
-    from panodetr.data.samples import RunLengths
-    from panodetr.data.tree import Found
+from panodetr.data.formats.sizes import Listed, Size, read_headers, settle
+from panodetr.data.masks import check_run_lengths, count_pixels, mask_box
+from panodetr.data.samples import InstanceImage, LazyObjects, ObjectTruth, Records, RunLengths
+from panodetr.data.tree import Tree
+from panodetr.results.types import Category
 
 DECIMALS = 5
 """Of coordinates in pixels: a fraction of ten digits gives back what COCO wrote, to the last digit.
@@ -34,16 +30,39 @@ halves: the slightest error would move the outline.
 CORNERS = 48
 """Of the polygon that stands for a circle."""
 
+LEAST_AGREEMENT = 0.5
+"""Overlap of a box and its mask, of their union: below it the box is wrong, and measured."""
+
+LARGER = 0.9
+"""How much of itself and its mask a box must cover to be that of an object in part hidden."""
+
+MOST_DISAGREEING = 0.05
+"""Part of a split's boxes that may be wrong: more are another form of box."""
+
 
 @dataclass(slots=True)
 class Shape:
-    """One object: a class, and a box x, y, width, height, polygons, or run lengths."""
+    """One object as it is written.
+
+    Attributes:
+        label: its class.
+        place: of it, for messages.
+        box: x, y, width, height; None means that of the mask.
+        rings: its mask as polygons x0, y0, x1, y1, …
+        mask: its mask as run lengths.
+        number: its own id, where it has one.
+        area: as a COCO JSON says, 0 where that says nothing; None in other formats.
+        is_crowd: whether it stands for many objects.
+    """
 
     label: int | str
-    place: str
+    place: str = ""
     box: Sequence[float] | None = None
     rings: list[list[float]] = field(default_factory=list[list[float]])
     mask: RunLengths | None = None
+    number: int | None = None
+    area: float | None = None
+    is_crowd: bool = False
 
 
 @dataclass(kw_only=True)
@@ -51,88 +70,220 @@ class Marked:
     """One image with its shapes.
 
     Attributes:
-        path: of its file; None where it is not there.
+        image: what is known of it.
         place: of its annotations, for messages.
-        size: as the annotations say, if they do.
-        shapes: in the annotations' order.
+        shapes: those that need a look, in the annotations' order.
         fractions: whether numbers are parts of the image's width and height, not pixels.
-        named: what the image is called, where that is not there.
+        plain: how many objects with masks there are beside the shapes.
+        read: reads the objects each time they are asked for, given the image's id, its size, and
+            the number of the first one; None keeps those of the shapes.
+        count: how many objects `read` gives; None if that is not known.
     """
 
-    path: Path | None
+    image: Listed
     place: str
-    size: Size | None = None
-    shapes: list[Shape]
+    shapes: list[Shape] = field(default_factory=list[Shape])
     fractions: bool = False
-    named: str = ""
+    plain: int = 0
+    read: Callable[[int, Size, int], list[ObjectTruth]] | None = None
+    count: int | None = None
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What is counted of a split's objects, crowds left out.
+
+    Attributes:
+        faults: where faults and notes go.
+        masks: objects with masks.
+        boxes: objects without.
+        bare: the place of the first one without.
+        disagreeing: boxes that are not those of their masks.
+        odd: the place of the first one.
+    """
+
+    faults: Faults = field(default_factory=lambda: Faults(collect=True))
+    masks: int = 0
+    boxes: int = 0
+    bare: str = ""
+    disagreeing: int = 0
+    odd: str = ""
+
+    def has_masks(self) -> bool:
+        """Say whether objects are read with masks, and how many there are of the other sort."""
+        faults, objects = self.faults, self.masks + self.boxes
+        if self.disagreeing > 1 and self.disagreeing > MOST_DISAGREEING * objects:
+            faults.add(
+                "box outside",
+                f"{self.disagreeing} of {objects} boxes disagree with their masks, first: "
+                f"{self.odd}; are they corners x0, y0, x1, y1? expected x, y, width, height",
+            )
+        elif self.disagreeing:
+            text = "{n} boxes disagree with their masks; the masks' own are taken"
+            faults.note("repaired", text, self.odd, self.disagreeing)
+        has_masks = self.masks > 0 and self.masks >= self.boxes
+        if has_masks and self.boxes:
+            text = f"{self.boxes} of {objects} objects have no mask, and are drawn as their boxes"
+            faults.note("missing mask", text, self.bare)
+        elif self.masks and self.boxes:
+            text = "objects have masks, which are not read: most have a box only"
+            faults.note("missing mask", f"{self.masks} of {objects} {text}")
+        return has_masks
+
+
+@dataclass(kw_only=True)
+class Rules:
+    """How the shapes of a split become objects: what holds for all of them.
+
+    Attributes:
+        ids: the category id of each label; shapes of others are left out.
+        crowds_are_objects: whether crowds are read as objects.
+        renumbered: whether objects get new ids.
+        draws_boxes: whether objects without a mask have their box as one.
+    """
+
+    ids: Mapping[int | str, int]
+    crowds_are_objects: bool = False
+    renumbered: bool = False
+    draws_boxes: bool = False
+
+    def truth(
+        self, shape: Shape, image_id: int, size: Size, number: int, tally: Tally
+    ) -> ObjectTruth | None:
+        """Write a shape as COCO would, repaired; None where nothing of it is in the image."""
+        faults, place = tally.faults, shape.place
+        mask: list[list[float]] | RunLengths | None = shape.mask or shape.rings or None
+        box, measured = shape.box, _measure(mask, size)
+        solid = measured if measured and measured[2] > 0 and measured[3] > 0 else None
+        if box is None:
+            box = measured if shape.area is None else solid
+        elif mask is not None and not solid and box[2] * box[3]:
+            mask = None
+            text = "{n} masks have no pixel; their objects are read as boxes"
+            faults.note("no pixels", text, place)
+        elif solid and not shape.is_crowd and _disagree(box, solid):
+            tally.disagreeing += 1
+            tally.odd = tally.odd or f"{place} has the box {', '.join(map(str, box))}"
+            box = solid
+        if box is None:
+            text = "{n} objects have neither a box nor a mask, and are left out"
+            faults.note("empty box", text, place)
+            return None
+        fitting = faults.fit_box(box, size, place)
+        category_id = self.ids.get(shape.label)
+        if fitting is None or category_id is None:
+            return None
+        if mask is None:
+            area = shape.area or fitting[2] * fitting[3]
+        elif shape.area is None and len(shape.rings) == 1:
+            area = ring_area(shape.rings[0])
+        else:
+            area = shape.area or float(count_pixels(mask, size))
+        truth = ObjectTruth(
+            id=number if shape.number is None or self.renumbered else shape.number,
+            image_id=image_id,
+            category_id=category_id,
+            bbox=fitting,
+            area=area,
+            iscrowd=int(shape.is_crowd and not self.crowds_are_objects),
+        )
+        if mask is None and self.draws_boxes:
+            mask = [rectangle(fitting)]
+        if mask is not None:
+            truth["segmentation"] = mask
+        if not shape.is_crowd:
+            tally.masks += mask is not None
+            tally.boxes += mask is None
+            tally.bare = tally.bare or (place if mask is None else "")
+        return truth
 
 
 def build(
     marked: Sequence[Marked], classes: Mapping[int, str], ids: Mapping[int | str, int],
     faults: Faults, place: Path, *, stored: bool = False,
 ) -> Records:  # fmt: skip
-    """Make records of images and their shapes.
+    """Make records of images that have no ids yet.
 
     Args:
-        marked: the images; those in `faults.bad` by their paths are left out.
+        marked: the images; those without a file are counted.
         classes: the categories' names by their ids.
-        ids: the category id of each label; shapes of others are left out.
-        faults: where faults go.
+        ids: the category id of each label.
+        faults: where faults go; images that are in `faults.bad` by their place or path are left
+            out.
         place: of the annotations.
         stored: whether the format's tools show images as they are stored.
     """
-    there = [one for one in marked if one.path is not None]
-    numbers = iter(number_images([one.path for one in there if one.path is not None]))
-    listed = {
-        id(one): Listed(
-            image_id=next(numbers),
-            path=one.path,
-            named=one.place,
-            size=one.size,
-        )
-        for one in there
-    }
-    read_headers(list(listed.values()), faults, stored=stored)
-    first = 1
+    there = [one for one in marked if one.image.path is not None]
+    numbers = number_images([one.image.path for one in there if one.image.path is not None])
+    for one, number in zip(there, numbers, strict=True):
+        one.image.image_id = number
+    read_headers([one.image for one in there], faults, stored=stored)
+    records = finish(there, things(classes), Rules(ids=ids), faults, place)
+    gone = [one for one in marked if one.image.path is None]
+    return replace(records, absent=tuple(f"{one.image.named} of {one.place}" for one in gone))
+
+
+def finish(
+    marked: Iterable[Marked], categories: tuple[Category, ...], rules: Rules, faults: Faults,
+    place: Path,
+) -> Records:  # fmt: skip
+    """Make records of images whose headers have been read; those in `faults.bad` are left out.
+
+    `rules` is completed by what holds for all objects together.
+    """
+    tally = Tally(faults=faults)
     images: list[InstanceImage] = []
-    tally = _Tally()
-    for one in there:
-        image = listed[id(one)]
-        numbered = count(first)
-        first += len(one.shapes)  # also where the image cannot be read: the others keep their ids
-        if image.differs and not one.fractions:
-            settle(image, _extent(one.shapes), faults, one.place)
-        elif image.header is not None:
-            image.size = image.header
-        if one.path in faults.bad or image.image_id in faults.bad or image.size is None:
+    without: list[ObjectTruth] = []
+    first, crowds = 1, True  # the next object's number; whether all objects are crowds with masks
+    for one in marked:
+        image, shapes, start = one.image, one.shapes, first
+        first += len(shapes) + one.plain  # of unreadable images, too: the others keep their ids
+        crowds &= not one.plain
+        if image.differs:
+            settle(image, _extent(shapes), faults, one.place)
+        for shape in shapes:
+            crowds &= shape.is_crowd and shape.mask is not None
+            if shape.mask is not None and image.size is not None:
+                with faults.catching("broken entry", image.image_id):
+                    counts = shape.mask["counts"]
+                    check_run_lengths(shape.mask["size"], counts, image.size, shape.place)
+        if not faults.bad.keys().isdisjoint((one.place, image.path, image.image_id)) or (
+            image.size is None and image.path is not None
+        ):
             continue
-        truths = [
-            truth
-            for shape in one.shapes
-            if shape.label in ids
-            and (truth := _to_truth(shape, ids[shape.label], next(numbered), image, one, faults))
-        ]
-        tally.add(truths, one.shapes)
-        assert one.path is not None
+        tally.masks += one.plain
+        truths: list[ObjectTruth] = []
+        for number, shape in enumerate(shapes if image.size else (), start):
+            assert image.size is not None
+            given = _in_pixels(shape, image.size) if one.fractions else shape
+            if truth := rules.truth(given, image.image_id, image.size, number, tally):
+                truths.append(truth)
+        size = image.size or (1, 1)
+        objects: Sequence[ObjectTruth] = tuple(truths)
+        if one.read is None:
+            without += [truth for truth in truths if "segmentation" not in truth]
+        else:
+            objects = LazyObjects(partial(one.read, image.image_id, size, start), one.count)
         images.append(
             InstanceImage(
                 image_id=image.image_id,
-                path=one.path,
-                size=image.size,
-                objects=tuple(truths),
+                path=image.path or Path(image.named),
+                size=size,
+                objects=objects,
                 as_stored=image.as_stored,
+                key=image.key,
             )
         )
-    has_masks = tally.has_masks(faults)
-    for truth in (truth for image in images for truth in image.objects):
-        if has_masks and "segmentation" not in truth:
-            truth["segmentation"] = [rectangle(truth["bbox"])]
+    if crowds and first > 1 and not tally.masks + tally.boxes:
+        rules.crowds_are_objects = True
+        tally.masks = first - 1
+        text = "all {n} objects are crowds, as CVAT's brush writes them; read as objects"
+        faults.note("repaired", text, count=tally.masks)
+    rules.draws_boxes = tally.has_masks()
+    for truth in without if rules.draws_boxes else ():
+        truth["segmentation"] = [rectangle(truth["bbox"])]
     return Records(
-        categories=things(classes),
-        samples=tuple(images),
-        has_masks=has_masks,
-        place=place,
-        absent=tuple(one.named or f"the image of {one.place}" for one in marked if not one.path),
+        categories=categories, samples=tuple(images), has_masks=rules.draws_boxes, place=place
     )
 
 
@@ -142,12 +293,31 @@ def number_labels(labels: Iterable[str]) -> tuple[dict[int, str], dict[int | str
     return dict(enumerate(names, start=1)), {name: n for n, name in enumerate(names, start=1)}
 
 
-def find_images(found: Found, name: str, place: str, faults: Faults) -> Path | None:
-    """Give the image that a name means; a name that may mean several is a fault of one of them."""
-    if name in found.several:
-        one, other, *_ = found.several[name]
-        faults.add("duplicate id", f"{place} names {name}, which may be {one} or {other}", one)
-    return found.paths.get(name)
+def find_images(
+    tree: Tree, marked: Sequence[tuple[Path, Marked]], split: str, faults: Faults,
+    others: frozenset[str] = frozenset(),
+) -> None:  # fmt: skip
+    """Find the files of images that have none yet; a name that may mean several is a fault.
+
+    Args:
+        tree: the data set's files.
+        marked: each annotation file, and an image that it names.
+        split: of the annotation files.
+        faults: where faults go.
+        others: the splits of other annotation files.
+    """
+    by_folder: dict[Path, list[Marked]] = {}
+    for path, one in marked:
+        by_folder.setdefault(path.parent, []).append(one)
+    for folder, inner in by_folder.items():
+        names = [one.image.named for one in inner]
+        found = tree.images.find(names, folder, split=split, others=others)
+        for one in inner:
+            one.image.path = found.paths.get(one.image.named)
+            if one.image.named in found.several:
+                first, other, *_ = found.several[one.image.named]
+                text = f"{one.place} names {one.image.named}, which may be {first} or {other}"
+                faults.add("duplicate id", text, first)
 
 
 def ellipse(x: float, y: float, across: float, down: float, turn: float = 0.0) -> list[float]:
@@ -175,6 +345,55 @@ def ring_area(ring: Sequence[float]) -> float:
     return abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in corners)) / 2
 
 
+def require_classes(
+    names: Mapping[int, str], used: Iterable[int], place: str, faults: Faults
+) -> dict[int, str]:
+    """Give the classes without repeated names that no object has.
+
+    Raises:
+        DataError: two classes of one name have objects, and faults are not collected.
+    """
+    in_use = set(used)
+    kept: dict[int, str] = {}
+    by_name: dict[str, int] = {}
+    for number in sorted(names, key=lambda n: (n not in in_use, n)):
+        name = names[number]
+        other = by_name.setdefault(name, number)
+        if other == number or number in in_use:
+            kept[number] = name
+        if other != number and number in in_use:
+            faults.add(
+                "duplicate id",
+                f"{place} repeats the name {name!r}: {other} and {number} both have objects; "
+                "give them one id, or two names",
+            )
+        elif other != number:
+            text = "{n} classes repeat the name of another and have no objects: left out"
+            faults.note("class", text, f"{name!r}, id {number}")
+    return dict(sorted(kept.items()))
+
+
+def _in_pixels(shape: Shape, size: Size) -> Shape:
+    """Give a shape in fractions of an image's sides in pixels."""
+    sides = (size[1], size[0])
+    rings = [[round(v * sides[i % 2], DECIMALS) for i, v in enumerate(r)] for r in shape.rings]
+    box = shape.box and [round(v * sides[i % 2], DECIMALS) for i, v in enumerate(shape.box)]
+    return Shape(shape.label, shape.place, box, rings)
+
+
+def _measure(mask: list[list[float]] | RunLengths | None, size: Size) -> list[float] | None:
+    """Give the box of a mask; None where there is none."""
+    if mask is None:
+        return None
+    if not isinstance(mask, list):
+        return mask_box(mask, size)
+    left = min(min(ring[::2]) for ring in mask)
+    top = min(min(ring[1::2]) for ring in mask)
+    right = max(max(ring[::2]) for ring in mask)
+    bottom = max(max(ring[1::2]) for ring in mask)
+    return [left, top, right - left, bottom - top]
+
+
 def _extent(shapes: Iterable[Shape]) -> tuple[float, float]:
     """Give the largest y and x of shapes."""
     across, down = [0.0], [0.0]
@@ -190,97 +409,25 @@ def _extent(shapes: Iterable[Shape]) -> tuple[float, float]:
     return max(down), max(across)
 
 
-def _to_truth(
-    shape: Shape, category_id: int, number: int, image: Listed, one: Marked, faults: Faults
-) -> ObjectTruth | None:
-    """Write a shape as COCO would; None where nothing of it is in the image."""
-    assert image.size is not None
-    height, width = image.size
-    rings, box = shape.rings, shape.box
-    if one.fractions:
-        sides = (width, height)
-        rings = [[round(v * sides[i % 2], DECIMALS) for i, v in enumerate(r)] for r in rings]
-        box = box and [round(v * sides[i % 2], DECIMALS) for i, v in enumerate(box)]
-    rings = [ring for ring in rings if len(ring) >= 6]
-    mask: list[list[float]] | RunLengths | None = shape.mask or rings or None
-    if shape.mask is not None:
-        box = mask_box(shape.mask, image.size)
-    elif rings:
-        xs, ys = [v for ring in rings for v in ring[::2]], [v for r in rings for v in r[1::2]]
-        box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    fitting = None if box is None else faults.fit_box(box, image.size, shape.place)
-    if fitting is None:
-        return None
-    area = fitting[2] * fitting[3]
-    if mask is not None:
-        area = ring_area(rings[0]) if len(rings) == 1 else float(count_pixels(mask, image.size))
-    truth = ObjectTruth(
-        id=number,
-        image_id=image.image_id,
-        category_id=category_id,
-        bbox=fitting,
-        area=area,
-        iscrowd=0,
-    )
-    if mask is not None:
-        truth["segmentation"] = mask
-    return truth
+def _agreement(one: Sequence[float], other: Sequence[float]) -> float:
+    """Give the overlap of two boxes x, y, width, height, of their union."""
+    across = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    down = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    shared = max(across, 0.0) * max(down, 0.0)
+    union = one[2] * one[3] + other[2] * other[3] - shared
+    return shared / union if union > 0 else 0.0
 
 
-@dataclass
-class _Tally:
-    """Counts objects with masks and without."""
-
-    masks: int = 0
-    boxes: int = 0
-    first: str = ""
-
-    def add(self, truths: Sequence[ObjectTruth], shapes: Sequence[Shape]) -> None:
-        self.masks += sum("segmentation" in truth for truth in truths)
-        bare = [truth for truth in truths if "segmentation" not in truth]
-        self.boxes += len(bare)
-        if bare and not self.first:
-            self.first = next((s.place for s in shapes if not s.rings and s.mask is None), "")
-
-    def has_masks(self, faults: Faults) -> bool:
-        note_mixture(self.masks, self.boxes, self.first, faults)
-        return self.masks > 0 and self.masks >= self.boxes
-
-
-def note_mixture(masks: int, boxes: int, first: str, faults: Faults) -> None:
-    """Say what becomes of objects without masks among others with masks."""
-    objects = masks + boxes
-    if masks and boxes and masks >= boxes:
-        text = f"{boxes} of {objects} objects have no mask, and are drawn as their boxes"
-        faults.note("missing mask", text, first)
-    elif masks and boxes:
-        text = f"{masks} of {objects} objects have masks, which are not read: most have a box only"
-        faults.note("missing mask", text)
-
-
-def require_classes(
-    names: Mapping[int, str], used: Iterable[int], place: str, faults: Faults
-) -> dict[int, str]:
-    """Give the classes without repeated names that no object has.
-
-    Raises:
-        DataError: two classes of one name have objects, and faults are not collected.
-    """
-    in_use = set(used)
-    kept: dict[int, str] = {}
-    by_name: dict[str, int] = {}
-    for number in sorted(names, key=lambda n: (n not in in_use, n)):
-        name = names[number]
-        other = by_name.setdefault(name, number)
-        if other == number:
-            kept[number] = name
-        elif number in in_use:
-            faults.add(
-                "duplicate id",
-                f"{place} repeats the name {name!r}: {other} and {number} both have objects; "
-                "give them two names",
-            )
-        else:
-            text = "{n} classes repeat the name of another and have no objects: left out"
-            faults.note("class", text, f"{name!r}, {number}")
-    return dict(sorted(kept.items()))
+def _disagree(box: Sequence[float], measured: Sequence[float]) -> bool:
+    """Whether a box cannot be that of a mask; of an object in part hidden it may be larger."""
+    if _agreement(box, measured) >= LEAST_AGREEMENT:
+        return False
+    x, y, right, bottom = box
+    corners = [x, y, right - x, bottom - y]
+    as_corners = _agreement(corners, measured) if corners[2] > 0 and corners[3] > 0 else 0.0
+    if as_corners >= LEAST_AGREEMENT:
+        return True
+    whole = [min(x, measured[0]), min(y, measured[1])]
+    whole += [max(x + right, measured[0] + measured[2]) - whole[0]]
+    whole += [max(y + bottom, measured[1] + measured[3]) - whole[1]]
+    return _agreement(box, whole) < LARGER

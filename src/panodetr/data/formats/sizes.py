@@ -32,20 +32,20 @@ class Listed:
     """An image that annotations are for.
 
     Attributes:
+        named: what the annotations call it; where it would be, if it is not there.
         image_id: the data set's own, or a number where that is text.
         key: the data set's own, where that is text.
         path: of its file; None where it is not there.
-        named: what the annotations call it, for messages.
         size: as the annotations say, and in the end what it is; None where nobody says.
         header: as its file says, upright or as stored; None where that was not read.
         turned: whether the file's EXIF orientation turns or mirrors it.
         as_stored: whether annotations are for the stored image.
     """
 
-    image_id: int
-    path: Path | None
     named: str
-    size: Size | None
+    image_id: int = 0
+    path: Path | None = None
+    size: Size | None = None
     header: Size | None = None
     turned: bool = False
     as_stored: bool = False
@@ -67,7 +67,7 @@ def stated_size(height: float | None, width: float | None) -> Size | None:
 def list_images(paths: Sequence[Path], faults: Faults) -> list[Listed]:
     """List images of which nothing but the files says anything, with their sizes."""
     listed = [
-        Listed(image_id=number, path=path, named=str(path), size=None)
+        Listed(image_id=number, path=path, named=str(path))
         for number, path in zip(number_images(paths), paths, strict=True)
     ]
     read_headers(listed, faults)

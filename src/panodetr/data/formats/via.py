@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import msgspec
 
@@ -18,13 +18,11 @@ from panodetr.data.formats.shapes import (
     number_labels,
     rectangle,
 )  # fmt: skip
-from panodetr.data.tree import ANNOTATIONS_DEPTH, split_of_file
+from panodetr.data.formats.sizes import Listed
+from panodetr.data.samples import Records
+from panodetr.data.tree import ANNOTATIONS_DEPTH, Tree, split_of_file
 from panodetr.errors import DataError
 from panodetr.validation import decode_json
-
-if TYPE_CHECKING:
-    from panodetr.data.samples import Records
-    from panodetr.data.tree import Tree
 
 UNNAMED = "object"
 """The class where no region of the data set has a label."""
@@ -81,37 +79,32 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
             f"{path} and {more[0][0]} are both of {f'split {split!r}' if split else 'no split'}; "
             "say which with --annotations FILE"
         )
-    images: list[tuple[str, _Image]] = []
+    attribute, labels = _labels(found)
+    marked: list[tuple[Path, Marked]] = []
     for key, raw in entries.items():
         place = f"{path}: {key!r}"
-        try:
-            images.append((place, decode_json(raw, _Image, place, DataError, strict=False)))
-        except DataError as error:
-            faults.add("broken entry", str(error), place)
-    attribute, labels = _labels(found)
-    names = [image.filename for _, image in images]
-    others = frozenset(found) - {split}
-    paths = tree.images.find(names, path.parent, split=split, others=others)
-    marked: list[Marked] = []
-    for place, image in images:
-        there = find_images(paths, image.filename, place, faults)
-        shapes: list[Shape] = []
-        for number, region in enumerate(image.all_regions()):
-            where = f"{place} region {number}"
-            label = _label(region, attribute) if labels else UNNAMED
-            with faults.catching("broken entry", there or place):
-                ring = _outline(region.shape_attributes, where)
-                if label is None:
-                    faults.note("left out", "{n} regions have no label, and are left out", where)
-                elif ring is None:
-                    faults.note("left out", "{n} points and lines are left out", where)
-                else:
-                    shapes.append(Shape(label, where, rings=[ring]))
-        marked.append(Marked(path=there, place=place, shapes=shapes))
+        with faults.catching("broken entry", place):
+            image = decode_json(raw, _Image, place, DataError, strict=False)
+            shapes: list[Shape] = []
+            for number, region in enumerate(image.all_regions()):
+                where = f"{place} region {number}"
+                label = _label(region, attribute) if labels else UNNAMED
+                with faults.catching("broken entry", place):
+                    ring = _outline(region.shape_attributes, where)
+                    if label is None:
+                        text = "{n} regions have no label, and are left out"
+                        faults.note("left out", text, where)
+                    elif ring is None:
+                        faults.note("left out", "{n} points and lines are left out", where)
+                    else:
+                        shapes.append(Shape(label, where, rings=[ring]))
+            one = Marked(image=Listed(named=image.filename), place=place, shapes=shapes)
+            marked.append((path, one))
+    find_images(tree, marked, split, faults, frozenset(found) - {split})
     if not labels:
         faults.note("class", f"no region has a label; the class is called {UNNAMED!r}")
     classes, ids = number_labels(labels or {UNNAMED})
-    return build(marked, classes, ids, faults, path, stored=True)
+    return build([one for _, one in marked], classes, ids, faults, path, stored=True)
 
 
 def _labels(found: Found) -> tuple[str, set[str]]:

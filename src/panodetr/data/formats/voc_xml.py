@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 from xml.etree import ElementTree as ET
 
 from panodetr.data.formats import Faults, read_text
 from panodetr.data.formats.shapes import Marked, Shape, build, find_images, number_labels
-from panodetr.data.formats.sizes import stated_size
-from panodetr.data.tree import split_of, split_of_folder
+from panodetr.data.formats.sizes import Listed, stated_size
+from panodetr.data.samples import Records
+from panodetr.data.tree import Tree, split_of, split_of_folder
 from panodetr.errors import DataError
 
-if TYPE_CHECKING:
-    from panodetr.data.samples import Records
-    from panodetr.data.tree import Tree
+Found: TypeAlias = dict[str, list[PurePosixPath]]
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -35,58 +35,49 @@ class _File:
     objects: list[tuple[str, list[float]]] = field(default_factory=list[tuple[str, list[float]]])
 
 
-def find_voc_xml(tree: Tree) -> dict[str, list[Path]]:
-    """Find the XMLs by their splits: as lists in ImageSets say, else as folders do.
+def find_voc_xml(tree: Tree) -> Found:
+    """Find the XMLs by their splits; "" stands for none."""
+    paths = [path for path in tree.files(".xml") if b"<annotation" in tree.read_bytes(path, 512)]
+    return sort_by_split(tree, paths, "Main")
 
-    XMLs that no list names are of no split.
+
+def sort_by_split(tree: Tree, paths: Iterable[PurePosixPath], folder: str) -> Found:
+    """Sort files by their splits: as lists in a folder of ImageSets say, else as folders do.
+
+    A list whose name is no split's is of none. Files that no list names are of none, too.
     """
-    paths = [
-        path for path in tree.files(".xml") if b"<annotation" in tree.read_bytes(path, 512)
-    ]  # fmt: skip
-    lists = read_lists(tree, "Main")
-    found: dict[str, list[Path]] = {}
-    for path in paths:
-        splits = [split for split, stems in lists.items() if path.stem in stems]
-        for split in splits or ["" if lists else split_of_folder(path.parent)]:
-            found.setdefault(split, []).append(tree.root / path)
-    return found
-
-
-def read_lists(tree: Tree, folder: str) -> dict[str, set[str]]:
-    """Read which images are of which split; a list whose name is no split's is of none."""
     lists: dict[str, set[str]] = {}
     for path in tree.files(".txt"):
         if path.parent.parts[-2:] == ("ImageSets", folder):
             split = split_of(path.stem)
-            if split is None and "_" in path.stem:  # whether images have one class
-                continue
-            lines = [line.split() for line in read_text(tree.root / path).splitlines()]
-            stems = {PurePosixPath(line[0]).stem for line in lines if line}
-            if split or path.stem in ("default", "trainval"):
+            if split or path.stem in ("default", "trainval"):  # others: which have one class
+                lines = [line.split() for line in read_text(tree.root / path).splitlines()]
+                stems = {PurePosixPath(line[0]).stem for line in lines if line}
                 lists.setdefault(split.name if split else "", set()).update(stems)
     if "train" in lists or "val" in lists:
         lists.pop("", None)  # all of them
-    return lists
+    found: Found = {}
+    for path in paths:
+        splits = [split for split, stems in lists.items() if path.stem in stems]
+        for split in splits or ["" if lists else split_of_folder(path.parent)]:
+            found.setdefault(split, []).append(path)
+    return found
 
 
-def read_voc_xml(tree: Tree, found: dict[str, list[Path]], split: str, faults: Faults) -> Records:
+def read_voc_xml(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
     """Read the boxes of a split; coordinates are counted from 1 where none is 0."""
-    files: dict[Path, _File] = {}
+    files: dict[PurePosixPath, _File] = {}
     for path in dict.fromkeys(path for paths in found.values() for path in paths):
         try:
-            files[path] = _parse(path)
+            files[path] = _parse(tree.root / path)
         except DataError as error:
             if path in found[split]:
                 faults.add("broken file", str(error), path)
     here = [files[path] for path in found[split] if path in files]
     starts = [min(box[:2]) for file in files.values() for _, box in file.objects]
     first = 1.0 if min(starts, default=1.0) >= 1 else 0.0
-    names = tree.images.find_beside([(file.path, file.image) for file in here], split)
-    stems = tree.images.find_beside([(file.path, f"{file.path.stem}.jpg") for file in here], split)
-    marked: list[Marked] = []
+    marked: list[tuple[Path, Marked]] = []
     for file in here:
-        image = find_images(names[file.path], file.image, str(file.path), faults)
-        image = image or stems[file.path].paths.get(f"{file.path.stem}.jpg")
         shapes = [
             Shape(
                 label,
@@ -95,10 +86,16 @@ def read_voc_xml(tree: Tree, found: dict[str, list[Path]], split: str, faults: F
             )
             for number, (label, (x0, y0, x1, y1)) in enumerate(file.objects)
         ]
-        size = stated_size(file.height, file.width)
-        marked.append(Marked(path=image, place=str(file.path), size=size, shapes=shapes))
+        image = Listed(named=file.image, size=stated_size(file.height, file.width))
+        marked.append((file.path, Marked(image=image, place=str(file.path), shapes=shapes)))
+    find_images(tree, marked, split, faults)
+    by_stem = [(path, one) for path, one in marked if one.image.path is None]
+    for path, one in by_stem:
+        one.image.named = f"{path.stem}.jpg"
+    find_images(tree, by_stem, split, Faults(collect=True))
     labels = {label for file in files.values() for label, _ in file.objects}
-    return build(marked, *number_labels(labels), faults, here[0].path.parent if here else tree.root)
+    place = here[0].path.parent if here else tree.root
+    return build([one for _, one in marked], *number_labels(labels), faults, place)
 
 
 def _parse(path: Path) -> _File:
@@ -114,9 +111,7 @@ def _parse(path: Path) -> _File:
         height, width = (float(root.findtext(f"size/{s}") or 0) for s in ("height", "width"))
         file = _File(path, root.findtext("filename") or f"{path.stem}.jpg", height, width)
         for entry in root.iter("object"):
-            box = [
-                float(entry.findtext(f"bndbox/{k}") or "") for k in ("xmin", "ymin", "xmax", "ymax")
-            ]
+            box = [float(entry.findtext(f"bndbox/{edge}") or "") for edge in _EDGES]
             file.objects.append(((entry.findtext("name") or "").strip() or "object", box))
     except DataError:
         raise

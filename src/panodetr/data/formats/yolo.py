@@ -18,31 +18,32 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, cast
+from typing import Annotated, Any, TypeAlias, cast
 
+import msgspec
 import yaml
 
-from panodetr.data.formats import read_text
-from panodetr.data.formats.shapes import DECIMALS, Marked, Shape, build, require_classes
+from panodetr.data.formats import Faults, read_lines, read_text
+from panodetr.data.formats.shapes import Marked, Shape, build, require_classes
+from panodetr.data.formats.sizes import Listed
+from panodetr.data.samples import Records
 from panodetr.data.tree import ANNOTATIONS_DEPTH, SPLITS, Tree, fold, split_of, split_of_file
 from panodetr.errors import DataError
 from panodetr.images.read import SUFFIXES
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from panodetr.data.formats import Faults
-    from panodetr.data.samples import Records
-
-__all__ = ["DECIMALS", "SPLITS", "find_yolo", "label_file", "read_yolo"]
+from panodetr.validation import check
 
 NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 """What the YAML is called as a rule; where one is, others are not looked at."""
 
 CLASS_LISTS = ("classes.txt", "obj.names", "_darknet.labels", "notes.json")
+
+NO_LABELS = frozenset((*CLASS_LISTS, "train.txt", "val.txt", "valid.txt", "test.txt"))
+"""Text files that may lie among labels."""
 
 OUTSIDE = 0.01
 """By how much of an image's size a coordinate may lie outside, before it is taken for a mistake."""
@@ -53,7 +54,29 @@ MOST_UNNAMED = range(10_000)
 LOOKED_AT = 50
 """Label files that are looked into, where no YAML says that they are labels."""
 
+_IMAGE_FOLDERS = {"image": "images", "imgs": "images", "img": "images"}
+
 _LINE = re.compile(r"\d{1,4}(\.0*)?(\s+[-+.\deE]+){4,}\s*")
+
+
+_Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=10**9)]
+_Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class _Fields(msgspec.Struct):
+    """What a YAML says, but for its splits; all scalars are text."""
+
+    names: list[_Name] | dict[_Number, _Name] | str = ""
+    path: str = ""
+    kpt_shape: Any = None
+
+    def keypoints(self) -> int:
+        """Give how many numbers of a row are keypoints: [8, 3] stands for 24."""
+        try:
+            count, each = msgspec.convert(self.kpt_shape, tuple[int, int], strict=False)
+        except msgspec.ValidationError:
+            return 0
+        return count * each if 0 <= count < 10_000 and 0 <= each < 10_000 else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,17 +119,71 @@ def read_yolo(tree: Tree, found: dict[str, YoloSplit], split: str, faults: Fault
     this = found[split]
     for text in this.said:
         faults.note("class", text)
-    reader = _LabelReader(tree, this, faults)
-    marked = [reader.mark(path) for path in this.images]
-    marked += [
-        Marked(path=None, place=str(this.place), named=name, shapes=[]) for name in this.missing
-    ]
-    reader.report(split)
+    known = this.names or MOST_UNNAMED
+    marked: list[Marked] = []
+    labels: set[Path] = set()
+    unknown: list[tuple[int, str, Path]] = []  # class, place and image of a line
+    used: Counter[int] = Counter()
+    lines = 0
+    for path in this.images:
+        label = label_file(path, tree)
+        image = Listed(named=str(path), path=path)
+        one = Marked(image=image, place=str(label or path), fractions=True)
+        marked.append(one)
+        if label is None:
+            continue
+        labels.add(label)
+        seen: set[str] = set()
+        with faults.catching("broken file", path):
+            for number, text in enumerate(read_text(label).splitlines(), start=1):
+                line, place = " ".join(text.split()), f"{label}:{number}"
+                lines += bool(line)
+                if line in seen:
+                    text = "{n} lines repeat another of their file, and are read once"
+                    faults.note("duplicate id", text, place)
+                if not line or line in seen:
+                    continue
+                seen.add(line)
+                try:
+                    shape = parse_label(line, place, this.keypoints)
+                except DataError as error:
+                    faults.add("broken entry", str(error), path)
+                    continue
+                class_number = cast("int", shape.label)
+                if class_number in known:
+                    used[class_number] += 1
+                    one.shapes.append(shape)
+                else:
+                    unknown.append((class_number, place, path))
+    if this.images and not labels:
+        looked = sorted({str(p) for image in this.images[:9] for p in _label_folders(image, tree)})
+        raise DataError(
+            f"no label file for any of the {len(this.images)} images of "
+            f"{f'split {split!r}' if split else this.place}, first {this.images[0]}; looked "
+            f"in {', '.join(looked[:4])}: put the text files there"
+        )
+    if unknown and len(unknown) == lines:
+        classes = ", ".join(map(str, sorted({number for number, _, _ in unknown})[:5]))
+        listed = ", ".join(map(str, sorted(this.names or ())[:9]))
+        raise DataError(
+            f"{this.place}: all {lines} lines of the labels have class {classes}, "
+            f"names lists {listed}; correct names, or the labels"
+        )
+    for number, place, path in unknown:
+        message = f"{place} has class {number}, which names doesn't list"
+        faults.add("unknown category", message, path)
+    for folder in sorted({label.parent for label in labels}):
+        for name in sorted(tree.names_in(folder)):
+            path = folder / name
+            if name.endswith(".txt") and name not in NO_LABELS and path not in labels:
+                text = "{n} label files have no image of their name in the split"
+                faults.note("missing file", text, str(path))
+    marked += [Marked(image=Listed(named=name), place=str(this.place)) for name in this.missing]
     names = this.names
     if names is None:
         largest = max((_largest_class(tree, other) for other in found.values()), default=0)
-        names = {number: str(number) for number in range(max([*reader.used, largest]) + 1)}
-    names = require_classes(names, reader.used, str(this.place), faults)
+        names = {number: str(number) for number in range(max([*used, largest]) + 1)}
+    names = require_classes(names, used, str(this.place), faults)
     return build(marked, names, {number: number for number in names}, faults, this.place)
 
 
@@ -115,94 +192,11 @@ def _largest_class(tree: Tree, split: YoloSplit) -> int:
     largest = 0
     for image in split.images:
         label = label_file(image, tree)
-        try:
-            lines = read_text(label).splitlines() if label is not None else []
-        except DataError:  # said where that split is read
-            continue
-        firsts = (line.split()[0] for line in lines if _LINE.fullmatch(line))
-        largest = max([largest, *(int(float(first)) for first in firsts)])
+        with suppress(DataError):  # said where that split is read
+            lines = read_lines(label) if label is not None else []
+            firsts = (line.split()[0] for line in lines if _LINE.fullmatch(line))
+            largest = max([largest, *(int(float(first)) for first in firsts)])
     return largest
-
-
-class _LabelReader:
-    """Reads label files, and counts what is worth a word."""
-
-    def __init__(self, tree: Tree, split: YoloSplit, faults: Faults) -> None:
-        self._tree = tree
-        self._split = split
-        self._faults = faults
-        self._labels: set[Path] = set()
-        self._lines = 0
-        self._unknown: list[tuple[int, str, Path]] = []  # class, place and image of a line
-        self.used: Counter[int] = Counter()
-
-    def mark(self, path: Path) -> Marked:
-        """Read the objects of an image."""
-        shapes: list[Shape] = []
-        label = label_file(path, self._tree)
-        if label is not None:
-            self._labels.add(label)
-            with self._faults.catching("broken file", path):
-                shapes = list(self._read(label, path))
-        self.used.update(cast("int", shape.label) for shape in shapes)
-        return Marked(path=path, place=str(label or path), shapes=shapes, fractions=True)
-
-    def _read(self, label: Path, image: Path) -> Iterator[Shape]:
-        known = self._split.names or MOST_UNNAMED
-        seen: set[str] = set()
-        for number, text in enumerate(read_text(label).splitlines(), start=1):
-            line, place = " ".join(text.split()), f"{label}:{number}"
-            if not line:
-                continue
-            self._lines += 1
-            if line in seen:
-                text = "{n} lines repeat another of their file, and are read once"
-                self._faults.note("duplicate id", text, place)
-                continue
-            seen.add(line)
-            try:
-                shape = parse_label(line, place, self._split.keypoints)
-            except DataError as error:
-                self._faults.add("broken entry", str(error), image)
-                continue
-            if shape.label not in known:
-                self._unknown.append((cast("int", shape.label), place, image))
-                continue
-            yield shape
-
-    def report(self, split: str) -> None:
-        """Say what holds for all label files.
-
-        Raises:
-            DataError: there are none, or all lines are of unknown classes.
-        """
-        images = self._split.images
-        if images and not self._labels:
-            looked = sorted(
-                {str(path) for image in images[:9] for path in _label_folders(image, self._tree)}
-            )
-            raise DataError(
-                f"no label file for any of the {len(images)} images of "
-                f"{f'split {split!r}' if split else self._split.place}, first {images[0]}; looked "
-                f"in {', '.join(looked[:4])}: put the text files there"
-            )
-        if self._unknown and len(self._unknown) == self._lines:
-            classes = ", ".join(map(str, sorted({number for number, _, _ in self._unknown})[:5]))
-            listed = ", ".join(map(str, sorted(self._split.names or ())[:9]))
-            raise DataError(
-                f"{self._split.place}: all {self._lines} lines of the labels have class {classes}, "
-                f"names lists {listed}; correct names, or the labels"
-            )
-        for number, place, image in self._unknown:
-            message = f"{place} has class {number}, which names doesn't list"
-            self._faults.add("unknown category", message, image)
-        lists = {*CLASS_LISTS, "train.txt", "val.txt", "valid.txt", "test.txt"}
-        for folder in sorted({label.parent for label in self._labels}):
-            for name in sorted(self._tree.names_in(folder)):
-                path = folder / name
-                if name.endswith(".txt") and name not in lists and path not in self._labels:
-                    text = "{n} label files have no image of their name in the split"
-                    self._faults.note("missing file", text, str(path))
 
 
 def parse_label(text: str, place: str, keypoints: int = 0) -> Shape:
@@ -311,18 +305,20 @@ def _read_yaml(tree: Tree, path: Path) -> dict[str, YoloSplit]:
         DataError: it is broken, or none of what it names is there.
     """
     fields = load_yaml(path)
-    root = _path(fields.get("path") or ".", f'{path}: "path"')
-    names = _names(fields.get("names"), path)
+    given = check(fields, _Fields, str(path), DataError, strict=False)
+    names = _names(given, path)
     named = {split.kind: key for key in fields if (split := split_of(key)) and fields[key]}
     if not named:
         raise DataError(f"{path} names no images; expected a folder under train, val or test")
-    folders = _Folders(tree, path.parent, root)
+    folders = _Folders(tree, path.parent, given.path)
     parts: dict[str, list[Path]] = {}
     absent: dict[str, str] = {}
     for split in SPLITS:
         if split in named:
-            key = named[split]
-            texts = [_path(part, f'{path}: "{key}"') for part in _listed(fields[key])]
+            place = f'{path}: "{named[split]}"'
+            value = fields[named[split]]
+            value = value if isinstance(value, list) else [value]
+            texts = check(value, list[str], place, DataError)
             there = [place for text in texts if (place := folders.find(text)) is not None]
             if there:
                 parts[split] = there
@@ -337,7 +333,7 @@ def _read_yaml(tree: Tree, path: Path) -> dict[str, YoloSplit]:
                 named_so = f"{absent.pop(split, 'nothing')} for {split}"
                 said.append(f"{path} names {named_so}; {folder} is taken")
     said += [f"{path} names {t} for {s}, which is not there" for s, t in absent.items()]
-    foreign = re.match(r"[\\/]|[A-Za-z]:", root + next(iter(absent.values()), ""))
+    foreign = re.match(r"[\\/]|[A-Za-z]:", (given.path or ".") + next(iter(absent.values()), ""))
     if not parts and foreign and (found := _find_without_yaml(tree, names)):
         for split in found.values():
             split.said.insert(0, f"nothing that {path} names is there; {tree.root} is taken")
@@ -348,7 +344,6 @@ def _read_yaml(tree: Tree, path: Path) -> dict[str, YoloSplit]:
             f"{folders.full(first)} is missing; {path.name} names it as a split's images, and "
             f"{tree.root} has {tree.describe()}; correct {path.name}"
         )
-    keypoints = _keypoints(fields.get("kpt_shape"))
     found: dict[str, YoloSplit] = {}
     for split, places in parts.items():
         images: set[Path] = set()
@@ -364,7 +359,7 @@ def _read_yaml(tree: Tree, path: Path) -> dict[str, YoloSplit]:
             names=names,
             images=sorted(images),
             missing=missing,
-            keypoints=keypoints,
+            keypoints=given.keypoints(),
             said=said,
         )
     return found
@@ -377,9 +372,7 @@ class _Folders:
         self._tree = tree
         self._folder = folder
         self._root = root
-        self._by_key: dict[tuple[str, ...], list[PurePosixPath]] = {}
-        for path in tree.folders:
-            self._by_key.setdefault(_key(path.parts), []).append(path)
+        self._keys = [(_key(path.parts), path) for path in tree.folders]
 
     def full(self, part: str) -> Path:
         """Give the path as it is written."""
@@ -389,32 +382,26 @@ class _Folders:
         """Find what is named: as it is written, or else what ends most like it."""
         inner = re.sub(r"^(\.\./)+", "", part)
         for path in (self.full(part), self._folder / part, self._folder / inner):
-            try:
-                if path.exists() and (path.is_file() or self._holds_images(path)):
+            with suppress(OSError, ValueError):
+                if path.is_file() or (path.is_dir() and any(self._tree.images_below(path))):
                     return path
-            except (OSError, ValueError):
-                continue
         parts = re.split(r"[\\/]+", f"{self._root}/{part}")
         parts = [p for p in parts if p not in ("", ".", "..")]
         if parts and parts[-1].lower().endswith(".txt"):
-            named = list(self._tree.files(".txt"))
+            named = self._tree.files(".txt")
             same = [path for path in named if fold(path.name) == fold(parts[-1])]
             return self._tree.root / same[0] if len(same) == 1 else None
         key = _key(tuple(parts))
-        for tail in (key, key[:-1] if key[-1:] == ("images",) else ()):
-            for start in range(len(tail)):
-                if tail[start:] == ("images",) and len(tail) > 1:
-                    continue  # of any split
-                if found := self._ending(tail[start:]):
-                    return found
-        return None
+        tails = [key[start:] for start in range(len(key)) if key[start:] != ("images",)]
+        if key[-1:] == ("images",):
+            tails += [key[start:-1] for start in range(len(key) - 1)] or [key]
+        return next((found for tail in tails if (found := self._ending(tail))), None)
 
     def of_split(self, other: Path, split: str) -> Path | None:
         """Find the folder of a split that is not named, where that of another one is known."""
-        try:
-            parts = other.relative_to(self._tree.root).parts
-        except ValueError:
+        if self._tree.root not in (other, *other.parents):
             return None
+        parts = other.relative_to(self._tree.root).parts
         if not any(split_of(part) for part in parts):
             return None
         key = tuple(split if split_of(part) else part for part in _key(parts))
@@ -425,8 +412,7 @@ class _Folders:
         if place.is_dir():
             return self._tree.images_below(place), []
         if place.suffix.lower() == ".txt":
-            names = [line.strip() for line in read_text(place).splitlines() if line.strip()]
-            found = self._tree.images.find(names, place.parent)
+            found = self._tree.images.find(read_lines(place), place.parent)
             return found.paths.values(), found.absent
         return ([place] if place.suffix.lower() in SUFFIXES else []), []
 
@@ -434,26 +420,18 @@ class _Folders:
         """Find the one folder with images whose path ends in a key; the uppermost where nested."""
         same = [
             path
-            for other, paths in self._by_key.items()
-            if other[len(other) - len(key) :] == key and len(other) >= len(key)
-            for path in paths
-            if self._tree.images_in(path, deep=True)
+            for other, path in self._keys
+            if other[-len(key) :] == key and self._tree.images_in(path, deep=True)
         ]
         same.sort(key=lambda path: len(path.parts))
-        if not same or (len(same) > 1 and same[0] not in same[1].parents and (
-            len(same[0].parts) == len(same[1].parts))):  # fmt: skip
-            return None
-        return self._tree.root / same[0]
-
-    def _holds_images(self, path: Path) -> bool:
-        return path.is_dir() and next(iter(self._tree.images_below(path)), None) is not None
+        several = len(same) > 1 and len(same[0].parts) == len(same[1].parts)
+        return None if not same or several else self._tree.root / same[0]
 
 
 def _key(parts: tuple[str, ...]) -> tuple[str, ...]:
     """Give a path's folders as people mean them: any word for a split, and for images."""
-    words = {"image": "images", "imgs": "images", "img": "images"}
     return tuple(
-        split.name if (split := split_of(part)) else words.get(fold(part), fold(part))
+        split.name if (split := split_of(part)) else _IMAGE_FOLDERS.get(fold(part), fold(part))
         for part in parts
     )
 
@@ -477,7 +455,7 @@ def _find_without_yaml(tree: Tree, names: dict[int, str] | None = None) -> dict[
     images = [image for image in images if image.parent in folders]
     splits: dict[str, list[Path]] = {}
     for split, path in lists.items():
-        listed = [line.strip() for line in read_text(tree.root / path).splitlines() if line.strip()]
+        listed = read_lines(tree.root / path)
         if listed and not _LINE.fullmatch(listed[0]):
             found = tree.images.find(listed, (tree.root / path).parent)
             splits[split] = sorted(found.paths.values())
@@ -495,23 +473,20 @@ def _find_without_yaml(tree: Tree, names: dict[int, str] | None = None) -> dict[
 
 def _is_label(path: Path) -> bool:
     """Whether a text file begins with a line of YOLO's."""
-    try:
-        lines = (line for line in read_text(path).splitlines() if line.strip())
-        return _LINE.fullmatch(next(lines, "")) is not None
-    except DataError:
-        return False
+    with suppress(DataError):
+        return any(_LINE.fullmatch(line) for line in read_lines(path)[:1])
+    return False
 
 
 def _class_list(tree: Tree) -> tuple[dict[int, str] | None, list[str]]:
     """Read the names of the classes from the file that lists them, and what should be said."""
     for wanted in CLASS_LISTS:
         for folder, files in tree.folders.items():
-            if wanted in files or (wanted in tree.names_in(tree.root / folder)):
-                path = tree.root / folder / wanted
-                names = _names_of(path)
-                if names:
-                    return dict(enumerate(names)), [f"names of classes are those of {path}"]
-    others = [path for path in tree.files(".names", depth=ANNOTATIONS_DEPTH)]
+            path = tree.root / folder / wanted
+            there = wanted in files or wanted in tree.names_in(path.parent)
+            if there and (names := _names_of(path)):
+                return dict(enumerate(names)), [f"names of classes are those of {path}"]
+    others = list(tree.files(".names", depth=ANNOTATIONS_DEPTH))
     if len(others) == 1:
         return dict(enumerate(_names_of(tree.root / others[0]))), []
     return None, [
@@ -521,58 +496,24 @@ def _class_list(tree: Tree) -> tuple[dict[int, str] | None, list[str]]:
 
 
 def _names_of(path: Path) -> list[str]:
+    """Read a list of names, a line each, or Label Studio's JSON; empty where that is broken."""
     try:
-        text = read_text(path)
         if path.suffix == ".json":
-            return [str(entry["name"]) for entry in json.loads(text)["categories"]]
+            return [str(entry["name"]) for entry in json.loads(read_text(path))["categories"]]
+        return read_lines(path)
     except (DataError, ValueError, KeyError, TypeError, RecursionError):
         return []
-    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _names(value: object, path: Path) -> dict[int, str]:
-    """Read the names of the classes.
+def _names(given: _Fields, path: Path) -> dict[int, str]:
+    """Give the names of the classes by their numbers.
 
     Raises:
-        DataError: there are none, or a number or name is something else.
+        DataError: there are none.
     """
-    pairs: list[tuple[object, object]] = []
-    if isinstance(value, list):
-        pairs = list(enumerate(cast("list[object]", value)))
-    elif isinstance(value, dict):
-        pairs = list(cast("dict[object, object]", value).items())
-    elif isinstance(value, str) and (path.parent / value).is_file():
-        pairs = list(enumerate(_names_of(path.parent / value)))
-    names: dict[int, str] = {}
-    for number, name in pairs:
-        if isinstance(name, list | dict):  # not shown: a few words can stand for lists without end
-            raise DataError(f"{path} names class {number!r} by a list; expected a name")
-        if not re.fullmatch(r"\d{1,9}", str(number)) or not name:
-            raise DataError(f"{path} names class {number!r} {name!r}; expected a number and a name")
-        names[int(str(number))] = str(name)
+    names = given.names
+    if isinstance(names, str):
+        names = _names_of(path.parent / names) if names else []
     if not names:
         raise DataError(f'{path} has no "names"; expected a list of the classes\' names')
-    return names
-
-
-def _keypoints(value: object) -> int:
-    """Give how many numbers of a row are keypoints: [8, 3] stands for 24."""
-    numbers = [str(part) for part in cast("list[object]", value)] if isinstance(value, list) else []
-    if len(numbers) != 2 or not all(re.fullmatch(r"\d{1,4}", number) for number in numbers):
-        return 0
-    return int(numbers[0]) * int(numbers[1])
-
-
-def _listed(value: object) -> list[object]:
-    return cast("list[object]", value) if isinstance(value, list) else [value]
-
-
-def _path(value: object, place: str) -> str:
-    """Read a path.
-
-    Raises:
-        DataError: it is a list or an object.
-    """
-    if isinstance(value, list | dict):
-        raise DataError(f"{place} holds a list within; expected a path, or a list of paths")
-    return str(value)
+    return names if isinstance(names, dict) else dict(enumerate(names))
