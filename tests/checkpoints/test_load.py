@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,7 +65,7 @@ def test_what_was_saved_answers_the_same_and_its_specification_needs_no_weights(
     assert all(parameter.requires_grad for parameter in loaded.parameters())
     for here, there in zip(outputs(model), outputs(loaded), strict=True):
         assert torch.equal(here, there)
-    monkeypatch.setattr(torch.Tensor, "clone", None)
+    monkeypatch.setattr(torch.Tensor, "to", None)
     monkeypatch.setattr("panodetr.checkpoints.load.Detr", None)
     assert load_spec(path) == spec
     if format != "facebook":
@@ -98,6 +100,21 @@ def test_a_single_file_says_its_architecture_by_its_shapes_and_is_read_as_float3
     assert again == replace(spec, name="some")
     assert loaded.config == SMALL
     assert {tensor.dtype for tensor in loaded.state_dict().values()} == {torch.float32}
+
+
+def test_loading_leaves_pytorchs_compiler_where_it_is(
+    tmp_path: Path, spec: ModelSpec, model: Detr
+) -> None:
+    """Its import takes longer than all else that loading does."""
+    file = save_pretrained(tmp_path / "small.pth", spec, model, format="facebook")
+    code = (
+        "import sys; from panodetr.checkpoints.load import load_checkpoint; "
+        "[load_checkpoint(source) for source in sys.argv[1:]]; "
+        "print('torch._dynamo' in sys.modules)"
+    )
+    order = [sys.executable, "-c", code, "nuclei", str(file)]
+    done = subprocess.run(order, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "False\n"
 
 
 def detector(tmp_path: Path, name: str, **extra: object) -> Path:

@@ -22,7 +22,7 @@ WEIGHTS = {"head.weight": torch.arange(6.0).reshape(2, 3), "head.bias": torch.on
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    return open_weights(folder / "model.safetensors").read()
+    return open_weights(folder / "model.safetensors").tensors
 
 
 @pytest.fixture

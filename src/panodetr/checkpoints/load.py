@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import count, takewhile
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from panodetr.checkpoints.hub import fetch
 from panodetr.checkpoints.huggingface import RESNETS, read_folder
@@ -30,7 +32,7 @@ from panodetr.checkpoints.published import (
     find_published,
 )
 from panodetr.checkpoints.spec import CONFIG_FILE, WEIGHTS_FILES, ModelSpec
-from panodetr.checkpoints.weights import Weights, check_shapes, open_weights, shapes_of
+from panodetr.checkpoints.weights import Weights, check_shapes, open_weights
 from panodetr.errors import CheckpointError, did_you_mean
 from panodetr.model.backbone import ResNet
 from panodetr.model.config import DetrConfig, ResNetConfig
@@ -64,7 +66,7 @@ def load_checkpoint(
     place = _locate(source, revision)
     spec, weights = _open(place, source, dilation)
     weights = weights or open_weights(place)
-    with torch.device("meta"):
+    with torch.device("meta"), _NoValues():
         model = Detr(spec.architecture)
     state = _read(weights, find_table(weights), model.state_dict())
     model.load_state_dict(state, assign=True)
@@ -103,11 +105,11 @@ def load_backbone(source: str | Path, config: ResNetConfig) -> State:
     weights = open_weights(_locate(source))
     tables = (TORCHVISION, TRANSFORMERS_CLASSIFIER, OURS, FACEBOOK, *TRANSFORMERS_TABLES)
     table = find_table(weights, tables, "ResNet")
-    own = table.known(weights.shapes, "backbone.")
-    with torch.device("meta"):
+    own = {key: weights.tensors[key] for key in table.known(weights.tensors, "backbone.")}
+    with torch.device("meta"), _NoValues():
         expected = without_counters(ResNet(config).state_dict())
-    backbone = replace(weights, shapes={key: weights.shapes[key] for key in own})
-    state = _read(backbone, table, {f"backbone.{key}": value for key, value in expected.items()})
+    backbone = {f"backbone.{key}": value for key, value in expected.items()}
+    state = _read(replace(weights, tensors=own), table, backbone)
     return {key.removeprefix("backbone."): tensor for key, tensor in state.items()}
 
 
@@ -203,23 +205,42 @@ def find_table(
     Raises:
         CheckpointError: they are in none of the tables.
     """
-    table = max(tables, key=lambda table: len(table.known(weights.shapes)))
-    if not table.known(weights.shapes):
-        first = next(iter(weights.shapes), "nothing")
+    table = max(tables, key=lambda table: len(table.known(weights.tensors)))
+    if not table.known(weights.tensors):
+        first = next(iter(weights.tensors), "nothing")
         raise CheckpointError(
             f"{weights.file} holds no {network}: its weights begin with {first!r}"
         )
     return table
 
 
+class _NoValues(TorchFunctionMode):
+    """Leaves random values out, for the meta device, where PyTorch loads its compiler for them.
+
+    That takes longer than all else that loading does.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        given = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "kaiming_uniform_"):
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
+
+
 def _read(weights: Weights, table: NameTable, model: Mapping[str, torch.Tensor]) -> State:
-    """Read the weights of a model that is on the meta device; floats become float32."""
-    expected = table.from_ours(model, prefix_in(weights.shapes))
-    check_shapes(weights.file, weights.shapes, shapes_of(expected))
-    return {
-        key: (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
-        for key, tensor in table.to_ours(weights.read(), model).items()
-    }
+    """Copy the weights of a model that is on the meta device; floats become float32."""
+    check_shapes(weights.file, weights.tensors, table.from_ours(model, prefix_in(weights.tensors)))
+    copies: State = {}
+    for key, tensor in table.to_ours(weights.tensors, model).items():
+        kind = torch.float32 if tensor.is_floating_point() else tensor.dtype
+        copies[key] = tensor.to(kind, memory_format=torch.contiguous_format, copy=True)
+    return copies
 
 
 def _infer_architecture(
@@ -232,18 +253,18 @@ def _infer_architecture(
     Raises:
         ValueError: a weight is missing that every DETR has, or the backbone is no known ResNet.
     """
-    prefix, shapes = prefix_in(weights.shapes), weights.shapes
+    prefix, tensors = prefix_in(weights.tensors), weights.tensors
 
     def has(key: str) -> bool:
-        return table.name(key, prefix) in shapes
+        return table.name(key, prefix) in tensors
 
     def size(key: str, dimensions: int) -> tuple[int, ...]:
         name = table.name(key, prefix)
-        if len(shapes.get(name, ())) != dimensions:
+        if name not in tensors or tensors[name].ndim != dimensions:
             raise ValueError(
                 f"{name!r} is missing or has not {dimensions} dimensions; is it whole?"
             )
-        return shapes[name]
+        return tensors[name].shape
 
     def depth(part: str, key: str) -> int:
         return sum(1 for _ in takewhile(lambda number: has(f"{part}.{number}.{key}"), count()))

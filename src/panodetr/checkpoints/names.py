@@ -63,11 +63,14 @@ class NameTable:
         """
         if prefix is None:
             prefix = _PREFIX if any(key.startswith("mask_head.") for key in state) else ""
-        parts = self._parts(state, prefix)
-        return {
-            name: torch.cat([state[key] for key in ours]) if len(ours) > 1 else state[ours[0]]
-            for name, ours in parts.items()
-        }
+        found: State = {}
+        for name, ours in self._parts(state, prefix).items():
+            parts = [state[key] for key in ours]
+            found[name] = parts[0]
+            if len(parts) > 1:  # on the meta device PyTorch would load its compiler to join them
+                size = (sum(map(len, parts)), *parts[0].shape[1:])
+                found[name] = parts[0].new_empty(size) if parts[0].is_meta else torch.cat(parts)
+        return found
 
     def to_ours(self, state: Mapping[str, torch.Tensor], keys: Iterable[str]) -> State:
         """Give weights our names, the inverse of `from_ours`; others of `state` are left out.

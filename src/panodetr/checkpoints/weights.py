@@ -6,43 +6,41 @@ import argparse
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from panodetr.checkpoints.names import State, is_counter, preview
 from panodetr.checkpoints.spec import WEIGHTS_FILES, WeightsIndex
 from panodetr.errors import CheckpointError
 from panodetr.validation import read_json
 
-Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """The weights in a file: names and shapes at once, the tensors when they are asked for.
+    """The weights in a file, on the CPU.
 
     Attributes:
         file: the file.
-        shapes: of each tensor, by the name that it has in the file.
-        read: reads the tensors, on the CPU.
+        tensors: by the names that they have in the file, which is mapped into memory: nothing is
+            read before a tensor is used, and a change of the file changes it.
         arguments: what the model was trained with, where a pickled file has it under "args".
     """
 
     file: Path
-    shapes: Shapes
-    read: Callable[[], State]
+    tensors: State
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def open_weights(place: Path) -> Weights:
-    """Open weights and read their names and shapes.
+    """Open weights.
 
     Args:
         place: a folder that has them under a usual name, a file of safetensors, an index
@@ -65,27 +63,19 @@ def open_weights(place: Path) -> Weights:
 
 def _open_safetensors(file: Path) -> Weights:
     try:
-        stored = safe_open(file, framework="pt")
-        keys = stored.keys()
-        shapes = {key: tuple(stored.get_slice(key).get_shape()) for key in keys}
+        return Weights(file, load_file(file))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{file} is truncated or damaged ({error}); delete it and get it again"
         ) from error
-    return Weights(file, shapes, lambda: {key: stored.get_tensor(key) for key in keys})
 
 
 def _open_pickled(file: Path) -> Weights:
-    """Open a pickled state dict; tensors stay in the file until they are read.
-
-    Nothing but tensors, plain values and `argparse.Namespace` is accepted: the original's training
-    checkpoints hold one.
-    """
+    """Open a pickled state dict, alone or in a training checkpoint."""
     whole = _unpickle(file)
     state = whole.get("model", whole)
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"{file} holds no state dict; expected one, alone or as 'model'")
-    tensors = cast("State", state)
     others = [
         repr(key)
         for key, value in cast("dict[object, object]", state).items()
@@ -99,17 +89,16 @@ def _open_pickled(file: Path) -> Weights:
     arguments = whole.get("args")
     if isinstance(arguments, argparse.Namespace):
         arguments = vars(arguments)
-    # A copy: a change of the file must not change a model that is in use.
-    return Weights(
-        file,
-        shapes_of(tensors),
-        lambda: {key: tensor.clone() for key, tensor in tensors.items()},
-        cast("dict[str, Any]", arguments) if isinstance(arguments, dict) else {},
-    )
+    if not isinstance(arguments, dict):
+        arguments = {}
+    return Weights(file, cast("State", state), cast("dict[str, Any]", arguments))
 
 
 def _unpickle(file: Path) -> dict[str, Any]:
-    """Read a pickled file as far as plain values and tensors go."""
+    """Read a pickled file as far as plain values and tensors go, and `argparse.Namespace`.
+
+    The original's training checkpoints hold one.
+    """
     # Files of PyTorch before 1.6 are no archives, and cannot be mapped into memory.
     with file.open("rb") as stream:
         mapped = stream.read(2) == b"PK"
@@ -138,14 +127,10 @@ def _open_index(index: Path) -> Weights:
             f"{index} names the files {preview(names) or 'none'}; expected weights beside it"
         )
     parts = [open_weights(index.with_name(name)) for name in names]
-    return Weights(
-        index,
-        {key: shape for part in parts for key, shape in part.shapes.items()},
-        lambda: {key: tensor for part in parts for key, tensor in part.read().items()},
-    )
+    return Weights(index, {key: value for part in parts for key, value in part.tensors.items()})
 
 
-def check_shapes(file: Path, stored: Shapes, expected: Shapes) -> None:
+def check_shapes(file: Path, stored: State, expected: State) -> None:
     """Compare the names and shapes in a file with those of a model, as the file names them.
 
     Counters of batches that the model does not have are passed over.
@@ -159,19 +144,14 @@ def check_shapes(file: Path, stored: Shapes, expected: Shapes) -> None:
             repr(key) for key in stored if key not in expected and not is_counter(key)
         ],
         "does not fit its configuration, {} tensors have another shape": [
-            f"{key!r} is {list(stored[key])}, expected {list(shape)}"
-            for key, shape in expected.items()
-            if stored.get(key, shape) != shape
+            f"{key!r} is {list(stored[key].shape)}, expected {list(tensor.shape)}"
+            for key, tensor in expected.items()
+            if stored.get(key, tensor).shape != tensor.shape
         ],
     }
     for line, found in faults.items():
         if found:
             raise CheckpointError(f"{file} {line.format(len(found))}: {preview(found)}")
-
-
-def shapes_of(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    """List the shapes of tensors."""
-    return {key: tuple(tensor.shape) for key, tensor in state.items()}
 
 
 def _refuse_placeholder(file: Path) -> None:
