@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.objective.scene import targets_of
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -116,17 +115,6 @@ def test_padding_counts_in_the_mask_losses_only_when_asked_for(golden_criterion:
     ours, originals = CriterionConfig(), CriterionConfig(mask_padding=True)
     assert losses(ours, -9.0) == losses(ours, 9.0)
     assert losses(originals, -9.0) != losses(originals, 9.0)
-
-
-def test_masks_of_objects_come_from_their_images() -> None:
-    targets = targets_of(2, 0, 3, side=8)
-    assert targets.image.tolist() == [0, 0, 2, 2, 2]
-    assert targets.place.tolist() == [0, 1, 0, 1, 2]
-    assert targets.starts.tolist() == [0, 2, 2]
-    masks = targets.masks(torch.tensor([4, 0, 1]))
-    assert masks.dtype == torch.float32
-    assert masks.sum((1, 2)).tolist() == [8, 8, 8]
-    assert [int(mask.sum(1).argmax()) for mask in masks] == [2, 0, 1]
 
 
 @pytest.mark.parametrize("loss", [focal_loss, dice_loss])

@@ -97,6 +97,19 @@ def write_discs(folder: Path, count: int, seed: int = 0, split: str = "train") -
     return open_data(folder, split)
 
 
+def write_instances(data: Dataset, **more: object) -> Path:
+    """Write an instance JSON beside panoptic data, of one disc an image; give the folder."""
+    document = json.loads((data.folder / "panoptic_train.json").read_text())
+    document["annotations"] = [
+        {"id": number, "image_id": image["id"], "category_id": 10, "bbox": [0, 0, 60, 60],
+         "area": 16, "iscrowd": 0, **more}
+        for number, image in enumerate(document["images"], start=1)
+    ]  # fmt: skip
+    document["categories"] = [{"id": 10, "name": "disc"}]
+    (data.folder / "instances_train.json").write_text(json.dumps(document))
+    return data.folder
+
+
 @pytest.fixture
 def discs(tmp_path: Path) -> Dataset:
     """Four images, each with three discs and a background."""

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +17,8 @@ from panodetr.images.preprocess import Preprocessing
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
 from panodetr.training.step import collate, read_steps
+
+from .conftest import write_instances
 
 CATEGORIES = tuple(
     Category(index=i, id=i + 1, name=str(i), is_thing=True, color=(0, 0, 0)) for i in range(2)
@@ -102,15 +103,8 @@ def test_processes_and_parts_share_a_step(tiny_run: TrainConfig, discs: Dataset)
 @pytest.fixture
 def instances(discs: Dataset) -> Dataset:
     """The same images, each with an object of a box and a mask in its corner."""
-    folder = discs.folder
-    document = json.loads((folder / "panoptic_train.json").read_text())
-    document["annotations"] = [
-        {"id": number, "image_id": image["id"], "category_id": 10, "bbox": [0, 0, 60, 60],
-         "area": 16, "iscrowd": 0, "segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]]}
-        for number, image in enumerate(document["images"], start=1)
-    ]  # fmt: skip
-    (folder / "instances_train.json").write_text(json.dumps(document))
-    return open_data(folder, "train", format="coco-instances")
+    write_instances(discs, segmentation=[[0, 0, 4, 0, 4, 4, 0, 4]])
+    return open_data(discs.folder, "train", format="coco-instances")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from PIL import Image
 from panodetr.data.convert import Target, convert_data
 from panodetr.data.dataset import Dataset, Source, open_data
 from panodetr.errors import UsageError
-from panodetr.training.dry_run import dry_run
 from panodetr.training.prepare import Request, prepare, read_request, resumed, write_request
 from panodetr.training.validate import hold_out, list_images, open_truth
 
@@ -106,8 +105,3 @@ def test_a_share_is_refused_where_a_split_validates(discs: Dataset) -> None:
         assert "\n" not in str(caught.value)
     prepared = prepare(request(discs.folder, 0.5, split="val"))  # what is parted is that split
     assert len(prepared.data.samples) == 1
-
-
-def test_a_rehearsal_holds_out_as_the_run_does(discs: Dataset) -> None:
-    found = dry_run(request(discs.folder), device="cpu")
-    assert (found.images, found.val_images, found.errors) == (3, 1, ())

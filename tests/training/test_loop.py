@@ -193,19 +193,6 @@ def test_parts_without_objects_count_for_nothing_but_no_object(
     assert gradients(state).keys() == gradients(alone).keys()
 
 
-def test_bf16_is_near_float32_and_losses_are_float32(
-    plain_run: TrainConfig, discs: Dataset, accelerator: Accelerator
-) -> None:
-    parts = first_step(plain_run, discs)
-    _, exact = one_step(plain_run, parts, accelerator)
-    with torch.autocast("cpu", torch.bfloat16):
-        _, found = one_step(plain_run, parts, accelerator)
-    for name, loss in exact.losses.items():
-        assert found.losses[name].dtype == torch.float32
-        assert_close(found.losses[name], loss, rtol=0.05, atol=0.05)
-    assert not torch.equal(found.losses["total"], exact.losses["total"])
-
-
 def test_a_step_that_is_not_finite_changes_nothing(
     tiny_run: TrainConfig, discs: Dataset, accelerator: Accelerator
 ) -> None:

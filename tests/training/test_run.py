@@ -85,12 +85,17 @@ def test_a_new_run_replaces_nothing(request_of: Request, tmp_path: Path, name: s
     (tmp_path / name).mkdir()
     with pytest.raises(UsageError, match=rf"{name} is there already.* choose another --out"):
         train(request_of, tmp_path, device="cpu")
+    asked = replace(request_of, changes=(*TINY, "start=no-such-file"))
+    with pytest.raises(PanodetrError, match="no-such-file"):
+        train(asked, tmp_path / "new", device="cpu")
+    assert not (tmp_path / "new").exists()
 
 
-def test_a_new_run_takes_the_next_number_where_one_is_there(
-    request_of: Request, tmp_path: Path
+def test_a_new_run_takes_the_next_number_where_one_is_there_and_lists_what_it_holds_out(
+    request_of: Request, discs: Dataset, tmp_path: Path
 ) -> None:
-    out, short = tmp_path / "run", replace(request_of, changes=(*TINY, "steps=1"))
+    changes = (*TINY, "steps=1")
+    out, short = tmp_path / "run", replace(request_of, val=None, val_split=0.25, changes=changes)
     (tmp_path / "run-2" / "model").mkdir(parents=True)
     with held(tmp_path / "run-3"):
         told = Recording()
@@ -99,17 +104,10 @@ def test_a_new_run_takes_the_next_number_where_one_is_there(
             assert outcome is not None
             assert outcome.model == there / "model"
     assert told.notes[-1] == f"{out} holds another run, so this one is in {tmp_path / 'run-4'}"
-    assert go_on(out, "steps=2")[0].model == out / "model"
-
-
-def test_the_images_that_are_held_out_are_listed(
-    request_of: Request, discs: Dataset, tmp_path: Path
-) -> None:
-    asked = replace(request_of, val=None, val_split=0.25, changes=(*TINY, "steps=1"))
-    train(asked, tmp_path / "run", device="cpu")
-    (line,) = (tmp_path / "run" / "held_out.txt").read_text().splitlines()
+    (line,) = (out / "held_out.txt").read_text().splitlines()
     assert (discs.folder / line).is_file()
-    assert (tmp_path / "run" / "best").is_dir()
+    outcome, _ = go_on(out, "steps=2")
+    assert (outcome.model, outcome.best) == (out / "model", out / "best")
 
 
 @pytest.mark.parametrize("ends", ["whole", "stopped", "off"])
@@ -140,14 +138,6 @@ def test_a_checkpoint_is_validated_once_before_the_first_step(
     assert steps == ([1] if ends == "off" else [0, 1])
     best = json.loads((out / "best" / "metrics.json").read_text())
     assert best["step"] == 1  # the best model is one that has learned
-
-
-def test_a_new_run_that_is_refused_leaves_nothing(request_of: Request, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    asked = replace(request_of, changes=(*TINY, "start=no-such-file"))
-    with pytest.raises(PanodetrError, match="no-such-file"):
-        train(asked, out, device="cpu")
-    assert not out.exists()
 
 
 @pytest.mark.parametrize("recipe", ["finetune", "coco-panoptic-masks"])

@@ -37,19 +37,15 @@ def model(tiny_run: TrainConfig) -> Detr:
     return Detr(tiny_run.spec.architecture)
 
 
-def of(
-    config: TrainConfig, model: Detr, truth: GroundTruth, accelerator: Accelerator
-) -> tuple[Validation, list[tuple[int, int]]]:
-    seen: list[tuple[int, int]] = []
+def of(config: TrainConfig, truth: GroundTruth, accelerator: Accelerator) -> Validation:
+    torch.manual_seed(0)
+    model, seen = Detr(config.spec.architecture), list[tuple[int, int]]()
     found = validate(
-        model,
-        config.spec,
-        truth,
-        step=3,
-        accelerator=accelerator,
+        model, config.spec, truth, step=3, accelerator=accelerator,
         progress=lambda done, images: seen.append((done, images)),
-    )
-    return found, seen
+    )  # fmt: skip
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]  # one run of the network an image
+    return found
 
 
 def as_objects(truth: GroundTruth) -> GroundTruth:
@@ -80,52 +76,37 @@ def without_masks(config: TrainConfig) -> TrainConfig:
     return replace(config, spec=replace(config.spec, architecture=shape))
 
 
-def test_models_are_measured_by_thing_pq_or_without_masks_by_box_ap(
-    tiny_run: TrainConfig, model: Detr, truth: GroundTruth, accelerator: Accelerator
+def test_models_are_measured_by_all_that_they_and_the_truth_know(
+    tiny_run: TrainConfig, truth: GroundTruth, accelerator: Accelerator
 ) -> None:
-    found, seen = of(tiny_run, model, truth, accelerator)
+    found = of(tiny_run, truth, accelerator)
     assert choose_tasks(tiny_run.spec, truth) == ("boxes", "instances", "panoptic")
     assert found.measure == "thing PQ"
     assert found.score == found.metrics["pq_things"]
     assert list(found.figures) == ["thing PQ", "stuff PQ", "PQ", "box AP", "mask AP"]
     assert found.metrics["images"] == 4
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     boxes = without_masks(tiny_run)
-    found, _ = of(boxes, Detr(boxes.spec.architecture), truth, accelerator)
+    found = of(boxes, truth, accelerator)
     assert found.measure == "box AP"
     assert 0 <= found.score <= 1
     assert "pq" not in found.metrics
     with pytest.raises(DataError, match="has no objects to validate boxes with"):
         choose_tasks(boxes.spec, replace(truth, object_categories=()))  # all is stuff
 
-
-def test_masks_that_are_written_one_by_one_are_measured_by_the_quality_of_things(
-    tiny_run: TrainConfig, truth: GroundTruth, accelerator: Accelerator
-) -> None:
-    shape = replace(tiny_run.spec.architecture, num_classes=1)
-    things = tiny_run.spec.categories[:1]
-    spec = replace(tiny_run.spec, architecture=shape, categories=things, threshold=0.0)
-    config = replace(tiny_run, spec=spec)
-    torch.manual_seed(0)
-    found, seen = of(config, Detr(shape), as_objects(truth), accelerator)
-    assert len(seen) == 4  # one run of the network an image
-    assert list(found.figures) == ["thing PQ", "box AP", "mask AP"]
-    assert found.measure == "thing PQ"
-    assert not any(name.endswith("_stuff") for name in found.metrics)
-    boxes = without_masks(config)
-    found, _ = of(boxes, Detr(boxes.spec.architecture), as_objects(truth), accelerator)
-    assert list(found.figures) == ["box AP"]
-
-
-def test_data_without_things_is_measured_by_all_it_has(
-    tiny_run: TrainConfig, model: Detr, truth: GroundTruth, accelerator: Accelerator
-) -> None:
     stuff = tuple(replace(c, is_thing=False) for c in tiny_run.spec.categories)
     config = replace(tiny_run, spec=replace(tiny_run.spec, categories=stuff))
     bare = replace(truth, segment_categories=stuff, object_categories=())
-    found, _ = of(config, model, bare, accelerator)
-    assert found.measure == "PQ"
-    assert list(found.figures) == ["stuff PQ", "PQ"]
+    found = of(config, bare, accelerator)
+    assert (found.measure, list(found.figures)) == ("PQ", ["stuff PQ", "PQ"])
+
+    shape = replace(tiny_run.spec.architecture, num_classes=1)
+    things = tiny_run.spec.categories[:1]
+    spec = replace(tiny_run.spec, architecture=shape, categories=things, threshold=0.0)
+    config, objects = replace(tiny_run, spec=spec), as_objects(truth)
+    found = of(config, objects, accelerator)
+    assert (found.measure, list(found.figures)) == ("thing PQ", ["thing PQ", "box AP", "mask AP"])
+    assert not any(name.endswith("_stuff") for name in found.metrics)
+    assert list(of(without_masks(config), objects, accelerator).figures) == ["box AP"]
 
 
 def test_batches_are_drawn_with_objects_and_padding(tiny_run: TrainConfig, discs: Dataset) -> None:

@@ -11,17 +11,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, floor
-from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar
+from typing import Annotated, TypeAlias, TypeVar
 
 import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 from PIL import Image
 
 from panodetr.images.resize import resized_size
 from panodetr.validation import Positive, check_fields
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 Pixel = TypeVar("Pixel", bound=np.generic)
 Sides: TypeAlias = Annotated[tuple[Positive, ...], Meta(min_length=1)]

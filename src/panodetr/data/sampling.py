@@ -6,20 +6,15 @@ depends on no other number, process or worker, so a run goes on from its step al
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from panodetr.data.augment import draw_view
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from panodetr.data.augment import Augmentation
+from panodetr.data.augment import Augmentation, draw_view
 
 Sampling: TypeAlias = Literal["area", "epochs", "buckets"]
 """How images are chosen: see `Sampler`."""

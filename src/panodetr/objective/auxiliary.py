@@ -1,6 +1,4 @@
-"""Auxiliary heads: parts that speed up learning and are left out afterwards.
-
-What remains is plain DETR.
+"""Auxiliary heads: parts that speed up learning and are left out afterwards, to plain DETR.
 
 DETR learns slowly for two reasons. Each step gives gradients to the few matched queries only. And
 positions reach queries and keys, never values, so the encoder's output does not say where a token
@@ -13,10 +11,9 @@ lies until it has learned to.
 - Attention supervision: the mask head refines where a query looks, so this should lie within the
   query's object. From the masks alone the model learns it last.
 - Denoising (DN-DETR, Li et al., 2022): queries made from noised ground truth, whose object is known
-  without matching. Early on, matching gives a query another object at every step. These queries
-  show the decoder from the first step what to do with a query that knows roughly where to look.
-  They are decoded beside the model's own, which cannot see them. A query of plain DETR is one
-  vector, so the embeddings of class and box are added.
+  without matching, which early on gives a query another object at every step. They are decoded
+  beside the model's own, which cannot see them. A query of plain DETR is one vector, so the
+  embeddings of class and box are added.
 - Queries that start on a grid, with cross-attention that starts by comparing positions.
 
 Letters: B images, D channels, G groups, Q queries, L decoder layers, K objects of the batch, T
@@ -27,21 +24,17 @@ size, h and w the feature map's size.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panodetr.model.detr import BoxHead
+from panodetr.model.config import DetrConfig
+from panodetr.model.detr import BoxHead, Detr, Encoded
 from panodetr.model.transformer import SinePositions, sine_waves
+from panodetr.objective.config import CriterionConfig, ObjectiveConfig
 from panodetr.objective.losses import box_giou, box_l1
-
-if TYPE_CHECKING:
-    from panodetr.model.config import DetrConfig
-    from panodetr.model.detr import Detr, Encoded
-    from panodetr.objective.config import CriterionConfig, ObjectiveConfig
-    from panodetr.objective.targets import Targets, Totals
+from panodetr.objective.targets import Targets, Totals
 
 BOX_NOISE = 0.4
 """How far a box's centre may go, in halves of its size, and its size may change, as a fraction."""
@@ -83,11 +76,14 @@ class TokenHeads(nn.Module):
     ) -> Tensor:
         """The loss of what each token of memory (B, D, h, w) predicts of the object at its centre.
 
-        It is the weighted sum of the class loss, a mean over tokens, and of the L1 and GIoU losses,
-        means over objects.
+        The weighted sum of the class loss, a mean over tokens, and L1 and GIoU, over objects.
         """
         assert targets.index_map is not None  # recipes without masks have no token loss
-        place = _sample_centers(targets.index_map, memory.shape[-2:]).flatten()  # Bhw
+        rows, columns = (  # at the centres of the tokens' patches
+            ((torch.arange(small, device=memory.device) + 0.5) * (large / small)).long()
+            for small, large in zip(memory.shape[-2:], targets.index_map.shape[1:], strict=True)
+        )
+        place = targets.index_map[:, rows[:, None], columns].long().flatten()  # Bhw
         covered = place > 0
         tokens = memory.permute(0, 2, 3, 1).flatten(0, 2).float()  # Bhw, D
         image = torch.arange(len(memory), device=memory.device)  # B
@@ -119,15 +115,6 @@ def attention_loss(attention: Tensor, masks: Tensor) -> Tensor:
     """
     within = F.adaptive_max_pool2d(masks[:, None], attention.shape[-2:])  # N, 1, h, w
     return -(attention * within).sum((1, 2, 3)).clamp(min=1e-6).log()
-
-
-def _sample_centers(index_map: Tensor, shape: torch.Size) -> Tensor:
-    """The object (B, h, w) int64 at the centre of each token's patch of an index map (B, H, W)."""
-    rows, columns = (
-        ((torch.arange(small, device=index_map.device) + 0.5) * (large / small)).long()
-        for small, large in zip(shape, index_map.shape[1:], strict=True)
-    )
-    return index_map[:, rows[:, None], columns].long()
 
 
 @torch.no_grad()

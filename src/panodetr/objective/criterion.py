@@ -10,24 +10,17 @@ pairs, N masks, h and w the masks' size.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from panodetr.objective.auxiliary import attention_loss, denoising_loss
+from panodetr.model.detr import Detr
+from panodetr.objective.auxiliary import AuxiliaryHeads, attention_loss, denoising_loss
+from panodetr.objective.config import CriterionConfig, ObjectiveConfig
 from panodetr.objective.losses import box_giou, box_l1, classification_loss, dice_loss, focal_loss
-from panodetr.objective.matcher import match
-from panodetr.objective.targets import count_totals
-
-if TYPE_CHECKING:
-    from panodetr.model.detr import Detr
-    from panodetr.objective.auxiliary import AuxiliaryHeads
-    from panodetr.objective.config import CriterionConfig, ObjectiveConfig
-    from panodetr.objective.matcher import Matches
-    from panodetr.objective.targets import Batch, Targets, Totals
+from panodetr.objective.matcher import Matches, match
+from panodetr.objective.targets import Batch, Targets, Totals, count_totals
 
 PIXELS_AT_ONCE = 2**18
 """Of masks at their full size, in the mask losses."""
@@ -167,9 +160,12 @@ def mask_losses(
     """
     assert targets.index_map is not None
     size = targets.index_map.shape[1:]
+    # Two products enlarge as `F.interpolate` does, and their gradients take a tenth of its time.
+    units = (torch.eye(side, dtype=masks.dtype, device=masks.device) for side in masks.shape[1:])
     rows, columns = (
-        _enlarging(small, large, masks) for small, large in zip(masks.shape[1:], size, strict=True)
-    )
+        F.interpolate(unit[None], side, mode="linear")[0].T
+        for unit, side in zip(units, size, strict=True)
+    )  # H, h and W, w
 
     def losses_of(masks: Tensor, objects: Tensor) -> Tensor:
         logits = (rows @ masks @ columns.T).flatten(1)  # N, HW
@@ -190,15 +186,6 @@ def mask_losses(
     ]  # of (2,)
     focal, dice = torch.stack(sums).sum(0) / num_objects
     return {"focal": focal, "dice": dice}
-
-
-def _enlarging(small: int, large: int, like: Tensor) -> Tensor:
-    """The matrix (large, small) of linear interpolation along one side.
-
-    Two products enlarge as `F.interpolate` does, and their gradients take a tenth of its time.
-    """
-    each = torch.eye(small, dtype=like.dtype, device=like.device)
-    return F.interpolate(each[None], large, mode="linear")[0].T  # large, small
 
 
 def weighted_sum(losses: dict[str, Tensor], config: CriterionConfig) -> Tensor:

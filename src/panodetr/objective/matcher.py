@@ -6,7 +6,7 @@ of the batch, M matched pairs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +14,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from panodetr.boxes import cxcywh_to_xyxy, generalized_iou
-
-if TYPE_CHECKING:
-    from panodetr.objective.config import MatchCosts
-    from panodetr.objective.targets import Targets
+from panodetr.objective.config import MatchCosts
+from panodetr.objective.targets import Targets
 
 WORST = 1e6
 """A cost far above any other: with the default weights a pair costs 30 at most."""
@@ -84,11 +82,8 @@ def pair_costs(logits: Tensor, boxes: Tensor, targets: Targets, costs: MatchCost
     index = torch.where(column < counts, targets.starts[:, None] + column, 0)  # B, T
     classes, target = targets.classes[index], targets.boxes[index]  # B, T and B, T, 4
 
-    probability = logits.softmax(-1)  # L, B, Q, C+1
-    label = -probability.gather(
-        3,
-        classes[None, :, None].expand(layers, -1, queries, -1),  # L, B, Q, T
-    )  # L, B, Q, T
+    every = classes[None, :, None].expand(layers, -1, queries, -1)  # L, B, Q, T
+    label = -logits.softmax(-1).gather(3, every)  # L, B, Q, T
     near = (boxes[:, :, :, None] - target[None, :, None]).abs().sum(-1)  # L, B, Q, T
     overlap = generalized_iou(
         cxcywh_to_xyxy(boxes)[:, :, :, None], cxcywh_to_xyxy(target)[None, :, None]

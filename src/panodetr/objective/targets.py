@@ -5,14 +5,11 @@ Letters: B images, H and W their padded size, K objects of the whole batch, N ch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,18 +71,12 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
-        t = self.targets
-        return replace(
-            self,
-            pixels=self.pixels.to(device, non_blocking=True),
-            padding=None if self.padding is None else self.padding.to(device, non_blocking=True),
-            targets=replace(
-                t,
-                classes=t.classes.to(device),
-                boxes=t.boxes.to(device),
-                index_map=None if t.index_map is None else t.index_map.to(device),
-            ),
-        )
+
+        def moved(one: Batch | Targets) -> dict[str, Tensor]:
+            tensors = {n: value for n, value in vars(one).items() if isinstance(value, Tensor)}
+            return {n: tensor.to(device, non_blocking=True) for n, tensor in tensors.items()}
+
+        return replace(self, **moved(self), targets=replace(self.targets, **moved(self.targets)))
 
 
 @dataclass(frozen=True, kw_only=True)

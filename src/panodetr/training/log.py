@@ -89,22 +89,19 @@ class Observer:
 Line: TypeAlias = dict[str, Any]
 """A line of the log: the number of a step, and its figures."""
 
-VALIDATED = {
-    "validation: PQ": {"pq": "all", "pq_things": "things", "pq_stuff": "stuff"},
-    "validation: box AP": {"boxes_ap": "AP", "boxes_ap50": "AP50", "boxes_ap75": "AP75"},
-    "validation: mask AP": {
-        "instances_ap": "AP", "instances_ap50": "AP50", "instances_ap75": "AP75",
-    },
-}  # fmt: skip
-"""The figures of a validation that are drawn, 0 to 1, by panel and with the names of their curves;
-the others are in the log."""
-
 RATES = {
     "learning_rate": "learning rate",
     "gradient_norm": "gradient norm, before clipping",
     "images_per_second": "images a second",
 }
-"""The other figures of a line, and the titles of their panels."""
+"""Figures of a line beside the losses, and the titles of their panels."""
+
+VALIDATED = {
+    "validation: PQ": {"all": "pq", "things": "pq_things", "stuff": "pq_stuff"},
+    "validation: box AP": {n.upper(): f"boxes_{n}" for n in ("ap", "ap50", "ap75")},
+    "validation: mask AP": {n.upper(): f"instances_{n}" for n in ("ap", "ap50", "ap75")},
+}
+"""The figures of a validation that are drawn, 0 to 1, by panel and curve."""
 
 
 class Log:
@@ -118,9 +115,6 @@ class Log:
         self, folder: RunFolder, step: int, validated: int, *, wandb: bool = False
     ) -> None:
         """Go on after a step; what a killed run wrote past its state is dropped.
-
-        TensorBoard forgets the points of this step, too, and gets them again: only the log knows
-        which of them are to be kept.
 
         Args:
             folder: the run's.
@@ -154,7 +148,7 @@ class Log:
             for tracker in self._trackers:
                 tracker.start()
         for line in kept:
-            if line["step"] == step:
+            if line["step"] == step:  # which TensorBoard has forgotten, too
                 self._track(line)
 
     def add(self, step: int, **what: object) -> None:
@@ -236,7 +230,7 @@ def plot_log(lines: list[Line], picture: Path) -> None:
     from matplotlib.figure import Figure
 
     places = {name: (title, name) for name, title in RATES.items()}  # a panel and a curve
-    places |= {n: (panel, c) for panel, curves in VALIDATED.items() for n, c in curves.items()}
+    places |= {n: (panel, c) for panel, curves in VALIDATED.items() for c, n in curves.items()}
     panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for line in lines:
         losses: dict[str, float] = line.get("losses", {})

@@ -189,8 +189,7 @@ class Trainer:
 
     def _is_out_of_patience(self) -> bool:
         """Whether validations have brought nothing better for too long, once one found anything."""
-        patience = self.config.patience
-        return bool(patience) and bool(self.state.best) and self.state.stale >= patience
+        return bool(self.state.best) and 0 < self.config.patience <= self.state.stale
 
     def _validate(self) -> None:
         """Validate; keep the model if it is the best so far, then the state that knows it."""

@@ -57,7 +57,7 @@ def train(
 ) -> Outcome | None:
     """Train by a recipe, or go on with a run, until its last step is done.
 
-    Started in several processes (`torchrun`, `accelerate launch`), they share every step.
+    Processes that are started together (`torchrun`, `accelerate launch`) share every step.
 
     Args:
         request: what to do. With `resume`, changes to what the run was begun with; the rest may be
@@ -77,8 +77,8 @@ def train(
         Interrupted: the process was asked to stop; the state is kept.
         TrainingError: there is nothing to resume, another process uses the folder, or
             training diverged.
-        DataError: the data contradicts itself.
-        PanodetrError: a package is missing, or the system refused to write.
+        PanodetrError: the data contradicts itself, a package is missing, or the system refused to
+            write.
     """
     folder, audience, before = RunFolder(out), observer or Observer(), None
     asked = request.changes
