@@ -39,8 +39,7 @@ from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
 from panodetr.training.optimizer import learning_rate_factor, set_learning_rate
 from panodetr.training.processes import join_ranks
-from panodetr.training.recipes import RecipeData
-from panodetr.training.settings import configure
+from panodetr.training.recipes import RecipeData, configure
 from panodetr.training.start import make_state
 from panodetr.training.state import TrainState, seed_step
 from panodetr.training.step import read_steps, train_step

@@ -40,8 +40,7 @@ from panodetr.training.log import Observer, Progress
 from panodetr.training.loop import Trainer
 from panodetr.training.optimizer import freeze
 from panodetr.training.processes import join_ranks
-from panodetr.training.recipes import RecipeData
-from panodetr.training.settings import configure
+from panodetr.training.recipes import RecipeData, configure
 from panodetr.training.start import make_state
 from panodetr.training.state import TrainState
 from panodetr.training.step import read_steps

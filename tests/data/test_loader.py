@@ -196,7 +196,7 @@ def test_workers_leave_when_training_is_killed(data: Dataset, tmp_path: Path) ->
         "from pathlib import Path\n"
         "from panodetr.data.dataset import open_data\n"
         "from panodetr.training.recipes import RecipeData\n"
-        "from panodetr.training.settings import configure\n"
+        "from panodetr.training.recipes import configure\n"
         "from panodetr.training.step import read_examples\n"
         "if __name__ == '__main__':\n"
         f"    data = open_data(Path({str(data.folder)!r}))\n"

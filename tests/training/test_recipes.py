@@ -14,8 +14,7 @@ from panodetr.model.config import detr_resnet50, detr_resnet50_panoptic, detr_re
 from panodetr.model.detr import Detr
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
-from panodetr.training.recipes import RecipeData
-from panodetr.training.settings import configure
+from panodetr.training.recipes import RecipeData, configure
 from panodetr.training.start import check_start
 
 

@@ -199,8 +199,7 @@ def recipes(
     Raises:
         PanodetrError: there is no such recipe, or a change was refused.
     """
-    from panodetr.training.recipes import RECIPES
-    from panodetr.training.settings import recipe_arguments
+    from panodetr.training.recipes import RECIPES, recipe_arguments
 
     if name is not None:
         _print_recipe(name, changes or [], as_json=json)
@@ -219,8 +218,8 @@ def recipes(
 
 def _print_recipe(name: str, changes: list[str], *, as_json: bool) -> None:
     from panodetr.checkpoints.published import coco_detection, coco_panoptic
-    from panodetr.training.recipes import RecipeData
-    from panodetr.training.settings import configure, find_recipe, list_fields, recipe_arguments
+    from panodetr.training.config import list_fields
+    from panodetr.training.recipes import RecipeData, configure, find_recipe, recipe_arguments
 
     arguments = recipe_arguments(find_recipe(name))
     if name == "finetune" and not any(change.startswith("start=") for change in changes):

@@ -1,19 +1,26 @@
-"""One training run, described in full."""
+"""One training run, described in full, and how `--set field=value` changes it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal, TypeAlias
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
+import msgspec
 from msgspec import Meta
 
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.augment import Augmentation
 from panodetr.data.sampling import Sampling
+from panodetr.errors import UsageError
 from panodetr.objective.config import ObjectiveConfig, Weight
-from panodetr.validation import Count, Positive
+from panodetr.validation import Count, Positive, check
 
 Rate: TypeAlias = Annotated[float, Meta(gt=0)]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,3 +130,92 @@ class TrainConfig(ObjectiveConfig):
     def learns_from_masks(self) -> bool:
         """Whether any loss reads the objects' masks; boxes are enough for the others."""
         return self.spec.architecture.masks or bool(self.token_weight or self.attention_weight)
+
+
+def override(config: T, changes: Sequence[str], others: Iterable[str] = ()) -> T:
+    """A copy of a configuration with some fields changed, in whatever order they are given.
+
+    Of two changes of one field the later one counts.
+
+    Args:
+        config: a frozen dataclass, whose fields may be such too.
+        changes: "steps=100", "criterion.giou=1.5", "start=nuclei", "augmentation.short_sides=[480,
+            512]"; a value is a number, true, false, null, a list, or text.
+        others: names that may be given besides the fields, for the message.
+
+    Raises:
+        UsageError: a change has no "=", names no field, has a value of the wrong kind, or one that
+            does not go with the others.
+    """
+    return _rebuild(config, [(change, *split_change(change)) for change in changes], others)
+
+
+def list_fields(config: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Every field of a configuration by the name that `override` takes, and its value."""
+    assert is_dataclass(config)
+    for one in fields(config):
+        value: object = getattr(config, one.name)
+        name = f"{prefix}{one.name}"
+        if is_dataclass(value):
+            yield from list_fields(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def split_change(change: str) -> tuple[str, str]:
+    """The name and the text of the value; a UsageError where there is no "="."""
+    name, separator, text = change.partition("=")
+    if not separator:
+        raise UsageError(f"{change!r} changes nothing; expected field=value")
+    return name, text
+
+
+def parse_value(hint: Any, text: str, change: str) -> object:
+    """The value that a text stands for, of the type that an annotation says."""
+    try:
+        given: object = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        given = text
+    try:
+        return check(given, hint, repr(change), UsageError)
+    except UsageError as error:
+        with suppress(UsageError):  # a text that looks like a number: start=2024
+            return check(text, hint, repr(change), UsageError)
+        if get_origin(hint) is Literal:
+            known = ", ".join(map(repr, get_args(hint)))
+            raise UsageError(f"{change!r}: expected one of {known}") from error
+        raise
+
+
+def _rebuild(config: T, asked: Sequence[tuple[str, str, str]], others: Iterable[str]) -> T:
+    """Make all changes at once, each as (change, name, text), so that they are checked together."""
+    assert is_dataclass(config)
+    assert not isinstance(config, type)
+    hints = get_type_hints(type(config), include_extras=True)
+    values: dict[str, object] = {}
+    inner: dict[str, list[tuple[str, str, str]]] = {}
+    for change, path, text in asked:
+        name, _, rest = path.partition(".")
+        if name not in hints:
+            known = [*hints, *others]
+            near = ", ".join(difflib.get_close_matches(name, known, n=3) or known)
+            raise UsageError(f"{change!r}: there is no field {name!r}; near ones are {near}")
+        old: object = getattr(config, name)
+        if is_dataclass(old) and rest:
+            inner.setdefault(name, []).append((change, rest, text))
+        elif is_dataclass(old):
+            own = ", ".join(one.name for one in fields(old))
+            raise UsageError(f"{change!r}: {name} has fields of its own; name one of {own}")
+        elif rest:
+            raise UsageError(f"{change!r}: {name} has no fields of its own")
+        else:
+            values[name] = parse_value(hints[name], text, change)
+    for name, own_changes in inner.items():
+        values[name] = _rebuild(getattr(config, name), own_changes, ())
+    try:
+        return replace(config, **values)
+    except ValueError as error:
+        words = set(re.findall(r"\w+", str(error)))
+        named = [change for change, path, _ in asked if path.partition(".")[0] in words]
+        blamed = ", ".join(map(repr, named or [change for change, _, _ in asked]))
+        raise UsageError(f"{blamed}: {error}") from error

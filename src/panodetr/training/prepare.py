@@ -19,10 +19,9 @@ from panodetr.data.tree import same_split
 from panodetr.errors import DataError, PanodetrError, TrainingError, UsageError
 from panodetr.evaluation.ground_truth import DEFAULT_SPLIT, GroundTruth
 from panodetr.files import write_json
-from panodetr.training.config import TrainConfig
+from panodetr.training.config import TrainConfig, split_change
 from panodetr.training.notes import NO_VALIDATION, list_notes
-from panodetr.training.recipes import RecipeData
-from panodetr.training.settings import configure, find_recipe, read_start, split_change
+from panodetr.training.recipes import RecipeData, configure, find_recipe, read_start
 from panodetr.training.step import check_bad_images
 from panodetr.training.validate import choose_tasks, hold_out, open_truth
 from panodetr.validation import check, read_json

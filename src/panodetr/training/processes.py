@@ -24,10 +24,7 @@ T = TypeVar("T")
 
 
 def join_ranks(device: str, config: TrainConfig) -> Accelerator:
-    """Meet the other processes, and choose where and how precisely to compute.
-
-    Started by `torchrun` or `accelerate launch`, this process finds the others by the environment
-    that they set; else it is alone.
+    """Meet the processes that `torchrun` or `accelerate launch` has started; else be alone.
 
     Args:
         device: "auto", "cpu" or "cuda"; with several GPUs each process takes its own.
@@ -85,13 +82,12 @@ _HEARD = (
 
 
 class StopSignal:
-    """Remembers the first SIGINT or SIGTERM within its `with` block.
+    """Remembers the first SIGINT or SIGTERM within its `with` block; `aloud` says so on stderr.
 
     Signals that this process ignores stay ignored, and outside the main thread none can be taken.
     """
 
     def __init__(self, *, aloud: bool) -> None:
-        """Take nothing yet; `aloud` says on stderr at once that a signal was heard."""
         self.number: int | None = None
         self._aloud = aloud
         self._heard_at = 0.0

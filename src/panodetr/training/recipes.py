@@ -1,20 +1,22 @@
 """The runs that have a name: each a function from the data to a full configuration.
 
 A recipe counts in epochs, a configuration in steps. So what steps follow from, such as the size of
-a batch, is an argument of the recipe, which `panodetr.training.settings` hands on first.
+a batch, is an argument of the recipe, which `configure` hands on before it changes fields.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias, get_type_hints
 
+from panodetr.checkpoints.load import load_spec
 from panodetr.checkpoints.names import preview
 from panodetr.checkpoints.published import coco_panoptic
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.augment import Augmentation, CropAugmentation, PaperAugmentation
-from panodetr.errors import UsageError
+from panodetr.errors import UsageError, did_you_mean
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import (
     COCO_CLASSES,
@@ -27,7 +29,7 @@ from panodetr.model.config import (
 )
 from panodetr.objective.config import CriterionConfig
 from panodetr.results.types import Category
-from panodetr.training.config import TrainConfig
+from panodetr.training.config import TrainConfig, override, parse_value, split_change
 from panodetr.validation import Count, Positive
 
 
@@ -302,3 +304,54 @@ def _augmentation_for(rule: Preprocessing) -> Augmentation:
 def _steps(data: RecipeData, epochs: float, batch_size: int) -> int:
     """Optimizer steps in which every image is seen so many times: at least 1, but for 0 epochs."""
     return max(1, round(epochs * data.images / batch_size)) if epochs else 0
+
+
+def configure(recipe: str, data: RecipeData, changes: Sequence[str] = ()) -> TrainConfig:
+    """The full configuration of a run.
+
+    Args:
+        recipe: a name in `RECIPES`.
+        data: what is learned from.
+        changes: "name=value", of the recipe's own arguments (`recipe_arguments`) or of fields of
+            the configuration.
+
+    Raises:
+        UsageError: there is no such recipe, argument or field, or a value is refused.
+        CheckpointError: the checkpoint to start from cannot be read.
+    """
+    make = find_recipe(recipe)
+    if data.start is None:
+        data = replace(data, start=read_start(recipe, changes))
+    given = _own_arguments(make, changes)
+    rest = [change for change in changes if split_change(change)[0] not in given]
+    return override(make(data, **given), rest, recipe_arguments(make))
+
+
+def read_start(recipe: str, changes: Sequence[str]) -> ModelSpec | None:
+    """What the checkpoint that a recipe starts from says of itself; None where it needs none.
+
+    Raises:
+        UsageError, CheckpointError: as in `configure`.
+    """
+    start = _own_arguments(find_recipe(recipe), changes).get("start")
+    return None if start is None else load_spec(start)
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of a name; a UsageError where there is none."""
+    if name not in RECIPES:
+        hint = did_you_mean(name, RECIPES, f"the recipes are {', '.join(RECIPES)}")
+        raise UsageError(f"there is no recipe {name!r}; {hint}")
+    return RECIPES[name]
+
+
+def recipe_arguments(recipe: Recipe) -> dict[str, object]:
+    """What a recipe takes besides the data: names and defaults."""
+    parameters = inspect.signature(recipe).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _own_arguments(recipe: Recipe, changes: Sequence[str]) -> dict[str, Any]:
+    known, hints = recipe_arguments(recipe), get_type_hints(recipe, include_extras=True)
+    asked = [(change, *split_change(change)) for change in changes]
+    return {n: parse_value(hints[n], text, change) for change, n, text in asked if n in known}

@@ -33,7 +33,7 @@ RUN_SETTINGS = ("initial_lr", "weight_decay")
 """What the optimizer's groups keep of the configuration, which `--resume --set` may change."""
 
 COUNTERS = ("step", "bad_steps", "skipped", "best", "stale", "validated")
-"""The fields of a state that are plain values."""
+"""Of a state, plain values."""
 
 
 class Learner(nn.Module):
@@ -136,7 +136,7 @@ class TrainState:
             for name in COUNTERS:
                 setattr(self, name, everything["counters"][name])
         except Exception as error:  # a damaged file can raise nearly anything
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise TrainingError(
                 f"cannot resume from {path}: {reason}; "
                 "resume with the run's own settings, or start a new run"
@@ -174,7 +174,7 @@ def average_weights(model: Detr, decay: float) -> AveragedModel:
 def recompute_activations(model: Detr) -> None:
     """Let a model forget what lies within its blocks, layers and mask head until the backward pass.
 
-    Gradients stay the same, dropout included, at about a third more time. The state dict does, too.
+    Gradients and the state dict stay the same, dropout included, at about a third more time.
     """
     blocks = [block for stage in model.backbone.stages for block in stage.children()]
     parts = [*blocks, *model.encoder.layers, *model.decoder.layers]

@@ -225,7 +225,9 @@ def train_step(
         shares.append(losses)
     learned = [p for group in state.optimizer.param_groups for p in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(learned, config.clip)
-    losses = _sum_shares(shares, accelerator)
+    own = torch.stack([torch.stack([share[name] for share in shares]).sum() for name in shares[0]])
+    whole = cast("Tensor", accelerator.reduce(own, "mean"))  # totals are per process
+    losses = dict(zip(shares[0], whole.unbind(), strict=True))
     finite = bool(torch.stack([norm.float(), losses["total"].float()]).isfinite().all())
     state.step += 1
     if finite:
@@ -250,10 +252,3 @@ def count_step(parts: Sequence[Batch], config: TrainConfig, accelerator: Acceler
     spec, no_object = config.spec, config.criterion.no_object
     totals = count_totals(whole.tolist(), spec.architecture.num_queries, no_object)
     return Totals(**{name: n / accelerator.num_processes for name, n in vars(totals).items()})
-
-
-def _sum_shares(shares: Sequence[dict[str, Tensor]], accelerator: Accelerator) -> dict[str, Tensor]:
-    """The losses of a step, of which each part of each process had a share."""
-    own = torch.stack([torch.stack([share[name] for share in shares]).sum() for name in shares[0]])
-    whole = cast("Tensor", accelerator.reduce(own, "mean"))  # totals are per process
-    return dict(zip(shares[0], whole.unbind(), strict=True))

@@ -133,8 +133,8 @@ def validate(
                 raise
             bad |= found
     everywhere = gather((mine.counts, dict(bad)))
-    for _, other in everywhere:
-        bad |= other
+    for _, others in everywhere:
+        bad |= others
     if len(bad) >= len(truth.images):
         raise DataError(f"no image can be read, the last: {[*bad.values()][-1]}")
     counts, *others = [counts for counts, _ in everywhere]
