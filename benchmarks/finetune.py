@@ -189,12 +189,9 @@ def mean_losses(model: Detr, config: TrainConfig, data: Dataset) -> dict[str, fl
 
 def box_ap50(model: Detr, config: TrainConfig, data: Dataset) -> float:
     truth = GroundTruth.open(data.folder, data.split)
-    device = next(model.parameters()).device
     ids = {sample.image_id for sample in data.samples}
     truth = replace(truth, images=tuple(i for i in truth.images if i.image_id in ids))
-    figures = evaluate(
-        make_predictor(model, config.spec, device), truth, ["boxes"]
-    ).counts.compute()
+    figures = evaluate(make_predictor(model, config.spec), truth, ["boxes"]).counts.compute()
     assert figures.boxes is not None
     return figures.boxes.ap50 or 0.0
 

@@ -71,7 +71,7 @@ def test_two_images_can_be_learned_by_heart(
     state = make_state(learning_run, CPU, print)
     folder = RunFolder(tmp_path / "run")
     Trainer(state, learning_run, data, None, folder, accelerator, Observer()).train()
-    predictor = make_predictor(state.kept_model, learning_run.spec, CPU)
+    predictor = make_predictor(state.kept_model, learning_run.spec)
     quality = PanopticQuality(data.categories)
     results = predictor.segment([sample.path for sample in data.samples])
     for sample, result in zip(data.samples, results, strict=True):

@@ -18,8 +18,8 @@ from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.model.detr import Detr
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.log import Log, Progress, Recorder, read_log
-from panodetr.training.pictures import draw_batch, draw_validation
+from panodetr.training.log import Log, Progress, read_log
+from panodetr.training.recorder import Recorder, draw_batch, draw_validation
 from panodetr.training.step import read_steps
 from panodetr.training.validate import Validation, choose_tasks, make_predictor, validate
 
@@ -132,7 +132,7 @@ def test_predictions_are_drawn_beside_the_truth_whatever_that_is_written_in(
     for config in (tiny_run, without_masks(tiny_run)):
         torch.manual_seed(0)
         model = Detr(config.spec.architecture)
-        predictor = make_predictor(model, config.spec, torch.device("cpu"))
+        predictor = make_predictor(model, config.spec)
         for one in (truth, as_objects(truth)):
             sheet = np.asarray(draw_validation(predictor, one))
             height, width = sheet.shape[:2]
@@ -153,7 +153,7 @@ def test_the_folder_keeps_what_is_told(
 ) -> None:
     folder, told = RunFolder(tmp_path / "run"), Recording()
     log = Log(folder, 0, 0)
-    recorder = Recorder(log, tiny_run.spec, discs, truth, torch.device("cpu"), told)
+    recorder = Recorder(log, tiny_run.spec, discs, truth, told)
     (batch,) = next(read_steps(tiny_run, discs))
     recorder.note("class head: not taken over")
     recorder.begin(0, 6, 2)

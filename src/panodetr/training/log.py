@@ -1,4 +1,4 @@
-"""What a run reports: its observers, the log, its curves, and the recorder that writes them."""
+"""What a run reports: its observers, the log, trackers and curves."""
 
 from __future__ import annotations
 
@@ -6,24 +6,16 @@ import json
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
-import numpy as np
-import torch
-from PIL import Image
-
-from panodetr.checkpoints.spec import ModelSpec
-from panodetr.data.dataset import Dataset
-from panodetr.errors import Interrupted, PanodetrError
-from panodetr.evaluation.ground_truth import GroundTruth
-from panodetr.files import append_text, atomic_write, write_json, write_text
+from panodetr.errors import PanodetrError
+from panodetr.files import append_text, atomic_write, write_text
 from panodetr.model.detr import Detr
 from panodetr.objective.targets import Batch
 from panodetr.training.folder import RunFolder
-from panodetr.training.pictures import draw_batch, draw_validation
-from panodetr.training.validate import Validation, make_predictor, scalars
+from panodetr.training.validate import Validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,90 +254,3 @@ def plot_log(lines: list[Line], picture: Path) -> None:
             axes.legend(fontsize="small")
     with atomic_write(picture) as temporary:
         figure.savefig(temporary, dpi=100, format="png")
-
-
-DRAWN_BATCHES = 3
-
-
-@dataclass(eq=False)
-class Recorder(Observer):
-    """The observer that keeps the run's folder, but for its states and models.
-
-    Attributes:
-        log: where figures go.
-        spec: of the model.
-        data: what it learns from.
-        truth: what it is validated with.
-        device: where it is validated.
-        audience: another observer, which hears everything but batches, too.
-    """
-
-    log: Log
-    spec: ModelSpec
-    data: Dataset
-    truth: GroundTruth | None
-    device: torch.device
-    audience: Observer
-
-    def __post_init__(self) -> None:
-        """Pass on as it is what leaves nothing in the folder."""
-        self.begin = self.audience.begin
-        self.validating = self.audience.validating
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Close the log; where an error ends the run, with a line on it, as far as it can be."""
-        if error is None:
-            self.log.close()
-        if isinstance(error, Interrupted):
-            self.audience.note(str(error))
-        if isinstance(error, PanodetrError):
-            with suppress(PanodetrError):
-                self.log.add(self.log.step, note=str(error))
-            with suppress(PanodetrError):
-                self.log.close()
-
-    def note(self, text: str) -> None:
-        """A line for the log."""
-        self.log.add(self.log.step, note=text)
-        self.audience.note(text)
-
-    def batch(self, step: int, batch: Batch) -> None:
-        """Draw the first ones."""
-        if step <= DRAWN_BATCHES:
-            self._save(draw_batch(batch, self.spec), f"batch_{step}.png")
-
-    def stepped(self, step: int) -> None:
-        """Keep the number."""
-        self.log.step = step
-        self.audience.stepped(step)
-
-    def progress(self, line: Progress) -> None:
-        """Write the line."""
-        self.log.add(**asdict(line))
-        self.audience.progress(line)
-
-    def bad_step(self, step: int, image_ids: Sequence[int], figures: dict[str, float]) -> None:
-        """Write the images down: one of them may be what is wrong."""
-        shown = {n: value if np.isfinite(value) else str(value) for n, value in figures.items()}
-        path = self.log.folder.bad_steps / f"{step:08}.json"
-        paths = {sample.image_id: str(sample.path) for sample in self.data.samples}
-        images = [{"image_id": i, "image": paths[i]} for i in image_ids]
-        write_json(path, {"step": step, "losses": shown, "images": images})
-        self.log.add(step, bad_step=str(path.relative_to(self.log.folder.path)))
-        self.audience.bad_step(step, image_ids, figures)
-
-    def validated(self, validation: Validation, model: Detr) -> None:
-        """Write the figures, and draw the curves and some of the predictions."""
-        assert self.truth is not None
-        self.log.add(validation.step, validation=scalars(validation.metrics))
-        predictor = make_predictor(model, self.spec, self.device)
-        left_out = validation.left_out
-        images = tuple(image for image in self.truth.images if image.image_id not in left_out)
-        picture = draw_validation(predictor, replace(self.truth, images=images))
-        self._save(picture, f"validation_{validation.step:08}.png")
-        self.log.plot()
-        self.audience.validated(validation, model)
-
-    def _save(self, picture: Image.Image, name: str) -> None:
-        with atomic_write(self.log.folder.pictures / name) as temporary:
-            picture.save(temporary)

@@ -10,7 +10,7 @@ from panodetr.data.formats import one_line
 from panodetr.errors import Interrupted
 from panodetr.files import write_text
 from panodetr.training.folder import RunFolder, held, hold_next
-from panodetr.training.log import Log, Observer, Recorder
+from panodetr.training.log import Log, Observer
 from panodetr.training.loop import Trainer
 from panodetr.training.prepare import (
     Request,
@@ -21,6 +21,7 @@ from panodetr.training.prepare import (
     write_request,
 )
 from panodetr.training.processes import join_ranks
+from panodetr.training.recorder import Recorder
 from panodetr.training.start import make_state
 from panodetr.training.validate import list_images
 
@@ -117,7 +118,7 @@ def train(
                 lines = (f"{one_line(path)}\n" for path in list_images(prepared.held_out))
                 write_text(folder.held_out, "".join(lines))
             log = Log(folder, state.step, state.validated, wandb=config.wandb)
-            recorder = Recorder(log, config.spec, data, truth, accelerator.device, audience)
+            recorder = Recorder(log, config.spec, data, truth, audience)
             for line in notes:
                 recorder.note(line)
         trainer = Trainer(state, config, data, truth, folder, accelerator, recorder)

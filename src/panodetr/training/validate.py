@@ -9,8 +9,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.dataset import Dataset, Source, read_objects
 from panodetr.data.formats import Faults
@@ -118,7 +116,7 @@ def validate(
     """
     share_buffers(model)
     share = truth.share(accelerator.process_index, accelerator.num_processes)
-    predictor = make_predictor(model, spec, accelerator.device)
+    predictor = make_predictor(model, spec)
     tasks = choose_tasks(spec, truth)
     bad = {} if left_out is None else left_out
     while True:
@@ -164,11 +162,11 @@ def _find_unreadable(truth: GroundTruth) -> dict[int, str]:
     return found
 
 
-def make_predictor(model: Detr, spec: ModelSpec, device: torch.device) -> Predictor:
+def make_predictor(model: Detr, spec: ModelSpec) -> Predictor:
     """Predict with a copy: a runtime takes its model over, and this one goes on learning."""
     taken = Detr(spec.architecture)
     taken.load_state_dict(model.state_dict())
-    return predictor_of(spec, taken, device)
+    return predictor_of(spec, taken, model.queries.weight.device)
 
 
 def _score(figures: Figures) -> tuple[str, float]:

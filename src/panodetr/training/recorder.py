@@ -1,8 +1,10 @@
-"""Pictures of a run: what the model is fed, and what it makes of images that it doesn't learn."""
+"""What keeps a run's folder: lines of the log, and pictures of what the model sees and predicts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -10,20 +12,109 @@ from PIL import Image
 from panodetr.boxes import cxcywh_to_xyxy
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.augment import View
-from panodetr.data.dataset import read_objects
+from panodetr.data.dataset import Dataset, read_objects
 from panodetr.data.show import Captioned, draw_truth, lay_out
 from panodetr.data.targets import number_pixels, view_target
+from panodetr.errors import Interrupted, PanodetrError
 from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage
+from panodetr.files import atomic_write, write_json
 from panodetr.images.read import read_image
+from panodetr.model.detr import Detr
 from panodetr.objective.targets import Batch
 from panodetr.predict import Predictor
 from panodetr.results.result import PanopticResult
 from panodetr.results.types import Category
+from panodetr.training.log import Log, Observer, Progress
+from panodetr.training.validate import Validation, make_predictor, scalars
+
+DRAWN_BATCHES = 3
 
 IMAGES = 4
 """More of them on one picture could not be seen."""
 
 _PADDING = 110  # grey: neither a dark image nor a bright one ends so
+
+
+@dataclass(eq=False)
+class Recorder(Observer):
+    """The observer that keeps the run's folder, but for its states and models.
+
+    Attributes:
+        log: where figures go.
+        spec: of the model.
+        data: what it learns from.
+        truth: what it is validated with.
+        audience: another observer, which hears everything but batches, too.
+    """
+
+    log: Log
+    spec: ModelSpec
+    data: Dataset
+    truth: GroundTruth | None
+    audience: Observer
+
+    def __post_init__(self) -> None:
+        """Pass on as it is what leaves nothing in the folder."""
+        self.begin = self.audience.begin
+        self.validating = self.audience.validating
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Close the log; where an error ends the run, with a line on it, as far as it can be."""
+        if error is None:
+            self.log.close()
+        if isinstance(error, Interrupted):
+            self.audience.note(str(error))
+        if isinstance(error, PanodetrError):
+            with suppress(PanodetrError):
+                self.log.add(self.log.step, note=str(error))
+            with suppress(PanodetrError):
+                self.log.close()
+
+    def note(self, text: str) -> None:
+        """A line for the log."""
+        self.log.add(self.log.step, note=text)
+        self.audience.note(text)
+
+    def batch(self, step: int, batch: Batch) -> None:
+        """Draw the first ones."""
+        if step <= DRAWN_BATCHES:
+            self._save(draw_batch(batch, self.spec), f"batch_{step}.png")
+
+    def stepped(self, step: int) -> None:
+        """Keep the number."""
+        self.log.step = step
+        self.audience.stepped(step)
+
+    def progress(self, line: Progress) -> None:
+        """Write the line."""
+        self.log.add(**asdict(line))
+        self.audience.progress(line)
+
+    def bad_step(self, step: int, image_ids: Sequence[int], figures: dict[str, float]) -> None:
+        """Write the images down: one of them may be what is wrong."""
+        shown = {n: value if np.isfinite(value) else str(value) for n, value in figures.items()}
+        path = self.log.folder.bad_steps / f"{step:08}.json"
+        paths = {sample.image_id: str(sample.path) for sample in self.data.samples}
+        images = [{"image_id": i, "image": paths[i]} for i in image_ids]
+        write_json(path, {"step": step, "losses": shown, "images": images})
+        self.log.add(step, bad_step=str(path.relative_to(self.log.folder.path)))
+        self.audience.bad_step(step, image_ids, figures)
+
+    def validated(self, validation: Validation, model: Detr) -> None:
+        """Write the figures, and draw the curves and some of the predictions."""
+        assert self.truth is not None
+        self.log.add(validation.step, validation=scalars(validation.metrics))
+        predictor = make_predictor(model, self.spec)
+        left_out = validation.left_out
+        images = tuple(image for image in self.truth.images if image.image_id not in left_out)
+        picture = draw_validation(predictor, replace(self.truth, images=images))
+        self._save(picture, f"validation_{validation.step:08}.png")
+        self.log.plot()
+        self.audience.validated(validation, model)
+
+    def _save(self, picture: Image.Image, name: str) -> None:
+        with atomic_write(self.log.folder.pictures / name) as temporary:
+            picture.save(temporary)
 
 
 def draw_batch(batch: Batch, spec: ModelSpec) -> Image.Image:
