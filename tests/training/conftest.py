@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tests.objective.scene import ARCHITECTURE
 
+from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.augment import CropAugmentation
 from panodetr.data.dataset import Dataset, open_data
@@ -108,6 +109,13 @@ def write_instances(data: Dataset, **more: object) -> Path:
     document["categories"] = [{"id": 10, "name": "disc"}]
     (data.folder / "instances_train.json").write_text(json.dumps(document))
     return data.folder
+
+
+def save_start(folder: Path, spec: ModelSpec, **more: object) -> str:
+    """Save a model with random weights; give the change that lets a run start from it."""
+    spec = replace(spec, **more)  # pyright: ignore[reportArgumentType]
+    save_checkpoint(folder, spec, Detr(spec.architecture).state_dict())
+    return f"start={folder}"
 
 
 @pytest.fixture

@@ -5,13 +5,11 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from panodetr.errors import PanodetrError
 from panodetr.training.folder import RunFolder
-from panodetr.training.log import Line, Log, plot_log, read_log
-from panodetr.training.validate import scalars
+from panodetr.training.log import Log, read_log
 
 
 @pytest.fixture
@@ -100,23 +98,6 @@ def test_a_log_that_cannot_be_written_is_one_line(folder: RunFolder) -> None:
         Log(folder, 0, 0)
 
 
-def test_the_picture_shows_losses_that_begin_late_and_validations(tmp_path: Path) -> None:
-    rates = {"learning_rate": 0.1, "gradient_norm": 1.0, "images_per_second": 2.0}
-    lines: list[Line] = [
-        {"step": 10, "losses": {"total": 1.0}, **rates},
-        {"step": 20, "losses": {"total": 1.0, "dice": 0.5}, **rates},
-        {"step": 20, "validation": {"pq": 0.5, "pq_things": 0.4, "boxes_ap": 0.1}},
-        {"step": 20, "note": "nothing to draw"},
-    ]
-    plot_log(lines[:1], tmp_path / "few.png")
-    plot_log(lines, tmp_path / "many.png")
-    with Image.open(tmp_path / "few.png") as few, Image.open(tmp_path / "many.png") as many:
-        assert few.format == many.format == "PNG"
-        assert many.height > few.height
-    plot_log([], tmp_path / "none.png")
-    assert not (tmp_path / "none.png").exists()
-
-
 def test_weights_and_biases_gets_the_same_figures(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,14 +118,3 @@ def test_weights_and_biases_gets_the_same_figures(
     module.init.side_effect = Refused("no API key\nlog in")
     with pytest.raises(PanodetrError, match=r"Biases failed: no API key log in; .*wandb=false"):
         Log(folder, 0, 0, wandb=True)
-
-
-def test_figures_over_all_classes_are_the_ones_that_are_logged() -> None:
-    metrics = {
-        "step": 3,
-        "images": 4,
-        "pq": 0.5,
-        "per_class": {"a": {"pq": 0.5}},
-        "boxes": {"ap": 0.25, "ap_small": None, "per_class": {}},
-    }
-    assert scalars(metrics) == {"pq": 0.5, "boxes_ap": 0.25}

@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.dataset import Dataset
 from panodetr.errors import DataError, PanodetrError, TrainingError, UsageError
-from panodetr.model.detr import Detr
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
 from panodetr.training.dry_run import dry_run, warn_of_few_steps
@@ -29,7 +27,7 @@ from panodetr.training.prepare import (
 )
 from panodetr.training.run import train
 
-from .conftest import write_discs, write_instances
+from .conftest import save_start, write_discs, write_instances
 
 SMALL = (
     "steps=4", "batch_size=2", "augmentation.size=48", "spec.architecture.encoder_layers=1",
@@ -112,11 +110,8 @@ def test_stage_2_on_fewer_classes_is_refused_unless_it_is_not_validated(
 ) -> None:
     write_discs(discs.folder, 1, split="val")
     more = Category(index=2, id=30, name="ring", is_thing=True, color=(0, 0, 0))
-    spec = replace(tiny_spec, categories=(*discs.categories, more))
-    save_checkpoint(tmp_path / "start", spec, Detr(spec.architecture).state_dict())
-    asked = Request(
-        recipe="coco-panoptic-masks", data=discs.folder, changes=(f"start={tmp_path / 'start'}",)
-    )
+    start = save_start(tmp_path / "start", tiny_spec, categories=(*discs.categories, more))
+    asked = Request(recipe="coco-panoptic-masks", data=discs.folder, changes=(start,))
     with pytest.raises(DataError, match="validation would fail: category 30 is 'ring'"):
         prepare(asked)
     assert prepare(replace(asked, val="none")).truth is None

@@ -7,15 +7,15 @@ import pytest
 
 from panodetr.checkpoints.load import load_spec
 from panodetr.checkpoints.published import bundled, coco_detection, coco_panoptic
-from panodetr.checkpoints.save import save_checkpoint
 from panodetr.data.augment import CropAugmentation, PaperAugmentation
 from panodetr.errors import UsageError
 from panodetr.model.config import detr_resnet50, detr_resnet50_panoptic, detr_resnet101_dc5
-from panodetr.model.detr import Detr
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
 from panodetr.training.recipes import RecipeData, configure
 from panodetr.training.start import check_start
+
+from .conftest import save_start
 
 
 def numbered(categories: tuple[Category, ...]) -> tuple[Category, ...]:
@@ -114,13 +114,11 @@ def test_masks_want_data_with_masks() -> None:
 
 def test_the_mask_stage_takes_on_what_it_starts_from(tiny_run: TrainConfig, tmp_path: Path) -> None:
     shape = replace(tiny_run.spec.architecture, masks=False, num_queries=9)
-    spec = replace(tiny_run.spec, architecture=shape)
-    save_checkpoint(tmp_path / "boxes", spec, Detr(shape).state_dict())
-    start = f"start={tmp_path / 'boxes'}"
+    start = save_start(tmp_path / "boxes", tiny_run.spec, architecture=shape)
     data = RecipeData(categories=tiny_run.spec.categories[:1], images=640, masks=True)
     config = configure("coco-panoptic-masks", data, [start])
     assert config.spec.architecture == replace(shape, masks=True)
-    assert config.spec.categories == spec.categories
+    assert config.spec.categories == tiny_run.spec.categories
     assert config.start == str(tmp_path / "boxes")
     assert (config.steps, config.drop) == (250, 150)
     check_start(config)
@@ -172,8 +170,7 @@ def test_fine_tuning_a_model_of_the_paper_keeps_its_sizes_and_rates(
     shape = replace(tiny_run.spec.architecture, backbone=backbone)
     rule = replace(tiny_run.spec.preprocessing, short_side=400, long_side=600)
     spec = replace(tiny_run.spec, architecture=shape, preprocessing=rule)
-    save_checkpoint(tmp_path / "model", spec, Detr(shape).state_dict())
-    config = configure("finetune", OWN, [f"start={tmp_path / 'model'}"])
+    config = configure("finetune", OWN, [save_start(tmp_path / "model", spec)])
     assert isinstance(config.augmentation, PaperAugmentation)
     assert (config.augmentation.short_sides[-1], config.augmentation.long_side) == (400, 600)
     assert config.frozen_stages == 1

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from panodetr.checkpoints.load import load_checkpoint
-from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.dataset import Dataset
 from panodetr.errors import Interrupted, PanodetrError, TrainingError, UsageError
@@ -23,7 +22,7 @@ from panodetr.training.prepare import Request
 from panodetr.training.run import Outcome, train
 from panodetr.training.validate import Validation
 
-from .conftest import Recording
+from .conftest import Recording, save_start
 
 TINY = (
     "steps=2", "batch_size=2", "save_every=1", "validate_every=1", "augmentation.size=48",
@@ -114,9 +113,8 @@ def test_a_new_run_takes_the_next_number_where_one_is_there_and_lists_what_it_ho
 def test_a_checkpoint_is_validated_once_before_the_first_step(
     discs: Dataset, tiny_spec: ModelSpec, tmp_path: Path, ends: str
 ) -> None:
-    spec = replace(tiny_spec, categories=discs.categories)
-    save_checkpoint(tmp_path / "start", spec, Detr(spec.architecture).state_dict())
-    changes = ["steps=1", "batch_size=2", "short_side=64", f"start={tmp_path / 'start'}"]
+    start = save_start(tmp_path / "start", tiny_spec, categories=discs.categories)
+    changes = ["steps=1", "batch_size=2", "short_side=64", start]
 
     class Told(Recording):
         def validated(self, validation: Validation, model: Detr) -> None:
@@ -144,9 +142,8 @@ def test_a_checkpoint_is_validated_once_before_the_first_step(
 def test_a_run_goes_on_without_the_checkpoint_that_it_started_from(
     discs: Dataset, tiny_spec: ModelSpec, tmp_path: Path, recipe: str
 ) -> None:
-    spec = replace(tiny_spec, categories=discs.categories)
-    save_checkpoint(tmp_path / "start", spec, Detr(spec.architecture).state_dict())
-    changes = ("steps=1", "batch_size=2", "workers=0", f"start={tmp_path / 'start'}")
+    start = save_start(tmp_path / "start", tiny_spec, categories=discs.categories)
+    changes = ("steps=1", "batch_size=2", "workers=0", start)
     out = tmp_path / "run"
     asked = Request(recipe=recipe, data=discs.folder, val="none", changes=changes)
     train(asked, out, device="cpu")

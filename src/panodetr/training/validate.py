@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.dataset import Dataset, Source, read_objects
 from panodetr.data.formats import Faults
-from panodetr.data.samples import AnySample, read_sample
+from panodetr.data.samples import read_sample
 from panodetr.errors import DataError, ImageError, UsageError
 from panodetr.evaluation.evaluate import check_categories, evaluate
 from panodetr.evaluation.ground_truth import GroundTruth, Task
@@ -204,10 +204,11 @@ def hold_out(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
         UsageError: no image would be left on one side.
     """
     paths = list_images(data)
-    count = round(share * len(set(paths))) if 0 < share < 1 else 0
-    if not 0 < count < len(set(paths)):
+    images = len(set(paths))
+    count = round(share * images) if 0 < share < 1 else 0
+    if not 0 < count < images:
         raise UsageError(
-            f"--val-split {share:g} of {len(set(paths))} images holds out {count}; "
+            f"--val-split {share:g} of {images} images holds out {count}; "
             "expected a share that leaves images to learn from and to validate with"
         )
 
@@ -215,10 +216,10 @@ def hold_out(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
         return sha256(f"{seed} {path}".encode(errors="surrogateescape")).digest()
 
     held = set(sorted(set(paths), key=digest)[:count])
-    sides: tuple[list[AnySample], list[AnySample]] = ([], [])
-    for sample, path in zip(data.samples, paths, strict=True):
-        sides[path in held].append(sample)
-    learned, validated = map(tuple, sides)
+    learned, validated = (
+        tuple(s for s, path in zip(data.samples, paths, strict=True) if (path in held) is side)
+        for side in (False, True)
+    )
     return replace(data, samples=learned), replace(data, samples=validated, unreadable=())
 
 
