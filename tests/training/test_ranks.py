@@ -65,18 +65,23 @@ def test_two_processes_lose_what_one_does(
 
 
 @pytest.mark.slow
-def test_a_image_that_another_process_skips_is_named(program: Program, tmp_path: Path) -> None:
+def test_images_that_another_process_leaves_out_are_named(program: Program, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(program.data, data)
     samples = open_data(data).samples
     sizes = [sample.size for sample in samples]
     seen = Sampler(sizes, CropAugmentation(size=48), seed=0, batch_size=2, sampling="epochs")
-    broken = samples[seen.draw(1).index].path  # the second process's first one
-    broken.write_bytes(broken.read_bytes()[:200])
+    # The second process's first ones, to learn from and to validate with.
+    learned, validated = samples[seen.draw(1).index].path, open_data(data, "val").samples[1].path
+    for broken in (learned, validated):
+        broken.write_bytes(broken.read_bytes()[:200])
     short = ("sampling=epochs", "steps=1", "batch_size=2")
-    words = program.begin(tmp_path / "run", "--val", "none", *SETTINGS)
+    words = program.begin(tmp_path / "run", *SETTINGS)
     words[words.index(str(program.data))] = str(data)
     words += [word for change in short for word in ("--set", change)]
     program.run(words, launcher=TORCHRUN)
     notes = [line["note"] for line in read_log(tmp_path / "run" / "log.jsonl") if "note" in line]
-    assert sum(str(broken) in note for note in notes) == 1
+    for broken in (learned, validated):
+        assert sum(str(broken) in note for note in notes) == 1
+    metrics = json.loads((tmp_path / "run" / "best" / "metrics.json").read_text())
+    assert metrics["images"] == 4
