@@ -1,8 +1,7 @@
 """The criterion: match queries with objects, then sum the losses (paper, section 3.1).
 
-`compute_losses` is the whole training objective, in the paper's order: predictions of every decoder
-layer, their matching (equation 1), and the losses of matched pairs (equation 2). The losses
-themselves are in `losses.py`, the matching in `matcher.py`.
+In the paper's order: predictions of every decoder layer, their matching (equation 1, `matcher.py`),
+and the losses of matched pairs (equation 2, `losses.py`).
 
 Letters: L decoder layers, B images, Q queries, C classes, D channels, G query groups, M matched
 pairs, N masks, h and w the masks' size.
@@ -37,8 +36,7 @@ def compute_losses(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The total to minimise, and its parts to log.
 
-    A step may be split over processes or into parts. With the totals of the whole step, the losses
-    of the parts add up to the loss of the step.
+    With the totals of a whole step, the losses of its parts add up to the loss of the step.
 
     Args:
         model: the model.

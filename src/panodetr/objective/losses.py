@@ -56,8 +56,7 @@ def focal_loss(
     Returns:
         (N,).
     """
-    # The logit of being wrong. Both classes share one formula in it, which saves passes over large
-    # tensors.
+    # The logit of being wrong: one formula for both classes saves passes over large tensors.
     wrong = logits * (1 - 2 * target)
     weight = (1 - alpha) + (2 * alpha - 1) * target
     each = weight * wrong.sigmoid() ** gamma * F.softplus(wrong)

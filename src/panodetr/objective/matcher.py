@@ -46,7 +46,7 @@ def match(logits: Tensor, boxes: Tensor, targets: Targets, costs: MatchCosts) ->
     """Find the cheapest one-to-one assignment, for each layer and image alone.
 
     The costs of all layers and images leave the device in one transfer. A non-finite cost counts as
-    the worst. The loss is non-finite, too, in that case, and the training loop handles it.
+    the worst: the loss is non-finite, too, then, and the training loop handles it.
 
     Args:
         logits: (L, B, Q, C + 1).

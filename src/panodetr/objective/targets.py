@@ -95,15 +95,10 @@ class Totals:
 
 
 def count_totals(counts: Sequence[int], num_queries: int, no_object: float) -> Totals:
-    """What the losses of some images are divided by.
+    """What the losses of images with so many objects each are divided by.
 
     Matching gives every object a query as long as there are queries, so the weights in the class
-    loss are known before it.
-
-    Args:
-        counts: objects of each image.
-        num_queries: of an image.
-        no_object: weight of a query without an object in the class loss.
+    loss are known before it: 1, and `no_object` for a query without an object.
     """
     matched = sum(min(count, num_queries) for count in counts)
     empty = len(counts) * num_queries - matched
