@@ -95,7 +95,7 @@ class Loop:
 
     def __init__(self, model: str) -> None:
         self._predictor = panodetr.load(model)
-        self._work = Work(model=model, action="segment", form="application/json", masks="png")
+        self._work = Work(model=model, action="segment", form="json", masks="png")
         self.took, self.count = 0.0, 0
 
     def answer(self, image: bytes) -> bytes:

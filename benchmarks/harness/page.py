@@ -17,13 +17,13 @@ import uvicorn
 from PIL import Image
 from scipy.ndimage import find_objects
 
+from panodetr.images.read import read_image
 from panodetr.results.result import DetectionResult, PanopticResult
 from panodetr.results.types import Category, Detection, Segment
-from panodetr.serve.answers import write_answer
-from panodetr.serve.api import CategoryInfo, ModelInfo
+from panodetr.serve.answers import write_answer, write_file
+from panodetr.serve.api import ModelInfo
 from panodetr.serve.app import Service
 from panodetr.serve.metrics import Metrics
-from panodetr.serve.model_process import Answer
 from panodetr.serve.options import ServiceOptions
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from playwright.sync_api import Browser, Playwright
 
-    from panodetr.serve.api import Work
+    from panodetr.serve.api import Given, Work
     from panodetr.serve.errors import RequestError
     from panodetr.serve.pool import Pool
 
@@ -128,23 +128,19 @@ class ScenePool:
         self.refusals: list[RequestError] = []
         self.gate = threading.Event()
         self.gate.set()
-        categories = [
-            CategoryInfo(id=c.id, name=c.name, isthing=int(c.is_thing), color=c.color)
-            for c in CATEGORIES
-        ]
         self.models = [
-            ModelInfo(name="scene", task="panoptic", categories=categories, threshold=0.5),
-            ModelInfo(name="boxes", task="detection", categories=categories, threshold=0.5),
+            ModelInfo(name="scene", task="panoptic", categories=list(CATEGORIES), threshold=0.5),
+            ModelInfo(name="boxes", task="detection", categories=list(CATEGORIES), threshold=0.5),
         ]
         self._things = things
         self._scenes = {scene.segment_ids.shape: scene for scene in scenes}
 
-    def put(self, work: Work, image: bytes, pixels: int) -> asyncio.Future[Answer]:
+    async def answer(self, work: Work, given: Given, pixels: int) -> bytes:
         """Answer as a pool does."""
         if self.refusals:
             raise self.refusals.pop(0)
         self.works.append(work)
-        return asyncio.ensure_future(asyncio.to_thread(self._answer, work, image))
+        return await asyncio.to_thread(self._answer, work, given)
 
     def scene(self, width: int, height: int) -> PanopticResult:
         """Give what is found in images of a size."""
@@ -152,11 +148,13 @@ class ScenePool:
             self._scenes[height, width] = draw_scene(width, height, self._things)
         return self._scenes[height, width]
 
-    def _answer(self, work: Work, image: bytes) -> Answer:
+    def _answer(self, work: Work, given: Given) -> bytes:
         self.gate.wait()
-        scene = self.scene(*Image.open(io.BytesIO(image)).size)
+        if work.action == "write":
+            return write_file(given, read_image(given.image), CATEGORIES, work.form)
+        scene = self.scene(*Image.open(io.BytesIO(given.image)).size)
         if work.action == "segment":
-            return Answer(200, write_answer(scene, work))
+            return write_answer(scene, work)
         found = [
             Detection(label=s.label, category_id=s.category_id, score=s.score, box=s.box)
             for s in scene.segments
@@ -165,7 +163,7 @@ class ScenePool:
         objects = DetectionResult(
             detections=tuple(found), image=scene.image, source=None, categories=CATEGORIES
         )
-        return Answer(200, write_answer(objects, work))
+        return write_answer(objects, work)
 
 
 @contextmanager

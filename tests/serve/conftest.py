@@ -165,3 +165,14 @@ def png(height: int = 64, width: int = 64, seed: int = 0) -> bytes:
     file = io.BytesIO()
     Image.fromarray(noise).save(file, "PNG", compress_level=0)
     return file.getvalue()
+
+
+def form(**fields: bytes) -> dict[str, Any]:
+    """The body and the content type of a form of files."""
+    parts = [
+        f'--b\r\nContent-Disposition: form-data; name="{name}"; filename="x"\r\n\r\n'.encode()
+        + contents
+        for name, contents in fields.items()
+    ]
+    body = b"\r\n".join([*parts, b"--b--\r\n"])
+    return {"body": body, "Content-Type": "multipart/form-data; boundary=b"}

@@ -15,7 +15,7 @@ import pytest
 
 from panodetr.serve.api import Problem
 
-from .conftest import Reply, Running, Start, flat, png, wait_until
+from .conftest import Reply, Running, Start, flat, form, png, wait_until
 
 IMAGE = png()
 BOUNDARY = "multipart/form-data; boundary=b"
@@ -72,12 +72,41 @@ ENCODED = b64encode(IMAGE).decode()
         (422, "/", hosted(ENCODED, top_k=3), {}, "top_k"),
         (422, "/", b'{"inputs": ', {}, "not valid JSON"),
         (422, "/", b"{" * 5000, {}, "JSON"),
+        (422, "/v1/write", IMAGE, {}, "file"),
+        (400, "/v1/write?file=csv", IMAGE, {}, "multipart"),
     ],
 )
 def test_a_wrong_request_gets_one_line(
     service: Running, status: int, path: str, body: bytes, headers: dict[str, str], words: str
 ) -> None:
     assert words in problem(service.post(path, body, **headers), status)
+
+
+SEGMENT: dict[str, object] = {
+    **{"id": 1, "label": "", "category_id": 7, "is_thing": True, "score": 1, "area": 1},
+    "box": [9, 9, 1, 1],
+}
+WHOLE = {"ids": [1], "lengths": [64 * 64]}
+
+
+@pytest.mark.parametrize(
+    ("status", "shown", "words"),
+    [
+        (415, None, "'shown'"),
+        (422, [], "object"),
+        (422, {"segments": [SEGMENT]}, "without runs"),
+        (422, {"segments": [SEGMENT | {"category_id": 1}]}, "no category 1"),
+        (422, {"segments": [SEGMENT], "runs": {"ids": [1], "lengths": [9]}}, "4,096 pixels"),
+        (422, {"segments": [SEGMENT], "runs": {"ids": [1], "lengths": [1 << 70]}}, "4,096 pixels"),
+        (422, {"segments": [SEGMENT], "runs": WHOLE}, "no pixel in its box"),
+    ],
+)
+def test_what_cannot_be_written_gets_one_line(
+    service: Running, status: int, shown: object, words: str
+) -> None:
+    fields = {} if shown is None else {"shown": json.dumps(shown).encode()}
+    reply = service.post("/v1/write?file=geojson", **form(image=IMAGE, **fields))
+    assert words in problem(reply, status)
 
 
 @pytest.mark.parametrize("head", [b"nothing of HTTP", b"GET / HTTP/1.1\r\nX: " + bytes(20_000)])
@@ -94,23 +123,17 @@ def test_what_is_not_http_gets_one_line_too(service: Running, head: bytes) -> No
 
 
 def test_no_path_reaches_the_file_system(service: Running) -> None:
-    for path in (
-        *(
-            "/../pyproject.toml",
-            "/samples/../SOURCE.md",
-            "/samples/SOURCE.md",
-            "/samples/%2e%2e%2fx",
-        ),
-        *("/samples//etc/passwd", "/%00", "//etc/passwd", "/__init__.py", "/page/index.html"),
-    ):
+    samples = ("../SOURCE.md", "SOURCE.md", "%2e%2e%2fx", "/etc/passwd")
+    others = ("/../pyproject.toml", "/%00", "//etc/passwd", "/__init__.py", "/page/index.html")
+    for path in (*(f"/samples/{name}" for name in samples), *others):
         problem(service.get(path), 404)
     problem(service.get("/v1/segment"), 405)
 
 
 def mutate(chance: random.Random) -> bytes:
     """A request that is damaged, in its head, its form, its JSON or its image."""
-    bodies = [IMAGE, hosted(ENCODED, threshold=0.5), b"--b\r\nContent-Disposition: form-data; "
-              b'name="image"; filename="x"\r\n\r\n' + IMAGE + b"\r\n--b--\r\n"]  # fmt: skip
+    shown = json.dumps({"segments": [SEGMENT], "runs": WHOLE}).encode()
+    bodies = [IMAGE, hosted(ENCODED, threshold=0.5), form(shown=shown, image=IMAGE)["body"]]
     body = bytearray(chance.choice(bodies))
     length = len(body) if chance.random() < 0.9 else chance.choice([0, 10, len(body) - 1])
     if chance.random() < 0.5:
@@ -118,7 +141,8 @@ def mutate(chance: random.Random) -> bytes:
     for _ in range(chance.choice([0, 1, 10, 100])):
         if body:
             body[chance.randrange(min(len(body), 400))] = chance.randrange(256)
-    path = chance.choice(["/", "/detect", "/v1/segment", "/v1/detect?masks=true", "/models/tiny"])
+    paths = ["/", "/detect", "/v1/segment", "/v1/detect?masks=true", "/v1/write?file=geojson"]
+    path = chance.choice(paths)
     kind = chance.choice([BOUNDARY, "image/png", "application/json", "text/\xff"])
     head = bytearray(
         f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n"
@@ -171,7 +195,7 @@ def test_a_key_is_asked_for(strict: Running) -> None:
         for path in ("/v1/models", "/metrics"):
             assert "API key" in problem(strict.get(path, **given), 401)
     assert strict.post("/v1/segment", IMAGE, **KEY).status == 200
-    for path in ("/", "/health", "/readyz", "/v1/samples"):
+    for path in ("/", "/health", "/readyz", "/samples/fluorescence.png"):
         assert strict.get(path).status == 200
 
 

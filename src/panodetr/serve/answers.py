@@ -4,37 +4,46 @@ from __future__ import annotations
 
 import io
 from base64 import b64encode
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from panodetr.results.id_map import id_map_png
-from panodetr.results.interchange import label_tiff, to_csv, to_geojson
+from panodetr.errors import UsageError
+from panodetr.results.id_map import id_map_png, run_starts
+from panodetr.results.interchange import CocoInstances, label_map, label_tiff, to_csv, to_geojson
 from panodetr.results.masks import run_lengths
-from panodetr.results.regions import measure
-from panodetr.results.result import PanopticResult
+from panodetr.results.regions import Region, Result, measure
+from panodetr.results.result import DetectionResult, PanopticResult
+from panodetr.results.types import Category, Detection, Segment
 from panodetr.serve.api import (
     DetectAnswer,
     DetectionInfo,
-    HostedBox,
-    HostedDetection,
-    HostedSegment,
+    Form,
+    Given,
     RunLengths,
+    Runs,
     SegmentAnswer,
     SegmentInfo,
     Size,
+    Work,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
-
-    from panodetr.results.result import DetectionResult
-    from panodetr.results.types import Segment
-    from panodetr.serve.api import Form, Work
+MEDIA_TYPES: dict[Form, str] = {
+    "json": "application/json",
+    "hosted": "application/json",
+    "overlay": "image/png",
+    "id_map": "image/png",
+    "labels": "image/tiff",
+    "coco": "application/json",
+    "geojson": "application/geo+json",
+    "csv": "text/csv",
+}
 
 
 def write_answer(result: PanopticResult | DetectionResult, work: Work) -> bytes:
@@ -43,16 +52,70 @@ def write_answer(result: PanopticResult | DetectionResult, work: Work) -> bytes:
     Raises:
         UsageError: there is no such file of detections without masks.
     """
-    if work.form in FILES:
-        return FILES[work.form](result)
+    if work.form == "overlay":
+        return _png(result.draw())
+    if work.form in _WRITERS:
+        return _WRITERS[work.form](result)
     if isinstance(result, PanopticResult):
-        write = _hosted_segments if work.form == "hosted" else _segments
-        return msgspec.json.encode(write(result, work))
-    write = _hosted_detections if work.form == "hosted" else _detections
-    return msgspec.json.encode(write(result, work))
+        answer = _hosted_segments(result) if work.form == "hosted" else _segments(result, work)
+    else:
+        answer = _hosted_detections(result) if work.form == "hosted" else _detections(result, work)
+    return msgspec.json.encode(answer)
+
+
+def write_file(
+    given: Given, image: NDArray[np.uint8], categories: tuple[Category, ...], form: Form
+) -> bytes:
+    """Write what a client shows of an answer as a file.
+
+    Args:
+        given: from the client.
+        image: the given one, (H, W, 3) uint8 RGB.
+        categories: of the model that found it.
+        form: one of `panodetr.serve.api.File`.
+
+    Raises:
+        UsageError: what is shown does not fit the image or the model.
+    """
+    shown = given.shown
+    found = [*shown.segments, *shown.detections]
+    unknown = {one.category_id for one in found} - {category.id for category in categories}
+    if unknown:
+        raise UsageError(f"the model has no category {min(unknown)}; name the model that found it")
+    common: Any = {"image": image, "source": Path(shown.name), "categories": categories}
+    if shown.runs is None:
+        if shown.segments:
+            raise UsageError("there are segments without runs; ask for them with masks=runs")
+        detections = [
+            Detection(label=one.label, category_id=one.category_id, score=one.score, box=one.box)
+            for one in shown.detections
+        ]
+        ids = [one.id for one in shown.detections]
+        return _WRITERS[form](_ShownBoxes(detections=tuple(detections), ids=ids, **common))
+    ids, lengths, pixels = shown.runs.ids, shown.runs.lengths, image.shape[0] * image.shape[1]
+    if len(ids) != len(lengths) or sum(lengths) != pixels:
+        raise UsageError(f"the runs do not cover the image; expected {pixels:,} pixels")
+    segment_ids = np.repeat(np.array(ids, np.int32), lengths).reshape(image.shape[:2])
+    segments = tuple(Segment(**_described(segment)) for segment in shown.segments)
+    result = PanopticResult(segments=segments, segment_ids=segment_ids, **common)
+    if not all(np.any(region.pixels) for region in result.regions()):
+        raise UsageError("a segment has no pixel in its box; send segments as they were answered")
+    return _WRITERS[form](result)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class _ShownBoxes(DetectionResult):
+    """Objects that have the ids of the answer that they were in, not their places."""
+
+    ids: list[int]
+
+    def regions(self) -> Iterator[Region]:
+        for region in super().regions():
+            yield replace(region, id=self.ids[region.id - 1])
 
 
 def _segments(result: PanopticResult, work: Work) -> SegmentAnswer:
+    ids = result.segment_ids
     answer = SegmentAnswer(
         image=_size(result),
         model=work.model,
@@ -61,20 +124,21 @@ def _segments(result: PanopticResult, work: Work) -> SegmentAnswer:
     )
     if work.masks == "rle":
         for segment in answer.segments:
-            segment.segmentation = _run_lengths(result.segment_ids == segment.id)
+            segment.segmentation = _run_lengths(ids == segment.id)
+    elif work.masks == "runs":
+        starts = run_starts(ids)
+        lengths = np.diff(starts, append=ids.size)
+        answer.runs = Runs(ids=ids.ravel()[starts].tolist(), lengths=lengths.tolist())
     else:
-        answer.id_map = _base64(id_map_png(result.segment_ids))
+        answer.id_map = _base64(id_map_png(ids))
     return answer
 
 
-def _hosted_segments(result: PanopticResult, _: Work) -> list[HostedSegment]:
+def _hosted_segments(result: PanopticResult) -> list[dict[str, Any]]:
     inside = np.array([0, 255], np.uint8)
     return [
-        HostedSegment(
-            **_described(segment),
-            mask=_base64(_png(inside.take(result.segment_ids == segment.id))),
-        )
-        for segment in result.segments
+        {**_described(one), "mask": _base64(_png(inside.take(result.segment_ids == one.id)))}
+        for one in result.segments
     ]
 
 
@@ -89,25 +153,30 @@ def _detections(result: DetectionResult, work: Work) -> DetectAnswer:
                 category_id=found.category_id,
                 score=round(found.score, 6),
                 box=found.box,
-                segmentation=None if (mask := found.mask) is None else _run_lengths(mask),
+                segmentation=msgspec.UNSET if (mask := found.mask) is None else _run_lengths(mask),
             )
             for number, found in enumerate(result.detections, start=1)
         ],
     )
 
 
-def _hosted_detections(result: DetectionResult, _: Work) -> list[HostedDetection]:
+def _hosted_detections(result: DetectionResult) -> list[dict[str, Any]]:
+    sides = ("xmin", "ymin", "xmax", "ymax")
     return [
-        HostedDetection(found.label, round(found.score, 6), HostedBox(*map(round, found.box)))
+        {
+            "label": found.label,
+            "score": round(found.score, 6),
+            "box": dict(zip(sides, map(round, found.box), strict=True)),
+        }
         for found in result.detections
     ]
 
 
-def _described(segment: Segment) -> dict[str, Any]:
+def _described(segment: Segment | SegmentInfo) -> dict[str, Any]:
     """Give what all answers say of a segment."""
-    names = ("id", "label", "category_id", "is_thing", "box", "area")
+    names = ("id", "label", "category_id", "is_thing", "area")
     own = {name: getattr(segment, name) for name in names}
-    return {**own, "score": round(segment.score, 6)}
+    return {**own, "score": round(segment.score, 6), "box": tuple(map(round, segment.box))}
 
 
 def _size(result: PanopticResult | DetectionResult) -> Size:
@@ -120,10 +189,6 @@ def _run_lengths(mask: NDArray[np.bool_]) -> RunLengths:
     return RunLengths(size=(height, width), counts=run_lengths(mask))
 
 
-def _overlay(result: PanopticResult | DetectionResult) -> bytes:
-    return _png(result.draw())
-
-
 def _png(pixels: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=1)
@@ -134,10 +199,16 @@ def _base64(contents: bytes) -> str:
     return b64encode(contents).decode("ascii")
 
 
-FILES: dict[Form, Callable[[PanopticResult | DetectionResult], bytes]] = {
-    "image/png": _overlay,
-    "image/tiff": label_tiff,
-    "application/geo+json": lambda result: msgspec.json.encode(to_geojson(result)),
-    "text/csv": lambda result: to_csv(measure(result)).encode(),
+def _coco(result: Result) -> bytes:
+    coco = CocoInstances()
+    coco.add(result)
+    return msgspec.json.encode(coco.document())
+
+
+_WRITERS: dict[Form, Callable[[Result], bytes]] = {
+    "id_map": lambda result: id_map_png(label_map(result).astype(np.int32)),
+    "labels": label_tiff,
+    "coco": _coco,
+    "geojson": lambda result: msgspec.json.encode(to_geojson(result)),
+    "csv": lambda result: to_csv(measure(result)).encode(),
 }
-"""What writes a result as a file: the overlay, a label map, outlines, a table."""

@@ -10,12 +10,15 @@ from typing import Annotated, Literal, NamedTuple, TypeAlias
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from panodetr.predict import DETECTION_THRESHOLD, Task
+from panodetr.results.types import Category
 
 Fraction: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
-Form: TypeAlias = Literal[
-    "application/json", "image/png", "image/tiff", "application/geo+json", "text/csv", "hosted"
-]
-"""How an answer is written: as a media type, or the JSON of hosted inference."""
+Id: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 24)]
+Edge: TypeAlias = Annotated[float, Meta(ge=-1e9, le=1e9)]
+
+File: TypeAlias = Literal["id_map", "labels", "coco", "geojson", "csv"]
+Form: TypeAlias = Literal["json", "hosted", "overlay"] | File
+"""How an answer is written; `hosted` is the JSON of hosted inference."""
 
 
 class SegmentQuery(Struct, forbid_unknown_fields=True):
@@ -24,7 +27,7 @@ class SegmentQuery(Struct, forbid_unknown_fields=True):
     model: str | None = None
     task: Task = "panoptic"
     threshold: Fraction | None = None
-    masks: Literal["png", "rle"] = "png"
+    masks: Literal["png", "rle", "runs"] = "png"
 
 
 class DetectQuery(Struct, forbid_unknown_fields=True):
@@ -33,6 +36,13 @@ class DetectQuery(Struct, forbid_unknown_fields=True):
     model: str | None = None
     threshold: Fraction = DETECTION_THRESHOLD
     masks: bool = False
+
+
+class WriteQuery(Struct, forbid_unknown_fields=True):
+    """The parameters of `/v1/write`."""
+
+    file: File
+    model: str | None = None
 
 
 class HostedParameters(Struct, forbid_unknown_fields=True):
@@ -56,7 +66,8 @@ class Work(NamedTuple):
 
     Attributes:
         model: the name of a model of the service.
-        action: what is called, `Predictor.segment` or `Predictor.detect`.
+        action: what is called, `Predictor.segment` or `Predictor.detect`; or what was found before
+            is written as a file.
         form: how the answer is written.
         task: of `segment`.
         threshold: least score; None takes the model's own, and 0.5 of detections.
@@ -64,11 +75,11 @@ class Work(NamedTuple):
     """
 
     model: str
-    action: Literal["segment", "detect"]
+    action: Literal["segment", "detect", "write"]
     form: Form
     task: Task = "panoptic"
     threshold: float | None = None
-    masks: Literal["png", "rle"] | None = None
+    masks: Literal["png", "rle", "runs"] | None = None
 
 
 class Size(Struct):
@@ -85,23 +96,36 @@ class RunLengths(Struct):
     counts: list[int]
 
 
-class SegmentInfo(Struct, kw_only=True):
-    """One segment; with masks=rle it has `segmentation`."""
+class Runs(Struct):
+    """All segments' pixels, row by row: the id of each run of pixels, 0 for none; its length."""
 
-    id: int
+    ids: list[Id]
+    lengths: list[Annotated[int, Meta(ge=1)]]
+
+
+class DetectionInfo(Struct, kw_only=True):
+    """One object; `segmentation` where it was asked for."""
+
+    id: Id
     label: str
     category_id: int
-    is_thing: bool
-    score: float
-    box: tuple[float, float, float, float]
-    area: int
+    score: Fraction
+    box: tuple[Edge, Edge, Edge, Edge]
     segmentation: RunLengths | UnsetType = UNSET
 
 
-class SegmentAnswer(Struct):
-    """What `/v1/segment` answers; with masks=png it has `id_map`, a PNG in base64.
+class SegmentInfo(DetectionInfo, kw_only=True):
+    """One segment; `segmentation` with masks=rle."""
 
-    A pixel's segment id is R + 256 G + 65536 B.
+    is_thing: bool
+    area: int
+
+
+class SegmentAnswer(Struct):
+    """What `/v1/segment` answers.
+
+    With masks=png it has `id_map`, a PNG in base64, in which a pixel's segment id is
+    R + 256 G + 65536 B; with masks=runs it has `runs`.
     """
 
     image: Size
@@ -109,17 +133,7 @@ class SegmentAnswer(Struct):
     task: Task
     segments: list[SegmentInfo]
     id_map: str | UnsetType = UNSET
-
-
-class DetectionInfo(Struct, kw_only=True):
-    """One object."""
-
-    id: int
-    label: str
-    category_id: int
-    score: float
-    box: tuple[float, float, float, float]
-    segmentation: RunLengths | None = None
+    runs: Runs | UnsetType = UNSET
 
 
 class DetectAnswer(Struct):
@@ -130,36 +144,23 @@ class DetectAnswer(Struct):
     detections: list[DetectionInfo]
 
 
-class HostedSegment(SegmentInfo, kw_only=True):
-    """One segment for clients of hosted inference; `mask` is a grey PNG in base64, 255 inside."""
+class Shown(Struct):
+    """What `/v1/write` writes: the segments of an answer with their runs, or its detections.
 
-    mask: str
+    Those that were left out are not in the file. `name` is the image's, for the file.
+    """
 
-
-class HostedBox(Struct):
-    """A box in whole pixels."""
-
-    xmin: int
-    ymin: int
-    xmax: int
-    ymax: int
+    segments: list[SegmentInfo] = []
+    runs: Runs | None = None
+    detections: list[DetectionInfo] = []
+    name: str = ""
 
 
-class HostedDetection(Struct):
-    """One object for clients of hosted inference."""
+class Given(NamedTuple):
+    """What a model process gets for one request: an image file, and what is to be written."""
 
-    label: str
-    score: float
-    box: HostedBox
-
-
-class CategoryInfo(Struct):
-    """One class of a model."""
-
-    id: int
-    name: str
-    isthing: int
-    color: tuple[int, int, int]
+    image: bytes
+    shown: Shown = Shown()
 
 
 class ModelInfo(Struct):
@@ -167,7 +168,7 @@ class ModelInfo(Struct):
 
     name: str
     task: Literal["panoptic", "detection"]
-    categories: list[CategoryInfo]
+    categories: list[Category]
     threshold: float
 
 
@@ -176,19 +177,6 @@ class ModelList(Struct):
 
     models: list[ModelInfo]
     default: str
-
-
-class Sample(Struct):
-    """An image to try the service with."""
-
-    name: str
-    url: str
-
-
-class SampleList(Struct):
-    """What `/v1/samples` answers."""
-
-    samples: list[Sample]
 
 
 class Problem(Struct):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from importlib.resources import files
-from typing import TYPE_CHECKING
+from functools import wraps
+from importlib.resources import files as package_files
+from typing import TypeAlias
 
 import msgspec
 from starlette.applications import Starlette
@@ -16,35 +18,34 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from panodetr.serve.answers import FILES
+from panodetr.predict import Task
+from panodetr.serve.answers import MEDIA_TYPES
 from panodetr.serve.api import (
     DetectQuery,
+    Form,
+    Given,
     HostedParameters,
+    ModelInfo,
     ModelList,
-    Sample,
-    SampleList,
     SegmentQuery,
     Work,
+    WriteQuery,
 )
 from panodetr.serve.body import (
-    choose_form,
+    choose_media_type,
     count_pixels,
     hosted_image,
     image_of_body,
     read_query,
+    shown_in_body,
 )
 from panodetr.serve.errors import CLIENT_GONE, PROBLEM, RequestError, overloaded
+from panodetr.serve.metrics import Metrics
 from panodetr.serve.openapi import describe_api
+from panodetr.serve.options import ServiceOptions
+from panodetr.serve.pool import Pool
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
-
-    from panodetr.serve.api import Form, ModelInfo, Task
-    from panodetr.serve.metrics import Metrics
-    from panodetr.serve.options import ServiceOptions
-    from panodetr.serve.pool import Pool
-
-    Endpoint = Callable[[Request], Awaitable[Response]]
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -52,7 +53,7 @@ PAGE_POLICY = (
 )
 """The page's content security policy: nothing from elsewhere."""
 
-MEDIA_TYPES = {
+_FILE_TYPES = {
     "css": "text/css",
     "html": "text/html",
     "js": "text/javascript",
@@ -61,7 +62,10 @@ MEDIA_TYPES = {
 }
 """Of the page's files. What the system says of a suffix may be wrong, and scripts then stay out."""
 
-FORMS: tuple[Form, ...] = ("application/json", *FILES)
+_FORMS: dict[str, Form] = {
+    MEDIA_TYPES[form]: form for form in ("json", "overlay", "labels", "geojson", "csv")
+}
+"""What `Accept` may ask of our own API, the first by default."""
 
 _TASKS: dict[str | None, Task] = {
     None: "panoptic",
@@ -82,47 +86,36 @@ class Service:
         self._metrics = metrics
         self._held_bytes = 0
         self._key = None if api_key is None else _digest(api_key)
-        # All files are in memory: no path of a request reaches the file system.
-        self._page = _read_files("panodetr.serve", "page")
-        samples = _read_files("panodetr.assets", "samples")
-        self._samples = {name: samples[name] for name in samples if name.endswith(".png")}
-        self._api = msgspec.json.encode(describe_api())
 
     def app(self) -> Starlette:
         """Give the application."""
-        private: dict[tuple[str, str], Endpoint] = {
-            ("POST", "/"): self.hosted,
-            ("POST", "/detect"): self.hosted_detect,
-            ("POST", "/models/{name:path}/detect"): self.hosted_detect,
-            ("POST", "/models/{name:path}"): self.hosted,
-            ("POST", "/v1/segment"): self.segment,
-            ("POST", "/v1/detect"): self.detect,
-            ("GET", "/v1/models"): self.models,
-            ("GET", "/metrics"): self.metrics,
+        post: dict[str, Endpoint] = {
+            "/": self.hosted,
+            "/detect": self.hosted_detect,
+            "/models/{name:path}/detect": self.hosted_detect,
+            "/models/{name:path}": self.hosted,
+            "/v1/segment": self.segment,
+            "/v1/detect": self.detect,
+            "/v1/write": self.write,
         }
-        public: dict[str, Endpoint] = {
-            "/health": self.health,
-            "/healthz": self.health,
+        get: dict[str, Endpoint] = {
+            "/v1/models": self._private(self.models),
+            "/metrics": self._private(self.metrics),
             "/readyz": self.ready,
-            "/openapi.json": self.openapi,
-            "/v1/samples": self.samples,
-            "/samples/{name}": self.sample,
-            **{f"/{name}": self.page for name in self._page},
-            "/": self.page,
+        }
+        files = {
+            **dict(_page_files()),
+            "/openapi.json": _json(msgspec.json.encode(describe_api())),
+            "/health": _json(b'{"status": "ok"}'),  # the front process is alive
+            "/healthz": _json(b'{"status": "ok"}'),
         }
         return Starlette(
             routes=[
-                *(
-                    Route(path, self._with_key(endpoint), methods=[method], name=endpoint.__name__)
-                    for (method, path), endpoint in private.items()
-                ),
-                *(
-                    Route(path, endpoint, methods=["GET"], name=endpoint.__name__)
-                    for path, endpoint in public.items()
-                ),
+                *(Route(path, self._private(own), methods=["POST"]) for path, own in post.items()),
+                *(Route(path, own, methods=["GET"]) for path, own in get.items()),
+                *(Route(path, answer, methods=["GET"]) for path, answer in files.items()),
             ],
             exception_handlers={
-                RequestError: _answer_error,
                 HTTPException: _answer_error,
                 ClientDisconnect: _answer_error,
                 Exception: _answer_error,
@@ -132,11 +125,10 @@ class Service:
     async def segment(self, request: Request) -> Response:
         """Answer `POST /v1/segment`."""
         query = read_query(request.query_params, SegmentQuery)
-        form = choose_form(request.headers.get("accept", ""), FORMS)
         work = Work(
             model=self._model(query.model).name,
             action="segment",
-            form=form,
+            form=_form(request),
             task=query.task,
             threshold=query.threshold,
             masks=query.masks,
@@ -146,14 +138,19 @@ class Service:
     async def detect(self, request: Request) -> Response:
         """Answer `POST /v1/detect`."""
         query = read_query(request.query_params, DetectQuery)
-        form = choose_form(request.headers.get("accept", ""), FORMS)
         work = Work(
             model=self._model(query.model).name,
             action="detect",
-            form=form,
+            form=_form(request),
             threshold=query.threshold,
             masks="rle" if query.masks else None,
         )
+        return await self._run(request, work)
+
+    async def write(self, request: Request) -> Response:
+        """Answer `POST /v1/write`."""
+        query = read_query(request.query_params, WriteQuery)
+        work = Work(model=self._model(query.model).name, action="write", form=query.file)
         return await self._run(request, work)
 
     async def hosted(self, request: Request) -> Response:
@@ -170,39 +167,17 @@ class Service:
     async def models(self, request: Request) -> Response:
         """Answer `GET /v1/models`."""
         models = self._pool.models
-        return _json(ModelList(models=models, default=models[0].name))
+        return _json(msgspec.json.encode(ModelList(models=models, default=models[0].name)))
 
-    async def samples(self, request: Request) -> Response:
-        """Answer `GET /v1/samples`."""
-        return _json(SampleList([Sample(name, f"/samples/{name}") for name in self._samples]))
-
-    async def sample(self, request: Request) -> Response:
-        """Answer `GET /samples/NAME`."""
-        return _file(self._samples, request.path_params["name"])
-
-    async def page(self, request: Request) -> Response:
-        """Answer with a file of the page."""
-        answer = _file(self._page, request.url.path.removeprefix("/") or "index.html")
-        answer.headers["Content-Security-Policy"] = PAGE_POLICY
-        return answer
-
-    async def openapi(self, request: Request) -> Response:
-        """Answer `GET /openapi.json`."""
-        return Response(self._api, media_type="application/json")
-
-    async def health(self, request: Request) -> Response:
-        """Say that the front process is alive."""
-        return _json({"status": "ok"})
+    async def metrics(self, request: Request) -> Response:
+        """Answer Prometheus."""
+        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def ready(self, request: Request) -> Response:
         """Say whether requests are welcome."""
         if not self._pool.ready:
             raise RequestError(503, "no model process is ready, or the service is about to end")
-        return _json({"status": "ready"})
-
-    async def metrics(self, request: Request) -> Response:
-        """Answer Prometheus."""
-        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return _json(b'{"status": "ready"}')
 
     def _model(self, name: str | None) -> ModelInfo:
         """Find a model.
@@ -217,21 +192,18 @@ class Service:
             raise RequestError(404, f"no model {name[:99]!r}; expected one of {', '.join(models)}")
         return models[name]
 
-    def _with_key(self, endpoint: Endpoint) -> Endpoint:
+    def _private(self, endpoint: Endpoint) -> Endpoint:
         """Let only those in who bring the key, if there is one."""
 
+        @wraps(endpoint)
         async def checked(request: Request) -> Response:
             scheme, _, given = request.headers.get("authorization", "").partition(" ")
             given_key = _digest(given.strip()) if scheme.lower() == "bearer" else b""
             if self._key is not None and not hmac.compare_digest(given_key, self._key):
-                raise RequestError(
-                    401,
-                    "this needs the service's API key as a bearer token",
-                    headers={"WWW-Authenticate": "Bearer"},
-                )
+                detail = "this needs the service's API key as a bearer token"
+                raise RequestError(401, detail, headers={"WWW-Authenticate": "Bearer"})
             return await endpoint(request)
 
-        checked.__name__ = endpoint.__name__
         return checked
 
     async def _run(self, request: Request, work: Work) -> Response:
@@ -240,38 +212,33 @@ class Service:
             headers = {}
             if work.form == "hosted":
                 image, parameters = hosted_image(body)
+                given = Given(image)
                 work, ignored = _with_parameters(work, parameters)
                 if ignored:
                     headers["X-Ignored-Parameters"] = ", ".join(ignored)
+            elif work.action == "write":
+                given = await shown_in_body(body, request.headers)
             else:
-                image = image_of_body(body, request.headers.get("content-type", ""))
-            pixels = await asyncio.to_thread(count_pixels, image, self._options.max_pixels)
-            answer = await self._answer(request, work, image, pixels)
-            media = "application/json" if work.form == "hosted" else work.form
-            return Response(answer, media_type=media, headers=headers)
+                given = Given(await image_of_body(body, request.headers))
+            pixels = await asyncio.to_thread(count_pixels, given.image, self._options.max_pixels)
+            answer = await self._answer(request, work, given, pixels)
+            return Response(answer, media_type=MEDIA_TYPES[work.form], headers=headers)
 
-    async def _answer(self, request: Request, work: Work, image: bytes, pixels: int) -> bytes:
-        waiting = self._pool.put(work, image, pixels)
+    async def _answer(self, request: Request, work: Work, given: Given, pixels: int) -> bytes:
+        waiting = asyncio.create_task(self._pool.answer(work, given, pixels))
         gone = asyncio.ensure_future(request.receive())  # it has sent all, and can only leave
+        deadline = self._options.deadline
+        first = asyncio.FIRST_COMPLETED
         try:
-            await asyncio.wait(
-                {waiting, gone},
-                timeout=self._options.deadline,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if not waiting.done():
-                if gone.done():
-                    raise ClientDisconnect
-                raise RequestError(
-                    504, f"there was no answer within {self._options.deadline:g} s; try again later"
-                )
-            answer = waiting.result()
+            await asyncio.wait({waiting, gone}, timeout=deadline, return_when=first)
+            if waiting.done():
+                return waiting.result()
+            if gone.done():
+                raise ClientDisconnect
+            raise RequestError(504, f"there was no answer within {deadline:g} s; try again later")
         finally:
             waiting.cancel()
             gone.cancel()
-        if answer.status != 200:
-            raise RequestError(answer.status, answer.body.decode(), fault=answer.fault)
-        return answer.body
 
     @asynccontextmanager
     async def _read_body(self, request: Request) -> AsyncGenerator[bytes, None]:
@@ -280,30 +247,36 @@ class Service:
         Raises:
             RequestError: it is too large (413), takes too long (408), or too much is held (429).
         """
-        limit, own, chunks = self._options.max_bytes, 0, list[bytes]()
+        limit, most = self._options.max_bytes, self._options.queue_bytes
+        too_large = f"the body is larger than {limit:,} bytes; send a smaller file"
         declared = request.headers.get("content-length", "0")
         if declared.isdecimal() and int(declared[:20]) > limit:
-            raise _too_large(limit)
+            raise RequestError(413, too_large)
+        body = bytearray()
         try:
             async with asyncio.timeout(self._options.upload_seconds):
                 async for chunk in request.stream():
-                    own += len(chunk)
+                    body += chunk
                     self._held_bytes += len(chunk)
-                    if own > limit:
-                        raise _too_large(limit)
-                    if self._held_bytes > self._options.queue_bytes:
+                    if len(body) > limit:
+                        raise RequestError(413, too_large)
+                    if self._held_bytes > most:
                         raise overloaded(
-                            f"the limit of {self._options.queue_bytes:,} bytes in all requests is "
-                            "reached; try again later",
+                            f"the limit of {most:,} bytes in all requests is reached; "
+                            "try again later",
                             "bytes full",
                         )
-                    chunks.append(chunk)
-            yield b"".join(chunks)
+            yield bytes(body)
         except TimeoutError as error:
             seconds = f"{self._options.upload_seconds:g} s"
             raise RequestError(408, f"the request took longer than {seconds} to arrive") from error
         finally:
-            self._held_bytes -= own
+            self._held_bytes -= len(body)
+
+
+def _form(request: Request) -> Form:
+    """Give the form of the answer that a request accepts."""
+    return _FORMS[choose_media_type(request.headers.get("accept", ""), tuple(_FORMS))]
 
 
 def _with_parameters(work: Work, parameters: HostedParameters) -> tuple[Work, list[str]]:
@@ -327,44 +300,29 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     """Answer an error as `application/problem+json`; its kind is for the metrics."""
     if isinstance(error, ClientDisconnect):
         error = RequestError(CLIENT_GONE, "the client has left")
-    elif isinstance(error, HTTPException):
-        error = RequestError(error.status_code, error.detail, headers=error.headers)
-    elif not isinstance(error, RequestError):
+    elif not isinstance(error, HTTPException):
         error = RequestError(500, "something failed within the service; its log says what")
+    elif not isinstance(error, RequestError):  # Starlette's own
+        error = RequestError(error.status_code, error.detail, headers=error.headers)
     request.state.error = error
-    return Response(
-        error.json(),
-        status_code=error.status,
-        headers=error.headers,
-        media_type=PROBLEM,
-    )
+    return Response(error.json(), error.status_code, error.headers, media_type=PROBLEM)
 
 
-def _too_large(limit: int) -> RequestError:
-    return RequestError(413, f"the body is larger than {limit:,} bytes; send a smaller file")
+def _page_files() -> Iterator[tuple[str, Response]]:
+    """Give the page and the samples by their paths, in memory: no request reaches the disk."""
+    root = package_files("panodetr")
+    folders = {"/": root / "serve" / "page", "/samples/": root / "assets" / "samples"}
+    for path, folder in folders.items():
+        for file in folder.iterdir():
+            if media_type := _FILE_TYPES.get(file.name.rpartition(".")[2]):
+                headers = {"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"}
+                answer = Response(file.read_bytes(), headers=headers, media_type=media_type)
+                yield path + ("" if file.name == "index.html" else file.name), answer
 
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def _json(value: object) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")
-
-
-def _read_files(package: str, folder: str) -> dict[str, bytes]:
-    """Read the files of a folder in a package, by name."""
-    entries = sorted(files(package).joinpath(folder).iterdir(), key=lambda entry: entry.name)
-    return {entry.name: entry.read_bytes() for entry in entries if entry.is_file()}
-
-
-def _file(known: dict[str, bytes], name: str) -> Response:
-    """Answer with one of the files that are in memory.
-
-    Raises:
-        RequestError: there is none of that name (404).
-    """
-    if name not in known:
-        raise RequestError(404, "there is no such file")
-    media = MEDIA_TYPES[name.rpartition(".")[2]]
-    return Response(known[name], media_type=media, headers={"Cache-Control": "no-cache"})
+def _json(contents: bytes) -> Response:
+    return Response(contents, media_type="application/json")

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import binascii
-import math
-import re
 from base64 import b64decode
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import TypeVar
 
-from python_multipart import FormParser
-from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from panodetr.errors import ImageError, UsageError
 from panodetr.images.read import read_size
-from panodetr.serve.api import HostedParameters, HostedRequest
+from panodetr.serve.api import Given, HostedParameters, HostedRequest, Shown
 from panodetr.serve.errors import RequestError
 from panodetr.validation import check, decode_json
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
 T = TypeVar("T")
-F = TypeVar("F", bound=str)
 
-IMAGE_FIELD = "image"
-"""The field of a multipart body that holds the image."""
+_FORM = b"multipart/form-data"
 
 
 def read_query(query: Mapping[str, str], expected: type[T]) -> T:
@@ -40,27 +34,30 @@ def read_query(query: Mapping[str, str], expected: type[T]) -> T:
         raise RequestError(422, str(error)) from error
 
 
-def choose_form(accept: str, offered: Sequence[F]) -> F:
+def choose_media_type(accept: str, offered: Sequence[str]) -> str:
     """Choose the media type that a client likes best, of those that are offered, ours first.
 
     Raises:
         RequestError: it accepts none of them (406).
     """
     liked: dict[str, float] = {}
-    for part in (accept or "*/*").replace(" ", "").split(","):
-        kind, _, quality = part.lower().partition(";q=")
-        liked[kind] = float(quality) if re.fullmatch(r"[01](\.\d{0,3})?", quality) else 1.0
+    for part in (accept or "*/*").split(","):
+        kind, options = parse_options_header(part.strip())
+        try:
+            liked[kind.decode()] = float(options.get(b"q", 1))
+        except ValueError:
+            liked[kind.decode()] = 1.0
 
     def liking(media: str) -> float:
         return max(liked.get(kind, 0) for kind in (media, f"{media.split('/')[0]}/*", "*/*"))
 
     best = max(offered, key=liking)  # of equals the first
-    if not liking(best):
+    if not liking(best) > 0:
         raise RequestError(406, f"this answers {', '.join(offered)}; accept one of these")
     return best
 
 
-def image_of_body(body: bytes, content_type: str) -> bytes:
+async def image_of_body(body: bytes, headers: Headers) -> bytes:
     """Give the image of a body that is an image file, or a form with one in the field `image`.
 
     Whatever else the content type says, the image's own first bytes say what it is.
@@ -68,38 +65,43 @@ def image_of_body(body: bytes, content_type: str) -> bytes:
     Raises:
         RequestError: the form is broken (400) or has no image (415).
     """
-    kind, options = parse_options_header(content_type)
-    if kind != b"multipart/form-data":
-        return body
-    images: list[bytes] = []
+    kind, _ = parse_options_header(headers.get("content-type"))
+    return (await _read_form(body, headers, "image"))[0] if kind == _FORM else body
 
-    def keep_field(field: Any) -> None:
-        if field.field_name == IMAGE_FIELD.encode():
-            images.append(field.value or b"")
 
-    def keep_file(file: Any) -> None:
-        if file.field_name == IMAGE_FIELD.encode():
-            file.file_object.seek(0)
-            images.append(file.file_object.read())
-        file.close()
+async def shown_in_body(body: bytes, headers: Headers) -> Given:
+    """Give the image of a form, and what is to be written of it, from the field `shown`.
 
+    Raises:
+        RequestError: the form is broken (400), lacks a field (415), or the JSON is invalid (422).
+    """
+    image, shown = await _read_form(body, headers, "image", "shown")
+    return Given(image, _decode(shown, Shown, "shown"))
+
+
+async def _read_form(body: bytes, headers: Headers, *fields: str) -> list[bytes]:
+    """Give the files of a form by their fields."""
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    parser = MultiPartParser(headers, chunks(), max_part_size=len(body))
+    parser.spool_max_size = len(body)  # nothing goes to the disk
     try:
-        parser = FormParser(
-            "multipart/form-data",
-            keep_field,
-            keep_file,
-            boundary=options.get(b"boundary"),
-            config={"MAX_MEMORY_FILE_SIZE": math.inf},  # nothing goes to the disk
-        )
-        parser.write(body)
-        parser.finalize()
-    except FormParserError as error:
+        form = await parser.parse()
+    except (MultiPartException, KeyError) as error:  # no content type
         raise RequestError(400, "the body is not a valid multipart form") from error
-    if len(images) != 1:
-        raise RequestError(
-            415, f"the form has {len(images)} fields {IMAGE_FIELD!r}; expected one, with an image"
-        )
-    return images[0]
+    try:
+        files: list[bytes] = []
+        for field in fields:
+            given = form.getlist(field)
+            if len(given) != 1:
+                raise RequestError(415, f"the form has {len(given)} fields {field!r}; expected one")
+            file = given[0]
+            files.append(await file.read() if isinstance(file, UploadFile) else file.encode())
+        return files
+    finally:
+        await form.close()
 
 
 def hosted_image(body: bytes) -> tuple[bytes, HostedParameters]:
@@ -112,10 +114,7 @@ def hosted_image(body: bytes) -> tuple[bytes, HostedParameters]:
     """
     if body.lstrip(b" \t\r\n")[:1] != b"{":
         return body, HostedParameters()
-    try:
-        request = decode_json(body, HostedRequest, "the body", UsageError)
-    except UsageError as error:
-        raise RequestError(422, str(error)) from error
+    request = _decode(body, HostedRequest, "the body")
     inputs = request.inputs.strip()
     if "://" in inputs[:16]:
         raise RequestError(422, "inputs is a URL, and none is fetched; send the image itself")
@@ -124,6 +123,13 @@ def hosted_image(body: bytes) -> tuple[bytes, HostedParameters]:
     except (binascii.Error, ValueError) as error:
         raise RequestError(415, "inputs is not base64; expected an image file in it") from error
     return image, request.parameters or HostedParameters()
+
+
+def _decode(contents: bytes, expected: type[T], source: str) -> T:
+    try:
+        return decode_json(contents, expected, source, UsageError)
+    except UsageError as error:
+        raise RequestError(422, str(error)) from error
 
 
 def count_pixels(image: bytes, max_pixels: int) -> int:

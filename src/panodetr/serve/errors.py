@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
 import msgspec
+from starlette.exceptions import HTTPException
 
 from panodetr.serve.api import Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 PROBLEM = "application/problem+json"
 
@@ -18,15 +16,15 @@ CLIENT_GONE = 499
 """In log and metrics, the status of a request whose client has left before the answer."""
 
 
-class RequestError(Exception):
+class RequestError(HTTPException):
     """A request that is answered with an error.
 
     Attributes:
-        status: of HTTP.
+        status_code: of HTTP.
         title: what the status means.
         detail: one line.
         kind: for the metrics, a few words at most.
-        headers: of the answer.
+        headers: of the answer, or None.
         fault: a traceback for the log.
     """
 
@@ -39,18 +37,15 @@ class RequestError(Exception):
         headers: Mapping[str, str] | None = None,
         fault: str = "",
     ) -> None:
-        super().__init__(detail)
-        self.status = status
+        super().__init__(status, detail, headers)
         self.title = "Client gone" if status == CLIENT_GONE else HTTPStatus(status).phrase
-        self.detail = detail
         self.kind = kind or self.title.lower()
-        self.headers = headers or {}
         self.fault = fault
 
     def json(self) -> bytes:
         """Write it as `application/problem+json`."""
         return msgspec.json.encode(
-            Problem(title=self.title, status=self.status, detail=self.detail, error=self.detail)
+            Problem(self.title, self.status_code, detail=self.detail, error=self.detail)
         )
 
 

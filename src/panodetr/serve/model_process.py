@@ -13,29 +13,29 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from panodetr.errors import ImageError, PanodetrError
 from panodetr.images.read import read_image
 from panodetr.predict import DETECTION_THRESHOLD
-from panodetr.serve.answers import write_answer
-from panodetr.serve.api import CategoryInfo, ModelInfo
+from panodetr.serve.answers import write_answer, write_file
+from panodetr.serve.api import ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from multiprocessing.connection import Connection
 
     from panodetr.predict import Predictor
-    from panodetr.serve.api import Work
+    from panodetr.serve.api import Given, Work
     from panodetr.serve.options import ServiceOptions
 
 
-class Answer(NamedTuple):
-    """What became of one image.
+class Failure(NamedTuple):
+    """Why there is no answer for an image.
 
     Attributes:
-        status: 200, 415 (not an image), 422 (not for this model) or 500.
-        body: the answer; with other statuses than 200 one line of error.
+        status: 415 (not an image), 422 (not for this model) or 500.
+        detail: one line.
         fault: a traceback for the log, of status 500.
     """
 
     status: int
-    body: bytes
+    detail: str
     fault: str = ""
 
 
@@ -65,8 +65,8 @@ def run_models(
     with suppress(EOFError, OSError):  # the front process is gone
         connection.send([describe(name, model) for name, model in models.items()])
         while True:
-            work, images = connection.recv()
-            connection.send(answer_batch(models[work.model], work, images, options.max_pixels))
+            work, given = connection.recv()
+            connection.send(answer_batch(models[work.model], work, given, options.max_pixels))
             give_back_memory()
 
 
@@ -84,47 +84,30 @@ def describe(name: str, model: Predictor) -> ModelInfo:
     return ModelInfo(
         name=name,
         task="panoptic" if model.spec.architecture.masks else "detection",
-        categories=[
-            CategoryInfo(id=c.id, name=c.name, isthing=int(c.is_thing), color=c.color)
-            for c in model.categories
-        ],
+        categories=list(model.categories),
         threshold=model.spec.threshold,
     )
 
 
 def answer_batch(
-    model: Predictor, work: Work, images: Sequence[bytes], max_pixels: int
-) -> list[Answer]:
-    """Answer images that ask for the same work, in their order.
-
-    An image that cannot be decoded fails alone; so does one whose work fails unexpectedly.
-    """
-    answers: list[Answer | None] = [None] * len(images)
-    opened: dict[int, Any] = {}
-    for index, image in enumerate(images):
-        try:
-            opened[index] = read_image(image, max_pixels=max_pixels)
-        except ImageError as error:
-            answers[index] = Answer(415, str(error).encode())
+    model: Predictor, work: Work, given: Sequence[Given], max_pixels: int
+) -> Sequence[bytes | Failure]:
+    """Answer images that ask for the same work, in their order; one that fails does so alone."""
     try:
+        images = [read_image(one.image, max_pixels=max_pixels) for one in given]
+        if work.action == "write":
+            written = zip(given, images, strict=True)
+            return [write_file(one, image, model.categories, work.form) for one, image in written]
         if work.action == "segment":
-            results: Any = model.segment_each(
-                opened.values(), threshold=work.threshold, task=work.task
-            )
+            results: Any = model.segment_each(images, threshold=work.threshold, task=work.task)
         else:
-            results = model.detect_each(
-                opened.values(),
-                threshold=DETECTION_THRESHOLD if work.threshold is None else work.threshold,
-                masks=work.masks is not None,
-            )
-        for index, result in zip(opened, results, strict=True):
-            answers[index] = Answer(200, write_answer(result, work))
-    except PanodetrError as error:  # of the work, not of an image
-        return [Answer(422, str(error).encode())] * len(images)
-    except Exception:
-        if len(images) > 1:
-            return [answer_batch(model, work, [image], max_pixels)[0] for image in images]
-        return [
-            Answer(500, b"the model failed; the service's log has more", traceback.format_exc())
-        ]
-    return [answer for answer in answers if answer is not None]
+            least = DETECTION_THRESHOLD if work.threshold is None else work.threshold
+            results = model.detect_each(images, threshold=least, masks=work.masks is not None)
+        return [write_answer(result, work) for result in results]
+    except Exception as error:
+        if len(given) > 1:
+            return [answer_batch(model, work, [one], max_pixels)[0] for one in given]
+        if isinstance(error, PanodetrError):
+            return [Failure(415 if isinstance(error, ImageError) else 422, str(error))]
+        detail = "the model failed; the service's log has more"
+        return [Failure(500, detail, traceback.format_exc())]

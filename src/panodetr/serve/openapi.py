@@ -7,50 +7,41 @@ from typing import Any
 import msgspec
 
 from panodetr import __version__
-from panodetr.serve.answers import FILES
+from panodetr.results.types import Category
+from panodetr.serve.answers import MEDIA_TYPES
 from panodetr.serve.api import (
-    CategoryInfo,
     DetectAnswer,
     DetectionInfo,
     DetectQuery,
     ModelInfo,
     ModelList,
     Problem,
-    RunLengths,
-    Sample,
-    SampleList,
+    Runs,
     SegmentAnswer,
     SegmentInfo,
     SegmentQuery,
+    Shown,
     Size,
+    WriteQuery,
 )
 from panodetr.serve.errors import PROBLEM
 
 _SEGMENT = SegmentInfo(
-    id=1,
-    label="nucleus",
-    category_id=1,
-    is_thing=True,
-    score=0.92,
-    box=(1, 0, 3, 2),
-    area=3,
-    segmentation=RunLengths(size=(2, 4), counts=[2, 1, 1, 2, 2]),
+    id=1, label="nucleus", category_id=1, is_thing=True, score=0.92, box=(1, 0, 3, 2), area=3
 )
 _DETECTION = DetectionInfo(
     id=1, label="nucleus", category_id=1, score=0.92, box=(0.8, -0.1, 3.2, 2.3)
 )
-_CATEGORY = CategoryInfo(id=1, name="nucleus", isthing=1, color=(220, 20, 60))
+_RUNS = Runs(ids=[0, 1, 0, 1, 0], lengths=[1, 2, 1, 1, 3])
+_SIZE = Size(width=4, height=2)
+_CATEGORY = Category(index=0, id=1, name="nucleus", is_thing=True, color=(220, 20, 60))
 _MODEL = ModelInfo(name="nuclei", task="panoptic", categories=[_CATEGORY], threshold=0.5)
 
 _EXAMPLES: dict[type[msgspec.Struct], msgspec.Struct] = {
-    SegmentAnswer: SegmentAnswer(
-        image=Size(width=4, height=2), model="nuclei", task="panoptic", segments=[_SEGMENT]
-    ),
-    DetectAnswer: DetectAnswer(
-        image=Size(width=4, height=2), model="nuclei", detections=[_DETECTION]
-    ),
+    SegmentAnswer: SegmentAnswer(_SIZE, "nuclei", "panoptic", [_SEGMENT], runs=_RUNS),
+    DetectAnswer: DetectAnswer(_SIZE, "nuclei", [_DETECTION]),
+    Shown: Shown(segments=[_SEGMENT], runs=_RUNS, name="cells.png"),
     ModelList: ModelList(models=[_MODEL], default="nuclei"),
-    SampleList: SampleList([Sample("fluorescence.png", "/samples/fluorescence.png")]),
     Problem: Problem("Unsupported Media Type", 415, *2 * ["the bytes are empty; send an image"]),
 }
 
@@ -68,29 +59,46 @@ _ERRORS = {
     "504": "There was no answer in time.",
 }
 
+_BYTES = {"type": "string", "format": "binary"}
+
 
 def describe_api() -> dict[str, Any]:
     """Give the document."""
-    shapes = (*_EXAMPLES, SegmentQuery, DetectQuery)
+    shapes = (*_EXAMPLES, SegmentQuery, DetectQuery, WriteQuery)
     _, schemas = msgspec.json.schema_components(shapes, ref_template="#/components/schemas/{name}")
-    segment = _with_image("Find segments", SegmentQuery, SegmentAnswer, schemas)
-    detect = _with_image("Find objects", DetectQuery, DetectAnswer, schemas)
+    image = {"application/octet-stream": {"schema": _BYTES}, **_form(image=_BYTES)}
+    files = {media: {"schema": _BYTES} for media in sorted(set(MEDIA_TYPES.values()))}
+
+    def post(
+        summary: str, query: type[msgspec.Struct], body: dict[str, Any], content: dict[str, Any]
+    ) -> dict[str, Any]:
+        known = schemas.pop(query.__name__)
+        operation = _operation(summary, content)
+        operation["responses"] |= {
+            status: {"$ref": f"#/components/responses/{status}"} for status in _ERRORS
+        }
+        operation["requestBody"] = {"required": True, "content": body}
+        operation["parameters"] = [
+            {"name": name, "in": "query", "required": name in known["required"], "schema": schema}
+            for name, schema in known["properties"].items()
+        ]
+        return {"post": operation}
+
+    segment, detect = files | _example(SegmentAnswer), files | _example(DetectAnswer)
+    shown = _form(image=_BYTES, shown=_example(Shown)["application/json"]["schema"])
     return {
         "openapi": "3.1.0",
         "info": {"title": "panodetr", "version": __version__},
         "paths": {
-            "/v1/segment": {"post": segment},
-            "/v1/detect": {"post": detect},
-            "/v1/models": {"get": _operation("List the models", ModelList)},
-            "/v1/samples": {"get": _operation("List images to try", SampleList)},
+            "/v1/segment": post("Find segments", SegmentQuery, image, segment),
+            "/v1/detect": post("Find objects", DetectQuery, image, detect),
+            "/v1/write": post("Write what was found as a file", WriteQuery, shown, files),
+            "/v1/models": {"get": _operation("List the models", _example(ModelList))},
         },
         "components": {
             "schemas": schemas,
             "responses": {
-                status: {
-                    "description": text,
-                    "content": {PROBLEM: _content(Problem)},
-                }
+                status: {"description": text, "content": _example(Problem, PROBLEM)}
                 for status, text in _ERRORS.items()
             },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
@@ -99,42 +107,18 @@ def describe_api() -> dict[str, Any]:
     }
 
 
-def _with_image(
-    summary: str, query: type[msgspec.Struct], answer: type[msgspec.Struct], schemas: dict[str, Any]
-) -> dict[str, Any]:
-    """Describe an operation that takes an image."""
-    image = {"type": "string", "format": "binary"}
-    form = {"type": "object", "required": ["image"], "properties": {"image": image}}
-    operation = _operation(summary, answer)
-    operation["responses"]["200"]["content"] |= {media: {"schema": image} for media in FILES}
-    operation["responses"] |= {
-        status: {"$ref": f"#/components/responses/{status}"} for status in _ERRORS
-    }
-    return {
-        **operation,
-        "parameters": [
-            {"name": name, "in": "query", "schema": schema}
-            for name, schema in schemas.pop(query.__name__)["properties"].items()
-        ],
-        "requestBody": {
-            "required": True,
-            "description": "An image file, or a form with one.",
-            "content": {
-                "application/octet-stream": {"schema": image},
-                "multipart/form-data": {"schema": form},
-            },
-        },
-    }
-
-
-def _operation(summary: str, answer: type[msgspec.Struct]) -> dict[str, Any]:
-    content = {"application/json": _content(answer)}
+def _operation(summary: str, content: dict[str, Any]) -> dict[str, Any]:
     return {
         "summary": summary,
         "responses": {"200": {"description": "Done.", "content": content}},
     }
 
 
-def _content(answer: type[msgspec.Struct]) -> dict[str, Any]:
-    reference = {"$ref": f"#/components/schemas/{answer.__name__}"}
-    return {"schema": reference, "example": msgspec.to_builtins(_EXAMPLES[answer])}
+def _form(**properties: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "required": [*properties], "properties": properties}
+    return {"multipart/form-data": {"schema": schema}}
+
+
+def _example(shape: type[msgspec.Struct], media: str = "application/json") -> dict[str, Any]:
+    reference = {"$ref": f"#/components/schemas/{shape.__name__}"}
+    return {media: {"schema": reference, "example": msgspec.to_builtins(_EXAMPLES[shape])}}

@@ -12,12 +12,13 @@ import multiprocessing
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, repeat
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from panodetr.errors import PanodetrError
 from panodetr.serve.errors import RequestError, overloaded
-from panodetr.serve.model_process import Answer, run_models
+from panodetr.serve.model_process import Failure, run_models
 from panodetr.threads import pool_threads
 
 if TYPE_CHECKING:
@@ -25,15 +26,15 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
 
-    from panodetr.serve.api import ModelInfo, Work
+    from panodetr.serve.api import Given, ModelInfo, Work
     from panodetr.serve.metrics import Metrics
     from panodetr.serve.options import ServiceOptions
 
 LIKE_SIZED = 2
 """Images share a batch if none has more than this many times the pixels of another."""
 
-LONGEST_PAUSE = 30.0
-"""Seconds before a model process that keeps failing is started again."""
+PAUSES = (1, 2, 4, 8, 16, 30)
+"""Seconds before a model process that keeps failing is started again; the last is repeated."""
 
 T = TypeVar("T")
 
@@ -47,15 +48,15 @@ class Entry:
 
     Attributes:
         work: what is to be done.
-        image: an image file.
+        given: what it is to be done with.
         pixels: of the image.
         answer: what whoever asked waits for; done early if nobody waits any more.
     """
 
     work: Work
-    image: bytes
+    given: Given
     pixels: int
-    answer: asyncio.Future[Answer]
+    answer: asyncio.Future[bytes]
 
 
 class Pool:
@@ -65,7 +66,6 @@ class Pool:
         draining: whether no more images are taken, because the service is about to end.
         models: the models of the service, once it has started.
         accepted: images that wait or are worked on.
-        waiting_pixels: of those that wait.
     """
 
     def __init__(
@@ -74,17 +74,19 @@ class Pool:
         self.models: list[ModelInfo] = []
         self.draining = False
         self.accepted = 0
-        self.waiting_pixels = 0
         self._sources = sources
         self._options = options
         self._metrics = metrics
         self._waiting: dict[Entry, None] = {}  # in order; leaving it takes no search
-        self._arrived = asyncio.Event()
+        self._arrived = asyncio.Event()  # wakes those that wait for images
         self._threads = ThreadPoolExecutor(3 * options.workers)
         self._tasks: list[asyncio.Task[None]] = []
         self._connections: dict[SpawnProcess, Connection[Any, Any]] = {}
         self._ready: set[SpawnProcess] = set()  # those that have loaded the models
         self._pixels_a_second = 1e6  # of one model process, measured as they work
+        metrics.accepted.set_function(lambda: self.accepted)
+        metrics.queue_pixels.set_function(self._waiting_pixels)
+        metrics.model_processes.set_function(lambda: len(self._ready))
 
     async def start(self) -> None:
         """Start the model processes, and wait until all have loaded the models.
@@ -92,37 +94,42 @@ class Pool:
         Raises:
             PanodetrError: a model was refused.
         """
-        started = [asyncio.create_task(self._start()) for _ in range(self._options.workers)]
-        for process in await asyncio.gather(*started):
-            self._tasks.append(asyncio.create_task(self._keep_running(process)))
+        started = await asyncio.gather(*(self._start() for _ in range(self._options.workers)))
+        self._tasks = [asyncio.create_task(self._keep_running(process)) for process in started]
 
     @property
     def ready(self) -> bool:
         """Whether images are welcome."""
         return bool(self._ready) and not self.draining
 
-    def put(self, work: Work, image: bytes, pixels: int) -> asyncio.Future[Answer]:
-        """Let an image wait for a model process; to cancel what is returned takes it back.
+    async def answer(self, work: Work, given: Given, pixels: int) -> bytes:
+        """Wait for a model process's answer; to cancel this takes the image back.
 
         Raises:
-            RequestError: too many pixels wait already, or none are taken any more (429).
+            RequestError: too many pixels wait already, or none are taken any more (429); or there
+                is no answer.
         """
         if self.draining:
             raise overloaded("the service is about to end; try again", "draining")
-        if self._waiting and self.waiting_pixels + pixels > self._options.queue_pixels:
-            seconds = self.waiting_pixels / self._pixels_a_second / self._options.workers
+        waiting = self._waiting_pixels()
+        if self._waiting and waiting + pixels > self._options.queue_pixels:
+            seconds = waiting / self._pixels_a_second / self._options.workers
             raise overloaded(
-                f"{self.waiting_pixels:,} pixels wait already, and the limit is "
+                f"{waiting:,} pixels wait already, and the limit is "
                 f"{self._options.queue_pixels:,}; try again later",
                 "queue full",
                 min(60, max(1, math.ceil(seconds))),
             )
-        answer = asyncio.get_running_loop().create_future()
-        entry = Entry(work=work, image=image, pixels=pixels, answer=answer)
-        answer.add_done_callback(lambda _: self._done(entry))
+        future = asyncio.get_running_loop().create_future()
+        entry = Entry(work=work, given=given, pixels=pixels, answer=future)
+        self._waiting[entry] = None
+        self._arrived.set()
         self.accepted += 1
-        self._enter(entry)
-        return answer
+        try:
+            return await entry.answer
+        finally:
+            self.accepted -= 1
+            self._waiting.pop(entry, None)
 
     async def close(self) -> None:
         """End the model processes."""
@@ -132,42 +139,8 @@ class Pool:
             self._end(process)
         self._threads.shutdown()
 
-    def _done(self, entry: Entry) -> None:
-        """Forget an entry that was answered, or that nobody waits for any more."""
-        self.accepted -= 1
-        self._report()
-        self._leave(entry)
-
-    def _enter(self, entry: Entry) -> None:
-        self._waiting[entry] = None
-        self.waiting_pixels += entry.pixels
-        self._report()
-        self._arrived.set()
-
-    def _leave(self, entry: Entry) -> None:
-        """Take an entry out of the queue, if it is there."""
-        if entry not in self._waiting:
-            return
-        del self._waiting[entry]
-        self.waiting_pixels -= entry.pixels
-        self._report()
-        if not self._waiting:
-            self._arrived.clear()
-
-    async def _take(self) -> list[Entry]:
-        """Wait for images, and take the first with others that may share its batch."""
-        while not self._waiting:
-            await self._arrived.wait()
-        first = next(iter(self._waiting))
-        batch, room = [first], self._options.batch_pixels - first.pixels
-        for entry in list(self._waiting)[1:]:
-            alike = 1 / LIKE_SIZED <= entry.pixels / first.pixels <= LIKE_SIZED
-            if alike and entry.pixels <= room and entry.work == first.work:
-                batch.append(entry)
-                room -= entry.pixels
-        for entry in batch:
-            self._leave(entry)
-        return batch
+    def _waiting_pixels(self) -> int:
+        return sum(entry.pixels for entry in self._waiting)
 
     async def _start(self) -> SpawnProcess:
         """Start a model process, and wait until it has loaded the models.
@@ -196,7 +169,6 @@ class Pool:
             raise PanodetrError(models)
         self.models = models
         self._ready.add(process)
-        self._report()
         return process
 
     def _end(self, process: SpawnProcess) -> None:
@@ -204,12 +176,6 @@ class Pool:
         if (connection := self._connections.pop(process, None)) is not None:
             connection.close()
         self._ready.discard(process)
-        self._report()
-
-    def _report(self) -> None:
-        self._metrics.accepted.set(self.accepted)
-        self._metrics.queue_pixels.set(self.waiting_pixels)
-        self._metrics.model_processes.set(len(self._ready))
 
     async def _keep_running(self, process: SpawnProcess) -> None:
         """Feed a model process, and start another when it has died."""
@@ -218,32 +184,21 @@ class Pool:
             self._end(process)
             self._metrics.restarts.inc()
             _log.error("model process %d died, another is started", process.pid)
-            pause = 1.0
-            while True:
+            for pause in chain(PAUSES, repeat(PAUSES[-1])):
                 try:
                     process = await self._start()
                     break
                 except PanodetrError as error:
-                    _log.error("%s; it is tried again in %.0f s", error, pause)
+                    _log.error("%s; it is tried again in %d s", error, pause)
                     await asyncio.sleep(pause)
-                    pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _feed(self, process: SpawnProcess) -> None:
         """Give a model process batches until it dies, or takes longer than any request may."""
-        gone = self._in_thread(wait, [process.sentinel])
-        while True:
-            take = asyncio.create_task(self._take())
-            await asyncio.wait({take, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if gone.done():
-                for entry in take.result() if take.done() else ():
-                    self._enter(entry)  # it has not been sent
-                take.cancel()
-                return
-            batch = [entry for entry in take.result() if not entry.answer.done()]
-            if not batch:
-                continue
+        died = self._in_thread(wait, [process.sentinel])
+        died.add_done_callback(lambda _: self._arrived.set())
+        while batch := await self._take(died):
             began, failure = time.perf_counter(), None
-            answers: list[Answer] = []
+            answers: list[bytes | Failure] = []
             try:
                 answers = await asyncio.wait_for(
                     self._in_thread(self._ask, process, batch), self._options.deadline
@@ -258,18 +213,45 @@ class Pool:
             rate = pixels / (time.perf_counter() - began)
             self._pixels_a_second += 0.2 * (rate - self._pixels_a_second)
             for index, entry in enumerate(batch):
-                if entry.answer.done():
+                answer = failure or answers[index]
+                if entry.answer.done():  # nobody waits any more
                     continue
-                if failure is None:
-                    entry.answer.set_result(answers[index])
+                if isinstance(answer, bytes):
+                    entry.answer.set_result(answer)
+                elif isinstance(answer, Failure):
+                    error = RequestError(answer.status, answer.detail, fault=answer.fault)
+                    entry.answer.set_exception(error)
                 else:
-                    entry.answer.set_exception(failure)
+                    entry.answer.set_exception(answer)
             if failure is not None:
                 return
 
-    def _ask(self, process: SpawnProcess, batch: list[Entry]) -> list[Answer]:
+    async def _take(self, died: asyncio.Future[Any]) -> list[Entry]:
+        """Wait for images, and take the first with others that may share its batch.
+
+        Gives none where the model process has died that they are for.
+        """
+        waiting: list[Entry] = []
+        while not waiting:
+            self._arrived.clear()
+            waiting = [entry for entry in self._waiting if not entry.answer.done()]
+            if died.done():
+                return []
+            if not waiting:
+                await self._arrived.wait()
+        batch, room = [waiting[0]], self._options.batch_pixels - waiting[0].pixels
+        for entry in waiting[1:]:
+            alike = 1 / LIKE_SIZED <= entry.pixels / batch[0].pixels <= LIKE_SIZED
+            if alike and entry.pixels <= room and entry.work == batch[0].work:
+                batch.append(entry)
+                room -= entry.pixels
+        for entry in batch:
+            del self._waiting[entry]
+        return batch
+
+    def _ask(self, process: SpawnProcess, batch: list[Entry]) -> list[bytes | Failure]:
         connection = self._connections[process]
-        connection.send((batch[0].work, [entry.image for entry in batch]))
+        connection.send((batch[0].work, [entry.given for entry in batch]))
         return connection.recv()
 
     def _in_thread(self, call: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:

@@ -9,25 +9,22 @@ import secrets
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any
 
 import h11
 import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from panodetr.errors import UsageError
 from panodetr.serve.app import Service
 from panodetr.serve.errors import PROBLEM, RequestError
 from panodetr.serve.metrics import Metrics
+from panodetr.serve.options import ServiceOptions
 from panodetr.serve.pool import Pool
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from types import FrameType
-
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from panodetr.serve.options import ServiceOptions
 
 MAX_HEADERS = 16 << 10
 """Bytes of a request's headers; more is answered 400."""
@@ -182,15 +179,17 @@ class _Observed:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began, status, size = time.perf_counter(), 500, 0
-        request_id = secrets.token_hex(8)
+        began = time.perf_counter()
+        fields = {"request_id": secrets.token_hex(8), "method": scope["method"]}
+        status, size = 500, 0
 
         async def observe(message: Message) -> None:
             nonlocal status, size
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] += [
-                    (b"x-request-id", request_id.encode()),
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", fields["request_id"].encode()),
                     (b"x-content-type-options", b"nosniff"),
                 ]
             size += len(message.get("body", b""))
@@ -200,28 +199,18 @@ class _Observed:
             await self._app(scope, receive, observe)
         finally:
             seconds = time.perf_counter() - began
-            endpoint = scope.get("endpoint")
-            route = "none" if endpoint is None else endpoint.__name__
-            error = scope.get("state", {}).get("error")
+            endpoint = scope.get("endpoint")  # a file in memory has no name
+            route = "none" if endpoint is None else getattr(endpoint, "__name__", "file")
+            error: RequestError | None = scope.get("state", {}).get("error")
             self._metrics.requests.labels(route, status).inc()
             self._metrics.latency.labels(route).observe(seconds)
+            fields |= {"route": route, "status": status}
+            fields |= {"seconds": round(seconds, 4), "bytes": size}
             if error is not None:
                 self._metrics.errors.labels(error.kind).inc()
-            fields = {
-                "request_id": request_id,
-                "method": scope["method"],
-                "route": route,
-                "status": status,
-                "seconds": round(seconds, 4),
-                "bytes": size,
-                **({} if error is None else {"error": error.detail}),
-                **({} if error is None or not error.fault else {"fault": error.fault}),
-            }
-            _log.log(
-                logging.ERROR if status == 500 else logging.INFO,
-                "request",
-                extra={"fields": fields},
-            )
+                fields |= {"error": error.detail} | ({"fault": error.fault} if error.fault else {})
+            level = logging.ERROR if status == 500 else logging.INFO
+            _log.log(level, "request", extra={"fields": fields})
 
 
 class _Lines(logging.Formatter):
@@ -232,19 +221,14 @@ class _Lines(logging.Formatter):
         self._as_json = as_json
 
     def format(self, record: logging.LogRecord) -> str:
-        fields: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            + f".{record.msecs:03.0f}Z",
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        head = {"time": when, "level": record.levelname.lower(), "message": record.getMessage()}
+        fields: dict[str, Any] = getattr(record, "fields", {})
         if record.exc_info:
-            fields["fault"] = self.formatException(record.exc_info)
+            fields = {**fields, "fault": self.formatException(record.exc_info)}
         if self._as_json:
-            return json.dumps(fields)
-        when, level, message, *rest = fields.items()
-        return " ".join([when[1], level[1], message[1], *(f"{k}={json.dumps(v)}" for k, v in rest)])
+            return json.dumps(head | fields)
+        return " ".join([*head.values(), *(f"{k}={json.dumps(v)}" for k, v in fields.items())])
 
 
 def configure_log(*, as_json: bool) -> None:

@@ -170,7 +170,7 @@ def test_each_tab_asks_once_and_keeps_what_it_got(site: Site, page: Any) -> None
     page.press("[role=tab][aria-selected=true]", "ArrowRight")
     page.get_by_text("6 nucleus", exact=True).wait_for()
     assert page.inner_text("#status") == "6 nucleus"
-    assert page.locator("[data-kind=idmap]").is_disabled()
+    assert page.locator("[data-kind=id_map]").is_disabled()
     page.mouse.move(*place(page, FIRST))
     assert page.text_content("#segments .lit .number") == "1"
     page.click("#tab-panoptic")
@@ -266,7 +266,9 @@ def test_offline_what_is_there_works_and_the_rest_can_be_tried_again(page: Any) 
     assert not page.locator("#problem").is_visible()
     assert color(page, FIRST)[3] > 0
     with page.expect_download():
-        page.click("[data-kind=csv]")
+        page.click("[data-kind=overlay]")
+    page.click("[data-kind=csv]")
+    page.get_by_text("CSV could not be made").wait_for()
     page.context.set_offline(False)
     page.click("#tab-instances")
     page.click("[data-action=again]")

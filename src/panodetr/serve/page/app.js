@@ -1,12 +1,14 @@
 // Ties the page together: what the user does, and what is shown of it.
 
-import { get, useKey } from "./api.js";
+import { ask, useKey } from "./api.js";
 import { takeImage } from "./camera.js";
 import { Entries, keyOf } from "./entries.js";
-import { KINDS, save } from "./files.js";
+import { KINDS, makeFile, save } from "./files.js";
 import { SegmentList, percent, pixels } from "./list.js";
 import { drawThumbnail } from "./picture.js";
 import { Viewer } from "./viewer.js";
+
+const NO_KEY = 401; // the status of an answer
 
 const $ = (selector) => document.querySelector(selector);
 const tabs = [...document.querySelectorAll("[role=tab]")];
@@ -227,7 +229,7 @@ function addDownload(kind, all) {
     const stem = all ? "images" : current.name.replace(/\.[^.]*$/, "");
     button.setAttribute("aria-busy", "true");
     try {
-      save(await kind.make(sources, look), stem + kind.suffix);
+      save(await makeFile(kind, sources, look), stem + kind.suffix);
     } catch (error) {
       say(`${title} could not be made: ${error.message}`);
     }
@@ -264,6 +266,7 @@ const actions = {
     const image = await takeImage($("#camera"));
     if (image) addFiles([new File([image], "camera.jpg")]);
   },
+  sample: ({ dataset: { name } }) => addImage(name, () => ask("GET", `samples/${name}`)),
   in: () => viewer.zoom(true),
   out: () => viewer.zoom(false),
   fit: () => viewer.fit(),
@@ -277,9 +280,10 @@ const actions = {
 
 function start() {
   for (const kind of KINDS) addDownload(kind, false);
-  for (const kind of KINDS.filter(({ many }) => many)) addDownload(kind, true);
+  for (const kind of KINDS.filter(({ join }) => join)) addDownload(kind, true);
   document.addEventListener("click", ({ target }) => {
-    actions[target.closest("button")?.dataset.action]?.();
+    const button = target.closest("button");
+    actions[button?.dataset.action]?.(button);
   });
   $("#file").onchange = ({ target }) => {
     addFiles(target.files);
@@ -324,30 +328,18 @@ function start() {
 async function connect() {
   $("#service-problem").hidden = $("#key").hidden = true;
   try {
-    const answer = await (await get("v1/models")).json();
+    const answer = JSON.parse(await (await ask("GET", "v1/models")).text());
     models = answer.models;
     const options = models.map(({ name }) => make("option", { value: name, textContent: name }));
     $("#model").replaceChildren(...options);
     $("#model").value = answer.default;
     chooseModel(answer.default);
-    const { samples } = await (await get("v1/samples")).json();
-    $("#samples ul").replaceChildren(...samples.map(makeSample));
-    $("#samples").hidden = !samples.length;
+    $("#samples").hidden = false;
   } catch (error) {
     $("#service-problem").textContent = `${error.title ?? "No models"}. ${error.message}`;
     $("#service-problem").hidden = false;
-    $("#key").hidden = !error.needsKey;
+    $("#key").hidden = error.status !== NO_KEY;
   }
-}
-
-function makeSample({ name, url }) {
-  const button = make("button", { type: "button" });
-  const caption = name.replace(/\.[^.]*$/, "").replaceAll("-", " ");
-  button.append(make("img", { src: url, alt: "" }), make("span", { textContent: caption }));
-  button.onclick = () => addImage(name, async () => (await get(url)).blob());
-  const item = make("li");
-  item.append(button);
-  return item;
 }
 
 start();

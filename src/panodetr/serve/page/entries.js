@@ -82,7 +82,7 @@ export class Entries {
       if (!entry.copies.length) {
         entry.copies = await decode(await drawImage(entry.blob, request.model));
       }
-      entry.results.set(key, await Result.read(answer, request.task, request.categories));
+      entry.results.set(key, new Result(answer, request.categories));
     } catch (error) {
       entry.problems.set(key, error);
     }

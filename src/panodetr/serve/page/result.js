@@ -1,7 +1,5 @@
 // What a model found in an image: segments or boxes, their colours, and which are shown.
 
-import { readIdMap } from "./png.js";
-
 const GOLDEN_ANGLE = 0.381966; // of a turn, as in the overlays that Python draws
 
 /**
@@ -10,27 +8,17 @@ const GOLDEN_ANGLE = 0.381966; // of a turn, as in the overlays that Python draw
  * at each pixel, row by row, or null where the task is boxes. A box is x0, y0, x1, y1 in pixels.
  */
 export class Result {
-  constructor({ task, width, height, found, ids, categories }) {
-    Object.assign(this, { task, width, height, found, ids, categories });
+  constructor({ image: { width, height }, model, segments, runs, detections }, categories) {
+    const boxes = detections?.map((one) => {
+      const [x0, y0, x1, y1] = one.box;
+      return { ...one, is_thing: true, area: Math.round((x1 - x0) * (y1 - y0)) };
+    });
+    const found = colored(segments ?? boxes, categories);
+    const ids = runs ? idsOf(runs, width * height) : null;
+    Object.assign(this, { width, height, model, found, ids, runs });
     this.hidden = new Set(); // ids that the list has switched off
     this.byId = new Map(found.map((one) => [one.id, one]));
     this.highest = found.reduce((most, { id }) => Math.max(most, id), 0);
-  }
-
-  /** Read an answer of the server. */
-  static async read(answer, task, categories) {
-    const { width, height } = answer.image;
-    if (task === "boxes") {
-      const found = answer.detections.map((one) => {
-        const [x0, y0, x1, y1] = one.box;
-        return { ...one, is_thing: true, area: Math.round((x1 - x0) * (y1 - y0)) };
-      });
-      return new Result({ task, width, height, found: colored(found, categories), categories });
-    }
-    const bytes = Uint8Array.from(atob(answer.id_map), (letter) => letter.charCodeAt(0));
-    const { ids } = await readIdMap(bytes);
-    const found = colored(answer.segments, categories);
-    return new Result({ task, width, height, found, ids, categories });
   }
 
   isShown(one, least) {
@@ -54,6 +42,13 @@ export class Result {
       .filter(hit)
       .sort((a, b) => a.area - b.area)[0];
   }
+}
+
+function idsOf({ ids, lengths }, pixels) {
+  const all = new Uint32Array(pixels);
+  let at = 0;
+  ids.forEach((id, i) => all.fill(id, at, (at += lengths[i])));
+  return all;
 }
 
 /** Give things of a category hues of their own, and stuff its category's colour. */
