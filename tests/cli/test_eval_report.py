@@ -15,7 +15,8 @@ from panodetr.cli.eval_report import (
     per_class,
     plot,
 )
-from panodetr.data.samples import InstanceCategory, InstanceImage
+from panodetr.data.formats import things
+from panodetr.data.samples import InstanceImage
 from panodetr.evaluation.average_precision import TWELVE, ObjectResult, run_lengths
 from panodetr.evaluation.ground_truth import TASKS, GroundTruth, GroundTruthImage
 from panodetr.evaluation.metrics import Counts, Figures, Prediction
@@ -53,10 +54,7 @@ def truth() -> GroundTruth:
             Category(index=0, id=1, name="cat [wild]", is_thing=True, color=(0, 0, 0)),
             Category(index=1, id=2, name="sky", is_thing=False, color=(0, 0, 0)),
         ),
-        object_categories=(
-            InstanceCategory(id=1, name="cat [wild]"),
-            InstanceCategory(id=3, name="dog"),
-        ),
+        object_categories=things({1: "cat [wild]", 3: "dog"}),
         has_masks=True,
     )
 

@@ -5,18 +5,19 @@ from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
+from panodetr.data.convert import join
 from panodetr.data.masks import draw_mask
-from panodetr.data.outlines import join, outline
+from panodetr.results.outlines import rings
 
 any_mask = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=12))
 
 
 @given(any_mask)
 def test_an_outline_fills_exactly_its_mask(mask: NDArray[np.bool_]) -> None:
-    points = outline(mask)
     if not mask.any():
-        assert points == []
+        assert rings(mask) == []
         return
+    points = join(rings(mask))
     height, width = mask.shape
     np.testing.assert_array_equal(draw_mask([points], mask.shape), mask)
     # As fractions of nine digits, too.
@@ -28,7 +29,7 @@ def test_an_outline_fills_exactly_its_mask(mask: NDArray[np.bool_]) -> None:
 def test_a_rectangle_has_four_corners() -> None:
     mask = np.zeros((9, 9), np.bool_)
     mask[2:5, 3:8] = True
-    points = np.array(outline(mask)).reshape(-1, 2)
+    points = np.array(join(rings(mask))).reshape(-1, 2)
     assert sorted(map(tuple, points.tolist())) == [(3, 2), (3, 5), (8, 2), (8, 5)]
 
 

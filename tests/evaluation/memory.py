@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from panodetr.data.samples import GroundTruthSegment, InstanceCategory, Sample
+from panodetr.data.samples import GroundTruthSegment, Sample
 from panodetr.evaluation.evaluate import evaluate
 from panodetr.evaluation.ground_truth import TASKS, GroundTruth, GroundTruthImage
 from panodetr.predict import Predictor
@@ -106,9 +106,7 @@ def main(images: int) -> None:
                 replace(image, image_id=number, name=str(number)) for number in range(images)
             ),
             segment_categories=CATEGORIES,
-            object_categories=tuple(
-                InstanceCategory(id=c.id, name=c.name) for c in CATEGORIES if c.is_thing
-            ),
+            object_categories=tuple(c for c in CATEGORIES if c.is_thing),
             has_masks=True,
         )
         evaluate(Repeating(ids), truth, TASKS, out=Path(folder, "out"), progress=watch)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from panodetr.data.samples import InstanceCategory, ObjectTruth
+from panodetr.data.formats import things
+from panodetr.data.samples import ObjectTruth
 from panodetr.evaluation.average_precision import (
     TWELVE,
     AveragePrecision,
@@ -20,7 +21,7 @@ from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage
 from .conftest import precision
 
 Noisy = Callable[[GroundTruthImage, Overlap], list[ObjectResult]]
-CELL = (InstanceCategory(id=1, name="cell"),)
+CELL = things({1: "cell"})
 
 
 def counted(

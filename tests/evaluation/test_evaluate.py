@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from panodetr.data.formats import things
 from panodetr.data.formats.coco_panoptic import read_ids
-from panodetr.data.samples import InstanceCategory, InstanceImage, ObjectTruth
+from panodetr.data.samples import InstanceImage, ObjectTruth
 from panodetr.errors import DataError
 from panodetr.evaluation.average_precision import (
     AveragePrecision,
@@ -119,7 +120,7 @@ def test_queries_that_nobody_ranks_cost_no_mask() -> None:
     ]
     figures: list[DetectionFigures] = []
     for some in (chosen, ranked):
-        counter = AveragePrecision([InstanceCategory(id=c, name="") for c in (3, 5, 8)], "bbox")
+        counter = AveragePrecision(things(dict.fromkeys((3, 5, 8), "")), "bbox")
         counter.update(1, (60, 60), truth, box_results(1, candidates, some))
         figures.append(counter.compute())
     assert figures[0].ap

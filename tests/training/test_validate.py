@@ -9,7 +9,8 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from panodetr.data.dataset import Dataset, name_categories
+from panodetr.data.dataset import Dataset
+from panodetr.data.formats import things
 from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.masks import panoptic_objects
 from panodetr.data.samples import InstanceImage
@@ -64,7 +65,7 @@ def as_objects(truth: GroundTruth) -> GroundTruth:
         folder=truth.folder,
         split="",
         format="coco-instances",
-        categories=name_categories(truth.object_categories),
+        categories=things({c.id: c.name for c in truth.object_categories}),
         samples=tuple(objects),
         has_masks=True,
     )

@@ -54,7 +54,7 @@ def check(
         PanodetrError: the JSON file or the copy cannot be written.
     """
     from panodetr.data.check import check_split
-    from panodetr.data.fix import write_clean
+    from panodetr.data.convert import write_clean
     from panodetr.files import write_json
 
     if fix is not None and fix.exists():

@@ -7,55 +7,29 @@ id maps themselves, and counts what is there.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
-from panodetr.data.dataset import Source, judge
+from panodetr.data.dataset import Dataset, Format, Source, judge
 from panodetr.data.formats import Faults, Finding, system_errors
 from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.formats.id_maps import read_objects_map
-from panodetr.data.masks import draw_id_map, mask_area
-from panodetr.data.samples import InstanceImage, Sample, read_sample
+from panodetr.data.masks import count_pixels, draw_id_map
+from panodetr.data.samples import AnySample, InstanceImage, Sample, read_sample
 from panodetr.errors import DataError, ImageError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from panodetr.data.dataset import Dataset, Format
-    from panodetr.data.samples import AnySample, ObjectTruth
-
-Progress: TypeAlias = "Callable[[int, int], None]"
+Progress: TypeAlias = Callable[[int, int], None]
 """Called with how many images are done, and how many there are."""
-
 
 QUERIES = 100
 """Of most published models: they find no more objects in an image."""
 
 LEAST_COVERED = 0.01
 """Part of masks' pixels that lies below other masks, from which it is worth a word."""
-
-
-@dataclass(kw_only=True)
-class Covered:
-    """How many pixels masks have, and how many are left of them in one map."""
-
-    pixels: int = 0
-    left: int = 0
-
-    def add(self, truths: Sequence[ObjectTruth], size: tuple[int, int]) -> None:
-        """Count the masks of an image (H, W)."""
-        drawn = [t for t in truths if "segmentation" in t and not t["iscrowd"]]
-        if len(drawn) > 1:
-            self.pixels += sum(mask_area(truth, size) for truth in drawn)
-            self.left += int(np.count_nonzero(draw_id_map(drawn, size)))
-
-    @property
-    def share(self) -> float:
-        """The part of the pixels that lies below others."""
-        return 1 - self.left / self.pixels if self.pixels else 0.0
 
 
 @dataclass(kw_only=True)
@@ -72,7 +46,8 @@ class Inspection:
         smallest: the area of the smallest object in pixels, and its image; None without objects.
         largest: likewise.
         most: the most objects in an image, and the image.
-        covered: pixels of masks, and how many of them lie below other masks.
+        masked: pixels of the masks of images with several.
+        visible: those of them that lie below no other mask.
     """
 
     faults: Faults
@@ -84,7 +59,8 @@ class Inspection:
     smallest: tuple[float, str] | None = None
     largest: tuple[float, str] | None = None
     most: tuple[int, str] = (0, "")
-    covered: Covered = field(default_factory=lambda: Covered())
+    masked: int = 0
+    visible: int = 0
 
     @property
     def findings(self) -> list[Finding]:
@@ -141,29 +117,27 @@ def check_split(
     found.objects.update(dict.fromkeys(names.values(), 0))  # classes without objects, too
     ids: Counter[int] = Counter()  # of the objects of id maps
     for done, sample in enumerate(data.samples, start=1):
-        _check_image(sample, faults)
+        try:
+            read_sample(sample)
+        except ImageError as error:
+            faults.add("broken file", f"{error} (image {sample.image_id})", sample.image_id)
+        except DataError as error:
+            faults.add("wrong size", str(error), sample.image_id)
         _count(sample, data, found, ids, faults)
         progress(done, len(data.samples))
     if len(data.samples) > 1 and len(ids) == 1:
-        faults.note("single id", _describe_single_id(data, *ids))
+        text = f"masks has the id {next(iter(ids))} alone; is that a mask of all objects together?"
+        where = data.folder / data.split
+        faults.note("single id", f"{where}/{text} expected a number for each")
     found.has_masks = data.has_masks
-    if found.covered.share > LEAST_COVERED:
-        text = f"{found.covered.share:.0%} of the pixels of masks lie below other masks, of which"
+    covered = 1 - found.visible / found.masked if found.masked else 0.0
+    if covered > LEAST_COVERED:
+        text = f"{covered:.0%} of the pixels of masks lie below other masks, of which"
         faults.note("overlap", f"{text} the smaller is on top")
     if not faults.count:  # else it is said what is wrong
         with faults.catching("nothing to learn"):
             judge(data, faults)
     return found
-
-
-def _check_image(sample: AnySample, faults: Faults) -> None:
-    """Read an image, and report whether it is broken, or of another size."""
-    try:
-        read_sample(sample)
-    except ImageError as error:
-        faults.add("broken file", f"{error} (image {sample.image_id})", sample.image_id)
-    except DataError as error:
-        faults.add("wrong size", str(error), sample.image_id)
 
 
 def _count(
@@ -176,15 +150,18 @@ def _count(
         if isinstance(sample, InstanceImage):
             truths = list(sample.objects)
             listed = [(t["category_id"], bool(t["iscrowd"]), t["area"]) for t in truths]
-            if data.has_masks:
-                found.covered.add(truths, sample.size)
+            drawn = [t for t in truths if "segmentation" in t and not t["iscrowd"]]
+            if data.has_masks and len(drawn) > 1:
+                found.visible += int(np.count_nonzero(draw_id_map(drawn, sample.size)))
+                masks = (truth.get("segmentation", []) for truth in drawn)
+                found.masked += sum(count_pixels(mask, sample.size) for mask in masks)
         elif isinstance(sample, Sample):
             listed = [(s.category_id, s.is_crowd, s.area) for s in sample.segments]
             read_ids(sample, faults)
         else:
-            drawn, numbers = read_objects_map(sample)
+            pixels, numbers = read_objects_map(sample)
             ids.update(numbers.tolist())
-            counts = np.unique_counts(drawn)
+            counts = np.unique_counts(pixels)
             areas = dict(zip(counts.values.tolist(), counts.counts.tolist(), strict=True))
             listed = [(i, False, areas[n]) for i in names for n in numbers.tolist()]
     crowds = sum(is_crowd for _, is_crowd, _ in listed)
@@ -205,10 +182,3 @@ def _count(
     if len(listed) == crowds:
         found.empty += 1
         faults.note("empty image", "{n} images have no object", named)
-
-
-def _describe_single_id(data: Dataset, number: int) -> str:
-    return (
-        f"{data.folder / data.split}/masks has the id {number} alone; is that a mask of all "
-        "objects together? expected a number for each"
-    )

@@ -8,34 +8,35 @@ from __future__ import annotations
 import re
 import shutil
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
-from panodetr.data.dataset import Source
+from panodetr.data.dataset import Dataset, Format, Source
 from panodetr.data.formats import number_images
 from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.formats.id_maps import read_objects_map
 from panodetr.data.formats.shapes import DECIMALS
-from panodetr.data.masks import draw_id_map, draw_mask, id_map_objects, mask_area, panoptic_objects
-from panodetr.data.outlines import join, outline
-from panodetr.data.samples import InstanceImage, Sample
+from panodetr.data.masks import (
+    count_pixels,
+    draw_id_map,
+    draw_mask,
+    id_map_objects,
+    panoptic_objects,
+)  # fmt: skip
+from panodetr.data.samples import AnySample, InstanceImage, ObjectTruth, Sample, read_sample
 from panodetr.data.tree import SPLITS
-from panodetr.errors import DataError, UsageError
+from panodetr.errors import DataError, ImageError, UsageError
 from panodetr.files import atomic_folder, write_bytes, write_json, write_text
 from panodetr.results.id_map import id_map_png
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from panodetr.data.dataset import Dataset, Format
-    from panodetr.data.samples import AnySample, ObjectTruth
-    from panodetr.results.types import Category
+from panodetr.results.outlines import rings
+from panodetr.results.types import Category
 
 Target: TypeAlias = Literal["coco-panoptic", "coco-instances", "yolo"]
 """The formats that can be written."""
@@ -106,7 +107,7 @@ def convert_data(
         if target == "yolo":
             writer = _YoloWriter(written, made.lost)
         else:
-            writer = CocoWriter(written, made.lost, with_segments=target == "coco-panoptic")
+            writer = _CocoWriter(written, made.lost, with_segments=target == "coco-panoptic")
         for name in splits:
             data = source.open(format, name, class_name=class_name, may_be_empty=True)
             made.unreadable += data.unreadable
@@ -118,6 +119,58 @@ def convert_data(
             writer.end()
     made.lost = +made.lost  # without what was counted zero times
     return made
+
+
+def write_clean(source: Source, format: Format, splits: Sequence[str], out: Path) -> int:
+    """Write what can be used of a data set in COCO's format.
+
+    Args:
+        source: the data set.
+        format: how it is written.
+        splits: those to write; one that has nothing to learn from is left out.
+        out: the folder to write; after an error it is not there.
+
+    Returns:
+        How many images were written.
+
+    Raises:
+        DataError: there is nothing to learn from in any split, or two images share a name.
+        PanodetrError: the system refused to write.
+    """
+    written, refused = 0, ""
+    with atomic_folder(out) as folder:
+        for split in splits:
+            try:
+                data = source.open(format, split)
+            except DataError as error:
+                refused = str(error)
+                continue
+            with_segments = isinstance(data.samples[0], Sample)
+            writer = _CocoWriter(folder, Counter(), with_segments=with_segments)
+            writer.begin(data)
+            for sample in data.samples:
+                with suppress(ImageError):
+                    read_sample(sample)
+                    writer.add(sample)
+                    written += 1
+            writer.end()
+        if not written:
+            raise DataError(f"nothing can be written: {refused}")
+    return written
+
+
+def join(loops: Sequence[Sequence[tuple[float, float]]]) -> list[float]:
+    """Join closed loops to one polygon, by lines from the first loop to each other one and back.
+
+    Such lines enclose no area. A pixel inside an even number of loops is outside the polygon.
+    """
+    if len(loops) == 1:
+        return [value for point in loops[0] for value in point]
+    first = loops[0][0]
+    points = [*loops[0], first]
+    for loop in loops[1:]:
+        points += [*loop, loop[0], first]
+    return [value for point in points for value in point]
 
 
 def _things(data: Dataset) -> tuple[Category, ...]:
@@ -147,7 +200,7 @@ class _Writer:
         shutil.copyfile(image, folder / image.name)
 
 
-class CocoWriter(_Writer):
+class _CocoWriter(_Writer):
     """Writes one of COCO's formats."""
 
     def __init__(self, folder: Path, lost: Counter[str], *, with_segments: bool) -> None:
@@ -297,7 +350,8 @@ def _draw(
     lost["annotation ids, and boxes and areas other than the pixels'"] += len(truths)
     lost["objects that lie below others with all their pixels"] += len(truths) - len(segments)
     for segment in segments:
-        covered = segment["area"] < mask_area(truths[segment["id"]], sample.size)
+        mask = truths[segment["id"]].get("segmentation", [])
+        covered = segment["area"] < count_pixels(mask, sample.size)
         lost["objects that lie below others with a part of their pixels"] += covered
     return ids, segments
 
@@ -354,4 +408,4 @@ def _polygon(truth: ObjectTruth, size: tuple[int, int], lost: Counter[str]) -> l
         lost["objects without a pixel"] += 1
         return []
     lost["masks as they were written: an outline of the same pixels takes their place"] += 1
-    return (np.array(outline(mask)).reshape(-1, 2) / scale).ravel().tolist()
+    return (np.array(join(rings(mask))).reshape(-1, 2) / scale).ravel().tolist()

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from panodetr.data.formats import Faults, system_errors, things
+from panodetr.data.formats import Faults, system_errors
 from panodetr.data.formats.coco import find_documents, make_layout
 from panodetr.data.formats.coco_instances import read_instances
 from panodetr.data.formats.coco_panoptic import read_ids, read_panoptic
@@ -31,7 +31,6 @@ from panodetr.data.formats.yolo import find_yolo, read_yolo
 from panodetr.data.masks import draw_id_map
 from panodetr.data.samples import (
     AnySample,
-    InstanceCategory,
     InstanceImage,
     MaskImage,
     Records,
@@ -403,11 +402,6 @@ def read_objects(sample: AnySample, index_of: dict[int, int], *, with_masks: boo
         boxes=boxes,
         ids=draw_id_map(truths, sample.size) if with_masks else None,
     )
-
-
-def name_categories(categories: Sequence[InstanceCategory]) -> tuple[Category, ...]:
-    """Make things of the categories of a format that has no stuff and no colours."""
-    return things({category.id: category.name for category in categories})
 
 
 def _choose(found: list[str], split: str | None) -> str | None:

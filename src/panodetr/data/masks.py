@@ -223,12 +223,6 @@ def encode_pixels(mask: NDArray[np.bool_]) -> RunLengths:
     return RunLengths(size=list(mask.shape), counts=counts)
 
 
-def mask_area(truth: ObjectTruth, size: tuple[int, int]) -> int:
-    """Count the pixels of an object's mask in an image (H, W)."""
-    assert "segmentation" in truth
-    return count_pixels(truth["segmentation"], size)
-
-
 def count_pixels(mask: list[list[float]] | RunLengths, size: tuple[int, int]) -> int:
     """Count the pixels of polygons or run lengths in an image (H, W)."""
     return int(hotcoco.mask.area(encode_mask(mask, size)))

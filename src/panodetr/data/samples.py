@@ -44,19 +44,6 @@ class ObjectTruth(TypedDict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InstanceCategory:
-    """One class of objects.
-
-    Attributes:
-        id: the data set's own.
-        name: the data set's own.
-    """
-
-    id: int
-    name: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class GroundTruthSegment:
     """One segment that the annotators drew.
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from hotcoco import COCOeval
     from numpy.typing import NDArray
 
-    from panodetr.data.samples import InstanceCategory, ObjectTruth
-    from panodetr.results.types import Candidates
+    from panodetr.data.samples import ObjectTruth
+    from panodetr.results.types import Candidates, Category
 
 Overlap = Literal["bbox", "segm"]
 """What IoU is measured on, in COCO's words."""
@@ -117,7 +117,7 @@ class AveragePrecision:
     """
 
     def __init__(
-        self, categories: Sequence[InstanceCategory], overlap: Overlap, ranked: int = RANKED
+        self, categories: Sequence[Category], overlap: Overlap, ranked: int = RANKED
     ) -> None:
         self.categories = tuple(categories)
         self.beyond = 0

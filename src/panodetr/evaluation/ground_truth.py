@@ -13,7 +13,7 @@ from panodetr.data.formats.coco_instances import read_instances
 from panodetr.data.formats.coco_panoptic import read_panoptic
 from panodetr.data.formats.id_maps import read_objects_map
 from panodetr.data.masks import id_map_objects
-from panodetr.data.samples import InstanceCategory, InstanceImage, MaskImage, Records, Sample
+from panodetr.data.samples import InstanceImage, MaskImage, Records, Sample
 from panodetr.data.tree import same_split
 from panodetr.errors import DataError
 from panodetr.images.read import StoredImage
@@ -90,7 +90,7 @@ class GroundTruth:
     folder: Path
     images: tuple[GroundTruthImage, ...]
     segment_categories: tuple[Category, ...]
-    object_categories: tuple[InstanceCategory, ...]
+    object_categories: tuple[Category, ...]
     has_masks: bool
     of_objects: bool = False
     left_out: int = 0
@@ -204,7 +204,7 @@ class GroundTruth:
             folder=data.folder,
             images=tuple(images),
             segment_categories=data.categories if has_masks else (),
-            object_categories=_name_only(data.categories),
+            object_categories=data.categories,
             has_masks=has_masks,
             of_objects=has_masks,
         )
@@ -239,10 +239,6 @@ def _find(source: Source, split: str, kind: Kind) -> Layout | None:
     found = source.find(FORMATS[kind])
     name = same_split(found, split)
     return None if name is None else make_layout(source.tree, found, name)
-
-
-def _name_only(categories: Iterable[Category]) -> tuple[InstanceCategory, ...]:
-    return tuple(InstanceCategory(id=c.id, name=c.name) for c in categories)
 
 
 def _have_masks(images: Iterable[GroundTruthImage]) -> bool:
@@ -290,11 +286,11 @@ def _join(
             )
         images.append(_image(sample, other))
     segment_categories = () if panoptic is None else panoptic.categories
-    things = [category for category in segment_categories if category.is_thing]
+    things = tuple(category for category in segment_categories if category.is_thing)
     return GroundTruth(
         folder=folder,
         images=tuple(images),
         segment_categories=segment_categories,
-        object_categories=_name_only(things if instances is None else instances.categories),
+        object_categories=things if instances is None else instances.categories,
         has_masks=_have_masks(images),
     )

@@ -143,7 +143,7 @@ def _sort(
 ) -> dict[int, list[int]]:
     """Give the annotations of each image by their places in the list, repeated ones once."""
     found: dict[int, list[int]] = {image_id: [] for image_id in images}
-    seen: dict[int | str | float | None, int] = {}
+    seen: dict[int | str | float | None, int] = {}  # the place of the first one of each id
     decoder = msgspec.json.Decoder(_Key, strict=False)
     for number, raw in enumerate(document.annotations):
         try:
@@ -164,7 +164,7 @@ def _sort(
             rules.renumbered = True
         if key.id in seen:
             named = f"{place}[{number}] (annotation {key.id} of image {image_id})"
-            if seen[key.id] == hash(bytes(raw)):
+            if bytes(document.annotations[seen[key.id]]) == bytes(raw):
                 text = "{n} annotations are written twice, and read once"
                 faults.note("duplicate id", text, named)
                 continue
@@ -172,7 +172,7 @@ def _sort(
             faults.note("duplicate id", text, f"{named} repeats annotation id {key.id}")
             rules.renumbered = True
         elif key.id is not None:
-            seen[key.id] = hash(bytes(raw))
+            seen[key.id] = number
         found[image_id].append(number)
     return found
 
