@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import colorsys
 from collections import Counter
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from pathlib import Path, PurePosixPath
+from typing import Literal, TypeAlias
 
 from panodetr.errors import DataError, ImageError
 from panodetr.results.types import Category
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Hashable, Mapping, Sequence
-    from pathlib import Path
 
 FaultKind: TypeAlias = Literal[
     "broken file", "broken entry", "missing file", "wrong size", "box outside", "empty box",
@@ -53,13 +50,6 @@ class Finding:
     is_error: bool
 
 
-@dataclass
-class _Note:
-    kind: FaultKind
-    count: int
-    example: str
-
-
 @dataclass(kw_only=True)
 class Faults:
     """Raises the first fault of a data set, or collects all of them.
@@ -78,7 +68,9 @@ class Faults:
     fatal: list[str] = field(default_factory=list[str])
     bad: dict[Hashable, str] = field(default_factory=dict["Hashable", str])
     as_stored: bool | None = None
-    _notes: dict[str, _Note] = field(default_factory=dict[str, _Note])
+    _notes: dict[str, tuple[FaultKind, int, str]] = field(
+        default_factory=dict[str, tuple[FaultKind, int, str]]
+    )
     _counts: Counter[str] = field(default_factory=Counter[str])
 
     def add(self, kind: FaultKind, message: str, image: Hashable = None) -> None:
@@ -105,18 +97,18 @@ class Faults:
 
     def note(self, kind: FaultKind, text: str, example: str = "", count: int = 1) -> None:
         """Count what is legal, or was repaired; it is said once, with the first example."""
-        note = self._notes.setdefault(text, _Note(kind, 0, example))
-        note.count += count
+        kind, known, example = self._notes.get(text, (kind, 0, example))
+        self._notes[text] = kind, known + count, example
 
     @property
     def notes(self) -> list[Finding]:
         """What is worth knowing, a line a kind."""
         found: list[Finding] = []
-        for text, note in self._notes.items():
-            message = text.format(n=note.count) if "{n}" in text else text
-            if note.example:
-                message += f"; {'first' if note.count > 1 else 'it is'}: {note.example}"
-            found.append(Finding(kind=note.kind, message=one_line(message), is_error=False))
+        for text, (kind, count, example) in self._notes.items():
+            message = text.format(n=count) if "{n}" in text else text
+            if example:
+                message += f"; {'first' if count > 1 else 'it is'}: {example}"
+            found.append(Finding(kind=kind, message=one_line(message), is_error=False))
         return found
 
     @property
@@ -162,42 +154,31 @@ class Faults:
         Returns:
             The box, as it is where it reaches out by `OUTSIDE` at most; None where nothing is left.
         """
-        kept = cut_box(bbox, size)
+        x, y, width, height = bbox
+        beyond = max(-x, -y, x + width - size[1], y + height - size[0])
+        if beyond <= OUTSIDE and width and height:
+            return list(bbox)
+        kept: list[float] | None = list(bbox)
+        if beyond > OUTSIDE:
+            left, top = max(x, 0.0), max(y, 0.0)
+            right, bottom = min(x + width, float(size[1])), min(y + height, float(size[0]))
+            inside = right > left and bottom > top
+            kept = [left, top, right - left, bottom - top] if inside else None
+        shown = ", ".join(f"{value:g}" for value in bbox)
+        example = f"{place} has the box {shown} in an image of {size[1]}x{size[0]}"
         if kept is None:
             text = "{n} objects are outside their images, and are left out"
-            self.note("box outside", text, _show_box(place, bbox, size))
-        elif not bbox[2] or not bbox[3]:
+            self.note("box outside", text, example)
+        elif not width or not height:
             text = "{n} boxes have no width or height; nothing is learned from them"
-            self.note("empty box", text, _show_box(place, bbox, size))
-        elif kept is not bbox:
-            beyond, least = _beyond(bbox, size), max(DRAGGED[0], DRAGGED[1] * max(size))
-            text = (
-                "{n} boxes reach out of their images by a little, and are cut at the border"
-                if beyond <= least
-                else "{n} boxes reach far out of their images, and are cut at the border"
+            self.note("empty box", text, example)
+        elif beyond > OUTSIDE:
+            far = beyond > max(DRAGGED[0], DRAGGED[1] * max(size))
+            how = (
+                "reach far out of their images" if far else "reach out of their images by a little"
             )
-            self.note("box outside", text, _show_box(place, bbox, size))
-        return kept if kept is None or isinstance(kept, list) else list(kept)
-
-
-def cut_box(bbox: Sequence[float], size: tuple[int, int]) -> Sequence[float] | None:
-    """Cut a box as `Faults.fit_box` does, without a word; the same object where it fits."""
-    x, y, width, height = bbox
-    if _beyond(bbox, size) <= OUTSIDE:
-        return bbox
-    left, top = max(x, 0.0), max(y, 0.0)
-    right, bottom = min(x + width, float(size[1])), min(y + height, float(size[0]))
-    return [left, top, right - left, bottom - top] if right > left and bottom > top else None
-
-
-def _beyond(bbox: Sequence[float], size: tuple[int, int]) -> float:
-    x, y, width, height = bbox
-    return max(-x, -y, x + width - size[1], y + height - size[0])
-
-
-def _show_box(place: str, bbox: Sequence[float], size: tuple[int, int]) -> str:
-    shown = ", ".join(f"{value:g}" for value in bbox)
-    return f"{place} has the box {shown} in an image of {size[1]}x{size[0]}"
+            self.note("box outside", f"{{n}} boxes {how}, and are cut at the border", example)
+        return kept
 
 
 def one_line(message: str) -> str:
