@@ -22,17 +22,22 @@ from panodetr.errors import PanodetrError
 _IN_WORK = re.compile(r"\.(writing|old)-[0-9a-f]{12}(\.[^.]+)?")
 
 
-def atomic_write(path: Path) -> AbstractContextManager[Path]:
+def atomic_write(path: Path, *, flush: bool = True) -> AbstractContextManager[Path]:
     """Give a temporary path that replaces `path` when the block ends without an error.
 
     Missing parent folders are created. The temporary path keeps the suffix, for writers that choose
     a format by it. If the block raises, the temporary file is removed and `path` is unchanged. An
     `OSError` in the block counts as a failure to write.
 
+    Args:
+        path: of the file.
+        flush: whether the file survives a power cut, too, which takes milliseconds; a killed
+            process never leaves a part.
+
     Raises:
         PanodetrError: the system refused to write (disk full, no permission, a folder in the way).
     """
-    return _atomic(path, folder=False)
+    return _atomic(path, folder=False, flush=flush)
 
 
 def atomic_folder(path: Path) -> AbstractContextManager[Path]:
@@ -45,11 +50,11 @@ def atomic_folder(path: Path) -> AbstractContextManager[Path]:
     Raises:
         PanodetrError: the system refused to write, or a file is in the way.
     """
-    return _atomic(path, folder=True)
+    return _atomic(path, folder=True, flush=True)
 
 
 @contextmanager
-def _atomic(path: Path, *, folder: bool) -> Generator[Path, None, None]:
+def _atomic(path: Path, *, folder: bool, flush: bool) -> Generator[Path, None, None]:
     with _one_line_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary(path)
@@ -60,13 +65,14 @@ def _atomic(path: Path, *, folder: bool) -> Generator[Path, None, None]:
     try:
         with _one_line_errors(path):
             yield temporary
-            for entry in (*sorted(temporary.rglob("*"), reverse=True), temporary):
+            for entry in (*sorted(temporary.rglob("*"), reverse=True), temporary) if flush else ():
                 _sync(entry)
             if folder and path.exists():
                 _swap(temporary, path)
             else:
                 temporary.replace(path)
-            _sync(path.parent)
+            if flush:
+                _sync(path.parent)
     finally:
         if folder:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -70,6 +70,7 @@ class Labels:
         self._size = size
         self._height = max(12, round(max(size) / 60))
         self._margin = max(2, round(max(size) / 300))
+        self._line = cache(self._measure)  # each text is measured when placed and when written
 
     def font(self, text: str) -> ImageFont.FreeTypeFont:
         """Choose a font for a text, a sixtieth of the picture's longer side.
@@ -111,7 +112,7 @@ class Labels:
                 place, ink = (x0 + self._margin + start, base), ink_on(label.color)
                 canvas.text(place, part, font=self.font(part), anchor="ls", fill=ink)
 
-    def _line(self, parts: tuple[str, ...]) -> tuple[list[int], int, int, int]:
+    def _measure(self, parts: tuple[str, ...]) -> tuple[list[int], int, int, int]:
         """Say where parts of a line start, its width, and its heights above and below the base."""
         starts: list[int] = []
         end, above, below = 0, 0, 0

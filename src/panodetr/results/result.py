@@ -433,7 +433,10 @@ def _save_picture(pixels: NDArray[np.uint8], stem: Path) -> Path:
     png, jpeg = (stem.with_name(stem.name + suffix) for suffix in (".png", ".jpg"))
     large = picture.width * picture.height > LARGEST_PNG
     target, other = (jpeg, png) if large else (png, jpeg)
-    with atomic_write(target) as path:  # subsampling 0: thin coloured lines stay sharp in a JPEG
+    # It can be drawn again from the other files, which are flushed to the disk.
+    with atomic_write(
+        target, flush=False
+    ) as path:  # subsampling 0: thin coloured lines stay sharp in a JPEG
         options: Any = {"quality": 92, "subsampling": 0} if large else {"compress_level": 1}
         picture.save(path, **options)
     other.unlink(missing_ok=True)  # of an earlier run on an image of another size
