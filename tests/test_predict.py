@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,11 +20,12 @@ from torch.nn import functional as F
 
 from panodetr import predict
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.errors import CheckpointError, ImageError, UsageError
+from panodetr.errors import CheckpointError, ImageError, ImageWarning, UsageError
 from panodetr.images.preprocess import Preprocessing
 from panodetr.loading import predictor_of
 from panodetr.model.detr import Detr
 from panodetr.predict import READ_AHEAD, Predictor, Task
+from panodetr.results.masks import Masks, NumpyMasks
 from panodetr.results.result import PanopticResult
 from panodetr.runtimes.base import Prediction
 from panodetr.runtimes.torch import TorchRuntime
@@ -204,6 +205,41 @@ def test_the_threshold_is_the_models_own_unless_given(tiny_spec: ModelSpec) -> N
     for result in predictor.segment(images, threshold=1):
         assert result.segments == ()
         assert not result.segment_ids.any()
+
+
+class Told:
+    """A runtime that finds five nuclei in whatever it sees; the first fills all of it."""
+
+    def detect(self, images: NDArray[np.uint8], padding: object) -> Told:
+        count = len(images)
+        self.logits = np.full((count, 5, 4), -9, np.float32)
+        self.logits[..., 0] = 9
+        self.boxes = np.full((count, 5, 4), 0.2, np.float32)
+        self.boxes[:, 0] = (0.5, 0.5, 1, 1)
+        return self
+
+    def masks(self, queries: Sequence[NDArray[np.intp]]) -> list[Masks]:
+        masks = np.full((5, 16, 16), -9, np.float32)
+        masks[0] = 1
+        for number in range(1, 5):
+            masks[number, 2:6, 3 * number : 3 * number + 2] = 2
+        return [NumpyMasks(masks[own]) for own in queries]
+
+
+def test_finds_beyond_what_a_model_can_tell_are_warned_of(tiny_spec: ModelSpec) -> None:
+    model = Predictor(tiny_spec, Told())
+    for find in (model.segment, model.detect):
+        with pytest.warns(ImageWarning) as seen:
+            find(noise(64, 200))
+        texts = [str(warning.message) for warning in seen]
+        assert texts == [
+            "the image: 5 objects were found in a tile, and the model has 5 queries, so it cannot "
+            "find many more; see less at a time: --tiles 32",
+            "the image: 2 finds reach across their whole tile of 64x64 pixels: what is larger than "
+            "a tile comes in parts, or is lost; see more at a time: --tiles 128",
+        ]
+        with pytest.warns(ImageWarning, match="5 objects were found in it"):  # and nothing else
+            find(noise(64, 64))
 
 
 def test_an_image_that_cannot_be_read_is_named(predictor: Predictor, tmp_path: Path) -> None:

@@ -20,6 +20,10 @@ class ImageError(PanodetrError):
     """A file or object could not be read as an image."""
 
 
+class ChannelError(ImageError):
+    """An image has channels of which nothing says what they show; they must be chosen."""
+
+
 class ImageWarning(UserWarning):
     """An image was read in a way that its owner may not have meant."""
 

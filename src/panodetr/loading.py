@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from panodetr.runtimes.base import PRECISIONS, RUNTIMES, Precision, RuntimeName
 from panodetr.runtimes.exported import is_exported, read_exported
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from panodetr.checkpoints.spec import ModelSpec
@@ -23,6 +26,8 @@ def load(
     device: str = "auto",
     runtime: RuntimeName | None = None,
     precision: Precision = "float32",
+    bits: int | None = None,
+    channels: Sequence[int] | None = None,
 ) -> Predictor:
     """Load a model with its weights.
 
@@ -37,12 +42,31 @@ def load(
             which takes some seconds each time: export it once to spare them.
         precision: of PyTorch, "float32" (never TF32) or "bfloat16", which rounds;
             it is for GPUs, and for processors that have instructions for it.
+        bits: that values of 16-bit images fill, 8 to 16: of 12, 4095 is white. None takes the
+            model's own, which training has found; or else all 16.
+        channels: of images of more than three channels, those that are red, green and blue, or the
+            one that is grey, from 0; None takes the model's own.
 
     Raises:
         CheckpointError: there is no such model, or its files are damaged.
-        UsageError: there is no such device, runtime or precision, or they do not go together.
+        UsageError: there is no such device, runtime, precision, bits or channels, or they do not
+            go together.
         MissingExtra: the runtime is not installed.
     """
+    predictor = _load(model, device, runtime, precision)
+    rule = predictor.spec.preprocessing
+    own = rule.channels if channels is None else tuple(channels)
+    try:
+        rule = replace(rule, bits=rule.bits if bits is None else bits, channels=own)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return predictor.with_rule(rule)
+
+
+def _load(
+    model: str | Path, device: str, runtime: RuntimeName | None, precision: Precision
+) -> Predictor:
+    """Load a model as its checkpoint says."""
     if runtime is not None and runtime not in RUNTIMES:
         raise UsageError(f"runtime is {runtime!r}; expected one of {', '.join(RUNTIMES)}")
     if precision not in PRECISIONS:

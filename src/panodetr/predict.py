@@ -15,7 +15,7 @@ from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError, ImageError, UsageError
 from panodetr.images.preprocess import Preprocessing
 from panodetr.images.read import ImageSource, is_one_image
-from panodetr.images.views import BATCH_PIXELS, TiledImage, View, read_tiled, view_batches
+from panodetr.images.views import BATCH_PIXELS, TiledImage, View, read_tiled, view_batches, warn
 from panodetr.results.decode import decode_detections, drop_duplicates, keep_queries
 from panodetr.results.masks import Masks
 from panodetr.results.panoptic import (
@@ -26,8 +26,8 @@ from panodetr.results.panoptic import (
     paint_instances,
 )
 from panodetr.results.result import DetectionResult, PanopticResult, name_detections
-from panodetr.results.tiles import Tile, join_candidates, join_tiles
-from panodetr.results.types import Box, Candidates, Category, CoarseMask
+from panodetr.results.tiles import Tile, count_across, join_candidates, join_tiles
+from panodetr.results.types import Box, Candidates, Category, CoarseMask, Segment
 from panodetr.runtimes.base import Prediction, Runtime
 from panodetr.threads import ahead
 
@@ -44,6 +44,12 @@ Refuse: TypeAlias = Callable[[ImageSource, ImageError], None]
 
 READ_AHEAD = 2
 """Images that are read while the network works on earlier ones."""
+
+SURE = 0.8
+"""Score from which a find counts for warnings: of a low threshold most finds are none."""
+
+NEARLY_ALL = 0.9
+"""Part of the queries that have found something, from which there may be more to find."""
 
 DETECTION_THRESHOLD = 0.5
 """Least score of a detected object, unless the caller says otherwise."""
@@ -143,6 +149,9 @@ class Predictor:
         if task == "semantic" and threshold is not None:
             raise UsageError("a semantic segmentation has no threshold: every pixel gets a class")
         for image, tiles, _ in self._run(images, task, threshold, refuse=refuse):
+            if task != "semantic":
+                sure = [(box, _sure_boxes(box, found)) for box, _, found in tiles]
+                self._warn_of_limits(image, sure)
             yield self._panoptic_result(image, tiles, task)
 
     @overload
@@ -197,8 +206,11 @@ class Predictor:
     ) -> Iterator[DetectionResult]:
         """Detect as `detect` does, image by image, with images and `refuse` as `segment_each`."""
         run = self._run(images, None, least_score=threshold, masks=masks, refuse=refuse)
+        twice = self.spec.duplicate_iou
         for image, _, tiles in run:
-            found = join_candidates(tiles, image.size, self.spec.duplicate_iou)
+            own = [(tile[0], join_candidates([tile], image.size, twice)) for tile in tiles]
+            self._warn_of_limits(image, [(box, f.boxes[f.scores >= SURE]) for box, f in own])
+            found = join_candidates(tiles, image.size, twice)
             yield DetectionResult(
                 detections=name_detections(found, self.categories),
                 image=image.pixels,
@@ -246,6 +258,32 @@ class Predictor:
         found = self._run(images, "panoptic", threshold, least_score=least_score, masks=masks)
         for image, tiles, candidates in found:
             yield self._panoptic_result(image, tiles), join_candidates(candidates, image.size)
+
+    def _warn_of_limits(
+        self, image: TiledImage, sure: Sequence[tuple[Box, NDArray[np.floating]]]
+    ) -> None:
+        """Warn of more objects than a tile's queries, and of objects larger than a tile.
+
+        Args:
+            image: which image.
+            sure: its tiles, and the boxes (N, 4) of what was surely found there.
+        """
+        queries = self.spec.architecture.num_queries
+        name, (y0, x0, y1, x1) = image.source or "the image", sure[0][0]
+        side, seen = max(y1 - y0, x1 - x0), "a tile" if len(sure) > 1 else "it"
+        most = max(len(boxes) for _, boxes in sure)
+        if most >= NEARLY_ALL * queries:
+            warn(
+                f"{name}: {most} objects were found in {seen}, and the model has {queries} "
+                f"queries, so it cannot find many more; see less at a time: --tiles {side // 2}"
+            )
+        larger = sum(count_across(boxes, box, image.size) for box, boxes in sure)
+        if larger:
+            warn(
+                f"{name}: {larger} finds reach across their whole tile of {x1 - x0}x{y1 - y0} "
+                "pixels: what is larger than a tile comes in parts, or is lost; see more at a "
+                f"time: --tiles {2 * side}"
+            )
 
     def _run(
         self,
@@ -396,3 +434,9 @@ class Predictor:
             coarse = tuple(make(logits=mask) for mask in own.logits())
             with_masks.append(replace(found, coarse_masks=coarse))
         return with_masks
+
+
+def _sure_boxes(tile: Box, segments: Sequence[Segment]) -> NDArray[np.floating]:
+    """Give the boxes (N, 4) of the things that were surely found in a tile, in the image."""
+    boxes = [segment.box for segment in segments if segment.is_thing and segment.score >= SURE]
+    return np.array(boxes).reshape(-1, 4) + np.array([tile[1], tile[0]] * 2)

@@ -5,7 +5,9 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from .conftest import Program
@@ -52,6 +54,26 @@ def test_a_data_set_is_converted_and_checked_again(
     again = panodetr("data", "check", "yolo")
     assert again.returncode == 0, again.stdout
     assert again.stdout.splitlines()[1].split()[:4] == ["val", "yolo", "2", "2"]
+
+
+def test_the_tool_and_what_images_need_in_training_are_told(panodetr: Program, data: Path) -> None:
+    document = data / "panoptic_val.json"
+    info = '{"info": {"description": "Exported from roboflow.com"}, '
+    document.write_text(document.read_text().replace("{", info, 1))
+    grey = np.full((64, 64), 4000, np.uint16)
+    Image.fromarray(grey).save(data / "val" / "1.png")
+    done = panodetr("data", "check", data)
+    assert done.returncode == 0, done.stdout
+    assert "tool      Roboflow" in done.stdout
+    assert "16-bit images fill 12 bits; training reads them so" in done.stdout
+    channels = np.zeros((64, 64, 5), np.uint8)
+    tifffile.imwrite(
+        data / "val" / "2.tif", channels, photometric="minisblack", planarconfig="contig"
+    )
+    (data / "val" / "2.png").unlink()
+    done = panodetr("data", "check", data)
+    assert done.returncode == 0, done.stdout
+    assert "2.tif has 5 channels, 0 to 4; say which are red" in done.stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")

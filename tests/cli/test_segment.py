@@ -11,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
+
+from panodetr.errors import ImageWarning
 
 from .conftest import Program
 
@@ -68,6 +71,27 @@ def test_what_cannot_be_read_is_one_line_each_and_the_others_are_done(
     assert "missing.png" in errors[0]
     assert str(images / "b.jpg") in errors[1]
     assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+def test_files_of_folders_that_are_no_images_are_counted(
+    segment: Program, images: Path, tmp_path: Path
+) -> None:
+    for name in ("notes.txt", "more.txt", "scan.CZI", "LICENSE", ".hidden"):
+        (images / name).write_bytes(b"x")
+    done = segment(images, "--json")
+    assert done.returncode == 0
+    assert len(objects(done)) == 3
+    expected = (
+        "passed over, for they are no images: 2 .txt, 1 without suffix, 1 .czi; files of "
+        "microscopes must be exported as TIFF, such as by Fiji or the maker's program"
+    )
+    assert done.stderr.splitlines()[-1] == expected
+    for name in ("a.png", "b.jpg", "c.png"):
+        (images / name).unlink()
+    done = segment(images)
+    assert done.returncode == 1
+    assert "no image in this folder" in done.stderr
+    assert done.stderr.splitlines()[-1] == expected
 
 
 def test_json_is_one_object_a_image_and_nothing_else(
@@ -303,6 +327,23 @@ def test_formats_of_other_programs_lie_beside_and_share_files(
     assert [a["file_name"] for a in panoptic["annotations"]] == [
         f"{stem}_panoptic.png" for stem in ("a", "b", "c", "a-2")
     ]
+
+
+def test_bits_and_channels_of_images_are_options(segment: Program, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (40, 50, 5), np.uint16)
+    tifffile.imwrite("a.tif", values, photometric="minisblack", planarconfig="contig")
+    refused = segment("a.tif", "--out", "out")
+    assert refused.returncode == 1
+    assert "a.tif has 5 channels, 0 to 4; say which are red" in refused.stderr
+    assert segment("a.tif", "--channels", "x").returncode == 2
+    with pytest.warns(ImageWarning, match="4,095 of 65,535, so the image is dark; --bits 12"):
+        assert segment("a.tif", "--channels", "4,0,2", "--out", "out").returncode == 0
+    done = segment("a.tif", "--channels", "4,0,2", "--bits", "12", "--out", "out", "--crops")
+    assert done.returncode == 0, done.stderr
+    crop = next(Path("out/a_crops").iterdir())
+    with Image.open(crop) as image:
+        colors = np.asarray(image)[..., :3]
+    assert np.abs(colors.reshape(-1, 3).max(axis=0) - 255.0).max() < 5
 
 
 def test_each_page_of_a_file_is_an_image_or_the_one_asked_for(

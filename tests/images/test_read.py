@@ -20,6 +20,7 @@ from panodetr.errors import ImageError
 from panodetr.images.read import (
     MAX_PIXELS,
     Page,
+    find_bits,
     find_pages,
     is_one_image,
     read_image,
@@ -90,15 +91,109 @@ def test_a_broken_later_page_leaves_the_first_one_readable(tmp_path: Path) -> No
     assert np.array_equal(read_image(path), RGB)
 
 
-def test_sixteen_bits_that_hold_twelve_are_said_to_be_dark(tmp_path: Path) -> None:
+DEEP = np.random.default_rng(2).integers(0, 4096, (11, 14, 5), dtype=np.uint16)
+DEEP[0, 0] = 4095
+
+
+def shown(values: NDArray[np.uint16], bits: int) -> NDArray[np.uint8]:
+    """What values are in 8 bits, where the brightest possible is white."""
+    return np.minimum(np.round(values / (2**bits - 1) * 255), 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "options"),
+    [
+        ("a.png", 1, {}),
+        ("a.png", 3, {}),
+        ("a.png", 4, {}),
+        *(
+            ("a.tif", count, {"byteorder": order, "compression": packed})
+            for count in (1, 3, 4)
+            for order in "<>"
+            for packed in (None, "zlib")
+        ),
+        *(("a.tif", count, {"planarconfig": "separate"}) for count in (3, 4)),
+    ],
+)
+def test_fewer_than_sixteen_bits_are_scaled_where_it_is_said(
+    tmp_path: Path, name: str, channels: int, options: dict[str, Any]
+) -> None:
+    path, values = tmp_path / name, DEEP[..., :channels]
+    if name == "a.png":
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        path.write_bytes(png_bytes(14, 11, rows, depth=16, kind={1: 0, 3: 2, 4: 6}[channels]))
+    else:
+        planar = options.get("planarconfig") == "separate"
+        stored = values.transpose(2, 0, 1) if planar else values.squeeze()
+        kind = "minisblack" if channels == 1 else "rgb"
+        tifffile.imwrite(path, stored, photometric=kind, **options)
     notes: list[str] = []
-    for highest in (4000, 60_000):
-        values = np.full((4, 5), highest, np.uint16)
-        read_image(saved(tmp_path / "a.png", Image.fromarray(values)), note=notes.append)
+    for bits in (None, 12, 10, 16):
+        image = read_image(path, bits=bits, note=notes.append)
+        assert np.array_equal(
+            image, np.broadcast_to(shown(values[..., :3], bits or 16), (11, 14, 3))
+        )
     assert notes == [
-        f"{tmp_path / 'a.png'}: values reach 4,000 of 65,535, so the image is dark; "
-        "multiply them by 16"
+        f"{path}: values reach 4,095 of 65,535, so the image is dark; "
+        "--bits 12 (bits=12) makes 4,095 white",
+        f"{path}: values reach 4,095, and what is above 1,023 (10 bits) is white; "
+        "raise --bits (bits=)",
     ]
+    assert find_bits([path]) == 12
+
+
+def test_the_bits_of_a_data_set_are_those_of_its_brightest_image(tmp_path: Path) -> None:
+    assert find_bits([saved(tmp_path / "8.png", Image.fromarray(RGB))]) is None
+    assert find_bits([tmp_path / "missing.png"]) is None
+    paths = [tmp_path / "8.png"]
+    for highest, bits in ((200, 8), (900, 10), (4000, 12), (16_000, 14), (60_000, 16)):
+        values = np.full((4, 5), highest, np.uint16)
+        paths.append(saved(tmp_path / f"{highest}.png", Image.fromarray(values)))
+        assert find_bits(paths) == bits
+    assert read_image(np.full((4, 5), 1023, np.uint16), bits=10).min() == 255
+
+
+@pytest.mark.parametrize("kind", ["minisblack", "rgb"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_of_many_channels_three_or_one_are_chosen(
+    tmp_path: Path, kind: str, planar: str, dtype: type[np.generic]
+) -> None:
+    path, values = tmp_path / "a.tif", (DEEP % 256).astype(dtype)
+    stored = values if planar == "contig" else values.transpose(2, 0, 1)
+    tifffile.imwrite(path, stored, photometric=kind, planarconfig=planar)
+    expected = values if dtype is np.uint8 else shown(values.astype(np.uint16), 16)
+    tensor = torch.from_numpy(values.transpose(2, 0, 1).astype(np.uint8))
+    sources: list[Any] = [path, path.read_bytes(), values, values.transpose(2, 0, 1), tensor]
+    for source in sources:
+        of = values.astype(np.uint8) if isinstance(source, torch.Tensor) else expected
+        assert np.array_equal(read_image(source, channels=(4, 0, 2)), of[..., [4, 0, 2]])
+        assert np.array_equal(read_image(source, channels=(3,)), of[..., [3, 3, 3]])
+        with pytest.raises(ImageError, match="has 5 channels, and channels are 0, 1, 5; expected"):
+            read_image(source, channels=(0, 1, 5))
+        with pytest.raises(ImageError, match="channels"):
+            read_image(source)
+    with pytest.raises(ImageError, match=r"5 channels, 0 to 4; say which.*--channels") as error:
+        read_image(path)
+    one_line(error, str(path))
+    assert read_size(path) == (11, 14)
+    assert find_pages(path) == [1]
+    with pytest.raises(ImageError, match="the limit is 100"):
+        read_image(path, channels=(0,), max_pixels=100)
+    whole = path.read_bytes()
+    for length in range(1, len(whole), 20):
+        is_refused(path, whole[:length])
+
+
+def test_colours_and_alpha_need_no_choice(tmp_path: Path) -> None:
+    path, values = tmp_path / "a.tif", DEEP.astype(np.uint8)
+    for count in (3, 4):
+        tifffile.imwrite(path, values[..., :count], photometric="rgb")
+        assert np.array_equal(read_image(path), values[..., :3])
+        assert np.array_equal(read_image(path, channels=None), values[..., :3])
+    assert np.array_equal(read_image(path, channels=(3, 1, 0)), values[..., [3, 1, 0]])
+    png = saved(tmp_path / "a.png", Image.fromarray(RGB))
+    assert np.array_equal(read_image(png, channels=(4, 1, 0)), RGB)
 
 
 @pytest.mark.parametrize(("name", "remedy"), [("a.heic", "converted"), ("a.czi", "as TIFF")])
@@ -303,8 +398,8 @@ def test_what_holds_no_image_is_one_line(source: Any, match: str) -> None:
     assert isinstance(error.value, TypeError) == ("expected a path" in match)
 
 
-def png_bytes(width: int, height: int, rows: bytes, depth: int = 8) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
+def png_bytes(width: int, height: int, rows: bytes, depth: int = 8, kind: int = 2) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
     chunks = (b"IHDR" + header, b"IDAT" + zlib.compress(rows), b"IEND")
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))

@@ -267,7 +267,10 @@ def names(root: Path, sources: list[Source]) -> list[str]:
     ],
 )
 def test_files_folders_and_patterns(images: Path, pattern: str, expected: list[str]) -> None:
-    assert names(images, find_sources([str(images / pattern)])) == expected
+    left: list[str] = []
+    assert names(images, find_sources([str(images / pattern)], passed_over=left)) == expected
+    left = [Path(file).name for file in left]
+    assert left == (["e.json", "notes.txt"] if pattern in ("", "*") else [])
 
 
 def test_order_is_kept_and_duplicates_are_removed(images: Path) -> None:

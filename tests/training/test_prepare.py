@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
-from panodetr.checkpoints.spec import ModelSpec
+from panodetr.checkpoints.spec import ModelSpec, spec_from_json, spec_to_json
 from panodetr.data.dataset import Dataset
-from panodetr.errors import DataError, PanodetrError, TrainingError, UsageError
+from panodetr.errors import ChannelError, DataError, PanodetrError, TrainingError, UsageError
+from panodetr.loading import load
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
 from panodetr.training.dry_run import dry_run, warn_of_few_steps
@@ -26,6 +30,7 @@ from panodetr.training.prepare import (
     write_request,
 )
 from panodetr.training.run import train
+from panodetr.training.step import read_examples
 
 from .conftest import save_start, write_discs, write_instances
 
@@ -282,6 +287,13 @@ def test_images_with_more_objects_than_queries_are_told_with_both_numbers(
     (_, note) = prepare(request(discs, *SMALL, few, whole, overlap)).notes
     assert "train/1.png has 4 objects, and the model has 3 queries" in note
     assert len(prepare(request(discs, *SMALL, few, tiles, overlap)).notes) == 1
+    (note,) = prepare(
+        request(discs, *SMALL, "spec.architecture.num_queries=2", tiles, overlap)
+    ).notes[1:]
+    assert re.search(r"a tile of .*train/\d.png has 3 objects, and the model has 2 queries", note)
+    small = "spec.preprocessing.tile=12"
+    (note,) = prepare(request(discs, *SMALL, small, overlap)).notes[1:]
+    assert re.match(r"1\d of 12 objects are larger than a tile of 12 pixels, up to 1\d: ", note)
     write_label_maps(tmp_path / "maps", 130)
     asked = Request(recipe="nuclei", data=tmp_path / "maps", changes=(*SMALL, whole, overlap))
     (_, note) = prepare(asked).notes
@@ -300,6 +312,49 @@ def test_what_a_model_of_tiles_keeps_is_said_where_it_knows_no_such_objects(
     for more in ("short_side=200", 'class_map={"disc":"nucleus"}'):
         notes = prepare(replace(asked, changes=(*start, more))).notes
         assert not any("kept of it" in note for note in notes)
+
+
+def test_the_bits_that_images_fill_are_found_kept_and_used_alike(
+    discs: Dataset, tmp_path: Path
+) -> None:
+    write_discs(discs.folder, 4, split="val")
+    for path in [*discs.folder.glob("train/*.png"), *discs.folder.glob("val/*.png")]:
+        with Image.open(path) as image:
+            grey = np.asarray(image.convert("L"), np.uint16)
+        Image.fromarray(grey * 16).save(path)
+    prepared = prepare(request(discs, *SMALL))
+    assert prepared.config.spec.preprocessing.bits == 12
+    assert "16-bit images fill 12 bits, so 4,095 is white" in prepared.notes[0]
+    example = next(read_examples(prepared.config, prepared.data))[0]
+    assert example.image.max() > 150
+    outcome = train(request(discs, *SMALL), tmp_path / "run", device="cpu")
+    assert outcome is not None
+    model = load(outcome.model)  # no warning of a dark image: warnings are errors
+    assert model.spec.preprocessing.bits == 12
+    assert model.segment(discs.folder / "train" / "1.png").image.max() > 150
+    changed = prepare(request(discs, *SMALL, "spec.preprocessing.bits=14")).config
+    assert changed.spec.preprocessing.bits == 14
+
+
+def test_of_many_channels_those_are_learned_that_are_chosen(discs: Dataset) -> None:
+    for path in discs.folder.glob("train/*.png"):
+        with Image.open(path) as image:
+            pixels = np.asarray(image)
+        channels = np.dstack([pixels[..., 1:] * 0, pixels])  # the colours are 2, 3 and 4
+        tifffile.imwrite(
+            path.with_suffix(".tif"), channels, photometric="minisblack", planarconfig="contig"
+        )
+        path.unlink()
+    with pytest.raises(ChannelError, match=r"5 channels, 0 to 4; .*preprocessing\.channels="):
+        prepare(request(discs, *SMALL))
+    prepared = prepare(request(discs, *SMALL, "spec.preprocessing.channels=[2,3,4]"))
+    spec = prepared.config.spec
+    assert spec.preprocessing.channels == (2, 3, 4)
+    assert spec_from_json(json.loads(json.dumps(spec_to_json(spec)))) == spec
+    example = next(read_examples(prepared.config, prepared.data))[0]
+    assert example.image.reshape(-1, 3).max(axis=0).min() > 150
+    with pytest.raises(UsageError, match="expected three, or one for grey"):
+        prepare(request(discs, *SMALL, "spec.preprocessing.channels=[2,3]"))
 
 
 def test_the_newest_run_that_is_not_in_use_is_the_one_to_resume(tmp_path: Path) -> None:

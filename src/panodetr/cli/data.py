@@ -55,6 +55,7 @@ def check(
     """
     from panodetr.data.check import check_split
     from panodetr.data.convert import write_clean
+    from panodetr.data.tool import name_tool
     from panodetr.files import write_json
 
     if fix is not None and fix.exists():
@@ -70,6 +71,8 @@ def check(
         with _counting(f"check {name}".strip()) as progress:
             inspections[name] = check_split(source, name, found, progress)
     _print_tables(found, inspections)
+    if (tool := name_tool(source.tree)) is not None:
+        print_line(f"tool      {tool}")
     findings = [finding for one in inspections.values() for finding in one.findings]
     for finding in sorted(dict.fromkeys(findings), key=lambda finding: finding.is_error):
         print_line(f"{'error' if finding.is_error else 'note':6}{finding.kind:17}{finding.message}")

@@ -176,17 +176,20 @@ def _run(
 
     images, output, formats, model_options = options
     failures: SimpleQueue[_Failure] = SimpleQueue()
+    passed_over: list[str] = []
     sources = find_sources(
         inputs,
         recursive=images.recursive,
         page=images.page,
         every=images.every,
         refuse=lambda given, error: failures.put(_Failure(given, error)),
+        passed_over=passed_over,
     )
     printer = _Printer(as_json=output.json)
     for failure in _drain(failures):
         printer.failure(failure)
     if not sources:
+        _note_passed_over(passed_over)
         return 1
     out = output.out or (None if output.json and not formats.any else OUT)
     _check(output, formats, out, sources)
@@ -216,7 +219,20 @@ def _run(
         printer.files({path.suffix.lstrip("."): path})
     if run.skipped:
         print_note(f"{run.skipped} were there already and are left as they are")
+    _note_passed_over(passed_over)
     return 1 if printer.failed else 0
+
+
+def _note_passed_over(files: Sequence[str]) -> None:
+    """Count the files in folders that are no images, and say what to do with some kinds."""
+    from panodetr.images.read import remedy_for
+
+    if not files:
+        return
+    kinds = Counter(Path(file).suffix.lower() or "without suffix" for file in files)
+    counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(6))
+    remedies = dict.fromkeys(f"; {remedy}" for file in files if (remedy := remedy_for(file)))
+    print_note(f"passed over, for they are no images: {counted}{''.join(remedies)}")
 
 
 def _check(

@@ -71,6 +71,10 @@ class ModelOptions:
         tiles: Cut larger images into squares of this many pixels, whose results are joined.
             Default: the model's own.
         overlap: Least overlap of neighbouring tiles, as a part of --tiles. Default: 0.25.
+        bits: Bits that the values of 16-bit images fill: of 12, 4095 is white. Default: the
+            model's own, which training has found, or all 16.
+        channels: Of images of more than three channels, those that are red, green and blue, as
+            0,2,1, or the one that is grey. They count from 0. Default: the model's own.
     """
 
     model: str = "nuclei"
@@ -78,12 +82,15 @@ class ModelOptions:
     runtime: Runtime | None = None
     tiles: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
     overlap: Fraction | None = None
+    bits: Annotated[int | None, Parameter(validator=Number(gte=8, lte=16))] = None
+    channels: str | None = None
 
     def load(self) -> Predictor:
         """Load the model, with the tiles that are asked for.
 
         Raises:
-            UsageError: there is an overlap without tiles, or it is that of a whole tile.
+            UsageError: there is an overlap without tiles, or it is that of a whole tile, or
+                channels are no numbers.
             PanodetrError: the model or the device was refused.
         """
         if self.tiles is None and self.overlap is not None:
@@ -94,9 +101,18 @@ class ModelOptions:
             raise UsageError(
                 f"tiles of {tiles} pixels cannot overlap by {overlap}; give a smaller --overlap"
             )
+        channels = None if self.channels is None else self.channels.split(",")
+        if channels is not None and not all(number.strip().isdecimal() for number in channels):
+            raise UsageError(f"--channels {self.channels}: expected numbers from 0, as 0,2,1")
         import panodetr
 
-        model = panodetr.load(self.model, device=self.device, runtime=self.runtime)
+        model = panodetr.load(
+            self.model,
+            device=self.device,
+            runtime=self.runtime,
+            bits=self.bits,
+            channels=None if channels is None else [int(number) for number in channels],
+        )
         if tiles is None:
             return model
         return model.with_rule(replace(model.spec.preprocessing, tile=tiles, tile_overlap=overlap))

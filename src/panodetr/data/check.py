@@ -20,7 +20,8 @@ from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.formats.id_maps import read_objects_map
 from panodetr.data.masks import count_pixels, draw_id_map
 from panodetr.data.samples import AnySample, InstanceImage, Sample, read_sample
-from panodetr.errors import DataError, ImageError
+from panodetr.errors import ChannelError, DataError, ImageError
+from panodetr.images.read import find_bits
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with how many images are done, and how many there are."""
@@ -125,6 +126,12 @@ def check_split(
             faults.add("wrong size", str(error), sample.image_id)
         _count(sample, data, found, ids, faults)
         progress(done, len(data.samples))
+    try:
+        bits = find_bits([sample.path for sample in data.samples])
+        if bits not in (None, 16):
+            faults.note("format", f"16-bit images fill {bits} bits; training reads them so")
+    except ChannelError as error:
+        faults.note("format", str(error))
     if len(data.samples) > 1 and len(ids) == 1:
         text = f"masks has the id {next(iter(ids))} alone; is that a mask of all objects together?"
         where = data.folder / data.split

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from panodetr.data.augment import Augmentation
     from panodetr.data.samples import AnySample
+    from panodetr.images.preprocess import Preprocessing
 
 
 class Example(NamedTuple):
@@ -54,12 +55,14 @@ class ExampleReader(torch_data.Dataset[Read]):
         augmentation: which views.
         index_of: the class index of each category id.
         with_masks: whether masks are read where objects are written one by one.
+        rule: the model's, which says how values are read; None reads them as they are stored.
         cache: what was read, by the image's id; None keeps nothing.
     """
 
     augmentation: Augmentation
     index_of: dict[int, int]
     with_masks: bool
+    rule: Preprocessing | None = None
     cache: dict[int, tuple[NDArray[np.uint8], Objects]] | None = None
 
     def __getitem__(self, asked: Asked) -> Read:
@@ -68,7 +71,7 @@ class ExampleReader(torch_data.Dataset[Read]):
         cache = {} if self.cache is None else self.cache
         try:
             if sample.image_id not in cache:
-                image = read_sample(sample)
+                image = read_sample(sample, self.rule)
                 objects = read_objects(sample, self.index_of, with_masks=self.with_masks)
                 cache[sample.image_id] = image, objects
         except (ImageError, DataError) as error:

@@ -10,7 +10,8 @@ from typing import NotRequired, TypeAlias, TypedDict, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from panodetr.errors import DataError
+from panodetr.errors import ChannelError, DataError
+from panodetr.images.preprocess import Preprocessing
 from panodetr.images.read import StoredImage, read_image
 from panodetr.results.types import Category
 
@@ -176,14 +177,24 @@ def source_of(sample: AnySample) -> Path | StoredImage:
     return StoredImage(sample.path) if sample.as_stored else sample.path
 
 
-def read_sample(sample: AnySample) -> NDArray[np.uint8]:
+def read_sample(sample: AnySample, rule: Preprocessing | None = None) -> NDArray[np.uint8]:
     """Read a sample's image, (H, W, 3) RGB.
+
+    Args:
+        sample: the image.
+        rule: the model's; None takes all 16 bits, and the first of channels that must be chosen.
 
     Raises:
         ImageError: the file cannot be read as an image.
         DataError: it has another size than the JSON says.
     """
-    image = read_image(source_of(sample))
+    if rule is not None:
+        image = read_image(source_of(sample), bits=rule.bits, channels=rule.channels)
+    else:
+        try:
+            image = read_image(source_of(sample))
+        except ChannelError:
+            image = read_image(source_of(sample), channels=(0,))
     height, width = image.shape[:2]
     if (height, width) != sample.size:
         raise DataError(

@@ -19,6 +19,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _Deviation: TypeAlias = Annotated[float, Meta(gt=0)]
+_Channel: TypeAlias = Annotated[int, Meta(ge=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,9 @@ class Preprocessing:
         tile_overlap: pixels of the image that neighbouring tiles share at least.
         mean: of red, green, blue, for values from 0 to 1.
         std: the standard deviations of the same.
+        bits: that the values of 16-bit images fill: of 12, 4095 is white; None: all 16.
+        channels: of images of more than three channels, those that are red, green and blue, or the
+            one that is grey, from 0; None refuses such images.
     """
 
     short_side: Annotated[int, Meta(ge=1, le=100_000)] | None = 800
@@ -45,19 +49,25 @@ class Preprocessing:
     tile_overlap: Annotated[int, Meta(ge=0)] = 0
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[_Deviation, _Deviation, _Deviation] = IMAGENET_STD
+    bits: Annotated[int, Meta(ge=8, le=16)] | None = None
+    channels: Annotated[tuple[_Channel, ...], Meta(min_length=1, max_length=3)] | None = None
 
     def __post_init__(self) -> None:
         """Refuse rules that no image can follow.
 
         Raises:
-            ValueError: a field is out of bounds, tiles overlap wholly, or images are to be enlarged
-                and resized.
+            ValueError: a field is out of bounds, tiles overlap wholly, images are to be enlarged
+                and resized, or two channels are chosen.
         """
         check_fields(self)
         if self.enlarge != 1 and self.short_side is not None:
             raise ValueError(
                 f"preprocessing.enlarge is {self.enlarge} and short_side {self.short_side}; "
                 "expected 1 where images are resized to a short side"
+            )
+        if self.channels is not None and len(self.channels) == 2:
+            raise ValueError(
+                f"preprocessing.channels is {self.channels}; expected three, or one for grey"
             )
         if self.tile is not None and self.tile_overlap >= self.tile:
             raise ValueError(

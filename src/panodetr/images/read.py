@@ -10,8 +10,8 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
@@ -20,7 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
-from panodetr.errors import ImageError, ImageTypeError
+from panodetr.errors import ChannelError, ImageError, ImageTypeError
+from panodetr.images.depth import (
+    ChannelTiff,
+    choose_channels,
+    has_channels,
+    low_mode,
+    needed_bits,
+    read_low_bytes,
+    to_bytes,
+)
 from panodetr.threads import each_strip
 
 if TYPE_CHECKING:
@@ -31,6 +40,12 @@ MAX_PIXELS = 200_000_000
 
 MOST_16_BIT = 65535
 """White in 16 bits."""
+
+SAMPLED = 64
+"""Images of a data set that are looked at for the bits that they fill."""
+
+Note: TypeAlias = Callable[[str], None]
+"""Called with a line where an image may not be read as it is meant."""
 
 SUFFIXES = frozenset(
     {
@@ -156,8 +171,9 @@ ImageSource: TypeAlias = (
   be rewound);
 - a PIL image;
 - an array or a tensor, RGB or grey: (H, W, 3), (3, H, W) or (H, W), as uint8 from 0 to 255,
-  uint16 from 0 to 65535, or floating point from 0 to 1. Where both of the first two shapes fit,
-  an array has its channels last and a tensor has them first.
+  uint16 from 0 to 65535, or floating point from 0 to 1; of other numbers of channels where they
+  are chosen. Where both of the first two shapes fit, an array has its channels last and a tensor
+  has them first.
 """
 
 _FILE = (str, StoredImage, Page, NamedImage, os.PathLike, bytes, bytearray, memoryview, _BinaryFile)
@@ -166,52 +182,123 @@ _FILE = (str, StoredImage, Page, NamedImage, os.PathLike, bytes, bytearray, memo
 def read_image(
     source: ImageSource,
     *,
+    bits: int | None = None,
+    channels: Sequence[int] | None = None,
     max_pixels: int = MAX_PIXELS,
-    note: Callable[[str], None] = lambda _: None,
+    note: Note = lambda _: None,
 ) -> NDArray[np.uint8]:
     """Read an image as upright RGB.
 
     Files and PIL images are turned as their EXIF orientation says. Of a file with several pages
     the first is taken, unless it is given as a `Page`. Alpha is dropped, not blended, as in the
     original: the colours under transparent pixels appear. 16-bit values are divided by 257 (65535
-    becomes 255), without stretching the contrast; floating-point values from 0 to 1 are multiplied
-    by 255 and rounded.
+    becomes 255), or scaled from fewer `bits`, the same for all images; floating-point values from 0
+    to 1 are multiplied by 255 and rounded.
 
     Args:
         source: the image; `ImageSource` lists what it may be.
+        bits: that values of 16-bit images fill: of 12, 4095 and more become 255. None: all 16.
+        channels: of TIFFs and arrays of more than three channels, those that are red, green and
+            blue, or the one that is grey, from 0.
         max_pixels: a larger image is refused, by its header, before anything is decoded.
         note: called with a line where the image may not be read as it is meant: where further pages
-            are left out, and where 16-bit values fill fewer bits, so that it comes out dark.
+            are left out, and where 16-bit values fill fewer bits, or more, so that it comes out
+            dark, or parts of it white.
 
     Returns:
         (H, W, 3) uint8, red, green, blue; a copy that shares nothing with `source`.
 
     Raises:
-        ImageError: `source` is missing, unreadable, broken, too large, empty, or not an image.
+        ImageError: `source` is missing, unreadable, broken, too large, empty, or not an image; or
+            it has channels that must be chosen.
         ImageTypeError: `source` is an object of another type; it is a `TypeError`, too.
+    """
+    values, name = _read_values(source, channels, max_pixels, note)
+    if values.dtype.type is not np.uint16:
+        return _to_rgb(values, name)
+    highest = int(values.max(initial=0))
+    if bits is None and isinstance(source, _FILE) and (enough := needed_bits(highest)) is not None:
+        note(
+            f"{name}: values reach {highest:,} of {MOST_16_BIT:,}, so the image is dark; "
+            f"--bits {enough} (bits={enough}) makes {(1 << enough) - 1:,} white"
+        )
+    elif bits is not None and highest >= 1 << bits:
+        note(
+            f"{name}: values reach {highest:,}, and what is above {(1 << bits) - 1:,} ({bits} bits)"
+            " is white; raise --bits (bits=)"
+        )
+    return _to_rgb(to_bytes(values, bits or 16), name)
+
+
+def find_bits(paths: Sequence[Path], channels: Sequence[int] | None = None) -> int | None:
+    """Find how many bits the 16-bit images of a data set fill, by the brightest of some.
+
+    Returns:
+        One of `depth.USUAL_BITS`, or 16; None where none of the images has 16 bits.
+
+    Raises:
+        ChannelError: the images have channels that must be chosen.
+    """
+    highest = 0
+    for path in paths[:: max(1, len(paths) // SAMPLED)]:
+        try:
+            values, _ = _read_values(path, channels, MAX_PIXELS, lambda _: None, wide_only=True)
+        except ChannelError:
+            raise
+        except ImageError:  # who learns from it says so
+            continue
+        if values.dtype.type is np.uint16:
+            highest = max(highest, int(values.max(initial=0)))
+    return (needed_bits(highest) or 16) if highest else None
+
+
+def _read_values(
+    source: ImageSource,
+    channels: Sequence[int] | None,
+    max_pixels: int,
+    note: Note,
+    *,
+    wide_only: bool = False,
+) -> tuple[NDArray[Any], str]:
+    """Read an image's values as they are stored, upright, and its name.
+
+    They are (H, W, 3) or (H, W), of 8 or 16 bits or floating point. With `wide_only`, images of 8
+    bits are not decoded, and have no values.
     """
     called = None
     if isinstance(source, NamedImage):
         called, source = source.name, source.image
     if isinstance(source, Image.Image):
-        return _decode(source, "the PIL image", max_pixels, note)
+        return _decode(source, "the PIL image", max_pixels), "the PIL image"
     if isinstance(source, np.ndarray):
-        return _from_array(source, called or "the array", max_pixels)
+        name = called or "the array"
+        return _from_array(source, name, max_pixels, channels), name
     if isinstance(source, _Tensor):
         values = source.detach().cpu()
         values = values.float() if "bfloat16" in str(values.dtype) else values  # not in NumPy
-        return _from_array(values.numpy(), "the tensor", max_pixels, channels_first=True)
+        pixels = _from_array(values.numpy(), "the tensor", max_pixels, channels, first=True)
+        return pixels, "the tensor"
     file, name = _file_of(source.path if isinstance(source, StoredImage | Page) else source)
     name = called or name
-    with _open(file, name) as image:
+    with _open(file, name, channels) as image:
         pages = list_pages(image)
+        place = 0
         if isinstance(source, Page):
             if source.number not in pages:
                 raise ImageError(f"{name} has no page {source.number}; expected 1 to {pages[-1]}")
-            image.seek(source.number - 1)
+            place = source.number - 1
         elif len(pages) > 1:
             note(f"{name} has {len(pages)} pages, and the first is read; give a Page for another")
-        return _decode(image, name, max_pixels, note, upright=not isinstance(source, StoredImage))
+        image.seek(place)
+        if isinstance(image, ChannelTiff):
+            _check_size(image.size, max_pixels, name)
+            with _broken(name):
+                values = image.values(channels, 3 * max_pixels, name)
+            return _from_array(values, name, max_pixels), name
+        if wide_only and image.mode[0] != "I" and low_mode(image) is None:
+            return np.zeros((0, 0), np.uint8), name
+        upright = not isinstance(source, StoredImage)
+        return _decode(image, name, max_pixels, file, place, upright=upright), name
 
 
 def find_pages(path: Path) -> list[int]:
@@ -225,12 +312,14 @@ def find_pages(path: Path) -> list[int]:
         return list_pages(image)
 
 
-def list_pages(image: Image.Image) -> list[int]:
+def list_pages(image: Image.Image | ChannelTiff) -> list[int]:
     """List the pages of an open image by their numbers, from 1, and leave it at the first.
 
     Smaller versions of a page, which TIFFs of microscopes hold, are none. Pages end where a header
     is broken.
     """
+    if isinstance(image, ChannelTiff):
+        return image.pages
     pages = [1]
     if image.format not in ("TIFF", "GIF", "WEBP"):
         return pages
@@ -306,6 +395,8 @@ def read_header(
     file, name = _file_of(path.path if isinstance(path, StoredImage) else path)
     with _open(file, name) as image:
         _check_size(image.size, max_pixels, name)
+        if isinstance(image, ChannelTiff):
+            return (image.size[1], image.size[0]), False
         try:
             with quiet():
                 exif = image.getexif() if _may_have_exif(image, file) else {}
@@ -337,6 +428,11 @@ def _may_have_exif(image: Image.Image, file: Path | Any) -> bool:
     return False
 
 
+def remedy_for(name: str) -> str | None:
+    """Say what to do with a file of a format that is well known and not read here."""
+    return _REMEDIES.get(os.path.splitext(name)[1].lower())
+
+
 def _file_of(source: object) -> tuple[Path | Any, str]:
     """Give what Pillow can open without blocking or an obscure error, and its name in errors."""
     if isinstance(source, str | os.PathLike):
@@ -349,7 +445,8 @@ def _file_of(source: object) -> tuple[Path | Any, str]:
         return io.BytesIO(source), "the bytes"
     if isinstance(source, _BinaryFile) and not isinstance(source, io.TextIOBase):
         name = getattr(source, "name", None)
-        return source, name if isinstance(name, str) else "the file object"
+        file = source if hasattr(source, "seek") else io.BytesIO(source.read())
+        return file, name if isinstance(name, str) else "the file object"
     what = "text file" if isinstance(source, io.TextIOBase) else type(source).__name__
     raise ImageTypeError(
         f"a {what} is not an image; expected a path, bytes, a file opened in binary mode, a PIL "
@@ -392,35 +489,32 @@ def quiet() -> Generator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _open(file: Path | Any, name: str) -> Image.Image:
+def _open(
+    file: Path | Any, name: str, channels: Sequence[int] | None = None
+) -> Image.Image | ChannelTiff:
     try:
         with quiet():
-            return Image.open(file, formats=_FORMATS)
+            image = Image.open(file, formats=_FORMATS)
+            if not has_channels(image, channels):
+                return image
+            with image:  # closed, if it was opened here
+                return ChannelTiff(file)
     except PermissionError as error:
         raise ImageError(f"{name}: cannot be read: {_reason(error)}") from error
     except Exception as error:  # decoders raise whatever a broken header makes them stumble over
-        remedy = _REMEDIES.get(Path(name).suffix.lower())
+        with suppress(Exception), quiet():
+            return ChannelTiff(file)
+        remedy = remedy_for(name)
         if remedy is not None:
             raise ImageError(f"{name}: {remedy}; expected {KNOWN}") from error
         raise ImageError(f"{name}: not an image, or broken; expected {KNOWN}") from error
 
 
-def _decode(
-    image: Image.Image,
-    name: str,
-    max_pixels: int,
-    note: Callable[[str], None],
-    *,
-    upright: bool = True,
-) -> NDArray[np.uint8]:
-    """Check the size that the header gives, decode, turn upright and convert."""
-    _check_size(image.size, max_pixels, name)
+@contextmanager
+def _broken(name: str) -> Generator[None]:
+    """Say in one line what a decoder stumbles over."""
     try:
-        image.load()
-        with quiet():  # a broken EXIF block is warned about, and has no orientation
-            if upright and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # it copies
-                image = ImageOps.exif_transpose(image)
-        return _to_rgb(image, name, max_pixels, note)
+        yield
     except ImageError:
         raise
     except Exception as error:  # as in _open: struct.error, SyntaxError, KeyError, zlib.error …
@@ -429,24 +523,45 @@ def _decode(
         ) from error
 
 
-def _to_rgb(
-    image: Image.Image, name: str, max_pixels: int, note: Callable[[str], None]
-) -> NDArray[np.uint8]:
+def _decode(
+    image: Image.Image,
+    name: str,
+    max_pixels: int,
+    file: Path | Any = None,
+    page: int = 0,
+    *,
+    upright: bool = True,
+) -> NDArray[Any]:
+    """Check the size that the header gives, decode, and turn upright; 16 bits stay so."""
+    _check_size(image.size, max_pixels, name)
+
+    def turned(image: Image.Image) -> Image.Image:
+        if upright and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # it copies
+            return ImageOps.exif_transpose(image)
+        return image
+
+    with _broken(name):
+        mode = None if file is None else low_mode(image)
+        image.load()
+        with quiet():  # a broken EXIF block is warned about, and has no orientation
+            values = _values_of(turned(image), name)
+            if mode is None:
+                return values
+            with read_low_bytes(file, page, mode) as low:
+                return values.astype(np.uint16) << 8 | _values_of(turned(low), name)
+
+
+def _values_of(image: Image.Image, name: str) -> NDArray[Any]:
+    """Copy the values of a decoded image: (H, W) of 16 bits or floating point, or RGB (H, W, 3)."""
     if image.mode[0] in "FI":  # I;16 in either byte order, and I where a file says 32 bits
         values = np.asarray(image)
         if image.mode == "I":
-            if values.min() < 0 or values.max() > 65535:
+            if values.min() < 0 or values.max() > MOST_16_BIT:
                 raise ImageError(
                     f"{name}: 32-bit pixels go beyond 0 to 65535; expected 8 or 16 bits"
                 )
-            values = values.astype(np.uint16)
-        highest = int(values.max(initial=0)) if values.dtype.kind == "u" else MOST_16_BIT
-        if highest < 1 << 14:
-            note(
-                f"{name}: values reach {highest:,} of {MOST_16_BIT:,}, so the image is dark; "
-                f"multiply them by {MOST_16_BIT // max(highest, 1)}"
-            )
-        return _from_array(values, name, max_pixels)
+            return values.astype(np.uint16)
+        return values
     if image.mode == "P" and "transparency" in image.info:
         image = image.copy()  # it may be the caller's, and is left alone
         del image.info["transparency"]  # alpha is dropped anyway, and Pillow would warn
@@ -454,29 +569,39 @@ def _to_rgb(
 
 
 def _from_array(
-    array: NDArray[Any], name: str, max_pixels: int, *, channels_first: bool = False
-) -> NDArray[np.uint8]:
-    """Copy an array (H, W, 3), (3, H, W) or (H, W) as (H, W, 3) uint8."""
+    array: NDArray[Any],
+    name: str,
+    max_pixels: int,
+    channels: Sequence[int] | None = None,
+    *,
+    first: bool = False,
+) -> NDArray[Any]:
+    """Copy an array as (H, W, 3) or (H, W); `first` says where channels are if both fit."""
     known = array.dtype.type in (np.uint8, np.uint16) or np.issubdtype(array.dtype, np.floating)
-    grey = array.ndim == 2
-    first, last = (array.ndim == 3 and array.shape[axis] == 3 for axis in (0, 2))
-    if not known or not (grey or first or last):
+    before, after = (array.ndim == 3 and array.shape[axis] == 3 for axis in (0, 2))
+    chosen = channels is not None and array.ndim == 3 and not (before or after)
+    if chosen:
+        before = array.shape[0] < array.shape[2] + first  # the shorter side, else as usual
+        after = not before
+    if not known or not (array.ndim == 2 or before or after):
         raise ImageError(
             f"{name} is {array.dtype} of shape {array.shape}; expected uint8, uint16 or floating "
-            "point of shape (H, W, 3), (3, H, W) or (H, W)"
+            "point of shape (H, W, 3), (3, H, W) or (H, W), or channels to choose (channels=)"
         )
-    if first and (channels_first or not last):
+    if before and (first or not after):
         array = array.transpose(1, 2, 0)
     _check_size((array.shape[1], array.shape[0]), max_pixels, name)
-    if array.dtype.type is np.uint16:
-        array = (array.astype(np.int32) + 128) // 257
-    elif array.dtype.type is not np.uint8:
-        array = array.astype(np.float32)
-        if not bool(np.all((array >= 0) & (array <= 1))):  # NaN fails too
+    return np.array(choose_channels(array, channels, name) if chosen else array, order="C")
+
+
+def _to_rgb(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    """Give values of 8 bits, or from 0 to 1, (H, W, 3) or (H, W), as RGB."""
+    if values.dtype.type is not np.uint8:
+        values = values.astype(np.float32)
+        if not bool(np.all((values >= 0) & (values <= 1))):  # NaN fails too
             raise ImageError(f"{name}: floating-point pixels must lie between 0 and 1")
-        array = array * 255 + 0.5
-    pixels = np.array(array, np.uint8, order="C")
-    return np.repeat(pixels[:, :, None], 3, axis=2) if grey else pixels
+        values = (values * 255 + 0.5).astype(np.uint8)
+    return np.repeat(values[:, :, None], 3, axis=2) if values.ndim == 2 else values
 
 
 def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:

@@ -120,6 +120,7 @@ def find_sources(
     page: int | None = None,
     every: int = 1,
     refuse: Callable[[str, ImageError], None] | None = None,
+    passed_over: list[str] | None = None,
 ) -> list[Source]:
     """List what inputs name: each file once, in the order of the inputs.
 
@@ -133,6 +134,7 @@ def find_sources(
         page: as in `Source`.
         every: as in `Source`.
         refuse: called for an input that names nothing, which is then passed over; None raises.
+        passed_over: gets the files of folders and patterns that are not taken.
 
     Raises:
         ImageError: an input does not exist, or a folder or pattern has nothing in it.
@@ -140,7 +142,8 @@ def find_sources(
     found: dict[str, Source] = {}
     for given in map(str, inputs):
         try:
-            paths = _expand_url(given) if _URL.match(given) else _expand(given, recursive)
+            left = [] if passed_over is None else passed_over
+            paths = _expand_url(given) if _URL.match(given) else _expand(given, recursive, left)
         except ImageError as error:
             if refuse is None:
                 raise
@@ -174,7 +177,7 @@ def each_image(
             refuse(source.path, error)
 
 
-def _expand(given: str, recursive: bool) -> list[str]:
+def _expand(given: str, recursive: bool, passed_over: list[str]) -> list[str]:
     if given in ("-", STDIN):
         return [STDIN]
     matches, what = [given], "no image in this folder"
@@ -185,9 +188,10 @@ def _expand(given: str, recursive: bool) -> list[str]:
         matches = sorted(glob.glob(given, recursive=True))
     elif not os.path.isdir(given):
         return matches  # whatever its suffix
-    files = [file for match in matches for file in _files_in(Path(match), recursive)]
-    images = [str(file) for file in files if file.suffix.lower() in SUFFIXES]
-    images = images or [str(file) for file in files if _reader(file.name) is not None]
+    files = [str(file) for match in matches for file in _files_in(Path(match), recursive)]
+    images = [file for file in files if os.path.splitext(file)[1].lower() in SUFFIXES]
+    images = images or [file for file in files if _reader(file) is not None]
+    passed_over += [file for file in files if file not in set(images)]
     if not images:
         raise ImageError(f"{given}: {what}; expected {KNOWN} files, archives, tables or videos")
     return images

@@ -65,7 +65,8 @@ class View:
         return _tile_size(self.box)
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
+    """Warn of an image in one line."""
     warnings.warn(text, ImageWarning, stacklevel=2)
 
 
@@ -75,7 +76,7 @@ def read_tiled(image: ImageSource, rule: Preprocessing) -> TiledImage:
     Raises:
         ImageError: it cannot be read.
     """
-    pixels = read_image(image, note=_warn)
+    pixels = read_image(image, bits=rule.bits, channels=rule.channels, note=warn)
     height, width, _ = pixels.shape
     tiles = lay_tiles((height, width), rule)
     return TiledImage(pixels=pixels, source=origin_of(image), tiles=tiles)

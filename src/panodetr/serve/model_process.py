@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from panodetr.errors import ImageError, PanodetrError
@@ -93,8 +94,10 @@ def answer_batch(
     model: Predictor, work: Work, given: Sequence[Given], max_pixels: int
 ) -> Sequence[bytes | Failure]:
     """Answer images that ask for the same work, in their order; one that fails does so alone."""
+    rule = model.spec.preprocessing
+    read = partial(read_image, bits=rule.bits, channels=rule.channels, max_pixels=max_pixels)
     try:
-        images = [read_image(one.image, max_pixels=max_pixels) for one in given]
+        images = [read(one.image) for one in given]
         if work.action == "write":
             written = zip(given, images, strict=True)
             return [write_file(one, image, model.categories, work.form) for one, image in written]

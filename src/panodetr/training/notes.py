@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 
+import numpy as np
+from numpy.typing import NDArray
+
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.data.dataset import Dataset
+from panodetr.data.augment import View
+from panodetr.data.dataset import Dataset, read_objects
 from panodetr.data.formats.id_maps import read_objects_map
 from panodetr.data.samples import AnySample, MaskImage, Sample
+from panodetr.data.targets import view_target
 from panodetr.errors import DataError
 from panodetr.evaluation.ground_truth import GroundTruth
+from panodetr.images.views import lay_tiles
 from panodetr.training.config import TrainConfig
 from panodetr.training.optimizer import learning_rate_factor
 
@@ -22,6 +28,9 @@ DRAWN_FORMATS = ("id-maps", "mask-files", "voc-masks")
 
 COUNTED = 100
 """Images of such a format whose objects are counted."""
+
+COUNTED_TILED = 30
+"""Images larger than a tile whose objects are measured, at most: large id maps take a while."""
 
 
 def list_notes(
@@ -55,8 +64,19 @@ def list_notes(
                 "from: the figures say nothing of new images"
             )
     yield from _note_few_steps(config)
+    yield from _note_bits(config)
     yield from _note_kept(config, start)
     yield from _note_many_objects(config, data)
+
+
+def _note_bits(config: TrainConfig) -> Iterator[str]:
+    """Say where 16-bit images fill fewer bits."""
+    bits = config.spec.preprocessing.bits
+    if bits not in (None, 16):
+        yield (
+            f"16-bit images fill {bits} bits, so {(1 << bits) - 1:,} is white, here and in "
+            "prediction; say otherwise with --set spec.preprocessing.bits=16"
+        )
 
 
 def _note_few_steps(config: TrainConfig) -> Iterator[str]:
@@ -78,7 +98,7 @@ def _note_few_steps(config: TrainConfig) -> Iterator[str]:
 def _note_kept(config: TrainConfig, start: ModelSpec | None) -> Iterator[str]:
     """Say how a model of tiles will look at objects that it has never seen."""
     rule = config.spec.preprocessing
-    if start is None or rule.tile is None or rule != start.preprocessing:
+    if start is None or rule.tile is None or rule.tile != start.preprocessing.tile:
         return
     joined = {config.class_map.get(c.name, c.name).casefold() for c in config.spec.categories}
     if joined.isdisjoint(c.name.casefold() for c in start.categories if c.is_thing):
@@ -91,9 +111,15 @@ def _note_kept(config: TrainConfig, start: ModelSpec | None) -> Iterator[str]:
 
 
 def _note_many_objects(config: TrainConfig, data: Dataset) -> Iterator[str]:
-    """Say where an image that the model sees whole has more objects than it has queries."""
-    queries, tile = config.spec.architecture.num_queries, config.spec.preprocessing.tile
+    """Say where an image, or a tile of a large one, has more objects than there are queries.
+
+    And how many objects are larger than a tile.
+    """
+    queries, rule = config.spec.architecture.num_queries, config.spec.preprocessing
+    tile = rule.tile
     seen = [sample for sample in data.samples if tile is None or max(sample.size) <= tile]
+    tiled = [sample for sample in data.samples if tile is not None and max(sample.size) > tile]
+    tiled = [sample for sample in data.samples if tile is not None and max(sample.size) > tile]
     if data.format in DRAWN_FORMATS:
         seen = seen[:COUNTED]
     most, fullest = 0, None
@@ -102,11 +128,39 @@ def _note_many_objects(config: TrainConfig, data: Dataset) -> Iterator[str]:
             count = _count_objects(sample, queries)
             if count > most:
                 most, fullest = count, sample.path
+    objects, larger, largest = 0, 0, 0
+    for sample in tiled[:: -(-len(tiled) // COUNTED_TILED) or 1]:
+        with suppress(DataError):
+            boxes = _object_boxes(sample, data)
+            sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
+            objects, larger = objects + len(boxes), larger + int((sides > (tile or 0)).sum())
+            largest = max(largest, round(sides.max(initial=0)))
+            x, y = (boxes[:, :2] + boxes[:, 2:]).T / 2
+            for y0, x0, y1, x1 in lay_tiles(sample.size, rule):
+                count = int(((y0 <= y) & (y < y1) & (x0 <= x) & (x < x1)).sum())
+                if count > most:
+                    most, fullest = count, f"a tile of {sample.path}"
+    if larger:
+        yield (
+            f"{larger} of {objects} objects are larger than a tile of {tile} pixels, up to "
+            f"{largest}: they are learned and found in parts; see them whole with larger tiles "
+            "(spec.preprocessing.tile) or whole images (of finetune: --set short_side=800)"
+        )
     if most > queries:
         yield (
             f"{fullest} has {most} objects, and the model has {queries} queries: it cannot find "
             f"more; give it more: --set spec.architecture.num_queries={most}"
         )
+
+
+def _object_boxes(sample: AnySample, data: Dataset) -> NDArray[np.float32]:
+    """Give the boxes (N, 4) x0, y0, x1, y1 of an image's objects, in pixels."""
+    objects = read_objects(sample, data.index_of, with_masks=False)
+    if objects.boxes is not None:
+        return objects.boxes
+    things = np.array([category.is_thing for category in data.categories])
+    target = view_target(objects, View(window=(0, 0, *sample.size), size=sample.size))
+    return target.boxes[things[target.classes]]
 
 
 def _count_objects(sample: AnySample, enough: int) -> int:

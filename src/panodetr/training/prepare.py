@@ -19,6 +19,7 @@ from panodetr.data.tree import same_split
 from panodetr.errors import DataError, PanodetrError, TrainingError, UsageError
 from panodetr.evaluation.ground_truth import DEFAULT_SPLIT, GroundTruth
 from panodetr.files import write_json
+from panodetr.images.read import find_bits
 from panodetr.training.config import TrainConfig, split_change
 from panodetr.training.notes import NO_VALIDATION, list_notes
 from panodetr.training.recipes import RecipeData, configure, find_recipe, read_start
@@ -103,6 +104,7 @@ def prepare(request: Request) -> Prepared:
     Raises:
         UsageError: there is no such recipe or field, masks are to be learned that the data does not
             have, or a share or a class's name that the data has no need of is asked for.
+        ChannelError: images have channels that must be chosen.
         DataError: the data contradicts itself, or lacks what the recipe needs, or the model cannot
             be validated with it.
         PanodetrError: a package is missing.
@@ -134,9 +136,14 @@ def prepare(request: Request) -> Prepared:
             masks=data.has_masks,
             start=request.start,
         )
-        return configure(recipe, facts, request.changes)
+        return configure(recipe, facts, changes)
 
+    changes = request.changes
     config, held, validated = configured(data), None, None
+    bits = find_bits([s.path for s in data.samples], config.spec.preprocessing.channels)
+    if bits is not None:
+        changes = (f"spec.preprocessing.bits={bits}", *changes)  # the user's comes later
+        config = configured(data)
     if request.val_split is not None:
         data, held = hold_out(data, request.val_split, config.seed)
         config = configured(data)

@@ -128,8 +128,8 @@ def finetune(
     assert trained is not None
     rule, old = trained.preprocessing, trained.architecture
     if short_side is not None:
-        sides = {"short_side": short_side, "long_side": round(short_side * 1333 / 800)}
-        rule = Preprocessing(**sides, mean=rule.mean, std=rule.std)
+        whole = replace(rule, enlarge=1.0, tile=None, tile_overlap=0)
+        rule = replace(whole, short_side=short_side, long_side=round(short_side * 1333 / 800))
     augmentation, steps = _augmentation_for(rule), _steps(data, epochs, batch_size)
     live = old.backbone.norm == "batch"
     joined, known = class_map or {}, {category.name for category in trained.categories}

@@ -18,12 +18,10 @@ from panodetr.data.targets import number_pixels, view_target
 from panodetr.errors import Interrupted, PanodetrError
 from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage
 from panodetr.files import atomic_write, write_json
-from panodetr.images.read import read_image
 from panodetr.model.detr import Detr
 from panodetr.objective.targets import Batch
 from panodetr.predict import Predictor
-from panodetr.results.result import PanopticResult
-from panodetr.results.types import Category
+from panodetr.results.result import ImageResult, PanopticResult
 from panodetr.training.log import Log, Observer, Progress
 from panodetr.training.validate import Validation, make_predictor, scalars
 
@@ -159,13 +157,13 @@ def draw_validation(predictor: Predictor, truth: GroundTruth) -> Image.Image:
     for image, result in zip(images, results, strict=True):
         found = result.segments if isinstance(result, PanopticResult) else result.detections
         caption = f"{image.path.name}, predicted: {len(found)}"
-        true = _draw_true(image, truth, predictor.categories, with_masks=with_masks)
+        true = _draw_true(image, truth, result, with_masks=with_masks)
         rows.append([(caption, Image.fromarray(result.draw())), true])
     return lay_out(rows)
 
 
 def _draw_true(
-    image: GroundTruthImage, truth: GroundTruth, categories: Sequence[Category], *, with_masks: bool
+    image: GroundTruthImage, truth: GroundTruth, result: ImageResult, *, with_masks: bool
 ) -> Captioned:
     """Draw what is true of an image, in the form that the model answers in."""
     with_masks = with_masks and bool(truth.segment_categories)
@@ -175,12 +173,12 @@ def _draw_true(
     every = (*truth.segment_categories, *truth.object_categories)
     objects = read_objects(sample, {c.id: c.id for c in every}, with_masks=with_masks)
     target = view_target(objects, View(window=(0, 0, *image.size), size=image.size))
-    by_id = {c.id: c for c in categories if c.id in {category.id for category in drawn}}
+    by_id = {c.id: c for c in result.categories if c.id in {category.id for category in drawn}}
     kept = [place for place, number in enumerate(target.classes.tolist()) if number in by_id]
     places = None
     if with_masks and target.ids is not None:
         places = number_pixels(target.segment_ids[kept], target.ids)
     classes = [by_id[number] for number in target.classes[kept].tolist()]
-    pixels = read_image(image.source)
-    picture = draw_truth(pixels, classes, places, target.boxes[kept], categories)
+    boxes = target.boxes[kept]
+    picture = draw_truth(result.image, classes, places, boxes, result.categories)
     return f"true: {len(kept)}", picture

@@ -90,6 +90,7 @@ def read_examples(
         augmentation=config.augmentation,
         index_of=data.index_of,
         with_masks=config.learns_from_masks and data.has_masks,
+        rule=config.spec.preprocessing,
         cache={} if small and not config.workers else None,
     )
     bad = set[str]() if skipped is None else skipped

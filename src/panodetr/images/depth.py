@@ -1,0 +1,169 @@
+"""Images that are more than 8-bit RGB: of up to 16 bits a value, and of channels without a colour.
+
+Microscopes and satellites write both. Pillow gives the high byte of 16-bit colours alone, and most
+TIFFs of many channels not at all; those are read by tifffile.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image, TiffImagePlugin
+
+from panodetr.errors import ChannelError, ImageError
+
+USUAL_BITS = (8, 10, 12, 14)
+"""Bits that cameras fill of the 16 that their files have room for."""
+
+# TIFF 6.0, section 8
+_BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA = 258, 262, 277, 284, 338
+_GREY, _RGB, _SEPARATE = (0, 1), 2, 2
+_ALPHA = (1, 2)
+_OTHER_BYTE = {
+    ";16B": ";16L",
+    ";16L": ";16B",
+    ";16N": ";16B" if sys.byteorder == "little" else ";16L",
+}
+
+
+def needed_bits(highest: int) -> int | None:
+    """Give the least of `USUAL_BITS` that hold a value; None where they don't."""
+    return next((bits for bits in USUAL_BITS if highest < 1 << bits), None)
+
+
+def to_bytes(values: NDArray[np.uint16], bits: int) -> NDArray[np.uint8]:
+    """Scale values to 0 to 255, rounded: 2^bits - 1 and more are white."""
+    white = (1 << bits) - 1
+    table = (np.minimum(np.arange(1 << 16), white) * 255 + white // 2) // white
+    return table.astype(np.uint8).take(values)
+
+
+def low_mode(image: Image.Image) -> str | None:
+    """Give the raw mode that reads the low bytes of an open image's 16-bit colours.
+
+    Returns:
+        None where its values have 8 bits, or are grey.
+    """
+    tiles = getattr(image, "tile", None)
+    raw = _raw_mode(tiles[0]) if tiles else ""
+    known = raw.startswith(("RGB;", "RGBA;", "RGBX;")) and raw[-4:] in _OTHER_BYTE
+    return raw[:-4] + _OTHER_BYTE[raw[-4:]] if known else None
+
+
+def read_low_bytes(file: Path | Any, page: int, mode: str) -> Image.Image:
+    """Read a page, from 0, of 16-bit colours with their low bytes in place of the high ones."""
+    if not isinstance(file, Path):
+        file.seek(0)
+    low: Any = Image.open(file)
+    low.seek(page)
+    low.tile = [
+        tile._replace(args=mode if isinstance(tile.args, str) else (mode, *tile.args[1:]))
+        for tile in low.tile
+    ]
+    low.load()
+    return low
+
+
+def _raw_mode(tile: Any) -> str:
+    return str(tile.args if isinstance(tile.args, str) else tile.args[0])
+
+
+class ChannelTiff:
+    """A TIFF of channels that are no colours, opened as Pillow opens others.
+
+    Attributes:
+        pages: those that hold images, by their numbers from 1.
+    """
+
+    def __init__(self, file: Path | Any) -> None:
+        """Open a path, or a file in binary mode; raises whatever a broken header makes it raise."""
+        if not isinstance(file, Path):
+            file.seek(0)
+        self._file = tifffile.TiffFile(file)
+        try:
+            every: Any = self._file.pages
+            self.pages = [n for n, page in enumerate(every, start=1) if not page.subfiletype & 1]
+            self.seek(0)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> ChannelTiff:
+        """Give the file itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self._file.close()
+
+    def seek(self, place: int) -> None:
+        """Turn to a page, from 0."""
+        self._page: Any = self._file.pages[place].aspage()
+        self.channels: int = self._page.samplesperpixel
+        self.size: tuple[int, int] = (self._page.imagewidth, self._page.imagelength)
+
+    def values(self, channels: Sequence[int] | None, most: int, name: str) -> NDArray[Any]:
+        """Decode the chosen channels: (H, W, 3), or (H, W) of a single one.
+
+        Raises:
+            ImageError: `choose_channels` refused, or all channels have more than `most` values.
+        """
+        width, height = self.size
+        if width * height * self.channels > most:
+            raise ImageError(
+                f"{name}: {self.channels} channels of {width}x{height} are more than {most:,} "
+                "values; keep the channels that are needed, or raise max_pixels"
+            )
+        if channels is None and self._page.photometric == _RGB and self.channels == 4:
+            channels = (0, 1, 2)  # and alpha
+        values: NDArray[Any] = self._page.asarray()
+        if self.channels > 1 and self._page.planarconfig == _SEPARATE:
+            values = values.transpose(1, 2, 0)
+        return choose_channels(values.reshape(height, width, -1), channels, name)
+
+
+def has_channels(image: Image.Image, chosen: Sequence[int] | None) -> bool:
+    """Whether a TIFF's channels must be chosen, or are; or are such that Pillow mixes them up."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return False
+    tags = image.tag_v2
+    samples, kind = tags.get(_SAMPLES, 1), tags.get(_PHOTOMETRIC)
+    if kind in _GREY:
+        alpha = samples == 2 and tags.get(_EXTRA, (0,))[0] in _ALPHA
+        return samples > 1 and not alpha
+    mixed = tags.get(_PLANAR) == _SEPARATE and tags.get(_BITS, (8,))[0] == 16
+    return kind == _RGB and (mixed or samples > (4 if chosen is None else 3))
+
+
+def choose_channels(
+    values: NDArray[Any], channels: Sequence[int] | None, name: str
+) -> NDArray[Any]:
+    """Take the channels that are red, green and blue, or one for grey, of an image (H, W, C).
+
+    Returns:
+        (H, W, 3), or (H, W) of one channel.
+
+    Raises:
+        ChannelError: none are chosen where there are others than three, or there are no such ones.
+    """
+    count = values.shape[2]
+    if channels is None:
+        if count == 3:
+            return values
+        raise ChannelError(
+            f"{name} has {count} channels, 0 to {count - 1}; say which are red, green and blue, or "
+            "which one is grey: --channels 0,1,2 (in Python channels=(0, 1, 2), in training --set "
+            "spec.preprocessing.channels=[0,1,2])"
+        )
+    if not all(0 <= channel < count for channel in channels) or len(channels) not in (1, 3):
+        raise ChannelError(
+            f"{name} has {count} channels, and channels are {', '.join(map(str, channels))}; "
+            f"expected three, or one, from 0 to {count - 1}"
+        )
+    return values[..., list(channels)] if len(channels) > 1 else values[..., channels[0]]
