@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 from label_studio_sdk.converter.brush import decode_rle
+from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -80,12 +81,24 @@ def without_masks(result: DetectionResult) -> DetectionResult:
     )
 
 
-def test_masks_of_segments_and_objects(result: PanopticResult, detections: DetectionResult) -> None:
+def test_masks_of_segments_and_objects(
+    result: PanopticResult, detections: DetectionResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enlarge, made = CoarseMask.pixels, list[CoarseMask]()
+
+    def counted(mask: CoarseMask) -> NDArray[np.bool_]:
+        made.append(mask)
+        return enlarge(mask)
+
+    monkeypatch.setattr(CoarseMask, "pixels", counted)
     assert np.array_equal(result.masks, [IDS == 1, IDS == 2, IDS == 3])
     assert np.array_equal(result.segments[1].mask, IDS == 2)
     masks = [mask for found in detections.detections if (mask := found.mask) is not None]
     assert np.array_equal(detections.masks, masks[:2])
     assert without_masks(detections).masks.shape == (0, *SIZE)
+    for give in (detections.to_coco, detections.to_geojson, detections.to_dict, detections.draw):
+        give()
+    assert len(made) == 3  # once each
 
 
 def test_pycocotools_reads_the_objects_of_many_images(

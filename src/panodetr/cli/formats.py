@@ -186,7 +186,7 @@ class FormatWriter:
         if coco is not None:
             write_json(coco, self._instances.document())
             written.append(coco)
-            if not self._panoptic.empty:
+            if self._panoptic.images:
                 written.append(coco.with_name(f"{coco.stem}_panoptic.json"))
                 write_json(written[-1], self._panoptic.document())
         if self._options.csv:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import csv
 import io
 import uuid
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from panodetr.errors import PanodetrError, UsageError
-from panodetr.results.regions import measure_region, name_of
+from panodetr.results.regions import measure_region
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,33 +29,24 @@ MOST_IDS_16 = 65535
 """Ids that a 16-bit label map can hold; maps with higher ids have 32 bits."""
 
 
+@dataclass
 class _Coco:
     """Collects results of many images as one document of COCO's."""
 
-    def __init__(self) -> None:
-        self._images: list[dict[str, object]] = []
-        self._annotations: list[dict[str, object]] = []
-        self._categories: list[dict[str, Any]] = []
-
-    @property
-    def empty(self) -> bool:
-        """Whether no image was added."""
-        return not self._images
+    images: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
+    annotations: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
+    categories: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def document(self) -> dict[str, object]:
         """Give the whole: `images`, `annotations` and `categories`."""
-        return {
-            "images": self._images,
-            "annotations": self._annotations,
-            "categories": self._categories,
-        }
+        return dict(vars(self))
 
     def _add_image(self, result: Result, name: str | None) -> int:
         """List an image, and give its id."""
-        number = len(self._images) + 1
+        number = len(self.images) + 1
         height, width = result.image.shape[:2]
-        name = name or name_of(result) or f"image-{number}"
-        self._images.append({"id": number, "file_name": name, "height": height, "width": width})
+        name = name or result.name or f"image-{number}"
+        self.images.append({"id": number, "file_name": name, "height": height, "width": width})
         return number
 
 
@@ -74,13 +66,13 @@ class CocoInstances(_Coco):
 
         image_id = self._add_image(result, name)
         height, width = result.image.shape[:2]
-        self._categories = [{"id": c.id, "name": c.name} for c in result.categories if c.is_thing]
+        self.categories = [{"id": c.id, "name": c.name} for c in result.categories if c.is_thing]
         for region in result.regions():
             if not region.is_thing:
                 continue
             x0, y0, x1, y1 = region.box
             entry: dict[str, object] = {
-                "id": len(self._annotations) + 1,
+                "id": len(self.annotations) + 1,
                 "image_id": image_id,
                 "category_id": region.category_id,
                 "bbox": [round(side, 3) for side in (x0, y0, x1 - x0, y1 - y0)],
@@ -93,7 +85,7 @@ class CocoInstances(_Coco):
                 encoded = hotcoco.mask.encode(np.asfortranarray(mask, np.uint8))
                 entry["segmentation"] = {**encoded, "counts": encoded["counts"].decode()}
                 entry["area"] = int(mask.sum())
-            self._annotations.append(entry)
+            self.annotations.append(entry)
 
 
 class CocoPanoptic(_Coco):
@@ -111,10 +103,10 @@ class CocoPanoptic(_Coco):
             name: as for `CocoInstances.add`.
         """
         image_id = self._add_image(result, name)
-        self._annotations.append(
+        self.annotations.append(
             {"image_id": image_id, "file_name": id_map, "segments_info": found["segments_info"]}
         )
-        self._categories = found["categories"]
+        self.categories = found["categories"]
 
 
 def to_geojson(result: Result, *, pixel_size: float | None = None) -> dict[str, object]:
@@ -260,7 +252,7 @@ def to_label_studio(result: Result, *, model: str, name: str | None = None) -> d
         "score": round(float(np.mean(scores)), 6) if scores else 0.0,
         "result": found,
     }
-    return {"data": {"image": name or name_of(result)}, "predictions": [prediction]}
+    return {"data": {"image": name or result.name}, "predictions": [prediction]}
 
 
 def brush_rle(mask: NDArray[np.bool_]) -> bytes:

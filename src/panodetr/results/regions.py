@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from panodetr.results.outlines import Polygon, polygons
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -63,39 +64,39 @@ class Region:
         return polygons(self.pixels, at=(x, y))
 
 
-class Result(Protocol):
-    """What a model found in one image: `PanopticResult` or `DetectionResult`."""
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Result(ABC):
+    """What a model found in one image: segments or objects.
 
-    @property
-    def image(self) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB."""
-        ...
+    Attributes:
+        image: (H, W, 3) uint8 RGB, what the result was made from, upright.
+        source: the image's path where it came from a file; the name of one from an archive, a
+            table, a video or a URL, such as "shard.tar/0001.jpg"; else None.
+        categories: the model's categories, for names and colours.
+    """
 
-    @property
-    def source(self) -> Path | str | None:
-        """The image's path where it came from a file, or its name where it has one."""
-        ...
+    image: NDArray[np.uint8]
+    source: Path | str | None
+    categories: tuple[Category, ...]
 
-    @property
-    def categories(self) -> Sequence[Category]:
-        """The model's."""
-        ...
-
+    @abstractmethod
     def regions(self) -> Iterator[Region]:
-        """Give the segments or objects in their order; only one is held at a time."""
-        ...
+        """Give the segments or objects in their order; only one is held at a time.
 
+        An object's pixels may lie under those of others. Objects whose mask is empty are left out.
+        """
 
-def name_of(result: Result) -> str:
-    """Give the name of the image's file, "" where it came from none."""
-    return "" if result.source is None else PurePath(result.source).name
+    @property
+    def name(self) -> str:
+        """The name of the image's file, "" where it has none."""
+        return "" if self.source is None else PurePath(self.source).name
 
 
 def measure(
     result: Result, *, name: str | None = None, pixel_size: float | None = None
 ) -> list[dict[str, object]]:
     """Measure each segment or object of an image, as `measure_region` does."""
-    name = name_of(result) if name is None else name
+    name = result.name if name is None else name
     return [measure_region(r, result.image, name, pixel_size) for r in result.regions()]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ from panodetr.results import interchange
 from panodetr.results.draw import draw_objects, draw_segments
 from panodetr.results.id_map import id_map_png
 from panodetr.results.masks import run_lengths
-from panodetr.results.regions import Region, crop, measure, window_of
+from panodetr.results.regions import Region, Result, crop, measure, window_of
 from panodetr.results.types import Candidates, Category, Detection, Segment
 
 if TYPE_CHECKING:
@@ -70,26 +70,8 @@ class SavedDetections:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ImageResult(ABC):
-    """What a model found in one image: segments or objects.
-
-    Attributes:
-        image: (H, W, 3) uint8 RGB, what the result was made from, upright.
-        source: the image's path where it came from a file; the name of one from an archive, a
-            table, a video or a URL, such as "shard.tar/0001.jpg"; else None.
-        categories: the model's categories, for names and colours.
-    """
-
-    image: NDArray[np.uint8]
-    source: Path | str | None
-    categories: tuple[Category, ...]
-
-    @abstractmethod
-    def regions(self) -> Iterator[Region]:
-        """Give the segments or objects in their order; only one is held at a time.
-
-        An object's pixels may lie under those of others. Objects whose mask is empty are left out.
-        """
+class ImageResult(Result):
+    """What a model found in one image, and the forms that it can be given and kept in."""
 
     @abstractmethod
     def draw(self, *, scores: bool = True) -> NDArray[np.uint8]:
@@ -175,25 +157,15 @@ class PanopticResult(ImageResult):
 
     def __repr__(self) -> str:
         """Name the number of segments, their classes and the size, in one line."""
-        labels = [segment.label for segment in self.segments]
-        return f"PanopticResult({_summary('segment', labels, self.image, self.source)})"
+        return f"PanopticResult({_summary('segment', self.segments, self)})"
 
     def regions(self) -> Iterator[Region]:
         """Give the segments in the order of their ids; see `ImageResult.regions`."""
         for segment in self.segments:
             x0, y0, x1, y1 = (int(edge) for edge in segment.box)
             window = slice(y0, y1), slice(x0, x1)
-            yield Region(
-                id=segment.id,
-                label=segment.label,
-                category_id=segment.category_id,
-                is_thing=segment.is_thing,
-                score=segment.score,
-                box=segment.box,
-                window=window,
-                pixels=self.segment_ids[window] == segment.id,
-                track=segment.track,
-            )
+            pixels = self.segment_ids[window] == segment.id
+            yield _region(segment, segment.id, segment.is_thing, window, pixels)
 
     def category_ids(self) -> NDArray[np.int32]:
         """Give each pixel (H, W) its category's id, -1 where nothing was found."""
@@ -283,24 +255,13 @@ class DetectionResult(ImageResult):
         for number, found in enumerate(self.detections, start=1):
             pixels = found.mask
             window = _inside(found.box, self.image) if pixels is None else window_of(pixels)
-            if window is None:
-                continue
-            yield Region(
-                id=number,
-                label=found.label,
-                category_id=found.category_id,
-                is_thing=things[found.category_id],
-                score=found.score,
-                box=found.box,
-                window=window,
-                pixels=None if pixels is None else pixels[window],
-                track=found.track,
-            )
+            if window is not None:
+                own = None if pixels is None else pixels[window]
+                yield _region(found, number, things[found.category_id], window, own)
 
     def __repr__(self) -> str:
         """Name the number of objects, their classes and the size, in one line."""
-        labels = [detection.label for detection in self.detections]
-        return f"DetectionResult({_summary('object', labels, self.image, self.source)})"
+        return f"DetectionResult({_summary('object', self.detections, self)})"
 
     def draw(self, *, scores: bool = True) -> NDArray[np.uint8]:
         """Draw boxes with their labels over the image, and masks where there are any.
@@ -375,25 +336,44 @@ def name_detections(found: Candidates, categories: Sequence[Category]) -> tuple[
     return tuple(detections)
 
 
-def _summary(
-    what: str, labels: Sequence[str], image: NDArray[np.uint8], source: Path | str | None
-) -> str:
+def _region(
+    found: Segment | Detection,
+    number: int,
+    is_thing: bool,
+    window: tuple[slice, slice],
+    pixels: NDArray[np.bool_] | None,
+) -> Region:
+    return Region(
+        id=number,
+        label=found.label,
+        category_id=found.category_id,
+        is_thing=is_thing,
+        score=found.score,
+        box=found.box,
+        window=window,
+        pixels=pixels,
+        track=found.track,
+    )
+
+
+def _summary(what: str, found: Sequence[Segment | Detection], result: ImageResult) -> str:
     """Say how many there are, of which classes, and in which image."""
+    labels = [one.label for one in found]
     counted = Counter(labels).most_common()
     classes = [f"{count} {label}" for label, count in counted[:_CLASSES]]
     if len(counted) > _CLASSES:
         classes.append("…")
-    found = f"{len(labels)} {what}{'' if len(labels) == 1 else 's'}"
+    many = f"{len(labels)} {what}{'' if len(labels) == 1 else 's'}"
     of = f": {', '.join(classes)}" if classes else ""
-    name = f"{PurePath(source).name}, " if source is not None else ""
-    return f"{found}{of}; {name}{image.shape[1]}x{image.shape[0]} pixels"
+    name = f"{result.name}, " if result.name else ""
+    return f"{many}{of}; {name}{result.image.shape[1]}x{result.image.shape[0]} pixels"
 
 
 def _with_image(found: dict[str, Any], result: PanopticResult | DetectionResult) -> dict[str, Any]:
     """Add the image and the categories to what was found, in the order of the JSON."""
     source = result.source
     return {
-        "image": None if source is None else PurePath(source).name,
+        "image": result.name or None,
         "source": None if source is None else origin(source),
         "height": result.image.shape[0],
         "width": result.image.shape[1],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from msgspec import Meta
@@ -133,10 +134,23 @@ class Detection:
     def mask(self) -> NDArray[np.bool_] | None:
         """The object's pixels, (H, W); None where masks were not asked for.
 
-        It is made at each use, because the masks of all objects of a large image would not fit
-        into memory. Masks of different objects may overlap.
+        Masks of different objects may overlap. They are kept as a bit a pixel: as arrays the masks
+        of all objects of a large image would not fit into memory.
         """
-        return None if self.coarse_mask is None else self.coarse_mask.pixels()
+        import numpy as np
+
+        if self.coarse_mask is None:
+            return None
+        height, width = self.coarse_mask.image_size
+        pixels = np.unpackbits(self._bits, count=height * width)
+        return pixels.view(np.bool_).reshape(height, width)
+
+    @cached_property
+    def _bits(self) -> NDArray[np.uint8]:
+        import numpy as np
+
+        assert self.coarse_mask is not None
+        return np.packbits(self.coarse_mask.pixels())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
