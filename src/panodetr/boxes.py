@@ -1,4 +1,4 @@
-"""Boxes as tensors: formats, areas and overlaps (paper, section 3.1 and appendix A.2).
+"""Boxes as tensors: formats and overlaps (paper, section 3.1 and appendix A.2).
 
 "cxcywh" is centre x, centre y, width, height; "xyxy" is left, top, right, bottom. Functions work in
 whatever unit the boxes come in, fractions of the image or pixels.
@@ -22,22 +22,6 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     return torch.cat(((low + high) / 2, high - low), dim=-1)
 
 
-def area(boxes: Tensor) -> Tensor:
-    """Areas (...) of xyxy boxes (..., 4)."""
-    width, height = (boxes[..., 2:] - boxes[..., :2]).unbind(-1)
-    return width * height
-
-
-def iou_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU (...) and the union's area (...) of xyxy boxes (..., 4) that broadcast."""
-    low = torch.maximum(a[..., :2], b[..., :2])
-    high = torch.minimum(a[..., 2:], b[..., 2:])
-    width, height = (high - low).clamp(min=0).unbind(-1)
-    intersection = width * height
-    union = area(a) + area(b) - intersection
-    return intersection / union, union
-
-
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     """Generalised IoU (...), -1 to 1, of xyxy boxes (..., 4) that broadcast.
 
@@ -45,9 +29,14 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     A box without area compared with itself gives NaN, as in the original: data is checked before it
     comes here.
     """
-    iou, union = iou_and_union(a, b)
-    low = torch.minimum(a[..., :2], b[..., :2])
-    high = torch.maximum(a[..., 2:], b[..., 2:])
-    width, height = (high - low).unbind(-1)
-    hull = width * height
-    return iou - (hull - union) / hull
+    (a_low, a_high), (b_low, b_high) = a.split(2, dim=-1), b.split(2, dim=-1)
+    inner = torch.minimum(a_high, b_high) - torch.maximum(a_low, b_low)
+    intersection = _area(inner.clamp(min=0))
+    union = _area(a_high - a_low) + _area(b_high - b_low) - intersection
+    hull = _area(torch.maximum(a_high, b_high) - torch.minimum(a_low, b_low))
+    return intersection / union - (hull - union) / hull
+
+
+def _area(size: Tensor) -> Tensor:
+    width, height = size.unbind(-1)
+    return width * height
