@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from panodetr.cli.output import print_json, print_line, print_table
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _FIGURES = {"pq": "PQ", "pq_things": "things", "ap": "box AP", "segm_ap": "mask AP"}
 

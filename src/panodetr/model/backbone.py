@@ -5,14 +5,11 @@ Letters: B images, C channels, H and W height and width, S the stride.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from panodetr.model.config import NormKind, ResNetConfig
+from panodetr.model.config import NormKind, ResNetConfig
 
 
 class FrozenBatchNorm(nn.Module):

@@ -10,17 +10,14 @@ decoder layers, N masks, G query groups, h and w height and width of the feature
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from panodetr.model.backbone import ResNet
+from panodetr.model.config import DetrConfig
 from panodetr.model.mask_head import AttentionMaps, MaskHead
 from panodetr.model.transformer import Decoder, Encoder, LearnedPositions, SinePositions
-
-if TYPE_CHECKING:
-    from panodetr.model.config import DetrConfig
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,14 +6,11 @@ map's height and width.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from panodetr.model.config import DetrConfig
+from panodetr.model.config import DetrConfig
 
 GROUPS = 8
 

@@ -9,16 +9,13 @@ query groups, L decoder layers, H and W height and width of the feature map.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from panodetr.model.config import DetrConfig
+from panodetr.model.config import DetrConfig
 
 
 class SinePositions(nn.Module):
