@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from panodetr.cli.engine import EngineOptions, evaluate_on_ray
 from panodetr.cli.options import Fraction, ModelOptions, SourceOptions
 from panodetr.cli.output import QUIET, ProgressBar, print_error, print_json, print_line, print_table
 from panodetr.errors import UsageError
@@ -34,6 +35,7 @@ def evaluate(
     out: Path = OUT,
     json: bool = False,
     parts: SourceOptions = SourceOptions(),  # noqa: B008 - frozen
+    engine: EngineOptions = EngineOptions(),  # noqa: B008 - frozen
     model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
 ) -> int:
     """Measure box AP, mask AP and panoptic quality as COCO does.
@@ -57,6 +59,7 @@ def evaluate(
         out: The folder for metrics.json, the predictions and the plots.
         json: Print metrics.json's contents instead of tables.
         parts: Where the data set's parts are.
+        engine: How a large set is shared out; with ray, predictions are not written.
         model: Which model, and how it runs.
 
     Raises:
@@ -79,21 +82,26 @@ def evaluate(
         name = predictor.spec.name
         truth = GroundTruth.open(parts.open(data), split, allow_missing=allow_missing)
         measured = _tasks(task, truth, predictor)
-        with ProgressBar(len(truth.images)) as progress:
-
-            def count(done: int, total: int) -> None:
-                progress.begin(f"evaluated {done} of {total}")
-                progress.end()
-
-            evaluation = measure(
-                predictor,
-                truth,
-                measured,
-                threshold=threshold,
-                max_detections=max_detections,
-                out=out,
-                progress=count,
+        if engine.engine == "ray":
+            evaluation = evaluate_on_ray(
+                truth, measured, engine, model, threshold=threshold, max_detections=max_detections
             )
+        else:
+            with ProgressBar(len(truth.images)) as progress:
+
+                def count(done: int, total: int) -> None:
+                    progress.begin(f"evaluated {done} of {total}")
+                    progress.end()
+
+                evaluation = measure(
+                    predictor,
+                    truth,
+                    measured,
+                    threshold=threshold,
+                    max_detections=max_detections,
+                    out=out,
+                    progress=count,
+                )
     else:
         if predictions is None or ground_truth is None:
             raise UsageError("--predictions and --ground-truth go together; give both")

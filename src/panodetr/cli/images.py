@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from panodetr.cli.engine import EngineOptions, run_parts
 from panodetr.cli.formats import FormatOptions, FormatWriter
 from panodetr.cli.options import Fraction, ModelOptions
 from panodetr.cli.output import (
@@ -73,7 +74,7 @@ class OutputOptions:
         resume: Leave out images whose files are in the folder already.
     """
 
-    out: Path | None = None
+    out: str | None = None
     json: bool = False
     resume: bool = False
 
@@ -87,6 +88,7 @@ def segment(
     images: InputOptions = InputOptions(),
     output: OutputOptions = OutputOptions(),
     formats: FormatOptions = FormatOptions(),  # noqa: B008 - frozen
+    engine: EngineOptions = EngineOptions(),  # noqa: B008 - frozen
     model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
 ) -> int:
     """Find every object and region in images.
@@ -103,6 +105,7 @@ def segment(
         images: Which of them are taken.
         output: Where results go.
         formats: What is written beside.
+        engine: How a large run is shared out.
         model: Which model, and how it runs.
 
     Raises:
@@ -120,6 +123,7 @@ def segment(
         lambda predictor, images, refuse: predictor.segment_each(
             images, threshold=threshold, task=task, refuse=refuse
         ),
+        engine.engine and partial(run_parts, engine=engine, task=task, threshold=threshold),
     )
 
 
@@ -132,6 +136,7 @@ def detect(
     images: InputOptions = InputOptions(),
     output: OutputOptions = OutputOptions(),
     formats: FormatOptions = FormatOptions(),  # noqa: B008 - frozen
+    engine: EngineOptions = EngineOptions(),  # noqa: B008 - frozen
     model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
 ) -> int:
     """Find the objects in images as boxes.
@@ -148,6 +153,7 @@ def detect(
         images: Which of them are taken.
         output: Where results go.
         formats: What is written beside.
+        engine: How a large run is shared out.
         model: Which model, and how it runs.
 
     Raises:
@@ -162,6 +168,8 @@ def detect(
         lambda predictor, images, refuse: predictor.detect_each(
             images, threshold=threshold, masks=masks, refuse=refuse
         ),
+        engine.engine
+        and partial(run_parts, engine=engine, task=None, threshold=threshold, masks=masks),
     )
 
 
@@ -170,6 +178,7 @@ def _run(
     options: tuple[InputOptions, OutputOptions, FormatOptions, ModelOptions],
     kind: type[ImageResult],
     predict: Predict,
+    in_parts: Callable[..., int] | None,
 ) -> int:
     """Run a model on every image, save and print what it finds, and give the exit code."""
     from panodetr.images.sources import find_sources
@@ -191,7 +200,13 @@ def _run(
     if not sources:
         _note_passed_over(passed_over)
         return 1
-    out = output.out or (None if output.json and not formats.any else OUT)
+    if in_parts is not None:
+        if formats.any:
+            raise UsageError(f"--{formats.asked[0]} is for files of each image; leave --engine out")
+        code = in_parts(sources, model=model_options, output=output)
+        return code or int(printer.failed > 0)
+    out = None if output.json and not formats.any else OUT
+    out = Path(output.out) if output.out else out
     _check(output, formats, out, sources)
     model = model_options.load()
     writer = None

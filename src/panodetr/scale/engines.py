@@ -1,0 +1,217 @@
+"""What shares work out: this process, or the workers of a Ray cluster.
+
+A worker is a Ray actor that has loaded the model and has one item at a time. An item whose worker
+died is given to another one; a worker that died is replaced when the cluster has room.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections import Counter, deque
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from panodetr.errors import MissingExtra, PanodetrError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+
+    from panodetr.predict import Predictor
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+TRIES = 3
+"""Workers that may die at one item."""
+
+PATIENCE = 600.0
+"""Seconds until some worker must have started."""
+
+STORE = 200 << 20
+"""Bytes of shared memory of a cluster that is started here; results are small."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """What is asked of Ray.
+
+    Attributes:
+        address: of a cluster; None takes that of RAY_ADDRESS, or starts one on this machine.
+        workers: at most; None takes as many as there is room for.
+        cpus: of each worker.
+        gpus: of each worker; None takes one where the cluster has any.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    cpus: int = 1
+    gpus: int | None = None
+
+
+@dataclass(frozen=True)
+class Lost:
+    """In place of the result of an item at which workers died."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """In place of a `PanodetrError`, not all of which can be sent."""
+
+    reason: str
+
+
+def run_local(
+    load: Callable[[], Predictor],
+    work: Callable[[Predictor, Item], Result],
+    items: Sequence[Item],
+) -> Iterator[tuple[int, Result]]:
+    """Do all work in this process; give each result with its item's number."""
+    model = load()
+    for number, item in enumerate(items):
+        yield number, work(model, item)
+
+
+def run_ray(
+    load: Callable[[], Predictor],
+    work: Callable[[Predictor, Item], Result],
+    items: Sequence[Item],
+    cluster: Cluster,
+) -> Iterator[tuple[int, Result | Lost]]:
+    """Do the work on a Ray cluster; give each result, as it comes, with its item's number.
+
+    Work may be done again, if a worker dies before its result has come.
+
+    Args:
+        load: what each worker calls once.
+        work: what it calls with each of its items.
+        items: to share out.
+        cluster: where.
+
+    Raises:
+        MissingExtra: Ray is not installed.
+        UsageError: there is no such cluster.
+        PanodetrError: a worker refused the model or an item, or none starts.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingExtra("--engine ray", "ray") from error
+    running: dict[Any, tuple[Any, int | None]] = {}  # worker and item's number, by what is awaited
+    waiting = deque(range(len(items)))
+    deaths: Counter[int | None] = Counter()
+    with _connected(ray, cluster.address):
+        room, gpus = _room(ray.cluster_resources(), cluster)
+        actor: Any = ray.remote(num_cpus=cluster.cpus, num_gpus=gpus, max_restarts=0)(_Worker)
+
+        def hire() -> None:  # it starts when there is room
+            worker = actor.remote(load, work, os.getcwd())
+            running[worker.start.remote()] = worker, None
+
+        for _ in range(min(room, len(items))):
+            hire()
+        while waiting or any(number is not None for _, number in running.values()):
+            ready, _ = ray.wait(list(running), timeout=PATIENCE)
+            if not ready and all(number is None for _, number in running.values()):
+                raise PanodetrError(
+                    f"no worker has started within {PATIENCE:g} s; expected a cluster with "
+                    f"{cluster.cpus} CPUs and {gpus} GPUs to spare"
+                )
+            for done in ready:
+                worker, number = running.pop(done)
+                result = _result(ray, done)
+                if isinstance(result, _Refused):
+                    raise PanodetrError(result.reason)
+                if isinstance(result, Lost):
+                    deaths[number] += 1
+                    if number is None and deaths[None] > TRIES * room:
+                        raise PanodetrError(f"workers die before they start: {result.reason}")
+                    if number is not None and deaths[number] < TRIES:
+                        waiting.appendleft(number)
+                    elif number is not None:
+                        yield number, result
+                    if waiting:
+                        hire()
+                    continue
+                if number is not None:
+                    yield number, result
+                if waiting:
+                    number = waiting.popleft()
+                    running[worker.do.remote(items[number])] = worker, number
+
+
+def _room(there: Mapping[str, float], cluster: Cluster) -> tuple[int, int]:
+    """Give the number of workers, and the GPUs of each."""
+    gpus = int(there.get("GPU", 0) > 0) if cluster.gpus is None else cluster.gpus
+    room = int(there.get("CPU", 0) // cluster.cpus)
+    if gpus:
+        room = min(room, int(there.get("GPU", 0) // gpus))
+    return max(1, room if cluster.workers is None else cluster.workers), gpus
+
+
+def _result(ray: Any, done: Any) -> Any:
+    """Give a result, or say why its worker is lost."""
+    errors = ray.exceptions
+    try:
+        return ray.get(done)
+    except (errors.RayActorError, errors.ObjectLostError, errors.OutOfMemoryError) as error:
+        return Lost(f"{TRIES} workers died at it; the last time: {' '.join(str(error).split())}")
+
+
+class _Worker(Generic[Item, Result]):
+    """A process with a model: an actor of Ray."""
+
+    def __init__(
+        self,
+        load: Callable[[], Predictor],
+        work: Callable[[Predictor, Item], Result],
+        folder: str,
+    ) -> None:
+        self._load, self._work = load, work
+        with suppress(OSError):  # where all inputs are URLs, it need not be there
+            os.chdir(folder)  # so that relative paths are those of the command
+
+    def start(self) -> _Refused | None:
+        try:
+            self._model = self._load()
+        except PanodetrError as error:
+            return _Refused(str(error))
+        return None
+
+    def do(self, item: Item) -> Result | _Refused:
+        try:
+            return self._work(self._model, item)
+        except PanodetrError as error:
+            return _Refused(str(error))
+
+
+@contextmanager
+def _connected(ray: Any, address: str | None) -> Generator[None]:
+    """Be connected to a cluster within the block, unless the caller is already."""
+    if ray.is_initialized():
+        yield
+        return
+    own = address is None and "RAY_ADDRESS" not in os.environ
+    sizes = {"object_store_memory": STORE, "include_dashboard": False} if own else {}
+    if own:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with redirect_stdout(sys.stderr):  # where Ray says what has died
+        try:
+            ray.init(
+                address="local" if own else address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **sizes,
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            where = address or "the address in RAY_ADDRESS"
+            raise UsageError(f"there is no Ray cluster at {where}: {reason}") from error
+        try:
+            yield
+        finally:
+            ray.shutdown()

@@ -1,0 +1,72 @@
+"""Evaluation on a Ray cluster: workers count shares of the images, and their counts add up."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from panodetr.errors import PanodetrError
+from panodetr.evaluation.evaluate import evaluate
+from panodetr.evaluation.metrics import Evaluation
+from panodetr.scale.engines import Lost, run_ray
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from panodetr.evaluation.ground_truth import GroundTruth, Task
+    from panodetr.predict import Predictor
+    from panodetr.scale.engines import Cluster
+
+
+def evaluate_shares(
+    load: Callable[[], Predictor],
+    truth: GroundTruth,
+    tasks: Sequence[Task],
+    cluster: Cluster,
+    *,
+    size: int,
+    threshold: float | None,
+    max_detections: int,
+    progress: Callable[[], None],
+) -> Evaluation:
+    """Measure what `panodetr.evaluation.evaluate.evaluate` does, exactly; predictions are not kept.
+
+    Args:
+        load: what each worker calls for its model.
+        truth: images and annotations, whose files the workers read.
+        tasks: what to measure.
+        cluster: where.
+        size: images of a share.
+        threshold: as there, like `max_detections`.
+        max_detections: as there.
+        progress: called after each share.
+
+    Raises:
+        PanodetrError: as there, or workers died at a share.
+    """
+    images = truth.images
+    shares = [replace(truth, images=images[at : at + size]) for at in range(0, len(images), size)]
+    measure = partial(_measure, tasks=tasks, threshold=threshold, max_detections=max_detections)
+    found: dict[int, Evaluation] = {}
+    for number, evaluation in run_ray(load, measure, shares, cluster):
+        if isinstance(evaluation, Lost):
+            raise PanodetrError(f"images from {shares[number].images[0].path}: {evaluation.reason}")
+        found[number] = evaluation
+        progress()
+    counts = deepcopy(found[0].counts)  # Ray's arrays cannot be written
+    for number in range(1, len(shares)):
+        counts.merge(found[number].counts)
+    return Evaluation(counts=counts, seconds=sum(e.seconds or 0 for e in found.values()))
+
+
+def _measure(
+    model: Predictor,
+    share: GroundTruth,
+    *,
+    tasks: Sequence[Task],
+    threshold: float | None,
+    max_detections: int,
+) -> Evaluation:
+    return evaluate(model, share, tasks, threshold=threshold, max_detections=max_detections)

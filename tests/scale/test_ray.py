@@ -1,0 +1,223 @@
+"""A Ray cluster of two nodes on this machine: the same rows, whatever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from harness.image import SAMPLE, BenchImage
+from harness.weights import RandomModel, write_random_model
+from panodetr.cli.main import main
+from panodetr.images.preprocess import Preprocessing
+from panodetr.model.config import detr_resnet50
+
+from .conftest import read_rows
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20}
+IMAGES = 48
+SIDE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nodes:
+    """A cluster with a head and another node, each with room for one worker."""
+
+    cluster: Any
+    other: Any
+
+    @property
+    def address(self) -> str:
+        return self.cluster.address
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that hold a model, of either node."""
+        found: list[psutil.Process] = []
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if process.name().startswith("ray::_Worker"):
+                    found.append(process)
+        return found
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Generator[Nodes]:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else Ray writes a token into the home folder
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    try:
+        yield Nodes(cluster=cluster, other=cluster.add_node(**NODE))
+    finally:
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> RandomModel:
+    """A detector with a ResNet-50 and random weights."""
+    rule = Preprocessing(short_side=SIDE, long_side=2 * SIDE)
+    image = BenchImage(file=SAMPLE, size=(SIDE, SIDE + 40))
+    folder = tmp_path_factory.mktemp("r50") / "r50"
+    return write_random_model(folder, detr_resnet50(), image, 5, rule)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough images for a run that can be interrupted; one is broken."""
+    folder = tmp_path_factory.mktemp("many")
+    with Image.open(SAMPLE) as sample:
+        for number in range(IMAGES):
+            box = (number, 2 * number, number + 300, 2 * number + 260)
+            sample.convert("RGB").crop(box).save(folder / f"{number:02}.png")
+    (folder / "13.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def command(model: RandomModel, many: Path) -> list[str]:
+    few = str(0.85 * model.threshold)  # which keeps some queries in every image
+    settings = ["--model", str(model.folder), "--threshold", few, "--part-size", "4"]
+    return ["detect", str(many), *settings, "--out"]
+
+
+@pytest.fixture(scope="module")
+def expected(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The rows of the engine in one process."""
+    out = tmp_path_factory.mktemp("local")
+    assert main([*command, str(out), "--engine", "local", "--quiet"]) == 1
+    rows = read_rows(out)
+    assert len(rows) == IMAGES - 1
+    assert sum(len(row["segments"]) for row in rows) > IMAGES
+    return rows
+
+
+def start(command: list[str], nodes: Nodes, *more: str) -> subprocess.Popen[str]:
+    words = [*command, *more, "--engine", "ray", "--address", nodes.address, "--json"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "panodetr", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(process: subprocess.Popen[str], seconds: float = 150) -> dict[str, Any]:
+    try:
+        out, errors = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
+    assert out, errors
+    return json.loads(out)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.02)
+
+
+def test_two_nodes_write_what_one_process_writes(
+    command: list[str], expected: list[dict[str, Any]], nodes: Nodes, tmp_path: Path
+) -> None:
+    done = finish(start(command, nodes, str(tmp_path)))
+    assert (done["images"], done["errors"], done["parts"]) == (IMAGES - 1, 1, IMAGES // 4)
+    assert read_rows(tmp_path) == expected
+    assert len(list((tmp_path / "errors").iterdir())) == 1
+    again = finish(start(command, nodes, str(tmp_path), "--resume"))
+    assert (again["images"], again["parts"], again["parts_there"]) == (0, 0, IMAGES // 4)
+
+
+@pytest.mark.parametrize("killed", ["worker", "node"])
+def test_what_is_killed_loses_nothing_and_doubles_nothing(
+    command: list[str], expected: list[dict[str, Any]], nodes: Nodes, tmp_path: Path, killed: str
+) -> None:
+    process = start(command, nodes, str(tmp_path))
+    wait_until(lambda: len(list(tmp_path.glob("part-*"))) >= 3 and len(nodes.workers()) == 2)
+    if killed == "worker":
+        nodes.workers()[0].send_signal(signal.SIGKILL)
+    else:
+        nodes.cluster.remove_node(nodes.other, allow_graceful=False)
+    assert len(list(tmp_path.glob("part-*"))) < IMAGES // 4  # it was in mid-run
+    done = finish(process)
+    assert (done["images"], done["errors"], done["parts_lost"]) == (IMAGES - 1, 1, 0)
+    assert read_rows(tmp_path) == expected
+    assert not [path for path in tmp_path.rglob(".*") if path.name.startswith(".writing")]
+
+
+def test_a_run_that_is_killed_goes_on(
+    command: list[str], expected: list[dict[str, Any]], nodes: Nodes, tmp_path: Path
+) -> None:
+    process = start(command, nodes, str(tmp_path))
+    wait_until(lambda: len(list(tmp_path.glob("part-*"))) >= 3)
+    process.kill()
+    process.communicate()
+    done = finish(start(command, nodes, str(tmp_path), "--resume"))
+    assert 3 <= done["parts_there"] < IMAGES // 4
+    assert read_rows(tmp_path) == expected
+
+
+def write_data(folder: Path, count: int) -> None:
+    """Images of noise with a nucleus each, as COCO panoptic data for the tiny model."""
+    for sub in ("val", "panoptic_val"):
+        (folder / sub).mkdir(parents=True)
+    noise = np.random.default_rng(0)
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
+    for number in range(1, count + 1):
+        name = f"{number}.png"
+        ids = np.full((64, 64), 9, np.uint8)
+        ids[number : number + 20, 20:40] = 7
+        pixels = noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "val" / name)
+        Image.fromarray(np.stack([ids, ids * 0, ids * 0], axis=-1)).save(
+            folder / "panoptic_val" / name
+        )
+        segments = [{"id": i, "category_id": i, "area": int((ids == i).sum())} for i in (7, 9)]
+        images.append({"id": number, "file_name": name, "height": 64, "width": 64})
+        annotations.append({"image_id": number, "file_name": name, "segments_info": segments})
+    categories = [
+        {"id": 7, "name": "nucleus", "isthing": 1, "color": [220, 20, 60]},
+        {"id": 9, "name": "background", "isthing": 0, "color": [0, 0, 0]},
+    ]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "panoptic_val.json").write_text(json.dumps(document))
+
+
+def test_eval_on_two_nodes_gives_the_figures_of_one_process(
+    tiny_folder: Path, nodes: Nodes, tmp_path: Path
+) -> None:
+    write_data(tmp_path / "data", 7)
+    command = ["eval", "--data", str(tmp_path / "data"), "--model", str(tiny_folder)]
+    command += ["--task", "boxes,instances,panoptic", "--threshold", "0.1", "--part-size", "2"]
+    found = [
+        finish(start([*command, "--out", str(tmp_path / "ray")], nodes)),
+        json.loads(run_alone([*command, "--out", str(tmp_path / "alone"), "--json"])),
+    ]
+    for metrics in found:
+        assert metrics.pop("seconds_per_image") > 0
+    assert found[0] == found[1]
+    assert found[0]["images"] == 7
+
+
+def run_alone(command: list[str]) -> str:
+    words = [sys.executable, "-m", "panodetr", *command]
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=100).stdout
