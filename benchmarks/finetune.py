@@ -191,7 +191,7 @@ def box_ap50(model: Detr, config: TrainConfig, data: Dataset) -> float:
     truth = GroundTruth.open(data.folder, data.split)
     ids = {sample.image_id for sample in data.samples}
     truth = replace(truth, images=tuple(i for i in truth.images if i.image_id in ids))
-    figures = evaluate(make_predictor(model, config.spec), truth, ["boxes"]).counts.compute()
+    figures = evaluate(make_predictor(model, config.spec), truth, ["boxes"]).compute()
     assert figures.boxes is not None
     return figures.boxes.ap50 or 0.0
 

@@ -33,8 +33,8 @@ def main() -> None:
     options = parser.parse_args()
 
     truth = first_images(GroundTruth.open(options.data, options.split), options.images)
-    evaluation = evaluate(open_model(options.model), truth, ("panoptic",), progress=_tell)
-    figures = metrics(evaluation.counts.compute(), truth, evaluation.seconds)
+    counts = evaluate(open_model(options.model), truth, ("panoptic",), progress=_tell)
+    figures = metrics(counts.compute(), counts.seconds)
     report = {
         "machine": describe_machine(),
         "model": options.model,

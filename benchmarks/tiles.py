@@ -52,14 +52,14 @@ def main() -> None:
 
 def _row(model: Predictor, rule: Preprocessing, truth: GroundTruth) -> str:
     tiled = model.with_rule(rule)
-    evaluation = evaluate(tiled, truth, TASKS)
-    figures = evaluation.counts.compute()
+    counts = evaluate(tiled, truth, TASKS)
+    figures = counts.compute()
     assert figures.panoptic is not None
     assert figures.boxes is not None
     found = figures.panoptic
     values = [found.all.pq, found.things.pq, found.stuff.pq, found.things.rq, figures.boxes.ap or 0]
     shown = [f"{100 * value:.1f}" for value in values]
-    seconds = evaluation.seconds / figures.images
+    seconds = (counts.seconds or 0) / figures.images
     return f"{shown[0]:>6}{shown[1]:>11}{shown[2]:>10}{shown[3]:>6}{shown[4]:>8}{seconds:>11.2f}"
 
 

@@ -130,7 +130,7 @@ def panoptic_quality(model: Predictor, truth: GroundTruth) -> float:
     """Measure a model's PQ over all classes, 0 to 1; errors as for `agree`."""
     from panodetr.evaluation.evaluate import evaluate
 
-    figures = evaluate(model, truth, ("panoptic",)).counts.compute().panoptic
+    figures = evaluate(model, truth, ("panoptic",)).compute().panoptic
     assert figures is not None
     return figures.all.pq
 

@@ -16,9 +16,10 @@ from panodetr.cli.eval_report import (
     plot,
 )
 from panodetr.data.formats import things
+from panodetr.data.masks import encode_pixels
 from panodetr.data.samples import InstanceImage
-from panodetr.evaluation.average_precision import TWELVE, ObjectResult, run_lengths
-from panodetr.evaluation.ground_truth import TASKS, GroundTruth, GroundTruthImage
+from panodetr.evaluation.average_precision import TWELVE, ObjectResult
+from panodetr.evaluation.ground_truth import TASKS, GroundTruth
 from panodetr.evaluation.metrics import Counts, Figures, Prediction
 from panodetr.results.types import Category
 
@@ -44,12 +45,9 @@ def truth() -> GroundTruth:
             },
         ),
     )
-    image = GroundTruthImage(
-        image_id=1, name="1", path=Path("1.png"), size=SIZE, panoptic=None, instances=cat
-    )
     return GroundTruth(
         folder=Path(),
-        images=(image,),
+        images=(cat,),
         segment_categories=(
             Category(index=0, id=1, name="cat [wild]", is_thing=True, color=(0, 0, 0)),
             Category(index=1, id=2, name="sky", is_thing=False, color=(0, 0, 0)),
@@ -67,7 +65,7 @@ def figures(truth: GroundTruth) -> Figures:
     found: ObjectResult = {"image_id": 1, "category_id": 1, "score": 0.5}
     prediction = Prediction(
         boxes=[{**found, "bbox": [0, 0, 15, 20]}],
-        masks=[{**found, "segmentation": run_lengths(mask)}],
+        instances=[{**found, "segmentation": encode_pixels(mask)}],
     )
     counts.update(truth.images[0], prediction)
     return counts.compute()
@@ -106,7 +104,7 @@ def test_twelve_rows_in_percent_beside_the_published_figures(figures: Figures) -
 
 
 def test_classes_that_occur_have_a_row(figures: Figures, truth: GroundTruth) -> None:
-    shown = rows(per_class(figures, truth))
+    shown = rows(per_class(figures))
     assert shown.pop("heading") == ["objects", "box AP", "box AP50", "mask AP", "mask AP50"]
     assert shown == {"cat [wild]": ["1", "60.0", "100.0", "60.0", "100.0"]}
 
@@ -114,7 +112,7 @@ def test_classes_that_occur_have_a_row(figures: Figures, truth: GroundTruth) -> 
 def test_each_task_has_its_plots_where_there_are_objects(
     figures: Figures, truth: GroundTruth, tmp_path: Path
 ) -> None:
-    paths = plot(tmp_path, figures, truth)
+    paths = plot(tmp_path, figures)
     names = ["per_class", "precision_recall_boxes", "precision_recall_instances"]
     assert [path.stem for path in paths] == names
     for path in paths:
@@ -122,4 +120,4 @@ def test_each_task_has_its_plots_where_there_are_objects(
             assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 10  # not blank
     only = replace(figures, boxes=None, instances=None)
     for other in (only, Counts(truth, TASKS).compute()):
-        assert [path.stem for path in plot(tmp_path, other, truth)] == ["per_class"]
+        assert [path.stem for path in plot(tmp_path, other)] == ["per_class"]

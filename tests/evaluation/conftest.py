@@ -15,14 +15,14 @@ from pycocotools.cocoeval import COCOeval
 from tests.data.whole import panoptic_target
 
 from panodetr.data.formats.coco_panoptic import read_ids
-from panodetr.data.samples import read_sample
+from panodetr.data.masks import encode_pixels
+from panodetr.data.samples import Sample, read_sample
 from panodetr.evaluation.average_precision import (
     DetectionFigures,
     ObjectResult,
     Overlap,
-    run_lengths,
 )
-from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage
+from panodetr.evaluation.ground_truth import GroundTruth, TruthImage
 from panodetr.predict import Predictor
 from panodetr.results.result import PanopticResult
 from panodetr.results.types import Candidates, Category, CoarseMask, Segment
@@ -62,9 +62,8 @@ class Annotator(Predictor):
             yield found, _candidates(self.answer(image, 0), masks)
 
     def answer(self, path: Path, threshold: float) -> PanopticResult:
-        image = self._images[path.name]
-        sample = image.panoptic
-        assert sample is not None
+        sample = self._images[path.name]
+        assert isinstance(sample, Sample)
         ids = np.roll(read_ids(sample), self._shift, axis=1)
         target = panoptic_target(ids, sample.segments, self.categories)
         segments: list[Segment] = []
@@ -90,7 +89,7 @@ class Annotator(Predictor):
             segments=kept,
             segment_ids=np.where(shown, ids, np.int32(0)),
             image=read_sample(sample),
-            source=image.path,
+            source=sample.path,
             categories=self.categories,
         )
 
@@ -143,7 +142,7 @@ def precision(figures: DetectionFigures) -> NDArray[np.float64]:
     return figures.counted.eval["precision"][..., 0, 2]
 
 
-Noisy = Callable[[GroundTruthImage, Overlap], list[ObjectResult]]
+Noisy = Callable[[TruthImage, Overlap], list[ObjectResult]]
 
 
 @pytest.fixture(scope="session")
@@ -151,11 +150,10 @@ def noisy(coco: GroundTruth, reference: COCO) -> Noisy:
     """Detections made from the truth: moved, doubled, relabelled, dropped, with equal scores."""
     categories = [category.id for category in coco.object_categories]
 
-    def make(image: GroundTruthImage, kind: Overlap) -> list[ObjectResult]:
-        assert image.instances is not None
+    def make(image: TruthImage, kind: Overlap) -> list[ObjectResult]:
         rng = np.random.default_rng(image.image_id)
         results: list[ObjectResult] = []
-        for truth in image.instances.objects:
+        for truth in image.objects or ():
             for _ in range(rng.integers(0, 4)):
                 category_id = truth["category_id"]
                 if rng.random() < 0.1:
@@ -171,7 +169,7 @@ def noisy(coco: GroundTruth, reference: COCO) -> Noisy:
                 else:
                     pixels = reference.annToMask(reference.anns[truth["id"]])
                     moved = np.roll(pixels, rng.integers(-4, 5, 2), (0, 1))
-                    result["segmentation"] = run_lengths(moved.astype(np.bool_))
+                    result["segmentation"] = encode_pixels(moved.astype(np.bool_))
                 results.append(result)
         return results
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from panodetr.data.samples import GroundTruthSegment, Sample
 from panodetr.evaluation.evaluate import evaluate
-from panodetr.evaluation.ground_truth import TASKS, GroundTruth, GroundTruthImage
+from panodetr.evaluation.ground_truth import TASKS, GroundTruth
 from panodetr.predict import Predictor
 from panodetr.results.id_map import id_map_png
 from panodetr.results.result import PanopticResult
@@ -97,13 +97,10 @@ def main(images: int) -> None:
             GroundTruthSegment(id=i, category_id=i, area=32, is_crowd=False) for i in range(1, 21)
         )
         sample = Sample(image_id=0, name="", path=file, id_map=file, size=SIZE, segments=segments)
-        image = GroundTruthImage(
-            image_id=0, name="", path=file, size=SIZE, panoptic=sample, instances=None
-        )
         truth = GroundTruth(
             folder=Path(folder),
             images=tuple(
-                replace(image, image_id=number, name=str(number)) for number in range(images)
+                replace(sample, image_id=number, name=str(number)) for number in range(images)
             ),
             segment_categories=CATEGORIES,
             object_categories=tuple(c for c in CATEGORIES if c.is_thing),

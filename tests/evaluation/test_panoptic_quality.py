@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from panodetr.data.samples import GroundTruthSegment, InstanceImage, ObjectTruth
+from panodetr.data.samples import GroundTruthSegment, ObjectTruth
 from panodetr.errors import DataError
 from panodetr.evaluation.panoptic_quality import ClassQuality, PanopticQuality, object_segments
 from panodetr.results.types import Category
@@ -41,7 +39,7 @@ def count(
     """The figures of the first category after one image."""
     quality = PanopticQuality(CATEGORIES)
     quality.update(truth, truth_segments, predicted, predicted_segments)
-    return quality.compute().per_class[0]
+    return quality.compute().per_class["cell"]
 
 
 def counts(quality: ClassQuality) -> tuple[int, int, int]:
@@ -199,7 +197,7 @@ def test_merged_counts_are_those_of_one_pass(a: NDArray[np.int32], b: NDArray[np
         part.update(truth, listed(truth), predicted, listed(predicted))
     first.merge(second)
     merged, whole = first.compute(), together.compute()
-    for one, other in zip(merged.per_class, whole.per_class, strict=True):
+    for one, other in zip(merged.per_class.values(), whole.per_class.values(), strict=True):
         assert counts(one) == counts(other)
         assert one.iou == pytest.approx(other.iou, rel=1e-14)  # sums in another order
 
@@ -218,9 +216,7 @@ def box(number: int, category_id: int, edges: tuple[int, int, int, int], crowd: 
 
 
 def drawn(*objects: ObjectTruth) -> tuple[NDArray[np.int32], list[GroundTruthSegment]]:
-    return object_segments(
-        InstanceImage(image_id=1, path=Path("1.png"), size=(20, 20), objects=objects)
-    )
+    return object_segments(objects, (20, 20))
 
 
 def test_objects_are_segments_the_smaller_on_top_and_crowds_below() -> None:

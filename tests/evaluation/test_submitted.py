@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from hotcoco.panoptic import PanopticEval
 
+from panodetr.data.samples import Sample
 from panodetr.errors import DataError
 from panodetr.evaluation.average_precision import TWELVE, ObjectResult, Overlap
-from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage
+from panodetr.evaluation.ground_truth import GroundTruth, TruthImage
 from panodetr.evaluation.submitted import score
 
-Noisy = Callable[[GroundTruthImage, Overlap], list[ObjectResult]]
+Noisy = Callable[[TruthImage, Overlap], list[ObjectResult]]
 Save = Callable[[object], Path]
 Edit = Callable[[Any], None]
 
@@ -42,7 +43,7 @@ def panoptic(shared_data: Path) -> GroundTruth:
 @pytest.fixture
 def few(coco: GroundTruth) -> GroundTruth:
     """Three images with several objects each."""
-    many = [i for i in coco.images if i.instances is not None and len(i.instances.objects) > 5]
+    many = [image for image in coco.images if len(image.objects or ()) > 5]
     return replace(coco, images=tuple(many[:3]))
 
 
@@ -58,7 +59,7 @@ def test_boxes_and_masks_in_one_file_are_scored_apart(
 ) -> None:
     boxes, masks = (few_results(few, noisy, kind) for kind in ("bbox", "segm"))
     both = [{**mask, "bbox": box["bbox"]} for box, mask in zip(boxes, masks, strict=False)]
-    figures = score(save(both), few).counts.compute()
+    figures = score(save(both), few).compute()
     ids = [image.image_id for image in few.images]
     for found, alone in (
         (figures.boxes, [{k: v for k, v in r.items() if k != "segmentation"} for r in both]),
@@ -74,7 +75,7 @@ def test_panopticapi_and_hotcoco_give_the_same_panoptic_quality(
     panoptic: GroundTruth, shared_data: Path, golden: Path
 ) -> None:
     file = golden / "panoptic-eval" / "panoptic.json"
-    figures = score(file, panoptic).counts.compute().panoptic
+    figures = score(file, panoptic).compute().panoptic
     assert figures is not None
     expected = json.loads(file.with_name("panopticapi.json").read_text())
     reference = PanopticEval(str(shared_data / "coco-panoptic" / "panoptic.json"), str(file))
@@ -85,7 +86,8 @@ def test_panopticapi_and_hotcoco_give_the_same_panoptic_quality(
         for key in ("pq", "sq", "rq"):
             assert getattr(mean, key) == pytest.approx(expected[name][key], rel=0, abs=1e-12)
             assert getattr(mean, key) == pytest.approx(theirs[name][key], rel=0, abs=1e-15)
-    for category, of in zip(panoptic.segment_categories, figures.per_class, strict=True):
+    for category in panoptic.segment_categories:
+        of = figures.per_class[category.name]
         for key, value in expected["per_class"][str(category.id)].items():
             assert getattr(of, key) == pytest.approx(value, rel=0, abs=1e-12)
         own = theirs["per_class"][category.id]
@@ -206,12 +208,14 @@ def test_images_without_predictions_count_as_empty_where_that_is_allowed(
         score(save(left), few)
     scored = score(save(left), few, allow_missing=True)
     assert scored.missing == 1
-    whole, part = score(save(found), few).counts.compute().boxes, scored.counts.compute().boxes
+    whole, part = score(save(found), few).compute().boxes, scored.compute().boxes
     assert whole is not None
     assert part is not None
     assert part.ar100 is not None
     assert part.ar100 < (whole.ar100 or 0)
-    assert sum(c.truths for c in part.per_class) == sum(c.truths for c in whole.per_class)
+    assert sum(c.truths for c in part.per_class.values()) == sum(
+        c.truths for c in whole.per_class.values()
+    )
 
 
 def test_panoptic_images_without_predictions_are_misses(
@@ -224,10 +228,12 @@ def test_panoptic_images_without_predictions_are_misses(
         score(file, panoptic)
     scored = score(file, panoptic, allow_missing=True)
     assert scored.missing == 12
-    figures = scored.counts.compute().panoptic
+    figures = scored.compute().panoptic
     assert figures is not None
-    segments = [s for i in panoptic.images if i.panoptic for s in i.panoptic.segments]
-    assert sum(c.tp + c.fn for c in figures.per_class) == sum(not s.is_crowd for s in segments)
+    segments = [s for i in panoptic.images if isinstance(i, Sample) for s in i.segments]
+    assert sum(c.tp + c.fn for c in figures.per_class.values()) == sum(
+        not s.is_crowd for s in segments
+    )
 
 
 def test_results_of_another_kind_than_the_truth_are_refused(

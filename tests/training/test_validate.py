@@ -13,7 +13,7 @@ from panodetr.data.dataset import Dataset
 from panodetr.data.formats import things
 from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.masks import panoptic_objects
-from panodetr.data.samples import InstanceImage
+from panodetr.data.samples import InstanceImage, Sample
 from panodetr.errors import DataError
 from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.model.detr import Detr
@@ -56,10 +56,10 @@ def as_objects(truth: GroundTruth) -> GroundTruth:
             image_id=image.image_id,
             path=image.path,
             size=image.size,
-            objects=tuple(panoptic_objects(image.panoptic, read_ids(image.panoptic), {10})),
+            objects=tuple(panoptic_objects(image, read_ids(image), {10})),
         )
         for image in truth.images
-        if image.panoptic is not None
+        if isinstance(image, Sample)
     ]
     data = Dataset(
         folder=truth.folder,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from panodetr.cli.options import ModelOptions
     from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.evaluation.ground_truth import Task as EvalTask
-    from panodetr.evaluation.metrics import Evaluation
+    from panodetr.evaluation.metrics import Counts
     from panodetr.images.sources import Source
     from panodetr.predict import Task
     from panodetr.scale.engines import Cluster
@@ -70,7 +70,7 @@ def evaluate_on_ray(
     *,
     threshold: float | None,
     max_detections: int,
-) -> Evaluation:
+) -> Counts:
     """Measure on a Ray cluster, share by share; errors are those of `evaluate_shares`."""
     from panodetr.scale.evaluate import evaluate_shares
 

@@ -83,7 +83,7 @@ def evaluate(
         truth = GroundTruth.open(parts.open(data), split, allow_missing=allow_missing)
         measured = _tasks(task, truth, predictor)
         if engine.engine == "ray":
-            evaluation = evaluate_on_ray(
+            counts = evaluate_on_ray(
                 truth, measured, engine, model, threshold=threshold, max_detections=max_detections
             )
         else:
@@ -93,7 +93,7 @@ def evaluate(
                     progress.begin(f"evaluated {done} of {total}")
                     progress.end()
 
-                evaluation = measure(
+                counts = measure(
                     predictor,
                     truth,
                     measured,
@@ -105,35 +105,31 @@ def evaluate(
     else:
         if predictions is None or ground_truth is None:
             raise UsageError("--predictions and --ground-truth go together; give both")
-        for option, given in (
-            ("split", split),
-            ("task", task),
-            ("threshold", threshold),
-            ("tiles", model.tiles),
-            ("overlap", model.overlap),
-        ):
+        of_model = {"split": split, "task": task, "threshold": threshold}
+        of_model |= {"tiles": model.tiles, "overlap": model.overlap}
+        for option, given in of_model.items():
             if given is not None:
                 raise UsageError(f"--{option} is for --data; a file says what it holds")
         truth = GroundTruth.read(ground_truth)
-        evaluation = score(
+        counts = score(
             predictions, truth, allow_missing=allow_missing, max_detections=max_detections
         )
-    figures = evaluation.counts.compute()
-    report = metrics(figures, truth, evaluation.seconds)
+    figures = counts.compute()
+    report = metrics(figures, counts.seconds)
     write_json(out / "metrics.json", report)
     if truth.left_out:
         print_line(f"{truth.left_out} images are missing and were left out")
-    if evaluation.counts.beyond:
+    if counts.beyond:
         print_line(
-            f"{evaluation.counts.beyond} images have more than {max_detections} objects of a "
-            "class, and only so many results of it count for average precision; raise "
-            "--max-detections"
+            f"{counts.beyond} images have more than {max_detections} objects of a class, and only "
+            "so many results of it count for average precision; raise --max-detections"
         )
-    if evaluation.missing:
-        print_line(f"{evaluation.missing} images have no predictions and were counted as empty")
-    _show(out, figures, truth, name)
-    seconds = evaluation.seconds
-    each = "" if seconds is None else f", {1000 * seconds / max(1, figures.images):.0f} ms each"
+    if counts.missing:
+        print_line(f"{counts.missing} images have no predictions and were counted as empty")
+    _show(out, figures, name)
+    each = ""
+    if counts.seconds is not None:
+        each = f", {1000 * counts.seconds / max(1, figures.images):.0f} ms each"
     print_line(f"{figures.images} images{each}; everything is in {out}")
     if json:
         print_json(report)
@@ -156,19 +152,19 @@ def _tasks(asked: str | None, truth: GroundTruth, model: Predictor) -> tuple[Tas
         return tuple(task for task in TASKS if task in given)
     if not model.spec.architecture.masks:
         return ("boxes",)
-    if truth.segment_categories and all(image.instances is None for image in truth.images):
+    if truth.segment_categories and all(image.objects is None for image in truth.images):
         return ("panoptic",)
     return truth.tasks()
 
 
-def _show(out: Path, figures: Figures, truth: GroundTruth, model: str | None) -> None:
+def _show(out: Path, figures: Figures, model: str | None) -> None:
     """Print the tables, beside the published figures where there are any, and draw the plots."""
     from panodetr.checkpoints.published import find_published
     from panodetr.cli.eval_report import average_precision, panoptic_quality, per_class, plot
 
     known = find_published(model) if model else None
     published = known.figures if known else {}
-    print_table(per_class(figures, truth))
+    print_table(per_class(figures))
     if figures.boxes is not None or figures.instances is not None:
         print_line()
         print_table(average_precision(figures, published))
@@ -180,5 +176,5 @@ def _show(out: Path, figures: Figures, truth: GroundTruth, model: str | None) ->
     if find_spec("matplotlib") is None:
         print_error("plots need matplotlib, which is not installed; pip install 'panodetr[plots]'")
     else:
-        plot(out, figures, truth)
+        plot(out, figures)
     print_line()

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
+from panodetr.evaluation.metrics import Figures
+from panodetr.evaluation.panoptic_quality import PanopticFigures
 from panodetr.files import atomic_write
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from matplotlib.figure import Figure
-
-    from panodetr.evaluation.ground_truth import GroundTruth
-    from panodetr.evaluation.metrics import Figures
-    from panodetr.evaluation.panoptic_quality import MeanQuality, PanopticFigures
 
 NAMES = {
     "ap": "AP",
@@ -38,76 +35,67 @@ NAMES = {
 
 def average_precision(figures: Figures, published: Mapping[str, float]) -> Table:
     """Lay out COCO's twelve figures, of boxes and of masks."""
-    found = {
-        "boxes": (figures.boxes, published.get("ap")),
-        "instances": (figures.instances, published.get("segm_ap")),
-    }
-    columns = {task: given for task, given in found.items() if given[0] is not None}
-    table = Table("%", box=None, pad_edge=False)
-    for task, (_, known) in columns.items():
-        table.add_column(task, justify="right")
-        if known is not None:
-            table.add_column("published", justify="right")
-    for field, name in NAMES.items():
-        row = [name]
-        for measured, known in columns.values():
-            row.append(percent(getattr(measured, field)))
-            if known is not None:
-                row.append(f"{known:.1f}" if field == "ap" else "")
-        table.add_row(*row)
-    return table
+    columns: list[tuple[str, list[str]]] = []
+    for task, key in (("boxes", "ap"), ("instances", "segm_ap")):
+        if (measured := getattr(figures, task)) is not None:
+            columns.append((task, [percent(getattr(measured, name)) for name in NAMES]))
+            if key in published:
+                columns.append(("published", [f"{published[key]:.1f}"] + [""] * (len(NAMES) - 1)))
+    return _table("%", NAMES.values(), columns)
 
 
 def panoptic_quality(figures: PanopticFigures, published: Mapping[str, float]) -> Table:
     """Lay out the figures over all classes, the things and the stuff."""
-    table = Table("%", box=None, pad_edge=False)
-    for heading in ("PQ", "SQ", "RQ", "F1"):
-        table.add_column(heading, justify="right")
-    keys = ("pq", "sq", "rq") if "pq" in published else ()
-    for key in keys:
-        table.add_column(f"published {key.upper()}", justify="right")
-    rows: dict[str, tuple[MeanQuality, str]] = {
-        "all": (figures.all, ""),
-        "things": (figures.things, "_things"),
-        "stuff": (figures.stuff, "_stuff"),
-    }
-    for name, (mean, suffix) in rows.items():
-        measured = [percent(value) for value in (mean.pq, mean.sq, mean.rq, mean.rq)]
-        table.add_row(name, *measured, *(f"{published[key + suffix]:.1f}" for key in keys))
-    return table
+    means = {"": figures.all, "_things": figures.things, "_stuff": figures.stuff}
+    columns = [
+        (heading, [percent(getattr(mean, key)) for mean in means.values()])
+        for heading, key in (("PQ", "pq"), ("SQ", "sq"), ("RQ", "rq"), ("F1", "rq"))
+    ]
+    if "pq" in published:
+        columns += [
+            (f"published {key.upper()}", [f"{published[key + suffix]:.1f}" for suffix in means])
+            for key in ("pq", "sq", "rq")
+        ]
+    return _table("%", ("all", "things", "stuff"), columns)
 
 
-def per_class(figures: Figures, truth: GroundTruth) -> Table:
+def per_class(figures: Figures) -> Table:
     """Lay out a row for each class that occurs."""
-    table = Table("class", box=None, pad_edge=False)
-    rows = _class_figures(figures, truth)
-    headings = list(dict.fromkeys(heading for row in rows.values() for heading in row))
-    for heading in headings:
+    rows = _class_figures(figures)
+    headings = dict.fromkeys(heading for row in rows.values() for heading in row)
+    columns = [
+        (heading, [percent(row[heading]) if heading in row else "" for row in rows.values()])
+        for heading in headings
+    ]
+    return _table("class", rows, columns)
+
+
+def _table(
+    corner: str, names: Iterable[str], columns: Sequence[tuple[str, Sequence[str]]]
+) -> Table:
+    table = Table(corner, box=None, pad_edge=False)
+    for heading, _ in columns:
         table.add_column(heading, justify="right")
-    for name, row in rows.items():
-        cells = (percent(row[heading]) if heading in row else "" for heading in headings)
+    for name, *cells in zip(names, *(cells for _, cells in columns), strict=True):
         table.add_row(Text(name), *cells)  # a name may hold brackets: markup in a plain string
     return table
 
 
-def _class_figures(figures: Figures, truth: GroundTruth) -> dict[str, dict[str, float | None]]:
+def _class_figures(figures: Figures) -> dict[str, dict[str, float | None]]:
     """Give the figures of each class that occurs, by its name and their headings."""
     rows: dict[str, dict[str, float | None]] = {}
     for title, found in (("box", figures.boxes), ("mask", figures.instances)):
-        pairs = zip(truth.object_categories, found.per_class, strict=True) if found else ()
-        for category, of in pairs:
+        for name, of in found.per_class.items() if found else ():
             if of.truths:
                 own = {"objects": of.truths, f"{title} AP": of.ap, f"{title} AP50": of.ap50}
-                rows.setdefault(category.name, {}).update(own)
-    if figures.panoptic is not None:
-        for category, of in zip(truth.segment_categories, figures.panoptic.per_class, strict=True):
-            if of.tp + of.fp + of.fn:
-                own = {"PQ": of.pq, "SQ": of.sq, "RQ": of.rq}
-                rows.setdefault(category.name, {}).update(own)
+                rows.setdefault(name, {}).update(own)
+    for name, of in figures.panoptic.per_class.items() if figures.panoptic else ():
+        if of.tp + of.fp + of.fn:
+            rows.setdefault(name, {}).update({"PQ": of.pq, "SQ": of.sq, "RQ": of.rq})
     return rows
 
 
-def plot(out: Path, figures: Figures, truth: GroundTruth) -> list[Path]:
+def plot(out: Path, figures: Figures) -> list[Path]:
     """Write `per_class.png`, and `precision_recall_TASK.png` for the boxes and masks that occur.
 
     Returns:
@@ -122,7 +110,7 @@ def plot(out: Path, figures: Figures, truth: GroundTruth) -> list[Path]:
 
     # hotcoco asks for weights that its font doesn't have; matplotlib would warn of each on stderr.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    drawn = {"per_class": _per_class(figures, truth)}
+    drawn = {"per_class": _per_class(_class_figures(figures))}
     for task, found in (("boxes", figures.boxes), ("instances", figures.instances)):
         if found is not None and found.ap is not None:
             picture = drawn[f"precision_recall_{task}"] = Figure((8, 6), layout="compressed")
@@ -135,20 +123,18 @@ def plot(out: Path, figures: Figures, truth: GroundTruth) -> list[Path]:
     return paths
 
 
-def _per_class(figures: Figures, truth: GroundTruth) -> Figure:
+def _per_class(rows: Mapping[str, Mapping[str, float | None]]) -> Figure:
     """Draw one panel a figure and one bar a class, of the classes that occur."""
     from matplotlib.figure import Figure
 
-    rows = _class_figures(figures, truth)
-    names = list(rows)
     there = {title for row in rows.values() for title in row}
     titles = [title for title in ("box AP", "mask AP", "PQ") if title in there]
-    picture = Figure((2 + 3 * len(titles), 1.2 + 0.2 * len(names)), layout="constrained")
+    picture = Figure((2 + 3 * len(titles), 1.2 + 0.2 * len(rows)), layout="constrained")
     panels = picture.subplots(1, max(1, len(titles)), sharey=True, squeeze=False)[0]
     for panel, title in zip(panels, titles, strict=False):
-        values = [rows[name].get(title) for name in names]
+        values = [row.get(title) for row in rows.values()]
         shares = [float("nan") if value is None else 100 * value for value in values]
-        panel.barh(names, shares, height=0.7)
+        panel.barh(list(rows), shares, height=0.7)
         panel.set(title=title, xlim=(0, 100), xlabel="%")
         panel.grid(axis="x", alpha=0.3)
     panels[0].invert_yaxis()  # the first class on top

@@ -74,6 +74,7 @@ class Sample:
         segments: in the order of the JSON.
         as_stored: whether the truth is for the image without its EXIF orientation.
         key: the data set's own id, where that is text; `image_id` is a number in its place.
+        objects: boxes and masks of a second file; None where they follow from the segments.
     """
 
     image_id: int
@@ -84,6 +85,7 @@ class Sample:
     segments: tuple[GroundTruthSegment, ...]
     as_stored: bool = False
     key: str | None = None
+    objects: Sequence[ObjectTruth] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

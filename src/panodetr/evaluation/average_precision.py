@@ -9,23 +9,17 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import hotcoco
 import numpy as np
-from hotcoco import StreamingEval
+from hotcoco import COCOeval, StreamingEval
+from numpy.typing import NDArray
 
-from panodetr.data.samples import RunLengths
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from hotcoco import COCOeval
-    from numpy.typing import NDArray
-
-    from panodetr.data.samples import ObjectTruth
-    from panodetr.results.types import Candidates, Category
+from panodetr.data.samples import ObjectTruth, RunLengths
+from panodetr.results.types import Category
 
 Overlap = Literal["bbox", "segm"]
 """What IoU is measured on, in COCO's words."""
@@ -85,7 +79,7 @@ class DetectionFigures:
         ar_small: of the 100 best, of small objects.
         ar_medium: of the 100 best, of medium objects.
         ar_large: of the 100 best, of large objects.
-        per_class: in the order of the categories.
+        per_class: by the categories' names.
         counted: hotcoco's own result, from which it draws curves.
     """
 
@@ -101,7 +95,7 @@ class DetectionFigures:
     ar_small: float | None
     ar_medium: float | None
     ar_large: float | None
-    per_class: tuple[ClassPrecision, ...]
+    per_class: dict[str, ClassPrecision]
     counted: COCOeval
 
 
@@ -168,8 +162,8 @@ class AveragePrecision:
         stats = [None if value == -1 else float(value) for value in counted.stats]
         return DetectionFigures(
             **dict(zip(TWELVE, stats, strict=True)),
-            per_class=tuple(
-                ClassPrecision(
+            per_class={
+                category.name: ClassPrecision(
                     ap=_mean(precision[:, :, row]),
                     ap50=_mean(precision[0, :, row]),
                     ap75=_mean(precision[5, :, row]),
@@ -177,46 +171,9 @@ class AveragePrecision:
                     truths=self._truths[category.id],
                 )
                 for row, category in enumerate(self.categories)
-            ),
+            },
             counted=counted,
         )
-
-
-def box_results(
-    image_id: int, candidates: Candidates, chosen: NDArray[np.intp]
-) -> list[ObjectResult]:
-    """Write those queries of an image that are chosen (N,) as COCO's box results, unrounded."""
-    x0, y0, x1, y1 = candidates.boxes[chosen].astype(np.float64).T
-    boxes: list[list[float]] = np.stack([x0, y0, x1 - x0, y1 - y0], axis=1).tolist()
-    return [
-        {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
-        for category_id, box, score in zip(
-            candidates.category_ids[chosen].tolist(),
-            boxes,
-            candidates.scores[chosen].tolist(),
-            strict=True,
-        )
-    ]
-
-
-def run_lengths(mask: NDArray[np.bool_]) -> RunLengths:
-    """Encode a mask (H, W) as COCO's string of run lengths."""
-    # hotcoco takes ten times as long where columns are not contiguous.
-    encoded = hotcoco.mask.encode(np.asfortranarray(mask.view(np.uint8)))
-    return {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
-
-
-def best_of_each_class(
-    candidates: Candidates, chosen: NDArray[np.intp], most: int = RANKED
-) -> NDArray[np.intp]:
-    """Keep of some queries (N,) of an image the best of each class, in their order.
-
-    COCO's figures ignore all after the first `most`.
-    """
-    ranked = chosen[np.argsort(-candidates.scores[chosen], kind="stable")]
-    classes = candidates.category_ids[ranked]
-    kept = [ranked[classes == category_id][:most] for category_id in np.unique(classes)]
-    return np.sort(np.concatenate([chosen[:0], *kept]))
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:

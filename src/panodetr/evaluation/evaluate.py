@@ -4,36 +4,27 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
+from panodetr.data.masks import encode_pixels
+from panodetr.data.samples import Sample, source_of
 from panodetr.errors import DataError
-from panodetr.evaluation.average_precision import (
-    RANKED,
-    best_of_each_class,
-    box_results,
-    run_lengths,
-)
-from panodetr.evaluation.metrics import Counts, Evaluation, Prediction
+from panodetr.evaluation.average_precision import RANKED, ObjectResult
+from panodetr.evaluation.ground_truth import GroundTruth, Task, TruthImage, written_id
+from panodetr.evaluation.metrics import Counts, Prediction
 from panodetr.files import atomic_folder, atomic_write
+from panodetr.predict import Predictor
 from panodetr.results.id_map import id_map_png
+from panodetr.results.result import PanopticResult
+from panodetr.results.types import Candidates, Category
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from panodetr.evaluation.average_precision import ObjectResult
-    from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage, Task
-    from panodetr.images.read import ImageSource
-    from panodetr.predict import Predictor
-    from panodetr.results.result import PanopticResult
-    from panodetr.results.types import Candidates, Category
-
-    AddPrediction: TypeAlias = Callable[[GroundTruthImage, PanopticResult | None, Prediction], None]
+AddPrediction: TypeAlias = Callable[[TruthImage, PanopticResult | None, Prediction], None]
 
 
 def evaluate(
@@ -46,7 +37,7 @@ def evaluate(
     max_detections: int = RANKED,
     out: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Evaluation:
+) -> Counts:
     """Predict for every image of a data set, and count the matches with its ground truth.
 
     Boxes and masks are measured as the original measures DETR: every query counts with its best
@@ -74,55 +65,59 @@ def evaluate(
         raise DataError(f"{out} holds the ground truth; choose another folder for the predictions")
     counts = Counts(truth, tasks, max_detections)
     known = [category.id for category in truth.object_categories]
-    images = [image.source for image in truth.images]
-    outputs = _run_model(model, images, tasks, threshold, least_score)
-    clock = _Clock()
+    outputs = _run_model(model, truth, tasks, threshold, least_score)
     with ExitStack() as stack:
         add = None if out is None else stack.enter_context(prediction_files(out, tasks))
         for number, image in enumerate(truth.images, start=1):
-            with clock:
+            with _timed(counts):
                 panoptic, candidates = next(outputs)
-            prediction = Prediction(
-                segment_ids=None if panoptic is None else panoptic.segment_ids,
-                segments=() if panoptic is None else panoptic.segments,
-            )
+            prediction = Prediction()
+            if panoptic is not None:
+                prediction.segment_ids = panoptic.segment_ids
+                prediction.segments = panoptic.segments
             if candidates is not None:
                 _check_finite(image.path, candidates)
                 chosen = np.flatnonzero(np.isin(candidates.category_ids, known))
                 if "boxes" in tasks:
                     prediction.boxes = box_results(image.image_id, candidates, chosen)
                 if "instances" in tasks:
-                    ranked = best_of_each_class(candidates, chosen, max_detections)
-                    prediction.masks = _masks(image.image_id, candidates, ranked, clock)
+                    chosen = best_of_each_class(candidates, chosen, max_detections)
+                    prediction.instances = []
+                    for query in chosen.tolist():  # masks together may not fit into memory
+                        with _timed(counts):
+                            mask = candidates.coarse_masks[query].pixels()
+                        prediction.instances.append(
+                            {
+                                "image_id": image.image_id,
+                                "category_id": int(candidates.category_ids[query]),
+                                "segmentation": encode_pixels(mask),
+                                "score": float(candidates.scores[query]),
+                            }
+                        )
             counts.update(image, prediction)
             if add is not None:
                 add(image, panoptic, prediction)
             if progress is not None:
                 progress(number, len(truth.images))
-    return Evaluation(counts=counts, seconds=clock.seconds)
+    return counts
 
 
-class _Clock:
-    """Adds up the seconds within its `with` blocks."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __enter__(self) -> None:
-        self.seconds -= time.perf_counter()
-
-    def __exit__(self, *error: object) -> None:
-        self.seconds += time.perf_counter()
+@contextmanager
+def _timed(counts: Counts) -> Generator[None]:
+    start = time.perf_counter()
+    yield
+    counts.seconds = (counts.seconds or 0.0) + time.perf_counter() - start
 
 
 def _run_model(
     model: Predictor,
-    images: Sequence[ImageSource],
+    truth: GroundTruth,
     tasks: Sequence[Task],
     threshold: float | None,
     least_score: float | None,
 ) -> Iterator[tuple[PanopticResult | None, Candidates | None]]:
     """Run a model for what the tasks need, and no more."""
+    images = [source_of(image) for image in truth.images]
     masks = "instances" in tasks
     if "panoptic" not in tasks:
         yield from ((None, found) for found in model.candidates_each(images, masks=masks))
@@ -145,23 +140,30 @@ def _check_finite(path: Path, candidates: Candidates) -> None:
         )
 
 
-def _masks(
-    image_id: int, candidates: Candidates, chosen: NDArray[np.intp], clock: _Clock
+def box_results(
+    image_id: int, candidates: Candidates, chosen: NDArray[np.intp]
 ) -> list[ObjectResult]:
-    """Enlarge and encode the masks one by one: together they may not fit into memory."""
-    results: list[ObjectResult] = []
-    for query in chosen.tolist():
-        with clock:
-            mask = candidates.coarse_masks[query].pixels()
-        results.append(
-            {
-                "image_id": image_id,
-                "category_id": int(candidates.category_ids[query]),
-                "segmentation": run_lengths(mask),
-                "score": float(candidates.scores[query]),
-            }
-        )
-    return results
+    """Write those queries of an image that are chosen (N,) as COCO's box results, unrounded."""
+    boxes = candidates.boxes[chosen].astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]
+    ids, scores = candidates.category_ids[chosen].tolist(), candidates.scores[chosen].tolist()
+    return [
+        {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+        for category_id, box, score in zip(ids, boxes.tolist(), scores, strict=True)
+    ]
+
+
+def best_of_each_class(
+    candidates: Candidates, chosen: NDArray[np.intp], most: int = RANKED
+) -> NDArray[np.intp]:
+    """Keep of some queries (N,) of an image the best of each class, in their order.
+
+    COCO's figures ignore all after the first `most`.
+    """
+    ranked = chosen[np.argsort(-candidates.scores[chosen], kind="stable")]
+    classes = candidates.category_ids[ranked]
+    kept = [ranked[classes == category_id][:most] for category_id in np.unique(classes)]
+    return np.sort(np.concatenate([chosen[:0], *kept]))
 
 
 def check_categories(
@@ -212,21 +214,18 @@ def prediction_files(out: Path, tasks: Iterable[Task]) -> Generator[AddPredictio
         if "panoptic" in writers:
             id_maps = stack.enter_context(atomic_folder(id_maps))
 
-        def add(
-            image: GroundTruthImage, panoptic: PanopticResult | None, prediction: Prediction
-        ) -> None:
-            named = {"image_id": image.written_id}
+        def add(image: TruthImage, panoptic: PanopticResult | None, prediction: Prediction) -> None:
+            named = {"image_id": written_id(image)}
             for result in prediction.boxes or ():
                 writers["boxes"]({**result, **named})
-            for result in prediction.masks or ():
+            for result in prediction.instances or ():
                 writers["instances"]({**result, **named})
             if panoptic is not None:
-                name = f"{image.name}.png"
+                name = f"{image.name if isinstance(image, Sample) else image.path.stem}.png"
                 (id_maps / name).parent.mkdir(parents=True, exist_ok=True)
                 (id_maps / name).write_bytes(id_map_png(panoptic.segment_ids))
                 segments = panoptic.to_dict()["segments_info"]
-                entry = {**named, "file_name": name, "segments_info": segments}
-                writers["panoptic"](entry)
+                writers["panoptic"]({**named, "file_name": name, "segments_info": segments})
 
         yield add
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from panodetr.data.dataset import Source
+from panodetr.data.dataset import Dataset, Format, Source
 from panodetr.data.formats import Faults
-from panodetr.data.formats.coco import Layout, make_layout, read_document
+from panodetr.data.formats.coco import Kind, Layout, make_layout, read_document
 from panodetr.data.formats.coco_instances import read_instances
 from panodetr.data.formats.coco_panoptic import read_panoptic
 from panodetr.data.formats.id_maps import read_objects_map
@@ -16,13 +16,10 @@ from panodetr.data.masks import id_map_objects
 from panodetr.data.samples import InstanceImage, MaskImage, Records, Sample
 from panodetr.data.tree import same_split
 from panodetr.errors import DataError
-from panodetr.images.read import StoredImage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from panodetr.data.dataset import Dataset, Format
-    from panodetr.data.formats.coco import Kind
     from panodetr.results.types import Category
 
 Task = Literal["boxes", "instances", "panoptic"]
@@ -32,45 +29,11 @@ TASKS: tuple[Task, ...] = ("boxes", "instances", "panoptic")
 
 DEFAULT_SPLIT = "val"
 
-KINDS: tuple[Kind, ...] = ("panoptic", "instances")
-"""Of COCO's JSONs."""
+COCO: dict[Kind, Format] = {"panoptic": "coco-panoptic", "instances": "coco-instances"}
+"""The formats by what their JSONs hold."""
 
-FORMATS: dict[Kind, Format] = {"panoptic": "coco-panoptic", "instances": "coco-instances"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroundTruthImage:
-    """One image with its annotations.
-
-    Attributes:
-        image_id: the data set's own.
-        name: of the predicted id map, without suffix.
-        path: of its file.
-        size: height, width in pixels.
-        as_stored: whether the truth is for the image without its EXIF orientation.
-        key: the data set's own id, where that is text.
-        panoptic: segments and id map; None where the data set has none.
-        instances: boxes and masks; None where they follow from `panoptic`, or there are none.
-    """
-
-    image_id: int
-    name: str
-    path: Path
-    size: tuple[int, int]
-    panoptic: Sample | None
-    instances: InstanceImage | None
-    as_stored: bool = False
-    key: str | None = None
-
-    @property
-    def written_id(self) -> int | str:
-        """The data set's own id, as results name it."""
-        return self.image_id if self.key is None else self.key
-
-    @property
-    def source(self) -> Path | StoredImage:
-        """What the image is read from, in the frame that its truth is for."""
-        return StoredImage(self.path) if self.as_stored else self.path
+TruthImage: TypeAlias = Sample | InstanceImage
+"""One image with its segments, with its objects, or with both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +51,7 @@ class GroundTruth:
     """
 
     folder: Path
-    images: tuple[GroundTruthImage, ...]
+    images: tuple[TruthImage, ...]
     segment_categories: tuple[Category, ...]
     object_categories: tuple[Category, ...]
     has_masks: bool
@@ -113,32 +76,31 @@ class GroundTruth:
                 images are missing.
         """
         source = Source(folder) if isinstance(folder, Path) else folder
-        splits = [name for kind in KINDS for name in source.find(FORMATS[kind])]
-        format = None if splits else source.splits(None)[0]
-        if format is not None:
-            splits = list(source.find(format))
+        format: Format | None = None
+        splits = [name for of_coco in COCO.values() for name in source.find(of_coco)]
+        if not splits:
+            format, splits = source.splits(None)
         if split is None:
             unsplit = "" in splits and same_split(splits, DEFAULT_SPLIT) is None
             split = "" if unsplit else DEFAULT_SPLIT
         if format is not None:
             return cls.of_data(source.open(*source.choose(split, format)))
-        panoptic, instances = (_find(source, split, kind) for kind in KINDS)
-        if panoptic is None and instances is None:
+        panoptic, instances = (_find(source, split, kind) for kind in COCO)
+        if panoptic is None and instances is None:  # says which there are
             source.choose(split, "coco-panoptic" if source.find("coco-panoptic") else None)
         truth = _join(
             source.folder,
             None if panoptic is None else read_panoptic(panoptic, Faults()),
             None if instances is None else read_instances(instances, Faults()),
         )
-        there = tuple(image for image in truth.images if image.path.is_file())
-        missing = len(truth.images) - len(there)
-        if missing and not (allow_missing and there):
-            first = next(image.path for image in truth.images if not image.path.is_file())
+        missing = [image.path for image in truth.images if not image.path.is_file()]
+        if missing and not (allow_missing and len(missing) < len(truth.images)):
             raise DataError(
-                f"{missing} of {len(truth.images)} images are missing, first {first}; get them, or "
-                "leave them out with --allow-missing"
+                f"{len(missing)} of {len(truth.images)} images are missing, first {missing[0]}; "
+                "get them, or leave them out with --allow-missing"
             )
-        return replace(truth, images=there, left_out=missing)
+        there = tuple(image for image in truth.images if image.path.is_file())
+        return replace(truth, images=there, left_out=len(missing))
 
     @classmethod
     def read(cls, path: Path) -> GroundTruth:
@@ -183,7 +145,7 @@ class GroundTruth:
                 objects = tuple(image for image in instances.samples if image.image_id in ids)
                 instances = replace(instances, samples=objects)
             return _join(data.folder, replace(data, samples=kept), instances)
-        images: list[GroundTruthImage] = []
+        images: list[InstanceImage] = []
         for sample in data.samples:
             with faults.catching("broken file", sample.image_id):
                 if isinstance(sample, MaskImage):
@@ -198,7 +160,7 @@ class GroundTruth:
                         as_stored=sample.as_stored,
                     )
                 assert isinstance(sample, InstanceImage)
-                images.append(_image(None, sample))
+                images.append(sample)
         has_masks = _have_masks(images)
         return cls(
             folder=data.folder,
@@ -234,32 +196,20 @@ class GroundTruth:
         return replace(self, images=self.images[rank::ranks])
 
 
+def written_id(image: TruthImage) -> int | str:
+    """Give the data set's own id of an image, as results name it."""
+    return image.image_id if image.key is None else image.key
+
+
 def _find(source: Source, split: str, kind: Kind) -> Layout | None:
     """Find the JSON of a split of COCO's."""
-    found = source.find(FORMATS[kind])
+    found = source.find(COCO[kind])
     name = same_split(found, split)
     return None if name is None else make_layout(source.tree, found, name)
 
 
-def _have_masks(images: Iterable[GroundTruthImage]) -> bool:
-    objects = (o for image in images if image.instances for o in image.instances.objects)
-    return all("segmentation" in truth for truth in objects)
-
-
-def _image(sample: Sample | None, instances: InstanceImage | None) -> GroundTruthImage:
-    """Join what is known of one image."""
-    one = sample or instances
-    assert one is not None
-    return GroundTruthImage(
-        image_id=one.image_id,
-        name=one.path.stem if sample is None else sample.name,
-        path=one.path,
-        size=one.size,
-        panoptic=sample,
-        instances=instances,
-        as_stored=one.as_stored,
-        key=one.key,
-    )
+def _have_masks(images: Iterable[TruthImage]) -> bool:
+    return all("segmentation" in truth for image in images for truth in image.objects or ())
 
 
 def _join(
@@ -267,24 +217,25 @@ def _join(
 ) -> GroundTruth:
     """Join the panoptic and the instance annotations of each image."""
     listed = () if panoptic is None else panoptic.samples
-    samples = {s.image_id: s for s in listed if isinstance(s, Sample)}
+    samples = [sample for sample in listed if isinstance(sample, Sample)]
     listed = () if instances is None else instances.samples
-    others = {s.image_id: s for s in listed if isinstance(s, InstanceImage)}
-    if panoptic is not None and instances is not None and samples.keys() != others.keys():
-        odd = min(samples.keys() ^ others.keys())
+    objects = {image.image_id: image for image in listed if isinstance(image, InstanceImage)}
+    odd = {sample.image_id for sample in samples} ^ objects.keys()
+    if odd and panoptic is not None and instances is not None:
         raise DataError(
-            f"{folder}: image {odd} is in only one of the panoptic and the instance JSON; "
+            f"{folder}: image {min(odd)} is in only one of the panoptic and the instance JSON; "
             "expected the same images in both"
         )
-    images: list[GroundTruthImage] = []
-    for image_id in samples or others:
-        sample, other = samples.get(image_id), others.get(image_id)
-        if sample is not None and other is not None and sample.size != other.size:
-            raise DataError(
-                f"{folder}: image {image_id} is {sample.size} in the panoptic and {other.size} in "
-                "the instance JSON; expected one height and width"
-            )
-        images.append(_image(sample, other))
+    images: list[TruthImage] = [] if samples else list(objects.values())
+    for sample in samples:
+        if other := objects.get(sample.image_id):
+            if sample.size != other.size:
+                raise DataError(
+                    f"{folder}: image {sample.image_id} is {sample.size} in the panoptic and "
+                    f"{other.size} in the instance JSON; expected one height and width"
+                )
+            sample = replace(sample, objects=other.objects)
+        images.append(sample)
     segment_categories = () if panoptic is None else panoptic.categories
     things = tuple(category for category in segment_categories if category.is_thing)
     return GroundTruth(

@@ -5,26 +5,34 @@ What several processes have counted adds up exactly to what one process would ha
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.masks import VOID, panoptic_objects
+from panodetr.data.samples import Sample
 from panodetr.errors import DataError
-from panodetr.evaluation.average_precision import RANKED, TWELVE, AveragePrecision
-from panodetr.evaluation.panoptic_quality import PanopticQuality, object_segments
+from panodetr.evaluation.average_precision import (
+    RANKED,
+    TWELVE,
+    AveragePrecision,
+    DetectionFigures,
+    ObjectResult,
+    Overlap,
+)
+from panodetr.evaluation.ground_truth import GroundTruth, Task, TruthImage
+from panodetr.evaluation.panoptic_quality import (
+    PanopticFigures,
+    PanopticQuality,
+    PredictedSegment,
+    object_segments,
+)
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from numpy.typing import NDArray
-
-    from panodetr.data.samples import ObjectTruth
-    from panodetr.evaluation.average_precision import DetectionFigures, ObjectResult
-    from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage, Task
-    from panodetr.evaluation.panoptic_quality import PanopticFigures, PredictedSegment
+OVERLAPS: dict[Task, Overlap] = {"boxes": "bbox", "instances": "segm"}
+"""The tasks of average precision, and what IoU is measured on."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -35,13 +43,13 @@ class Prediction:
         segment_ids: (H, W), 0 = nothing.
         segments: those of `segment_ids`.
         boxes: results with `bbox`.
-        masks: results with `segmentation` and without `bbox`.
+        instances: results with `segmentation` and without `bbox`.
     """
 
     segment_ids: NDArray[np.int32] | None = None
     segments: Sequence[PredictedSegment] = ()
     boxes: Sequence[ObjectResult] | None = None
-    masks: Sequence[ObjectResult] | None = None
+    instances: Sequence[ObjectResult] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,16 +57,16 @@ class Figures:
     """The measured figures; None for tasks that were not measured.
 
     Attributes:
+        images: how many were counted.
         panoptic: panoptic quality.
         boxes: average precision of boxes.
         instances: average precision of masks.
-        images: how many were counted.
     """
 
-    panoptic: PanopticFigures | None
-    boxes: DetectionFigures | None
-    instances: DetectionFigures | None
     images: int
+    panoptic: PanopticFigures | None = None
+    boxes: DetectionFigures | None = None
+    instances: DetectionFigures | None = None
 
 
 class Counts:
@@ -66,6 +74,13 @@ class Counts:
 
     It can be pickled: processes that have counted a share of the images each (`GroundTruth.share`)
     send theirs to one process, which merges them.
+
+    Attributes:
+        tasks: what is counted.
+        seconds: of predicting alone, in all processes together: with reading the images and
+            enlarging the masks, without reading the ground truth, counting and writing. None where
+            that was done elsewhere.
+        missing: images without any prediction, counted as if nothing had been found.
     """
 
     def __init__(self, truth: GroundTruth, tasks: Iterable[Task], ranked: int = RANKED) -> None:
@@ -75,23 +90,25 @@ class Counts:
             DataError: the ground truth lacks what a task needs.
         """
         self.tasks = frozenset(tasks)
+        self.seconds: float | None = None
+        self.missing = 0
         truth.require(self.tasks)
-        self._of_objects = truth.of_objects
         segments, objects = self._categories = truth.segment_categories, truth.object_categories
         self._things = frozenset(category.id for category in objects)
-        self._panoptic = PanopticQuality(segments) if "panoptic" in self.tasks else None
-        self._boxes = AveragePrecision(objects, "bbox", ranked) if "boxes" in self.tasks else None
-        self._masks = (
-            AveragePrecision(objects, "segm", ranked) if "instances" in self.tasks else None
-        )
+        self._segments = PanopticQuality(segments) if "panoptic" in self.tasks else None
+        self._objects = {
+            task: AveragePrecision(objects, overlap, ranked)
+            for task, overlap in OVERLAPS.items()
+            if task in self.tasks
+        }
         self._counted: set[int] = set()
 
     @property
     def beyond(self) -> int:
         """Images that have more objects of a class than predictions of it count."""
-        return max((one.beyond for one in (self._boxes, self._masks) if one is not None), default=0)
+        return max((counter.beyond for counter in self._objects.values()), default=0)
 
-    def update(self, image: GroundTruthImage, prediction: Prediction) -> None:
+    def update(self, image: TruthImage, prediction: Prediction) -> None:
         """Count one image.
 
         Raises:
@@ -100,22 +117,27 @@ class Counts:
         """
         if image.image_id in self._counted:
             raise ValueError(f"image {image.image_id} was counted before; expected each once")
-        objects: Sequence[ObjectTruth] = image.instances.objects if image.instances else ()
-        ids: NDArray[np.int32] | None = None
-        if image.panoptic is not None:
-            objects_from_map = image.instances is None and (self._boxes or self._masks)
-            if self._panoptic or objects_from_map:
-                ids = read_ids(image.panoptic)
-            if ids is not None and objects_from_map:
-                objects = panoptic_objects(image.panoptic, ids, self._things)
-        if self._panoptic is not None and prediction.segment_ids is not None:
+        objects, ids = image.objects, None
+        if isinstance(image, Sample) and (self._segments or objects is None):
+            ids = read_ids(image)
+            if self._objects and objects is None:
+                objects = panoptic_objects(image, ids, self._things)
+        if self._segments is not None and prediction.segment_ids is not None:
+            found, segments = prediction.segment_ids, prediction.segments
+            if isinstance(image, Sample) and ids is not None:
+                truth = ids, image.segments
+            else:  # it is drawn from objects, and there is no stuff
+                segments = [s for s in segments if s.category_id in self._things]
+                found = np.where(np.isin(found, [s.id for s in segments]), found, np.int32(VOID))
+                truth = object_segments(objects or (), image.size)
             try:
-                self._count_segments(self._panoptic, image, ids, prediction)
+                self._segments.update(*truth, found, segments)
             except DataError as error:
                 raise DataError(f"{image.path}: {error}") from error
-        for counter, results in ((self._boxes, prediction.boxes), (self._masks, prediction.masks)):
-            if counter is not None:
-                counter.update(image.image_id, image.size, objects, results or ())
+        objects = list(objects or ())  # they may be text yet, and decoded at each use
+        for task, counter in self._objects.items():
+            results: Sequence[ObjectResult] | None = getattr(prediction, task)
+            counter.update(image.image_id, image.size, objects, results or ())
         self._counted.add(image.image_id)
 
     def merge(self, other: Counts) -> None:
@@ -132,61 +154,25 @@ class Counts:
             )
         if (self.tasks, self._categories) != (other.tasks, other._categories):
             raise ValueError("expected counts of the same tasks and categories")
-        if self._boxes and other._boxes:
-            self._boxes.merge(other._boxes)
-        if self._masks and other._masks:
-            self._masks.merge(other._masks)
-        if self._panoptic and other._panoptic:
-            self._panoptic.merge(other._panoptic)
+        for task, counter in self._objects.items():
+            counter.merge(other._objects[task])
+        if self._segments and other._segments:
+            self._segments.merge(other._segments)
         self._counted |= other._counted
+        self.missing += other.missing
+        if self.seconds is not None and other.seconds is not None:
+            self.seconds += other.seconds
 
     def compute(self) -> Figures:
         """Turn what was counted so far into figures."""
         return Figures(
-            panoptic=self._panoptic.compute() if self._panoptic else None,
-            boxes=self._boxes.compute() if self._boxes else None,
-            instances=self._masks.compute() if self._masks else None,
             images=len(self._counted),
+            panoptic=self._segments.compute() if self._segments else None,
+            **{task: counter.compute() for task, counter in self._objects.items()},
         )
 
-    def _count_segments(
-        self,
-        quality: PanopticQuality,
-        image: GroundTruthImage,
-        ids: NDArray[np.int32] | None,
-        prediction: Prediction,
-    ) -> None:
-        """Count the segments of an image; where the ground truth has objects only, no stuff."""
-        found, segments = prediction.segment_ids, prediction.segments
-        assert found is not None
-        if image.panoptic is not None and ids is not None:
-            quality.update(ids, image.panoptic.segments, found, segments)
-        elif image.instances is not None and self._of_objects:
-            things = [segment for segment in segments if segment.category_id in self._things]
-            if len(things) < len(segments):
-                found = np.where(np.isin(found, [s.id for s in things]), found, np.int32(VOID))
-            quality.update(*object_segments(image.instances), found, things)
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Evaluation:
-    """What was measured.
-
-    Attributes:
-        counts: to be merged with those of other processes.
-        seconds: of predicting alone: includes reading the images and enlarging the masks, not
-            reading the ground truth, counting and writing. None where that was done elsewhere.
-        missing: images without any prediction, counted as if nothing had been found.
-    """
-
-    counts: Counts
-    seconds: float | None = None
-    missing: int = 0
-
-
-def metrics(
-    figures: Figures, truth: GroundTruth, seconds: float | None = None
-) -> dict[str, object]:
+def metrics(figures: Figures, seconds: float | None = None) -> dict[str, object]:
     """Give the figures as `metrics.json` holds them: fractions from 0 to 1, unrounded.
 
     Panoptic figures are `pq`, `sq`, `rq` and `f1` (`rq` by its other name) over all categories that
@@ -196,24 +182,21 @@ def metrics(
 
     Args:
         figures: what was counted.
-        truth: what it was counted against.
         seconds: of predicting alone, all images together; None where that was done elsewhere.
     """
     written: dict[str, object] = {"images": figures.images}
     if seconds is not None:
         written["seconds_per_image"] = seconds / max(1, figures.images)
-    if figures.panoptic is not None:
-        parts = {"": figures.panoptic.all}
-        parts |= {"_things": figures.panoptic.things, "_stuff": figures.panoptic.stuff}
+    if (quality := figures.panoptic) is not None:
+        parts = {"": quality.all, "_things": quality.things, "_stuff": quality.stuff}
         for suffix, mean in parts.items():
             for key, value in (("pq", mean.pq), ("sq", mean.sq), ("rq", mean.rq), ("f1", mean.rq)):
                 written[key + suffix] = value
-        classes = zip(truth.segment_categories, figures.panoptic.per_class, strict=True)
-        written["per_class"] = {c.name: {**asdict(of), "f1": of.rq} for c, of in classes}
+        written["per_class"] = {
+            name: {**asdict(of), "f1": of.rq} for name, of in quality.per_class.items()
+        }
     for task, found in (("boxes", figures.boxes), ("instances", figures.instances)):
         if found is not None:
-            classes = zip(truth.object_categories, found.per_class, strict=True)
-            written[task] = {key: getattr(found, key) for key in TWELVE} | {
-                "per_class": {category.name: asdict(of_class) for category, of_class in classes}
-            }
+            classes = {name: asdict(of) for name, of in found.per_class.items()}
+            written[task] = {key: getattr(found, key) for key in TWELVE} | {"per_class": classes}
     return written

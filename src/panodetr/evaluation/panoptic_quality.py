@@ -8,24 +8,18 @@ the matches, and their F1.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from panodetr.data.masks import VOID, draw_id_map, draw_mask
-from panodetr.data.samples import GroundTruthSegment
+from panodetr.data.samples import GroundTruthSegment, ObjectTruth
 from panodetr.errors import DataError
 from panodetr.results.id_map import run_starts
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from panodetr.data.samples import InstanceImage
-    from panodetr.results.types import Category
-
+from panodetr.results.types import Category
 
 IOU_UNIT = 2.0**-53
 """Every float64 from 0.5 to 1, as the IoU of a match is, is a whole number of these. So their sum
@@ -94,13 +88,13 @@ class PanopticFigures:
         all: over all categories.
         things: over the things.
         stuff: over the stuff.
-        per_class: in the order of the categories.
+        per_class: by the categories' names.
     """
 
     all: MeanQuality
     things: MeanQuality
     stuff: MeanQuality
-    per_class: tuple[ClassQuality, ...]
+    per_class: dict[str, ClassQuality]
 
 
 class PanopticQuality:
@@ -132,32 +126,14 @@ class PanopticQuality:
                 f"the predicted id map is {predicted_ids.shape}; expected {truth_ids.shape}, the "
                 "size of the ground truth's"
             )
-        truth = {segment.id: segment for segment in truth_segments}
-        predicted: dict[int, PredictedSegment] = {}
-        for segment in predicted_segments:
-            if segment.id in predicted:
-                raise DataError(
-                    f"two predicted segments have id {segment.id}; expected one an image"
-                )
-            if segment.id == VOID:
-                raise DataError(f"a predicted segment has id {VOID}, which means no segment")
-            if segment.category_id not in self._row:
-                raise DataError(
-                    f"the predicted segment {segment.id} has category {segment.category_id}, "
-                    "which the data set doesn't have"
-                )
-            predicted[segment.id] = segment
+        predicted = {segment.id: segment for segment in predicted_segments}
         overlaps = _overlaps(truth_ids, predicted_ids)
         areas = Counter[int]()
         for (_, predicted_id), pixels in overlaps.items():
             areas[predicted_id] += pixels
-        if unlisted := areas.keys() - predicted.keys() - {VOID}:
-            raise DataError(
-                f"the predicted id map shows {min(unlisted)}, which no segment has as its id"
-            )
-        if absent := predicted.keys() - areas.keys():
-            raise DataError(f"the predicted segment {min(absent)} has no pixel in the id map")
+        self._check(predicted_segments, areas.keys())
 
+        truth = {segment.id: segment for segment in truth_segments}
         missed = {segment.id for segment in truth.values() if not segment.is_crowd}
         false = set(predicted)
         for (truth_id, predicted_id), pixels in overlaps.items():
@@ -188,6 +164,28 @@ class PanopticQuality:
         for number in missed:
             self._counts[self._row[truth[number].category_id], 2] += 1
 
+    def _check(self, segments: Sequence[PredictedSegment], shown: Set[int]) -> None:
+        """Check predicted segments against each other and against the ids that the map shows."""
+        ids = Counter(segment.id for segment in segments)
+        for segment in segments:
+            if ids[segment.id] > 1:
+                raise DataError(
+                    f"two predicted segments have id {segment.id}; expected one an image"
+                )
+            if segment.id == VOID:
+                raise DataError(f"a predicted segment has id {VOID}, which means no segment")
+            if segment.category_id not in self._row:
+                raise DataError(
+                    f"the predicted segment {segment.id} has category {segment.category_id}, "
+                    "which the data set doesn't have"
+                )
+        if unlisted := shown - ids.keys() - {VOID}:
+            raise DataError(
+                f"the predicted id map shows {min(unlisted)}, which no segment has as its id"
+            )
+        if absent := ids.keys() - shown:
+            raise DataError(f"the predicted segment {min(absent)} has no pixel in the id map")
+
     def merge(self, other: PanopticQuality) -> None:
         """Add what another has counted on other images of the same data set. It is exact."""
         self._iou = [a + b for a, b in zip(self._iou, other._iou, strict=True)]
@@ -195,14 +193,16 @@ class PanopticQuality:
 
     def compute(self) -> PanopticFigures:
         """Turn what was counted so far into figures."""
-        per_class = tuple(
-            _class_quality(iou * IOU_UNIT, *(int(n) for n in counts))
-            for iou, counts in zip(self._iou, self._counts, strict=True)
-        )
-        things = [q for q, c in zip(per_class, self.categories, strict=True) if c.is_thing]
-        stuff = [q for q, c in zip(per_class, self.categories, strict=True) if not c.is_thing]
+        found = [
+            _class_quality(iou * IOU_UNIT, *counts)
+            for iou, counts in zip(self._iou, self._counts.tolist(), strict=True)
+        ]
+        pairs = list(zip(self.categories, found, strict=True))
         return PanopticFigures(
-            all=_mean(per_class), things=_mean(things), stuff=_mean(stuff), per_class=per_class
+            all=_mean(found),
+            things=_mean([of for category, of in pairs if category.is_thing]),
+            stuff=_mean([of for category, of in pairs if not category.is_thing]),
+            per_class={category.name: of for category, of in pairs},
         )
 
 
@@ -221,15 +221,8 @@ def _overlaps(
 
 def _class_quality(iou: float, tp: int, fp: int, fn: int) -> ClassQuality:
     weight = tp + fp / 2 + fn / 2
-    return ClassQuality(
-        pq=iou / weight if weight else 0.0,
-        sq=iou / tp if tp else 0.0,
-        rq=tp / weight if weight else 0.0,
-        tp=tp,
-        fp=fp,
-        fn=fn,
-        iou=iou,
-    )
+    pq, sq, rq = (iou / weight, iou / max(tp, 1), tp / weight) if weight else (0.0, 0.0, 0.0)
+    return ClassQuality(pq=pq, sq=sq, rq=rq, tp=tp, fp=fp, fn=fn, iou=iou)
 
 
 def _mean(qualities: Sequence[ClassQuality]) -> MeanQuality:
@@ -243,7 +236,9 @@ def _mean(qualities: Sequence[ClassQuality]) -> MeanQuality:
     )
 
 
-def object_segments(image: InstanceImage) -> tuple[NDArray[np.int32], list[GroundTruthSegment]]:
+def object_segments(
+    objects: Sequence[ObjectTruth], size: tuple[int, int]
+) -> tuple[NDArray[np.int32], list[GroundTruthSegment]]:
     """Draw an image's objects into one id map, as training does, and list them as segments.
 
     Where objects overlap, the one of fewer pixels is on top; an object with no pixel left is
@@ -252,24 +247,24 @@ def object_segments(image: InstanceImage) -> tuple[NDArray[np.int32], list[Groun
     prediction there is a false positive.
 
     Args:
-        image: all of whose objects have masks.
+        objects: with masks.
+        size: height and width of the image.
 
     Returns:
         Ids (H, W), and the segments in the order of their ids.
     """
-    objects = [truth for truth in image.objects if not truth["iscrowd"]]
-    crowds = sorted((t for t in image.objects if t["iscrowd"]), key=lambda t: t["category_id"])
-    ids = draw_id_map(objects, image.size)
-    categories = [truth["category_id"] for truth in objects]
+    single = [truth for truth in objects if not truth["iscrowd"]]
+    crowds = sorted((t for t in objects if t["iscrowd"]), key=lambda t: t["category_id"])
+    ids = draw_id_map(single, size)
+    categories = [truth["category_id"] for truth in single]
     categories += dict.fromkeys(crowd["category_id"] for crowd in crowds)
     for crowd in crowds:
-        mask = draw_mask(crowd["segmentation"], image.size)  # pyright: ignore[reportTypedDictNotRequiredAccess]
-        number = 1 + categories.index(crowd["category_id"], len(objects))
-        ids[mask & (ids == VOID)] = number
+        mask = draw_mask(crowd["segmentation"], size)  # pyright: ignore[reportTypedDictNotRequiredAccess]
+        ids[mask & (ids == VOID)] = 1 + categories.index(crowd["category_id"], len(single))
     areas = np.bincount(ids.ravel(), minlength=len(categories) + 1).tolist()
     ids[ids == VOID] = len(categories) + 1
     return ids, [
-        GroundTruthSegment(id=n, category_id=category_id, area=areas[n], is_crowd=n > len(objects))
+        GroundTruthSegment(id=n, category_id=category_id, area=areas[n], is_crowd=n > len(single))
         for n, category_id in enumerate(categories, start=1)
         if areas[n]
     ]

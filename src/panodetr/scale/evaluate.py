@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from panodetr.errors import PanodetrError
 from panodetr.evaluation.evaluate import evaluate
-from panodetr.evaluation.metrics import Evaluation
+from panodetr.evaluation.metrics import Counts
 from panodetr.scale.engines import Lost, run_ray
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def evaluate_shares(
     threshold: float | None,
     max_detections: int,
     progress: Callable[[], None],
-) -> Evaluation:
+) -> Counts:
     """Measure what `panodetr.evaluation.evaluate.evaluate` does, exactly; predictions are not kept.
 
     Args:
@@ -49,16 +49,16 @@ def evaluate_shares(
     images = truth.images
     shares = [replace(truth, images=images[at : at + size]) for at in range(0, len(images), size)]
     measure = partial(_measure, tasks=tasks, threshold=threshold, max_detections=max_detections)
-    found: dict[int, Evaluation] = {}
-    for number, evaluation in run_ray(load, measure, shares, cluster):
-        if isinstance(evaluation, Lost):
-            raise PanodetrError(f"images from {shares[number].images[0].path}: {evaluation.reason}")
-        found[number] = evaluation
+    found: dict[int, Counts] = {}
+    for number, counted in run_ray(load, measure, shares, cluster):
+        if isinstance(counted, Lost):
+            raise PanodetrError(f"images from {shares[number].images[0].path}: {counted.reason}")
+        found[number] = counted
         progress()
-    counts = deepcopy(found[0].counts)  # Ray's arrays cannot be written
+    counts = deepcopy(found[0])  # Ray's arrays cannot be written
     for number in range(1, len(shares)):
-        counts.merge(found[number].counts)
-    return Evaluation(counts=counts, seconds=sum(e.seconds or 0 for e in found.values()))
+        counts.merge(found[number])
+    return counts
 
 
 def _measure(
@@ -68,5 +68,5 @@ def _measure(
     tasks: Sequence[Task],
     threshold: float | None,
     max_detections: int,
-) -> Evaluation:
+) -> Counts:
     return evaluate(model, share, tasks, threshold=threshold, max_detections=max_detections)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import msgspec
 
 from panodetr import __version__
+from panodetr.data.masks import encode_pixels
 from panodetr.errors import MissingExtra, PanodetrError
-from panodetr.evaluation.average_precision import run_lengths
 from panodetr.images.read import origin_of
 from panodetr.predict import DETECTION_THRESHOLD
 from panodetr.results.id_map import id_map_png
@@ -199,7 +199,7 @@ def _segments(result: PanopticResult | DetectionResult) -> list[dict[str, object
                 "score": one.score,
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "area": None if mask is None else int(mask.sum()),
-                "counts": None if mask is None else run_lengths(mask)["counts"],
+                "counts": None if mask is None else encode_pixels(mask)["counts"],
             }
         )
     return described

@@ -13,10 +13,11 @@ from panodetr.boxes import cxcywh_to_xyxy
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.augment import View
 from panodetr.data.dataset import Dataset, read_objects
+from panodetr.data.samples import InstanceImage, Sample, source_of
 from panodetr.data.show import Captioned, draw_truth, lay_out
 from panodetr.data.targets import number_pixels, view_target
 from panodetr.errors import Interrupted, PanodetrError
-from panodetr.evaluation.ground_truth import GroundTruth, GroundTruthImage
+from panodetr.evaluation.ground_truth import GroundTruth, TruthImage
 from panodetr.files import atomic_write, write_json
 from panodetr.model.detr import Detr
 from panodetr.objective.targets import Batch
@@ -150,7 +151,7 @@ def draw_validation(predictor: Predictor, truth: GroundTruth) -> Image.Image:
         DataError: an id map cannot be read.
     """
     images = truth.images[:IMAGES]
-    paths = [image.source for image in images]
+    paths = [source_of(image) for image in images]
     with_masks = predictor.spec.architecture.masks
     rows: list[list[Captioned]] = []
     results = predictor.segment(paths) if with_masks else predictor.detect(paths)
@@ -163,15 +164,21 @@ def draw_validation(predictor: Predictor, truth: GroundTruth) -> Image.Image:
 
 
 def _draw_true(
-    image: GroundTruthImage, truth: GroundTruth, result: ImageResult, *, with_masks: bool
+    image: TruthImage, truth: GroundTruth, result: ImageResult, *, with_masks: bool
 ) -> Captioned:
     """Draw what is true of an image, in the form that the model answers in."""
     with_masks = with_masks and bool(truth.segment_categories)
-    sample = (with_masks and image.panoptic) or image.instances or image.panoptic
-    assert sample is not None
+    if not with_masks and isinstance(image, Sample) and image.objects is not None:
+        image = InstanceImage(
+            image_id=image.image_id,
+            path=image.path,
+            size=image.size,
+            objects=image.objects,
+            as_stored=image.as_stored,
+        )
     drawn = truth.segment_categories if with_masks else truth.object_categories
     every = (*truth.segment_categories, *truth.object_categories)
-    objects = read_objects(sample, {c.id: c.id for c in every}, with_masks=with_masks)
+    objects = read_objects(image, {c.id: c.id for c in every}, with_masks=with_masks)
     target = view_target(objects, View(window=(0, 0, *image.size), size=image.size))
     by_id = {c.id: c for c in result.categories if c.id in {category.id for category in drawn}}
     kept = [place for place, number in enumerate(target.classes.tolist()) if number in by_id]

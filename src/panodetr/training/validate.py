@@ -130,7 +130,7 @@ def validate(
             if not found:
                 raise
             bad |= found
-    everywhere = gather((mine.counts, dict(bad)))
+    everywhere = gather((mine, dict(bad)))
     for _, others in everywhere:
         bad |= others
     if len(bad) >= len(truth.images):
@@ -140,7 +140,7 @@ def validate(
         counts.merge(other)
     figures = counts.compute()
     measure, score = _score(figures)
-    found = metrics(figures, truth)
+    found = metrics(figures)
     kinds = {"_things" if c.is_thing else "_stuff" for c in truth.segment_categories}
     for absent in {"_things", "_stuff"} - kinds:
         found = {name: value for name, value in found.items() if not name.endswith(absent)}
@@ -154,9 +154,8 @@ def _find_unreadable(truth: GroundTruth) -> dict[int, str]:
     found: dict[int, str] = {}
     for image in truth.images:
         try:
-            for sample in filter(None, (image.panoptic, image.instances)):
-                read_sample(sample)
-                read_objects(sample, index_of, with_masks=truth.has_masks)
+            read_sample(image)
+            read_objects(image, index_of, with_masks=truth.has_masks)
         except (ImageError, DataError) as error:
             found[image.image_id] = str(error)
     return found
