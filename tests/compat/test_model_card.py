@@ -13,7 +13,6 @@ from PIL import Image
 
 from panodetr import DetrFeatureExtractor, DetrForSegmentation
 from panodetr.compat import DetrSegmentationOutput, rgb_to_id
-from panodetr.compat.outputs import Canvas
 
 
 def test_the_card_runs_to_its_last_line(checkpoint: Path, official: Any) -> None:
@@ -99,7 +98,6 @@ def test_padding_changes_no_reading(image: tuple[int, int]) -> None:
     logits, boxes = torch.randn(1, 6, 5) * 3, torch.rand(1, 6, 4)
     masks = torch.randn(1, 6, 16, 24) * 3
     own = masks[:, :, : -(-image[0] // 4), : -(-image[1] // 4)].clone()
-    canvas = Canvas(size=(64, 96), images=(image,))
     processor, sizes = DetrFeatureExtractor(), [(80, 120)]
     first, second = (
         (
@@ -111,7 +109,7 @@ def test_padding_changes_no_reading(image: tuple[int, int]) -> None:
         )
         for outputs in (
             DetrSegmentationOutput(
-                logits=logits, pred_boxes=boxes, pred_masks=masks, canvas=canvas
+                logits=logits, pred_boxes=boxes, pred_masks=masks, image_sizes=[image]
             ),
             DetrSegmentationOutput(logits=logits, pred_boxes=boxes, pred_masks=own),
         )

@@ -9,7 +9,6 @@ import torch
 from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.compat import DetrForObjectDetection, DetrForSegmentation
-from panodetr.compat.outputs import Canvas
 from panodetr.errors import CheckpointError, UsageError
 from panodetr.model.detr import Detr
 from panodetr.runtimes import torch as torch_runtime
@@ -51,9 +50,9 @@ def test_the_mask_says_what_is_padding_and_outputs_keep_it(model: DetrForSegment
     pixels[0], mask[0] = torch.randn(3, 64, 96), 1
     pixels[1, :, :30, :40], mask[1, :30, :40] = torch.randn(3, 30, 40), 1
     outputs = model(pixels, mask)
-    assert outputs.canvas == Canvas(size=(64, 96), images=((64, 96), (30, 40)))
+    assert outputs.image_sizes == [(64, 96), (30, 40)]
     unmasked = model(pixels)
-    assert unmasked.canvas is None
+    assert unmasked.image_sizes is None
     assert not torch.allclose(outputs.logits[1], unmasked.logits[1])
     torch.testing.assert_close(
         model(pixels, torch.ones_like(mask)).logits, unmasked.logits, rtol=1e-4, atol=1e-5

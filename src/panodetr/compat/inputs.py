@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from panodetr.compat.options import ProcessorOptions
-from panodetr.data.masks import read_id_map
+from panodetr.data.masks import draw_mask, read_id_map
 from panodetr.errors import DataError, ImageError, ImageTypeError, UsageError
 
 TensorKind = Literal["pt", "np"]
 ImageInput: TypeAlias = Image.Image | NDArray[Any] | torch.Tensor
 Annotation: TypeAlias = Mapping[str, Any]
-Labels = dict[str, Any]
+Labels: TypeAlias = dict[str, Any]
 """Arrays by transformers' names; `size` is a tuple."""
+Size: TypeAlias = tuple[int, int]
+"""Height and width."""
 
 _CHANNELS = (1, 3, 4)
 _FAR = 1e8  # the least corner of a box without pixels
@@ -44,61 +46,66 @@ class BatchFeature(dict[str, Any]):
 
     def to(self, where: str | torch.device | torch.dtype) -> BatchFeature:
         """Move the tensors to a device, or turn those of floats into another type, in place."""
-        for name, value in self.items():
-            self[name] = _moved(value, where)
+
+        def move(value: Any) -> Any:
+            if isinstance(value, list):
+                return [move(part) for part in value]
+            if isinstance(value, BatchFeature):
+                return value.to(where)
+            if not isinstance(value, torch.Tensor):
+                return value
+            keeps = isinstance(where, torch.dtype) and not value.is_floating_point()
+            return value if keeps else value.to(where)
+
+        self.update({name: move(value) for name, value in self.items()})
         return self
 
 
-def as_features(values: Mapping[str, Any], kind: TensorKind | None) -> BatchFeature:
-    """Turn arrays, and lists of arrays of one shape, into tensors or stacked arrays.
+def make_inputs(
+    images: ImageInput | Sequence[ImageInput],
+    annotations: Annotation | Sequence[Annotation] | None,
+    rule: ProcessorOptions,
+    *,
+    masks: bool | None,
+    folder: str | Path | None,
+    kind: TensorKind | None,
+) -> BatchFeature:
+    """Do what `DetrImageProcessor.__call__` says.
 
     Args:
-        values: arrays, lists of arrays, or tuples of numbers.
-        kind: "pt" for tensors, "np" for arrays, None to leave all as it is.
+        images: one, or a list.
+        annotations: one an image, if there are any.
+        rule: the options.
+        masks: whether labels have masks; None: in the panoptic format.
+        folder: of the id maps.
+        kind: "pt" for tensors, "np" for arrays, None for lists of arrays.
 
     Raises:
-        UsageError: there is no such kind, or the arrays of a list differ in shape.
+        ImageError: an image is of another form or type.
+        DataError: an annotation lacks something, or an id map cannot be read or has another size.
+        UsageError: an option or the number of annotations is wrong, or `folder` is not given.
     """
-    if kind not in ("pt", "np", None):
-        raise UsageError(f"return_tensors is {kind!r}; expected 'pt', 'np' or None")
-    if kind is None:
-        return BatchFeature(values)
-    arrays = {name: _stacked(name, value) for name, value in values.items()}
-    if kind == "np":
-        return BatchFeature(arrays)
-    return BatchFeature({name: torch.from_numpy(value) for name, value in arrays.items()})
+    arrays = [_as_array(image) for image in _list_images(images)]
+    sizes = [_size_of(array) for array in arrays]
+    read = None if annotations is None else _read_labels(sizes, annotations, rule, masks, folder)
+    values = [_prepare(array, rule) for array in arrays]
+    canvas = _canvas_of(values, rule)
+    features: dict[str, Any] = {"pixel_values": values}
+    if canvas is not None:
+        real = [np.ones(_size_of(pixels), np.int64) for pixels in values]
+        features["pixel_values"] = [_pad_to(pixels, canvas) for pixels in values]
+        features["pixel_mask"] = [_pad_to(mask, canvas) for mask in real]
+    found = _as_features(features, kind)
+    if read is not None:
+        found["labels"] = [
+            _as_features(_follow(labels, size, _size_of(pixels), canvas, rule), kind)
+            for labels, size, pixels in zip(read, sizes, values, strict=True)
+        ]
+    return found
 
 
-def _stacked(name: str, value: NDArray[Any] | Sequence[Any]) -> NDArray[Any]:
-    if isinstance(value, np.ndarray):
-        return value
-    shapes = {np.shape(part) for part in value}
-    if len(shapes) > 1:
-        raise UsageError(
-            f"{name} has arrays of the shapes {sorted(shapes)}; pass do_pad=True to make them one "
-            "batch, or return_tensors=None to get them one by one"
-        )
-    return np.array(value)
-
-
-def _moved(value: Any, where: str | torch.device | torch.dtype) -> Any:
-    if isinstance(value, list):
-        return [_moved(part, where) for part in value]
-    if isinstance(value, BatchFeature):
-        return value.to(where)
-    if not isinstance(value, torch.Tensor):
-        return value
-    if isinstance(where, torch.dtype) and not value.is_floating_point():
-        return value
-    return value.to(where)
-
-
-def list_images(images: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
-    """List the images of a list, or of an array or tensor of four dimensions, or a single one.
-
-    Raises:
-        ImageError: there are none.
-    """
+def _list_images(images: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
+    """List the images of a list, or of an array or tensor of four dimensions, or a single one."""
     if isinstance(images, Image.Image):
         return [images]
     if isinstance(images, np.ndarray | torch.Tensor):
@@ -108,15 +115,8 @@ def list_images(images: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
     return list(images)
 
 
-def as_array(image: ImageInput) -> NDArray[Any]:
-    """Turn an image into an RGB array (3, H, W), of its own type.
-
-    Grey becomes three equal channels; alpha is dropped.
-
-    Raises:
-        ImageTypeError: it is of another type.
-        ImageError: it has another number of dimensions or channels.
-    """
+def _as_array(image: ImageInput) -> NDArray[Any]:
+    """Turn an image into an RGB array (3, H, W) of its own type: grey thrice, without alpha."""
     if isinstance(image, Image.Image):
         return np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
     if isinstance(image, torch.Tensor):
@@ -136,10 +136,10 @@ def as_array(image: ImageInput) -> NDArray[Any]:
     return np.repeat(image, 3, axis=0) if len(image) == 1 else image[:3]
 
 
-def prepare(image: NDArray[Any], rule: ProcessorOptions) -> NDArray[np.float32]:
+def _prepare(image: NDArray[Any], rule: ProcessorOptions) -> NDArray[np.float32]:
     """Resize, rescale and normalise one image (3, H, W)."""
     if rule.do_resize:
-        image = _resize(image, rule.target_size(size_of(image)), rule.resample)
+        image = _resize(image, rule.target_size(_size_of(image)), rule.resample)
     pixels = image.astype(np.float32)
     if rule.do_rescale:
         pixels *= np.float32(rule.rescale_factor)
@@ -149,29 +149,20 @@ def prepare(image: NDArray[Any], rule: ProcessorOptions) -> NDArray[np.float32]:
     return pixels
 
 
-def _resize(
-    image: NDArray[Any], size: tuple[int, int], resample: int
-) -> NDArray[np.float32] | NDArray[np.uint8]:
-    """Resize (3, H, W) with Pillow, which takes bytes: floats from 0 to 1 become bytes on the way.
-
-    Returns:
-        (3, h, w), in the range that came in.
-    """
-    height, width = size
+def _resize(image: NDArray[Any], size: Size, resample: int) -> NDArray[Any]:
+    """Resize (3, H, W) with Pillow, which takes bytes: floats from 0 to 1 become bytes and back."""
     unit = image.dtype != np.uint8 and bool((image >= 0).all() and (image <= 1).all())
     levels = (image * 255 if unit else image).astype(np.uint8)
     opened = Image.fromarray(np.ascontiguousarray(np.moveaxis(levels, 0, -1)))
-    resized = np.asarray(opened.resize((width, height), Image.Resampling(resample)))
+    resized = np.asarray(opened.resize((size[1], size[0]), Image.Resampling(resample)))
     channels = np.moveaxis(resized, -1, 0)
     return channels.astype(np.float32) / np.float32(255) if unit else channels
 
 
-def canvas_of(images: Sequence[NDArray[Any]], rule: ProcessorOptions) -> tuple[int, int]:
-    """Say how large the batch is.
-
-    Raises:
-        UsageError: an image is larger than it was to be.
-    """
+def _canvas_of(images: Sequence[NDArray[Any]], rule: ProcessorOptions) -> Size | None:
+    """Say how large the batch is; None where nothing is padded."""
+    if not rule.do_pad:
+        return None
     height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
     if rule.pad_size is None:
         return height, width
@@ -181,102 +172,80 @@ def canvas_of(images: Sequence[NDArray[Any]], rule: ProcessorOptions) -> tuple[i
     return canvas
 
 
-def pad_to(pixels: NDArray[Any], canvas: tuple[int, int]) -> NDArray[Any]:
+def _pad_to(pixels: NDArray[Any], canvas: Size) -> NDArray[Any]:
     """Put zeros below and right of (..., h, w)."""
     below, right = canvas[0] - pixels.shape[-2], canvas[1] - pixels.shape[-1]
     return np.pad(pixels, [(0, 0)] * (pixels.ndim - 2) + [(0, below), (0, right)])
 
 
-def size_of(pixels: NDArray[Any]) -> tuple[int, int]:
-    """Give height and width of (..., h, w)."""
+def _size_of(pixels: NDArray[Any]) -> Size:
     return pixels.shape[-2], pixels.shape[-1]
 
 
-def read_labels(
-    images: Sequence[NDArray[Any]],
-    annotations: Annotation | Sequence[Annotation] | None,
+def _read_labels(
+    sizes: Sequence[Size],
+    annotations: Annotation | Sequence[Annotation],
     rule: ProcessorOptions,
     masks: bool | None,
     folder: str | Path | None,
 ) -> list[Labels]:
-    """Read the annotations, if there are any, as labels of the images as they came.
-
-    Raises:
-        UsageError: there are more or fewer than images, or the id maps' folder is not given.
-        DataError: an annotation lacks something, or an id map cannot be read or has another size.
-    """
-    if annotations is None:
-        return []
+    """Read annotations as labels of images of these sizes, as they came."""
     each = [annotations] if isinstance(annotations, Mapping) else list(annotations)
-    if len(each) != len(images):
+    if len(each) != len(sizes):
         raise UsageError(
-            f"{len(each)} annotations were given for {len(images)} images; expected one an image"
+            f"{len(each)} annotations were given for {len(sizes)} images; expected one an image"
         )
-    both = list(zip(each, map(size_of, images), strict=True))
     if rule.format == "coco_detection":
-        return [_read_detection(one, size, masks=bool(masks)) for one, size in both]
+        return [_read_detection(*one, masks=bool(masks)) for one in zip(each, sizes, strict=True)]
     if folder is None:
         raise UsageError("masks_path is missing; expected the folder of the panoptic id maps")
-    wanted = masks is None or masks
-    return [_read_panoptic(one, Path(folder), size, masks=wanted) for one, size in both]
+    return [
+        _read_panoptic(*one, Path(folder), masks=masks is None or masks)
+        for one in zip(each, sizes, strict=True)
+    ]
 
 
-def follow(
-    labels: Labels,
-    before: tuple[int, int],
-    after: tuple[int, int],
-    canvas: tuple[int, int] | None,
-    rule: ProcessorOptions,
+def _follow(
+    labels: Labels, before: Size, after: Size, canvas: Size | None, rule: ProcessorOptions
 ) -> Labels:
     """Do to labels what was done to their image: it was resized, and put into a canvas's corner.
 
     Boxes become cxcywh in fractions of the canvas where the rule says so, as transformers has it,
     although what a DETR gives out are fractions of the image.
     """
-    boxes, masks, changed = labels["boxes"], labels.get("masks"), dict(labels)
+    boxes, masks = labels["boxes"], labels.get("masks")
     if rule.do_resize:
         down, across = after[0] / before[0], after[1] / before[1]
         boxes = boxes * np.array([across, down, across, down], np.float32)
-        changed |= {"size": after, "area": labels["area"] * (across * down)}
+        labels |= {"size": after, "area": labels["area"] * (across * down)}
         if masks is not None:
-            masks = np.array([_nearest(mask, after) for mask in masks], np.bool_)
-            masks = masks.reshape(-1, *after)
+            masks = np.array([_nearest(mask, after) for mask in masks]).reshape(-1, *after) > 0
     if rule.converts:
         low, high = boxes[:, :2], boxes[:, 2:]
         scale = np.array([after[1], after[0]] * 2, np.float32)
         boxes = np.concatenate([(low + high) / 2, high - low], axis=1) / scale
     if canvas is not None and canvas != after:
-        changed["size"] = canvas
+        labels["size"] = canvas
         if rule.converts:
             parts = np.array([after[1] / canvas[1], after[0] / canvas[0]] * 2)
             boxes = (boxes * parts).astype(np.float32)
-        masks = None if masks is None else pad_to(masks, canvas)
-    return {**changed, "boxes": boxes, **({} if masks is None else {"masks": masks})}
+        masks = None if masks is None else _pad_to(masks, canvas)
+    return {**labels, "boxes": boxes, **({} if masks is None else {"masks": masks})}
 
 
-def _read_detection(annotation: Mapping[str, Any], size: tuple[int, int], *, masks: bool) -> Labels:
+def _read_detection(annotation: Annotation, size: Size, *, masks: bool) -> Labels:
     """Turn one image's COCO detection annotation into labels; crowds are left out."""
-    _need(annotation, ("image_id", "annotations"))
-    objects: list[Mapping[str, Any]] = [
-        one for one in annotation["annotations"] if not one.get("iscrowd", 0)
-    ]
-    needed = ("category_id", "area", "bbox", *(("segmentation",) if masks else ()))
+    _need(annotation, "image_id", "annotations")
+    objects = [one for one in annotation["annotations"] if not one.get("iscrowd", 0)]
     for one in objects:
-        _need(one, needed)
-    height, width = size
+        _need(one, "category_id", "area", "bbox", *(["segmentation"] if masks else []))
     boxes = np.array([one["bbox"] for one in objects], np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]  # x0, y0, x1, y1
-    boxes[:, 0::2] = boxes[:, 0::2].clip(0, width)
-    boxes[:, 1::2] = boxes[:, 1::2].clip(0, height)
-    real = (boxes[:, 3] > boxes[:, 1]) & (boxes[:, 2] > boxes[:, 0])
-    labels: Labels = {
-        "image_id": np.array([annotation["image_id"]], np.int64),
-        "class_labels": np.array([one["category_id"] for one in objects], np.int64)[real],
-        "boxes": boxes[real],
-        "area": np.array([one["area"] for one in objects], np.float32)[real],
-        "iscrowd": np.zeros(int(real.sum()), np.int64),
-        "orig_size": np.array(size, np.int64),
-    }
+    boxes = boxes.clip(0, np.array([size[1], size[0]] * 2, np.float32))
+    real = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    labels = _labels(annotation["image_id"], objects, boxes, size)
+    for name in ("class_labels", "boxes", "area", "iscrowd"):
+        labels[name] = labels[name][real]
     if objects and "keypoints" in objects[0]:
         points = np.array([one["keypoints"] for one in objects], np.float32)[real]
         labels["keypoints"] = points.reshape(-1, 3) if len(points) else points
@@ -286,47 +255,47 @@ def _read_detection(annotation: Mapping[str, Any], size: tuple[int, int], *, mas
     return labels
 
 
-def _read_panoptic(
-    annotation: Mapping[str, Any], folder: Path, size: tuple[int, int], *, masks: bool
-) -> Labels:
+def _read_panoptic(annotation: Annotation, size: Size, folder: Path, *, masks: bool) -> Labels:
     """Turn one image's COCO panoptic annotation into labels; crowds stay in, marked."""
-    _need(annotation, ("file_name", "segments_info"))
+    _need(annotation, "file_name", "segments_info")
     image_id = annotation.get("image_id", annotation.get("id"))
     if image_id is None:
         raise DataError('an annotation has no "image_id"; COCO\'s format requires it')
-    segments: list[Mapping[str, Any]] = annotation["segments_info"]
+    segments: list[Annotation] = annotation["segments_info"]
     for segment in segments:
-        _need(segment, ("id", "category_id", "iscrowd", "area"))
+        _need(segment, "id", "category_id", "iscrowd", "area")
     segment_ids = read_id_map(folder / annotation["file_name"], size)
     drawn = np.array([segment_ids == segment["id"] for segment in segments], np.uint8)
-    drawn = drawn.reshape(-1, *segment_ids.shape)  # N, H, W
-    labels: Labels = {
+    drawn = drawn.reshape(-1, *size)  # N, H, W
+    boxes = np.array([_box(mask) for mask in drawn], np.float32).reshape(-1, 4)
+    labels = _labels(image_id, segments, boxes, size) | {"size": np.array(size, np.int64)}
+    return labels | {"masks": drawn} if masks else labels
+
+
+def _labels(
+    image_id: int, objects: Sequence[Annotation], boxes: NDArray[np.float32], size: Size
+) -> Labels:
+    return {
         "image_id": np.array([image_id], np.int64),
-        "size": np.array(size, np.int64),
+        "class_labels": np.array([one["category_id"] for one in objects], np.int64),
+        "boxes": boxes,
+        "area": np.array([one["area"] for one in objects], np.float32),
+        "iscrowd": np.array([one.get("iscrowd", 0) for one in objects], np.int64),
         "orig_size": np.array(size, np.int64),
-        "boxes": np.array([_box(mask) for mask in drawn], np.float32).reshape(-1, 4),
-        "class_labels": np.array([segment["category_id"] for segment in segments], np.int64),
-        "iscrowd": np.array([segment["iscrowd"] for segment in segments], np.int64),
-        "area": np.array([segment["area"] for segment in segments], np.float32),
     }
-    if masks:
-        labels["masks"] = drawn
-    return labels
 
 
-def _need(values: Mapping[str, Any], keys: Sequence[str]) -> None:
+def _need(values: Annotation, *keys: str) -> None:
     for key in keys:
         if key not in values:
             raise DataError(f'an annotation has no "{key}"; COCO\'s format requires it')
 
 
-def _draw(polygons: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
+def _draw(segmentation: Any, size: Size) -> NDArray[np.bool_]:
     """Fill COCO's polygons, or decode its run lengths."""
-    import hotcoco
-
-    runs = hotcoco.mask.frPyObjects(polygons, *size)
-    drawn = np.asarray(hotcoco.mask.decode(runs), np.bool_)
-    return np.logical_or.reduce(drawn, axis=2) if drawn.ndim == 3 else drawn
+    if isinstance(segmentation, Mapping):
+        return draw_mask(cast("Any", segmentation), size)
+    return draw_mask(list(segmentation), size) if segmentation else np.zeros(size, np.bool_)
 
 
 def _box(mask: NDArray[np.uint8]) -> tuple[float, float, float, float]:
@@ -337,7 +306,23 @@ def _box(mask: NDArray[np.uint8]) -> tuple[float, float, float, float]:
     return float(columns[0]), float(rows[0]), float(columns[-1]), float(rows[-1])
 
 
-def _nearest(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.bool_]:
-    height, width = size
-    picture = Image.fromarray(mask.astype(np.uint8))
-    return np.asarray(picture.resize((width, height), Image.Resampling.NEAREST)) > 0
+def _nearest(mask: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def _as_features(values: Mapping[str, Any], kind: TensorKind | None) -> BatchFeature:
+    """Turn arrays, and lists of arrays of one shape, into tensors or stacked arrays."""
+    if kind not in ("pt", "np", None):
+        raise UsageError(f"return_tensors is {kind!r}; expected 'pt', 'np' or None")
+    if kind is None:
+        return BatchFeature(values)
+    found = BatchFeature()
+    for name, value in values.items():
+        shapes = {np.shape(part) for part in value}
+        if len(shapes) > 1:
+            raise UsageError(
+                f"{name} has arrays of the shapes {sorted(shapes)}; pass do_pad=True to make them "
+                "one batch, or return_tensors=None to get them one by one"
+            )
+        found[name] = np.asarray(value) if kind == "np" else torch.from_numpy(np.asarray(value))
+    return found

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from panodetr.checkpoints.huggingface import UNUSED
 from panodetr.checkpoints.load import load_checkpoint
-from panodetr.checkpoints.save import save_pretrained
-from panodetr.compat.outputs import Canvas, DetrObjectDetectionOutput, DetrSegmentationOutput
+from panodetr.checkpoints.save import Format, save_pretrained
+from panodetr.checkpoints.spec import ModelSpec
+from panodetr.compat.outputs import DetrObjectDetectionOutput, DetrSegmentationOutput
 from panodetr.errors import CheckpointError, UsageError
+from panodetr.model.detr import Detr, Encoded
 from panodetr.runtimes.torch import compute_masks
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from typing import Self
-
-    from panodetr.checkpoints.save import Format
-    from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.model.detr import Detr, Encoded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +124,7 @@ class _Pretrained(nn.Module):
             "auxiliary_outputs": earlier if self.config.auxiliary_loss else None,
             "last_hidden_state": decoded[-1],
             "encoder_last_hidden_state": encoded.memory.flatten(2).transpose(1, 2),  # B, hw, D
-            "canvas": None if padding is None else _canvas(padding),
+            "image_sizes": None if padding is None else _image_sizes(padding),
         }
 
 
@@ -180,9 +175,7 @@ class DetrForSegmentation(_Pretrained):
         return DetrSegmentationOutput(pred_masks=masks.unflatten(0, (images, queries)), **values)
 
 
-def _canvas(padding: Tensor) -> Canvas:
-    """Read from the padding (B, H, W) how the images lie in the batch."""
-    rows = (~padding).any(dim=2).sum(dim=1).tolist()
-    columns = (~padding).any(dim=1).sum(dim=1).tolist()
-    height, width = padding.shape[1:]
-    return Canvas(size=(height, width), images=tuple(zip(rows, columns, strict=True)))
+def _image_sizes(padding: Tensor) -> list[tuple[int, int]]:
+    """Read from the padding (B, H, W) how large the images in their corners are."""
+    rows, columns = ((~padding).any(dim=axis).sum(dim=1).tolist() for axis in (2, 1))
+    return list(zip(rows, columns, strict=True))

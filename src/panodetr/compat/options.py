@@ -60,9 +60,8 @@ class ProcessorOptions:
     @property
     def converts(self) -> bool:
         """Whether boxes become cxcywh in fractions."""
-        if self.do_convert_annotations is None:
-            return self.do_normalize
-        return self.do_convert_annotations
+        asked = self.do_convert_annotations
+        return self.do_normalize if asked is None else asked
 
     def changed(self, values: Mapping[str, Any]) -> ProcessorOptions:
         """Set some options by their names; None leaves an option as it is.
@@ -81,9 +80,6 @@ class ProcessorOptions:
             if name not in known:
                 hint = did_you_mean(name, known, f"expected one of {known}")
                 raise UsageError(f"there is no option {name!r}; {hint}")
-        for name in ("image_mean", "image_std"):
-            if name in given:
-                given[name] = tuple(given[name])
         return replace(self, **given)
 
     def __post_init__(self) -> None:

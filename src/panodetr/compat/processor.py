@@ -1,9 +1,16 @@
-"""Images in, a model's inputs out; a model's outputs in, results out: transformers' processors."""
+"""transformers' image processor: a model's inputs from images, and results from its outputs.
+
+The rules for outputs are those of transformers 5: other thresholds, another order of steps and
+other losses of pixels than the paper's, which `panodetr.results.panoptic` follows. On a padded
+batch the masks are first cut to the image; transformers stretches the padded canvas over the image
+instead.
+
+B: images, Q: queries, C: classes, N: kept queries, h, w: a mask's size, H, W: the result's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,56 +20,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from panodetr.boxes import cxcywh_to_xyxy
 from panodetr.checkpoints.huggingface import processor_options
 from panodetr.checkpoints.load import load_spec
-from panodetr.compat.inputs import (
-    Annotation,
-    BatchFeature,
-    ImageInput,
-    TensorKind,
-    as_array,
-    as_features,
-    canvas_of,
-    follow,
-    list_images,
-    pad_to,
-    prepare,
-    read_labels,
-    size_of,
-)
+from panodetr.compat.inputs import Annotation, BatchFeature, ImageInput, TensorKind, make_inputs
 from panodetr.compat.options import ProcessorOptions
-from panodetr.compat.outputs import (
-    BoxOutputs,
-    DetrSegmentationOutput,
-    MaskOutputs,
-    Sizes,
-    boxes_in,
-    confident,
-    grown,
-    mask_sizes,
-    masks_of,
-    number_segments,
-    run_lengths,
-    sizes_of,
-)
+from panodetr.compat.outputs import DetrObjectDetectionOutput, DetrSegmentationOutput
+from panodetr.errors import UsageError
 from panodetr.results.decode import keep_queries
 from panodetr.results.id_map import decode_ids, id_map_png
 from panodetr.results.masks import NumpyMasks
 from panodetr.results.panoptic import merge_masks
 from panodetr.results.types import Category
 
+Sizes = Tensor | Sequence[Sequence[int] | Tensor]
+"""Height and width of each image."""
 
-@dataclass(frozen=True, kw_only=True)
-class SemanticSegmentation:
-    """One image's classes.
-
-    Attributes:
-        segmentation: (H, W) class indices.
-        segmentation_scores: (C, H, W), what they are the greatest of.
-    """
-
-    segmentation: Tensor
-    segmentation_scores: Tensor
+_MASK_STRIDE = 4  # of the mask head, which ends at the size of the backbone's first stage
 
 
 class DetrImageProcessor:
@@ -127,29 +101,22 @@ class DetrImageProcessor:
             DataError: an annotation lacks something.
             UsageError: an option or the number of annotations is wrong.
         """
-        rule = self.options.changed(options)
-        arrays = [as_array(image) for image in list_images(images)]
-        labels = read_labels(arrays, annotations, rule, return_segmentation_masks, masks_path)
-        values = [prepare(array, rule) for array in arrays]
-        canvas = canvas_of(values, rule) if rule.do_pad else None
-        features: dict[str, Any] = {"pixel_values": values}
-        if canvas is not None:
-            masks = [np.ones(size_of(pixels), np.int64) for pixels in values]
-            features["pixel_values"] = [pad_to(pixels, canvas) for pixels in values]
-            features["pixel_mask"] = [pad_to(mask, canvas) for mask in masks]
-        kind = return_tensors
-        found = as_features(features, kind)
-        if labels:
-            found["labels"] = [
-                as_features(follow(own, size_of(array), size_of(pixels), canvas, rule), kind)
-                for own, array, pixels in zip(labels, arrays, values, strict=True)
-            ]
-        return found
+        return make_inputs(
+            images,
+            annotations,
+            self.options.changed(options),
+            masks=return_segmentation_masks,
+            folder=masks_path,
+            kind=return_tensors,
+        )
 
     preprocess = __call__
 
     def post_process_object_detection(
-        self, outputs: BoxOutputs, threshold: float = 0.5, target_sizes: Sizes | None = None
+        self,
+        outputs: DetrObjectDetectionOutput,
+        threshold: float = 0.5,
+        target_sizes: Sizes | None = None,
     ) -> list[dict[str, Tensor]]:
         """Give each image's boxes whose best real class scores above a threshold.
 
@@ -163,37 +130,35 @@ class DetrImageProcessor:
         """
         return [
             {name: value[one["scores"] > threshold] for name, value in one.items()}
-            for one in boxes_in(outputs, target_sizes)
+            for one in _boxes_in(outputs, target_sizes)
         ]
 
     def post_process_semantic_segmentation(
         self,
-        outputs: MaskOutputs,
+        outputs: DetrSegmentationOutput,
         target_sizes: Sizes | None = None,
         return_segmentation_scores: bool = False,
-    ) -> list[Tensor] | list[SemanticSegmentation]:
+    ) -> list[Tensor] | list[BatchFeature]:
         """Give each image's pixels their class.
 
         Args:
             outputs: of a model with masks.
             target_sizes: height and width of each result, (B, 2); None takes the masks' own.
-            return_segmentation_scores: whether the classes' values come along.
+            return_segmentation_scores: whether to give the classes' values (C, H, W) as well, as
+                `segmentation` and `segmentation_scores`.
         """
         found: list[Tensor] = []
-        for image, size in enumerate(mask_sizes(outputs, target_sizes)):
-            classes = outputs.logits[image].softmax(-1)[:, :-1]  # Q, C
-            masks = masks_of(outputs, image).sigmoid()  # Q, h, w
-            found.append(grown(torch.einsum("qc,qhw->chw", classes, masks), size))  # C, H, W
+        for logits, masks, size in _images_in(outputs, target_sizes):
+            classes = logits.softmax(-1)[:, :-1]  # Q, C
+            maps = torch.einsum("qc,qhw->chw", classes, masks.sigmoid())  # C, h, w
+            found.append(_grown(maps, size))  # C, H, W
         if not return_segmentation_scores:
             return [maps.argmax(0) for maps in found]
-        return [
-            SemanticSegmentation(segmentation=maps.argmax(0), segmentation_scores=maps)
-            for maps in found
-        ]
+        return [BatchFeature(segmentation=m.argmax(0), segmentation_scores=m) for m in found]
 
     def post_process_instance_segmentation(
         self,
-        outputs: MaskOutputs,
+        outputs: DetrSegmentationOutput,
         threshold: float = 0.5,
         mask_threshold: float = 0.5,
         overlap_mask_area_threshold: float = 0.8,
@@ -211,12 +176,12 @@ class DetrImageProcessor:
         for one in found:
             # Where no score reached the threshold there is a map of -1 in either case.
             if return_coco_annotation and not one["segmentation"].is_floating_point():
-                one["segmentation"] = run_lengths(one["segmentation"])
+                one["segmentation"] = _run_lengths(one["segmentation"])
         return found
 
     def post_process_panoptic_segmentation(
         self,
-        outputs: MaskOutputs,
+        outputs: DetrSegmentationOutput,
         threshold: float = 0.5,
         mask_threshold: float = 0.5,
         overlap_mask_area_threshold: float = 0.8,
@@ -237,19 +202,19 @@ class DetrImageProcessor:
             `segmentation`, ids (H, W), and `segments_info`, what they stand for, for each image.
         """
         found: list[dict[str, Any]] = []
-        for image, size in enumerate(mask_sizes(outputs, target_sizes)):
-            scores, labels, masks = confident(outputs, image, threshold)
+        for logits, masks, size in _images_in(outputs, target_sizes):
+            scores, labels, masks = _confident(logits, masks, threshold)
             if not len(scores):
                 found.append({"segmentation": torch.full(size, -1.0), "segments_info": []})
                 continue
-            weighted = grown(masks.sigmoid(), size) * scores[:, None, None]  # N, H, W
+            weighted = _grown(masks.sigmoid(), size) * scores[:, None, None]  # N, H, W
             owner = weighted.argmax(0)  # H, W
             got = owner.flatten().bincount(minlength=len(weighted))
             claimed = (weighted >= mask_threshold).flatten(1).sum(1)
             # In float32, as there: four fifths are more than an overlap of 0.8.
             share = (got / claimed).double()
             stays = (got > 0) & (claimed > 0) & (share > overlap_mask_area_threshold)
-            ids, segments = number_segments(
+            ids, segments = _number_segments(
                 scores.tolist(), labels.tolist(), stays.tolist(), label_ids_to_fuse or ()
             )
             ids = torch.tensor(ids, dtype=torch.int32, device=owner.device)
@@ -260,18 +225,20 @@ class DetrImageProcessor:
 class DetrFeatureExtractor(DetrImageProcessor):
     """The processor's old name, with the methods that went with it (transformers 4)."""
 
-    def post_process(self, outputs: BoxOutputs, target_sizes: Sizes) -> list[dict[str, Tensor]]:
+    def post_process(
+        self, outputs: DetrObjectDetectionOutput, target_sizes: Sizes
+    ) -> list[dict[str, Tensor]]:
         """Give every query of each image its best real class, and its box in pixels.
 
         Args:
             outputs: of a model.
             target_sizes: height and width of each image, (B, 2).
         """
-        return boxes_in(outputs, target_sizes)
+        return _boxes_in(outputs, target_sizes)
 
     def post_process_segmentation(
         self,
-        outputs: MaskOutputs,
+        outputs: DetrSegmentationOutput,
         target_sizes: Sizes,
         threshold: float = 0.9,
         mask_threshold: float = 0.5,
@@ -288,8 +255,8 @@ class DetrFeatureExtractor(DetrImageProcessor):
             `scores` (N,), `labels` (N,) and `masks` (N, H, W), 1 inside, for each image.
         """
         found: list[dict[str, Tensor]] = []
-        for image, size in enumerate(sizes_of(target_sizes, len(outputs.logits))):
-            scores, labels, masks = confident(outputs, image, threshold)
+        for logits, masks, size in _images_in(outputs, target_sizes):
+            scores, labels, masks = _confident(logits, masks, threshold)
             masks = F.interpolate(masks[:, None], size, mode="bilinear")[:, 0]
             inside = (masks.sigmoid() > mask_threshold).long()
             found.append({"scores": scores, "labels": labels, "masks": inside})
@@ -297,7 +264,7 @@ class DetrFeatureExtractor(DetrImageProcessor):
 
     def post_process_panoptic(
         self,
-        outputs: MaskOutputs,
+        outputs: DetrSegmentationOutput,
         processed_sizes: Sizes,
         target_sizes: Sizes | None = None,
         is_thing_map: Mapping[int, bool] | None = None,
@@ -317,24 +284,21 @@ class DetrFeatureExtractor(DetrImageProcessor):
             `png_string`, a PNG whose colours are ids (`rgb_to_id`), from 0, and `segments_info`,
             for each image.
         """
-        processed = sizes_of(processed_sizes, len(outputs.logits))
+        processed = _sizes_of(processed_sizes, len(outputs.logits))
+        processed = getattr(outputs, "image_sizes", None) or processed
         things = self.is_thing if is_thing_map is None else is_thing_map
         classes = outputs.logits.shape[-1] - 1
         categories = [
             Category(index=i, id=i, name="", is_thing=things.get(i, True), color=(0, 0, 0))
             for i in range(classes)
         ]
-        if isinstance(outputs, DetrSegmentationOutput) and outputs.canvas is not None:
-            processed = list(outputs.canvas.images)
-        targets = processed if target_sizes is None else sizes_of(target_sizes, len(processed))
+        images = _images_in(outputs, processed if target_sizes is None else target_sizes)
         found: list[dict[str, Any]] = []
-        for image, (size, target) in enumerate(zip(processed, targets, strict=True)):
-            logits: NDArray[np.float32] = outputs.logits[image].detach().float().cpu().numpy()
-            queries, scores, labels = keep_queries(logits, threshold)
-            masks = masks_of(outputs, image)[torch.from_numpy(queries)].detach().float().cpu()
-            kept = NumpyMasks(masks.numpy())
+        for (logits, masks, target), size in zip(images, processed, strict=True):
+            queries, scores, labels = keep_queries(logits.detach().float().cpu().numpy(), threshold)
+            kept = masks[torch.from_numpy(queries)].detach().float().cpu().numpy()
             named = [categories[label] for label in labels]
-            ids, segments = merge_masks(kept, scores, named, size, target)
+            ids, segments = merge_masks(NumpyMasks(kept), scores, named, size, target)
             info = [
                 {"id": one.id - 1, "isthing": one.is_thing, "category_id": one.category_id,
                  "area": one.area}
@@ -352,3 +316,87 @@ def rgb_to_id(color: NDArray[np.uint8] | Sequence[int]) -> Any:
         return decode_ids(color)
     red, green, blue = (int(channel) for channel in color)
     return red + 256 * green + 65536 * blue
+
+
+def _sizes_of(sizes: Sizes, count: int) -> list[tuple[int, int]]:
+    """Read heights and widths, one for each of `count` images."""
+    pairs = [(int(height), int(width)) for height, width in sizes]
+    if len(pairs) != count:
+        raise UsageError(f"{len(pairs)} sizes were given for {count} images; expected one an image")
+    return pairs
+
+
+def _boxes_in(outputs: DetrObjectDetectionOutput, sizes: Sizes | None) -> list[dict[str, Tensor]]:
+    """Give each image's queries their best real class; boxes in pixels if sizes are known."""
+    scores, labels = outputs.logits.softmax(-1)[..., :-1].max(-1)  # B, Q
+    boxes = cxcywh_to_xyxy(outputs.pred_boxes)  # B, Q, 4
+    if sizes is not None:
+        scale = [[w, h, w, h] for h, w in _sizes_of(sizes, len(boxes))]
+        boxes = boxes * boxes.new_tensor(scale)[:, None]
+    return [
+        {"scores": scores[image], "labels": labels[image], "boxes": boxes[image]}
+        for image in range(len(boxes))
+    ]
+
+
+def _images_in(
+    outputs: DetrSegmentationOutput, sizes: Sizes | None
+) -> Iterator[tuple[Tensor, Tensor, tuple[int, int]]]:
+    """Give each image's logits (Q, C + 1), its mask logits (Q, h, w), and the result's size.
+
+    The masks are over the image alone, without padding. Sizes that are None are the masks' own.
+    """
+    count = len(outputs.logits)
+    wanted = [None] * count if sizes is None else _sizes_of(sizes, count)
+    own: Sequence[tuple[int, int]] | None = getattr(outputs, "image_sizes", None)
+    for image, size in enumerate(wanted):
+        masks = outputs.pred_masks[image]
+        if own is not None:
+            rows, columns = (-(-side // _MASK_STRIDE) for side in own[image])
+            masks = masks[:, :rows, :columns]
+        yield outputs.logits[image], masks, size or (masks.shape[1], masks.shape[2])
+
+
+def _confident(logits: Tensor, masks: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Give scores (N,), classes (N,) and masks (N, h, w) of queries that found something."""
+    scores, labels = logits.softmax(-1).max(-1)  # Q
+    kept = (labels != logits.shape[-1] - 1) & (scores > threshold)
+    return scores[kept], labels[kept], masks[kept]
+
+
+def _number_segments(
+    scores: Sequence[float], labels: Sequence[int], stays: Sequence[bool], fused: Collection[int]
+) -> tuple[list[int], list[dict[str, Any]]]:
+    """Give an id to each of N queries that stays, and 0 to the others; say what ids stand for."""
+    ids: list[int] = []
+    segments: list[dict[str, Any]] = []
+    first: dict[int, int] = {}
+    current = 0
+    for score, label, stay in zip(scores, labels, stays, strict=True):
+        if stay:
+            # After a class met again, counting goes on from its id: as there, ids can come twice.
+            current = first.get(label, current + 1)
+            fuse = label in fused
+            if fuse:
+                first[label] = current
+            segments.append(
+                {"id": current, "label_id": label, "was_fused": fuse, "score": round(score, 6)}
+            )
+        ids.append(current if stay else 0)
+    return ids, segments
+
+
+def _run_lengths(segmentation: Tensor) -> list[list[int]]:
+    """Encode each id's pixels, along the rows, as starts, counted from 1, and lengths."""
+    flat = segmentation.flatten()
+    encoded: list[list[int]] = []
+    for value in flat.unique():
+        inside = F.pad((flat == value).int(), (1, 1))
+        edges = (inside.diff() != 0).nonzero().flatten() + 1
+        starts, ends = edges[0::2], edges[1::2]
+        encoded.append(torch.stack([starts, ends - starts], dim=1).flatten().tolist())
+    return encoded
+
+
+def _grown(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
