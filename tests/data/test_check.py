@@ -137,12 +137,6 @@ def test_what_segments_lack_and_id_maps_show_is_listed(panoptic: Path) -> None:
     assert [kind for kind, _ in kinds(found, errors=False)] == ["unknown image", "crowd"]
 
 
-def test_id_maps_of_another_size_than_their_image_are_listed(panoptic: Path) -> None:
-    Image.new("RGB", (3, 3)).save(panoptic / "images" / "3.png")
-    found = check(panoptic, "coco-panoptic")
-    assert_found(found, [("wrong size", "3.png is 3x3 pixels; expected 16x16, the size of its")])
-
-
 def test_images_that_share_an_id_map_are_listed_and_refused(panoptic: Path) -> None:
     def damage(document: dict[str, Any]) -> None:
         first, second, _ = document["annotations"]
@@ -161,9 +155,14 @@ def test_broken_id_maps_are_listed(panoptic: Path) -> None:
     path = panoptic / "panoptic" / "1.png"
     path.write_bytes(path.read_bytes()[:70])
     Image.new("RGB", (7, 7)).save(panoptic / "panoptic" / "2.png")
+    Image.new("RGB", (3, 3)).save(panoptic / "images" / "3.png")
     assert_found(
         check(panoptic, "coco-panoptic"),
-        [("broken file", "1.png cannot be read"), ("broken file", "2.png is 7x7 pixels")],
+        [
+            ("broken file", "1.png cannot be read"),
+            ("broken file", "2.png is 7x7 pixels"),
+            ("wrong size", "3.png is 3x3 pixels; expected 16x16, the size of its"),
+        ],
     )
 
 
@@ -254,42 +253,6 @@ def test_many_faults_of_a_kind_are_counted(boxes_folder: Path) -> None:
     assert "30 more faults of the kind 'unknown category'" in kinds(found)[-1][1]
 
 
-def test_masks_that_cannot_be_drawn_are_all_listed(boxes_folder: Path) -> None:
-    def damage(document: dict[str, Any]) -> None:
-        size, whole = [20, 30], "0hb0"
-        for annotation, mask in zip(
-            document["annotations"],
-            (
-                {"size": size, "counts": "!!!"},
-                {"size": size, "counts": "04"},
-                [[1, 1, 5, "nan", 5, 5]],
-            ),
-            strict=True,
-        ):
-            annotation |= {"iscrowd": 0, "segmentation": mask}
-        for image_id, annotation in enumerate(document["annotations"], start=1):
-            annotation["image_id"] = image_id
-        for image in document["images"]:
-            image |= {"file_name": "1.png", "height": 20, "width": 30}
-        document["images"].append(document["images"][0] | {"id": 4})
-        document["annotations"].append(
-            document["annotations"][0]
-            | {"id": 4, "image_id": 4, "segmentation": {"size": size, "counts": whole}}
-        )
-
-    edit(boxes_folder / "annotations/instances_val2017.json", damage)
-    found = check(boxes_folder, "coco-instances", "val2017")
-    place = "(annotation {0} of image {0})"
-    assert_found(
-        found,
-        [
-            ("broken entry", f"{place.format(1)}: the mask's counts are no string"),
-            ("broken entry", f"{place.format(2)}: the mask's run lengths don't fill"),
-            ("broken entry", "segmentation[0][3]: expected float"),
-        ],
-    )
-
-
 def test_all_that_is_wrong_with_yolo_is_listed(yolo_folder: Path) -> None:
     labels = yolo_folder / "labels/train/000000000007.txt"
     labels.write_text(
@@ -313,15 +276,6 @@ def test_all_that_is_wrong_with_yolo_is_listed(yolo_folder: Path) -> None:
     assert ":5" in notes["duplicate id"]
     assert "stray.txt" in notes["missing file"]
     assert list(notes) == ["duplicate id", "missing file", "empty image"]
-
-
-def test_what_yolo_has_of_two_sorts_is_said_once(yolo_folder: Path) -> None:
-    labels = yolo_folder / "labels/train/000000000007.txt"
-    labels.write_text("0 0.5 0.5 0.2 0.2\n0 0.9 0.5 0.23 0.2\n0 0.2 0.5 0.2 0.2\n"
-                      "1 0.6 0.1 0.9 0.1 0.75 0.5\n")  # fmt: skip
-    notes = dict(kinds(check(yolo_folder, "yolo", "train"), errors=False))
-    assert "1 of 4 objects have masks, which are not read" in notes["missing mask"]
-    assert ":2 has the box 62.8" in notes["box outside"]
 
 
 def test_all_that_is_wrong_with_id_maps_is_listed(id_folder: Path) -> None:
@@ -362,6 +316,8 @@ HOSTILE: list[tuple[Callable[[dict[str, Any]], object], str, str]] = [
     (lambda d: d["categories"][1].update(id=-2), "broken entry", "id: expected int >= 0"),
     (lambda d: d["annotations"][0].update(bbox=[0, 0, 10**400, 1]), "broken entry", "out of range"),
     (lambda d: d["annotations"][0].update(iscrowd={}), "broken entry", "iscrowd: expected bool"),
+    (lambda d: d["annotations"][0].update(segmentation=[[1, 1, 5, "nan", 5, 5]]), "broken entry",
+     "segmentation[0][3]: expected float"),
     (lambda d: d["annotations"].append(d["annotations"][0]), "duplicate id", "are written twice"),
 ]  # fmt: skip
 

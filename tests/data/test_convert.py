@@ -297,19 +297,6 @@ def test_what_makes_no_sense_is_refused(
     assert not (tmp_path / "out" / "panoptic_train.json").exists()
 
 
-@pytest.mark.parametrize("to", ["coco-panoptic", "coco-instances"])
-def test_images_with_broken_headers_are_left_out_and_told(
-    yolo_folder: Path, tmp_path: Path, to: Target
-) -> None:
-    image = yolo_folder / "images/train/000000000009.jpg"
-    image.write_bytes(b"\xff\xd8 no image")
-    made = convert(yolo_folder, tmp_path / "out", to)
-    assert made.images == 2
-    assert len(made.unreadable) == 1
-    assert made.unreadable[0].startswith(f"{image}: not an image")
-    assert [sample.image_id for sample in open_data(tmp_path / "out", "train").samples] == [7]
-
-
 @pytest.mark.parametrize("to", ["yolo", "coco-panoptic"])
 def test_two_images_of_one_image_are_refused(
     boxes_folder: Path, tmp_path: Path, to: Target

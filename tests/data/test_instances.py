@@ -106,15 +106,6 @@ def test_coco_is_read_as_it_is_unpacked(
         instance_images(tmp_path, "test")
 
 
-def test_real_annotations_are_read(shared_data: Path) -> None:
-    data = read_strictly(shared_data / "coco-instances", "", "coco-instances")
-    assert (len(data.samples), len(data.categories)) == (158, 80)
-    images = instance_images(shared_data / "coco-instances", "")
-    objects = [o for image in images for o in image.objects]
-    assert (len(objects), sum(o["iscrowd"] for o in objects)) == (1389, 17)
-    assert all(isinstance(o.get("segmentation"), dict) == bool(o["iscrowd"]) for o in objects)
-
-
 @given(
     npst.arrays(np.bool_, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=st.booleans())
 )

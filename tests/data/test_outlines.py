@@ -26,13 +26,6 @@ def test_an_outline_fills_exactly_its_mask(mask: NDArray[np.bool_]) -> None:
     np.testing.assert_array_equal(draw_mask([rounded], mask.shape), mask)
 
 
-def test_a_rectangle_has_four_corners() -> None:
-    mask = np.zeros((9, 9), np.bool_)
-    mask[2:5, 3:8] = True
-    points = np.array(join(rings(mask))).reshape(-1, 2)
-    assert sorted(map(tuple, points.tolist())) == [(3, 2), (3, 5), (8, 2), (8, 5)]
-
-
 def test_parts_are_joined_by_lines_there_and_back() -> None:
     loops = [[(0.0, 0.0), (2.0, 0.0), (2.0, 2.0)], [(5.0, 5.0), (8.0, 5.0), (8.0, 8.0)]]
     assert join(loops) == [0, 0, 2, 0, 2, 2, 0, 0, 5, 5, 8, 5, 8, 8, 5, 5, 0, 0]

@@ -261,18 +261,3 @@ def test_a_broken_id_map_is_named(data: list[Sample]) -> None:
     a.id_map.unlink()
     with pytest.raises(DataError, match=r"a.png is missing"):
         read_ids(a)
-
-
-def test_the_layout_without_splits(shared_data: Path) -> None:
-    data = panoptic_samples(shared_data / "coco-panoptic", "")
-    categories = read_strictly(shared_data / "coco-panoptic", "", "coco-panoptic").categories
-    assert (len(data), len(categories)) == (13, 133)
-    for sample in data:
-        assert read_ids(sample).shape == read_sample(sample).shape[:2] == sample.size
-
-
-def test_real_nuclei(shared_data: Path) -> None:
-    data = panoptic_samples(shared_data / "nuclei", "val")
-    assert len(data) == 93
-    assert sum(len(sample.segments) for sample in data) == 4542
-    assert {read_ids(sample).shape == sample.size for sample in data[:10]} == {True}

@@ -44,12 +44,6 @@ def test_void_crowds_specks_and_absent_segments_are_no_targets() -> None:
     assert target.segment_ids.tolist() == [3]
 
 
-def test_a_crop_without_objects_is_a_target_of_none() -> None:
-    target = panoptic_target(np.zeros((4, 5), np.int32), [segment(1)], CATEGORIES)
-    assert target.boxes.shape == (0, 4)
-    assert masks(target).shape == (0, 4, 5)
-
-
 @given(
     arrays(
         np.int32,

@@ -44,14 +44,6 @@ def test_polygons_are_read_in_pixels(yolo_folder: Path) -> None:
     assert data.has_masks
 
 
-def test_boxes_are_centres_and_sides(yolo_folder: Path) -> None:
-    (yolo_folder / "labels/train/000000000007.txt").write_text("1 0.5 0.5 0.25 0.5\n")
-    first = images_of(yolo_folder)[0]
-    assert first.objects[0]["bbox"] == [30, 10, 20, 20]
-    assert first.objects[0]["area"] == 400
-    assert not open_data(yolo_folder).has_masks
-
-
 def test_turned_images_have_the_size_that_they_are_shown_at(yolo_folder: Path) -> None:
     path = yolo_folder / "images/train/000000000009.jpg"
     exif = Image.Exif()
@@ -74,15 +66,6 @@ def test_names_are_read_however_they_are_written(yolo_folder: Path, names: str) 
     (yolo_folder / "data.yml").write_text(f"train: images/train\n{names}")
     assert names_of(yolo_folder) == {0: "cat", 1: "dog: big"}
     assert len(images_of(yolo_folder)) == 2
-
-
-def test_names_stay_text(yolo_folder: Path) -> None:
-    (yolo_folder / "data.yaml").write_text(
-        "train: images/train\nnames: [yes, no, 1.0, 2024-01-01]\n"
-    )
-    names = names_of(yolo_folder)
-    assert names is not None
-    assert list(names.values()) == ["yes", "no", "1.0", "2024-01-01"]
 
 
 def test_images_are_found_however_they_are_named(yolo_folder: Path) -> None:

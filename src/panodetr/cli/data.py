@@ -61,11 +61,7 @@ def check(
     if fix is not None and fix.exists():
         raise UsageError(f"{fix} is there already; choose another --fix")
     source = parts.open(folder)
-    if split is None:
-        found, splits = source.splits(format)
-    else:
-        found, name = source.choose(split, format)
-        splits = [name]
+    found, splits = source.splits(format, split)
     inspections: dict[str, Inspection] = {}
     for name in splits:
         with _counting(f"check {name}".strip()) as progress:
@@ -208,21 +204,10 @@ def _print_tables(format: str, inspections: dict[str, Inspection]) -> None:
     totals: Counter[str] = Counter()
     for split, inspection in inspections.items():
         totals.update(inspection.objects)
-        table.add_row(
-            split or "(none)",
-            format,
-            *map(
-                str,
-                (
-                    inspection.images,
-                    inspection.objects.total(),
-                    sum(count > 0 for count in inspection.objects.values()),
-                    inspection.crowds,
-                    inspection.empty,
-                    inspection.errors,
-                ),
-            ),
-        )
+        classes = sum(count > 0 for count in inspection.objects.values())
+        counts = (inspection.images, inspection.objects.total(), classes)
+        counts += (inspection.crowds, inspection.empty, inspection.errors)
+        table.add_row(split or "(none)", format, *map(str, counts))
     print_table(table)
     shown = [f"{one_line(name)} {count}" for name, count in totals.most_common(MOST_CLASSES)]
     more = f", and {len(totals) - len(shown)} more" if len(totals) > len(shown) else ""

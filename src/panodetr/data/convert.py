@@ -29,7 +29,7 @@ from panodetr.data.masks import (
     draw_mask,
     id_map_objects,
     panoptic_objects,
-)  # fmt: skip
+)
 from panodetr.data.samples import AnySample, InstanceImage, ObjectTruth, Sample, read_sample
 from panodetr.data.tree import SPLITS
 from panodetr.errors import DataError, ImageError, UsageError
@@ -91,11 +91,7 @@ def convert_data(
         PanodetrError: the system refused to write.
     """
     source = Source(folder) if isinstance(folder, Path) else folder
-    if split is None:
-        format, splits = source.splits(format)
-    else:
-        format, name = source.choose(split, format)
-        splits = [name]
+    format, splits = source.splits(format, split)
     if format == target:
         raise UsageError(f"{source.folder} is {format} data already; choose another --to")
     if out.exists():

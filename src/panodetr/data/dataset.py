@@ -35,10 +35,11 @@ from panodetr.data.samples import (
     MaskImage,
     Records,
     Sample,
-)  # fmt: skip
+)
 from panodetr.data.targets import Objects, segment_classes
 from panodetr.data.tree import Tree, same_split
 from panodetr.errors import DataError
+from panodetr.images.read import SUFFIXES
 from panodetr.results.types import Category
 from panodetr.validation import read_json
 
@@ -191,16 +192,16 @@ class Source:
         )
         raise DataError(f"{self.folder}: {asked}; it has {', '.join(sorted(seen))}")
 
-    def splits(self, format: Format | None) -> tuple[Format, list[str]]:
-        """Give the format, and all splits; of the first format that is there.
+    def splits(self, format: Format | None, split: str | None = None) -> tuple[Format, list[str]]:
+        """Give the format, and one split or all of them; of the first format that is there.
 
         Raises:
-            DataError: there is no data set.
+            DataError: there is no data set, or no such split.
         """
         for name in (format,) if format else FORMATS:
-            if found := self.find(name):
+            if split is None and (found := self.find(name)):
                 return name, list(found)
-        name, split = self.choose(None, format)
+        name, split = self.choose(split, format)
         return name, [split]
 
     def open(
@@ -287,10 +288,10 @@ def _count_absent(
 def _count_unlisted(records: Records, tree: Tree, faults: Faults) -> None:
     """Count images that lie beside those of a data set and that no annotation lists."""
     listed = {sample.path for sample in records.samples}
-    beside = [p for folder in {path.parent for path in listed} for p in tree.images_beside(folder)]
-    unlisted = sorted(path for path in beside if path not in listed)
     maps = {sample.id_map for sample in records.samples if not isinstance(sample, InstanceImage)}
-    unlisted = [path for path in unlisted if path not in maps]
+    folders = {path.parent for path in listed}
+    beside = {tree.root / path for path in tree.files(*SUFFIXES)}
+    unlisted = sorted(p for p in beside - listed - maps if p.parent in folders)
     if len(unlisted) > len(faults.bad):  # those have no records
         text = "{n} images are listed by no annotation, and are left out"
         faults.note("left out", text, str(unlisted[0]), len(unlisted))

@@ -62,52 +62,61 @@ class GroundTruthSegment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One image with panoptic ground truth.
+class DataImage:
+    """One image of a data set, whatever its ground truth.
 
     Attributes:
-        image_id: the data set's own.
-        name: the id map's file name without its suffix, unique in the split.
+        image_id: the data set's own; where it has none, the number that the image is called by, or
+            else its place.
         path: of its file.
-        id_map: path of the id map.
         size: height, width in pixels.
-        segments: in the order of the JSON.
         as_stored: whether the truth is for the image without its EXIF orientation.
         key: the data set's own id, where that is text; `image_id` is a number in its place.
-        objects: boxes and masks of a second file; None where they follow from the segments.
     """
 
     image_id: int
-    name: str
     path: Path
-    id_map: Path
     size: tuple[int, int]
-    segments: tuple[GroundTruthSegment, ...]
     as_stored: bool = False
     key: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(DataImage):
+    """One image with panoptic ground truth.
+
+    Attributes:
+        name: the id map's file name without its suffix, unique in the split.
+        id_map: path of the id map.
+        segments: in the order of the JSON.
+        objects: boxes and masks of a second file; None where they follow from the segments.
+    """
+
+    name: str
+    id_map: Path
+    segments: tuple[GroundTruthSegment, ...]
     objects: Sequence[ObjectTruth] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class InstanceImage:
-    """One image and its objects.
+class InstanceImage(DataImage):
+    """One image and its objects, in the order of the file.
 
-    Attributes:
-        image_id: the data set's own.
-        path: of its file.
-        size: height, width in pixels.
-        objects: in the order of the file. Those of a COCO JSON are kept as text, and decoded each
-            time they are asked for.
-        as_stored: whether the truth is for the image without its EXIF orientation.
-        key: the data set's own id, where that is text; `image_id` is a number in its place.
+    Those of a COCO JSON are kept as text, and decoded each time they are asked for.
     """
 
-    image_id: int
-    path: Path
-    size: tuple[int, int]
     objects: Sequence[ObjectTruth]
-    as_stored: bool = False
-    key: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskImage(DataImage):
+    """One image and the path of its id map of objects of one class."""
+
+    id_map: Path
+
+
+AnySample: TypeAlias = Sample | InstanceImage | MaskImage
+"""One image and where its ground truth is; each kind has image_id, path and size (H, W)."""
 
 
 class LazyObjects(Sequence[ObjectTruth]):
@@ -130,29 +139,6 @@ class LazyObjects(Sequence[ObjectTruth]):
     def __getitem__(self, place: slice) -> list[ObjectTruth]: ...
     def __getitem__(self, place: int | slice) -> ObjectTruth | list[ObjectTruth]:  # noqa: D105
         return self._read()[place]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskImage:
-    """One image and its id map of objects of one class.
-
-    Attributes:
-        image_id: the number that the image is called by, or else its place.
-        path: of its file.
-        id_map: path of the id map.
-        size: height, width in pixels, of the image.
-        as_stored: whether the truth is for the image without its EXIF orientation.
-    """
-
-    image_id: int
-    path: Path
-    id_map: Path
-    size: tuple[int, int]
-    as_stored: bool = False
-
-
-AnySample: TypeAlias = Sample | InstanceImage | MaskImage
-"""One image and where its ground truth is; each kind has image_id, path and size (H, W)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,6 +90,11 @@ def same_split(found: Iterable[str], split: str) -> str | None:
     return same[0] if same else None
 
 
+def is_image(name: str) -> bool:
+    """Whether a file is called as an image is."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
 def fold(name: str) -> str:
     """Give what names have in common that differ only in case or in how accents are written."""
     return unicodedata.normalize("NFC", name).casefold()
@@ -131,7 +136,8 @@ class Tree:
         self._images = images
         self._names: dict[Path, frozenset[str]] = {}
         self._keys: dict[PurePosixPath, frozenset[str]] = {}
-        self.folders: dict[PurePosixPath, list[str]] = {}
+        self.folders: dict[PurePosixPath, list[str]] = {}  # the files in each
+        self.below: dict[PurePosixPath, list[str]] = {}  # the folders in each
         self._walk()
 
     def _walk(self) -> None:
@@ -150,7 +156,7 @@ class Tree:
             except OSError:
                 continue
             files = self.folders[folder] = list[str]()
-            below: list[PurePosixPath] = []
+            below = self.below[folder] = list[str]()
             for entry in entries:
                 if entry.name.startswith(".") or entry.name == "__MACOSX":
                     continue
@@ -158,17 +164,14 @@ class Tree:
                     is_folder = entry.is_dir()
                 except OSError:
                     is_folder = False
-                if is_folder:
-                    below.append(folder / entry.name)
-                else:
-                    files.append(entry.name)
+                (below if is_folder else files).append(entry.name)
             count += len(files)
             if count > MOST_FILES:
                 raise DataError(
                     f"{self.root} has more than {MOST_FILES:,} files; expected the folder of one "
                     "data set"
                 )
-            waiting += [(path, above | {inode}) for path in reversed(below)]
+            waiting += [(folder / name, above | {inode}) for name in reversed(below)]
 
     def files(self, *suffixes: str, depth: int = DEEPEST) -> Iterator[PurePosixPath]:
         """Give the files with one of some suffixes, in lower case, folder by folder."""
@@ -204,14 +207,11 @@ class Tree:
 
     def images_in(self, folder: PurePosixPath, *, deep: bool = False) -> list[PurePosixPath]:
         """List the images of a folder, and of those below it where `deep`, sorted."""
-        inner = [
-            other for other in self.folders if other == folder or (deep and folder in other.parents)
-        ]
+        inner = [other for other in self.folders if folder in other.parents] if deep else []
         return sorted(
             other / name
-            for other in inner
-            for name in self.folders[other]
-            if os.path.splitext(name)[1].lower() in SUFFIXES
+            for other in (folder, *inner)
+            for name in filter(is_image, self.folders.get(other, ()))
         )
 
     def names_in(self, folder: Path) -> frozenset[str]:
@@ -234,11 +234,6 @@ class Tree:
             return [tree.root / path for path in tree.images_in(PurePosixPath(), deep=True)]
         return [self.root / path for path in self.images_in(inner, deep=True)]
 
-    def images_beside(self, folder: Path) -> list[Path]:
-        """List the images of a folder alone; none where it is outside the tree."""
-        inner = PurePosixPath(os.path.relpath(folder, self.root))
-        return [self.root / path for path in self.images_in(inner) if inner in self.folders]
-
     @cached_property
     def images(self) -> Images:
         """The index of all images."""
@@ -248,15 +243,10 @@ class Tree:
         """List the folders of images and the other files at the top, for a refusal."""
         images = Counter[str]()
         for folder, names in self.folders.items():
-            count = sum(os.path.splitext(name)[1].lower() in SUFFIXES for name in names)
-            if count:
-                images[f"{folder}/" if folder.parts else "the folder itself"] = count
-        shown = [f"{count} images in {name}" for name, count in images.most_common(4)]
-        others = [
-            name
-            for name in self.folders.get(PurePosixPath(), [])
-            if os.path.splitext(name)[1].lower() not in SUFFIXES
-        ]
+            where = f"{folder}/" if folder.parts else "the folder itself"
+            images[where] = sum(map(is_image, names))
+        shown = [f"{count} images in {name}" for name, count in (+images).most_common(4)]
+        others = [n for n in self.folders.get(PurePosixPath(), []) if not is_image(n)]
         return ", ".join(shown + others[:6]) or "nothing"
 
 
@@ -266,12 +256,10 @@ class Found:
 
     Attributes:
         paths: of the names that mean one file, by the names.
-        absent: names that mean no file.
         several: names that may mean several files, with these.
     """
 
     paths: dict[str, Path] = field(default_factory=dict[str, Path])
-    absent: list[str] = field(default_factory=list[str])
     several: dict[str, list[Path]] = field(default_factory=dict[str, list[Path]])
 
 
@@ -284,9 +272,8 @@ class Images:
         self._by_name: dict[str, list[Folder]] = defaultdict(list)
         for folder, names in tree.folders.items():
             parts = folder.parts
-            for name in names:
-                if os.path.splitext(name)[1].lower() in SUFFIXES:
-                    self._by_name[name].append(parts)
+            for name in filter(is_image, names):
+                self._by_name[name].append(parts)
 
     @cached_property
     def _by_fold(self) -> dict[str, list[File]]:
@@ -366,8 +353,6 @@ class Images:
                 found.paths[name] = paths[0]
             elif paths:
                 found.several[name] = paths
-            else:
-                found.absent.append(name)
         return found
 
     def _path(self, file: File) -> Path:

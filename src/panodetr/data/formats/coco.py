@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -42,8 +42,6 @@ DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _SNIFFED = 32 * 2**20
 """Bytes of a JSON that is decoded to see what it is; of a larger one the keys are looked for."""
-
-_BOM = b"\xef\xbb\xbf"
 
 _KINDS: tuple[Kind, ...] = ("panoptic", "instances")
 
@@ -82,10 +80,6 @@ class _OfImage(msgspec.Struct):
 
 class _Named(msgspec.Struct):
     file_name: str
-
-
-class _Names(msgspec.Struct):
-    images: list[_Named]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,24 +130,36 @@ def read_document(path: Path) -> Document:
     Raises:
         DataError: the file cannot be read, is not JSON, or lacks one of COCO's three lists.
     """
-    return decode_json(_read(path), Document, str(path), DataError)
+    try:
+        if not path.is_file():  # a pipe would never end
+            raise DataError(f"{path} cannot be read: it is no file; expected JSON")
+        contents = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    return decode_json(contents, Document, str(path), DataError)
 
 
 def decode_entries(
-    entries: Sequence[msgspec.Raw], expected: type[Entry], place: str, faults: Faults
-) -> Iterator[tuple[str, Entry | DataError, msgspec.Raw]]:
-    """Decode and check a list entry by entry; give place, value or what is wrong, and text."""
+    entries: Sequence[msgspec.Raw],
+    expected: type[Entry],
+    place: str,
+    faults: Faults,
+    image_of: Callable[[msgspec.Raw, str], Hashable] = lambda raw, here: None,
+) -> Iterator[tuple[int, Entry]]:
+    """Decode and check a list entry by entry; give those that are whole, by their places in it.
+
+    `image_of` says which image cannot be used for an entry, given its text and place; None is all.
+    """
     decoder = msgspec.json.Decoder(expected, strict=False)
     for number, raw in enumerate(entries):
-        here = f"{place}[{number}]"
         try:
-            entry: Entry | DataError = decoder.decode(raw)
+            entry = decoder.decode(raw)
         except DECODE_ERRORS:
-            try:
-                entry = decode_json(raw, expected, here, DataError, strict=False)
-            except DataError as error:
-                entry = error
-        yield here, entry, raw
+            here = f"{place}[{number}]"
+            with faults.catching("broken entry", image_of(raw, here)):
+                decode_json(raw, expected, here, DataError, strict=False)
+            continue
+        yield number, entry
 
 
 class Join:
@@ -181,14 +187,13 @@ class Join:
             self.known.setdefault(int(key), number)
         return True
 
-
-def image_of(raw: msgspec.Raw, images: Join, place: str) -> int | str:
-    """Give the image of an annotation that is faulty, or else the annotation's place."""
-    try:
-        given = msgspec.json.decode(raw, type=_OfImage, strict=False).image_id
-    except DECODE_ERRORS:
-        return place
-    return images.known.get(given, place)
+    def image_of(self, raw: msgspec.Raw, place: str) -> int | str:
+        """Give the image of an annotation that is faulty, or else the annotation's place."""
+        try:
+            given = msgspec.json.decode(raw, type=_OfImage, strict=False).image_id
+        except DECODE_ERRORS:
+            return place
+        return self.known.get(given, place)
 
 
 def read_images(
@@ -205,13 +210,13 @@ def read_images(
     images: dict[int, Listed] = {}
     join = Join()
     names: dict[int, tuple[str, str]] = {}
-    entries = list(decode_entries(document.images, _ImageEntry, place, faults))
-    numbers = _numbers([entry.id for _, entry, _ in entries if isinstance(entry, _ImageEntry)])
-    for here, entry, _ in entries:
-        if isinstance(entry, DataError):
-            join.refused = True
-            faults.add("broken entry", str(entry), here)
-        elif not join.add(entry.id, number := numbers[entry.id]):
+    listed = document.images
+    entries = list(decode_entries(listed, _ImageEntry, place, faults, lambda _, here: here))
+    join.refused = len(entries) < len(listed)
+    numbers = _numbers([entry.id for _, entry in entries])
+    for place_number, entry in entries:
+        here = f"{place}[{place_number}]"
+        if not join.add(entry.id, number := numbers[entry.id]):
             faults.add("duplicate id", f"{here} repeats image id {entry.id}", here)
         else:
             names[number] = here, entry.file_name
@@ -273,14 +278,13 @@ def read_categories(
     found: dict[int, CategoryT] = {}
     join = Join()
     place = f"{layout.annotations}: categories"
-    for here, entry, _ in decode_entries(document.categories, expected, place, faults):
-        if isinstance(entry, DataError):
-            faults.add("broken entry", str(entry))
-            join.refused = True
-            continue
+    entries = list(decode_entries(document.categories, expected, place, faults))
+    join.refused = len(entries) < len(document.categories)
+    for number, entry in entries:
         known = found.setdefault(entry.id, entry)
         if (entry.name, entry.supercategory) != (known.name, known.supercategory):
-            faults.add("duplicate id", f"{here} repeats id {entry.id} of {entry.name!r}")
+            text = f"{place}[{number}] repeats id {entry.id} of {entry.name!r}"
+            faults.add("duplicate id", text)
     if not found and not join.refused:
         text = f"{layout.annotations} has no categories; expected at least one"
         faults.add("broken entry", text)
@@ -328,8 +332,8 @@ def find_documents(tree: Tree, kind: Kind) -> dict[str, list[Path]]:
     """Find the JSONs of one kind by their splits; "" stands for none."""
     found: dict[str, list[Path]] = {}
     for path in tree.files(".json", depth=ANNOTATIONS_DEPTH):
-        if _sniff(tree, path) == kind:
-            split = split_of_file(path) or _split_of_images(tree.root / path)
+        its_kind, split = _sniff(tree, path)
+        if its_kind == kind:
             found.setdefault(split, []).append(tree.root / path)
     return {
         split: _only(paths, kind) if len(paths) > 1 else paths
@@ -359,44 +363,34 @@ def _only(paths: list[Path], kind: Kind) -> list[Path]:
     return named if len(named) == 1 else paths
 
 
-def _read(path: Path) -> bytes:
-    try:
-        if not path.is_file():  # a pipe would never end
-            raise DataError(f"{path} cannot be read: it is no file; expected JSON")
-        return path.read_bytes().removeprefix(_BOM)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _sniff(tree: Tree, path: PurePosixPath) -> Kind | None:
-    """Say what a JSON holds; None where it is none of COCO's.
+def _sniff(tree: Tree, path: PurePosixPath) -> tuple[Kind | None, str]:
+    """Say what a JSON holds, None where it is none of COCO's, and of which split it is.
 
     A broken JSON that is called as COCO calls it counts, so that somebody says what is wrong.
     """
     named: Kind | None = next(
         (kind for kind in _KINDS if re.match(rf"{kind}(_|$)", path.stem)), None
     )
-    keys = tree.keys_in(path)
+    keys, split = tree.keys_in(path), split_of_file(path)
     if not {"images", "annotations", "categories"} <= keys:
-        return named
+        return named, split
     kind: Kind = "panoptic" if "segments_info" in keys else "instances"
     if (tree.root / path).stat().st_size > _SNIFFED:
-        return kind
+        return kind, split
     try:
         document = read_document(tree.root / path)
     except DataError:
-        return named
-    return kind if document.images or named == kind else None
+        return named, split
+    split = split or _split_of_images(document.images)
+    return kind if document.images or named == kind else None, split
 
 
-def _split_of_images(path: Path) -> str:
-    """Give the split whose folder all images of a JSON are named in; "" where there is none."""
-    if path.stat().st_size > _SNIFFED:
-        return ""
+def _split_of_images(images: Sequence[msgspec.Raw]) -> str:
+    """Give the split whose folder all images are named in; "" where there is none."""
     try:
-        images = decode_json(_read(path), _Names, "", DataError).images
-    except DataError:
+        names = [msgspec.json.decode(raw, type=_Named).file_name for raw in images]
+    except DECODE_ERRORS:
         return ""
-    tops = {PurePosixPath(image.file_name.replace("\\", "/")).parts[:1] for image in images}
+    tops = {PurePosixPath(name.replace("\\", "/")).parts[:1] for name in names}
     split = split_of(tops.pop()[0]) if len(tops) == 1 and () not in tops else None
     return split.name if split else ""

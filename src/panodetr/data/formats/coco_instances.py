@@ -22,11 +22,11 @@ from panodetr.data.formats.coco import (
     Id,
     Join,
     Layout,
-    image_of,
+    decode_entries,
     read_categories,
     read_document,
     read_images,
-)  # fmt: skip
+)
 from panodetr.data.formats.shapes import Marked, Rules, Shape, Tally, finish
 from panodetr.data.formats.sizes import Listed, Size
 from panodetr.data.samples import ObjectTruth, Records, RunLengths
@@ -134,25 +134,14 @@ def _mark(
 
 
 def _sort(
-    document: Document,
-    place: str,
-    join: Join,
-    images: Mapping[int, Listed],
-    rules: Rules,
+    document: Document, place: str, join: Join, images: Mapping[int, Listed], rules: Rules,
     faults: Faults,
-) -> dict[int, list[int]]:
+) -> dict[int, list[int]]:  # fmt: skip
     """Give the annotations of each image by their places in the list, repeated ones once."""
     found: dict[int, list[int]] = {image_id: [] for image_id in images}
     seen: dict[int | str | float | None, int] = {}  # the place of the first one of each id
-    decoder = msgspec.json.Decoder(_Key, strict=False)
-    for number, raw in enumerate(document.annotations):
-        try:
-            key = decoder.decode(raw)
-        except DECODE_ERRORS:
-            here = f"{place}[{number}]"
-            with faults.catching("broken entry", image_of(raw, join, here)):
-                decode_json(raw, _Key, here, DataError, strict=False)
-            continue
+    texts = document.annotations
+    for number, key in decode_entries(texts, _Key, place, faults, join.image_of):
         image_id = join.known.get(key.image_id)
         if image_id is None:
             if not join.refused:
@@ -164,7 +153,7 @@ def _sort(
             rules.renumbered = True
         if key.id in seen:
             named = f"{place}[{number}] (annotation {key.id} of image {image_id})"
-            if bytes(document.annotations[seen[key.id]]) == bytes(raw):
+            if bytes(texts[seen[key.id]]) == bytes(texts[number]):
                 text = "{n} annotations are written twice, and read once"
                 faults.note("duplicate id", text, named)
                 continue

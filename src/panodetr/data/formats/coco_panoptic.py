@@ -23,16 +23,15 @@ from panodetr.data.formats.coco import (
     Layout,
     Text,
     decode_entries,
-    image_of,
     read_categories,
     read_document,
     read_images,
-)  # fmt: skip
+)
 from panodetr.data.formats.sizes import Listed, settle
 from panodetr.data.masks import VOID, present_ids, read_id_map
 from panodetr.data.samples import GroundTruthSegment, Records, Sample
 from panodetr.data.tree import Found
-from panodetr.errors import DataError, ImageError
+from panodetr.errors import ImageError
 from panodetr.images.read import read_size
 from panodetr.results.types import Category
 
@@ -140,20 +139,14 @@ def _read_samples(
         DataError: an image has no annotation or several, shares its id map with another, or an id
             map is missing, and faults are not collected.
     """
-    entries = list(
-        decode_entries(
-            document.annotations, _Annotation, f"{layout.annotations}: annotations", faults
-        )
-    )
-    maps = layout.find(
-        [e.file_name for _, e, _ in entries if isinstance(e, _Annotation)], maps=True
-    )
+    place, texts = f"{layout.annotations}: annotations", document.annotations
+    silent = Faults(collect=True)
+    names = [entry.file_name for _, entry in decode_entries(texts, _Annotation, place, silent)]
+    maps = layout.find(names, maps=True)
     images, join = read_images(document, layout, faults, maps.paths.values())
     found: dict[int, tuple[str, _Annotation]] = {}
-    for here, entry, raw in entries:
-        if isinstance(entry, DataError):
-            faults.add("broken entry", str(entry), image_of(raw, join, here))
-            continue
+    for number, entry in decode_entries(texts, _Annotation, place, faults, join.image_of):
+        here = f"{place}[{number}]"
         image_id = join.known.get(entry.image_id)
         if image_id is None:
             if not join.refused:
@@ -190,7 +183,9 @@ def _read_samples(
             text = "the areas of segments are missing or no whole numbers in {n} images; measured"
             faults.note("repaired", text, f"{here} (image {image_id})")
             with faults.catching("broken file", image_id):
-                segments = _measure(segments, read_id_map(id_map, image.size))
+                numbers, counts = np.unique_counts(read_id_map(id_map, image.size))
+                areas = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+                segments = [replace(s, area=s.area or areas.get(s.id, 0)) for s in segments]
         if image_id not in faults.bad and image.size is not None:
             samples[image_id] = Sample(
                 image_id=image_id,
@@ -198,7 +193,7 @@ def _read_samples(
                 path=image.path or Path(image.named),
                 id_map=id_map,
                 size=image.size,
-                segments=segments,
+                segments=tuple(segments),
                 as_stored=image.as_stored,
                 key=image.key,
             )
@@ -206,15 +201,6 @@ def _read_samples(
         message = f"{layout.annotations} has no annotation for image {image_id}"
         faults.add("broken entry", message, image_id)
     return tuple(samples[image_id] for image_id in images if image_id in samples)
-
-
-def _measure(
-    segments: tuple[GroundTruthSegment, ...], ids: NDArray[np.int32]
-) -> tuple[GroundTruthSegment, ...]:
-    """Give segments the areas that an id map (H, W) shows."""
-    numbers, counts = np.unique_counts(ids)
-    areas = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
-    return tuple(replace(s, area=s.area or areas.get(s.id, 0)) for s in segments)
 
 
 def _describe_missing_map(entry: _Annotation, maps: Found, layout: Layout, here: str) -> str:
@@ -247,19 +233,18 @@ def _settle(image: Listed, id_map: Path, faults: Faults) -> None:
 
 def _read_segments(
     annotation: _Annotation, image: Listed, place: str, categories: Join, faults: Faults
-) -> tuple[GroundTruthSegment, ...] | None:
+) -> list[GroundTruthSegment] | None:
     """Read the segments of an image; None where one is of a category that was refused.
 
     Raises:
         DataError: one is faulty or repeated, and faults are not collected.
     """
     segments: dict[int, GroundTruthSegment] = {}
-    entries = decode_entries(annotation.segments_info, _Segment, f"{place}.segments_info", faults)
-    for here, entry, _ in entries:
-        if isinstance(entry, DataError):
-            faults.add("broken entry", str(entry), image.image_id)
-            continue
-        named = f"{here} (segment {entry.id} of image {image.image_id})"
+    place = f"{place}.segments_info"
+    listed = annotation.segments_info
+    entries = decode_entries(listed, _Segment, place, faults, lambda raw, here: image.image_id)
+    for number, entry in entries:
+        named = f"{place}[{number}] (segment {entry.id} of image {image.image_id})"
         category_id = categories.known.get(entry.category_id)
         if entry.id in segments:
             faults.add(
@@ -283,4 +268,4 @@ def _read_segments(
                 area=int(entry.area) if whole and entry.area is not None else 0,
                 is_crowd=bool(entry.iscrowd),
             )
-    return tuple(segments.values())
+    return list(segments.values())

@@ -11,7 +11,6 @@ An id map is a PNG or TIFF of one whole number a pixel: 0 is background, any oth
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -25,7 +24,6 @@ from panodetr.data.masks import VOID, present_ids, read_gray_id_map
 from panodetr.data.samples import MaskImage, Records
 from panodetr.data.tree import Tree, fold, holds_images, split_of_folder
 from panodetr.errors import DataError
-from panodetr.images.read import SUFFIXES
 
 MAP_SUFFIXES = (".png", ".tif", ".tiff")
 
@@ -57,9 +55,8 @@ def read_objects_map(sample: MaskImage) -> tuple[NDArray[np.int32], NDArray[np.i
 def find_id_maps(tree: Tree) -> dict[str, MapFolders]:
     """Find a folder's splits that have images and id maps; "" stands for none."""
     found: dict[str, MapFolders] = {}
-    for folder, names in tree.folders.items():
-        maps = [name for name in names if name.lower().endswith(MAP_SUFFIXES)]
-        for images, split, class_name in _image_folders(tree, folder) if maps else ():
+    for folder in tree.folders:
+        for images, split, class_name in _image_folders(tree, folder):
             group = found.setdefault(split, MapFolders(images=images))
             if group.images == images:
                 group.maps[folder] = class_name
@@ -115,26 +112,23 @@ def _image_folders(
     tree: Tree, maps: PurePosixPath
 ) -> Iterator[tuple[PurePosixPath, str, str | None]]:
     """Give folders whose images may belong to the id maps of one folder, with split and class."""
-    for place, part in enumerate(maps.parts):
+    for place, part in enumerate(maps.parts if maps_in(tree, maps) else ()):
         if fold(part) not in _MAP_FOLDERS:
             continue
         before, after = maps.parts[:place], maps.parts[place + 1 :]
-        for name in _names_below(tree, PurePosixPath(*before)):
+        for name in filter(holds_images, tree.below[PurePosixPath(*before)]):
             for rest, class_name in ((after, None), (after[:-1], after[-1])) if after else (
                 ((), None),):  # fmt: skip
                 folder = PurePosixPath(*before, name, *rest)
-                if folder in tree.folders and tree.images_in(folder):
+                if tree.images_in(folder):
                     yield folder, split_name((*before, *rest)), class_name
                     return
 
 
-def _names_below(tree: Tree, folder: PurePosixPath) -> list[str]:
-    """List the folders in a folder that are called as those of images are."""
-    return [
-        path.name
-        for path in tree.folders
-        if path.parent == folder and path != folder and holds_images(path.name)
-    ]
+def maps_in(tree: Tree, folder: PurePosixPath) -> list[PurePosixPath]:
+    """List the pictures in a folder that may be id maps."""
+    names = tree.folders[folder]
+    return [folder / name for name in names if name.lower().endswith(MAP_SUFFIXES)]
 
 
 def split_name(parts: tuple[str, ...]) -> str:
@@ -156,12 +150,7 @@ def _pairs_between(
         twice = next(stem for stem in stems if stems.count(stem) > 1)
         where = tree.root / group.images
         raise DataError(f"{where} has several images called {twice}; expected one an id map")
-    maps = {
-        os.path.splitext(name)[0]: folder / name
-        for folder in group.maps
-        for name in reversed(tree.folders[folder])
-        if name.lower().endswith(MAP_SUFFIXES)
-    }
+    maps = {p.stem: p for folder in group.maps for p in reversed(maps_in(tree, folder))}
     pairs = {path: _map_of(path.stem, maps) for path in images}
     for path in maps.keys() - {p.stem for p in pairs.values() if p is not None}:
         text = "{n} id maps have no image of their name"
@@ -171,21 +160,13 @@ def _pairs_between(
 
 def _pairs_beside(tree: Tree, folder: PurePosixPath) -> dict[PurePosixPath, PurePosixPath | None]:
     """Pair images and id maps that lie in one folder; what has no id map is no image of it."""
-    names = [n for n in tree.folders[folder] if os.path.splitext(n)[1].lower() in SUFFIXES]
-    maps = {
-        os.path.splitext(name)[0]: folder / name
-        for name in names
-        if name.lower().endswith(MAP_SUFFIXES) and os.path.splitext(name)[0].endswith(_ENDINGS)
-    }
-    images = [folder / name for name in names if os.path.splitext(name)[0] not in maps]
+    maps = {path.stem: path for path in maps_in(tree, folder) if path.stem.endswith(_ENDINGS)}
+    images = [path for path in tree.images_in(folder) if path.stem not in maps]
     return {path: found for path in images if (found := _map_of(path.stem, maps))}
 
 
 def _map_of(stem: str, maps: dict[str, PurePosixPath]) -> PurePosixPath | None:
     """Find the id map of an image by the image's stem."""
     bare = stem.removesuffix("_img").removesuffix("_image")
-    names = [
-        stem,
-        *(f"{base}{ending}" for base in dict.fromkeys((stem, bare)) for ending in _ENDINGS),
-    ]
+    names = [stem, *(f"{base}{ending}" for base in (stem, bare) for ending in _ENDINGS)]
     return next((maps[name] for name in names if name in maps), None)

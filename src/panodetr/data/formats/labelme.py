@@ -23,7 +23,7 @@ from panodetr.data.formats.shapes import (
     find_images,
     number_labels,
     rectangle,
-)  # fmt: skip
+)
 from panodetr.data.formats.sizes import Listed, Size, stated_size
 from panodetr.data.masks import encode_pixels
 from panodetr.data.samples import Records, RunLengths

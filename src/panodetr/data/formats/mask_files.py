@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from panodetr.data.formats import Faults, things
-from panodetr.data.formats.id_maps import MAP_SUFFIXES, split_name
+from panodetr.data.formats.id_maps import maps_in, split_name
 from panodetr.data.formats.shapes import Marked, Rules, finish
 from panodetr.data.formats.sizes import Size, list_images
 from panodetr.data.masks import mask_object, opened
@@ -26,8 +26,8 @@ Found: TypeAlias = dict[str, dict[PurePosixPath, list[PurePosixPath]]]
 def find_mask_files(tree: Tree) -> Found:
     """Find images and their masks by their splits; "" stands for none."""
     found: Found = {}
-    for folder, names in tree.folders.items():
-        masks = [folder / name for name in names if name.lower().endswith(MAP_SUFFIXES)]
+    for folder in tree.folders:
+        masks = maps_in(tree, folder)
         root = folder if folder.name == "masks" else folder.parent
         if root.name != "masks" or not masks:
             continue

@@ -17,7 +17,7 @@ from panodetr.data.formats.shapes import (
     find_images,
     number_labels,
     rectangle,
-)  # fmt: skip
+)
 from panodetr.data.formats.sizes import Listed
 from panodetr.data.samples import Records
 from panodetr.data.tree import ANNOTATIONS_DEPTH, Tree, split_of_file

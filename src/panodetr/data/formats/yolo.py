@@ -18,7 +18,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import isfinite
@@ -32,7 +32,15 @@ from panodetr.data.formats import Faults, read_lines, read_text
 from panodetr.data.formats.shapes import Marked, Shape, build, require_classes
 from panodetr.data.formats.sizes import Listed
 from panodetr.data.samples import Records
-from panodetr.data.tree import ANNOTATIONS_DEPTH, SPLITS, Tree, fold, split_of, split_of_file
+from panodetr.data.tree import (
+    ANNOTATIONS_DEPTH,
+    SPLITS,
+    Tree,
+    fold,
+    is_image,
+    split_of,
+    split_of_file,
+)
 from panodetr.errors import DataError
 from panodetr.images.read import SUFFIXES
 from panodetr.validation import check
@@ -133,28 +141,20 @@ def read_yolo(tree: Tree, found: dict[str, YoloSplit], split: str, faults: Fault
         if label is None:
             continue
         labels.add(label)
-        seen: set[str] = set()
         with faults.catching("broken file", path):
-            for number, text in enumerate(read_text(label).splitlines(), start=1):
-                line, place = " ".join(text.split()), f"{label}:{number}"
-                lines += bool(line)
-                if line in seen:
-                    text = "{n} lines repeat another of their file, and are read once"
-                    faults.note("duplicate id", text, place)
-                if not line or line in seen:
-                    continue
-                seen.add(line)
+            for place, line in _read_lines(label, faults):
+                lines += 1
                 try:
                     shape = parse_label(line, place, this.keypoints)
                 except DataError as error:
                     faults.add("broken entry", str(error), path)
                     continue
-                class_number = cast("int", shape.label)
-                if class_number in known:
-                    used[class_number] += 1
+                number = cast("int", shape.label)
+                if number in known:
+                    used[number] += 1
                     one.shapes.append(shape)
                 else:
-                    unknown.append((class_number, place, path))
+                    unknown.append((number, place, path))
     if this.images and not labels:
         looked = sorted({str(p) for image in this.images[:9] for p in _label_folders(image, tree)})
         raise DataError(
@@ -172,12 +172,7 @@ def read_yolo(tree: Tree, found: dict[str, YoloSplit], split: str, faults: Fault
     for number, place, path in unknown:
         message = f"{place} has class {number}, which names doesn't list"
         faults.add("unknown category", message, path)
-    for folder in sorted({label.parent for label in labels}):
-        for name in sorted(tree.names_in(folder)):
-            path = folder / name
-            if name.endswith(".txt") and name not in NO_LABELS and path not in labels:
-                text = "{n} label files have no image of their name in the split"
-                faults.note("missing file", text, str(path))
+    _note_orphans(tree, labels, faults)
     marked += [Marked(image=Listed(named=name), place=str(this.place)) for name in this.missing]
     names = this.names
     if names is None:
@@ -185,6 +180,29 @@ def read_yolo(tree: Tree, found: dict[str, YoloSplit], split: str, faults: Fault
         names = {number: str(number) for number in range(max([*used, largest]) + 1)}
     names = require_classes(names, used, str(this.place), faults)
     return build(marked, names, {number: number for number in names}, faults, this.place)
+
+
+def _read_lines(label: Path, faults: Faults) -> Iterator[tuple[str, str]]:
+    """Give the places and lines of a label file, repeated ones once."""
+    seen: set[str] = set()
+    for number, text in enumerate(read_text(label).splitlines(), start=1):
+        line, place = " ".join(text.split()), f"{label}:{number}"
+        if line in seen:
+            note = "{n} lines repeat another of their file, and are read once"
+            faults.note("duplicate id", note, place)
+        elif line:
+            seen.add(line)
+            yield place, line
+
+
+def _note_orphans(tree: Tree, labels: set[Path], faults: Faults) -> None:
+    """Count the label files beside those that were read, which no image has."""
+    for folder in sorted({label.parent for label in labels}):
+        for name in sorted(tree.names_in(folder)):
+            path = folder / name
+            if name.endswith(".txt") and name not in NO_LABELS and path not in labels:
+                text = "{n} label files have no image of their name in the split"
+                faults.note("missing file", text, str(path))
 
 
 def _largest_class(tree: Tree, split: YoloSplit) -> int:
@@ -412,9 +430,13 @@ class _Folders:
         if place.is_dir():
             return self._tree.images_below(place), []
         if place.suffix.lower() == ".txt":
-            found = self._tree.images.find(read_lines(place), place.parent)
-            return found.paths.values(), found.absent
-        return ([place] if place.suffix.lower() in SUFFIXES else []), []
+            names = read_lines(place)
+            found = self._tree.images.find(names, place.parent)
+            known = found.paths.keys() | found.several.keys()
+            return found.paths.values(), [
+                name for name in dict.fromkeys(names) if name not in known
+            ]
+        return ([place] if is_image(place.name) else []), []
 
     def _ending(self, key: tuple[str, ...]) -> Path | None:
         """Find the one folder with images whose path ends in a key; the uppermost where nested."""
