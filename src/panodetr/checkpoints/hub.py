@@ -244,9 +244,8 @@ def list_models() -> list[KnownModel]:
 
 
 def _bundled(name: str, folder: Path) -> KnownModel:
-    metrics: dict[str, Any] = {}
-    if (folder / METRICS_FILE).is_file():
-        metrics = read_json(folder / METRICS_FILE, dict[str, Any], CheckpointError)
+    file = folder / METRICS_FILE
+    metrics = read_json(file, dict[str, Any], CheckpointError) if file.is_file() else {}
     return KnownModel(
         name=name,
         where="bundled",

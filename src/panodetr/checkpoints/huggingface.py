@@ -280,13 +280,8 @@ def _with_kept(spec: ModelSpec, kept: ModelSpec) -> ModelSpec:
     if names != known:
         return spec
     own = ("short_side", "long_side", "mean", "std")
-    rule = {name: getattr(spec.preprocessing, name) for name in own}
-    return replace(
-        kept,
-        name=spec.name,
-        architecture=spec.architecture,
-        preprocessing=replace(kept.preprocessing, **rule),
-    )
+    rule = replace(kept.preprocessing, **{key: getattr(spec.preprocessing, key) for key in own})
+    return replace(kept, name=spec.name, architecture=spec.architecture, preprocessing=rule)
 
 
 def _read_backbone(config: _Config) -> ResNetConfig:
@@ -342,23 +337,24 @@ def _write_backbone(backbone: ResNetConfig) -> dict[str, Any]:
 
 
 def _read_preprocessing(given: _Preprocessor) -> Preprocessing:
+    """Understand the size's forms: one number with `max_size`, or a dictionary of edges."""
     if not given.do_rescale or abs(given.rescale_factor * 255 - 1) > 1e-3:
         raise ValueError("the preprocessor does not rescale by 1/255, which this one always does")
-    short, long = _read_size(given) if given.do_resize else (None, None)
+    if not given.do_resize:
+        short = long = None
+    elif isinstance(given.size, int):
+        short, long = given.size, given.max_size
+    else:
+        short, long = given.size.get("shortest_edge"), given.size.get("longest_edge")
+        if long is not None and short is None:
+            short = long  # the long side exactly so, and the short one as it comes
+        long = long or given.max_size
+        if short is None or long is None:
+            raise ValueError(
+                f"size is {given.size}; expected shortest_edge and longest_edge in pixels"
+            )
+        long = long if long < _NO_LIMIT else None
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if given.do_normalize:
         mean, std = given.image_mean, given.image_std
     return Preprocessing(short_side=short, long_side=long, mean=mean, std=std)
-
-
-def _read_size(given: _Preprocessor) -> tuple[int, int | None]:
-    """Understand the size's forms: one number with `max_size`, or a dictionary of edges."""
-    if isinstance(given.size, int):
-        return given.size, given.max_size
-    short, long = given.size.get("shortest_edge"), given.size.get("longest_edge")
-    if long is not None and short in (None, long):
-        return long, long  # the long side exactly so, and the short one as it comes
-    limit = long or given.max_size
-    if short is None or limit is None:
-        raise ValueError(f"size is {given.size}; expected shortest_edge and longest_edge in pixels")
-    return short, limit if limit < _NO_LIMIT else None
