@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=60, help="of load, in all")
     parser.add_argument("--loop-seconds", type=float, default=20, help="of the loop, in all")
-    parser.add_argument("--warm-up", type=float, default=20)
+    parser.add_argument("--warm-up", type=float, default=60)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--growth", type=float, default=30, help="MiB, in all")
     options = parser.parse_args()
@@ -138,7 +138,8 @@ def ask(
 
 
 def memory_of(pid: int) -> float:
-    """Give what a service and its processes hold for themselves, in MiB."""
+    """Give what a service and its processes hold for themselves at rest, in MiB."""
+    time.sleep(1)  # the last batch's memory is given back after its answers
     service = psutil.Process(pid)
     everyone = [service, *service.children(recursive=True)]
     return sum(process.memory_full_info().uss for process in everyone) / 2**20

@@ -126,8 +126,8 @@ def test_no_path_reaches_the_file_system(service: Running) -> None:
     samples = ("../SOURCE.md", "SOURCE.md", "%2e%2e%2fx", "/etc/passwd")
     others = ("/../pyproject.toml", "/%00", "//etc/passwd", "/__init__.py", "/page/index.html")
     for path in (*(f"/samples/{name}" for name in samples), *others):
-        problem(service.get(path), 404)
-    problem(service.get("/v1/segment"), 405)
+        assert "nothing at this path" in problem(service.get(path), 404)
+    assert "GET is not for this path; expected POST" in problem(service.get("/v1/segment"), 405)
 
 
 def mutate(chance: random.Random) -> bytes:

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import wraps
 from importlib.resources import files as package_files
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from panodetr.errors import ImageError, PanodetrError, UsageError
 from panodetr.predict import Task
 from panodetr.serve.answers import MEDIA_TYPES
 from panodetr.serve.api import (
@@ -36,7 +37,6 @@ from panodetr.serve.body import (
     count_pixels,
     hosted_image,
     image_of_body,
-    read_query,
     shown_in_body,
 )
 from panodetr.serve.errors import CLIENT_GONE, PROBLEM, RequestError, overloaded
@@ -44,6 +44,9 @@ from panodetr.serve.metrics import Metrics
 from panodetr.serve.openapi import describe_api
 from panodetr.serve.options import ServiceOptions
 from panodetr.serve.pool import Pool
+from panodetr.validation import check
+
+T = TypeVar("T")
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
@@ -91,8 +94,8 @@ class Service:
         """Give the application."""
         post: dict[str, Endpoint] = {
             "/": self.hosted,
-            "/detect": self.hosted_detect,
-            "/models/{name:path}/detect": self.hosted_detect,
+            "/detect": self.hosted,
+            "/models/{name:path}/detect": self.hosted,
             "/models/{name:path}": self.hosted,
             "/v1/segment": self.segment,
             "/v1/detect": self.detect,
@@ -116,53 +119,37 @@ class Service:
                 *(Route(path, answer, methods=["GET"]) for path, answer in files.items()),
             ],
             exception_handlers={
-                HTTPException: _answer_error,
-                ClientDisconnect: _answer_error,
-                Exception: _answer_error,
+                kind: _answer_error
+                for kind in (HTTPException, PanodetrError, ClientDisconnect, Exception)
             },
         )
 
     async def segment(self, request: Request) -> Response:
         """Answer `POST /v1/segment`."""
-        query = read_query(request.query_params, SegmentQuery)
-        work = Work(
-            model=self._model(query.model).name,
-            action="segment",
-            form=_form(request),
-            task=query.task,
-            threshold=query.threshold,
-            masks=query.masks,
-        )
+        query = _query(request, SegmentQuery)
+        model = self._model(query.model).name
+        work = Work(model, "segment", _form(request), query.task, query.threshold, query.masks)
         return await self._run(request, work)
 
     async def detect(self, request: Request) -> Response:
         """Answer `POST /v1/detect`."""
-        query = read_query(request.query_params, DetectQuery)
-        work = Work(
-            model=self._model(query.model).name,
-            action="detect",
-            form=_form(request),
-            threshold=query.threshold,
-            masks="rle" if query.masks else None,
-        )
+        query = _query(request, DetectQuery)
+        model, masks = self._model(query.model).name, "rle" if query.masks else None
+        work = Work(model, "detect", _form(request), threshold=query.threshold, masks=masks)
         return await self._run(request, work)
 
     async def write(self, request: Request) -> Response:
         """Answer `POST /v1/write`."""
-        query = read_query(request.query_params, WriteQuery)
-        work = Work(model=self._model(query.model).name, action="write", form=query.file)
-        return await self._run(request, work)
+        query = _query(request, WriteQuery)
+        return await self._run(request, Work(self._model(query.model).name, "write", query.file))
 
     async def hosted(self, request: Request) -> Response:
-        """Answer a client of hosted inference, by the model's own task."""
+        """Answer a client of hosted inference, by the path or else the model's own task."""
         model = self._model(request.path_params.get("name"))
-        action = "segment" if model.task == "panoptic" else "detect"
-        return await self._run(request, Work(model=model.name, action=action, form="hosted"))
-
-    async def hosted_detect(self, request: Request) -> Response:
-        """Answer a client of hosted inference that wants boxes, whatever the model's task."""
-        model = self._model(request.path_params.get("name"))
-        return await self._run(request, Work(model=model.name, action="detect", form="hosted"))
+        boxes = model.task == "detection" or request.url.path.endswith("/detect")
+        return await self._run(
+            request, Work(model.name, "detect" if boxes else "segment", "hosted")
+        )
 
     async def models(self, request: Request) -> Response:
         """Answer `GET /v1/models`."""
@@ -274,6 +261,11 @@ class Service:
             self._held_bytes -= len(body)
 
 
+def _query(request: Request, expected: type[T]) -> T:
+    """Check the parameters of a request's URL."""
+    return check(dict(request.query_params), expected, "the query", UsageError, strict=False)
+
+
 def _form(request: Request) -> Form:
     """Give the form of the answer that a request accepts."""
     return _FORMS[choose_media_type(request.headers.get("accept", ""), tuple(_FORMS))]
@@ -300,10 +292,15 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     """Answer an error as `application/problem+json`; its kind is for the metrics."""
     if isinstance(error, ClientDisconnect):
         error = RequestError(CLIENT_GONE, "the client has left")
+    elif isinstance(error, PanodetrError):
+        error = RequestError(415 if isinstance(error, ImageError) else 422, str(error))
     elif not isinstance(error, HTTPException):
         error = RequestError(500, "something failed within the service; its log says what")
     elif not isinstance(error, RequestError):  # Starlette's own
-        error = RequestError(error.status_code, error.detail, headers=error.headers)
+        detail = "there is nothing at this path; /openapi.json lists the paths"
+        if error.status_code == 405 and error.headers:
+            detail = f"{request.method} is not for this path; expected {error.headers['Allow']}"
+        error = RequestError(error.status_code, detail, headers=error.headers)
     request.state.error = error
     return Response(error.json(), error.status_code, error.headers, media_type=PROBLEM)
 

@@ -1,37 +1,22 @@
-"""What a request says: its query, the image in its body, and the form of the answer it accepts."""
+"""What a request says: the image in its body, and the media type that it accepts."""
 
 from __future__ import annotations
 
 import binascii
 from base64 import b64decode
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Sequence
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from panodetr.errors import ImageError, UsageError
+from panodetr.errors import UsageError
 from panodetr.images.read import read_size
 from panodetr.serve.api import Given, HostedParameters, HostedRequest, Shown
 from panodetr.serve.errors import RequestError
-from panodetr.validation import check, decode_json
-
-T = TypeVar("T")
+from panodetr.validation import decode_json
 
 _FORM = b"multipart/form-data"
-
-
-def read_query(query: Mapping[str, str], expected: type[T]) -> T:
-    """Check the parameters of a request's URL.
-
-    Raises:
-        RequestError: one is unknown or out of bounds (422).
-    """
-    try:
-        return check(dict(query), expected, "the query", UsageError, strict=False)
-    except UsageError as error:
-        raise RequestError(422, str(error)) from error
 
 
 def choose_media_type(accept: str, offered: Sequence[str]) -> str:
@@ -73,10 +58,11 @@ async def shown_in_body(body: bytes, headers: Headers) -> Given:
     """Give the image of a form, and what is to be written of it, from the field `shown`.
 
     Raises:
-        RequestError: the form is broken (400), lacks a field (415), or the JSON is invalid (422).
+        RequestError: the form is broken (400) or lacks a field (415).
+        UsageError: the JSON is invalid.
     """
     image, shown = await _read_form(body, headers, "image", "shown")
-    return Given(image, _decode(shown, Shown, "shown"))
+    return Given(image, decode_json(shown, Shown, "shown", UsageError))
 
 
 async def _read_form(body: bytes, headers: Headers, *fields: str) -> list[bytes]:
@@ -110,11 +96,12 @@ def hosted_image(body: bytes) -> tuple[bytes, HostedParameters]:
     The body is an image file, or JSON; no image file begins with a brace.
 
     Raises:
-        RequestError: the JSON is invalid (422), or `inputs` is no image (415).
+        RequestError: `inputs` is a URL (422) or not base64 (415).
+        UsageError: the JSON is invalid.
     """
     if body.lstrip(b" \t\r\n")[:1] != b"{":
         return body, HostedParameters()
-    request = _decode(body, HostedRequest, "the body")
+    request = decode_json(body, HostedRequest, "the body", UsageError)
     inputs = request.inputs.strip()
     if "://" in inputs[:16]:
         raise RequestError(422, "inputs is a URL, and none is fetched; send the image itself")
@@ -125,23 +112,14 @@ def hosted_image(body: bytes) -> tuple[bytes, HostedParameters]:
     return image, request.parameters or HostedParameters()
 
 
-def _decode(contents: bytes, expected: type[T], source: str) -> T:
-    try:
-        return decode_json(contents, expected, source, UsageError)
-    except UsageError as error:
-        raise RequestError(422, str(error)) from error
-
-
 def count_pixels(image: bytes, max_pixels: int) -> int:
     """Read the size of an image from its header.
 
     Raises:
-        RequestError: it is not an image (415), or too large (413).
+        ImageError: it is not an image.
+        RequestError: it is too large (413).
     """
-    try:
-        height, width = read_size(image, max_pixels=1 << 62)
-    except ImageError as error:
-        raise RequestError(415, str(error)) from error
+    height, width = read_size(image, max_pixels=1 << 62)
     if height * width > max_pixels:
         raise RequestError(
             413,

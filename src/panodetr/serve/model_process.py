@@ -9,13 +9,14 @@ import sys
 import traceback
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from panodetr.errors import ImageError, PanodetrError
 from panodetr.images.read import read_image
 from panodetr.predict import DETECTION_THRESHOLD
 from panodetr.serve.answers import write_answer, write_file
 from panodetr.serve.api import ModelInfo
+from panodetr.serve.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,27 +27,13 @@ if TYPE_CHECKING:
     from panodetr.serve.options import ServiceOptions
 
 
-class Failure(NamedTuple):
-    """Why there is no answer for an image.
-
-    Attributes:
-        status: 415 (not an image), 422 (not for this model) or 500.
-        detail: one line.
-        fault: a traceback for the log, of status 500.
-    """
-
-    status: int
-    detail: str
-    fault: str = ""
-
-
 def run_models(
     connection: Connection[Any, Any],
     sources: Mapping[str, str],
     options: ServiceOptions,
     threads: int,
 ) -> None:
-    """Be a model process: send the models' descriptions, or one line of error, then answer.
+    """Be a model process: send the models' descriptions, or an error, then answer.
 
     Signals are the front process's affair; when it is gone the connection ends, and so does this.
     """
@@ -61,7 +48,7 @@ def run_models(
             for name, source in sources.items()
         }
     except PanodetrError as error:
-        connection.send(str(error))
+        connection.send(PanodetrError(str(error)))  # others may not come through a pipe
         return
     with suppress(EOFError, OSError):  # the front process is gone
         connection.send([describe(name, model) for name, model in models.items()])
@@ -92,7 +79,7 @@ def describe(name: str, model: Predictor) -> ModelInfo:
 
 def answer_batch(
     model: Predictor, work: Work, given: Sequence[Given], max_pixels: int
-) -> Sequence[bytes | Failure]:
+) -> Sequence[bytes | RequestError]:
     """Answer images that ask for the same work, in their order; one that fails does so alone."""
     rule = model.spec.preprocessing
     read = partial(read_image, bits=rule.bits, channels=rule.channels, max_pixels=max_pixels)
@@ -111,6 +98,6 @@ def answer_batch(
         if len(given) > 1:
             return [answer_batch(model, work, [one], max_pixels)[0] for one in given]
         if isinstance(error, PanodetrError):
-            return [Failure(415 if isinstance(error, ImageError) else 422, str(error))]
+            return [RequestError(415 if isinstance(error, ImageError) else 422, str(error))]
         detail = "the model failed; the service's log has more"
-        return [Failure(500, detail, traceback.format_exc())]
+        return [RequestError(500, detail, fault=traceback.format_exc())]

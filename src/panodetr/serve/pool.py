@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from panodetr.errors import PanodetrError
 from panodetr.serve.errors import RequestError, overloaded
-from panodetr.serve.model_process import Failure, run_models
+from panodetr.serve.model_process import run_models
 from panodetr.threads import pool_threads
 
 if TYPE_CHECKING:
@@ -106,8 +106,7 @@ class Pool:
         """Wait for a model process's answer; to cancel this takes the image back.
 
         Raises:
-            RequestError: too many pixels wait already, or none are taken any more (429); or there
-                is no answer.
+            RequestError: too much waits, none is taken any more (429), or there is no answer.
         """
         if self.draining:
             raise overloaded("the service is about to end; try again", "draining")
@@ -160,13 +159,13 @@ class Pool:
             models = await self._in_thread(here.recv)
         except (EOFError, OSError):
             await self._in_thread(process.join, 1)
-            models = (
+            models = PanodetrError(
                 f"a model process ended with code {process.exitcode} while it loaded the models; "
                 "the log has more, and -9 is often a lack of memory"
             )
-        if isinstance(models, str):
+        if isinstance(models, PanodetrError):
             self._end(process)
-            raise PanodetrError(models)
+            raise models
         self.models = models
         self._ready.add(process)
         return process
@@ -198,29 +197,26 @@ class Pool:
         died.add_done_callback(lambda _: self._arrived.set())
         while batch := await self._take(died):
             began, failure = time.perf_counter(), None
-            answers: list[bytes | Failure] = []
             try:
                 answers = await asyncio.wait_for(
                     self._in_thread(self._ask, process, batch), self._options.deadline
                 )
             except TimeoutError:
                 failure = RequestError(504, "the model took too long; send a smaller image")
+                answers = [failure] * len(batch)
             except (EOFError, OSError):
                 failure = RequestError(502, "the model process died; try again")
+                answers = [failure] * len(batch)
             pixels = sum(entry.pixels for entry in batch)
             self._metrics.batch_images.observe(len(batch))
             self._metrics.batch_pixels.observe(pixels)
             rate = pixels / (time.perf_counter() - began)
             self._pixels_a_second += 0.2 * (rate - self._pixels_a_second)
-            for index, entry in enumerate(batch):
-                answer = failure or answers[index]
+            for entry, answer in zip(batch, answers, strict=True):
                 if entry.answer.done():  # nobody waits any more
                     continue
                 if isinstance(answer, bytes):
                     entry.answer.set_result(answer)
-                elif isinstance(answer, Failure):
-                    error = RequestError(answer.status, answer.detail, fault=answer.fault)
-                    entry.answer.set_exception(error)
                 else:
                     entry.answer.set_exception(answer)
             if failure is not None:
@@ -245,11 +241,13 @@ class Pool:
             if alike and entry.pixels <= room and entry.work == batch[0].work:
                 batch.append(entry)
                 room -= entry.pixels
+        # A power of two: PyTorch keeps memory for each size of batch that it meets.
+        del batch[1 << (len(batch).bit_length() - 1) :]
         for entry in batch:
             del self._waiting[entry]
         return batch
 
-    def _ask(self, process: SpawnProcess, batch: list[Entry]) -> list[bytes | Failure]:
+    def _ask(self, process: SpawnProcess, batch: list[Entry]) -> list[bytes | RequestError]:
         connection = self._connections[process]
         connection.send((batch[0].work, [entry.given for entry in batch]))
         return connection.recv()

@@ -115,23 +115,35 @@ class _Connection(H11Protocol):
     """A connection that is cut off when the client takes too long to send or to read."""
 
     upload_seconds: float
-    _sending: asyncio.TimerHandle | None = None  # the client sends a request
-    _reading: asyncio.TimerHandle | None = None  # the client reads an answer
+    _cut_off: asyncio.TimerHandle | None = None  # while the client is waited for
+    _unread = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._sending = self._later()
+        self._watch()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        arrived = (
-            self.conn.their_state is not h11.SEND_BODY and self.conn.their_state is not h11.IDLE
-        )
-        if arrived and self._sending is not None:
-            self._sending.cancel()
-            self._sending = None
-        elif not arrived and self._sending is None:
-            self._sending = self._later()
+        self._watch()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = True
+        self._watch()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread = False
+        self._watch()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._later()  # what is left to send may never be read
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._cut_off is not None:
+            self._cut_off.cancel()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, as every error is answered."""
@@ -147,27 +159,16 @@ class _Connection(H11Protocol):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._reading = self._later()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._reading is not None:
-            self._reading.cancel()
-
-    def timeout_keep_alive_handler(self) -> None:
-        super().timeout_keep_alive_handler()
-        self._later()  # what is left to send may never be read
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        for timer in (self._sending, self._reading):
-            if timer is not None:
-                timer.cancel()
+    def _watch(self) -> None:
+        """Set the timer while a request is under way, or an answer is not read."""
+        waits = self._unread or self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+        if waits and self._cut_off is None:
+            self._cut_off = self._later()
+        elif not waits and self._cut_off is not None:
+            self._cut_off.cancel()
+            self._cut_off = None
 
     def _later(self) -> asyncio.TimerHandle:
-        """Cut the connection off after a while."""
         return self.loop.call_later(self.upload_seconds + GRACE, self.transport.abort)
 
 

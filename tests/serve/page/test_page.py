@@ -44,10 +44,6 @@ def color(page: Any, pixel: tuple[int, int]) -> list[int]:
     return page.evaluate(READ, ["#overlay", x - box["x"], y - box["y"]])
 
 
-def set_slider(page: Any, name: str, value: int) -> None:
-    page.locator(f"#{name}").fill(str(value))
-
-
 def data_transfer(page: Any) -> Any:
     return page.evaluate_handle(
         """(bytes) => {
@@ -61,20 +57,6 @@ def data_transfer(page: Any) -> Any:
 
 def rows(page: Any) -> list[str]:
     return page.locator("#segments .number").all_text_contents()
-
-
-def test_a_sample_is_segmented_by_a_click(site: Site, page: Any) -> None:
-    page.click("#samples button >> nth=0")
-    page.wait_for_selector("#segments li")
-    assert page.inner_text("#status") == "6 nucleus, background"
-    assert [(work.model, work.task) for work in site.pool.works] == [("scene", "panoptic")]
-
-
-def test_an_uploaded_image_shows_its_segments_in_colour(page: Any) -> None:
-    upload(page, "cells.png")
-    assert color(page, FIRST) == pytest.approx([242, 22, 66, 102], abs=3)  # the category's, vivid
-    assert color(page, LAST)[:3] != color(page, FIRST)[:3]
-    assert page.get_attribute("#view", "aria-label") == "Image cells.png"
 
 
 @pytest.mark.parametrize("way", ["drop", "paste", "camera"])
@@ -93,7 +75,7 @@ def test_images_come_by_drop_paste_and_camera(page: Any, way: str) -> None:
     page.wait_for_selector("#segments li")
 
 
-def test_progress_is_shown_until_the_answer_is_there(site: Site, page: Any) -> None:
+def test_a_sample_is_segmented_by_a_click_and_progress_is_shown(site: Site, page: Any) -> None:
     site.pool.gate.clear()
     page.click("#samples button >> nth=0")
     page.get_by_text("Finding segments").wait_for()
@@ -101,11 +83,15 @@ def test_progress_is_shown_until_the_answer_is_there(site: Site, page: Any) -> N
     site.pool.gate.set()
     page.wait_for_selector("#segments li")
     assert not page.locator("#progress").is_visible()
+    assert page.inner_text("#status") == "6 nucleus, background"
+    assert [(work.model, work.task) for work in site.pool.works] == [("scene", "panoptic")]
 
 
-def test_hovering_lights_one_up_with_label_score_and_area(site: Site, page: Any) -> None:
+def test_segments_have_colours_and_light_up_under_the_pointer(site: Site, page: Any) -> None:
     upload(page, "cells.png")
     before = color(page, FIRST)
+    assert before == pytest.approx([242, 22, 66, 102], abs=3)  # the category's, vivid
+    assert color(page, LAST)[:3] != before[:3]
     page.mouse.move(*place(page, FIRST))
     area = site.pool.scene(*SIZE).segments[0].area
     assert page.inner_text("#tip") == f"nucleus 99 % · {area} px"
@@ -124,23 +110,18 @@ def test_a_tap_lights_one_up_on_a_touch_screen(site: Site) -> None:
     assert page.locator("#tip").is_visible()
 
 
-def test_the_score_slider_hides_segments_without_a_request(site: Site, page: Any) -> None:
+def test_sliders_hide_and_fade_segments_without_a_request(site: Site, page: Any) -> None:
     upload(page, "cells.png")
-    assert color(page, LAST)[3] > 0
-    set_slider(page, "least", 60)
-    assert color(page, LAST)[3] == 0
-    assert color(page, FIRST)[3] > 0
-    assert page.locator("#segments .below .number").all_text_contents() == ["5", "6"]
-    set_slider(page, "least", 50)
-    assert color(page, LAST)[3] > 0
-    assert len(site.pool.works) == 1
-
-
-def test_opacity_reaches_from_nothing_to_all(page: Any) -> None:
-    upload(page, "cells.png")
+    for least, shown in ((60, False), (50, True)):
+        page.fill("#least", str(least))
+        assert (color(page, LAST)[3] > 0) == shown
+        assert color(page, FIRST)[3] > 0
+        below = page.locator("#segments .below .number").all_text_contents()
+        assert below == ([] if shown else ["5", "6"])
     for percent, alpha in ((0, 0), (100, 255)):
-        set_slider(page, "opacity", percent)
+        page.fill("#opacity", str(percent))
         assert color(page, FIRST)[3] == alpha
+    assert len(site.pool.works) == 1
 
 
 def test_the_list_is_sorted_filtered_and_switched(page: Any) -> None:
@@ -287,20 +268,14 @@ def test_two_tabs_do_not_meddle(site: Site, page: Any) -> None:
     other.wait_for_selector("#samples img")
     site.pool.gate.clear()
     for tab in (page, other):
-        tab.set_input_files(
-            "#file",
-            {
-                "name": "cells.png",
-                "mimeType": "image/png",
-                "buffer": file_of(draw_scene(*SIZE, 6)),
-            },
-        )
+        tab.click("#samples button >> nth=0")
     site.pool.gate.set()
     for tab in (page, other):
         tab.wait_for_selector("#segments li")
-    set_slider(page, "least", 60)
-    assert color(page, LAST)[3] == 0
-    assert color(other, LAST)[3] > 0
+    assert rows(page) == rows(other)
+    page.fill("#least", "60")
+    for tab, below in ((page, 2), (other, 0)):
+        assert tab.locator("#segments .below").count() == below
 
 
 def test_a_service_with_a_key_asks_for_it(browser: Any) -> None:

@@ -27,7 +27,11 @@ const entries = new Entries((entry) => {
   if (entry === current) showCurrent();
   else showDownloads();
 });
-const viewer = new Viewer($("#view"), { point: pointAt, pick, zoom: showZoom });
+const viewer = new Viewer($("#view"), {
+  point: pointAt,
+  pick,
+  zoom: (scale) => ($("#zoom output").textContent = percent(scale)),
+});
 const list = new SegmentList($("#segments"), {
   light: (one) => light(one?.id ?? picked, { scroll: false }),
   pick(one) {
@@ -80,8 +84,8 @@ function remove(entry) {
 function select(entry) {
   current = entry;
   picked = look.lit = 0;
-  for (const { item } of entries.all) item.classList.toggle("current", item === entry?.item);
   for (const { item } of entries.all) {
+    item.classList.toggle("current", item === entry?.item);
     item.firstChild.setAttribute("aria-pressed", item === entry?.item);
   }
   entries.ask(request(), entry);
@@ -166,10 +170,6 @@ function setShown(ids, shown) {
   const { hidden } = result();
   for (const id of ids) shown ? hidden.delete(id) : hidden.add(id);
   restyle();
-}
-
-function showZoom(scale) {
-  $("#zoom output").textContent = percent(scale);
 }
 
 // One is lit: under the pointer, in the list, or picked by a tap.
