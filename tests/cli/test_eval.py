@@ -106,20 +106,10 @@ def test_options_that_cannot_be_meant(
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--task", "boxes,masks"), "--task has 'masks'; expected boxes, instances, panoptic"),
-        (("--overlap", "0.5"), "--overlap is for --tiles"),
-        (("--tiles", "64", "--overlap", "1"), "tiles of 64 pixels cannot overlap by 64"),
-    ],
-)
-def test_options_that_a_model_cannot_follow(
-    panodetr: Program, tiny_model: Path, data: Path, arguments: tuple[str, ...], message: str
-) -> None:
-    done = panodetr("eval", "--model", tiny_model, "--data", data, *arguments)
+def test_an_unknown_task_is_refused(panodetr: Program, tiny_model: Path, data: Path) -> None:
+    done = panodetr("eval", "--model", tiny_model, "--data", data, "--task", "boxes,masks")
     assert done.returncode == 2
-    assert message in done.stderr
+    assert "--task has 'masks'; expected boxes, instances, panoptic" in done.stderr
 
 
 def test_missing_images_are_left_out_where_that_is_allowed(

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 from transformers.image_transforms import get_size_with_aspect_ratio
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
@@ -19,15 +18,13 @@ from transformers.models.detr.image_processing_pil_detr import DetrImageProcesso
 from panodetr.compat import DetrImageProcessor
 from panodetr.compat.options import ProcessorOptions
 
+from .conftest import noise
+
 pytestmark = pytest.mark.parity
 
 SIZE = {"shortest_edge": 48, "longest_edge": 80}
 CALL = ("masks_path", "return_segmentation_masks")
 LEVEL = 1 / 255 / 0.224  # one grey level, after normalising with the least deviation
-
-
-def noise(height: int, width: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def both(*inputs: Any, size: Any = SIZE, format: str = "coco_detection", **options: Any) -> Any:
@@ -82,41 +79,30 @@ def test_images_under_every_option(options: dict[str, Any]) -> None:
     same(ours, theirs, tolerance=1.001 if not options.get("do_rescale", True) else LEVEL)
 
 
+def annotated(box: list[float], polygons: Any, points: list[int], **changes: Any) -> dict[str, Any]:
+    area = {"category_id": 3, "area": 300.0, "iscrowd": 0}
+    return {**area, "bbox": box, "segmentation": polygons, "keypoints": points, **changes}
+
+
 OBJECTS = {
     "image_id": 5,
     "annotations": [
-        {
-            "category_id": 3,
-            "area": 300.0,
-            "iscrowd": 0,
-            "bbox": [10.0, 5.0, 20.5, 30.0],
-            "segmentation": [[10, 5, 30.5, 5, 30.5, 35, 10, 35]],
-            "keypoints": [12, 7, 2, 20, 30, 1],
-        },
-        {
-            "category_id": 8,
-            "area": 50.0,
-            "iscrowd": 0,
-            "bbox": [80.0, 50.0, 30.0, 30.0],  # out of the image
-            "segmentation": [[80, 50, 89, 50, 89, 59], [1, 1, 5, 1, 5, 9]],
-            "keypoints": [81, 51, 2, 85, 55, 2],
-        },
-        {
-            "category_id": 9,
-            "area": 1.0,
-            "iscrowd": 0,
-            "bbox": [4.0, 4.0, 0.0, 3.0],  # empty
-            "segmentation": [[4, 4, 4, 7, 4, 7]],
-            "keypoints": [4, 4, 0, 4, 4, 0],
-        },
-        {
-            "category_id": 1,
-            "area": 900.0,
-            "iscrowd": 1,
-            "bbox": [0.0, 0.0, 30.0, 30.0],
-            "segmentation": {"size": [60, 90], "counts": [0, 5400]},
-            "keypoints": [0, 0, 0, 0, 0, 0],
-        },
+        annotated(
+            [10.0, 5.0, 20.5, 30.0],
+            [[10, 5, 30.5, 5, 30.5, 35, 10, 35]],
+            [12, 7, 2, 20, 30, 1],
+        ),
+        annotated(
+            [80.0, 50.0, 30.0, 30.0],  # out of the image
+            [[80, 50, 89, 50, 89, 59], [1, 1, 5, 1, 5, 9]],
+            [81, 51, 2, 85, 55, 2],
+            category_id=8,
+            area=50.0,
+        ),
+        annotated([4.0, 4.0, 0.0, 3.0], [[4, 4, 4, 7, 4, 7]], [4, 4, 0, 4, 4, 0]),  # empty
+        annotated(
+            [0.0, 0.0, 30.0, 30.0], {"size": [60, 90], "counts": [0, 5400]}, [0] * 6, iscrowd=1
+        ),
     ],
 }
 NOTHING = {"image_id": 6, "annotations": []}

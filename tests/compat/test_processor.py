@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from panodetr.checkpoints.spec import ModelSpec
@@ -14,11 +13,9 @@ from panodetr.compat import DetrFeatureExtractor, DetrImageProcessor, rgb_to_id
 from panodetr.compat.options import ProcessorOptions
 from panodetr.errors import DataError, ImageError, UsageError
 from panodetr.images.resize import resized_size
-from panodetr.results.id_map import encode_ids, id_map_png
+from panodetr.results.id_map import encode_ids
 
-
-def noise(height: int, width: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+from .conftest import noise
 
 
 @pytest.fixture
@@ -75,12 +72,11 @@ def test_without_padding_images_stay_apart(small: DetrImageProcessor) -> None:
         small(images, do_pad=False, return_tensors="pt")
 
 
-def test_the_size_rule_is_transformers_and_differs_from_the_originals() -> None:
+def test_the_size_rule_and_the_orientation_are_transformers_not_ours(
+    small: DetrImageProcessor, tmp_path: Path
+) -> None:
     assert ProcessorOptions().target_size((640, 256)) == (1333, 533)
     assert resized_size((640, 256), 800, 1333) == (1332, 533)
-
-
-def test_the_exif_orientation_is_left_alone(small: DetrImageProcessor, tmp_path: Path) -> None:
     image = Image.fromarray(noise(40, 60))
     exif = image.getexif()
     exif[0x0112] = 6  # turned by a quarter
@@ -146,4 +142,3 @@ def test_ids_come_back_from_colours() -> None:
     colours = encode_ids(ids)
     np.testing.assert_array_equal(rgb_to_id(colours), ids)
     assert rgb_to_id([1, 2, 3]) == 1 + 2 * 256 + 3 * 65536
-    assert id_map_png(ids)

@@ -16,7 +16,7 @@ from tests.data.whole import panoptic_target
 
 from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.masks import encode_pixels
-from panodetr.data.samples import Sample, read_sample
+from panodetr.data.samples import ObjectTruth, Sample, read_sample
 from panodetr.evaluation.average_precision import (
     DetectionFigures,
     ObjectResult,
@@ -140,6 +140,22 @@ def precision(figures: DetectionFigures) -> NDArray[np.float64]:
     """Precision over IoUs, recalls and categories, of all sizes."""
     assert figures.counted.eval is not None
     return figures.counted.eval["precision"][..., 0, 2]
+
+
+def box(
+    number: int, category_id: int, edges: tuple[int, int, int, int], crowd: int = 0
+) -> ObjectTruth:
+    """An object that fills its box, from x0, y0 to x1, y1, in image 1."""
+    x0, y0, x1, y1 = edges
+    return {
+        "id": number,
+        "image_id": 1,
+        "category_id": category_id,
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": (x1 - x0) * (y1 - y0),
+        "iscrowd": crowd,
+        "segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]],
+    }
 
 
 Noisy = Callable[[TruthImage, Overlap], list[ObjectResult]]

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from panodetr.data.formats import things
-from panodetr.data.samples import ObjectTruth
 from panodetr.evaluation.average_precision import (
     TWELVE,
     AveragePrecision,
@@ -16,11 +15,10 @@ from panodetr.evaluation.average_precision import (
     ObjectResult,
     Overlap,
 )
-from panodetr.evaluation.ground_truth import GroundTruth, TruthImage
+from panodetr.evaluation.ground_truth import GroundTruth
 
-from .conftest import precision
+from .conftest import Noisy, box, precision
 
-Noisy = Callable[[TruthImage, Overlap], list[ObjectResult]]
 CELL = things({1: "cell"})
 
 
@@ -79,17 +77,7 @@ def same(one: DetectionFigures, other: DetectionFigures) -> None:
 
 
 def test_one_found_of_two_and_nothing_at_all() -> None:
-    truth: list[ObjectTruth] = [
-        {
-            "id": number,
-            "image_id": 1,
-            "category_id": 1,
-            "bbox": [x, 0, 10, 10],
-            "area": 100,
-            "iscrowd": 0,
-        }
-        for number, x in ((1, 0), (2, 50))
-    ]
+    truth = [box(1, 1, (0, 0, 10, 10)), box(2, 1, (50, 0, 60, 10))]
     found: list[ObjectResult] = [
         {"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.9}
     ]

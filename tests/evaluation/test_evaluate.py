@@ -17,7 +17,7 @@ import pytest
 
 from panodetr.data.formats import things
 from panodetr.data.formats.coco_panoptic import read_ids
-from panodetr.data.samples import ObjectTruth, Sample
+from panodetr.data.samples import Sample
 from panodetr.errors import DataError
 from panodetr.evaluation.average_precision import (
     AveragePrecision,
@@ -30,7 +30,7 @@ from panodetr.evaluation.metrics import metrics as metrics_of
 from panodetr.evaluation.submitted import score
 from panodetr.results.types import Candidates
 
-from .conftest import Annotator, precision
+from .conftest import Annotator, box, precision
 
 
 def measured(model: Annotator, truth: GroundTruth, *tasks: Task, **options: Any) -> Figures:
@@ -105,15 +105,8 @@ def test_queries_that_nobody_ranks_cost_no_mask() -> None:
     counts = [np.sum(candidates.category_ids[ranked] == c) for c in (3, 5, 8)]
     assert counts == [min(100, np.sum(candidates.category_ids[chosen] == c)) for c in (3, 5, 8)]
     assert best_of_each_class(candidates, chosen[:0]).size == 0
-    truth: list[ObjectTruth] = [
-        {
-            "id": n,
-            "image_id": 1,
-            "category_id": c,
-            "bbox": [8.0 * n, 8.0 * n, 30.0, 30.0],
-            "area": 900.0,
-            "iscrowd": 0,
-        }
+    truth = [
+        box(n, c, (8 * n, 8 * n, 8 * n + 30, 8 * n + 30))
         for n, c in enumerate((3, 3, 5, 8), start=1)
     ]
     figures: list[DetectionFigures] = []

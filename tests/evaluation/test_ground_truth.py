@@ -13,13 +13,13 @@ from panodetr.data.convert import Target, convert_data
 from panodetr.data.dataset import Dataset
 from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.masks import panoptic_objects
-from panodetr.data.samples import InstanceImage, ObjectTruth, Sample
+from panodetr.data.samples import InstanceImage, Sample
 from panodetr.errors import DataError
 from panodetr.evaluation.evaluate import evaluate
 from panodetr.evaluation.ground_truth import TASKS, GroundTruth
 from panodetr.evaluation.panoptic_quality import object_segments
 
-from .conftest import Annotator
+from .conftest import Annotator, box
 
 
 @pytest.fixture
@@ -165,15 +165,9 @@ def test_unreadable_images_are_named(id_maps: Path, tmp_path: Path) -> None:
 
 
 def test_objects_without_masks_are_no_segments(nuclei: GroundTruth) -> None:
-    box: ObjectTruth = {
-        "id": 1,
-        "image_id": 1,
-        "category_id": 1,
-        "bbox": [0, 0, 4, 4],
-        "area": 16,
-        "iscrowd": 0,
-    }
-    image = InstanceImage(image_id=1, path=Path("1.png"), size=(20, 20), objects=(box,))
+    bare = box(1, 1, (0, 0, 4, 4))
+    del bare["segmentation"]
+    image = InstanceImage(image_id=1, path=Path("1.png"), size=(20, 20), objects=(bare,))
     data = Dataset(
         folder=nuclei.folder,
         split="",

@@ -12,6 +12,8 @@ from panodetr.errors import DataError
 from panodetr.evaluation.panoptic_quality import ClassQuality, PanopticQuality, object_segments
 from panodetr.results.types import Category
 
+from .conftest import box
+
 CATEGORIES = (
     Category(index=0, id=1, name="cell", is_thing=True, color=(255, 0, 0)),
     Category(index=1, id=5, name="sky", is_thing=False, color=(0, 0, 255)),
@@ -202,27 +204,14 @@ def test_merged_counts_are_those_of_one_pass(a: NDArray[np.int32], b: NDArray[np
         assert one.iou == pytest.approx(other.iou, rel=1e-14)  # sums in another order
 
 
-def box(number: int, category_id: int, edges: tuple[int, int, int, int], crowd: int) -> ObjectTruth:
-    x0, y0, x1, y1 = edges
-    return {
-        "id": number,
-        "image_id": 1,
-        "category_id": category_id,
-        "bbox": [x0, y0, x1 - x0, y1 - y0],
-        "area": (x1 - x0) * (y1 - y0),
-        "iscrowd": crowd,
-        "segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]],
-    }
-
-
 def drawn(*objects: ObjectTruth) -> tuple[NDArray[np.int32], list[GroundTruthSegment]]:
     return object_segments(objects, (20, 20))
 
 
 def test_objects_are_segments_the_smaller_on_top_and_crowds_below() -> None:
     ids, segments = drawn(
-        box(1, 7, (0, 0, 10, 10), 0),
-        box(2, 7, (5, 5, 9, 9), 0),
+        box(1, 7, (0, 0, 10, 10)),
+        box(2, 7, (5, 5, 9, 9)),
         box(3, 8, (8, 8, 18, 10), 1),
         box(4, 8, (8, 0, 18, 2), 1),
     )
@@ -233,12 +222,12 @@ def test_objects_are_segments_the_smaller_on_top_and_crowds_below() -> None:
     ]
     assert (ids[0, 0], ids[6, 6], ids[9, 12], ids[1, 12]) == (1, 2, 3, 3)
     assert ids[19, 19] == 4  # nothing, and not void
-    covered = box(1, 7, (0, 0, 4, 4), 0), box(2, 7, (0, 0, 4, 4), 0)
+    covered = box(1, 7, (0, 0, 4, 4)), box(2, 7, (0, 0, 4, 4))
     assert len(drawn(*covered)[1]) == 1  # it cannot be missed
 
 
 def test_what_is_found_where_no_object_is_counts_as_false() -> None:
     found = np.zeros((20, 20), np.int32)
     found[:4, :4], found[10:14, 10:14] = 1, 2
-    got = count(*drawn(box(1, 1, (0, 0, 4, 4), 0)), found, [segment(1), segment(2)])
+    got = count(*drawn(box(1, 1, (0, 0, 4, 4))), found, [segment(1), segment(2)])
     assert counts(got) == (1, 1, 0)

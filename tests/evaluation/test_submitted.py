@@ -13,11 +13,12 @@ from hotcoco.panoptic import PanopticEval
 
 from panodetr.data.samples import Sample
 from panodetr.errors import DataError
-from panodetr.evaluation.average_precision import TWELVE, ObjectResult, Overlap
-from panodetr.evaluation.ground_truth import GroundTruth, TruthImage
+from panodetr.evaluation.average_precision import TWELVE, Overlap
+from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.evaluation.submitted import score
 
-Noisy = Callable[[TruthImage, Overlap], list[ObjectResult]]
+from .conftest import Noisy
+
 Save = Callable[[object], Path]
 Edit = Callable[[Any], None]
 

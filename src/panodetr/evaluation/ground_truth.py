@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from panodetr.data.dataset import Dataset, Format, Source
 from panodetr.data.formats import Faults
@@ -16,11 +17,7 @@ from panodetr.data.masks import id_map_objects
 from panodetr.data.samples import InstanceImage, MaskImage, Records, Sample
 from panodetr.data.tree import same_split
 from panodetr.errors import DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from panodetr.results.types import Category
+from panodetr.results.types import Category
 
 Task = Literal["boxes", "instances", "panoptic"]
 """What is measured: AP of boxes, AP of masks, or panoptic quality."""
