@@ -19,7 +19,7 @@ from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.model.detr import Detr
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.log import Log, Progress, read_log
+from panodetr.training.log import Progress, read_log
 from panodetr.training.recorder import Recorder, draw_batch, draw_validation
 from panodetr.training.step import read_steps
 from panodetr.training.validate import Validation, choose_tasks, make_predictor, validate
@@ -153,8 +153,7 @@ def test_the_folder_keeps_what_is_told(
     tiny_run: TrainConfig, discs: Dataset, model: Detr, truth: GroundTruth, tmp_path: Path
 ) -> None:
     folder, told = RunFolder(tmp_path / "run"), Recording()
-    log = Log(folder, 0, 0)
-    recorder = Recorder(log, tiny_run.spec, discs, truth, told)
+    recorder = Recorder(folder, tiny_run, discs, truth, told, step=0, validated=0)
     (batch,) = next(read_steps(tiny_run, discs))
     recorder.note("class head: not taken over")
     recorder.begin(0, 6, 2)

@@ -1,20 +1,18 @@
-"""What a run reports: its observers, the log, trackers and curves."""
+"""What a run reports: observers, lines of the log, and their curves."""
 
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 from panodetr.errors import PanodetrError
-from panodetr.files import append_text, atomic_write, write_text
+from panodetr.files import atomic_write
 from panodetr.model.detr import Detr
 from panodetr.objective.targets import Batch
-from panodetr.training.folder import RunFolder
 from panodetr.training.validate import Validation
 
 
@@ -94,102 +92,6 @@ VALIDATED = {
     "validation: mask AP": {n.upper(): f"instances_{n}" for n in ("ap", "ap50", "ap75")},
 }
 """The figures of a validation that are drawn, 0 to 1, by panel and curve."""
-
-
-class Log:
-    """What a run leaves of its course: lines of JSON, and their figures in trackers and as curves.
-
-    A line has its step, and "losses" with the rates (`Progress`), or "validation" with figures, or
-    "bad_step", or "note".
-    """
-
-    def __init__(
-        self, folder: RunFolder, step: int, validated: int, *, wandb: bool = False
-    ) -> None:
-        """Go on after a step; what a killed run wrote past its state is dropped.
-
-        Args:
-            folder: the run's.
-            step: the last one that the state has done.
-            validated: the last one whose validation it knows of; later ones are done again.
-            wandb: whether to write to Weights & Biases: to the project "panodetr", in a group that
-                is named as the run's folder. A run that is resumed is a new one in the group.
-
-        Raises:
-            PanodetrError: the system refused to read or write, or Weights & Biases did.
-        """
-        from accelerate.tracking import TensorBoardTracker, WandBTracker
-
-        self.folder = folder
-        self.step = step
-        self._plotted = False
-        kept = [
-            line
-            for line in read_log(folder.log)
-            if line["step"] <= (validated if "validation" in line else step)
-        ]
-        write_text(folder.log, "".join(json.dumps(line) + "\n" for line in kept))
-        self._trackers: list[TensorBoardTracker | WandBTracker] = [
-            TensorBoardTracker(folder.board.name, folder.path, purge_step=step)
-        ]
-        if wandb:
-            run = folder.path.resolve()
-            self._trackers.append(WandBTracker("panodetr", group=run.name, dir=str(run)))
-        with warnings.catch_warnings(), self._one_line_errors():
-            warnings.simplefilter("ignore")  # TensorBoard's own, about what it imports
-            for tracker in self._trackers:
-                tracker.start()
-        for line in kept:
-            if line["step"] == step:  # which TensorBoard has forgotten, too
-                self._track(line)
-
-    def add(self, step: int, **what: object) -> None:
-        """Add a line, and points to the curves of its figures; raises as a new log does."""
-        line = {"step": step, **what}
-        append_text(self.folder.log, json.dumps(line) + "\n")
-        self._track(line)
-
-    def close(self) -> None:
-        """Write what is left, and draw the curves; raises as a new log does."""
-        try:
-            with self._one_line_errors():
-                for tracker in self._trackers:
-                    tracker.finish()
-        finally:
-            self.plot()
-
-    def plot(self) -> None:
-        """Draw the curves, unless they are as they were."""
-        if not self._plotted:
-            plot_log(read_log(self.folder.log), self.folder.results)
-        self._plotted = True
-
-    def _track(self, line: Line) -> None:
-        points = {
-            f"{k}/{n}": v for k in ("losses", "validation") for n, v in line.get(k, {}).items()
-        }
-        points |= {f"rates/{name}": line[name] for name in RATES if name in line}
-        if points:
-            self._plotted = False
-            with self._one_line_errors():
-                for tracker in self._trackers:
-                    tracker.log(points, line["step"])
-
-    @contextmanager
-    def _one_line_errors(self) -> Generator[None, None, None]:
-        try:
-            yield
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise PanodetrError(f"cannot write {self.folder.board}: {reason}") from error
-        except Exception as error:
-            if not type(error).__module__.startswith("wandb"):
-                raise
-            reason = " ".join(str(error).split())
-            raise PanodetrError(
-                f"Weights & Biases failed: {reason}; log in with `wandb login`, or go on without: "
-                "--set wandb=false"
-            ) from error
 
 
 def read_log(path: Path) -> list[Line]:

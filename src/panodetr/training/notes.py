@@ -119,7 +119,6 @@ def _note_many_objects(config: TrainConfig, data: Dataset) -> Iterator[str]:
     tile = rule.tile
     seen = [sample for sample in data.samples if tile is None or max(sample.size) <= tile]
     tiled = [sample for sample in data.samples if tile is not None and max(sample.size) > tile]
-    tiled = [sample for sample in data.samples if tile is not None and max(sample.size) > tile]
     if data.format in DRAWN_FORMATS:
         seen = seen[:COUNTED]
     most, fullest = 0, None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+import json
+import warnings
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 
 import numpy as np
 from PIL import Image
@@ -18,12 +20,14 @@ from panodetr.data.show import Captioned, draw_truth, lay_out
 from panodetr.data.targets import number_pixels, view_target
 from panodetr.errors import Interrupted, PanodetrError
 from panodetr.evaluation.ground_truth import GroundTruth, TruthImage
-from panodetr.files import atomic_write, write_json
+from panodetr.files import append_text, atomic_write, write_json, write_text
 from panodetr.model.detr import Detr
 from panodetr.objective.targets import Batch
 from panodetr.predict import Predictor
 from panodetr.results.result import ImageResult, PanopticResult
-from panodetr.training.log import Log, Observer, Progress
+from panodetr.training.config import TrainConfig
+from panodetr.training.folder import RunFolder
+from panodetr.training.log import RATES, Line, Observer, Progress, plot_log, read_log
 from panodetr.training.validate import Validation, make_predictor, scalars
 
 DRAWN_BATCHES = 3
@@ -34,86 +38,173 @@ IMAGES = 4
 _PADDING = 110  # grey: neither a dark image nor a bright one ends so
 
 
-@dataclass(eq=False)
 class Recorder(Observer):
     """The observer that keeps the run's folder, but for its states and models.
 
-    Attributes:
-        log: where figures go.
-        spec: of the model.
-        data: what it learns from.
-        truth: what it is validated with.
-        audience: another observer, which hears everything but batches, too.
+    A line of its log has its step, and "losses" with the rates (`Progress`), or "validation" with
+    figures, or "bad_step", or "note". Figures go to trackers, and are drawn as curves.
     """
 
-    log: Log
-    spec: ModelSpec
-    data: Dataset
-    truth: GroundTruth | None
-    audience: Observer
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: TrainConfig,
+        data: Dataset,
+        truth: GroundTruth | None,
+        audience: Observer,
+        *,
+        step: int,
+        validated: int,
+    ) -> None:
+        """Go on after a step; what a killed run wrote past its state is dropped.
 
-    def __post_init__(self) -> None:
-        """Pass on as it is what leaves nothing in the folder."""
-        self.begin = self.audience.begin
-        self.validating = self.audience.validating
+        With `wandb` Weights & Biases gets a run of its own in the project "panodetr", in a group
+        that is named as the run's folder.
+
+        Args:
+            folder: the run's.
+            config: the run.
+            data: what it learns from.
+            truth: what it is validated with.
+            audience: another observer, which hears everything but batches, too.
+            step: the last one that the state has done.
+            validated: the last one whose validation it knows of; later ones are done again.
+
+        Raises:
+            PanodetrError: the system refused to read or write, or Weights & Biases did.
+        """
+        from accelerate.tracking import TensorBoardTracker, WandBTracker
+
+        self._folder, self._spec = folder, config.spec
+        self._data, self._truth = data, truth
+        self._audience, self._step = audience, step
+        self.begin, self.validating = audience.begin, audience.validating  # nothing to keep
+        self._plotted = False
+        kept = [
+            line
+            for line in read_log(folder.log)
+            if line["step"] <= (validated if "validation" in line else step)
+        ]
+        write_text(folder.log, "".join(json.dumps(line) + "\n" for line in kept))
+        self._trackers: list[TensorBoardTracker | WandBTracker] = [
+            TensorBoardTracker(folder.board.name, folder.path, purge_step=step)
+        ]
+        if config.wandb:
+            run = folder.path.resolve()
+            self._trackers.append(WandBTracker("panodetr", group=run.name, dir=str(run)))
+        with warnings.catch_warnings(), self._one_line_errors():
+            warnings.simplefilter("ignore")  # TensorBoard's own, about what it imports
+            for tracker in self._trackers:
+                tracker.start()
+        for line in kept:
+            if line["step"] == step:  # which TensorBoard has forgotten, too
+                self._track(line)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Close the log; where an error ends the run, with a line on it, as far as it can be."""
         if error is None:
-            self.log.close()
+            self.close()
         if isinstance(error, Interrupted):
-            self.audience.note(str(error))
+            self._audience.note(str(error))
         if isinstance(error, PanodetrError):
             with suppress(PanodetrError):
-                self.log.add(self.log.step, note=str(error))
+                self.add(self._step, note=str(error))
             with suppress(PanodetrError):
-                self.log.close()
+                self.close()
 
     def note(self, text: str) -> None:
         """A line for the log."""
-        self.log.add(self.log.step, note=text)
-        self.audience.note(text)
+        self.add(self._step, note=text)
+        self._audience.note(text)
 
     def batch(self, step: int, batch: Batch) -> None:
         """Draw the first ones."""
         if step <= DRAWN_BATCHES:
-            self._save(draw_batch(batch, self.spec), f"batch_{step}.png")
+            self._save(draw_batch(batch, self._spec), f"batch_{step}.png")
 
     def stepped(self, step: int) -> None:
         """Keep the number."""
-        self.log.step = step
-        self.audience.stepped(step)
+        self._step = step
+        self._audience.stepped(step)
 
     def progress(self, line: Progress) -> None:
         """Write the line."""
-        self.log.add(**asdict(line))
-        self.audience.progress(line)
+        self.add(**asdict(line))
+        self._audience.progress(line)
 
     def bad_step(self, step: int, image_ids: Sequence[int], figures: dict[str, float]) -> None:
         """Write the images down: one of them may be what is wrong."""
         shown = {n: value if np.isfinite(value) else str(value) for n, value in figures.items()}
-        path = self.log.folder.bad_steps / f"{step:08}.json"
-        paths = {sample.image_id: str(sample.path) for sample in self.data.samples}
+        path = self._folder.bad_steps / f"{step:08}.json"
+        paths = {sample.image_id: str(sample.path) for sample in self._data.samples}
         images = [{"image_id": i, "image": paths[i]} for i in image_ids]
         write_json(path, {"step": step, "losses": shown, "images": images})
-        self.log.add(step, bad_step=str(path.relative_to(self.log.folder.path)))
-        self.audience.bad_step(step, image_ids, figures)
+        self.add(step, bad_step=str(path.relative_to(self._folder.path)))
+        self._audience.bad_step(step, image_ids, figures)
 
     def validated(self, validation: Validation, model: Detr) -> None:
         """Write the figures, and draw the curves and some of the predictions."""
-        assert self.truth is not None
-        self.log.add(validation.step, validation=scalars(validation.metrics))
-        predictor = make_predictor(model, self.spec)
+        assert self._truth is not None
+        self.add(validation.step, validation=scalars(validation.metrics))
         left_out = validation.left_out
-        images = tuple(image for image in self.truth.images if image.image_id not in left_out)
-        picture = draw_validation(predictor, replace(self.truth, images=images))
+        images = tuple(image for image in self._truth.images if image.image_id not in left_out)
+        predictor = make_predictor(model, self._spec)
+        picture = draw_validation(predictor, replace(self._truth, images=images))
         self._save(picture, f"validation_{validation.step:08}.png")
-        self.log.plot()
-        self.audience.validated(validation, model)
+        self._plot()
+        self._audience.validated(validation, model)
+
+    def add(self, step: int, **what: object) -> None:
+        """Add a line to the log, and points to the curves of its figures; raises as a new one."""
+        line = {"step": step, **what}
+        append_text(self._folder.log, json.dumps(line) + "\n")
+        self._track(line)
+
+    def close(self) -> None:
+        """Write what is left, and draw the curves; raises as a new one does."""
+        try:
+            with self._one_line_errors():
+                for tracker in self._trackers:
+                    tracker.finish()
+        finally:
+            self._plot()
+
+    def _plot(self) -> None:
+        """Draw the curves, unless they are as they were."""
+        if not self._plotted:
+            plot_log(read_log(self._folder.log), self._folder.results)
+        self._plotted = True
 
     def _save(self, picture: Image.Image, name: str) -> None:
-        with atomic_write(self.log.folder.pictures / name) as temporary:
+        with atomic_write(self._folder.pictures / name) as temporary:
             picture.save(temporary)
+
+    def _track(self, line: Line) -> None:
+        points = {
+            f"{k}/{n}": v for k in ("losses", "validation") for n, v in line.get(k, {}).items()
+        }
+        points |= {f"rates/{name}": line[name] for name in RATES if name in line}
+        if points:
+            self._plotted = False
+            with self._one_line_errors():
+                for tracker in self._trackers:
+                    tracker.log(points, line["step"])
+
+    @contextmanager
+    def _one_line_errors(self) -> Generator[None, None, None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise PanodetrError(f"cannot write {self._folder.board}: {reason}") from error
+        except Exception as error:
+            if not type(error).__module__.startswith("wandb"):
+                raise
+            reason = " ".join(str(error).split())
+            raise PanodetrError(
+                f"Weights & Biases failed: {reason}; log in with `wandb login`, or go on without: "
+                "--set wandb=false"
+            ) from error
 
 
 def draw_batch(batch: Batch, spec: ModelSpec) -> Image.Image:

@@ -10,7 +10,7 @@ from panodetr.data.formats import one_line
 from panodetr.errors import Interrupted
 from panodetr.files import write_text
 from panodetr.training.folder import RunFolder, held, hold_next
-from panodetr.training.log import Log, Observer
+from panodetr.training.log import Observer
 from panodetr.training.loop import Trainer
 from panodetr.training.prepare import (
     Request,
@@ -117,8 +117,8 @@ def train(
             if prepared.held_out is not None:
                 lines = (f"{one_line(path)}\n" for path in list_images(prepared.held_out))
                 write_text(folder.held_out, "".join(lines))
-            log = Log(folder, state.step, state.validated, wandb=config.wandb)
-            recorder = Recorder(log, config.spec, data, truth, audience)
+            done = {"step": state.step, "validated": state.validated}
+            recorder = Recorder(folder, config, data, truth, audience, **done)
             for line in notes:
                 recorder.note(line)
         trainer = Trainer(state, config, data, truth, folder, accelerator, recorder)

@@ -17,6 +17,7 @@ from panodetr.errors import DataError, ImageError, UsageError
 from panodetr.evaluation.evaluate import check_categories, evaluate
 from panodetr.evaluation.ground_truth import GroundTruth, Task
 from panodetr.evaluation.metrics import Figures, metrics
+from panodetr.images.preprocess import Preprocessing
 from panodetr.loading import predictor_of
 from panodetr.model.detr import Detr
 from panodetr.predict import Predictor
@@ -126,7 +127,7 @@ def validate(
             mine = evaluate(predictor, share, tasks, least_score=LEAST_SCORE, progress=progress)
             break
         except (ImageError, DataError):
-            found = _find_unreadable(share)
+            found = _find_unreadable(share, spec.preprocessing)
             if not found:
                 raise
             bad |= found
@@ -147,14 +148,14 @@ def validate(
     return Validation(step=step, score=score, measure=measure, metrics=found, left_out=bad)
 
 
-def _find_unreadable(truth: GroundTruth) -> dict[int, str]:
+def _find_unreadable(truth: GroundTruth, rule: Preprocessing) -> dict[int, str]:
     """Read images with their ground truth, as training does: a line for each that fails."""
     categories = (*truth.segment_categories, *truth.object_categories)
     index_of = {category.id: 0 for category in categories}
     found: dict[int, str] = {}
     for image in truth.images:
         try:
-            read_sample(image)
+            read_sample(image, rule)
             read_objects(image, index_of, with_masks=truth.has_masks)
         except (ImageError, DataError) as error:
             found[image.image_id] = str(error)

@@ -1,20 +1,38 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from panodetr.data.dataset import Dataset
 from panodetr.errors import PanodetrError
+from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.log import Log, read_log
+from panodetr.training.log import Observer, read_log
+from panodetr.training.recorder import Recorder
+
+Begin = Callable[..., Recorder]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "night")
+
+
+@pytest.fixture
+def begin(folder: RunFolder, tiny_run: TrainConfig, discs: Dataset) -> Begin:
+    """Record in the folder from a step on."""
+
+    def make(step: int = 0, validated: int = 0, *, wandb: bool = False) -> Recorder:
+        config = replace(tiny_run, wandb=wandb)
+        return Recorder(folder, config, discs, None, Observer(), step=step, validated=validated)
+
+    return make
 
 
 def shown(folder: RunFolder, name: str) -> list[tuple[int, float]]:
@@ -39,15 +57,15 @@ def of_an_earlier_second(folder: RunFolder) -> Path:
 )
 @pytest.mark.parametrize("torn", [0, 7])
 def test_a_run_that_was_killed_has_every_figure_once(
-    folder: RunFolder, start: int, expected: list[tuple[int, float]], torn: int
+    folder: RunFolder, begin: Begin, start: int, expected: list[tuple[int, float]], torn: int
 ) -> None:
-    log = Log(folder, 0, 0)
+    log = begin()
     for step in (10, 20, 30):
         log.add(step, losses={"total": float(step)})
     written = of_an_earlier_second(folder)
     whole = written.read_bytes()
     written.write_bytes(whole[: len(whole) - torn])  # killed while it wrote the last one
-    resumed = Log(folder, start, 0)
+    resumed = begin(start, 0)
     after = next(step for step in (10, 20, 30) if step > start)
     resumed.add(after, losses={"total": float(after + 100)})
     resumed.close()
@@ -58,13 +76,13 @@ def test_a_run_that_was_killed_has_every_figure_once(
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_validation_that_the_state_does_not_know_of_is_made_again(
-    folder: RunFolder, known: bool
+    folder: RunFolder, begin: Begin, known: bool
 ) -> None:
-    log = Log(folder, 0, 0)
+    log = begin()
     log.add(10, losses={"total": 1.0}, learning_rate=0.5)
     log.add(10, validation={"pq": 0.25})
     of_an_earlier_second(folder)
-    resumed = Log(folder, 10, 10 if known else 0)
+    resumed = begin(10, 10 if known else 0)
     assert ["validation" in line for line in read_log(folder.log)] == [False, True][: 1 + known]
     if not known:
         resumed.add(10, validation={"pq": 0.25})
@@ -77,29 +95,29 @@ def test_a_validation_that_the_state_does_not_know_of_is_made_again(
     "torn", [b'{"step": 20, "losses": {"tot', b"\xff\xfe\n", b"[1]\n", b"{}\n"]
 )
 def test_a_line_that_is_not_whole_is_passed_over_and_cut_off(
-    folder: RunFolder, torn: bytes
+    folder: RunFolder, begin: Begin, torn: bytes
 ) -> None:
     assert read_log(folder.log) == []
-    Log(folder, 0, 0).add(10, note="a")
+    begin().add(10, note="a")
     with folder.log.open("ab") as file:
         file.write(torn)
     assert read_log(folder.log) == [{"step": 10, "note": "a"}]
-    Log(folder, 20, 0).add(30, note="b")
+    begin(20, 0).add(30, note="b")
     assert folder.log.read_text() == '{"step": 10, "note": "a"}\n{"step": 30, "note": "b"}\n'
 
 
-def test_a_log_that_cannot_be_written_is_one_line(folder: RunFolder) -> None:
-    log = Log(folder, 0, 0)
+def test_a_log_that_cannot_be_written_is_one_line(folder: RunFolder, begin: Begin) -> None:
+    log = begin()
     folder.log.unlink()
     folder.log.mkdir()
     with pytest.raises(PanodetrError, match=r"cannot write .*log\.jsonl"):
         log.add(1, note="a")
     with pytest.raises(PanodetrError, match=r"cannot read .*log\.jsonl"):
-        Log(folder, 0, 0)
+        begin()
 
 
 def test_weights_and_biases_gets_the_same_figures(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+    folder: RunFolder, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Refused(Exception):
         pass
@@ -108,7 +126,7 @@ def test_weights_and_biases_gets_the_same_figures(
     run, module = Mock(), Mock()
     module.init.return_value = run
     monkeypatch.setitem(sys.modules, "wandb", module)
-    log = Log(folder, 0, 0, wandb=True)
+    log = begin(wandb=True)
     assert module.init.call_args.kwargs["group"] == "night"
     log.add(10, losses={"total": 1.0})
     log.add(10, note="no figures")
@@ -117,4 +135,4 @@ def test_weights_and_biases_gets_the_same_figures(
     run.finish.assert_called_once()
     module.init.side_effect = Refused("no API key\nlog in")
     with pytest.raises(PanodetrError, match=r"Biases failed: no API key log in; .*wandb=false"):
-        Log(folder, 0, 0, wandb=True)
+        begin(wandb=True)
