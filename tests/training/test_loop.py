@@ -316,7 +316,7 @@ class Interrupting(Recording):
 
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_run_after_its_step(
+def test_a_signal_ends_a_run_after_its_step_and_a_validation_at_once(
     tiny_run: TrainConfig, run: Runner, number: signal.Signals
 ) -> None:
     before = signal.getsignal(number)
@@ -325,15 +325,10 @@ def test_a_signal_ends_a_run_after_its_step(
     assert caught.value.signal == number
     assert signal.getsignal(number) is before
     assert run.pointer("stopped") == "00000003.pt\n"
-
-
-def test_a_signal_ends_a_validation_which_is_done_when_the_run_goes_on(
-    tiny_run: TrainConfig, run: Runner
-) -> None:
     config = replace(tiny_run, validate_every=4)
     with pytest.raises(Interrupted, match="after step 4"):
-        run(config, "stopped", Interrupting(signal.SIGTERM, validation=True), truth=True)
-    assert run(config, "stopped", truth=True)[1].steps == [4, 6]
+        run(config, "validating", Interrupting(number, validation=True), truth=True)
+    assert run(config, "validating", truth=True)[1].steps == [4, 6]
 
 
 @pytest.mark.usefixtures("interruptible")

@@ -95,11 +95,16 @@ def test_the_split_val_validates_where_it_is_there_and_its_classes_fit(discs: Da
     assert prepare(request(discs, *SMALL)).truth is None
     (note,) = prepare(request(discs, *SMALL, val="train")).notes
     assert "4 of the 4 images to validate with are also learned from" in note
-    write_discs(discs.folder, 4, split="val")
+    write_discs(discs.folder, 5, split="val")
     prepared = prepare(request(discs, *SMALL))
     assert prepared.notes == ()
     assert prepared.truth is not None
+    assert len(prepared.truth.images) == 5
+    (discs.folder / "val" / "5.png").unlink()
+    prepared = prepare(request(discs, *SMALL))
+    assert prepared.truth is not None
     assert len(prepared.truth.images) == 4
+    assert prepared.notes[0].startswith("val: 1 of 5 listed images are not there")
     with pytest.raises(DataError):
         prepare(request(discs, *SMALL, val="test"))
     described = discs.folder / "panoptic_val.json"
