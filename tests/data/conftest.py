@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,22 @@ def panoptic_samples(folder: Path, split: str) -> list[Sample]:
 def instance_images(folder: Path, split: str) -> list[InstanceImage]:
     samples = read_strictly(folder, split, "coco-instances").samples
     return [sample for sample in samples if isinstance(sample, InstanceImage)]
+
+
+def edit(*path: str | int, to: object) -> Callable[[Any], None]:
+    """A change of one place in the document; None takes it out."""
+
+    def change(document: Any) -> None:
+        for key in path[:-1]:
+            document = document[key]
+        if to is None:
+            del document[path[-1]]
+        elif path[-1] == "+":
+            document.append(to)
+        else:
+            document[path[-1]] = to
+
+    return change
 
 
 def write_image(path: Path, size: tuple[int, int], seed: int = 0) -> None:

@@ -61,15 +61,6 @@ def test_every_format_is_found_by_what_is_there(
     assert list(Source(yolo_folder).find("yolo")) == ["train", "val"]
 
 
-def test_classes_keep_their_ids_and_are_numbered_in_their_order(boxes_folder: Path) -> None:
-    data = open_data(boxes_folder)
-    assert [(c.index, c.id, c.name) for c in data.categories] == [
-        (0, 1, "person"),
-        (1, 90, "toothbrush"),
-    ]
-    assert len({category.color for category in data.categories}) == 2
-
-
 def test_boxes_without_masks_have_no_id_map_and_leave_crowds_out(boxes_folder: Path) -> None:
     data = open_data(boxes_folder)
     assert not data.has_masks

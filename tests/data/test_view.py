@@ -117,14 +117,6 @@ def test_annotated_boxes_are_clipped_and_dropped_when_nothing_is_left(
         assert (boxes[:, 2:] > boxes[:, :2]).all()
 
 
-def test_a_view_of_everything_changes_nothing() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
-    ids = np.arange(HEIGHT * WIDTH, dtype=np.int32).reshape(HEIGHT, WIDTH)
-    view = View(window=(0, 0, HEIGHT, WIDTH), size=(HEIGHT, WIDTH))
-    np.testing.assert_array_equal(view.image(image), image)
-    np.testing.assert_array_equal(view.ids(ids), ids)
-
-
 def test_nearest_ids_are_those_of_the_pixels_below_the_centres() -> None:
     ids = np.arange(1, 9, dtype=np.int32).reshape(2, 4)
     view = View(window=(0, 0, 2, 4), size=(4, 2))

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from panodetr.data.dataset import open_data
 from panodetr.data.formats.yolo import find_yolo, label_file
@@ -42,14 +41,6 @@ def test_polygons_are_read_in_pixels(yolo_folder: Path) -> None:
     data = open_data(yolo_folder)
     assert [category.name for category in data.categories] == ["cat", "dog: big"]
     assert data.has_masks
-
-
-def test_turned_images_have_the_size_that_they_are_shown_at(yolo_folder: Path) -> None:
-    path = yolo_folder / "images/train/000000000009.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (30, 60)).save(path, exif=exif)
-    assert images_of(yolo_folder)[1].size == (30, 60)
 
 
 @pytest.mark.parametrize(

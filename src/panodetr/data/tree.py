@@ -235,9 +235,14 @@ class Tree:
         return [self.root / path for path in self.images_in(inner, deep=True)]
 
     @cached_property
+    def pictures(self) -> Images:
+        """The index of all pictures."""
+        return Images(self)
+
+    @cached_property
     def images(self) -> Images:
-        """The index of all images."""
-        return Images(self if self._images is None else Tree(self._images))
+        """The index of those that may be images: of the folder that was named, or all."""
+        return self.pictures if self._images is None else Tree(self._images).pictures
 
     def describe(self) -> str:
         """List the folders of images and the other files at the top, for a refusal."""

@@ -114,7 +114,7 @@ class Layout:
     ) -> Found:
         """Find the images that names mean, or the id maps, but for files that are taken."""
         tree = self.maps if maps and self.maps else self.tree
-        return tree.images.find(
+        return (tree.pictures if maps else tree.images).find(
             names,
             self.annotations.parent if self.maps is None else tree.root,
             split=self.split,
