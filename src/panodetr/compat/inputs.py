@@ -5,6 +5,7 @@ N: objects, H, W: pixels of an image; h, w: the same once resized.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
@@ -16,7 +17,8 @@ from PIL import Image
 
 from panodetr.compat.options import ProcessorOptions
 from panodetr.data.masks import draw_mask, read_id_map
-from panodetr.errors import DataError, ImageError, ImageTypeError, UsageError
+from panodetr.errors import DataError, ImageError, ImageTypeError, ImageWarning, UsageError
+from panodetr.images.read import read_image
 
 TensorKind = Literal["pt", "np"]
 ImageInput: TypeAlias = Image.Image | NDArray[Any] | torch.Tensor
@@ -26,7 +28,7 @@ Labels: TypeAlias = dict[str, Any]
 Size: TypeAlias = tuple[int, int]
 """Height and width."""
 
-_CHANNELS = (1, 3, 4)
+_CHANNELS = (3, 4, 1)  # the likeliest first
 _FAR = 1e8  # the least corner of a box without pixels
 
 
@@ -69,6 +71,7 @@ def make_inputs(
     masks: bool | None,
     folder: str | Path | None,
     kind: TensorKind | None,
+    layout: str | None = None,
 ) -> BatchFeature:
     """Do what `DetrImageProcessor.__call__` says.
 
@@ -79,13 +82,14 @@ def make_inputs(
         masks: whether labels have masks; None: in the panoptic format.
         folder: of the id maps.
         kind: "pt" for tensors, "np" for arrays, None for lists of arrays.
+        layout: of arrays: "channels_first" or "channels_last"; None tells by their shapes.
 
     Raises:
         ImageError: an image is of another form or type.
         DataError: an annotation lacks something, or an id map cannot be read or has another size.
         UsageError: an option or the number of annotations is wrong, or `folder` is not given.
     """
-    arrays = [_as_array(image) for image in _list_images(images)]
+    arrays = [_as_array(image, layout) for image in _list_images(images)]
     sizes = [_size_of(array) for array in arrays]
     read = None if annotations is None else _read_labels(sizes, annotations, rule, masks, folder)
     values = [_prepare(array, rule) for array in arrays]
@@ -115,10 +119,12 @@ def _list_images(images: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
     return list(images)
 
 
-def _as_array(image: ImageInput) -> NDArray[Any]:
-    """Turn an image into an RGB array (3, H, W) of its own type: grey thrice, without alpha."""
+def _as_array(image: ImageInput, layout: str | None) -> NDArray[Any]:
+    """Turn an image into an RGB array (3, H, W): grey thrice, without alpha, 16 bits as 8."""
     if isinstance(image, Image.Image):
-        return np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
+        deep = image.mode[0] in "IF"  # more than 8 bits, which Pillow would cut off
+        pixels = read_image(image) if deep else np.asarray(image.convert("RGB"))
+        return np.moveaxis(pixels, -1, 0)
     if isinstance(image, torch.Tensor):
         image = image.detach().cpu().numpy()
     if not isinstance(image, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]: a caller's
@@ -126,14 +132,44 @@ def _as_array(image: ImageInput) -> NDArray[Any]:
             f"an image is a {type(image).__name__}; expected a PIL image, an array or a tensor"
         )
     if image.ndim == 2:
-        image = image[None]
-    if image.ndim != 3 or not {image.shape[0], image.shape[2]} & set(_CHANNELS):
+        image, layout = image[None], "channels_first"
+    if _channels_last(image, layout):
+        image = np.moveaxis(image, -1, 0)
+    image = np.repeat(image, 3, axis=0) if len(image) == 1 else image[:3]
+    if image.dtype == np.uint16:
+        return ((image.astype(np.int32) + 128) // 257).astype(np.uint8)
+    if image.dtype != np.uint8 and (
+        image.max(initial=0) > 255 or (image.dtype.kind == "i" and image.min(initial=0) < 0)
+    ):
+        raise ImageError(
+            f"an image of {image.dtype} has values from {image.min()} to {image.max()}; expected 0 "
+            "to 255, uint16 from 0 to 65535, or floating point from 0 to 1"
+        )
+    return image
+
+
+def _channels_last(image: NDArray[Any], layout: str | None) -> bool:
+    """Tell where the channels of an array are; both ends may have as many as channels have."""
+    known = ("channels_first", "channels_last", None)
+    name = getattr(layout, "value", layout)  # transformers has an enumeration of them
+    if name not in known:
+        raise UsageError(f"input_data_format is {layout!r}; expected one of {known}")
+    first, last = (image.shape[0], image.shape[-1]) if image.ndim == 3 else (0, 0)
+    fits = {"channels_first": first in _CHANNELS, "channels_last": last in _CHANNELS}
+    if not (any(fits.values()) if name is None else fits[name]):
         raise ImageError(
             f"an image has the shape {image.shape}; expected (H, W, 3), (3, H, W) or (H, W)"
         )
-    if image.shape[0] not in _CHANNELS:
-        image = np.moveaxis(image, -1, 0)
-    return np.repeat(image, 3, axis=0) if len(image) == 1 else image[:3]
+    if name is not None or not all(fits.values()):
+        return fits["channels_last"] if name is None else name == "channels_last"
+    is_last = _CHANNELS.index(last) < _CHANNELS.index(first)
+    warnings.warn(
+        f"an image of the shape {image.shape} may have its channels first or last; taken as "
+        f"{'last' if is_last else 'first'}, say otherwise with input_data_format",
+        ImageWarning,
+        stacklevel=2,
+    )
+    return is_last
 
 
 def _prepare(image: NDArray[Any], rule: ProcessorOptions) -> NDArray[np.float32]:

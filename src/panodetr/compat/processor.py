@@ -78,6 +78,7 @@ class DetrImageProcessor:
         masks_path: str | Path | None = None,
         *,
         return_tensors: TensorKind | None = None,
+        input_data_format: str | None = None,
         **options: Any,
     ) -> BatchFeature:
         """Resize, rescale, normalise and pad images, and make labels of their annotations.
@@ -90,6 +91,8 @@ class DetrImageProcessor:
             return_segmentation_masks: whether labels have masks; None: in the panoptic format.
             masks_path: folder of the panoptic format's id maps.
             return_tensors: "pt" for tensors, "np" for arrays, None for lists of arrays.
+            input_data_format: "channels_first" or "channels_last"; None tells by the shapes of
+                arrays, with a warning where both may be meant.
             options: what is to differ for this call.
 
         Returns:
@@ -108,6 +111,7 @@ class DetrImageProcessor:
             masks=return_segmentation_masks,
             folder=masks_path,
             kind=return_tensors,
+            layout=input_data_format,
         )
 
     preprocess = __call__
