@@ -16,7 +16,12 @@ from panodetr.errors import CheckpointError, ImageError, UsageError
 from panodetr.images.preprocess import Preprocessing
 from panodetr.images.read import ImageSource, is_one_image
 from panodetr.images.views import BATCH_PIXELS, TiledImage, View, read_tiled, view_batches, warn
-from panodetr.results.decode import decode_detections, drop_duplicates, keep_queries
+from panodetr.results.decode import (
+    cut_borders,
+    decode_detections,
+    drop_duplicates,
+    keep_queries,
+)
 from panodetr.results.masks import Masks
 from panodetr.results.panoptic import (
     SegmentMap,
@@ -26,7 +31,7 @@ from panodetr.results.panoptic import (
     paint_instances,
 )
 from panodetr.results.result import DetectionResult, PanopticResult, name_detections
-from panodetr.results.tiles import Tile, count_across, join_candidates, join_tiles
+from panodetr.results.tiles import Tile, join_candidates, join_tiles
 from panodetr.results.types import Box, Candidates, Category, CoarseMask, Segment
 from panodetr.runtimes.base import Prediction, Runtime
 from panodetr.threads import ahead
@@ -277,7 +282,8 @@ class Predictor:
                 f"{name}: {most} objects were found in {seen}, and the model has {queries} "
                 f"queries, so it cannot find many more; see less at a time: --tiles {side // 2}"
             )
-        larger = sum(count_across(boxes, box, image.size) for box, boxes in sure)
+        cut = [cut_borders(boxes, np.array([box]), image.size) for box, boxes in sure]
+        larger = sum(np.count_nonzero((c[:, :2] & c[:, 2:]).any(axis=1)) for c in cut)
         if larger:
             warn(
                 f"{name}: {larger} finds reach across their whole tile of {x1 - x0}x{y1 - y0} "

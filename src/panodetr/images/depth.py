@@ -6,6 +6,7 @@ TIFFs of many channels not at all; those are read by tifffile.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from panodetr.errors import ChannelError, ImageError
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # errors are raised, too
 
 USUAL_BITS = (8, 10, 12, 14)
 """Bits that cameras fill of the 16 that their files have room for."""
@@ -50,8 +53,9 @@ def low_mode(image: Image.Image) -> str | None:
     Returns:
         None where its values have 8 bits, or are grey.
     """
-    tiles = getattr(image, "tile", None)
-    raw = _raw_mode(tiles[0]) if tiles else ""
+    tiles: list[Any] = getattr(image, "tile", [])
+    args = tiles[0].args if tiles else ""
+    raw = args if isinstance(args, str) else str(next(iter(args or ()), ""))
     known = raw.startswith(("RGB;", "RGBA;", "RGBX;")) and raw[-4:] in _OTHER_BYTE
     return raw[:-4] + _OTHER_BYTE[raw[-4:]] if known else None
 
@@ -60,7 +64,7 @@ def read_low_bytes(file: Path | Any, page: int, mode: str) -> Image.Image:
     """Read a page, from 0, of 16-bit colours with their low bytes in place of the high ones."""
     if not isinstance(file, Path):
         file.seek(0)
-    low: Any = Image.open(file)
+    low: Any = Image.open(file, formats=("PNG", "TIFF"))
     low.seek(page)
     low.tile = [
         tile._replace(args=mode if isinstance(tile.args, str) else (mode, *tile.args[1:]))
@@ -68,10 +72,6 @@ def read_low_bytes(file: Path | Any, page: int, mode: str) -> Image.Image:
     ]
     low.load()
     return low
-
-
-def _raw_mode(tile: Any) -> str:
-    return str(tile.args if isinstance(tile.args, str) else tile.args[0])
 
 
 class ChannelTiff:

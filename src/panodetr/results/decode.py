@@ -154,7 +154,7 @@ def suppress_non_maxima(
     Returns:
         Indices of the boxes that are kept, rising.
     """
-    cut = _cut_by_border(boxes, tile_boxes[tiles], size)
+    cut = np.count_nonzero(cut_borders(boxes, tile_boxes[tiles], size), axis=1) > 0
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     within = np.inf if duplicate_iou is None else duplicate_iou
     waiting = np.ones(len(boxes), np.bool_)
@@ -176,18 +176,20 @@ def suppress_non_maxima(
     return np.array(sorted(kept), np.intp)
 
 
-def _cut_by_border(
-    boxes: NDArray[np.float32], tiles: NDArray[np.intp], size: tuple[int, int]
+def cut_borders(
+    boxes: NDArray[np.floating], tiles: NDArray[np.intp], size: tuple[int, int]
 ) -> NDArray[np.bool_]:
-    """Say which boxes (N, 4) end at a border of their tile (N, 4) that lies within the image."""
+    """Say which borders of their tile (N, 4), or of one (1, 4), boxes (N, 4) end at.
+
+    Returns:
+        (N, 4), left, top, right and bottom; False for borders of the image, of `size` (H, W).
+    """
     y0, x0, y1, x1 = tiles.T
     height, width = size
-    return (
-        ((boxes[:, 0] < x0 + NEAR_BORDER) & (x0 > 0))
-        | ((boxes[:, 1] < y0 + NEAR_BORDER) & (y0 > 0))
-        | ((boxes[:, 2] > x1 - NEAR_BORDER) & (x1 < width))
-        | ((boxes[:, 3] > y1 - NEAR_BORDER) & (y1 < height))
-    )
+    inner = np.array([x0 > 0, y0 > 0, x1 < width, y1 < height]).T
+    low, high = tiles[:, 1::-1], tiles[:, :1:-1]  # x and y
+    within = np.concatenate([boxes[:, :2] - low, high - boxes[:, 2:]], axis=1)
+    return inner & (within < NEAR_BORDER)
 
 
 def paired_box_iou(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:

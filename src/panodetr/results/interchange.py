@@ -288,13 +288,11 @@ def to_supervision(result: Result) -> Any:
         `masks`.
     """
     found = list(result.regions())
-    size = result.image.shape[0], result.image.shape[1]
     boxes = np.array([region.box for region in found], np.float32).reshape(-1, 4)
     scores = np.array([region.score for region in found], np.float32)
     ids = np.array([region.category_id for region in found], np.int64)
-    drawn = [mask for region in found if (mask := region.mask(size)) is not None]
-    with_masks = bool(drawn) or not found
-    masks = np.stack(drawn) if drawn else np.zeros((0, *size), np.bool_)
+    masks = result.masks
+    with_masks = len(masks) == len(found)
     try:
         from supervision import Detections
     except ImportError:

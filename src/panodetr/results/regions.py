@@ -87,6 +87,16 @@ class Result(ABC):
         """
 
     @property
+    def masks(self) -> NDArray[np.bool_]:
+        """The pixels of each region, (N, H, W); it is made at each use.
+
+        N is 0 where detections have no masks.
+        """
+        size = self.image.shape[0], self.image.shape[1]
+        masks = [mask for region in self.regions() if (mask := region.mask(size)) is not None]
+        return np.stack(masks) if masks else np.zeros((0, *size), np.bool_)
+
+    @property
     def name(self) -> str:
         """The name of the image's file, "" where it has none."""
         return "" if self.source is None else PurePath(self.source).name

@@ -85,16 +85,6 @@ class ImageResult(Result):
     def save(self, folder: str | Path) -> SavedFiles | SavedDetections:
         """Write an overlay, a JSON and, of segments, an id map into a folder."""
 
-    @property
-    def masks(self) -> NDArray[np.bool_]:
-        """The pixels of each region, (N, H, W); it is made at each use.
-
-        N is 0 where detections have no masks.
-        """
-        size = self.image.shape[0], self.image.shape[1]
-        masks = [mask for region in self.regions() if (mask := region.mask(size)) is not None]
-        return np.stack(masks) if masks else np.zeros((0, *size), np.bool_)
-
     def crops(self) -> list[NDArray[np.uint8]]:
         """Cut each region out: (h, w, 4) uint8 RGB and alpha, which is 0 beside its pixels."""
         return [pixels for _, pixels in crop(self)]

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from panodetr.results.decode import NEAR_BORDER, suppress_non_maxima
+from panodetr.results.decode import suppress_non_maxima
 from panodetr.results.panoptic import SMALLEST_AREA, SegmentMap, measure_segments
 from panodetr.results.types import Box, Candidates, Segment
 
@@ -120,24 +120,6 @@ def join_tiles(
         replace(segment, area=area, box=box)
         for segment, (area, box) in zip(segments, measured, strict=True)
     ]
-
-
-def count_across(boxes: NDArray[np.floating], tile: Box, size: tuple[int, int]) -> int:
-    """Count the boxes that reach from one inner border of their tile to the opposite one.
-
-    Their objects are larger than the tile: no tile shows where they end.
-
-    Args:
-        boxes: (N, 4) x0, y0, x1, y1 in pixels of the image.
-        tile: where all of them were found.
-        size: height and width of the image.
-    """
-    top, left, bottom, right = _inner(tile, size)
-    x0, y0, x1, y1 = boxes.T
-    low, high = y0 < tile[0] + NEAR_BORDER, y1 > tile[2] - NEAR_BORDER
-    first, last = x0 < tile[1] + NEAR_BORDER, x1 > tile[3] - NEAR_BORDER
-    across = (low & high & (top and bottom)) | (first & last & (left and right))
-    return int(np.count_nonzero(across))
 
 
 def _inner(box: Box, size: tuple[int, int]) -> tuple[bool, bool, bool, bool]:
