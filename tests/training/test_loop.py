@@ -251,6 +251,21 @@ def test_a_run_ends_when_validations_bring_nothing_better_than_what_was_found(
     assert run(config, "run", truth=True)[0].step == 6
 
 
+def test_box_ap_tells_models_apart_while_things_are_not_found(
+    tiny_run: TrainConfig, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ties = iter([0.0, 0.1, 0.3, 0.2])
+
+    def scored(*_: object, step: int, **__: object) -> Validation:
+        return Validation(step=step, score=0.0, tie=next(ties), measure="thing PQ", metrics={})
+
+    monkeypatch.setattr(loop, "validate", scored)
+    state, _ = run(replace(tiny_run, steps=4, validate_every=1), "run", truth=True)
+    metrics = json.loads((run.place / "run" / "best" / "metrics.json").read_text())
+    assert metrics["step"] == 3
+    assert (state.best, state.tie) == (0.0, 0.3)
+
+
 class Broken(GroundTruth):
     """Images to validate with that cannot be read."""
 

@@ -223,8 +223,9 @@ class Trainer:
             ) from error
         state.validated = state.step
         state.stale += state.step > 0
-        if state.step > 0 and (state.best is None or found.score > state.best):
-            state.best, state.stale = found.score, 0
+        better = state.best is None or (found.score, found.tie) > (state.best, state.tie)
+        if state.step > 0 and better:
+            state.best, state.tie, state.stale = found.score, found.tie, 0
             if self.accelerator.is_main_process:
                 figures = {"step": state.step, **found.metrics}
                 self.folder.save_model(self.folder.best, spec, model, figures)

@@ -32,7 +32,7 @@ from panodetr.training.config import TrainConfig
 RUN_SETTINGS = ("initial_lr", "weight_decay")
 """What the optimizer's groups keep of the configuration, which `--resume --set` may change."""
 
-COUNTERS = ("step", "bad_steps", "skipped", "best", "stale", "validated")
+COUNTERS = ("step", "bad_steps", "skipped", "best", "tie", "stale", "validated")
 """Of a state, plain values."""
 
 
@@ -66,6 +66,7 @@ class TrainState:
         bad_steps: steps that were skipped because a loss or gradient was not finite.
         skipped: what was said of each image that could not be read, by whichever process.
         best: the best score of a validation; None before the first.
+        tie: the box AP of that one.
         stale: validations since then.
         validated: the step of the last validation; -1 before the first. A state is saved before its
             validation and again after it, so that a validation that fails costs nothing.
@@ -78,6 +79,7 @@ class TrainState:
     bad_steps: int = 0
     skipped: set[str] = field(default_factory=set[str])
     best: float | None = None
+    tie: float = 0.0
     stale: int = 0
     validated: int = -1
 

@@ -48,6 +48,7 @@ class Validation:
     Attributes:
         step: steps done.
         score: what the best model is picked by, 0 to 1.
+        tie: the box AP, which tells models of one score apart: while things have a PQ of 0, say.
         measure: what that is, a name in `figures`: "thing PQ"; "PQ" where the data has no things;
             "box AP" where the model or the data has no masks.
         metrics: everything, as `panodetr.evaluation.metrics` lays it out, less the panoptic figures
@@ -59,6 +60,7 @@ class Validation:
     score: float
     measure: str
     metrics: dict[str, object]
+    tie: float = 0.0
     left_out: Mapping[int, str] = field(default_factory=dict[int, str])
 
     @property
@@ -145,7 +147,8 @@ def validate(
     kinds = {"_things" if c.is_thing else "_stuff" for c in truth.segment_categories}
     for absent in {"_things", "_stuff"} - kinds:
         found = {name: value for name, value in found.items() if not name.endswith(absent)}
-    return Validation(step=step, score=score, measure=measure, metrics=found, left_out=bad)
+    tie = (figures.boxes.ap if figures.boxes is not None else None) or 0.0
+    return Validation(step=step, score=score, tie=tie, measure=measure, metrics=found, left_out=bad)
 
 
 def _find_unreadable(truth: GroundTruth, rule: Preprocessing) -> dict[int, str]:
