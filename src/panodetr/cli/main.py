@@ -50,7 +50,12 @@ def run() -> None:
         if isinstance(stream, io.TextIOWrapper):  # file names need not be text
             stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _show_warning
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if code == INTERRUPTED:  # a thread may be in the network, which Python's own exit would disturb
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:

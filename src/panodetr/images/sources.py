@@ -181,7 +181,11 @@ def _expand(given: str, recursive: bool, passed_over: list[str]) -> list[str]:
     if given in ("-", STDIN):
         return [STDIN]
     matches, what = [given], "no image in this folder"
-    if not os.path.exists(given):
+    try:
+        there = Path(given).exists()
+    except (OSError, ValueError) as error:  # a name that is too long, or has a null character
+        raise ImageError(f"{given}: {getattr(error, 'strerror', None) or error}") from error
+    if not there:
         if not glob.has_magic(given):
             raise ImageError(f"{given}: no such file or folder")
         what = "this pattern matches no image"
@@ -191,7 +195,7 @@ def _expand(given: str, recursive: bool, passed_over: list[str]) -> list[str]:
     files = [str(file) for match in matches for file in _files_in(Path(match), recursive)]
     images = [file for file in files if os.path.splitext(file)[1].lower() in SUFFIXES]
     images = images or [file for file in files if _reader(file) is not None]
-    passed_over += [file for file in files if file not in set(images)]
+    passed_over += sorted(set(files).difference(images))
     if not images:
         raise ImageError(f"{given}: {what}; expected {KNOWN} files, archives, tables or videos")
     return images
