@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -38,17 +39,27 @@ def serve(
         from panodetr.serve.server import serve as run
     except ModuleNotFoundError as error:
         raise MissingExtra("panodetr serve", "serve") from error
-    models: dict[str, str] = {}
-    for given in model or ["nuclei"]:
-        name, equals, source = given.partition("=")
-        if not equals or Path(given).exists():
-            name, source = Path(given).name if Path(given).exists() else given, given
-        if name in models:
-            raise UsageError(f"two models are named {name}; name one with --model NAME={source}")
-        models[name] = source
+    models = name_models(model or ["nuclei"])
     api_key = os.environ.get(KEY_VARIABLE)
     if api_key == "":
         raise UsageError(f"{KEY_VARIABLE} is empty; give it a key, or unset it")
     names = ", ".join(models)
     run(models, options, lambda address: print_line(f"serving {names} at {address}"), api_key)
     return 0
+
+
+def name_models(given: Sequence[str]) -> dict[str, str]:
+    """Give what `panodetr.load` takes by the names of models, from models and NAME=MODEL.
+
+    Raises:
+        UsageError: two have one name.
+    """
+    models: dict[str, str] = {}
+    for one in given:
+        name, equals, source = one.partition("=")
+        if not equals or Path(one).exists():
+            name, source = Path(one).name if Path(one).exists() else one, one
+        if name in models:
+            raise UsageError(f"two models are named {name}; name one with --model NAME={source}")
+        models[name] = source
+    return models

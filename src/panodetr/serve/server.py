@@ -62,7 +62,7 @@ def serve(
         try:
             await pool.start()
             app = Service(options, api_key, pool, metrics).app()
-            server = Server(_Observed(app, metrics), pool, options)
+            server = Server(Observed(app, metrics), pool, options)
             listener.listen()
             host = f"[{options.host}]" if ":" in options.host else options.host
             on_ready(f"http://{host}:{listener.getsockname()[1]}")
@@ -172,7 +172,7 @@ class _Connection(H11Protocol):
         return self.loop.call_later(self.upload_seconds + GRACE, self.transport.abort)
 
 
-class _Observed:
+class Observed:
     """Around the application: a request's id, its line in the log, its figures, its headers."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -180,6 +180,10 @@ class _Observed:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the application answer, and observe it."""
+        if scope["type"] != "http":  # the start and the end, which other servers tell of
+            await self._app(scope, receive, send)
+            return
         began = time.perf_counter()
         fields = {"request_id": secrets.token_hex(8), "method": scope["method"]}
         status, size = 500, 0
