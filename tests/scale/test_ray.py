@@ -31,7 +31,7 @@ pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20}
-IMAGES = 48
+IMAGES = 36
 SIDE = 256
 
 
