@@ -31,6 +31,9 @@ pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20}
+ALONE = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+"""Ray tells nobody of its use, and writes no token into the home folder."""
+
 IMAGES = 36
 SIDE = 256
 
@@ -58,8 +61,8 @@ class Nodes:
 
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Generator[Nodes]:
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else Ray writes a token into the home folder
+    for name, value in ALONE.items():
+        monkeypatch.setenv(name, value)
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
@@ -108,14 +111,15 @@ def expected(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> li
     return rows
 
 
-def start(command: list[str], nodes: Nodes, *more: str) -> subprocess.Popen[str]:
-    words = [*command, *more, "--engine", "ray", "--address", nodes.address, "--json"]
+def start(command: list[str], nodes: Nodes | None, *more: str) -> subprocess.Popen[str]:
+    words = [*command, *more, "--engine", "ray", "--json"]
+    words += [] if nodes is None else ["--address", nodes.address]
     return subprocess.Popen(
         [sys.executable, "-m", "panodetr", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **ALONE, "OMP_NUM_THREADS": "1"},
     )
 
 
@@ -175,6 +179,17 @@ def test_a_run_that_is_killed_goes_on(
     assert read_rows(tmp_path) == expected
 
 
+def test_without_an_address_a_cluster_is_started_for_the_run(
+    images: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    command = ["segment", str(images), "--model", str(tiny_folder), "--part-size", "3"]
+    command += ["--threshold", "0.1", "--workers", "1", "--out"]
+    done = finish(start(command, None, str(tmp_path / "ray")))
+    assert (done["images"], done["errors"], done["parts"]) == (8, 1, 3)
+    run_alone([*command, str(tmp_path / "local"), "--engine", "local"], code=1)
+    assert read_rows(tmp_path / "ray") == read_rows(tmp_path / "local")
+
+
 def write_data(folder: Path, count: int) -> None:
     """Images of noise with a nucleus each, as COCO panoptic data for the tiny model."""
     for sub in ("val", "panoptic_val"):
@@ -218,6 +233,8 @@ def test_eval_on_two_nodes_gives_the_figures_of_one_process(
     assert found[0]["images"] == 7
 
 
-def run_alone(command: list[str]) -> str:
+def run_alone(command: list[str], *, code: int = 0) -> str:
     words = [sys.executable, "-m", "panodetr", *command]
-    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=100).stdout
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == code, done.stderr
+    return done.stdout
