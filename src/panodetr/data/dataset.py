@@ -37,9 +37,8 @@ from panodetr.data.samples import (
     Sample,
 )
 from panodetr.data.targets import Objects, segment_classes
-from panodetr.data.tree import Tree, same_split
+from panodetr.data.tree import Tree, is_image, same_split
 from panodetr.errors import DataError
-from panodetr.images.read import SUFFIXES
 from panodetr.results.types import Category
 from panodetr.validation import read_json
 
@@ -287,14 +286,21 @@ def _count_absent(
 
 def _count_unlisted(records: Records, tree: Tree, faults: Faults) -> None:
     """Count images that lie beside those of a data set and that no annotation lists."""
-    listed = {sample.path for sample in records.samples}
-    maps = {sample.id_map for sample in records.samples if not isinstance(sample, InstanceImage)}
-    folders = {path.parent for path in listed}
-    beside = {tree.root / path for path in tree.files(*SUFFIXES)}
-    unlisted = sorted(p for p in beside - listed - maps if p.parent in folders)
+    listed = {str(sample.path) for sample in records.samples}
+    folders = {os.path.dirname(path) for path in listed}
+    for sample in records.samples:
+        if not isinstance(sample, InstanceImage):
+            listed.add(str(sample.id_map))
+    unlisted: list[str] = []
+    for folder, names in tree.folders.items():
+        path = tree.root / folder
+        where = str(path) if path.parts else ""  # as the images' folders are written
+        if where in folders:
+            beside = (os.path.join(where, name) for name in filter(is_image, names))
+            unlisted += [path for path in beside if path not in listed]
     if len(unlisted) > len(faults.bad):  # those have no records
         text = "{n} images are listed by no annotation, and are left out"
-        faults.note("left out", text, str(unlisted[0]), len(unlisted))
+        faults.note("left out", text, min(unlisted), len(unlisted))
 
 
 def judge(data: Dataset, faults: Faults) -> None:

@@ -6,6 +6,7 @@ folder; `split_of_file` says of which split it is. Its images are those that its
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -222,7 +223,7 @@ def read_images(
             names[number] = here, entry.file_name
             images[number] = Listed(
                 image_id=number,
-                named=str(layout.tree.root / entry.file_name),
+                named=os.path.join(layout.tree.root, entry.file_name),
                 key=entry.id if isinstance(entry.id, str) else None,
                 size=stated_size(entry.height, entry.width),
             )

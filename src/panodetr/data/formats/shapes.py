@@ -247,9 +247,9 @@ def finish(
                 with faults.catching("broken entry", image.image_id):
                     counts = shape.mask["counts"]
                     check_run_lengths(shape.mask["size"], counts, image.size, shape.place)
-        if not faults.bad.keys().isdisjoint((one.place, image.path, image.image_id)) or (
-            image.size is None and image.path is not None
-        ):
+        if image.size is None and image.path is not None:
+            continue
+        if faults.bad and not faults.bad.keys().isdisjoint((one.place, image.path, image.image_id)):
             continue
         tally.masks += one.plain
         truths: list[ObjectTruth] = []
