@@ -9,10 +9,12 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
-from panodetr.errors import UsageError
+from panodetr.errors import TrainingError, UsageError
 from panodetr.model.detr import Detr
 from panodetr.runtimes.torch import choose_device
 from panodetr.training.config import TrainConfig
@@ -54,6 +56,26 @@ def join_ranks(device: str, config: TrainConfig) -> Accelerator:
             f"{parts}"
         )
     return accelerator
+
+
+@contextmanager
+def explain_lost_rank(accelerator: Accelerator) -> Generator[None]:
+    """Turn what PyTorch says of another process that is gone into one line.
+
+    Raises:
+        TrainingError: another process has died, or cannot be reached.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        from torch.distributed import DistError
+
+        if not isinstance(error, DistError) and "gloo" not in str(error):
+            raise
+        raise TrainingError(
+            "another process of this run has ended, and what it printed says why; go on with "
+            f"--resume, again in {accelerator.num_processes} processes"
+        ) from error
 
 
 def gather(value: T) -> list[T]:

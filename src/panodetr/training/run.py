@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from panodetr.data.formats import one_line
-from panodetr.errors import Interrupted
+from panodetr.errors import Interrupted, UsageError
 from panodetr.files import write_text
 from panodetr.training.folder import RunFolder, held, hold_next
 from panodetr.training.log import Observer
@@ -20,7 +20,7 @@ from panodetr.training.prepare import (
     resumed,
     write_request,
 )
-from panodetr.training.processes import join_ranks
+from panodetr.training.processes import explain_lost_rank, join_ranks
 from panodetr.training.recorder import Recorder
 from panodetr.training.start import make_state
 from panodetr.training.validate import list_images
@@ -99,6 +99,7 @@ def train(
     accelerator.wait_for_everyone()  # nobody looks for a run once the first process has begun it
     main = accelerator.is_main_process
     with ExitStack() as stack:
+        stack.enter_context(explain_lost_rank(accelerator))
         if main and numbered and not resume:
             folder = RunFolder(hold_next(out, stack))
             if folder.path != out:
@@ -111,6 +112,13 @@ def train(
                 folder.check_free()  # another process may have been faster
         states = folder if resume else None
         state = make_state(config, accelerator.device, notes.append, states=states)
+        ranks = accelerator.num_processes
+        if state.ranks not in (None, ranks):
+            raise UsageError(
+                f"{out} was trained in {state.ranks} processes, and now there are {ranks}, whose "
+                f"steps would be others; start {state.ranks}"
+            )
+        state.ranks = ranks
         recorder = Observer()
         if main:
             write_request(folder.config, prepared)  # not before: what was refused must not stay

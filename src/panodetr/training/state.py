@@ -32,7 +32,7 @@ from panodetr.training.config import TrainConfig
 RUN_SETTINGS = ("initial_lr", "weight_decay")
 """What the optimizer's groups keep of the configuration, which `--resume --set` may change."""
 
-COUNTERS = ("step", "bad_steps", "skipped", "best", "tie", "stale", "validated")
+COUNTERS = ("step", "bad_steps", "skipped", "best", "tie", "stale", "validated", "ranks")
 """Of a state, plain values."""
 
 
@@ -70,6 +70,8 @@ class TrainState:
         stale: validations since then.
         validated: the step of the last validation; -1 before the first. A state is saved before its
             validation and again after it, so that a validation that fails costs nothing.
+        ranks: how many processes train it; None where a state does not say. The steps of another
+            number would be others.
     """
 
     learner: Learner
@@ -82,6 +84,7 @@ class TrainState:
     tie: float = 0.0
     stale: int = 0
     validated: int = -1
+    ranks: int | None = None
 
     @property
     def kept_model(self) -> Detr:
@@ -136,7 +139,7 @@ class TrainState:
             elif self.average is not None:  # the resumed run begins to average
                 self.average.module.load_state_dict(self.learner.model.state_dict())
             for name in COUNTERS:
-                setattr(self, name, everything["counters"][name])
+                setattr(self, name, everything["counters"].get(name, getattr(self, name)))
         except Exception as error:  # a damaged file can raise nearly anything
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise TrainingError(
