@@ -103,7 +103,7 @@ def _results(model: Predictor, part: Part, job: Job, errors: list[dict[str, str]
 
     def refuse(image: ImageSource, error: PanodetrError) -> None:
         name = str(origin_of(image))
-        errors.append({"id": name, "source": source_of.pop(name), "error": str(error)})
+        errors.append({"id": name, "source": source_of[name], "error": str(error)})
 
     if job.task is None:
         threshold = DETECTION_THRESHOLD if job.threshold is None else job.threshold
@@ -113,7 +113,7 @@ def _results(model: Predictor, part: Part, job: Job, errors: list[dict[str, str]
     before = time.perf_counter()
     for result in results:
         now = time.perf_counter()
-        yield result, source_of.pop(str(result.source)), now - before
+        yield result, source_of[str(result.source)], now - before
         before = now
 
 
