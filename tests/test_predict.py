@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from panodetr import predict
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError, ImageError, ImageWarning, UsageError
 from panodetr.images.preprocess import Preprocessing
+from panodetr.images.sources import find_sources
 from panodetr.loading import predictor_of
 from panodetr.model.detr import Detr
 from panodetr.predict import READ_AHEAD, Predictor, Task
@@ -265,6 +267,22 @@ def test_images_are_read_only_as_they_are_needed(predictor: Predictor) -> None:
     next(results)
     assert len(taken) <= 2 + READ_AHEAD + 1  # a batch of a million pixels, and what waits
     assert len(list(results)) == 5
+
+
+def test_what_holds_images_is_opened(predictor: Predictor, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Image.fromarray(noise(40, 50, ord(name))).save(tmp_path / f"{name}.png")
+    with tarfile.open(tmp_path / "c.tar", "w") as archive:
+        archive.add(tmp_path / "a.png", "d.png")
+    one = tmp_path / "b.png"
+    mixed = [str(tmp_path / "*.png"), one, noise(40, 50, 1), *find_sources([tmp_path / "c.tar"])]
+    for each in (predictor.segment_each, predictor.detect_each):
+        names = [result.source for result in each(tmp_path)]
+        assert names == [tmp_path / "a.png", one]
+        names = [result.source for result in each(mixed)]
+        assert names == [tmp_path / "a.png", one, one, None, f"{tmp_path}/c.tar/d.png"]
+    with pytest.raises(ImageError, match="folder"):
+        predictor.segment(tmp_path)
 
 
 fine = partial(noise, grain=1)

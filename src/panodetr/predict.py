@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,7 @@ from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError, ImageError, UsageError
 from panodetr.images.preprocess import Preprocessing
 from panodetr.images.read import ImageSource, is_one_image
+from panodetr.images.sources import Source, open_images
 from panodetr.images.views import BATCH_PIXELS, TiledImage, View, read_tiled, view_batches, warn
 from panodetr.results.decode import (
     cut_borders,
@@ -46,6 +48,9 @@ _Kept: TypeAlias = tuple[NDArray[np.float32], Masks, NDArray[np.float32], NDArra
 
 Refuse: TypeAlias = Callable[[ImageSource, ImageError], None]
 """Called with an image that cannot be read, and why."""
+
+ManyImages: TypeAlias = str | os.PathLike[str] | Iterable[ImageSource | Source]
+"""Images, and what holds images; or one of the latter."""
 
 READ_AHEAD = 2
 """Images that are read while the network works on earlier ones."""
@@ -126,12 +131,12 @@ class Predictor:
             CheckpointError: the model has no mask head.
         """
         if is_one_image(image):
-            return next(self.segment_each([image], threshold=threshold, task=task))
-        return list(self.segment_each(image, threshold=threshold, task=task))
+            return next(self._segment([image], threshold, task))
+        return list(self._segment(image, threshold, task))
 
     def segment_each(
         self,
-        images: Iterable[ImageSource],
+        images: ManyImages,
         *,
         threshold: float | None = None,
         task: Task = "panoptic",
@@ -140,15 +145,24 @@ class Predictor:
         """Segment images as `segment` does, in their order, reading a few ahead in a thread.
 
         Args:
-            images: of a list, or of files, folders, patterns, URLs, archives, tables and videos:
-                `panodetr.images.sources.each_image(find_sources(inputs))`.
+            images: images as there, and folders, patterns, URLs, archives, tables and videos; or
+                one of these (`panodetr.images.sources.open_images`).
             threshold: as `segment`.
             task: as `segment`.
             refuse: called for an image that cannot be read, which is then passed over; None raises.
 
         Raises:
-            PanodetrError: as `segment`.
+            PanodetrError: as `segment`, or a source of images cannot be read.
         """
+        return self._segment(open_images(images), threshold, task, refuse)
+
+    def _segment(
+        self,
+        images: Iterable[ImageSource],
+        threshold: float | None,
+        task: Task,
+        refuse: Refuse | None = None,
+    ) -> Iterator[PanopticResult]:
         if task not in TASKS:
             raise UsageError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
         if task == "semantic" and threshold is not None:
@@ -198,18 +212,28 @@ class Predictor:
             CheckpointError: masks are asked for, and the model has no mask head.
         """
         if is_one_image(image):
-            return next(self.detect_each([image], threshold=threshold, masks=masks))
-        return list(self.detect_each(image, threshold=threshold, masks=masks))
+            return next(self._detect([image], threshold, masks=masks))
+        return list(self._detect(image, threshold, masks=masks))
 
     def detect_each(
         self,
-        images: Iterable[ImageSource],
+        images: ManyImages,
         *,
         threshold: float = DETECTION_THRESHOLD,
         masks: bool = False,
         refuse: Refuse | None = None,
     ) -> Iterator[DetectionResult]:
         """Detect as `detect` does, image by image, with images and `refuse` as `segment_each`."""
+        return self._detect(open_images(images), threshold, masks=masks, refuse=refuse)
+
+    def _detect(
+        self,
+        images: Iterable[ImageSource],
+        threshold: float,
+        *,
+        masks: bool,
+        refuse: Refuse | None = None,
+    ) -> Iterator[DetectionResult]:
         run = self._run(images, None, least_score=threshold, masks=masks, refuse=refuse)
         twice = self.spec.duplicate_iou
         for image, _, tiles in run:

@@ -177,6 +177,37 @@ def each_image(
             refuse(source.path, error)
 
 
+def open_images(
+    images: str | os.PathLike[str] | Iterable[ImageSource | Source],
+) -> Iterator[ImageSource]:
+    """Give the images of anything that holds some; what is one image is given as it is.
+
+    Args:
+        images: an input of `find_sources`; or images, among which may be sources, and paths of
+            folders, patterns, URLs, archives, tables and videos.
+
+    Raises:
+        PanodetrError: as `find_sources` and `Source.images`.
+    """
+    if isinstance(images, str | os.PathLike):
+        yield from each_image(find_sources([os.fsdecode(images)]))
+        return
+    for image in images:
+        if isinstance(image, Source):
+            yield from image.images()
+        elif isinstance(image, str | os.PathLike) and _holds_images(os.fsdecode(image)):
+            yield from each_image(find_sources([os.fsdecode(image)]))
+        else:
+            yield image
+
+
+def _holds_images(path: str) -> bool:
+    """Whether a path is of several images, or of one that is no file."""
+    if path in ("-", STDIN) or _URL.match(path) or _reader(path) is not None:
+        return True
+    return os.path.isdir(path) or (glob.has_magic(path) and not os.path.exists(path))
+
+
 def _expand(given: str, recursive: bool, passed_over: list[str]) -> list[str]:
     if given in ("-", STDIN):
         return [STDIN]
