@@ -17,8 +17,7 @@ from panodetr.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from panodetr.cli.images import OutputOptions
-    from panodetr.cli.options import ModelOptions
+    from panodetr.cli.options import ModelOptions, OutputOptions
     from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.evaluation.ground_truth import Task as EvalTask
     from panodetr.evaluation.metrics import Counts

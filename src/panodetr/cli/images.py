@@ -13,11 +13,10 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
 from panodetr.cli.engine import EngineOptions, run_parts
 from panodetr.cli.formats import FormatOptions, FormatWriter
-from panodetr.cli.options import Fraction, ModelOptions
+from panodetr.cli.options import Fraction, InputOptions, ModelOptions, OutputOptions
 from panodetr.cli.output import (
     ProgressBar,
     print_error,
@@ -47,46 +46,14 @@ ROWS = 12  # of a table, the best scores; an image may have hundreds of segments
 Inputs = Annotated[list[str], Parameter(name="INPUT")]
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class InputOptions:
-    """Which images are taken.
-
-    Attributes:
-        recursive: Look into folders within folders.
-        page: Take this page of each file, from 1. Default: each page of a TIFF or GIF is an image.
-        every: Take each n-th frame of a video.
-    """
-
-    recursive: Annotated[bool, Parameter(negative="--no-recursive")] = True
-    page: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
-    every: Annotated[int, Parameter(validator=Number(gte=1))] = 1
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class OutputOptions:
-    """Where results go.
-
-    Attributes:
-        out: The folder for files. Default: panodetr-out; with --json alone, no files are written.
-        json: Print one JSON object per image, one per line, and nothing else on stdout.
-        resume: Leave out images whose files are in the folder already.
-    """
-
-    out: str | None = None
-    json: bool = False
-    resume: bool = False
-
-
 def segment(
     inputs: Inputs,
     /,
     *,
     threshold: Fraction | None = None,
     task: Literal["panoptic", "instances", "semantic"] = "panoptic",
-    images: InputOptions = InputOptions(),
-    output: OutputOptions = OutputOptions(),
+    images: InputOptions = InputOptions(),  # noqa: B008 - frozen
+    output: OutputOptions = OutputOptions(),  # noqa: B008 - frozen
     formats: FormatOptions = FormatOptions(),  # noqa: B008 - frozen
     engine: EngineOptions = EngineOptions(),  # noqa: B008 - frozen
     model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
@@ -133,8 +100,8 @@ def detect(
     *,
     threshold: Fraction = 0.5,
     masks: bool = False,
-    images: InputOptions = InputOptions(),
-    output: OutputOptions = OutputOptions(),
+    images: InputOptions = InputOptions(),  # noqa: B008 - frozen
+    output: OutputOptions = OutputOptions(),  # noqa: B008 - frozen
     formats: FormatOptions = FormatOptions(),  # noqa: B008 - frozen
     engine: EngineOptions = EngineOptions(),  # noqa: B008 - frozen
     model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
