@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from panodetr.checkpoints.huggingface import write_huggingface
 from panodetr.checkpoints.load import load_checkpoint, load_spec
@@ -247,3 +247,16 @@ def test_a_bundled_name_wins_over_a_folder_here(
     assert load_checkpoint("cells")[0].name == "small"
     assert load_checkpoint("./cells")[0].name == "own"
     assert load_checkpoint(Path("cells"))[0].name == "own"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(
+    spec: ModelSpec, model: Detr, tmp_path: Path, value: float
+) -> None:
+    save_pretrained(tmp_path / "model", spec, model, format="panodetr")
+    file = tmp_path / "model" / "model.safetensors"
+    weights = load_file(file)
+    weights["class_head.bias"][3] = value
+    save_file(weights, file)
+    with pytest.raises(CheckpointError, match=r"class_head\.bias has NaN or infinite values"):
+        load_checkpoint(tmp_path / "model")

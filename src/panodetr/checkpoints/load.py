@@ -240,6 +240,11 @@ def _read(weights: Weights, table: NameTable, model: Mapping[str, torch.Tensor])
     for key, tensor in table.to_ours(weights.tensors, model).items():
         kind = torch.float32 if tensor.is_floating_point() else tensor.dtype
         copies[key] = tensor.to(kind, memory_format=torch.contiguous_format, copy=True)
+        if tensor.is_floating_point() and not copies[key].isfinite().all():
+            raise CheckpointError(
+                f"{weights.file}: the weight {key} has NaN or infinite values; fetch the file "
+                "again, or take the model of an earlier step"
+            )
     return copies
 
 
