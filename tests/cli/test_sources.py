@@ -74,7 +74,7 @@ def test_a_resumed_run_leaves_what_is_there(
     for path in (*out.glob("c[._]*"), *out.glob("c-2[._]*")):  # of the folder, and of the shard
         path.unlink()
     done = panodetr(*run, "--resume")
-    assert "4 were there already" in done.stderr
+    assert "4 were done already" in done.stderr
     again = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     assert again.keys() == whole.keys()
     written = {path.name for path in whole if again[path] != whole[path]}
@@ -169,7 +169,7 @@ def test_each_other_frame_and_formats_of_images(
         assert drawn.streams.video[0].average_rate == 5 / 4
         assert sum(1 for _ in drawn.decode(video=0)) == 2
     done = panodetr(*run, "--resume")
-    assert "1 were there already" in done.stderr
+    assert "1 were done already" in done.stderr
     done = panodetr(*run, "--geojson")
     assert done.returncode == 2
     assert "is a video, and --geojson is for images; take --csv" in done.stderr

@@ -85,7 +85,7 @@ TUNE = ("finetune", *NEW[1:], "--set", "start=nuclei")
         (("nuclei", "--data", ".", "--map", "a"), 2, "--map a: expected DATA=MODEL"),
         (("nuclei", "--data", ".", "--val-split", "1"), 2, "--val-split"),
         ((*NEW, "--val-split", "0.1"), 2, "--val-split 0.1 of 2 images holds out 0"),
-        ((*NEW, "--class", "cell"), 2, "--class cell is for label maps"),
+        ((*NEW, "--class", "cell"), 2, "--class cell is for id maps"),
         ((*NEW, "--map", "nucleus=nuclei"), 2, "class_map (--map) joins classes to"),
         ((*TUNE, "--map", "nucleu=nucleus"), 2, "the data has no class 'nucleu'; did you mean"),
         ((*TUNE, "--map", "nucleus=nuclei"), 2, "nuclei has no class 'nuclei'; did you mean"),

@@ -230,7 +230,7 @@ def test_a_run_too_short_for_its_schedule_says_so(discs: Dataset) -> None:
 
 
 def write_label_maps(folder: Path, objects: int = 2) -> None:
-    """Two images of noise, with so many objects each in label maps beside them."""
+    """Two images of noise, with so many objects each in id maps beside them."""
     noise = np.random.default_rng(0)
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True)
@@ -279,7 +279,7 @@ def test_label_maps_hold_what_class_says(discs: Dataset, tmp_path: Path) -> None
             prepared.truth.segment_categories,
         ):
             assert [category.name for category in categories] == [name]
-    with pytest.raises(UsageError, match=r"--class cell is for label maps .* has disc, backgr"):
+    with pytest.raises(UsageError, match=r"--class cell is for id maps .* has disc, backgr"):
         prepare(replace(request(discs, *SMALL), class_name="cell"))
 
 

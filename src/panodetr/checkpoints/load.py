@@ -267,7 +267,7 @@ def _infer_architecture(
         name = table.name(key, prefix)
         if name not in tensors or tensors[name].ndim != dimensions:
             raise ValueError(
-                f"{name!r} is missing or has not {dimensions} dimensions; is it whole?"
+                f"{name!r} is missing or has not {dimensions} dimensions; is the file complete?"
             )
         return tensors[name].shape
 

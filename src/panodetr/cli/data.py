@@ -33,23 +33,23 @@ def check(
     format: Format | None = None,
     json: Path | None = None,
     fix: Path | None = None,
-    parts: SourceOptions = SourceOptions(),  # noqa: B008 - frozen
+    files: SourceOptions = SourceOptions(),  # noqa: B008 - frozen
 ) -> int:
-    """Tell what a data set holds, and list all that is wrong with it.
+    """List what a data set holds, and every error in it.
 
     Reads every file. The exit code is 1 if there is an error. What is legal, or was repaired, is a
-    note. Formats are told apart by their files.
+    note.
 
     Args:
         folder: The data set's folder, or its annotation file.
         split: One split. Default: all of them.
-        format: What the folder is taken for. Default: the first of these that is there.
+        format: The data set's format. Default: the first of these that is found.
         json: Write the findings to this file as JSON, too.
         fix: A new folder to write a copy into, in COCO's format, of all that can be used.
-        parts: Where its parts are.
+        files: Where its files are.
 
     Raises:
-        UsageError: the folder for the copy is there already.
+        UsageError: the folder for the copy exists already.
         DataError: there is no such data set or split.
         PanodetrError: the JSON file or the copy cannot be written.
     """
@@ -60,7 +60,7 @@ def check(
 
     if fix is not None and fix.exists():
         raise UsageError(f"{fix} is there already; choose another --fix")
-    source = parts.open(folder)
+    source = files.open(folder)
     found, splits = source.splits(format, split)
     inspections: dict[str, Inspection] = {}
     for name in splits:
@@ -90,22 +90,22 @@ def show(
     count: Annotated[int, Parameter(validator=Number(gte=1, lte=400))] = 16,
     split: str | None = None,
     format: Format | None = None,
-    parts: SourceOptions = SourceOptions(),  # noqa: B008 - frozen
+    files: SourceOptions = SourceOptions(),  # noqa: B008 - frozen
 ) -> int:
     """Draw images of a data set with their ground truth, on one sheet.
 
     Args:
         folder: The data set's folder, or its annotation file.
-        out: The picture to write.
+        out: The image file to write.
         count: How many images at most; they lie evenly apart in the data set.
         split: Which split. Default: train, or the only one.
-        format: What the folder is taken for. Default: the first that is there.
-        parts: Where its parts are.
+        format: The data set's format. Default: the first that is found.
+        files: Where its files are.
 
     Raises:
-        UsageError: the picture is there already.
+        UsageError: the file exists already.
         DataError: there is no such data set or split, or nothing to learn from.
-        PanodetrError: the picture cannot be written.
+        PanodetrError: the file cannot be written.
     """
     import io
 
@@ -114,7 +114,7 @@ def show(
 
     if out.exists():
         raise UsageError(f"{out} is there already; choose another --out")
-    source = parts.open(folder)
+    source = files.open(folder)
     data = source.open(*source.choose(split, format))
     for note in data.notes:
         print_line(f"note: {note}")
@@ -134,20 +134,20 @@ def convert_data(
     split: str | None = None,
     format: Format | None = None,
     class_name: Annotated[str, Parameter(name="--class")] = "object",
-    parts: SourceOptions = SourceOptions(),  # noqa: B008 - frozen
+    files: SourceOptions = SourceOptions(),  # noqa: B008 - frozen
 ) -> int:
     """Write a data set in another format, images and all.
 
-    Says what the format has no place for.
+    Says what the new format cannot hold.
 
     Args:
         folder: The data set's folder.
         to: The format to write.
         out: A new folder to write it into.
         split: One split. Default: all of them.
-        format: What the folder is taken for. Default: the first of these that is there.
+        format: The data set's format. Default: the first of these that is found.
         class_name: The class of id maps, where their folder names none.
-        parts: Where its parts are.
+        files: Where its files are.
 
     Raises:
         UsageError: the folder has that format already, or `out` exists.
@@ -157,7 +157,7 @@ def convert_data(
 
     with _counting(f"convert {folder.name}") as progress:
         made = convert_files(
-            parts.open(folder),
+            files.open(folder),
             out,
             to,
             class_name=class_name,

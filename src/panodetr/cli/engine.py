@@ -36,13 +36,13 @@ class EngineOptions:
     """How a large run is shared out.
 
     Attributes:
-        engine: Write tables with a row an image instead of files for each image: local works in
+        engine: Write tables with a row per image instead of files for each image: local works in
             this process, ray on a Ray cluster. For eval, ray shares the images out.
-        address: Of the Ray cluster. Default: RAY_ADDRESS, or a cluster that is started here.
+        address: Address of the Ray cluster. Default: RAY_ADDRESS, or a cluster started here.
         workers: Most workers of the cluster. Default: as many as it has room for.
         worker_cpus: CPU cores of each worker. Where the cluster has GPUs, each worker takes one.
         part_size: Image files in a part; an archive, a table or a video is a part by itself.
-        parts: What a part is: parquet has a row an image; coco-panoptic is COCO's JSON with a
+        parts: What a part is: parquet has a row per image; coco-panoptic is COCO's JSON with a
             folder of id maps.
     """
 
@@ -160,7 +160,7 @@ def run_parts(
         rate = f"{images / max(seconds, 1e-9):.3g} images/s"
         print_line(f"{images} images, {errors} errors, {len(missing) - lost} parts ({rate})")
         if missing != parts:
-            print_line(f"{len(parts) - len(missing)} parts were there already")
+            print_line(f"{len(parts) - len(missing)} parts were done already")
         print_line(f"everything is in {store.url}")
     if errors:
         print_error(f"{errors} files or images could not be read: {store.url}/{ERRORS} says why")

@@ -34,7 +34,7 @@ def evaluate(
     max_detections: Annotated[int, Parameter(validator=Number(gte=10))] = 100,
     out: Path = OUT,
     json: bool = False,
-    parts: SourceOptions = SourceOptions(),  # noqa: B008 - frozen
+    files: SourceOptions = SourceOptions(),  # noqa: B008 - frozen
     engine: EngineOptions = EngineOptions(),  # noqa: B008 - frozen
     model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
 ) -> int:
@@ -45,20 +45,20 @@ def evaluate(
 
     Args:
         data: A data set in any format that training reads.
-        split: Default: val, or the data set that has no splits.
+        split: The split to measure. Default: val, or all of a data set without splits.
         task: Some of boxes, instances and panoptic, separated by commas. Default: what the data set
             annotates.
         threshold: Least score of a segment, 0 to 1. Default: the model's own.
         predictions: A file of COCO's detection, segmentation or panoptic results; the id maps of
             the latter lie in the folder of the same name beside the file.
         ground_truth: COCO's JSON, of instances or panoptic.
-        allow_missing: Leave out images that are not there, and count images without predictions as
+        allow_missing: Leave out images that do not exist, and count images without predictions as
             empty; says how many.
         max_detections: How many results of a class count in an image for average precision: the
             best. COCO's is 100.
         out: The folder for metrics.json, the predictions and the plots.
         json: Print metrics.json's contents instead of tables.
-        parts: Where the data set's parts are.
+        files: Where the data set's files are.
         engine: How a large set is shared out; with ray, predictions are not written.
         model: Which model, and how it runs.
 
@@ -80,7 +80,7 @@ def evaluate(
     if data is not None:
         predictor = model.load()
         name = predictor.spec.name
-        truth = GroundTruth.open(parts.open(data), split, allow_missing=allow_missing)
+        truth = GroundTruth.open(files.open(data), split, allow_missing=allow_missing)
         measured = _tasks(task, truth, predictor)
         if engine.engine == "ray":
             counts = evaluate_on_ray(

@@ -108,7 +108,7 @@ def detect(
 ) -> int:
     """Find the objects in images as boxes.
 
-    Writes, for each image, a picture with their boxes and a JSON with classes, scores, boxes and,
+    Writes, for each image, an overlay with their boxes and a JSON with classes, scores, boxes and,
     with --masks, masks. An image that cannot be read is reported; the others are still done, and
     the exit code is 1.
 
@@ -200,13 +200,13 @@ def _run(
     for path in writer.finish() if writer is not None else ():
         printer.files({path.suffix.lstrip("."): path})
     if run.skipped:
-        print_note(f"{run.skipped} were there already and are left as they are")
+        print_note(f"{run.skipped} were done already and are skipped")
     _note_passed_over(passed_over)
     return 1 if printer.failed else 0
 
 
 def _note_passed_over(files: Sequence[str]) -> None:
-    """Count the files in folders that are no images, and say what to do with some kinds."""
+    """Count the files in folders that are not images, and say what to do with some kinds."""
     from panodetr.images.read import remedy_for
 
     if not files:
@@ -214,7 +214,7 @@ def _note_passed_over(files: Sequence[str]) -> None:
     kinds = Counter(Path(file).suffix.lower() or "without suffix" for file in files)
     counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(6))
     remedies = dict.fromkeys(f"; {remedy}" for file in files if (remedy := remedy_for(file)))
-    print_note(f"passed over, for they are no images: {counted}{''.join(remedies)}")
+    print_note(f"skipped, because they are not images: {counted}{''.join(remedies)}")
 
 
 def _check(
@@ -269,7 +269,7 @@ class _Run:
                     self.printer.result(found, {**found.to_dict(), "files": files}, files)
 
     def video(self, source: Source) -> None:
-        """Run the model on the frames of a video, and write one overlay and a JSON a frame."""
+        """Run the model on a video's frames; write one overlay, and a JSON line per frame."""
         try:
             self._video(source)
         except PanodetrError as error:

@@ -36,9 +36,9 @@ class SourceOptions:
     """Where a data set's parts are, if they cannot be found.
 
     Attributes:
-        annotations: The only annotation file that counts. Default: look for them in the folder.
+        annotations: The annotation file to use. Default: look for them in the folder.
         images: The folder in which images are looked for. Default: all of the data set's folder.
-        exif: What annotations are for where EXIF turns an image, if sizes don't tell: the image as
+        exif: What was annotated where EXIF turns an image and sizes don't show it: the image as
             it is shown, or as it is stored. Default: as the format's tools do.
     """
 
@@ -102,7 +102,7 @@ class ModelOptions:
             Default: torch, and for an exported file its own.
         tiles: Cut larger images into squares of this many pixels, whose results are joined.
             Default: the model's own.
-        overlap: Least overlap of neighbouring tiles, as a part of --tiles. Default: 0.25.
+        overlap: Least overlap of neighbouring tiles, as a fraction of --tiles. Default: 0.25.
         bits: Bits that the values of 16-bit images fill: of 12, 4095 is white. Default: the
             model's own, which training has found, or all 16.
         channels: Of images of more than three channels, those that are red, green and blue, as
@@ -122,7 +122,7 @@ class ModelOptions:
 
         Raises:
             UsageError: there is an overlap without tiles, or it is that of a whole tile, or
-                channels are no numbers.
+                channels are not numbers.
             PanodetrError: the model or the device was refused.
         """
         if self.tiles is None and self.overlap is not None:

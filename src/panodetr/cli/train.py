@@ -52,8 +52,8 @@ def train(
     --model), and states/ to resume from.
 
     Ctrl-C and SIGTERM end a run when its step is done, and keep its state (exit code 130, 143).
-    `panodetr train --resume` goes on with the newest run in runs/train, that of a RECIPE or --name
-    where one is given, or with the one in --out; --set steps=N gives it more steps, --val none
+    `panodetr train --resume` resumes the newest run in runs/train, that of a RECIPE or --name
+    where one is given, or the one in --out; --set steps=N gives it more steps, --val none
     stops validation.
 
     Several GPUs or machines share a run: torchrun --nproc-per-node 4 -m panodetr train RECIPE
@@ -62,20 +62,20 @@ def train(
     Args:
         recipe: One of `panodetr recipes`.
         data: The folder of a data set, in any format that data check knows, or its annotation file.
-        source: Where its parts are.
-        format: What the folder is taken for. Default: the first of these that is there.
+        source: Where its files are.
+        format: The data set's format. Default: the first of these that is found.
         split: The split to learn from. Default: train, or the only one.
         val: The split to validate with; none for no validation. Default: val, where it exists.
         val_split: Where there is no split val: hold out this share of the images, the same ones
             every time, and validate with them. held_out.txt in the run's folder lists them.
-        class_name: What label maps show, where nothing names it. Default: object.
-        class_map: DATA=MODEL: the data's class that goes on from a class of the starting model; may
-            be repeated. Without it, classes of one name go on.
+        class_name: The class of id maps, where their folder names none. Default: object.
+        class_map: DATA=MODEL: a class of the data that takes the weights of a class of the starting
+            model; may be repeated. Without it, classes of the same name do.
         out: The run's folder, which must hold no run. Default: runs/train/NAME, or NAME-2 and so on
             where there is one.
-        name: Of the run, in the default folder. Default: the recipe's.
+        name: Name of the run, in the default folder. Default: the recipe's.
         changes: KEY=VALUE, one value of the recipe to change; may be repeated.
-        resume: Go on with a run.
+        resume: Resume a run.
         dry_run: Build everything, check the data, do two steps, estimate time and memory. Writes
             nothing.
         device: Where to compute; auto takes a GPU where there is one.

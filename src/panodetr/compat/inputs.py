@@ -229,7 +229,7 @@ def _read_labels(
     each = [annotations] if isinstance(annotations, Mapping) else list(annotations)
     if len(each) != len(sizes):
         raise UsageError(
-            f"{len(each)} annotations were given for {len(sizes)} images; expected one an image"
+            f"{len(each)} annotations were given for {len(sizes)} images; expected one per image"
         )
     if rule.format == "coco_detection":
         return [_read_detection(*one, masks=bool(masks)) for one in zip(each, sizes, strict=True)]

@@ -326,7 +326,9 @@ def _sizes_of(sizes: Sizes, count: int) -> list[tuple[int, int]]:
     """Read heights and widths, one for each of `count` images."""
     pairs = [(int(height), int(width)) for height, width in sizes]
     if len(pairs) != count:
-        raise UsageError(f"{len(pairs)} sizes were given for {count} images; expected one an image")
+        raise UsageError(
+            f"{len(pairs)} sizes were given for {count} images; expected one per image"
+        )
     return pairs
 
 

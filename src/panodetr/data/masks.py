@@ -42,11 +42,11 @@ def read_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
     """Read the ids of one of COCO's id maps, (H, W).
 
     Args:
-        path: a picture without loss: PNG as a rule, or TIFF, BMP, GIF or PPM.
+        path: a lossless image file: PNG as a rule, or TIFF, BMP, GIF or PPM.
         size: height and width that it must have.
 
     Raises:
-        DataError: the file is missing, not a picture, or of another size or kind of pixels.
+        DataError: the file is missing, not an image, or of another size or kind of pixels.
     """
     with opened(path, size) as picture:
         if picture.mode not in ("RGB", "RGBA", "P", "L"):
@@ -56,16 +56,16 @@ def read_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
 
 
 def read_gray_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
-    """Read the ids of a picture whose grey values are the ids, (H, W).
+    """Read the ids of an image file whose grey values are the ids, (H, W).
 
-    Of a picture with a palette the places in the palette are the ids, whatever its colours.
+    In a file with a palette the places in the palette are the ids, whatever its colours.
 
     Args:
-        path: a picture without loss, PNG or TIFF as a rule.
+        path: a lossless image file, PNG or TIFF as a rule.
         size: height and width that it must have.
 
     Raises:
-        DataError: the file is missing, not a picture, of another size or kind of pixels, or has
+        DataError: the file is missing, not an image, of another size or kind of pixels, or has
             negative ids.
     """
     try:
@@ -105,7 +105,7 @@ def _read_wide(path: Path, size: tuple[int, int], failure: DataError) -> NDArray
 
 @contextmanager
 def opened(path: Path, size: tuple[int, int] | None) -> Generator[Image.Image, None, None]:
-    """Open a picture and see that it has its image's size (H, W); None is any size.
+    """Open an id map or mask and check that it has its image's size (H, W); None is any size.
 
     Raises:
         DataError: it is missing, broken, or of another size; also where its pixels turn out broken.

@@ -70,7 +70,7 @@ class DataImage:
             else its place.
         path: of its file.
         size: height, width in pixels.
-        as_stored: whether the truth is for the image without its EXIF orientation.
+        as_stored: whether the ground truth is for the image without its EXIF orientation.
         key: the data set's own id, where that is text; `image_id` is a number in its place.
     """
 
@@ -161,7 +161,7 @@ class Records:
 
 
 def source_of(sample: AnySample) -> Path | StoredImage:
-    """Give what a sample's image is read from, in the frame that its truth is for."""
+    """Give what a sample's image is read from, in the orientation that its ground truth is for."""
     return StoredImage(sample.path) if sample.as_stored else sample.path
 
 

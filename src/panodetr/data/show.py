@@ -18,12 +18,12 @@ from panodetr.results.draw import draw_objects, draw_segments
 from panodetr.results.types import Category, Detection, Segment
 
 SIDE = 384
-"""Of a picture on the contact sheet, in pixels."""
+"""Of an image on the sheet, in pixels."""
 
-_GAP = 8  # pixels between two pictures
+_GAP = 8  # pixels between two images
 
 Captioned: TypeAlias = tuple[str, Image.Image]
-"""A caption, and the picture below it."""
+"""A caption, and the image below it."""
 
 
 def draw_sheet(data: Dataset, count: int) -> Image.Image:
@@ -93,7 +93,7 @@ def draw_truth(
 
 
 def lay_out(rows: Sequence[Sequence[Captioned]]) -> Image.Image:
-    """Lay pictures out in rows, on white, each below its caption."""
+    """Lay images out in rows, on white, each below its caption."""
     heights = [max(picture.height for _, picture in row) for row in rows]
     width = max(sum(picture.width + _GAP for _, picture in row) for row in rows) - _GAP
     font = ImageFont.load_default(max(12, width // 80))

@@ -244,7 +244,7 @@ class Tree:
 
     @cached_property
     def pictures(self) -> Images:
-        """The index of all pictures."""
+        """The index of all image files, masks and id maps among them."""
         return Images(self)
 
     @cached_property

@@ -170,7 +170,7 @@ class PanopticQuality:
         for segment in segments:
             if ids[segment.id] > 1:
                 raise DataError(
-                    f"two predicted segments have id {segment.id}; expected one an image"
+                    f"two predicted segments have id {segment.id}; expected one per image"
                 )
             if segment.id == VOID:
                 raise DataError(f"a predicted segment has id {VOID}, which means no segment")

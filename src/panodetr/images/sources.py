@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STDIN = "/dev/stdin"
-"""The input, also "-", that stands for standard input, on every system: an image or a tar."""
+"""The input, like "-", that means standard input on every system: an image or a tar."""
 
 MOST_BYTES = 1 << 30
-"""Of one image in an archive or at a URL: a larger one is refused before it is read."""
+"""Largest image in an archive or at a URL; a larger one is refused before it is read."""
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
@@ -58,12 +58,12 @@ class Frame(NamedImage):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A file, or what else holds images; it is cheap, and can be sent to another process.
+    """A file, URL or standard input that holds images; not opened yet, so processes can share it.
 
     Attributes:
         path: of the file, a URL, or `STDIN`.
-        page: the only page that is taken of a file of several; None takes all.
-        every: of a video, each how manieth frame is taken.
+        page: the only page to take of a file with several; None takes all.
+        every: of a video, take every n-th frame.
     """
 
     path: str
@@ -133,8 +133,8 @@ def find_sources(
         recursive: whether folders within folders are looked into.
         page: as in `Source`.
         every: as in `Source`.
-        refuse: called for an input that names nothing, which is then passed over; None raises.
-        passed_over: gets the files of folders and patterns that are not taken.
+        refuse: called for an input that names nothing, which is then skipped; None raises.
+        passed_over: gets the files of folders and patterns that are not images.
 
     Raises:
         ImageError: an input does not exist, or a folder or pattern has nothing in it.
@@ -180,7 +180,7 @@ def each_image(
 def open_images(
     images: str | os.PathLike[str] | Iterable[ImageSource | Source],
 ) -> Iterator[ImageSource]:
-    """Give the images of anything that holds some; what is one image is given as it is.
+    """Give the images of inputs and sources; an argument that is one image is given unchanged.
 
     Args:
         images: an input of `find_sources`; or images, among which may be sources, and paths of
@@ -202,7 +202,7 @@ def open_images(
 
 
 def _holds_images(path: str) -> bool:
-    """Whether a path is of several images, or of one that is no file."""
+    """Whether a path stands for several images, or for one that is not a file."""
     if path in ("-", STDIN) or _URL.match(path) or _reader(path) is not None:
         return True
     return os.path.isdir(path) or (glob.has_magic(path) and not os.path.exists(path))
@@ -233,7 +233,7 @@ def _expand(given: str, recursive: bool, passed_over: list[str]) -> list[str]:
 
 
 def _files_in(path: Path, recursive: bool) -> list[Path]:
-    """List the files of a folder, hidden ones left out, or the one that `path` is."""
+    """List a folder's files without hidden ones; a file gives itself."""
     if not path.is_dir():
         return [path]
     return [
@@ -244,7 +244,7 @@ def _files_in(path: Path, recursive: bool) -> list[Path]:
 
 
 def _expand_url(given: str) -> list[str]:
-    """List the files of a folder or pattern at a URL; or the one file that it is."""
+    """List the files of a folder or pattern at a URL; the URL of a file gives itself."""
     with _one_line(given):
         files, path = _file_system(given)
         if glob.has_magic(path) and "?" not in path:  # which begins a query in a URL
@@ -406,7 +406,7 @@ def _image_column(path: str, schema: Any) -> str:
 
 
 def _read_video(source: Source, opened: ExitStack) -> Iterator[Frame]:
-    """Read each n-th frame of the first video stream, turned as the file says."""
+    """Read every n-th frame of the first video stream, turned as the file says."""
     av = _import("av")
     import numpy as np
 
@@ -414,7 +414,7 @@ def _read_video(source: Source, opened: ExitStack) -> Iterator[Frame]:
     file = source.path if local else _open(source.path, opened)
     video = opened.enter_context(av.open(file))
     if not video.streams.video:
-        raise ImageError(f"{source.path}: there is no video in it")
+        raise ImageError(f"{source.path}: no video stream in it; expected one")
     stream = video.streams.video[0]
     stream.thread_type = "AUTO"
     rate = float(stream.average_rate or 25)

@@ -1,6 +1,6 @@
 """Results in the formats of other programs: COCO, GeoJSON, label maps, ImageJ, Label Studio.
 
-Each function makes one document or file of results; `panodetr.results.save` names the files.
+Each function makes one document or file of results; `panodetr.cli.formats` names the files.
 """
 
 from __future__ import annotations

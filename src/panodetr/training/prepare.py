@@ -51,7 +51,7 @@ class Request:
         changes: "field=value", in the order in which they were asked for.
         val_split: the share of the images to learn from that is held out, and validates; None holds
             out none.
-        class_name: of the one class of label maps.
+        class_name: of the one class of id maps.
         start: what the checkpoint to start from said of itself when the run began, so that it need
             not be there any more; None where the recipe wants none, or it has not been read.
         scored: the split that the run's best model is the best of, by its full name, also while
@@ -194,7 +194,7 @@ def _check_asked(request: Request, source: Source, data: Dataset) -> None:
     name, names = request.class_name, [category.name for category in data.categories]
     if name is not None and names != [name]:
         raise UsageError(
-            f"--class {name} is for label maps that name no class, and {data.folder} has "
+            f"--class {name} is for id maps that name no class, and {data.folder} has "
             f"{preview(names)}; leave it out, and join names with --map"
         )
     if request.val_split is None:

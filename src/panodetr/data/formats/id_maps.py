@@ -126,7 +126,7 @@ def _image_folders(
 
 
 def maps_in(tree: Tree, folder: PurePosixPath) -> list[PurePosixPath]:
-    """List the pictures in a folder that may be id maps."""
+    """List the files in a folder that may be id maps."""
     names = tree.folders[folder]
     return [folder / name for name in names if name.lower().endswith(MAP_SUFFIXES)]
 

@@ -1,4 +1,4 @@
-"""Images with a folder of masks each, one picture an object, as in the 2018 Data Science Bowl.
+"""Images with a folder of masks each, one file per object, as in the 2018 Data Science Bowl.
 
 NAME/images/NAME.png    NAME/masks/*.png       a folder an image
 images/NAME.png         masks/NAME/*.png       a folder of masks an image

@@ -1,7 +1,7 @@
-"""Pascal VOC's masks: for each image one picture of classes and one of objects.
+"""Pascal VOC's masks: for each image a map of classes and a map of objects.
 
 A palette's places, or colours that `labelmap.txt` names, are the classes; each other value in the
-picture of objects is an object, whose class is that of most of its pixels.
+map of objects is an object, whose class is that of most of its pixels.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NAMES = ("class_names.txt", "labels.txt", "labelmap.txt")
 
 
 def find_voc_masks(tree: Tree) -> dict[str, list[PurePosixPath]]:
-    """Find the pictures of objects by their splits; "" stands for none."""
+    """Find the maps of objects by their splits; "" stands for none."""
     pictures = [
         path
         for path in tree.files(".png")
@@ -43,7 +43,7 @@ def find_voc_masks(tree: Tree) -> dict[str, list[PurePosixPath]]:
 def read_voc_masks(
     tree: Tree, found: dict[str, list[PurePosixPath]], split: str, faults: Faults
 ) -> Records:
-    """List a split's images with their sizes; pictures are read when objects are asked for."""
+    """List a split's images with their sizes; maps are read when objects are asked for."""
     paths = [tree.root / path for path in found[split]]
     classes = [path.parent.with_name(CLASSES) / path.name for path in paths]
     names = _names(tree, classes, faults)
@@ -68,10 +68,10 @@ def read_voc_masks(
 def _read_objects(
     path: Path, below: Path, ids: dict[int, int], image_id: int, size: Size, _: int
 ) -> list[ObjectTruth]:
-    """Read the objects of an image, given the category of each value in the picture of classes.
+    """Read the objects of an image, given the category of each value in the map of classes.
 
     Raises:
-        DataError: a picture is missing, broken, or of another size.
+        DataError: a map is missing, broken, or of another size.
     """
     objects, classes = _codes(path, size), _codes(below, size)
     found: list[ObjectTruth] = []
@@ -87,15 +87,15 @@ def _read_objects(
         ]
         if not known:
             raise DataError(
-                f"{path} has an object of the value {code}, below which {below} shows no class "
-                "that is named; name it, or draw it"
+                f"{path} has an object of value {code}, and {below} has no named class at its "
+                "pixels; name the class, or draw it"
             )
         found.append(mask_object(mask, len(found) + 1, image_id, ids[-max(known)[1]]))
     return found
 
 
 def _codes(path: Path, size: Size | None) -> NDArray[np.int32]:
-    """Read a picture's places in its palette, or its colours as R * 65536 + G * 256 + B."""
+    """Read a map's places in its palette, or its colours as R * 65536 + G * 256 + B."""
     with opened(path, size) as picture:
         if picture.mode in ("P", "L", "1"):
             return np.asarray(picture).astype(np.int32)
@@ -104,7 +104,7 @@ def _codes(path: Path, size: Size | None) -> NDArray[np.int32]:
 
 
 def _names(tree: Tree, pictures: list[Path], faults: Faults) -> dict[int, str]:
-    """Give the names of the classes by their values in the pictures."""
+    """Give the names of the classes by their values in the maps."""
     lists = [path for path in tree.files(".txt") if path.name in _NAMES]
     lines = [
         line.strip()
