@@ -236,9 +236,9 @@ def test_finds_beyond_what_a_model_can_tell_are_warned_of(tiny_spec: ModelSpec) 
         texts = [str(warning.message) for warning in seen]
         assert texts == [
             "the image: 5 objects were found in a tile, and the model has 5 queries, so it cannot "
-            "find many more; see less at a time: --tiles 32",
-            "the image: 2 finds reach across their whole tile of 64x64 pixels: what is larger than "
-            "a tile comes in parts, or is lost; see more at a time: --tiles 128",
+            "find many more; take smaller tiles: --tiles 32",
+            "the image: 2 objects reach across their whole tile of 64x64 pixels, and larger ones "
+            "are found in parts or not at all; take larger tiles: --tiles 128",
         ]
         with pytest.warns(ImageWarning, match="5 objects were found in it"):  # and nothing else
             find(noise(64, 64))

@@ -149,7 +149,7 @@ class Predictor:
                 one of these (`panodetr.images.sources.open_images`).
             threshold: as `segment`.
             task: as `segment`.
-            refuse: called for an image that cannot be read, which is then passed over; None raises.
+            refuse: called for an image that cannot be read, which is then skipped; None raises.
 
         Raises:
             PanodetrError: as `segment`, or a source of images cannot be read.
@@ -304,15 +304,15 @@ class Predictor:
         if most >= NEARLY_ALL * queries:
             warn(
                 f"{name}: {most} objects were found in {seen}, and the model has {queries} "
-                f"queries, so it cannot find many more; see less at a time: --tiles {side // 2}"
+                f"queries, so it cannot find many more; take smaller tiles: --tiles {side // 2}"
             )
         cut = [cut_borders(boxes, np.array([box]), image.size) for box, boxes in sure]
         larger = sum(np.count_nonzero((c[:, :2] & c[:, 2:]).any(axis=1)) for c in cut)
         if larger:
             warn(
-                f"{name}: {larger} finds reach across their whole tile of {x1 - x0}x{y1 - y0} "
-                "pixels: what is larger than a tile comes in parts, or is lost; see more at a "
-                f"time: --tiles {2 * side}"
+                f"{name}: {larger} objects reach across their whole tile of {x1 - x0}x{y1 - y0} "
+                "pixels, and larger ones are found in parts or not at all; take larger tiles: "
+                f"--tiles {2 * side}"
             )
 
     def _run(

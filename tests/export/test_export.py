@@ -162,7 +162,7 @@ def test_a_quantised_model_must_answer_every_size_with_as_many_numbers(tiny_fold
     larger = Changed(model, lambda masks: masks * 1.5)
     assert check_outputs(model, larger, masks=True, tolerance=inf)["masks"] == pytest.approx(0.5)
     cases: list[tuple[Callable[[Array], Array], str]] = [
-        (lambda masks: masks * np.float32("nan"), "gives masks that are no numbers at 1x128x160"),
+        (lambda masks: masks * np.float32("nan"), "gives masks with NaN or infinity at 1x128x160"),
         (lambda masks: masks[..., ::2], r"masks are \(3, 32, 20\), not \(3, 32, 40\)"),
     ]
     for change, message in cases:

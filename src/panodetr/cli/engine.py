@@ -54,7 +54,7 @@ class EngineOptions:
     parts: Literal["parquet", "coco-panoptic"] = "parquet"
 
     def cluster(self, model: ModelOptions) -> Cluster:
-        """Say what is asked of Ray."""
+        """Give the cluster and workers that the options ask for."""
         from panodetr.scale.engines import Cluster
 
         gpus = {"auto": None, "cpu": 0, "cuda": 1}[model.device]

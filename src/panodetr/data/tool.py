@@ -1,4 +1,4 @@
-"""Which program wrote a data set, by the marks that it leaves in its files."""
+"""Which program wrote a data set, by what is typical of its files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _NAMES = (("Cellpose", r".*_(cp_masks\.\w+|seg\.npy)"),)
 
 
 def name_tool(tree: Tree) -> str | None:
-    """Name the tool that wrote the files of a data set; None where nothing tells."""
+    """Name the tool that wrote the files of a data set; None where nothing shows it."""
     for tool, suffixes, mark in _MARKS:
         for path in islice(tree.files(*suffixes, depth=4), _LOOKED_AT):
             if re.search(mark, _read(tree, path)):

@@ -186,8 +186,8 @@ def check_outputs(
     for size, name, expected, got in _outputs(model, exported, masks=masks):
         if not np.isfinite(got).all():
             raise CheckpointError(
-                f"the exported model gives {name} that are no numbers at {size}; nothing was "
-                "written: with --int8 give more images, or leave that out"
+                f"the exported model gives {name} with NaN or infinity at {size}; nothing was "
+                "written: give --int8 more images, or leave it out"
             )
         scale = 1.0 if name == "boxes" else max(1.0, float(np.abs(expected).max()))
         difference = float(np.abs(expected - got).max()) / scale

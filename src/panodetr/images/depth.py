@@ -1,4 +1,4 @@
-"""Images that are more than 8-bit RGB: of up to 16 bits a value, and of channels without a colour.
+"""Images beyond 8-bit RGB: up to 16 bits per value, and channels that are not colours.
 
 Microscopes and satellites write both. Pillow gives the high byte of 16-bit colours alone, and most
 TIFFs of many channels not at all; those are read by tifffile.
@@ -22,7 +22,7 @@ from panodetr.errors import ChannelError, ImageError
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # errors are raised, too
 
 USUAL_BITS = (8, 10, 12, 14)
-"""Bits that cameras fill of the 16 that their files have room for."""
+"""How many of a file's 16 bits cameras use."""
 
 # TIFF 6.0, section 8
 _BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA = 258, 262, 277, 284, 338
@@ -75,7 +75,7 @@ def read_low_bytes(file: Path | Any, page: int, mode: str) -> Image.Image:
 
 
 class ChannelTiff:
-    """A TIFF of channels that are no colours, opened as Pillow opens others.
+    """A TIFF whose channels are not colours, with the interface of Pillow's images.
 
     Attributes:
         pages: those that hold images, by their numbers from 1.

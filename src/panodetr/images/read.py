@@ -42,7 +42,7 @@ MOST_16_BIT = 65535
 """White in 16 bits."""
 
 SAMPLED = 64
-"""Images of a data set that are looked at for the bits that they fill."""
+"""Images of a data set that are read to find the bits that they use."""
 
 Note: TypeAlias = Callable[[str], None]
 """Called with a line where an image may not be read as it is meant."""
@@ -138,7 +138,7 @@ class StoredImage:
 
 @dataclass(frozen=True, eq=False)
 class NamedImage:
-    """An image that lies in no file of its own: in an archive, a table or a video, or at a URL.
+    """An image without a file of its own: in an archive, a table or a video, or at a URL.
 
     Attributes:
         name: what it is called in results, such as "shard.tar/0001.jpg" or a URL.
@@ -339,7 +339,7 @@ def list_pages(image: Image.Image | ChannelTiff) -> list[int]:
 
 
 def origin_of(image: ImageSource) -> Path | str | None:
-    """Give what results of an image are called after: its path, or its name; None without."""
+    """Give the path or name that names an image's results; None if it has neither."""
     if isinstance(image, Page | NamedImage):
         return image.name
     return Path(os.fsdecode(image)) if isinstance(image, str | os.PathLike) else None

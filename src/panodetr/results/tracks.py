@@ -1,8 +1,8 @@
-"""Objects of a video: which segment or box of a frame is which of the frames before.
+"""Tracks: which segments or boxes in the frames of a video are the same object.
 
-Objects of a class are joined by the intersection over union of their masks, or boxes where there
-are none, each moved as it moved last. All pairs of a frame are chosen together, for the largest sum
-(Kuhn 1955).
+Objects of a class are matched by the intersection over union of their masks, or boxes where there
+are none, each shifted by its last motion. The pairs of a frame are chosen together, for the largest
+sum (Kuhn 1955).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from panodetr.results.regions import Region
 
 LEAST_IOU = 0.1
-"""Of an object and where it was expected; less is another object."""
+"""Least IoU of an object with its expected place; with less it is another object."""
 
 PATIENCE = 10
 """Frames for which an object that is not seen is still expected."""
@@ -37,7 +37,7 @@ class _Track:
 
     @property
     def shift(self) -> tuple[int, int]:
-        """How far it is expected from its region, y and x."""
+        """Expected motion since its region was seen, y and x in pixels."""
         y, x = np.rint(self.velocity * (self.unseen + 1)).astype(int).tolist()
         return y, x
 
@@ -68,7 +68,7 @@ class Tracker:
         return replace(result, detections=found)
 
     def _match(self, regions: list[Region]) -> dict[int, int]:
-        """Join regions with tracks, begin tracks for the rest, and give their numbers by ids."""
+        """Match regions with tracks, begin tracks for the rest; give track numbers by region id."""
         likeness = np.array(
             [[_likeness(track, region) for region in regions] for track in self._tracks]
         ).reshape(len(self._tracks), len(regions))

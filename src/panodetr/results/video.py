@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CODECS = ("libx264", "mpeg4")
-"""The first that PyAV was built with: browsers show H.264."""
+"""The first one that PyAV has is used; browsers play H.264."""
 
 
 class VideoWriter:
-    """Writes an MP4 frame by frame; the file appears when it is whole."""
+    """Writes an MP4 frame by frame; the file appears when it is complete."""
 
     def __init__(self, path: Path, rate: float) -> None:
         """Open the file within `with`.

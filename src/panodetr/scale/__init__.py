@@ -1,1 +1,1 @@
-"""Many images, shared out in parts: the same rows from one process or from a cluster."""
+"""Large runs: images are split into parts, which one process or a Ray cluster turns into rows."""

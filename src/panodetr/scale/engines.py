@@ -1,4 +1,4 @@
-"""What shares work out: this process, or the workers of a Ray cluster.
+"""Engines, which run the items of a job: this process, or the workers of a Ray cluster.
 
 A worker is a Ray actor that has loaded the model and has one item at a time. An item whose worker
 died is given to another one; a worker that died is replaced when the cluster has room.
@@ -25,10 +25,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 TRIES = 3
-"""Workers that may die at one item."""
+"""Workers that may die at one item before it is given up."""
 
 PATIENCE = 600.0
-"""Seconds until some worker must have started."""
+"""Seconds within which the first worker must start."""
 
 STORE = 200 << 20
 """Bytes of shared memory of a cluster that is started here; results are small."""
@@ -36,13 +36,13 @@ STORE = 200 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """What is asked of Ray.
+    """The cluster to use, and the workers to start there.
 
     Attributes:
-        address: of a cluster; None takes that of RAY_ADDRESS, or starts one on this machine.
-        workers: at most; None takes as many as there is room for.
-        cpus: of each worker.
-        gpus: of each worker; None takes one where the cluster has any.
+        address: of the cluster; None takes that of RAY_ADDRESS, or starts one on this machine.
+        workers: how many at most; None takes as many as there is room for.
+        cpus: CPU cores of each worker.
+        gpus: GPUs of each worker; None takes one where the cluster has any.
     """
 
     address: str | None = None
@@ -87,10 +87,10 @@ def run_ray(
     Work may be done again, if a worker dies before its result has come.
 
     Args:
-        load: what each worker calls once.
-        work: what it calls with each of its items.
-        items: to share out.
-        cluster: where.
+        load: loads the model, once in each worker.
+        work: processes one item.
+        items: what to process.
+        cluster: where to run.
 
     Raises:
         MissingExtra: Ray is not installed.
@@ -159,7 +159,7 @@ def _result(ray: Any, done: Any) -> Any:
     try:
         return ray.get(done)
     except (errors.RayActorError, errors.ObjectLostError, errors.OutOfMemoryError) as error:
-        return Lost(f"{TRIES} workers died at it; the last time: {' '.join(str(error).split())}")
+        return Lost(f"{TRIES} workers died at it; the last error: {' '.join(str(error).split())}")
 
 
 class _Worker(Generic[Item, Result]):

@@ -1,4 +1,4 @@
-"""Evaluation on a Ray cluster: workers count shares of the images, and their counts add up."""
+"""Evaluation on a Ray cluster: workers measure shares of the images, and counts are merged."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def evaluate_shares(
     max_detections: int,
     progress: Callable[[], None],
 ) -> Counts:
-    """Measure what `panodetr.evaluation.evaluate.evaluate` does, exactly; predictions are not kept.
+    """Measure exactly what `panodetr.evaluation.evaluate.evaluate` does; predictions are not kept.
 
     Args:
         load: what each worker calls for its model.
         truth: images and annotations, whose files the workers read.
         tasks: what to measure.
-        cluster: where.
-        size: images of a share.
-        threshold: as there, like `max_detections`.
-        max_detections: as there.
+        cluster: where to run.
+        size: images in a share.
+        threshold: as in `evaluate`.
+        max_detections: as in `evaluate`.
         progress: called after each share.
 
     Raises:
-        PanodetrError: as there, or workers died at a share.
+        PanodetrError: as in `evaluate`, or workers died at a share.
     """
     images = truth.images
     shares = [replace(truth, images=images[at : at + size]) for at in range(0, len(images), size)]

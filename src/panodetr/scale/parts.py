@@ -1,7 +1,7 @@
 """The parts of a large run: what each holds, and which are written.
 
 A part's name follows from its sources and from what is done with them, and its file appears whole
-or not at all. So a part whose file is there is done, and one that is written twice is one file.
+or not at all. So a part whose file exists is done, and a part that is written twice is one file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def plan_parts(sources: Sequence[Source], settings: object, size: int) -> list[P
 
     Args:
         sources: of all images.
-        settings: what is done with them, as JSON has it: every name follows from it.
+        settings: what is done with them, ready for JSON; the names depend on it.
         size: image files in a part; an archive, a table or a video is a part by itself.
 
     Raises:
@@ -89,8 +89,8 @@ class Output:
             )
         if others := there - {part.name for part in parts}:
             raise UsageError(
-                f"{self.url} holds {min(others)}, which is not of this run: its inputs or options "
-                "are others; choose another --out"
+                f"{self.url} holds {min(others)}, which is not of this run: the inputs or options "
+                "differ; choose another --out"
             )
         return [part for part in parts if part.name not in there]
 

@@ -85,7 +85,7 @@ def write_file(
     common: Any = {"image": image, "source": Path(shown.name), "categories": categories}
     if shown.runs is None:
         if shown.segments:
-            raise UsageError("there are segments without runs; ask for them with masks=runs")
+            raise UsageError("the segments come without runs; request them with masks=runs")
         detections = [
             Detection(label=one.label, category_id=one.category_id, score=one.score, box=one.box)
             for one in shown.detections
@@ -99,7 +99,7 @@ def write_file(
     segments = tuple(Segment(**_described(segment)) for segment in shown.segments)
     result = PanopticResult(segments=segments, segment_ids=segment_ids, **common)
     if not all(np.any(region.pixels) for region in result.regions()):
-        raise UsageError("a segment has no pixel in its box; send segments as they were answered")
+        raise UsageError("a segment has no pixel in its box; send segments unchanged")
     return _WRITERS[form](result)
 
 

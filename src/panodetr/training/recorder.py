@@ -1,4 +1,4 @@
-"""What keeps a run's folder: lines of the log, and pictures of what the model sees and predicts."""
+"""Writes a run's log and plots: figures, and overlays of what the model sees and predicts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from panodetr.training.validate import Validation, make_predictor, scalars
 DRAWN_BATCHES = 3
 
 IMAGES = 4
-"""More of them on one picture could not be seen."""
+"""Images on one plot; more would be too small to see."""
 
 _PADDING = 110  # grey: neither a dark image nor a bright one ends so
 

@@ -116,7 +116,7 @@ def train(
         if state.ranks not in (None, ranks):
             raise UsageError(
                 f"{out} was trained in {state.ranks} processes, and now there are {ranks}, whose "
-                f"steps would be others; start {state.ranks}"
+                f"steps would differ; start {state.ranks}"
             )
         state.ranks = ranks
         recorder = Observer()
