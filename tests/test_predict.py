@@ -228,7 +228,7 @@ class Told:
         return [NumpyMasks(masks[own]) for own in queries]
 
 
-def test_finds_beyond_what_a_model_can_tell_are_warned_of(tiny_spec: ModelSpec) -> None:
+def test_warnings_say_where_objects_exceed_queries_or_tiles(tiny_spec: ModelSpec) -> None:
     model = Predictor(tiny_spec, Told())
     for find in (model.segment, model.detect):
         with pytest.warns(ImageWarning) as seen:
@@ -269,7 +269,7 @@ def test_images_are_read_only_as_they_are_needed(predictor: Predictor) -> None:
     assert len(list(results)) == 5
 
 
-def test_what_holds_images_is_opened(predictor: Predictor, tmp_path: Path) -> None:
+def test_segment_each_and_detect_each_open_sources(predictor: Predictor, tmp_path: Path) -> None:
     for name in ("a", "b"):
         Image.fromarray(noise(40, 50, ord(name))).save(tmp_path / f"{name}.png")
     with tarfile.open(tmp_path / "c.tar", "w") as archive:

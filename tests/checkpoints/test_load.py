@@ -102,7 +102,7 @@ def test_a_single_file_says_its_architecture_by_its_shapes_and_is_read_as_float3
     assert {tensor.dtype for tensor in loaded.state_dict().values()} == {torch.float32}
 
 
-def test_loading_leaves_pytorchs_compiler_where_it_is(
+def test_loading_does_not_import_pytorchs_compiler(
     tmp_path: Path, spec: ModelSpec, model: Detr
 ) -> None:
     """Its import takes longer than all else that loading does."""
@@ -250,7 +250,7 @@ def test_a_bundled_name_wins_over_a_folder_here(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused(
+def test_weights_with_nan_or_infinity_are_refused(
     spec: ModelSpec, model: Detr, tmp_path: Path, value: float
 ) -> None:
     save_pretrained(tmp_path / "model", spec, model, format="panodetr")

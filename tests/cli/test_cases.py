@@ -72,9 +72,7 @@ def test_each_page_is_an_image(panodetr: Program, cases: Path, tmp_path: Path) -
     assert counts == [1, 2, 3, 1, 2, 3]
 
 
-def test_objects_beyond_the_model_s_queries_are_said_before_a_run(
-    panodetr: Program, cases: Path
-) -> None:
+def test_a_run_warns_first_of_more_objects_than_queries(panodetr: Program, cases: Path) -> None:
     run = "train", "finetune", "--data", cases / "D4" / "input", "--set", "start=nuclei"
     done = panodetr(*run, "--dry-run")
     assert done.returncode == 0, done.stderr

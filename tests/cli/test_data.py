@@ -56,7 +56,9 @@ def test_a_data_set_is_converted_and_checked_again(
     assert again.stdout.splitlines()[1].split()[:4] == ["val", "yolo", "2", "2"]
 
 
-def test_the_tool_and_what_images_need_in_training_are_told(panodetr: Program, data: Path) -> None:
+def test_the_tool_and_the_bits_and_channels_of_images_are_listed(
+    panodetr: Program, data: Path
+) -> None:
     document = data / "panoptic_val.json"
     info = '{"info": {"description": "Exported from roboflow.com"}, '
     document.write_text(document.read_text().replace("{", info, 1))

@@ -73,7 +73,7 @@ def test_what_cannot_be_read_is_one_line_each_and_the_others_are_done(
     assert len(list((tmp_path / "out").iterdir())) == 6
 
 
-def test_files_of_folders_that_are_no_images_are_counted(
+def test_files_of_folders_that_are_not_images_are_counted(
     segment: Program, images: Path, tmp_path: Path
 ) -> None:
     for name in ("notes.txt", "more.txt", "scan.CZI", "LICENSE", ".hidden"):

@@ -160,7 +160,7 @@ def test_objects_of_a_video_keep_their_numbers(
     assert np.ptp(pictures[0].astype(int), axis=2).max() > 60  # there are colours
 
 
-def test_each_other_frame_and_formats_of_images(
+def test_every_takes_some_frames_and_formats_of_images_are_refused(
     panodetr: Program, tiny_model: Path, video: Path, tmp_path: Path
 ) -> None:
     run = "detect", video, "--model", tiny_model, "--out", tmp_path / "out", "--every", "4"

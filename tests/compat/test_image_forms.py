@@ -40,7 +40,7 @@ def test_more_than_8_bits_keep_their_levels(image: Any) -> None:
 
 
 @pytest.mark.parametrize("image", [RAMP * 257, RAMP - 1, RAMP.astype(np.float64) * 2])
-def test_what_would_be_cut_off_is_refused(image: NDArray[Any]) -> None:
+def test_values_out_of_range_are_refused(image: NDArray[Any]) -> None:
     with pytest.raises(ImageError, match=r"has values from .* expected 0 to 255"):
         pixels_of(image)
 

@@ -193,7 +193,7 @@ def test_damaged_folders_of_id_maps_are_refused(
         open_data(id_folder)
 
 
-def test_pictures_that_are_no_id_maps_are_refused_when_they_are_read(id_folder: Path) -> None:
+def test_images_that_are_not_id_maps_are_refused_when_they_are_read(id_folder: Path) -> None:
     path = id_folder / "masks/cell/1.png"
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(DataError, match=r"1\.png cannot be read as an id map"):

@@ -214,7 +214,7 @@ def test_frames_of_a_video(tmp_path: Path) -> None:
         assert abs(float(pixels.mean()) - greys[frame.number]) < 4
 
 
-def test_what_is_broken_is_named_and_passed_over(tmp_path: Path) -> None:
+def test_broken_files_are_named_and_skipped(tmp_path: Path) -> None:
     whole = write_tar(tmp_path)
     contents = whole.read_bytes()
     broken = tmp_path / "cut.tar"

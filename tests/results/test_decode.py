@@ -103,7 +103,7 @@ def test_each_object_of_two_tiles_is_kept_once(
     assert got.tolist() == kept
 
 
-def test_boxes_overlap_by_what_they_share_of_what_they_cover() -> None:
+def test_overlap_of_boxes_is_their_iou() -> None:
     a = np.array(
         [[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.4, 0.2], [0.2, 0.2, 0.1, 0.1], [0.5, 0.5, 0, 0]],
         np.float32,

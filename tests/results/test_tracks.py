@@ -110,7 +110,7 @@ def test_no_identity_is_switched(boxes: bool) -> None:
     assert len(set(colors.values())) == 4
 
 
-def test_who_comes_back_too_late_is_another() -> None:
+def test_an_object_that_returns_too_late_gets_a_new_number() -> None:
     tracker = Tracker()
     before = objects_of(tracker.add(panoptic(["still"], 0)))
     for frame in range(PATIENCE + 1):

@@ -151,7 +151,7 @@ def test_two_nodes_write_what_one_process_writes(
 
 
 @pytest.mark.parametrize("killed", ["worker", "node"])
-def test_what_is_killed_loses_nothing_and_doubles_nothing(
+def test_killed_workers_lose_no_row_and_repeat_none(
     command: list[str], expected: list[dict[str, Any]], nodes: Nodes, tmp_path: Path, killed: str
 ) -> None:
     process = start(command, nodes, str(tmp_path))
@@ -167,7 +167,7 @@ def test_what_is_killed_loses_nothing_and_doubles_nothing(
     assert not [path for path in tmp_path.rglob(".*") if path.name.startswith(".writing")]
 
 
-def test_a_run_that_is_killed_goes_on(
+def test_a_killed_run_is_resumed(
     command: list[str], expected: list[dict[str, Any]], nodes: Nodes, tmp_path: Path
 ) -> None:
     process = start(command, nodes, str(tmp_path))

@@ -121,7 +121,7 @@ def test_a_run_goes_on_with_the_parts_that_are_missing(
         assert "not of this run" in capsys.readouterr().err
 
 
-def test_an_error_that_does_not_come_again_is_forgotten(
+def test_an_error_that_is_gone_on_resuming_is_removed(
     images: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"

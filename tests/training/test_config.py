@@ -107,7 +107,7 @@ def test_what_cannot_be_meant_is_refused(change: str, says: str) -> None:
         ({"learned": "masks"}, "expected 0 where the mask head alone learns"),
     ],
 )
-def test_runs_that_cannot_be_are_refused(
+def test_impossible_configurations_are_refused(
     tiny_run: TrainConfig, change: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

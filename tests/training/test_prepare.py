@@ -243,7 +243,7 @@ def write_label_maps(folder: Path, objects: int = 2) -> None:
         Image.fromarray(ids).save(folder / "masks" / f"{number}.png")
 
 
-def test_label_maps_are_validated_by_objects_without_those_that_cannot_be_read(
+def test_id_maps_are_validated_by_objects_without_those_that_cannot_be_read(
     tmp_path: Path,
 ) -> None:
     for split in ("train", "val"):

@@ -77,7 +77,7 @@ def without_masks(config: TrainConfig) -> TrainConfig:
     return replace(config, spec=replace(config.spec, architecture=shape))
 
 
-def test_models_are_measured_by_all_that_they_and_the_truth_know(
+def test_models_are_measured_by_all_that_they_and_the_ground_truth_know(
     tiny_run: TrainConfig, truth: GroundTruth, accelerator: Accelerator
 ) -> None:
     found = of(tiny_run, truth, accelerator)

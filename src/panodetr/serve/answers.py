@@ -66,7 +66,7 @@ def write_answer(result: PanopticResult | DetectionResult, work: Work) -> bytes:
 def write_file(
     given: Given, image: NDArray[np.uint8], categories: tuple[Category, ...], form: Form
 ) -> bytes:
-    """Write what a client shows of an answer as a file.
+    """Write what a client kept of an answer as a file.
 
     Args:
         given: from the client.
@@ -105,7 +105,7 @@ def write_file(
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class _ShownBoxes(DetectionResult):
-    """Objects that have the ids of the answer that they were in, not their places."""
+    """Detections that keep the ids of their answer, instead of being numbered anew."""
 
     ids: list[int]
 

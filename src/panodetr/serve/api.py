@@ -97,7 +97,7 @@ class RunLengths(Struct):
 
 
 class Runs(Struct):
-    """All segments' pixels, row by row: the id of each run of pixels, 0 for none; its length."""
+    """The id map row by row, as runs: the id of each run of pixels, 0 for none; its length."""
 
     ids: list[Id]
     lengths: list[Annotated[int, Meta(ge=1)]]

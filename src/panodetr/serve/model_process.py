@@ -33,9 +33,9 @@ def run_models(
     options: ServiceOptions,
     threads: int,
 ) -> None:
-    """Be a model process: send the models' descriptions, or an error, then answer.
+    """Run a model process: send the models' descriptions, or an error, then answer requests.
 
-    Signals are the front process's affair; when it is gone the connection ends, and so does this.
+    The front process handles signals. When it is gone, the connection ends and this process, too.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -50,7 +50,7 @@ class Entry:
         work: what is to be done.
         given: what it is to be done with.
         pixels: of the image.
-        answer: what whoever asked waits for; done early if nobody waits any more.
+        answer: the future of the answer; cancelled when nobody waits any more.
     """
 
     work: Work
@@ -103,7 +103,7 @@ class Pool:
         return bool(self._ready) and not self.draining
 
     async def answer(self, work: Work, given: Given, pixels: int) -> bytes:
-        """Wait for a model process's answer; to cancel this takes the image back.
+        """Wait for a model process's answer; cancelling takes the image out of the queue.
 
         Raises:
             RequestError: too much waits, none is taken any more (429), or there is no answer.
@@ -225,7 +225,7 @@ class Pool:
     async def _take(self, died: asyncio.Future[Any]) -> list[Entry]:
         """Wait for images, and take the first with others that may share its batch.
 
-        Gives none where the model process has died that they are for.
+        Gives none if the model process that they are for has died.
         """
         waiting: list[Entry] = []
         while not waiting:

@@ -181,7 +181,7 @@ class Observed:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the application answer, and observe it."""
-        if scope["type"] != "http":  # the start and the end, which other servers tell of
+        if scope["type"] != "http":  # startup and shutdown, which other servers send
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
