@@ -1,11 +1,11 @@
-"""What the engine ray costs beside plain processes, and what 100 million images would cost.
+"""What `--engine ray` costs beside plain processes, and what 100 million images would cost.
 
     python benchmarks/scale.py --data ../shared/data/coco-instances
 
-The images of --data are repeated, and a ResNet-50 detector with random weights sees them with a
-short side of 256 pixels, with one thread a worker. First as many processes of the engine local as
-there are workers run at the same time, each with its share of the images. Then the engine ray runs
-on a cluster of as many nodes on this machine, each with one worker. Both times include the start of
+The images of --data are repeated, and go through a ResNet-50 detector with random weights, at a
+short side of 256 pixels, with one thread per worker. First as many processes of --engine local as
+there are workers run at the same time, each with its share of the images. Then --engine ray runs on
+a cluster of as many nodes on this machine, each with one worker. Both times include the start of
 Python and the loading of the model, but not the start of the cluster. The exit code is 1 where ray
 takes --most per cent longer, or where a row differs.
 """
@@ -134,7 +134,7 @@ def run_on_nodes(words: list[str], nodes: int, limit: float) -> float:
 
 
 def rows(outs: list[Path]) -> list[dict[str, Any]]:
-    """Read the rows of folders of parts, by image, but for their times."""
+    """Read the rows in folders of parts, by image, without their times."""
     parts = [part for out in outs for part in sorted(out.glob("part-*.parquet"))]
     read = [pyarrow.parquet.read_table(part).drop_columns("seconds").to_pylist() for part in parts]
     return sorted((row for part in read for row in part), key=lambda row: row["id"])

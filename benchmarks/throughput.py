@@ -1,12 +1,12 @@
-"""What `panodetr detect FOLDER` gets done from files to files, beside its network alone.
+"""Speed of `panodetr detect FOLDER`, from image files to result files, beside its network alone.
 
     python benchmarks/throughput.py --data ../shared/data/coco-instances/images --images 2000
 
-The images of a folder, again and again until there are enough, go through a ResNet-50 detector with
-random weights that sees them at a short side of 256 pixels, and keeps about 15 objects of each. The
-command is a process of its own, with its start and its model's loading left out of the time. The
-network alone gets the same batches, prepared before. They take turns, so that whatever else the
-machine does falls on both. The exit code is 1 where the command has less than --least of the
+The images of a folder, repeated until there are enough, go through a ResNet-50 detector with random
+weights, at a short side of 256 pixels; about 15 objects of each are kept. The command is a process
+of its own; its start and the loading of its model are not timed. The network alone gets the same
+batches, prepared before. Both are measured in alternation, so that other load on the machine falls
+on both. The exit code is 1 where the command has less than --least of the
 network's speed, or where its memory grows by more than --growth from a quarter of the images to the
 last.
 """
@@ -36,7 +36,7 @@ from panodetr.model.config import detr_resnet50
 RULE = Preprocessing(short_side=256, long_side=427)
 KEPT = 15
 SKIPPED = 20
-"""Images at the start of a run that do not count: nothing is warm yet."""
+"""Images at the start of a run that are not timed: the warm-up."""
 
 
 def main() -> int:
@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def link_images(data: Path, folder: Path, count: int) -> list[Path]:
-    """Give as many images as asked for, again and again the same, each a file of its own."""
+    """Give as many images as asked for, by repetition, each a file of its own."""
     folder.mkdir()
     sources = find_sources([data])
     links: list[Path] = []

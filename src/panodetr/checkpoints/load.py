@@ -217,7 +217,7 @@ def find_table(
 class _NoValues(TorchFunctionMode):
     """Leaves random values out, for the meta device, where PyTorch loads its compiler for them.
 
-    That takes longer than all else that loading does.
+    That takes longer than the rest of loading.
     """
 
     def __torch_function__(

@@ -70,16 +70,16 @@ class Figures:
 
 
 class Counts:
-    """Keeps counts, scores and matches: a few kilobytes an image, no masks, no ground truth.
+    """Keeps counts, scores and matches: a few kilobytes per image, no masks, no ground truth.
 
     It can be pickled: processes that have counted a share of the images each (`GroundTruth.share`)
     send theirs to one process, which merges them.
 
     Attributes:
         tasks: what is counted.
-        seconds: of predicting alone, in all processes together: with reading the images and
-            enlarging the masks, without reading the ground truth, counting and writing. None where
-            that was done elsewhere.
+        seconds: what predicting took, summed over all processes. Reading images and enlarging masks
+            are included; reading the ground truth, counting and writing are not. None if the
+            predictions come from elsewhere.
         missing: images without any prediction, counted as if nothing had been found.
     """
 

@@ -169,11 +169,11 @@ def load_onnx(model: bytes) -> Graph:
 
 @cache
 def _core() -> Any:
-    """OpenVINO itself, once for the process and for good.
+    """The process's one OpenVINO core, which is never released.
 
-    Its plugin for the CPU gives the thread that loads it another stack for signals, and hands the
-    old one back when it is let go of. Of two, let go of in the order in which they came, the second
-    hands back the first one's, which is gone by then: the next Ctrl-C would crash the process.
+    Its CPU plugin gives the thread that loads it another signal stack, and restores the old one
+    on release. If two cores are released in the order of their creation, the second restores
+    the first one's stack, which is freed by then: the next Ctrl-C would crash the process.
     `tests/runtimes/test_process.py` shows it.
     """
     core = import_extra("openvino").Core()

@@ -1,4 +1,4 @@
-"""What a person should know before a run begins, a line each."""
+"""Notes that a user should read before a run begins, a line each."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _note_bits(config: TrainConfig) -> Iterator[str]:
 
 
 def _note_few_steps(config: TrainConfig) -> Iterator[str]:
-    """Say where the run ends before something that it was to do, as `steps` alone can bring."""
+    """Say where the run ends before something that it was to do, as when `steps` is lowered."""
     if config.spec.architecture.masks and config.mask_start >= config.steps:
         yield (
             f"no step learns masks: there are {config.steps}, and mask_start is "

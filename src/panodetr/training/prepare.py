@@ -38,7 +38,7 @@ PATHS = ("data", "annotations", "images")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a user asks for; it is kept with the run, so that `--resume` need not be told again.
+    """What a user asks for; it is kept with the run, so that `--resume` needs no other options.
 
     Attributes:
         recipe: a name in `RECIPES`; None only where a run is resumed, and so is `data`.

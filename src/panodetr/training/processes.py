@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def join_ranks(device: str, config: TrainConfig) -> Accelerator:
-    """Meet the processes that `torchrun` or `accelerate launch` has started; else be alone.
+    """Join the processes that `torchrun` or `accelerate launch` has started, or run alone.
 
     Args:
         device: "auto", "cpu" or "cuda"; with several GPUs each process takes its own.
@@ -60,7 +60,7 @@ def join_ranks(device: str, config: TrainConfig) -> Accelerator:
 
 @contextmanager
 def explain_lost_rank(accelerator: Accelerator) -> Generator[None]:
-    """Turn what PyTorch says of another process that is gone into one line.
+    """Turn PyTorch's error about another process that has died into one line.
 
     Raises:
         TrainingError: another process has died, or cannot be reached.

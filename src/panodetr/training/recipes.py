@@ -1,4 +1,4 @@
-"""The runs that have a name: each a function from the data to a full configuration.
+"""Recipes: named functions from the data to a full configuration of training.
 
 A recipe counts in epochs, a configuration in steps. So what steps follow from, such as the size of
 a batch, is an argument of the recipe, which `configure` hands on before it changes fields.
@@ -35,7 +35,7 @@ from panodetr.validation import Count, Positive
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeData:
-    """What a recipe wants to know of the data.
+    """What a recipe needs to know about the data.
 
     Attributes:
         categories: all classes, numbered from 0.

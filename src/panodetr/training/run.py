@@ -67,7 +67,7 @@ def train(
         numbered: whether a new run takes `out`-2, `out`-3 … where `out` is taken.
         resume: go on with the run in `out`.
         device: "auto", "cpu" or "cuda".
-        observer: what hears how it goes on.
+        observer: is told how the run proceeds.
 
     Returns:
         What it has left; None in all processes but the first.

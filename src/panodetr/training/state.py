@@ -1,4 +1,4 @@
-"""What changes while training, and its file: enough to go on as if a run had never stopped.
+"""What changes while training, and its file: enough to resume as if a run had never stopped.
 
 Random numbers need no place in it: images follow from the run's seed and their number, and every
 step seeds torch from the run's seed, the step and the process's rank.
@@ -177,7 +177,7 @@ def average_weights(model: Detr, decay: float) -> AveragedModel:
 
 
 def recompute_activations(model: Detr) -> None:
-    """Let a model forget what lies within its blocks, layers and mask head until the backward pass.
+    """Compute activations of blocks, layers and mask head again in the backward pass.
 
     Gradients and the state dict stay the same, dropout included, at about a third more time.
     """
