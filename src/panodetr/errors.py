@@ -41,7 +41,7 @@ class DataError(PanodetrError):
 
 
 class TrainingError(PanodetrError):
-    """Training cannot go on: what was tried and what to change is in the message."""
+    """Training cannot continue; the message says what was tried and what to change."""
 
 
 class Interrupted(PanodetrError):

@@ -133,7 +133,7 @@ def _open_index(index: Path) -> Weights:
 def check_shapes(file: Path, stored: State, expected: State) -> None:
     """Compare the names and shapes in a file with those of a model, as the file names them.
 
-    Counters of batches that the model does not have are passed over.
+    Counters of batches that the model does not have are ignored.
 
     Raises:
         CheckpointError: naming the first few that differ.

@@ -220,7 +220,7 @@ def _note_passed_over(files: Sequence[str]) -> None:
 def _check(
     output: OutputOptions, formats: FormatOptions, out: Path | None, sources: Sequence[Source]
 ) -> None:
-    """Refuse options that cannot be followed, before any work is done.
+    """Refuse options that contradict each other or the inputs, before any work is done.
 
     Raises:
         UsageError: there is one.
@@ -253,7 +253,7 @@ class _Run:
     skipped: int = 0
 
     def images(self, sources: Sequence[Source]) -> None:
-        """Run the model on images, which each have files of their own."""
+        """Run the model on images, and write the files of each."""
         for found in self._each(sources, self._is_left):
             if isinstance(found, _Failure):
                 self._report(found)
@@ -353,7 +353,7 @@ class _Run:
             self.printer.files({"frames": paths[0], "overlay": paths[1]})
 
     def _is_left(self, image: ImageSource) -> bool:
-        """Whether an image has no files yet, if that is asked for."""
+        """Whether an image is to be done: with --resume, only if it has no files yet."""
         from panodetr.images.read import origin_of
         from panodetr.results.result import is_saved
 

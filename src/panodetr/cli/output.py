@@ -83,7 +83,7 @@ class ProgressBar:
     """Counts work on stderr, with rate and time left: a bar on a terminal, else plain lines."""
 
     def __init__(self, total: int | None) -> None:
-        """Show nothing yet; the bar is shown within `with`. None: nobody knows how much it is."""
+        """Show nothing yet; the bar is shown within `with`. None: the number is not known."""
         self._total = total
         self._done = 0
         self._began = time.perf_counter()

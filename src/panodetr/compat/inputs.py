@@ -73,7 +73,7 @@ def make_inputs(
     kind: TensorKind | None,
     layout: str | None = None,
 ) -> BatchFeature:
-    """Do what `DetrImageProcessor.__call__` says.
+    """Do the work of `DetrImageProcessor.__call__`.
 
     Args:
         images: one, or a list.
@@ -120,7 +120,7 @@ def _list_images(images: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
 
 
 def _as_array(image: ImageInput, layout: str | None) -> NDArray[Any]:
-    """Turn an image into an RGB array (3, H, W): grey thrice, without alpha, 16 bits as 8."""
+    """Turn an image into an RGB array (3, H, W): grey repeated, without alpha, 16 bits as 8."""
     if isinstance(image, Image.Image):
         deep = image.mode[0] in "IF"  # more than 8 bits, which Pillow would cut off
         pixels = read_image(image) if deep else np.asarray(image.convert("RGB"))
@@ -149,7 +149,7 @@ def _as_array(image: ImageInput, layout: str | None) -> NDArray[Any]:
 
 
 def _channels_last(image: NDArray[Any], layout: str | None) -> bool:
-    """Tell where the channels of an array are; both ends may have as many as channels have."""
+    """Find where the channels of an array are; its first and last side may both fit."""
     known = ("channels_first", "channels_last", None)
     name = getattr(layout, "value", layout)  # transformers has an enumeration of them
     if name not in known:

@@ -30,7 +30,7 @@ QUERIES = 100
 """Of most published models: they find no more objects in an image."""
 
 LEAST_COVERED = 0.01
-"""Part of masks' pixels that lies below other masks, from which it is worth a word."""
+"""Share of masks' pixels below other masks from which a note says so."""
 
 
 @dataclass(kw_only=True)

@@ -81,7 +81,7 @@ class RunFolder:
                 path.unlink()
 
     def load(self, state: TrainState, note: Callable[[str], None]) -> None:
-        """Take up the newest state that is whole; without any, the run starts where it began.
+        """Load the newest undamaged state; without any, the run starts from its beginning.
 
         Args:
             state: what is taken up.

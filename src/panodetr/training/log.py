@@ -36,7 +36,7 @@ class Progress:
 
 
 class Observer:
-    """Hears how a run goes on: the log, the terminal. This one does nothing with it."""
+    """Receives the events of a run, for a log or the terminal. This base class ignores them."""
 
     def __enter__(self) -> Self:
         """Begin to listen."""

@@ -56,7 +56,7 @@ def train(
     device: str = "auto",
     observer: Observer | None = None,
 ) -> Outcome | None:
-    """Train by a recipe, or go on with a run, until its last step is done.
+    """Train by a recipe, or resume a run, until its last step is done.
 
     Processes that are started together (`torchrun`, `accelerate launch`) share every step.
 

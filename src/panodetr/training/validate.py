@@ -1,4 +1,4 @@
-"""How good the model is on images that it does not learn from, whole ones, as in use."""
+"""Validation: how good the model is on whole images that it does not learn from, as in use."""
 
 from __future__ import annotations
 

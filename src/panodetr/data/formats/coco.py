@@ -147,7 +147,7 @@ def decode_entries(
     faults: Faults,
     image_of: Callable[[msgspec.Raw, str], Hashable] = lambda raw, here: None,
 ) -> Iterator[tuple[int, Entry]]:
-    """Decode and check a list entry by entry; give those that are whole, by their places in it.
+    """Decode and check a list entry by entry; give the faultless ones, by their places in it.
 
     `image_of` says which image cannot be used for an entry, given its text and place; None is all.
     """
@@ -365,9 +365,9 @@ def _only(paths: list[Path], kind: Kind) -> list[Path]:
 
 
 def _sniff(tree: Tree, path: PurePosixPath) -> tuple[Kind | None, str]:
-    """Say what a JSON holds, None where it is none of COCO's, and of which split it is.
+    """Say what a JSON holds, None where it is not one of COCO's, and of which split it is.
 
-    A broken JSON that is called as COCO calls it counts, so that somebody says what is wrong.
+    A broken JSON with one of COCO's names counts, so that its error is reported.
     """
     named: Kind | None = next(
         (kind for kind in _KINDS if re.match(rf"{kind}(_|$)", path.stem)), None

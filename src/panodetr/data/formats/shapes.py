@@ -1,4 +1,4 @@
-"""From shapes that were drawn on images to records: what all formats share.
+"""From shapes that were drawn on images to records: the code that all formats share.
 
 A reader says which images there are and what is drawn on them. Here image files are found and their
 sizes settled, shapes are repaired and cut at the border, and objects are numbered.
@@ -72,8 +72,8 @@ class Marked:
     Attributes:
         image: what is known of it.
         place: of its annotations, for messages.
-        shapes: those that need a look, in the annotations' order.
-        fractions: whether numbers are parts of the image's width and height, not pixels.
+        shapes: those to be checked, in the annotations' order.
+        fractions: whether numbers are fractions of the image's width and height, not pixels.
         plain: how many objects with masks there are beside the shapes.
         read: reads the objects each time they are asked for, given the image's id, its size, and
             the number of the first one; None keeps those of the shapes.

@@ -42,7 +42,7 @@ def find_voc_xml(tree: Tree) -> Found:
 
 
 def sort_by_split(tree: Tree, paths: Iterable[PurePosixPath], folder: str) -> Found:
-    """Sort files by their splits: as lists in a folder of ImageSets say, else as folders do.
+    """Sort files by their splits: by the lists in a folder of ImageSets, or else by folders.
 
     A list whose name is no split's is of none. Files that no list names are of none, too.
     """
