@@ -54,7 +54,7 @@ def test_a_folder_gives_a_table_and_three_files_a_image(
     ]
     assert len(set(files)) == 9
     assert all(file.is_file() and file.parent == tmp_path / "out" for file in files)
-    # Without a terminal, progress is a line an image.
+    # Without a terminal, progress is a line per image.
     names = [f"[{i}/3] {images / name}" for i, name in enumerate(("a.png", "b.jpg", "c.png"), 1)]
     lines = [line.split("  (")[0] for line in done.stderr.splitlines()]  # less rate and time left
     assert lines == names

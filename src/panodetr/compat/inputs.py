@@ -77,7 +77,7 @@ def make_inputs(
 
     Args:
         images: one, or a list.
-        annotations: one an image, if there are any.
+        annotations: one per image, if there are any.
         rule: the options.
         masks: whether labels have masks; None: in the panoptic format.
         folder: of the id maps.

@@ -87,7 +87,7 @@ class DetrImageProcessor:
             images: one, or a list: PIL images, or arrays or tensors, (H, W, 3) or (3, H, W), or
                 grey ones, (H, W). Unlike `panodetr.load(...)`, this does not turn images by their
                 EXIF orientation: boxes would not fit `image.size` then.
-            annotations: COCO's, one an image, in the format that the options say.
+            annotations: COCO's, one per image, in the format that the options say.
             return_segmentation_masks: whether labels have masks; None: in the panoptic format.
             masks_path: folder of the panoptic format's id maps.
             return_tensors: "pt" for tensors, "np" for arrays, None for lists of arrays.
@@ -97,7 +97,7 @@ class DetrImageProcessor:
 
         Returns:
             `pixel_values` (B, 3, H, W); with padding `pixel_mask` (B, H, W), 1 at images; with
-            annotations `labels`, one an image.
+            annotations `labels`, one per image.
 
         Raises:
             ImageError: an image is of none of these forms.

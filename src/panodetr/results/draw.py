@@ -39,7 +39,7 @@ _FIRST_FONTS = ("dejavusans", "notosans-regular", "arial", "segoeui", "notosansc
 _LAST_FONTS = ("bold", "italic", "oblique", "black", "light", "thin", "mono", "serif", "condens")
 
 _NO_FONTS = ("lastresort", "adobeblank", "emoji")
-"""Parts of the names of fonts that show the same sign for all letters, or colour pictures."""
+"""Parts of the names of fonts that show the same sign for all letters, or emoji."""
 
 _UNASSIGNED = "\U0010ffff"
 """No font has a glyph for this character: it gives a font's sign for a missing one."""
@@ -63,7 +63,7 @@ class Label:
 
 
 class Labels:
-    """The labels of a picture of a size, of which none overlaps another."""
+    """The labels of an overlay of a size, of which none overlaps another."""
 
     def __init__(self, size: Size) -> None:
         self.placed: list[Label] = []
@@ -73,7 +73,7 @@ class Labels:
         self._line = cache(self._measure)  # each text is measured when placed and when written
 
     def font(self, text: str) -> ImageFont.FreeTypeFont:
-        """Choose a font for a text, a sixtieth of the picture's longer side.
+        """Choose a font for a text, a sixtieth of the overlay's longer side.
 
         Pillow's own font serves where it has every letter, which in practice means ASCII; else the
         first font of the system that has them all; else the one that has the most.
@@ -86,7 +86,7 @@ class Labels:
         return width + 2 * self._margin, above + below + 2 * self._margin
 
     def put(self, parts: tuple[str, ...], left: int, top: int, color: Color) -> bool:
-        """Place a text, moved into the picture, if no earlier label is there."""
+        """Place a text, moved into the overlay, if no earlier label is there."""
         extent = self.extent(parts)
         x0, y0 = (
             min(max(0, start), max(0, side - length))
@@ -101,7 +101,7 @@ class Labels:
         return True
 
     def write(self, picture: Image.Image) -> None:
-        """Write all labels into the picture."""
+        """Write all labels onto the overlay."""
         canvas = ImageDraw.Draw(picture)
         for label in self.placed:
             x0, y0, x1, y1 = label.plate
@@ -229,7 +229,7 @@ def draw_objects(
         scores: False leaves numbers and scores out, as for ground truth.
 
     Returns:
-        A picture of the size that `draw_segments` gives.
+        An overlay of the size that `draw_segments` gives.
     """
     colors = colors_of(detections, categories)
     picture = Image.fromarray(image)
@@ -371,7 +371,7 @@ def _stretch(line: NDArray[np.int32], at: int) -> tuple[int, int]:
 
 
 def _enlarged(picture: Image.Image) -> tuple[Image.Image, int]:
-    """Copy a picture, so many times as large that it can be looked at."""
+    """Copy an image, enlarged by a whole number if it is small."""
     scale = min(4, max(1, round(COMFORTABLE_SIDE / max(picture.size))))
     size = picture.width * scale, picture.height * scale
     return picture.resize(size, Image.Resampling.BICUBIC), scale

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Results: TypeAlias = "Iterator[tuple[PanopticResult | DetectionResult, str, float]]"
 
 Form: TypeAlias = Literal["parquet", "coco-panoptic"]
-"""Of a part: a table with a row an image; or COCO's panoptic JSON with a folder of id maps."""
+"""Of a part: a table with a row per image; or COCO's panoptic JSON with a folder of id maps."""
 
 SUFFIX: dict[Form, str] = {"parquet": ".parquet", "coco-panoptic": ".json"}
 
@@ -43,7 +43,7 @@ class Job:
     """What is done with each image.
 
     Attributes:
-        model: which, in words.
+        model: its options, as text.
         task: of a segmentation; None detects.
         threshold: least score; None takes the usual one.
         masks: whether detected objects get masks.

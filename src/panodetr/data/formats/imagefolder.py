@@ -1,4 +1,4 @@
-"""Hugging Face's imagefolder: `metadata.jsonl` beside the images, a line an image, with boxes."""
+"""Hugging Face's imagefolder: `metadata.jsonl` beside the images, a line per image, with boxes."""
 
 from __future__ import annotations
 
