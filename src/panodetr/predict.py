@@ -366,7 +366,10 @@ class Predictor:
                         raise
                     yield image, error
 
-        alone = isinstance(images, list) and len(images) == 1  # a thread would gain nothing
+        # A thread would gain nothing for one image, or for arrays.
+        alone = isinstance(images, list) and (
+            len(images) == 1 or all(isinstance(image, np.ndarray) for image in images)
+        )
         waiting: list[TiledImage] = []
         for found in read() if alone else ahead(read(), READ_AHEAD):
             if isinstance(found, tuple):

@@ -89,10 +89,10 @@ def answer_batch(
             written = zip(given, images, strict=True)
             return [write_file(one, image, model.categories, work.form) for one, image in written]
         if work.action == "segment":
-            results: Any = model.segment_each(images, threshold=work.threshold, task=work.task)
+            results: Any = model.segment(images, threshold=work.threshold, task=work.task)
         else:
             least = DETECTION_THRESHOLD if work.threshold is None else work.threshold
-            results = model.detect_each(images, threshold=least, masks=work.masks is not None)
+            results = model.detect(images, threshold=least, masks=work.masks is not None)
         return [write_answer(result, work) for result in results]
     except Exception as error:
         if len(given) > 1:
