@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 LARGEST_PNG = 1_200_000
 """Overlays of more pixels are JPEGs: PNG takes ten times the time and seven times the space."""
 
+_JPEGS = (".jpg", ".jpeg", ".jpe", ".jfif")
+
 _PANOPTIC_FILES = (".json", "_panoptic.png", "_overlay.png", "_overlay.jpg")
 _DETECTION_FILES = ("_detections.json", "_detections.png", "_detections.jpg")
 
@@ -207,7 +209,9 @@ class PanopticResult(ImageResult):
         return _with_image(found, self)
 
     def save(self, folder: str | Path) -> SavedFiles:
-        """Write `NAME_overlay.png` (`.jpg` for a large image), `NAME_panoptic.png`, `NAME.json`.
+        """Write `NAME_overlay.png`, `NAME_panoptic.png` and `NAME.json`.
+
+        The overlay of a JPEG, or of a large image, is a `.jpg`.
 
         NAME is the image's own without its suffix. If another image's result has that name, or any
         file that is not an earlier result of this image, `-2`, `-3` and so on are tried. The JSON
@@ -223,7 +227,7 @@ class PanopticResult(ImageResult):
         id_map, json_file = folder / f"{name}_panoptic.png", folder / f"{name}.json"
         with ThreadPoolExecutor(1) as beside:  # drawing leaves a core free
             written = beside.submit(lambda: write_bytes(id_map, id_map_png(self.segment_ids)))
-            overlay = _save_picture(self.draw(), folder / f"{name}_overlay")
+            overlay = _save_picture(self, folder / f"{name}_overlay")
             written.result()
         write_json(json_file, {**self.to_dict(), "file_name": id_map.name})
         return SavedFiles(overlay=overlay, id_map=id_map, json=json_file)
@@ -292,7 +296,9 @@ class DetectionResult(ImageResult):
         return _with_image(found, self)
 
     def save(self, folder: str | Path) -> SavedDetections:
-        """Write `NAME_detections.png` (`.jpg` for a large image) and `NAME_detections.json`.
+        """Write `NAME_detections.png` and `NAME_detections.json`.
+
+        The overlay of a JPEG, or of a large image, is a `.jpg`.
 
         Names are found as by `PanopticResult.save`; both results may lie in one folder.
 
@@ -302,7 +308,7 @@ class DetectionResult(ImageResult):
         folder = Path(folder)
         name = free_name(folder, self.source, _DETECTION_FILES, "detections")
         json_file = folder / f"{name}_detections.json"
-        overlay = _save_picture(self.draw(), folder / f"{name}_detections")
+        overlay = _save_picture(self, folder / f"{name}_detections")
         write_json(json_file, self.to_dict())
         return SavedDetections(overlay=overlay, json=json_file)
 
@@ -397,17 +403,20 @@ def _bbox(box: tuple[float, float, float, float]) -> list[float]:
     return [x0, y0, x1 - x0, y1 - y0]
 
 
-def _save_picture(pixels: NDArray[np.uint8], stem: Path) -> Path:
-    """Write an overlay as PNG, or as JPEG where it is large, and remove the one it replaces."""
-    picture = Image.fromarray(pixels)
+def _save_picture(result: ImageResult, stem: Path) -> Path:
+    """Write the overlay as PNG, or as JPEG where it is large or its image is one.
+
+    The one that it replaces is removed.
+    """
+    picture = Image.fromarray(result.draw())
     png, jpeg = (stem.with_name(stem.name + suffix) for suffix in (".png", ".jpg"))
-    large = picture.width * picture.height > LARGEST_PNG
-    target, other = (jpeg, png) if large else (png, jpeg)
+    lossy = result.source is not None and PurePath(result.source).suffix.lower() in _JPEGS
+    lossy = lossy or picture.width * picture.height > LARGEST_PNG
+    target, other = (jpeg, png) if lossy else (png, jpeg)
     # It can be drawn again from the other files, which are flushed to the disk.
-    with atomic_write(
-        target, flush=False
-    ) as path:  # subsampling 0: thin coloured lines stay sharp in a JPEG
-        options: Any = {"quality": 92, "subsampling": 0} if large else {"compress_level": 1}
+    with atomic_write(target, flush=False) as path:
+        # subsampling 0: thin coloured lines stay sharp in a JPEG
+        options: Any = {"quality": 92, "subsampling": 0} if lossy else {"compress_level": 1}
         picture.save(path, **options)
     other.unlink(missing_ok=True)  # of an earlier run on an image of another size
     return target
