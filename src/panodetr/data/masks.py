@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from panodetr.data.samples import RunLengths
 from panodetr.errors import DataError
-from panodetr.images.read import quiet
+from panodetr.images.read import list_pages, quiet
 from panodetr.results.id_map import decode_ids, run_starts
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def read_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
 def read_gray_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
     """Read the ids of an image file whose grey values are the ids, (H, W).
 
-    In a file with a palette the places in the palette are the ids, whatever its colours.
+    In a file with a palette the places in the palette are the ids, whatever its colours. RGB with
+    three equal channels is grey.
 
     Args:
         path: a lossless image file, PNG or TIFF as a rule.
@@ -70,11 +71,19 @@ def read_gray_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
     """
     try:
         with opened(path, size) as picture:
-            if picture.mode not in ("1", "L", "P", "F") and not picture.mode.startswith("I"):
+            values: NDArray[Any] = np.asarray(picture)
+            if picture.mode in ("RGB", "RGBA") and (values[..., :3] == values[..., :1]).all():
+                values = values[..., 0]  # greys
+            elif picture.mode not in ("1", "L", "P", "F") and not picture.mode.startswith("I"):
                 raise DataError(
                     f"{path} has {picture.mode} pixels; expected one whole number a pixel"
                 )
-            values: NDArray[Any] = np.asarray(picture)
+            for page in list_pages(picture)[1:]:
+                picture.seek(page - 1)
+                if np.asarray(picture).any():
+                    raise DataError(
+                        f"{path} has objects on page {page}, too; expected all ids on one page"
+                    )
     except DataError as error:
         values = _read_wide(path, size, error)
     if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):

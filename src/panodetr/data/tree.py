@@ -95,9 +95,21 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
+def utf8(contents: bytes) -> bytes:
+    """Give text in UTF-8 without a byte order mark, where that says how the text is written."""
+    if contents[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return contents.decode("utf-16", "replace").encode("utf-8", "replace")
+    return contents.removeprefix(b"\xef\xbb\xbf")
+
+
 def fold(name: str) -> str:
     """Give what names have in common that differ only in case or in how accents are written."""
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def loose(name: str) -> str:
+    """Give what names have in common that differ in case, accents' writing or URLs' escapes."""
+    return fold(unquote(name))
 
 
 _COCO_KEYS = ("images", "annotations", "categories", "segments_info")
@@ -140,7 +152,7 @@ class Tree:
         self.root = root
         self._annotations = annotations
         self._images = images
-        self._names: dict[Path, frozenset[str]] = {}
+        self._names: dict[Path, dict[str, str]] = {}
         self._keys: dict[PurePosixPath, frozenset[str]] = {}
         self.folders: dict[PurePosixPath, list[str]] = {}  # the files in each
         self.below: dict[PurePosixPath, list[str]] = {}  # the folders in each
@@ -199,7 +211,7 @@ class Tree:
             if not whole.is_file():  # a pipe would never end
                 return b""
             with whole.open("rb") as file:
-                return file.read(most).removeprefix(b"\xef\xbb\xbf")
+                return utf8(file.read(most))
         except OSError:
             return b""
 
@@ -222,14 +234,18 @@ class Tree:
             for name in filter(is_image, self.folders.get(other, ()))
         )
 
-    def names_in(self, folder: Path) -> frozenset[str]:
-        """Give the files of a folder, which may be outside the tree; none where there is none."""
+    def names_in(self, folder: Path) -> dict[str, str]:
+        """Give the files of a folder, which may be outside the tree; none where there is none.
+
+        They are listed by their names, and by these as `loose` gives them.
+        """
         known = self._names.get(folder)
         if known is None:
             try:
-                known = frozenset(n for n in os.listdir(folder) if not n.startswith("._"))
+                names = [n for n in os.listdir(folder) if not n.startswith("._")]
+                known = {loose(n): n for n in names} | {n: n for n in names}
             except (OSError, ValueError):
-                known = frozenset[str]()
+                known = dict[str, str]()
             self._names[folder] = known
         return known
 
@@ -253,14 +269,18 @@ class Tree:
         return self.pictures if self._images is None else Tree(self._images).pictures
 
     def describe(self) -> str:
-        """List the folders of images and the other files at the top, for a refusal."""
-        images = Counter[str]()
+        """List the folders of images, and the other files at the top and below, for a refusal."""
+        images, below = Counter[str](), Counter[str]()
         for folder, names in self.folders.items():
             where = f"{folder}/" if folder.parts else "the folder itself"
             images[where] = sum(map(is_image, names))
+            if folder.parts:
+                ends = (os.path.splitext(n)[1] or n for n in names if not is_image(n))
+                below.update(f"{end} in {where}" for end in ends)
         shown = [f"{count} images in {name}" for name, count in (+images).most_common(4)]
         others = [n for n in self.folders.get(PurePosixPath(), []) if not is_image(n)]
-        return ", ".join(shown + others[:6]) or "nothing"
+        deeper = [f"{count} {what}" for what, count in below.most_common(3)]
+        return ", ".join(shown + others[:6] + deeper) or "nothing"
 
 
 @dataclass(kw_only=True)

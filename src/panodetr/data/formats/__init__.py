@@ -105,7 +105,7 @@ class Faults:
         """What is worth knowing, a line a kind."""
         found: list[Finding] = []
         for text, (kind, count, example) in self._notes.items():
-            message = text.format(n=count) if "{n}" in text else text
+            message = text.replace("{n}", str(count))
             if example:
                 message += f"; {'first' if count > 1 else 'it is'}: {example}"
             found.append(Finding(kind=kind, message=one_line(message), is_error=False))

@@ -20,7 +20,7 @@ import msgspec
 from panodetr.data.formats import Faults
 from panodetr.data.formats.shapes import require_classes
 from panodetr.data.formats.sizes import Listed, read_headers, stated_size
-from panodetr.data.tree import ANNOTATIONS_DEPTH, Found, Tree, split_of, split_of_file
+from panodetr.data.tree import ANNOTATIONS_DEPTH, Found, Tree, split_of, split_of_file, utf8
 from panodetr.errors import DataError
 from panodetr.validation import decode_json
 
@@ -134,7 +134,7 @@ def read_document(path: Path) -> Document:
     try:
         if not path.is_file():  # a pipe would never end
             raise DataError(f"{path} cannot be read: it is no file; expected JSON")
-        contents = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        contents = utf8(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     return decode_json(contents, Document, str(path), DataError)
@@ -380,8 +380,8 @@ def _sniff(tree: Tree, path: PurePosixPath) -> tuple[Kind | None, str]:
         return kind, split
     try:
         document = read_document(tree.root / path)
-    except DataError:
-        return named, split
+    except DataError as error:
+        return kind if "not valid JSON" in str(error) else named, split
     split = split or _split_of_images(document.images)
     return kind if document.images or named == kind else None, split
 

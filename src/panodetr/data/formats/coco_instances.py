@@ -54,13 +54,15 @@ class _Object(_Key, kw_only=True):
     segmentation: list[_Numbers | Coordinate] | _Mask | None = None
 
     def polygons(self) -> list[list[float]]:
-        """Give the polygons; a flat list of numbers is one."""
+        """Give the polygons; one may be a flat list, of numbers or of pairs."""
         given = self.segmentation
         if not isinstance(given, list):
             return []
         lists: list[list[float]] = [ring for ring in given if isinstance(ring, list)]
         if given and not lists:
             lists = [[number for number in given if not isinstance(number, list)]]
+        elif len(lists) > 2 and all(len(ring) == 2 for ring in lists):
+            lists = [[number for point in lists for number in point]]
         return lists
 
     def shape(self, place: str = "") -> Shape:

@@ -62,6 +62,8 @@ def find_id_maps(tree: Tree) -> dict[str, MapFolders]:
                 group.maps[folder] = class_name
     if not found:
         for folder in tree.folders:
+            if "_classes.csv" in tree.folders[folder]:  # Roboflow's maps of classes, not objects
+                continue
             if len(_pairs_beside(tree, folder)) > 1:
                 found[split_name(folder.parts)] = MapFolders(images=folder, maps={folder: None})
     return found

@@ -20,6 +20,7 @@ from panodetr.data.formats.shapes import (
     Shape,
     build,
     ellipse,
+    find_by_file,
     find_images,
     number_labels,
     rectangle,
@@ -35,6 +36,9 @@ IGNORED = ("__ignore__", "_background_")
 """Labels that labelme's own tools read as none."""
 
 
+_POLYGONS = ("polygon", "oriented_rectangle", "rotation", "quadrilateral")
+
+
 class _Shape(msgspec.Struct):
     label: Text
     points: list[tuple[Coordinate, Coordinate]]
@@ -44,8 +48,8 @@ class _Shape(msgspec.Struct):
 
 
 class _File(msgspec.Struct):
-    imagePath: str
     shapes: list[_Shape]
+    imagePath: str | None = None
     imageHeight: float | None = None
     imageWidth: float | None = None
 
@@ -79,11 +83,12 @@ def read_labelme(tree: Tree, found: Found, split: str, faults: Faults) -> Record
             if isinstance(file, DataError):
                 raise file
             image = Listed(
-                named=file.imagePath, size=stated_size(file.imageHeight, file.imageWidth)
+                named=file.imagePath or "", size=stated_size(file.imageHeight, file.imageWidth)
             )
             shapes = _join(file, path, image.size, faults)
             marked.append((path, Marked(image=image, place=str(path), shapes=shapes)))
     find_images(tree, marked, split, faults)
+    find_by_file(tree, marked, split, faults)
     return build([one for _, one in marked], *number_labels(labels), faults, tree.root)
 
 
@@ -98,7 +103,8 @@ def _join(file: _File, path: Path, size: Size | None, faults: Faults) -> list[Sh
             continue
         one = _read_shape(shape, place, size)
         if one is None:
-            text = "{n} shapes are points or lines, which enclose nothing, and are left out"
+            kind = shape.shape_type or "polygon"
+            text = f"{{n}} shapes of the type {kind} enclose nothing, and are left out"
             faults.note("left out", text, place)
             continue
         key = number if shape.group_id is None else (shape.group_id, shape.label)
@@ -116,7 +122,9 @@ def _read_shape(shape: _Shape, place: str, size: Size | None) -> Shape | None:
         DataError: its mask cannot be read.
     """
     kind, points = shape.shape_type or "polygon", shape.points
-    if kind == "mask" and shape.mask and points and size is not None:
+    if kind == "mask" and shape.mask and points:
+        if size is None:
+            raise DataError(f"{place} is a mask; expected imageHeight and imageWidth with it")
         return Shape(shape.label, place, mask=_read_mask(shape.mask, points[0], size, place))
     if kind == "circle" and len(points) == 2:
         (x, y), edge = points
@@ -125,7 +133,7 @@ def _read_shape(shape: _Shape, place: str, size: Size | None) -> Shape | None:
     elif kind == "rectangle" and len(points) in (2, 4):
         xs, ys = [x for x, _ in points], [y for _, y in points]
         ring = rectangle((min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)))
-    elif kind in ("polygon", "oriented_rectangle") and len(points) >= 3:
+    elif kind in _POLYGONS and len(points) >= 3:
         ring = [value for point in points for value in point]
     else:
         return None

@@ -7,13 +7,14 @@ sizes settled, shapes are repaired and cut at the border, and objects are number
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from panodetr.data.formats import Faults, number_images, things
+from panodetr.data.formats import DRAGGED, Faults, number_images, things
 from panodetr.data.formats.sizes import Listed, Size, read_headers, settle
 from panodetr.data.masks import check_run_lengths, count_pixels, mask_box
 from panodetr.data.samples import InstanceImage, LazyObjects, ObjectTruth, Records, RunLengths
@@ -100,6 +101,9 @@ class Tally:
         bare: the place of the first one without.
         disagreeing: boxes that are not those of their masks.
         odd: the place of the first one.
+        far: boxes without masks that reach far out of their images.
+        corners: whether all of those without masks could be corners x0, y0, x1, y1.
+        fractions: whether all of them could be parts of their images' sides.
     """
 
     faults: Faults = field(default_factory=lambda: Faults(collect=True))
@@ -107,16 +111,33 @@ class Tally:
     boxes: int = 0
     bare: str = ""
     disagreeing: int = 0
+    far: int = 0
+    corners: bool = True
+    fractions: bool = True
     odd: str = ""
 
     def has_masks(self) -> bool:
         """Say whether objects are read with masks, and how many there are of the other sort."""
         faults, objects = self.faults, self.masks + self.boxes
+        alone = self.boxes > 1 and not self.masks
         if self.disagreeing > 1 and self.disagreeing > MOST_DISAGREEING * objects:
             faults.add(
                 "box outside",
                 f"{self.disagreeing} of {objects} boxes disagree with their masks, first: "
                 f"{self.odd}; are they corners x0, y0, x1, y1? expected x, y, width, height",
+            )
+        elif alone and self.corners and self.far > MOST_DISAGREEING * self.boxes:
+            faults.add(
+                "box outside",
+                f"{self.far} of {self.boxes} boxes reach far out of their images as x, y, width, "
+                f"height, and all fit as corners x0, y0, x1, y1, first: {self.bare}; write x, y, "
+                "width, height",
+            )
+        elif alone and self.fractions:
+            faults.add(
+                "box outside",
+                f"all {self.boxes} boxes lie within 1 pixel, first: {self.bare}; are they parts of "
+                "the image's sides? expected pixels",
             )
         elif self.disagreeing:
             text = "{n} boxes disagree with their masks; the masks' own are taken"
@@ -169,6 +190,13 @@ class Rules:
             text = "{n} objects have neither a box nor a mask, and are left out"
             faults.note("empty box", text, place)
             return None
+        if mask is None:
+            x, y, width, height = box
+            slack = [max(DRAGGED[0], DRAGGED[1] * side) for side in size]
+            down, across = size[0] + slack[0], size[1] + slack[1]
+            tally.far += x + width > across or y + height > down
+            tally.corners &= x < width <= across and y < height <= down
+            tally.fractions &= 0 < min(width, height) < 1 >= max(x + width, y + height)
         fitting = faults.fit_box(box, size, place)
         category_id = self.ids.get(shape.label)
         if fitting is None or category_id is None:
@@ -217,6 +245,9 @@ def build(
     numbers = number_images([one.image.path for one in there if one.image.path is not None])
     for one, number in zip(there, numbers, strict=True):
         one.image.image_id = number
+    for path, count in Counter(one.image.path for one in there).items():
+        if count > 1:
+            faults.note("duplicate id", "{n} image files are listed twice", str(path), count - 1)
     read_headers([one.image for one in there], faults, stored=stored)
     records = finish(there, things(classes), Rules(ids=ids), faults, place)
     gone = [one for one in marked if one.image.path is None]
@@ -318,6 +349,23 @@ def find_images(
                 first, other, *_ = found.several[one.image.named]
                 text = f"{one.place} names {one.image.named}, which may be {first} or {other}"
                 faults.add("duplicate id", text, first)
+
+
+def find_by_file(
+    tree: Tree, marked: Sequence[tuple[Path, Marked]], split: str, faults: Faults
+) -> None:
+    """Find images that are not there under their names by the names of their annotation files."""
+    lost = [(path, one) for path, one in marked if one.image.path is None]
+    names = [one.image.named for _, one in lost]
+    for path, one in lost:
+        one.image.named = f"{path.stem}.jpg"
+    find_images(tree, lost, split, Faults(collect=True))
+    for (path, one), name in zip(lost, names, strict=True):
+        if one.image.path is None:
+            one.image.named = name
+        elif Path(name).stem != path.stem:
+            text = "{n} images have another name than stated, that of their annotation file"
+            faults.note("repaired", text, f"{path} names {name!r}; {one.image.path} is taken")
 
 
 def ellipse(x: float, y: float, across: float, down: float, turn: float = 0.0) -> list[float]:

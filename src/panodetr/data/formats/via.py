@@ -79,7 +79,7 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
             f"{path} and {more[0][0]} are both of {f'split {split!r}' if split else 'no split'}; "
             "say which with --annotations FILE"
         )
-    attribute, labels = _labels(found)
+    attribute, labels = _labels(found, faults)
     marked: list[tuple[Path, Marked]] = []
     for key, raw in entries.items():
         place = f"{path}: {key!r}"
@@ -107,7 +107,7 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
     return build([one for _, one in marked], classes, ids, faults, path, stored=True)
 
 
-def _labels(found: Found) -> tuple[str, set[str]]:
+def _labels(found: Found, faults: Faults) -> tuple[str, set[str]]:
     """Find the attribute that holds the label of most regions, and all labels of all splits."""
     regions: list[_Region] = []
     for files in found.values():
@@ -119,6 +119,10 @@ def _labels(found: Found) -> tuple[str, set[str]]:
                     continue
     counts = Counter(key for r in regions for key in r.region_attributes or () if _label(r, key))
     best = max(counts, key=lambda key: (counts[key], key in ("name", "label", "class")), default="")
+    others = sorted(counts.keys() - {best})
+    if others:
+        text = f"the attribute {best!r} is taken for the class; others are not read"
+        faults.note("class", text, ", ".join(others))
     return best, {label for region in regions if (label := _label(region, best))}
 
 

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 from xml.etree import ElementTree as ET
 
-from panodetr.data.formats import Faults, read_text
-from panodetr.data.formats.shapes import Marked, Shape, build, find_images, number_labels
+from panodetr.data.formats import Faults, read_lines
+from panodetr.data.formats.shapes import (
+    Marked,
+    Shape,
+    build,
+    find_by_file,
+    find_images,
+    number_labels,
+)
 from panodetr.data.formats.sizes import Listed, stated_size
 from panodetr.data.samples import Records
-from panodetr.data.tree import Tree, split_of, split_of_folder
+from panodetr.data.tree import Tree, is_image, split_of, split_of_folder
 from panodetr.errors import DataError
 
 Found: TypeAlias = dict[str, list[PurePosixPath]]
+
+_ROOT = re.compile(rb"<annotation[\s>]")
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -37,7 +47,7 @@ class _File:
 
 def find_voc_xml(tree: Tree) -> Found:
     """Find the XMLs by their splits; "" stands for none."""
-    paths = [path for path in tree.files(".xml") if b"<annotation" in tree.read_bytes(path, 512)]
+    paths = [path for path in tree.files(".xml") if _ROOT.search(tree.read_bytes(path, 512))]
     return sort_by_split(tree, paths, "Main")
 
 
@@ -46,22 +56,33 @@ def sort_by_split(tree: Tree, paths: Iterable[PurePosixPath], folder: str) -> Fo
 
     A list whose name is no split's is of none. Files that no list names are of none, too.
     """
+    files = {path: path.stem for path in paths}
+    known = set(files.values())
     lists: dict[str, set[str]] = {}
     for path in tree.files(".txt"):
         if path.parent.parts[-2:] == ("ImageSets", folder):
             split = split_of(path.stem)
             if split or path.stem in ("default", "trainval"):  # others: which have one class
-                lines = [line.split() for line in read_text(tree.root / path).splitlines()]
-                stems = {PurePosixPath(line[0]).stem for line in lines if line}
+                lines = read_lines(tree.root / path)
+                stems = set(map(_stem, lines))  # names may have spaces, or a number after them
+                stems |= {
+                    _stem(line.rsplit(None, 1)[0]) for line in lines if _stem(line) not in known
+                }
                 lists.setdefault(split.name if split else "", set()).update(stems)
     if "train" in lists or "val" in lists:
         lists.pop("", None)  # all of them
     found: Found = {}
-    for path in paths:
-        splits = [split for split, stems in lists.items() if path.stem in stems]
+    for path, stem in files.items():
+        splits = [split for split, stems in lists.items() if stem in stems]
         for split in splits or ["" if lists else split_of_folder(path.parent)]:
             found.setdefault(split, []).append(path)
     return found
+
+
+def _stem(name: str) -> str:
+    """Give a name in a list without folders and an image's ending; other dots are of the name."""
+    name = PurePosixPath(name).name
+    return os.path.splitext(name)[0] if is_image(name) else name
 
 
 def read_voc_xml(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
@@ -74,25 +95,23 @@ def read_voc_xml(tree: Tree, found: Found, split: str, faults: Faults) -> Record
             if path in found[split]:
                 faults.add("broken file", str(error), path)
     here = [files[path] for path in found[split] if path in files]
-    starts = [min(box[:2]) for file in files.values() for _, box in file.objects]
+    starts = [min(box) for file in files.values() for _, box in file.objects]
     first = 1.0 if min(starts, default=1.0) >= 1 else 0.0
     marked: list[tuple[Path, Marked]] = []
     for file in here:
-        shapes = [
-            Shape(
-                label,
-                f"{file.path}: object {number}",
-                box=[x0 - first, y0 - first, x1 - x0 + first, y1 - y0 + first],
-            )
-            for number, (label, (x0, y0, x1, y1)) in enumerate(file.objects)
-        ]
+        shapes: list[Shape] = []
+        for number, (label, corners) in enumerate(file.objects):
+            place = f"{file.path}: object {number}"
+            (x0, x1), (y0, y1) = sorted(corners[::2]), sorted(corners[1::2])
+            if [x0, y0, x1, y1] != corners:
+                text = "{n} boxes have their corners in another order; read all the same"
+                faults.note("repaired", text, place)
+            box = [x0 - first, y0 - first, x1 - x0 + first, y1 - y0 + first]
+            shapes.append(Shape(label, place, box=box))
         image = Listed(named=file.image, size=stated_size(file.height, file.width))
         marked.append((file.path, Marked(image=image, place=str(file.path), shapes=shapes)))
     find_images(tree, marked, split, faults)
-    by_stem = [(path, one) for path, one in marked if one.image.path is None]
-    for path, one in by_stem:
-        one.image.named = f"{path.stem}.jpg"
-    find_images(tree, by_stem, split, Faults(collect=True))
+    find_by_file(tree, marked, split, faults)
     labels = {label for file in files.values() for label, _ in file.objects}
     place = here[0].path.parent if here else tree.root
     return build([one for _, one in marked], *number_labels(labels), faults, place)
@@ -107,11 +126,11 @@ def _parse(path: Path) -> _File:
     try:
         if os.path.getsize(path) > LARGEST:
             raise DataError(f"{path} is larger than {LARGEST} bytes; expected an image's boxes")
-        root = ET.fromstring(read_text(path).encode())
+        root = ET.fromstring(path.read_bytes())  # it says how it is encoded
         height, width = (float(root.findtext(f"size/{s}") or 0) for s in ("height", "width"))
         file = _File(path, root.findtext("filename") or f"{path.stem}.jpg", height, width)
         for entry in root.iter("object"):
-            box = [float(entry.findtext(f"bndbox/{edge}") or "") for edge in _EDGES]
+            box = [float(entry.findtext(f"bndbox/{edge}") or f"no {edge}") for edge in _EDGES]
             file.objects.append(((entry.findtext("name") or "").strip() or "object", box))
     except DataError:
         raise

@@ -38,6 +38,7 @@ from panodetr.data.tree import (
     Tree,
     fold,
     is_image,
+    loose,
     split_of,
     split_of_file,
 )
@@ -140,6 +141,8 @@ def read_yolo(tree: Tree, found: dict[str, YoloSplit], split: str, faults: Fault
         marked.append(one)
         if label is None:
             continue
+        if label in labels:
+            faults.note("duplicate id", "{n} label files are of several images", str(label))
         labels.add(label)
         with faults.catching("broken file", path):
             for place, line in _read_lines(label, faults):
@@ -160,7 +163,7 @@ def read_yolo(tree: Tree, found: dict[str, YoloSplit], split: str, faults: Fault
         raise DataError(
             f"no label file for any of the {len(this.images)} images of "
             f"{f'split {split!r}' if split else this.place}, first {this.images[0]}; looked "
-            f"in {', '.join(looked[:4])}: put the text files there"
+            f"for {this.images[0].stem}.txt in {', '.join(looked[:4])}: put the text files there"
         )
     if unknown and len(unknown) == lines:
         classes = ", ".join(map(str, sorted({number for number, _, _ in unknown})[:5]))
@@ -198,9 +201,9 @@ def _read_lines(label: Path, faults: Faults) -> Iterator[tuple[str, str]]:
 def _note_orphans(tree: Tree, labels: set[Path], faults: Faults) -> None:
     """Count the label files beside those that were read, which no image has."""
     for folder in sorted({label.parent for label in labels}):
-        for name in sorted(tree.names_in(folder)):
+        for name in sorted(set(tree.names_in(folder).values())):
             path = folder / name
-            if name.endswith(".txt") and name not in NO_LABELS and path not in labels:
+            if path.suffix.lower() == ".txt" and name not in NO_LABELS and path not in labels:
                 text = "{n} label files have no image of their name in the split"
                 faults.note("missing file", text, str(path))
 
@@ -242,7 +245,8 @@ def parse_label(text: str, place: str, keypoints: int = 0) -> Shape:
         )
     if not number.is_integer() or number < 0:
         raise DataError(f"{place} has class {first}; expected a whole number")
-    if not all(isfinite(v) and -OUTSIDE <= v <= 1 + OUTSIDE for v in values):
+    negative = len(values) == 4 and min(values[2:]) < 0  # a width or height
+    if negative or not all(isfinite(v) and -OUTSIDE <= v <= 1 + OUTSIDE for v in values):
         raise DataError(
             f"{place} has a coordinate outside 0 to 1; expected fractions of the image's size"
         )
@@ -256,8 +260,9 @@ def label_file(image: Path, tree: Tree) -> Path | None:
     """Find the file of an image's objects; None where there is none."""
     name = f"{image.stem}.txt"
     for folder in _label_folders(image, tree):
-        if name in tree.names_in(folder):
-            return folder / name
+        names = tree.names_in(folder)
+        if found := names.get(name) or names.get(loose(name)):
+            return folder / found
     return None
 
 

@@ -1,0 +1,293 @@
+"""What tools write beside the usual: each is read as it is meant, noted, or refused in one line."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from panodetr.data.check import Inspection, check_split
+from panodetr.data.dataset import Source
+from panodetr.errors import DataError
+
+from .conftest import write_image
+
+SIZE = (48, 64)
+BOXES = ((4, 5, 20, 15), (30, 20, 16, 12))
+"""Of the two objects of each image, a cat and a dog: x, y, width, height."""
+
+
+def inspect(folder: Path) -> dict[str, Inspection]:
+    """Check all splits of a folder."""
+    source = Source(folder)
+    format, splits = source.splits(None)
+    return {split: check_split(source, split, format, lambda done, of: None) for split in splits}
+
+
+def counts(folder: Path) -> dict[str, tuple[int, int]]:
+    """Count each split's images and objects, and see that nothing is wrong."""
+    found = inspect(folder)
+    assert [error for one in found.values() for error in one.faults.errors] == []
+    return {split: (one.images, one.objects.total()) for split, one in found.items()}
+
+
+def said(folder: Path) -> str:
+    """Give all that is said of a folder."""
+    found = inspect(folder).values()
+    return "\n".join(finding.message for one in found for finding in one.findings)
+
+
+def put(path: Path, text: str, encoding: str = "utf-8") -> None:
+    """Write a file and its folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding=encoding)
+
+
+def coco(names: list[str]) -> dict[str, Any]:
+    """Make a COCO JSON of boxes."""
+    images = [
+        {"id": number, "file_name": name, "height": SIZE[0], "width": SIZE[1]}
+        for number, name in enumerate(names)
+    ]
+    annotations = [
+        {"id": 2 * image + place, "image_id": image, "category_id": place, "bbox": list(box)}
+        for image in range(len(names))
+        for place, box in enumerate(BOXES)
+    ]
+    classes = [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}]
+    return {"images": images, "annotations": annotations, "categories": classes}
+
+
+def voc(name: str) -> str:
+    """Make an XML of VOC's boxes."""
+    objects = "".join(
+        f"<object><name>{label}</name><bndbox><xmin>{x}</xmin><ymin>{y}</ymin>"
+        f"<xmax>{x + width}</xmax><ymax>{y + height}</ymax></bndbox></object>"
+        for label, (x, y, width, height) in zip(("cat", "dog"), BOXES, strict=True)
+    )
+    return f"<annotation><filename>{name}</filename>{objects}</annotation>"
+
+
+def labelme(name: str | None) -> dict[str, Any]:
+    """Make a labelme JSON."""
+    shapes = [
+        {"label": label, "points": [[x, y], [x + width, y + height]], "shape_type": "rectangle"}
+        for label, (x, y, width, height) in zip(("cat", "dog"), BOXES, strict=True)
+    ]
+    return {"imagePath": name, "shapes": shapes, "imageHeight": SIZE[0], "imageWidth": SIZE[1]}
+
+
+@pytest.mark.parametrize("names", ["p{}_jpg.rf.a{}", "my photo {}{}", "{}{}"])
+def test_split_lists_of_voc_name_images_with_dots_spaces_and_numbers(
+    tmp_path: Path, names: str
+) -> None:
+    for number in range(3):
+        name = names.format(number, number)
+        write_image(tmp_path / "JPEGImages" / f"{name}.jpg", SIZE)
+        put(tmp_path / "Annotations" / f"{name}.xml", voc(f"{name}.jpg"))
+    lines = [names.format(number, number) for number in range(3)]
+    put(tmp_path / "ImageSets" / "Main" / "train.txt", f"{lines[0]}\r\n{lines[1]}.jpg\r\n")
+    put(tmp_path / "ImageSets" / "Main" / "val.txt", f"{lines[2]} -1\n")
+    assert counts(tmp_path) == {"train": (2, 4), "val": (1, 2)}
+
+
+def test_corners_of_voc_may_be_in_any_order(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    text = voc("a.jpg").replace("min>", "m>").replace("max>", "min>").replace("m>", "max>")
+    put(tmp_path / "a.xml", text.replace("mimax>", "min>"))
+    found = inspect(tmp_path)[""]
+    assert found.smallest is not None
+    assert found.smallest[0] == 17 * 13
+    assert "2 boxes have their corners in another order" in said(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["iso-8859-1", "utf-16", "utf-8-sig"])
+def test_xmls_are_read_as_they_say_they_are_encoded(tmp_path: Path, encoding: str) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    head = f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?>\n'
+    put(tmp_path / "a.xml", head + voc("a.jpg").replace("cat", "Kätzchen"), encoding)
+    assert set(inspect(tmp_path)[""].objects) == {"Kätzchen", "dog"}
+
+
+def test_cvats_own_xml_is_none_of_voc(tmp_path: Path) -> None:
+    write_image(tmp_path / "images" / "a.jpg", SIZE)
+    put(tmp_path / "annotations.xml", "<annotations><image name='a.jpg'/></annotations>")
+    with pytest.raises(DataError, match="convert with datumaro"):
+        inspect(tmp_path)
+
+
+def test_an_object_without_a_box_is_named(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    put(tmp_path / "a.xml", voc("a.jpg").replace("xmin", "left"))
+    assert "no xmin" in said(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", None, "renamed.jpg"])
+def test_labelmes_image_may_be_called_as_the_json(tmp_path: Path, name: str | None) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    put(tmp_path / "a.json", json.dumps(labelme(name)))
+    assert counts(tmp_path) == {"": (1, 2)}
+    assert "1 images have another name than stated" in said(tmp_path)
+
+
+def test_rotated_boxes_of_labelme_are_polygons(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    document = labelme("a.jpg")
+    points = [[4, 5], [24, 9], [22, 20], [2, 16]]
+    document["shapes"][0] |= {"shape_type": "rotation", "points": points}
+    put(tmp_path / "a.json", json.dumps(document))
+    assert counts(tmp_path) == {"": (1, 2)}
+
+
+def test_an_image_that_two_files_annotate_is_noted(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    put(tmp_path / "a.json", json.dumps(labelme("a.jpg")))
+    put(tmp_path / "b.json", json.dumps(labelme("a.jpg")))
+    assert "1 image files are listed twice" in said(tmp_path)
+
+
+def test_a_json_may_be_utf_16(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    put(tmp_path / "train.json", json.dumps(coco(["a.jpg"])), "utf-16")
+    assert counts(tmp_path) == {"train": (1, 2)}
+
+
+@pytest.mark.parametrize("cut", ["truncated", "NaN"])
+def test_a_broken_json_of_one_split_is_named(tmp_path: Path, cut: str) -> None:
+    write_image(tmp_path / "images" / "a.jpg", SIZE)
+    text = json.dumps(coco(["a.jpg"]))
+    put(tmp_path / "train.json", text)
+    put(tmp_path / "val.json", text[:-9] if cut == "truncated" else text.replace("64", "NaN"))
+    assert "val.json: it is not valid JSON" in said(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["corners", "parts"])
+def test_boxes_of_another_form_are_an_error(tmp_path: Path, form: str) -> None:
+    document = coco(["a.jpg", "b.jpg"])
+    for entry in document["annotations"]:
+        x, y, width, height = entry["bbox"]
+        corners = [x, y, x + width, y + height]
+        parts = [x / SIZE[1], y / SIZE[0], width / SIZE[1], height / SIZE[0]]
+        entry["bbox"] = corners if form == "corners" else parts
+    for name in ("a.jpg", "b.jpg"):
+        write_image(tmp_path / name, SIZE)
+    put(tmp_path / "train.json", json.dumps(document))
+    expected = {"corners": "all fit as corners", "parts": "all 4 boxes lie within 1 pixel"}
+    assert expected[form] in said(tmp_path)
+
+
+def line(name: str, **objects: object) -> str:
+    """Make a line of Hugging Face's imagefolder."""
+    return json.dumps({"file_name": name, "objects": {"bbox": BOXES, **objects}}) + "\n"
+
+
+@pytest.mark.parametrize("key", ["categories", "category", "category_id", "labels", "class_labels"])
+def test_classes_of_an_imagefolder_have_several_keys(tmp_path: Path, key: str) -> None:
+    write_image(tmp_path / "train" / "a.jpg", SIZE)
+    write_image(tmp_path / "train" / "b.jpg", SIZE)
+    lines = (
+        line("a.jpg", id=[1, 2], **{key: ["cat", "dog"]}) + '{"file_name":"b.jpg","objects":null}'
+    )
+    put(tmp_path / "train" / "metadata.jsonl", lines, "utf-8-sig")
+    assert counts(tmp_path) == {"train": (2, 2)}
+    assert set(inspect(tmp_path)["train"].objects) == {"cat", "dog"}
+
+
+@pytest.mark.parametrize("objects", [{"categories": [0]}, {"kinds": [0, 1]}])
+def test_boxes_without_a_class_each_are_a_fault(tmp_path: Path, objects: dict[str, Any]) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    put(tmp_path / "metadata.jsonl", line("a.jpg", **objects))
+    assert "expected a list categories with a class a box" in said(tmp_path)
+
+
+def test_an_imagefolder_may_have_several_lists(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_image(tmp_path / name / f"{name}.jpg", SIZE)
+        put(tmp_path / name / "metadata.jsonl", line(f"{name}.jpg", categories=[0, 1]))
+    assert counts(tmp_path) == {"": (2, 4)}
+
+
+def yolo(
+    folder: Path, image: str, label: str, text: str = "0 .3 .3 .2 .2\n1 .6 .6 .2 .2\n"
+) -> None:
+    """Write an image, its labels and the YAML."""
+    write_image(folder / "images" / image, SIZE)
+    put(folder / "labels" / label, text)
+    put(folder / "data.yaml", "train: images\nnames: [cat, dog]\n")
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("A.JPG", "a.TXT"),
+        (unicodedata.normalize("NFD", "ü.jpg"), "ü.txt"),
+        ("0a1b-my photo.jpg", "0a1b-my%20photo.txt"),
+    ],
+)
+def test_labels_are_found_in_any_case_and_writing(tmp_path: Path, image: str, label: str) -> None:
+    yolo(tmp_path, image, label)
+    assert counts(tmp_path) == {"train": (1, 2)}
+
+
+def test_labels_of_two_images_are_noted(tmp_path: Path) -> None:
+    yolo(tmp_path, "a.jpg", "a.txt")
+    write_image(tmp_path / "images" / "a.png", SIZE)
+    assert "1 label files are of several images" in said(tmp_path)
+
+
+def test_a_negative_width_is_a_fault(tmp_path: Path) -> None:
+    yolo(tmp_path, "a.jpg", "a.txt", "0 .3 .3 -.005 .2\n")
+    assert "has a coordinate outside 0 to 1" in said(tmp_path)
+
+
+def test_maps_of_classes_are_none_of_objects(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_image(tmp_path / "train" / f"{name}.jpg", SIZE)
+        write_image(tmp_path / "train" / f"{name}_mask.png", SIZE)
+    put(tmp_path / "train" / "_classes.csv", "Pixel Value, Class\n1, cat\n")
+    with pytest.raises(DataError, match="holds no data set"):
+        inspect(tmp_path)
+
+
+def test_attributes_of_via_that_are_not_read_are_named(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    shape = {"name": "rect", "x": 4, "y": 5, "width": 20, "height": 15}
+    region = {"shape_attributes": shape, "region_attributes": {"type": "cat", "light": "dim"}}
+    put(tmp_path / "via.json", json.dumps({"a1": {"filename": "a.jpg", "regions": [region]}}))
+    assert "the attribute 'type' is taken for the class; others are not read" in said(tmp_path)
+
+
+def test_a_polygon_may_be_a_list_of_points(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    document = coco(["a.jpg"])
+    document["annotations"][0]["segmentation"] = [[4, 5], [24, 5], [24, 20], [4, 20]]
+    put(tmp_path / "train.json", json.dumps(document))
+    assert inspect(tmp_path)["train"].has_masks
+
+
+def test_a_refusal_lists_the_files_of_folders(tmp_path: Path) -> None:
+    write_image(tmp_path / "photos" / "a.jpg", SIZE)
+    put(tmp_path / "labels" / "b-a.txt", "0 .3 .3 .2 .2")
+    put(tmp_path / "train" / "objects.csv", "a,b")
+    with pytest.raises(DataError, match=r"1 \.txt in labels/, 1 \.csv in train/"):
+        inspect(tmp_path)
+
+
+@pytest.mark.parametrize("pages", [1, 2, 3])
+def test_id_maps_are_grey_and_of_one_page(tmp_path: Path, pages: int) -> None:
+    write_image(tmp_path / "images" / "a.png", SIZE)
+    (tmp_path / "masks").mkdir()
+    ids = np.zeros((*SIZE, 3), np.uint8)
+    for number, (x, y, width, height) in enumerate(BOXES, start=1):
+        ids[y : y + height, x : x + width] = number
+    more = [Image.fromarray(ids * (page == 2)) for page in range(1, pages)]
+    Image.fromarray(ids).save(tmp_path / "masks" / "a.tif", save_all=True, append_images=more)
+    if pages == 3:
+        assert "has objects on page 3, too" in said(tmp_path)
+    else:
+        assert counts(tmp_path) == {"": (1, 2)}
