@@ -379,8 +379,12 @@ class Predictor:
                     waiting = []
                 refuse(*found)
                 continue
+            together = sum(math.prod(read.size) for read in (*waiting, found))
+            if waiting and together > BATCH_PIXELS:  # a small image need not wait for a large one
+                yield waiting
+                waiting, together = [], math.prod(found.size)
             waiting.append(found)
-            if sum(math.prod(read.size) for read in waiting) >= BATCH_PIXELS:
+            if together >= BATCH_PIXELS:
                 yield waiting
                 waiting = []
         if waiting:

@@ -278,10 +278,13 @@ def read_terminal(handle: int) -> bytes:
 
 @pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_is_one_line_and_130(tiny_model: Path, tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((3000, 3000, 3), np.uint8)).save(tmp_path / "huge.png")
-    with started(tiny_model, tmp_path / "huge.png") as program:
+    folder = tmp_path / "large"
+    folder.mkdir()
+    Image.fromarray(np.zeros((1100, 1100, 3), np.uint8)).save(folder / "a.png")
+    Image.fromarray(np.zeros((3000, 3000, 3), np.uint8)).save(folder / "b.png")
+    with started(tiny_model, folder) as program:
         assert program.stderr is not None
-        assert program.stderr.readline().startswith("[1/1] ")
+        assert program.stderr.readline().startswith("[1/2] ")  # the network has the other
         program.send_signal(signal.SIGINT)
         _, errors = program.communicate(timeout=300)
     assert program.returncode == 130
