@@ -24,6 +24,7 @@ Row: TypeAlias = tuple[str, str]
 _NUMBER = re.compile(r"\d+")
 _PREFIX = "detr."  # panoptic models wrap the detector; their mask head stands beside it
 _MASK_PARTS = ("bbox_attention.", "mask_head.")
+PREFIXES = (_PREFIX, "network.")  # the second one is of training checkpoints of EoMT's original
 
 
 class NameTable:
@@ -31,27 +32,39 @@ class NameTable:
 
     Args:
         source: what the files come from.
-        rows: each module's two names. Where several of ours have one name of theirs, as queries,
-            keys and values in `torch.nn.MultiheadAttention`, ours are parts of their tensor, in the
-            order of the rows.
+        rows: the two names of each module, or of a weight that stands alone. Where several of ours
+            have one name of theirs, as queries, keys and values in `torch.nn.MultiheadAttention`,
+            ours are parts of their tensor, in the order of the rows.
+        nested: their names of tensors that have one more axis there, the first, of size 1.
+        unused: their names of tensors that ours has no use for.
     """
 
-    def __init__(self, source: str, rows: Sequence[Row]) -> None:
+    def __init__(
+        self,
+        source: str,
+        rows: Sequence[Row],
+        *,
+        nested: Sequence[str] = (),
+        unused: Sequence[str] = (),
+    ) -> None:
         self.source = source
         self.rows = rows
+        self.nested, self.unused = nested, unused
         self._patterns = [
             (re.compile(re.escape(ours).replace(r"\*", r"(\d+)")), theirs) for ours, theirs in rows
         ]
 
     def name(self, ours: str, prefix: str = "") -> str:
         """Give the name of a weight of ours in a file; `prefix` is `prefix_in` the file."""
-        module, _, leaf = ours.rpartition(".")
+        module, dot, leaf = ours.rpartition(".")
         for pattern, theirs in self._patterns:
-            if found := pattern.fullmatch(module):
+            alone = pattern.fullmatch(ours)
+            if found := alone or pattern.fullmatch(module):
                 for number in found.groups():
                     theirs = theirs.replace("*", number, 1)
-                theirs = f"{theirs}.{leaf}".replace("in_proj.", "in_proj_")
-                return theirs if theirs.startswith(_MASK_PARTS) else prefix + theirs
+                theirs = (theirs if alone else theirs + dot + leaf).replace("in_proj.", "in_proj_")
+                beside = prefix == _PREFIX and theirs.startswith(_MASK_PARTS)
+                return theirs if beside else prefix + theirs
         raise KeyError(f"{self.source} has no row for {ours}")
 
     def from_ours(self, state: Mapping[str, torch.Tensor], prefix: str | None = None) -> State:
@@ -70,6 +83,8 @@ class NameTable:
             if len(parts) > 1:  # on the meta device PyTorch would load its compiler to join them
                 size = (sum(map(len, parts)), *parts[0].shape[1:])
                 found[name] = parts[0].new_empty(size) if parts[0].is_meta else torch.cat(parts)
+            if name.removeprefix(prefix) in self.nested:
+                found[name] = found[name][None]
         return found
 
     def to_ours(self, state: Mapping[str, torch.Tensor], keys: Iterable[str]) -> State:
@@ -80,16 +95,26 @@ class NameTable:
             keys: the names of ours.
         """
         found: State = {}
-        for name, ours in self._parts(keys, prefix_in(state)).items():
-            tensor = state[name]
+        prefix = prefix_in(state)
+        for name, ours in self._parts(keys, prefix).items():
+            tensor = state[name][0] if name.removeprefix(prefix) in self.nested else state[name]
             parts = tensor.chunk(len(ours)) if len(ours) > 1 else (tensor,)
             found.update(zip(ours, parts, strict=True))
         return found
 
     def known(self, keys: Iterable[str], part: str = "") -> list[str]:
         """List the names that such files have, or those in one part of our model."""
-        modules = {_numberless(f"{name}.") for ours, name in self.rows if ours.startswith(part)}
-        return [key for key in keys if _numberless(key) in modules]
+        names = {_numberless(name) for ours, name in self.rows if ours.startswith(part)}
+        return [
+            key
+            for key in keys
+            if (plain := _numberless(key)) in names or plain.rpartition(".")[0] in names
+        ]
+
+    def used(self, state: Mapping[str, torch.Tensor]) -> State:
+        """Leave out what ours has no use for."""
+        prefix = prefix_in(state)
+        return {key: t for key, t in state.items() if key.removeprefix(prefix) not in self.unused}
 
     def _parts(self, keys: Iterable[str], prefix: str) -> dict[str, list[str]]:
         """List, for each of their names, ours of the tensor's parts."""
@@ -100,8 +125,9 @@ class NameTable:
 
 
 def prefix_in(names: Iterable[str]) -> str:
-    """Give what the detector's names begin with in a file: "detr." or nothing."""
-    return _PREFIX if any(name.startswith(_PREFIX) for name in names) else ""
+    """Give what the network's names begin with in a file: one of `PREFIXES`, or nothing."""
+    listed = list(names)
+    return next((p for p in PREFIXES if any(name.startswith(p) for name in listed)), "")
 
 
 def without_counters(state: Mapping[str, torch.Tensor]) -> State:
@@ -122,9 +148,10 @@ def preview(names: Iterable[str], most: int = 3) -> str:
 
 
 def _numberless(key: str) -> str:
-    """Give a weight's module, with `*` for every number."""
-    plain = key.removeprefix(_PREFIX).replace("in_proj_", "in_proj.")
-    return _NUMBER.sub("*", plain.rpartition(".")[0])
+    """Give a name without a prefix, with `*` for every number."""
+    for prefix in PREFIXES:
+        key = key.removeprefix(prefix)
+    return _NUMBER.sub("*", key.replace("in_proj_", "in_proj."))
 
 
 _TORCHVISION: tuple[Row, ...] = (

@@ -1,11 +1,11 @@
-"""The shape of a DETR, and the named models of the paper (section 4, appendix A.4)."""
+"""The shapes of networks, and the named models of the papers (DETR's section 4, appendix A.4)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, TypeAlias
 
-from msgspec import Meta
+from msgspec import Meta, convert
 
 from panodetr.validation import check_fields
 
@@ -69,8 +69,33 @@ class ResNetConfig:
         return tuple((4 if self.block == "bottleneck" else 1) * width for width in self.widths)
 
 
+class Architecture:
+    """The shape of a network of either kind, `DetrConfig` or `EomtConfig`, which are dataclasses.
+
+    In JSON an `EomtConfig` has the key "kind"; a `DetrConfig`, which is older, has none.
+
+    Attributes:
+        num_classes: real classes; the class head has one logit more, "no object", last.
+        num_queries: most objects an image can have.
+        masks: whether there are masks.
+    """
+
+    num_classes: int
+    num_queries: int
+    masks: bool
+
+    @classmethod
+    def from_plain(cls, given: dict[str, object]) -> Architecture:
+        """Read a shape from JSON's values, as `panodetr.validation` asks for it.
+
+        Raises:
+            msgspec.ValidationError: there is no such shape.
+        """
+        return convert(given, EomtConfig if "kind" in given else DetrConfig)
+
+
 @dataclass(frozen=True, kw_only=True)
-class DetrConfig:
+class DetrConfig(Architecture):
     """A DETR, whole.
 
     Attributes:
@@ -122,6 +147,102 @@ class DetrConfig:
                 f"hidden_dim is {self.hidden_dim} and heads {self.heads}; "
                 "the mask head normalises in 8 groups, so they must divide by 128 and by 8"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VitConfig:
+    """A vision transformer as DINOv2 has it, with registers.
+
+    Attributes:
+        hidden_dim: width of the tokens.
+        heads: attention heads.
+        layers: blocks.
+        ffn_ratio: width of the feed-forward layers, in widths of the tokens.
+        swiglu: whether these are gated (SwiGLU, two thirds as wide); otherwise they have a GELU.
+        registers: tokens that stand for no patch, besides the class token.
+        patch: side of a patch in pixels.
+        grid: patches a side that positions were learned for; for others they are interpolated.
+    """
+
+    hidden_dim: _Width = 384
+    heads: Annotated[int, Meta(ge=1, le=512)] = 6
+    layers: _Depth = 12
+    ffn_ratio: Annotated[int, Meta(ge=1, le=16)] = 4
+    swiglu: bool = False
+    registers: Annotated[int, Meta(ge=0, le=100)] = 4
+    patch: Annotated[int, Meta(ge=1, le=256)] = 16
+    grid: Annotated[int, Meta(ge=1, le=1000)] = 40
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that cannot be built.
+
+        Raises:
+            ValueError: a field is out of bounds, or the width does not divide by the heads.
+        """
+        check_fields(self)
+        if self.hidden_dim % self.heads:
+            raise ValueError(
+                f"backbone.hidden_dim is {self.hidden_dim}; it must divide by heads ({self.heads})"
+            )
+
+    @property
+    def ffn_dim(self) -> int:
+        """Width of the feed-forward layers."""
+        wide = self.hidden_dim * self.ffn_ratio
+        return -(-(wide * 2 // 3) // 8) * 8 if self.swiglu else wide
+
+
+@dataclass(frozen=True, kw_only=True)
+class EomtConfig(Architecture):
+    """An EoMT: a vision transformer whose last blocks also carry the queries.
+
+    Attributes:
+        kind: what tells it from other shapes in JSON.
+        backbone: the vision transformer.
+        num_classes: as in `Architecture`.
+        num_queries: as in `Architecture`.
+        query_blocks: blocks, the last ones, that queries go through beside the patches.
+        upscales: how many times the patches' map is doubled for masks.
+    """
+
+    kind: Literal["eomt"] = "eomt"
+    backbone: VitConfig = field(default_factory=VitConfig)
+    num_classes: Annotated[int, Meta(ge=1, le=MOST_CLASSES)]
+    num_queries: Annotated[int, Meta(ge=1, le=10_000)] = 200
+    query_blocks: _Depth = 3
+    upscales: Annotated[int, Meta(ge=0, le=6)] = 2
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that cannot be built.
+
+        Raises:
+            ValueError: a field is out of bounds, or there are fewer blocks than carry queries.
+        """
+        check_fields(self)
+        if self.query_blocks > self.backbone.layers:
+            raise ValueError(
+                f"query_blocks is {self.query_blocks}; expected at most backbone.layers "
+                f"({self.backbone.layers})"
+            )
+
+    @property
+    def masks(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Always: there is nothing else that says where an object is."""
+        return True
+
+
+VIT_SMALL = VitConfig()
+VIT_BASE = VitConfig(hidden_dim=768, heads=12)
+VIT_LARGE = VitConfig(hidden_dim=1024, heads=16, layers=24)
+VIT_GIANT = VitConfig(hidden_dim=1536, heads=24, layers=40, swiglu=True)
+VITS = {"small": VIT_SMALL, "base": VIT_BASE, "large": VIT_LARGE, "giant": VIT_GIANT}
+"""DINOv2's sizes, for images of 640 pixels a side."""
+
+
+def eomt(size: Literal["small", "base", "large", "giant"], num_classes: int) -> EomtConfig:
+    """EoMT of the paper: COCO panoptic PQ 46.7, 51.6, 56.0 and 57.0 at 640 pixels a side."""
+    blocks = {"small": 3, "base": 3, "large": 4, "giant": 5}
+    return EomtConfig(backbone=VITS[size], num_classes=num_classes, query_blocks=blocks[size])
 
 
 RESNET18 = ResNetConfig(block="basic", depths=(2, 2, 2, 2))

@@ -89,13 +89,16 @@ class Attention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None) -> Tensor:
         """What each of query (B, N, D) reads from key and value (B, M, D): (B, N, D).
 
-        `padding` (B, M) is True at keys that nobody may read; None lets all be read.
+        `padding` is True at keys that nobody (B, M), or one of the queries (B, N, M), may not read;
+        None lets all be read.
         """
         q, k, v = (
             given.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # B, A, N or M, D/A
             for given in (self.query(query), self.key(key), self.value(value))
         )
-        readable = None if padding is None else ~padding[:, None, None, :]  # B, 1, 1, M
+        readable = None
+        if padding is not None:  # B, 1, 1 or N, M
+            readable = ~(padding[:, None] if padding.dim() == 3 else padding[:, None, None, :])
         dropout = self.dropout if self.training else 0.0
         read = F.scaled_dot_product_attention(q, k, v, readable, dropout)  # B, A, N, D/A
         return self.out(read.transpose(1, 2).flatten(2))  # B, N, D

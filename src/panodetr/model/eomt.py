@@ -1,0 +1,157 @@
+"""EoMT: a vision transformer that is a segmenter itself (Kerssies et al., 2025).
+
+Queries join the patches' tokens before the last blocks of a plain transformer. After the last one a
+linear layer classifies each query, and its mask is the dot product of its embedding with a map that
+is made from the patches. In training each of those blocks may first let a query read only the
+patches of its mask so far; later fewer queries do so, and at last none (mask annealing), so that
+nothing of it is left at inference.
+
+Letters: B images, H and W their size, Q queries, C classes, D channels, N masks, h and w rows and
+columns of patches, K query blocks, y and x height and width of a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from panodetr.model.config import EomtConfig
+from panodetr.model.vit import EPS, Vit
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EomtFound:
+    """What the network says of a batch.
+
+    Attributes:
+        logits: (B, Q, C + 1), the last being "no object".
+        embeddings: (B, Q, D), of each query's mask.
+        patches: (B, D, h, w), what the map of masks is made from; see `Eomt.enlarge`.
+    """
+
+    logits: Tensor
+    embeddings: Tensor
+    patches: Tensor
+
+
+class Doubling(nn.Module):
+    """Doubles a map's height and width, and lets neighbours mix."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.enlarge = nn.ConvTranspose2d(dim, dim, 2, 2)
+        self.mix = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
+        self.norm = nn.LayerNorm(dim, EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (B, D, h, w) to (B, D, 2h, 2w)."""
+        x = self.mix(F.gelu(self.enlarge(x)))
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Eomt(nn.Module):
+    """The transformer, its queries and heads.
+
+    Inference calls `detect`, and then `masks` for the queries that it keeps. Training calls
+    `every_block`.
+    """
+
+    def __init__(self, config: EomtConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.backbone.hidden_dim
+        self.backbone = Vit(config.backbone)
+        self.queries = nn.Embedding(config.num_queries, dim)
+        self.class_head = nn.Linear(dim, config.num_classes + 1)  # last: "no object"
+        self.mask_embedding = nn.Sequential(
+            nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim)
+        )
+        self.doublings = nn.Sequential(*(Doubling(dim) for _ in range(config.upscales)))
+
+    def detect(self, pixels: Tensor, padding: Tensor | None = None) -> EomtFound:
+        """Classes of every query, and what masks are made from.
+
+        Args:
+            pixels: (B, 3, H, W) float, normalised.
+            padding: not read: the network sees what is beside an image as a part of it.
+        """
+        x, size = self.backbone.embed(pixels)
+        blocks, own = self.backbone.blocks, self.config.query_blocks
+        for block in blocks[:-own]:
+            x = block(x)
+        x = self._join(x)
+        for block in blocks[-own:]:
+            x = block(x)
+        return self._read(x, size)
+
+    def every_block(self, pixels: Tensor, masked: Sequence[float]) -> list[EomtFound]:
+        """What the network would say before each of the query blocks, and what it says in the end.
+
+        Args:
+            pixels: (B, 3, H, W) float, normalised.
+            masked: K, how likely each query is to read only the patches of its mask in a block.
+
+        Returns:
+            K + 1, the last of which is what `detect` gives if nothing is masked.
+        """
+        x, size = self.backbone.embed(pixels)
+        blocks, own = self.backbone.blocks, self.config.query_blocks
+        for block in blocks[:-own]:
+            x = block(x)
+        x = self._join(x)
+        found: list[EomtFound] = []
+        for block, likely in zip(blocks[-own:], masked, strict=True):
+            found.append(self._read(x, size))
+            x = block(x, self._hide(found[-1], x.shape[1], likely) if likely > 0 else None)
+        return [*found, self._read(x, size)]
+
+    def _join(self, x: Tensor) -> Tensor:
+        """Put the queries before the tokens (B, N, D): (B, Q + N, D)."""
+        return torch.cat((self.queries.weight.expand(len(x), -1, -1), x), 1)
+
+    def _read(self, x: Tensor, size: tuple[int, int]) -> EomtFound:
+        """What tokens (B, Q + N, D) say, of which the last hw are the patches."""
+        x = self.backbone.norm(x)
+        queries, patches = x[:, : self.config.num_queries], x[:, -size[0] * size[1] :]
+        return EomtFound(
+            logits=self.class_head(queries),
+            embeddings=self.mask_embedding(queries),
+            patches=patches.transpose(1, 2).unflatten(-1, size),
+        )
+
+    @torch.no_grad()
+    def _hide(self, found: EomtFound, tokens: int, likely: float) -> Tensor:
+        """True (B, N, N) where a query may not read a patch: where its mask so far is not."""
+        size = found.patches.shape[-2:]
+        masks = F.interpolate(self.every_mask(found), size, mode="bilinear").flatten(2)  # B, Q, hw
+        drawn = torch.rand(masks.shape[:2], device=masks.device) < likely  # B, Q
+        hidden = torch.zeros(len(masks), tokens, tokens, dtype=torch.bool, device=masks.device)
+        hidden[:, : masks.shape[1], -masks.shape[2] :] = (masks <= 0) & drawn[..., None]
+        return hidden
+
+    def enlarge(self, patches: Tensor) -> Tensor:
+        """The map (B, D, y, x) that masks are dot products with, from patches (B, D, h, w)."""
+        return self.doublings(patches)
+
+    def every_mask(self, found: EomtFound) -> Tensor:
+        """Mask logits (B, Q, y, x) of all queries."""
+        return torch.einsum("bqd,bdyx->bqyx", found.embeddings, self.enlarge(found.patches))
+
+    def masks(self, found: EomtFound, image: Tensor, query: Tensor) -> Tensor:
+        """Mask logits (N, y, x) of chosen queries; a pixel is the query's where it is above 0.
+
+        Args:
+            found: from `detect`.
+            image: (N,) int64, rising, the image of each mask.
+            query: (N,) int64, its query.
+        """
+        maps = self.enlarge(found.patches).flatten(2)  # B, D, yx
+        chosen = found.embeddings[image, query]  # N, D
+        counts = image.bincount(minlength=len(maps)).tolist()
+        own = [part @ of for part, of in zip(chosen.split(counts), maps, strict=True)]
+        size = (side << self.config.upscales for side in found.patches.shape[-2:])
+        return torch.cat(own).unflatten(-1, tuple(size))

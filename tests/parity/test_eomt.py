@@ -1,0 +1,120 @@
+"""EoMT against transformers', with the same random weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from panodetr.checkpoints.eomt_names import EOMT_TRANSFORMERS
+from panodetr.model.config import EomtConfig, VitConfig, eomt
+from panodetr.model.eomt import Eomt
+
+pytestmark = pytest.mark.parity
+
+TINY = VitConfig(hidden_dim=48, heads=4, layers=5, grid=6)
+CONFIGS = {
+    "tiny": EomtConfig(backbone=TINY, num_classes=7, num_queries=9),
+    "swiglu": EomtConfig(
+        backbone=VitConfig(hidden_dim=40, heads=2, layers=3, grid=5, swiglu=True, ffn_ratio=3),
+        num_classes=3,
+        num_queries=20,
+        query_blocks=1,
+    ),
+    "patch-8": EomtConfig(
+        backbone=VitConfig(hidden_dim=32, heads=4, layers=4, grid=9, patch=8, registers=0),
+        num_classes=5,
+        query_blocks=4,
+        upscales=1,
+    ),
+}
+
+
+def build_theirs(config: EomtConfig, masked: float) -> Any:
+    """Their model with random weights that tell queries apart."""
+    transformers = pytest.importorskip("transformers")
+    vit = config.backbone
+    theirs = transformers.EomtForUniversalSegmentation(
+        transformers.EomtConfig(
+            hidden_size=vit.hidden_dim,
+            num_hidden_layers=vit.layers,
+            num_attention_heads=vit.heads,
+            image_size=vit.grid * vit.patch,
+            patch_size=vit.patch,
+            mlp_ratio=vit.ffn_ratio,
+            use_swiglu_ffn=vit.swiglu,
+            num_register_tokens=vit.registers,
+            num_blocks=config.query_blocks,
+            num_queries=config.num_queries,
+            num_upscale_blocks=config.upscales,
+            num_labels=config.num_classes,
+        )
+    ).eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    theirs.attn_mask_probs.fill_(masked)
+    functions = transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS
+    plain = functions["sdpa"]
+
+    def exact(
+        module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **rest: Any
+    ) -> Any:
+        # Their mask is float32 whatever the model is, which torch misreads in float64.
+        return plain(module, q, k, v, None if mask is None else mask.to(q.dtype), **rest)
+
+    functions.register("exact", exact)
+    theirs.set_attn_implementation("exact")
+    return theirs
+
+
+def compare(config: EomtConfig, dtype: torch.dtype, masked: float = 0.0) -> dict[str, float]:
+    """The largest difference of outputs, in their largest values, on a batch of two."""
+    theirs = build_theirs(config, masked).to(dtype)
+    ours = Eomt(config).to(dtype).eval()
+    given = EOMT_TRANSFORMERS.used(theirs.state_dict())
+    ours.load_state_dict(EOMT_TRANSFORMERS.to_ours(given, ours.state_dict()))
+    side = config.backbone.grid * config.backbone.patch
+    pixels = torch.randn(2, 3, side, side, dtype=dtype)
+    with torch.inference_mode():
+        expected = theirs(pixels)
+        if masked:
+            found = ours.every_block(pixels, [masked] * config.query_blocks)[-1]
+        else:
+            found = ours.detect(pixels)
+        image = torch.arange(2).repeat_interleave(config.num_queries)
+        query = torch.arange(config.num_queries).repeat(2)
+        masks = ours.masks(found, image, query).unflatten(0, (2, -1))
+    pairs: dict[str, tuple[Tensor, Tensor]] = {
+        "logits": (found.logits, expected.class_queries_logits),
+        "masks": (masks, expected.masks_queries_logits),
+    }
+    for name, (ours_, other) in pairs.items():
+        assert ours_.shape == other.shape, name
+        assert other.flatten(2).std(2).min() > 1e-3  # they say something
+    return {
+        name: float((mine - other).abs().max() / other.abs().max())
+        for name, (mine, other) in pairs.items()
+    }
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("masked", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-9)], ids=["32", "64"]
+)
+def test_outputs_are_those_of_transformers(
+    config: EomtConfig, dtype: torch.dtype, tolerance: float, masked: float
+) -> None:
+    differences = compare(config, dtype, masked)
+    assert max(differences.values()) < tolerance, differences
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["small", "base", "large"])
+def test_published_shapes_give_the_outputs_of_transformers(size: Any) -> None:
+    differences = compare(eomt(size, 133), torch.float32)
+    assert max(differences.values()) < 1e-4, differences
