@@ -116,7 +116,7 @@ class Speed:
     peak: int | None
 
 
-class Bucketed:
+class Bucketed(Runtime):
     """A runtime that sees images padded to whole buckets, so that few shapes are compiled for."""
 
     def __init__(self, runtime: Runtime) -> None:

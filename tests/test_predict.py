@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -29,7 +30,7 @@ from panodetr.model.detr import Detr
 from panodetr.predict import READ_AHEAD, Predictor, Task
 from panodetr.results.masks import Masks, NumpyMasks
 from panodetr.results.result import PanopticResult
-from panodetr.runtimes.base import Prediction
+from panodetr.runtimes.base import Prediction, Runtime
 from panodetr.runtimes.torch import TorchRuntime
 
 WHOLE = Preprocessing(short_side=48, long_side=80)
@@ -83,6 +84,12 @@ def watch(predictor: Predictor) -> list[tuple[int, ...]]:
     assert isinstance(predictor.runtime, TorchRuntime)
     predictor.runtime.model.backbone.register_forward_pre_hook(see)
     return seen
+
+
+@pytest.fixture
+def one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Share batches among the cores, on machines of several, too."""
+    monkeypatch.setattr(TorchRuntime, "streams", Runtime.streams)
 
 
 def assert_same(a: PanopticResult, b: PanopticResult) -> None:
@@ -152,6 +159,7 @@ def test_results_have_the_images_own_size(predictor: Predictor, size: tuple[int,
         assert predictor.categories == result.categories
 
 
+@pytest.mark.usefixtures("one_stream")
 def test_images_are_resized_or_seen_in_tiles_and_results_are_as_they_were(
     tiny_spec: ModelSpec,
 ) -> None:
@@ -171,6 +179,37 @@ def test_images_are_resized_or_seen_in_tiles_and_results_are_as_they_were(
     assert_same(predictor.segment(image, threshold=0), whole)
 
 
+def test_streams_give_the_same_as_one(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [noise(side, 64, side) for side in (64, 65, 90, 150, 64, 30)]
+    with monkeypatch.context() as one:
+        one.setattr(TorchRuntime, "streams", Runtime.streams)
+        expected = list(predictor.segment_each(images, threshold=0))
+    threads, used = torch.get_num_threads(), set[int]()
+    detect = predictor.runtime.detect
+
+    def watched(*given: Any) -> Prediction:
+        used.add(threading.get_ident())
+        assert torch.get_num_threads() == 1
+        return detect(*given)
+
+    monkeypatch.setattr(predictor.runtime, "detect", watched)
+    torch.set_num_threads(3)
+    try:
+        found = list(
+            predictor.segment_each([*images, b"no image"], threshold=0, refuse=lambda *_: None)
+        )
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found) == len(expected)
+    assert len(used) > 1
+    for one, other in zip(found, expected, strict=True):
+        assert_same(one, other)
+
+
+@pytest.mark.usefixtures("one_stream")
 def test_features_are_let_go_of_before_segments_are_merged(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +248,7 @@ def test_the_threshold_is_the_models_own_unless_given(tiny_spec: ModelSpec) -> N
         assert not result.segment_ids.any()
 
 
-class Told:
+class Told(Runtime):
     """A runtime that finds five nuclei in whatever it sees; the first fills all of it."""
 
     def detect(self, images: NDArray[np.uint8], padding: object) -> Told:
@@ -257,16 +296,18 @@ def test_an_image_that_cannot_be_read_is_named(predictor: Predictor, tmp_path: P
 
 def test_images_are_read_only_as_they_are_needed(predictor: Predictor) -> None:
     taken: list[int] = []
+    in_streams = 2 * torch.get_num_threads()
 
     def images() -> Iterator[NDArray[np.uint8]]:
-        for seed in range(6):
+        for seed in range(12 + in_streams):
             taken.append(seed)
             yield noise(512, 1024, seed)
 
     results = predictor.segment_each(images(), threshold=1)
     next(results)
-    assert len(taken) <= 2 + READ_AHEAD + 1  # a batch of a million pixels, and what waits
-    assert len(list(results)) == 5
+    # A batch of a million pixels, and what waits.
+    assert len(taken) <= 2 + READ_AHEAD + 1 + in_streams
+    assert len(list(results)) == 11 + in_streams
 
 
 def test_segment_each_and_detect_each_open_sources(predictor: Predictor, tmp_path: Path) -> None:

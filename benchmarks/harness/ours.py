@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.compare import kept_of, network_answer, threshold_keeping
+from panodetr.runtimes.base import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from panodetr.images.preprocess import Preprocessing
     from panodetr.predict import Predictor
     from panodetr.results.masks import Masks
-    from panodetr.runtimes.base import Precision, Prediction, Runtime, RuntimeName
+    from panodetr.runtimes.base import Precision, Prediction, RuntimeName
 
 
 def open_model(
@@ -218,7 +219,7 @@ class Finishing:
         return {}
 
 
-class _Watched:
+class _Watched(Runtime):
     """A runtime that notes when it was at work."""
 
     def __init__(self, runtime: Runtime) -> None:

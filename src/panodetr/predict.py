@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal, TypeAlias, overload
+from itertools import zip_longest
+from typing import Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,15 @@ from panodetr.errors import CheckpointError, ImageError, UsageError
 from panodetr.images.preprocess import Preprocessing
 from panodetr.images.read import ImageSource, is_one_image
 from panodetr.images.sources import Source, open_images
-from panodetr.images.views import BATCH_PIXELS, TiledImage, View, read_tiled, view_batches, warn
+from panodetr.images.views import (
+    BATCH_PIXELS,
+    TiledImage,
+    View,
+    most_streams,
+    read_tiled,
+    view_batches,
+    warn,
+)
 from panodetr.results.decode import (
     cut_borders,
     decode_detections,
@@ -63,6 +72,20 @@ NEARLY_ALL = 0.9
 
 DETECTION_THRESHOLD = 0.5
 """Least score of a detected object, unless the caller says otherwise."""
+
+
+class _Batch(NamedTuple):
+    """Views of one size, which run together, and the images that were read together."""
+
+    images: list[TiledImage]
+    views: list[View]
+
+
+class _Refused(NamedTuple):
+    """An image that cannot be read."""
+
+    image: ImageSource
+    error: ImageError
 
 
 class Predictor:
@@ -338,57 +361,72 @@ class Predictor:
             if given is not None and not 0 <= given <= 1:
                 raise UsageError(f"threshold is {given}; expected a score from 0 to 1")
         least = self.spec.threshold if threshold is None else threshold
-        for batch in self._read(images, refuse):
-            tiles: list[list[Tile]] = [[] for _ in batch]
-            parts: list[list[tuple[Box, Candidates]]] = [[] for _ in batch]
-            for views in view_batches(batch, self.spec.preprocessing):
-                prediction = self.runtime.detect(np.stack([view.pixels for view in views]), None)
-                candidates = self._decode(batch, views, prediction, least_score, masks=masks)
-                kept = self._keep(prediction, least, task)
-                del prediction  # it is the most that is held
-                for view, found in zip(views, candidates, strict=True):
-                    parts[view.image].append((view.box, found))
-                for view, own in zip(views, kept, strict=False):  # none without a task
-                    tiles[view.image].append((view.box, *self._segment_view(view, own, task)))
-            yield from zip(batch, tiles, parts, strict=True)
+        rule = self.spec.preprocessing
+
+        def answer(work: _Batch | _Refused) -> list[tuple[Candidates, SegmentMap | None]]:
+            if isinstance(work, _Refused):
+                return []
+            prediction = self.runtime.detect(np.stack([view.pixels for view in work.views]), None)
+            parts = self._decode(work, prediction, least_score, masks=masks)
+            kept = self._keep(prediction, least, task)
+            del prediction  # it is the most that is held
+            segments = [
+                self._segment_view(view, own, task)
+                for view, own in zip(work.views, kept, strict=False)  # none without a task
+            ]
+            return list(zip_longest(parts, segments))
+
+        alone = isinstance(images, list) and len(images) == 1 and rule.tile is None
+        with self.runtime.streams(1 if alone else most_streams(rule)) as streams:
+            read = self._read(images, refused=refuse is not None, streams=streams.count)
+            left, tiles, parts = 0, list[list[Tile]](), list[list[tuple[Box, Candidates]]]()
+            for work, found in streams.map(answer, read):
+                if isinstance(work, _Refused):
+                    assert refuse is not None  # else it was raised
+                    refuse(*work)
+                    continue
+                if not left:
+                    left = sum(len(image.tiles) for image in work.images)
+                    tiles, parts = [[] for _ in work.images], [[] for _ in work.images]
+                for view, (part, segments) in zip(work.views, found, strict=True):
+                    parts[view.image].append((view.box, part))
+                    if segments is not None:
+                        tiles[view.image].append((view.box, *segments))
+                left -= len(work.views)
+                if not left:
+                    yield from zip(work.images, tiles, parts, strict=True)
 
     def _read(
-        self, images: Iterable[ImageSource], refuse: Refuse | None
-    ) -> Iterator[list[TiledImage]]:
-        """Read images in their order, as many at a time as fit a batch."""
+        self, images: Iterable[ImageSource], *, refused: bool, streams: int
+    ) -> Iterator[_Batch | _Refused]:
+        """Read images in their order, and cut as many at a time as fit a batch into views.
 
-        def read() -> Iterator[TiledImage | tuple[ImageSource, ImageError]]:
+        Args:
+            images: to read.
+            refused: whether those that cannot be read are given out; else they are raised.
+            streams: as in `view_batches`.
+        """
+        rule = self.spec.preprocessing
+
+        def read() -> Iterator[TiledImage | _Refused]:
             for image in images:
                 try:
-                    yield read_tiled(image, self.spec.preprocessing)
+                    yield read_tiled(image, rule)
                 except ImageError as error:
-                    if refuse is None:
+                    if not refused:
                         raise
-                    yield image, error
+                    yield _Refused(image, error)
 
         # A thread would gain nothing for one image, or for arrays.
         alone = isinstance(images, list) and (
             len(images) == 1 or all(isinstance(image, np.ndarray) for image in images)
         )
-        waiting: list[TiledImage] = []
-        for found in read() if alone else ahead(read(), READ_AHEAD):
-            if isinstance(found, tuple):
-                assert refuse is not None  # else it was raised
-                if waiting:
-                    yield waiting
-                    waiting = []
-                refuse(*found)
-                continue
-            together = sum(math.prod(read.size) for read in (*waiting, found))
-            if waiting and together > BATCH_PIXELS:  # a small image need not wait for a large one
-                yield waiting
-                waiting, together = [], math.prod(found.size)
-            waiting.append(found)
-            if together >= BATCH_PIXELS:
-                yield waiting
-                waiting = []
-        if waiting:
-            yield waiting
+        for together in _together(read() if alone else ahead(read(), READ_AHEAD)):
+            if isinstance(together, _Refused):
+                yield together
+            else:
+                for views in view_batches(together, rule, streams):
+                    yield _Batch(together, views)
 
     def _keep(self, prediction: Prediction, threshold: float, task: Task | None) -> list[_Kept]:
         """Compute the masks of each view, only of the queries that can become segments."""
@@ -436,8 +474,7 @@ class Predictor:
 
     def _decode(
         self,
-        images: list[TiledImage],
-        views: list[View],
+        work: _Batch,
         prediction: Prediction,
         threshold: float | None,
         *,
@@ -446,7 +483,7 @@ class Predictor:
         """Give the queries of each view: above a threshold, if there is one, and then things."""
         kept: list[NDArray[np.intp]] = []
         candidates: list[Candidates] = []
-        for logits, own, view in zip(prediction.logits, prediction.boxes, views, strict=True):
+        for logits, own, view in zip(prediction.logits, prediction.boxes, work.views, strict=True):
             scores, classes, boxes = decode_detections(logits, own, view.tile_size, self._named)
             queries = np.arange(len(scores))
             if threshold is not None:
@@ -458,13 +495,13 @@ class Predictor:
                     scores=scores[queries],
                     category_ids=self._ids[classes[queries]],
                     boxes=boxes[queries] + np.array([left, top, left, top], np.float32),
-                    image_size=images[view.image].size,
+                    image_size=work.images[view.image].size,
                 )
             )
         if not masks:
             return candidates
         with_masks: list[Candidates] = []
-        for found, view, own in zip(candidates, views, prediction.masks(kept), strict=True):
+        for found, view, own in zip(candidates, work.views, prediction.masks(kept), strict=True):
             make = partial(
                 CoarseMask, processed_size=view.size, tile=view.box, image_size=found.image_size
             )
@@ -477,3 +514,25 @@ def _sure_boxes(tile: Box, segments: Sequence[Segment]) -> NDArray[np.floating]:
     """Give the boxes (N, 4) of the things that were surely found in a tile, in the image."""
     boxes = [segment.box for segment in segments if segment.is_thing and segment.score >= SURE]
     return np.array(boxes).reshape(-1, 4) + np.array([tile[1], tile[0]] * 2)
+
+
+def _together(read: Iterable[TiledImage | _Refused]) -> Iterator[list[TiledImage] | _Refused]:
+    """Put as many images together as fit a batch."""
+    waiting: list[TiledImage] = []
+    for found in read:
+        if isinstance(found, _Refused):
+            if waiting:
+                yield waiting
+                waiting = []
+            yield found
+            continue
+        together = sum(math.prod(read.size) for read in (*waiting, found))
+        if waiting and together > BATCH_PIXELS:  # a small image need not wait for a large one
+            yield waiting
+            waiting, together = [], math.prod(found.size)
+        waiting.append(found)
+        if together >= BATCH_PIXELS:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting

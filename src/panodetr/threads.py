@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import dataclass
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import TypeVar
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 _LOOK = 0.1
 """Seconds after which a waiting thread looks whether it is still wanted."""
@@ -46,6 +48,23 @@ def each_strip(work: Callable[[slice], None], length: int, step: int) -> None:
         return
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, strips))
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Threads that compute side by side, each on one core; without a pool, the caller's own."""
+
+    count: int = 1
+    pool: Executor | None = None
+
+    def map(self, work: Callable[[T], U], items: Iterable[T]) -> Iterator[tuple[T, U]]:
+        """Give items, in their order, with what `work` makes of them."""
+        if self.pool is None:
+            yield from ((item, work(item)) for item in items)
+            return
+        begun = ((item, self.pool.submit(work, item)) for item in items)
+        for item, made in ahead(begun, self.count):
+            yield item, made.result()
 
 
 def ahead(items: Iterable[T], most: int) -> Iterator[T]:

@@ -141,7 +141,7 @@ def test_a_full_disk_is_one_line(tiny_folder: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-class Changed:
+class Changed(Runtime):
     """A runtime, and what it says, whose masks are changed."""
 
     def __init__(self, runtime: Runtime, change: Callable[[Array], Array]) -> None:

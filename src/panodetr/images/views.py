@@ -87,19 +87,23 @@ def lay_tiles(size: tuple[int, int], rule: Preprocessing) -> list[Box]:
     return tile_boxes(size, rule.tile or max(size), rule.tile_overlap)
 
 
-def view_batches(images: Sequence[TiledImage], rule: Preprocessing) -> Iterator[list[View]]:
+def view_batches(
+    images: Sequence[TiledImage], rule: Preprocessing, streams: int = 1
+) -> Iterator[list[View]]:
     """Cut images into views, and put those of one size together, up to `BATCH_PIXELS`.
 
-    No view is ever padded, so that an image gives the same whatever images stand beside it. The
-    views of one image come in the order of its tiles. A batch is cut when it is asked for: all
-    views of an image in tiles that overlap are many times as large as the image.
+    Batches that run side by side, in so many streams, share these pixels. No view is ever padded,
+    so that an image gives the same whatever images stand beside it. The views of one image come in
+    the order of its tiles. A batch is cut when it is asked for: all views of an image in tiles that
+    overlap are many times as large as the image.
     """
     by_size: dict[tuple[int, int], list[tuple[int, Box]]] = {}
     for index, image in enumerate(images):
         for box in image.tiles:
             by_size.setdefault(processed_size(_tile_size(box), rule), []).append((index, box))
     for (height, width), together in sorted(by_size.items()):
-        at_once = max(1, BATCH_PIXELS // (height * width))
+        shared = -(-len(together) // streams)  # rounded up
+        at_once = max(1, min(BATCH_PIXELS // streams // (height * width), shared))
         for start in range(0, len(together), at_once):
             some = together[start : start + at_once]
             yield [cut_view(images[index], box, rule, index) for index, box in some]
@@ -118,6 +122,17 @@ def processed_size(size: tuple[int, int], rule: Preprocessing) -> tuple[int, int
         height, width = (max(1, round(side * rule.enlarge)) for side in size)
         return height, width
     return resized_size(size, rule.short_side, rule.long_side)
+
+
+def most_streams(rule: Preprocessing) -> int:
+    """Give how many views of the largest size under a rule have `BATCH_PIXELS` together."""
+    if rule.tile is not None:
+        height, width = processed_size((rule.tile, rule.tile), rule)
+    elif rule.short_side is not None and rule.long_side is not None:
+        height, width = rule.short_side, rule.long_side
+    else:
+        return 1  # the image itself says how large it is
+    return max(1, BATCH_PIXELS // (height * width))
 
 
 def _tile_size(box: Box) -> tuple[int, int]:

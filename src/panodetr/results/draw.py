@@ -10,7 +10,7 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -117,7 +117,7 @@ class Labels:
         starts: list[int] = []
         end, above, below = 0, 0, 0
         for part in parts:
-            left, top, right, bottom = self.font(part).getbbox(part, anchor="ls")
+            left, top, right, bottom = _extent(font_file(frozenset(part)), self._height, part)
             start = end + (self._height // 4 if starts else 0)
             starts.append(round(start - left))
             end = round(start + right - left)
@@ -291,6 +291,12 @@ def _load_font(path: Path | None, height: int) -> ImageFont.FreeTypeFont:
     font = ImageFont.load_default(height) if path is None else ImageFont.truetype(path, height)
     assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow is built with FreeType everywhere
     return font
+
+
+@lru_cache(10_000)  # a run over many images has few classes, numbers and scores
+def _extent(path: Path | None, height: int, text: str) -> tuple[float, float, float, float]:
+    """Measure a text from the left end of its base line: left, top, right, bottom."""
+    return _load_font(path, height).getbbox(text, anchor="ls")
 
 
 @cache

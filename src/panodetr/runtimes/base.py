@@ -5,10 +5,14 @@ Letters: B images, H and W their padded size, Q queries, C classes.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
+
+from panodetr.threads import Streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     import numpy as np
     from numpy.typing import NDArray
@@ -57,3 +61,10 @@ class Runtime(Protocol):
     def detect(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> Prediction:
         """Run on images (B, H, W, 3) in RGB, resized; padding (B, H, W) is True beside them."""
         ...
+
+    def streams(self, most: int) -> AbstractContextManager[Streams]:
+        """Start threads that run side by side, at most as many as `most`.
+
+        One is for a runtime that is quickest when it shares a batch among the cores itself.
+        """
+        return nullcontext(Streams())

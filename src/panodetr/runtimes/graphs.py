@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from panodetr.errors import CheckpointError, MissingExtra
 from panodetr.results.masks import Masks, NumpyMasks
+from panodetr.runtimes.base import Runtime
 from panodetr.threads import omp_threads
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Graph:
     outputs: Mapping[str, Shape]
 
 
-class GraphRuntime:
+class GraphRuntime(Runtime):
     """A detect graph, and a masks graph where the model has masks."""
 
     def __init__(self, detect: Graph, masks: Graph | None = None) -> None:

@@ -6,10 +6,12 @@ Letters: B images, H and W their padded size, Q queries, N masks, h and w a mask
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from contextlib import ContextDecorator
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ContextDecorator, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from threading import Barrier
 from typing import cast
 
 import numpy as np
@@ -24,8 +26,9 @@ from panodetr.images.preprocess import Preprocessing
 from panodetr.model.backbone import FrozenBatchNorm, ResNet
 from panodetr.model.detr import Detections, Detr, Encoded
 from panodetr.results.masks import Masks, NumpyMasks, Pick, Size, pick_like_pillow, pick_like_torch
-from panodetr.runtimes.base import Precision
+from panodetr.runtimes.base import Precision, Runtime
 from panodetr.runtimes.cpu_masks import CpuMasks
+from panodetr.threads import Streams
 
 MASKS_AT_ONCE = 64
 """Masks are independent of each other; this many at a time bound a GPU's memory."""
@@ -86,7 +89,7 @@ class FullFloat32(ContextDecorator):
 full_float32 = FullFloat32()
 
 
-class TorchRuntime:
+class TorchRuntime(Runtime):
     """A `Detr` on a device.
 
     Its frozen batch norms are folded into the convolutions before them (`fold_norms`). On a GPU
@@ -123,6 +126,34 @@ class TorchRuntime:
         mask = None if padding is None else torch.from_numpy(padding).to(self.device)
         pixels = normalize_images(batch, mask, self.rule).to(self.dtype)
         return TorchPrediction(self.model, self.model.detect(pixels, mask))
+
+    @contextmanager
+    def streams(self, most: int) -> Generator[Streams]:
+        """See `Runtime`.
+
+        Two images that have a core each are done a sixth sooner than one after the other on two
+        cores, which wait for each other at every operation (`benchmarks/throughput.py`).
+        """
+        threads = torch.get_num_threads()
+        count = min(threads, most) if self.device.type == "cpu" else 1
+        if count < 2:
+            yield Streams()
+            return
+        started = Barrier(count + 1)
+
+        def keep_to_one_core() -> None:
+            torch.get_num_threads()  # what a thread begins with is set when it is first needed
+            torch.set_num_threads(1)
+
+        with ThreadPoolExecutor(count, initializer=keep_to_one_core) as pool:
+            for _ in range(count):
+                pool.submit(started.wait)
+            started.wait()
+            torch.set_num_threads(threads)  # it is also what threads begin with
+            try:
+                yield Streams(count, pool)
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
 class TorchPrediction:
