@@ -378,7 +378,7 @@ def test_candidates_are_the_originals_of_every_query(whole: Predictor) -> None:
     with torch.inference_mode():
         answer = model.detect(values.permute(2, 0, 1)[None].float())
         every = torch.arange(5)
-        masks = model.masks(answer.encoded, answer.states, torch.zeros_like(every), every)
+        masks = model.masks(answer, torch.zeros_like(every), every)
     probabilities = answer.logits[0].softmax(-1)[:, [0, 2]]  # class 1 has no category
     scores, places = probabilities.max(-1)
     np.testing.assert_allclose(found.scores, scores, rtol=1e-4)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from panodetr.errors import UsageError
+from panodetr.errors import CheckpointError, UsageError
 from panodetr.predict import Predictor
 from panodetr.runtimes.base import PRECISIONS, RUNTIMES, Precision, RuntimeName
 from panodetr.runtimes.exported import is_exported, read_exported
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from panodetr.checkpoints.spec import ModelSpec
-    from panodetr.model.detr import Detr
+    from panodetr.model.network import Network
 
 
 def load(
@@ -87,18 +87,28 @@ def _load(
         from panodetr.runtimes.torch import choose_device
 
         chosen = choose_device(device)
-        return predictor_of(*load_checkpoint(model), chosen, precision)
+        return predictor_of(*_trained(*load_checkpoint(model)), chosen, precision)
     from panodetr.runtimes.convert import convert, require
 
     _only_on_cpu(runtime, device, precision)
     require(runtime)
-    spec, network = load_checkpoint(model)
+    spec, network = _trained(*load_checkpoint(model))
     return Predictor(spec, convert(network, spec.preprocessing, runtime))
+
+
+def _trained(spec: ModelSpec, network: Network) -> tuple[ModelSpec, Network]:
+    """Refuse a model of which most is random."""
+    if spec.is_backbone:
+        raise CheckpointError(
+            f"{spec.name} is a backbone alone, which finds nothing; train a model on it: "
+            f"panodetr train finetune --set start={spec.name} --data FOLDER"
+        )
+    return spec, network
 
 
 def predictor_of(
     spec: ModelSpec,
-    network: Detr,
+    network: Network,
     device: str | torch.device = "cpu",
     precision: Precision = "float32",
 ) -> Predictor:

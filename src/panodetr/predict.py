@@ -28,17 +28,20 @@ from panodetr.images.views import (
     warn,
 )
 from panodetr.results.decode import (
+    best_classes,
     cut_borders,
-    decode_detections,
     drop_duplicates,
     keep_queries,
+    scale_boxes,
 )
-from panodetr.results.masks import Masks
+from panodetr.results.masks import Masks, mask_boxes
 from panodetr.results.panoptic import (
+    Merge,
     SegmentMap,
     classify_pixels,
     keep_largest_component,
     merge_masks,
+    merge_weighted,
     paint_instances,
 )
 from panodetr.results.result import DetectionResult, PanopticResult, name_detections
@@ -190,7 +193,8 @@ class Predictor:
             raise UsageError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
         if task == "semantic" and threshold is not None:
             raise UsageError("a semantic segmentation has no threshold: every pixel gets a class")
-        for image, tiles, _ in self._run(images, task, threshold, refuse=refuse):
+        run = self._run(images, task, threshold, candidates=False, refuse=refuse)
+        for image, tiles, _ in run:
             if task != "semantic":
                 sure = [(box, _sure_boxes(box, found)) for box, _, found in tiles]
                 self._warn_of_limits(image, sure)
@@ -346,6 +350,7 @@ class Predictor:
         *,
         least_score: float | None = None,
         masks: bool = False,
+        candidates: bool = True,
         refuse: Refuse | None = None,
     ) -> Iterator[tuple[TiledImage, list[Tile], list[tuple[Box, Candidates]]]]:
         """Run the network; give each image with its tiles' segments and candidates.
@@ -363,18 +368,20 @@ class Predictor:
         least = self.spec.threshold if threshold is None else threshold
         rule = self.spec.preprocessing
 
-        def answer(work: _Batch | _Refused) -> list[tuple[Candidates, SegmentMap | None]]:
+        def answer(work: _Batch | _Refused) -> list[tuple[Candidates | None, SegmentMap | None]]:
             if isinstance(work, _Refused):
                 return []
             prediction = self.runtime.detect(np.stack([view.pixels for view in work.views]), None)
-            parts = self._decode(work, prediction, least_score, masks=masks)
-            kept = self._keep(prediction, least, task)
+            decoded: list[Candidates] = []
+            if candidates:
+                decoded = self._decode(work, prediction, least_score, masks=masks)
+            kept = self._keep(work.views, prediction, least, task)
             del prediction  # it is the most that is held
             segments = [
                 self._segment_view(view, own, task)
                 for view, own in zip(work.views, kept, strict=False)  # none without a task
             ]
-            return list(zip_longest(parts, segments))
+            return list(zip_longest(decoded, segments))
 
         alone = isinstance(images, list) and len(images) == 1 and rule.tile is None
         with self.runtime.streams(1 if alone else most_streams(rule)) as streams:
@@ -389,7 +396,8 @@ class Predictor:
                     left = sum(len(image.tiles) for image in work.images)
                     tiles, parts = [[] for _ in work.images], [[] for _ in work.images]
                 for view, (part, segments) in zip(work.views, found, strict=True):
-                    parts[view.image].append((view.box, part))
+                    if part is not None:
+                        parts[view.image].append((view.box, part))
                     if segments is not None:
                         tiles[view.image].append((view.box, *segments))
                 left -= len(work.views)
@@ -428,7 +436,9 @@ class Predictor:
                 for views in view_batches(together, rule, streams):
                     yield _Batch(together, views)
 
-    def _keep(self, prediction: Prediction, threshold: float, task: Task | None) -> list[_Kept]:
+    def _keep(
+        self, views: list[View], prediction: Prediction, threshold: float, task: Task | None
+    ) -> list[_Kept]:
         """Compute the masks of each view, only of the queries that can become segments."""
         if task is None:
             return []
@@ -443,7 +453,7 @@ class Predictor:
                 queries, scores, classes = queries[things], scores[things], classes[things]
             chosen.append(queries)
             found.append((scores, classes))
-        masks = prediction.masks(chosen)
+        masks = _masks_of(views, prediction, chosen)
         kept = zip(prediction.logits, masks, found, strict=True)
         return [(logits, own, *best) for logits, own, best in kept]
 
@@ -456,7 +466,7 @@ class Predictor:
             own = drop_duplicates(masks.logits(), scores, classes, self.spec.duplicate_iou)
             masks, scores, classes = masks.choose(own), scores[own], classes[own]
         categories = [self._by_index[index] for index in classes.tolist()]
-        merge = paint_instances if task == "instances" else merge_masks
+        merge = paint_instances if task == "instances" else self._merge
         found = merge(masks, scores, categories, view.size, view.tile_size)
         return keep_largest_component(*found) if self.spec.single_component else found
 
@@ -481,33 +491,65 @@ class Predictor:
         masks: bool,
     ) -> list[Candidates]:
         """Give the queries of each view: above a threshold, if there is one, and then things."""
+        best = [best_classes(logits, self._named) for logits in prediction.logits]
         kept: list[NDArray[np.intp]] = []
+        for scores, classes in best:
+            wanted = True if threshold is None else (scores > threshold) & self._is_thing[classes]
+            kept.append(np.flatnonzero(np.broadcast_to(wanted, scores.shape)))
+        found = None
+        if masks or prediction.boxes is None:
+            found = _masks_of(work.views, prediction, kept)
         candidates: list[Candidates] = []
-        for logits, own, view in zip(prediction.logits, prediction.boxes, work.views, strict=True):
-            scores, classes, boxes = decode_detections(logits, own, view.tile_size, self._named)
-            queries = np.arange(len(scores))
-            if threshold is not None:
-                queries = np.flatnonzero((scores > threshold) & self._is_thing[classes])
-            kept.append(queries)
+        for number, (view, (scores, classes)) in enumerate(zip(work.views, best, strict=True)):
+            queries, coarse = kept[number], ()
+            if prediction.boxes is not None:
+                boxes = prediction.boxes[number, queries]
+            else:  # where the masks are; a query whose mask is empty has found nothing
+                assert found is not None
+                boxes = mask_boxes(found[number], view.size)
+                seen = np.flatnonzero(boxes[:, 2] > 0)
+                found[number] = found[number].choose(seen)
+                queries, boxes = queries[seen], boxes[seen]
+            if masks:
+                assert found is not None
+                make = partial(
+                    CoarseMask,
+                    processed_size=view.size,
+                    tile=view.box,
+                    image_size=work.images[view.image].size,
+                    canvas=None if view.canvas == view.size else view.canvas,
+                )
+                coarse = tuple(make(logits=mask) for mask in found[number].logits())
             top, left, _, _ = view.box
+            corners = scale_boxes(boxes, view.tile_size)
             candidates.append(
                 Candidates(
                     scores=scores[queries],
                     category_ids=self._ids[classes[queries]],
-                    boxes=boxes[queries] + np.array([left, top, left, top], np.float32),
+                    boxes=corners + np.array([left, top, left, top], np.float32),
                     image_size=work.images[view.image].size,
+                    coarse_masks=coarse,
                 )
             )
-        if not masks:
-            return candidates
-        with_masks: list[Candidates] = []
-        for found, view, own in zip(candidates, work.views, prediction.masks(kept), strict=True):
-            make = partial(
-                CoarseMask, processed_size=view.size, tile=view.box, image_size=found.image_size
-            )
-            coarse = tuple(make(logits=mask) for mask in own.logits())
-            with_masks.append(replace(found, coarse_masks=coarse))
-        return with_masks
+        return candidates
+
+    @property
+    def _merge(self) -> Merge:
+        """The model's own rule for who gets a pixel."""
+        if self.spec.overlap is None:
+            return merge_masks
+        return partial(merge_weighted, overlap=self.spec.overlap)
+
+
+def _masks_of(
+    views: list[View], prediction: Prediction, queries: list[NDArray[np.intp]]
+) -> list[Masks]:
+    """Compute masks of queries of each view, over its image alone."""
+    found = prediction.masks(queries)
+    return [
+        masks if view.canvas == view.size else masks.within(view.canvas, view.size)
+        for view, masks in zip(views, found, strict=True)
+    ]
 
 
 def _sure_boxes(tile: Box, segments: Sequence[Segment]) -> NDArray[np.floating]:

@@ -22,6 +22,9 @@ Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
 
 _AT = re.compile(r"(?s)(?P<what>.*?)(?: - at `(?P<key>key` in `)?\$(?P<place>[^`]*)`)?$")
 
+_WITHIN = re.compile(r" - at `(key` in `)?\$([^`]*)` - at `\$([^`]*)`$")
+"""A place, and the place that it is counted from."""
+
 
 def read_json(
     path: Path, expected: type[T], error: type[PanodetrError], *, strict: bool = True
@@ -55,7 +58,7 @@ def decode_json(
 ) -> T:
     """Check JSON that is in memory; `source` names it in the error. Otherwise as `read_json`."""
     try:
-        return msgspec.json.decode(contents, type=expected, strict=strict)
+        return msgspec.json.decode(contents, type=expected, strict=strict, dec_hook=_from_plain)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as failure:
         raise error(f"{source}: {explain(failure)}") from failure
 
@@ -70,7 +73,7 @@ def check(
 ) -> T:
     """Check plain data, as from YAML or `dataclasses.asdict`. Otherwise as `read_json`."""
     try:
-        converted: Any = msgspec.convert(value, type=expected, strict=strict)
+        converted: Any = msgspec.convert(value, type=expected, strict=strict, dec_hook=_from_plain)
     except (msgspec.ValidationError, RecursionError) as failure:
         raise error(f"{source}: {explain(failure)}") from failure
     return converted
@@ -88,9 +91,21 @@ def check_fields(values: object) -> None:
         value = getattr(values, name)
         try:
             if not is_dataclass(value):
-                msgspec.convert(msgspec.to_builtins(value), type=hint)
+                msgspec.convert(msgspec.to_builtins(value), type=hint, dec_hook=_from_plain)
         except msgspec.ValidationError as failure:
             raise ValueError(f"{name} is {value!r}; {explain(failure)}") from failure
+
+
+def _from_plain(kind: Any, value: Any) -> object:
+    """Let a class that stands for several, such as the shapes of networks, choose among them."""
+    if isinstance(value, kind):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError(f"expected object, got {type(value).__name__}")
+    try:
+        return kind.from_plain(value)
+    except msgspec.ValidationError as failure:
+        raise ValueError(str(failure)) from failure  # to which msgspec adds the place of all of it
 
 
 def explain(failure: Exception) -> str:
@@ -99,7 +114,7 @@ def explain(failure: Exception) -> str:
         return "it is nested too deeply"
     if not isinstance(failure, msgspec.ValidationError):
         return f"it is not valid JSON ({_one_line(str(failure))})"
-    found = _AT.match(str(failure))
+    found = _AT.match(_WITHIN.sub(r" - at `\1$\3\2`", str(failure)))
     assert found is not None  # every part of the pattern may be empty
     what = _one_line(found["what"].replace("`", ""))
     what = what[:1].lower() + what[1:]

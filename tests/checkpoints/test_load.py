@@ -50,7 +50,7 @@ def outputs(model: Detr) -> tuple[torch.Tensor, ...]:
     pixels = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         found = model.detect(pixels)
-        masks = model.masks(found.encoded, found.states, torch.tensor([0, 1]), torch.tensor([3, 0]))
+        masks = model.masks(found, torch.tensor([0, 1]), torch.tensor([3, 0]))
     return found.logits, found.boxes, masks
 
 
@@ -66,7 +66,7 @@ def test_what_was_saved_answers_the_same_and_its_specification_needs_no_weights(
     for here, there in zip(outputs(model), outputs(loaded), strict=True):
         assert torch.equal(here, there)
     monkeypatch.setattr(torch.Tensor, "to", None)
-    monkeypatch.setattr("panodetr.checkpoints.load.Detr", None)
+    monkeypatch.setattr("panodetr.checkpoints.load.build", None)
     assert load_spec(path) == spec
     if format != "facebook":
         (path / "model.safetensors").unlink()
@@ -223,7 +223,7 @@ def test_folders_that_are_no_checkpoint_are_named(
         ("detr-resnet-101-panoptic", "did you mean 'facebook/detr-resnet-101-panoptic'"),
         ("/nowhere/model.pth", "neither a bundled model nor a folder, a file or an id"),
         ("image.png", r"image\.png is not a file of weights"),
-        ("vit.bin", r"vit\.bin holds no DETR: .* 'vit\.patch\.weight'"),
+        ("vit.bin", r"vit\.bin holds no DETR or EoMT: .* 'vit\.patch\.weight'"),
     ],
 )
 def test_a_source_that_is_no_checkpoint_is_named(

@@ -51,7 +51,7 @@ def shapes(config: DetrConfig, height: int, width: int) -> tuple[tuple[int, ...]
         given = [found.logits, found.boxes, found.states, found.encoded.memory]
         if config.masks:
             chosen = torch.zeros(7, dtype=torch.int64)
-            given.append(model.masks(found.encoded, found.states, chosen, chosen))
+            given.append(model.masks(found, chosen, chosen))
     return tuple(tuple(each.shape) for each in given)
 
 
@@ -120,9 +120,9 @@ def test_masks_do_not_depend_on_which_others_are_asked_for(
     with torch.inference_mode():
         found = model.detect(*batch((64, 96), (32, 64)))
         image = torch.arange(2).repeat_interleave(5)
-        every = model.masks(found.encoded, found.states, image, torch.arange(5).repeat(2))
+        every = model.masks(found, image, torch.arange(5).repeat(2))
         image, query = torch.tensor(chosen, dtype=torch.int64).reshape(-1, 2).T
-        some = model.masks(found.encoded, found.states, image, query)
+        some = model.masks(found, image, query)
     assert some.shape == (len(chosen), *every.shape[1:])
     assert_close(some, every.view(2, 5, *every.shape[1:])[image, query], atol=1e-4, rtol=1e-4)
 
@@ -168,7 +168,7 @@ def test_every_part_learns(norm: str, pre_norm: bool) -> None:
     model = tiny(backbone=backbone, pre_norm=pre_norm).train()
     found = model.detect(*batch((64, 96), (32, 64)))
     image, query = torch.tensor([0, 0, 1]), torch.tensor([0, 3, 3])
-    masks = model.masks(found.encoded, found.states, image, query)
+    masks = model.masks(found, image, query)
     total = found.logits.square().sum() + found.boxes.sum() + masks.square().sum()
     total.backward()
     for name, parameter in model.named_parameters():
@@ -188,5 +188,5 @@ def test_a_detector_has_no_masks_and_needs_no_encoder() -> None:
     found = model.detect(*batch((64, 64)))
     nothing = torch.zeros(0, dtype=torch.int64)
     with pytest.raises(ValueError, match="no mask head; build it with masks=True"):
-        model.masks(found.encoded, found.states, nothing, nothing)
+        model.masks(found, nothing, nothing)
     assert not [key for key in model.state_dict() if "mask" in key or "attention_maps" in key]

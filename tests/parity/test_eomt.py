@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+import panodetr
 from panodetr.checkpoints.eomt_names import EOMT_TRANSFORMERS
 from panodetr.model.config import EomtConfig, VitConfig, eomt
 from panodetr.model.eomt import Eomt
+from panodetr.predict import Predictor
 
 pytestmark = pytest.mark.parity
 
@@ -111,6 +117,45 @@ def test_outputs_are_those_of_transformers(
 ) -> None:
     differences = compare(config, dtype, masked)
     assert max(differences.values()) < tolerance, differences
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small model as transformers saves it, with its processor's settings."""
+    transformers = pytest.importorskip("transformers")
+    build_theirs(CONFIGS["tiny"], 0.0).save_pretrained(tmp_path)
+    size = {"shortest_edge": 96, "longest_edge": 96}
+    transformers.EomtImageProcessorPil(size=size, do_pad=True).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("size", [(96, 96), (120, 160), (70, 41), (333, 500)])
+def test_segments_are_those_of_transformers(folder: Path, size: tuple[int, int]) -> None:
+    transformers = pytest.importorskip("transformers")
+    processor = transformers.EomtImageProcessorPil.from_pretrained(folder)
+    theirs = transformers.EomtForUniversalSegmentation.from_pretrained(folder)
+    theirs.attn_mask_probs.zero_()
+    random = np.random.default_rng(size[0])
+    image = Image.fromarray(random.integers(0, 256, (6, 8, 3), np.uint8)).resize(size[::-1])
+    with torch.inference_mode():
+        outputs = theirs(processor(image, return_tensors="pt")["pixel_values"])
+    scores = outputs.class_queries_logits[0].softmax(-1)
+    best = scores.max(-1).values[scores.argmax(-1) < 7].sort().values
+    threshold = float(best[len(best) // 3])
+    (expected,) = processor.post_process_panoptic_segmentation(
+        outputs, [size], threshold, overlap_mask_area_threshold=0.05, stuff_classes=[0, 1, 2, 3]
+    )
+    model = panodetr.load(folder)
+    categories = tuple(replace(c, is_thing=c.index > 3) for c in model.spec.categories)
+    model = Predictor(replace(model.spec, categories=categories, overlap=0.05), model.runtime)
+    found = model.segment(image, threshold=threshold)
+    assert len(expected["segments_info"]) > 1
+    ours = [(s.id - 1, s.category_id, round(s.score, 4)) for s in found.segments]
+    assert ours == [
+        (s["id"], s["label_id"], round(s["score"], 4)) for s in expected["segments_info"]
+    ]
+    same = (found.segment_ids - 1 == expected["segmentation"].numpy()).mean()
+    assert same > 0.9999, same
 
 
 @pytest.mark.slow

@@ -69,5 +69,5 @@ def test_outputs_are_those_of_transformers(config: DetrConfig) -> None:
         assert_close(found.logits, theirs.logits)
         if config.masks:
             image = torch.arange(2).repeat_interleave(100)
-            masks = model.masks(found.encoded, found.states, image, torch.arange(100).repeat(2))
+            masks = model.masks(found, image, torch.arange(100).repeat(2))
             assert_close(masks.unflatten(0, (2, 100)), theirs.pred_masks)

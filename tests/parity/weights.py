@@ -51,7 +51,7 @@ def outputs_of(model: Detr) -> dict[str, Tensor]:
         outputs = {"pred_logits": found.logits, "pred_boxes": found.boxes}
         if model.config.masks:
             image, query = torch.arange(2).repeat_interleave(100), torch.arange(100).repeat(2)
-            masks = model.masks(found.encoded, found.states, image, query)
+            masks = model.masks(found, image, query)
             outputs["pred_masks"] = masks.unflatten(0, (2, 100))  # B, Q, h, w
     return outputs
 

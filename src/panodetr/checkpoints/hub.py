@@ -22,7 +22,7 @@ from typing import Any, Literal
 from urllib.error import HTTPError
 from urllib.request import Request, build_opener
 
-from panodetr.checkpoints.huggingface import read_folder
+from panodetr.checkpoints.folder import read_folder
 from panodetr.checkpoints.published import PUBLISHED, bundled
 from panodetr.checkpoints.spec import (
     CONFIG_FILE,

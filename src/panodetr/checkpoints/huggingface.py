@@ -9,15 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from panodetr.checkpoints.published import categories_by_count, coco_panoptic, plain_category
 from panodetr.checkpoints.spec import (
     CONFIG_FILE,
-    FORMAT,
     PREPROCESSOR_FILE,
-    SAFETENSORS,
     ModelSpec,
     spec_from_json,
     spec_to_json,
@@ -33,7 +30,7 @@ from panodetr.model.config import (
     ResNetConfig,
 )
 from panodetr.results.types import Category
-from panodetr.validation import check, read_json
+from panodetr.validation import check
 
 UNUSED = "N/A"  # what transformers' configurations call an index without a class
 RESNETS = {
@@ -60,6 +57,7 @@ _SAME = {
 """Keys of `config.json`, and the fields of `DetrConfig` that mean the same, with the defaults."""
 
 _NO_LIMIT = 1_000_000  # pixels of the long side, where transformers wants a number
+_Colours: TypeAlias = tuple[float, float, float]
 _PLAIN_LABEL = re.compile(r"LABEL_\d+")
 
 
@@ -95,7 +93,7 @@ class _Config:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Preprocessor:
+class Preprocessor:
     """`preprocessor_config.json`; what it does not say is as the published models do."""
 
     do_resize: bool = True
@@ -106,37 +104,7 @@ class _Preprocessor:
     do_normalize: bool = True
     image_mean: tuple[float, float, float] = IMAGENET_MEAN
     image_std: tuple[float, float, float] = IMAGENET_STD
-
-
-def read_folder(folder: Path, name: str) -> ModelSpec:
-    """Read the specification in a folder of this package or of transformers.
-
-    Args:
-        folder: has a `config.json`.
-        name: what to call a model of transformers, which has no name of its own.
-
-    Raises:
-        CheckpointError: there is no configuration, it is another model's, or it is broken.
-    """
-    file = folder / CONFIG_FILE
-    if not file.is_file():
-        raise CheckpointError(
-            f"{file} is not there; a checkpoint is a folder with {CONFIG_FILE} and {SAFETENSORS}"
-        )
-    config = read_json(file, dict[str, Any], CheckpointError)
-    if config.get("format") == FORMAT:
-        return spec_from_json(config, str(file))
-    if config.get("model_type") not in ("detr", "table-transformer"):
-        raise CheckpointError(
-            f"{file} is neither a panodetr configuration nor one of a DETR in transformers; "
-            f"its model_type is {config.get('model_type')!r}"
-        )
-    extra = folder / PREPROCESSOR_FILE
-    preprocessor = read_json(extra, dict[str, Any], CheckpointError) if extra.is_file() else {}
-    try:
-        return read_huggingface(config, preprocessor, name)
-    except CheckpointError as error:
-        raise CheckpointError(f"{folder}: {error}") from error
+    do_pad: bool | None = None
 
 
 def read_huggingface(
@@ -155,7 +123,7 @@ def read_huggingface(
             and the key.
     """
     values = check(config, _Config, CONFIG_FILE, CheckpointError)
-    rule = check(preprocessor, _Preprocessor, PREPROCESSOR_FILE, CheckpointError)
+    rule = check(preprocessor, Preprocessor, PREPROCESSOR_FILE, CheckpointError)
     file = PREPROCESSOR_FILE
     try:
         preprocessing = _read_preprocessing(rule)
@@ -165,7 +133,7 @@ def read_huggingface(
         raise CheckpointError(f"{file}: {error}") from error
     if values.panodetr is None:
         return spec
-    return _with_kept(spec, spec_from_json(values.panodetr, f"{CONFIG_FILE}: panodetr"))
+    return with_kept(spec, spec_from_json(values.panodetr, f"{CONFIG_FILE}: panodetr"))
 
 
 def write_huggingface(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -175,14 +143,13 @@ def write_huggingface(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
         ValueError: transformers has no such model; the message names the field.
     """
     shape = spec.architecture
+    assert isinstance(shape, DetrConfig)
     if shape.pre_norm and shape.masks:
         raise ValueError("architecture.pre_norm with a mask head; transformers has either")
     if shape.pre_norm:
         model_type, kind = "table-transformer", "TableTransformerForObjectDetection"
     else:
         model_type, kind = "detr", f"DetrFor{'Segmentation' if shape.masks else 'ObjectDetection'}"
-    labels = dict.fromkeys(range(shape.num_classes), UNUSED)
-    labels.update({category.index: category.name for category in spec.categories})
     config = {
         "architectures": [kind],
         "model_type": model_type,
@@ -191,8 +158,7 @@ def write_huggingface(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
         **{theirs: getattr(shape, ours) for theirs, ours in _SAME.items()},
         "attention_dropout": shape.dropout,
         "is_encoder_decoder": True,
-        "id2label": {str(index): label for index, label in labels.items()},
-        "label2id": {label: index for index, label in labels.items()},
+        **write_labels(spec),
         "panodetr": spec_to_json(spec),
     }
     return config, {"image_processor_type": "DetrImageProcessor", **processor_options(spec)}
@@ -207,13 +173,30 @@ def processor_options(spec: ModelSpec) -> dict[str, Any]:
         "format": "coco_panoptic" if spec.architecture.masks else "coco_detection",
         "do_resize": rule.short_side is not None,
         "size": {"shortest_edge": short, "longest_edge": long},
+        **write_normalization(rule),
+        "do_pad": True,
+    }
+
+
+def write_normalization(rule: Preprocessing) -> dict[str, Any]:
+    """Say how pixels are resampled and normalised, in the options of transformers' processors."""
+    return {
         "resample": 2,  # bilinear
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
         "image_mean": list(rule.mean),
         "image_std": list(rule.std),
-        "do_pad": True,
+    }
+
+
+def write_labels(spec: ModelSpec) -> dict[str, Any]:
+    """Name the classes as transformers does, those that the data does not have among them."""
+    labels = dict.fromkeys(range(spec.architecture.num_classes), UNUSED)
+    labels.update({category.index: category.name for category in spec.categories})
+    return {
+        "id2label": {str(index): label for index, label in labels.items()},
+        "label2id": {label: index for index, label in labels.items()},
     }
 
 
@@ -257,15 +240,9 @@ def _read_model(
 
 def _read_classes(config: _Config) -> tuple[int, tuple[Category, ...]]:
     """Count and name the classes; COCO's catalogue says what names and numbers alone do not."""
-    named = config.id2label
-    if named is None:  # transformers leaves out its default, two plain labels
-        return config.num_labels, categories_by_count(config.num_labels)
-    try:
-        labels = [named[str(index)] for index in range(len(named))]
-    except KeyError as error:
-        raise ValueError(f"id2label has {len(named)} names but none for {error}") from error
-    if all(_PLAIN_LABEL.fullmatch(label) for label in labels):
-        return len(labels), categories_by_count(len(labels))
+    count, labels = read_labels(config.id2label, config.num_labels)
+    if labels is None:
+        return count, categories_by_count(count)
     known = {(category.index, category.name): category for category in coco_panoptic()}
     return len(labels), tuple(
         known.get((index, label)) or plain_category(index, label)
@@ -274,12 +251,30 @@ def _read_classes(config: _Config) -> tuple[int, tuple[Category, ...]]:
     )
 
 
-def _with_kept(spec: ModelSpec, kept: ModelSpec) -> ModelSpec:
+def read_labels(
+    id2label: Mapping[str, str] | None, num_labels: int
+) -> tuple[int, list[str] | None]:
+    """Count the classes, and list their names by index; None where they have no real ones.
+
+    Raises:
+        ValueError: a name is missing.
+    """
+    if id2label is None:  # transformers leaves out its default, two plain labels
+        return num_labels, None
+    try:
+        labels = [id2label[str(index)] for index in range(len(id2label))]
+    except KeyError as error:
+        raise ValueError(f"id2label has {len(id2label)} names but none for {error}") from error
+    plain = all(_PLAIN_LABEL.fullmatch(label) for label in labels)
+    return len(labels), None if plain else labels
+
+
+def with_kept(spec: ModelSpec, kept: ModelSpec) -> ModelSpec:
     """Add what this package kept, unless the names of the classes were changed since."""
     names, known = ({c.index: c.name for c in one.categories} for one in (spec, kept))
     if names != known:
         return spec
-    own = ("short_side", "long_side", "mean", "std")
+    own = ("short_side", "long_side", "multiple", "mean", "std")
     rule = replace(kept.preprocessing, **{key: getattr(spec.preprocessing, key) for key in own})
     return replace(kept, name=spec.name, architecture=spec.architecture, preprocessing=rule)
 
@@ -336,10 +331,9 @@ def _write_backbone(backbone: ResNetConfig) -> dict[str, Any]:
     }
 
 
-def _read_preprocessing(given: _Preprocessor) -> Preprocessing:
+def _read_preprocessing(given: Preprocessor) -> Preprocessing:
     """Understand the size's forms: one number with `max_size`, or a dictionary of edges."""
-    if not given.do_rescale or abs(given.rescale_factor * 255 - 1) > 1e-3:
-        raise ValueError("the preprocessor does not rescale by 1/255, which this one always does")
+    mean, std = read_normalization(given)
     if not given.do_resize:
         short = long = None
     elif isinstance(given.size, int):
@@ -354,7 +348,17 @@ def _read_preprocessing(given: _Preprocessor) -> Preprocessing:
                 f"size is {given.size}; expected shortest_edge and longest_edge in pixels"
             )
         long = long if long < _NO_LIMIT else None
-    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if given.do_normalize:
-        mean, std = given.image_mean, given.image_std
     return Preprocessing(short_side=short, long_side=long, mean=mean, std=std)
+
+
+def read_normalization(given: Preprocessor) -> tuple[_Colours, _Colours]:
+    """Give mean and deviation of red, green and blue, for values from 0 to 1.
+
+    Raises:
+        ValueError: values are not to be from 0 to 1.
+    """
+    if not given.do_rescale or abs(given.rescale_factor * 255 - 1) > 1e-3:
+        raise ValueError("the preprocessor does not rescale by 1/255, which this one always does")
+    if not given.do_normalize:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    return given.image_mean, given.image_std

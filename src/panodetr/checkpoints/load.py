@@ -12,8 +12,12 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from panodetr.checkpoints.dinov2 import expected_weights, fit, stored_shape
+from panodetr.checkpoints.eomt import infer_eomt
+from panodetr.checkpoints.eomt_names import DINOV2, EOMT_TABLES
+from panodetr.checkpoints.folder import read_folder
 from panodetr.checkpoints.hub import fetch
-from panodetr.checkpoints.huggingface import RESNETS, read_folder
+from panodetr.checkpoints.huggingface import RESNETS
 from panodetr.checkpoints.names import (
     FACEBOOK,
     OURS,
@@ -35,8 +39,11 @@ from panodetr.checkpoints.spec import CONFIG_FILE, WEIGHTS_FILES, ModelSpec
 from panodetr.checkpoints.weights import Weights, check_shapes, open_weights
 from panodetr.errors import CheckpointError, did_you_mean
 from panodetr.model.backbone import ResNet
-from panodetr.model.config import DetrConfig, ResNetConfig
-from panodetr.model.detr import Detr
+from panodetr.model.build import build
+from panodetr.model.config import DetrConfig, EomtConfig, ResNetConfig, VitConfig
+from panodetr.model.eomt import Eomt
+from panodetr.model.network import Network
+from panodetr.model.vit import Vit
 
 _ON_HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:/((?:[\w.-]+/)*[\w.-]+))?")
 _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
@@ -44,7 +51,7 @@ _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 
 def load_checkpoint(
     source: str | Path, *, revision: str | None = None, dilation: bool | None = None
-) -> tuple[ModelSpec, Detr]:
+) -> tuple[ModelSpec, Network]:
     """Load a model with its weights, on the CPU, in evaluation mode.
 
     Names and shapes of the weights are compared with the model's before any tensor is read.
@@ -54,7 +61,8 @@ def load_checkpoint(
             or 5; a single file of weights (`.pth`, `.bin`, `.safetensors`); an id on the Hugging
             Face hub, such as "facebook/detr-resnet-101-panoptic"; or a file there,
             "owner/name/file.pth". A bundled name wins over a folder, and a folder over an id;
-            `./name` is always the folder.
+            `./name` is always the folder. A DINOv2 with registers becomes an EoMT whose other parts
+            are random (`ModelSpec.is_backbone`).
         revision: branch, tag or commit, of what is on the hub only.
         dilation: for a single file, whether its backbone is dilated (DC5), which its weights do not
             show; None goes by the arguments in the file, or by its name where it is published.
@@ -66,9 +74,15 @@ def load_checkpoint(
     place = _locate(source, revision)
     spec, weights = _open(place, source, dilation)
     weights = weights or open_weights(place)
+    if spec.is_backbone:
+        model = build(spec.architecture)
+        assert isinstance(model, Eomt)
+        model.backbone.load_state_dict(_load_vit(weights, model.config.backbone))
+        return spec, model.eval()
     with torch.device("meta"), _NoValues():
-        model = Detr(spec.architecture)
-    state = _read(weights, find_table(weights), model.state_dict())
+        model = build(spec.architecture)
+    tables = EOMT_TABLES if isinstance(spec.architecture, EomtConfig) else DETR_TABLES
+    state = _read(weights, find_table(weights, tables), model.state_dict())
     model.load_state_dict(state, assign=True)
     return spec, model.eval()
 
@@ -85,18 +99,22 @@ def load_spec(
     return _open(_locate(source, revision, weights=False), source, dilation)[0]
 
 
-def load_backbone(source: str | Path, config: ResNetConfig) -> State:
-    """Read the weights of a backbone, under the names that it has in a `ResNet`.
+def load_backbone(source: str | Path, config: ResNetConfig | VitConfig) -> State:
+    """Read the weights of a backbone, under the names that it has in a `ResNet` or `Vit`.
 
     Args:
-        source: torchvision's file (`resnet50-0676ba61.pth` and the like), or whatever
+        source: for a `Vit`, DINOv2 with registers as transformers has it, or an EoMT; its patches
+            and positions are resampled where theirs are of another size or number. For a `ResNet`,
+            torchvision's file (`resnet50-0676ba61.pth` and the like), or whatever
             `load_checkpoint` takes: a ResNet classifier as torchvision, timm or transformers writes
             it, or a DETR of any kind, whose backbone is taken.
         config: the backbone to be.
 
     Raises:
-        CheckpointError: there is no such file, it holds no ResNet, or one of another shape.
+        CheckpointError: there is no such file, it holds no such network, or one of another shape.
     """
+    if isinstance(config, VitConfig):
+        return _load_vit(open_weights(_locate(source)), config)
     if config.norm == "group":
         raise CheckpointError(
             f"{source} has batch norms, and the backbone is to have group norms; "
@@ -111,6 +129,22 @@ def load_backbone(source: str | Path, config: ResNetConfig) -> State:
     backbone = {f"backbone.{key}": value for key, value in expected.items()}
     state = _read(replace(weights, tensors=own), table, backbone)
     return {key.removeprefix("backbone."): tensor for key, tensor in state.items()}
+
+
+def _load_vit(weights: Weights, config: VitConfig) -> State:
+    table = find_table(weights, (DINOV2, *EOMT_TABLES), "DINOv2 or EoMT")
+    prefix = prefix_in(weights.tensors)
+    own = {
+        key.removeprefix(prefix): weights.tensors[key]
+        for key in table.known(table.used(weights.tensors), "backbone.")
+    }
+    try:
+        stored = stored_shape(own, table, config)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{weights.file} has no whole vision transformer: {error}") from error
+    with torch.device("meta"), _NoValues():
+        expected = expected_weights(Vit(stored).state_dict(), table)
+    return fit(_read(replace(weights, tensors=own), table, expected), table, config)
 
 
 def _locate(source: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
@@ -176,9 +210,12 @@ def _open_file(file: Path, dilation: bool | None) -> tuple[ModelSpec, Weights]:
     if dilation is None:
         dilation = bool(weights.arguments.get("dilation", False))
         if published is not None:
-            dilation = published.architecture.backbone.dilate_last
-    table = find_table(weights, (FACEBOOK, *TRANSFORMERS_TABLES))
+            known = published.architecture
+            dilation = isinstance(known, DetrConfig) and known.backbone.dilate_last
+    table = find_table(weights)
     try:
+        if table in EOMT_TABLES:
+            return infer_eomt(weights.tensors, table, file.stem), weights
         heads = int(weights.arguments.get("nheads", 8))
         shape = _infer_architecture(weights, table, dilation=dilation, heads=heads)
         categories = categories_by_count(shape.num_classes)
@@ -197,8 +234,8 @@ def _open_file(file: Path, dilation: bool | None) -> tuple[ModelSpec, Weights]:
 
 def find_table(
     weights: Weights,
-    tables: Sequence[NameTable] = (OURS, FACEBOOK, *TRANSFORMERS_TABLES),
-    network: str = "DETR",
+    tables: Sequence[NameTable] = (FACEBOOK, *TRANSFORMERS_TABLES, *EOMT_TABLES),
+    network: str = "DETR or EoMT",
 ) -> NameTable:
     """Recognise whose names the weights have: the table's that knows most of them.
 
@@ -212,6 +249,9 @@ def find_table(
             f"{weights.file} holds no {network}: its weights begin with {first!r}"
         )
     return table
+
+
+DETR_TABLES = (OURS, FACEBOOK, *TRANSFORMERS_TABLES)
 
 
 class _NoValues(TorchFunctionMode):
@@ -235,9 +275,10 @@ class _NoValues(TorchFunctionMode):
 
 def _read(weights: Weights, table: NameTable, model: Mapping[str, torch.Tensor]) -> State:
     """Copy the weights of a model that is on the meta device; floats become float32."""
-    check_shapes(weights.file, weights.tensors, table.from_ours(model, prefix_in(weights.tensors)))
+    tensors = table.used(weights.tensors)
+    check_shapes(weights.file, tensors, table.from_ours(model, prefix_in(tensors)))
     copies: State = {}
-    for key, tensor in table.to_ours(weights.tensors, model).items():
+    for key, tensor in table.to_ours(tensors, model).items():
         kind = torch.float32 if tensor.is_floating_point() else tensor.dtype
         copies[key] = tensor.to(kind, memory_format=torch.contiguous_format, copy=True)
         if tensor.is_floating_point() and not copies[key].isfinite().all():

@@ -17,7 +17,7 @@ from panodetr.model.config import (
     COCO_CLASSES,
     COCO_PANOPTIC_CLASSES,
     MOST_CLASSES,
-    DetrConfig,
+    Architecture,
 )
 from panodetr.results.types import Category
 from panodetr.validation import check, read_json
@@ -96,7 +96,7 @@ class Published:
     size: int
     licence: str
     data: str
-    architecture: DetrConfig
+    architecture: Architecture
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     labels: tuple[str, ...] = ()
     figures: dict[str, float]

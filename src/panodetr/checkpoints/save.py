@@ -14,6 +14,8 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from safetensors.torch import save
 
+from panodetr.checkpoints.eomt import eomt_constants, write_eomt
+from panodetr.checkpoints.eomt_names import EOMT_ORIGINAL, EOMT_TRANSFORMERS
 from panodetr.checkpoints.huggingface import resnet_name, write_huggingface
 from panodetr.checkpoints.names import (
     FACEBOOK,
@@ -34,7 +36,8 @@ from panodetr.checkpoints.spec import (
 )
 from panodetr.errors import CheckpointError
 from panodetr.files import atomic_folder, atomic_write, json_bytes
-from panodetr.model.detr import Detr
+from panodetr.model.config import DetrConfig
+from panodetr.model.network import Network
 
 Format: TypeAlias = Literal["panodetr", "huggingface", "facebook"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -68,16 +71,16 @@ def save_checkpoint(
 
 
 def save_pretrained(
-    path: str | Path, spec: ModelSpec, model: Detr, *, format: Format = "panodetr"
+    path: str | Path, spec: ModelSpec, model: Network, *, format: Format = "panodetr"
 ) -> Path:
     """Write a model, atomically.
 
     - "panodetr": a folder of this package.
     - "huggingface": a folder that transformers opens with `from_pretrained`, version 4 and 5; a
       dilated backbone (DC5) needs timm there. Batch norms become frozen, as every DETR's there.
-    - "facebook": one file, `{"model": state_dict, "args": {…}}`, under the original's names; names
-      of classes and preprocessing have no place in it. A path that does not end in `.pth` is a
-      folder, and the file is `model.pth` in it.
+    - "facebook": one file under the original's names, of DETR `{"model": state_dict, "args": {…}}`
+      and of EoMT `{"state_dict": state_dict}`; names of classes and preprocessing have no place in
+      it. A path that does not end in `.pth` is a folder, and the file is `model.pth` in it.
 
     Returns:
         The folder or the file.
@@ -92,7 +95,8 @@ def save_pretrained(
         save_checkpoint(target, spec, state)
         return target
     try:
-        if spec.architecture.position_input:
+        shape = spec.architecture
+        if isinstance(shape, DetrConfig) and shape.position_input:
             raise ValueError("architecture.position_input is true, which has no place there")
         write = _save_huggingface if format == "huggingface" else _save_facebook
         return write(target, spec, without_counters(state))
@@ -103,15 +107,20 @@ def save_pretrained(
 
 
 def _save_huggingface(folder: Path, spec: ModelSpec, state: State) -> Path:
-    config, preprocessor = write_huggingface(spec)
-    if spec.architecture.pre_norm:
-        table = RESNET_4  # version 5 kept the old places in the Table Transformer
+    shape = spec.architecture
+    if isinstance(shape, DetrConfig):
+        config, preprocessor = write_huggingface(spec)
+        table = TIMM_5_FILES if shape.backbone.dilate_last else RESNET_5_FILES
+        if shape.pre_norm:
+            table = RESNET_4  # version 5 kept the old places in the Table Transformer
+        named = table.from_ours(state)
     else:
-        table = TIMM_5_FILES if spec.architecture.backbone.dilate_last else RESNET_5_FILES
+        config, preprocessor = write_eomt(spec)
+        named = EOMT_TRANSFORMERS.from_ours(state) | eomt_constants(spec)
     files = {
         CONFIG_FILE: json_bytes(config),
         PREPROCESSOR_FILE: json_bytes(preprocessor),
-        SAFETENSORS: save(_stored(table.from_ours(state)), metadata={"format": "pt"}),
+        SAFETENSORS: save(_stored(named), metadata={"format": "pt"}),
     }
     _write_folder(folder, files)
     return folder
@@ -119,6 +128,9 @@ def _save_huggingface(folder: Path, spec: ModelSpec, state: State) -> Path:
 
 def _save_facebook(path: Path, spec: ModelSpec, state: State) -> Path:
     shape = spec.architecture
+    if not isinstance(shape, DetrConfig):
+        named = EOMT_ORIGINAL.from_ours(state) | eomt_constants(spec)
+        return _save_file(path, {"state_dict": _stored(named)})
     # Plain values, where the original keeps a Namespace: any `torch.load` accepts them.
     arguments = {
         "backbone": resnet_name(shape.backbone),
@@ -127,8 +139,11 @@ def _save_facebook(path: Path, spec: ModelSpec, state: State) -> Path:
         "masks": shape.masks,
         "pre_norm": shape.pre_norm,
     }
+    return _save_file(path, {"model": _stored(FACEBOOK.from_ours(state)), "args": arguments})
+
+
+def _save_file(path: Path, whole: Mapping[str, object]) -> Path:
     file = path if path.suffix == ".pth" else path / FACEBOOK_FILE
-    whole = {"model": _stored(FACEBOOK.from_ours(state)), "args": arguments}
     with atomic_write(file) as temporary:
         torch.save(whole, temporary)
     return file

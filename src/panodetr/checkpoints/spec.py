@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from panodetr.errors import CheckpointError, did_you_mean
 from panodetr.images.preprocess import Preprocessing
-from panodetr.model.config import DetrConfig
+from panodetr.model.config import Architecture
 from panodetr.results.types import Category
 from panodetr.validation import check, check_fields
 
@@ -30,6 +30,10 @@ the first, and transformers any of them."""
 FORMAT = "panodetr"
 FORMAT_VERSION = 3
 """Rises when `config.json` changes so that an older panodetr would read it wrongly."""
+
+
+NO_CLASS = -1
+"""The id of the one class of a backbone, which has none."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +62,26 @@ class ModelSpec:
             paper's 0.85).
         duplicate_iou: two masks of one class that overlap by more than this are one object found
             twice, and the one with the lower score is dropped; None drops none, as in the paper.
+        overlap: the least part of a mask, where it is likely, that must be the highest there for a
+            segment to be kept, which then is that part alone; scores count in what is highest
+            (EoMT's rule, 0.8). None gives every pixel to the highest mask, as the paper does.
         single_component: of a thing's mask only the largest connected component is kept; not in
             the paper.
     """
 
     name: Annotated[str, Meta(min_length=1)]
-    architecture: DetrConfig
+    architecture: Architecture
     categories: Annotated[tuple[Category, ...], Meta(min_length=1)]
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     threshold: Annotated[float, Meta(ge=0, le=1)] = 0.85
     duplicate_iou: Annotated[float, Meta(gt=0, le=1)] | None = None
+    overlap: Annotated[float, Meta(ge=0, le=1)] | None = None
     single_component: bool = False
+
+    @property
+    def is_backbone(self) -> bool:
+        """Whether there is only a trained backbone, for a model that is to be trained."""
+        return self.categories[0].id == NO_CLASS
 
     def __post_init__(self) -> None:
         """Refuse descriptions that contradict themselves.

@@ -73,7 +73,7 @@ def _open_safetensors(file: Path) -> Weights:
 def _open_pickled(file: Path) -> Weights:
     """Open a pickled state dict, alone or in a training checkpoint."""
     whole = _unpickle(file)
-    state = whole.get("model", whole)
+    state = whole.get("model", whole.get("state_dict", whole))
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"{file} holds no state dict; expected one, alone or as 'model'")
     others = [

@@ -79,6 +79,7 @@ def convert(
     """
     from panodetr.checkpoints.load import load_checkpoint
     from panodetr.checkpoints.save import save_pretrained
+    from panodetr.model.config import DetrConfig
 
     spec, model = load_checkpoint(source, revision=revision, dilation=dilation or None)
     written = save_pretrained(target, spec, model, format=to)
@@ -86,11 +87,12 @@ def convert(
     if json:
         print_json({"model": spec.name, "format": to, "written": str(written)})
         return 0
+    dilated = isinstance(shape, DetrConfig) and shape.backbone.dilate_last
     parameters = sum(tensor.numel() for tensor in model.state_dict().values())
     print_line(
         f"{spec.name}: {parameters / 1e6:.1f} M weights, {shape.num_classes} classes, "
         f"{shape.num_queries} queries, masks: {'yes' if shape.masks else 'no'}, "
-        f"dilated: {'yes' if shape.backbone.dilate_last else 'no'}"
+        f"dilated: {'yes' if dilated else 'no'}"
     )
     print_line(f"{to:12} {written}")
     return 0

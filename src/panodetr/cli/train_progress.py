@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from panodetr.cli.output import duration, make_bar, print_note
-from panodetr.model.detr import Detr
+from panodetr.model.network import Network
 from panodetr.training.log import Observer, Progress
 from panodetr.training.validate import Validation
 
@@ -74,7 +74,7 @@ class TrainProgress(Observer):
         if self.bar:
             self.bar.update(self._task, description=f"validating {done}/{images}")
 
-    def validated(self, validation: Validation, model: Detr) -> None:
+    def validated(self, validation: Validation, model: Network) -> None:
         """Print the figures, first the one that the best model is picked by."""
         figures = {validation.measure: validation.score} | validation.figures
         shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())

@@ -55,7 +55,7 @@ class _Pretrained(nn.Module):
             id2label={index: named.get(index, UNUSED) for index in range(shape.num_classes)},
             label2id={name: index for index, name in named.items()},
             num_queries=shape.num_queries,
-            d_model=shape.hidden_dim,
+            d_model=detr.config.hidden_dim,
             auxiliary_loss=auxiliary_loss,
         )
         self.detr = detr
@@ -80,6 +80,8 @@ class _Pretrained(nn.Module):
                 this class is for.
         """
         spec, detr = load_checkpoint(model, revision=revision)
+        if not isinstance(detr, Detr):
+            raise CheckpointError(f"{model} is no DETR; use EomtForUniversalSegmentation")
         return cls(spec, detr, auxiliary_loss=auxiliary_loss).requires_grad_(False).eval()
 
     def save_pretrained(self, path: str | Path, *, format: Format = "panodetr") -> Path:

@@ -23,7 +23,7 @@ from panodetr.checkpoints.spec import ModelSpec, spec_to_json
 from panodetr.errors import CheckpointError, PanodetrError, UsageError
 from panodetr.export.quantize import calibration_batches, import_nncf, quantize
 from panodetr.files import check_writable
-from panodetr.model.detr import Detr
+from panodetr.model.network import Network
 from panodetr.results.decode import keep_queries, paired_box_iou, paired_mask_iou
 from panodetr.runtimes.base import Runtime
 from panodetr.runtimes.convert import require, to_onnx, to_openvino
@@ -137,7 +137,7 @@ def export(
     return info
 
 
-def _weights_digest(model: Detr) -> str:
+def _weights_digest(model: Network) -> str:
     """SHA-256 of a model's weights under their names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -213,7 +213,9 @@ def _outputs(
         padding = np.zeros((count, height, width), np.bool_)
         padding[-1, edge[0] :] = padding[-1, :, edge[1] :] = True
         a, b = model.detect(images, padding), exported.detect(images, padding)
-        pairs = {"logits": (a.logits, b.logits), "boxes": (a.boxes, b.boxes)}
+        pairs = {"logits": (a.logits, b.logits)}
+        if a.boxes is not None and b.boxes is not None:
+            pairs["boxes"] = a.boxes, b.boxes
         if masks:  # two of the first image, one of the last, none of others
             chosen = [np.arange(0)] * count
             chosen[0] = np.arange(2) % a.logits.shape[1]
@@ -241,7 +243,7 @@ def measure_agreement(
     Returns:
         `queries`, how many those are; `same_class`, the share of them for which the other's
         likeliest class is the same; `box_iou` and `mask_iou`, the mean overlap of their boxes and
-        of their masks, 1 for a model without masks.
+        of their masks, 1 for a model without any.
 
     Raises:
         CheckpointError: they have little to do with each other.
@@ -254,7 +256,9 @@ def measure_agreement(
         kept = [keep_queries(logits, spec.threshold) for logits in a.logits]
         for number, (queries, _, classes) in enumerate(kept):
             same += (b.logits[number, queries].argmax(-1) == classes).astype(float).tolist()
-            boxes += paired_box_iou(a.boxes[number, queries], b.boxes[number, queries]).tolist()
+            if a.boxes is not None and b.boxes is not None:
+                own, other = a.boxes[number, queries], b.boxes[number, queries]
+                boxes += paired_box_iou(own, other).tolist()
         if spec.architecture.masks:
             chosen = [queries for queries, _, _ in kept]
             for own, other in zip(a.masks(chosen), b.masks(chosen), strict=True):
@@ -266,7 +270,7 @@ def measure_agreement(
         )
     found = {
         "same_class": float(np.mean(same)),
-        "box_iou": float(np.mean(boxes)),
+        "box_iou": float(np.mean(boxes)) if boxes else 1.0,
         "mask_iou": float(np.mean(masks)) if masks else 1.0,
     }
     if min(found.values()) < LEAST_AGREEMENT:

@@ -24,8 +24,9 @@ from panodetr.errors import CheckpointError
 from panodetr.images.read import read_size
 from panodetr.images.sources import find_sources
 from panodetr.images.views import cut_view, lay_tiles, read_tiled
+from panodetr.model.config import Architecture, DetrConfig, EomtConfig
 from panodetr.results.decode import keep_queries
-from panodetr.runtimes.graphs import MASK_SOURCES, Arrays, compile_openvino, import_extra
+from panodetr.runtimes.graphs import Arrays, compile_openvino, import_extra, mask_sources
 
 if TYPE_CHECKING:
     import openvino
@@ -39,11 +40,17 @@ FEW_VIEWS = 16
 MASKS_EACH = 4
 """Masks a batch that the masks graph is calibrated with."""
 
-KEPT_FLOAT = (".*stem.*", ".*decoder.*", ".*class_head.*", ".*box_head.*")
-KEPT_FLOAT_OF_MASKS = (".*attention_maps.*",)
-"""What stays float32. Measured on nuclei/val: with an int8 stem, which sees dark images at full
-range, a tenth of the segments change their class; with an int8 decoder boxes lose 1.4 % of their
-overlap. All of these together take little time."""
+KEPT_FLOAT: dict[type[Architecture], tuple[str, ...]] = {
+    DetrConfig: (".*stem.*", ".*decoder.*", ".*class_head.*", ".*box_head.*"),
+    EomtConfig: (".*patches.*", ".*class_head.*"),
+}
+KEPT_FLOAT_OF_MASKS: dict[type[Architecture], tuple[str, ...]] = {
+    DetrConfig: (".*attention_maps.*",),
+    EomtConfig: (),
+}
+"""What stays float32, by the kind of network. Measured with DETR on nuclei/val: with an int8 stem,
+which sees dark images at full range, a tenth of the segments change their class; with an int8
+decoder boxes lose 1.4 % of their overlap. All of these together take little time."""
 
 
 Item = TypeVar("Item")
@@ -65,7 +72,8 @@ def quantize(
         CheckpointError: what should stay float32 is not to be found.
         MissingExtra: NNCF is not installed.
     """
-    kept = KEPT_FLOAT + KEPT_FLOAT_OF_MASKS if "masks" in graphs else KEPT_FLOAT
+    kind = type(spec.architecture)
+    kept = KEPT_FLOAT[kind] + (KEPT_FLOAT_OF_MASKS[kind] if "masks" in graphs else ())
     _check_kept(graphs, kept)
     inputs: dict[str, list[Arrays]] = {
         "detect": [
@@ -74,8 +82,9 @@ def quantize(
     }
     if "masks" in graphs:
         run = compile_openvino(graphs["detect"].clone()).run
+        names = mask_sources(compile_openvino(graphs["masks"].clone()))
         inputs["masks"] = [
-            chosen for item in inputs["detect"] for chosen in _mask_inputs(run(item), spec)
+            chosen for item in inputs["detect"] for chosen in _mask_inputs(run(item), names, spec)
         ]
     library = import_nncf()
     # A pattern may be of the other graph, so NNCF must not insist on each.
@@ -113,14 +122,14 @@ def _check_kept(graphs: Mapping[str, openvino.Model], patterns: Sequence[str]) -
             )
 
 
-def _mask_inputs(found: Arrays, spec: ModelSpec) -> list[Arrays]:
+def _mask_inputs(found: Arrays, sources: Sequence[str], spec: ModelSpec) -> list[Arrays]:
     """What the masks graph is asked for a batch: some of the queries that are kept, or any."""
     items: list[Arrays] = []
     for number, logits in enumerate(cast("NDArray[np.float32]", found["logits"])):
         kept = keep_queries(logits, spec.threshold)[0]
         query = (kept if len(kept) else np.arange(len(logits)))[:MASKS_EACH].astype(np.int64)
-        sources = {name: found[name][number : number + 1] for name in MASK_SOURCES}
-        items.append(sources | {"query": query})
+        own = {name: found[name][number : number + 1] for name in sources}
+        items.append(own | {"query": query})
     return items
 
 

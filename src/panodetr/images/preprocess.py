@@ -32,6 +32,8 @@ class Preprocessing:
         long_side: but never longer than this; None sets no limit.
         enlarge: where images keep their own resolution, they are enlarged so many times all the
             same: small objects are told apart better.
+        multiple: the model sees an image on a black canvas, in the upper left corner, whose sides
+            are multiples of so many pixels; 1 leaves nothing beside it.
         tile: predict images that are larger than this in square tiles of this side, in the image's
             own pixels; None never tiles.
         tile_overlap: pixels of the image that neighbouring tiles share at least.
@@ -45,6 +47,7 @@ class Preprocessing:
     short_side: Annotated[int, Meta(ge=1, le=100_000)] | None = 800
     long_side: Annotated[int, Meta(ge=1, le=1_000_000)] | None = 1333
     enlarge: Annotated[float, Meta(gt=0, le=100)] = 1.0
+    multiple: Annotated[int, Meta(ge=1, le=100_000)] = 1
     tile: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     tile_overlap: Annotated[int, Meta(ge=0)] = 0
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -96,11 +99,14 @@ def normalize(
     return np.stack([np.take(table[c], image[:, :, c]) for c in range(3)])  # 3, h, w
 
 
-def pad(images: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def pad(
+    images: Sequence[NDArray[np.float32]], rule: Preprocessing | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Put images into the upper left corners of one canvas, with zeros beyond.
 
     Args:
         images: one or more, each (3, h, w), normalised: the zeros stand for the mean colour.
+        rule: how large the canvas is; beyond images there is black where it says `multiple`.
 
     Returns:
         Pixels (B, 3, H, W) and padding (B, H, W), True where an image has no pixel.
@@ -108,6 +114,10 @@ def pad(images: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDA
     height = max(image.shape[1] for image in images)
     width = max(image.shape[2] for image in images)
     pixels = np.zeros((len(images), 3, height, width), np.float32)
+    if rule is not None and rule.multiple > 1:
+        height, width = (-(-side // rule.multiple) * rule.multiple for side in (height, width))
+        black = -np.array(rule.mean, np.float32) / np.array(rule.std, np.float32)
+        pixels = np.tile(black[:, None, None], (len(images), 1, height, width))
     padding = np.ones((len(images), height, width), np.bool_)
     for index, image in enumerate(images):
         _, h, w = image.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -47,15 +48,17 @@ class View:
     Attributes:
         image: which of the images it is of.
         box: the tile of that image.
-        pixels: the tile, resized to (h, w, 3).
+        pixels: the tile, resized, in the upper left corner of a black canvas.
+        size: height and width of the resized tile.
     """
 
     image: int
     box: Box
     pixels: NDArray[np.uint8]
+    size: tuple[int, int]
 
     @property
-    def size(self) -> tuple[int, int]:
+    def canvas(self) -> tuple[int, int]:
         """Height and width as the model's input."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
@@ -92,10 +95,10 @@ def view_batches(
 ) -> Iterator[list[View]]:
     """Cut images into views, and put those of one size together, up to `BATCH_PIXELS`.
 
-    Batches that run side by side, in so many streams, share these pixels. No view is ever padded,
-    so that an image gives the same whatever images stand beside it. The views of one image come in
-    the order of its tiles. A batch is cut when it is asked for: all views of an image in tiles that
-    overlap are many times as large as the image.
+    Batches that run side by side, in so many streams, share these pixels. No view is padded for
+    another's sake, so that an image gives the same whatever images stand beside it. The views of
+    one image come in the order of its tiles. A batch is cut when it is asked for: all views of an
+    image in tiles that overlap are many times as large as the image.
     """
     by_size: dict[tuple[int, int], list[tuple[int, Box]]] = {}
     for index, image in enumerate(images):
@@ -113,7 +116,13 @@ def cut_view(image: TiledImage, box: Box, rule: Preprocessing, index: int = 0) -
     """Cut one of an image's tiles and resize it; `index` is the image's among others."""
     y0, x0, y1, x1 = box
     size = processed_size((y1 - y0, x1 - x0), rule)
-    return View(image=index, box=box, pixels=resize(image.pixels[y0:y1, x0:x1], size))
+    pixels = resize(image.pixels[y0:y1, x0:x1], size)
+    canvas = tuple(-(-side // rule.multiple) * rule.multiple for side in size)
+    if canvas != size:
+        whole = np.zeros((*canvas, 3), np.uint8)
+        whole[: size[0], : size[1]] = pixels
+        pixels = whole
+    return View(image=index, box=box, pixels=pixels, size=size)
 
 
 def processed_size(size: tuple[int, int], rule: Preprocessing) -> tuple[int, int]:
@@ -121,7 +130,12 @@ def processed_size(size: tuple[int, int], rule: Preprocessing) -> tuple[int, int
     if rule.short_side is None:
         height, width = (max(1, round(side * rule.enlarge)) for side in size)
         return height, width
-    return resized_size(size, rule.short_side, rule.long_side)
+    if rule.multiple == 1:
+        return resized_size(size, rule.short_side, rule.long_side)
+    # As EoMT's original: to fill the canvas, the long side must be exactly so.
+    scale = min(rule.short_side / min(size), (rule.long_side or math.inf) / max(size))
+    height, width = (max(1, round(side * scale)) for side in size)
+    return height, width
 
 
 def most_streams(rule: Preprocessing) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from msgspec import Meta, convert
 
@@ -83,6 +83,8 @@ class Architecture:
     num_classes: int
     num_queries: int
     masks: bool
+    if TYPE_CHECKING:  # all are dataclasses, but this is none, so that msgspec asks `from_plain`
+        __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @classmethod
     def from_plain(cls, given: dict[str, object]) -> Architecture:

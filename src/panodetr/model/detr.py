@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from panodetr.model.backbone import ResNet
-from panodetr.model.config import DetrConfig
+from panodetr.model.config import Architecture, DetrConfig
 from panodetr.model.mask_head import AttentionMaps, MaskHead
+from panodetr.model.network import Found, Network
 from panodetr.model.transformer import Decoder, Encoder, LearnedPositions, SinePositions
 
 
@@ -40,18 +41,15 @@ class Encoded:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Detections:
+class Detections(Found):
     """Classes and boxes of a batch, and what masks are made from.
 
     Attributes:
-        logits: (B, Q, C + 1), the last being "no object".
-        boxes: (B, Q, 4), cxcywh in fractions of the unpadded image.
         states: (B, Q, D), of the last decoder layer.
         encoded: the batch after the encoder.
     """
 
-    logits: Tensor
-    boxes: Tensor
+    boxes: Tensor  # pyright: ignore[reportGeneralTypeIssues]
     states: Tensor
     encoded: Encoded
 
@@ -73,15 +71,20 @@ class BoxHead(nn.Sequential):
         return super().forward(input).sigmoid()
 
 
-class Detr(nn.Module):
+class Detr(Network):
     """Backbone, transformer and heads.
 
     Inference calls `detect`, and then `masks` for the queries that it keeps. Training calls the
     steps in between: `encode`, `decode`, and the heads on every decoder layer's states.
     """
 
-    def __init__(self, config: DetrConfig) -> None:
+    SOURCES = ("states", "memory", "small_padding", "coarse", "fine", "finer", "finest")
+    config: DetrConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    backbone: ResNet  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(self, config: Architecture) -> None:
         super().__init__()
+        assert isinstance(config, DetrConfig)
         self.config = config
         self.backbone = ResNet(config.backbone)
         self.project = nn.Conv2d(config.backbone.stage_channels[-1], config.hidden_dim, 1)
@@ -148,7 +151,7 @@ class Detr(nn.Module):
         return Detections(logits=logits, boxes=boxes, states=states, encoded=encoded)
 
     def attend(self, encoded: Encoded, states: Tensor, image: Tensor, query: Tensor) -> Tensor:
-        """Where chosen queries look (N, A, h, w); arguments and error as for `masks`."""
+        """Where chosen queries look (N, A, h, w), as `AttentionMaps` says; error as for `masks`."""
         if self.attention_maps is None:
             raise ValueError("this model has no mask head; build it with masks=True")
         return self.attention_maps(states, encoded.memory, encoded.padding, image, query)
@@ -168,20 +171,51 @@ class Detr(nn.Module):
             raise ValueError("this model has no mask head; build it with masks=True")
         return self.mask_head(shared, attention, image)
 
-    def masks(self, encoded: Encoded, states: Tensor, image: Tensor, query: Tensor) -> Tensor:
-        """Mask logits (N, h, w) of chosen queries, as fine as the backbone's first stage.
+    def masks(self, found: Detections, image: Tensor, query: Tensor) -> Tensor:
+        """Mask logits (N, h, w) of chosen queries, as fine as the backbone's first stage."""
+        attention = self.attend(found.encoded, found.states, image, query)  # N, A, h, w
+        return self.refine(self.share(found.encoded), attention, image)
 
-        Args:
-            encoded: from `encode`.
-            states: (B, Q, D), of the last decoder layer.
-            image: (N,) int64, the image of each mask.
-            query: (N,) int64, its query.
+    def sources(self, found: Detections) -> tuple[Tensor, ...]:
+        """See `Network`; the batch must have been encoded with its padding."""
+        encoded = found.encoded
+        assert encoded.padding is not None
+        return found.states, encoded.memory, encoded.padding, *self.share(encoded)
 
-        Raises:
-            ValueError: the model has no mask head.
-        """
-        attention = self.attend(encoded, states, image, query)  # N, A, h, w
-        return self.refine(self.share(encoded), attention, image)
+    def mask_part(self) -> nn.Module:
+        """See `Network`."""
+        return _MasksOfOne(self)
+
+    def stages(self) -> list[list[nn.Module | nn.Parameter]]:
+        """See `Network`; the stem is in the first stage."""
+        stages: list[list[nn.Module | nn.Parameter]] = [[each] for each in self.backbone.stages]
+        stages[0] += [self.backbone.stem_conv, self.backbone.stem_norm]
+        return stages
+
+    def repeated(self) -> list[nn.Module]:
+        """See `Network`."""
+        blocks = [block for stage in self.backbone.stages for block in stage.children()]
+        head = [] if self.mask_head is None else [self.mask_head]
+        return [*blocks, *self.encoder.layers, *self.decoder.layers, *head]
+
+
+class _MasksOfOne(nn.Module):
+    """Masks of one image's queries: what they share need not be copied for each of them."""
+
+    def __init__(self, model: Detr) -> None:
+        super().__init__()
+        assert model.attention_maps is not None
+        assert model.mask_head is not None
+        self.attention_maps, self.mask_head = model.attention_maps, model.mask_head
+
+    def forward(
+        self, states: Tensor, memory: Tensor, small_padding: Tensor, coarse: Tensor, fine: Tensor,
+        finer: Tensor, finest: Tensor, query: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """Mask logits (N, h, w) of the queries (N,) int64 from `Detr.sources` of one image."""
+        image = torch.zeros_like(query)
+        attention = self.attention_maps(states, memory, small_padding, image, query)
+        return self.mask_head((coarse, fine, finer, finest), attention, None)
 
 
 def shrink(padding: Tensor, height: int, width: int) -> Tensor:

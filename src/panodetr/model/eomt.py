@@ -14,26 +14,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panodetr.model.config import EomtConfig
+from panodetr.model.network import Found, Network
 from panodetr.model.vit import EPS, Vit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class EomtFound:
-    """What the network says of a batch.
+class EomtFound(Found):
+    """Classes of a batch, and what masks are made from.
 
     Attributes:
-        logits: (B, Q, C + 1), the last being "no object".
         embeddings: (B, Q, D), of each query's mask.
         patches: (B, D, h, w), what the map of masks is made from; see `Eomt.enlarge`.
     """
 
-    logits: Tensor
     embeddings: Tensor
     patches: Tensor
 
@@ -53,12 +53,16 @@ class Doubling(nn.Module):
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class Eomt(nn.Module):
+class Eomt(Network):
     """The transformer, its queries and heads.
 
     Inference calls `detect`, and then `masks` for the queries that it keeps. Training calls
-    `every_block`.
+    `every_block` with how much is masked.
     """
+
+    SOURCES = ("embeddings", "finest")
+    config: EomtConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    backbone: Vit  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, config: EomtConfig) -> None:
         super().__init__()
@@ -79,24 +83,18 @@ class Eomt(nn.Module):
             pixels: (B, 3, H, W) float, normalised.
             padding: not read: the network sees what is beside an image as a part of it.
         """
-        x, size = self.backbone.embed(pixels)
-        blocks, own = self.backbone.blocks, self.config.query_blocks
-        for block in blocks[:-own]:
-            x = block(x)
-        x = self._join(x)
-        for block in blocks[-own:]:
-            x = block(x)
-        return self._read(x, size)
+        return self.every_block(pixels)[-1]
 
-    def every_block(self, pixels: Tensor, masked: Sequence[float]) -> list[EomtFound]:
+    def every_block(self, pixels: Tensor, masked: Sequence[float] = ()) -> list[EomtFound]:
         """What the network would say before each of the query blocks, and what it says in the end.
 
         Args:
             pixels: (B, 3, H, W) float, normalised.
-            masked: K, how likely each query is to read only the patches of its mask in a block.
+            masked: K, how likely each query is to read only the patches of its mask in a block;
+                none where nothing is masked, and then only the end is wanted.
 
         Returns:
-            K + 1, the last of which is what `detect` gives if nothing is masked.
+            K + 1, or 1.
         """
         x, size = self.backbone.embed(pixels)
         blocks, own = self.backbone.blocks, self.config.query_blocks
@@ -104,9 +102,13 @@ class Eomt(nn.Module):
             x = block(x)
         x = self._join(x)
         found: list[EomtFound] = []
-        for block, likely in zip(blocks[-own:], masked, strict=True):
-            found.append(self._read(x, size))
-            x = block(x, self._hide(found[-1], x.shape[1], likely) if likely > 0 else None)
+        for number, block in enumerate(blocks[-own:]):
+            hidden = None
+            if masked:
+                found.append(self._read(x, size))
+                if masked[number] > 0:
+                    hidden = self._hide(found[-1], x.shape[1], masked[number])
+            x = block(x, hidden)
         return [*found, self._read(x, size)]
 
     def _join(self, x: Tensor) -> Tensor:
@@ -142,16 +144,43 @@ class Eomt(nn.Module):
         return torch.einsum("bqd,bdyx->bqyx", found.embeddings, self.enlarge(found.patches))
 
     def masks(self, found: EomtFound, image: Tensor, query: Tensor) -> Tensor:
-        """Mask logits (N, y, x) of chosen queries; a pixel is the query's where it is above 0.
-
-        Args:
-            found: from `detect`.
-            image: (N,) int64, rising, the image of each mask.
-            query: (N,) int64, its query.
-        """
+        """See `Network`."""
         maps = self.enlarge(found.patches).flatten(2)  # B, D, yx
         chosen = found.embeddings[image, query]  # N, D
         counts = image.bincount(minlength=len(maps)).tolist()
         own = [part @ of for part, of in zip(chosen.split(counts), maps, strict=True)]
         size = (side << self.config.upscales for side in found.patches.shape[-2:])
         return torch.cat(own).unflatten(-1, tuple(size))
+
+    def sources(self, found: EomtFound) -> tuple[Tensor, ...]:
+        """See `Network`."""
+        return found.embeddings, self.enlarge(found.patches)
+
+    def mask_part(self) -> nn.Module:
+        """See `Network`."""
+        return _MasksOfOne()
+
+    def stages(self) -> list[list[nn.Module | nn.Parameter]]:
+        """See `Network`: a quarter of the blocks each, and what is before and after them."""
+        vit = self.backbone
+        count = len(vit.blocks)
+        edges = [count * quarter // 4 for quarter in range(5)]
+        stages: list[list[nn.Module | nn.Parameter]] = [
+            list(vit.blocks[low:high]) for low, high in pairwise(edges)
+        ]
+        stages[0] += [vit.patches, vit.class_token, vit.registers, vit.positions]
+        stages[3].append(vit.norm)
+        return stages
+
+    def repeated(self) -> list[nn.Module]:
+        """See `Network`."""
+        return [*self.backbone.blocks, *self.doublings]
+
+
+class _MasksOfOne(nn.Module):
+    """Dot products of one image's embeddings and map."""
+
+    def forward(self, embeddings: Tensor, finest: Tensor, query: Tensor) -> Tensor:
+        """Mask logits (N, y, x) of the queries (N,) int64 from `Eomt.sources` of one image."""
+        chosen = embeddings[0].index_select(0, query)  # N, D
+        return (chosen @ finest[0].flatten(1)).unflatten(1, finest.shape[-2:])

@@ -73,10 +73,10 @@ class Vit(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(dim, EPS)
         for start in (self.class_token, self.registers, self.positions):
-            nn.init.trunc_normal_(start, std=0.02)
+            nn.init.normal_(start, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
     @property

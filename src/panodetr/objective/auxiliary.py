@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panodetr.model.config import DetrConfig
+from panodetr.model.config import Architecture, DetrConfig
 from panodetr.model.detr import BoxHead, Detr, Encoded
 from panodetr.model.transformer import SinePositions, sine_waves
 from panodetr.objective.config import CriterionConfig, ObjectiveConfig
@@ -46,10 +46,14 @@ CLASS_NOISE = 0.2
 class AuxiliaryHeads(nn.Module):
     """What training adds to a model: the parts that a configuration asks for."""
 
-    def __init__(self, shape: DetrConfig, config: ObjectiveConfig) -> None:
+    def __init__(self, shape: Architecture, config: ObjectiveConfig) -> None:
         super().__init__()
-        self.groups = config.query_groups
         self.more_queries: nn.Parameter | None = None
+        self.token_heads: TokenHeads | None = None
+        self.denoiser: Denoiser | None = None
+        if not isinstance(shape, DetrConfig):
+            return
+        self.groups = config.query_groups
         if self.groups > 1:
             self.more_queries = nn.Parameter(
                 torch.randn(self.groups - 1, shape.num_queries, shape.hidden_dim)

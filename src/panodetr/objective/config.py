@@ -34,6 +34,11 @@ class CriterionConfig:
         dice: weight of the masks' Dice loss.
         no_object: weight of queries without an object within the class loss.
         mask_padding: whether padding counts in the mask losses, as it does in the original.
+        mask: weight of the masks' cross-entropy at points. This and what follows is EoMT's, of
+            which these weights are the costs of the matching, too.
+        points: in each mask that a loss is computed at.
+        oversample: how many times as many are drawn, to choose from.
+        importance: part of the points that are chosen where a mask is least certain.
     """
 
     costs: MatchCosts = field(default_factory=MatchCosts)
@@ -44,6 +49,10 @@ class CriterionConfig:
     dice: Weight = 1.0
     no_object: Weight = 0.1
     mask_padding: bool = False
+    mask: Weight = 5.0
+    points: Positive = 12_544
+    oversample: Annotated[float, Meta(ge=1)] = 3.0
+    importance: Annotated[float, Meta(ge=0, le=1)] = 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +70,9 @@ class ObjectiveConfig:
         denoising: sets of queries made from noised ground truth (DN-DETR); 0 for none.
         token_weight: weight of the token loss; 0 for none.
         attention_weight: weight of the attention loss; 0 for none.
+        masked_attention: of EoMT: whether queries first read only the patches of their masks, less
+            and less often as the run goes on (`panodetr.objective.eomt.masked_share`), and each
+            query block has losses of its own.
     """
 
     criterion: CriterionConfig = field(default_factory=CriterionConfig)
@@ -71,6 +83,7 @@ class ObjectiveConfig:
     denoising: Count = 0
     token_weight: Weight = 0.0
     attention_weight: Weight = 0.0
+    masked_attention: bool = True
 
     def __post_init__(self) -> None:
         """Check each setting, and that they go together.

@@ -31,34 +31,34 @@ def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.reciprocal(1 + np.exp(-np.maximum(logits, _LOWEST)))
 
 
-def decode_detections(
-    logits: NDArray[np.float32],
-    boxes: NDArray[np.float32],
-    size: tuple[int, int],
-    named: NDArray[np.bool_] | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.intp], NDArray[np.float32]]:
+def best_classes(
+    logits: NDArray[np.float32], named: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
     """Give every query its best real class, as the original does for box AP.
 
     "No object" takes its share of the probability and is then left out: no query is dropped, and
-    a query that found nothing has low scores. Boxes are not clipped: the model may put a side
-    outside the image.
+    a query that found nothing has low scores.
 
     Args:
         logits: (Q, C + 1).
-        boxes: (Q, 4) cx, cy, w, h in 0 to 1.
-        size: height and width of the image that the boxes are wanted in.
         named: (C,), the classes that the data knows; others keep their share of the probability,
             and are never chosen. None: all.
 
     Returns:
-        Scores (Q,), classes (Q,) and boxes (Q, 4) x0, y0, x1, y1 in pixels.
+        Scores (Q,) and classes (Q,).
     """
-    scores, classes = _best(softmax(logits)[:, :-1], named)
+    return _best(softmax(logits)[:, :-1], named)
+
+
+def scale_boxes(boxes: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Scale boxes (N, 4) cxcywh in fractions to x0, y0, x1, y1 in pixels of a size (H, W).
+
+    They are not clipped: the model may put a side outside the image.
+    """
     center, extent = boxes[:, :2], boxes[:, 2:]
-    corners = np.concatenate([center - extent / 2, center + extent / 2], axis=1)  # Q, 4
+    corners = np.concatenate([center - extent / 2, center + extent / 2], axis=1)  # N, 4
     height, width = size
-    scale = np.array([width, height, width, height], np.float32)
-    return scores, classes, (corners * scale).astype(np.float32)
+    return (corners * np.array([width, height, width, height], np.float32)).astype(np.float32)
 
 
 def keep_queries(
@@ -69,7 +69,7 @@ def keep_queries(
     Args:
         logits: (Q, C + 1), "no object" last.
         threshold: scores up to and including it are dropped (the paper's 0.85).
-        named: as for `decode_detections`.
+        named: as for `best_classes`.
 
     Returns:
         Indices (N,) of the queries whose likeliest class is a real one and whose score is above

@@ -10,7 +10,7 @@ input that are picked, k: rows of the masks that a band lies between, b: rows of
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol, TypeAlias
 
@@ -24,6 +24,15 @@ from panodetr.threads import each_strip
 Size = tuple[int, int]
 """Height and width."""
 
+Canvas: TypeAlias = tuple[float, float]
+"""Height and width of a model's input, in pixels of an image on it."""
+
+Part: TypeAlias = tuple[Size, Size] | None
+"""The size of a model's input, and of the image in its upper left corner."""
+
+WHOLE: Part = None
+"""All of the input is the image."""
+
 Pick: TypeAlias = Callable[[int, int], NDArray[np.intp]]
 """Gives which of the rows of the model's input each row of the image shows."""
 
@@ -33,6 +42,10 @@ BAND_PIXELS = 1 << 14
 
 class Masks(Protocol):
     """Masks of some queries of one image, kept where they were computed."""
+
+    def within(self, canvas: Size, size: Size) -> Masks:
+        """Say that they are of a canvas, of which the upper left part of a size is the image."""
+        ...
 
     def logits(self) -> NDArray[np.float32]:
         """Copy them (N, h, w) to NumPy as they are: small, above 0 inside."""
@@ -64,16 +77,51 @@ class Masks(Protocol):
         """
         ...
 
+    def compete(
+        self, scores: NDArray[np.float32], processed_size: Size, target_size: Size
+    ) -> Contest:
+        """Find where each mask's probability times its score is the highest; there must be a mask.
+
+        As `highest`, but that masks are upsampled from the processed size to the target's
+        bilinearly, too.
+
+        Args:
+            scores: (N,).
+            processed_size: as for `highest`.
+            target_size: as for `highest`.
+        """
+        ...
+
     def mix(self, weights: NDArray[np.float32]) -> Masks:
         """Add up the masks' probabilities (the sigmoid) by weights (N, M): M maps of h by w."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
+class Contest:
+    """Which mask is the highest at each pixel, and where masks are likely.
+
+    Attributes:
+        winner: (H, W) indices of masks; of equal ones the first.
+        likely: (H, W), whether the winner's probability is at least one half.
+        areas: (N,) pixels where each mask's is, also where others win.
+    """
+
+    winner: NDArray[np.integer]
+    likely: NDArray[np.bool_]
+    areas: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
 class NumpyMasks:
-    """Masks (N, h, w) in NumPy; see `Masks`."""
+    """Masks (N, h, w) in NumPy, of all of the model's input or a part of it; see `Masks`."""
 
     values: NDArray[np.float32]
+    part: Part = WHOLE
+
+    def within(self, canvas: Size, size: Size) -> NumpyMasks:
+        """See `Masks`."""
+        return replace(self, part=(canvas, size))
 
     def logits(self) -> NDArray[np.float32]:
         """See `Masks`."""
@@ -81,7 +129,7 @@ class NumpyMasks:
 
     def choose(self, chosen: NDArray[np.intp]) -> NumpyMasks:
         """See `Masks`."""
-        return NumpyMasks(self.values[chosen])
+        return replace(self, values=self.values[chosen])
 
     def highest(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
         """See `Masks`."""
@@ -93,14 +141,51 @@ class NumpyMasks:
 
     def mix(self, weights: NDArray[np.float32]) -> NumpyMasks:
         """See `Masks`."""
-        return NumpyMasks(np.tensordot(weights, sigmoid(self.values), axes=(0, 0)))
+        return replace(self, values=np.tensordot(weights, sigmoid(self.values), axes=(0, 0)))
+
+    def compete(
+        self, scores: NDArray[np.float32], processed_size: Size, target_size: Size
+    ) -> Contest:
+        """See `Masks`."""
+        count, height, width = self.values.shape
+        rows, columns = (
+            _upsampling(*sides)
+            for sides in zip(
+                (height, width),
+                canvas_of(self.part, processed_size),
+                processed_size,
+                target_size,
+                strict=True,
+            )
+        )  # H, h and W, w
+        wide = self.values @ columns.T  # N, h, W
+        winner = np.zeros(target_size, np.min_scalar_type(count))
+        likely = np.zeros(target_size, np.bool_)
+        areas = np.zeros((target_size[0], count), np.int64)  # of the band that begins at a row
+
+        def fill(band: slice) -> None:
+            """Compare the masks in one band."""
+            best = np.full(winner[band].shape, -1, np.float32)
+            for number in range(count):
+                value = rows[band] @ wide[number]  # b, W
+                inside = value >= 0
+                areas[band.start, number] = np.count_nonzero(inside)
+                chance = scores[number] * sigmoid(value)
+                higher = chance > best
+                np.copyto(winner[band], number, where=higher, casting="unsafe")
+                np.copyto(likely[band], inside, where=higher)
+                np.maximum(best, chance, out=best)
+
+        each_strip(fill, target_size[0], max(1, BAND_PIXELS // target_size[1]))
+        return Contest(winner, likely, areas.sum(axis=0))
 
     def _find(
         self, processed_size: Size, target_size: Size, pick: Pick, *, inside: bool = False
     ) -> NDArray[np.integer]:
         """Find the highest mask at the pixels that are picked; or the first that is above 0."""
         count, height, width = self.values.shape
-        rows, columns = _lines((height, width), processed_size, target_size, pick)
+        canvas = canvas_of(self.part, processed_size)
+        rows, columns = _lines((height, width), canvas, processed_size, target_size, pick)
         shape = len(rows.before), len(columns.before)  # R, C
         found = np.full(shape, count, np.min_scalar_type(count))
 
@@ -145,23 +230,74 @@ class _Lines:
 
 
 @lru_cache(maxsize=64)  # all tiles of an image, and often all images, are of one size
-def _lines(size: Size, processed_size: Size, target_size: Size, pick: Pick) -> tuple[_Lines, ...]:
-    """Upsample masks to the processed size: only rows and columns that are picked from it.
+def _lines(
+    size: Size, canvas: Canvas, processed_size: Size, target_size: Size, pick: Pick
+) -> tuple[_Lines, ...]:
+    """Upsample masks to the canvas's size: only rows and columns that are picked from its part.
 
     Pixel centres are aligned, not corners, and computed in float32, as torch does.
     """
     lines: list[_Lines] = []
-    for length, processed, target in zip(size, processed_size, target_size, strict=True):
+    for length, whole, processed, target in zip(
+        size, canvas, processed_size, target_size, strict=True
+    ):
         picked = pick(processed, target)  # in rising order
         new = np.diff(picked, prepend=-1) > 0
         wanted, shown = picked[new], np.cumsum(new) - 1
-        scale = np.float32(length) / np.float32(processed)
+        scale = np.float32(length) / np.float32(whole)
         place = (wanted.astype(np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
         place = np.maximum(place, 0)
         before = np.minimum(place.astype(np.intp), length - 1)
         after = np.minimum(before + 1, length - 1)
         lines.append(_Lines(before, after, place - before.astype(np.float32), shown))
     return tuple(lines)
+
+
+@lru_cache(maxsize=64)
+def _upsampling(length: int, canvas: float, processed: int, target: int) -> NDArray[np.float32]:
+    """The matrix (target, length) of two linear upsamplings: to the canvas, and from its part."""
+    first = _interpolation(length, round(canvas))[:processed]
+    return np.ascontiguousarray(_interpolation(processed, target) @ first)
+
+
+def _interpolation(length: int, target: int) -> NDArray[np.float32]:
+    """The matrix (target, length) that interpolates as torch does, corners not aligned."""
+    scale = np.float32(length) / np.float32(target)
+    place = (np.arange(target, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    place = np.maximum(place, 0)
+    before = np.minimum(place.astype(np.intp), length - 1)
+    weight = place - before.astype(np.float32)
+    matrix = np.zeros((target, length), np.float32)
+    row = np.arange(target)
+    matrix[row, before] += 1 - weight
+    matrix[row, np.minimum(before + 1, length - 1)] += weight
+    return matrix
+
+
+def canvas_of(part: Part, processed_size: Size) -> Canvas:
+    """Give the size of the canvas where the image on it has the processed size."""
+    if part is None:
+        return processed_size
+    height, width = (
+        side * whole / own for side, whole, own in zip(processed_size, *part, strict=True)
+    )
+    return height, width
+
+
+def mask_boxes(masks: Masks, size: Size) -> NDArray[np.float32]:
+    """Give the boxes (N, 4) cxcywh, in fractions, of where each mask is above 0 at a size.
+
+    A mask that is nowhere above 0 has a box of no size.
+    """
+    boxes = np.zeros((len(masks.logits()), 4), np.float32)
+    for number, box in enumerate(boxes):
+        inside = masks.choose(np.array([number])).topmost(size, size) == 0
+        for axis, side in enumerate(size[::-1]):
+            along = np.flatnonzero(inside.any(axis=axis))
+            if len(along):
+                low, high = along[0] / side, (along[-1] + 1) / side
+                box[axis], box[axis + 2] = (low + high) / 2, high - low
+    return boxes
 
 
 def pick_like_pillow(processed: int, target: int) -> NDArray[np.intp]:

@@ -8,8 +8,9 @@ Q: queries, N: those that are kept, C: real classes, H, W: pixels of the result.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,12 @@ SMALLEST_AREA = 5
 
 SegmentMap = tuple[NDArray[np.int32], list[Segment]]
 """Segment ids (H, W), 0 = nothing, and what they are, in the ids' order."""
+
+
+Merge: TypeAlias = Callable[
+    [Masks, NDArray[np.float32], Sequence[Category], Size, Size], SegmentMap
+]
+"""Decides who gets each pixel; `merge_masks` says from what."""
 
 
 def merge_masks(
@@ -71,6 +78,45 @@ def merge_masks(
     segment_ids = winner.astype(np.int32) + 1
     return segment_ids, describe_segments(
         segment_ids, [categories[query] for query in kept.tolist()], scores[kept]
+    )
+
+
+def merge_weighted(
+    masks: Masks,
+    scores: NDArray[np.float32],
+    categories: Sequence[Category],
+    processed_size: Size,
+    target_size: Size,
+    overlap: float,
+) -> SegmentMap:
+    """Give pixels to the query that is likeliest there, where it is likely at all: EoMT's rule.
+
+    At each pixel of the target the query wins whose score times its mask's probability is the
+    highest. A query is dropped that wins less than `overlap` of the pixels where its mask's is at
+    least one half. Of the others' pixels those are kept where it is; stuff of one class is one
+    segment. Arguments are those of `merge_masks`.
+
+    Returns:
+        Segment ids, from 1 in the order of the queries, 0 = nothing; and the segments.
+    """
+    count = len(scores)
+    if count == 0:
+        return np.zeros(target_size, np.int32), []
+    found = masks.compete(scores, processed_size, target_size)
+    won = _areas(found.winner, count)
+    seen = _areas(found.winner[found.likely], count)
+    new_id = np.zeros(count, np.int32)
+    kept: list[int] = []
+    stuff: dict[int, int] = {}  # the segment of each class
+    for query in np.flatnonzero((seen > 0) & (won >= overlap * found.areas)).tolist():
+        category = categories[query]
+        if category.is_thing or category.id not in stuff:
+            kept.append(query)
+            stuff[category.id] = len(kept)
+        new_id[query] = len(kept) if category.is_thing else stuff[category.id]
+    segment_ids = new_id.take(found.winner) * found.likely
+    return segment_ids, describe_segments(
+        segment_ids, [categories[query] for query in kept], scores[kept]
     )
 
 

@@ -88,12 +88,14 @@ class CoarseMask:
         processed_size: height and width that the tile had as the model's input.
         tile: y0, x0, y1, x1 of the tile, often the whole image.
         image_size: height and width.
+        canvas: the size of the model's input, where more than the image is on it.
     """
 
     logits: NDArray[np.float32] = field(repr=False)
     processed_size: tuple[int, int]
     tile: Box
     image_size: tuple[int, int]
+    canvas: tuple[int, int] | None = None
 
     def pixels(self) -> NDArray[np.bool_]:
         """Give the object's pixels (H, W), upsampled as `results.masks.Masks.topmost` does."""
@@ -104,6 +106,8 @@ class CoarseMask:
         y0, x0, y1, x1 = self.tile
         whole = np.zeros(self.image_size, np.bool_)
         masks = NumpyMasks(self.logits[None])
+        if self.canvas is not None:
+            masks = masks.within(self.canvas, self.processed_size)
         whole[y0:y1, x0:x1] = masks.topmost(self.processed_size, (y1 - y0, x1 - x0)) == 0
         return whole
 

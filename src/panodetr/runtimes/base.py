@@ -39,8 +39,8 @@ class Prediction(Protocol):
         ...
 
     @property
-    def boxes(self) -> NDArray[np.float32]:
-        """(B, Q, 4), cxcywh in fractions of the unpadded image."""
+    def boxes(self) -> NDArray[np.float32] | None:
+        """(B, Q, 4), cxcywh in fractions of the unpadded image; None where only masks say it."""
         ...
 
     def masks(self, queries: Sequence[NDArray[np.intp]]) -> list[Masks]:

@@ -1,9 +1,9 @@
 """From a model to graphs of other libraries; torch writes them, and is not needed to run them.
 
-`DetectGraph` runs once a batch. `MasksGraph` runs for the queries that are kept, on what the first
-has computed for all of them together. Two graphs and not one: how many queries are kept is only
-known in between, and where none is, the second one need not run at all. Both are recorded in one
-run of the model; the number of images, their sizes and the number of masks stay open.
+`DetectGraph` runs once a batch. `Network.mask_part` runs for the queries that are kept, on what the
+first has computed for all of them together. Two graphs and not one: how many queries are kept is
+only known in between, and where none is, the second one need not run at all. Both are recorded in
+one run of the model; the number of images, their sizes and the number of masks stay open.
 
 Letters: B images, H and W their padded size, Q queries, C classes, D channels, N masks, A attention
 heads, h and w the feature map's height and width.
@@ -22,13 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from panodetr.images.preprocess import Preprocessing
-from panodetr.model.detr import Detr
+from panodetr.model.network import Network
 from panodetr.runtimes.graphs import (
     BOX_OUTPUTS,
     DETECT_INPUTS,
-    DETECT_OUTPUTS,
-    MASKS_INPUTS,
     MASKS_OUTPUTS,
+    QUERY,
     GraphRuntime,
     compile_openvino,
     import_extra,
@@ -47,55 +46,27 @@ outputs."""
 class DetectGraph(nn.Module):
     """Images to classes and boxes, and to what masks are made from."""
 
-    def __init__(self, model: Detr, rule: Preprocessing) -> None:
+    def __init__(self, model: Network, rule: Preprocessing) -> None:
         super().__init__()
         self.model, self.rule = model, rule
         self.eval()
 
     def forward(self, images: Tensor, padding: Tensor) -> tuple[Tensor, ...]:
-        """Detect, in the order of `panodetr.runtimes.graphs.DETECT_OUTPUTS`.
+        """Detect, in the order that the graph of a model names its outputs in.
 
         Args:
             images: (B, H, W, 3) uint8, RGB.
             padding: (B, H, W) bool, True beside the images.
 
         Returns:
-            Logits (B, Q, C + 1) and boxes (B, Q, 4); of a model with a mask head also the queries'
-            states (B, Q, D), memory (B, D, h, w), its padding (B, h, w), and the four maps of
-            `MaskHead.share`.
+            Logits (B, Q, C + 1), boxes (B, Q, 4) if the model gives any, and if it has masks
+            `Network.sources`.
         """
         pixels = normalize_images(images, padding, self.rule)
         found = self.model.detect(pixels, padding)
-        if self.model.mask_head is None:
-            return found.logits, found.boxes
-        encoded = found.encoded
-        assert encoded.padding is not None
-        shared = self.model.share(encoded)
-        return found.logits, found.boxes, found.states, encoded.memory, encoded.padding, *shared
-
-
-class MasksGraph(nn.Module):
-    """Masks of chosen queries of one image: what they share need not be copied for each of them."""
-
-    def __init__(self, model: Detr) -> None:
-        super().__init__()
-        assert model.attention_maps is not None
-        assert model.mask_head is not None
-        self.attention_maps, self.mask_head = model.attention_maps, model.mask_head
-        self.eval()
-
-    def forward(
-        self, states: Tensor, memory: Tensor, small_padding: Tensor, coarse: Tensor, fine: Tensor,
-        finer: Tensor, finest: Tensor, query: Tensor,
-    ) -> Tensor:  # fmt: skip
-        """Mask logits (N, h, w) of the queries (N,) int64.
-
-        The other arguments are what the detect graph gave out, of one image, under their names
-        there.
-        """
-        image = torch.zeros_like(query)
-        attention = self.attention_maps(states, memory, small_padding, image, query)
-        return self.mask_head((coarse, fine, finer, finest), attention, None)
+        boxes = () if found.boxes is None else (found.boxes,)
+        sources = self.model.sources(found) if self.model.config.masks else ()
+        return found.logits, *boxes, *sources
 
 
 def require(runtime: Literal["onnx", "openvino"]) -> None:
@@ -109,14 +80,16 @@ def require(runtime: Literal["onnx", "openvino"]) -> None:
         import_extra(library)
 
 
-def convert(model: Detr, rule: Preprocessing, runtime: Literal["onnx", "openvino"]) -> GraphRuntime:
+def convert(
+    model: Network, rule: Preprocessing, runtime: Literal["onnx", "openvino"]
+) -> GraphRuntime:
     """Convert a model and make it ready to run; `require` says beforehand whether that can be."""
     if runtime == "onnx":
         return GraphRuntime(*map(load_onnx, to_onnx(model, rule).values()))
     return GraphRuntime(*map(compile_openvino, to_openvino(model, rule).values()))
 
 
-def to_openvino(model: Detr, rule: Preprocessing) -> dict[str, openvino.Model]:
+def to_openvino(model: Network, rule: Preprocessing) -> dict[str, openvino.Model]:
     """Convert a model, on the CPU and in float32, to `detect` and, where it has masks, `masks`."""
     # `openvino.convert_model` does the same, and reports its use to the maker.
     from openvino.frontend.frontend import FrontEndManager
@@ -135,7 +108,7 @@ def to_openvino(model: Detr, rule: Preprocessing) -> dict[str, openvino.Model]:
     return models
 
 
-def to_onnx(model: Detr, rule: Preprocessing) -> dict[str, bytes]:
+def to_onnx(model: Network, rule: Preprocessing) -> dict[str, bytes]:
     """Convert a model to ONNX's files, as `to_openvino` does."""
     files: dict[str, bytes] = {}
     with _recording():
@@ -152,20 +125,23 @@ def to_onnx(model: Detr, rule: Preprocessing) -> dict[str, bytes]:
     return files
 
 
-def _graphs(model: Detr, rule: Preprocessing) -> list[_Graph]:
+def _graphs(model: Network, rule: Preprocessing) -> list[_Graph]:
     images = torch.arange(2 * 160 * 192 * 3).view(2, 160, 192, 3).to(torch.uint8)
     padding = torch.zeros(2, 160, 192, dtype=torch.bool)
     padding[1, 100:] = True  # two images of different sizes
     detect = DetectGraph(model, rule)
-    if model.mask_head is None:
-        return [("detect", detect, (images, padding), DETECT_INPUTS, BOX_OUTPUTS)]
     found = detect(images, padding)
-    queries = torch.tensor([1, 0, 2]) % found[0].shape[1]
-    chosen = *(array[:1] for array in found[2:]), queries  # of the first image
-    return [
-        ("detect", detect, (images, padding), DETECT_INPUTS, DETECT_OUTPUTS),
-        ("masks", MasksGraph(model), chosen, MASKS_INPUTS, MASKS_OUTPUTS),
+    sources = model.SOURCES if model.config.masks else ()
+    given = len(found) - len(sources)  # logits, and boxes if there are any
+    graphs: list[_Graph] = [
+        ("detect", detect, (images, padding), DETECT_INPUTS, (*BOX_OUTPUTS[:given], *sources))
     ]
+    if sources:
+        queries = torch.tensor([1, 0, 2]) % found[0].shape[1]
+        chosen = *(array[:1] for array in found[given:]), queries  # of the first image
+        part = model.mask_part().eval()
+        graphs.append(("masks", part, chosen, (*sources, QUERY), MASKS_OUTPUTS))
+    return graphs
 
 
 _AUTO = torch.export.Dim.AUTO
@@ -173,6 +149,7 @@ _OPEN_SIZES = {
     "images": {0: _AUTO, 1: _AUTO, 2: _AUTO},
     "padding": {0: _AUTO, 1: _AUTO, 2: _AUTO},
     "states": {},
+    "embeddings": {},
     "small_padding": {1: _AUTO, 2: _AUTO},
     "query": {0: _AUTO},
     **{name: {2: _AUTO, 3: _AUTO} for name in ("memory", "coarse", "fine", "finer", "finest")},

@@ -5,7 +5,7 @@ Letters: B images, H and W their padded size, N masks, h and w a mask's size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -28,14 +28,13 @@ Shape = tuple[int | None, ...]
 """Of an array that a graph gives out; None is a size that is open."""
 
 DETECT_INPUTS = ("images", "padding")
-MASK_SOURCES = ("states", "memory", "small_padding", "coarse", "fine", "finer", "finest")
-"""What the detect graph computes for the masks graph, which takes those of one image."""
-
 BOX_OUTPUTS = ("logits", "boxes")
-"""All that the detect graph of a model without masks gives out."""
+"""What the detect graph gives out, the latter only of a model that has boxes of its own. Besides it
+gives what the masks graph takes, of one image at a time, of which "finest" is the largest map."""
 
-DETECT_OUTPUTS = (*BOX_OUTPUTS, *MASK_SOURCES)
-MASKS_INPUTS = (*MASK_SOURCES, "query")
+QUERY = "query"
+"""What else the masks graph takes."""
+
 MASKS_OUTPUTS = ("masks",)
 
 EXTRAS = {
@@ -76,9 +75,11 @@ class GraphRuntime(Runtime):
         Raises:
             ValueError: a graph takes or gives out other arrays than it should.
         """
-        _check("detect", detect, DETECT_INPUTS, BOX_OUTPUTS if masks is None else DETECT_OUTPUTS)
+        sources = [] if masks is None else mask_sources(masks)
+        given = BOX_OUTPUTS if masks is None or "boxes" in detect.outputs else BOX_OUTPUTS[:1]
+        _check("detect", detect, DETECT_INPUTS, (*given, *sources))
         if masks is not None:
-            _check("masks", masks, MASKS_INPUTS, MASKS_OUTPUTS)
+            _check("masks", masks, {*masks.inputs, "finest", QUERY}, MASKS_OUTPUTS)
         self._detect, self._masks = detect, masks
 
     def detect(
@@ -91,7 +92,12 @@ class GraphRuntime(Runtime):
         return GraphPrediction(found, self._masks)
 
 
-def _check(part: str, graph: Graph, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+def mask_sources(masks: Graph) -> list[str]:
+    """List what the masks graph takes from the detect graph."""
+    return [name for name in masks.inputs if name != QUERY]
+
+
+def _check(part: str, graph: Graph, inputs: Collection[str], outputs: Collection[str]) -> None:
     for verb, found, names in (("takes", graph.inputs, inputs), ("gives", graph.outputs, outputs)):
         if set(found) != set(names):
             raise ValueError(
@@ -104,7 +110,9 @@ class GraphPrediction:
 
     def __init__(self, outputs: Arrays, masks: Graph | None) -> None:
         self.logits: NDArray[np.float32] = outputs["logits"].astype(np.float32, copy=False)
-        self.boxes: NDArray[np.float32] = outputs["boxes"].astype(np.float32, copy=False)
+        self.boxes: NDArray[np.float32] | None = None
+        if "boxes" in outputs:
+            self.boxes = outputs["boxes"].astype(np.float32, copy=False)
         self._outputs, self._masks = outputs, masks
 
     def masks(self, queries: Sequence[NDArray[np.intp]]) -> list[Masks]:
@@ -119,7 +127,9 @@ class GraphPrediction:
         at_once = max(1, CACHED_PIXELS // (height * width))
         found: list[Masks] = []
         for number, own in enumerate(queries):
-            sources = {name: self._outputs[name][number : number + 1] for name in MASK_SOURCES}
+            sources = {
+                name: self._outputs[name][number : number + 1] for name in mask_sources(self._masks)
+            }
             values = np.empty((len(own), height, width), np.float32)
             for start in range(0, len(own), at_once):
                 part = slice(start, start + at_once)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ContextDecorator, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from threading import Barrier
 from typing import cast
@@ -23,9 +23,21 @@ from torch.nn.utils import fuse_conv_bn_weights
 
 from panodetr.errors import UsageError
 from panodetr.images.preprocess import Preprocessing
-from panodetr.model.backbone import FrozenBatchNorm, ResNet
+from panodetr.model.backbone import FrozenBatchNorm
 from panodetr.model.detr import Detections, Detr, Encoded
-from panodetr.results.masks import Masks, NumpyMasks, Pick, Size, pick_like_pillow, pick_like_torch
+from panodetr.model.network import Found, Network
+from panodetr.results.masks import (
+    WHOLE,
+    Contest,
+    Masks,
+    NumpyMasks,
+    Part,
+    Pick,
+    Size,
+    canvas_of,
+    pick_like_pillow,
+    pick_like_torch,
+)
 from panodetr.runtimes.base import Precision, Runtime
 from panodetr.runtimes.cpu_masks import CpuMasks
 from panodetr.threads import Streams
@@ -90,7 +102,7 @@ full_float32 = FullFloat32()
 
 
 class TorchRuntime(Runtime):
-    """A `Detr` on a device.
+    """A network on a device.
 
     Its frozen batch norms are folded into the convolutions before them (`fold_norms`). On a GPU
     float32 is float32, and not the TF32 of ten bits that cuDNN takes by itself. The model is taken
@@ -100,7 +112,7 @@ class TorchRuntime(Runtime):
 
     def __init__(
         self,
-        model: Detr,
+        model: Network,
         rule: Preprocessing,
         device: torch.device,
         precision: Precision = "float32",
@@ -159,11 +171,13 @@ class TorchRuntime(Runtime):
 class TorchPrediction:
     """What the model said, still on its device; see `panodetr.runtimes.base.Prediction`."""
 
-    def __init__(self, model: Detr, detections: Detections) -> None:
+    def __init__(self, model: Network, found: Found) -> None:
         self._model = model
-        self._detections = detections
-        self.logits: NDArray[np.float32] = detections.logits.float().cpu().numpy()
-        self.boxes: NDArray[np.float32] = detections.boxes.float().cpu().numpy()
+        self._found = found
+        self.logits: NDArray[np.float32] = found.logits.float().cpu().numpy()
+        self.boxes: NDArray[np.float32] | None = (
+            None if found.boxes is None else found.boxes.float().cpu().numpy()
+        )
 
     @torch.inference_mode()
     @full_float32
@@ -173,13 +187,17 @@ class TorchPrediction:
         Raises:
             ValueError: the model has no mask head.
         """
-        states = self._detections.states
+        found, device = self._found, self._found.logits.device
         counts = [len(own) for own in queries]
-        image = torch.from_numpy(np.repeat(np.arange(len(queries)), counts)).to(states.device)
-        query = torch.from_numpy(np.concatenate(queries)).to(states.device)
-        values = compute_masks(self._model, self._detections.encoded, states, image, query)
+        image = torch.from_numpy(np.repeat(np.arange(len(queries)), counts)).to(device)
+        query = torch.from_numpy(np.concatenate(queries)).to(device)
+        if isinstance(self._model, Detr):
+            assert isinstance(found, Detections)
+            values = compute_masks(self._model, found.encoded, found.states, image, query)
+        else:
+            values = self._model.masks(found, image, query)
         own = values.float().split(counts)
-        if states.device.type == "cpu":
+        if device.type == "cpu":
             return [NumpyMasks(masks.numpy()) for masks in own]
         return [TorchMasks(masks) for masks in own]
 
@@ -187,12 +205,13 @@ class TorchPrediction:
 def compute_masks(
     model: Detr, encoded: Encoded, states: Tensor, image: Tensor, query: Tensor
 ) -> Tensor:
-    """Compute masks as `Detr.masks` does, as many at a time as the device is quick with.
+    """Compute masks as `Detr.refine` does, as many at a time as the device is quick with.
 
     On the CPU of one image at a time: its maps are then not copied for each of its queries, which
     takes a third of the time.
 
-    Arguments, result and error are those of `Detr.masks`; `image` must rise.
+    Arguments, result and error are those of `Detr.attend`, and the last are mask logits (N, h, w);
+    `image` must rise.
     """
     shared = model.share(encoded)
     attention = model.attend(encoded, states, image, query)  # N, A, h, w
@@ -216,6 +235,11 @@ class TorchMasks:
     """Masks (N, h, w) in float32 on a device; see `panodetr.results.masks.Masks`."""
 
     values: Tensor
+    part: Part = WHOLE
+
+    def within(self, canvas: Size, size: Size) -> TorchMasks:
+        """See `Masks`."""
+        return replace(self, part=(canvas, size))
 
     def logits(self) -> NDArray[np.float32]:
         """See `Masks`."""
@@ -223,7 +247,7 @@ class TorchMasks:
 
     def choose(self, chosen: NDArray[np.intp]) -> TorchMasks:
         """See `Masks`."""
-        return TorchMasks(self.values[torch.from_numpy(chosen).to(self.values.device)])
+        return replace(self, values=self.values[torch.from_numpy(chosen).to(self.values.device)])
 
     def highest(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
         """See `Masks`."""
@@ -238,7 +262,35 @@ class TorchMasks:
     def mix(self, weights: NDArray[np.float32]) -> TorchMasks:
         """See `Masks`."""
         own = torch.from_numpy(weights).to(self.values.device)
-        return TorchMasks(torch.einsum("nm,nhw->mhw", own, self.values.sigmoid()))
+        return replace(self, values=torch.einsum("nm,nhw->mhw", own, self.values.sigmoid()))
+
+    @torch.inference_mode()
+    @full_float32
+    def compete(
+        self, scores: NDArray[np.float32], processed_size: Size, target_size: Size
+    ) -> Contest:
+        """See `Masks`."""
+        count, device = len(self.values), self.values.device
+        best = torch.full(target_size, -1.0, device=device)
+        winner = torch.zeros(target_size, dtype=torch.int32, device=device)
+        likely = torch.zeros(target_size, dtype=torch.bool, device=device)
+        areas = torch.zeros(count, dtype=torch.int64, device=device)
+        for number, score in enumerate(scores.tolist()):
+            values = self._upsample(self.values[number : number + 1], processed_size)
+            values = F.interpolate(values[None], target_size, mode="bilinear")[0, 0]
+            inside, chance = values >= 0, score * values.sigmoid()
+            areas[number] = inside.sum()
+            higher = chance > best
+            winner.masked_fill_(higher, number)
+            likely = torch.where(higher, inside, likely)
+            best = torch.maximum(best, chance)
+        return Contest(*(found.cpu().numpy() for found in (winner, likely, areas)))
+
+    def _upsample(self, masks: Tensor, size: Size) -> Tensor:
+        """Bring masks (N, h, w) to the size that the image has on the canvas: (N, *size)."""
+        height, width = map(round, canvas_of(self.part, size))
+        values = F.interpolate(masks[None], (height, width), mode="bilinear", align_corners=False)
+        return values[0, :, : size[0], : size[1]]
 
     @torch.inference_mode()
     def _find(
@@ -251,7 +303,7 @@ class TorchMasks:
         at_once = max(1, UPSAMPLED_VALUES // (size[0] * size[1]))
         parts = self.values.split(at_once)
         for start, masks in zip(range(0, count, at_once), parts, strict=True):
-            values = F.interpolate(masks[None], size, mode="bilinear", align_corners=False)[0]
+            values = self._upsample(masks, size)
             if inside:
                 values = (values > 0).float()
             value, number = values.max(dim=0)  # the first of equals
@@ -276,7 +328,7 @@ def normalize_images(images: Tensor, padding: Tensor | None, rule: Preprocessing
 
 
 @torch.no_grad()
-def fold_norms(backbone: ResNet) -> None:
+def fold_norms(backbone: nn.Module) -> None:
     """Leave a backbone without the norms that can be folded; for inference, on any device.
 
     A frozen norm is seven operations, each of which a GPU has to start, and two of which go over

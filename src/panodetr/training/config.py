@@ -16,8 +16,13 @@ from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.augment import Augmentation
 from panodetr.data.sampling import Sampling
 from panodetr.errors import UsageError
+from panodetr.model.config import EomtConfig
 from panodetr.objective.config import ObjectiveConfig, Weight
 from panodetr.validation import Count, Positive, check
+
+_OF_DETR = (
+    "learned", "grid_queries", "query_groups", "denoising", "token_weight", "attention_weight",
+)  # fmt: skip
 
 Rate: TypeAlias = Annotated[float, Meta(gt=0)]
 T = TypeVar("T")
@@ -54,10 +59,15 @@ class TrainConfig(ObjectiveConfig):
         backbone_learning_rate: of AdamW for the backbone, at its highest.
         weight_decay: of AdamW.
         clip: largest norm of the gradients.
+        layer_decay: what the backbone's rate is multiplied by from each block to the one before, of
+            EoMT.
         warmup: steps over which the learning rate rises to its highest.
+        backbone_warmup: steps over which the backbone's rises after that; 0 for with it.
         drop: the step from which the learning rate is a tenth; 0 for none.
         decay: steps, the last ones, over which it falls to zero in a straight line; until then it
             is level, so that a run may be resumed with another number of steps.
+        poly: the learning rate falls from its warm-up's end on as the rest of the steps to this
+            power; 0 for not at all.
         ema: decay of the moving average of the weights, which then is the model that is validated
             and kept; 0 for none.
         mask_start: the step from which masks are learned too: boxes come first, and cost less.
@@ -89,11 +99,14 @@ class TrainConfig(ObjectiveConfig):
     checkpointing: bool = False
     learning_rate: Rate = 1e-4
     backbone_learning_rate: Rate = 1e-5
+    layer_decay: Annotated[float, Meta(gt=0, le=1)] = 1.0
     weight_decay: Weight = 1e-4
     clip: Rate = 0.1
     warmup: Count = 0
+    backbone_warmup: Count = 0
     drop: Count = 0
     decay: Count = 0
+    poly: Annotated[float, Meta(ge=0)] = 0.0
     ema: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     mask_start: Count = 0
     log_every: Positive = 50
@@ -118,6 +131,14 @@ class TrainConfig(ObjectiveConfig):
                 f"accumulate is {self.accumulate} and batch_size {self.batch_size}; "
                 "expected at least one image a part"
             )
+        if isinstance(self.spec.architecture, EomtConfig):
+            usual = ObjectiveConfig()
+            for name in _OF_DETR:
+                if getattr(self, name) != getattr(usual, name):
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)!r}; expected {getattr(usual, name)!r} "
+                        "where an EoMT is trained"
+                    )
         if self.learned == "masks":
             if not self.spec.architecture.masks:
                 raise ValueError("learned is 'masks', and the architecture has no mask head")

@@ -27,7 +27,7 @@ from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import METRICS_FILE, ModelSpec
 from panodetr.errors import PanodetrError, TrainingError, UsageError
 from panodetr.files import is_leftover, write_json, write_text
-from panodetr.model.detr import Detr
+from panodetr.model.network import Network
 from panodetr.training.state import TrainState
 
 KEPT_STATES = 2
@@ -116,7 +116,7 @@ class RunFolder:
         self,
         place: Path,
         spec: ModelSpec,
-        model: Detr,
+        model: Network,
         metrics: Mapping[str, object] | None = None,
     ) -> None:
         """Write a checkpoint into `best` or `model`; a whole one is always there.

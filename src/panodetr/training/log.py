@@ -11,7 +11,7 @@ from typing import Any, Self, TypeAlias
 
 from panodetr.errors import PanodetrError
 from panodetr.files import atomic_write
-from panodetr.model.detr import Detr
+from panodetr.model.network import Network
 from panodetr.objective.targets import Batch
 from panodetr.training.validate import Validation
 
@@ -72,7 +72,7 @@ class Observer:
     def validating(self, done: int, images: int) -> None:
         """Hear how many of this process's images are predicted."""
 
-    def validated(self, validation: Validation, model: Detr) -> None:
+    def validated(self, validation: Validation, model: Network) -> None:
         """Hear that a validation of the model is over."""
 
 

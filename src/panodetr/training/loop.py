@@ -90,7 +90,7 @@ class Trainer:
                     return
                 parts = self._read(steps)
                 self.observer.batch(state.step + 1, parts[0])
-                set_learning_rate(state.optimizer, learning_rate_factor(state.step, config))
+                set_learning_rate(state.optimizer, state.step, config)
                 seed_step(config.seed, state.step, rank)
                 with explain_oom(config):
                     result = train_step(self._network, state, parts, config, ranks)

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 from panodetr.errors import TrainingError, UsageError
-from panodetr.model.detr import Detr
+from panodetr.model.network import Network
 from panodetr.runtimes.torch import choose_device
 from panodetr.training.config import TrainConfig
 
@@ -85,7 +85,7 @@ def gather(value: T) -> list[T]:
     return gather_object([value])
 
 
-def share_buffers(model: Detr) -> None:
+def share_buffers(model: Network) -> None:
     """Give every process the running statistics of rank 0's live batch norms."""
     from accelerate.utils import broadcast
 

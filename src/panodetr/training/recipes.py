@@ -9,8 +9,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, get_type_hints
+from typing import Any, Literal, TypeAlias, get_type_hints
 
+from panodetr.checkpoints.eomt import OVERLAP, SCORE
 from panodetr.checkpoints.load import load_spec
 from panodetr.checkpoints.names import preview
 from panodetr.checkpoints.published import coco_panoptic
@@ -24,8 +25,10 @@ from panodetr.model.config import (
     RESNET50,
     RESNET101,
     DetrConfig,
+    EomtConfig,
     ResNetConfig,
     detr_small,
+    eomt,
 )
 from panodetr.objective.config import CriterionConfig
 from panodetr.results.types import Category
@@ -102,6 +105,60 @@ def coco_panoptic_masks(
     )
 
 
+def eomt_coco_panoptic(
+    data: RecipeData,
+    *,
+    size: Literal["small", "base", "large", "giant"] = "large",
+    epochs: Positive = 12,
+    validate_epochs: Count = 2,
+    batch_size: Positive = 16,
+    side: Positive = 640,
+) -> TrainConfig:
+    """EoMT of its paper (COCO PQ 56.0 at `size` large), from DINOv2, on any data with masks."""
+    if not data.masks:
+        raise UsageError("eomt-coco-panoptic learns masks, and the data has boxes only")
+    shape = eomt(size, len(data.categories))
+    patches = max(1, side // shape.backbone.patch)
+    spec = ModelSpec(
+        name="eomt-coco-panoptic",
+        architecture=replace(shape, backbone=replace(shape.backbone, grid=patches)),
+        categories=data.categories,
+        preprocessing=Preprocessing(short_side=side, long_side=side, multiple=side),
+        threshold=SCORE,
+        overlap=OVERLAP,
+    )
+    steps = _steps(data, epochs, batch_size)
+    return replace(
+        _eomt(spec, data, steps, batch_size, validate_epochs),
+        backbone_weights=f"facebook/dinov2-with-registers-{size}",
+        warmup=min(500, steps // 10),
+        backbone_warmup=min(1000, steps // 10),
+        save_every=_steps(data, 1, batch_size),
+        workers=4,
+    )
+
+
+def _eomt(
+    spec: ModelSpec, data: RecipeData, steps: int, batch_size: int, validate_epochs: int
+) -> TrainConfig:
+    """What all runs of an EoMT have in common: the settings of its paper."""
+    side = spec.preprocessing.long_side or 640
+    return TrainConfig(
+        spec=spec,
+        augmentation=PaperAugmentation(long_side=side, least_jitter=0.1, most_jitter=2.0),
+        criterion=CriterionConfig(label=2.0, mask=5.0, dice=5.0),
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=1e-4,
+        backbone_learning_rate=1e-4,
+        layer_decay=0.8,
+        weight_decay=0.05,
+        clip=0.01,
+        poly=0.9,
+        validate_every=_steps(data, validate_epochs, batch_size),
+    )
+
+
 def finetune(
     data: RecipeData,
     *,
@@ -127,6 +184,9 @@ def finetune(
     trained = data.start
     assert trained is not None
     rule, old = trained.preprocessing, trained.architecture
+    if isinstance(old, EomtConfig):
+        return _finetune_eomt(trained, data, start, epochs, validate_epochs, batch_size, class_map)
+    assert isinstance(old, DetrConfig)
     if short_side is not None:
         whole = replace(rule, enlarge=1.0, tile=None, tile_overlap=0)
         rule = replace(whole, short_side=short_side, long_side=round(short_side * 1333 / 800))
@@ -159,6 +219,39 @@ def finetune(
         warmup=min(100, steps // 10),
         decay=steps // 4,
         validate_every=_steps(data, validate_epochs, batch_size),
+        patience=max(1, round(epochs / validate_epochs / 2)) if validate_epochs else 0,
+    )
+
+
+def _finetune_eomt(
+    trained: ModelSpec,
+    data: RecipeData,
+    start: str,
+    epochs: int,
+    validate_epochs: int,
+    batch_size: int,
+    class_map: dict[str, str] | None,
+) -> TrainConfig:
+    """As `finetune`, of an EoMT, or of a DINOv2, whose other parts start at random.
+
+    Attention is masked at first only if the queries are new.
+    """
+    if not data.masks:
+        raise UsageError(f"{start} finds masks alone, and the data has boxes only")
+    spec = replace(
+        trained,
+        name="finetune",
+        architecture=replace(trained.architecture, num_classes=len(data.categories)),
+        categories=data.categories,
+    )
+    steps = _steps(data, epochs, batch_size)
+    return replace(
+        _eomt(spec, data, steps, batch_size, validate_epochs),
+        start=start,
+        class_map=class_map or {},
+        masked_attention=trained.is_backbone,
+        warmup=min(100, steps // 10),
+        backbone_warmup=min(100, steps // 10),
         patience=max(1, round(epochs / validate_epochs / 2)) if validate_epochs else 0,
     )
 
@@ -227,6 +320,7 @@ RECIPES: dict[str, Recipe] = {
         "Boxes and masks at once: about as good as two stages, at more cost.",
         masks=True,
     ),
+    "eomt-coco-panoptic": eomt_coco_panoptic,
     "finetune": finetune,
     "nuclei": nuclei,
 }

@@ -21,7 +21,7 @@ from panodetr.data.targets import number_pixels, view_target
 from panodetr.errors import Interrupted, PanodetrError
 from panodetr.evaluation.ground_truth import GroundTruth, TruthImage
 from panodetr.files import append_text, atomic_write, write_json, write_text
-from panodetr.model.detr import Detr
+from panodetr.model.network import Network
 from panodetr.objective.targets import Batch
 from panodetr.predict import Predictor
 from panodetr.results.result import ImageResult, PanopticResult
@@ -142,7 +142,7 @@ class Recorder(Observer):
         self.add(step, bad_step=str(path.relative_to(self._folder.path)))
         self._audience.bad_step(step, image_ids, figures)
 
-    def validated(self, validation: Validation, model: Detr) -> None:
+    def validated(self, validation: Validation, model: Network) -> None:
         """Write the figures, and draw the curves and some of the predictions."""
         assert self._truth is not None
         self.add(validation.step, validation=scalars(validation.metrics))

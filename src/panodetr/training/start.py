@@ -8,16 +8,21 @@ is named.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import isqrt
 from operator import attrgetter
 
 import torch
 from torch import Tensor
 
+from panodetr.checkpoints.dinov2 import resample_positions
 from panodetr.checkpoints.load import load_backbone, load_checkpoint
 from panodetr.checkpoints.names import preview
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import UsageError, did_you_mean
+from panodetr.model.build import build
+from panodetr.model.config import DetrConfig, EomtConfig
 from panodetr.model.detr import Detr
+from panodetr.model.network import Network
 from panodetr.objective.auxiliary import AuxiliaryHeads, place_queries_on_grid
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
@@ -30,6 +35,7 @@ _HINT = (
 )
 _CLASS_HEAD = ("class_head.weight", "class_head.bias")
 _QUERIES = "queries.weight"
+_POSITIONS = "backbone.positions"
 _UNSEEN = (  # fields of an architecture that change no weight's shape
     "heads", "pre_norm", "positions", "position_input", "backbone.strides", "backbone.stem_stride",
     "backbone.stem_pool", "backbone.dilate_last",
@@ -57,13 +63,13 @@ def make_state(
     """
     torch.manual_seed(config.seed)
     if states is not None and states.newest_first():
-        model = Detr(config.spec.architecture)
+        model = build(config.spec.architecture)
     else:
         model, notes = make_model(config)
         for line in notes:
             note(line)
     auxiliary = AuxiliaryHeads(model.config, config)
-    if config.grid_queries and config.start is None:
+    if config.grid_queries and config.start is None and isinstance(model, Detr):
         place_queries_on_grid(model, auxiliary)
     freeze(model, config)
     # torch's annotations leave memory_format out.
@@ -113,13 +119,14 @@ def check_start(config: TrainConfig) -> None:
             f"frozen_stages is {config.frozen_stages}, but the backbone's weights are random; "
             f"{_HINT}"
         )
-    if config.spec.architecture.backbone.norm == "frozen":
+    shape = config.spec.architecture
+    if isinstance(shape, DetrConfig) and shape.backbone.norm == "frozen":
         raise UsageError(
             f"the backbone's batch norms are frozen, but its weights are random; {_HINT}"
         )
 
 
-def make_model(config: TrainConfig) -> tuple[Detr, list[str]]:
+def make_model(config: TrainConfig) -> tuple[Network, list[str]]:
     """Build the model that a run starts with, on the CPU.
 
     What is random depends on torch's random numbers.
@@ -133,9 +140,11 @@ def make_model(config: TrainConfig) -> tuple[Detr, list[str]]:
         CheckpointError: the checkpoint or the backbone's file cannot be read.
     """
     check_start(config)
-    model = Detr(config.spec.architecture)
+    model = build(config.spec.architecture)
     if config.backbone_weights is not None:
-        weights = load_backbone(config.backbone_weights, config.spec.architecture.backbone)
+        shape = config.spec.architecture
+        assert isinstance(shape, DetrConfig | EomtConfig)
+        weights = load_backbone(config.backbone_weights, shape.backbone)
         model.backbone.load_state_dict(weights, strict=False)  # but for counters of batches
         return model, [f"backbone: from {config.backbone_weights}"]
     if config.start is None:
@@ -167,9 +176,9 @@ def make_model(config: TrainConfig) -> tuple[Detr, list[str]]:
 
 @torch.no_grad()
 def transfer(
-    source: Detr,
+    source: Network,
     source_spec: ModelSpec,
-    target: Detr,
+    target: Network,
     target_spec: ModelSpec,
     class_map: Mapping[str, str],
 ) -> tuple[list[str], set[str]]:
@@ -188,13 +197,16 @@ def transfer(
     """
     given, wanted = source.state_dict(), target.state_dict()
     notes: list[str] = []
-    for name in _UNSEEN:  # no weight's shape shows these
+    both_detr = isinstance(source, Detr) and isinstance(target, Detr)
+    for name in _UNSEEN if both_detr else ():  # no weight's shape shows these
         before, after = map(attrgetter(name), (source_spec.architecture, target_spec.architecture))
         if before != after:
             notes.append(f"{name}: {after} here, but the checkpoint was trained with {before}")
     random: dict[str, str] = {}
     for key, tensor in wanted.items():
         stored = given.get(key)
+        if stored is not None and key == _POSITIONS and stored.shape[1] == tensor.shape[1]:
+            stored = resample_positions(stored, isqrt(len(tensor)))
         if key in (*_CLASS_HEAD, _QUERIES) or key.endswith("num_batches_tracked"):
             continue
         if stored is not None and stored.shape == tensor.shape:

@@ -24,8 +24,11 @@ from torch.utils.checkpoint import checkpoint
 from panodetr.errors import TrainingError
 from panodetr.files import atomic_write
 from panodetr.model.detr import Detr
+from panodetr.model.eomt import Eomt
+from panodetr.model.network import Network
 from panodetr.objective.auxiliary import AuxiliaryHeads
 from panodetr.objective.criterion import compute_losses
+from panodetr.objective.eomt import compute_eomt_losses
 from panodetr.objective.targets import Batch, Totals
 from panodetr.training.config import TrainConfig
 
@@ -39,16 +42,24 @@ COUNTERS = ("step", "bad_steps", "skipped", "best", "tie", "stale", "validated",
 class Learner(nn.Module):
     """Model, auxiliary heads and losses as one module: what Accelerate spreads over processes."""
 
-    def __init__(self, model: Detr, auxiliary: AuxiliaryHeads, config: TrainConfig) -> None:
+    def __init__(self, model: Network, auxiliary: AuxiliaryHeads, config: TrainConfig) -> None:
         super().__init__()
         self.model = model
         self.auxiliary = auxiliary
         self.config = config
 
     def forward(
-        self, batch: Batch, totals: Totals, *, with_masks: bool
+        self, batch: Batch, totals: Totals, *, with_masks: bool, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total to minimise, and its parts to log; see `compute_losses`."""
+        """The total to minimise, and its parts to log; see `compute_losses`.
+
+        `progress` is the part of the run that is done, 0 to 1.
+        """
+        if isinstance(self.model, Eomt):
+            return compute_eomt_losses(
+                self.model, batch, self.config, progress=progress, totals=totals
+            )
+        assert isinstance(self.model, Detr)
         return compute_losses(
             self.model, self.auxiliary, batch, self.config, with_masks=with_masks, totals=totals
         )
@@ -87,11 +98,11 @@ class TrainState:
     ranks: int | None = None
 
     @property
-    def kept_model(self) -> Detr:
+    def kept_model(self) -> Network:
         """The model that is validated and kept: the average where there is one."""
         if self.average is None:
             return self.learner.model
-        return cast("Detr", self.average.module)
+        return cast("Network", self.average.module)
 
     def save(self, path: Path) -> None:
         """Write everything, whole or not at all.
@@ -153,7 +164,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
 
 
-def average_weights(model: Detr, decay: float) -> AveragedModel:
+def average_weights(model: Network, decay: float) -> AveragedModel:
     """Begin an exponential moving average (EMA) of a model's weights and running statistics.
 
     The first update copies the weights. Update n + 1 leaves the part min(decay, (1 + n) / (10 + n))
@@ -176,16 +187,12 @@ def average_weights(model: Detr, decay: float) -> AveragedModel:
     return average.eval().requires_grad_(requires_grad=False)
 
 
-def recompute_activations(model: Detr) -> None:
+def recompute_activations(model: Network) -> None:
     """Compute activations of blocks, layers and mask head again in the backward pass.
 
     Gradients and the state dict stay the same, dropout included, at about a third more time.
     """
-    blocks = [block for stage in model.backbone.stages for block in stage.children()]
-    parts = [*blocks, *model.encoder.layers, *model.decoder.layers]
-    if model.mask_head is not None:
-        parts.append(model.mask_head)
-    for part in parts:
+    for part in model.repeated():
         part.forward = partial(
             checkpoint,
             part.forward,

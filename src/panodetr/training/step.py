@@ -135,7 +135,7 @@ def collate(examples: Sequence[Example], classes: NDArray[np.int64], rule: Prepr
 
     `classes` are the model's indexes of the data's categories.
     """
-    pixels, padding = pad([normalize(e.image, rule.mean, rule.std) for e in examples])
+    pixels, padding = pad([normalize(e.image, rule.mean, rule.std) for e in examples], rule)
     index_map = np.zeros(padding.shape, dtype=np.int16)
     boxes: list[NDArray[np.float32]] = []
     for place, example in zip(index_map, examples, strict=True):
@@ -211,6 +211,7 @@ def train_step(
         accelerator: the processes.
     """
     masks = config.spec.architecture.masks and state.step >= config.mask_start
+    progress = state.step / config.steps
     totals = count_step(parts, config, accelerator)
     # What a forward pass changes in live batch norms, where numbers that aren't finite would stay.
     norms = [m for m in state.learner.model.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -221,7 +222,9 @@ def train_step(
     for number, part in enumerate(parts, start=1):
         # Processes exchange their gradients once, in the backward pass of the last part.
         with accelerator.no_sync(network) if number < len(parts) else nullcontext():
-            total, losses = network(part.to(accelerator.device), totals, with_masks=masks)
+            total, losses = network(
+                part.to(accelerator.device), totals, with_masks=masks, progress=progress
+            )
             accelerator.backward(total)
         shares.append(losses)
     learned = [p for group in state.optimizer.param_groups for p in group["params"]]

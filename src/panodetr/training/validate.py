@@ -19,7 +19,8 @@ from panodetr.evaluation.ground_truth import GroundTruth, Task
 from panodetr.evaluation.metrics import Figures, metrics
 from panodetr.images.preprocess import Preprocessing
 from panodetr.loading import predictor_of
-from panodetr.model.detr import Detr
+from panodetr.model.build import build
+from panodetr.model.network import Network
 from panodetr.predict import Predictor
 from panodetr.training.processes import gather, share_buffers
 
@@ -90,7 +91,7 @@ def choose_tasks(spec: ModelSpec, truth: GroundTruth) -> tuple[Task, ...]:
 
 
 def validate(
-    model: Detr,
+    model: Network,
     spec: ModelSpec,
     truth: GroundTruth,
     *,
@@ -165,9 +166,9 @@ def _find_unreadable(truth: GroundTruth, rule: Preprocessing) -> dict[int, str]:
     return found
 
 
-def make_predictor(model: Detr, spec: ModelSpec) -> Predictor:
+def make_predictor(model: Network, spec: ModelSpec) -> Predictor:
     """Predict with a copy: a runtime takes its model over, and this one goes on learning."""
-    taken = Detr(spec.architecture)
+    taken = build(spec.architecture)
     taken.load_state_dict(model.state_dict())
     return predictor_of(spec, taken, model.queries.weight.device)
 

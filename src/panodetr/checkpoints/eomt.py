@@ -1,0 +1,290 @@
+"""transformers' configuration of an EoMT, and what an EoMT's weights show of its shape.
+
+Stuff or thing stands in none of them; COCO's and ADE20K's classes are known by their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import count, takewhile
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from panodetr.checkpoints.huggingface import (
+    UNUSED,
+    Preprocessor,
+    read_labels,
+    read_normalization,
+    with_kept,
+    write_labels,
+    write_normalization,
+)
+from panodetr.checkpoints.names import NameTable, prefix_in
+from panodetr.checkpoints.published import coco_detection, coco_panoptic, plain_category
+from panodetr.checkpoints.spec import (
+    CONFIG_FILE,
+    NO_CLASS,
+    PREPROCESSOR_FILE,
+    ModelSpec,
+    spec_from_json,
+    spec_to_json,
+)
+from panodetr.errors import CheckpointError
+from panodetr.images.preprocess import Preprocessing
+from panodetr.model.config import EomtConfig, VitConfig
+from panodetr.results.types import Category
+from panodetr.validation import check
+
+ADE20K_CLASSES = 150
+_ADE20K_STUFF = frozenset((
+    0, 1, 2, 3, 4, 5, 6, 9, 11, 13, 16, 17, 21, 25, 26, 28, 29, 34, 40, 46, 48, 51, 52, 54, 59, 60,
+    61, 63, 68, 77, 79, 84, 91, 94, 96, 99, 100, 101, 105, 106, 109, 113, 114, 117, 122, 128, 131,
+    140, 141, 145,
+))  # fmt: skip
+
+SCORE, OVERLAP = 0.8, 0.8
+"""The published rule: least score of a segment, and least part of a mask that it must win."""
+NO_OBJECT = 0.1
+"""Weight of "no object" in the published models' loss."""
+_PATCH, _SIDE = 16, 640
+"""Of a patch and of an image, in pixels, where a DINOv2 does not say what an EoMT's are to be."""
+
+_HEAD = 64
+"""Width of an attention head in every DINOv2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DinoConfig:
+    """`config.json` of transformers' DINOv2 with registers, and what EoMT's shares with it."""
+
+    model_type: Literal["eomt", "dinov2_with_registers"]
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    mlp_ratio: int = 4
+    use_swiglu_ffn: bool = False
+    num_register_tokens: int = 4
+    image_size: int = 224
+    patch_size: int = 16
+    num_channels: Literal[3] = 3
+    hidden_act: Literal["gelu"] = "gelu"
+
+    def vit(self) -> VitConfig:
+        """The transformer, as the weights are.
+
+        Raises:
+            ValueError: a number is out of bounds.
+        """
+        return VitConfig(
+            hidden_dim=self.hidden_size,
+            heads=self.num_attention_heads,
+            layers=self.num_hidden_layers,
+            ffn_ratio=self.mlp_ratio,
+            swiglu=self.use_swiglu_ffn,
+            registers=self.num_register_tokens,
+            patch=self.patch_size,
+            grid=max(1, self.image_size // max(1, self.patch_size)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EomtJson(DinoConfig):
+    """`config.json` of an EoMT, the keys that matter here."""
+
+    hidden_size: int = 1024
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    image_size: int = 640
+    num_blocks: int = 4
+    num_queries: int = 200
+    num_upscale_blocks: int = 2
+    id2label: dict[str, str] | None = None
+    num_labels: int = 2
+    panodetr: dict[str, Any] | None = None
+
+
+def read_eomt(config: Mapping[str, Any], preprocessor: Mapping[str, Any], name: str) -> ModelSpec:
+    """Understand a configuration of transformers; as `read_huggingface`."""
+    given = check(config, EomtJson, CONFIG_FILE, CheckpointError)
+    pixels = check(preprocessor, Preprocessor, PREPROCESSOR_FILE, CheckpointError)
+    try:
+        spec = _read(given, pixels, name)
+    except ValueError as error:
+        raise CheckpointError(f"{CONFIG_FILE}: {error}") from error
+    if given.panodetr is None:
+        return spec
+    return with_kept(spec, spec_from_json(given.panodetr, f"{CONFIG_FILE}: panodetr"))
+
+
+def _read(config: EomtJson, preprocessor: Preprocessor, name: str) -> ModelSpec:
+    classes, labels = read_labels(config.id2label, config.num_labels)
+    shape = EomtConfig(
+        backbone=config.vit(),
+        num_classes=classes,
+        num_queries=config.num_queries,
+        query_blocks=config.num_blocks,
+        upscales=config.num_upscale_blocks,
+    )
+    mean, std = read_normalization(preprocessor)
+    size = preprocessor.size if isinstance(preprocessor.size, dict) else {}
+    side = size.get("shortest_edge") or config.image_size
+    rule = Preprocessing(
+        short_side=side,
+        long_side=size.get("longest_edge") or side,
+        multiple=side if preprocessor.do_pad else config.patch_size,
+        mean=mean,
+        std=std,
+    )
+    return _spec(name, shape, _categories(classes, labels), rule)
+
+
+def read_dinov2(config: Mapping[str, Any], preprocessor: Mapping[str, Any], name: str) -> ModelSpec:
+    """Understand a configuration of DINOv2: an EoMT that is still to be trained on it.
+
+    Raises:
+        CheckpointError: it is one that cannot be built here.
+    """
+    del preprocessor  # of a classifier
+    given = check(config, DinoConfig, CONFIG_FILE, CheckpointError)
+    try:
+        vit = replace(given.vit(), patch=_PATCH, grid=_SIDE // _PATCH)
+        shape = EomtConfig(backbone=vit, num_classes=1, query_blocks=_usual_blocks(vit.layers))
+        rule = Preprocessing(short_side=_SIDE, long_side=_SIDE, multiple=_SIDE)
+        nothing = replace(plain_category(0, "nothing"), id=NO_CLASS)
+        return _spec(name, shape, (nothing,), rule)
+    except ValueError as error:
+        raise CheckpointError(f"{CONFIG_FILE}: {error}") from error
+
+
+def _usual_blocks(layers: int) -> int:
+    """Blocks that carry queries in the published models of so many blocks."""
+    return {12: 3, 24: 4, 40: 5}.get(layers, min(3, layers))
+
+
+def write_eomt(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Describe a model as transformers does: `config.json` and `preprocessor_config.json`."""
+    shape, rule = spec.architecture, spec.preprocessing
+    assert isinstance(shape, EomtConfig)
+    vit = shape.backbone
+    side = vit.grid * vit.patch
+    config = {
+        "architectures": ["EomtForUniversalSegmentation"],
+        "model_type": "eomt",
+        "hidden_size": vit.hidden_dim,
+        "num_hidden_layers": vit.layers,
+        "num_attention_heads": vit.heads,
+        "mlp_ratio": vit.ffn_ratio,
+        "use_swiglu_ffn": vit.swiglu,
+        "num_register_tokens": vit.registers,
+        "image_size": side,
+        "patch_size": vit.patch,
+        "num_blocks": shape.query_blocks,
+        "num_queries": shape.num_queries,
+        "num_upscale_blocks": shape.upscales,
+        **write_labels(spec),
+        "panodetr": spec_to_json(spec),
+    }
+    preprocessor = {
+        "image_processor_type": "EomtImageProcessor",
+        **write_normalization(rule),
+        "do_resize": True,
+        "do_pad": True,  # transformers' network takes images of this size alone
+        "do_split_image": False,
+        "size": {"shortest_edge": side, "longest_edge": side},
+    }
+    return config, preprocessor
+
+
+def eomt_constants(spec: ModelSpec) -> dict[str, Tensor]:
+    """What both transformers and the original keep beside the weights, under their names.
+
+    No query's attention is masked at inference: without these zeros it would be there.
+    """
+    shape = spec.architecture
+    assert isinstance(shape, EomtConfig)
+    weights = torch.ones(shape.num_classes + 1)
+    weights[-1] = NO_OBJECT
+    return {
+        "attn_mask_probs": torch.zeros(shape.query_blocks),
+        "criterion.empty_weight": weights,
+    }
+
+
+def infer_eomt(tensors: Mapping[str, Tensor], table: NameTable, name: str) -> ModelSpec:
+    """Find the configuration that has weights of these names and shapes.
+
+    Images are taken to be as large as the positions say.
+
+    Raises:
+        ValueError: a weight is missing that every EoMT has.
+    """
+    prefix = prefix_in(tensors)
+
+    def size(key: str) -> tuple[int, ...]:
+        stored = table.name(key, prefix)
+        if stored not in tensors:
+            raise ValueError(f"{stored!r} is missing; is the file complete?")
+        return tensors[stored].shape
+
+    def depth(part: str) -> int:
+        known = (table.name(part.replace("*", str(n)), prefix) in tensors for n in count())
+        return sum(1 for _ in takewhile(bool, known))
+
+    dim, _, patch, _ = size("backbone.patches.weight")
+    swiglu = table.name("backbone.blocks.0.ffn.0.bias", prefix) not in tensors
+    down, fed = "backbone.blocks.0.ffn.down.weight", "backbone.blocks.0.ffn.2.weight"
+    if not swiglu:  # timm packs the gate into the first layer, under one name
+        swiglu = 2 * size(fed)[1] == size("backbone.blocks.0.ffn.0.bias")[0]
+    layers = depth("backbone.blocks.*.attention_scale")
+    wide = size(down if swiglu else fed)[1] * (1.5 if swiglu else 1)
+    masked = next((t for key, t in tensors.items() if key.endswith("attn_mask_probs")), None)
+    vit = VitConfig(
+        hidden_dim=dim,
+        heads=max(1, dim // _HEAD),
+        layers=layers,
+        ffn_ratio=round(wide / dim),
+        swiglu=swiglu,
+        registers=size("backbone.registers")[1],
+        patch=patch,
+        grid=round(size("backbone.positions")[-2] ** 0.5),
+    )
+    shape = EomtConfig(
+        backbone=vit,
+        num_classes=size("class_head.weight")[0] - 1,
+        num_queries=size("queries.weight")[0],
+        query_blocks=_usual_blocks(layers) if masked is None else len(masked),
+        upscales=depth("doublings.*.enlarge.weight"),
+    )
+    side = vit.grid * vit.patch
+    rule = Preprocessing(short_side=side, long_side=side, multiple=side)
+    return _spec(name, shape, _categories(shape.num_classes, None), rule)
+
+
+def _spec(
+    name: str, shape: EomtConfig, categories: tuple[Category, ...], rule: Preprocessing
+) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        architecture=shape,
+        categories=categories,
+        preprocessing=rule,
+        threshold=SCORE,
+        overlap=OVERLAP,
+    )
+
+
+def _categories(count: int, labels: list[str] | None) -> tuple[Category, ...]:
+    """Name classes that are numbered without gaps; COCO's by their own names."""
+    for known in (coco_panoptic(), coco_detection()):
+        if len(known) == count and (labels is None or labels[0] == known[0].name):
+            return tuple(replace(category, index=n) for n, category in enumerate(known))
+    names = [f"class {n}" for n in range(count)] if labels is None else labels
+    found = tuple(
+        plain_category(index, label) for index, label in enumerate(names) if label != UNUSED
+    )
+    if count != ADE20K_CLASSES:
+        return found
+    return tuple(replace(c, is_thing=c.index not in _ADE20K_STUFF) for c in found)
