@@ -37,7 +37,7 @@ from panodetr.files import write_json
 from panodetr.model.detr import Detr
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.optimizer import learning_rate_factor, set_learning_rate
+from panodetr.training.optimizer import set_learning_rate
 from panodetr.training.processes import join_ranks
 from panodetr.training.recipes import RecipeData, configure
 from panodetr.training.start import make_state
@@ -124,7 +124,7 @@ def advance(
 ) -> None:
     """One step, where the recipe's schedule is after a share of it, 0 to 1."""
     place = int(share * config.steps)
-    set_learning_rate(state.optimizer, learning_rate_factor(place, config))
+    set_learning_rate(state.optimizer, place, config)
     seed_step(config.seed, state.step, 0)
     config = replace(config, mask_start=0 if place >= config.mask_start else ENDLESS)
     result = train_step(state.learner, state, parts, config, accelerator)

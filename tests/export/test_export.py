@@ -27,6 +27,7 @@ from panodetr.export.export import check_outputs, export
 from panodetr.export.quantize import calibration_batches
 from panodetr.images.preprocess import Preprocessing
 from panodetr.images.views import TiledImage, read_tiled
+from panodetr.model.config import DetrConfig
 from panodetr.model.detr import Detr
 from panodetr.results.masks import Masks, NumpyMasks
 from panodetr.runtimes.base import Runtime
@@ -190,7 +191,8 @@ def test_what_int8_keeps_in_float_must_be_there(
     boxes = replace(tiny_spec.architecture, masks=False)
     for architecture in (tiny_spec.architecture, boxes):
         graphs = to_openvino(Detr(architecture), tiny_spec.preprocessing)
-        monkeypatch.setattr(quantize_module, "KEPT_FLOAT", (".*stem.*", ".*renamed.*"))
+        kept = {DetrConfig: (".*stem.*", ".*renamed.*")}
+        monkeypatch.setattr(quantize_module, "KEPT_FLOAT", kept)
         with pytest.raises(CheckpointError, match=r"int8 keeps '\.\*renamed\.\*' in float32"):
             quantize_module.quantize(graphs, tiny_spec, [])
         monkeypatch.undo()

@@ -82,11 +82,12 @@ def test_a_mask_step_leaves_everything_else_as_it_was(tiny_run: TrainConfig) -> 
 
 def test_the_backbone_has_a_rate_of_its_own(tiny_run: TrainConfig) -> None:
     state = make_state(tiny_run, CPU, print)
-    set_learning_rate(state.optimizer, 0.5)
+    rising = replace(tiny_run, warmup=1, drop=0, decay=0)
+    set_learning_rate(state.optimizer, 0, rising)
     rate = {id(p): group["lr"] for group in state.optimizer.param_groups for p in group["params"]}
     for name, parameter in state.learner.model.named_parameters():
         expected = 5e-4 if name.startswith("backbone.") else 1e-3
         assert rate.pop(id(parameter)) == pytest.approx(expected / 2)
     assert len(rate) == len(list(state.learner.auxiliary.parameters()))
-    set_learning_rate(state.optimizer, 1.0)
+    set_learning_rate(state.optimizer, 1, rising)
     assert [group["lr"] for group in state.optimizer.param_groups] == pytest.approx([1e-3, 5e-4])

@@ -49,7 +49,7 @@ class Learner(nn.Module):
         self.config = config
 
     def forward(
-        self, batch: Batch, totals: Totals, *, with_masks: bool, progress: float
+        self, batch: Batch, totals: Totals, *, with_masks: bool, progress: float = 0.0
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The total to minimise, and its parts to log; see `compute_losses`.
 
