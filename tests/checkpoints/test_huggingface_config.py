@@ -149,6 +149,8 @@ TUNED = ModelSpec(
 
 def test_published_and_tuned_models_read_back_unless_classes_were_renamed() -> None:
     for model in PUBLISHED:
+        if not isinstance(model.architecture, DetrConfig):
+            continue
         spec = ModelSpec(
             name="a", architecture=model.architecture, categories=model.categories,
             preprocessing=model.preprocessing,

@@ -15,18 +15,25 @@ from panodetr.checkpoints.published import (
 )
 from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.model.detr import Detr
+from panodetr.model.build import build
+from panodetr.model.config import DetrConfig
 
 
-def test_the_catalogue_has_nine_whole_models_found_by_id_and_by_file() -> None:
+def test_the_catalogue_has_whole_models_found_by_id_and_by_file() -> None:
     names = [model.hub_id for model in PUBLISHED]
-    assert len(set(names)) == 9
-    assert sum(name.startswith("facebook/") for name in names) == 7
-    assert {model.licence for model in PUBLISHED} == {"Apache-2.0", "MIT"}
+    assert len(set(names)) == len(names) == 21
+    makers = [name.partition("/")[0] for name in names]
+    assert [makers.count(maker) for maker in ("facebook", "microsoft", "tue-mps")] == [7, 2, 12]
+    assert {model.licence for model in PUBLISHED} == {"Apache-2.0", "MIT", "see the card"}
     for model in PUBLISHED:
         with torch.device("meta"):
-            state = Detr(model.architecture).state_dict()
+            state = build(model.architecture).state_dict()
         assert model.size == sum(4 * tensor.numel() for tensor in state.values())
+        if not isinstance(model.architecture, DetrConfig):
+            side = model.architecture.backbone.grid * 16
+            assert str(side) in model.hub_id
+            assert model.preprocessing.multiple == side
+            continue
         assert model.architecture.backbone.dilate_last == ("dc5" in model.hub_id)
         assert model.architecture.masks == ("panoptic" in model.hub_id) == ("pq" in model.figures)
     found = find_published("facebook/detr-resnet-101-panoptic")

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from panodetr.checkpoints.huggingface import (
-    UNUSED,
     Preprocessor,
     read_labels,
     read_normalization,
@@ -23,7 +22,7 @@ from panodetr.checkpoints.huggingface import (
     write_normalization,
 )
 from panodetr.checkpoints.names import NameTable, prefix_in
-from panodetr.checkpoints.published import coco_detection, coco_panoptic, plain_category
+from panodetr.checkpoints.published import dense_categories, plain_category
 from panodetr.checkpoints.spec import (
     CONFIG_FILE,
     NO_CLASS,
@@ -37,13 +36,6 @@ from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import EomtConfig, VitConfig
 from panodetr.results.types import Category
 from panodetr.validation import check
-
-ADE20K_CLASSES = 150
-_ADE20K_STUFF = frozenset((
-    0, 1, 2, 3, 4, 5, 6, 9, 11, 13, 16, 17, 21, 25, 26, 28, 29, 34, 40, 46, 48, 51, 52, 54, 59, 60,
-    61, 63, 68, 77, 79, 84, 91, 94, 96, 99, 100, 101, 105, 106, 109, 113, 114, 117, 122, 128, 131,
-    140, 141, 145,
-))  # fmt: skip
 
 SCORE, OVERLAP = 0.8, 0.8
 """The published rule: least score of a segment, and least part of a mask that it must win."""
@@ -138,7 +130,7 @@ def _read(config: EomtJson, preprocessor: Preprocessor, name: str) -> ModelSpec:
         mean=mean,
         std=std,
     )
-    return _spec(name, shape, _categories(classes, labels), rule)
+    return _spec(name, shape, dense_categories(classes, labels), rule)
 
 
 def read_dinov2(config: Mapping[str, Any], preprocessor: Mapping[str, Any], name: str) -> ModelSpec:
@@ -260,7 +252,7 @@ def infer_eomt(tensors: Mapping[str, Tensor], table: NameTable, name: str) -> Mo
     )
     side = vit.grid * vit.patch
     rule = Preprocessing(short_side=side, long_side=side, multiple=side)
-    return _spec(name, shape, _categories(shape.num_classes, None), rule)
+    return _spec(name, shape, dense_categories(shape.num_classes, None), rule)
 
 
 def _spec(
@@ -274,17 +266,3 @@ def _spec(
         threshold=SCORE,
         overlap=OVERLAP,
     )
-
-
-def _categories(count: int, labels: list[str] | None) -> tuple[Category, ...]:
-    """Name classes that are numbered without gaps; COCO's by their own names."""
-    for known in (coco_panoptic(), coco_detection()):
-        if len(known) == count and (labels is None or labels[0] == known[0].name):
-            return tuple(replace(category, index=n) for n, category in enumerate(known))
-    names = [f"class {n}" for n in range(count)] if labels is None else labels
-    found = tuple(
-        plain_category(index, label) for index, label in enumerate(names) if label != UNUSED
-    )
-    if count != ADE20K_CLASSES:
-        return found
-    return tuple(replace(c, is_thing=c.index not in _ADE20K_STUFF) for c in found)

@@ -203,7 +203,7 @@ class KnownModel:
         task: what it finds.
         figures: what it reached, in percent, as `Published.figures`; empty where unknown.
         data: what the figures were measured on; None where unknown.
-        licence: of the weights, by SPDX; None where unknown.
+        licence: of the weights, by SPDX, or where to read it; None where unknown.
         size: bytes of the weights, here or, if they are not here, as float32.
     """
 

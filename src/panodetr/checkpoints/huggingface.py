@@ -11,7 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from panodetr.checkpoints.published import categories_by_count, coco_panoptic, plain_category
+from panodetr.checkpoints.published import (
+    UNUSED,
+    categories_by_count,
+    coco_panoptic,
+    plain_category,
+)
 from panodetr.checkpoints.spec import (
     CONFIG_FILE,
     PREPROCESSOR_FILE,
@@ -32,7 +37,6 @@ from panodetr.model.config import (
 from panodetr.results.types import Category
 from panodetr.validation import check
 
-UNUSED = "N/A"  # what transformers' configurations call an index without a class
 RESNETS = {
     "resnet18": RESNET18,
     "resnet34": RESNET34,

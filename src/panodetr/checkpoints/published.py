@@ -5,7 +5,8 @@ Checkpoints trained on COCO often carry its categories only as numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,20 @@ from panodetr.model.config import (
     COCO_PANOPTIC_CLASSES,
     MOST_CLASSES,
     Architecture,
+    EomtConfig,
 )
 from panodetr.results.types import Category
 from panodetr.validation import check, read_json
 
 MODELS = Path(__file__).parents[1] / "assets" / "models"
 _COCO = Path(__file__).with_name("coco.json")
+UNUSED = "N/A"  # what transformers' configurations call an index without a class
+_ADE20K_CLASSES = 150
+_ADE20K_STUFF = frozenset((
+    0, 1, 2, 3, 4, 5, 6, 9, 11, 13, 16, 17, 21, 25, 26, 28, 29, 34, 40, 46, 48, 51, 52, 54, 59, 60,
+    61, 63, 68, 77, 79, 84, 91, 94, 96, 99, 100, 101, 105, 106, 109, 113, 114, 117, 122, 128, 131,
+    140, 141, 145,
+))  # fmt: skip
 _OTHER = (  # colours of classes that COCO does not have; far apart
     (230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48), (145, 30, 180),
     (70, 240, 240), (240, 50, 230), (210, 245, 60), (250, 190, 212), (0, 128, 128), (170, 110, 40),
@@ -67,6 +76,25 @@ def categories_by_count(num_classes: int) -> tuple[Category, ...]:
     return tuple(plain_category(index, f"class {index}") for index in range(num_classes))
 
 
+def dense_categories(count: int, labels: Sequence[str] | None) -> tuple[Category, ...]:
+    """Name classes that are numbered without gaps, as those of EoMT.
+
+    COCO's, and which of ADE20K's are stuff, are known by how many there are.
+
+    Args:
+        count: of the classes.
+        labels: their names, `UNUSED` for those that the data does not have; None where unknown.
+    """
+    for known in (coco_panoptic(), coco_detection()):
+        if len(known) == count and (labels is None or labels[0] == known[0].name):
+            return tuple(replace(category, index=n) for n, category in enumerate(known))
+    names = [f"class {n}" for n in range(count)] if labels is None else labels
+    found = tuple(plain_category(n, name) for n, name in enumerate(names) if name != UNUSED)
+    if count != _ADE20K_CLASSES:
+        return found
+    return tuple(replace(c, is_thing=c.index not in _ADE20K_STUFF) for c in found)
+
+
 def plain_category(index: int, name: str) -> Category:
     """Make a category of which only the name is known; it counts as a thing."""
     return Category(
@@ -80,9 +108,9 @@ class Published:
 
     Attributes:
         hub_id: its name on the Hugging Face hub.
-        file: its original file's name.
+        file: its original file's name; empty where all are called the same.
         size: bytes of its weights, as float32.
-        licence: of the weights, by SPDX.
+        licence: of the weights, by SPDX, or where to read it.
         data: what the figures were measured on.
         architecture: its shape.
         preprocessing: how its images are fed.
@@ -92,7 +120,7 @@ class Published:
     """
 
     hub_id: str
-    file: str
+    file: str = ""
     size: int
     licence: str
     data: str
@@ -104,6 +132,8 @@ class Published:
     @property
     def categories(self) -> tuple[Category, ...]:
         """Its classes."""
+        if isinstance(self.architecture, EomtConfig):
+            return dense_categories(self.architecture.num_classes, None)
         if not self.labels:
             return categories_by_count(self.architecture.num_classes)
         return tuple(plain_category(index, label) for index, label in enumerate(self.labels))
