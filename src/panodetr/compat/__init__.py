@@ -1,10 +1,15 @@
 """The class names of transformers over our model, so that code written for them runs here.
 
-`DetrForSegmentation` and `DetrForObjectDetection` give the outputs of transformers' classes of
-these names, and the processors prepare images and read outputs as theirs do. What differs, and why,
-stands in `docs/how-to/from-transformers.md`.
+`DetrForSegmentation`, `DetrForObjectDetection` and `EomtForUniversalSegmentation` give the outputs
+of transformers' classes of these names, and the processors prepare images and read outputs as
+theirs do. What differs, and why, stands in `docs/how-to/from-transformers.md`.
 """
 
+from panodetr.compat.eomt import (
+    EomtForUniversalSegmentation,
+    EomtForUniversalSegmentationOutput,
+    EomtImageProcessor,
+)
 from panodetr.compat.inputs import BatchFeature
 from panodetr.compat.models import DetrForObjectDetection, DetrForSegmentation
 from panodetr.compat.outputs import DetrObjectDetectionOutput, DetrSegmentationOutput
@@ -18,5 +23,8 @@ __all__ = [
     "DetrImageProcessor",
     "DetrObjectDetectionOutput",
     "DetrSegmentationOutput",
+    "EomtForUniversalSegmentation",
+    "EomtForUniversalSegmentationOutput",
+    "EomtImageProcessor",
     "rgb_to_id",
 ]

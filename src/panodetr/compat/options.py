@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from math import inf
 from typing import Any, Literal
 
 from PIL import Image
@@ -28,8 +29,8 @@ class ProcessorOptions:
     Attributes:
         format: of annotations.
         do_resize: whether images are resized.
-        size: `shortest_edge` and `longest_edge`; or `height` and `width`, which may distort; or
-            `max_height` and `max_width`.
+        size: `shortest_edge` and `longest_edge` (0 or None for no limit); or `height` and `width`,
+            which may distort; or `max_height` and `max_width`.
         resample: Pillow's filter.
         do_rescale: whether values are multiplied by `rescale_factor`.
         rescale_factor: brings 0 to 255 to 0 to 1.
@@ -113,7 +114,7 @@ class ProcessorOptions:
         if "max_height" in self.size:
             scale = min(self.size["max_height"] / height, self.size["max_width"] / width)
             return int(height * scale), int(width * scale)
-        short, longest = float(self.size["shortest_edge"]), self.size["longest_edge"]
+        short, longest = float(self.size["shortest_edge"]), self.size["longest_edge"] or inf
         least, most = float(min(size)), float(max(size))
         if most / least * short > longest:
             short = longest * least / most
