@@ -17,10 +17,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from threading import Event
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -69,17 +72,20 @@ def main() -> int:
             url = service.stdout.readline().decode().split()[-1]
             # Every size of batch that is new to PyTorch costs it some memory, once.
             ask(Load(), url, images, expected, options.clients, options.warm_up)
-            memory, load = [memory_of(service.pid)], Load()
-            for _ in range(options.turns):
-                loop.run(images, options.loop_seconds / options.turns)
-                seconds = options.seconds / options.turns
-                ask(load, url, images, expected, options.clients, seconds)
-            memory.append(memory_of(service.pid))
+            memory, load = list[float](), Load()
+            with sampling(service.pid, memory):
+                for _ in range(options.turns):
+                    loop.run(images, options.loop_seconds / options.turns)
+                    seconds = options.seconds / options.turns
+                    ask(load, url, images, expected, options.clients, seconds)
         finally:
             service.terminate()
-    report(options, loop, load, memory)
+    # One batch more or less in memory is several MiB: medians of many samples tell growth.
+    quarter = -(-len(memory) // 4)
+    ends = statistics.median(memory[:quarter]), statistics.median(memory[-quarter:])
+    report(options, loop, load, ends)
     other = set(load.statuses) - {200, 429}
-    return 1 if load.wrong or other or memory[1] - memory[0] > options.growth else 0
+    return 1 if load.wrong or other or ends[1] - ends[0] > options.growth else 0
 
 
 def crop(file: Traversable) -> bytes:
@@ -137,19 +143,33 @@ def ask(
     load.took += time.perf_counter() - start
 
 
-def memory_of(pid: int) -> float:
-    """Give what a service and its processes hold for themselves at rest, in MiB."""
-    time.sleep(1)  # the last batch's memory is given back after its answers
-    service = psutil.Process(pid)
-    everyone = [service, *service.children(recursive=True)]
-    return sum(process.memory_full_info().uss for process in everyone) / 2**20
+@contextmanager
+def sampling(pid: int, memory: list[float]) -> Generator[None]:
+    """Note every second what a service and its processes hold for themselves, in MiB."""
+    service, ended = psutil.Process(pid), Event()
+
+    def sample() -> None:
+        while not ended.wait(1):
+            everyone = [service, *service.children(recursive=True)]
+            memory.append(sum(one.memory_full_info().uss for one in everyone) / 2**20)
+
+    with ThreadPoolExecutor(1) as pool:
+        sampled = pool.submit(sample)
+        try:
+            yield
+        finally:
+            ended.set()
+            sampled.result()
 
 
-def report(options: argparse.Namespace, loop: Loop, load: Load, memory: list[float]) -> None:
+def report(
+    options: argparse.Namespace, loop: Loop, load: Load, memory: tuple[float, float]
+) -> None:
     machine = describe_machine()
     rate, loops = load.statuses[200] / load.took, loop.count / loop.took
     cuts = statistics.quantiles(load.seconds, n=100)
     growth = memory[1] - memory[0]
+    minutes = (load.took + loop.took) * 3 / 4 / 60  # between the middles of the quarters
     print(f"{machine['date']}, {machine['processor']}, {machine['cores']} cores")
     print(f"{options.clients} clients, {options.workers} processes, {SIDE}x{SIDE} pixels")
     print(f"answers: {dict(load.statuses)}, different from the loop's: {load.wrong}")
@@ -158,8 +178,8 @@ def report(options: argparse.Namespace, loop: Loop, load: Load, memory: list[flo
     )
     print(f"latency: p50 {cuts[49]:.2f} s, p95 {cuts[94]:.2f} s, p99 {cuts[98]:.2f} s")
     print(
-        f"memory: {memory[0]:.0f} MiB, then {memory[1]:.0f} MiB: {growth:+.1f} MiB, "
-        f"{growth / load.took * 60:+.2f} a minute"
+        f"memory: {memory[0]:.0f} MiB in the first quarter, {memory[1]:.0f} MiB in the last: "
+        f"{growth:+.1f} MiB, {growth / minutes:+.2f} a minute"
     )
 
 
