@@ -181,6 +181,55 @@ def test_boxes_of_another_form_are_an_error(tmp_path: Path, form: str) -> None:
     assert expected[form] in said(tmp_path)
 
 
+LISTED = [{"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}]
+
+
+@pytest.mark.parametrize(
+    ("ids", "categories"),
+    [
+        (("cat", "dog"), LISTED),
+        (("cat", "dog"), [{"id": "cat", "name": "cat"}, {"id": "dog", "name": "dog"}]),
+        (("cat", "dog"), ["cat", "dog"]),
+        ((0, 1), ["cat", "dog"]),
+        ((1, 2), ["cat", "dog"]),
+        ((7, 9), {"7": "cat", "9": "dog"}),
+        ((7, 9), {"cat": 7, "dog": 9}),
+        (("7", "9"), {"cat": "7", "dog": "9"}),
+        ((7, 9), {"cat": LISTED[0], "dog": LISTED[1]}),
+        ((7, 9), {"7": {"name": "cat"}, "9": {"name": "dog"}}),
+    ],
+)
+def test_categories_of_coco_may_be_names(
+    tmp_path: Path, ids: tuple[object, object], categories: object
+) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    document = coco(["a.jpg"]) | {"categories": categories}
+    for entry in document["annotations"]:
+        entry["category_id"] = ids[entry["category_id"]]
+    put(tmp_path / "train.json", json.dumps(document))
+    assert inspect(tmp_path)["train"].objects == {"cat": 1, "dog": 1}
+
+
+def test_names_that_may_count_from_0_or_1_are_refused(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    document = coco(["a.jpg"]) | {"categories": ["cat", "dog"]}
+    document["annotations"] = document["annotations"][1:]
+    put(tmp_path / "train.json", json.dumps(document))
+    assert r"the ids of objects (1) may count from 0 or 1" in said(tmp_path)
+
+
+def test_images_of_coco_may_be_named_by_a_url_or_for_their_id(tmp_path: Path) -> None:
+    write_image(tmp_path / "val2017" / "a.jpg", SIZE)
+    document = coco([""])
+    document["images"][0]["coco_url"] = "http://images.cocodataset.org/val2017/a.jpg"
+    put(tmp_path / "lvis_v1_val.json", json.dumps(document))
+    document = coco(["val2017/a.jpg"])
+    for entry in document["annotations"]:
+        entry["image_id"] = "val2017/a.jpg"
+    put(tmp_path / "train.json", json.dumps(document))
+    assert counts(tmp_path) == {"train": (1, 2), "val": (1, 2)}
+
+
 def line(name: str, **objects: object) -> str:
     """Make a line of Hugging Face's imagefolder."""
     return json.dumps({"file_name": name, "objects": {"bbox": BOXES, **objects}}) + "\n"

@@ -50,16 +50,23 @@ _KINDS: tuple[Kind, ...] = ("panoptic", "instances")
 class CategoryEntry(msgspec.Struct):
     """A category of an instance JSON; a panoptic one says more."""
 
-    id: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    id: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | Text
     name: Text
     supercategory: Any = None
 
 
 class _ImageEntry(msgspec.Struct):
     id: Id
-    file_name: Text
+    file_name: str = ""
+    coco_url: str | None = None
     height: float | None = None
     width: float | None = None
+
+    def __post_init__(self) -> None:
+        """Take the name from the URL where there is none, as in LVIS."""
+        self.file_name = self.file_name or "/".join((self.coco_url or "").split("/")[-2:])
+        if not self.file_name:
+            raise ValueError("object missing required field `file_name`")
 
 
 class Document(msgspec.Struct):
@@ -67,7 +74,7 @@ class Document(msgspec.Struct):
 
     images: list[msgspec.Raw]
     annotations: list[msgspec.Raw]
-    categories: list[msgspec.Raw]
+    categories: list[msgspec.Raw] | dict[str, msgspec.Raw]
 
 
 class _Used(msgspec.Struct):
@@ -227,6 +234,8 @@ def read_images(
                 key=entry.id if isinstance(entry.id, str) else None,
                 size=stated_size(entry.height, entry.width),
             )
+    for number, (_, name) in names.items():
+        join.known.setdefault(name, number)  # some tools write it for the id
     if not images:
         faults.add(
             "broken entry", f"{layout.annotations} has no images; expected at least one image"
@@ -266,67 +275,102 @@ def _numbers(keys: Sequence[int | str]) -> dict[int | str, int]:
 
 def read_categories(
     document: Document, layout: Layout, faults: Faults, expected: type[CategoryT] = CategoryEntry
-) -> tuple[list[CategoryT], Join]:
-    """Read the categories, by rising id, without those that stand for nothing.
+) -> tuple[dict[int, CategoryT], Join]:
+    """Read the categories by their ids, rising, without those that stand for nothing.
 
     Left out, with a note: a root that Roboflow writes above all classes, which no object has, and a
     repeated name that no object has.
 
     Raises:
         DataError: an entry is faulty, two share an id, two of one name have objects, or there is
-            none, and faults are not collected.
+            none, and faults are not collected; or it is not clear which ids names stand for.
     """
     found: dict[int, CategoryT] = {}
     join = Join()
     place = f"{layout.annotations}: categories"
-    entries = list(decode_entries(document.categories, expected, place, faults))
-    join.refused = len(entries) < len(document.categories)
+    listed = _list_categories(document, layout, place)
+    entries = list(decode_entries(listed, expected, place, faults))
+    join.refused = len(entries) < len(listed)
+    numbers = _numbers([entry.id for _, entry in entries])
     for number, entry in entries:
-        known = found.setdefault(entry.id, entry)
+        known = found.setdefault(numbers[entry.id], entry)
+        join.add(entry.id, numbers[entry.id])
         if (entry.name, entry.supercategory) != (known.name, known.supercategory):
             text = f"{place}[{number}] repeats id {entry.id} of {entry.name!r}"
             faults.add("duplicate id", text)
+    for number, entry in found.items():
+        join.known.setdefault(entry.name, number)  # some tools write it for the id
     if not found and not join.refused:
         text = f"{layout.annotations} has no categories; expected at least one"
         faults.add("broken entry", text)
     count = Counter(entry.name for entry in found.values())
-    suspects = {entry.id for entry in found.values() if count[entry.name] > 1}
-    roots = [entry for entry in found.values() if entry.supercategory == "none"]
+    suspects = {number for number, entry in found.items() if count[entry.name] > 1}
+    roots = [number for number, entry in found.items() if entry.supercategory == "none"]
     root = roots[0] if len(roots) == 1 and len(found) > 1 else None
-    if root or suspects:
-        used = _used(document.annotations)
-        for other in layout.others.values():
-            if (suspects | ({root.id} if root else set())) <= used:
+    if root is not None or suspects:
+        used: set[int] = set()
+        for keys in _used(document, layout):
+            used |= {join.known[key] for key in keys if key in join.known}
+            if (suspects | ({root} if root is not None else set())) <= used:
                 break
-            with suppress(DataError):  # said where that split is opened
-                used |= _used(read_document(other).annotations)
-        if root and root.id not in used:
-            del found[root.id]
+        if root is not None and root not in used:
             text = "a class without objects that stands above all others is none"
-            faults.note("class", text, f"{root.name!r}, id {root.id}")
-        names = {entry.id: entry.name for entry in found.values()}
+            faults.note("class", text, f"{found.pop(root).name!r}, id {root}")
+        names = {number: entry.name for number, entry in found.items()}
         kept = require_classes(names, used, str(layout.annotations), faults)
-        found = {category_id: found[category_id] for category_id in kept}
-    for category_id in found:
-        join.add(category_id, category_id)
-    return [found[category_id] for category_id in sorted(found)], join
+        found = {number: found[number] for number in kept}
+    return dict(sorted(found.items())), join
 
 
-def _used(annotations: Sequence[msgspec.Raw]) -> set[int]:
-    """Give the ids of the categories that objects or segments have."""
-    found: set[int] = set()
+def _list_categories(document: Document, layout: Layout, place: str) -> list[msgspec.Raw]:
+    """Give the categories as COCO writes them where they are a list of names, or a mapping.
+
+    A mapping leads from ids to names or entries, or from names to ids. A list counts from 0, or
+    from 1 where an object has its length as id.
+
+    Raises:
+        DataError: ids may count from 0 or 1, or an entry is no JSON.
+    """
+    given = document.categories
+    entries: list[dict[str, Any]] = []
+    if isinstance(given, dict):
+        for key, raw in given.items():
+            value = decode_json(raw, dict[str, Any] | int | str, f"{place}: {key}", DataError)
+            if isinstance(value, dict):
+                entries.append({"id": key, "name": key} | value)
+            elif isinstance(value, int) or (value.isdecimal() and not key.isdecimal()):
+                entries.append({"id": value, "name": key})
+            else:
+                entries.append({"id": key, "name": value})
+    elif given and all(bytes(raw).startswith(b'"') for raw in given):
+        used = {str(key) for keys in _used(document, layout) for key in keys}
+        from_one = str(len(given)) in used
+        numbers = used & set(map(str, range(len(given) + 1)))
+        if numbers and from_one == ("0" in numbers):
+            raise DataError(
+                f"{place} are {len(given)} names, and the ids of objects "
+                f"({', '.join(sorted(numbers)[:5])}) may count from 0 or 1; write each as "
+                '{"id": NUMBER, "name": NAME}'
+            )
+        names = [decode_json(raw, str, place, DataError) for raw in given]
+        entries = [{"id": n, "name": name} for n, name in enumerate(names, start=from_one)]
+    else:
+        return given
+    return [msgspec.Raw(msgspec.json.encode(entry)) for entry in entries]
+
+
+def _used(document: Document, layout: Layout) -> Iterator[set[int | str]]:
+    """Give the categories of objects or segments, as written, of this split and each other one."""
     decoder = msgspec.json.Decoder(_Used, strict=False)
-    for raw in annotations:
-        try:
-            entry = decoder.decode(raw)
-        except DECODE_ERRORS:
-            continue
-        for key in (entry.category_id, *(segment.category_id for segment in entry.segments_info)):
-            if isinstance(key, int):
-                found.add(key)
-            elif key is not None and key.isdecimal():
-                found.add(int(key))
-    return found
+    for path in (None, *layout.others.values()):
+        found: set[int | str] = set()
+        with suppress(DataError):  # said where that split is opened
+            for raw in (document if path is None else read_document(path)).annotations:
+                with suppress(*DECODE_ERRORS):
+                    entry = decoder.decode(raw)
+                    inner = (segment.category_id for segment in entry.segments_info)
+                    found.update(key for key in (entry.category_id, *inner) if key is not None)
+        yield found
 
 
 def find_documents(tree: Tree, kind: Kind) -> dict[str, list[Path]]:

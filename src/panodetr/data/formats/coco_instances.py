@@ -97,7 +97,7 @@ def read_instances(layout: Layout, faults: Faults, document: Document | None = N
     images, join = read_images(document, layout, faults)
     rules = Rules(ids=categories.known)
     marked = _mark(document, layout, images, join, categories, rules, faults)
-    classes = things({entry.id: entry.name for entry in entries})
+    classes = things({number: entry.name for number, entry in entries.items()})
     return finish(marked, classes, rules, faults, layout.annotations)
 
 

@@ -83,14 +83,14 @@ def read_panoptic(layout: Layout, faults: Faults, document: Document | None = No
     categories = tuple(
         Category(
             index=index,
-            id=entry.id,
+            id=number,
             name=entry.name,
             is_thing=entry.isthing,
             color=entry.rgb(index),
         )
-        for index, entry in enumerate(entries)
+        for index, (number, entry) in enumerate(entries.items())
     )
-    made_up = sum(entry.color is None for entry in entries)
+    made_up = sum(entry.color is None for entry in entries.values())
     if made_up:
         text = "{n} categories have no colour; colours are made up"
         faults.note("repaired", text, count=made_up)
