@@ -100,10 +100,8 @@ def _from_plain(kind: Any, value: Any) -> object:
     """Let a class that stands for several, such as the shapes of networks, choose among them."""
     if isinstance(value, kind):
         return value
-    if not isinstance(value, dict):
-        raise ValueError(f"expected object, got {type(value).__name__}")
     try:
-        return kind.from_plain(value)
+        return kind.from_plain(msgspec.convert(value, dict[str, Any]))
     except msgspec.ValidationError as failure:
         raise ValueError(str(failure)) from failure  # to which msgspec adds the place of all of it
 

@@ -79,14 +79,14 @@ class Detr(Network):
     """
 
     SOURCES = ("states", "memory", "small_padding", "coarse", "fine", "finer", "finest")
-    config: DetrConfig  # pyright: ignore[reportIncompatibleVariableOverride]
-    backbone: ResNet  # pyright: ignore[reportIncompatibleVariableOverride]
+    config: DetrConfig
+    backbone: ResNet
 
     def __init__(self, config: Architecture) -> None:
         super().__init__()
         assert isinstance(config, DetrConfig)
-        self.config = config
-        self.backbone = ResNet(config.backbone)
+        self.config = config  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.backbone = ResNet(config.backbone)  # pyright: ignore[reportIncompatibleVariableOverride]
         self.project = nn.Conv2d(config.backbone.stage_channels[-1], config.hidden_dim, 1)
         positions = SinePositions if config.positions == "sine" else LearnedPositions
         self.positions = positions(config.hidden_dim)

@@ -61,14 +61,14 @@ class Eomt(Network):
     """
 
     SOURCES = ("embeddings", "finest")
-    config: EomtConfig  # pyright: ignore[reportIncompatibleVariableOverride]
-    backbone: Vit  # pyright: ignore[reportIncompatibleVariableOverride]
+    config: EomtConfig
+    backbone: Vit
 
     def __init__(self, config: EomtConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config = config  # pyright: ignore[reportIncompatibleVariableOverride]
         dim = config.backbone.hidden_dim
-        self.backbone = Vit(config.backbone)
+        self.backbone = Vit(config.backbone)  # pyright: ignore[reportIncompatibleVariableOverride]
         self.queries = nn.Embedding(config.num_queries, dim)
         self.class_head = nn.Linear(dim, config.num_classes + 1)  # last: "no object"
         self.mask_embedding = nn.Sequential(
