@@ -162,11 +162,10 @@ def gpu(folder: Path) -> str:
     report = _read(folder, "gpu")
     if report is None:
         return ""
-    lines: list[tuple[str, ...]] = [
-        tuple(report["lines"][0]),
-        # Of what failed, what it was, and not what PyTorch has to say about it.
-        *(tuple(text.split(". ")[0] for text in line.values()) for line in report["lines"]),
-    ]
+    columns = tuple(dict.fromkeys(column for line in report["lines"] for column in line))
+    # Of what failed, what it was, and not what PyTorch has to say about it.
+    own = [[line.get(name, "").split(". ")[0] for name in columns] for line in report["lines"]]
+    lines: list[tuple[str, ...]] = [columns, *map(tuple, own)]
     on_data = report["bf16_on_data"]
     near = on_data["text"] if isinstance(on_data, dict) else on_data
     more = report["gpu"] if near is None else f"{report['gpu']}; nuclei in bf16, {near}"

@@ -140,10 +140,12 @@ def show(rows: list[dict[str, Any]]) -> None:
         print(line + ("" if row["holds"] else "  FALLS SHORT"))
 
 
-def scene(size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """An image (1, 3, H, W), and 12 objects side by side: classes, boxes cxcywh, map of places."""
+def scene(
+    size: int, images: int = 1
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Images (B, 3, H, W); of each 12 objects, classes, boxes cxcywh, map of places (1, H, W)."""
     torch.manual_seed(0)
-    pixels = torch.randn(1, 3, size, size)
+    pixels = torch.randn(images, 3, size, size)
     index_map = torch.zeros(1, size, size, dtype=torch.int16)
     boxes: list[list[float]] = []
     height, width = size // 3, size // 4
@@ -155,7 +157,10 @@ def scene(size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Te
     return pixels, torch.arange(OBJECTS) * 7 + 1, torch.tensor(boxes), index_map
 
 
-def prepare_ours(size: int, *, learned: str, every_mask: bool) -> Step:
+def prepare_ours(
+    size: int, *, learned: str, every_mask: bool, images: int = 1, device: str = "cpu",
+    half: bool = False,
+) -> Step:  # fmt: skip
     from panodetr.checkpoints.spec import ModelSpec
     from panodetr.data.augment import PaperAugmentation
     from panodetr.model.config import detr_resnet50_panoptic
@@ -167,7 +172,7 @@ def prepare_ours(size: int, *, learned: str, every_mask: bool) -> Step:
     from panodetr.training.config import TrainConfig
     from panodetr.training.optimizer import freeze, make_optimizer
 
-    pixels, classes, boxes, index_map = scene(size)
+    pixels, classes, boxes, index_map = scene(size, images)
     category = Category(index=0, id=0, name="any", is_thing=True, color=(0, 0, 0))
     config = TrainConfig(
         spec=ModelSpec(
@@ -176,22 +181,27 @@ def prepare_ours(size: int, *, learned: str, every_mask: bool) -> Step:
         augmentation=PaperAugmentation(),
         frozen_stages=1,
         steps=1,
-        batch_size=1,
+        batch_size=images,
         learned="masks" if learned == "masks" else "all",
     )
-    targets = Targets(classes=classes, boxes=boxes, counts=(OBJECTS,), index_map=index_map)
-    batch = Batch(pixels=pixels, padding=None, targets=targets, image_ids=(0,))
-    model = Detr(config.spec.architecture)
+    targets = Targets(
+        classes=classes.repeat(images), boxes=boxes.repeat(images, 1), counts=(OBJECTS,) * images,
+        index_map=index_map.repeat(images, 1, 1),
+    )  # fmt: skip
+    batch = Batch(pixels=pixels, padding=None, targets=targets, image_ids=tuple(range(images)))
+    batch = batch.to(torch.device(device))
+    model = Detr(config.spec.architecture).to(device)
     if every_mask:
         make_every_mask(model)
     freeze(model, config)
-    auxiliary = AuxiliaryHeads(model.config, config)
+    auxiliary = AuxiliaryHeads(model.config, config).to(device)
     if not every_mask:
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = make_optimizer(model, auxiliary, config)
 
     def step() -> float:
-        total, _ = compute_losses(model, auxiliary, batch, config, with_masks=True)
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            total, _ = compute_losses(model, auxiliary, batch, config, with_masks=True)
         return update(total, model, optimizer)
 
     return step
@@ -228,10 +238,12 @@ def make_every_mask(model: Any) -> None:
     model.attend, model.share, model.refine = attend_every, share_nothing, refine_every
 
 
-def prepare_transformers(size: int) -> Step:
+def prepare_transformers(
+    size: int, *, images: int = 1, device: str = "cpu", half: bool = False
+) -> Step:
     from transformers import DetrConfig, DetrForSegmentation, ResNetConfig
 
-    pixels, classes, boxes, index_map = scene(size)
+    pixels, classes, boxes, index_map = (part.to(device) for part in scene(size, images))
     backbone = ResNetConfig(
         depths=[3, 4, 6, 3], out_features=["stage1", "stage2", "stage3", "stage4"]
     )
@@ -241,15 +253,16 @@ def prepare_transformers(size: int) -> Step:
     for name, parameter in network.named_parameters():
         if any(f"encoder.stages.{stage}." in name for stage in (1, 2, 3)):
             parameter.requires_grad_(True)
-    network.train()
+    network.to(device).train()
     learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=1e-4, weight_decay=1e-4, fused=True)
     masks = torch.stack([index_map[0] == number + 1 for number in range(OBJECTS)]).float()
-    labels = [{"class_labels": classes, "boxes": boxes, "masks": masks}]
-    real = torch.ones(1, size, size, dtype=torch.long)
+    labels = [{"class_labels": classes, "boxes": boxes, "masks": masks}] * images
+    real = torch.ones(images, size, size, dtype=torch.long, device=device)
 
     def step() -> float:
-        loss = network(pixel_values=pixels, pixel_mask=real, labels=labels).loss
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            loss = network(pixel_values=pixels, pixel_mask=real, labels=labels).loss
         return update(loss, network, optimizer)
 
     return step

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +11,11 @@ import torch
 
 import panodetr
 from panodetr.checkpoints.load import load_checkpoint
-from panodetr.errors import MissingExtra, UsageError
+from panodetr.errors import ImageWarning, MissingExtra, PanodetrError, UsageError
 from panodetr.predict import Predictor
+from panodetr.runtimes import exported
 from panodetr.runtimes.base import RuntimeName
+from panodetr.runtimes.convert import weights_digest
 from panodetr.runtimes.torch import TorchRuntime
 
 
@@ -52,8 +56,10 @@ def test_results_are_the_same_whichever_runs(
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ({"runtime": "tensorflow"}, "expected one of torch, openvino, onnx"),
-        ({"device": "tpu"}, "device is 'tpu'; expected auto, cpu or cuda"),
+        ({"runtime": "tensorflow"}, "expected one of torch, openvino, onnx, auto"),
+        ({"device": "tpu"}, "device is 'tpu'; expected auto, cpu, cuda, cuda:N"),
+        ({"device": "cuda:9"}, "device is cuda:9, but PyTorch sees"),
+        ({"batch": 0}, "batch is 0; expected 1 image or tile, or more"),
         ({"precision": "float8"}, "expected one of float32, bfloat16"),
         ({"runtime": "onnx", "device": "cuda"}, "runs on the CPU"),
         ({"runtime": "onnx", "precision": "bfloat16"}, "is for runtime torch"),
@@ -64,6 +70,73 @@ def test_what_cannot_be_meant_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         panodetr.load(tiny_folder, **wanted)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("asked", "missing", "taken"),
+    [
+        ({}, [], "openvino"),
+        ({}, ["openvino"], "onnx"),
+        ({}, ["openvino", "onnxruntime"], None),
+        ({"precision": "bfloat16"}, [], None),
+    ],
+)
+def test_runtime_auto_takes_an_export_of_the_same_weights_that_lies_beside(
+    tiny_folder: Path,
+    tiny_onnx: Path,
+    tiny_openvino: Path,
+    asked: dict[str, Any],
+    missing: list[str],
+    taken: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    copy = shutil.copytree(tiny_folder, tmp_path / "model")
+    assert isinstance(panodetr.load(copy, runtime="auto", device="cpu").runtime, TorchRuntime)
+    shutil.copy(tiny_onnx, copy)
+    shutil.copy(tiny_openvino, tmp_path / "model-openvino.zip")
+    (tmp_path / "model.damaged").write_bytes(tiny_onnx.read_bytes()[:60])
+
+    def find(name: str) -> str | None:
+        return None if name in missing else name
+
+    monkeypatch.setattr(exported, "find_spec", find)
+    model = panodetr.load(copy, runtime="auto", device="cpu", **asked)
+    assert isinstance(model.runtime, TorchRuntime) == (taken is None)
+    assert ("" if taken is None else taken) in caplog.text
+    other = load_checkpoint(copy)[1]
+    with torch.no_grad():
+        other.queries.weight += 1
+    assert exported.find_exported(copy, weights_digest(other)) is None
+
+
+def test_a_batch_that_memory_does_not_hold_is_halved_and_said_once(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = panodetr.load(tiny_folder, batch=4, device="cpu")
+    image = np.random.default_rng(3).integers(0, 256, (100, 300, 3), dtype=np.uint8)
+    expected = model.segment(image)
+    assert isinstance(model.runtime, TorchRuntime)
+    detect, seen = model.runtime.model.detect, list[int]()
+
+    def full(pixels: torch.Tensor, padding: torch.Tensor | None) -> Any:
+        seen.append(len(pixels))
+        if len(pixels) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return detect(pixels, padding)
+
+    monkeypatch.setattr(model.runtime.model, "detect", full)
+    most = 1
+    with pytest.warns(ImageWarning) as warned:
+        found = model.segment(image)
+    texts = [str(warning.message) for warning in warned]
+    assert ["does not hold 4 images or tiles" in text for text in texts].count(True) == 1
+    assert seen[:4] == [4, 2, 1, 1]
+    assert np.mean(found.segment_ids != expected.segment_ids) < 1e-3
+    most = 0
+    with pytest.raises(PanodetrError, match="64x64 pixels; use smaller tiles"):
+        model.segment(image)
 
 
 def test_an_exported_file_runs_where_it_was_made_for(tiny_onnx: Path) -> None:

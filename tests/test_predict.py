@@ -3,12 +3,13 @@ from __future__ import annotations
 import json
 import tarfile
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ from torch.nn import functional as F
 from panodetr import predict
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError, ImageError, ImageWarning, UsageError
+from panodetr.images import views
 from panodetr.images.preprocess import Preprocessing
+from panodetr.images.resize import resize
 from panodetr.images.sources import find_sources
 from panodetr.loading import predictor_of
 from panodetr.model.detr import Detr
@@ -31,7 +34,8 @@ from panodetr.predict import READ_AHEAD, Predictor, Task
 from panodetr.results.masks import Masks, NumpyMasks
 from panodetr.results.result import PanopticResult
 from panodetr.runtimes.base import Prediction, Runtime
-from panodetr.runtimes.torch import TorchRuntime
+from panodetr.runtimes.torch import TorchRuntime, resize_images
+from panodetr.threads import ahead
 
 WHOLE = Preprocessing(short_side=48, long_side=80)
 
@@ -209,12 +213,78 @@ def test_streams_give_the_same_as_one(
         assert_same(one, other)
 
 
+def test_tiles_of_one_colour_run_once_and_give_what_they_give_alone(
+    tiny_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = predictor_of(tiny_spec, random_model(tiny_spec))
+    seen = watch(predictor)
+    image = np.full((200, 400, 3), 90, np.uint8)
+    image[:64, :64] = noise(64, 64)
+    image[:, 340:] = 10
+    found = predictor.segment(image, threshold=0), predictor.detect(image, threshold=0)
+    fed = sum(shape[0] for shape in seen)
+
+    def none(_: NDArray[np.uint8]) -> None:
+        return None
+
+    monkeypatch.setattr(views, "_only_color", none)
+    assert_same(found[0], predictor.segment(image, threshold=0))
+    boxes = [detection.box for detection in predictor.detect(image, threshold=0).detections]
+    np.testing.assert_allclose([d.box for d in found[1].detections], boxes, atol=1e-3)
+    assert 2 * fed < sum(shape[0] for shape in seen) - fed
+
+
+def test_tiles_are_counted_batch_by_batch_and_end_when_nobody_waits_for_them(
+    predictor: Predictor,
+) -> None:
+    own = Predictor(predictor.spec, predictor.runtime, batch=4)
+    counted: list[tuple[int, int]] = []
+
+    def told(done: int, count: int) -> None:
+        counted.append((done, count))
+
+    own.on_tiles = told
+    own.segment(noise(160, 208))
+    assert counted == [(4, 12), (8, 12), (12, 12)]
+    waiting = ahead(own.segment_each([noise(64, 64), noise(500, 500)]), 1)
+    next(waiting)
+    cast("Any", waiting).close()  # as Ctrl-C does
+    done = len(counted)
+    time.sleep(0.2)
+    assert len(counted) == done
+    assert counted[-1] != (100, 100)
+
+
+@pytest.mark.usefixtures("one_stream")
+def test_a_device_that_resizes_finds_what_the_processor_finds(tiny_spec: ModelSpec) -> None:
+    predictor = predictor_of(replace(tiny_spec, preprocessing=WHOLE), random_model(tiny_spec))
+    seen = watch(predictor)
+    given = [noise(60, 90), noise(60, 90, 1), noise(120, 180)]  # two sizes that become one
+    expected = predictor.segment(given, threshold=0.5)
+    assert isinstance(predictor.runtime, TorchRuntime)
+    assert not predictor.runtime.resizes
+    predictor.runtime.resizes = True
+    found = predictor.segment(given, threshold=0.5)
+    assert [shape[0] for shape in seen] == [3, 2, 1]
+    for a, b in zip(expected, found, strict=True):
+        assert [one.label for one in a.segments] == [one.label for one in b.segments]
+        assert np.mean(a.segment_ids != b.segment_ids) < 0.05  # weights are random
+
+
+@pytest.mark.parametrize("size", [(48, 72), (30, 45), (150, 90)])
+def test_a_device_resizes_to_one_grey_level(size: tuple[int, int]) -> None:
+    image = noise(97, 131, grain=3)
+    found = resize_images(torch.from_numpy(image[None]), size)[0].numpy()
+    assert found.shape == (*size, 3)
+    assert np.abs(found.astype(int) - resize(image, size)).max() <= 1
+
+
 @pytest.mark.usefixtures("one_stream")
 def test_features_are_let_go_of_before_segments_are_merged(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive: list[bool] = []
-    detect, merge = predictor.runtime.detect, predict.merge_masks
+    detect, merge = predictor.runtime.detect, predict.start_merge
     features: list[weakref.ref[Prediction]] = []
 
     def watched(*images: Any) -> Prediction:
@@ -227,7 +297,7 @@ def test_features_are_let_go_of_before_segments_are_merged(
         return merge(*masks)
 
     monkeypatch.setattr(predictor.runtime, "detect", watched)
-    monkeypatch.setattr(predict, "merge_masks", merged)
+    monkeypatch.setattr(predict, "start_merge", merged)
     predictor.segment([noise(64, 64), noise(64, 64)])
     assert alive == [False, False]
 

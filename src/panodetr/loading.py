@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from panodetr.errors import CheckpointError, UsageError
+from panodetr.images.views import BATCH_PIXELS, GPU_BATCH_PIXELS
 from panodetr.predict import Predictor
 from panodetr.runtimes.base import PRECISIONS, RUNTIMES, Precision, RuntimeName
-from panodetr.runtimes.exported import is_exported, read_exported
+from panodetr.runtimes.exported import find_exported, is_exported, read_exported
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from panodetr.checkpoints.spec import ModelSpec
     from panodetr.model.network import Network
 
+_LOG = logging.getLogger(__name__)
+
 
 def load(
     model: str | Path = "nuclei",
@@ -26,6 +30,7 @@ def load(
     device: str = "auto",
     runtime: RuntimeName | None = None,
     precision: Precision = "float32",
+    batch: int | None = None,
     bits: int | None = None,
     channels: Sequence[int] | None = None,
 ) -> Predictor:
@@ -35,13 +40,17 @@ def load(
         model: a bundled name, a folder, a file, an id on the Hugging Face hub or a file there; see
             `panodetr.checkpoints.load.load_checkpoint`. Or a file that `panodetr export` has
             written, which needs no torch.
-        device: "cpu", "cuda", or "auto" for a GPU where there is one; others than PyTorch run on
-            the CPU.
+        device: "cpu", "cuda", "cuda:1", "mps", or "auto" for a CUDA GPU where there is one; others
+            than PyTorch run on the CPU.
         runtime: what runs it: "torch", "openvino" or "onnx"; None takes what an exported file was
             made for, and else "torch". OpenVINO and ONNX Runtime convert a checkpoint first,
-            which takes some seconds each time: export it once to spare them.
+            which takes some seconds each time: export it once to spare them. "auto" takes a float32
+            file that was exported from this checkpoint, lies beside it and begins with its name, if
+            its runtime is installed and nothing asks for a GPU, and logs which; it never exports.
         precision: of PyTorch, "float32" (never TF32) or "bfloat16", which rounds;
             it is for GPUs, and for processors that have instructions for it.
+        batch: images or tiles of one size that run together; None takes as many as suit the
+            device. Where its memory does not hold them, fewer run together.
         bits: that values of 16-bit images fill, 8 to 16: of 12, 4095 is white. None takes the
             model's own, which training has found; or else all 16.
         channels: of images of more than three channels, those that are red, green and blue, or the
@@ -49,8 +58,8 @@ def load(
 
     Raises:
         CheckpointError: there is no such model, or its files are damaged.
-        UsageError: there is no such device, runtime, precision, bits or channels, or they do not
-            go together.
+        UsageError: there is no such device, runtime, precision, batch, bits or channels, or they do
+            not go together.
         MissingExtra: the runtime is not installed.
     """
     predictor = _load(model, device, runtime, precision)
@@ -60,7 +69,9 @@ def load(
         rule = replace(rule, bits=rule.bits if bits is None else bits, channels=own)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return predictor.with_rule(rule)
+    spec = replace(predictor.spec, preprocessing=rule)
+    pixels = predictor.batch_pixels
+    return Predictor(spec, predictor.runtime, batch=batch, batch_pixels=pixels)
 
 
 def _load(
@@ -73,7 +84,7 @@ def _load(
         raise UsageError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
     if (file := Path(model)).is_file() and is_exported(file):
         info, exported = read_exported(file)
-        if runtime not in (None, info.format):
+        if runtime not in (None, "auto", info.format):
             raise UsageError(
                 f"{model} was exported for {info.format} and runs there alone; "
                 f"load the checkpoint itself for runtime {runtime}"
@@ -82,14 +93,18 @@ def _load(
         return Predictor(info.spec, exported)
     # Here and not above: torch takes longer to import than an exported file takes to run.
     from panodetr.checkpoints.load import load_checkpoint
+    from panodetr.runtimes.convert import convert, require, weights_digest
+    from panodetr.runtimes.torch import choose_device
 
-    if runtime in (None, "torch"):
-        from panodetr.runtimes.torch import choose_device
-
+    if runtime in (None, "torch", "auto"):
         chosen = choose_device(device)
-        return predictor_of(*_trained(*load_checkpoint(model)), chosen, precision)
-    from panodetr.runtimes.convert import convert, require
-
+        spec, network = _trained(*load_checkpoint(model))
+        if runtime == "auto" and chosen.type == "cpu" and precision == "float32":
+            exported = find_exported(Path(model), weights_digest(network))
+            if exported is not None:
+                _LOG.warning("runtime auto takes %s, which was exported from %s", exported, model)
+                return Predictor(spec, read_exported(exported)[1])
+        return predictor_of(spec, network, chosen, precision)
     _only_on_cpu(runtime, device, precision)
     require(runtime)
     spec, network = _trained(*load_checkpoint(model))
@@ -118,7 +133,8 @@ def predictor_of(
     from panodetr.runtimes.torch import TorchRuntime
 
     runtime = TorchRuntime(network, spec.preprocessing, torch.device(device), precision)
-    return Predictor(spec, runtime)
+    pixels = BATCH_PIXELS if runtime.device.type == "cpu" else GPU_BATCH_PIXELS
+    return Predictor(spec, runtime, batch_pixels=pixels)
 
 
 def _only_on_cpu(runtime: str, device: str, precision: Precision) -> None:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
+from operator import itemgetter
 from typing import Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.errors import CheckpointError, ImageError, UsageError
+from panodetr.errors import CheckpointError, ImageError, PanodetrError, UsageError
 from panodetr.images.preprocess import Preprocessing
 from panodetr.images.read import ImageSource, is_one_image
 from panodetr.images.sources import Source, open_images
@@ -36,19 +37,18 @@ from panodetr.results.decode import (
 )
 from panodetr.results.masks import Masks, mask_boxes
 from panodetr.results.panoptic import (
-    Merge,
     SegmentMap,
     classify_pixels,
     keep_largest_component,
-    merge_masks,
     merge_weighted,
     paint_instances,
+    start_merge,
 )
 from panodetr.results.result import DetectionResult, PanopticResult, name_detections
 from panodetr.results.tiles import Tile, join_candidates, join_tiles
 from panodetr.results.types import Box, Candidates, Category, CoarseMask, Segment
-from panodetr.runtimes.base import Prediction, Runtime
-from panodetr.threads import ahead
+from panodetr.runtimes.base import Prediction, ResizingRuntime, Runtime
+from panodetr.threads import ahead, stop_if_unwanted
 
 Task = Literal["panoptic", "instances", "semantic"]
 """What a segmentation tells apart: objects and regions, objects alone, or classes alone."""
@@ -57,6 +57,9 @@ TASKS: tuple[Task, ...] = ("panoptic", "instances", "semantic")
 
 _Kept: TypeAlias = tuple[NDArray[np.float32], Masks, NDArray[np.float32], NDArray[np.intp]]
 """All logits (Q, C + 1) of a view; masks, scores and classes (N,) of the queries to segment."""
+
+_Answer: TypeAlias = tuple[list[Candidates] | None, SegmentMap | None]
+"""Of a view: candidates of each of its places, and its segments, if they are asked for."""
 
 Refuse: TypeAlias = Callable[[ImageSource, ImageError], None]
 """Called with an image that cannot be read, and why."""
@@ -96,11 +99,31 @@ class Predictor:
 
     A list of images gives what its images give one at a time: only images and tiles of equal size
     share a batch, so none is ever padded.
+
+    Attributes:
+        spec: of the model.
+        runtime: what runs it.
+        batch: images or tiles of one size that run together; None goes by their pixels.
+        batch_pixels: what these may have together then.
+        on_tiles: called after each batch with how many tiles of the images at hand are done, and
+            how many these have; None calls nothing.
     """
 
-    def __init__(self, spec: ModelSpec, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        runtime: Runtime,
+        *,
+        batch: int | None = None,
+        batch_pixels: int = BATCH_PIXELS,
+    ) -> None:
+        if batch is not None and batch < 1:
+            raise UsageError(f"batch is {batch}; expected 1 image or tile, or more")
         self.spec = spec
         self.runtime = runtime
+        self.batch, self.batch_pixels = batch, batch_pixels
+        self._fitting: int | None = None  # views that the device's memory holds, once it was full
+        self.on_tiles: Callable[[int, int], None] | None = None
         self._by_index = {category.index: category for category in spec.categories}
         count = spec.architecture.num_classes
         self._named, self._is_thing = np.zeros((2, count), np.bool_)
@@ -116,7 +139,8 @@ class Predictor:
 
     def with_rule(self, rule: Preprocessing) -> Predictor:
         """Give the same model with another rule for its images, such as other tiles."""
-        return Predictor(replace(self.spec, preprocessing=rule), self.runtime)
+        spec = replace(self.spec, preprocessing=rule)
+        return Predictor(spec, self.runtime, batch=self.batch, batch_pixels=self.batch_pixels)
 
     @overload
     def segment(
@@ -368,41 +392,97 @@ class Predictor:
         least = self.spec.threshold if threshold is None else threshold
         rule = self.spec.preprocessing
 
-        def answer(work: _Batch | _Refused) -> list[tuple[Candidates | None, SegmentMap | None]]:
+        def run(images: list[TiledImage], views: list[View]) -> list[_Answer]:
+            prediction = self._run_network(views)
+            decoded: list[list[Candidates]] = []
+            if candidates:
+                decoded = self._decode(images, views, prediction, least_score, masks=masks)
+            kept = self._keep(views, prediction, least, task)
+            del prediction  # it is the most that is held
+            # None without a task. All are begun before one is waited for.
+            begun = [self._segment_view(*one, task) for one in zip(views, kept, strict=False)]
+            return list(zip_longest(decoded, [finish() for finish in begun]))
+
+        def answer(work: _Batch | _Refused) -> list[_Answer]:
             if isinstance(work, _Refused):
                 return []
-            prediction = self.runtime.detect(np.stack([view.pixels for view in work.views]), None)
-            decoded: list[Candidates] = []
-            if candidates:
-                decoded = self._decode(work, prediction, least_score, masks=masks)
-            kept = self._keep(work.views, prediction, least, task)
-            del prediction  # it is the most that is held
-            segments = [
-                self._segment_view(view, own, task)
-                for view, own in zip(work.views, kept, strict=False)  # none without a task
-            ]
-            return list(zip_longest(decoded, segments))
+            return self._in_parts(work.views, partial(run, work.images))
 
         alone = isinstance(images, list) and len(images) == 1 and rule.tile is None
         with self.runtime.streams(1 if alone else most_streams(rule)) as streams:
             read = self._read(images, refused=refuse is not None, streams=streams.count)
-            left, tiles, parts = 0, list[list[Tile]](), list[list[tuple[Box, Candidates]]]()
+            left, count = 0, 0
+            tiles, parts = list[list[Tile]](), list[list[tuple[Box, Candidates]]]()
             for work, found in streams.map(answer, read):
+                stop_if_unwanted()
                 if isinstance(work, _Refused):
                     assert refuse is not None  # else it was raised
                     refuse(*work)
                     continue
                 if not left:
-                    left = sum(len(image.tiles) for image in work.images)
+                    left = count = sum(len(image.tiles) for image in work.images)
                     tiles, parts = [[] for _ in work.images], [[] for _ in work.images]
-                for view, (part, segments) in zip(work.views, found, strict=True):
-                    if part is not None:
-                        parts[view.image].append((view.box, part))
-                    if segments is not None:
-                        tiles[view.image].append((view.box, *segments))
-                left -= len(work.views)
+                for view, (own, segments) in zip(work.views, found, strict=True):
+                    for number, (image, box) in enumerate(view.places):
+                        if own is not None:
+                            parts[image].append((box, own[number]))
+                        if segments is not None:
+                            tiles[image].append((box, *segments))
+                    left -= len(view.places)
+                if self.on_tiles is not None:
+                    self.on_tiles(count - left, count)
                 if not left:
+                    for own in (*tiles, *parts):
+                        own.sort(key=itemgetter(0))  # those of one colour came together
                     yield from zip(work.images, tiles, parts, strict=True)
+
+    def _in_parts(
+        self, views: list[View], run: Callable[[list[View]], list[_Answer]]
+    ) -> list[_Answer]:
+        """Run a batch; in parts where the device's memory does not hold all of it.
+
+        Raises:
+            PanodetrError: it does not hold a single view.
+        """
+        answers: list[_Answer] = []
+        while len(answers) < len(views):
+            some = views[len(answers) :][: self._fitting]
+            try:
+                answers += run(some)
+                continue
+            except MemoryError:
+                pass  # what has failed is let go of before the next attempt
+            if len(some) == 1:
+                height, width = some[0].size
+                raise PanodetrError(
+                    f"the device's memory does not hold what the model needs for {width}x{height} "
+                    "pixels; use smaller tiles (--tiles) or --device cpu"
+                )
+            if self._fitting is None:
+                warn(
+                    f"the device's memory does not hold {len(some)} images or tiles at a time: "
+                    "half as many run together until they fit; --batch N (batch=) says how many"
+                )
+            self._fitting = len(some) // 2
+        return answers
+
+    @property
+    def _resizes(self) -> bool:
+        """Whether the runtime resizes images, and not this."""
+        resizes = isinstance(self.runtime, ResizingRuntime) and self.runtime.resizes
+        return resizes and self.spec.preprocessing.multiple == 1
+
+    def _run_network(self, views: list[View]) -> Prediction:
+        pixels = np.stack([view.pixels for view in views])
+        if isinstance(self.runtime, ResizingRuntime) and self._resizes:
+            return self.runtime.detect(pixels, None, views[0].size)
+        return self.runtime.detect(pixels, None)
+
+    def _fills(self, images: Sequence[TiledImage]) -> float:
+        """Say what part of a batch images fill: 1 all of it, more if they are too many."""
+        if self.batch is not None:
+            return sum(len(image.tiles) for image in images) / self.batch
+        return sum(math.prod(image.size) for image in images) / self.batch_pixels
 
     def _read(
         self, images: Iterable[ImageSource], *, refused: bool, streams: int
@@ -429,12 +509,16 @@ class Predictor:
         alone = isinstance(images, list) and (
             len(images) == 1 or all(isinstance(image, np.ndarray) for image in images)
         )
-        for together in _together(read() if alone else ahead(read(), READ_AHEAD)):
+        for together in _together(read() if alone else ahead(read(), READ_AHEAD), self._fills):
             if isinstance(together, _Refused):
                 yield together
-            else:
-                for views in view_batches(together, rule, streams):
-                    yield _Batch(together, views)
+                continue
+            batches = view_batches(
+                together, rule, streams, count=self.batch, pixels=self.batch_pixels,
+                resized=not self._resizes,
+            )  # fmt: skip
+            for views in batches:
+                yield _Batch(together, views)
 
     def _keep(
         self, views: list[View], prediction: Prediction, threshold: float, task: Task | None
@@ -457,18 +541,24 @@ class Predictor:
         kept = zip(prediction.logits, masks, found, strict=True)
         return [(logits, own, *best) for logits, own, best in kept]
 
-    def _segment_view(self, view: View, kept: _Kept, task: Task | None) -> SegmentMap:
-        """Segment ids and segments of a view, in pixels of the image."""
+    def _segment_view(self, view: View, kept: _Kept, task: Task | None) -> Callable[[], SegmentMap]:
+        """Begin to find segment ids and segments of a view, in pixels of the image."""
         logits, masks, scores, classes = kept
         if task == "semantic":
-            return classify_pixels(masks, logits, self.categories, view.tile_size)
+            return partial(classify_pixels, masks, logits, self.categories, view.tile_size)
         if self.spec.duplicate_iou is not None:
             own = drop_duplicates(masks.logits(), scores, classes, self.spec.duplicate_iou)
             masks, scores, classes = masks.choose(own), scores[own], classes[own]
         categories = [self._by_index[index] for index in classes.tolist()]
-        merge = paint_instances if task == "instances" else self._merge
-        found = merge(masks, scores, categories, view.size, view.tile_size)
-        return keep_largest_component(*found) if self.spec.single_component else found
+        given = masks, scores, categories, view.size, view.tile_size
+        if task == "instances":
+            merge = partial(paint_instances, *given)
+        elif self.spec.overlap is not None:
+            merge = partial(merge_weighted, *given, overlap=self.spec.overlap)
+        else:
+            merge = start_merge(*given)
+        single = self.spec.single_component
+        return lambda: keep_largest_component(*merge()) if single else merge()
 
     def _panoptic_result(
         self, image: TiledImage, tiles: list[Tile], task: Task = "panoptic"
@@ -484,13 +574,14 @@ class Predictor:
 
     def _decode(
         self,
-        work: _Batch,
+        images: list[TiledImage],
+        views: list[View],
         prediction: Prediction,
         threshold: float | None,
         *,
         masks: bool,
-    ) -> list[Candidates]:
-        """Give the queries of each view: above a threshold, if there is one, and then things."""
+    ) -> list[list[Candidates]]:
+        """Give the queries of each view's places: above a threshold, if any, and then things."""
         best = [best_classes(logits, self._named) for logits in prediction.logits]
         kept: list[NDArray[np.intp]] = []
         for scores, classes in best:
@@ -498,10 +589,10 @@ class Predictor:
             kept.append(np.flatnonzero(np.broadcast_to(wanted, scores.shape)))
         found = None
         if masks or prediction.boxes is None:
-            found = _masks_of(work.views, prediction, kept)
-        candidates: list[Candidates] = []
-        for number, (view, (scores, classes)) in enumerate(zip(work.views, best, strict=True)):
-            queries, coarse = kept[number], ()
+            found = _masks_of(views, prediction, kept)
+        candidates: list[list[Candidates]] = []
+        for number, (view, (scores, classes)) in enumerate(zip(views, best, strict=True)):
+            queries = kept[number]
             if prediction.boxes is not None:
                 boxes = prediction.boxes[number, queries]
             else:  # where the masks are; a query whose mask is empty has found nothing
@@ -510,35 +601,28 @@ class Predictor:
                 seen = np.flatnonzero(boxes[:, 2] > 0)
                 found[number] = found[number].choose(seen)
                 queries, boxes = queries[seen], boxes[seen]
-            if masks:
-                assert found is not None
+            logits = found[number].logits() if masks and found is not None else ()
+            corners = scale_boxes(boxes, view.tile_size)
+            candidates.append([])
+            for image, box in view.places:
                 make = partial(
                     CoarseMask,
                     processed_size=view.size,
-                    tile=view.box,
-                    image_size=work.images[view.image].size,
+                    tile=box,
+                    image_size=images[image].size,
                     canvas=None if view.canvas == view.size else view.canvas,
                 )
-                coarse = tuple(make(logits=mask) for mask in found[number].logits())
-            top, left, _, _ = view.box
-            corners = scale_boxes(boxes, view.tile_size)
-            candidates.append(
-                Candidates(
-                    scores=scores[queries],
-                    category_ids=self._ids[classes[queries]],
-                    boxes=corners + np.array([left, top, left, top], np.float32),
-                    image_size=work.images[view.image].size,
-                    coarse_masks=coarse,
+                top, left, _, _ = box
+                candidates[-1].append(
+                    Candidates(
+                        scores=scores[queries],
+                        category_ids=self._ids[classes[queries]],
+                        boxes=corners + np.array([left, top, left, top], np.float32),
+                        image_size=images[image].size,
+                        coarse_masks=tuple(make(logits=mask) for mask in logits),
+                    )
                 )
-            )
         return candidates
-
-    @property
-    def _merge(self) -> Merge:
-        """The model's own rule for who gets a pixel."""
-        if self.spec.overlap is None:
-            return merge_masks
-        return partial(merge_weighted, overlap=self.spec.overlap)
 
 
 def _masks_of(
@@ -558,8 +642,10 @@ def _sure_boxes(tile: Box, segments: Sequence[Segment]) -> NDArray[np.floating]:
     return np.array(boxes).reshape(-1, 4) + np.array([tile[1], tile[0]] * 2)
 
 
-def _together(read: Iterable[TiledImage | _Refused]) -> Iterator[list[TiledImage] | _Refused]:
-    """Put as many images together as fit a batch."""
+def _together(
+    read: Iterable[TiledImage | _Refused], fills: Callable[[list[TiledImage]], float]
+) -> Iterator[list[TiledImage] | _Refused]:
+    """Put as many images together as fit a batch; `fills` says what part of it they fill."""
     waiting: list[TiledImage] = []
     for found in read:
         if isinstance(found, _Refused):
@@ -568,12 +654,11 @@ def _together(read: Iterable[TiledImage | _Refused]) -> Iterator[list[TiledImage
                 waiting = []
             yield found
             continue
-        together = sum(math.prod(read.size) for read in (*waiting, found))
-        if waiting and together > BATCH_PIXELS:  # a small image need not wait for a large one
+        if waiting and fills([*waiting, found]) > 1:  # a small image need not wait for a large one
             yield waiting
-            waiting, together = [], math.prod(found.size)
+            waiting = []
         waiting.append(found)
-        if together >= BATCH_PIXELS:
+        if fills(waiting) >= 1:
             yield waiting
             waiting = []
     if waiting:

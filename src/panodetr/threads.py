@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from queue import Empty, Full, Queue
 from threading import Event, Thread
@@ -17,6 +17,27 @@ U = TypeVar("U")
 
 _LOOK = 0.1
 """Seconds after which a waiting thread looks whether it is still wanted."""
+
+_LET_GO = 1.0
+"""Seconds that a thread that is no longer wanted has to end in."""
+
+_UNWANTED: ContextVar[Event | None] = ContextVar("unwanted", default=None)
+"""Set in a thread of `ahead`, once its items are no longer asked for."""
+
+
+class Unwanted(Exception):
+    """A thread works on what nobody waits for any more."""
+
+
+def stop_if_unwanted() -> None:
+    """End long work in a thread of `ahead` that is no longer wanted, as after Ctrl-C.
+
+    Raises:
+        Unwanted: whoever asked for the work has gone.
+    """
+    unwanted = _UNWANTED.get()
+    if unwanted is not None and unwanted.is_set():
+        raise Unwanted
 
 
 def omp_threads() -> int | None:
@@ -96,7 +117,9 @@ def ahead(items: Iterable[T], most: int) -> Iterator[T]:
         else:
             put(None, end)
 
-    thread = Thread(target=copy_context().run, args=(make,), daemon=True)
+    context = copy_context()
+    context.run(_UNWANTED.set, unwanted)
+    thread = Thread(target=context.run, args=(make,), daemon=True)
     thread.start()
     try:
         while True:
@@ -111,3 +134,4 @@ def ahead(items: Iterable[T], most: int) -> Iterator[T]:
             yield item  # type: ignore[misc]
     finally:
         unwanted.set()
+        thread.join(_LET_GO)  # a process that ends around a working thread may crash

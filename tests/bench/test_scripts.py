@@ -129,27 +129,25 @@ def test_scaling_keeps_as_many_queries_at_every_size_on_both_sides(
 
 @pytest.mark.slow
 @pytest.mark.parity
-def test_gpu_measures_every_way_here_on_the_cpu(
+def test_gpu_measures_every_row_here_on_the_cpu(
     script: Callable[[str], ModuleType], tiny_scale: Scale, tmp_path: Path
 ) -> None:
     gpu: Any = script("gpu")
-    with gpu.WAYS[0].context("cpu"):
+    with gpu.arithmetic("float32", "cpu"):
         assert full_float32.is_on()  # on their side, too
-    rule = replace(tiny_scale.rule, short_side=None, long_side=None)  # fed as it is
-    workshop = Workshop(tmp_path, replace(tiny_scale, rule=rule), 1)
-    lines = [line for found in gpu.compare_all(workshop, "cpu", (1, 2), 0) for line in found]
-    ways = ["float32", "bf16", "bf16, CUDA graphs", "bf16, compiled"]
-    assert [(line["way"], line["work"], line["batch"]) for line in lines] == [
-        (way, *work)
-        for way in ways
-        for work in (("network", "1"), ("network", "2"), ("segment", "1"), ("segment", "2"))
+    lines: list[dict[str, str]] = []
+    gpu.compare_all(Workshop(tmp_path, tiny_scale, 1), "cpu", (1, 16), 0, lines.append, tmp_path)
+    rows = ["float32, segment", "bfloat16, segment", "bfloat16, detect"]
+    assert [line["row"].rsplit(", ", 1)[0] for line in lines[:5]] == [
+        rows[number] for number in (0, 0, 1, 1, 2)
     ]
     for line in lines:
-        assert float(line["images/s"]) > 0, line
-        assert float(line["transformers"]) > 0, line
-        assert line["faster"].endswith("x")
-        assert line["against our float32"].startswith("3 kept, "), line
+        assert line["faster"].endswith("x"), line
     assert "their 3: classes 100.0 %, box IoU 1.000" in lines[0]["against our float32"]
+    assert (tmp_path / "gpu-profile-segment.txt").stat().st_size > 1000
+    line = gpu.train_line("cpu", 1, 64, 0)
+    assert line["faster"].endswith("x"), line
+    assert len(gpu.table([*lines, line])) == 8
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import tifffile
 import torch
 from PIL import Image
 
+from panodetr.cli import output
 from panodetr.errors import ImageWarning
 
 from .conftest import Program
@@ -161,6 +162,26 @@ def test_a_image_with_many_segments_has_a_short_table_and_one_with_none_has_none
     assert done.returncode == 0, done.stderr
     assert "large.png: nothing found" in done.stdout
     assert len(list((tmp_path / "empty").iterdir())) == 3
+
+
+def test_the_tiles_of_a_large_image_are_counted_and_read_by_regions(
+    segment: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "TOLD", 0)
+    noise = np.random.default_rng(1).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.tif")
+    done = segment("large.tif", "--batch", "9")
+    assert re.findall(r"^(\d+) of 36 tiles, .* left$", done.stderr, re.M) == ["18", "27", "36"]
+    done = segment("large.tif", "none.tif", "--large", "--out", "out", "--task", "instances")
+    assert done.returncode == 1
+    assert "none.tif: cannot be read by regions (there is no such file)" in done.stderr
+    number = re.findall(r"^large.tif: (\d+) objects$", done.stdout, re.M)
+    assert [int(number[0])] == [tifffile.imread(tmp_path / "out" / "large_labels.tif").max()]
+    features = json.loads((tmp_path / "out" / "large.geojson").read_text())["features"]
+    assert len(features) == int(number[0])
+    refused = segment("large.tif", "--large", "--csv")
+    assert refused.returncode == 2
+    assert "leave --csv out" in refused.stderr
 
 
 @pytest.mark.parametrize(

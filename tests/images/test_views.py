@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 from panodetr.images import views as views_module
 from panodetr.images.preprocess import Preprocessing
 from panodetr.images.resize import resize
-from panodetr.images.views import processed_size, read_tiled, tile_boxes, view_batches
+from panodetr.images.views import lay_tiles, processed_size, read_tiled, tile_boxes, view_batches
 
 OWN = Preprocessing(short_side=None, long_side=None, enlarge=1.5, tile=96, tile_overlap=48)
 
@@ -26,11 +28,21 @@ def test_images_of_their_own_resolution_are_enlarged(
 
 
 def test_tiles_are_of_the_images_pixels_and_views_enlarged() -> None:
-    image = np.zeros((96, 200, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (96, 200, 3), np.uint8)
     views = [view for batch in view_batches([read_tiled(image, OWN)], OWN) for view in batch]
     assert [view.box[1::2] for view in views] == [(0, 96), (34, 130), (69, 165), (104, 200)]
     assert {view.tile_size for view in views} == {(96, 96)}
     assert {view.size for view in views} == {(144, 144)}
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "length"), [(24, 5000, 96), (23, 5000, 400), (2, 65535, 4608), (9, 9, 9)]
+)
+def test_thin_images_take_long_tiles(height: int, width: int, length: int) -> None:
+    assert {x1 - x0 for _, x0, _, x1 in lay_tiles((height, width), OWN)} == {length}
+    assert {y1 - y0 for y0, _, y1, _ in lay_tiles((width, height), OWN)} == {length}
+    resized = replace(OWN, short_side=800, enlarge=1.0)
+    assert lay_tiles((2, 96), resized)[0] == (0, 0, 2, 96)
 
 
 def test_views_are_cut_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,11 +53,14 @@ def test_views_are_cut_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
         return resize(image, size)
 
     monkeypatch.setattr(views_module, "resize", counted)
-    monkeypatch.setattr(views_module, "BATCH_PIXELS", 2 * 144 * 144)
-    images = [read_tiled(np.zeros((*size, 3), np.uint8), OWN) for size in ((96, 200), (40, 90))]
+    rng = np.random.default_rng(0)
+    images = [
+        read_tiled(rng.integers(0, 256, (*size, 3), np.uint8), OWN)
+        for size in ((96, 200), (40, 90))
+    ]
     seen: list[list[tuple[int, tuple[int, int]]]] = []
     counts: list[int] = []
-    for batch in view_batches(images, OWN):
+    for batch in view_batches(images, OWN, pixels=2 * 144 * 144):
         seen.append([(view.image, view.size) for view in batch])
         counts.append(len(cut))
     assert seen == [[(1, (60, 135))], [(0, (144, 144))] * 2, [(0, (144, 144))] * 2]

@@ -84,13 +84,13 @@ def without_masks(result: DetectionResult) -> DetectionResult:
 def test_masks_of_segments_and_objects(
     result: PanopticResult, detections: DetectionResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    enlarge, made = CoarseMask.pixels, list[CoarseMask]()
+    enlarge, made = CoarseMask.tile_pixels, list[CoarseMask]()
 
     def counted(mask: CoarseMask) -> NDArray[np.bool_]:
         made.append(mask)
         return enlarge(mask)
 
-    monkeypatch.setattr(CoarseMask, "pixels", counted)
+    monkeypatch.setattr(CoarseMask, "tile_pixels", counted)
     assert np.array_equal(result.masks, [IDS == 1, IDS == 2, IDS == 3])
     assert np.array_equal(result.segments[1].mask, IDS == 2)
     masks = [mask for found in detections.detections if (mask := found.mask) is not None]

@@ -197,11 +197,14 @@ def test_the_better_score_lies_on_top_and_the_rest_stays_empty() -> None:
     assert (ids.shape, ids.any(), segments) == ((30, 30), False, [])
 
 
-@given(sizes, st.integers(0, 2**31))
-def test_run_lengths_are_cocos(size: Size, seed: int) -> None:
-    mask = np.random.default_rng(seed).random(size) > 0.5
-    runs: Any = {"size": list(size), "counts": run_lengths(mask)}
-    decoded = coco_mask.decode(coco_mask.frPyObjects(runs, *size))
+@given(sizes, st.integers(0, 2**31), st.tuples(*[st.integers(0, 3)] * 4))
+def test_run_lengths_are_cocos(size: Size, seed: int, around: tuple[int, int, int, int]) -> None:
+    part = np.random.default_rng(seed).random(size) > 0.5
+    top, left, bottom, right = around
+    mask = np.pad(part, ((top, bottom), (left, right)))
+    runs: Any = {"size": list(mask.shape), "counts": run_lengths(part, mask.shape, (top, left))}
+    assert 0 not in runs["counts"][1:]
+    decoded = coco_mask.decode(coco_mask.frPyObjects(runs, *mask.shape))
     np.testing.assert_array_equal(decoded.astype(bool), mask)
     for first in (True, False):  # empty pixels come first
         assert run_lengths(np.full((2, 2), first)) == ([0, 4] if first else [4])

@@ -54,11 +54,25 @@ class EngineOptions:
     parts: Literal["parquet", "coco-panoptic"] = "parquet"
 
     def cluster(self, model: ModelOptions) -> Cluster:
-        """Give the cluster and workers that the options ask for."""
+        """Give the cluster and workers that the options ask for.
+
+        Raises:
+            UsageError: workers cannot share the device.
+        """
         from panodetr.scale.engines import Cluster
 
-        gpus = {"auto": None, "cpu": 0, "cuda": 1}[model.device]
-        return Cluster(address=self.address, workers=self.workers, cpus=self.worker_cpus, gpus=gpus)
+        gpus = {"auto": None, "cpu": 0, "cuda": 1}
+        if model.device not in gpus:
+            raise UsageError(
+                f"device is {model.device!r}; on a Ray cluster expected {', '.join(gpus)}: each "
+                "worker takes a GPU of its own"
+            )
+        return Cluster(
+            address=self.address,
+            workers=self.workers,
+            cpus=self.worker_cpus,
+            gpus=gpus[model.device],
+        )
 
 
 def evaluate_on_ray(
@@ -117,7 +131,10 @@ def run_parts(
     elif task is None:
         raise UsageError("--parts coco-panoptic is for segment; detect writes parquet")
     chosen = {name: value for name, value in asdict(model).items() if value is not None}
-    del chosen["device"]
+    for speed in ("device", "batch"):  # results don't depend on it
+        chosen.pop(speed, None)
+    if model.precision == "float32":  # as runs had it before there was a choice
+        del chosen["precision"]
     name = " ".join(f"{key}={value}" for key, value in chosen.items())
     job = Job(model=name, task=task, threshold=threshold, masks=masks, form=engine.parts)
     url = output.out or OUT

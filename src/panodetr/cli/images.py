@@ -52,6 +52,7 @@ def segment(
     *,
     threshold: Fraction | None = None,
     task: Literal["panoptic", "instances", "semantic"] = "panoptic",
+    large: bool = False,
     images: InputOptions = InputOptions(),  # noqa: B008 - frozen
     output: OutputOptions = OutputOptions(),  # noqa: B008 - frozen
     formats: FormatOptions = FormatOptions(),  # noqa: B008 - frozen
@@ -69,6 +70,8 @@ def segment(
         threshold: Least score of a segment, 0 to 1. Default: the model's own.
         task: Give each pixel to one object or region; find objects alone; or give each pixel a
             class.
+        large: Read TIFFs and OME-Zarr that are larger than memory by regions, and write the objects
+            as a tiled TIFF of labels and as GeoJSON. Needs the extra large.
         images: Which of them are taken.
         output: Where results go.
         formats: What is written beside.
@@ -76,11 +79,18 @@ def segment(
         model: Which model, and how it runs.
 
     Raises:
-        UsageError: a semantic segmentation was given a threshold.
+        UsageError: a semantic segmentation was given a threshold, or --large what it cannot do.
         PanodetrError: the model or the device was refused.
     """
     if task == "semantic" and threshold is not None:
         raise UsageError("--task semantic takes no --threshold: every pixel gets a class")
+    if large:
+        from panodetr.cli.large import segment_by_blocks
+
+        out = OUT if output.out is None else Path(output.out)
+        return segment_by_blocks(
+            inputs, out, output, formats, model, threshold=threshold, task=task
+        )
     from panodetr.results.result import PanopticResult
 
     return _run(
@@ -182,6 +192,7 @@ def _run(
         writer = FormatWriter(formats, out, model_options.model, paths)
     counts = [source.count() for source in sources]
     with ProgressBar(None if None in counts else sum(filter(None, counts))) as progress:
+        model.on_tiles = progress.tiles
         run = _Run(
             kind=kind,
             predict=partial(predict, model),

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from panodetr.data.dataset import Source
     from panodetr.predict import Predictor
 
-Device = Literal["auto", "cpu", "cuda"]
-Runtime = Literal["torch", "openvino", "onnx"]
+Runtime = Literal["torch", "openvino", "onnx", "auto"]
 Format = Literal[
     "coco-panoptic", "coco-instances", "yolo", "labelme", "via", "voc-masks", "voc-xml",
     "mask-files", "id-maps", "imagefolder",
@@ -97,9 +96,13 @@ class ModelOptions:
     Attributes:
         model: A bundled model, a checkpoint's folder or file, an exported file, or an id on the
             Hugging Face hub. `panodetr models` lists names.
-        device: Where to compute; auto takes a GPU where there is one.
+        device: Where to compute: cpu, cuda, cuda:1, mps, or auto, a CUDA GPU where there is one.
         runtime: What runs the model. openvino and onnx convert a checkpoint first: export it once.
+            auto takes an exported file beside the checkpoint, if there is one that runs here.
             Default: torch, and for an exported file its own.
+        precision: What PyTorch computes in. bfloat16 rounds, and is for GPUs and for processors
+            with instructions for it.
+        batch: Images or tiles that run together. Default: as many as suit the device.
         tiles: Cut larger images into squares of this many pixels, whose results are joined.
             Default: the model's own.
         overlap: Least overlap of neighbouring tiles, as a fraction of --tiles. Default: 0.25.
@@ -110,8 +113,10 @@ class ModelOptions:
     """
 
     model: str = "nuclei"
-    device: Device = "auto"
+    device: str = "auto"
     runtime: Runtime | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    batch: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
     tiles: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
     overlap: Fraction | None = None
     bits: Annotated[int | None, Parameter(validator=Number(gte=8, lte=16))] = None
@@ -142,6 +147,8 @@ class ModelOptions:
             self.model,
             device=self.device,
             runtime=self.runtime,
+            precision=self.precision,
+            batch=self.batch,
             bits=self.bits,
             channels=None if channels is None else [int(number) for number in channels],
         )

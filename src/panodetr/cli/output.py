@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 UNBOUNDED = 1 << 16  # characters of a line: no table is wider
+TOLD = 10.0  # seconds between lines about the tiles of a large image
 LONGEST = 40  # characters of a step's name beside the bar, so that the bar stays on its line
 
 QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
@@ -87,6 +88,7 @@ class ProgressBar:
         self._total = total
         self._done = 0
         self._began = time.perf_counter()
+        self._first_tiles = self._last_tiles = (0, 0.0)  # how many were done, and when
         self._bar = make_bar()
         if self._bar:
             self._task = self._bar.add_task("", total=total, rate="")
@@ -117,6 +119,29 @@ class ProgressBar:
         self._done += 1
         if self._bar:
             self._bar.update(self._task, completed=self._done, rate=self._rate())
+
+    def tiles(self, done: int, count: int) -> None:
+        """Count the tiles of a large image, with the time left; of one that is quick, say nothing.
+
+        Args:
+            done: tiles, of an image, or of several that run together.
+            count: of how many.
+        """
+        now = time.perf_counter()
+        if done <= self._last_tiles[0] or not self._last_tiles[1]:  # another image's
+            self._first_tiles = self._last_tiles = done, now
+        if now - self._last_tiles[1] < (0 if self._bar else TOLD):
+            return
+        first, began = self._first_tiles
+        self._last_tiles = done, now
+        if first == done:
+            return
+        left = duration((now - began) / (done - first) * (count - done))
+        text = f"{done} of {count} tiles, {left} left"
+        if self._bar:
+            self._bar.update(self._task, rate=text)
+        else:
+            print_note(text)
 
     @contextmanager
     def paused(self) -> Generator[None, None, None]:

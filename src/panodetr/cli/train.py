@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from panodetr.cli.options import Device, Format, SourceOptions
+from panodetr.cli.options import Format, SourceOptions
 from panodetr.cli.output import duration, print_json, print_line
 from panodetr.errors import Interrupted, UsageError
 
@@ -42,7 +42,7 @@ def train(
     changes: Annotated[list[str] | None, Parameter(name="--set")] = None,
     resume: bool = False,
     dry_run: bool = False,
-    device: Device = "auto",
+    device: str = "auto",
     json: bool = False,
 ) -> int:
     """Train a model by a recipe, from scratch or from a checkpoint.
@@ -78,7 +78,7 @@ def train(
         resume: Resume a run.
         dry_run: Build everything, check the data, do two steps, estimate time and memory. Writes
             nothing.
-        device: Where to compute; auto takes a GPU where there is one.
+        device: Where to compute: cpu, cuda, cuda:1, mps, or auto, a CUDA GPU where there is one.
         json: Print the outcome as one JSON document.
 
     Raises:

@@ -5,7 +5,6 @@ Letters: B images, H and W their size, Q queries, N masks, h and w a mask's size
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -23,10 +22,9 @@ from panodetr.checkpoints.spec import ModelSpec, spec_to_json
 from panodetr.errors import CheckpointError, PanodetrError, UsageError
 from panodetr.export.quantize import calibration_batches, import_nncf, quantize
 from panodetr.files import check_writable
-from panodetr.model.network import Network
 from panodetr.results.decode import keep_queries, paired_box_iou, paired_mask_iou
 from panodetr.runtimes.base import Runtime
-from panodetr.runtimes.convert import require, to_onnx, to_openvino
+from panodetr.runtimes.convert import require, to_onnx, to_openvino, weights_digest
 from panodetr.runtimes.exported import (
     FORMAT_VERSION,
     ExportFormat,
@@ -99,7 +97,7 @@ def export(
         import_nncf()
     check_writable(out)
     spec, network = load_checkpoint(model)
-    digest = _weights_digest(network)
+    digest = weights_digest(network)
     batches = None if calibration is None else calibration_batches(calibration, spec)
     masks = spec.architecture.masks
     reference = TorchRuntime(network, spec.preprocessing, torch.device("cpu"), plain=True)
@@ -135,15 +133,6 @@ def export(
     )
     write_exported(out, info, files)
     return info
-
-
-def _weights_digest(model: Network) -> str:
-    """SHA-256 of a model's weights under their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _openvino_files(graphs: Mapping[str, openvino.Model]) -> dict[str, bytes]:

@@ -154,7 +154,7 @@ def calibration_batches(folder: Path, spec: ModelSpec) -> list[NDArray[np.uint8]
     batches: list[NDArray[np.uint8]] = []
     for path, own in groupby(_spread(views), key=itemgetter(0)):
         image = read_tiled(path, rule)
-        batches += [cut_view(image, box, rule).pixels[None].copy() for _, box in own]
+        batches += [cut_view(image, [(0, box)], rule).pixels[None].copy() for _, box in own]
         del image  # before the next one is read
     return batches
 

@@ -611,7 +611,8 @@ def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"{name}: {width}x{height} is {width * height:,} pixels, and the limit is "
-            f"{max_pixels:,}; make it smaller, or raise max_pixels"
+            f"{max_pixels:,}; make it smaller, raise max_pixels, or read it by regions: panodetr "
+            "segment --large"
         )
 
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,16 @@ from panodetr.images.resize import resize, resized_size
 from panodetr.results.types import Box
 
 BATCH_PIXELS = 1 << 20
-"""Views of one size run together up to this many pixels; a larger one runs alone."""
+"""Pixels of views of one size that run together on a processor."""
+
+GPU_BATCH_PIXELS = 1 << 24
+"""The same on a GPU."""
+
+THIN = 4
+"""An image of less than this fraction of a tile in one direction gets longer tiles."""
+
+Place: TypeAlias = tuple[int, Box]
+"""Which of several images, and a tile of it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,21 +56,28 @@ class View:
     """One input of the model.
 
     Attributes:
-        image: which of the images it is of.
-        box: the tile of that image.
-        pixels: the tile, resized, in the upper left corner of a black canvas.
+        places: the tiles that look like this: which of the images each is of, and its box there.
+            Several where they are of one colour, else one.
+        pixels: the tile, resized, in the upper left corner of a black canvas; or as it is, for a
+            runtime that resizes.
         size: height and width of the resized tile.
+        canvas: height and width as the model's input.
     """
 
-    image: int
-    box: Box
+    places: list[Place]
     pixels: NDArray[np.uint8]
     size: tuple[int, int]
+    canvas: tuple[int, int]
 
     @property
-    def canvas(self) -> tuple[int, int]:
-        """Height and width as the model's input."""
-        return self.pixels.shape[0], self.pixels.shape[1]
+    def image(self) -> int:
+        """Which of the images it is of, the first if there are several."""
+        return self.places[0][0]
+
+    @property
+    def box(self) -> Box:
+        """The tile of that image."""
+        return self.places[0][1]
 
     @property
     def tile_size(self) -> tuple[int, int]:
@@ -86,43 +103,88 @@ def read_tiled(image: ImageSource, rule: Preprocessing) -> TiledImage:
 
 
 def lay_tiles(size: tuple[int, int], rule: Preprocessing) -> list[Box]:
-    """Lay the tiles that cover an image of a size (H, W), one where it is seen as a whole."""
-    return tile_boxes(size, rule.tile or max(size), rule.tile_overlap)
+    """Lay the tiles that cover an image of a size (H, W), one where it is seen as a whole.
+
+    Those of a thin image are longer, with as many pixels as others: it costs what its pixels cost.
+    """
+    tile = rule.tile or max(size)
+    if rule.short_side is None and THIN * min(size) < tile:
+        tile = tile * tile // min(size)
+    return tile_boxes(size, tile, rule.tile_overlap)
 
 
 def view_batches(
-    images: Sequence[TiledImage], rule: Preprocessing, streams: int = 1
+    images: Sequence[TiledImage],
+    rule: Preprocessing,
+    streams: int = 1,
+    *,
+    count: int | None = None,
+    pixels: int = BATCH_PIXELS,
+    resized: bool = True,
 ) -> Iterator[list[View]]:
-    """Cut images into views, and put those of one size together, up to `BATCH_PIXELS`.
+    """Cut images into views, and put those of one size together, up to a count or their pixels.
 
-    Batches that run side by side, in so many streams, share these pixels. No view is padded for
-    another's sake, so that an image gives the same whatever images stand beside it. The views of
-    one image come in the order of its tiles. A batch is cut when it is asked for: all views of an
-    image in tiles that overlap are many times as large as the image.
+    No view is padded for another's sake, so that an image gives the same whatever images stand
+    beside it. All tiles of one size and one colour, of which large images have many, are one view.
+    Other views of one image come in the order of its tiles. A batch is cut when it is asked for:
+    all views of an image in tiles that overlap are many times as large as the image.
+
+    Args:
+        images: of any sizes.
+        rule: how the model sees them.
+        streams: batches that run side by side, and share the pixels.
+        count: of views that run together; None goes by their pixels.
+        pixels: that views may have together; a larger one runs alone.
+        resized: False leaves tiles as they are, and puts those of one size together; the rule must
+            not ask for a canvas.
     """
-    by_size: dict[tuple[int, int], list[tuple[int, Box]]] = {}
+    by_size: dict[tuple[int, ...], dict[object, list[Place]]] = {}
     for index, image in enumerate(images):
         for box in image.tiles:
-            by_size.setdefault(processed_size(_tile_size(box), rule), []).append((index, box))
-    for (height, width), together in sorted(by_size.items()):
+            size = _tile_size(box)
+            color = _only_color(_tile(image, box)) if len(image.tiles) > 1 else None
+            alike = (index, box) if color is None else (size, color)
+            seen = processed_size(size, rule)
+            together = by_size.setdefault(seen if resized else (*seen, *size), {})
+            together.setdefault(alike, []).append((index, box))
+    for (height, width, *_), together in sorted(by_size.items(), key=lambda item: item[0]):
         shared = -(-len(together) // streams)  # rounded up
-        at_once = max(1, min(BATCH_PIXELS // streams // (height * width), shared))
-        for start in range(0, len(together), at_once):
-            some = together[start : start + at_once]
-            yield [cut_view(images[index], box, rule, index) for index, box in some]
+        at_once = count or max(1, min(pixels // streams // (height * width), shared))
+        views = list(together.values())
+        for start in range(0, len(views), at_once):
+            yield [
+                cut_view(images[places[0][0]], places, rule, resized=resized)
+                for places in views[start : start + at_once]
+            ]
 
 
-def cut_view(image: TiledImage, box: Box, rule: Preprocessing, index: int = 0) -> View:
-    """Cut one of an image's tiles and resize it; `index` is the image's among others."""
-    y0, x0, y1, x1 = box
-    size = processed_size((y1 - y0, x1 - x0), rule)
-    pixels = resize(image.pixels[y0:y1, x0:x1], size)
-    canvas = tuple(-(-side // rule.multiple) * rule.multiple for side in size)
+def cut_view(
+    image: TiledImage, places: list[Place], rule: Preprocessing, *, resized: bool = True
+) -> View:
+    """Cut the first of some tiles that look alike, and resize it; its image is `image`."""
+    _, box = places[0]
+    size, pixels = processed_size(_tile_size(box), rule), _tile(image, box)
+    height, width = (-(-side // rule.multiple) * rule.multiple for side in size)
+    canvas = height, width
+    if resized:
+        pixels = resize(pixels, size)
     if canvas != size:
         whole = np.zeros((*canvas, 3), np.uint8)
         whole[: size[0], : size[1]] = pixels
         pixels = whole
-    return View(image=index, box=box, pixels=pixels, size=size)
+    return View(places=places, pixels=pixels, size=size, canvas=canvas)
+
+
+def _tile(image: TiledImage, box: Box) -> NDArray[np.uint8]:
+    y0, x0, y1, x1 = box
+    return image.pixels[y0:y1, x0:x1]
+
+
+def _only_color(pixels: NDArray[np.uint8]) -> bytes | None:
+    """Give the colour of pixels (h, w, 3) that are all alike; None where they are not."""
+    color = pixels[0, 0]
+    alike = (pixels[0] == color).all() and (pixels == color).all()  # most differ in the first row
+    return color.tobytes() if alike else None
 
 
 def processed_size(size: tuple[int, int], rule: Preprocessing) -> tuple[int, int]:

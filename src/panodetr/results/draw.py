@@ -68,6 +68,7 @@ class Labels:
     def __init__(self, size: Size) -> None:
         self.placed: list[Label] = []
         self._size = size
+        self._taken = np.zeros((size[1], size[0]), np.bool_)  # pixels of labels
         self._height = max(12, round(max(size) / 60))
         self._margin = max(2, round(max(size) / 300))
         self._line = cache(self._measure)  # each text is measured when placed and when written
@@ -93,10 +94,9 @@ class Labels:
             for start, side, length in zip((left, top), self._size, extent, strict=True)
         )
         x1, y1 = x0 + extent[0], y0 + extent[1]
-        for other in self.placed:
-            left, top, right, bottom = other.plate
-            if x0 < right and left < x1 and y0 < bottom and top < y1:
-                return False
+        if self._taken[y0:y1, x0:x1].any():
+            return False
+        self._taken[y0:y1, x0:x1] = True
         self.placed.append(Label(parts=parts, plate=(x0, y0, x1, y1), color=color))
         return True
 
@@ -234,9 +234,10 @@ def draw_objects(
     colors = colors_of(detections, categories)
     picture = Image.fromarray(image)
     for detection, color in zip(reversed(detections), reversed(colors), strict=True):
-        if (mask := detection.mask) is not None:
+        if (mask := detection.tile_mask) is not None and detection.coarse_mask is not None:
             opacity = Image.fromarray(np.where(mask, np.uint8(_THING_OPACITY), np.uint8(0)))
-            picture.paste(color, mask=opacity)  # into a copy
+            y0, x0, y1, x1 = detection.coarse_mask.tile
+            picture.paste(color, (x0, y0, x1, y1), opacity)  # into a copy
     picture, scale = _enlarged(picture)
     line = max(2, round(max(picture.size) / 500))
     canvas = ImageDraw.Draw(picture)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from panodetr.results.outlines import Ring
-    from panodetr.results.regions import Result
+    from panodetr.results.regions import Region, Result
+    from panodetr.results.types import Category
 
 MOST_IDS_16 = 65535
 """Ids that a 16-bit label map can hold; maps with higher ids have 32 bits."""
@@ -80,11 +81,11 @@ class CocoInstances(_Coco):
                 "iscrowd": 0,
                 "score": round(region.score, 6),
             }
-            mask = region.mask((height, width))
-            if mask is not None:
-                encoded = hotcoco.mask.encode(np.asfortranarray(mask, np.uint8))
+            if region.pixels is not None:
+                runs = {"size": [height, width], "counts": region.run_lengths((height, width))}
+                encoded = hotcoco.mask.fr_py_objects(runs, height, width)
                 entry["segmentation"] = {**encoded, "counts": encoded["counts"].decode()}
-                entry["area"] = int(mask.sum())
+                entry["area"] = int(region.pixels.sum())
             self.annotations.append(entry)
 
 
@@ -116,33 +117,49 @@ def to_geojson(result: Result, *, pixel_size: float | None = None) -> dict[str, 
     downwards, as QuPath counts; holes are kept. `measurements` has the score and the columns of
     `regions.measure_region` that are numbers.
     """
-    colors = {category.id: list(category.color) for category in result.categories}
-    features: list[dict[str, object]] = []
-    for region in result.regions():
-        measured = measure_region(region, result.image, "", pixel_size)
-        areas = [[_closed(part.outer), *map(_closed, part.holes)] for part in region.outline()]
-        one = len(areas) == 1
-        features.append(
-            {
-                "type": "Feature",
-                "id": str(uuid.uuid4()),
-                "geometry": {
-                    "type": "Polygon" if one else "MultiPolygon",
-                    "coordinates": areas[0] if one else areas,
-                },
-                "properties": {
-                    "objectType": "detection" if region.is_thing else "annotation",
-                    "name": str(region.id),
-                    "classification": {"name": region.label, "color": colors[region.category_id]},
-                    "measurements": {
-                        key: value
-                        for key, value in measured.items()
-                        if isinstance(value, int | float) and key != "id"
-                    },
-                },
-            }
-        )
+    regions = result.regions()
+    features = [
+        to_feature(r, result.image[r.window], result.categories, pixel_size) for r in regions
+    ]
     return {"type": "FeatureCollection", "features": features}
+
+
+def to_feature(
+    region: Region,
+    window: NDArray[np.uint8],
+    categories: Sequence[Category],
+    pixel_size: float | None = None,
+) -> dict[str, object]:
+    """Give one region of an image as a feature of GeoJSON; see `to_geojson`.
+
+    Args:
+        region: of the image.
+        window: (h, w, 3) RGB, the image's part within `region.window`.
+        categories: for the colour.
+        pixel_size: as there.
+    """
+    color = next(list(c.color) for c in categories if c.id == region.category_id)
+    measured = measure_region(region, window, "", pixel_size)
+    areas = [[_closed(part.outer), *map(_closed, part.holes)] for part in region.outline()]
+    one = len(areas) == 1
+    return {
+        "type": "Feature",
+        "id": str(uuid.uuid4()),
+        "geometry": {
+            "type": "Polygon" if one else "MultiPolygon",
+            "coordinates": areas[0] if one else areas,
+        },
+        "properties": {
+            "objectType": "detection" if region.is_thing else "annotation",
+            "name": str(region.id),
+            "classification": {"name": region.label, "color": color},
+            "measurements": {
+                key: value
+                for key, value in measured.items()
+                if isinstance(value, int | float) and key != "id"
+            },
+        },
+    }
 
 
 def label_map(result: Result) -> NDArray[np.uint16] | NDArray[np.int32]:

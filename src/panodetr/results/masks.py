@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -35,6 +35,9 @@ WHOLE: Part = None
 
 Pick: TypeAlias = Callable[[int, int], NDArray[np.intp]]
 """Gives which of the rows of the model's input each row of the image shows."""
+
+Merged: TypeAlias = Callable[[], tuple[NDArray[np.integer], NDArray[np.intp]]]
+"""Gives what `Masks.merge` has found."""
 
 BAND_PIXELS = 1 << 14
 """Pixels of a band: what is computed for one mask at a time stays in the processor's cache."""
@@ -64,6 +67,26 @@ class Masks(Protocol):
 
         Returns:
             (H, W) indices of masks; of equal masks the first.
+        """
+        ...
+
+    def merge(
+        self, first: NDArray[np.intp], least: int, processed_size: Size, target_size: Size
+    ) -> Merged:
+        """Find the highest mask at every pixel, in rounds: without masks of too few pixels.
+
+        The next round has no mask with fewer than `least` pixels, until all that are left have as
+        many.
+
+        Args:
+            first: (N,) the mask that each one's pixels count for in the first round.
+            least: pixels that a mask needs.
+            processed_size: as for `highest`.
+            target_size: as there.
+
+        Returns:
+            A function that waits until it is done, so that a device can work on several images; it
+            gives indices (H, W), and those (K,) of the masks that are left.
         """
         ...
 
@@ -135,6 +158,12 @@ class NumpyMasks:
         """See `Masks`."""
         return self._find(processed_size, target_size, pick_like_pillow)
 
+    def merge(
+        self, first: NDArray[np.intp], least: int, processed_size: Size, target_size: Size
+    ) -> Merged:
+        """See `Masks`."""
+        return partial(self._merge, first, least, processed_size, target_size)
+
     def topmost(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
         """See `Masks`."""
         return self._find(processed_size, target_size, pick_like_torch, inside=True)
@@ -178,6 +207,20 @@ class NumpyMasks:
 
         each_strip(fill, target_size[0], max(1, BAND_PIXELS // target_size[1]))
         return Contest(winner, likely, areas.sum(axis=0))
+
+    def _merge(
+        self, first: NDArray[np.intp], least: int, processed_size: Size, target_size: Size
+    ) -> tuple[NDArray[np.integer], NDArray[np.intp]]:
+        left, count = np.arange(len(first)), len(first)
+        winner = self.highest(processed_size, target_size)  # H, W: places in left
+        areas = np.bincount(winner.ravel(), minlength=count)
+        areas = np.bincount(first, areas, minlength=count)
+        while len(left) and (areas < least).any():
+            left = left[areas >= least]
+            if len(left):
+                winner = self.choose(left).highest(processed_size, target_size)
+            areas = np.bincount(winner.ravel(), minlength=len(left))[: len(left)]
+        return (left.take(winner) if len(left) else winner), left
 
     def _find(
         self, processed_size: Size, target_size: Size, pick: Pick, *, inside: bool = False
@@ -314,10 +357,22 @@ def pick_like_torch(processed: int, target: int) -> NDArray[np.intp]:
     return np.minimum(nearest, processed - 1)
 
 
-def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
-    """Encode a mask as COCO's uncompressed run lengths: down the columns, empty pixels first."""
-    pixels = np.asfortranarray(mask).ravel(order="F")
-    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
-    edges = np.concatenate([[0], changes, [pixels.size]])
+def run_lengths(
+    mask: NDArray[np.bool_], size: Size | None = None, at: tuple[int, int] = (0, 0)
+) -> list[int]:
+    """Encode a mask as COCO's uncompressed run lengths: down the columns, empty pixels first.
+
+    Args:
+        mask: (h, w), a part of an image that holds all of the object.
+        size: height and width of the image; None where the part is all of it.
+        at: the row and column where the part begins.
+    """
+    height, width = size or mask.shape
+    columns = np.pad(mask.T, ((0, 0), (1, 1)))  # w, h + 2
+    column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])
+    place = (at[1] + column) * height + at[0] + row  # where runs begin and end, in turn
+    apart = np.ones(len(place), np.bool_)
+    apart[1:-1:2] = apart[2::2] = place[1:-1:2] != place[2::2]  # one ends and the next begins
+    edges = np.concatenate([[0], place[apart], [height * width]])
     lengths: list[int] = np.diff(edges).tolist()
-    return [0, *lengths] if pixels[0] else lengths
+    return lengths if lengths[-1] else lengths[:-1]

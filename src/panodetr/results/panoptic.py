@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +25,6 @@ SMALLEST_AREA = 5
 
 SegmentMap = tuple[NDArray[np.int32], list[Segment]]
 """Segment ids (H, W), 0 = nothing, and what they are, in the ids' order."""
-
-
-Merge: TypeAlias = Callable[
-    [Masks, NDArray[np.float32], Sequence[Category], Size, Size], SegmentMap
-]
-"""Decides who gets each pixel; `merge_masks` says from what."""
 
 
 def merge_masks(
@@ -61,24 +54,32 @@ def merge_masks(
         Segment ids, from 1 in the order of the queries, 0 only where no segment is left at all; and
         the segments.
     """
+    return start_merge(masks, scores, categories, processed_size, target_size)()
+
+
+def start_merge(
+    masks: Masks,
+    scores: NDArray[np.float32],
+    categories: Sequence[Category],
+    processed_size: Size,
+    target_size: Size,
+) -> Callable[[], SegmentMap]:
+    """Begin what `merge_masks` does, where the masks are; give a function that waits for it."""
     count = len(scores)
     if count == 0:
-        return np.zeros(target_size, np.int32), []
-    kept = np.arange(count)
-    winner = masks.highest(processed_size, target_size)  # H, W: places in kept
+        return lambda: (np.zeros(target_size, np.int32), [])
     first = [n if c.is_thing else categories.index(c) for n, c in enumerate(categories)]
-    areas = np.bincount(first, weights=_areas(winner, count), minlength=count)
-    while len(kept) and (areas < SMALLEST_AREA).any():
-        kept = kept[areas >= SMALLEST_AREA]
-        if len(kept):
-            winner = masks.choose(kept).highest(processed_size, target_size)
-        areas = _areas(winner, len(kept))
-    if not len(kept):
-        return np.zeros(target_size, np.int32), []
-    segment_ids = winner.astype(np.int32) + 1
-    return segment_ids, describe_segments(
-        segment_ids, [categories[query] for query in kept.tolist()], scores[kept]
-    )
+    merged = masks.merge(np.array(first), SMALLEST_AREA, processed_size, target_size)
+
+    def finish() -> SegmentMap:
+        winner, kept = merged()
+        new_id = np.zeros(count, np.int32)
+        new_id[kept] = np.arange(1, len(kept) + 1)
+        segment_ids = new_id.take(winner) if len(kept) else np.zeros(target_size, np.int32)
+        named = [categories[query] for query in kept.tolist()]
+        return segment_ids, describe_segments(segment_ids, named, scores[kept])
+
+    return finish
 
 
 def merge_weighted(

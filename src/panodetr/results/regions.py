@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from panodetr.results.masks import run_lengths
 from panodetr.results.outlines import Polygon, polygons
 
 if TYPE_CHECKING:
@@ -54,6 +55,13 @@ class Region:
         whole = np.zeros(size, np.bool_)
         whole[self.window] = self.pixels
         return whole
+
+    def run_lengths(self, size: tuple[int, int]) -> list[int] | None:
+        """Give its pixels in the image of `size` as `results.masks.run_lengths`; None as `mask`."""
+        if self.pixels is None:
+            return None
+        rows, columns = self.window
+        return run_lengths(self.pixels, size, (rows.start, columns.start))
 
     def outline(self) -> list[Polygon]:
         """Give its components as polygons with holes, in pixels of the image; or the box as one."""
@@ -107,17 +115,18 @@ def measure(
 ) -> list[dict[str, object]]:
     """Measure each segment or object of an image, as `measure_region` does."""
     name = result.name if name is None else name
-    return [measure_region(r, result.image, name, pixel_size) for r in result.regions()]
+    regions = result.regions()
+    return [measure_region(r, result.image[r.window], name, pixel_size) for r in regions]
 
 
 def measure_region(
-    region: Region, image: NDArray[np.uint8], name: str, pixel_size: float | None
+    region: Region, window: NDArray[np.uint8], name: str, pixel_size: float | None
 ) -> dict[str, object]:
     """Measure one segment or object.
 
     Args:
-        region: of the image.
-        image: (H, W, 3) RGB.
+        region: of an image.
+        window: (h, w, 3) RGB, the image's part within `region.window`.
         name: of the image.
         pixel_size: micrometres that a pixel is wide and high; None gives no lengths in them.
 
@@ -129,7 +138,6 @@ def measure_region(
         pixels. With a pixel size follow `area_um2`, `centroid_x_um`, `centroid_y_um` and
         `equivalent_diameter_um`.
     """
-    window = image[region.window]
     pixels = np.ones(window.shape[:2], np.bool_) if region.pixels is None else region.pixels
     ys, xs = np.nonzero(pixels)
     area = len(ys)

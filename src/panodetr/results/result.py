@@ -22,7 +22,6 @@ from panodetr.files import atomic_write, write_bytes, write_json
 from panodetr.results import interchange
 from panodetr.results.draw import draw_objects, draw_segments
 from panodetr.results.id_map import id_map_png
-from panodetr.results.masks import run_lengths
 from panodetr.results.regions import Region, Result, crop, measure, window_of
 from panodetr.results.types import Candidates, Category, Detection, Segment
 
@@ -247,11 +246,19 @@ class DetectionResult(ImageResult):
         """Give the objects, the best score first; see `ImageResult.regions`."""
         things = {category.id: category.is_thing for category in self.categories}
         for number, found in enumerate(self.detections, start=1):
-            pixels = found.mask
+            pixels = found.tile_mask
             window = _inside(found.box, self.image) if pixels is None else window_of(pixels)
-            if window is not None:
-                own = None if pixels is None else pixels[window]
-                yield _region(found, number, things[found.category_id], window, own)
+            if window is None:
+                continue
+            own = None if pixels is None else pixels[window]
+            if found.coarse_mask is not None:
+                top, left, _, _ = found.coarse_mask.tile
+                rows, columns = window
+                window = (
+                    slice(rows.start + top, rows.stop + top),
+                    slice(columns.start + left, columns.stop + left),
+                )
+            yield _region(found, number, things[found.category_id], window, own)
 
     def __repr__(self) -> str:
         """Name the number of objects, their classes and the size, in one line."""
@@ -286,8 +293,8 @@ class DetectionResult(ImageResult):
                     "score": round(detection.score, 6),
                     "bbox": [round(side, 3) for side in _bbox(detection.box)],
                     "segmentation": None
-                    if (mask := detection.mask) is None
-                    else {"size": list(mask.shape), "counts": run_lengths(mask)},
+                    if (mask := detection.coarse_mask) is None
+                    else {"size": list(mask.image_size), "counts": detection.run_lengths()},
                     **_track(detection),
                 }
                 for number, detection in enumerate(self.detections, start=1)

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ from panodetr.results.decode import suppress_non_maxima
 from panodetr.results.panoptic import SMALLEST_AREA, SegmentMap, measure_segments
 from panodetr.results.types import Box, Candidates, Segment
 
-Tile = tuple[Box, NDArray[np.int32], list[Segment]]
+Tile = tuple[Box, NDArray[np.integer], list[Segment]]
 """Where a tile lies, its map of segment ids from 1, and what they are, in the ids' order."""
 
 Place = tuple[slice, slice]
@@ -47,7 +48,7 @@ class _Tile:
     """A tile, each pixel's distance to its nearest inner border (1 or more), and things by id."""
 
     box: Box
-    ids: NDArray[np.int32]
+    ids: NDArray[np.integer]
     segments: list[Segment]
     depth: NDArray[np.int32]
     parts: dict[int, _Part] = field(default_factory=dict["int", "_Part"])
@@ -107,7 +108,7 @@ def join_tiles(
         Segment ids (H, W), 0 where no tile has found anything; and the segments.
     """
     if len(tiles) == 1:
-        return tiles[0][1], list(tiles[0][2])
+        return tiles[0][1].astype(np.int32, copy=False), list(tiles[0][2])
     seen = [_Tile(*tile, _depth(tile[0], size)) for tile in tiles]
     for tile in seen if things_apart else ():
         _add_parts(tile)
@@ -129,12 +130,18 @@ def _inner(box: Box, size: tuple[int, int]) -> tuple[bool, bool, bool, bool]:
 
 
 def _depth(box: Box, size: tuple[int, int]) -> NDArray[np.int32]:
-    top, left, bottom, right = _inner(box, size)
-    far = np.int32(max(size))
-    y = np.arange(1, box[2] - box[0] + 1, dtype=np.int32)[:, None]
-    x = np.arange(1, box[3] - box[1] + 1, dtype=np.int32)
-    rows = np.minimum(y if top else far, y[::-1] if bottom else far)
-    columns = np.minimum(x if left else far, x[::-1] if right else far)
+    return _depth_of(box[2] - box[0], box[3] - box[1], max(size), *_inner(box, size))
+
+
+@lru_cache(maxsize=16)  # the tiles of an image have nine depths at most
+def _depth_of(
+    height: int, width: int, far: int, top: bool, left: bool, bottom: bool, right: bool
+) -> NDArray[np.int32]:
+    y = np.arange(1, height + 1, dtype=np.int32)[:, None]
+    x = np.arange(1, width + 1, dtype=np.int32)
+    most = np.int32(far)
+    rows = np.minimum(y if top else most, y[::-1] if bottom else most)
+    columns = np.minimum(x if left else most, x[::-1] if right else most)
     return np.broadcast_to(np.minimum(rows, columns), (len(y), len(x)))
 
 
@@ -160,10 +167,10 @@ def _match(tiles: list[_Tile]) -> None:
 
 def _match_pair(a: _Tile, b: _Tile) -> None:
     in_a, in_b = _shared(a.box, b.box)
-    columns = len(b.segments) + 1
-    shared: NDArray[np.intp] = np.bincount(
-        (a.ids[in_a] * columns + b.ids[in_b]).ravel(), minlength=(len(a.segments) + 1) * columns
-    ).reshape(-1, columns)  # pixels by id in a and id in b
+    rows, columns = len(a.segments) + 1, len(b.segments) + 1
+    pair = a.ids[in_a].astype(np.int32) * columns + b.ids[in_b]
+    shared: NDArray[np.intp] = np.bincount(pair.ravel(), minlength=rows * columns)
+    shared = shared.reshape(rows, columns)  # pixels by id in a and id in b
     area_a, area_b = shared.sum(axis=1).tolist(), shared.sum(axis=0).tolist()
     for id_a, id_b in zip(*np.nonzero(shared), strict=True):
         part_a, part_b = a.parts.get(int(id_a)), b.parts.get(int(id_b))

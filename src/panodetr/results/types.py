@@ -74,9 +74,21 @@ class Segment:
         Raises:
             ValueError: the segment is not one of a result.
         """
+        return self._ids == self.id
+
+    def run_lengths(self) -> list[int]:
+        """Give its pixels as `results.masks.run_lengths`; error as for `mask`."""
+        from panodetr.results.masks import run_lengths
+
+        ids = self._ids
+        x0, y0, x1, y1 = map(int, self.box)
+        return run_lengths(ids[y0:y1, x0:x1] == self.id, (ids.shape[0], ids.shape[1]), (y0, x0))
+
+    @property
+    def _ids(self) -> NDArray[np.int32]:
         if self.segment_ids is None:
             raise ValueError(f"segment {self.id} has no pixels; take it from a PanopticResult")
-        return self.segment_ids == self.id
+        return self.segment_ids
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,18 +109,27 @@ class CoarseMask:
     image_size: tuple[int, int]
     canvas: tuple[int, int] | None = None
 
-    def pixels(self) -> NDArray[np.bool_]:
-        """Give the object's pixels (H, W), upsampled as `results.masks.Masks.topmost` does."""
-        import numpy as np
-
+    def tile_pixels(self) -> NDArray[np.bool_]:
+        """Give the object's pixels in the tile, upsampled as `results.masks.Masks.topmost` does."""
         from panodetr.results.masks import NumpyMasks
 
         y0, x0, y1, x1 = self.tile
-        whole = np.zeros(self.image_size, np.bool_)
         masks = NumpyMasks(self.logits[None])
         if self.canvas is not None:
             masks = masks.within(self.canvas, self.processed_size)
-        whole[y0:y1, x0:x1] = masks.topmost(self.processed_size, (y1 - y0, x1 - x0)) == 0
+        return masks.topmost(self.processed_size, (y1 - y0, x1 - x0)) == 0
+
+    def pixels(self) -> NDArray[np.bool_]:
+        """Give the object's pixels (H, W)."""
+        return self.place(self.tile_pixels())
+
+    def place(self, pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Put pixels of the tile into the image (H, W)."""
+        import numpy as np
+
+        y0, x0, y1, x1 = self.tile
+        whole = np.zeros(self.image_size, np.bool_)
+        whole[y0:y1, x0:x1] = pixels
         return whole
 
 
@@ -141,20 +162,37 @@ class Detection:
         Masks of different objects may overlap. They are kept as a bit a pixel: as arrays the masks
         of all objects of a large image would not fit into memory.
         """
+        pixels = self.tile_mask
+        return (
+            None if self.coarse_mask is None or pixels is None else self.coarse_mask.place(pixels)
+        )
+
+    @property
+    def tile_mask(self) -> NDArray[np.bool_] | None:
+        """The same within the tile that found it, `coarse_mask.tile`: nothing of it is beyond."""
         import numpy as np
 
         if self.coarse_mask is None:
             return None
-        height, width = self.coarse_mask.image_size
-        pixels = np.unpackbits(self._bits, count=height * width)
-        return pixels.view(np.bool_).reshape(height, width)
+        y0, x0, y1, x1 = self.coarse_mask.tile
+        pixels = np.unpackbits(self._bits, count=(y1 - y0) * (x1 - x0))
+        return pixels.view(np.bool_).reshape(y1 - y0, x1 - x0)
+
+    def run_lengths(self) -> list[int] | None:
+        """Give its pixels as `results.masks.run_lengths`; None where masks were not asked for."""
+        from panodetr.results.masks import run_lengths
+
+        pixels, mask = self.tile_mask, self.coarse_mask
+        if mask is None or pixels is None:
+            return None
+        return run_lengths(pixels, mask.image_size, mask.tile[:2])
 
     @cached_property
     def _bits(self) -> NDArray[np.uint8]:
         import numpy as np
 
         assert self.coarse_mask is not None
-        return np.packbits(self.coarse_mask.pixels())
+        return np.packbits(self.coarse_mask.tile_pixels())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

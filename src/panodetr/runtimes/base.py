@@ -6,7 +6,7 @@ Letters: B images, H and W their padded size, Q queries, C classes.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args, runtime_checkable
 
 from panodetr.threads import Streams
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from panodetr.results.masks import Masks
 
-RuntimeName = Literal["torch", "openvino", "onnx"]
-"""What can run a model."""
+RuntimeName = Literal["torch", "openvino", "onnx", "auto"]
+"""What can run a model; auto takes an exported file that lies beside it, or else torch."""
 
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 
@@ -59,7 +59,11 @@ class Runtime(Protocol):
     """A model that can be run."""
 
     def detect(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> Prediction:
-        """Run on images (B, H, W, 3) in RGB, resized; padding (B, H, W) is True beside them."""
+        """Run on images (B, H, W, 3) in RGB, resized; padding (B, H, W) is True beside them.
+
+        Raises:
+            MemoryError: the device's memory does not hold so many.
+        """
         ...
 
     def streams(self, most: int) -> AbstractContextManager[Streams]:
@@ -68,3 +72,23 @@ class Runtime(Protocol):
         One is for a runtime that is quickest when it shares a batch among the cores itself.
         """
         return nullcontext(Streams())
+
+
+@runtime_checkable
+class ResizingRuntime(Runtime, Protocol):
+    """A runtime whose device can resize images, too.
+
+    Attributes:
+        resizes: whether it should.
+    """
+
+    resizes: bool
+
+    def detect(
+        self,
+        images: NDArray[np.uint8],
+        padding: NDArray[np.bool_] | None,
+        size: tuple[int, int] | None = None,
+    ) -> Prediction:
+        """Run as `Runtime.detect`, on images that are resized to a height and width, if given."""
+        ...

@@ -11,6 +11,7 @@ heads, h and w the feature map's height and width.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import warnings
@@ -168,3 +169,12 @@ def _recording() -> Generator[None]:
             yield
         finally:
             logging.disable(before)
+
+
+def weights_digest(model: Network) -> str:
+    """Give the SHA-256 of a model's weights under their names, as `ExportInfo.weights` has it."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

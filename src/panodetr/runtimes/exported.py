@@ -7,10 +7,13 @@ arrays' names, and how it was checked) and the graphs: `detect.onnx` and `masks.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -134,6 +137,28 @@ def read_exported(path: Path) -> tuple[ExportInfo, GraphRuntime]:
         raise CheckpointError(
             f"{path} is damaged or no exported model: {reason}; export it again"
         ) from error
+
+
+def find_exported(place: Path, weights: str) -> Path | None:
+    """Find a float32 file that was exported from a model and lies beside it, and can run here.
+
+    Args:
+        place: the checkpoint's folder, or its file. Files count that lie in the folder, or beside
+            it and begin with its name, without a suffix.
+        weights: of the model, as `ExportInfo.weights`.
+    """
+    found: dict[str, Path] = {}
+    files = list(place.parent.glob(f"{glob.escape(place.stem)}*"))
+    for path in sorted([*files, *(place.iterdir() if place.is_dir() else ())]):
+        if path.is_file() and is_exported(path):
+            with suppress(CheckpointError, KeyError, OSError, zipfile.BadZipFile):  # damaged
+                with zipfile.ZipFile(path) as archive:
+                    info = _read_description(archive.read(DESCRIPTION))
+                library = {"onnx": "onnxruntime", "openvino": "openvino"}[info.format]
+                same = (info.precision, info.weights) == ("float32", weights)
+                if same and find_spec(library) is not None:
+                    found.setdefault(info.format, path)
+    return found.get("openvino") or found.get("onnx")  # the quicker one first
 
 
 def run_graphs(format: ExportFormat, spec: ModelSpec, files: Mapping[str, bytes]) -> GraphRuntime:

@@ -5,14 +5,16 @@ Letters: B images, H and W their padded size, Q queries, N masks, h and w a mask
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ContextDecorator, contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from threading import Barrier
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,6 +32,7 @@ from panodetr.results.masks import (
     WHOLE,
     Contest,
     Masks,
+    Merged,
     NumpyMasks,
     Part,
     Pick,
@@ -42,12 +45,18 @@ from panodetr.runtimes.base import Precision, Runtime
 from panodetr.runtimes.cpu_masks import CpuMasks
 from panodetr.threads import Streams
 
+DEVICES = "auto, cpu, cuda, cuda:N (the N-th GPU, from 0) or mps"
+"""Where a model can run."""
+
 MASKS_AT_ONCE = 64
 """Masks are independent of each other; this many at a time bound a GPU's memory."""
 
 CACHED_PIXELS = 110_000
 """Pixels of the finest map that a processor works on at a time: two masks of an image of 800 by
 1066. More would push each other's activations out of the cache."""
+
+ROUNDS = 3
+"""Of merging that a device does before it is asked whether it has come to an end."""
 
 UPSAMPLED_VALUES = 1 << 26
 """Values of upsampled masks that are held at a time: 256 MiB."""
@@ -101,6 +110,15 @@ class FullFloat32(ContextDecorator):
 full_float32 = FullFloat32()
 
 
+@contextmanager
+def as_memory_error() -> Generator[None]:
+    """Raise Python's own MemoryError where a device's memory is full."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(str(error)) from None
+
+
 class TorchRuntime(Runtime):
     """A network on a device.
 
@@ -121,6 +139,7 @@ class TorchRuntime(Runtime):
     ) -> None:
         self.rule = rule
         self.device = device
+        self.resizes = device.type != "cpu"  # Pillow is quicker than PyTorch there
         self.dtype = torch.float32 if precision == "float32" else torch.bfloat16
         if not plain:
             fold_norms(model.backbone)  # before weights are rounded
@@ -130,12 +149,24 @@ class TorchRuntime(Runtime):
 
     @torch.inference_mode()
     @full_float32
+    @as_memory_error()
     def detect(
-        self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None
+        self,
+        images: NDArray[np.uint8],
+        padding: NDArray[np.bool_] | None,
+        size: Size | None = None,
     ) -> TorchPrediction:
-        """Run on images (B, H, W, 3) in RGB, resized; padding (B, H, W) is True beside them."""
-        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-        mask = None if padding is None else torch.from_numpy(padding).to(self.device)
+        """Run on images (B, H, W, 3) in RGB; padding (B, H, W) is True beside them.
+
+        They are resized already, unless there is a size: then the device does it.
+
+        Raises:
+            MemoryError: the device's memory does not hold so many.
+        """
+        batch = upload(images, self.device)
+        if size is not None:
+            batch = resize_images(batch, size)
+        mask = None if padding is None else upload(padding, self.device)
         pixels = normalize_images(batch, mask, self.rule).to(self.dtype)
         return TorchPrediction(self.model, self.model.detect(pixels, mask))
 
@@ -174,23 +205,26 @@ class TorchPrediction:
     def __init__(self, model: Network, found: Found) -> None:
         self._model = model
         self._found = found
-        self.logits: NDArray[np.float32] = found.logits.float().cpu().numpy()
-        self.boxes: NDArray[np.float32] | None = (
-            None if found.boxes is None else found.boxes.float().cpu().numpy()
-        )
+        logits = to_host(found.logits.float())
+        boxes = None if found.boxes is None else to_host(found.boxes.float())
+        finish_copies(found.logits.device)
+        self.logits: NDArray[np.float32] = logits.numpy()
+        self.boxes: NDArray[np.float32] | None = None if boxes is None else boxes.numpy()
 
     @torch.inference_mode()
     @full_float32
+    @as_memory_error()
     def masks(self, queries: Sequence[NDArray[np.intp]]) -> list[Masks]:
         """Compute the masks of some queries (N,) of each image.
 
         Raises:
             ValueError: the model has no mask head.
+            MemoryError: the device's memory does not hold so many.
         """
         found, device = self._found, self._found.logits.device
         counts = [len(own) for own in queries]
-        image = torch.from_numpy(np.repeat(np.arange(len(queries)), counts)).to(device)
-        query = torch.from_numpy(np.concatenate(queries)).to(device)
+        image = upload(np.repeat(np.arange(len(queries)), counts), device)
+        query = upload(np.concatenate(queries), device)
         if isinstance(self._model, Detr):
             assert isinstance(found, Detections)
             values = compute_masks(self._model, found.encoded, found.states, image, query)
@@ -251,11 +285,43 @@ class TorchMasks:
 
     def highest(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
         """See `Masks`."""
-        return self._find(processed_size, target_size, pick_like_pillow, inside=False)
+        return self._find(processed_size, target_size, pick_like_pillow, inside=False).cpu().numpy()
 
     def topmost(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
         """See `Masks`."""
-        return self._find(processed_size, target_size, pick_like_torch, inside=True)
+        return self._find(processed_size, target_size, pick_like_torch, inside=True).cpu().numpy()
+
+    @torch.inference_mode()
+    def merge(
+        self, first: NDArray[np.intp], least: int, processed_size: Size, target_size: Size
+    ) -> Merged:
+        """See `Masks`: the first rounds run on the device, and nothing waits for it meanwhile."""
+        count, device = len(self.values), self.values.device
+        number = torch.arange(count, device=device)
+        winner, left, settled = number, number >= 0, torch.tensor(False)
+        for group in (upload(first, device), *[number] * (ROUNDS - 1)):
+            # Not infinite: between two rows an infinity times 0 would be no number.
+            own = self.values.masked_fill(~left[:, None, None], torch.finfo(torch.float32).min / 4)
+            sizes = processed_size, target_size
+            winner = replace(self, values=own)._find(*sizes, pick_like_pillow, inside=False)  # H, W
+            pixels = torch.stack([(winner == place).sum() for place in range(count)])
+            areas = torch.zeros_like(pixels).index_add_(0, group, pixels)
+            stays = left & (areas >= least)
+            settled, left = (stays == left).all(), stays
+        narrow = winner.to(torch.uint8 if count <= 256 else torch.int32)
+        found = [to_host(tensor) for tensor in (narrow, left, settled)]
+
+        def wait() -> tuple[NDArray[np.integer], NDArray[np.intp]]:
+            finish_copies(device)
+            winner, left, settled = (tensor.numpy() for tensor in found)
+            kept = np.flatnonzero(left)
+            if settled or not len(kept):
+                return winner, kept
+            again = np.arange(len(kept))
+            winner, fewer = self.choose(kept).merge(again, least, processed_size, target_size)()
+            return kept.take(winner), kept[fewer]
+
+        return wait
 
     @torch.inference_mode()
     @full_float32
@@ -293,9 +359,7 @@ class TorchMasks:
         return values[0, :, : size[0], : size[1]]
 
     @torch.inference_mode()
-    def _find(
-        self, size: Size, target_size: Size, pick: Pick, *, inside: bool
-    ) -> NDArray[np.int32]:
+    def _find(self, size: Size, target_size: Size, pick: Pick, *, inside: bool) -> Tensor:
         """Find the highest mask, or the first that is above 0, at picked pixels of a size."""
         count, device = len(self.values), self.values.device
         best = torch.full(size, 0 if inside else -torch.inf, device=device)
@@ -309,9 +373,44 @@ class TorchMasks:
             value, number = values.max(dim=0)  # the first of equals
             found = torch.where(value > best, number.int() + start, found)
             best = torch.maximum(best, value)
-        sides = zip(size, target_size, strict=True)
-        y, x = (torch.from_numpy(pick(*side)).to(device) for side in sides)
-        return found.index_select(1, x).index_select(0, y).cpu().numpy()
+        y, x = (_picked(*side, pick, device) for side in zip(size, target_size, strict=True))
+        return found.index_select(1, x).index_select(0, y)
+
+
+@lru_cache(maxsize=64)  # most images of a run are of few sizes
+def _picked(processed: int, target: int, pick: Pick, device: torch.device) -> Tensor:
+    return torch.from_numpy(pick(processed, target)).to(device)
+
+
+def upload(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Copy an array to a device; to a CUDA GPU without waiting for it."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return (
+        tensor.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda"
+        else tensor.to(device)
+    )
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """Copy a tensor to the CPU; from a CUDA GPU it is there after `finish_copies`."""
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
+
+
+def finish_copies(device: torch.device) -> None:
+    """Wait until a device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+
+
+def resize_images(images: Tensor, size: Size) -> Tensor:
+    """Resize images (B, H, W, 3) uint8 as `panodetr.images.resize`, to one grey level."""
+    values = images.permute(0, 3, 1, 2).float()  # B, 3, H, W
+    values = F.interpolate(values, size, mode="bilinear", antialias=True).round_().clamp_(0, 255)
+    return values.to(torch.uint8).permute(0, 2, 3, 1)  # B, h, w, 3
 
 
 def normalize_images(images: Tensor, padding: Tensor | None, rule: Preprocessing) -> Tensor:
@@ -347,17 +446,22 @@ def fold_norms(backbone: nn.Module) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that "auto", "cpu" or "cuda" means here; auto takes a GPU where there is one.
+    """The device that a name means here: `DEVICES`; auto takes a CUDA GPU where there is one.
 
     Raises:
         UsageError: there is no such device.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"device is {name!r}; expected auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            "device is cuda, but PyTorch sees no CUDA GPU here; use --device cpu or auto"
-        )
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", name):
+        raise UsageError(f"device is {name!r}; expected {DEVICES}")
+    gpus = torch.cuda.device_count()
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+        name = "cuda" if gpus else "cpu"
+    device = torch.device(name)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("device is mps, but PyTorch sees no Apple GPU here; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise UsageError(
+            f"device is {name}, but PyTorch sees {gpus or 'no'} CUDA GPU{'s' * (gpus > 1)} here; "
+            "use --device cpu or auto"
+        )
+    return device

@@ -17,7 +17,6 @@ from PIL import Image
 from panodetr.errors import UsageError
 from panodetr.results.id_map import id_map_png, run_starts
 from panodetr.results.interchange import CocoInstances, label_map, label_tiff, to_csv, to_geojson
-from panodetr.results.masks import run_lengths
 from panodetr.results.regions import Region, Result, measure
 from panodetr.results.result import DetectionResult, PanopticResult
 from panodetr.results.types import Category, Detection, Segment
@@ -123,8 +122,9 @@ def _segments(result: PanopticResult, work: Work) -> SegmentAnswer:
         segments=[SegmentInfo(**_described(segment)) for segment in result.segments],
     )
     if work.masks == "rle":
-        for segment in answer.segments:
-            segment.segmentation = _run_lengths(ids == segment.id)
+        size = ids.shape[0], ids.shape[1]
+        for segment, found in zip(answer.segments, result.segments, strict=True):
+            segment.segmentation = RunLengths(size=size, counts=found.run_lengths())
     elif work.masks == "runs":
         starts = run_starts(ids)
         lengths = np.diff(starts, append=ids.size)
@@ -143,6 +143,7 @@ def _hosted_segments(result: PanopticResult) -> list[dict[str, Any]]:
 
 
 def _detections(result: DetectionResult, work: Work) -> DetectAnswer:
+    size = result.image.shape[0], result.image.shape[1]
     return DetectAnswer(
         image=_size(result),
         model=work.model,
@@ -153,7 +154,9 @@ def _detections(result: DetectionResult, work: Work) -> DetectAnswer:
                 category_id=found.category_id,
                 score=round(found.score, 6),
                 box=found.box,
-                segmentation=msgspec.UNSET if (mask := found.mask) is None else _run_lengths(mask),
+                segmentation=msgspec.UNSET
+                if (runs := found.run_lengths()) is None
+                else RunLengths(size=size, counts=runs),
             )
             for number, found in enumerate(result.detections, start=1)
         ],
@@ -182,11 +185,6 @@ def _described(segment: Segment | SegmentInfo) -> dict[str, Any]:
 def _size(result: PanopticResult | DetectionResult) -> Size:
     height, width = result.image.shape[:2]
     return Size(width=width, height=height)
-
-
-def _run_lengths(mask: NDArray[np.bool_]) -> RunLengths:
-    height, width = mask.shape
-    return RunLengths(size=(height, width), counts=run_lengths(mask))
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:

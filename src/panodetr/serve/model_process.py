@@ -43,10 +43,8 @@ def run_models(
     from panodetr.loading import load
 
     try:
-        models = {
-            name: load(source, device=options.device, runtime=options.runtime)
-            for name, source in sources.items()
-        }
+        run = {key: getattr(options, key) for key in ("device", "runtime", "precision", "batch")}
+        models = {name: load(source, **run) for name, source in sources.items()}
     except PanodetrError as error:
         connection.send(PanodetrError(str(error)))  # others may not come through a pipe
         return

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
 from msgspec import Meta
 
 from panodetr.errors import UsageError
-from panodetr.runtimes.base import RuntimeName
+from panodetr.runtimes.base import Precision, RuntimeName
 from panodetr.validation import check_fields
 
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
@@ -23,8 +23,11 @@ class ServiceOptions:
         host: Address to listen on; 0.0.0.0 lets other machines in.
         port: TCP port; 0 takes any free one.
         workers: Model processes, each with all models.
-        device: Where to compute; auto takes a GPU where there is one.
-        runtime: What runs the models. Default: torch, and for an exported file its own.
+        device: Where to compute: cpu, cuda, cuda:1, mps, or auto, a CUDA GPU where there is one.
+        runtime: What runs the models; auto takes an exported file beside a checkpoint, if there is
+            one that runs here. Default: torch, and for an exported file its own.
+        precision: What PyTorch computes in: float32 or bfloat16.
+        batch: Images or tiles that run together. Default: as many as suit the device.
         max_bytes: Largest body of a request.
         max_pixels: Largest image.
         queue_pixels: Images that may wait, all together; one always may. More are answered 429.
@@ -38,8 +41,10 @@ class ServiceOptions:
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     workers: Count = 1
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: str = "auto"
     runtime: RuntimeName | None = None
+    precision: Precision = "float32"
+    batch: Count | None = None
     max_bytes: Count = 32_000_000
     max_pixels: Count = 50_000_000
     queue_pixels: Count = 100_000_000

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
+import torch
+
 from panodetr.errors import TrainingError, UsageError
 from panodetr.model.network import Network
 from panodetr.runtimes.torch import choose_device
@@ -29,7 +31,7 @@ def join_ranks(device: str, config: TrainConfig) -> Accelerator:
     """Join the processes that `torchrun` or `accelerate launch` has started, or run alone.
 
     Args:
-        device: "auto", "cpu" or "cuda"; with several GPUs each process takes its own.
+        device: as for `panodetr.load`; of several processes each takes a GPU of its own.
         config: for the precision of the network, and what each process has of a step.
 
     Raises:
@@ -39,12 +41,15 @@ def join_ranks(device: str, config: TrainConfig) -> Accelerator:
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedDataParallelKwargs
 
+    chosen = choose_device(device)
+    if ":" in device and "LOCAL_RANK" not in os.environ:
+        torch.cuda.set_device(chosen)  # Accelerate takes the current one
     # Accelerate keeps its settings for the whole process, and refuses others: of an earlier run.
     AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
     # Until masks are learned, the mask head's weights have no gradients to wait for.
     unused = DistributedDataParallelKwargs(find_unused_parameters=config.mask_start > 0)
     accelerator = Accelerator(
-        cpu=choose_device(device).type == "cpu",
+        cpu=chosen.type == "cpu",
         mixed_precision="bf16" if config.precision == "bfloat16" else "no",
         kwargs_handlers=[unused],
     )

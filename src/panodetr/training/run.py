@@ -66,7 +66,7 @@ def train(
         out: the run's folder; `panodetr.training.folder` says what it holds.
         numbered: whether a new run takes `out`-2, `out`-3 … where `out` is taken.
         resume: go on with the run in `out`.
-        device: "auto", "cpu" or "cuda".
+        device: as for `panodetr.load`.
         observer: is told how the run proceeds.
 
     Returns:
