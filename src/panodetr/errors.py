@@ -36,6 +36,10 @@ class CheckpointError(PanodetrError):
     """A checkpoint is missing, broken, or does not fit its configuration."""
 
 
+class CheckpointWarning(UserWarning):
+    """A checkpoint does not say something that was guessed."""
+
+
 class DataError(PanodetrError):
     """A data set contradicts itself or the format it should have."""
 

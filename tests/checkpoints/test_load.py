@@ -24,7 +24,7 @@ from panodetr.checkpoints.names import (
 from panodetr.checkpoints.published import coco_panoptic, plain_category
 from panodetr.checkpoints.save import FORMATS, Format, save_pretrained
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.errors import CheckpointError
+from panodetr.errors import CheckpointError, CheckpointWarning
 from panodetr.model.config import RESNET18, RESNET50, DetrConfig
 from panodetr.model.detr import Detr
 
@@ -125,6 +125,23 @@ def detector(tmp_path: Path, name: str, **extra: object) -> Path:
     zeros = {key: torch.zeros(1).expand(tensor.shape) for key, tensor in state.items()}
     torch.save({"model": zeros, **extra}, tmp_path / name)
     return tmp_path / name
+
+
+def test_classes_of_a_file_without_names_are_guessed_aloud_or_named(tmp_path: Path) -> None:
+    file = detector(tmp_path, "mine.pth")
+    with pytest.warns(CheckpointWarning, match=r"91 classes without names, .* --names FILE"):
+        spec = load_spec(file)
+    assert (spec.categories[0].name, len(spec.categories)) == ("person", 80)
+    spec, _ = load_checkpoint(file, names=["N/A", *(f"part {n}" for n in range(1, 91))])
+    assert [(c.index, c.name) for c in spec.categories][::89] == [(1, "part 1"), (90, "part 90")]
+    for names, message in (
+        (["a"], "1 names were given for 91 classes"),
+        (["a"] * 91, "two classes have the name 'a'"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            load_checkpoint(file, names=names)
+    published = detector(tmp_path, "detr-r50-e632da11.pth")
+    assert load_spec(published).categories[0].name == "person"  # COCO's for certain
 
 
 def test_a_file_is_undilated_unless_an_option_its_arguments_or_its_name_say_so(

@@ -35,6 +35,10 @@ def test_a_model_goes_to_transformers_and_back(
     state = before.state_dict()
     assert all(torch.equal(tensor, state[key]) for key, tensor in after.state_dict().items())
     assert load_spec(tmp_path / "ours").categories == load_spec(tiny_model).categories
+    (tmp_path / "names.txt").write_text("N/A\nbolt\nnut\n")
+    named = panodetr("convert", "theirs", "named", "--names", "names.txt")
+    assert named.returncode == 0, named.stderr
+    assert [c.name for c in load_spec(tmp_path / "named").categories] == ["bolt", "nut"]
 
 
 def test_a_format_that_cannot_hold_the_model_is_refused(

@@ -89,15 +89,15 @@ def test_a_processor_follows_its_model_and_the_options_given(
     checkpoint: Path, tiny_spec: ModelSpec
 ) -> None:
     processor = DetrImageProcessor.from_pretrained(checkpoint)
-    assert processor.options.size == {"shortest_edge": 96, "longest_edge": 160}
-    assert processor.options.format == "coco_panoptic"
+    assert processor.size == {"shortest_edge": 96, "longest_edge": 160}
+    assert processor.format == "coco_panoptic"
     assert processor.is_thing == {c.index: c.is_thing for c in tiny_spec.categories}
     changed = DetrImageProcessor.from_pretrained(checkpoint, do_normalize=False)
-    assert not changed.options.do_normalize
+    assert not changed.do_normalize
     # Those of transformers 4.
     extractor = DetrFeatureExtractor(size=480, max_size=600, pad_and_return_pixel_mask=False)
-    assert extractor.options.size == {"shortest_edge": 480, "longest_edge": 600}
-    assert not extractor.options.do_pad
+    assert extractor.size == {"shortest_edge": 480, "longest_edge": 600}
+    assert not extractor.do_pad
     assert extractor.is_thing[90]
     assert not extractor.is_thing[92]
 
@@ -111,7 +111,7 @@ def test_a_processor_follows_its_model_and_the_options_given(
         ({"format": "coco"}, "expected 'coco_detection' or 'coco_panoptic'"),
         ({"return_tensors": "tf"}, "expected 'pt', 'np' or None"),
         ({"pad_size": {"height": 8, "width": 8}}, "the images need"),
-        ({"annotations": [{}, {}]}, "2 annotations were given for 1 images"),
+        ({"annotations": [{}, {}]}, r"images \(1\) and annotations \(2\) do not match"),
         ({"annotations": {}, "format": "coco_panoptic"}, "masks_path is missing"),
     ],
 )
@@ -131,9 +131,9 @@ def test_what_is_no_image_is_one_line(small: DetrImageProcessor, image: Any) -> 
 
 def test_an_incomplete_annotation_is_one_line(small: DetrImageProcessor, tmp_path: Path) -> None:
     broken = {"image_id": 1, "annotations": [{"bbox": [0, 0, 1, 1], "area": 1}]}
-    with pytest.raises(DataError, match='has no "category_id"'):
+    with pytest.raises(DataError, match='detection annotations: "category_id" is missing'):
         small(noise(40, 60), broken)
-    with pytest.raises(DataError, match='has no "segments_info"'):
+    with pytest.raises(DataError, match='panoptic annotations: "segments_info" is missing'):
         small(noise(40, 60), {"file_name": "a"}, masks_path=tmp_path, format="coco_panoptic")
 
 

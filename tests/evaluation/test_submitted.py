@@ -181,7 +181,7 @@ A = "annotations"
         (edit(A, 1, "image_id", to=9), r"annotations\[1\] is for image 9; expected an image of"),
         (edit(A, 0, "file_name", to="../x.png"), "expected a file within"),
         (edit(A, 0, "file_name", to="x.png"), "x.png is missing"),
-        (edit(A, 0, "segments_info", 0, "id", to=0), r"segments_info\[0\].id: expected int >= 1"),
+        (edit(A, 0, "segments_info", 0, "id", to=-1), r"segments_info\[0\].id: expected int >= 0"),
         (edit(A, 0, "segments_info", 0, "id", to=77), "which no segment has as its id"),
         (edit(A, 0, "segments_info", 0, "category_id", to=999), "has category 999, which the dat"),
         (repeat(A), "is a second result for image"),

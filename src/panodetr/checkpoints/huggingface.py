@@ -7,6 +7,7 @@ under the key "panodetr", as a whole specification, which transformers carries a
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
@@ -15,6 +16,7 @@ from panodetr.checkpoints.published import (
     UNUSED,
     categories_by_count,
     coco_panoptic,
+    guess_categories,
     plain_category,
 )
 from panodetr.checkpoints.spec import (
@@ -24,9 +26,10 @@ from panodetr.checkpoints.spec import (
     spec_from_json,
     spec_to_json,
 )
-from panodetr.errors import CheckpointError
+from panodetr.errors import CheckpointError, CheckpointWarning
 from panodetr.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from panodetr.model.config import (
+    COCO_PANOPTIC_CLASSES,
     RESNET18,
     RESNET34,
     RESNET50,
@@ -246,9 +249,11 @@ def _read_classes(config: _Config) -> tuple[int, tuple[Category, ...]]:
     """Count and name the classes; COCO's catalogue says what names and numbers alone do not."""
     count, labels = read_labels(config.id2label, config.num_labels)
     if labels is None:
-        return count, categories_by_count(count)
+        # The published panoptic models have plain labels, those for boxes have names.
+        panoptic = count == COCO_PANOPTIC_CLASSES
+        return count, (categories_by_count if panoptic else guess_categories)(count)
     known = {(category.index, category.name): category for category in coco_panoptic()}
-    return len(labels), tuple(
+    return count, tuple(
         known.get((index, label)) or plain_category(index, label)
         for index, label in enumerate(labels)
         if label != UNUSED
@@ -260,17 +265,27 @@ def read_labels(
 ) -> tuple[int, list[str] | None]:
     """Count the classes, and list their names by index; None where they have no real ones.
 
+    There are as many classes as names, from 0: of names from 1 on, the last has no place.
+
     Raises:
-        ValueError: a name is missing.
+        ValueError: no name has a place.
     """
     if id2label is None:  # transformers leaves out its default, two plain labels
         return num_labels, None
-    try:
-        labels = [id2label[str(index)] for index in range(len(id2label))]
-    except KeyError as error:
-        raise ValueError(f"id2label has {len(id2label)} names but none for {error}") from error
-    plain = all(_PLAIN_LABEL.fullmatch(label) for label in labels)
-    return len(labels), None if plain else labels
+    if all(_PLAIN_LABEL.fullmatch(label) for label in id2label.values()):
+        return len(id2label), None
+    indices = [str(index) for index in range(len(id2label))]
+    beyond = [f"{name!r} ({index})" for index, name in id2label.items() if index not in indices]
+    if len(beyond) == len(id2label):
+        raise ValueError(f"id2label has {len(id2label)} names, none below {len(id2label)}")
+    if beyond:
+        warnings.warn(
+            f"id2label has {len(id2label)} names, so that there are as many classes, from 0; "
+            f"without a place: {', '.join(beyond)}",
+            CheckpointWarning,
+            stacklevel=2,
+        )
+    return len(indices), [id2label.get(index, UNUSED) for index in indices]
 
 
 def with_kept(spec: ModelSpec, kept: ModelSpec) -> ModelSpec:
@@ -344,6 +359,8 @@ def _read_preprocessing(given: Preprocessor) -> Preprocessing:
         short, long = given.size, given.max_size
     else:
         short, long = given.size.get("shortest_edge"), given.size.get("longest_edge")
+        if given.size.get("max_height") == given.size.get("max_width"):
+            long = long or given.size.get("max_height")
         if long is not None and short is None:
             short = long  # the long side exactly so, and the short one as it comes
         long = long or given.max_size

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import count, takewhile
 from pathlib import Path
@@ -32,12 +34,13 @@ from panodetr.checkpoints.names import (
 from panodetr.checkpoints.published import (
     PUBLISHED,
     bundled,
-    categories_by_count,
     find_published,
+    guess_categories,
+    name_categories,
 )
 from panodetr.checkpoints.spec import CONFIG_FILE, WEIGHTS_FILES, ModelSpec
 from panodetr.checkpoints.weights import Weights, check_shapes, open_weights
-from panodetr.errors import CheckpointError, did_you_mean
+from panodetr.errors import CheckpointError, CheckpointWarning, did_you_mean
 from panodetr.model.backbone import ResNet
 from panodetr.model.build import build
 from panodetr.model.config import DetrConfig, EomtConfig, ResNetConfig, VitConfig
@@ -50,7 +53,11 @@ _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 
 
 def load_checkpoint(
-    source: str | Path, *, revision: str | None = None, dilation: bool | None = None
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    dilation: bool | None = None,
+    names: Sequence[str] | None = None,
 ) -> tuple[ModelSpec, Network]:
     """Load a model with its weights, on the CPU, in evaluation mode.
 
@@ -66,13 +73,20 @@ def load_checkpoint(
         revision: branch, tag or commit, of what is on the hub only.
         dilation: for a single file, whether its backbone is dilated (DC5), which its weights do not
             show; None goes by the arguments in the file, or by its name where it is published.
+        names: of the classes, instead of the checkpoint's own, by their indices; "N/A" is no class.
 
     Raises:
         CheckpointError: there is no such model, it cannot be fetched, or its files are damaged or
-            do not fit each other.
+            do not fit each other, or there are not as many names as classes.
     """
-    place = _locate(source, revision)
-    spec, weights = _open(place, source, dilation)
+    place = locate(source, revision)
+    with warnings.catch_warnings() if names is not None else nullcontext():
+        if names is not None:
+            warnings.simplefilter("ignore", CheckpointWarning)
+        spec, weights = _open(place, source, dilation)
+    if names is not None:
+        named = name_categories(names, spec.architecture.num_classes)
+        spec = replace(spec, categories=named)
     weights = weights or open_weights(place)
     if spec.is_backbone:
         model = build(spec.architecture)
@@ -96,7 +110,7 @@ def load_spec(
     of its tensors are read instead. Arguments and errors are those of `load_checkpoint`; weights
     that are damaged or do not fit the specification are not noticed.
     """
-    return _open(_locate(source, revision, weights=False), source, dilation)[0]
+    return _open(locate(source, revision, weights=False), source, dilation)[0]
 
 
 def load_backbone(source: str | Path, config: ResNetConfig | VitConfig) -> State:
@@ -114,13 +128,13 @@ def load_backbone(source: str | Path, config: ResNetConfig | VitConfig) -> State
         CheckpointError: there is no such file, it holds no such network, or one of another shape.
     """
     if isinstance(config, VitConfig):
-        return _load_vit(open_weights(_locate(source)), config)
+        return _load_vit(open_weights(locate(source)), config)
     if config.norm == "group":
         raise CheckpointError(
             f"{source} has batch norms, and the backbone is to have group norms; "
             "set spec.architecture.backbone.norm to frozen or batch"
         )
-    weights = open_weights(_locate(source))
+    weights = open_weights(locate(source))
     tables = (TORCHVISION, TRANSFORMERS_CLASSIFIER, OURS, FACEBOOK, *TRANSFORMERS_TABLES)
     table = find_table(weights, tables, "ResNet")
     own = {key: weights.tensors[key] for key in table.known(weights.tensors, "backbone.")}
@@ -147,7 +161,7 @@ def _load_vit(weights: Weights, config: VitConfig) -> State:
     return fit(_read(replace(weights, tensors=own), table, expected), table, config)
 
 
-def _locate(source: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
+def locate(source: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
     """Find the folder or file that a user means, fetching it where it is on the hub.
 
     A file that its folder's configuration describes stands for the folder. `weights` says whether
@@ -218,17 +232,17 @@ def _open_file(file: Path, dilation: bool | None) -> tuple[ModelSpec, Weights]:
             return infer_eomt(weights.tensors, table, file.stem), weights
         heads = int(weights.arguments.get("nheads", 8))
         shape = _infer_architecture(weights, table, dilation=dilation, heads=heads)
-        categories = categories_by_count(shape.num_classes)
-        spec = ModelSpec(name=file.stem, architecture=shape, categories=categories)
+        if published is None or published.categories[-1].index >= shape.num_classes:
+            categories = guess_categories(shape.num_classes)
+            return ModelSpec(name=file.stem, architecture=shape, categories=categories), weights
     except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{file}: {error}") from error
-    if published is not None and published.categories[-1].index < shape.num_classes:
-        spec = replace(
-            spec,
-            name=published.hub_id,
-            categories=published.categories,
-            preprocessing=published.preprocessing,
-        )
+    spec = ModelSpec(
+        name=published.hub_id,
+        architecture=shape,
+        categories=published.categories,
+        preprocessing=published.preprocessing,
+    )
     return spec, weights
 
 

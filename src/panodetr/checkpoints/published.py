@@ -5,6 +5,7 @@ Checkpoints trained on COCO often carry its categories only as numbers.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from panodetr.checkpoints.spec import CONFIG_FILE
-from panodetr.errors import CheckpointError
+from panodetr.errors import CheckpointError, CheckpointWarning
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import (
     COCO_CLASSES,
@@ -25,8 +26,8 @@ from panodetr.results.types import Category
 from panodetr.validation import check, read_json
 
 MODELS = Path(__file__).parents[1] / "assets" / "models"
+UNUSED = "N/A"  # what lists of names call an index without a class
 _COCO = Path(__file__).with_name("coco.json")
-UNUSED = "N/A"  # what transformers' configurations call an index without a class
 _ADE20K_CLASSES = 150
 _ADE20K_STUFF = frozenset((
     0, 1, 2, 3, 4, 5, 6, 9, 11, 13, 16, 17, 21, 25, 26, 28, 29, 34, 40, 46, 48, 51, 52, 54, 59, 60,
@@ -93,6 +94,37 @@ def dense_categories(count: int, labels: Sequence[str] | None) -> tuple[Category
     if count != _ADE20K_CLASSES:
         return found
     return tuple(replace(c, is_thing=c.index not in _ADE20K_STUFF) for c in found)
+
+
+def guess_categories(num_classes: int) -> tuple[Category, ...]:
+    """As `categories_by_count`, with a warning where COCO's names are but likely."""
+    if num_classes in (COCO_CLASSES, COCO_PANOPTIC_CLASSES):
+        warnings.warn(
+            f"the model has {num_classes} classes without names, which are taken for COCO's; if "
+            "they are others, name them with `panodetr convert SOURCE FOLDER --names FILE`",
+            CheckpointWarning,
+            stacklevel=2,
+        )
+    return categories_by_count(num_classes)
+
+
+def name_categories(names: Sequence[str], num_classes: int) -> tuple[Category, ...]:
+    """Name a model's classes, in the order of their indices; "N/A" is no class.
+
+    Raises:
+        CheckpointError: there are more or fewer names than classes, or a name comes twice.
+    """
+    if len(names) != num_classes:
+        raise CheckpointError(
+            f"{len(names)} names were given for {num_classes} classes; expected one for each, "
+            f"{UNUSED} for one that is not used"
+        )
+    used = [name for name in names if name != UNUSED]
+    if len(set(used)) < len(used):
+        twice = next(name for name in used if used.count(name) > 1)
+        raise CheckpointError(f"two classes have the name {twice!r}; expected different names")
+    named = enumerate(names)
+    return tuple(plain_category(index, name) for index, name in named if name != UNUSED)
 
 
 def plain_category(index: int, name: str) -> Category:

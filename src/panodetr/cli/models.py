@@ -57,6 +57,7 @@ def convert(
     to: Literal["panodetr", "huggingface", "facebook"] = "panodetr",
     revision: str | None = None,
     dilation: bool = False,
+    names: Path | None = None,
     json: bool = False,
 ) -> int:
     """Change a checkpoint's format.
@@ -71,6 +72,7 @@ def convert(
         to: The format to write.
         revision: Branch, tag or commit, on the hub.
         dilation: The source is a file of a DC5 model.
+        names: A text file of the classes' names, one a line, by index; N/A is no class.
         json: Print what was written as one JSON document.
 
     Raises:
@@ -79,9 +81,13 @@ def convert(
     """
     from panodetr.checkpoints.load import load_checkpoint
     from panodetr.checkpoints.save import save_pretrained
+    from panodetr.data.formats import read_lines
     from panodetr.model.config import DetrConfig
 
-    spec, model = load_checkpoint(source, revision=revision, dilation=dilation or None)
+    listed = None if names is None else read_lines(names)
+    spec, model = load_checkpoint(
+        source, revision=revision, dilation=dilation or None, names=listed
+    )
     written = save_pretrained(target, spec, model, format=to)
     shape = spec.architecture
     if json:

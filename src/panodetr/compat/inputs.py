@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from panodetr.compat.options import ProcessorOptions
+from panodetr.compat.options import FORMATS, ProcessorOptions
 from panodetr.data.masks import draw_mask, read_id_map
 from panodetr.errors import DataError, ImageError, ImageTypeError, ImageWarning, UsageError
 from panodetr.images.read import read_image
@@ -46,18 +46,24 @@ class BatchFeature(dict[str, Any]):
         except KeyError:
             raise AttributeError(name) from None
 
-    def to(self, where: str | torch.device | torch.dtype) -> BatchFeature:
-        """Move the tensors to a device, or turn those of floats into another type, in place."""
+    def to(self, *args: Any, **kwargs: Any) -> BatchFeature:
+        """Move the tensors to a device and turn those of floats into another type, in place.
+
+        Arguments are those of `torch.Tensor.to`.
+        """
+        device = kwargs.get("device", args[0] if args else None)
+        moves = device is not None and not isinstance(device, torch.dtype)
 
         def move(value: Any) -> Any:
             if isinstance(value, list):
                 return [move(part) for part in value]
             if isinstance(value, BatchFeature):
-                return value.to(where)
-            if not isinstance(value, torch.Tensor):
-                return value
-            keeps = isinstance(where, torch.dtype) and not value.is_floating_point()
-            return value if keeps else value.to(where)
+                return value.to(*args, **kwargs)
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                return value.to(*args, **kwargs)
+            if isinstance(value, torch.Tensor) and moves:
+                return value.to(device, non_blocking=kwargs.get("non_blocking", False))
+            return value
 
         self.update({name: move(value) for name, value in self.items()})
         return self
@@ -89,63 +95,140 @@ def make_inputs(
         DataError: an annotation lacks something, or an id map cannot be read or has another size.
         UsageError: an option or the number of annotations is wrong, or `folder` is not given.
     """
-    arrays = [_as_array(image, layout) for image in _list_images(images)]
+    if rule.format not in FORMATS:
+        expected = " or ".join(map(repr, FORMATS))
+        raise UsageError(f"format is {rule.format!r}; expected {expected}")
+    arrays = [_as_array(image, layout, rule) for image in _list_images(images)]
+    if not arrays:
+        raise ImageError("there is no image in this list; expected at least one")
     sizes = [_size_of(array) for array in arrays]
     read = None if annotations is None else _read_labels(sizes, annotations, rule, masks, folder)
     values = [_prepare(array, rule) for array in arrays]
-    canvas = _canvas_of(values, rule)
-    features: dict[str, Any] = {"pixel_values": values}
-    if canvas is not None:
-        real = [np.ones(_size_of(pixels), np.int64) for pixels in values]
-        features["pixel_values"] = [_pad_to(pixels, canvas) for pixels in values]
-        features["pixel_mask"] = [_pad_to(mask, canvas) for mask in real]
-    found = _as_features(features, kind)
     if read is not None:
-        found["labels"] = [
-            _as_features(_follow(labels, size, _size_of(pixels), canvas, rule), kind)
+        read = [
+            _follow(labels, size, _size_of(pixels), rule)
             for labels, size, pixels in zip(read, sizes, values, strict=True)
         ]
+    if rule.do_pad:
+        return pad(values, read, rule, kind=kind)
+    return _with_labels(_as_features({"pixel_values": values}, kind), read, kind)
+
+
+def pad(
+    values: Sequence[NDArray[Any]],
+    labels: Sequence[Labels] | None,
+    rule: ProcessorOptions,
+    *,
+    kind: TensorKind | None,
+    fill: float = 0,
+    mask: bool = True,
+) -> BatchFeature:
+    """Put arrays (C, h, w) of several sizes into the upper left corners of one batch.
+
+    Args:
+        values: the arrays.
+        labels: one per array, if there are any: boxes and masks follow.
+        rule: the options.
+        kind: as for `make_inputs`.
+        fill: what to put below and at the right of the arrays.
+        mask: whether to give a `pixel_mask`, too.
+
+    Raises:
+        UsageError: an array is larger than the rule's `pad_size`.
+    """
+    canvas = _canvas_of(values, rule)
+    features: dict[str, Any] = {
+        "pixel_values": [_pad_to(pixels, canvas, fill) for pixels in values]
+    }
+    if mask:
+        real = [np.ones(_size_of(pixels), np.int64) for pixels in values]
+        features["pixel_mask"] = [_pad_to(pixels, canvas) for pixels in real]
+    if labels is not None:
+        labels = [
+            _pad_labels(one, _size_of(pixels), canvas, rule)
+            for one, pixels in zip(labels, values, strict=True)
+        ]
+    return _with_labels(_as_features(features, kind), labels, kind)
+
+
+def _with_labels(
+    found: BatchFeature, labels: Sequence[Labels] | None, kind: TensorKind | None
+) -> BatchFeature:
+    if labels is not None:
+        found["labels"] = [_as_features(one, kind) for one in labels]
     return found
 
 
-def _list_images(images: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
-    """List the images of a list, or of an array or tensor of four dimensions, or a single one."""
-    if isinstance(images, Image.Image):
-        return [images]
-    if isinstance(images, np.ndarray | torch.Tensor):
-        return [images] if images.ndim < 4 else list(cast("Sequence[ImageInput]", images))
-    if not images:
-        raise ImageError("there is no image in this list; expected at least one")
-    return list(images)
+def _list_images(images: ImageInput | Sequence[Any]) -> list[ImageInput]:
+    """List images out of lists and out of arrays or tensors of four dimensions."""
+    is_array = isinstance(images, np.ndarray | torch.Tensor)
+    if isinstance(images, list | tuple) or (is_array and images.ndim > 3):
+        return [image for part in images for image in _list_images(part)]
+    return [cast("ImageInput", images)]
 
 
-def _as_array(image: ImageInput, layout: str | None) -> NDArray[Any]:
-    """Turn an image into an RGB array (3, H, W): grey repeated, without alpha, 16 bits as 8."""
+def _as_array(image: ImageInput, layout: str | None, rule: ProcessorOptions) -> NDArray[Any]:
+    """Turn an image into an RGB array (3, H, W): grey repeated, without alpha, 16 bits as 8.
+
+    Of an array a fourth channel stays where the rule's mean is for four, or for any number.
+    """
     if isinstance(image, Image.Image):
         deep = image.mode[0] in "IF"  # more than 8 bits, which Pillow would cut off
         pixels = read_image(image) if deep else np.asarray(image.convert("RGB"))
         return np.moveaxis(pixels, -1, 0)
-    if isinstance(image, torch.Tensor):
-        image = image.detach().cpu().numpy()
-    if not isinstance(image, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]: a caller's
+    if not isinstance(image, np.ndarray | torch.Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]: a caller's
         raise ImageTypeError(
             f"an image is a {type(image).__name__}; expected a PIL image, an array or a tensor"
         )
-    if image.ndim == 2:
-        image, layout = image[None], "channels_first"
-    if _channels_last(image, layout):
-        image = np.moveaxis(image, -1, 0)
-    image = np.repeat(image, 3, axis=0) if len(image) == 1 else image[:3]
+    image = channels_first(image, layout)
+    mean = rule.image_mean
+    channels = 3 if not rule.do_normalize else len(mean) if isinstance(mean, tuple) else 4
+    image = np.repeat(image, 3, axis=0) if len(image) == 1 else image[:channels]
     if image.dtype == np.uint16:
         return ((image.astype(np.int32) + 128) // 257).astype(np.uint8)
-    if image.dtype != np.uint8 and (
-        image.max(initial=0) > 255 or (image.dtype.kind == "i" and image.min(initial=0) < 0)
-    ):
+    if image.dtype != np.uint8 and image.dtype.kind != "b":
+        _check_range(image, rule)
+    return image
+
+
+def _check_range(image: NDArray[Any], rule: ProcessorOptions) -> None:
+    """Refuse values that would be cut off or wrapped; floats may be ready for the network."""
+    is_float, changes = image.dtype.kind == "f", rule.do_resize or rule.do_rescale
+    least, most = image.min(initial=0), image.max(initial=0)
+    if not most <= 255 or (not least >= 0 and (changes or not is_float)):
         raise ImageError(
-            f"an image of {image.dtype} has values from {image.min()} to {image.max()}; expected 0 "
+            f"an image of {image.dtype} has values from {least} to {most}; expected 0 "
             "to 255, uint16 from 0 to 65535, or floating point from 0 to 1"
         )
-    return image
+    if is_float and rule.do_rescale and 0 < most <= 1:
+        warnings.warn(
+            f"an image of {image.dtype} has values up to {most} and is rescaled by "
+            f"{rule.rescale_factor:.4g}, which leaves it almost black; pass do_rescale=False",
+            ImageWarning,
+            stacklevel=2,
+        )
+
+
+def channels_first(image: NDArray[Any] | torch.Tensor, layout: str | None) -> NDArray[Any]:
+    """Turn an array or tensor (C, H, W), (H, W, C) or (H, W) into an array (C, H, W).
+
+    Args:
+        image: of 1, 3 or 4 channels.
+        layout: "channels_first" or "channels_last"; None tells by the shape.
+
+    Raises:
+        ImageError: it has another shape.
+        UsageError: there is no such layout.
+    """
+    array = image if isinstance(image, np.ndarray) else _as_numpy(image)
+    if array.ndim == 2:
+        return array[None]
+    return np.moveaxis(array, -1, 0) if _channels_last(array, layout) else array
+
+
+def _as_numpy(image: torch.Tensor) -> NDArray[Any]:
+    image = image.detach().cpu()
+    return (image.float() if image.dtype == torch.bfloat16 else image).numpy()
 
 
 def _channels_last(image: NDArray[Any], layout: str | None) -> bool:
@@ -181,12 +264,13 @@ def _prepare(image: NDArray[Any], rule: ProcessorOptions) -> NDArray[np.float32]
         pixels *= np.float32(rule.rescale_factor)
     if rule.do_normalize:
         mean, std = (np.array(v, np.float32) for v in (rule.image_mean, rule.image_std))
-        pixels = (pixels - mean[:, None, None]) / std[:, None, None]
+        pixels = (pixels - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)
     return pixels
 
 
 def _resize(image: NDArray[Any], size: Size, resample: int) -> NDArray[Any]:
-    """Resize (3, H, W) with Pillow, which takes bytes: floats from 0 to 1 become bytes and back."""
+    """Resize (C, H, W) with Pillow, which takes bytes: floats from 0 to 1 become bytes and back."""
+    size = max(size[0], 1), max(size[1], 1)
     unit = image.dtype != np.uint8 and bool((image >= 0).all() and (image <= 1).all())
     levels = (image * 255 if unit else image).astype(np.uint8)
     opened = Image.fromarray(np.ascontiguousarray(np.moveaxis(levels, 0, -1)))
@@ -195,10 +279,8 @@ def _resize(image: NDArray[Any], size: Size, resample: int) -> NDArray[Any]:
     return channels.astype(np.float32) / np.float32(255) if unit else channels
 
 
-def _canvas_of(images: Sequence[NDArray[Any]], rule: ProcessorOptions) -> Size | None:
-    """Say how large the batch is; None where nothing is padded."""
-    if not rule.do_pad:
-        return None
+def _canvas_of(images: Sequence[NDArray[Any]], rule: ProcessorOptions) -> Size:
+    """Say how large the batch is."""
     height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
     if rule.pad_size is None:
         return height, width
@@ -208,10 +290,11 @@ def _canvas_of(images: Sequence[NDArray[Any]], rule: ProcessorOptions) -> Size |
     return canvas
 
 
-def _pad_to(pixels: NDArray[Any], canvas: Size) -> NDArray[Any]:
-    """Put zeros below and right of (..., h, w)."""
+def _pad_to(pixels: NDArray[Any], canvas: Size, fill: float = 0) -> NDArray[Any]:
+    """Put a value below and right of (..., h, w)."""
     below, right = canvas[0] - pixels.shape[-2], canvas[1] - pixels.shape[-1]
-    return np.pad(pixels, [(0, 0)] * (pixels.ndim - 2) + [(0, below), (0, right)])
+    sides = [(0, 0)] * (pixels.ndim - 2) + [(0, below), (0, right)]
+    return np.pad(pixels, sides, constant_values=fill)
 
 
 def _size_of(pixels: NDArray[Any]) -> Size:
@@ -228,8 +311,9 @@ def _read_labels(
     """Read annotations as labels of images of these sizes, as they came."""
     each = [annotations] if isinstance(annotations, Mapping) else list(annotations)
     if len(each) != len(sizes):
+        # Word for word what code written for transformers may look for.
         raise UsageError(
-            f"{len(each)} annotations were given for {len(sizes)} images; expected one per image"
+            f"The number of images ({len(sizes)}) and annotations ({len(each)}) do not match."
         )
     if rule.format == "coco_detection":
         return [_read_detection(*one, masks=bool(masks)) for one in zip(each, sizes, strict=True)]
@@ -241,50 +325,61 @@ def _read_labels(
     ]
 
 
-def _follow(
-    labels: Labels, before: Size, after: Size, canvas: Size | None, rule: ProcessorOptions
-) -> Labels:
-    """Do to labels what was done to their image: it was resized, and put into a canvas's corner.
+def _follow(labels: Labels, before: Size, after: Size, rule: ProcessorOptions) -> Labels:
+    """Do to labels what was done to their image, which was resized.
 
-    Boxes become cxcywh in fractions of the canvas where the rule says so, as transformers has it,
-    although what a DETR gives out are fractions of the image.
+    Boxes become cxcywh in fractions where the rule says so.
     """
-    boxes, masks = labels["boxes"], labels.get("masks")
+    boxes = labels["boxes"]
     if rule.do_resize:
         down, across = after[0] / before[0], after[1] / before[1]
         boxes = boxes * np.array([across, down, across, down], np.float32)
         labels |= {"size": after, "area": labels["area"] * (across * down)}
-        if masks is not None:
-            masks = np.array([_nearest(mask, after) for mask in masks]).reshape(-1, *after) > 0
-    if rule.converts:
+        if "masks" in labels:
+            masks = np.array([_nearest(mask, after) for mask in labels["masks"]])
+            labels |= {"masks": masks.reshape(-1, *after) > 0}
+    if rule.do_convert_annotations:
         low, high = boxes[:, :2], boxes[:, 2:]
         scale = np.array([after[1], after[0]] * 2, np.float32)
         boxes = np.concatenate([(low + high) / 2, high - low], axis=1) / scale
-    if canvas is not None and canvas != after:
-        labels["size"] = canvas
-        if rule.converts:
-            parts = np.array([after[1] / canvas[1], after[0] / canvas[0]] * 2)
-            boxes = (boxes * parts).astype(np.float32)
-        masks = None if masks is None else _pad_to(masks, canvas)
-    return {**labels, "boxes": boxes, **({} if masks is None else {"masks": masks})}
+    return {**labels, "boxes": boxes}
+
+
+def _pad_labels(labels: Labels, size: Size, canvas: Size, rule: ProcessorOptions) -> Labels:
+    """Follow an image into the corner of a canvas.
+
+    Boxes in fractions become those of the canvas, as transformers has it, although what a DETR
+    gives out are fractions of the image.
+    """
+    if canvas == size:
+        return labels
+    padded = {**labels, "size": canvas}
+    if rule.do_convert_annotations:
+        parts = np.array([size[1] / canvas[1], size[0] / canvas[0]] * 2)
+        padded["boxes"] = (np.asarray(labels["boxes"]) * parts).astype(np.float32)
+    if "masks" in labels:
+        padded["masks"] = _pad_to(np.asarray(labels["masks"]), canvas)
+    return padded
 
 
 def _read_detection(annotation: Annotation, size: Size, *, masks: bool) -> Labels:
     """Turn one image's COCO detection annotation into labels; crowds are left out."""
-    _need(annotation, "image_id", "annotations")
+    _need("detection", annotation, "image_id", "annotations")
     objects = [one for one in annotation["annotations"] if not one.get("iscrowd", 0)]
     for one in objects:
-        _need(one, "category_id", "area", "bbox", *(["segmentation"] if masks else []))
-    boxes = np.array([one["bbox"] for one in objects], np.float32).reshape(-1, 4)
+        _need("detection", one, "category_id", "area", "bbox", *(["segmentation"] if masks else []))
+    boxes = _stack([one["bbox"] for one in objects], "bbox", 4)
     boxes[:, 2:] += boxes[:, :2]  # x0, y0, x1, y1
     boxes = boxes.clip(0, np.array([size[1], size[0]] * 2, np.float32))
     real = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     labels = _labels(annotation["image_id"], objects, boxes, size)
     for name in ("class_labels", "boxes", "area", "iscrowd"):
         labels[name] = labels[name][real]
-    if objects and "keypoints" in objects[0]:
-        points = np.array([one["keypoints"] for one in objects], np.float32)[real]
-        labels["keypoints"] = points.reshape(-1, 3) if len(points) else points
+    length = next((len(one["keypoints"]) for one in objects if "keypoints" in one), None)
+    if length is not None:
+        # An object without keypoints has them all unlabelled.
+        points = [one.get("keypoints", [0.0] * length) for one in objects]
+        labels["keypoints"] = _stack(points, "keypoints", length)[real].reshape(-1, 3)
     if masks:
         drawn = [_draw(one["segmentation"], size) for one in objects]
         labels["masks"] = np.array(drawn, np.uint8).reshape(-1, *size)[real]
@@ -293,13 +388,11 @@ def _read_detection(annotation: Annotation, size: Size, *, masks: bool) -> Label
 
 def _read_panoptic(annotation: Annotation, size: Size, folder: Path, *, masks: bool) -> Labels:
     """Turn one image's COCO panoptic annotation into labels; crowds stay in, marked."""
-    _need(annotation, "file_name", "segments_info")
+    _need("panoptic", annotation, "file_name", "segments_info")
     image_id = annotation.get("image_id", annotation.get("id"))
-    if image_id is None:
-        raise DataError('an annotation has no "image_id"; COCO\'s format requires it')
     segments: list[Annotation] = annotation["segments_info"]
     for segment in segments:
-        _need(segment, "id", "category_id", "iscrowd", "area")
+        _need("panoptic", segment, "id", "category_id", "iscrowd", "area")
     segment_ids = read_id_map(folder / annotation["file_name"], size)
     drawn = np.array([segment_ids == segment["id"] for segment in segments], np.uint8)
     drawn = drawn.reshape(-1, *size)  # N, H, W
@@ -309,10 +402,17 @@ def _read_panoptic(annotation: Annotation, size: Size, folder: Path, *, masks: b
 
 
 def _labels(
-    image_id: int, objects: Sequence[Annotation], boxes: NDArray[np.float32], size: Size
+    image_id: Any, objects: Sequence[Annotation], boxes: NDArray[np.float32], size: Size
 ) -> Labels:
+    """Make what both formats' labels have; an id that is no number stays as it is, in a list."""
+    if image_id is None:
+        raise DataError('Invalid COCO annotations: "image_id" is missing')
+    try:
+        ids: Any = np.array([int(image_id)], np.int64)
+    except (ValueError, OverflowError):
+        ids = [image_id]
     return {
-        "image_id": np.array([image_id], np.int64),
+        "image_id": ids,
         "class_labels": np.array([one["category_id"] for one in objects], np.int64),
         "boxes": boxes,
         "area": np.array([one["area"] for one in objects], np.float32),
@@ -321,17 +421,31 @@ def _labels(
     }
 
 
-def _need(values: Annotation, *keys: str) -> None:
+def _need(kind: str, values: Annotation, *keys: str) -> None:
     for key in keys:
         if key not in values:
-            raise DataError(f'an annotation has no "{key}"; COCO\'s format requires it')
+            raise DataError(f'Invalid COCO {kind} annotations: "{key}" is missing')
+
+
+def _stack(values: Sequence[Any], name: str, length: int) -> NDArray[np.float32]:
+    """Make an array (N, length) of objects' numbers."""
+    if any(value is None or len(value) != length for value in values):
+        raise DataError(f"{name} of an annotation is not {length} numbers")
+    return np.array(values, np.float32).reshape(-1, length)
 
 
 def _draw(segmentation: Any, size: Size) -> NDArray[np.bool_]:
-    """Fill COCO's polygons, or decode its run lengths."""
+    """Fill COCO's polygons, or one without its list, or decode its run lengths.
+
+    A polygon of fewer than three corners has no pixels.
+    """
     if isinstance(segmentation, Mapping):
         return draw_mask(cast("Any", segmentation), size)
-    return draw_mask(list(segmentation), size) if segmentation else np.zeros(size, np.bool_)
+    polygons: list[Any] = [] if segmentation is None else list(segmentation)
+    if polygons and not isinstance(polygons[0], list | tuple | np.ndarray):
+        polygons = [polygons]
+    polygons = [list(map(float, polygon)) for polygon in polygons if len(polygon) >= 6]
+    return draw_mask(polygons, size) if polygons else np.zeros(size, np.bool_)
 
 
 def _box(mask: NDArray[np.uint8]) -> tuple[float, float, float, float]:
@@ -354,6 +468,9 @@ def _as_features(values: Mapping[str, Any], kind: TensorKind | None) -> BatchFea
         return BatchFeature(values)
     found = BatchFeature()
     for name, value in values.items():
+        if name == "image_id" and isinstance(value, list):
+            found[name] = value
+            continue
         shapes = {np.shape(part) for part in value}
         if len(shapes) > 1:
             raise UsageError(

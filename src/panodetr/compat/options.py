@@ -2,104 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from math import inf
-from typing import Any, Literal
+from typing import Any, Self
 
 from PIL import Image
 
 from panodetr.errors import UsageError, did_you_mean
 from panodetr.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
-Format = Literal["coco_detection", "coco_panoptic"]
-
+FORMATS = ("coco_detection", "coco_panoptic")
 _SIZE_KEYS = (
     {"shortest_edge", "longest_edge"},
     {"height", "width"},
     {"max_height", "max_width"},
 )
 _OLD_NAMES = {"pad_and_return_pixel_mask": "do_pad"}
+_LIMIT = 1333  # pixels of the long edge, where a size is one number
+_WITHOUT_EFFECT: dict[str, Collection[Any]] = {
+    "data_format": ("channels_first",),
+    "do_convert_rgb": (True,),
+    "do_center_crop": (False,),
+    "use_fast": (True, False),
+    "backend": ("pil", "torchvision"),
+    "disable_grouping": (True, False),
+}
+"""Options of transformers that change nothing here, and the values that can be met."""
+_HUB_REMEDIES = {
+    "cache_dir": "set HF_HUB_CACHE",
+    "force_download": "remove the model with `hf cache rm` first",
+    "local_files_only": "set HF_HUB_OFFLINE=1",
+    "proxies": "set HTTPS_PROXY",
+    "subfolder": "fetch it with huggingface_hub.snapshot_download and give the folder",
+    "token": "set HF_TOKEN or run `hf auth login`",
+    "use_auth_token": "set HF_TOKEN or run `hf auth login`",
+    "trust_remote_code": "no code of a model is run here",
+}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class ProcessorOptions:
     """How images and annotations are prepared.
 
     Attributes:
-        format: of annotations.
+        format: of annotations: "coco_detection" or "coco_panoptic".
         do_resize: whether images are resized.
         size: `shortest_edge` and `longest_edge` (0 or None for no limit); or `height` and `width`,
-            which may distort; or `max_height` and `max_width`.
+            which may distort; or `max_height` and `max_width`. One number is the shortest edge, a
+            pair the height and width.
         resample: Pillow's filter.
         do_rescale: whether values are multiplied by `rescale_factor`.
         rescale_factor: brings 0 to 255 to 0 to 1.
-        do_normalize: whether the mean is taken off, and the rest divided by the deviation.
-        image_mean: of red, green, blue, after rescaling.
+        do_normalize: whether the mean is subtracted and the result divided by the deviation.
+        image_mean: of red, green, blue, after rescaling; one number stands for all channels. A
+            fourth number keeps a fourth channel.
         image_std: likewise.
-        do_convert_annotations: whether boxes become cxcywh in fractions; None does as
-            `do_normalize`.
+        do_convert_annotations: whether boxes become cxcywh in fractions; None, in the constructor,
+            takes `do_normalize`.
         do_pad: whether images of several sizes become one batch, with a `pixel_mask`.
         pad_size: `height` and `width` of the batch; None takes the greatest of the images.
     """
 
-    format: Format = "coco_detection"
+    format: str = FORMATS[0]
     do_resize: bool = True
     size: Mapping[str, int] = field(
-        default_factory=lambda: {"shortest_edge": 800, "longest_edge": 1333}
+        default_factory=lambda: {"shortest_edge": 800, "longest_edge": _LIMIT}
     )
     resample: int = Image.Resampling.BILINEAR
     do_rescale: bool = True
     rescale_factor: float = 1 / 255
     do_normalize: bool = True
-    image_mean: tuple[float, ...] = IMAGENET_MEAN
-    image_std: tuple[float, ...] = IMAGENET_STD
+    image_mean: float | tuple[float, ...] = IMAGENET_MEAN
+    image_std: float | tuple[float, ...] = IMAGENET_STD
     do_convert_annotations: bool | None = None
     do_pad: bool = True
     pad_size: Mapping[str, int] | None = None
 
-    @property
-    def converts(self) -> bool:
-        """Whether boxes become cxcywh in fractions."""
-        asked = self.do_convert_annotations
-        return self.do_normalize if asked is None else asked
+    def __post_init__(self) -> None:
+        """Bring sizes to one form.
 
-    def changed(self, values: Mapping[str, Any]) -> ProcessorOptions:
+        Raises:
+            UsageError: a size has other keys.
+        """
+        self.format = str(getattr(self.format, "value", self.format))
+        self.size = _read_size(self.size)
+        if set(self.size) not in _SIZE_KEYS:
+            raise UsageError(
+                f"size is {self.size}; expected shortest_edge and longest_edge, "
+                "height and width, or max_height and max_width"
+            )
+        if self.pad_size is not None:
+            self.pad_size = _read_size(self.pad_size)
+            if set(self.pad_size) != {"height", "width"}:
+                raise UsageError(f"pad_size is {self.pad_size}; expected height and width")
+        if not isinstance(self.image_mean, int | float):
+            self.image_mean = tuple(self.image_mean)
+        if not isinstance(self.image_std, int | float):
+            self.image_std = tuple(self.image_std)
+        if self.do_convert_annotations is None:
+            self.do_convert_annotations = self.do_normalize
+
+    def changed(self, values: Mapping[str, Any]) -> Self:
         """Set some options by their names; None leaves an option as it is.
 
         `size` may be a number, the shortest edge, with `max_size` beside it, 1333 unless given.
 
         Raises:
-            UsageError: there is no such option, or a size cannot be meant.
+            UsageError: there is no such option, or its value is not possible.
         """
-        given = {_OLD_NAMES.get(k, k): v for k, v in values.items() if v is not None}
-        if isinstance(given.get("size"), int):
-            longest = given.pop("max_size", 1333)
-            given["size"] = {"shortest_edge": given["size"], "longest_edge": longest}
-        known = [option.name for option in fields(self)]
-        for name in given:
-            if name not in known:
-                hint = did_you_mean(name, known, f"expected one of {known}")
-                raise UsageError(f"there is no option {name!r}; {hint}")
-        return replace(self, **given)
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be meant.
-
-        Raises:
-            UsageError: a size has other keys, or there is no such format.
-        """
-        if set(self.size) not in _SIZE_KEYS:
-            raise UsageError(
-                f"size is {dict(self.size)}; expected shortest_edge and longest_edge, "
-                "height and width, or max_height and max_width"
-            )
-        if self.pad_size is not None and set(self.pad_size) != {"height", "width"}:
-            raise UsageError(f"pad_size is {dict(self.pad_size)}; expected height and width")
-        if self.format not in ("coco_detection", "coco_panoptic"):
-            raise UsageError(
-                f"format is {self.format!r}; expected 'coco_detection' or 'coco_panoptic'"
-            )
+        return replace(self, **known_options(values, self.size))
 
     def target_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Say to which height and width an image is resized, by transformers' rules.
@@ -123,3 +135,59 @@ class ProcessorOptions:
         if width < height:
             return int(short * height / width), round(short)
         return round(short), int(short * width / height)
+
+
+OPTIONS = tuple(option.name for option in fields(ProcessorOptions))
+
+
+def known_options(
+    values: Mapping[str, Any], size: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """Translate options' old names, and leave out those that change nothing here.
+
+    Args:
+        values: by transformers' names; None stands for no value.
+        size: what `max_size` alone changes.
+
+    Raises:
+        UsageError: there is no such option, or only another value of it is possible.
+    """
+    given = {_OLD_NAMES.get(k, k): v for k, v in values.items() if v is not None}
+    longest = given.pop("max_size", None)
+    if isinstance(given.get("size"), int):
+        given["size"] = {"shortest_edge": given["size"], "longest_edge": longest or _LIMIT}
+    elif longest is not None and "size" not in given:
+        given["size"] = {**(size or {"shortest_edge": 800}), "longest_edge": longest}
+    for name in set(given).difference(OPTIONS):
+        possible = _WITHOUT_EFFECT.get(name)
+        if possible is None:
+            hint = did_you_mean(name, OPTIONS, f"expected one of {', '.join(OPTIONS)}")
+            raise UsageError(f"there is no option {name!r}; {hint}")
+        value = given.pop(name)
+        if getattr(value, "value", value) not in possible:
+            raise UsageError(f"{name} is {value!r}; only {next(iter(possible))!r} is possible here")
+    return given
+
+
+def without_hub_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out `from_pretrained`'s arguments for the hub, which ask for nothing.
+
+    Raises:
+        UsageError: one asks for something; the environment says it here.
+    """
+    for name, remedy in _HUB_REMEDIES.items():
+        if values.get(name):
+            raise UsageError(f"from_pretrained has no {name}; {remedy}")
+    return {name: value for name, value in values.items() if name not in _HUB_REMEDIES}
+
+
+def _read_size(size: Any) -> dict[str, int]:
+    """Read a number, a pair (height, width) or a mapping; values that are None do not count."""
+    if isinstance(size, int):
+        return {"shortest_edge": size, "longest_edge": _LIMIT}
+    if isinstance(size, list | tuple):
+        return dict(zip(("height", "width"), size, strict=True))
+    given = dict(size)
+    if given.get("shortest_edge") is not None and given.get("longest_edge", 0) is None:
+        given["longest_edge"] = 0  # no limit
+    return {name: value for name, value in given.items() if value is not None}

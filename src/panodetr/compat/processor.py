@@ -10,7 +10,9 @@ B: images, Q: queries, C: classes, N: kept queries, h, w: a mask's size, H, W: t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,17 +23,34 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from panodetr.boxes import cxcywh_to_xyxy
-from panodetr.checkpoints.huggingface import processor_options
-from panodetr.checkpoints.load import load_spec
-from panodetr.compat.inputs import Annotation, BatchFeature, ImageInput, TensorKind, make_inputs
-from panodetr.compat.options import ProcessorOptions
+from panodetr.checkpoints.huggingface import processor_options, read_huggingface
+from panodetr.checkpoints.load import load_spec, locate
+from panodetr.checkpoints.spec import CONFIG_FILE, PREPROCESSOR_FILE, ModelSpec
+from panodetr.compat.inputs import (
+    Annotation,
+    BatchFeature,
+    ImageInput,
+    Labels,
+    TensorKind,
+    channels_first,
+    make_inputs,
+    pad,
+)
+from panodetr.compat.options import (
+    OPTIONS,
+    ProcessorOptions,
+    known_options,
+    without_hub_arguments,
+)
 from panodetr.compat.outputs import DetrObjectDetectionOutput, DetrSegmentationOutput
-from panodetr.errors import UsageError
+from panodetr.errors import CheckpointError, UsageError
+from panodetr.files import write_text
 from panodetr.results.decode import keep_queries
 from panodetr.results.id_map import decode_ids, id_map_png
 from panodetr.results.masks import NumpyMasks
 from panodetr.results.panoptic import merge_masks
 from panodetr.results.types import Category
+from panodetr.validation import read_json
 
 Sizes = Tensor | Sequence[Sequence[int] | Tensor]
 """Height and width of each image."""
@@ -39,15 +58,18 @@ Sizes = Tensor | Sequence[Sequence[int] | Tensor]
 _MASK_STRIDE = 4  # of the mask head, which ends at the size of the backbone's first stage
 
 
-class DetrImageProcessor:
+class DetrImageProcessor(ProcessorOptions):
     """Prepares images and annotations as transformers' class of this name, and reads outputs.
 
     Every option (`ProcessorOptions`) can be given here, and once more with a call, for that call.
     """
 
+    model_input_names = ("pixel_values", "pixel_mask")
+    is_fast = False  # in transformers: not its processor for tensors
+    is_thing: Mapping[int, bool] = {index: index <= 90 for index in range(201)}  # as in COCO
+
     def __init__(self, **options: Any) -> None:
-        self.options = ProcessorOptions().changed(options)
-        self.is_thing: dict[int, bool] = {index: index <= 90 for index in range(201)}  # as in COCO
+        super().__init__(**known_options(options))
 
     @classmethod
     def from_pretrained(
@@ -56,19 +78,83 @@ class DetrImageProcessor:
         """Make the processor that belongs to a model.
 
         Args:
-            model: whatever `panodetr.load` takes.
+            model: whatever `panodetr.load` takes, or a `preprocessor_config.json`, or its folder.
             revision: branch, tag or commit, of an id on the hub only.
-            options: what is to differ from the model's own.
+            options: what is to differ from the model's own. Of transformers' arguments for the
+                hub, such as `token`, those that ask for nothing may be given.
 
         Raises:
             CheckpointError: there is no such model, or its files are damaged.
             UsageError: there is no such option.
         """
-        spec = load_spec(model, revision=revision)
-        processor = cls()
-        processor.options = ProcessorOptions().changed(processor_options(spec)).changed(options)
-        processor.is_thing = {category.index: category.is_thing for category in spec.categories}
+        options = without_hub_arguments(options)
+        file = Path(model)
+        if file.suffix != ".json":
+            file = locate(model, revision, weights=False) / PREPROCESSOR_FILE
+        if not file.is_file():
+            spec = load_spec(model, revision=revision)
+            processor = cls.from_dict(processor_options(spec), **options)
+        else:
+            processor = cls.from_dict(read_json(file, dict[str, Any], CheckpointError), **options)
+            spec = _model_beside(file)
+        if spec is not None:
+            processor.is_thing = {one.index: one.is_thing for one in spec.categories}
         return processor
+
+    def save_pretrained(self, folder: str | Path, *, push_to_hub: bool = False) -> list[str]:
+        """Write `preprocessor_config.json`, which transformers opens, too.
+
+        Returns:
+            The file's path.
+
+        Raises:
+            UsageError: the file is to be pushed, or the folder is a file.
+        """
+        if push_to_hub:
+            raise UsageError(
+                "push_to_hub is not possible here; use huggingface_hub.upload_folder afterwards"
+            )
+        file = Path(folder) / PREPROCESSOR_FILE
+        if Path(folder).is_file():
+            raise UsageError(f"{folder} is a file; expected a folder")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.to_json_file(file)
+        return [str(file)]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], **options: Any) -> Self:
+        """Make a processor of the contents of a `preprocessor_config.json`.
+
+        Args:
+            values: what is no option is ignored.
+            options: what is to differ.
+
+        Raises:
+            UsageError: there is no such option, or an invalid value.
+        """
+        known = {*OPTIONS, "max_size", "pad_and_return_pixel_mask"}
+        given = {name: value for name, value in values.items() if name in known}
+        given |= {name: value for name, value in options.items() if value is not None}
+        return cls(**given)
+
+    @classmethod
+    def from_json_file(cls, file: str | Path) -> Self:
+        """Make a processor of a `preprocessor_config.json`; as `from_dict`."""
+        return cls.from_dict(read_json(Path(file), dict[str, Any], CheckpointError))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the options, and the class's name in transformers."""
+        options = {name: getattr(self, name) for name in OPTIONS}
+        given = {name: value for name, value in options.items() if value is not None}
+        return {**given, "image_processor_type": "DetrImageProcessor"}
+
+    def to_json_string(self) -> str:
+        """Give the contents of a `preprocessor_config.json`."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, file: str | Path) -> None:
+        """Write a `preprocessor_config.json`."""
+        write_text(Path(file), self.to_json_string())
 
     def __call__(
         self,
@@ -79,6 +165,7 @@ class DetrImageProcessor:
         *,
         return_tensors: TensorKind | None = None,
         input_data_format: str | None = None,
+        device: str | torch.device | None = None,
         **options: Any,
     ) -> BatchFeature:
         """Resize, rescale, normalise and pad images, and make labels of their annotations.
@@ -93,6 +180,7 @@ class DetrImageProcessor:
             return_tensors: "pt" for tensors, "np" for arrays, None for lists of arrays.
             input_data_format: "channels_first" or "channels_last"; None tells by the shapes of
                 arrays, with a warning where both may be meant.
+            device: where tensors are put.
             options: what is to differ for this call.
 
         Returns:
@@ -104,17 +192,59 @@ class DetrImageProcessor:
             DataError: an annotation lacks something.
             UsageError: an option or the number of annotations is wrong.
         """
-        return make_inputs(
+        found = make_inputs(
             images,
             annotations,
-            self.options.changed(options),
+            self.changed(options),
             masks=return_segmentation_masks,
             folder=masks_path,
             kind=return_tensors,
             layout=input_data_format,
         )
+        return found if device is None else found.to(device)
 
     preprocess = __call__
+
+    def pad(
+        self,
+        images: Sequence[NDArray[Any] | Tensor],
+        annotations: Sequence[Labels] | None = None,
+        constant_values: float = 0,
+        return_pixel_mask: bool = True,
+        return_tensors: TensorKind | None = None,
+        input_data_format: str | None = None,
+        update_bboxes: bool = True,
+        pad_size: Mapping[str, int] | None = None,
+    ) -> BatchFeature:
+        """Make one batch of images that are resized and normalised already (transformers 4).
+
+        Args:
+            images: arrays or tensors, (C, h, w) or (h, w, C).
+            annotations: labels, one per image, as a call makes them.
+            constant_values: what is put below and at the right of the images.
+            return_pixel_mask: whether to give `pixel_mask`, too.
+            return_tensors: as for a call.
+            input_data_format: as for a call.
+            update_bboxes: whether boxes are fractions of the image and become those of the canvas.
+            pad_size: `height` and `width` of the batch; None takes the processor's own, or the
+                greatest of the images.
+
+        Raises:
+            ImageError: an image has another shape.
+            UsageError: an image is larger than `pad_size`.
+        """
+        rule = self.changed({"pad_size": pad_size, "do_convert_annotations": update_bboxes})
+        arrays = [channels_first(image, input_data_format) for image in images]
+        return pad(
+            arrays,
+            annotations,
+            rule,
+            kind=return_tensors,
+            fill=constant_values,
+            mask=return_pixel_mask,
+        )
+
+    pad_and_create_pixel_mask = pad  # before transformers 4.26
 
     def post_process_object_detection(
         self,
@@ -151,14 +281,16 @@ class DetrImageProcessor:
             return_segmentation_scores: whether to give the classes' values (C, H, W) as well, as
                 `segmentation` and `segmentation_scores`.
         """
-        found: list[Tensor] = []
+        found: list[Any] = []
         for logits, masks, size in _images_in(outputs, target_sizes):
             classes = logits.softmax(-1)[:, :-1]  # Q, C
             maps = torch.einsum("qc,qhw->chw", classes, masks.sigmoid())  # C, h, w
-            found.append(_grown(maps, size))  # C, H, W
-        if not return_segmentation_scores:
-            return [maps.argmax(0) for maps in found]
-        return [BatchFeature(segmentation=m.argmax(0), segmentation_scores=m) for m in found]
+            if return_segmentation_scores:
+                maps = _grown(maps, size)  # C, H, W
+                found.append(BatchFeature(segmentation=maps.argmax(0), segmentation_scores=maps))
+            else:
+                found.append(_highest(maps, size)[0].long())
+        return found
 
     def post_process_instance_segmentation(
         self,
@@ -211,10 +343,8 @@ class DetrImageProcessor:
             if not len(scores):
                 found.append({"segmentation": torch.full(size, -1.0), "segments_info": []})
                 continue
-            weighted = _grown(masks.sigmoid(), size) * scores[:, None, None]  # N, H, W
-            owner = weighted.argmax(0)  # H, W
-            got = owner.flatten().bincount(minlength=len(weighted))
-            claimed = (weighted >= mask_threshold).flatten(1).sum(1)
+            owner, claimed = _highest(masks.sigmoid(), size, scores, mask_threshold)
+            got = owner.flatten().bincount(minlength=len(scores))
             # In float32, as there: four fifths are more than an overlap of 0.8.
             share = (got / claimed).double()
             stays = (got > 0) & (claimed > 0) & (share > overlap_mask_area_threshold)
@@ -261,8 +391,9 @@ class DetrFeatureExtractor(DetrImageProcessor):
         found: list[dict[str, Tensor]] = []
         for logits, masks, size in _images_in(outputs, target_sizes):
             scores, labels, masks = _confident(logits, masks, threshold)
-            masks = F.interpolate(masks[:, None], size, mode="bilinear")[:, 0]
-            inside = (masks.sigmoid() > mask_threshold).long()
+            inside = torch.empty((len(masks), *size), dtype=torch.int64, device=masks.device)
+            for place, mask in enumerate(masks):
+                inside[place] = _grown(mask[None], size)[0].sigmoid() > mask_threshold
             found.append({"scores": scores, "labels": labels, "masks": inside})
         return found
 
@@ -314,6 +445,16 @@ class DetrFeatureExtractor(DetrImageProcessor):
         return found
 
 
+def _model_beside(file: Path) -> ModelSpec | None:
+    """Read the model's configuration beside a processor's, for things and stuff; None without."""
+    config = file.with_name(CONFIG_FILE)
+    if not config.is_file():
+        return None
+    with suppress(CheckpointError):  # another model's, such as a YOLOS
+        return read_huggingface(read_json(config, dict[str, Any], CheckpointError), {}, "")
+    return None
+
+
 def rgb_to_id(color: NDArray[np.uint8] | Sequence[int]) -> Any:
     """Turn the colours of a panoptic PNG (H, W, 3), or one colour, into segment ids."""
     if isinstance(color, np.ndarray) and color.ndim == 3:
@@ -334,8 +475,8 @@ def _sizes_of(sizes: Sizes, count: int) -> list[tuple[int, int]]:
 
 def _boxes_in(outputs: DetrObjectDetectionOutput, sizes: Sizes | None) -> list[dict[str, Tensor]]:
     """Give each image's queries their best real class; boxes in pixels if sizes are known."""
-    scores, labels = outputs.logits.softmax(-1)[..., :-1].max(-1)  # B, Q
-    boxes = cxcywh_to_xyxy(outputs.pred_boxes)  # B, Q, 4
+    scores, labels = _exact(outputs.logits).softmax(-1)[..., :-1].max(-1)  # B, Q
+    boxes = cxcywh_to_xyxy(_exact(outputs.pred_boxes))  # B, Q, 4
     if sizes is not None:
         scale = [[w, h, w, h] for h, w in _sizes_of(sizes, len(boxes))]
         boxes = boxes * boxes.new_tensor(scale)[:, None]
@@ -360,7 +501,13 @@ def _images_in(
         if own is not None:
             rows, columns = (-(-side // _MASK_STRIDE) for side in own[image])
             masks = masks[:, :rows, :columns]
-        yield outputs.logits[image], masks, size or (masks.shape[1], masks.shape[2])
+        size = size or (masks.shape[1], masks.shape[2])
+        yield _exact(outputs.logits[image]), _exact(masks), size
+
+
+def _exact(values: Tensor) -> Tensor:
+    """Turn floats of 16 bits into 32: in bfloat16 an edge at 1333 would be off by up to 4."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 def _confident(logits: Tensor, masks: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -406,3 +553,28 @@ def _run_lengths(segmentation: Tensor) -> list[list[int]]:
 
 def _grown(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
+
+
+def _highest(
+    maps: Tensor, size: tuple[int, int], weights: Tensor | None = None, threshold: float = 0
+) -> tuple[Tensor, Tensor]:
+    """Enlarge maps (N, h, w) to `size` and multiply them by weights (N,), one at a time.
+
+    Returns:
+        At each pixel the place of the first highest map (H, W), int32; and how many pixels of each
+        map reach the threshold (N,).
+    """
+    owner = torch.zeros(size, dtype=torch.int32, device=maps.device)
+    reached: list[Tensor] = []
+    best: Tensor | None = None
+    for place in range(len(maps)):
+        grown = _grown(maps[place : place + 1], size)[0]  # H, W
+        if weights is not None:
+            grown *= weights[place]
+        reached.append((grown >= threshold).sum())
+        if best is None:
+            best = grown
+            continue
+        owner.masked_fill_(grown > best, place)
+        torch.maximum(best, grown, out=best)
+    return owner, torch.stack(reached)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import cast
 
 import msgspec
 import numpy as np
 
 from panodetr.data.formats import named_file
 from panodetr.data.formats.coco import Box, Join
-from panodetr.data.masks import check_run_lengths, read_id_map
+from panodetr.data.masks import VOID, check_run_lengths, read_id_map
 from panodetr.data.samples import RunLengths
 from panodetr.errors import DataError
 from panodetr.evaluation.average_precision import RANKED, ObjectResult
 from panodetr.evaluation.ground_truth import GroundTruth, Task, written_id
 from panodetr.evaluation.metrics import Counts, Prediction
-from panodetr.validation import read_json
+from panodetr.validation import Count, read_json
 
 
 class _Mask(msgspec.Struct):
@@ -33,7 +33,7 @@ class _Object(msgspec.Struct):
 
 
 class _Segment(msgspec.Struct):
-    id: Annotated[int, msgspec.Meta(ge=1)]
+    id: Count
     category_id: int
 
 
@@ -100,7 +100,12 @@ def score(
             prediction = Prediction(segment_ids=np.zeros(image.size, np.int32))
         elif isinstance(prediction, _Panoptic):
             id_map = read_id_map(path.with_suffix("") / prediction.file_name, image.size)
-            prediction = Prediction(segment_ids=id_map, segments=prediction.segments_info)
+            segments = prediction.segments_info
+            if any(segment.id == VOID for segment in segments):
+                # Only an unlisted 0 is void. transformers' post_process_panoptic counts from 0.
+                id_map = id_map + 1
+                segments = [_Segment(one.id + 1, one.category_id) for one in segments]
+            prediction = Prediction(segment_ids=id_map, segments=segments)
         counts.update(image, prediction)
     return counts
 

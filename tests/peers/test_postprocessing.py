@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 
-from panodetr.compat import DetrImageProcessor, DetrSegmentationOutput
+from panodetr.compat import DetrFeatureExtractor, DetrImageProcessor, DetrSegmentationOutput
+from panodetr.evaluation.ground_truth import GroundTruth
+from panodetr.evaluation.submitted import score
 
 pytestmark = pytest.mark.parity
 
@@ -121,3 +128,64 @@ def test_nothing_found() -> None:
             ),
         )
         assert ours[0]["segments_info"] == []
+
+
+@pytest.mark.parametrize("size", [(1333, 800), (4001, 3000)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_boxes_of_half_precision_are_scaled_exactly(
+    size: tuple[int, int], dtype: torch.dtype
+) -> None:
+    found = DetrSegmentationOutput(
+        logits=torch.tensor([[[9.0, 0.0, 0.0]]], dtype=dtype),
+        pred_boxes=torch.tensor([[[0.5, 0.5, 1.0, 1.0]]], dtype=dtype),
+        pred_masks=torch.ones(1, 1, 2, 2, dtype=dtype),
+    )
+    theirs = THEIRS.post_process_object_detection(found, 0.5, [size])[0]["boxes"]
+    for sizes in ([size], torch.tensor([size])):
+        (ours,) = OURS.post_process_object_detection(found, 0.5, sizes)
+        assert ours["boxes"].tolist() == theirs.tolist() == [[0.0, 0.0, size[1], size[0]]]
+    for name in ("semantic", "instance", "panoptic"):
+        assert getattr(OURS, f"post_process_{name}_segmentation")(found, target_sizes=[(4, 4)])
+
+
+@pytest.mark.parametrize("name", ["object_detection", "semantic_segmentation"])
+def test_both_refuse_sizes_for_other_images(name: str) -> None:
+    for processor in (OURS, THEIRS):
+        with pytest.raises(ValueError, match="size"):
+            getattr(processor, f"post_process_{name}")(outputs(0), target_sizes=[(4, 4)])
+
+
+def test_a_panoptic_result_counts_from_0_and_is_evaluated(tmp_path: Path) -> None:
+    """COCO's rule: only a 0 that is not listed means no segment."""
+    masks = torch.full((2, 8, 8), -9.0)
+    masks[0, :, :4] = masks[1, :, 4:] = 9.0
+    found = DetrSegmentationOutput(
+        logits=torch.tensor([[[9.0, 0, 0], [0, 9.0, 0]]]),
+        pred_boxes=torch.zeros(1, 2, 4),
+        pred_masks=masks[None],
+    )
+    (result,) = DetrFeatureExtractor().post_process_panoptic(found, [(32, 32)])
+    assert [segment["id"] for segment in result["segments_info"]] == [0, 1]
+    categories = [
+        {"id": n, "name": name, "isthing": 1, "color": [n, 2, 3]}
+        for n, name in enumerate(("left", "right"))
+    ]
+    ids = np.zeros((32, 32, 3), np.uint8)
+    ids[:, :16, 0], ids[:, 16:, 0] = 1, 2
+    segments = [{"id": n + 1, "category_id": n, "area": 512, "iscrowd": 0} for n in range(2)]
+    entry = {"image_id": 1, "file_name": "a.png"}
+    for folder, pixels, info in (
+        ("truth", Image.fromarray(ids), segments),
+        ("found", Image.open(io.BytesIO(result["png_string"])), result["segments_info"]),
+    ):
+        (tmp_path / folder).mkdir()
+        pixels.save(tmp_path / folder / "a.png")
+        document = {
+            "images": [{"id": 1, "file_name": "a.jpg", "width": 32, "height": 32}],
+            "categories": categories,
+            "annotations": [{**entry, "segments_info": info}],
+        }
+        (tmp_path / f"{folder}.json").write_text(json.dumps(document))
+    figures = score(tmp_path / "found.json", GroundTruth.read(tmp_path / "truth.json")).compute()
+    assert figures.panoptic is not None
+    assert figures.panoptic.all.pq == 1.0
