@@ -15,11 +15,14 @@ from hypothesis import HealthCheck, settings
 from tests.objective.scene import ARCHITECTURE
 
 from harness.weights import measure_statistics, named_weights
+from panodetr.checkpoints.published import plain_category
 from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.export.export import export
 from panodetr.images.preprocess import Preprocessing, normalize
+from panodetr.model.config import DetrConfig, EomtConfig, VitConfig
 from panodetr.model.detr import Detr
+from panodetr.model.eomt import Eomt
 from panodetr.results.types import Category
 
 # The same examples in every run: a red test is red again when it is run alone. No deadline, because
@@ -90,6 +93,7 @@ def telling_model(spec: ModelSpec) -> Detr:
     would agree whatever they did with queries.
     """
     config = spec.architecture
+    assert isinstance(config, DetrConfig)
     weights = named_weights(
         replace(config, backbone=replace(config.backbone, norm="frozen"))
     )  # no counters of batches, which the original does not have
@@ -114,6 +118,34 @@ def telling_model(spec: ModelSpec) -> Detr:
     model.class_head.bias.sub_(model.detect(pixels).logits[0].mean(dim=0))
     model.class_head.bias[-1] -= 5
     return model
+
+
+@pytest.fixture(scope="session")
+@torch.no_grad()
+def eomt_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a small EoMT whose queries differ; its images are squares of 64 pixels."""
+    shape = EomtConfig(
+        backbone=VitConfig(hidden_dim=48, heads=4, layers=4, grid=4), num_classes=4, num_queries=12,
+        query_blocks=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Eomt(shape).eval()
+    for parameter in model.parameters():
+        parameter += 0.2 * torch.randn_like(parameter)
+    model.class_head.bias[-1] -= 3
+    spec = ModelSpec(
+        name="eomt",
+        architecture=shape,
+        categories=tuple(
+            replace(plain_category(n, name), is_thing=n < 2) for n, name in enumerate("abcd")
+        ),
+        preprocessing=Preprocessing(short_side=64, long_side=64, multiple=64),
+        threshold=0.3,
+        overlap=0.05,
+    )
+    folder = tmp_path_factory.mktemp("eomt") / "eomt"
+    save_checkpoint(folder, spec, model.state_dict())
+    return folder
 
 
 @pytest.fixture(scope="session")

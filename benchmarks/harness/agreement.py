@@ -153,4 +153,5 @@ def _answer_of(found: Prediction, index: int, queries: NDArray[np.intp]) -> Answ
     """Give what a network found in one image of its batch."""
     chosen = [queries if number == index else queries[:0] for number in range(len(found.logits))]
     masks = found.masks(chosen)[index].logits()
+    assert found.boxes is not None
     return network_answer(found.logits[index], found.boxes[index], queries, masks)

@@ -99,6 +99,7 @@ class Segmenting:
         masked = np.arange(len(logits)) if self.own_threshold else kept
         parts = np.array_split(masked, max(1, len(masked) // max(1, len(kept))))
         masks = np.concatenate([found.masks([part])[0].logits() for part in parts])
+        assert found.boxes is not None
         return network_answer(logits, found.boxes[0], kept, masks, masked)
 
     def _network(self) -> Prediction:
@@ -158,6 +159,7 @@ class Detecting:
         """Give classes and boxes of all queries."""
         found = run_network(self.model, self.image)
         logits = found.logits[0]
+        assert found.boxes is not None
         return network_answer(logits, found.boxes[0], kept_of(logits, self.threshold))
 
 

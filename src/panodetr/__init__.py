@@ -1,4 +1,4 @@
-"""DETR panoptic segmentation in plain PyTorch.
+"""DETR and EoMT panoptic segmentation in plain PyTorch.
 
 The public names are imported when they are first used, so that `import panodetr` costs nothing.
 """
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
         DetrForObjectDetection,
         DetrForSegmentation,
         DetrImageProcessor,
+        EomtForUniversalSegmentation,
+        EomtImageProcessor,
     )
     from panodetr.errors import PanodetrError
     from panodetr.loading import load
@@ -30,6 +32,8 @@ __all__ = [
     "DetrForObjectDetection",
     "DetrForSegmentation",
     "DetrImageProcessor",
+    "EomtForUniversalSegmentation",
+    "EomtImageProcessor",
     "PanodetrError",
     "PanopticResult",
     "Predictor",
@@ -46,6 +50,8 @@ _HOMES = {
     "DetrForObjectDetection": "panodetr.compat",
     "DetrForSegmentation": "panodetr.compat",
     "DetrImageProcessor": "panodetr.compat",
+    "EomtForUniversalSegmentation": "panodetr.compat",
+    "EomtImageProcessor": "panodetr.compat",
     "PanodetrError": "panodetr.errors",
     "PanopticResult": "panodetr.results.result",
     "Predictor": "panodetr.predict",

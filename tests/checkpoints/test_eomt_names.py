@@ -25,6 +25,10 @@ TINY = EomtConfig(
 SWIGLU = replace(TINY, backbone=replace(TINY.backbone, swiglu=True))
 
 
+def old_transformers_names(*, swiglu: bool) -> set[str]:
+    return transformers_names(swiglu=swiglu, old=True)
+
+
 def transformers_names(*, swiglu: bool, old: bool = False) -> set[str]:
     feed = ["fc1", "fc2"]
     if swiglu:
@@ -75,10 +79,7 @@ def original_names(*, swiglu: bool) -> set[str]:
 
 CASES = {
     "transformers-5": (EOMT_TRANSFORMERS, transformers_names),
-    "transformers-4": (
-        EOMT_TRANSFORMERS_4,
-        lambda *, swiglu: transformers_names(swiglu=swiglu, old=True),
-    ),
+    "transformers-4": (EOMT_TRANSFORMERS_4, old_transformers_names),
     "original": (EOMT_ORIGINAL, original_names),
 }
 

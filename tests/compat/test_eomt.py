@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def images() -> list[Image.Image]:
     random = np.random.default_rng(0)
     return [
-        Image.fromarray(random.integers(0, 256, (5, 6, 3), np.uint8)).resize(size[::-1])
+        Image.fromarray(random.integers(0, 256, (5, 6, 3), np.uint8)).resize((size[1], size[0]))
         for size in SIZES
     ]
 

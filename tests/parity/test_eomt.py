@@ -136,7 +136,7 @@ def test_segments_are_those_of_transformers(folder: Path, size: tuple[int, int])
     theirs = transformers.EomtForUniversalSegmentation.from_pretrained(folder)
     theirs.attn_mask_probs.zero_()
     random = np.random.default_rng(size[0])
-    image = Image.fromarray(random.integers(0, 256, (6, 8, 3), np.uint8)).resize(size[::-1])
+    image = Image.fromarray(random.integers(0, 256, (6, 8, 3), np.uint8)).resize((size[1], size[0]))
     with torch.inference_mode():
         outputs = theirs(processor(image, return_tensors="pt")["pixel_values"])
     scores = outputs.class_queries_logits[0].softmax(-1)

@@ -113,7 +113,7 @@ class Eomt(Network):
 
     def _join(self, x: Tensor) -> Tensor:
         """Put the queries before the tokens (B, N, D): (B, Q + N, D)."""
-        return torch.cat((self.queries.weight.expand(len(x), -1, -1), x), 1)
+        return torch.cat((self.queries.weight.expand(x.shape[0], -1, -1), x), 1)
 
     def _read(self, x: Tensor, size: tuple[int, int]) -> EomtFound:
         """What tokens (B, Q + N, D) say, of which the last hw are the patches."""

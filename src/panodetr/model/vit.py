@@ -95,5 +95,5 @@ class Vit(nn.Module):
         grid = self.positions.unflatten(0, (self.config.grid, -1)).permute(2, 0, 1)  # D, grid, grid
         placed = F.interpolate(grid[None], size, mode="bicubic").to(x.dtype)  # 1, D, h, w
         tokens = (x + placed).flatten(2).transpose(1, 2)  # B, hw, D
-        first = torch.cat((self.class_token, self.registers), 1).expand(len(x), -1, -1)
+        first = torch.cat((self.class_token, self.registers), 1).expand(x.shape[0], -1, -1)
         return torch.cat((first, tokens), 1), size
