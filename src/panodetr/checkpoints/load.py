@@ -39,7 +39,7 @@ from panodetr.checkpoints.published import (
     name_categories,
 )
 from panodetr.checkpoints.spec import CONFIG_FILE, WEIGHTS_FILES, ModelSpec
-from panodetr.checkpoints.weights import Weights, check_shapes, open_weights
+from panodetr.checkpoints.weights import Weights, check_shapes, open_weights, put_away
 from panodetr.errors import CheckpointError, CheckpointWarning, did_you_mean
 from panodetr.model.backbone import ResNet
 from panodetr.model.build import build
@@ -288,13 +288,17 @@ class _NoValues(TorchFunctionMode):
 
 
 def _read(weights: Weights, table: NameTable, model: Mapping[str, torch.Tensor]) -> State:
-    """Copy the weights of a model that is on the meta device; floats become float32."""
+    """Copy the weights of a model that is on the meta device; floats become float32.
+
+    What was copied is put out of memory at once, so that a large model is not there twice.
+    """
     tensors = table.used(weights.tensors)
     check_shapes(weights.file, tensors, table.from_ours(model, prefix_in(tensors)))
     copies: State = {}
     for key, tensor in table.to_ours(tensors, model).items():
         kind = torch.float32 if tensor.is_floating_point() else tensor.dtype
         copies[key] = tensor.to(kind, memory_format=torch.contiguous_format, copy=True)
+        put_away(tensor)
         if tensor.is_floating_point() and not copies[key].isfinite().all():
             raise CheckpointError(
                 f"{weights.file}: the weight {key} has NaN or infinite values; fetch the file "

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
+import mmap
 import pickle
 import re
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +23,7 @@ from panodetr.checkpoints.spec import WEIGHTS_FILES, WeightsIndex
 from panodetr.errors import CheckpointError
 from panodetr.validation import read_json
 
+_PAGE_OUT = 21  # MADV_PAGEOUT of madvise(2): reclaim these pages now
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -117,6 +121,20 @@ def _unpickle(file: Path) -> dict[str, Any]:
             )
         raise CheckpointError(f"{file} {line}") from error
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def put_away(tensor: torch.Tensor) -> None:
+    """Let the system have the memory of a tensor that is mapped from a file, on Linux.
+
+    The tensor stays as it is: whoever reads it again has its pages read from the file again.
+    """
+    if sys.platform != "linux":
+        return
+    page, address = mmap.PAGESIZE, tensor.data_ptr()
+    start, end = -(-address // page) * page, (address + tensor.nbytes) // page * page
+    if start < end:  # an older kernel does not know this advice, and refuses it
+        library = ctypes.CDLL(None)
+        library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _PAGE_OUT)
 
 
 def _open_index(index: Path) -> Weights:
