@@ -16,7 +16,6 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,7 +177,7 @@ def main() -> int:
         for size in options.sizes:
             rows[size] = measure(size, options, Path(folder))
             print(json.dumps(rows[size]), flush=True)
-    machine = asdict(describe_machine())
+    machine = describe_machine()
     write_json(
         options.out, {"machine": machine, "threads": options.threads, "rows": [*rows.values()]}
     )

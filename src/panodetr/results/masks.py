@@ -195,8 +195,11 @@ class NumpyMasks:
         def fill(band: slice) -> None:
             """Compare the masks in one band."""
             best = np.full(winner[band].shape, -1, np.float32)
+            used = np.flatnonzero(rows[band].any(axis=0))  # k
+            near = slice(used[0], used[-1] + 1)
+            weights = np.ascontiguousarray(rows[band, near])  # b, k
             for number in range(count):
-                value = rows[band] @ wide[number]  # b, W
+                value = weights @ wide[number, near]  # b, W
                 inside = value >= 0
                 areas[band.start, number] = np.count_nonzero(inside)
                 chance = scores[number] * sigmoid(value)
