@@ -14,6 +14,7 @@ from panodetr.checkpoints.published import (
     plain_category,
 )
 from panodetr.checkpoints.spec import ModelSpec
+from panodetr.errors import CheckpointWarning
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import (
     RESNET18,
@@ -57,6 +58,13 @@ def test_names_in_a_configuration_win_and_coco_adds_what_it_knows_of_them() -> N
     labels = {"0": "N/A", "1": "person", "2": "tandem", "3": "N/A"}
     categories = read({**VERSION_4, "id2label": labels}).categories
     assert categories == (coco_detection()[0], plain_category(2, "tandem"))
+
+
+def test_names_that_begin_at_1_keep_their_indices_and_the_last_is_missed_aloud() -> None:
+    with pytest.warns(CheckpointWarning, match=r"2 names.* without a place: 'nut' \(2\)"):
+        spec = read({**VERSION_4, "id2label": {"1": "bolt", "2": "nut"}})
+    assert spec.architecture.num_classes == 2
+    assert [(one.index, one.name) for one in spec.categories] == [(1, "bolt")]
 
 
 RESNET = {"model_type": "resnet", "layer_type": "basic", "depths": [2, 2, 2, 2]}

@@ -39,6 +39,11 @@ def test_more_than_8_bits_keep_their_levels(image: Any) -> None:
     assert pixels.mean() == 127.5
 
 
+def test_black_and_white_are_0_and_255() -> None:
+    assert np.unique(pixels_of(RAMP > 100)).tolist() == [0, 255]
+    assert np.unique(pixels_of(Image.fromarray(RAMP > 100))).tolist() == [0, 255]
+
+
 @pytest.mark.parametrize("image", [RAMP * 257, RAMP - 1, RAMP.astype(np.float64) * 2])
 def test_values_out_of_range_are_refused(image: NDArray[Any]) -> None:
     with pytest.raises(ImageError, match=r"has values from .* expected 0 to 255"):

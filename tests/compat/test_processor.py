@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from panodetr.checkpoints.load import load_checkpoint
+from panodetr.checkpoints.save import save_pretrained
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.compat import DetrFeatureExtractor, DetrImageProcessor, rgb_to_id
 from panodetr.compat.options import ProcessorOptions
@@ -102,6 +104,34 @@ def test_a_processor_follows_its_model_and_the_options_given(
     assert not extractor.is_thing[92]
 
 
+def test_a_folder_of_transformers_says_how_images_are_prepared(
+    checkpoint: Path, tiny_spec: ModelSpec, tmp_path: Path
+) -> None:
+    spec, model = load_checkpoint(checkpoint)
+    folder = save_pretrained(tmp_path / "theirs", spec, model, format="huggingface")
+    size = {"max_height": 48, "max_width": 60}
+    DetrImageProcessor(size=size, pad_size={"height": 60, "width": 60}).save_pretrained(folder)
+    free: dict[str, Any] = {"use_fast": True, "token": None, "local_files_only": False}
+    processor = DetrImageProcessor.from_pretrained(folder, do_normalize=False, **free)
+    assert processor.size == size
+    assert processor(noise(64, 128), return_tensors="np").pixel_values.shape == (1, 3, 60, 60)
+    assert processor.is_thing == {c.index: c.is_thing for c in tiny_spec.categories}
+    (folder / "config.json").write_text('{"model_type": "yolos"}')
+    assert DetrImageProcessor.from_pretrained(folder).is_thing[90]
+    for name, value, remedy in (
+        ("token", "secret", "set HF_TOKEN"),
+        ("cache_dir", tmp_path, "set HF_HUB_CACHE"),
+        ("local_files_only", True, "set HF_HUB_OFFLINE"),
+        ("backend", "mlx", "only 'pil' is possible"),
+    ):
+        with pytest.raises(UsageError, match=remedy):
+            DetrImageProcessor.from_pretrained(folder, **{name: value})
+    with pytest.raises(UsageError, match="upload_folder"):
+        processor.save_pretrained(folder, push_to_hub=True)
+    with pytest.raises(UsageError, match="is a file; expected a folder"):
+        processor.save_pretrained(folder / "config.json")
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
@@ -142,3 +172,43 @@ def test_ids_come_back_from_colours() -> None:
     colours = encode_ids(ids)
     np.testing.assert_array_equal(rgb_to_id(colours), ids)
     assert rgb_to_id([1, 2, 3]) == 1 + 2 * 256 + 3 * 65536
+
+
+def test_a_batch_is_padded_later_as_in_a_call(small: DetrImageProcessor) -> None:
+    images = [noise(40, 60), noise(60, 40)]
+    objects = [
+        {"category_id": 1, "area": 1.0, "bbox": [1, 2, 9, 8], "segmentation": [[1, 2, 9, 2, 9, 8]]}
+    ]
+    annotations = [{"image_id": n, "annotations": objects} for n in range(2)]
+    call: dict[str, Any] = {"return_segmentation_masks": True}
+    for boxes in (True, False):
+        apart = small(images, annotations, do_pad=False, do_convert_annotations=boxes, **call)
+        together = small(
+            images, annotations, do_convert_annotations=boxes, return_tensors="pt", **call
+        )
+        for kind in (small.pad, DetrFeatureExtractor().pad_and_create_pixel_mask):
+            padded = kind(
+                [torch.from_numpy(one) for one in apart.pixel_values],
+                apart.labels,
+                update_bboxes=boxes,
+                return_tensors="pt",
+            )
+            for name in ("pixel_values", "pixel_mask"):
+                assert torch.equal(padded[name], together[name])
+            for one, other in zip(padded.labels, together.labels, strict=True):
+                assert one.keys() == other.keys()
+                assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_what_a_batch_is_padded_with(small: DetrImageProcessor) -> None:
+    images = [torch.rand(3, 120, 96), torch.rand(3, 96, 120)]
+    padded = small.pad(images, return_tensors="pt")
+    assert padded.pixel_values.shape == (2, 3, 120, 120)
+    assert padded.pixel_mask.flatten(1).sum(1).tolist() == [11520, 11520]
+    size = {"height": 130, "width": 140}
+    padded = small.pad(images, constant_values=7, return_pixel_mask=False, pad_size=size)
+    assert [one.shape for one in padded["pixel_values"]] == [(3, 130, 140)] * 2
+    assert (padded["pixel_values"][0][:, 120:] == 7).all()
+    assert "pixel_mask" not in padded
+    with pytest.raises(UsageError, match="the images need"):
+        small.pad(images, pad_size={"height": 9, "width": 9})

@@ -186,7 +186,9 @@ def _as_array(image: ImageInput, layout: str | None, rule: ProcessorOptions) -> 
     image = np.repeat(image, 3, axis=0) if len(image) == 1 else image[:channels]
     if image.dtype == np.uint16:
         return ((image.astype(np.int32) + 128) // 257).astype(np.uint8)
-    if image.dtype != np.uint8 and image.dtype.kind != "b":
+    if image.dtype.kind == "b":
+        return image * np.uint8(255)
+    if image.dtype != np.uint8:
         _check_range(image, rule)
     return image
 

@@ -451,7 +451,8 @@ def _model_beside(file: Path) -> ModelSpec | None:
     if not config.is_file():
         return None
     with suppress(CheckpointError):  # another model's, such as a YOLOS
-        return read_huggingface(read_json(config, dict[str, Any], CheckpointError), {}, "")
+        values = read_json(config, dict[str, Any], CheckpointError)
+        return read_huggingface(values, {}, str(file.parent))
     return None
 
 
