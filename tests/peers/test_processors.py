@@ -249,8 +249,11 @@ def test_four_channels_stay_where_the_mean_is_for_four(options: dict[str, Any]) 
     torch.testing.assert_close(ours.pixel_values, theirs.pixel_values, rtol=0, atol=LEVEL * 5)
 
 
-def test_forms_of_images_and_annotations() -> None:
+def test_forms_of_images_and_annotations(tmp_path: Path) -> None:
     image = noise(60, 90)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the orientation: it is stored on its side
+    Image.fromarray(np.rot90(image)).save(tmp_path / "a.png", exif=turned)
     forms: list[Any] = [
         Image.fromarray(image),
         image,
@@ -259,6 +262,8 @@ def test_forms_of_images_and_annotations() -> None:
         [image],
         (image,),
         [[image]],
+        str(tmp_path / "a.png"),
+        [str(tmp_path / "a.png")],
         image[None],
         torch.from_numpy(image)[None],
     ]

@@ -21,7 +21,7 @@ from panodetr.errors import DataError, ImageError, ImageTypeError, ImageWarning,
 from panodetr.images.read import read_image
 
 TensorKind = Literal["pt", "np"]
-ImageInput: TypeAlias = Image.Image | NDArray[Any] | torch.Tensor
+ImageInput: TypeAlias = Image.Image | NDArray[Any] | torch.Tensor | str | Path
 Annotation: TypeAlias = Mapping[str, Any]
 Labels: TypeAlias = dict[str, Any]
 """Arrays by transformers' names; `size` is a tuple."""
@@ -172,13 +172,16 @@ def _as_array(image: ImageInput, layout: str | None, rule: ProcessorOptions) -> 
 
     Of an array a fourth channel stays where the rule's mean is for four, or for any number.
     """
+    if isinstance(image, str | Path):
+        return np.moveaxis(read_image(image), -1, 0)
     if isinstance(image, Image.Image):
         deep = image.mode[0] in "IF"  # more than 8 bits, which Pillow would cut off
         pixels = read_image(image) if deep else np.asarray(image.convert("RGB"))
         return np.moveaxis(pixels, -1, 0)
     if not isinstance(image, np.ndarray | torch.Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]: a caller's
         raise ImageTypeError(
-            f"an image is a {type(image).__name__}; expected a PIL image, an array or a tensor"
+            f"an image is a {type(image).__name__}; expected a PIL image, an array, a tensor or "
+            "a path"
         )
     image = channels_first(image, layout)
     mean = rule.image_mean

@@ -172,8 +172,8 @@ class DetrImageProcessor(ProcessorOptions):
 
         Args:
             images: one, or a list: PIL images, or arrays or tensors, (H, W, 3) or (3, H, W), or
-                grey ones, (H, W). Unlike `panodetr.load(...)`, this does not turn images by their
-                EXIF orientation: boxes would not fit `image.size` then.
+                grey ones, (H, W); or paths. Unlike `panodetr.load(...)`, this does not turn PIL
+                images by their EXIF orientation: boxes would not fit `image.size` then.
             annotations: COCO's, one per image, in the format that the options say.
             return_segmentation_masks: whether labels have masks; None: in the panoptic format.
             masks_path: folder of the panoptic format's id maps.
