@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -112,7 +113,71 @@ def test_killed_midway_the_old_file_or_folder_is_whole_and_a_new_one_is_not_ther
     assert run(KILLED_IN_A_FOLDER, folder).returncode == -signal.SIGKILL
     assert path.read_bytes() == (folder / "config.json").read_bytes() == b"old"
     assert names(folder) == ["config.json"]
-    assert [name for name in names(tmp_path) if name[0] != "."] == ["file.bin", "model"]
+    (left,) = [name for name in names(tmp_path) if name not in ("file.bin", "model")]
+    assert is_leftover(tmp_path / left)  # of the last process, which removed those before
+
+
+KILLED_BETWEEN_RENAMES = """
+import os, signal, sys
+from pathlib import Path
+from panodetr import files
+files._sync = lambda path: None
+rename = Path.rename
+def kill(path, target):
+    rename(path, target)
+    os.kill(os.getpid(), signal.SIGKILL)
+Path.rename = kill
+with files.atomic_folder(Path(sys.argv[1])) as temporary:
+    (temporary / "config.json").write_text("new")
+"""
+
+WRITES = """
+import sys
+from pathlib import Path
+from panodetr.files import write_bytes
+write_bytes(Path(sys.argv[1]), b"another")
+"""
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="a process is known by /proc")
+
+
+@on_linux
+def test_the_next_process_that_writes_removes_what_dead_ones_have_left(tmp_path: Path) -> None:
+    folder = tmp_path / "a model"
+    write_bytes(folder / "config.json", b"old")
+    for code, killed in (
+        (KILLED_IN_A_FILE, tmp_path / "file.bin"),
+        (KILLED_IN_A_FOLDER, folder),
+        (KILLED_BETWEEN_RENAMES, folder),
+    ):
+        assert run(code, killed).returncode == -signal.SIGKILL
+    assert not folder.exists()
+    assert run(WRITES, tmp_path / "b.bin").returncode == 0
+    assert names(tmp_path) == ["a model", "b.bin"]
+    assert (folder / "config.json").read_bytes() == b"old"
+
+
+@on_linux
+def test_what_living_processes_and_other_machines_write_stays(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "file.bin") as temporary:
+        temporary.write_bytes(b"half")
+        machine, process, start, _ = temporary.name.removeprefix(".writing-").split("-")
+        ours = f"{machine}-{process}-{start}"
+        kept = {temporary.name, "b.bin"}
+        for owner, age, stays in (
+            (ours, 1e6, True),
+            (f"{machine}-{process}-{start}1", 0, False),  # whose number is another's now
+            (f"{machine}-999999999-1", 0, False),
+            (f"00000000-{process}-{start}", 3600, True),
+            (f"00000000-{process}-{start}", 1e6, False),
+        ):
+            path = tmp_path / f".writing-{owner}-{len(names(tmp_path)):012x}.png"
+            path.write_bytes(b"")
+            changed = time.time() - age
+            os.utime(path, (changed, changed))
+            kept |= {path.name} if stays else set()
+        assert run(WRITES, tmp_path / "b.bin").returncode == 0
+        assert set(names(tmp_path)) == kept
 
 
 FULL_DISK = """

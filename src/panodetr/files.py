@@ -3,23 +3,42 @@
 A new file is written under a temporary name in the same folder, flushed to the disk, and renamed
 over the old one. A reader of the path sees the old contents or the new, never a part, even if the
 process is killed midway. Only `append_text` changes a file in place.
+
+A killed process leaves its temporary files. The next process that writes into the folder removes
+them: their names hold the machine, the process and its start time, so those of living processes
+stay. Those of other machines go when they are `OLD`.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from panodetr.errors import PanodetrError
 
-_IN_WORK = re.compile(r"\.(writing|old)-[0-9a-f]{12}(\.[^.]+)?")
+if TYPE_CHECKING:
+    from PIL import Image
+
+OLD = 24 * 3600
+"""Seconds without a change, after which another machine's temporary file was surely left behind."""
+
+# The machine, the process, its start time; a random number; of a folder that was moved, its name.
+_OWNER = r"((?P<machine>[0-9a-f]{8})-(?P<process>\d{1,9})-(?P<start>\d*)-)?"
+_IN_WORK = re.compile(rf"(?s)\.(writing|old)-{_OWNER}[0-9a-f]{{12}}(-(?P<name>.+)|\.[^.]+)?")
+
+_cleared: set[Path] = set()
 
 
 def atomic_write(path: Path, *, flush: bool = True) -> AbstractContextManager[Path]:
@@ -45,7 +64,7 @@ def atomic_folder(path: Path) -> AbstractContextManager[Path]:
 
     An existing folder is replaced with everything in it. POSIX cannot rename over a folder that is
     not empty, so the old one is moved aside first. A process that is killed between the two renames
-    leaves nothing at `path` and both complete folders beside it, as `.writing-…` and `.old-…`.
+    leaves nothing at `path`, and the next one that writes beside it puts the old folder back.
 
     Raises:
         PanodetrError: the system refused to write, or a file is in the way.
@@ -57,6 +76,7 @@ def atomic_folder(path: Path) -> AbstractContextManager[Path]:
 def _atomic(path: Path, *, folder: bool, flush: bool) -> Generator[Path, None, None]:
     with _one_line_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clear(path.parent)
         temporary = _temporary(path)
         if folder:
             if path.exists() and not path.is_dir():
@@ -80,19 +100,21 @@ def _atomic(path: Path, *, folder: bool, flush: bool) -> Generator[Path, None, N
             temporary.unlink(missing_ok=True)
 
 
-def check_writable(path: Path) -> None:
-    """Check that a file can be written, before the work whose result it will hold.
+def check_writable(path: Path, *, folder: bool = False) -> None:
+    """Check that a file, or files in a folder, can be written, before the work that they are for.
 
-    Missing parent folders are created.
+    Nothing is created: where folders are missing, the check is of the one that they would lie in.
 
     Raises:
-        PanodetrError: the system refuses, or a folder is in the way.
+        PanodetrError: the system refuses, or something is in the way.
     """
     with _one_line_errors(path):
-        if path.is_dir():
+        if not folder and path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "a folder of this name is in the way")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(path)
+        wanted = path if folder else path.parent
+        place = next(each for each in (wanted, *wanted.absolute().parents) if each.exists())
+        _clear(place)
+        temporary = _temporary(place / "file")
         temporary.touch()
         temporary.unlink()
 
@@ -101,6 +123,26 @@ def write_bytes(path: Path, contents: bytes) -> None:
     """Write `contents` atomically; errors are those of `atomic_write`."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(contents)
+
+
+def write_picture(path: Path, picture: Image.Image, *, flush: bool = True, **options: Any) -> None:
+    """Write a picture atomically, as JPEG at a path `….jpg`, else as PNG.
+
+    Pillow itself does not notice where a full disk takes only a part of a JPEG.
+
+    Args:
+        path: of the file.
+        picture: what to write.
+        flush: as `atomic_write`.
+        options: of Pillow's writer.
+
+    Raises:
+        PanodetrError: as `atomic_write`.
+    """
+    contents = io.BytesIO()
+    picture.save(contents, "JPEG" if path.suffix == ".jpg" else "PNG", **options)
+    with atomic_write(path, flush=flush) as temporary:
+        temporary.write_bytes(contents.getbuffer())
 
 
 def write_text(path: Path, contents: str) -> None:
@@ -143,8 +185,63 @@ def json_bytes(value: object) -> bytes:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a path is a temporary one of this module, left behind by a killed process."""
+    """Whether a path is a temporary one of this module, of a process that lives or not."""
     return _IN_WORK.fullmatch(path.name) is not None
+
+
+def _clear(folder: Path) -> None:
+    """Remove what dead processes have left in a folder; each process looks once."""
+    if folder in _cleared:
+        return
+    _cleared.add(folder)
+    for path in folder.glob(".[wo]*"):
+        with suppress(OSError):  # another process is as far
+            found = _IN_WORK.fullmatch(path.name)
+            if found is None or not _is_abandoned(path, found):
+                continue
+            replaced = folder / (found["name"] or path.name)
+            if not replaced.exists():
+                path.rename(replaced)
+            elif path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def _is_abandoned(path: Path, found: re.Match[str]) -> bool:
+    if found["machine"] is None or found["machine"] != _machine():
+        return time.time() - path.stat().st_mtime > OLD
+    process = int(found["process"])
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's
+        pass
+    return _start_time(process) not in ("", found["start"])
+
+
+@cache
+def _machine() -> str | None:
+    """Give a hash of the running system and its list of processes; None beyond Linux.
+
+    Containers have lists of their own.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+        return sha256(boot + os.readlink("/proc/self/ns/pid").encode()).hexdigest()[:8]
+    except OSError:
+        return None
+
+
+def _start_time(process: int) -> str:
+    """Give a process's start in clock ticks since the system's; "" where it is not known."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_bytes()
+    except OSError:
+        return ""
+    fields = stat.rpartition(b")")[2].split()  # the name before them may hold anything
+    return "over" if fields[0] in b"ZX" else fields[19].decode()  # proc_pid_stat(5)
 
 
 @contextmanager
@@ -158,12 +255,17 @@ def _one_line_errors(path: Path) -> Generator[None, None, None]:
 
 def _temporary(path: Path) -> Path:
     """Name a hidden path beside `path` that does not exist yet and has the same suffix."""
-    return path.with_name(f".writing-{secrets.token_hex(6)}{path.suffix}")
+    owner = ""
+    if (machine := _machine()) is not None:
+        process = os.getpid()
+        owner = f"{machine}-{process}-{_start_time(process)}-"
+    return path.with_name(f".writing-{owner}{secrets.token_hex(6)}{path.suffix}")
 
 
 def _swap(temporary: Path, path: Path) -> None:
     """Replace a folder by another."""
-    old = path.with_name(f".old-{temporary.name.removeprefix('.writing-')}")
+    token = temporary.name.removeprefix(".writing-").removesuffix(path.suffix)
+    old = path.with_name(f".old-{token}-{path.name}")
     path.rename(old)
     try:
         temporary.rename(path)

@@ -7,6 +7,7 @@ runs no code from it.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
@@ -35,7 +36,7 @@ from panodetr.checkpoints.spec import (
     spec_to_json,
 )
 from panodetr.errors import CheckpointError
-from panodetr.files import atomic_folder, atomic_write, json_bytes
+from panodetr.files import atomic_folder, json_bytes, write_bytes
 from panodetr.model.config import DetrConfig
 from panodetr.model.network import Network
 
@@ -144,8 +145,9 @@ def _save_facebook(path: Path, spec: ModelSpec, state: State) -> Path:
 
 def _save_file(path: Path, whole: Mapping[str, object]) -> Path:
     file = path if path.suffix == ".pth" else path / FACEBOOK_FILE
-    with atomic_write(file) as temporary:
-        torch.save(whole, temporary)
+    contents = io.BytesIO()  # where a disk is full, torch raises what is no OSError
+    torch.save(whole, contents)
+    write_bytes(file, contents.getvalue())
     return file
 
 

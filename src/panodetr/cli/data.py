@@ -56,10 +56,12 @@ def check(
     from panodetr.data.check import check_split
     from panodetr.data.convert import write_clean
     from panodetr.data.tool import name_tool
-    from panodetr.files import write_json
+    from panodetr.files import check_writable, write_json
 
     if fix is not None and fix.exists():
         raise UsageError(f"{fix} is there already; choose another --fix")
+    for out in filter(None, (fix, json)):
+        check_writable(out)
     source = files.open(folder)
     found, splits = source.splits(format, split)
     inspections: dict[str, Inspection] = {}
@@ -107,20 +109,17 @@ def show(
         DataError: there is no such data set or split, or nothing to learn from.
         PanodetrError: the file cannot be written.
     """
-    import io
-
     from panodetr.data.show import draw_sheet
-    from panodetr.files import write_bytes
+    from panodetr.files import check_writable, write_picture
 
     if out.exists():
         raise UsageError(f"{out} is there already; choose another --out")
+    check_writable(out)
     source = files.open(folder)
     data = source.open(*source.choose(split, format))
     for note in data.notes:
         print_line(f"note: {note}")
-    contents = io.BytesIO()
-    draw_sheet(data, count).save(contents, "PNG")
-    write_bytes(out, contents.getvalue())
+    write_picture(out, draw_sheet(data, count))
     print_line(f"images with what is true of them are in {out}")
     return 0
 

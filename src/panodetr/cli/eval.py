@@ -70,11 +70,12 @@ def evaluate(
     from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.evaluation.metrics import metrics
     from panodetr.evaluation.submitted import score
-    from panodetr.files import write_json
+    from panodetr.files import check_writable, write_json
 
     from_files = predictions is not None or ground_truth is not None
     if from_files == (data is not None):
         raise UsageError("expected --data FOLDER, or --predictions FILE with --ground-truth FILE")
+    check_writable(out, folder=True)
     QUIET.set(QUIET.get() or json)
     name: str | None = None
     if data is not None:

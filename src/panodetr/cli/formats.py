@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from panodetr.files import check_writable, json_bytes, write_bytes, write_json, write_text
+from panodetr.files import (
+    check_writable,
+    json_bytes,
+    write_bytes,
+    write_json,
+    write_picture,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -150,9 +157,7 @@ class FormatWriter:
             files["crops"] = stem.with_name(f"{stem.name}_crops")
             for region, pixels in crop(result):
                 name = _file_name(f"{region.id}-{region.label}")
-                picture = io.BytesIO()
-                Image.fromarray(pixels).save(picture, "PNG")
-                write_bytes(files["crops"] / f"{name}.png", picture.getvalue())
+                write_picture(files["crops"] / f"{name}.png", Image.fromarray(pixels))
         if options.coco is not None:
             self._instances.add(result, name=image_name)
             if isinstance(result, PanopticResult):

@@ -26,7 +26,7 @@ from panodetr.cli.output import (
     print_table,
 )
 from panodetr.errors import PanodetrError, UsageError
-from panodetr.files import atomic_write
+from panodetr.files import atomic_write, check_writable
 from panodetr.threads import ahead
 
 if TYPE_CHECKING:
@@ -244,6 +244,8 @@ def _check(
         )
     if output.resume and out is None:
         raise UsageError("--resume looks for files that are there already; give --out FOLDER")
+    if out is not None:
+        check_writable(out, folder=True)
     videos = [source.path for source in sources if source.is_video]
     refused = [name for name in formats.asked if name != "csv"]
     if videos and refused:

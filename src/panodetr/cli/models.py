@@ -82,8 +82,10 @@ def convert(
     from panodetr.checkpoints.load import load_checkpoint
     from panodetr.checkpoints.save import save_pretrained
     from panodetr.data.formats import read_lines
+    from panodetr.files import check_writable
     from panodetr.model.config import DetrConfig
 
+    check_writable(target.parent, folder=True)
     listed = None if names is None else read_lines(names)
     spec, model = load_checkpoint(
         source, revision=revision, dilation=dilation or None, names=listed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from panodetr.errors import PanodetrError
-from panodetr.files import atomic_write, write_bytes, write_json
+from panodetr.files import write_bytes, write_json, write_picture
 from panodetr.results import interchange
 from panodetr.results.draw import draw_objects, draw_segments
 from panodetr.results.id_map import id_map_png
@@ -420,11 +421,10 @@ def _save_picture(result: ImageResult, stem: Path) -> Path:
     lossy = result.source is not None and PurePath(result.source).suffix.lower() in _JPEGS
     lossy = lossy or picture.width * picture.height > LARGEST_PNG
     target, other = (jpeg, png) if lossy else (png, jpeg)
+    # subsampling 0: thin coloured lines stay sharp in a JPEG
+    options: Any = {"quality": 92, "subsampling": 0} if lossy else {"compress_level": 1}
     # It can be drawn again from the other files, which are flushed to the disk.
-    with atomic_write(target, flush=False) as path:
-        # subsampling 0: thin coloured lines stay sharp in a JPEG
-        options: Any = {"quality": 92, "subsampling": 0} if lossy else {"compress_level": 1}
-        picture.save(path, **options)
+    write_picture(target, picture, flush=False, **options)
     other.unlink(missing_ok=True)  # of an earlier run on an image of another size
     return target
 
@@ -441,7 +441,7 @@ def free_name(folder: Path, source: Path | str | None, endings: Sequence[str], k
     """
     base = "image" if source is None else PurePath(source).stem
     name, number = base, 1
-    while any((folder / f"{name}{ending}").exists() for ending in endings):
+    while any(os.path.exists(folder / f"{name}{ending}") for ending in endings):  # or too long
         if source is not None and _is_of(folder / f"{name}{endings[0]}", source, key):
             break
         number += 1
@@ -454,7 +454,7 @@ def is_saved(folder: Path, source: Path | str, kind: type[ImageResult]) -> bool:
     panoptic = issubclass(kind, PanopticResult)
     endings = _PANOPTIC_FILES if panoptic else _DETECTION_FILES
     name = free_name(folder, source, endings, "segments_info" if panoptic else "detections")
-    return (folder / f"{name}{endings[0]}").exists()
+    return os.path.exists(folder / f"{name}{endings[0]}")
 
 
 def _is_of(file: Path, source: Path | str, key: str) -> bool:

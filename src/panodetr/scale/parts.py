@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from panodetr.errors import PanodetrError, UsageError
-from panodetr.files import is_leftover, write_bytes
+from panodetr.files import check_writable, is_leftover, write_bytes
 from panodetr.images.read import SUFFIXES
 from panodetr.images.sources import STDIN
 
@@ -78,9 +78,11 @@ class Output:
 
         Raises:
             UsageError: parts are there and the run is new, or they are of another run.
-            PanodetrError: the folder cannot be listed.
+            PanodetrError: the folder cannot be listed, or nothing can be written into it.
         """
         with self._store("list") as (files, root):
+            if "file" in files.protocol:
+                check_writable(Path(root), folder=True)
             paths = [PurePath(name) for name in files.glob(f"{root}/part-*{self.suffix}")]
         there = {path.stem for path in paths}
         if there and not resume:

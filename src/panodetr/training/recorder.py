@@ -20,7 +20,7 @@ from panodetr.data.show import Captioned, draw_truth, lay_out
 from panodetr.data.targets import number_pixels, view_target
 from panodetr.errors import Interrupted, PanodetrError
 from panodetr.evaluation.ground_truth import GroundTruth, TruthImage
-from panodetr.files import append_text, atomic_write, write_json, write_text
+from panodetr.files import append_text, write_json, write_picture, write_text
 from panodetr.model.network import Network
 from panodetr.objective.targets import Batch
 from panodetr.predict import Predictor
@@ -120,7 +120,8 @@ class Recorder(Observer):
     def batch(self, step: int, batch: Batch) -> None:
         """Draw the first ones."""
         if step <= DRAWN_BATCHES:
-            self._save(draw_batch(batch, self._spec), f"batch_{step}.png")
+            picture = draw_batch(batch, self._spec)
+            write_picture(self._folder.pictures / f"batch_{step}.png", picture)
 
     def stepped(self, step: int) -> None:
         """Keep the number."""
@@ -150,7 +151,8 @@ class Recorder(Observer):
         images = tuple(image for image in self._truth.images if image.image_id not in left_out)
         predictor = make_predictor(model, self._spec)
         picture = draw_validation(predictor, replace(self._truth, images=images))
-        self._save(picture, f"validation_{validation.step:08}.png")
+        name = f"validation_{validation.step:08}.png"
+        write_picture(self._folder.pictures / name, picture)
         self._plot()
         self._audience.validated(validation, model)
 
@@ -174,10 +176,6 @@ class Recorder(Observer):
         if not self._plotted:
             plot_log(read_log(self._folder.log), self._folder.results)
         self._plotted = True
-
-    def _save(self, picture: Image.Image, name: str) -> None:
-        with atomic_write(self._folder.pictures / name) as temporary:
-            picture.save(temporary)
 
     def _track(self, line: Line) -> None:
         points = {

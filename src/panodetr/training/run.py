@@ -8,7 +8,7 @@ from pathlib import Path
 
 from panodetr.data.formats import one_line
 from panodetr.errors import Interrupted, UsageError
-from panodetr.files import write_text
+from panodetr.files import check_writable, write_text
 from panodetr.training.folder import RunFolder, held, hold_next
 from panodetr.training.log import Observer
 from panodetr.training.loop import Trainer
@@ -88,6 +88,7 @@ def train(
         request = resumed(kept, request)
     elif not numbered:
         folder.check_free()
+    check_writable(out, folder=True)
     prepared = prepare(request)
     config, data, truth, notes = prepared.config, prepared.data, prepared.truth, [*prepared.notes]
     if before is not None and not asked and (changed := changed_fields(config, before)):
