@@ -42,6 +42,8 @@ def read_json(
             names the file, the place and the fault.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise OSError("it is a folder, device or pipe")
         contents = path.read_bytes()
     except OSError as failure:
         raise error(f"{path} cannot be read: {failure.strerror or failure}") from failure

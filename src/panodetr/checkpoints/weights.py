@@ -175,6 +175,8 @@ def check_shapes(file: Path, stored: State, expected: State) -> None:
 def _refuse_placeholder(file: Path) -> None:
     """Refuse a file that is not there, or that stands for one that was not fetched."""
     try:
+        if file.exists() and not file.is_file():  # a pipe would never end
+            raise OSError(None, "it is a device or pipe")
         with file.open("rb") as stream:
             head = stream.read(40)
     except FileNotFoundError as error:

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from panodetr.data.samples import RunLengths
 from panodetr.errors import DataError
-from panodetr.images.read import list_pages, quiet
+from panodetr.images.read import copy_tiff, list_pages, quiet
 from panodetr.results.id_map import decode_ids, run_starts
 
 if TYPE_CHECKING:
@@ -120,8 +120,11 @@ def opened(path: Path, size: tuple[int, int] | None) -> Generator[Image.Image, N
         DataError: it is missing, broken, or of another size; also where its pixels turn out broken.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise OSError("it is a folder, device or pipe")
         with quiet():
-            picture = Image.open(path, formats=_FORMATS)
+            picture = Image.open(copy_tiff(path), formats=_FORMATS)
+            picture.filename = ""  # Pillow would map raw pixels into memory; see `copy_tiff`
         with picture:
             if size is not None and picture.size != (size[1], size[0]):
                 raise DataError(

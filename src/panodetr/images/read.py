@@ -93,7 +93,17 @@ _SIDES = (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength)
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
 
-_pillow_globals = threading.Lock()
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_MOST_COPIED = 1 << 26
+"""Bytes of the largest TIFF that is read before it is decoded: a stack, once for each page."""
+
+_pillow_globals = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a thread that holds the lock is not in a forked process
+    os.register_at_fork(
+        before=_pillow_globals.acquire,
+        after_in_parent=_pillow_globals.release,
+        after_in_child=_pillow_globals.release,
+    )
 
 
 @runtime_checkable
@@ -280,6 +290,9 @@ def _read_values(
         return pixels, "the tensor"
     file, name = _file_of(source.path if isinstance(source, StoredImage | Page) else source)
     name = called or name
+    if isinstance(file, Path):
+        with _broken(name):
+            file = copy_tiff(file)
     with _open(file, name, channels) as image:
         pages = list_pages(image)
         place = 0
@@ -477,6 +490,18 @@ def _missing(name: str, reason: str) -> str:
     return f"{name}: {reason}"
 
 
+def copy_tiff(path: Path) -> Path | io.BytesIO:
+    """Give what a file is decoded from: itself, or its contents.
+
+    libtiff maps files into memory, and where one is cut off meanwhile the system kills the process.
+    """
+    with path.open("rb") as file:
+        if file.read(4) not in _TIFF or path.stat().st_size > _MOST_COPIED:
+            return path
+        file.seek(0)
+        return io.BytesIO(file.read())
+
+
 @contextmanager
 def quiet() -> Generator[None]:
     """Switch off Pillow's own size limit and warnings: they are global, so one thread at a time."""
@@ -495,6 +520,7 @@ def _open(
     try:
         with quiet():
             image = Image.open(file, formats=_FORMATS)
+            image.filename = ""  # Pillow would map raw pixels into memory; see `copy_tiff`
             if not has_channels(image, channels):
                 return image
             with image:  # closed, if it was opened here

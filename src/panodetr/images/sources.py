@@ -91,6 +91,8 @@ class Source:
             if read is None:
                 file = _open(self.path, opened)
                 yield NamedImage(_name(self.path), _bounded(file, self.path))
+            elif self.path != STDIN and not os.path.isfile(self.path) and os.path.exists(self.path):
+                raise ImageError(f"{self.path}: this is a device or pipe; expected a file")
             else:
                 yield from read(self, opened)
 
