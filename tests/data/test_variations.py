@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import csv
 import json
 import unicodedata
 from pathlib import Path
@@ -144,6 +146,22 @@ def test_rotated_boxes_of_labelme_are_polygons(tmp_path: Path) -> None:
     assert counts(tmp_path) == {"": (1, 2)}
 
 
+@pytest.mark.parametrize("broken", [False, True])
+def test_an_image_may_be_in_labelmes_json_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_image(tmp_path / "x" / "a.png", SIZE)
+    image = base64.b64encode((tmp_path / "x" / "a.png").read_bytes()).decode()
+    document = labelme("a.png") | {"imageData": image[: 9 if broken else None]}
+    put(tmp_path / "set" / "a.json", json.dumps(document))
+    if broken:
+        assert "its imageData is broken" in said(tmp_path / "set")
+        return
+    assert counts(tmp_path / "set") == {"": (1, 2)}
+    assert "1 images are in their JSONs alone" in said(tmp_path / "set")
+
+
 def test_an_image_that_two_files_annotate_is_noted(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg", SIZE)
     put(tmp_path / "a.json", json.dumps(labelme("a.jpg")))
@@ -247,6 +265,38 @@ def test_classes_of_an_imagefolder_have_several_keys(tmp_path: Path, key: str) -
     assert set(inspect(tmp_path)["train"].objects) == {"cat", "dog"}
 
 
+OBJECTS = [
+    {"bbox": list(box), "category": name} for box, name in zip(BOXES, ("cat", "dog"), strict=True)
+]
+COLUMNS = {"bboxes": list(map(list, BOXES)), "labels": ["cat", "dog"]}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json.csv", "python.csv", "parquet"])
+@pytest.mark.parametrize(
+    "row", [{"objects": OBJECTS}, {"annotations": OBJECTS}, {"objects": COLUMNS}, COLUMNS]
+)
+def test_rows_of_an_imagefolder_have_several_forms(
+    tmp_path: Path, suffix: str, row: dict[str, Any]
+) -> None:
+    write_image(tmp_path / "train" / "a.jpg", SIZE)
+    path = tmp_path / "train" / f"metadata.{suffix.split('.')[-1]}"
+    row = {"file_name": "a.jpg", **row}
+    if suffix == "jsonl":
+        put(path, json.dumps(row))
+    elif suffix == "parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist([row]), path)
+    else:
+        write = json.dumps if suffix == "json.csv" else str
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerows([row, [v if isinstance(v, str) else write(v) for v in row.values()]])
+    assert counts(tmp_path) == {"train": (1, 2)}
+    assert inspect(tmp_path)["train"].objects == {"cat": 1, "dog": 1}
+
+
 @pytest.mark.parametrize("objects", [{"categories": [0]}, {"kinds": [0, 1]}])
 def test_boxes_without_a_class_each_are_a_fault(tmp_path: Path, objects: dict[str, Any]) -> None:
     write_image(tmp_path / "a.jpg", SIZE)
@@ -281,6 +331,63 @@ def yolo(
 def test_labels_are_found_in_any_case_and_writing(tmp_path: Path, image: str, label: str) -> None:
     yolo(tmp_path, image, label)
     assert counts(tmp_path) == {"train": (1, 2)}
+
+
+def row(form: str, box: tuple[float, ...]) -> str:
+    """Make a row of YOLO's: a box with keypoints after it, or an oriented box."""
+    x, y, width, height = (value / SIZE[1 - i % 2] for i, value in enumerate(box))
+    numbers = [x + width / 2, y + height / 2, width, height]
+    if form == "oriented":
+        numbers = [x, y, x + width, y, x + width, y + height, x, y + height]
+    else:
+        count, each = map(int, form.split("x"))
+        for number in range(1, count + 1):
+            share = number / (count + 1)
+            numbers += [x + share * width, y + share * height, number % 3][:each]
+    return " ".join(map(str, numbers))
+
+
+@pytest.mark.parametrize(
+    ("form", "masks"), [("5x3", False), ("4x3", False), ("4x2", False), ("oriented", True)]
+)
+def test_rows_tell_keypoints_and_polygons_apart(tmp_path: Path, form: str, masks: bool) -> None:
+    rows = "".join(f"{number} {row(form, box)}\n" for number, box in enumerate(BOXES))
+    yolo(tmp_path, "a.jpg", "a.txt", rows)
+    (found,) = inspect(tmp_path).values()
+    assert (found.errors, found.objects, found.has_masks) == (0, {"cat": 1, "dog": 1}, masks)
+    assert found.largest is not None
+    assert found.largest[0] == pytest.approx(300)
+    assert ("taken for keypoints" in said(tmp_path)) is not masks
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "obj.names"])
+def test_names_of_classes_are_those_nearest_to_the_labels(tmp_path: Path, name: str) -> None:
+    yolo(tmp_path, "a.jpg", "a.txt")
+    (tmp_path / "data.yaml").unlink()
+    put(tmp_path / name, "x\ny\n")
+    put(tmp_path / "labels" / "classes.txt", "cat\ndog\n")
+    assert set(inspect(tmp_path)[""].objects) == {"cat", "dog"}
+    assert f"labels/classes.txt; {tmp_path / name} lists others" in said(tmp_path)
+
+
+def test_faults_that_are_alike_are_said_once(tmp_path: Path) -> None:
+    for number in range(30):
+        yolo(tmp_path, f"{number}.jpg", f"{number}.txt", "0 .3 .3 .2 .2 .9\n")
+    (found,) = inspect(tmp_path).values()
+    (error,) = [finding.message for finding in found.findings if finding.is_error]
+    assert "has 5 numbers after its class (is the fifth a score, or an angle?" in error
+    assert error.endswith("(30 faults are like this)")
+    assert found.errors == 30
+
+
+def test_an_image_that_lies_with_another_split_is_noted(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_image(tmp_path / "train" / "images" / f"{name}.jpg", SIZE)
+        put(tmp_path / "train" / "labels" / f"{name}.txt", "0 .3 .3 .2 .2\n")
+    put(tmp_path / "train.txt", "train/images/a.jpg")
+    put(tmp_path / "val.txt", "val/images/b.jpg")
+    put(tmp_path / "data.yaml", "train: train.txt\nval: val.txt\nnames: [cat]\n")
+    assert "1 images of val are in the folder of another split" in said(tmp_path)
 
 
 def test_labels_of_two_images_are_noted(tmp_path: Path) -> None:

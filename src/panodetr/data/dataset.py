@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -37,7 +37,7 @@ from panodetr.data.samples import (
     Sample,
 )
 from panodetr.data.targets import Objects, segment_classes
-from panodetr.data.tree import Tree, is_image, same_split
+from panodetr.data.tree import Tree, is_image, same_split, split_of, split_of_folder
 from panodetr.errors import DataError
 from panodetr.results.types import Category
 from panodetr.validation import read_json
@@ -245,6 +245,16 @@ class Source:
         _count_absent(len(there), [*gone, *records.absent], records.place, self.tree, faults)
         if len(found) == 1:
             _count_unlisted(records, self.tree, faults)
+        if kind := split_of(split):
+            folders = {sample.path.parent for sample in there}
+            inner = {path: os.path.relpath(path, self.folder) for path in folders}
+            splits = {
+                path: split_of(split_of_folder(PurePosixPath(p))) for path, p in inner.items()
+            }
+            for sample in there:
+                if (other := splits[sample.path.parent]) and other.kind != kind.kind:
+                    text = f"{{n}} images of {split} are in the folder of another split"
+                    faults.note("missing file", text, str(sample.path))
         return Dataset(
             folder=self.folder,
             split=split,

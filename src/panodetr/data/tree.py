@@ -117,7 +117,7 @@ _COCO_KEYS = ("images", "annotations", "categories", "segments_info")
 
 _KEYS = (
     *("imagePath", "shapes", "points", "filename", "regions", "_via_img_metadata"),
-    *("file_name", "objects"),
+    *("file_name", "objects", "bbox", "bboxes", "boxes"),
 )
 
 _END = 2**20

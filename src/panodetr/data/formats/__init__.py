@@ -7,6 +7,7 @@ data set collect all faults. Both run the same lines: a reader hands each fault 
 from __future__ import annotations
 
 import colorsys
+import re
 from collections import Counter
 from collections.abc import Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,13 @@ DRAGGED = (3, 0.01)
 """Pixels, and part of the image's side, by which annotators drag boxes over the border."""
 
 MOST_OF_A_KIND = 20
-"""Faults of one kind that are listed one by one."""
+"""Faults of one kind that are listed, alike ones once."""
+
+MOST_ALIKE = 3
+"""Faults that differ in places and numbers alone: of more the first is listed, with their count."""
+
+_VARYING = re.compile(r"'[^']*'|\S*[\d/\\]\S*")
+"""What differs where faults are alike: quoted texts, numbers and paths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +63,6 @@ class Faults:
 
     Attributes:
         collect: whether to collect.
-        errors: what was collected, in the order of reading.
         fatal: the faults that are not of a single image.
         bad: a message for each image that cannot be used, by its id or path.
         as_stored: whether images that EXIF turns are annotated as they are stored, where their
@@ -64,14 +70,17 @@ class Faults:
     """
 
     collect: bool = False
-    errors: list[Finding] = field(default_factory=list[Finding])
     fatal: list[str] = field(default_factory=list[str])
     bad: dict[Hashable, str] = field(default_factory=dict["Hashable", str])
     as_stored: bool | None = None
     _notes: dict[str, tuple[FaultKind, int, str]] = field(
         default_factory=dict[str, tuple[FaultKind, int, str]]
     )
-    _counts: Counter[str] = field(default_factory=Counter[str])
+    _alike: dict[tuple[FaultKind, str], list[str]] = field(
+        default_factory=dict[tuple[FaultKind, str], list[str]]
+    )
+    _counts: Counter[tuple[FaultKind, str]] = field(default_factory=Counter[tuple[FaultKind, str]])
+    _forms: Counter[FaultKind] = field(default_factory=Counter[FaultKind])
 
     def add(self, kind: FaultKind, message: str, image: Hashable = None) -> None:
         """Report a fault.
@@ -87,9 +96,15 @@ class Faults:
         if not self.collect:
             raise DataError(message)
         message = one_line(message)
-        self._counts[kind] += 1
-        if self._counts[kind] <= MOST_OF_A_KIND:
-            self.errors.append(Finding(kind=kind, message=message, is_error=True))
+        form = kind, _VARYING.sub("", message)
+        if form not in self._alike and self._forms[kind] == MOST_OF_A_KIND:
+            form = kind, ""
+        elif form not in self._alike:
+            self._forms[kind] += 1
+        alike = self._alike.setdefault(form, [])
+        if len(alike) < MOST_ALIKE:
+            alike.append(message)
+        self._counts[form] += 1
         if image is None:
             self.fatal.append(message)
         else:
@@ -112,18 +127,22 @@ class Faults:
         return found
 
     @property
+    def errors(self) -> list[Finding]:
+        """The faults; of many that are alike the first one, with their count."""
+        found: list[Finding] = []
+        for (kind, form), alike in self._alike.items():
+            count = self._counts[kind, form]
+            if not form:
+                alike = [f"{count} more faults of the kind {kind!r} are not listed"]
+            elif count > MOST_ALIKE:
+                alike = [f"{alike[0]} ({count} faults are like this)"]
+            found += [Finding(kind=kind, message=text, is_error=True) for text in alike]
+        return found
+
+    @property
     def findings(self) -> list[Finding]:
         """All faults, and after them the notes."""
-        more = [
-            Finding(
-                kind="left out",
-                message=f"{count - MOST_OF_A_KIND} more faults of the kind {kind!r} are not listed",
-                is_error=True,
-            )
-            for kind, count in self._counts.items()
-            if count > MOST_OF_A_KIND
-        ]
-        return [*self.errors, *more, *self.notes]
+        return [*self.errors, *self.notes]
 
     @property
     def count(self) -> int:

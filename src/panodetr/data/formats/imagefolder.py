@@ -1,9 +1,17 @@
-"""Hugging Face's imagefolder: `metadata.jsonl` beside the images, a line per image, with boxes."""
+"""Hugging Face's imagefolder: beside the images `metadata`, a row an image, with boxes.
+
+It is a `.jsonl`, `.csv` or `.parquet`. `objects` holds lists of boxes and of classes, or a list of
+objects; or these lists are columns themselves. In a CSV they are JSON, or as Python prints them.
+"""
 
 from __future__ import annotations
 
+import ast
+import csv
+import io
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, cast
 
 import msgspec
 
@@ -13,37 +21,48 @@ from panodetr.data.formats.shapes import Marked, Shape, build, find_images, numb
 from panodetr.data.formats.sizes import Listed, stated_size
 from panodetr.data.samples import Records
 from panodetr.data.tree import Tree, split_of_file
-from panodetr.errors import DataError
+from panodetr.errors import DataError, MissingExtra
 from panodetr.validation import check, decode_json
 
 _Label: TypeAlias = Annotated[int, msgspec.Meta(ge=0)] | str
 
+_BOXES = ("bbox", "bboxes", "boxes")
+"""What the list of the objects' boxes may be called."""
 
 _CLASSES = ("categories", "category", "category_id", "labels", "label", "class_labels", "classes")
-"""What the list of the objects' classes may be called."""
+"""What the list of their classes may be called."""
 
-_OTHERS = frozenset(("bbox", "id", "area", "iscrowd", "image_id", "segmentation", "keypoints"))
+_OTHERS = frozenset(("id", "area", "iscrowd", "image_id", "segmentation", "keypoints"))
 """Lists that say other things of objects."""
 
+_UNREADABLE = (ValueError, SyntaxError, RecursionError, MemoryError)
 
-class _Line(msgspec.Struct):
+
+class _Row(msgspec.Struct):
     file_name: Text
-    objects: dict[str, Any] | None = None
+    objects: dict[str, Any] | list[dict[str, Any]] | None = None
     height: float | None = None
     width: float | None = None
     found: list[tuple[Box, _Label]] = []
 
-    def pair(self, place: str) -> None:
-        """Give each box its class.
+    def pair(self, place: str, row: dict[str, Any]) -> None:
+        """Give each box its class, from `objects` or else from the row's own columns.
 
         Raises:
             DataError: there are no boxes, or not as many classes.
         """
-        given = self.objects or {"bbox": []}
-        boxes = check(given.get("bbox"), list[Box], f"{place}: bbox", DataError, strict=False)
+        given: dict[str, Any] = {key: row[key] for key in (*_BOXES, *_CLASSES) if key in row}
+        if isinstance(self.objects, dict):
+            given = self.objects
+        elif self.objects is not None:
+            keys = dict.fromkeys(key for one in self.objects for key in one)
+            given = {key: [one.get(key) for one in self.objects] for key in keys}
+        name = next((key for key in _BOXES if key in given), None)
         key = next((key for key in _CLASSES if key in given), None)
+        listed = given.get(name or "", None if given else [])
+        boxes = check(listed, list[Box], f"{place}: {name or 'bbox'}", DataError, strict=False)
         labels = check(given.get(key or "", [0] * len(boxes)), list[_Label], place, DataError)
-        unknown = sorted(given.keys() - _OTHERS)
+        unknown = given.keys() - _OTHERS - set(_BOXES)
         if (key is None and unknown) or len(labels) != len(boxes):
             raise DataError(
                 f"{place} has {len(boxes)} boxes and {len(labels)} classes, with the lists "
@@ -58,25 +77,34 @@ Found: TypeAlias = dict[str, list[Path]]
 def find_imagefolder(tree: Tree) -> Found:
     """Find the files that list objects, by their splits; "" stands for none."""
     found: Found = {}
-    for path in tree.files(".jsonl"):
-        if {"objects", "file_name"} <= tree.keys_in(path):
+    for path in tree.files(".jsonl", ".csv", ".parquet"):
+        keys = tree.keys_in(path)
+        if path.suffix.lower() != ".jsonl":
+            text = tree.read_bytes(path) if path.stem == "metadata" else b""
+            keys = {key for key in ("file_name", "objects", *_BOXES) if key.encode() in text}
+        if "file_name" in keys and not keys.isdisjoint(("objects", *_BOXES)):
             found.setdefault(split_of_file(path), []).append(tree.root / path)
     return found
 
 
 def read_imagefolder(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
-    """Read the boxes of a split; classes that are numbers are called by their numbers."""
+    """Read the boxes of a split; classes that are numbers are called by their numbers.
+
+    Raises:
+        DataError: a file cannot be read at all.
+        MissingExtra: it is Parquet, and pyarrow is not installed.
+    """
     marked: list[tuple[Path, Marked]] = []
     labels: set[_Label] = set()
     for path in (path for paths in found.values() for path in paths):
         is_this = path in found[split]
-        for place, line in _read(path, faults if is_this else Faults(collect=True)):
-            labels.update(label for _, label in line.found)
+        for place, row in _read(path, faults if is_this else Faults(collect=True)):
+            labels.update(label for _, label in row.found)
             shapes = [
                 Shape(str(label), f"{place} object {number}", box=list(box))
-                for number, (box, label) in enumerate(line.found)
+                for number, (box, label) in enumerate(row.found)
             ]
-            image = Listed(named=line.file_name, size=stated_size(line.height, line.width))
+            image = Listed(named=row.file_name, size=stated_size(row.height, row.width))
             if is_this:
                 marked.append((path, Marked(image=image, place=place, shapes=shapes)))
     find_images(tree, marked, split, faults)
@@ -88,13 +116,50 @@ def read_imagefolder(tree: Tree, found: Found, split: str, faults: Faults) -> Re
     return build(images, *number_labels(map(str, labels)), faults, path)
 
 
-def _read(path: Path, faults: Faults) -> list[tuple[str, _Line]]:
-    lines: list[tuple[str, _Line]] = []
-    for number, text in enumerate(read_text(path).splitlines(), start=1):
-        place = f"{path}:{number}"
-        with faults.catching("broken entry", place):
-            if text.strip():
-                line = decode_json(text.encode(), _Line, place, DataError, strict=False)
-                line.pair(place)
-                lines.append((place, line))
-    return lines
+def _read(path: Path, faults: Faults) -> Iterator[tuple[str, _Row]]:
+    """Read the rows that are faultless."""
+    reader = {".csv": _read_csv, ".parquet": _read_parquet}.get(path.suffix.lower(), _read_lines)
+    with faults.catching("broken file"):
+        for number, given in enumerate(reader(path), start=1):
+            place = f"{path}:{number}"
+            with faults.catching("broken entry", place):
+                if isinstance(given, str):
+                    given = decode_json(given.encode(), dict[str, Any], place, DataError)
+                given.setdefault("objects", given.get("annotations"))
+                row = check(given, _Row, place, DataError, strict=False)
+                row.pair(place, given)
+                yield place, row
+
+
+def _read_lines(path: Path) -> Iterable[str]:
+    return (line for line in read_text(path).splitlines() if line.strip())
+
+
+def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        for row in csv.DictReader(io.StringIO(read_text(path))):
+            yield {key: _evaluate(value) for key, value in row.items() if key and value}
+    except csv.Error as error:
+        raise DataError(f"{path} is no CSV ({error}); write it again") from error
+
+
+def _evaluate(text: str) -> Any:
+    """Read a list or dictionary of a CSV; other text is itself."""
+    if text[:1] in ("[", "{"):
+        for decode in (msgspec.json.decode, ast.literal_eval):
+            try:
+                return decode(text)
+            except _UNREADABLE:
+                continue
+    return text
+
+
+def _read_parquet(path: Path) -> Iterable[dict[str, Any]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise MissingExtra(f"reading {path.name}", "tables") from error
+    try:
+        return cast("list[dict[str, Any]]", parquet.read_table(path).to_pylist())
+    except (ArrowException, *_UNREADABLE) as error:
+        raise DataError(f"{path} is no Parquet ({error}); write it again") from error

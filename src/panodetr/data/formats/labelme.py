@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import io
 import math
+import os
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,8 +30,9 @@ from panodetr.data.formats.shapes import (
 from panodetr.data.formats.sizes import Listed, Size, stated_size
 from panodetr.data.masks import encode_pixels
 from panodetr.data.samples import Records, RunLengths
-from panodetr.data.tree import Tree, split_of_folder
+from panodetr.data.tree import Tree, split_of_folder, utf8
 from panodetr.errors import DataError
+from panodetr.files import write_bytes
 from panodetr.validation import decode_json
 
 IGNORED = ("__ignore__", "_background_")
@@ -45,6 +48,10 @@ class _Shape(msgspec.Struct):
     shape_type: str | None = None
     group_id: int | str | None = None
     mask: str | None = None
+
+
+class _Embedded(msgspec.Struct):
+    imageData: str | None = None
 
 
 class _File(msgspec.Struct):
@@ -89,7 +96,34 @@ def read_labelme(tree: Tree, found: Found, split: str, faults: Faults) -> Record
             marked.append((path, Marked(image=image, place=str(path), shapes=shapes)))
     find_images(tree, marked, split, faults)
     find_by_file(tree, marked, split, faults)
+    for path, one in marked:
+        if one.image.path is None:
+            with faults.catching("broken file", path):
+                one.image.path = _write_image(path, faults)
     return build([one for _, one in marked], *number_labels(labels), faults, tree.root)
+
+
+def _write_image(path: Path, faults: Faults) -> Path | None:
+    """Write the image that a JSON holds to the user's cache; None where it holds none.
+
+    Raises:
+        DataError: it is broken.
+        PanodetrError: it cannot be written.
+    """
+    try:
+        text = msgspec.json.decode(utf8(path.read_bytes()), type=_Embedded).imageData
+        image = base64.b64decode(text or "")
+    except (msgspec.DecodeError, ValueError) as error:
+        raise DataError(f"{path}: its imageData is broken: {error}") from error
+    if not image:
+        return None
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    file = cache / "panodetr" / hashlib.sha256(image).hexdigest()[:16] / f"{path.stem}.png"
+    if not file.is_file():
+        write_bytes(file, image)
+    text = "{n} images are in their JSONs alone, and are written to the cache"
+    faults.note("repaired", text, str(file))
+    return file
 
 
 def _join(file: _File, path: Path, size: Size | None, faults: Faults) -> list[Shape]:

@@ -18,7 +18,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import isfinite
@@ -26,6 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeAlias, cast
 
 import msgspec
+import numpy as np
 import yaml
 
 from panodetr.data.formats import Faults, read_lines, read_text
@@ -129,6 +130,7 @@ def read_yolo(tree: Tree, found: dict[str, YoloSplit], split: str, faults: Fault
     for text in this.said:
         faults.note("class", text)
     known = this.names or MOST_UNNAMED
+    keypoints = this.keypoints or _guess_keypoints(tree, this.images, faults)
     marked: list[Marked] = []
     labels: set[Path] = set()
     unknown: list[tuple[int, str, Path]] = []  # class, place and image of a line
@@ -148,7 +150,7 @@ def read_yolo(tree: Tree, found: dict[str, YoloSplit], split: str, faults: Fault
             for place, line in _read_lines(label, faults):
                 lines += 1
                 try:
-                    shape = parse_label(line, place, this.keypoints)
+                    shape = parse_label(line, place, keypoints)
                 except DataError as error:
                     faults.add("broken entry", str(error), path)
                     continue
@@ -239,8 +241,9 @@ def parse_label(text: str, place: str, keypoints: int = 0) -> Shape:
             )
         values = values[:4]
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+        more = " (is the fifth a score, or an angle? take it away)" if len(values) == 5 else ""
         raise DataError(
-            f"{place} has {len(values)} numbers after its class; expected 4 for a box, "
+            f"{place} has {len(values)} numbers after its class{more}; expected 4 for a box, "
             "or 6 or more in pairs for a polygon"
         )
     if not number.is_integer() or number < 0:
@@ -254,6 +257,38 @@ def parse_label(text: str, place: str, keypoints: int = 0) -> Shape:
         x, y, width, height = values
         return Shape(int(number), place, box=[x - width / 2, y - height / 2, width, height])
     return Shape(int(number), place, rings=[list(values)])
+
+
+def _guess_keypoints(tree: Tree, images: Sequence[Path], faults: Faults) -> int:
+    """Give how many numbers of a row are keypoints where no YAML says so; 0 where it is not clear.
+
+    All rows but boxes have as many numbers. After the box each third one is 0, 1 or 2, as how well
+    a keypoint is seen; or else points lie within the box, whose sides would be a point far off.
+    """
+    rows: list[list[float]] = []
+    for label in filter(None, (label_file(image, tree) for image in images[:LOOKED_AT])):
+        with suppress(DataError, ValueError):  # said where the file is read
+            lines = [line.split()[1:] for line in read_lines(label) if _LINE.fullmatch(line)]
+            rows += [[float(part) for part in line] for line in lines if len(line) > 4]
+    if not rows or len({len(row) for row in rows}) > 1:
+        return 0
+    numbers = np.array(rows)
+    centre, sides, points = numbers[:, None, :2], numbers[:, None, 2:4], numbers[:, 4:]
+    count = points.shape[1]
+    clear = count % 3 == 0 and bool(np.isin(points[:, 2::3], (0, 1, 2)).all())
+    if not clear and count % 2 == 0 and count > 2:
+        points = points.reshape(len(rows), -1, 2)
+        points = np.where(points.any(axis=2, keepdims=True), points, centre)  # 0, 0: not seen
+        around = np.concatenate((points, centre), axis=1)
+        low, high = around.min(axis=1), around.max(axis=1)
+        far = np.maximum(low - sides[:, 0], sides[:, 0] - high) > high - low
+        inside = np.abs(points - centre) <= sides / 2 + OUTSIDE
+        clear = bool(inside.all() and 4 * far.any(axis=1).sum() > len(rows))
+    if not clear:
+        return 0
+    text = f"{count} numbers after a row's box are taken for keypoints, which are not read"
+    faults.note("class", f"{text}; kpt_shape would say so")
+    return count
 
 
 def label_file(image: Path, tree: Tree) -> Path | None:
@@ -477,7 +512,8 @@ def _find_without_yaml(tree: Tree, names: dict[int, str] | None = None) -> dict[
     looked = (label_file(image, tree) for image in labelled[:LOOKED_AT])
     if not any(path and _is_label(path) for path in looked):
         return {}
-    names, said = (names, list[str]()) if names else _class_list(tree)
+    folders = {label.parent for image in labelled if (label := label_file(image, tree))}
+    names, said = (names, list[str]()) if names else _class_list(tree, folders)
     folders = {image.parent for image in labelled}
     images = [image for image in images if image.parent in folders]
     splits: dict[str, list[Path]] = {}
@@ -505,21 +541,31 @@ def _is_label(path: Path) -> bool:
     return False
 
 
-def _class_list(tree: Tree) -> tuple[dict[int, str] | None, list[str]]:
-    """Read the names of the classes from the file that lists them, and what should be said."""
-    for wanted in CLASS_LISTS:
-        for folder, files in tree.folders.items():
-            path = tree.root / folder / wanted
-            there = wanted in files or wanted in tree.names_in(path.parent)
-            if there and (names := _names_of(path)):
-                return dict(enumerate(names)), [f"names of classes are those of {path}"]
-    others = list(tree.files(".names", depth=ANNOTATIONS_DEPTH))
-    if len(others) == 1:
-        return dict(enumerate(_names_of(tree.root / others[0]))), []
-    return None, [
-        "nothing names the classes, which are called by their numbers; write data.yaml with the "
-        'lines "train: FOLDER" and "names: [NAME, NAME]"'
-    ]
+def _class_list(tree: Tree, labels: Collection[Path]) -> tuple[dict[int, str] | None, list[str]]:
+    """Read the names of the classes from the file that lists them, and what should be said.
+
+    Of several the nearest to the folders of labels is taken.
+    """
+    found: list[tuple[int, Path, list[str]]] = []
+    for folder, files in tree.folders.items():
+        here = tree.root / folder
+        there = tree.names_in(here)
+        lists = [name for wanted in CLASS_LISTS if (name := there.get(wanted))]
+        if len(folder.parts) <= ANNOTATIONS_DEPTH:
+            lists += [name for name in files if name.endswith(".names") and name not in lists]
+        steps = (PurePosixPath(os.path.relpath(here, label)).parts for label in labels)
+        away = min(map(len, steps), default=0)
+        found += [(away, here / name, names) for name in lists if (names := _names_of(here / name))]
+    found.sort(key=lambda one: one[0])
+    if not found:
+        return None, [
+            "nothing names the classes, which are called by their numbers; write data.yaml with "
+            'the lines "train: FOLDER" and "names: [NAME, NAME]"'
+        ]
+    _, path, names = found[0]
+    others = [str(other) for _, other, listed in found if listed != names]
+    more = f"; {others[0]} lists others" if others else ""
+    return dict(enumerate(names)), [f"names of classes are those of {path}{more}"]
 
 
 def _names_of(path: Path) -> list[str]:
