@@ -43,6 +43,20 @@ def test_every_fault_is_listed_and_the_exit_code_is_one(
     assert kinds == ["broken file", "broken file"]
 
 
+def test_objects_that_are_too_many_for_a_model_are_noted(
+    panodetr: Program, tmp_path: Path, tiny_folder: Path
+) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+    Image.new("RGB", (96, 48)).save(tmp_path / "set" / "images" / "a.png")
+    rows = [f"0 {0.1 + number / 20} 0.5 0.04 0.2\n" for number in range(9)]
+    (tmp_path / "set" / "labels" / "a.txt").write_text("".join(rows) + "0 0.5 0.5 0.9 0.9\n")
+    done = panodetr("data", "check", "set", "--model", tiny_folder)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 10 objects are larger than a tile of 64 pixels, up to 86" in done.stdout
+    assert "and the model has 5 queries" in done.stdout
+
+
 def test_a_data_set_is_converted_and_checked_again(
     panodetr: Program, data: Path, tmp_path: Path
 ) -> None:

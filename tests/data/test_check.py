@@ -296,10 +296,12 @@ def test_all_that_is_wrong_with_id_maps_is_listed(id_folder: Path) -> None:
     assert "9.png" in notes["missing file"]
 
 
-def test_masks_of_all_objects_together_are_noted(id_folder: Path) -> None:
+@pytest.mark.parametrize("classes", [1, 2])
+def test_masks_of_all_objects_together_are_noted(id_folder: Path, classes: int) -> None:
     for path in (id_folder / "masks/cell").iterdir():
-        ids = np.asarray(Image.open(path))
-        Image.fromarray((ids > 0).astype(np.uint8) * 255).save(path)
+        ids = np.asarray(Image.open(path)).copy()
+        ids[8:15:3, 0:9:3] = 1
+        Image.fromarray((ids > 0).astype(np.uint8) * 255 - (ids == 7) * (classes - 1)).save(path)
     found = check(id_folder, "id-maps")
     assert found.errors == 0
     assert kinds(found, errors=False)[0][0] == "single id"

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from panodetr.data.dataset import Source
 from panodetr.data.tool import name_tool
 from panodetr.data.tree import Tree
+from panodetr.errors import DataError
 
 PADDING = [{"id": number} for number in range(20_000)]
 SHAPE = {"label": "cell", "points": [[0, 0], [1, 1]], "shape_type": "rectangle", "flags": {}}
@@ -70,3 +72,35 @@ def test_a_tool_is_known_by_the_marks_in_its_files(
     path.write_text(contents if isinstance(contents, str) else json.dumps(contents))
     (tmp_path / "broken.json").write_bytes(b"\xff{")
     assert name_tool(Tree(tmp_path)) == tool
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "advice"),
+    [
+        ("export.zip", "PK", "is an archive: unpack it"),
+        ("a_seg.npy", "", "is Cellpose's: save its masks as PNG or TIFF"),
+        ("annotations.xml", "<annotations><version>1.1</version>", "export as COCO 1.0"),
+        ("ann/a.jpg.json", '{"objects": [{"classTitle": "cat"}]}', "is Supervisely's"),
+        ("a.json", '[{"task_id": "1", "response": {}}]', "is Scale's"),
+        ("a.json", '[{"x": {"rectanglelabels": ["cat"]}}]', "is Label Studio's own JSON"),
+        ("train/_annotations.csv", "filename,class,xmin,ymin,xmax,ymax\n", "is a table of boxes"),
+        ("train/_classes.csv", "Pixel Value, Class\n0, cat\n", "without objects"),
+        ("labels.csv", "cat,4,5,20,15,a.jpg,64,48\n", "is a table of boxes"),
+        (
+            "label_2/000001.txt",
+            "Car 0.00" + " 1.5" * 13 + "\n",
+            "datum convert -i FOLDER -if kitti",
+        ),
+        ("labelTxt/a.txt", "gsd:0.1\n" + "4.0 " * 8 + "plane 0\n", "is DOTA's"),
+        ("notes.csv", "name,age\n", "expected one of these"),
+    ],
+)
+def test_what_has_no_reader_is_told_what_to_export(
+    tmp_path: Path, name: str, contents: str, advice: str
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(contents)
+    with pytest.raises(DataError, match="holds no data set") as caught:
+        Source(tmp_path).choose(None, None)
+    assert advice in str(caught.value)

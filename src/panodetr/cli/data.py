@@ -31,6 +31,7 @@ def check(
     *,
     split: str | None = None,
     format: Format | None = None,
+    model: str | None = None,
     json: Path | None = None,
     fix: Path | None = None,
     files: SourceOptions = SourceOptions(),  # noqa: B008 - frozen
@@ -44,6 +45,7 @@ def check(
         folder: The data set's folder, or its annotation file.
         split: One split. Default: all of them.
         format: The data set's format. Default: the first of these that is found.
+        model: Note objects that are too many for this model, or larger than its tiles.
         json: Write the findings to this file as JSON, too.
         fix: A new folder to write a copy into, in COCO's format, of all that can be used.
         files: Where its files are.
@@ -51,18 +53,21 @@ def check(
     Raises:
         UsageError: the folder for the copy exists already.
         DataError: there is no such data set or split.
-        PanodetrError: the JSON file or the copy cannot be written.
+        PanodetrError: the model cannot be read, or the JSON file or the copy cannot be written.
     """
+    from panodetr.checkpoints.load import load_spec
     from panodetr.data.check import check_split
     from panodetr.data.convert import write_clean
     from panodetr.data.tool import name_tool
     from panodetr.files import check_writable, write_json
+    from panodetr.training.notes import note_many_objects
 
     if fix is not None and fix.exists():
         raise UsageError(f"{fix} is there already; choose another --fix")
     for out in filter(None, (fix, json)):
         check_writable(out)
     source = files.open(folder)
+    spec = None if model is None else load_spec(model)
     found, splits = source.splits(format, split)
     inspections: dict[str, Inspection] = {}
     for name in splits:
@@ -74,6 +79,10 @@ def check(
     findings = [finding for one in inspections.values() for finding in one.findings]
     for finding in sorted(dict.fromkeys(findings), key=lambda finding: finding.is_error):
         print_line(f"{'error' if finding.is_error else 'note':6}{finding.kind:17}{finding.message}")
+    for name, inspection in inspections.items():
+        if spec is not None and not inspection.errors:
+            for text in note_many_objects(spec, source.open(found, name)):
+                print_line(f"note  {'many objects':17}{text}")
     if fix is not None:
         written = write_clean(source, found, splits, fix)
         print_line(f"{written} images with all of their objects that can be used are in {fix}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from scipy import ndimage
 
 from panodetr.data.dataset import Dataset, Format, Source, judge
 from panodetr.data.formats import Faults, Finding, system_errors
@@ -28,6 +29,9 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 QUERIES = 100
 """Of most published models: they find no more objects in an image."""
+
+MOST_PIECES = 2
+"""Areas an object of id maps, touching ones as one, from which a note says so."""
 
 LEAST_COVERED = 0.01
 """Share of masks' pixels below other masks from which a note says so."""
@@ -47,6 +51,7 @@ class Inspection:
         smallest: the area of the smallest object in pixels, and its image; None without objects.
         largest: likewise.
         most: the most objects in an image, and the image.
+        pieces: connected areas of id maps, where objects that touch are one.
         masked: pixels of the masks of images with several.
         visible: those of them that lie below no other mask.
     """
@@ -60,6 +65,7 @@ class Inspection:
     smallest: tuple[float, str] | None = None
     largest: tuple[float, str] | None = None
     most: tuple[int, str] = (0, "")
+    pieces: int = 0
     masked: int = 0
     visible: int = 0
 
@@ -136,6 +142,9 @@ def check_split(
         text = f"masks has the id {next(iter(ids))} alone; is that a mask of all objects together?"
         where = data.folder / data.split
         faults.note("single id", f"{where}/{text} expected a number for each")
+    elif found.pieces > MOST_PIECES * ids.total():
+        text = f"id maps have {ids.total()} objects in {found.pieces} pieces; are they of classes?"
+        faults.note("single id", f"{text} expected a number for each object")
     found.has_masks = data.has_masks
     covered = 1 - found.visible / found.masked if found.masked else 0.0
     if covered > LEAST_COVERED:
@@ -168,6 +177,7 @@ def _count(
         else:
             pixels, numbers = read_objects_map(sample)
             ids.update(numbers.tolist())
+            found.pieces += int(ndimage.label(pixels)[1])
             counts = np.unique_counts(pixels)
             areas = dict(zip(counts.values.tolist(), counts.counts.tolist(), strict=True))
             listed = [(i, False, areas[n]) for i in names for n in numbers.tolist()]

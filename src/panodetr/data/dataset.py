@@ -37,6 +37,7 @@ from panodetr.data.samples import (
     Sample,
 )
 from panodetr.data.targets import Objects, segment_classes
+from panodetr.data.tool import advise
 from panodetr.data.tree import Tree, is_image, same_split, split_of, split_of_folder
 from panodetr.errors import DataError
 from panodetr.results.types import Category
@@ -181,9 +182,10 @@ class Source:
             if self._annotations is not None and self._annotations.suffix.lower() == ".json":
                 read_json(self._annotations, dict[str, Any], DataError)  # says what is wrong
             asked = f" in the format {format}" if format else ""
+            advice = advise(self.tree) or f"expected one of these: {EXPECTED}"
             raise DataError(
-                f"{self.folder} holds no data set{asked}; expected one of these: {EXPECTED}; it "
-                f"has {self.tree.describe()}. Name them with --annotations FILE and --images DIR, "
+                f"{self.folder} holds no data set{asked}; {advice}; it has "
+                f"{self.tree.describe()}. Name them with --annotations FILE and --images DIR, "
                 "or convert with datumaro what has no reader here"
             )
         asked = (

@@ -1,4 +1,4 @@
-"""Which program wrote a data set, by what is typical of its files."""
+"""Which program wrote a data set, by what is typical of its files, and what it exports instead."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import PurePosixPath
 
     from panodetr.data.tree import Tree
@@ -19,6 +20,7 @@ _HEAD, _TAIL = 1 << 16, 1 << 12
 """Bytes at the beginning and the end of a file that are looked at."""
 
 _JSON, _XML, _YAML = (".json",), (".xml",), (".yaml", ".yml")
+_CSV, _TEXT = (".csv",), (".txt",)
 
 _MARKS: tuple[tuple[str, tuple[str, ...], bytes], ...] = (
     ("Roboflow", (*_JSON, *_XML), rb"(?i)exported from roboflow|<(annotation|database)>roboflow"),
@@ -45,14 +47,72 @@ _MARKS: tuple[tuple[str, tuple[str, ...], bytes], ...] = (
 _NAMES = (("Cellpose", r".*_(cp_masks\.\w+|seg\.npy)"),)
 
 
+_COCO = "export it as COCO"
+_DATUM = "datum convert -i FOLDER -if {} -f coco -o OUT"
+
+_FOREIGN: tuple[tuple[str, tuple[str, ...], bytes], ...] = (
+    ("is an archive: unpack it", (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"), rb""),
+    ("holds TFRecords: " + _COCO, (".tfrecord", ".record"), rb""),
+    (
+        "holds images of Hugging Face: write them as files with a metadata.jsonl",
+        (".parquet", ".arrow"),
+        rb"",
+    ),
+    ("is Cellpose's: save its masks as PNG or TIFF", (".npy",), rb""),
+    ("is CVAT's own XML: export as COCO 1.0", _XML, rb"<annotations>"),
+    ("is Supervisely's: " + _COCO, _JSON, rb'"classTitle"|"geometryType"'),
+    ("is Labelbox's: " + _COCO, (*_JSON, ".ndjson"), rb'"DataRow ID"|"data_row"|"Labeled Data"'),
+    ("is Label Studio's own JSON: " + _COCO, _JSON, rb'"(rectangle|polygon|brush)labels"'),
+    ("is VoTT's: export it as Pascal VOC", _JSON, rb'(?s)"regions".*"tags"'),
+    ("is VIA 3's: export it as COCO", _JSON, rb'(?s)"fname".*"vid"'),
+    ("is Create ML's: " + _COCO, _JSON, rb'(?s)"annotations?".*"coordinates"'),
+    ("is Scale's: convert it to COCO", _JSON, rb'(?s)"task_id".*"response"'),
+    ("is SA-1B's, without classes: convert it to COCO", _JSON, rb'"predicted_iou"'),
+    ("is Datumaro's: " + _DATUM.format("datumaro"), _JSON, rb'(?s)"categories".*"items"'),
+    ("is Cityscapes': " + _DATUM.format("cityscapes"), _JSON, rb'(?s)"imgHeight".*"polygon"'),
+    ("is BDD100K's: convert it to COCO with bdd100k's to_coco", _JSON, rb'"box2d"|"poly2d"'),
+    ("is GeoJSON: export a label image", (".geojson",), rb""),
+    ("is Open Images': " + _DATUM.format("open_images"), _CSV, rb"ImageID,Source,LabelName"),
+    (
+        "is of class maps or labels, without objects: " + _COCO,
+        _CSV,
+        rb"(?i)^(pixel value|filename, )",
+    ),
+    (
+        "is a table of boxes: " + _COCO,
+        _CSV,
+        rb"(?i)xmin|bbox|region_shape|^([^,\n]+,){4,}[^,\n]+\n",
+    ),
+    ("is KITTI's: " + _DATUM.format("kitti"), _TEXT, rb"^[A-Za-z]+( -?[\d.]+){14}"),
+    ("is DOTA's: write YOLO with a box's four corners", _TEXT, rb"(?m)^([\d.]+ ){8}[a-z]\S* [012]"),
+    ("lists boxes of several images: " + _COCO, _TEXT, rb"^\S+\.\w+ \d+,\d+,\d+,\d+,\d+"),
+)
+"""What has no reader here: what is said of a file, its suffixes, and what it holds."""
+
+
 def name_tool(tree: Tree) -> str | None:
     """Name the tool that wrote the files of a data set; None where nothing shows it."""
-    for tool, suffixes, mark in _MARKS:
-        for path in islice(tree.files(*suffixes, depth=4), _LOOKED_AT):
-            if re.search(mark, _read(tree, path)):
-                return tool
+    if found := _first(tree, _MARKS):
+        return found[0]
     names = [name for files in tree.folders.values() for name in files]
     return next((t for t, form in _NAMES if any(re.fullmatch(form, n) for n in names)), None)
+
+
+def advise(tree: Tree) -> str:
+    """Say of a folder without a data set what a file in it is, and what to do; "" if unknown."""
+    found = _first(tree, _FOREIGN)
+    return f"{found[1]} {found[0]}" if found else ""
+
+
+def _first(
+    tree: Tree, marks: Iterable[tuple[str, tuple[str, ...], bytes]]
+) -> tuple[str, PurePosixPath] | None:
+    """Give the first of some marks that a file has, and the file."""
+    for said, suffixes, mark in marks:
+        for path in islice(tree.files(*suffixes, depth=4), _LOOKED_AT):
+            if re.search(mark, _read(tree, path)):
+                return said, path
+    return None
 
 
 def _read(tree: Tree, path: PurePosixPath) -> bytes:

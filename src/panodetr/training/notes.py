@@ -66,7 +66,7 @@ def list_notes(
     yield from _note_few_steps(config)
     yield from _note_bits(config)
     yield from _note_kept(config, start)
-    yield from _note_many_objects(config, data)
+    yield from note_many_objects(config.spec, data)
 
 
 def _note_bits(config: TrainConfig) -> Iterator[str]:
@@ -110,12 +110,12 @@ def _note_kept(config: TrainConfig, start: ModelSpec | None) -> Iterator[str]:
         )
 
 
-def _note_many_objects(config: TrainConfig, data: Dataset) -> Iterator[str]:
-    """Say where an image, or a tile of a large one, has more objects than there are queries.
+def note_many_objects(spec: ModelSpec, data: Dataset) -> Iterator[str]:
+    """Say where an image, or a tile of a large one, has more objects than a model has queries.
 
     And how many objects are larger than a tile.
     """
-    queries, rule = config.spec.architecture.num_queries, config.spec.preprocessing
+    queries, rule = spec.architecture.num_queries, spec.preprocessing
     tile = rule.tile
     seen = [sample for sample in data.samples if tile is None or max(sample.size) <= tile]
     tiled = [sample for sample in data.samples if tile is not None and max(sample.size) > tile]
