@@ -146,7 +146,7 @@ def test_an_annotation_file_and_a_folder_of_images_may_be_named(
     assert panodetr("data", "convert", data, "--to", "coco-instances", "--out", "c").returncode == 0
     (tmp_path / "c" / "val").rename(tmp_path / "elsewhere")
     (tmp_path / "c" / "instances_val.json").rename(tmp_path / "c" / "marks.json")
-    (tmp_path / "c" / "other.json").write_bytes((tmp_path / "c" / "marks.json").read_bytes())
+    (tmp_path / "c" / "other.json").write_bytes((tmp_path / "c" / "marks.json").read_bytes() + b" ")
     refused = panodetr("data", "check", "c")
     assert refused.returncode == 1
     assert "marks.json and c/other.json are both of no split" in refused.stdout

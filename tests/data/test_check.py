@@ -301,7 +301,8 @@ def test_masks_of_all_objects_together_are_noted(id_folder: Path, classes: int) 
     for path in (id_folder / "masks/cell").iterdir():
         ids = np.asarray(Image.open(path)).copy()
         ids[8:15:3, 0:9:3] = 1
-        Image.fromarray((ids > 0).astype(np.uint8) * 255 - (ids == 7) * (classes - 1)).save(path)
+        pixels = np.where(ids == 7, 256 - classes, np.where(ids > 0, 255, 0))
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
     found = check(id_folder, "id-maps")
     assert found.errors == 0
     assert kinds(found, errors=False)[0][0] == "single id"

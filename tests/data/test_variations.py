@@ -221,7 +221,7 @@ def test_categories_of_coco_may_be_names(
     tmp_path: Path, ids: tuple[object, object], categories: object
 ) -> None:
     write_image(tmp_path / "a.jpg", SIZE)
-    document = coco(["a.jpg"]) | {"categories": categories}
+    document: dict[str, Any] = coco(["a.jpg"]) | {"categories": categories}
     for entry in document["annotations"]:
         entry["category_id"] = ids[entry["category_id"]]
     put(tmp_path / "train.json", json.dumps(document))
@@ -396,6 +396,28 @@ def test_labels_of_two_images_are_noted(tmp_path: Path) -> None:
     assert "1 label files are of several images" in said(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("images", "labels", "split"),
+    [
+        ("train", "train_labels", "train"),
+        ("val_images", "val_labels", "val"),
+        ("Images", "Labels", ""),
+        ("Testing/Images", "Testing/Labels", "test"),
+        ("images", "annotations", ""),
+        ("images/train2017", "yolo_labels/train2017", "train2017"),
+    ],
+)
+def test_labels_lie_in_folders_that_are_called_alike(
+    tmp_path: Path, images: str, labels: str, split: str
+) -> None:
+    write_image(tmp_path / images / "a.jpg", SIZE)
+    put(tmp_path / labels / "a.txt", "0 .3 .3 .2 .2\n")
+    put(tmp_path / "other_labels" / "a.txt", "0 .3 .3 .2 .2\n0 .6 .6 .2 .2\n")
+    put(tmp_path / "names.yaml", "names: [cat]\n")
+    assert counts(tmp_path) == {split: (1, 1)}
+    assert set(inspect(tmp_path)[split].objects) == {"cat"}
+
+
 def test_a_negative_width_is_a_fault(tmp_path: Path) -> None:
     yolo(tmp_path, "a.jpg", "a.txt", "0 .3 .3 -.005 .2\n")
     assert "has a coordinate outside 0 to 1" in said(tmp_path)
@@ -416,6 +438,50 @@ def test_attributes_of_via_that_are_not_read_are_named(tmp_path: Path) -> None:
     region = {"shape_attributes": shape, "region_attributes": {"type": "cat", "light": "dim"}}
     put(tmp_path / "via.json", json.dumps({"a1": {"filename": "a.jpg", "regions": [region]}}))
     assert "the attribute 'type' is taken for the class; others are not read" in said(tmp_path)
+
+
+def test_copies_of_annotations_are_one(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    shape = {"name": "rect", "x": 4, "y": 5, "width": 20, "height": 15}
+    entries = {"a1": {"filename": "a.jpg", "regions": [{"shape_attributes": shape}]}}
+    put(tmp_path / "via" / "export.json", json.dumps(entries))
+    put(tmp_path / "via" / "project.json", json.dumps({"_via_img_metadata": entries}, indent=1))
+    assert counts(tmp_path) == {"": (1, 1)}
+    for name in ("one.json", "two/one.json"):
+        put(tmp_path / name, json.dumps(coco(["a.jpg"])))
+    assert counts(tmp_path) == {"": (1, 2)}
+
+
+@pytest.mark.parametrize("ending", ["", "PNG"])
+def test_maps_of_vocs_masks_may_be_in_folders_called_png(tmp_path: Path, ending: str) -> None:
+    write_image(tmp_path / "JPEGImages" / "a.jpg", SIZE)
+    ids = np.zeros(SIZE, np.uint8)
+    for number, (x, y, width, height) in enumerate(BOXES, start=1):
+        ids[y : y + height, x : x + width] = number
+    for name in ("SegmentationClass", "SegmentationObject"):
+        (tmp_path / f"{name}{ending}").mkdir()
+        Image.fromarray(ids).save(tmp_path / f"{name}{ending}" / "a.png")
+    put(tmp_path / "class_names.txt", "_background_\ncat\ndog\n")
+    assert inspect(tmp_path)[""].objects == {"cat": 1, "dog": 1}
+
+
+@pytest.mark.parametrize(
+    ("images", "maps", "split"),
+    [
+        ("train_images", "train_masks", "train"),
+        ("tissue images", "label masks", ""),
+        ("BBBC006_images", "BBBC006_labels", ""),
+    ],
+)
+def test_id_maps_lie_in_folders_that_are_called_alike(
+    tmp_path: Path, images: str, maps: str, split: str
+) -> None:
+    ids = np.zeros(SIZE, np.uint8)
+    ids[4:9, 4:9], ids[20:30, 20:30] = 1, 2
+    for where, pixels in ((images, ids * 9), (maps, ids), ("other_masks", ids * 0)):
+        (tmp_path / where).mkdir()
+        Image.fromarray(pixels).save(tmp_path / where / "a.png")
+    assert counts(tmp_path) == {split: (1, 2)}
 
 
 def test_a_polygon_may_be_a_list_of_points(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_broken_lines_are_named(yolo_folder: Path, line: str, message: str) -> N
     ("text", "message"),
     [
         ("train: images/train\n", 'has no "names"'),
-        ("names: [a]\n", "names no images"),
+        ("names: [a]\n", "has class 1, which names doesn.t list"),
         ("[1, 2]", "holds no fields"),
         ("train: [\n", "is not YAML"),
         ("train: images/train\nnames: [a, a]\n", "repeats the name 'a': 0 and 1 both have"),

@@ -33,7 +33,9 @@ ANNOTATIONS_DEPTH = 4
 SPLITS = ("train", "val", "test")
 
 _SPLIT = re.compile(
+    r"(?:(?:images?|imgs?|masks?|labels?|annotations?)[_ -])?"
     r"(?P<name>train(?:ing)?|val(?:id(?:ate|ation)?)?|test(?:ing)?)(?P<year>(?:19|20)\d\d)?"
+    r"(?:[_ -]?(?:images?|imgs?|masks?|labels?|annotations?|data|set))?"
 )
 _NO_SPLIT = frozenset(("instances", "panoptic", "annotations", "coco", "default", "all"))
 IMAGE_FOLDERS = frozenset(("images", "image", "imgs", "img", "jpegimages", "photos", "pictures"))
@@ -381,7 +383,7 @@ class Images:
             if len(paths) != 1:
                 images = [file for _, file in kept if maps or not _is_truth(file[0])]
                 paths = [self._path(file) for file in images or [file for _, file in kept]]
-                paths = paths[:1] if paths and _are_copies(paths) else paths
+                paths = paths[:1] if paths and are_copies(paths) else paths
             if len(paths) == 1:
                 found.paths[name] = paths[0]
             elif paths:
@@ -432,7 +434,7 @@ class Images:
         return []
 
 
-def _are_copies(paths: Sequence[Path]) -> bool:
+def are_copies(paths: Sequence[Path]) -> bool:
     """Whether files have the same contents."""
     try:
         sizes = {path.stat().st_size for path in paths}

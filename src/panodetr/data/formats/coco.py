@@ -20,7 +20,15 @@ import msgspec
 from panodetr.data.formats import Faults
 from panodetr.data.formats.shapes import require_classes
 from panodetr.data.formats.sizes import Listed, read_headers, stated_size
-from panodetr.data.tree import ANNOTATIONS_DEPTH, Found, Tree, split_of, split_of_file, utf8
+from panodetr.data.tree import (
+    ANNOTATIONS_DEPTH,
+    Found,
+    Tree,
+    are_copies,
+    split_of,
+    split_of_file,
+    utf8,
+)
 from panodetr.errors import DataError
 from panodetr.validation import decode_json
 
@@ -38,6 +46,9 @@ Side: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Box: TypeAlias = tuple[Coordinate, Coordinate, Side, Side]
 """x, y, width, height in pixels."""
 Text: TypeAlias = Annotated[str, msgspec.Meta(min_length=1)]
+
+_Value: Any = dict[str, Any] | int | str
+"""Of a category in a mapping."""
 
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -335,7 +346,7 @@ def _list_categories(document: Document, layout: Layout, place: str) -> list[msg
     entries: list[dict[str, Any]] = []
     if isinstance(given, dict):
         for key, raw in given.items():
-            value = decode_json(raw, dict[str, Any] | int | str, f"{place}: {key}", DataError)
+            value = decode_json(raw, _Value, f"{place}: {key}", DataError)
             if isinstance(value, dict):
                 entries.append({"id": key, "name": key} | value)
             elif isinstance(value, int) or (value.isdecimal() and not key.isdecimal()):
@@ -403,7 +414,9 @@ def make_layout(tree: Tree, found: dict[str, list[Path]], split: str) -> Layout:
 
 
 def _only(paths: list[Path], kind: Kind) -> list[Path]:
-    """Keep the JSON that is called as COCO calls it, where one is."""
+    """Keep the JSON that is called as COCO calls it, where one is, or one of copies."""
+    if are_copies(paths):
+        return paths[:1]
     named = [path for path in paths if path.stem.startswith((f"{kind}_", kind))]
     return named if len(named) == 1 else paths
 

@@ -22,12 +22,13 @@ from panodetr.data.formats import Faults, things
 from panodetr.data.formats.sizes import list_images
 from panodetr.data.masks import VOID, present_ids, read_gray_id_map
 from panodetr.data.samples import MaskImage, Records
-from panodetr.data.tree import Tree, fold, holds_images, split_of_folder
+from panodetr.data.tree import Tree, holds_images, split_of, split_of_folder, words_of
 from panodetr.errors import DataError
 
 MAP_SUFFIXES = (".png", ".tif", ".tiff")
 
-_MAP_FOLDERS = frozenset({"masks", "mask", "labels", "label", "label_maps", "labelmaps"})
+_MAP_WORDS = frozenset({"masks", "mask", "labels", "label", "maps", "labelmaps", "groundtruth"})
+"""Of a folder's name; its other words are those of the images' folder, too."""
 
 _ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_instances")
 """Of the stem of an id map that is called after its image."""
@@ -115,15 +116,19 @@ def _image_folders(
 ) -> Iterator[tuple[PurePosixPath, str, str | None]]:
     """Give folders whose images may belong to the id maps of one folder, with split and class."""
     for place, part in enumerate(maps.parts if maps_in(tree, maps) else ()):
-        if fold(part) not in _MAP_FOLDERS:
+        words = set(words_of(part))
+        if words.isdisjoint(_MAP_WORDS):
             continue
         before, after = maps.parts[:place], maps.parts[place + 1 :]
+        split = next((found.name for word in words if (found := split_of(word))), None)
         for name in filter(holds_images, tree.below[PurePosixPath(*before)]):
+            if not words - _MAP_WORDS <= set(words_of(name)):
+                continue
             for rest, class_name in ((after, None), (after[:-1], after[-1])) if after else (
                 ((), None),):  # fmt: skip
                 folder = PurePosixPath(*before, name, *rest)
                 if tree.images_in(folder):
-                    yield folder, split_name((*before, *rest)), class_name
+                    yield folder, split or split_name((*before, *rest)), class_name
                     return
 
 

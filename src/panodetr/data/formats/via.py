@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -74,7 +75,7 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
         DataError: several files are of it.
     """
     (path, entries), *more = found[split]
-    if more:
+    if any(_decoded(other) != _decoded(entries) for _, other in more):
         raise DataError(
             f"{path} and {more[0][0]} are both of {f'split {split!r}' if split else 'no split'}; "
             "say which with --annotations FILE"
@@ -105,6 +106,13 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
         faults.note("class", f"no region has a label; the class is called {UNNAMED!r}")
     classes, ids = number_labels(labels or {UNNAMED})
     return build([one for _, one in marked], classes, ids, faults, path, stored=True)
+
+
+def _decoded(entries: dict[str, msgspec.Raw]) -> dict[str, Any]:
+    """Give the entries of a file so that copies are equal: a project, and what it exports."""
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {key: msgspec.json.decode(raw) for key, raw in entries.items()}
+    return {}
 
 
 def _labels(found: Found, faults: Faults) -> tuple[str, set[str]]:

@@ -35,7 +35,7 @@ def find_voc_masks(tree: Tree) -> dict[str, list[PurePosixPath]]:
     pictures = [
         path
         for path in tree.files(".png")
-        if path.parent.name == OBJECTS and path.parent.with_name(CLASSES) in tree.folders
+        if path.parent.name.startswith(OBJECTS) and _classes_of(path).parent in tree.folders
     ]
     return sort_by_split(tree, pictures, "Segmentation")
 
@@ -45,7 +45,7 @@ def read_voc_masks(
 ) -> Records:
     """List a split's images with their sizes; maps are read when objects are asked for."""
     paths = [tree.root / path for path in found[split]]
-    classes = [path.parent.with_name(CLASSES) / path.name for path in paths]
+    classes = [tree.root / _classes_of(path) for path in found[split]]
     names = _names(tree, classes, faults)
     ids = {code: number for number, code in enumerate(sorted(names), start=1)}
     marked = [
@@ -59,10 +59,15 @@ def read_voc_masks(
     ]
     find_images(tree, list(zip(paths, marked, strict=True)), split, Faults(collect=True))
     for one in marked:
-        if one.image.path is not None and one.image.path.parent.name in (OBJECTS, CLASSES):
+        if one.image.path and one.image.path.parent.name.startswith((OBJECTS, CLASSES)):
             one.image.path = None
     by_id = {ids[code]: name for code, name in names.items()}
     return build(marked, by_id, {}, faults, paths[0].parent)
+
+
+def _classes_of(path: PurePosixPath) -> PurePosixPath:
+    """Give the map of classes of a map of objects: an older labelme writes both with "PNG"."""
+    return path.parent.with_name(path.parent.name.replace(OBJECTS, CLASSES)) / path.name
 
 
 def _read_objects(

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeAlias, cast
@@ -42,6 +43,7 @@ from panodetr.data.tree import (
     loose,
     split_of,
     split_of_file,
+    words_of,
 )
 from panodetr.errors import DataError
 from panodetr.images.read import SUFFIXES
@@ -65,6 +67,8 @@ LOOKED_AT = 50
 """Label files that are looked into, where no YAML says that they are labels."""
 
 _IMAGE_FOLDERS = {"image": "images", "imgs": "images", "img": "images"}
+
+_LABEL_WORDS = frozenset(("label", "labels", "annotation", "annotations", "txt", "yolo"))
 
 _LINE = re.compile(r"\d{1,4}(\.0*)?(\s+[-+.\deE]+){4,}\s*")
 
@@ -161,7 +165,9 @@ def read_yolo(tree: Tree, found: dict[str, YoloSplit], split: str, faults: Fault
                 else:
                     unknown.append((number, place, path))
     if this.images and not labels:
-        looked = sorted({str(p) for image in this.images[:9] for p in _label_folders(image, tree)})
+        looked = sorted(
+            {str(p) for image in this.images[:9] for p in _label_folders(image.parent, tree)}
+        )
         raise DataError(
             f"no label file for any of the {len(this.images)} images of "
             f"{f'split {split!r}' if split else this.place}, first {this.images[0]}; looked "
@@ -294,21 +300,33 @@ def _guess_keypoints(tree: Tree, images: Sequence[Path], faults: Faults) -> int:
 def label_file(image: Path, tree: Tree) -> Path | None:
     """Find the file of an image's objects; None where there is none."""
     name = f"{image.stem}.txt"
-    for folder in _label_folders(image, tree):
+    for folder in _label_folders(image.parent, tree):
         names = tree.names_in(folder)
         if found := names.get(name) or names.get(loose(name)):
             return folder / found
     return None
 
 
-def _label_folders(image: Path, tree: Tree) -> list[Path]:
-    """List where an image's labels may be: where a folder becomes "labels", the last one first."""
-    parts = image.parent.parts
-    inside = tree.root in image.parents
-    places = list(reversed(range(len(tree.root.parts) - 1 if inside else 1, len(parts))))
+@lru_cache(maxsize=1000)
+def _label_folders(folder: Path, tree: Tree) -> list[Path]:
+    """List where labels of a folder's images may be: where a folder becomes "labels", last first.
+
+    Then where it becomes another one beside it that is called alike, as "train" and "train_labels".
+    """
+    parts = folder.parts
+    inside = tree.root in (folder, *folder.parents)
+    above = len(tree.root.parts)
+    places = list(reversed(range(above - 1 if inside else 1, len(parts))))
     places.sort(key=lambda place: parts[place] != "images")
     swapped = [Path(*parts[:place], "labels", *parts[place + 1 :]) for place in places]
-    return list(dict.fromkeys([*swapped, image.parent / "labels", image.parent]))
+    alike: list[Path] = []
+    for place in places if inside else ():
+        own = set(words_of(parts[place]))
+        for name in tree.below.get(PurePosixPath(*parts[above:place]), ()):
+            words = set(words_of(name))
+            if words & _LABEL_WORDS and words - _LABEL_WORDS <= own and place >= above:
+                alike.append(Path(*parts[:place], name, *parts[place + 1 :]))
+    return list(dict.fromkeys([*swapped, folder / "labels", folder, *alike]))
 
 
 def _find_yaml(tree: Tree) -> Path | None:
@@ -317,7 +335,7 @@ def _find_yaml(tree: Tree) -> Path | None:
     Raises:
         DataError: two may be meant.
     """
-    found: list[PurePosixPath] = []
+    found: list[tuple[tuple[bool, int, bool], PurePosixPath]] = []
     for path in tree.files(".yaml", ".yml", depth=ANNOTATIONS_DEPTH):
         if path.name in NAMES and len(path.parts) == 1:
             return tree.root / path
@@ -325,17 +343,17 @@ def _find_yaml(tree: Tree) -> Path | None:
             fields = load_yaml(tree.root / path)
         except DataError:
             continue
-        if "names" in fields and any(split_of(str(key)) for key in fields):
-            found.append(path)
-    found.sort(key=lambda path: (len(path.parts), path.name not in NAMES))
-    ranks = [(len(path.parts), path.name not in NAMES) for path in found[:2]]
-    same = len({tree.read_bytes(path) for path in found[:2]}) == 1
-    if len(found) > 1 and ranks[0] == ranks[1] and not same:
+        if "names" in fields:
+            no_split = not any(split_of(str(key)) for key in fields)
+            found.append(((no_split, len(path.parts), path.name not in NAMES), path))
+    found.sort(key=lambda one: one[0])
+    same = len({tree.read_bytes(path) for _, path in found[:2]}) == 1
+    if len(found) > 1 and found[0][0] == found[1][0] and not same:
         raise DataError(
-            f"{tree.root / found[0]} and {found[1]} both name classes and images; say which is "
-            "meant with --annotations FILE"
+            f"{tree.root / found[0][1]} and {found[1][1]} both name classes and images; say which "
+            "is meant with --annotations FILE"
         )
-    return tree.root / found[0] if found else None
+    return tree.root / found[0][1] if found else None
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -367,6 +385,8 @@ def _read_yaml(tree: Tree, path: Path) -> dict[str, YoloSplit]:
     names = _names(given, path)
     named = {split.kind: key for key in fields if (split := split_of(key)) and fields[key]}
     if not named:
+        if (found := _find_without_yaml(tree, names)) or path.name not in NAMES:
+            return found
         raise DataError(f"{path} names no images; expected a folder under train, val or test")
     folders = _Folders(tree, path.parent, given.path)
     parts: dict[str, list[Path]] = {}
