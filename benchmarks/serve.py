@@ -73,10 +73,10 @@ def main() -> int:
             # Every size of batch that is new to PyTorch costs it some memory, once.
             ask(Load(), url, images, expected, options.clients, options.warm_up)
             memory, load = list[float](), Load()
-            with sampling(service.pid, memory):
-                for _ in range(options.turns):
-                    loop.run(images, options.loop_seconds / options.turns)
-                    seconds = options.seconds / options.turns
+            for _ in range(options.turns):
+                loop.run(images, options.loop_seconds / options.turns)
+                seconds = options.seconds / options.turns
+                with sampling(service.pid, memory):
                     ask(load, url, images, expected, options.clients, seconds)
         finally:
             service.terminate()

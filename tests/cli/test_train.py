@@ -26,7 +26,11 @@ def test_a_run_tells_every_line_and_leaves_a_folder_that_can_be_looked_at(
     assert " left" in lines[0]
     assert "validation: thing PQ 0." in lines[1]
     run = Path("runs") / "train" / "nuclei"
-    assert done.stdout.rstrip().endswith(f"try it: panodetr segment IMAGE --model {run / 'best'}")
+    assert [line.partition(": ")[2].split() for line in done.stdout.splitlines()[-3:]] == [
+        ["panodetr", "segment", "IMAGE", "--model", f"{run / 'best'}"],
+        ["panodetr", "eval", "--data", f"{data}", "--model", f"{run / 'best'}"],
+        ["panodetr", "export", f"{run / 'best'}", "--format", "onnx"],
+    ]
     there = {path.name for path in (tmp_path / run).iterdir()}
     assert there == {
         "best", "config.json", "log.jsonl", "model", "pictures", "results.png", "states",

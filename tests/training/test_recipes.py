@@ -12,6 +12,7 @@ from panodetr.errors import UsageError
 from panodetr.model.config import detr_resnet50, detr_resnet50_panoptic, detr_resnet101_dc5
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
+from panodetr.training.objects import ObjectSizes
 from panodetr.training.recipes import RecipeData, configure
 from panodetr.training.start import check_start
 
@@ -91,11 +92,28 @@ def test_fine_tuning_has_patience_for_half_its_validations() -> None:
         found = configure("finetune", OWN, ["start=nuclei", *changes])
         return found.validate_every, found.patience
 
-    assert config() == (5 * 100 // 4, 5)
-    assert config("validate_epochs=1") == (100 // 4, 25)
-    assert config("epochs=200") == (5 * 100 // 4, 20)
+    assert config() == (12 * 100 // 8, 5)  # ten validations in 120 epochs
+    assert config("validate_epochs=1") == (100 // 8, 60)
+    assert config("epochs=200") == (20 * 100 // 8, 5)
     assert config("validate_epochs=0") == (0, 0)
-    assert config("patience=0") == (125, 0)
+    assert config("patience=0") == (150, 0)
+
+
+@pytest.mark.parametrize(
+    ("median", "large", "tile"),
+    [(23, 50, 96), (20, 60, 96), (70, 138, 292), (10, 30, 41), (70, 400, 600)],
+)
+def test_fine_tuning_chooses_tiles_by_the_objects(median: float, large: float, tile: int) -> None:
+    objects = ObjectSizes(median=median, large=large, image=640)
+    config = configure("finetune", replace(OWN, objects=objects), ["start=nuclei"])
+    rule = config.spec.preprocessing
+    assert rule.tile == pytest.approx(tile, abs=8)
+    assert rule.tile * rule.enlarge == pytest.approx(144)
+    assert rule.tile_overlap == round(rule.tile * 2 / 3)
+    assert config.augmentation.size == 144  # pyright: ignore[reportAttributeAccessIssue]
+    assert 0.98 < config.ema < 1
+    whole = configure("finetune", replace(OWN, objects=objects), ["start=nuclei", "short_side=300"])
+    assert whole.spec.preprocessing.tile is None
 
 
 def test_a_detector_has_the_datas_classes_and_the_backbone_that_is_named() -> None:
@@ -136,7 +154,7 @@ def test_fine_tuning_keeps_the_network_and_takes_the_datas_classes() -> None:
     assert config.augmentation.size == 144  # a tile of 96, enlarged
     assert config.sampling == "epochs"
     assert config.frozen_stages == 0  # its batch norms are live
-    assert config.steps == 50 * 100 // 4
+    assert config.steps == 1500  # 50 epochs would be fewer
     whole = configure("finetune", OWN, ["start=nuclei", "short_side=160"])
     rule = whole.spec.preprocessing
     assert (rule.short_side, rule.long_side, rule.tile) == (160, 267, None)

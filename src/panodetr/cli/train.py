@@ -139,7 +139,7 @@ def _class_map(pairs: list[str]) -> list[str]:
 
 
 def _closing(outcome: Outcome) -> str:
-    """Say where the model is and how to try it."""
+    """Say where the model is, and how to try, evaluate and export it."""
     command = "segment" if outcome.masks else "detect"
     text = f"the model after step {outcome.steps} is in {outcome.model}"
     if outcome.steps < outcome.planned:
@@ -148,7 +148,11 @@ def _closing(outcome: Outcome) -> str:
     if outcome.best is not None:
         best = outcome.best
         text += f"; the best one (validation {outcome.score:.3f}) in {best}"
-    return f"{text}; try it: panodetr {command} IMAGE --model {best}"
+    return (
+        f"{text}\ntry it:      panodetr {command} IMAGE --model {best}"
+        f"\nevaluate it: panodetr eval --data {outcome.data} --model {best}"
+        f"\nexport it:   panodetr export {best} --format onnx"
+    )
 
 
 def _rehearse(request: Request, device: str, *, as_json: bool) -> int:

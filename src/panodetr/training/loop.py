@@ -187,6 +187,19 @@ class Trainer:
             due = step == self.config.steps or (every > 0 and step % every == 0)
         return self.truth is not None and due and self.state.validated < step
 
+    def _warn_of_nothing_learned(self) -> None:
+        """Say, once a third of the steps are done, that no validation has found anything yet."""
+        config, step = self.config, self.state.step
+        third, every = config.steps / 3, config.validate_every or config.steps
+        if step - every < third <= step < config.steps and not self.state.best:
+            self.observer.note(
+                f"after {step} of {config.steps} steps validation still finds nothing; look at "
+                f"{self.folder.pictures}: are the boxes of batch_1.png where the objects are, and "
+                "of the right class? If so, the objects may be too small or too large for what "
+                "the model sees, the classes may differ in val, or the learning rate may be too "
+                "low; or it takes more steps"
+            )
+
     def _is_out_of_patience(self) -> bool:
         """Whether validations have brought nothing better for too long, once one found anything."""
         return bool(self.state.best) and 0 < self.config.patience <= self.state.stale
@@ -230,5 +243,6 @@ class Trainer:
                 figures = {"step": state.step, **found.metrics}
                 self.folder.save_model(self.folder.best, spec, model, figures)
         self.observer.validated(found, model)
+        self._warn_of_nothing_learned()
         self._save()
         self._since += time.perf_counter() - began  # the speed is that of learning

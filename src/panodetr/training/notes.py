@@ -5,19 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 
-import numpy as np
-from numpy.typing import NDArray
-
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.data.augment import View
-from panodetr.data.dataset import Dataset, read_objects
-from panodetr.data.formats.id_maps import read_objects_map
-from panodetr.data.samples import AnySample, MaskImage, Sample
-from panodetr.data.targets import view_target
+from panodetr.data.dataset import Dataset
 from panodetr.errors import DataError
 from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.images.views import lay_tiles
 from panodetr.training.config import TrainConfig
+from panodetr.training.objects import count_objects, object_boxes, spread
 from panodetr.training.optimizer import learning_rate_factor
 
 NO_VALIDATION = "none"
@@ -98,7 +92,15 @@ def _note_few_steps(config: TrainConfig) -> Iterator[str]:
 def _note_kept(config: TrainConfig, start: ModelSpec | None) -> Iterator[str]:
     """Say how a model of tiles will look at objects that it has never seen."""
     rule = config.spec.preprocessing
-    if start is None or rule.tile is None or rule.tile != start.preprocessing.tile:
+    if start is None or rule.tile is None:
+        return
+    if rule.tile != start.preprocessing.tile:
+        yield (
+            f"images are seen in tiles of {rule.tile} pixels, at {rule.enlarge:.2g} of their size, "
+            f"so that objects are as large as those that {config.start} has learned; choose "
+            "yourself: --set spec.preprocessing.tile=N --set spec.preprocessing.enlarge=X, or see "
+            "images whole: --set short_side=800"
+        )
         return
     joined = {config.class_map.get(c.name, c.name).casefold() for c in config.spec.categories}
     if joined.isdisjoint(c.name.casefold() for c in start.categories if c.is_thing):
@@ -124,13 +126,13 @@ def note_many_objects(spec: ModelSpec, data: Dataset) -> Iterator[str]:
     most, fullest = 0, None
     for sample in seen:
         with suppress(DataError):  # the run skips what cannot be read, and counts it
-            count = _count_objects(sample, queries)
+            count = count_objects(sample, queries)
             if count > most:
                 most, fullest = count, sample.path
     objects, larger, largest = 0, 0, 0
-    for sample in tiled[:: -(-len(tiled) // COUNTED_TILED) or 1]:
+    for sample in spread(tiled, COUNTED_TILED):
         with suppress(DataError):
-            boxes = _object_boxes(sample, data)
+            boxes = object_boxes(sample, data)
             sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
             objects, larger = objects + len(boxes), larger + int((sides > (tile or 0)).sum())
             largest = max(largest, round(sides.max(initial=0)))
@@ -150,24 +152,3 @@ def note_many_objects(spec: ModelSpec, data: Dataset) -> Iterator[str]:
             f"{fullest} has {most} objects, and the model has {queries} queries: it cannot find "
             f"more; give it more: --set spec.architecture.num_queries={most}"
         )
-
-
-def _object_boxes(sample: AnySample, data: Dataset) -> NDArray[np.float32]:
-    """Give the boxes (N, 4) x0, y0, x1, y1 of an image's objects, in pixels."""
-    objects = read_objects(sample, data.index_of, with_masks=False)
-    if objects.boxes is not None:
-        return objects.boxes
-    things = np.array([category.is_thing for category in data.categories])
-    target = view_target(objects, View(window=(0, 0, *sample.size), size=sample.size))
-    return target.boxes[things[target.classes]]
-
-
-def _count_objects(sample: AnySample, enough: int) -> int:
-    """Count an image's objects or segments, crowds left out where there are more than `enough`."""
-    if isinstance(sample, MaskImage):
-        return read_objects_map(sample)[1].size
-    if isinstance(sample, Sample):
-        return sum(not segment.is_crowd for segment in sample.segments)
-    if len(sample.objects) <= enough:
-        return len(sample.objects)
-    return sum(not truth["iscrowd"] for truth in sample.objects)

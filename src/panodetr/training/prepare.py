@@ -22,6 +22,7 @@ from panodetr.files import write_json
 from panodetr.images.read import find_bits
 from panodetr.training.config import TrainConfig, split_change
 from panodetr.training.notes import NO_VALIDATION, list_notes
+from panodetr.training.objects import measure_objects
 from panodetr.training.recipes import RecipeData, configure, find_recipe, read_start
 from panodetr.training.step import check_bad_images
 from panodetr.training.validate import choose_tasks, hold_out, open_truth
@@ -135,9 +136,11 @@ def prepare(request: Request) -> Prepared:
             images=len(data.samples),
             masks=data.has_masks,
             start=request.start,
+            objects=objects,
         )
         return configure(recipe, facts, changes)
 
+    objects = None if request.start is None else measure_objects(data)
     changes = request.changes
     config, held, validated = configured(data), None, None
     bits = find_bits([s.path for s in data.samples], config.spec.preprocessing.channels)

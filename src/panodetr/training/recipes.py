@@ -33,6 +33,7 @@ from panodetr.model.config import (
 from panodetr.objective.config import CriterionConfig
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig, override, parse_value, split_change
+from panodetr.training.objects import ObjectSizes
 from panodetr.validation import Count, Positive
 
 
@@ -45,13 +46,22 @@ class RecipeData:
         images: in the split that is learned from.
         masks: whether every object has a mask.
         start: what the checkpoint to start from says of itself; None lets `configure` ask it.
+        objects: how large they are; None where nobody has measured.
     """
 
     categories: tuple[Category, ...]
     images: int
     masks: bool
     start: ModelSpec | None = None
+    objects: ObjectSizes | None = None
 
+
+LEAST_STEPS = 1500
+"""Of `finetune`, which 50 epochs of a few images are not."""
+
+SEEN_SIDE = 35
+"""The longer side of an object, in pixels of the model's input, that tiles are chosen for: the
+median of the bundled model's nuclei."""
 
 Recipe: TypeAlias = Callable[..., TrainConfig]
 """A function from the data, and from what its signature says besides, to a configuration."""
@@ -163,18 +173,21 @@ def finetune(
     data: RecipeData,
     *,
     start: str | None = None,
-    epochs: Positive = 50,
-    validate_epochs: Count = 5,
-    batch_size: Positive = 4,
+    epochs: Positive | None = None,
+    validate_epochs: Count | None = None,
+    batch_size: Positive | None = None,
     short_side: Positive | None = None,
     class_map: dict[str, str] | None = None,
 ) -> TrainConfig:
     """Any checkpoint (`start`) on your own images and classes: a short run at the paper's rates.
 
-    Images are seen as the checkpoint's were, or whole and resized to `short_side`. The run ends
-    early once half its validations in a row have brought nothing better. Fewer would end runs that
-    got better in their first quarter before the last one, in which the learning rate falls, and
-    with it most of what is left of the loss.
+    A model of tiles sees objects as large as those that it has learned, and whole in a tile: the
+    data's objects decide tiles and scale. Other images are seen as the checkpoint's were, or all
+    are whole and resized to `short_side`. There are 50 epochs, or more where that would be few
+    steps, and ten validations. The run ends early once half of them in a row have brought nothing
+    better. Fewer would end runs that got better in their first quarter before the last one, in
+    which the learning rate falls, and with it most of what is left of the loss. What is validated
+    and kept is a moving average of the weights.
     """
     if start is None:
         raise UsageError(
@@ -184,9 +197,16 @@ def finetune(
     trained = data.start
     assert trained is not None
     rule, old = trained.preprocessing, trained.architecture
+    in_tiles = rule.tile is not None and short_side is None
+    batch_size = batch_size or (8 if in_tiles else 4)
+    epochs = epochs or max(50, -(-LEAST_STEPS * batch_size // data.images))
+    if validate_epochs is None:
+        validate_epochs = max(1, epochs // 10)
     if isinstance(old, EomtConfig):
         return _finetune_eomt(trained, data, start, epochs, validate_epochs, batch_size, class_map)
     assert isinstance(old, DetrConfig)
+    if in_tiles and data.objects is not None:
+        rule = fit_tiles(rule, data.objects)
     if short_side is not None:
         whole = replace(rule, enlarge=1.0, tile=None, tile_overlap=0)
         rule = replace(whole, short_side=short_side, long_side=round(short_side * 1333 / 800))
@@ -218,9 +238,26 @@ def finetune(
         backbone_learning_rate=1e-4 if live else 1e-5,
         warmup=min(100, steps // 10),
         decay=steps // 4,
+        ema=max(0.0, 1 - 20 / steps),  # of the last twentieth, mostly
         validate_every=_steps(data, validate_epochs, batch_size),
         patience=max(1, round(epochs / validate_epochs / 2)) if validate_epochs else 0,
     )
+
+
+def fit_tiles(rule: Preprocessing, objects: ObjectSizes) -> Preprocessing:
+    """Choose tiles in which objects are as large as a model has learned them, and mostly whole.
+
+    Args:
+        rule: of the model, in tiles.
+        objects: those of the data.
+    """
+    assert rule.tile is not None
+    seen, shared = rule.tile * rule.enlarge, rule.tile_overlap * rule.enlarge
+    tile = round(seen / min(SEEN_SIDE / objects.median, shared / objects.large))
+    if 0.75 <= tile / rule.tile <= 1.33:
+        return rule
+    overlap = round(tile * rule.tile_overlap / rule.tile)
+    return replace(rule, tile=tile, tile_overlap=overlap, enlarge=seen / tile)
 
 
 def _finetune_eomt(

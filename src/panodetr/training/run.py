@@ -31,6 +31,7 @@ class Outcome:
     """What a run has left.
 
     Attributes:
+        data: the data set's folder.
         model: the folder of the model after the last step.
         best: that of the model with the best validation; None without validation.
         score: of that validation.
@@ -39,6 +40,7 @@ class Outcome:
         planned: steps that were to be done: more than `steps` where patience was lost.
     """
 
+    data: Path
     model: Path
     best: Path | None
     score: float | None
@@ -142,7 +144,9 @@ def train(
         accelerator.end_training()
     if not main:
         return None
+    assert prepared.request.data is not None
     return Outcome(
+        data=prepared.request.data,
         model=folder.model,
         best=None if state.best is None else folder.best,
         score=state.best,
