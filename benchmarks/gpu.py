@@ -109,7 +109,7 @@ class Ours:
         self.model = load(model.folder, device=device, precision=precision, batch=max(BATCHES))
         self.image = image
         size = processed_size(image.shape[:2], self.model.spec.preprocessing)
-        self.found = self.model.runtime.detect(resize(image, size)[None], None)
+        self.found = self.model.runtime.detect(np.stack([resize(image, size)]), None)
         self.threshold = threshold_keeping(self.found.logits[0], kept)
 
     def segment(self, count: int) -> None:

@@ -96,7 +96,9 @@ def measure(data: Path, side: int, model: str, *, largest: bool) -> dict[str, fl
         seconds[name] = round(time.perf_counter() - began, 3)
         return done
 
+    busy = time.process_time()
     result = step("segment", lambda: predictor.segment(image))
+    seconds["CPU"] = round(time.process_time() - busy, 3)
     seconds["MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     step("drawing", result.draw)
     step("JSON", lambda: json.dumps(result.to_dict()))

@@ -30,7 +30,7 @@ from panodetr.images.resize import resize
 from panodetr.images.sources import find_sources
 from panodetr.loading import predictor_of
 from panodetr.model.detr import Detr
-from panodetr.predict import READ_AHEAD, Predictor, Task
+from panodetr.predict import READ_AHEAD, TASKS, Predictor, Task
 from panodetr.results.masks import Masks, NumpyMasks
 from panodetr.results.result import PanopticResult
 from panodetr.runtimes.base import Prediction, Runtime
@@ -335,6 +335,27 @@ class Told(Runtime):
         for number in range(1, 5):
             masks[number, 2:6, 3 * number : 3 * number + 2] = 2
         return [NumpyMasks(masks[own]) for own in queries]
+
+
+def test_the_mask_of_a_query_that_is_alone_is_not_computed(tiny_spec: ModelSpec) -> None:
+    class One(Told):
+        """Finds the first nucleus alone."""
+
+        def detect(self, images: NDArray[np.uint8], padding: object) -> Told:
+            super().detect(images, padding)
+            self.logits[:, 1:] = (-9, -9, -9, 9)
+            return self
+
+        def masks(self, queries: Sequence[NDArray[np.intp]]) -> list[Masks]:
+            asked.append([len(own) for own in queries])
+            return super().masks(queries)
+
+    asked: list[list[int]] = []
+    model = Predictor(tiny_spec, One())
+    for task in TASKS:
+        (segment,) = model.segment(noise(60, 50), task=task).segments
+        assert (segment.label, segment.area) == ("nucleus", 60 * 50)
+    assert asked == [[0], [1], [5]]
 
 
 def test_warnings_say_where_objects_exceed_queries_or_tiles(tiny_spec: ModelSpec) -> None:

@@ -35,7 +35,7 @@ from panodetr.results.decode import (
     keep_queries,
     scale_boxes,
 )
-from panodetr.results.masks import Masks, mask_boxes
+from panodetr.results.masks import Masks, NumpyMasks, mask_boxes
 from panodetr.results.panoptic import (
     SegmentMap,
     classify_pixels,
@@ -75,6 +75,9 @@ SURE = 0.8
 
 NEARLY_ALL = 0.9
 """Part of the queries that have found something, from which there may be more to find."""
+
+ANY_MASK = NumpyMasks(np.zeros((1, 1, 1), np.float32))
+"""Stands for a mask that need not be computed."""
 
 DETECTION_THRESHOLD = 0.5
 """Least score of a detected object, unless the caller says otherwise."""
@@ -537,7 +540,12 @@ class Predictor:
                 queries, scores, classes = queries[things], scores[things], classes[things]
             chosen.append(queries)
             found.append((scores, classes))
-        masks = _masks_of(views, prediction, chosen)
+        # A query alone gets every pixel, whatever its mask: so in most tiles of a sparse image.
+        every_pixel = task == "panoptic" and self.spec.overlap is None
+        alone = [every_pixel and len(own) == 1 for own in chosen]
+        asked = [own[:0] if one else own for own, one in zip(chosen, alone, strict=True)]
+        masks = _masks_of(views, prediction, asked)
+        masks = [ANY_MASK if one else own for own, one in zip(masks, alone, strict=True)]
         kept = zip(prediction.logits, masks, found, strict=True)
         return [(logits, own, *best) for logits, own, best in kept]
 

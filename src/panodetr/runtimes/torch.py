@@ -255,12 +255,11 @@ def compute_masks(
     at_once = max(1, CACHED_PIXELS // (shared[-1].shape[-2] * shared[-1].shape[-1]))
     counts = image.bincount(minlength=len(states)).tolist()
     assert model.mask_head is not None
-    heads = [
-        CpuMasks(model.mask_head, tuple(maps[number : number + 1] for maps in shared))
-        for number in range(len(counts))
-    ]
-    parts = zip(heads, attention.split(counts), strict=True)
-    masks = [head.refine(part) for head, own in parts for part in own.split(at_once)]
+    masks = [attention.new_zeros((0, *shared[-1].shape[-2:]))]
+    for number, own in enumerate(attention.split(counts)):
+        if len(own):
+            head = CpuMasks(model.mask_head, tuple(maps[number : number + 1] for maps in shared))
+            masks += [head.refine(part) for part in own.split(at_once)]
     return torch.cat(masks)  # N, h, w
 
 
