@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         DetrImageProcessor,
         EomtForUniversalSegmentation,
         EomtImageProcessor,
+        from_transformers,
     )
     from panodetr.errors import PanodetrError
     from panodetr.loading import load
@@ -39,6 +40,7 @@ __all__ = [
     "Predictor",
     "Segment",
     "__version__",
+    "from_transformers",
     "load",
 ]
 
@@ -56,6 +58,7 @@ _HOMES = {
     "PanopticResult": "panodetr.results.result",
     "Predictor": "panodetr.predict",
     "Segment": "panodetr.results.types",
+    "from_transformers": "panodetr.compat",
     "load": "panodetr.loading",
 }
 

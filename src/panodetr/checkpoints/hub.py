@@ -36,11 +36,17 @@ from panodetr.validation import read_json
 
 _PATIENCE = 1.5  # seconds that the hub may take for its first answer
 _OFFLINE = "offline mode is on; unset HF_HUB_OFFLINE to fetch it"
+_CACHE_ONLY = "local_files_only is true; leave it out to fetch it"
 _TASKS: dict[bool, Literal["panoptic", "detection"]] = {True: "panoptic", False: "detection"}
 
 
 def fetch(
-    hub_id: str, revision: str | None = None, *, file: str | None = None, weights: bool = True
+    hub_id: str,
+    revision: str | None = None,
+    *,
+    file: str | None = None,
+    weights: bool = True,
+    client: Mapping[str, Any] | None = None,
 ) -> Path:
     """Fetch a checkpoint's files, and only those that are needed, all of one commit.
 
@@ -50,6 +56,8 @@ def fetch(
         file: one file of weights, with the folders that it lies in there; what describes it comes
             along where it is a model's usual file. None takes the model's own.
         weights: whether the model's weights are needed, or only what describes them.
+        client: of the arguments of `hf_hub_download`: `cache_dir`, `token`, `local_files_only`,
+            `force_download`.
 
     Returns:
         The folder, or the file, in the cache.
@@ -60,7 +68,9 @@ def fetch(
     """
     inner = PurePosixPath(file or CONFIG_FILE)
     with _quiet():
-        get = partial(_fetch_file, hub_id, _why_unreachable())
+        given = dict(client or {})
+        unreachable = _CACHE_ONLY if given.pop("local_files_only", False) else _why_unreachable()
+        get = partial(_fetch_file, hub_id, unreachable, given)
         found = get(str(inner), revision)
         if found is None and file is None:
             raise CheckpointError(f"{hub_id} on the hub has no {CONFIG_FILE}; is it a model?")
@@ -125,7 +135,11 @@ def _why_unreachable() -> str | None:
 
 
 def _fetch_file(
-    hub_id: str, unreachable: str | None, name: str, revision: str | None
+    hub_id: str,
+    unreachable: str | None,
+    client: Mapping[str, Any],
+    name: str,
+    revision: str | None,
 ) -> Path | None:
     """Fetch one file, or find it in the cache; None where the model has no such file.
 
@@ -136,10 +150,12 @@ def _fetch_file(
 
     cached = unreachable is not None
     try:
-        return Path(hf_hub_download(hub_id, name, revision=revision, local_files_only=cached))
+        found = hf_hub_download(hub_id, name, revision=revision, local_files_only=cached, **client)
+        return Path(found)
     except errors.LocalEntryNotFoundError as error:
         # The hub was not asked. The cache knows of a file that was missing when it was.
-        known = try_to_load_from_cache(hub_id, name, revision=revision)
+        cache = client.get("cache_dir")
+        known = try_to_load_from_cache(hub_id, name, cache_dir=cache, revision=revision)
         if known is not None and not isinstance(known, str):
             return None
         line = (
@@ -147,8 +163,8 @@ def _fetch_file(
             f"({unreachable or _first_line(error.__cause__ or error)}); check the network, or give "
             "a folder"
         )
-        if unreachable == _OFFLINE:
-            line = f"{name} of {hub_id} is not in the cache, and {_OFFLINE}"
+        if unreachable in (_OFFLINE, _CACHE_ONLY):
+            line = f"{name} of {hub_id} is not in the cache, and {unreachable}"
         raise CheckpointError(line) from error
     except errors.EntryNotFoundError:
         return None

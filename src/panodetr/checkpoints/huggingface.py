@@ -81,6 +81,7 @@ class _Backbone:
     downsample_in_bottleneck: bool = False
     backbone: str | None = None
     output_stride: int | None = None
+    out_features: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,7 @@ class _Config:
     backbone: str | None = None
     backbone_config: _Backbone | None = None
     dilation: bool | None = None
+    auxiliary_loss: bool = False
     panodetr: dict[str, Any] | None = None
 
 
@@ -160,10 +162,12 @@ def write_huggingface(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
     config = {
         "architectures": [kind],
         "model_type": model_type,
-        **_write_backbone(shape.backbone),
+        **_write_backbone(shape.backbone, shape.mask_stages),
         "activation_function": "relu",
         **{theirs: getattr(shape, ours) for theirs, ours in _SAME.items()},
         "attention_dropout": shape.dropout,
+        "activation_dropout": shape.dropout,
+        "auxiliary_loss": shape.normed_states,
         "is_encoder_decoder": True,
         **write_labels(spec),
         "panodetr": spec_to_json(spec),
@@ -237,7 +241,9 @@ def _read_model(
             backbone=_read_backbone(config),
             num_classes=classes,
             pre_norm=config.model_type == "table-transformer",
+            normed_states=config.auxiliary_loss,
             masks=any("DetrForSegmentation" in kind for kind in config.architectures or ()),
+            mask_stages=_read_mask_stages(config.backbone_config),
             **shape,
         ),
         categories=categories,
@@ -314,15 +320,27 @@ def _read_backbone(config: _Config) -> ResNetConfig:
             raise ValueError(f"backbone_config.{key} is true; this backbone has its strides fixed")
     expansion = 4 if inner.layer_type == "bottleneck" else 1
     a, b, c, d = (width // expansion for width in inner.hidden_sizes)
+    even = not any(width % expansion for width in inner.hidden_sizes)
     return ResNetConfig(
         block=inner.layer_type,
         depths=inner.depths,
         widths=(a, b, c, d),
+        outputs=None if even else inner.hidden_sizes,
         stem_width=inner.embedding_size,
     )
 
 
-def _write_backbone(backbone: ResNetConfig) -> dict[str, Any]:
+def _read_mask_stages(backbone: _Backbone | None) -> tuple[int, int, int]:
+    """Find what the mask head refines masks with: the first three maps that the backbone gives."""
+    names = [f"stage{stage}" for stage in range(1, 5)]
+    given = list((backbone and backbone.out_features) or names)
+    if backbone is not None and backbone.model_type == "resnet" and given[-1] != names[-1]:
+        raise ValueError(f"backbone_config.out_features is {given}; expected stage4 as the last")
+    known = [names.index(name) for name in given if name in names]  # timm has names of its own
+    return (known[2], known[1], known[0]) if len(known) > 2 else (2, 1, 0)
+
+
+def _write_backbone(backbone: ResNetConfig, stages: tuple[int, int, int]) -> dict[str, Any]:
     usual = ResNetConfig()
     for key in ("strides", "stem_stride", "stem_pool"):
         if getattr(backbone, key) != getattr(usual, key):
@@ -345,7 +363,7 @@ def _write_backbone(backbone: ResNetConfig) -> dict[str, Any]:
             "depths": list(backbone.depths),
             "embedding_size": backbone.stem_width,
             "hidden_sizes": list(backbone.stage_channels),
-            "out_features": [f"stage{stage}" for stage in range(1, 5)],
+            "out_features": [f"stage{stage + 1}" for stage in sorted({*stages, 3})],
         },
     }
 

@@ -79,7 +79,21 @@ def load_checkpoint(
         CheckpointError: there is no such model, it cannot be fetched, or its files are damaged or
             do not fit each other, or there are not as many names as classes.
     """
-    place = locate(source, revision)
+    return load_place(locate(source, revision), source, dilation, names=names)
+
+
+def load_place(
+    place: Path,
+    source: str | Path,
+    dilation: bool | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    keep_double: bool = False,
+) -> tuple[ModelSpec, Network]:
+    """Load what `locate` has found for a source; otherwise as `load_checkpoint`.
+
+    `keep_double` leaves float64 as it is, which otherwise becomes float32 as other floats do.
+    """
     with warnings.catch_warnings() if names is not None else nullcontext():
         if names is not None:
             warnings.simplefilter("ignore", CheckpointWarning)
@@ -96,9 +110,30 @@ def load_checkpoint(
     with torch.device("meta"), _NoValues():
         model = build(spec.architecture)
     tables = EOMT_TABLES if isinstance(spec.architecture, EomtConfig) else DETR_TABLES
-    state = _read(weights, find_table(weights, tables), model.state_dict())
+    state = _read(weights, find_table(weights, tables), model.state_dict(), keep_double)
     model.load_state_dict(state, assign=True)
     return spec, model.eval()
+
+
+def share_weights(spec: ModelSpec, weights: Weights) -> Network:
+    """Build a model over weights that are in memory, without copying them.
+
+    Args:
+        spec: of the model.
+        weights: under any names that checkpoints have.
+
+    Raises:
+        CheckpointError: they are no such model's, or do not fit the specification.
+    """
+    with torch.device("meta"), _NoValues():
+        model = build(spec.architecture)
+    tables = EOMT_TABLES if isinstance(spec.architecture, EomtConfig) else DETR_TABLES
+    table, expected = find_table(weights, tables), model.state_dict()
+    check_shapes(
+        weights.file, weights.tensors, table.from_ours(expected, prefix_in(weights.tensors))
+    )
+    model.load_state_dict(table.to_ours(weights.tensors, expected), assign=True)
+    return model.eval()
 
 
 def load_spec(
@@ -161,11 +196,18 @@ def _load_vit(weights: Weights, config: VitConfig) -> State:
     return fit(_read(replace(weights, tensors=own), table, expected), table, config)
 
 
-def locate(source: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
+def locate(
+    source: str | Path,
+    revision: str | None = None,
+    *,
+    weights: bool = True,
+    client: Mapping[str, Any] | None = None,
+) -> Path:
     """Find the folder or file that a user means, fetching it where it is on the hub.
 
     A file that its folder's configuration describes stands for the folder. `weights` says whether
-    those of an id on the hub are needed.
+    those of an id on the hub are needed, and `client` is what its client is given beside; source,
+    revision and errors are those of `load_checkpoint`.
     """
     known = bundled()
     place = known.get(source) if isinstance(source, str) else None
@@ -175,7 +217,7 @@ def locate(source: str | Path, revision: str | None = None, *, weights: bool = T
         raise CheckpointError(f"{source} is not on the hub and has no revision {revision!r}")
     on_hub = _on_hub(source) if isinstance(source, str) else None
     if place is None and on_hub is not None:
-        place = fetch(on_hub[0], revision, file=on_hub[1], weights=weights)
+        place = fetch(on_hub[0], revision, file=on_hub[1], weights=weights, client=client)
     if place is None:
         names = [*known, *(model.hub_id for model in PUBLISHED)]
         hint = did_you_mean(str(source), names, f"bundled: {', '.join(known)}")
@@ -287,7 +329,12 @@ class _NoValues(TorchFunctionMode):
         return func(*args, **given)
 
 
-def _read(weights: Weights, table: NameTable, model: Mapping[str, torch.Tensor]) -> State:
+def _read(
+    weights: Weights,
+    table: NameTable,
+    model: Mapping[str, torch.Tensor],
+    keep_double: bool = False,
+) -> State:
     """Copy the weights of a model that is on the meta device; floats become float32.
 
     What was copied is put out of memory at once, so that a large model is not there twice.
@@ -296,7 +343,8 @@ def _read(weights: Weights, table: NameTable, model: Mapping[str, torch.Tensor])
     check_shapes(weights.file, tensors, table.from_ours(model, prefix_in(tensors)))
     copies: State = {}
     for key, tensor in table.to_ours(tensors, model).items():
-        kind = torch.float32 if tensor.is_floating_point() else tensor.dtype
+        kept = not tensor.is_floating_point() or (keep_double and tensor.dtype == torch.float64)
+        kind = tensor.dtype if kept else torch.float32
         copies[key] = tensor.to(kind, memory_format=torch.contiguous_format, copy=True)
         put_away(tensor)
         if tensor.is_floating_point() and not copies[key].isfinite().all():

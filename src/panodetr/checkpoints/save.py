@@ -132,6 +132,8 @@ def _save_facebook(path: Path, spec: ModelSpec, state: State) -> Path:
     if not isinstance(shape, DetrConfig):
         named = EOMT_ORIGINAL.from_ours(state) | eomt_constants(spec)
         return _save_file(path, {"state_dict": _stored(named)})
+    if shape.normed_states:
+        raise ValueError("architecture.normed_states is true, which has no place there")
     # Plain values, where the original keeps a Namespace: any `torch.load` accepts them.
     arguments = {
         "backbone": resnet_name(shape.backbone),

@@ -5,6 +5,7 @@ of transformers' classes of these names, and the processors prepare images and r
 theirs do. What differs, and why, stands in `docs/how-to/from-transformers.md`.
 """
 
+from panodetr.compat.config import DetrConfig
 from panodetr.compat.eomt import (
     EomtForUniversalSegmentation,
     EomtForUniversalSegmentationOutput,
@@ -13,10 +14,12 @@ from panodetr.compat.eomt import (
 from panodetr.compat.inputs import BatchFeature
 from panodetr.compat.models import DetrForObjectDetection, DetrForSegmentation
 from panodetr.compat.outputs import DetrObjectDetectionOutput, DetrSegmentationOutput
+from panodetr.compat.predictor import from_transformers
 from panodetr.compat.processor import DetrFeatureExtractor, DetrImageProcessor, rgb_to_id
 
 __all__ = [
     "BatchFeature",
+    "DetrConfig",
     "DetrFeatureExtractor",
     "DetrForObjectDetection",
     "DetrForSegmentation",
@@ -26,5 +29,6 @@ __all__ = [
     "EomtForUniversalSegmentation",
     "EomtForUniversalSegmentationOutput",
     "EomtImageProcessor",
+    "from_transformers",
     "rgb_to_id",
 ]

@@ -67,16 +67,18 @@ def make_shortcut(norm: NormKind, inputs: int, outputs: int, stride: int) -> nn.
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut (ResNet-18 and -34)."""
 
-    def __init__(self, inputs: int, width: int, stride: int, dilation: int, norm: NormKind) -> None:
+    def __init__(
+        self, inputs: int, width: int, outputs: int, stride: int, dilation: int, norm: NormKind
+    ) -> None:
         super().__init__()
         self.conv1 = conv3x3(inputs, width, stride, dilation)
         self.norm1 = make_norm(norm, width)
-        self.conv2 = conv3x3(width, width)
-        self.norm2 = make_norm(norm, width)
-        self.shortcut = make_shortcut(norm, inputs, width, stride)
+        self.conv2 = conv3x3(width, outputs)
+        self.norm2 = make_norm(norm, outputs)
+        self.shortcut = make_shortcut(norm, inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (B, inputs, H, W) to (B, width, H/S, W/S)."""
+        """From (B, inputs, H, W) to (B, outputs, H/S, W/S)."""
         y = F.relu_(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
         return F.relu_(y.add_(x if self.shortcut is None else self.shortcut(x)))
@@ -88,9 +90,10 @@ class Bottleneck(nn.Module):
     The stride sits on the 3x3.
     """
 
-    def __init__(self, inputs: int, width: int, stride: int, dilation: int, norm: NormKind) -> None:
+    def __init__(
+        self, inputs: int, width: int, outputs: int, stride: int, dilation: int, norm: NormKind
+    ) -> None:
         super().__init__()
-        outputs = 4 * width
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
         self.norm1 = make_norm(norm, width)
         self.conv2 = conv3x3(width, width, stride, dilation)
@@ -100,7 +103,7 @@ class Bottleneck(nn.Module):
         self.shortcut = make_shortcut(norm, inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (B, inputs, H, W) to (B, 4 * width, H/S, W/S)."""
+        """From (B, inputs, H, W) to (B, outputs, H/S, W/S)."""
         y = F.relu_(self.norm1(self.conv1(x)))
         y = F.relu_(self.norm2(self.conv2(y)))
         y = self.norm3(self.conv3(y))
@@ -126,8 +129,9 @@ class ResNet(nn.Module):
             for place in range(depth):
                 stride = config.strides[stage] if place == 0 and not dilate else 1
                 dilation = 2 if place > 0 and dilate else 1
-                blocks.append(block(channels, width, stride, dilation, config.norm))
-                channels = config.stage_channels[stage]
+                outputs = config.stage_channels[stage]
+                blocks.append(block(channels, width, outputs, stride, dilation, config.norm))
+                channels = outputs
             self.stages.append(blocks)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -16,6 +16,7 @@ MOST_CLASSES = 100_000
 _Width: TypeAlias = Annotated[int, Meta(ge=1, le=8_192)]
 _Depth: TypeAlias = Annotated[int, Meta(ge=1, le=200)]
 _Stride: TypeAlias = Annotated[int, Meta(ge=1, le=16)]
+_Stage: TypeAlias = Annotated[int, Meta(ge=0, le=3)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class ResNetConfig:
             ("bottleneck").
         depths: blocks in each of the four stages.
         widths: channels of each stage's 3x3 convolutions.
+        outputs: channels that each stage of bottlenecks gives out; None: four times its width.
         strides: stride of each stage's first block.
         stem_width: channels of the first convolution.
         stem_stride: stride of the first convolution (7x7, or 3x3 where it is 1).
@@ -40,6 +42,7 @@ class ResNetConfig:
     block: Literal["basic", "bottleneck"] = "bottleneck"
     depths: tuple[_Depth, _Depth, _Depth, _Depth] = (3, 4, 6, 3)
     widths: tuple[_Width, _Width, _Width, _Width] = (64, 128, 256, 512)
+    outputs: tuple[_Width, _Width, _Width, _Width] | None = None
     strides: tuple[_Stride, _Stride, _Stride, _Stride] = (1, 2, 2, 2)
     stem_width: _Width = 64
     stem_stride: Literal[1, 2] = 2
@@ -58,6 +61,8 @@ class ResNetConfig:
             raise ValueError(
                 "backbone.dilate_last (DC5) needs bottleneck blocks; basic blocks have no dilation"
             )
+        if self.outputs is not None and self.block == "basic":
+            raise ValueError("backbone.outputs is for bottleneck blocks; basic ones have widths")
         if self.norm == "group" and any(w % 8 for w in (*self.widths, self.stem_width)):
             raise ValueError(
                 f"backbone.norm 'group' has 8 groups; widths {self.widths} must divide by 8"
@@ -66,7 +71,8 @@ class ResNetConfig:
     @property
     def stage_channels(self) -> tuple[int, ...]:
         """Channels that each stage gives out."""
-        return tuple((4 if self.block == "bottleneck" else 1) * width for width in self.widths)
+        expansion = 4 if self.block == "bottleneck" else 1
+        return self.outputs or tuple(expansion * width for width in self.widths)
 
 
 class Architecture:
@@ -116,7 +122,10 @@ class DetrConfig(Architecture):
             as at every attention (paper, table 3, "at input"). Features then know from the start
             where they lie, which a small model trained from scratch learns very slowly otherwise;
             published models are without.
+        normed_states: let each decoder layer read the normed state of the one before, as
+            transformers does where it learns with an auxiliary loss; published models are without.
         masks: whether the panoptic mask head is there.
+        mask_stages: the backbone's stages that it refines masks with, coarsest first, from 0.
     """
 
     backbone: ResNetConfig = field(default_factory=ResNetConfig)
@@ -131,7 +140,9 @@ class DetrConfig(Architecture):
     pre_norm: bool = False
     positions: Literal["sine", "learned"] = "sine"
     position_input: bool = False
+    normed_states: bool = False
     masks: bool = False
+    mask_stages: tuple[_Stage, _Stage, _Stage] = (2, 1, 0)
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built.
@@ -144,11 +155,17 @@ class DetrConfig(Architecture):
             raise ValueError(
                 f"hidden_dim is {self.hidden_dim}; it must divide by heads ({self.heads}) and by 4"
             )
-        if self.masks and (self.hidden_dim % 128 or self.heads % 8):
+        if self.masks and any(width % min(8, width or 8) for width in self.mask_widths):
             raise ValueError(
-                f"hidden_dim is {self.hidden_dim} and heads {self.heads}; "
-                "the mask head normalises in 8 groups, so they must divide by 128 and by 8"
+                f"hidden_dim is {self.hidden_dim} and heads {self.heads}; the mask head would have "
+                f"{self.mask_widths} channels and normalises in 8 groups, so each must divide by 8 "
+                "or be fewer"
             )
+
+    @property
+    def mask_widths(self) -> tuple[int, ...]:
+        """Channels that each convolution of the mask head gives out."""
+        return self.hidden_dim + self.heads, *(self.hidden_dim // n for n in (2, 4, 8, 16))
 
 
 @dataclass(frozen=True, kw_only=True)

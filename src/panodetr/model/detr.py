@@ -102,19 +102,22 @@ class Detr(Network):
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
 
-    def encode(self, pixels: Tensor, padding: Tensor | None = None) -> Encoded:
+    def encode(
+        self, pixels: Tensor, padding: Tensor | None = None, exact: torch.dtype = torch.float32
+    ) -> Encoded:
         """Backbone and encoder.
 
         Args:
             pixels: (B, 3, H, W) float, normalised, zeros at padding.
             padding: (B, H, W), True at padding; None where there is none.
+            exact: what positions are computed in, whatever weights are, as in the original.
         """
         features = self.backbone(pixels)
         projected = self.project(features[-1])  # B, D, h, w
         shape = projected.shape[-2:]
         small = None if padding is None else shrink(padding, *shape)  # B, h, w
         nowhere = projected.new_zeros((projected.shape[0], *shape), dtype=torch.bool)  # B, h, w
-        positions = self.positions(nowhere if small is None else small).to(projected.dtype)
+        positions = self.positions(nowhere if small is None else small, exact).to(projected.dtype)
         hidden = None if small is None else small.flatten(1)  # B, hw
         memory = self.encoder(_tokens(projected), _tokens(positions), hidden)  # B, hw, D
         return Encoded(
@@ -160,7 +163,8 @@ class Detr(Network):
         """What the masks of an image have in common; see `MaskHead.share`; error as for `masks`."""
         if self.mask_head is None:
             raise ValueError("this model has no mask head; build it with masks=True")
-        return self.mask_head.share(encoded.projected, encoded.features[2::-1])
+        stages = self.config.mask_stages
+        return self.mask_head.share(encoded.projected, tuple(encoded.features[s] for s in stages))
 
     def refine(self, shared: tuple[Tensor, ...], attention: Tensor, image: Tensor | None) -> Tensor:
         """Mask logits (N, h, w) from where queries look (N, A, h, w).

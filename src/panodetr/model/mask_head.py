@@ -82,14 +82,13 @@ class MaskHead(nn.Module):
     def __init__(self, config: DetrConfig) -> None:
         super().__init__()
         self.dim = config.hidden_dim
-        wide = config.hidden_dim + config.heads
-        a, b, c, d = (config.hidden_dim // n for n in (2, 4, 8, 16))
+        wide, a, b, c, d = config.mask_widths
         self.convs = nn.ModuleList(
             nn.Conv2d(i, o, 3, padding=1)
             for i, o in ((wide, wide), (wide, a), (a, b), (b, c), (c, d))
         )
-        self.norms = nn.ModuleList(Norm(GROUPS, n) for n in (wide, a, b, c, d))
-        fine, finer, finest = config.backbone.stage_channels[2::-1]
+        self.norms = nn.ModuleList(Norm(min(GROUPS, n), n) for n in (wide, a, b, c, d))
+        fine, finer, finest = (config.backbone.stage_channels[s] for s in config.mask_stages)
         self.adapters = nn.ModuleList(
             (nn.Conv2d(fine, a, 1), nn.Conv2d(finer, b, 1), nn.Conv2d(finest, c, 1))
         )

@@ -29,9 +29,9 @@ class SinePositions(nn.Module):
         super().__init__()
         self.dim = dim
 
-    def forward(self, padding: Tensor) -> Tensor:
-        """Encodings (B, D, H, W) for a padding mask (B, H, W), True at padding."""
-        real = (~padding).float()
+    def forward(self, padding: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Encodings (B, D, H, W), computed in a type, for padding (B, H, W), True at padding."""
+        real = (~padding).to(dtype)
         rows, columns = real.cumsum(1), real.cumsum(2)  # B, H, W: counted from 1
         rows = rows / (rows[:, -1:, :] + 1e-6) * (2 * math.pi)
         columns = columns / (columns[:, :, -1:] + 1e-6) * (2 * math.pi)
@@ -41,7 +41,7 @@ class SinePositions(nn.Module):
 
 def sine_waves(angle: Tensor, channels: int) -> Tensor:
     """Sines and cosines (..., channels) in turn of angles (...), at falling frequencies."""
-    steps = torch.arange(channels // 2, dtype=torch.float32, device=angle.device)
+    steps = torch.arange(channels // 2, dtype=angle.dtype, device=angle.device)
     scaled = angle[..., None] / 10000 ** (2 * steps / channels)  # ..., channels/2
     return torch.stack((scaled.sin(), scaled.cos()), dim=-1).flatten(-2)  # ..., channels
 
@@ -56,8 +56,8 @@ class LearnedPositions(nn.Module):
         nn.init.uniform_(self.rows.weight)
         nn.init.uniform_(self.columns.weight)
 
-    def forward(self, padding: Tensor) -> Tensor:
-        """Encodings (B, D, H, W) for a padding mask (B, H, W); only its shape matters.
+    def forward(self, padding: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Encodings (B, D, H, W) for padding (B, H, W); only its shape matters.
 
         Raises:
             ValueError: the feature map has more rows or columns than there are vectors.
@@ -223,6 +223,7 @@ class Decoder(nn.Module):
     def __init__(self, config: DetrConfig) -> None:
         super().__init__()
         self.position_input = config.position_input
+        self.normed_states = config.normed_states
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(config.hidden_dim)
 
@@ -236,8 +237,8 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """What the queries found, after every layer.
 
-        The next layer reads what a layer gave out before that normalisation, as in the original
-        (`transformers` feeds the normalised one on when its auxiliary loss is asked for).
+        The next layer reads what a layer gave out before that normalisation, as in the original,
+        unless `DetrConfig.normed_states` says otherwise.
 
         Args:
             queries: (G, N, D), the same for all images, or (B, G, N, D); at inference there is one
@@ -259,5 +260,6 @@ class Decoder(nn.Module):
         states: list[Tensor] = []
         for layer in self.layers:
             x = layer(x, queries, keys, memory, padding, absent)
+            x = self.norm(x) if self.normed_states else x
             states.append(self.norm(x).flatten(1, 2))  # B, GN, D
         return torch.stack(states)  # L, B, GN, D

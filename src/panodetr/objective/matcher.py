@@ -54,7 +54,9 @@ def match(logits: Tensor, boxes: Tensor, targets: Targets, costs: MatchCosts) ->
         targets: the objects.
         costs: the weights.
     """
-    cost = pair_costs(logits.float(), boxes.float(), targets, costs).cpu().numpy()  # L, B, Q, T
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    found = pair_costs(logits.to(exact), boxes.to(exact), targets, costs)
+    cost = found.cpu().numpy()  # L, B, Q, T
     np.nan_to_num(cost, copy=False, nan=WORST, posinf=WORST, neginf=WORST)
     starts = np.cumsum((0, *targets.counts))
     pairs: list[np.ndarray] = []
@@ -62,8 +64,8 @@ def match(logits: Tensor, boxes: Tensor, targets: Targets, costs: MatchCosts) ->
         query, place = linear_sum_assignment(cost[layer, image, :, : targets.counts[image]])
         where = np.full_like(query, layer), np.full_like(query, image)
         pairs.append(np.stack((*where, query, place + starts[image])))  # 4, pairs of the image
-    found = torch.from_numpy(np.concatenate(pairs, axis=1, dtype=np.int64))  # 4, M
-    return Matches(*found.to(logits.device))
+    matched = torch.from_numpy(np.concatenate(pairs, axis=1, dtype=np.int64))  # 4, M
+    return Matches(*matched.to(logits.device))
 
 
 def pair_costs(logits: Tensor, boxes: Tensor, targets: Targets, costs: MatchCosts) -> Tensor:

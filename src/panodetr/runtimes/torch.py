@@ -125,7 +125,8 @@ class TorchRuntime(Runtime):
     Its frozen batch norms are folded into the convolutions before them (`fold_norms`). On a GPU
     float32 is float32, and not the TF32 of ten bits that cuDNN takes by itself. The model is taken
     over: its weights may be moved and converted, and its norms replaced. `plain` leaves it as it is
-    defined, for comparison.
+    defined, for comparison. `shared` leaves its weights where they are, too, for they are another
+    model's: its device and precision must be those that are given.
     """
 
     def __init__(
@@ -136,16 +137,20 @@ class TorchRuntime(Runtime):
         precision: Precision = "float32",
         *,
         plain: bool = False,
+        shared: bool = False,
     ) -> None:
         self.rule = rule
         self.device = device
         self.resizes = device.type != "cpu"  # Pillow is quicker than PyTorch there
         self.dtype = torch.float32 if precision == "float32" else torch.bfloat16
+        self.model = model.eval()
+        if shared:
+            return
         if not plain:
             fold_norms(model.backbone)  # before weights are rounded
         # torch's stubs leave `memory_format` out.
         channels_last = torch.channels_last
-        self.model = model.eval().to(device, self.dtype, memory_format=channels_last)  # pyright: ignore[reportCallIssue]
+        model.to(device, self.dtype, memory_format=channels_last)  # pyright: ignore[reportCallIssue]
 
     @torch.inference_mode()
     @full_float32

@@ -1,0 +1,259 @@
+"""transformers' configuration of a DETR: the keys of its `config.json` as attributes."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from panodetr.checkpoints.huggingface import UNUSED, read_huggingface, write_huggingface
+from panodetr.checkpoints.load import load_spec, locate
+from panodetr.checkpoints.spec import CONFIG_FILE, ModelSpec
+from panodetr.errors import CheckpointError, CheckpointWarning, UsageError, did_you_mean
+from panodetr.files import atomic_write, json_bytes
+from panodetr.model import config as shapes
+from panodetr.validation import read_json
+
+DEFAULTS: dict[str, Any] = {
+    "model_type": "detr",
+    "activation_dropout": 0.0,
+    "activation_function": "relu",
+    "attention_dropout": 0.0,
+    "auxiliary_loss": False,
+    "backbone_config": None,
+    "bbox_cost": 5,
+    "bbox_loss_coefficient": 5,
+    "class_cost": 1,
+    "d_model": 256,
+    "decoder_attention_heads": 8,
+    "decoder_ffn_dim": 2048,
+    "decoder_layers": 6,
+    "dice_loss_coefficient": 1,
+    "dilation": False,
+    "dropout": 0.1,
+    "encoder_attention_heads": 8,
+    "encoder_ffn_dim": 2048,
+    "encoder_layers": 6,
+    "eos_coefficient": 0.1,
+    "giou_cost": 2,
+    "giou_loss_coefficient": 2,
+    "init_std": 0.02,
+    "init_xavier_std": 1.0,
+    "is_encoder_decoder": True,
+    "mask_loss_coefficient": 1,
+    "num_channels": 3,
+    "num_queries": 100,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "position_embedding_type": "sine",
+    "return_dict": True,
+}
+"""What transformers takes where `config.json` does not say."""
+
+LEARNING = (
+    *(name for name in DEFAULTS if name.endswith(("_cost", "_coefficient", "_dropout"))),
+    "auxiliary_loss",
+)
+"""Values of how a model learns, which no specification of ours has."""
+
+_ALIASES = {
+    "hidden_size": "d_model",
+    "num_attention_heads": "encoder_attention_heads",
+    "num_hidden_layers": "encoder_layers",
+    "use_return_dict": "return_dict",
+}
+
+
+CLIENT = ("cache_dir", "token", "local_files_only", "force_download")
+"""Arguments that are the hub client's."""
+
+
+_SAME = {
+    "d_model": "hidden_dim",
+    "decoder_attention_heads": "heads",
+    "decoder_ffn_dim": "ffn_dim",
+    "decoder_layers": "decoder_layers",
+    "encoder_attention_heads": "heads",
+    "encoder_ffn_dim": "ffn_dim",
+    "encoder_layers": "encoder_layers",
+    "num_queries": "num_queries",
+    "position_embedding_type": "positions",
+}
+"""Theirs and ours."""
+
+
+class DetrConfig:
+    """What a model is made of and how it learns, by transformers' names.
+
+    Any key may be given, and is an attribute afterwards. `id2label` names the classes by their
+    index; `num_labels` counts them, and setting it gives them plain names.
+    """
+
+    id2label: dict[int, str]
+    label2id: dict[str, int]
+
+    def __init__(self, **values: Any) -> None:
+        count = values.pop("num_labels", None)
+        for name, value in (copy.deepcopy(DEFAULTS) | values).items():
+            setattr(self, name, value)
+        labels = values.get("id2label")
+        self.id2label = {int(key): name for key, name in (labels or {}).items()}
+        if labels is None:
+            self.num_labels = 2 if count is None else count
+        elif count not in (None, len(labels)):
+            raise UsageError(
+                f"num_labels is {count} and id2label has {len(labels)} names; expected one number"
+            )
+        if values.get("label2id") is None:
+            self.label2id = {name: index for index, name in self.id2label.items()}
+
+    def __getattr__(self, name: str) -> Any:
+        """Give a value by its other name.
+
+        Raises:
+            AttributeError: there is none of this name.
+        """
+        if name not in _ALIASES:
+            raise AttributeError(f"the configuration has no {name!r}")
+        return getattr(self, _ALIASES[name])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a value, also by its other name."""
+        object.__setattr__(self, _ALIASES.get(name, name), value)
+
+    @property
+    def num_labels(self) -> int:
+        """How many classes there are, the places of the logits but the last."""
+        return len(self.id2label)
+
+    @num_labels.setter
+    def num_labels(self, count: int) -> None:
+        if count != len(self.id2label):
+            self.id2label = {index: f"LABEL_{index}" for index in range(count)}
+            self.label2id = {name: index for index, name in self.id2label.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all values by name, as `config.json` has them, but the keys of `id2label` whole."""
+        return copy.deepcopy(vars(self))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` into a folder."""
+        with atomic_write(Path(folder) / CONFIG_FILE) as file:
+            file.write_bytes(json_bytes(self.to_dict()))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make one of what `to_dict` gave, or a parsed `config.json`."""
+        return cls(**values)
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path, *, revision: str | None = None, **changes: Any
+    ) -> Self:
+        """Read a model's configuration, and change some of its values.
+
+        Arguments and errors are those of a model's `from_pretrained`; no weight is read.
+        """
+        client = {name: changes.pop(name) for name in CLIENT if name in changes}
+        place = locate(model, revision, weights=False, client=client)
+        spec = load_spec(place) if place.is_dir() else load_spec(model, revision=revision)
+        return cls.of_place(place, spec).changed(changes)
+
+    @classmethod
+    def of_place(cls, place: Path, spec: ModelSpec) -> Self:
+        """Read the configuration of a model that was located; of our own folders as `of_spec`."""
+        values = their_values(place)
+        return cls(**values | {"name_or_path": spec.name}) if values else cls.of_spec(spec)
+
+    def changed(self, changes: Mapping[str, Any]) -> Self:
+        """Set values by their names; None leaves one as it is.
+
+        Raises:
+            UsageError: there is no such name, or numbers of labels differ.
+        """
+        given = {_ALIASES.get(name, name): v for name, v in changes.items() if v is not None}
+        for name in given:
+            if name not in (known := [*vars(self), "num_labels", "label2id"]):
+                hint = did_you_mean(name, known, "see transformers' DetrConfig for their names")
+                raise UsageError(f"there is no argument {name!r}; {hint}")
+        kept = self.to_dict()
+        if {"num_labels", "id2label"} & given.keys():
+            if given.get("num_labels") == self.num_labels and "id2label" not in given:
+                del given["num_labels"]
+            else:
+                del kept["id2label"], kept["label2id"]
+        return type(self)(**kept | given)
+
+    @classmethod
+    def of_spec(cls, spec: ModelSpec) -> Self:
+        """Describe a model of this package, as far as transformers has words for it."""
+        shape = shape_of(spec)
+        try:
+            values = write_huggingface(spec)[0]
+        except ValueError:  # transformers has no such network
+            same = {theirs: getattr(shape, ours) for theirs, ours in _SAME.items()}
+            kinds = ("dropout", "attention_dropout", "activation_dropout")
+            values = same | dict.fromkeys(kinds, shape.dropout)
+            values["auxiliary_loss"] = shape.normed_states
+        named = {category.index: category.name for category in spec.categories}
+        values |= {
+            "id2label": {index: named.get(index, UNUSED) for index in range(shape.num_classes)},
+            "label2id": {name: index for index, name in named.items()},
+            "name_or_path": spec.name,
+        }
+        return cls(**values)
+
+
+@contextmanager
+def labels_taken_as_they_are() -> Generator[None, None, None]:
+    """Let nobody warn that classes are named by their number: here they are `LABEL_0` and so on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CheckpointWarning)
+        yield
+
+
+def their_values(place: Path) -> dict[str, Any]:
+    """Read transformers' `config.json` where a model was located; empty where there is none."""
+    if not place.is_dir():
+        return {}
+    values = read_json(place / CONFIG_FILE, dict[str, Any], CheckpointError)
+    return values if "model_type" in values else {}
+
+
+def backbone_kind(config: Any) -> str | None:
+    """Give the backbone's `model_type`: "resnet" is transformers' own."""
+    inner = config.backbone_config
+    return (
+        inner.get("model_type")
+        if isinstance(inner, Mapping)
+        else getattr(inner, "model_type", None)
+    )
+
+
+def shape_of(spec: ModelSpec) -> shapes.DetrConfig:
+    """Give a DETR's shape."""
+    assert isinstance(spec.architecture, shapes.DetrConfig)
+    return spec.architecture
+
+
+def spec_of(
+    config: Any, kind: str, name: str, preprocessor: Mapping[str, Any] | None = None
+) -> ModelSpec:
+    """Build the specification that a configuration describes.
+
+    Args:
+        config: a `DetrConfig`, of ours or of transformers.
+        kind: of the model, by transformers' class name.
+        name: of the model.
+        preprocessor: as `preprocessor_config.json` has it; None as published models have it.
+
+    Raises:
+        CheckpointError: there is no such network here.
+    """
+    labels = {str(index): label for index, label in config.id2label.items()}
+    values = config.to_dict() | {"architectures": [kind], "id2label": labels}
+    with labels_taken_as_they_are():
+        return read_huggingface(values, preprocessor or {}, name)
