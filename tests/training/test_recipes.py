@@ -107,6 +107,7 @@ def test_fine_tuning_chooses_tiles_by_the_objects(median: float, large: float, t
     objects = ObjectSizes(median=median, large=large, image=640)
     config = configure("finetune", replace(OWN, objects=objects), ["start=nuclei"])
     rule = config.spec.preprocessing
+    assert rule.tile is not None
     assert rule.tile == pytest.approx(tile, abs=8)
     assert rule.tile * rule.enlarge == pytest.approx(144)
     assert rule.tile_overlap == round(rule.tile * 2 / 3)
