@@ -51,6 +51,17 @@ def test_only_the_needed_files_are_fetched_and_only_once(hub: Hub, revision: str
     assert hub.fetched() == []
 
 
+def test_the_clients_own_arguments_reach_it(hub: Hub, tmp_path: Path) -> None:
+    place = tmp_path / "elsewhere"
+    folder = fetch(ID, client={"cache_dir": place, "token": "hf_some"})
+    assert folder.is_relative_to(place)
+    hub.requests.clear()
+    assert fetch(ID, client={"cache_dir": place, "local_files_only": True}) == folder
+    assert not hub.requests
+    with pytest.raises(CheckpointError, match="not in the cache, and local_files_only is true"):
+        fetch(ID, client={"cache_dir": tmp_path / "empty", "local_files_only": True})
+
+
 def test_large_models_lie_in_several_files(hub: Hub) -> None:
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     hub.files[ID] = {

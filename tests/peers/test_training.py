@@ -91,6 +91,7 @@ def test_twenty_steps_are_theirs(tmp_path: Path, name: str) -> None:
         ({"boxes": torch.rand(2, 4)}, r"3 class_labels, 2 boxes, 3 masks"),
         ({"class_labels": torch.tensor([0, 1, CLASSES])}, "from 0 to 6.*expected 0 to 5"),
         ({"boxes": -torch.ones(3, 4)}, "negative size"),
+        ({"masks": torch.rand(3, 64, 96)}, "other values than 0 and 1"),
         ({"boxes": torch.full((3, 4), torch.nan)}, "not finite"),
     ],
 )

@@ -99,6 +99,8 @@ def read_labels(
 
 def _stack(masks: Sequence[Tensor]) -> Tensor:
     """Put masks (N, h, w) of several sizes into the corner of the greatest: (K, H, W)."""
+    if any(bool(((mask != 0) & (mask != 1)).any()) for mask in masks):
+        raise DataError("a label's mask has other values than 0 and 1; expected (N, H, W) of these")
     height, width = (max(each.shape[axis] for each in masks) for axis in (1, 2))
     return torch.cat([F.pad(m, (0, width - m.shape[2], 0, height - m.shape[1])) for m in masks])
 
