@@ -178,6 +178,8 @@ def test_images_of_a_list_are_padded_and_answers_do_not_depend_on_the_batch(
             ours(wrong)
     with pytest.raises(UsageError, match="pixel_mask"):
         ours(padded, mask[:, 1:])
+    with pytest.raises(UsageError, match="are on meta and the model on cpu"):
+        ours(padded.to("meta"))
 
 
 def test_both_open_what_the_other_saves(both: tuple[Any, Any], tmp_path: Path) -> None:

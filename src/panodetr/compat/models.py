@@ -357,11 +357,16 @@ class _Pretrained(nn.Module, Generic[Output]):
 
         Raises:
             DataError: labels lack something, are of another number, or out of range.
-            UsageError: the pixels have another shape, or `inputs_embeds` is given.
+            UsageError: the pixels have another shape or device, or `inputs_embeds` is given.
         """
         if inputs_embeds is not None:
             raise UsageError("inputs_embeds cannot stand for an image; give pixel_values")
         pixels, padding = read_batch(pixel_values, pixel_mask)
+        if pixels.device != self.device:
+            raise UsageError(
+                f"pixel_values are on {pixels.device} and the model on {self.device}; move them to "
+                "one device, and use several with torchrun: DataParallel is not supported"
+            )
         if isinstance(encoder_outputs, Sequence):
             encoder_outputs = encoder_outputs[0]
         self._use_own_head()
