@@ -59,7 +59,7 @@ def random_model(spec: ModelSpec) -> Detr:
             return model
         # Masks follow where each query looks. Fresh weights give all queries nearly the same mask,
         # and rounding, which differs with the batch size, would decide between them.
-        model.mask_head.convs[0].get_parameter("weight")[:, spec.architecture.hidden_dim :] *= 300
+        model.mask_head.convs[0].get_parameter("weight")[:, model.config.hidden_dim :] *= 300
         for parameter in model.mask_head.adapters.parameters():
             parameter *= 0.1
     return model

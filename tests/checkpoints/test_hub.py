@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from tests.shapes import detr_shape
 
 from panodetr.checkpoints.hub import fetch, list_models
 from panodetr.checkpoints.load import load_backbone, load_checkpoint, load_spec
@@ -223,7 +224,9 @@ def test_a_model_is_loaded_by_its_id(hub: Hub, tmp_path: Path, tiny_spec: ModelS
     assert torch.equal(loaded.class_head.weight, model.class_head.weight)
     # The model's usual file stands for the model.
     assert load_checkpoint("owner/tiny/model.safetensors")[0] == tiny_spec
-    weights = load_backbone("owner/tiny/model.safetensors", tiny_spec.architecture.backbone)
+    weights = load_backbone(
+        "owner/tiny/model.safetensors", detr_shape(tiny_spec.architecture).backbone
+    )
     assert torch.equal(weights["stem_conv.weight"], model.backbone.stem_conv.weight)
     assert main(["convert", "owner/tiny", str(tmp_path / "copy")]) == 0
     assert load_spec(tmp_path / "copy") == tiny_spec
@@ -240,7 +243,7 @@ def test_a_single_file_is_loaded_by_its_name(hub: Hub, tmp_path: Path) -> None:
         hub.requests.clear()
         spec, loaded = load_checkpoint(source, revision="v1")
         assert spec.name == "boxes"
-        assert spec.architecture.backbone == RESNET18
+        assert detr_shape(spec.architecture).backbone == RESNET18
         assert torch.equal(loaded.class_head.weight, model.class_head.weight)
         # The second is known by its digest, and isn't sent again.
         assert {name for _, name, _, _ in hub.requests} == {source.removeprefix(f"{ID}/")}

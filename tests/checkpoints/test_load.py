@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.shapes import as_detr, detr_shape
 
 from panodetr.checkpoints.huggingface import write_huggingface
 from panodetr.checkpoints.load import load_checkpoint, load_spec
@@ -63,7 +64,7 @@ def test_what_was_saved_answers_the_same_and_its_specification_needs_no_weights(
     assert again == spec
     assert not loaded.training
     assert all(parameter.requires_grad for parameter in loaded.parameters())
-    for here, there in zip(outputs(model), outputs(loaded), strict=True):
+    for here, there in zip(outputs(model), outputs(as_detr(loaded)), strict=True):
         assert torch.equal(here, there)
     monkeypatch.setattr(torch.Tensor, "to", None)
     monkeypatch.setattr("panodetr.checkpoints.load.build", None)
@@ -148,13 +149,15 @@ def test_a_file_is_undilated_unless_an_option_its_arguments_or_its_name_say_so(
     tmp_path: Path,
 ) -> None:
     file = detector(tmp_path, "mine.pth")
-    assert not load_spec(file).architecture.backbone.dilate_last
-    assert load_checkpoint(file, dilation=True)[0].architecture.backbone.dilate_last
+    assert not detr_shape(load_spec(file).architecture).backbone.dilate_last
+    dilated = load_checkpoint(file, dilation=True)[0]
+    assert detr_shape(dilated.architecture).backbone.dilate_last
     arguments = argparse.Namespace(dilation=True, nheads=4)
-    shape = load_checkpoint(detector(tmp_path, "mine.pth", args=arguments))[0].architecture
+    given = load_checkpoint(detector(tmp_path, "mine.pth", args=arguments))[0]
+    shape = detr_shape(given.architecture)
     assert (shape.backbone.dilate_last, shape.heads) == (True, 4)
     spec, _ = load_checkpoint(detector(tmp_path, "detr-r50-dc5-f0fb7ef5.pth"))
-    assert spec.architecture.backbone.dilate_last
+    assert detr_shape(spec.architecture).backbone.dilate_last
     assert spec.name == "facebook/detr-resnet-50-dc5"
 
 

@@ -16,7 +16,7 @@ from panodetr.checkpoints.published import (
 from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.model.build import build
-from panodetr.model.config import DetrConfig
+from panodetr.model.config import DetrConfig, EomtConfig
 
 
 def test_the_catalogue_has_whole_models_found_by_id_and_by_file() -> None:
@@ -29,11 +29,12 @@ def test_the_catalogue_has_whole_models_found_by_id_and_by_file() -> None:
         with torch.device("meta"):
             state = build(model.architecture).state_dict()
         assert model.size == sum(4 * tensor.numel() for tensor in state.values())
-        if not isinstance(model.architecture, DetrConfig):
+        if isinstance(model.architecture, EomtConfig):
             side = model.architecture.backbone.grid * 16
             assert str(side) in model.hub_id
             assert model.preprocessing.multiple == side
             continue
+        assert isinstance(model.architecture, DetrConfig)
         assert model.architecture.backbone.dilate_last == ("dc5" in model.hub_id)
         assert model.architecture.masks == ("panoptic" in model.hub_id) == ("pq" in model.figures)
     found = find_published("facebook/detr-resnet-101-panoptic")

@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from PIL import Image
 from tests.objective.scene import ARCHITECTURE
+from tests.shapes import detr_shape
 
 from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
@@ -24,6 +25,7 @@ from panodetr.data.augment import CropAugmentation
 from panodetr.data.dataset import Dataset, open_data
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.detr import Detr
+from panodetr.model.network import Network
 from panodetr.training.config import TrainConfig
 from panodetr.training.log import Observer, Progress
 from panodetr.training.validate import Validation
@@ -54,7 +56,7 @@ class Recording(Observer):
     def bad_step(self, step: int, image_ids: Sequence[int], figures: dict[str, float]) -> None:
         self.bad.append(image_ids)
 
-    def validated(self, validation: Validation, model: Detr) -> None:
+    def validated(self, validation: Validation, model: Network) -> None:
         self.validations.append(validation)
 
 
@@ -134,7 +136,7 @@ def accelerator() -> Accelerator:
 @pytest.fixture
 def plain_run(tiny_run: TrainConfig) -> TrainConfig:
     """The same without what makes an image's losses depend on its batch or on luck."""
-    shape = tiny_run.spec.architecture
+    shape = detr_shape(tiny_run.spec.architecture)
     shape = replace(shape, dropout=0.0, backbone=replace(shape.backbone, norm="group"))
     return replace(
         tiny_run,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from tests.shapes import detr_shape
 
 from panodetr.data.augment import CropAugmentation
 from panodetr.data.formats.coco_panoptic import read_ids
@@ -27,7 +28,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def learning_run(tiny_run: TrainConfig) -> TrainConfig:
     """Some hundred steps on whole images, unchanged but for their order."""
-    shape = tiny_run.spec.architecture
+    shape = detr_shape(tiny_run.spec.architecture)
     backbone = replace(
         shape.backbone, widths=(16, 32, 64, 64), strides=(1, 2, 2, 1), stem_width=16,
         stem_pool=False, norm="batch",

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.shapes import detr_shape
 
 from panodetr.checkpoints.load import load_spec
 from panodetr.checkpoints.published import bundled, coco_detection, coco_panoptic
@@ -40,9 +41,9 @@ def assert_the_papers(config: TrainConfig) -> None:
     criterion = config.criterion
     assert (config.learning_rate, config.backbone_learning_rate) == (1e-4, 1e-5)
     assert (config.weight_decay, config.clip, config.batch_size) == (1e-4, 0.1, 64)
-    assert config.spec.architecture.dropout == 0.1
+    assert detr_shape(config.spec.architecture).dropout == 0.1
     assert config.frozen_stages == 1
-    assert config.spec.architecture.backbone.norm == "frozen"
+    assert detr_shape(config.spec.architecture).backbone.norm == "frozen"
     assert (criterion.costs.label, criterion.costs.l1, criterion.costs.giou) == (1, 5, 2)
     assert (criterion.label, criterion.l1, criterion.giou) == (1, 5, 2)
     assert (criterion.focal, criterion.dice, criterion.no_object) == (1, 1, 0.1)
@@ -185,7 +186,7 @@ def test_things_are_of_one_piece_where_the_trained_model_knows_them() -> None:
 def test_fine_tuning_a_model_of_the_paper_keeps_its_sizes_and_rates(
     tiny_run: TrainConfig, tmp_path: Path
 ) -> None:
-    backbone = replace(tiny_run.spec.architecture.backbone, norm="frozen")
+    backbone = replace(detr_shape(tiny_run.spec.architecture).backbone, norm="frozen")
     shape = replace(tiny_run.spec.architecture, backbone=backbone)
     rule = replace(tiny_run.spec.preprocessing, short_side=400, long_side=600)
     spec = replace(tiny_run.spec, architecture=shape, preprocessing=rule)

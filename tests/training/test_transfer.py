@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.shapes import as_detr, detr_shape
 from torch.testing import assert_close
 
 from panodetr.checkpoints.names import TORCHVISION
@@ -118,7 +119,7 @@ def test_layers_that_do_not_fit_are_named(trained: tuple[Detr, TrainConfig]) -> 
         "mask_head: left out, this model has none",
     }
     assert_close(
-        model.decoder.layers[1].state_dict()["self_attention.query.weight"],
+        as_detr(model).decoder.layers[1].state_dict()["self_attention.query.weight"],
         before.decoder.layers[1].state_dict()["self_attention.query.weight"],
     )
 
@@ -143,7 +144,7 @@ def test_a_mask_head_is_added_where_there_was_none(
         "attention_maps: initialised, the checkpoint has none",
         "mask_head: initialised, the checkpoint has none",
     }
-    assert_close(model.encoder.state_dict(), boxes_only.encoder.state_dict())
+    assert_close(as_detr(model).encoder.state_dict(), boxes_only.encoder.state_dict())
     with pytest.raises(UsageError, match="no weights for class_head, which this run freezes"):
         make_model(with_classes(second, "cat", "dog", "bird"))
 
@@ -154,7 +155,7 @@ def test_differences_that_no_shape_shows_are_named_and_another_backbone_is_refus
     config = with_shape(trained[1], pre_norm=False, position_input=True)
     _, notes = make_model(config)
     assert notes[1:] == ["position_input: True here, but the checkpoint was trained with False"]
-    backbone = config.spec.architecture.backbone
+    backbone = detr_shape(config.spec.architecture).backbone
     _, notes = make_model(with_shape(trained[1], backbone=replace(backbone, strides=(1, 2, 2, 1))))
     assert notes[1].startswith("backbone.strides: (1, 2, 2, 1) here")
     wider = replace(backbone, widths=(8, 8, 16, 24))
@@ -189,7 +190,9 @@ def test_nothing_random_is_frozen(
 ) -> None:
     config = replace(tiny_run, query_groups=1, token_weight=0.0, mask_start=0)
     if change == {"norm": "frozen"}:
-        config = with_shape(config, backbone=replace(config.spec.architecture.backbone, **change))
+        config = with_shape(
+            config, backbone=replace(detr_shape(config.spec.architecture).backbone, **change)
+        )
     else:
         config = replace(config, **change)
     with pytest.raises(UsageError, match=message) as caught:

@@ -287,6 +287,8 @@ def _cached() -> Iterator[KnownModel]:
                 continue
             with suppress(CheckpointError):
                 spec = read_folder(newest.snapshot_path, repository.repo_id)
+                if spec.is_backbone:
+                    continue
                 yield KnownModel(
                     name=repository.repo_id,
                     where="cached",
