@@ -163,3 +163,16 @@ def test_segments_are_those_of_transformers(folder: Path, size: tuple[int, int])
 def test_published_shapes_give_the_outputs_of_transformers(size: Any) -> None:
     differences = compare(eomt(size, 133), torch.float32)
     assert max(differences.values()) < 1e-4, differences
+
+
+@pytest.mark.parametrize(("side", "doublings"), [(40, 2), (7, 2), (17, 3), (20, 1), (5, 0)])
+def test_masks_made_in_strips_are_those_of_the_whole_map(side: int, doublings: int) -> None:
+    vit = VitConfig(hidden_dim=32, heads=2, layers=2, grid=side)
+    model = Eomt(
+        EomtConfig(backbone=vit, num_classes=3, num_queries=5, query_blocks=1, upscales=doublings)
+    ).double()
+    with torch.inference_mode():
+        found = model.detect(torch.randn(2, 3, 16 * side, 16 * side + 32, dtype=torch.float64))
+        every = model.every_mask(found)
+        image, query = torch.tensor([0, 0, 1]), torch.tensor([1, 3, 2])
+        assert torch.allclose(model.masks(found, image, query), every[image, query], atol=1e-12)

@@ -12,7 +12,7 @@ columns of patches, K query blocks, y and x height and width of a mask.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -23,6 +23,9 @@ from torch.nn import functional as F
 from panodetr.model.config import EomtConfig
 from panodetr.model.network import Found, Network
 from panodetr.model.vit import EPS, Vit
+
+STRIP = 16
+"""Rows that are doubled at a time for masks: 20 MB of the large model's map."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -144,13 +147,28 @@ class Eomt(Network):
         return torch.einsum("bqd,bdyx->bqyx", found.embeddings, self.enlarge(found.patches))
 
     def masks(self, found: EomtFound, image: Tensor, query: Tensor) -> Tensor:
-        """See `Network`."""
-        maps = self.enlarge(found.patches).flatten(2)  # B, D, yx
-        chosen = found.embeddings[image, query]  # N, D
-        counts = image.bincount(minlength=len(maps)).tolist()
-        own = [part @ of for part, of in zip(chosen.split(counts), maps, strict=True)]
-        size = (side << self.config.upscales for side in found.patches.shape[-2:])
-        return torch.cat(own).unflatten(-1, tuple(size))
+        """See `Network`; the map is made strip by strip, for all of it is the most that is held."""
+        counts = image.bincount(minlength=len(found.patches)).tolist()
+        chosen = found.embeddings[image, query].split(counts)  # N, D of each image
+        strips: list[Tensor] = []
+        for strip in self._strips(found.patches):
+            own = [part @ of for part, of in zip(chosen, strip.flatten(2), strict=True)]
+            strips.append(torch.cat(own).unflatten(-1, strip.shape[-2:]))
+        return torch.cat(strips, 1)
+
+    def _strips(self, patches: Tensor) -> Iterator[Tensor]:
+        """What `enlarge` gives, in strips (B, D, rows, x) from the top on."""
+        *before, last = self.doublings or [None]
+        x = self.doublings[: len(before)](patches)
+        if last is None:
+            yield x
+            return
+        height = x.shape[2]
+        for top in range(0, height, STRIP):
+            bottom = min(height, top + STRIP)
+            first = max(0, top - 1)  # neighbours mix, across the strip's edges too
+            strip = last(x[:, :, first : bottom + 1])
+            yield strip[:, :, 2 * (top - first) : 2 * (bottom - first)]
 
     def sources(self, found: EomtFound) -> tuple[Tensor, ...]:
         """See `Network`."""
