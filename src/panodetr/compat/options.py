@@ -27,21 +27,14 @@ _WITHOUT_EFFECT: dict[str, Collection[Any]] = {
     "use_fast": (True, False),
     "backend": ("pil", "torchvision"),
     "disable_grouping": (True, False),
+    "proxies": ({},),
+    "subfolder": ("",),
+    "trust_remote_code": (True, False),
 }
 """Options of transformers that change nothing here, and the values that can be met."""
-_HUB_REMEDIES = {
-    "cache_dir": "set HF_HUB_CACHE",
-    "force_download": "remove the model with `hf cache rm` first",
-    "local_files_only": "set HF_HUB_OFFLINE=1",
-    "proxies": "set HTTPS_PROXY",
-    "subfolder": "fetch it with huggingface_hub.snapshot_download and give the folder",
-    "token": "set HF_TOKEN or run `hf auth login`",
-    "use_auth_token": "set HF_TOKEN or run `hf auth login`",
-    "trust_remote_code": "no code of a model is run here",
-}
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class ProcessorOptions:
     """How images and annotations are prepared.
 
@@ -167,18 +160,6 @@ def known_options(
         if getattr(value, "value", value) not in possible:
             raise UsageError(f"{name} is {value!r}; only {next(iter(possible))!r} is possible here")
     return given
-
-
-def without_hub_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out `from_pretrained`'s arguments for the hub, which ask for nothing.
-
-    Raises:
-        UsageError: one asks for something; the environment says it here.
-    """
-    for name, remedy in _HUB_REMEDIES.items():
-        if values.get(name):
-            raise UsageError(f"from_pretrained has no {name}; {remedy}")
-    return {name: value for name, value in values.items() if name not in _HUB_REMEDIES}
 
 
 def _read_size(size: Any) -> dict[str, int]:

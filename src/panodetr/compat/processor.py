@@ -14,7 +14,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from panodetr.boxes import cxcywh_to_xyxy
 from panodetr.checkpoints.huggingface import processor_options, read_huggingface
 from panodetr.checkpoints.load import load_spec, locate
 from panodetr.checkpoints.spec import CONFIG_FILE, PREPROCESSOR_FILE, ModelSpec
+from panodetr.compat.config import CLIENT
 from panodetr.compat.inputs import (
     Annotation,
     BatchFeature,
@@ -36,12 +37,7 @@ from panodetr.compat.inputs import (
     make_inputs,
     pad,
 )
-from panodetr.compat.options import (
-    OPTIONS,
-    ProcessorOptions,
-    known_options,
-    without_hub_arguments,
-)
+from panodetr.compat.options import OPTIONS, ProcessorOptions, known_options
 from panodetr.compat.outputs import DetrObjectDetectionOutput, DetrSegmentationOutput
 from panodetr.errors import CheckpointError, UsageError
 from panodetr.files import write_text
@@ -64,7 +60,7 @@ class DetrImageProcessor(ProcessorOptions):
     Every option (`ProcessorOptions`) can be given here, and once more with a call, for that call.
     """
 
-    model_input_names = ("pixel_values", "pixel_mask")
+    model_input_names: ClassVar[list[str]] = ["pixel_values", "pixel_mask"]
     is_fast = False  # in transformers: not its processor for tensors
     is_thing: Mapping[int, bool] = {index: index <= 90 for index in range(201)}  # as in COCO
 
@@ -73,26 +69,34 @@ class DetrImageProcessor(ProcessorOptions):
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path, *, revision: str | None = None, **options: Any
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        **options: Any,
     ) -> Self:
         """Make the processor that belongs to a model.
 
         Args:
-            model: whatever `panodetr.load` takes, or a `preprocessor_config.json`, or its folder.
+            pretrained_model_name_or_path: whatever `panodetr.load` takes, or a
+                `preprocessor_config.json`, or its folder.
             revision: branch, tag or commit, of an id on the hub only.
-            options: what is to differ from the model's own. Of transformers' arguments for the
-                hub, such as `token`, those that ask for nothing may be given.
+            options: what is to differ from the model's own; `cache_dir`, `token`,
+                `local_files_only` and `force_download` are the hub client's.
 
         Raises:
             CheckpointError: there is no such model, or its files are damaged.
             UsageError: there is no such option.
         """
-        options = without_hub_arguments(options)
-        file = Path(model)
+        options["token"] = options.pop("token", options.pop("use_auth_token", None))
+        client = {name: options.pop(name) for name in CLIENT if name in options}
+        place = file = Path(pretrained_model_name_or_path)
         if file.suffix != ".json":
-            file = locate(model, revision, weights=False) / PREPROCESSOR_FILE
+            source = pretrained_model_name_or_path
+            place = locate(source, revision, weights=False, client=client)
+            file = place / PREPROCESSOR_FILE
         if not file.is_file():
-            spec = load_spec(model, revision=revision)
+            spec = load_spec(place)
             processor = cls.from_dict(processor_options(spec), **options)
         else:
             processor = cls.from_dict(read_json(file, dict[str, Any], CheckpointError), **options)
@@ -101,7 +105,7 @@ class DetrImageProcessor(ProcessorOptions):
             processor.is_thing = {one.index: one.is_thing for one in spec.categories}
         return processor
 
-    def save_pretrained(self, folder: str | Path, *, push_to_hub: bool = False) -> list[str]:
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False) -> list[str]:
         """Write `preprocessor_config.json`, which transformers opens, too.
 
         Returns:
@@ -114,33 +118,32 @@ class DetrImageProcessor(ProcessorOptions):
             raise UsageError(
                 "push_to_hub is not possible here; use huggingface_hub.upload_folder afterwards"
             )
-        file = Path(folder) / PREPROCESSOR_FILE
-        if Path(folder).is_file():
-            raise UsageError(f"{folder} is a file; expected a folder")
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file = Path(save_directory) / PREPROCESSOR_FILE
+        if file.parent.is_file():
+            raise UsageError(f"{save_directory} is a file; expected a folder")
         self.to_json_file(file)
         return [str(file)]
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], **options: Any) -> Self:
+    def from_dict(cls, image_processor_dict: Mapping[str, Any], **options: Any) -> Self:
         """Make a processor of the contents of a `preprocessor_config.json`.
 
         Args:
-            values: what is no option is ignored.
+            image_processor_dict: what is no option is ignored.
             options: what is to differ.
 
         Raises:
             UsageError: there is no such option, or an invalid value.
         """
         known = {*OPTIONS, "max_size", "pad_and_return_pixel_mask"}
-        given = {name: value for name, value in values.items() if name in known}
+        given = {name: value for name, value in image_processor_dict.items() if name in known}
         given |= {name: value for name, value in options.items() if value is not None}
         return cls(**given)
 
     @classmethod
-    def from_json_file(cls, file: str | Path) -> Self:
+    def from_json_file(cls, json_file: str | Path) -> Self:
         """Make a processor of a `preprocessor_config.json`; as `from_dict`."""
-        return cls.from_dict(read_json(Path(file), dict[str, Any], CheckpointError))
+        return cls.from_dict(read_json(Path(json_file), dict[str, Any], CheckpointError))
 
     def to_dict(self) -> dict[str, Any]:
         """Give the options, and the class's name in transformers."""
@@ -152,9 +155,9 @@ class DetrImageProcessor(ProcessorOptions):
         """Give the contents of a `preprocessor_config.json`."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
-    def to_json_file(self, file: str | Path) -> None:
+    def to_json_file(self, json_file_path: str | Path) -> None:
         """Write a `preprocessor_config.json`."""
-        write_text(Path(file), self.to_json_string())
+        write_text(Path(json_file_path), self.to_json_string())
 
     def __call__(
         self,
