@@ -62,6 +62,15 @@ def test_names_in_a_configuration_win_and_coco_adds_what_it_knows_of_them() -> N
     assert categories == (coco_detection()[0], plain_category(2, "tandem"))
 
 
+@pytest.mark.parametrize(
+    "size", [{"height": 640, "width": 640}, {"max_height": 480, "max_width": 640}]
+)
+def test_a_size_that_is_not_possible_here_is_approximated_aloud(size: dict[str, int]) -> None:
+    with pytest.warns(CheckpointWarning, match="keep their shape, and their long side becomes 640"):
+        spec = read(VERSION_4, {**PREPROCESSOR_4, "size": size})
+    assert (spec.preprocessing.short_side, spec.preprocessing.long_side) == (640, 640)
+
+
 def test_names_that_begin_at_1_keep_their_indices_and_the_last_is_missed_aloud() -> None:
     with pytest.warns(CheckpointWarning, match=r"2 names.* without a place: 'nut' \(2\)"):
         spec = read({**VERSION_4, "id2label": {"1": "bolt", "2": "nut"}})
@@ -129,7 +138,7 @@ def test_every_form_of_the_size_is_read(
         ({"id2label": {"1": "a"}}, "id2label has 1 names, none below 1"),
         ({"id2label": {"a": "b"}}, "id2label has 1 names, none below 1"),
         ({"id2label": []}, "id2label: expected object . null, got array"),
-        ({"size": {"height": 640, "width": 640}}, "expected shortest_edge and longest_edge"),
+        ({"size": {"height": 640}}, "expected shortest_edge and longest_edge"),
         ({"rescale_factor": 1.0}, "does not rescale by 1/255"),
         ({"image_mean": 0.5}, r"preprocessor_config\.json: image_mean: expected array, got float"),
     ],

@@ -11,7 +11,12 @@ from PIL import Image
 from panodetr.checkpoints.load import load_checkpoint
 from panodetr.checkpoints.save import save_pretrained
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.compat import DetrFeatureExtractor, DetrImageProcessor, rgb_to_id
+from panodetr.compat import (
+    DetrFeatureExtractor,
+    DetrForSegmentation,
+    DetrImageProcessor,
+    rgb_to_id,
+)
 from panodetr.compat.options import ProcessorOptions
 from panodetr.errors import DataError, ImageError, UsageError
 from panodetr.images.resize import resized_size
@@ -109,13 +114,14 @@ def test_a_folder_of_transformers_says_how_images_are_prepared(
 ) -> None:
     spec, model = load_checkpoint(checkpoint)
     folder = save_pretrained(tmp_path / "theirs", spec, model, format="huggingface")
-    size = {"max_height": 48, "max_width": 60}
+    size = {"max_height": 48, "max_width": 60}  # which `panodetr.load` only approximates
     DetrImageProcessor(size=size, pad_size={"height": 60, "width": 60}).save_pretrained(folder)
     free: dict[str, Any] = {"use_fast": True, "token": "none", "local_files_only": True}
     processor = DetrImageProcessor.from_pretrained(folder, do_normalize=False, **free)
     assert processor.size == size
     assert processor(noise(64, 128), return_tensors="np").pixel_values.shape == (1, 3, 60, 60)
     assert processor.is_thing == {c.index: c.is_thing for c in tiny_spec.categories}
+    DetrForSegmentation.from_pretrained(folder)
     (folder / "config.json").write_text('{"model_type": "yolos"}')
     assert DetrImageProcessor.from_pretrained(folder).is_thing[90]
     refused: list[tuple[dict[str, Any], str]] = [

@@ -377,8 +377,20 @@ def _read_preprocessing(given: Preprocessor) -> Preprocessing:
         short, long = given.size, given.max_size
     else:
         short, long = given.size.get("shortest_edge"), given.size.get("longest_edge")
-        if given.size.get("max_height") == given.size.get("max_width"):
-            long = long or given.size.get("max_height")
+        most, exact = (
+            [given.size.get(f"{kind}{side}") or 0 for side in ("height", "width")]
+            for kind in ("max_", "")
+        )
+        box = most if all(most) else exact
+        if short is None and long is None and all(box):
+            long = max(box)
+            if box is exact or box[0] != box[1]:
+                warnings.warn(
+                    f"size is {given.size}; here images keep their shape, and their long side "
+                    f"becomes {long} pixels",
+                    CheckpointWarning,
+                    stacklevel=2,
+                )
         if long is not None and short is None:
             short = long  # the long side exactly so, and the short one as it comes
         long = long or given.max_size
