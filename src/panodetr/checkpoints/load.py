@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import count, takewhile
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -347,12 +348,17 @@ def _read(
         kind = tensor.dtype if kept else torch.float32
         copies[key] = tensor.to(kind, memory_format=torch.contiguous_format, copy=True)
         put_away(tensor)
-        if tensor.is_floating_point() and not copies[key].isfinite().all():
+        # Its extremes show it, too, and take no memory.
+        if tensor.is_floating_point() and not all(map(isfinite, _extremes(copies[key]))):
             raise CheckpointError(
                 f"{weights.file}: the weight {key} has NaN or infinite values; fetch the file "
                 "again, or take the model of an earlier step"
             )
     return copies
+
+
+def _extremes(tensor: torch.Tensor) -> list[float]:
+    return [float(end) for end in tensor.aminmax()] if tensor.numel() else []
 
 
 def _infer_architecture(
