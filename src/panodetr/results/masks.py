@@ -199,7 +199,7 @@ class NumpyMasks:
             near = slice(used[0], used[-1] + 1)
             weights = np.ascontiguousarray(rows[band, near])  # b, k
             for number in range(count):
-                value = weights @ wide[number, near]  # b, W
+                value: NDArray[np.float32] = np.matmul(weights, wide[number, near])  # b, W
                 inside = value >= 0
                 areas[band.start, number] = np.count_nonzero(inside)
                 chance = scores[number] * sigmoid(value)
