@@ -14,11 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load_file
 
 import panodetr
+from panodetr.checkpoints.load import load_checkpoint
+from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError, ImageError, MissingExtra, PanodetrError, UsageError
 from panodetr.export import export as export_module
@@ -56,6 +59,21 @@ def test_a_file_is_the_model(
             assert hashlib.sha256(archive.read(name)).hexdigest() == digest
     assert set(described["checked"]) == {"logits", "boxes", "masks"}
     assert all(0 <= value <= 1e-4 for value in described["checked"].values())
+
+
+def test_a_file_reads_bits_and_channels_as_the_model_does(
+    tiny_spec: ModelSpec, tiny_folder: Path, tmp_path: Path
+) -> None:
+    rule = replace(tiny_spec.preprocessing, bits=12, channels=(3, 0, 2))
+    spec = replace(tiny_spec, preprocessing=rule)
+    save_checkpoint(tmp_path / "model", spec, load_checkpoint(tiny_folder)[1].state_dict())
+    export(tmp_path / "model", tmp_path / "file", format="openvino")
+    values = np.random.default_rng(0).integers(0, 4096, (64, 70, 4), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb")
+    model, file = (panodetr.load(tmp_path / name) for name in ("model", "file"))
+    assert file.spec.preprocessing == rule
+    results = [one.segment(tmp_path / "a.tif", threshold=0) for one in (model, file)]
+    assert (results[0].segment_ids == results[1].segment_ids).mean() > 0.99
 
 
 def test_an_exported_file_runs_without_torch(tiny_openvino: Path, tmp_path: Path) -> None:

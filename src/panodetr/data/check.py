@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 from scipy import ndimage
@@ -177,7 +177,7 @@ def _count(
         else:
             pixels, numbers = read_objects_map(sample)
             ids.update(numbers.tolist())
-            found.pieces += int(ndimage.label(pixels)[1])
+            found.pieces += cast("tuple[object, int]", ndimage.label(pixels))[1]
             counts = np.unique_counts(pixels)
             areas = dict(zip(counts.values.tolist(), counts.counts.tolist(), strict=True))
             listed = [(i, False, areas[n]) for i in names for n in numbers.tolist()]
