@@ -12,6 +12,8 @@ from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import TypeVar
 
+from panodetr.errors import UsageError
+
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -86,6 +88,23 @@ class Streams:
         begun = ((item, self.pool.submit(work, item)) for item in items)
         for item, made in ahead(begun, self.count):
             yield item, made.result()
+
+
+def refuse_fork(library: str, process: int) -> None:
+    """Refuse to use a library whose threads another process has: a forked one would wait for ever.
+
+    Args:
+        library: its name.
+        process: which has started the threads.
+
+    Raises:
+        UsageError: this is another process.
+    """
+    if os.getpid() != process:
+        raise UsageError(
+            f"{library} was loaded before this process was forked, and cannot run in it; load the "
+            "model here alone, or start processes by multiprocessing.get_context('spawn')"
+        )
 
 
 def ahead(items: Iterable[T], most: int) -> Iterator[T]:

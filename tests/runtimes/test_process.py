@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,91 @@ def test_a_signal_is_heard_after_models_are_gone(tiny_folder: Path, runtime: str
     order = [sys.executable, "-c", SCRIPT, str(tiny_folder), runtime]
     done = subprocess.run(order, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "[1]\n"), done.stderr
+
+
+SEGMENTED = """
+import asyncio, multiprocessing, os, sys
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+import panodetr
+from panodetr.errors import PanodetrError
+
+image = np.random.default_rng(0).integers(0, 256, (100, 150, 3), dtype=np.uint8)
+model = None
+
+def segment():
+    return model.segment(image).to_dict()
+
+def fork(tell, again):
+    global model
+    try:
+        if again:
+            model = panodetr.load(sys.argv[1], device="cpu")
+        tell.send(segment())
+    except PanodetrError as error:
+        tell.send(str(error))
+
+def spawned(path, tell):
+    global model
+    model = panodetr.load(path, device="cpu")
+    tell.send(segment())
+
+def ask(context, target, *arguments):
+    hear, tell = context.Pipe(duplex=False)
+    given = (*arguments, tell) if context is spawn else (tell, *arguments)
+    process = context.Process(target=target, args=given, daemon=True)
+    process.start()
+    assert hear.poll(40), "it hangs"
+    answer = hear.recv()
+    process.join(60)
+    assert process.exitcode == 0
+    return answer
+
+async def in_a_loop():
+    return await asyncio.gather(asyncio.to_thread(segment), asyncio.to_thread(segment))
+
+spawn, forked = map(multiprocessing.get_context, ("spawn", "fork"))
+if __name__ == "__main__":
+    model = panodetr.load(sys.argv[1], device="cpu")
+    expected = segment()
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(lambda _: segment(), range(32))) == [expected] * 32
+    assert asyncio.run(in_a_loop()) == [expected] * 2
+    assert ask(spawn, spawned, sys.argv[1]) == expected
+    for again in (False, True):
+        answer = ask(forked, fork, again)
+        print("same" if answer == expected else answer)
+    assert segment() == expected
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="a fork of threads")
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_threads_and_processes_segment_alike_or_say_how(
+    request: pytest.FixtureRequest, tmp_path: Path, runtime: str
+) -> None:
+    names = {"torch": "tiny_folder", "openvino": "tiny_openvino"}
+    model = request.getfixturevalue(names[runtime])
+    (tmp_path / "script.py").write_text(SEGMENTED)
+    order = [sys.executable, "-W", "ignore", "script.py", str(model)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        order,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    with_parents, with_its_own = done.stdout.splitlines()
+    if runtime == "torch":
+        assert with_parents == with_its_own == "same"
+    else:
+        assert with_parents.startswith("OpenVINO was loaded before this process was forked")
+        assert with_its_own == with_parents
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from panodetr.checkpoints.spec import ModelSpec, spec_from_json
-from panodetr.errors import CheckpointError, MissingExtra
+from panodetr.errors import CheckpointError, MissingExtra, UsageError
 from panodetr.files import atomic_write
 from panodetr.runtimes.graphs import (
     Graph,
@@ -113,6 +113,7 @@ def read_exported(path: Path) -> tuple[ExportInfo, GraphRuntime]:
     Raises:
         CheckpointError: the file is damaged, or of a newer version.
         MissingExtra: what its graphs are for is not installed.
+        UsageError: this process was forked after OpenVINO had been loaded.
     """
     try:
         files: dict[str, bytes] = {}
@@ -129,7 +130,7 @@ def read_exported(path: Path) -> tuple[ExportInfo, GraphRuntime]:
         if extra := files.keys() - info.files.keys():
             raise ValueError(f"{', '.join(sorted(extra))} is not in its list of files")
         return info, run_graphs(info.format, info.spec, files)
-    except MissingExtra:
+    except (MissingExtra, UsageError):
         raise
     except Exception as error:  # as above
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -5,6 +5,7 @@ Letters: B images, H and W their padded size, N masks, h and w a mask's size.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from panodetr.errors import CheckpointError, MissingExtra
 from panodetr.results.masks import Masks, NumpyMasks
 from panodetr.runtimes.base import Runtime
-from panodetr.threads import omp_threads
+from panodetr.threads import omp_threads, refuse_fork
 
 if TYPE_CHECKING:
     import openvino
@@ -159,6 +160,7 @@ def load_onnx(model: bytes) -> Graph:
         CheckpointError: the library does not take the graph.
     """
     library = import_extra("onnxruntime")
+    refuse_fork("ONNX Runtime", _onnx_process())
     options = library.SessionOptions()
     options.intra_op_num_threads = omp_threads() or 0  # 0 is its own choice
     try:
@@ -173,14 +175,28 @@ def load_onnx(model: bytes) -> Graph:
     }
 
     def run(arrays: Arrays) -> Arrays:
+        refuse_fork("ONNX Runtime", _onnx_process())
         return dict(zip(outputs, cast("list[Any]", session.run(None, arrays)), strict=True))
 
     return Graph(run, inputs, outputs)
 
 
 @cache
+def _onnx_process() -> int:
+    """Give the number of the process that was the first to load a model in ONNX Runtime."""
+    return os.getpid()
+
+
 def _core() -> Any:
-    """The process's one OpenVINO core, which is never released.
+    """The process's one OpenVINO core; raises a `UsageError` in a forked process."""
+    core, process = _first_core()
+    refuse_fork("OpenVINO", process)
+    return core
+
+
+@cache
+def _first_core() -> tuple[Any, int]:
+    """Make the OpenVINO core, which is never released; give the number of the process, too.
 
     Its CPU plugin gives the thread that loads it another signal stack, and restores the old one
     on release. If two cores are released in the order of their creation, the second restores
@@ -189,7 +205,7 @@ def _core() -> Any:
     """
     core = import_extra("openvino").Core()
     core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin
-    return core
+    return core, os.getpid()
 
 
 def read_openvino(xml: bytes, weights: bytes) -> openvino.Model:
@@ -233,6 +249,7 @@ def compile_openvino(model: openvino.Model) -> Graph:
     lock = Lock()
 
     def run(arrays: Arrays) -> Arrays:
+        _core()
         with lock:  # a compiled model has one set of buffers
             found = compiled(arrays, share_inputs=True)
             return {name: found[index] for index, name in enumerate(outputs)}

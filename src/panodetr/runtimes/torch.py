@@ -5,6 +5,7 @@ Letters: B images, H and W their padded size, Q queries, N masks, h and w a mask
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Generator, Sequence
@@ -94,6 +95,10 @@ class FullFloat32(ContextDecorator):
             if not self._blocks:
                 self._set(self._before)
 
+    def begin_anew(self) -> None:
+        """Forget the blocks of threads that a forked process does not have."""
+        self._lock, self._blocks = threading.Lock(), 0
+
     def values(self) -> list[object]:
         """Give the settings of convolutions and of matrix products."""
         return [getattr(owner, self._name) for owner in self._owners]
@@ -117,6 +122,16 @@ def as_memory_error() -> Generator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise MemoryError(str(error)) from None
+
+
+def _begin_forked() -> None:
+    """Let a forked process compute in one thread: it would wait for those of its parent."""
+    torch.set_num_threads(1)
+    full_float32.begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_forked)
 
 
 class TorchRuntime(Runtime):
