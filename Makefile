@@ -6,7 +6,7 @@ SAMPLES := src/panodetr/assets/samples
 DATA ?= ../shared/data
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: demo test slow soak lint types docs format bench ci clean
+.PHONY: demo test slow fuzz soak lint types docs format bench ci clean
 
 # Segment three real microscopy images with the bundled model.
 demo: .venv/installed
@@ -20,8 +20,14 @@ test: .venv/installed-dev
 slow: .venv/installed-dev
 	$(PYTEST) -m "slow and not network and not soak"
 
-# Kills of training runs and damaged files, many times: an hour or more. PANODETR_SOAK is the number of
-# mutations of each file; docs/tests.md has the figures of the last run.
+# Damaged files of every kind: first those that failed once, then random ones until the seconds are over.
+SECONDS ?= 60
+SEED ?= 0
+fuzz: .venv/installed-dev
+	PYTHONPATH=src:benchmarks OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) --seed $(SEED)
+
+# Kills of training runs and a service under load: an hour or more at 2000. docs/tests.md has the figures
+# of the last run.
 PANODETR_SOAK ?= 2000
 soak: .venv/installed-dev
 	PANODETR_SOAK=$(PANODETR_SOAK) $(PYTEST) -m soak

@@ -63,6 +63,11 @@ def golden(shared_data: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_spec() -> ModelSpec:
     """A whole DETR with masks, of about half a million weights."""
+    return make_tiny_spec()
+
+
+def make_tiny_spec() -> ModelSpec:
+    """Describe the model of the fixture."""
     return ModelSpec(
         name="tiny",
         architecture=replace(

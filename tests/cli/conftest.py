@@ -79,7 +79,12 @@ def images(tmp_path: Path) -> Path:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A split `val` of two images of noise, each with one nucleus on background."""
-    folder = tmp_path / "data"
+    return write_data(tmp_path)
+
+
+def write_data(place: Path) -> Path:
+    """Write the data set of the fixture into a folder `data`."""
+    folder = place / "data"
     for sub in ("val", "panoptic_val"):
         (folder / sub).mkdir(parents=True)
     noise = np.random.default_rng(0)

@@ -19,7 +19,8 @@ from PIL import Image, TiffImagePlugin
 
 from panodetr.errors import ChannelError, ImageError
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # errors are raised, too
+for _name in ("tifffile", "PIL"):  # errors are raised, too
+    logging.getLogger(_name).addHandler(logging.NullHandler())
 
 USUAL_BITS = (8, 10, 12, 14)
 """How many of a file's 16 bits cameras use."""

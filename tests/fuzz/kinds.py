@@ -1,0 +1,200 @@
+"""What is damaged: models, images, data sets, files of evaluation; and what reads each."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tests.cli.conftest import write_data
+from tests.conftest import make_tiny_spec, telling_model
+from tests.data.test_formats import WRITERS, Picture
+
+from panodetr.checkpoints.huggingface import RESNETS
+from panodetr.checkpoints.save import save_pretrained
+from panodetr.cli.main import main
+from panodetr.data.check import check_split
+from panodetr.data.dataset import Source
+from panodetr.errors import PanodetrError
+from panodetr.export.export import export
+from panodetr.model.detr import Detr
+
+SAID = ("panodetr: error: ", "panodetr: warning: ", "[")
+"""How lines on stderr begin; the last are of progress."""
+
+MADE = (
+    Picture("image 0", (20, 30), (("no", (1, 1, 5, 4)), ("zebra", (17, 12, 6, 5)))),
+    Picture("image 1", (24, 18), (("zebra", (2, 2, 4, 4)),)),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """Files of one kind.
+
+    Attributes:
+        make: writes whole ones into a folder, and the tiny model beside them at `../models`.
+        damaged: patterns of those that are damaged.
+        run: reads them; raises what must not happen.
+    """
+
+    make: Callable[[Path], Any]
+    damaged: tuple[str, ...]
+    run: Callable[[Path], None]
+
+
+def make_models(folder: Path) -> None:
+    """Write the tiny model in every format into a folder."""
+    spec = make_tiny_spec()
+    model = telling_model(spec)
+    save_pretrained(folder / "panodetr" / "model", spec, model)
+    save_pretrained(folder / "huggingface" / "model", spec, model, format="huggingface")
+    shape = replace(spec.architecture, backbone=RESNETS["resnet18"])  # the original has no smaller
+    target = folder / "facebook" / "model.pth"
+    save_pretrained(target, replace(spec, architecture=shape), Detr(shape), format="facebook")
+    for format in ("onnx", "openvino"):
+        (folder / format).mkdir()
+        export(
+            folder / "panodetr" / "model", folder / format / f"model.{format}.zip", format=format
+        )
+
+
+def _command(*words: str) -> Callable[[Path], None]:
+    """Run a command in a folder; it must end with a result, or with errors of one line each."""
+
+    def run(folder: Path) -> None:
+        said, printed = io.StringIO(), io.StringIO()
+        hear = contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said)
+        with contextlib.chdir(folder), hear[0], hear[1]:
+            code = main(words)
+        lines = said.getvalue().splitlines()
+        assert code in (0, 1, 2), f"exit code {code}"
+        if code:
+            wrong = [line for line in lines if not line.startswith(SAID)]
+            assert not wrong, f"exit code {code}: {wrong}"
+            found = any(line.startswith(SAID[0]) for line in lines)
+            assert found or "\nerror " in printed.getvalue(), f"exit code {code}, no error"
+
+    return run
+
+
+def _check(folder: Path) -> None:
+    """Check a data set: no object is lost in silence, no message breaks a terminal."""
+    refused = ""
+    try:
+        source = Source(folder)
+        format, splits = source.splits(None)
+        for split in splits:
+            found = check_split(source, split, format, lambda done, total: None)
+            lost = sum(len(image.objects) for image in MADE) - found.objects.total()
+            if format != "mask-files":  # one file less is one object less
+                assert lost <= 0 or found.findings, f"{lost} objects lost in silence"
+            for finding in found.findings:
+                assert finding.message.isprintable(), finding.message
+    except PanodetrError as error:
+        refused = str(error)
+    assert "\n" not in refused, refused
+
+
+@cache
+def _noise() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8))
+
+
+def _make_image(folder: Path, name: str, **options: Any) -> None:
+    _noise().save(folder / name, **options)
+
+
+def _make_wide(folder: Path) -> None:
+    import tifffile
+
+    values = np.asarray(_noise()).astype(np.uint16) * 257
+    tifffile.imwrite(folder / "image.tif", values, photometric="rgb", planarconfig="contig")
+
+
+def _make_archive(folder: Path, name: str) -> None:
+    packed = io.BytesIO()
+    _noise().save(packed, "PNG")
+    if name.endswith(".tar"):
+        with tarfile.open(folder / name, "w") as tar:
+            member = tarfile.TarInfo("a.png")
+            member.size = len(packed.getvalue())
+            tar.addfile(member, io.BytesIO(packed.getvalue()))
+    elif name.endswith(".zip"):
+        with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.png", packed.getvalue())
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.table({"image": [packed.getvalue()]}), folder / name)
+
+
+def _make_predictions(folder: Path) -> None:
+    data = write_data(folder)
+    shutil.copy(data / "panoptic_val.json", data / "found.json")
+    shutil.copytree(data / "panoptic_val", data / "found")
+
+
+def _copy_model(folder: Path, format: str) -> None:
+    shutil.copytree(folder.parent / "models" / format, folder, dirs_exist_ok=True)
+    _make_image(folder, "image.png")
+
+
+def _model(format: str, name: str) -> Kind:
+    run = _command("segment", "image.png", "--model", name, "--json")
+    return Kind(make=partial(_copy_model, format=format), damaged=("model*", "model/*"), run=run)
+
+
+def _image(name: str, make: Callable[[Path], Any] | None = None, **options: Any) -> Kind:
+    return Kind(
+        make=make or partial(_make_image, name=name, **options),
+        damaged=(name,),
+        run=_command("segment", name, "--model", "../models/panodetr/model", "--json"),
+    )
+
+
+def _data(name: str) -> Kind:
+    return Kind(make=lambda folder: WRITERS[name][0](folder, MADE), damaged=("**/*",), run=_check)
+
+
+KINDS: dict[str, Kind] = {
+    "panodetr": _model("panodetr", "model"),
+    "huggingface": _model("huggingface", "model"),
+    "facebook": _model("facebook", "model.pth"),
+    "onnx": _model("onnx", "model.onnx.zip"),
+    "openvino": _model("openvino", "model.openvino.zip"),
+    "png": _image("image.png"),
+    "jpeg": _image("image.jpg"),
+    "tiff": _image("image.tif", compression="tiff_lzw"),
+    "tiff16": _image("image.tif", make=_make_wide),
+    "gif": _image("image.gif"),
+    "webp": _image("image.webp"),
+    "bmp": _image("image.bmp"),
+    "ppm": _image("image.ppm"),
+    **{
+        suffix: _image(f"images.{suffix}", partial(_make_archive, name=f"images.{suffix}"))
+        for suffix in ("tar", "zip", "parquet")
+    },
+    **{f"data {name}": _data(name) for name in WRITERS},
+    "data coco": Kind(
+        make=write_data, damaged=("data/*", "data/*/*"), run=_command("data", "check", "data")
+    ),
+    "evaluation": Kind(
+        make=_make_predictions,
+        damaged=("data/found*", "data/found/*", "data/panoptic_val.json"),
+        run=_command(
+            *("eval", "--predictions", "data/found.json", "--out", "../report"),
+            *("--ground-truth", "data/panoptic_val.json"),
+        ),
+    ),
+}
