@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError, ImageError, PanodetrError, UsageError
 from panodetr.images.preprocess import Preprocessing
-from panodetr.images.read import ImageSource, is_one_image
+from panodetr.images.read import ImageSource, is_one_image, pixels_within
 from panodetr.images.sources import Source, open_images
 from panodetr.images.views import (
     BATCH_PIXELS,
@@ -108,6 +108,8 @@ class Predictor:
         runtime: what runs it.
         batch: images or tiles of one size that run together; None goes by their pixels.
         batch_pixels: what these may have together then.
+        max_pixels: a larger image is refused before it is decoded
+            (`panodetr.images.read.pixels_within`).
         on_tiles: called after each batch with how many tiles of the images at hand are done, and
             how many these have; None calls nothing.
     """
@@ -119,12 +121,14 @@ class Predictor:
         *,
         batch: int | None = None,
         batch_pixels: int = BATCH_PIXELS,
+        max_pixels: int | None = None,
     ) -> None:
         if batch is not None and batch < 1:
             raise UsageError(f"batch is {batch}; expected 1 image or tile, or more")
         self.spec = spec
         self.runtime = runtime
         self.batch, self.batch_pixels = batch, batch_pixels
+        self.max_pixels = pixels_within() if max_pixels is None else max_pixels
         self._fitting: int | None = None  # views that the device's memory holds, once it was full
         self.on_tiles: Callable[[int, int], None] | None = None
         self._by_index = {category.index: category for category in spec.categories}
@@ -143,7 +147,13 @@ class Predictor:
     def with_rule(self, rule: Preprocessing) -> Predictor:
         """Give the same model with another rule for its images, such as other tiles."""
         spec = replace(self.spec, preprocessing=rule)
-        return Predictor(spec, self.runtime, batch=self.batch, batch_pixels=self.batch_pixels)
+        return Predictor(
+            spec,
+            self.runtime,
+            batch=self.batch,
+            batch_pixels=self.batch_pixels,
+            max_pixels=self.max_pixels,
+        )
 
     @overload
     def segment(
@@ -502,7 +512,7 @@ class Predictor:
         def read() -> Iterator[TiledImage | _Refused]:
             for image in images:
                 try:
-                    yield read_tiled(image, rule)
+                    yield read_tiled(image, rule, self.max_pixels)
                 except ImageError as error:
                     if not refused:
                         raise

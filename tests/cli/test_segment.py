@@ -383,3 +383,17 @@ def test_each_page_of_a_file_is_an_image_or_the_one_asked_for(
     done = segment("stack.tif", "--json", "--page", "9")
     assert done.returncode == 1
     assert "has no page 9; expected 1 to 3" in done.stderr
+
+
+def test_an_image_that_takes_more_memory_than_it_may_is_refused_before_it_is_decoded(
+    panodetr: Program, tiny_model: Path, images: Path
+) -> None:
+    whole = (images / "c.png").read_bytes()
+    (images / "c.png").write_bytes(whole[:100])  # its header alone
+    done = panodetr("segment", images, "--model", tiny_model, "--json", "--max-memory", 0.0002)
+    assert done.returncode == 1
+    assert ["error" in line for line in done.stdout.splitlines()] == [False, False, True]
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("[")]
+    assert len(errors) == 1
+    assert "c.png: 100x80 is 8,000 pixels, which take about 0.00024 GiB, and the" in errors[0]
+    assert "the limit is 6,710; make it smaller, raise --max-memory" in errors[0]

@@ -110,6 +110,8 @@ class ModelOptions:
             model's own, which training has found, or all 16.
         channels: Of images of more than three channels, those that are red, green and blue, as
             0,2,1, or the one that is grey. They count from 0. Default: the model's own.
+        max_memory: GiB that one image may take, beside the model; a larger one is refused before it
+            is decoded. Default: what the machine has, and 200 megapixels at most.
     """
 
     model: str = "nuclei"
@@ -121,6 +123,7 @@ class ModelOptions:
     overlap: Fraction | None = None
     bits: Annotated[int | None, Parameter(validator=Number(gte=8, lte=16))] = None
     channels: str | None = None
+    max_memory: Annotated[float | None, Parameter(validator=Number(gt=0))] = None
 
     def load(self) -> Predictor:
         """Load the model, with the tiles that are asked for.
@@ -152,6 +155,10 @@ class ModelOptions:
             bits=self.bits,
             channels=None if channels is None else [int(number) for number in channels],
         )
+        if self.max_memory is not None:
+            from panodetr.images.read import pixels_within
+
+            model.max_pixels = pixels_within(int(self.max_memory * 2**30))
         if tiles is None:
             return model
         return model.with_rule(replace(model.spec.preprocessing, tile=tiles, tile_overlap=overlap))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from panodetr.errors import ImageWarning
 from panodetr.images.preprocess import Preprocessing
-from panodetr.images.read import ImageSource, origin_of, read_image
+from panodetr.images.read import MAX_PIXELS, ImageSource, origin_of, read_image
 from panodetr.images.resize import resize, resized_size
 from panodetr.results.types import Box
 
@@ -90,13 +90,15 @@ def warn(text: str) -> None:
     warnings.warn(text, ImageWarning, stacklevel=2)
 
 
-def read_tiled(image: ImageSource, rule: Preprocessing) -> TiledImage:
+def read_tiled(image: ImageSource, rule: Preprocessing, max_pixels: int = MAX_PIXELS) -> TiledImage:
     """Read an image and lay its tiles.
 
     Raises:
-        ImageError: it cannot be read.
+        ImageError: it cannot be read, or has more than `max_pixels`.
     """
-    pixels = read_image(image, bits=rule.bits, channels=rule.channels, note=warn)
+    pixels = read_image(
+        image, bits=rule.bits, channels=rule.channels, max_pixels=max_pixels, note=warn
+    )
     height, width, _ = pixels.shape
     tiles = lay_tiles((height, width), rule)
     return TiledImage(pixels=pixels, source=origin_of(image), tiles=tiles)
