@@ -58,7 +58,7 @@ def test_help_brings_no_heavy_package() -> None:
         (["segment", "a.png", "--threshold", "1.01"], '"1.01" for --threshold. Must be <= 1'),
         (["segment", "a.png", "--threshold", "-0.1"], '"-0.1" for --threshold. Must be >= 0'),
         (["segment", "a.png", "--threshold", "nan"], '"nan" for --threshold. Must be <= 1'),
-        (["segment", "a.png", "--device", "tpu"], 'Did you mean "cpu"?'),
+        (["segment", "a.png", "--device", "tpu"], "device is 'tpu'; expected auto, cpu, cuda"),
         (["train", "nuclei"], "--data"),
     ],
 )

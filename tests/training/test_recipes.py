@@ -102,7 +102,7 @@ def test_fine_tuning_has_patience_for_half_its_validations() -> None:
 
 @pytest.mark.parametrize(
     ("median", "large", "tile"),
-    [(23, 50, 96), (20, 60, 96), (70, 138, 292), (10, 30, 41), (70, 400, 600)],
+    [(23, 50, 96), (20, 60, 96), (70, 138, 292), (10, 30, 96), (70, 400, 600)],
 )
 def test_fine_tuning_chooses_tiles_by_the_objects(median: float, large: float, tile: int) -> None:
     objects = ObjectSizes(median=median, large=large, image=640)

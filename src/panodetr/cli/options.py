@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from panodetr.errors import UsageError
+from panodetr.runtimes.base import check_device
 
 if TYPE_CHECKING:
     from panodetr.data.dataset import Source
@@ -24,6 +25,14 @@ Format = Literal[
 
 Fraction = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
 """A number from 0 to 1."""
+
+
+def _check_device(_: object, name: str) -> None:
+    check_device(name)
+
+
+Device = Annotated[str, Parameter(validator=_check_device)]
+"""Where a model runs."""
 
 OVERLAP = 0.25
 """Part of a tile that its neighbours share, unless the user says otherwise."""
@@ -115,7 +124,7 @@ class ModelOptions:
     """
 
     model: str = "nuclei"
-    device: str = "auto"
+    device: Device = "auto"
     runtime: Runtime | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     batch: Annotated[int | None, Parameter(validator=Number(gte=1))] = None

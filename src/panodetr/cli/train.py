@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from panodetr.cli.options import Format, SourceOptions
+from panodetr.cli.options import Device, Format, SourceOptions
 from panodetr.cli.output import duration, print_json, print_line
 from panodetr.errors import Interrupted, UsageError
 
@@ -42,7 +42,7 @@ def train(
     changes: Annotated[list[str] | None, Parameter(name="--set")] = None,
     resume: bool = False,
     dry_run: bool = False,
-    device: str = "auto",
+    device: Device = "auto",
     json: bool = False,
 ) -> int:
     """Train a model by a recipe, from scratch or from a checkpoint.

@@ -5,9 +5,11 @@ Letters: B images, H and W their padded size, Q queries, C classes.
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal, Protocol, get_args, runtime_checkable
 
+from panodetr.errors import UsageError
 from panodetr.threads import Streams
 
 if TYPE_CHECKING:
@@ -28,6 +30,17 @@ Precision = Literal["float32", "bfloat16"]
 """What PyTorch computes in."""
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+def check_device(name: str) -> None:
+    """Refuse what is no name of a device.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", name):
+        names = "expected auto, cpu, cuda, cuda:N (the N-th GPU, from 0) or mps"
+        raise UsageError(f"device is {name!r}; {names}")
 
 
 class Prediction(Protocol):

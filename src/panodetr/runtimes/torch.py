@@ -6,7 +6,6 @@ Letters: B images, H and W their padded size, Q queries, N masks, h and w a mask
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,12 +41,9 @@ from panodetr.results.masks import (
     pick_like_pillow,
     pick_like_torch,
 )
-from panodetr.runtimes.base import Precision, Runtime
+from panodetr.runtimes.base import Precision, Runtime, check_device
 from panodetr.runtimes.cpu_masks import CpuMasks
 from panodetr.threads import Streams
-
-DEVICES = "auto, cpu, cuda, cuda:N (the N-th GPU, from 0) or mps"
-"""Where a model can run."""
 
 MASKS_AT_ONCE = 64
 """Masks are independent of each other; this many at a time bound a GPU's memory."""
@@ -465,13 +461,12 @@ def fold_norms(backbone: nn.Module) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that a name means here: `DEVICES`; auto takes a CUDA GPU where there is one.
+    """The device that a name means here (`check_device`); auto takes a CUDA GPU where there is one.
 
     Raises:
         UsageError: there is no such device.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", name):
-        raise UsageError(f"device is {name!r}; expected {DEVICES}")
+    check_device(name)
     gpus = torch.cuda.device_count()
     if name == "auto":
         name = "cuda" if gpus else "cpu"

@@ -247,6 +247,8 @@ def finetune(
 def fit_tiles(rule: Preprocessing, objects: ObjectSizes) -> Preprocessing:
     """Choose tiles in which objects are as large as a model has learned them, and mostly whole.
 
+    Tiles only grow: smaller ones are so many that they take too long.
+
     Args:
         rule: of the model, in tiles.
         objects: those of the data.
@@ -254,7 +256,7 @@ def fit_tiles(rule: Preprocessing, objects: ObjectSizes) -> Preprocessing:
     assert rule.tile is not None
     seen, shared = rule.tile * rule.enlarge, rule.tile_overlap * rule.enlarge
     tile = round(seen / min(SEEN_SIDE / objects.median, shared / objects.large))
-    if 0.75 <= tile / rule.tile <= 1.33:
+    if tile <= 1.33 * rule.tile:
         return rule
     overlap = round(tile * rule.tile_overlap / rule.tile)
     return replace(rule, tile=tile, tile_overlap=overlap, enlarge=seen / tile)
