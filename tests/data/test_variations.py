@@ -418,6 +418,24 @@ def test_labels_lie_in_folders_that_are_called_alike(
     assert set(inspect(tmp_path)[split].objects) == {"cat"}
 
 
+def test_yamls_that_name_no_images_may_differ(tmp_path: Path) -> None:
+    yolo(tmp_path, "a.jpg", "a.txt")
+    (tmp_path / "data.yaml").unlink()
+    for name in ("one", "other"):
+        put(tmp_path / f"{name}.yaml", f"names: [{name}]\n")
+    assert counts(tmp_path) == {"": (1, 2)}
+    put(tmp_path / "data.yaml", "train: images\ntrain_labels: labels\nnames: [cat, dog]\n")
+    assert counts(tmp_path) == {"train": (1, 2)}
+
+
+def test_polygons_of_voc_are_noted(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    polygon = "<polygon><x1>4</x1><y1>5</y1></polygon></object>"
+    put(tmp_path / "a.xml", voc("a.jpg").replace("</object>", polygon))
+    assert counts(tmp_path) == {"": (1, 2)}
+    assert "2 objects have polygons, which are not read" in said(tmp_path)
+
+
 def test_a_negative_width_is_a_fault(tmp_path: Path) -> None:
     yolo(tmp_path, "a.jpg", "a.txt", "0 .3 .3 -.005 .2\n")
     assert "has a coordinate outside 0 to 1" in said(tmp_path)

@@ -247,16 +247,7 @@ class Source:
         _count_absent(len(there), [*gone, *records.absent], records.place, self.tree, faults)
         if len(found) == 1:
             _count_unlisted(records, self.tree, faults)
-        if kind := split_of(split):
-            folders = {sample.path.parent for sample in there}
-            inner = {path: os.path.relpath(path, self.folder) for path in folders}
-            splits = {
-                path: split_of(split_of_folder(PurePosixPath(p))) for path, p in inner.items()
-            }
-            for sample in there:
-                if (other := splits[sample.path.parent]) and other.kind != kind.kind:
-                    text = f"{{n}} images of {split} are in the folder of another split"
-                    faults.note("missing file", text, str(sample.path))
+        _count_elsewhere(there, split, self.folder, faults)
         return Dataset(
             folder=self.folder,
             split=split,
@@ -294,6 +285,21 @@ def _count_absent(
         return
     text = f"{len(absent)} of {listed} listed images are not there, and are left out"
     faults.note("missing file", text, f"{absent[0]} is missing", len(absent))
+
+
+def _count_elsewhere(samples: Sequence[AnySample], split: str, root: Path, faults: Faults) -> None:
+    """Count images that lie in the folder of another split."""
+    own = split_of(split)
+    if own is None:
+        return
+    folders = {sample.path.parent for sample in samples}
+    inner = {folder: PurePosixPath(os.path.relpath(folder, root)) for folder in folders}
+    others = {folder: split_of(split_of_folder(path)) for folder, path in inner.items()}
+    for sample in samples:
+        other = others[sample.path.parent]
+        if other is not None and other.kind != own.kind:
+            text = f"{{n}} images of {split} are in the folder of another split"
+            faults.note("missing file", text, str(sample.path))
 
 
 def _count_unlisted(records: Records, tree: Tree, faults: Faults) -> None:

@@ -35,6 +35,9 @@ _CLASSES = ("categories", "category", "category_id", "labels", "label", "class_l
 _OTHERS = frozenset(("id", "area", "iscrowd", "image_id", "segmentation", "keypoints"))
 """Lists that say other things of objects."""
 
+_LISTS = ("objects", "annotations", *_BOXES)
+"""One of them is in each row."""
+
 _UNREADABLE = (ValueError, SyntaxError, RecursionError, MemoryError)
 
 
@@ -81,8 +84,9 @@ def find_imagefolder(tree: Tree) -> Found:
         keys = tree.keys_in(path)
         if path.suffix.lower() != ".jsonl":
             text = tree.read_bytes(path) if path.stem == "metadata" else b""
-            keys = {key for key in ("file_name", "objects", *_BOXES) if key.encode() in text}
-        if "file_name" in keys and not keys.isdisjoint(("objects", *_BOXES)):
+            text = text.partition(b"\n")[0] if path.suffix.lower() == ".csv" else text
+            keys = {key for key in ("file_name", *_LISTS) if key.encode() in text}
+        if "file_name" in keys and not keys.isdisjoint(_LISTS):
             found.setdefault(split_of_file(path), []).append(tree.root / path)
     return found
 

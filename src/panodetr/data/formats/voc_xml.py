@@ -36,13 +36,17 @@ LARGEST = 16 * 2**20
 
 @dataclass
 class _File:
-    """What an XML says: the image's name and size, and objects as label and x0, y0, x1, y1."""
+    """What an XML says: the image's name and size, and objects as label and x0, y0, x1, y1.
+
+    And how many objects have polygons, as Roboflow writes them.
+    """
 
     path: Path
     image: str
     height: float
     width: float
     objects: list[tuple[str, list[float]]] = field(default_factory=list[tuple[str, list[float]]])
+    polygons: int = 0
 
 
 def find_voc_xml(tree: Tree) -> Found:
@@ -108,6 +112,9 @@ def read_voc_xml(tree: Tree, found: Found, split: str, faults: Faults) -> Record
                 faults.note("repaired", text, place)
             box = [x0 - first, y0 - first, x1 - x0 + first, y1 - y0 + first]
             shapes.append(Shape(label, place, box=box))
+        if file.polygons:
+            text = "{n} objects have polygons, which are not read: export COCO for masks"
+            faults.note("missing mask", text, str(file.path), file.polygons)
         image = Listed(named=file.image, size=stated_size(file.height, file.width))
         marked.append((file.path, Marked(image=image, place=str(file.path), shapes=shapes)))
     find_images(tree, marked, split, faults)
@@ -129,6 +136,7 @@ def _parse(path: Path) -> _File:
         root = ET.fromstring(path.read_bytes())  # it says how it is encoded
         height, width = (float(root.findtext(f"size/{s}") or 0) for s in ("height", "width"))
         file = _File(path, root.findtext("filename") or f"{path.stem}.jpg", height, width)
+        file.polygons = sum(1 for _ in root.iter("polygon"))
         for entry in root.iter("object"):
             box = [float(entry.findtext(f"bndbox/{edge}") or f"no {edge}") for edge in _EDGES]
             file.objects.append(((entry.findtext("name") or "").strip() or "object", box))

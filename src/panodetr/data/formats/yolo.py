@@ -335,25 +335,33 @@ def _find_yaml(tree: Tree) -> Path | None:
     Raises:
         DataError: two may be meant.
     """
-    found: list[tuple[tuple[bool, int, bool], PurePosixPath]] = []
+    found: list[PurePosixPath] = []
+    names_only: list[PurePosixPath] = []
     for path in tree.files(".yaml", ".yml", depth=ANNOTATIONS_DEPTH):
         if path.name in NAMES and len(path.parts) == 1:
             return tree.root / path
+        names: object = ""
         try:
             fields = load_yaml(tree.root / path)
         except DataError:
             continue
-        if "names" in fields:
-            no_split = not any(split_of(str(key)) for key in fields)
-            found.append(((no_split, len(path.parts), path.name not in NAMES), path))
-    found.sort(key=lambda one: one[0])
-    same = len({tree.read_bytes(path) for _, path in found[:2]}) == 1
-    if len(found) > 1 and found[0][0] == found[1][0] and not same:
+        with suppress(DataError):  # said where it is read
+            names = check(fields, _Fields, str(path), DataError, strict=False).names
+        if "names" in fields and any(split_of(str(key)) for key in fields):
+            found.append(path)
+        elif names and not isinstance(names, str):
+            names_only.append(path)
+    found.sort(key=lambda path: (len(path.parts), path.name not in NAMES))
+    ranks = [(len(path.parts), path.name not in NAMES) for path in found[:2]]
+    same = len({tree.read_bytes(path) for path in found[:2]}) == 1
+    if len(found) > 1 and ranks[0] == ranks[1] and not same:
         raise DataError(
-            f"{tree.root / found[0][1]} and {found[1][1]} both name classes and images; say which "
-            "is meant with --annotations FILE"
+            f"{tree.root / found[0]} and {found[1]} both name classes and images; say which is "
+            "meant with --annotations FILE"
         )
-    return tree.root / found[0][1] if found else None
+    if not found and len({tree.read_bytes(path) for path in names_only}) == 1:
+        found = names_only
+    return tree.root / found[0] if found else None
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -383,7 +391,8 @@ def _read_yaml(tree: Tree, path: Path) -> dict[str, YoloSplit]:
     fields = load_yaml(path)
     given = check(fields, _Fields, str(path), DataError, strict=False)
     names = _names(given, path)
-    named = {split.kind: key for key in fields if (split := split_of(key)) and fields[key]}
+    shorter = sorted(fields, key=len, reverse=True)  # train, not train_labels
+    named = {split.kind: key for key in shorter if (split := split_of(key)) and fields[key]}
     if not named:
         if (found := _find_without_yaml(tree, names)) or path.name not in NAMES:
             return found
