@@ -263,19 +263,23 @@ def compute_masks(
     Arguments, result and error are those of `Detr.attend`, and the last are mask logits (N, h, w);
     `image` must rise.
     """
-    shared = model.share(encoded)
     attention = model.attend(encoded, states, image, query)  # N, A, h, w
     if image.device.type != "cpu":
+        shared = model.share(encoded)
         parts = zip(attention.split(MASKS_AT_ONCE), image.split(MASKS_AT_ONCE), strict=True)
         return torch.cat([model.refine(shared, *part) for part in parts])  # N, h, w
-    at_once = max(1, CACHED_PIXELS // (shared[-1].shape[-2] * shared[-1].shape[-1]))
-    counts = image.bincount(minlength=len(states)).tolist()
+    height, width = encoded.features[0].shape[-2:]
+    at_once = max(1, CACHED_PIXELS // (height * width))
+    wanted, counts = image.unique_consecutive(return_counts=True)  # images that have masks
+    if len(wanted) < len(states):
+        features = tuple(maps[wanted] for maps in encoded.features)
+        encoded = replace(encoded, features=features, projected=encoded.projected[wanted])
+    shared = model.share(encoded) if len(wanted) else ()
     assert model.mask_head is not None
-    masks = [attention.new_zeros((0, *shared[-1].shape[-2:]))]
-    for number, own in enumerate(attention.split(counts)):
-        if len(own):
-            head = CpuMasks(model.mask_head, tuple(maps[number : number + 1] for maps in shared))
-            masks += [head.refine(part) for part in own.split(at_once)]
+    masks = [attention.new_zeros((0, height, width))]
+    for number, own in enumerate(attention.split(counts.tolist())):
+        head = CpuMasks(model.mask_head, tuple(maps[number : number + 1] for maps in shared))
+        masks += [head.refine(part) for part in own.split(at_once)]
     return torch.cat(masks)  # N, h, w
 
 
