@@ -201,9 +201,8 @@ def test_streams_give_the_same_as_one(
     monkeypatch.setattr(predictor.runtime, "detect", watched)
     torch.set_num_threads(3)
     try:
-        found = list(
-            predictor.segment_each([*images, b"no image"], threshold=0, refuse=lambda *_: None)
-        )
+        given = [*images, b"no image"]
+        found = list(predictor.segment_each(given, threshold=0, refuse=lambda _, __: None))
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)

@@ -146,6 +146,7 @@ def test_float32_is_never_tf32_not_even_while_another_thread_ends(tiny_folder: P
     def note(*_: object) -> None:
         seen.append(full_float32.is_on())
 
+    assert isinstance(runtime.model, Detr)
     assert runtime.model.mask_head is not None
     for part in (runtime.model.backbone, runtime.model.mask_head.out):
         part.register_forward_pre_hook(note)

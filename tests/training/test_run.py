@@ -15,7 +15,7 @@ from panodetr.checkpoints.load import load_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.dataset import Dataset
 from panodetr.errors import Interrupted, PanodetrError, TrainingError, UsageError
-from panodetr.model.detr import Detr
+from panodetr.model.network import Network
 from panodetr.training.folder import held
 from panodetr.training.log import read_log
 from panodetr.training.prepare import Request
@@ -117,7 +117,7 @@ def test_a_checkpoint_is_validated_once_before_the_first_step(
     changes = ["steps=1", "batch_size=2", "short_side=64", start]
 
     class Told(Recording):
-        def validated(self, validation: Validation, model: Detr) -> None:
+        def validated(self, validation: Validation, model: Network) -> None:
             super().validated(validation, model)
             if ends == "stopped":
                 signal.raise_signal(signal.SIGTERM)
