@@ -268,7 +268,7 @@ def compute_masks(
         shared = model.share(encoded)
         parts = zip(attention.split(MASKS_AT_ONCE), image.split(MASKS_AT_ONCE), strict=True)
         return torch.cat([model.refine(shared, *part) for part in parts])  # N, h, w
-    height, width = encoded.features[0].shape[-2:]
+    height, width = encoded.features[model.config.mask_stages[-1]].shape[-2:]
     at_once = max(1, CACHED_PIXELS // (height * width))
     wanted, counts = image.unique_consecutive(return_counts=True)  # images that have masks
     if len(wanted) < len(states):
