@@ -88,6 +88,7 @@ class _Pretrained(nn.Module, Generic[Output]):
     main_input_name = "pixel_values"
     config_class = DetrConfig
     supports_gradient_checkpointing = False
+    accepts_loss_kwargs = False  # the Trainer divides the loss by accumulated steps itself
     _has_masks: bool
     _output: type[Output]
 
@@ -335,6 +336,7 @@ class _Pretrained(nn.Module, Generic[Output]):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        **ignored: object,
     ) -> Output:
         """Run the model.
 
@@ -354,6 +356,7 @@ class _Pretrained(nn.Module, Generic[Output]):
             output_attentions: whether outputs have attention weights; None as in the configuration.
             output_hidden_states: whether outputs have all layers' states; None likewise.
             return_dict: False gives a tuple of the outputs' values; None as in the configuration.
+            ignored: whatever else is given, such as `decoder_input_ids`, as in transformers.
 
         Raises:
             DataError: labels lack something, are of another number, or out of range.
