@@ -68,7 +68,8 @@ def test_training_measures_every_side(tmp_path: Path) -> None:
     )  # fmt: skip
     found = report(tmp_path / "training.json")
     rows = {row["side"]: row for row in found["rows"]}
-    assert list(rows) == ["ours", "original", "transformers", "ours-masks", "original-masks"]
+    sides = ["ours", "original", "compat", "transformers", "ours-masks", "original-masks"]
+    assert list(rows) == sides
     for other, base in (("original", "ours"), ("original-masks", "ours-masks")):
         assert rows[other]["loss"] == pytest.approx(rows[base]["loss"], rel=1e-4)
         assert rows[other]["ratios"]["time"] > 0

@@ -21,6 +21,7 @@ def test_a_run_tells_every_line_and_leaves_a_folder_that_can_be_looked_at(
     assert done.returncode == 0, done.stderr
     told, *lines = done.stderr.splitlines()
     assert "2 of the 2 images to validate with are also learned from" in told
+    assert "after 1 of 2 steps validation still finds nothing" in lines.pop(2)
     assert [line.split()[1] for line in lines] == ["1/2", "1/2", "2/2", "2/2"]
     assert " rate " in lines[0]
     assert " left" in lines[0]
