@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from panodetr.errors import CheckpointError
 from panodetr.results.decode import sigmoid
 from panodetr.threads import each_strip
 
@@ -216,13 +217,12 @@ class NumpyMasks:
     ) -> tuple[NDArray[np.integer], NDArray[np.intp]]:
         left, count = np.arange(len(first)), len(first)
         winner = self.highest(processed_size, target_size)  # H, W: places in left
-        areas = np.bincount(winner.ravel(), minlength=count)
-        areas = np.bincount(first, areas, minlength=count)
+        areas = np.bincount(first, _count_pixels(winner, count), minlength=count)
         while len(left) and (areas < least).any():
             left = left[areas >= least]
             if len(left):
                 winner = self.choose(left).highest(processed_size, target_size)
-            areas = np.bincount(winner.ravel(), minlength=len(left))[: len(left)]
+                areas = _count_pixels(winner, len(left))
         return (left.take(winner) if len(left) else winner), left
 
     def _find(
@@ -379,3 +379,15 @@ def run_lengths(
     edges = np.concatenate([[0], place[apart], [height * width]])
     lengths: list[int] = np.diff(edges).tolist()
     return lengths if lengths[-1] else lengths[:-1]
+
+
+def _count_pixels(winner: NDArray[np.integer], count: int) -> NDArray[np.intp]:
+    """Count the pixels of each of so many masks.
+
+    Raises:
+        CheckpointError: a pixel has none, because no mask is a number there.
+    """
+    areas = np.bincount(winner.ravel(), minlength=count)
+    if len(areas) > count:
+        raise CheckpointError("the model's masks are not finite; its weights are damaged")
+    return areas
