@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -172,7 +173,8 @@ def large_tiles() -> Iterator[NDArray[np.uint8]]:
         yield some if 12 <= row < 20 and 17 <= column < 27 else tile
 
 
-@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.skipif(int(os.environ.get("PANODETR_SOAK", "10")) < 100, reason="takes two minutes")
 def test_memory_does_not_depend_on_the_size_of_the_image(tmp_path: Path, tiny_folder: Path) -> None:
     file, side = tmp_path / "a.tif", 20_000
     shape, stored = (side, side, 3), (512, 512)
