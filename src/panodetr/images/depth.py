@@ -89,7 +89,13 @@ class ChannelTiff:
         self._file = tifffile.TiffFile(file)
         try:
             every: Any = self._file.pages
-            self.pages = [n for n, page in enumerate(every, start=1) if not page.subfiletype & 1]
+            self.pages, seen = list[int](), set[int]()
+            for number, page in enumerate(every, start=1):
+                if page.offset in seen:  # a broken file, whose pages lead back to an earlier one
+                    break
+                seen.add(page.offset)
+                if not page.subfiletype & 1:
+                    self.pages.append(number)
             self.seek(0)
         except BaseException:
             self._file.close()
