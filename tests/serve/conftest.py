@@ -84,6 +84,18 @@ class Running:
                     found.append(child)
         return found
 
+    @contextmanager
+    def suspended(self) -> Generator[None, None, None]:
+        """Let no model answer during the block, however fast the machine is."""
+        processes = self.model_processes()
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
+
     def figure(self, name: str, **headers: str) -> float:
         """Read one of the figures for Prometheus."""
         for line in self.get("/metrics", **headers).body.decode().splitlines():
@@ -150,13 +162,6 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come true"
         time.sleep(0.05)
-
-
-def flat(height: int, width: int) -> bytes:
-    """A small file of an image that keeps a model process busy."""
-    file = io.BytesIO()
-    Image.new("RGB", (width, height)).save(file, "PNG")
-    return file.getvalue()
 
 
 def png(height: int = 64, width: int = 64, seed: int = 0) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Start, flat, png, wait_until
+from .conftest import Start, png, wait_until
 
 IMAGE = png(128, 128)
 
@@ -51,15 +51,15 @@ def test_a_model_process_that_dies_takes_only_what_it_held(start: Start, tiny_fo
 
 
 def test_sigterm_ends_a_service_after_what_was_accepted(start: Start, tiny_folder: Path) -> None:
-    image = flat(700, 700)
     with start("--model", tiny_folder) as service, ThreadPoolExecutor(2) as pool:
         children = service.model_processes()
-        answers = [pool.submit(service.post, "/v1/segment", image) for _ in range(2)]
-        wait_until(lambda: service.figure("panodetr_accepted") == 2)
-        service.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: service.get("/readyz").status == 503, 5)
-        late = service.post("/", IMAGE)
-        assert (late.status, late.headers["retry-after"]) == (429, "1")
+        with service.suspended():
+            answers = [pool.submit(service.post, "/v1/segment", IMAGE) for _ in range(2)]
+            wait_until(lambda: service.figure("panodetr_accepted") == 2)
+            service.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: service.get("/readyz").status == 503, 5)
+            late = service.post("/", IMAGE)
+            assert (late.status, late.headers["retry-after"]) == (429, "1")
         assert [answer.result().status for answer in answers] == [200, 200]
         assert service.process.wait(timeout=20) == 0
         wait_until(lambda: not any(child.is_running() for child in children), 5)
