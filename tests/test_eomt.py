@@ -109,6 +109,9 @@ def test_a_segment_is_what_it_wins_of_where_it_is_likely(
     whole, kept = merge_weighted(kind(values), scores, given, (8, 8), (8, 8), 0.1)
     assert len(kept) == 3
     assert (whole[:, 4] == 2).all()
+    sure, _ = merge_weighted(kind(values), scores, given, (8, 8), (8, 8), 0.8, mask_threshold=0.8)
+    assert (sure[4:, 5:] == 0).all()  # the sigmoid of 1 is 0.73
+    assert np.array_equal(sure[:4], ids[:4])
     part = kind(values).within((8, 8), (8, 4))  # the image is the left half of the canvas
     ids, segments = merge_weighted(part, scores, given, (8, 4), (16, 8), 0.8)
     assert (ids == 1).all()

@@ -110,6 +110,7 @@ class Predictor:
         batch_pixels: what these may have together then.
         max_pixels: a larger image is refused before it is decoded
             (`panodetr.images.read.pixels_within`).
+        mask_threshold: probability from which a mask is likely, for models with an `overlap`.
         on_tiles: called after each batch with how many tiles of the images at hand are done, and
             how many these have; None calls nothing.
     """
@@ -129,6 +130,7 @@ class Predictor:
         self.runtime = runtime
         self.batch, self.batch_pixels = batch, batch_pixels
         self.max_pixels = pixels_within() if max_pixels is None else max_pixels
+        self.mask_threshold = 0.5
         self._fitting: int | None = None  # views that the device's memory holds, once it was full
         self.on_tiles: Callable[[int, int], None] | None = None
         self._by_index = {category.index: category for category in spec.categories}
@@ -146,14 +148,40 @@ class Predictor:
 
     def with_rule(self, rule: Preprocessing) -> Predictor:
         """Give the same model with another rule for its images, such as other tiles."""
-        spec = replace(self.spec, preprocessing=rule)
-        return Predictor(
+        return self._with(replace(self.spec, preprocessing=rule))
+
+    def with_merge(self, *, mask_threshold: float = 0.5, overlap: float = 0.8) -> Predictor:
+        """Give the same model with another way to merge the masks of a panoptic segmentation.
+
+        The paper's merge gives each pixel to the highest mask. This one leaves pixels empty where
+        no mask is likely, and drops segments that others mostly cover
+        (`panodetr.results.panoptic.merge_weighted`, EoMT's rule).
+
+        Args:
+            mask_threshold: probability from which a mask is likely, 0 to 1.
+            overlap: the least part of where its mask is likely that a segment must win, 0 to 1.
+
+        Raises:
+            UsageError: one of them is not from 0 to 1.
+        """
+        for name, given in (("mask_threshold", mask_threshold), ("overlap", overlap)):
+            if not 0 <= given <= 1:
+                raise UsageError(f"{name} is {given}; expected a number from 0 to 1")
+        model = self._with(replace(self.spec, overlap=overlap))
+        model.mask_threshold = mask_threshold
+        return model
+
+    def _with(self, spec: ModelSpec) -> Predictor:
+        """Give the same model, described otherwise."""
+        model = Predictor(
             spec,
             self.runtime,
             batch=self.batch,
             batch_pixels=self.batch_pixels,
             max_pixels=self.max_pixels,
         )
+        model.mask_threshold = self.mask_threshold
+        return model
 
     @overload
     def segment(
@@ -572,7 +600,7 @@ class Predictor:
         if task == "instances":
             merge = partial(paint_instances, *given)
         elif self.spec.overlap is not None:
-            merge = partial(merge_weighted, *given, overlap=self.spec.overlap)
+            merge = partial(merge_weighted, *given, self.spec.overlap, self.mask_threshold)
         else:
             merge = start_merge(*given)
         single = self.spec.single_component

@@ -157,7 +157,16 @@ def test_the_hosted_client_gets_the_models_segments(
             assert mask.dtype == np.uint8
             assert np.array_equal(mask == 255, segment.mask)
             assert set(np.unique(mask)) <= {0, 255}
-    parameters = {"threshold": 0.5, "mask_threshold": 0.3, "subtask": "panoptic"}
+    for own in ({"mask_threshold": 0.6}, {"mask_threshold": 0.3, "overlap_mask_area_threshold": 0}):
+        expected = model.with_merge(
+            mask_threshold=own["mask_threshold"],
+            overlap=own.get("overlap_mask_area_threshold", 0.8),
+        ).segment(IMAGE, threshold=0)
+        answer = client.image_segmentation(IMAGE, threshold=0, **own)
+        assert len(answer) == len(expected.segments)
+        for found, segment in zip(answer, expected.segments, strict=True):
+            assert np.array_equal(np.asarray(found.mask) == 255, segment.mask)
+    parameters = {"threshold": 0.5, "mask_threshold": 0.3, "subtask": "instance"}
     body = json.dumps({"inputs": b64encode(IMAGE).decode(), "parameters": parameters})
     reply = service.post("/models/tiny", body.encode())
     assert (reply.status, reply.headers["x-ignored-parameters"]) == (200, "mask_threshold")

@@ -102,7 +102,11 @@ class Masks(Protocol):
         ...
 
     def compete(
-        self, scores: NDArray[np.float32], processed_size: Size, target_size: Size
+        self,
+        scores: NDArray[np.float32],
+        processed_size: Size,
+        target_size: Size,
+        least: float = 0,
     ) -> Contest:
         """Find where each mask's probability times its score is the highest; there must be a mask.
 
@@ -113,6 +117,7 @@ class Masks(Protocol):
             scores: (N,).
             processed_size: as for `highest`.
             target_size: as for `highest`.
+            least: value, before the sigmoid, from which a mask is likely.
         """
         ...
 
@@ -127,8 +132,8 @@ class Contest:
 
     Attributes:
         winner: (H, W) indices of masks; of equal ones the first.
-        likely: (H, W), whether the winner's probability is at least one half.
-        areas: (N,) pixels where each mask's is, also where others win.
+        likely: (H, W), whether the winner's mask is likely there.
+        areas: (N,) pixels where each mask is likely, also where others win.
     """
 
     winner: NDArray[np.integer]
@@ -174,7 +179,11 @@ class NumpyMasks:
         return replace(self, values=np.tensordot(weights, sigmoid(self.values), axes=(0, 0)))
 
     def compete(
-        self, scores: NDArray[np.float32], processed_size: Size, target_size: Size
+        self,
+        scores: NDArray[np.float32],
+        processed_size: Size,
+        target_size: Size,
+        least: float = 0,
     ) -> Contest:
         """See `Masks`."""
         count, height, width = self.values.shape
@@ -201,7 +210,7 @@ class NumpyMasks:
             weights = np.ascontiguousarray(rows[band, near])  # b, k
             for number in range(count):
                 value: NDArray[np.float32] = np.matmul(weights, wide[number, near])  # b, W
-                inside = value >= 0
+                inside = value >= least
                 areas[band.start, number] = np.count_nonzero(inside)
                 chance = scores[number] * sigmoid(value)
                 higher = chance > best

@@ -8,6 +8,7 @@ Q: queries, N: those that are kept, C: real classes, H, W: pixels of the result.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -89,13 +90,14 @@ def merge_weighted(
     processed_size: Size,
     target_size: Size,
     overlap: float,
+    mask_threshold: float = 0.5,
 ) -> SegmentMap:
     """Give pixels to the query that is likeliest there, where it is likely at all: EoMT's rule.
 
     At each pixel of the target the query wins whose score times its mask's probability is the
     highest. A query is dropped that wins less than `overlap` of the pixels where its mask's is at
-    least one half. Of the others' pixels those are kept where it is; stuff of one class is one
-    segment. Arguments are those of `merge_masks`.
+    least `mask_threshold`. Of the others' pixels those are kept where it is; stuff of one class is
+    one segment. The other arguments are those of `merge_masks`.
 
     Returns:
         Segment ids, from 1 in the order of the queries, 0 = nothing; and the segments.
@@ -103,7 +105,7 @@ def merge_weighted(
     count = len(scores)
     if count == 0:
         return np.zeros(target_size, np.int32), []
-    found = masks.compete(scores, processed_size, target_size)
+    found = masks.compete(scores, processed_size, target_size, _logit(mask_threshold))
     won = _areas(found.winner, count)
     seen = _areas(found.winner[found.likely], count)
     new_id = np.zeros(count, np.int32)
@@ -237,6 +239,13 @@ def measure_segments(
     low[:, areas == 0] = 0
     boxes = np.concatenate([low, high]).T.tolist()
     return [(int(area), tuple(box)) for area, box in zip(areas[1:], boxes[1:], strict=True)]
+
+
+def _logit(probability: float) -> float:
+    """The value whose sigmoid is a probability."""
+    if 0 < probability < 1:
+        return math.log(probability / (1 - probability))
+    return math.copysign(math.inf, probability - 0.5)
 
 
 def _areas(numbers: NDArray[np.integer], count: int) -> NDArray[np.intp]:

@@ -352,7 +352,11 @@ class TorchMasks:
     @torch.inference_mode()
     @full_float32
     def compete(
-        self, scores: NDArray[np.float32], processed_size: Size, target_size: Size
+        self,
+        scores: NDArray[np.float32],
+        processed_size: Size,
+        target_size: Size,
+        least: float = 0,
     ) -> Contest:
         """See `Masks`."""
         count, device = len(self.values), self.values.device
@@ -363,7 +367,7 @@ class TorchMasks:
         for number, score in enumerate(scores.tolist()):
             values = self._upsample(self.values[number : number + 1], processed_size)
             values = F.interpolate(values[None], target_size, mode="bilinear")[0, 0]
-            inside, chance = values >= 0, score * values.sigmoid()
+            inside, chance = values >= least, score * values.sigmoid()
             areas[number] = inside.sum()
             higher = chance > best
             winner.masked_fill_(higher, number)

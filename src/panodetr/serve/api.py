@@ -72,6 +72,7 @@ class Work(NamedTuple):
         task: of `segment`.
         threshold: least score; None takes the model's own, and 0.5 of detections.
         masks: how masks are written; None leaves them out.
+        merge: for `Predictor.with_merge`, as pairs; none takes the model's own way.
     """
 
     model: str
@@ -80,6 +81,7 @@ class Work(NamedTuple):
     task: Task = "panoptic"
     threshold: float | None = None
     masks: Literal["png", "rle", "runs"] | None = None
+    merge: tuple[tuple[str, float], ...] = ()
 
 
 class Size(Struct):

@@ -274,18 +274,26 @@ def _form(request: Request) -> Form:
 def _with_parameters(work: Work, parameters: HostedParameters) -> tuple[Work, list[str]]:
     """Add a hosted client's parameters, and name those that have no effect.
 
-    The paper's merge gives each pixel to the highest mask: it has no threshold for masks or for
-    their overlap. A semantic segmentation has no threshold at all.
+    Those that say how masks are merged are for panoptic segmentation, where they take the place of
+    the paper's merge. A semantic segmentation has no threshold at all.
     """
-    unused = ["mask_threshold", "overlap_mask_area_threshold"]
     threshold, task = parameters.threshold, _TASKS[parameters.subtask]
+    merge = {
+        "mask_threshold": parameters.mask_threshold,
+        "overlap": parameters.overlap_mask_area_threshold,
+    }
+    unused: list[str] = []
+    if work.action == "detect" or task != "panoptic":
+        unused += ["mask_threshold", "overlap_mask_area_threshold"]
+        merge = {}
     if work.action == "detect":
         unused.append("subtask")
     elif task == "semantic":
         threshold = None
         unused.append("threshold")
     ignored = [name for name in unused if getattr(parameters, name) is not None]
-    return work._replace(task=task, threshold=threshold), ignored
+    given = tuple((name, value) for name, value in merge.items() if value is not None)
+    return work._replace(task=task, threshold=threshold, merge=given), ignored
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

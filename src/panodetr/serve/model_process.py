@@ -87,6 +87,7 @@ def answer_batch(
             written = zip(given, images, strict=True)
             return [write_file(one, image, model.categories, work.form) for one, image in written]
         if work.action == "segment":
+            model = model.with_merge(**dict(work.merge)) if work.merge else model
             results: Any = model.segment(images, threshold=work.threshold, task=work.task)
         else:
             least = DETECTION_THRESHOLD if work.threshold is None else work.threshold
