@@ -32,10 +32,10 @@ def main() -> None:
         augmentation=CropAugmentation(size=512), index_of=data.index_of, with_masks=True
     )
     small, large = data.samples
-    read[small, np.random.default_rng(0)]
+    read[small, np.random.default_rng(0), None]
     before = largest()
     tracemalloc.start()
-    example = read[large, np.random.default_rng(0)]
+    example = read[large, np.random.default_rng(0), None]
     assert isinstance(example, Example)
     traced = tracemalloc.get_traced_memory()[1]
     assert len(example.target.classes) > 1

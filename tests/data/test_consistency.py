@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from tests.data.whole import masks
 
 from panodetr.data.augment import Augmentation, CropAugmentation, PaperAugmentation, View, draw_view
-from panodetr.data.loader import Example, ExampleReader
+from panodetr.data.loader import Example, ExampleReader, paste
 from panodetr.data.samples import MaskImage
-from panodetr.data.targets import LEAST_AREA, Objects, view_target
+from panodetr.data.targets import LEAST_AREA, Objects, Target, view_target
 
 COLORS = np.array([[10, 60, 90], [250, 20, 40], [40, 200, 30], [60, 90, 240]], np.uint8)
 """Of the background and of the objects 1, 2 and 3."""
@@ -112,7 +112,7 @@ def test_colours_stay_within_the_masks(
         cache={1: (COLORS[ids], objects_of(ids, boxes=False))},
     )  # fmt: skip
     sample = MaskImage(image_id=1, path=None, id_map=None, size=size_of(ids))  # pyright: ignore[reportArgumentType]
-    example = reader[sample, np.random.default_rng(seed)]
+    example = reader[sample, np.random.default_rng(seed), None]
     assert isinstance(example, Example)
     shown, target, _ = example
     view = draw_view(augmentation, sample.size, np.random.default_rng(seed))
@@ -147,3 +147,42 @@ def test_a_mirrored_view_is_the_view_mirrored(
     flipped = one.boxes[:, [2, 1, 0, 3]]
     flipped[:, [0, 2]] = view.size[1] - flipped[:, [0, 2]]
     np.testing.assert_allclose(other.boxes, flipped, atol=1e-4)
+
+
+@given(scenes(), scenes(), seeds, st.booleans())
+def test_pasted_things_hide_what_lies_below(
+    low: NDArray[np.int32], high: NDArray[np.int32], seed: int, boxes: bool
+) -> None:
+    """Class 3 is stuff, and id 2 of the upper scene a crowd: neither is pasted."""
+
+    def shown(ids: NDArray[np.int32], first: int) -> tuple[NDArray[np.uint8], Target]:
+        height, width = size_of(ids)
+        objects = objects_of(ids, boxes=boxes)
+        objects = replace(objects, classes=objects.segment_ids - 1 + first)
+        view = View(window=(0, 0, height, width), size=(height, width))
+        return COLORS[ids] + np.uint8(first), view_target(objects, view)
+
+    under, (lent, lender) = shown(low, 0), shown(high, 3)
+    kept = lender.segment_ids != 2
+    lender = replace(
+        lender, boxes=lender.boxes[kept], segment_ids=lender.segment_ids[kept],
+        classes=lender.classes[kept],
+    )  # fmt: skip
+    rng = np.random.default_rng(seed)
+    things = (True, True, False) * 2
+    image, target = paste(under, (lent, lender), things, rng)
+    assert target.ids is not None
+    of_pixel = {tuple(color + add): (n, add) for add in (0, 3) for n, color in enumerate(COLORS)}
+    seen = np.array([of_pixel[tuple(pixel)] for pixel in image.reshape(-1, 3)])
+    number, scene = seen.reshape(*image.shape[:2], 2).transpose(2, 0, 1)
+    assert set(number[scene == 3].tolist()) <= {1}
+    found = dict(zip(target.classes.tolist(), masks(target), strict=True))
+    for add in (0, 3):
+        for place in (1, 2, 3):
+            mask = (number == place) & (scene == add)
+            if mask.sum() < LEAST_AREA:
+                assert place - 1 + add not in found
+                continue
+            np.testing.assert_array_equal(found[place - 1 + add], mask)
+            box = target.boxes[target.classes.tolist().index(place - 1 + add)]
+            assert box.tolist() == tight(mask)

@@ -65,26 +65,32 @@ def assert_alike(one: list[Example], other: list[Example]) -> None:
 
 
 @EVERY_SAMPLING
+@pytest.mark.parametrize("paste", [0.0, 0.7])
 def test_a_batch_follows_from_its_step_and_ranks_share_it(
-    data: Dataset, sampling: Sampling
+    data: Dataset, sampling: Sampling, paste: float
 ) -> None:
-    straight = list(read(data, 0, 6, sampling=sampling))
+    augmentation = replace(CROPS, paste=paste)
+    straight = list(read(data, 0, 6, augmentation=augmentation, sampling=sampling))
     assert [len(batch) for batch in straight] == [4] * 6
-    for resumed, batch in zip(read(data, 4, 6, sampling=sampling), straight[4:], strict=True):
+    again = read(data, 4, 6, augmentation=augmentation, sampling=sampling)
+    for resumed, batch in zip(again, straight[4:], strict=True):
         assert_alike(resumed, batch)
     for ranks in (2, 3):
         for rank in range(ranks):
-            shares = read(data, 0, 3, sampling=sampling, rank=rank, ranks=ranks)
+            shares = read(
+                data, 0, 3, augmentation=augmentation, sampling=sampling, rank=rank, ranks=ranks
+            )
             for share, batch in zip(shares, straight, strict=False):
                 assert_alike(share, batch[rank::ranks])
     assert list(read(data, 5, 5)) == []
 
 
 def test_workers_read_what_a_thread_reads_and_leave_torch_as_it_was(data: Dataset) -> None:
-    straight = list(read(data, 1, 4))
+    pasting = replace(CROPS, paste=0.5)
+    straight = list(read(data, 1, 4, augmentation=pasting))
     before = torch.get_rng_state(), signal.getsignal(signal.SIGTERM)
     children_end = signal.getsignal(signal.SIGCHLD) if sys.platform != "win32" else None
-    with closing(read(data, 1, 40, workers=2)) as batches:
+    with closing(read(data, 1, 40, augmentation=pasting, workers=2)) as batches:
         for batch in straight:
             assert_alike(next(batches), batch)
         workers = children(os.getpid())

@@ -28,6 +28,7 @@ Size: TypeAlias = tuple[int, int]
 Scale: TypeAlias = Annotated[float, Meta(gt=0)]
 Change: TypeAlias = Annotated[float, Meta(ge=0, lt=1)]
 """Of brightness, contrast and each channel's gain, at most, as a fraction."""
+Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,8 @@ class CropAugmentation:
         flip: whether to flip left-right and top-bottom, each half of the time, and swap rows and
             columns.
         color: how far brightness, contrast and each channel's gain may go, as a fraction.
+        paste: how often things of a second view, of an image drawn at random, are pasted on the
+            first (Ghiasi et al. 2021, arXiv 2012.07177), as a fraction. Where objects have masks.
     """
 
     size: Positive
@@ -121,6 +124,7 @@ class CropAugmentation:
     most_scale: Scale = 1.0
     flip: bool = True
     color: Change = 0.0
+    paste: Share = 0.0
 
     def __post_init__(self) -> None:
         """Refuse ranges that hold nothing.
@@ -153,11 +157,12 @@ class PaperAugmentation:
             square of `long_side` times a factor, drawn from this one …
         most_jitter: … to this one, and what is larger than `long_side` is cut off at random. 0.1
             and 2 are usual (Ghiasi et al. 2021, arXiv 2012.07177); 1 and 1 switch it off.
+        paste: as `CropAugmentation.paste`.
     """
 
     short_sides: Sides = tuple(range(480, 801, 32))
     long_side: Positive = 1333
-    crop: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    crop: Share = 0.5
     crop_short_sides: Sides = (400, 500, 600)
     least_crop: Positive = 384
     most_crop: Positive = 600
@@ -165,6 +170,7 @@ class PaperAugmentation:
     color: Change = 0.0
     least_jitter: Scale = 1.0
     most_jitter: Scale = 1.0
+    paste: Share = 0.0
 
     def __post_init__(self) -> None:
         """Refuse sizes and ranges that hold nothing.

@@ -10,7 +10,8 @@ import threading
 import warnings
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -22,11 +23,11 @@ from torch.utils import data as torch_data
 from panodetr.data.augment import draw_view, recolor
 from panodetr.data.dataset import read_objects
 from panodetr.data.samples import read_sample
-from panodetr.data.targets import Objects, Target, view_target
+from panodetr.data.targets import Objects, Target, paste_target, view_target
 from panodetr.errors import DataError, ImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Sequence
 
     from panodetr.data.augment import Augmentation
     from panodetr.data.samples import AnySample
@@ -41,7 +42,9 @@ class Example(NamedTuple):
     image_id: int
 
 
-Asked: TypeAlias = "tuple[AnySample, np.random.Generator]"
+Drawn: TypeAlias = "tuple[AnySample, np.random.Generator]"
+Asked: TypeAlias = "tuple[AnySample, np.random.Generator, Drawn | None]"
+"""An image, the random numbers of its view, and the same of what lends objects to it."""
 
 Read: TypeAlias = "Example | ImageError | DataError"
 """An example, or why there is none: as a value, because torch rewrites a worker's exceptions."""
@@ -54,6 +57,7 @@ class ExampleReader(torch_data.Dataset[Read]):
     Attributes:
         augmentation: which views.
         index_of: the class index of each category id.
+        things: of each class index, whether it is of things: stuff is not pasted.
         with_masks: whether masks are read where objects are written one by one.
         rule: the model's, which says how values are read; None reads them as they are stored.
         cache: what was read, by the image's id; None keeps nothing.
@@ -61,27 +65,65 @@ class ExampleReader(torch_data.Dataset[Read]):
 
     augmentation: Augmentation
     index_of: dict[int, int]
+    things: tuple[bool, ...] = ()
     with_masks: bool
     rule: Preprocessing | None = None
     cache: dict[int, tuple[NDArray[np.uint8], Objects]] | None = None
 
     def __getitem__(self, asked: Asked) -> Read:
         """Read an image and show a view of it; or return what is wrong with it."""
-        sample, rng = asked
-        cache = {} if self.cache is None else self.cache
+        sample, rng, lender = asked
         try:
-            if sample.image_id not in cache:
-                image = read_sample(sample, self.rule)
-                objects = read_objects(sample, self.index_of, with_masks=self.with_masks)
-                cache[sample.image_id] = image, objects
+            shown, target = self._view(sample, rng)
+            if lender is not None:
+                # An image that cannot be read lends nothing, and is told of at its own turn.
+                with suppress(ImageError, DataError):
+                    shown, target = paste((shown, target), self._view(*lender), self.things, rng)
         except (ImageError, DataError) as error:
             return error
+        return Example(shown, target, sample.image_id)
+
+    def _view(
+        self, sample: AnySample, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], Target]:
+        cache = {} if self.cache is None else self.cache
+        if sample.image_id not in cache:
+            image = read_sample(sample, self.rule)
+            objects = read_objects(sample, self.index_of, with_masks=self.with_masks)
+            cache[sample.image_id] = image, objects
         image, objects = cache[sample.image_id]
         view = draw_view(self.augmentation, sample.size, rng)
         shown = view.image(image)
         if self.augmentation.color:
             shown = recolor(shown, self.augmentation.color, rng)
-        return Example(shown, view_target(objects, view), sample.image_id)
+        return shown, view_target(objects, view)
+
+
+def paste(
+    under: tuple[NDArray[np.uint8], Target],
+    over: tuple[NDArray[np.uint8], Target],
+    things: Sequence[bool],
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.uint8], Target]:
+    """Paste about half of a view's things on another view, each view an image and its objects.
+
+    Only things that are whole in their view are pasted, so that no edge is straight. The view lies
+    somewhere within the other, or is cut to its size.
+    """
+    (image, target), (lent, lender) = under, over
+    if target.ids is None or lender.ids is None:
+        return under
+    height, width = map(min, image.shape[:2], lent.shape[:2])
+    lent, lender = lent[:height, :width], replace(lender, ids=lender.ids[:height, :width])
+    y = int(rng.integers(image.shape[0] - height + 1))
+    x = int(rng.integers(image.shape[1] - width + 1))
+    (x0, y0, x1, y1), boxes = (0.5, 0.5, width - 0.5, height - 0.5), lender.boxes
+    whole = (boxes[:, :2] > (x0, y0)).all(1) & (boxes[:, 2:] < (x1, y1)).all(1)
+    chosen = whole & np.array(things, bool)[lender.classes] & (rng.random(len(boxes)) < 0.5)
+    result, covers = paste_target(target, lender, chosen, (y, x))
+    image = image.copy()
+    image[y : y + height, x : x + width][covers] = lent[covers]
+    return image, result
 
 
 def read_ahead(

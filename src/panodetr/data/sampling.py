@@ -20,15 +20,19 @@ Sampling: TypeAlias = Literal["area", "epochs", "buckets"]
 """How images are chosen: see `Sampler`."""
 
 # Keys of different random numbers begin differently. Zeros at the end of a key change nothing.
-_ORDER, _BATCHES, _VIEW = 1, 2, 3
+_ORDER, _BATCHES, _VIEW, _PASTE = 1, 2, 3, 4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Draw:
-    """An image's place in the data set, and where all randomness of its augmentation comes from."""
+    """An image's place in the data set, and where all randomness of its augmentation comes from.
+
+    `pasted` is likewise of the image that lends objects to it, where one does.
+    """
 
     index: int
     rng: np.random.Generator
+    pasted: Draw | None = None
 
 
 class Sampler:
@@ -67,12 +71,18 @@ class Sampler:
 
     def draw(self, number: int, attempt: int = 0) -> Draw:
         """Say what a number stands for; or, at a later attempt, what stands in for it."""
+        pasted = None
+        if self._augmentation.paste:
+            lent = np.random.default_rng((_PASTE, self._seed, number, attempt))
+            if lent.random() < self._augmentation.paste:
+                pasted = Draw(index=int(lent.integers(len(self._sizes))), rng=lent)
         if self._sampling == "area":
             rng = np.random.default_rng((self._seed, number, attempt))
-            return Draw(index=int(rng.choice(len(self._sizes), p=self._chances)), rng=rng)
+            index = int(rng.choice(len(self._sizes), p=self._chances))
+            return Draw(index=index, rng=rng, pasted=pasted)
         epoch, place = divmod(number, len(self._sizes))
         index = int(self._order(epoch)[(place + attempt) % len(self._sizes)])
-        return Draw(index=index, rng=self._view_rng(epoch, index, attempt))
+        return Draw(index=index, rng=self._view_rng(epoch, index, attempt), pasted=pasted)
 
     def _view_rng(self, epoch: int, index: int, attempt: int = 0) -> np.random.Generator:
         return np.random.default_rng((_VIEW, self._seed, epoch, index, attempt))

@@ -6,7 +6,7 @@ thousand runs or so for a crop of 128 by 128, and everything after works on the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,6 +77,46 @@ def view_target(objects: Objects, view: View) -> Target:
         segment_ids=objects.segment_ids[kept],
         ids=ids,
     )
+
+
+def paste_target(
+    under: Target, over: Target, chosen: NDArray[np.bool_], offset: tuple[int, int]
+) -> tuple[Target, NDArray[np.bool_]]:
+    """Lay objects of one view over another view: where they cover, they hide what lies there.
+
+    Objects are numbered anew, those of the lower view first. A partly hidden one has a box around
+    what is left of it, within the box that it had; one with fewer than `LEAST_AREA` pixels left is
+    left out.
+
+    Args:
+        under: the lower view.
+        over: the upper view, which lies within the lower one; both with masks.
+        chosen: (N,), which of its objects are pasted.
+        offset: row and column of the lower view at which the upper one begins.
+
+    Returns:
+        What the lower view then shows, and (h, w) of the upper view, where it covers.
+    """
+    assert under.ids is not None
+    assert over.ids is not None
+    ids = number_pixels(under.segment_ids, under.ids).astype(np.int32)
+    before = np.bincount(ids.ravel(), minlength=len(under.classes) + 1)
+    place = number_pixels(over.segment_ids, over.ids).astype(np.int32)
+    covers = np.concatenate(([False], chosen))[place]
+    (y, x), (height, width) = offset, place.shape
+    ids[y : y + height, x : x + width][covers] = place[covers] + len(under.classes)
+    classes = np.concatenate((under.classes, over.classes))
+    boxes = np.concatenate((under.boxes, over.boxes + np.array([x, y, x, y], np.float32)))
+    numbers = np.arange(1, len(classes) + 1, dtype=np.int32)
+    left = _tight_target(ids, classes, numbers)
+    places = left.segment_ids - 1
+    areas = np.bincount(ids.ravel(), minlength=len(numbers) + 1)
+    hidden = places[places < len(under.classes)]
+    hidden = hidden[areas[hidden + 1] < before[hidden + 1]]
+    seen = left.boxes[np.searchsorted(places, hidden)]
+    boxes[hidden, :2] = np.maximum(boxes[hidden, :2], seen[:, :2])
+    boxes[hidden, 2:] = np.minimum(boxes[hidden, 2:], seen[:, 2:])
+    return replace(left, boxes=boxes[places].astype(np.float32)), covers
 
 
 def number_pixels(segment_ids: NDArray[np.int32], ids: NDArray[np.int32]) -> NDArray[np.int16]:

@@ -89,6 +89,7 @@ def read_examples(
     reader = ExampleReader(
         augmentation=config.augmentation,
         index_of=data.index_of,
+        things=tuple(category.is_thing for category in data.categories),
         with_masks=config.learns_from_masks and data.has_masks,
         rule=config.spec.preprocessing,
         cache={} if small and not config.workers else None,
@@ -97,7 +98,8 @@ def read_examples(
 
     def ask(number: int, attempt: int = 0) -> Asked:
         draw = sampler.draw(number, attempt)
-        return data.samples[draw.index], draw.rng
+        lender = draw.pasted and (data.samples[draw.pasted.index], draw.pasted.rng)
+        return data.samples[draw.index], draw.rng, lender
 
     def skip(message: str) -> None:
         bad.add(message)
