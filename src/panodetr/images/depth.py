@@ -157,9 +157,12 @@ def choose_channels(
         (H, W, 3), or (H, W) of one channel.
 
     Raises:
+        ImageError: there are no channels.
         ChannelError: none are chosen where there are others than three, or there are no such ones.
     """
     count = values.shape[2]
+    if count == 0:
+        raise ImageError(f"{name} has no channels; expected three, or one")
     if channels is None:
         if count == 3:
             return values
