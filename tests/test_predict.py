@@ -21,18 +21,20 @@ from PIL import Image, ImageSequence
 from torch import nn
 from torch.nn import functional as F
 
-from panodetr import predict
+from panodetr import view_answers
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError, ImageError, ImageWarning, UsageError
 from panodetr.images import views
+from panodetr.images.batches import READ_AHEAD, Batching
 from panodetr.images.preprocess import Preprocessing
 from panodetr.images.resize import resize
 from panodetr.images.sources import find_sources
 from panodetr.loading import predictor_of
 from panodetr.model.detr import Detr
-from panodetr.predict import READ_AHEAD, TASKS, Predictor, Task
+from panodetr.predict import Predictor
 from panodetr.results.masks import Masks, NumpyMasks
 from panodetr.results.result import PanopticResult
+from panodetr.results.types import TASKS, Task
 from panodetr.runtimes.base import Prediction, Runtime
 from panodetr.runtimes.torch import TorchRuntime, resize_images
 from panodetr.threads import ahead
@@ -236,7 +238,7 @@ def test_tiles_of_one_colour_run_once_and_give_what_they_give_alone(
 def test_tiles_are_counted_batch_by_batch_and_end_when_nobody_waits_for_them(
     predictor: Predictor,
 ) -> None:
-    own = Predictor(predictor.spec, predictor.runtime, batch=4)
+    own = Predictor(predictor.spec, predictor.runtime, Batching(count=4))
     counted: list[tuple[int, int]] = []
 
     def told(done: int, count: int) -> None:
@@ -283,7 +285,7 @@ def test_features_are_let_go_of_before_segments_are_merged(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive: list[bool] = []
-    detect, merge = predictor.runtime.detect, predict.start_merge
+    detect, merge = predictor.runtime.detect, view_answers.start_merge
     features: list[weakref.ref[Prediction]] = []
 
     def watched(*images: Any) -> Prediction:
@@ -296,7 +298,7 @@ def test_features_are_let_go_of_before_segments_are_merged(
         return merge(*masks)
 
     monkeypatch.setattr(predictor.runtime, "detect", watched)
-    monkeypatch.setattr(predict, "start_merge", merged)
+    monkeypatch.setattr(view_answers, "start_merge", merged)
     predictor.segment([noise(64, 64), noise(64, 64)])
     assert alive == [False, False]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from panodetr.errors import CheckpointError, UsageError
+from panodetr.images.batches import Batching
 from panodetr.images.views import BATCH_PIXELS, GPU_BATCH_PIXELS
 from panodetr.predict import Predictor
 from panodetr.runtimes.base import PRECISIONS, RUNTIMES, Precision, RuntimeName
@@ -70,8 +71,7 @@ def load(
     except ValueError as error:
         raise UsageError(str(error)) from error
     spec = replace(predictor.spec, preprocessing=rule)
-    pixels = predictor.batch_pixels
-    return Predictor(spec, predictor.runtime, batch=batch, batch_pixels=pixels)
+    return Predictor(spec, predictor.runtime, replace(predictor.batching, count=batch))
 
 
 def _load(
@@ -134,7 +134,7 @@ def predictor_of(
 
     runtime = TorchRuntime(network, spec.preprocessing, torch.device(device), precision)
     pixels = BATCH_PIXELS if runtime.device.type == "cpu" else GPU_BATCH_PIXELS
-    return Predictor(spec, runtime, batch_pixels=pixels)
+    return Predictor(spec, runtime, Batching(pixels=pixels))
 
 
 def _only_on_cpu(runtime: str, device: str, precision: Precision) -> None:

@@ -2,61 +2,41 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from operator import itemgetter
-from typing import Literal, NamedTuple, TypeAlias, overload
+from typing import TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.errors import CheckpointError, ImageError, PanodetrError, UsageError
+from panodetr.errors import CheckpointError, ImageError, UsageError
+from panodetr.images.batches import Batch, Batching, Refused
 from panodetr.images.preprocess import Preprocessing
-from panodetr.images.read import ImageSource, is_one_image, pixels_within
+from panodetr.images.read import ImageSource, is_one_image
 from panodetr.images.sources import Source, open_images
 from panodetr.images.views import (
-    BATCH_PIXELS,
     TiledImage,
     View,
     most_streams,
-    read_tiled,
-    view_batches,
     warn,
 )
 from panodetr.results.decode import (
-    best_classes,
     cut_borders,
-    drop_duplicates,
-    keep_queries,
-    scale_boxes,
 )
-from panodetr.results.masks import Masks, NumpyMasks, mask_boxes
 from panodetr.results.panoptic import (
     SegmentMap,
-    classify_pixels,
-    keep_largest_component,
-    merge_weighted,
-    paint_instances,
-    start_merge,
 )
 from panodetr.results.result import DetectionResult, PanopticResult, name_detections
 from panodetr.results.tiles import Tile, join_candidates, join_tiles
-from panodetr.results.types import Box, Candidates, Category, CoarseMask, Segment
+from panodetr.results.types import TASKS, Box, Candidates, Category, Segment, Task
 from panodetr.runtimes.base import Prediction, ResizingRuntime, Runtime
-from panodetr.threads import ahead, stop_if_unwanted
-
-Task = Literal["panoptic", "instances", "semantic"]
-"""What a segmentation tells apart: objects and regions, objects alone, or classes alone."""
-
-TASKS: tuple[Task, ...] = ("panoptic", "instances", "semantic")
-
-_Kept: TypeAlias = tuple[NDArray[np.float32], Masks, NDArray[np.float32], NDArray[np.intp]]
-"""All logits (Q, C + 1) of a view; masks, scores and classes (N,) of the queries to segment."""
+from panodetr.threads import stop_if_unwanted
+from panodetr.view_answers import ViewAnswers
 
 _Answer: TypeAlias = tuple[list[Candidates] | None, SegmentMap | None]
 """Of a view: candidates of each of its places, and its segments, if they are asked for."""
@@ -67,34 +47,14 @@ Refuse: TypeAlias = Callable[[ImageSource, ImageError], None]
 ManyImages: TypeAlias = str | os.PathLike[str] | Iterable[ImageSource | Source]
 """Images, and what holds images; or one of the latter."""
 
-READ_AHEAD = 2
-"""Images that are read while the network works on earlier ones."""
-
 SURE = 0.8
 """Score from which a find counts for warnings: of a low threshold most finds are none."""
 
 NEARLY_ALL = 0.9
 """Part of the queries that have found something, from which there may be more to find."""
 
-ANY_MASK = NumpyMasks(np.zeros((1, 1, 1), np.float32))
-"""Stands for a mask that need not be computed."""
-
 DETECTION_THRESHOLD = 0.5
 """Least score of a detected object, unless the caller says otherwise."""
-
-
-class _Batch(NamedTuple):
-    """Views of one size, which run together, and the images that were read together."""
-
-    images: list[TiledImage]
-    views: list[View]
-
-
-class _Refused(NamedTuple):
-    """An image that cannot be read."""
-
-    image: ImageSource
-    error: ImageError
 
 
 class Predictor:
@@ -106,11 +66,7 @@ class Predictor:
     Attributes:
         spec: of the model.
         runtime: what runs it.
-        batch: images or tiles of one size that run together; None goes by their pixels.
-        batch_pixels: what these may have together then.
-        max_pixels: a larger image is refused before it is decoded
-            (`panodetr.images.read.pixels_within`).
-        mask_threshold: probability from which a mask is likely, for models with an `overlap`.
+        batching: how many images or tiles run together, and how large an image may be.
         on_tiles: called after each batch with how many tiles of the images at hand are done, and
             how many these have; None calls nothing.
     """
@@ -119,27 +75,15 @@ class Predictor:
         self,
         spec: ModelSpec,
         runtime: Runtime,
+        batching: Batching | None = None,
         *,
-        batch: int | None = None,
-        batch_pixels: int = BATCH_PIXELS,
-        max_pixels: int | None = None,
+        mask_threshold: float = 0.5,
     ) -> None:
-        if batch is not None and batch < 1:
-            raise UsageError(f"batch is {batch}; expected 1 image or tile, or more")
         self.spec = spec
         self.runtime = runtime
-        self.batch, self.batch_pixels = batch, batch_pixels
-        self.max_pixels = pixels_within() if max_pixels is None else max_pixels
-        self.mask_threshold = 0.5
-        self._fitting: int | None = None  # views that the device's memory holds, once it was full
+        self.batching = Batching() if batching is None else batching
+        self._answers = ViewAnswers(spec, mask_threshold)
         self.on_tiles: Callable[[int, int], None] | None = None
-        self._by_index = {category.index: category for category in spec.categories}
-        count = spec.architecture.num_classes
-        self._named, self._is_thing = np.zeros((2, count), np.bool_)
-        self._ids = np.full(count, -1, np.int64)
-        for index, category in self._by_index.items():
-            self._named[index], self._is_thing[index] = True, category.is_thing
-            self._ids[index] = category.id
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -148,7 +92,9 @@ class Predictor:
 
     def with_rule(self, rule: Preprocessing) -> Predictor:
         """Give the same model with another rule for its images, such as other tiles."""
-        return self._with(replace(self.spec, preprocessing=rule))
+        spec = replace(self.spec, preprocessing=rule)
+        likely_from = self._answers.mask_threshold
+        return Predictor(spec, self.runtime, self.batching, mask_threshold=likely_from)
 
     def with_merge(self, *, mask_threshold: float = 0.5, overlap: float = 0.8) -> Predictor:
         """Give the same model with another way to merge the masks of a panoptic segmentation.
@@ -167,21 +113,8 @@ class Predictor:
         for name, given in (("mask_threshold", mask_threshold), ("overlap", overlap)):
             if not 0 <= given <= 1:
                 raise UsageError(f"{name} is {given}; expected a number from 0 to 1")
-        model = self._with(replace(self.spec, overlap=overlap))
-        model.mask_threshold = mask_threshold
-        return model
-
-    def _with(self, spec: ModelSpec) -> Predictor:
-        """Give the same model, described otherwise."""
-        model = Predictor(
-            spec,
-            self.runtime,
-            batch=self.batch,
-            batch_pixels=self.batch_pixels,
-            max_pixels=self.max_pixels,
-        )
-        model.mask_threshold = self.mask_threshold
-        return model
+        spec = replace(self.spec, overlap=overlap)
+        return Predictor(spec, self.runtime, self.batching, mask_threshold=mask_threshold)
 
     @overload
     def segment(
@@ -431,32 +364,38 @@ class Predictor:
             if given is not None and not 0 <= given <= 1:
                 raise UsageError(f"threshold is {given}; expected a score from 0 to 1")
         least = self.spec.threshold if threshold is None else threshold
-        rule = self.spec.preprocessing
+        rule, means = self.spec.preprocessing, self._answers
 
         def run(images: list[TiledImage], views: list[View]) -> list[_Answer]:
             prediction = self._run_network(views)
             decoded: list[list[Candidates]] = []
             if candidates:
-                decoded = self._decode(images, views, prediction, least_score, masks=masks)
-            kept = self._keep(views, prediction, least, task)
+                decoded = means.candidates(images, views, prediction, least_score, masks=masks)
+            kept = means.keep(views, prediction, least, task)
             del prediction  # it is the most that is held
             # None without a task. All are begun before one is waited for.
-            begun = [self._segment_view(*one, task) for one in zip(views, kept, strict=False)]
+            begun = [means.begin(*one, task) for one in zip(views, kept, strict=False)]
             return list(zip_longest(decoded, [finish() for finish in begun]))
 
-        def answer(work: _Batch | _Refused) -> list[_Answer]:
-            if isinstance(work, _Refused):
+        def answer(work: Batch | Refused) -> list[_Answer]:
+            if isinstance(work, Refused):
                 return []
-            return self._in_parts(work.views, partial(run, work.images))
+            return self.batching.run(work.views, partial(run, work.images))
 
         alone = isinstance(images, list) and len(images) == 1 and rule.tile is None
         with self.runtime.streams(1 if alone else most_streams(rule)) as streams:
-            read = self._read(images, refused=refuse is not None, streams=streams.count)
+            read = self.batching.read(
+                images,
+                rule,
+                refused=refuse is not None,
+                streams=streams.count,
+                resized=not self._resizes,
+            )
             left, count = 0, 0
             tiles, parts = list[list[Tile]](), list[list[tuple[Box, Candidates]]]()
             for work, found in streams.map(answer, read):
                 stop_if_unwanted()
-                if isinstance(work, _Refused):
+                if isinstance(work, Refused):
                     assert refuse is not None  # else it was raised
                     refuse(*work)
                     continue
@@ -477,36 +416,6 @@ class Predictor:
                         own.sort(key=itemgetter(0))  # those of one colour came together
                     yield from zip(work.images, tiles, parts, strict=True)
 
-    def _in_parts(
-        self, views: list[View], run: Callable[[list[View]], list[_Answer]]
-    ) -> list[_Answer]:
-        """Run a batch; in parts where the device's memory does not hold all of it.
-
-        Raises:
-            PanodetrError: it does not hold a single view.
-        """
-        answers: list[_Answer] = []
-        while len(answers) < len(views):
-            some = views[len(answers) :][: self._fitting]
-            try:
-                answers += run(some)
-                continue
-            except MemoryError:
-                pass  # what has failed is let go of before the next attempt
-            if len(some) == 1:
-                height, width = some[0].size
-                raise PanodetrError(
-                    f"the device's memory does not hold what the model needs for {width}x{height} "
-                    "pixels; use smaller tiles (--tiles) or --device cpu"
-                )
-            if self._fitting is None:
-                warn(
-                    f"the device's memory does not hold {len(some)} images or tiles at a time: "
-                    "half as many run together until they fit; --batch N (batch=) says how many"
-                )
-            self._fitting = len(some) // 2
-        return answers
-
     @property
     def _resizes(self) -> bool:
         """Whether the runtime resizes images, and not this."""
@@ -518,93 +427,6 @@ class Predictor:
         if isinstance(self.runtime, ResizingRuntime) and self._resizes:
             return self.runtime.detect(pixels, None, views[0].size)
         return self.runtime.detect(pixels, None)
-
-    def _fills(self, images: Sequence[TiledImage]) -> float:
-        """Say what part of a batch images fill: 1 all of it, more if they are too many."""
-        if self.batch is not None:
-            return sum(len(image.tiles) for image in images) / self.batch
-        return sum(math.prod(image.size) for image in images) / self.batch_pixels
-
-    def _read(
-        self, images: Iterable[ImageSource], *, refused: bool, streams: int
-    ) -> Iterator[_Batch | _Refused]:
-        """Read images in their order, and cut as many at a time as fit a batch into views.
-
-        Args:
-            images: to read.
-            refused: whether those that cannot be read are given out; else they are raised.
-            streams: as in `view_batches`.
-        """
-        rule = self.spec.preprocessing
-
-        def read() -> Iterator[TiledImage | _Refused]:
-            for image in images:
-                try:
-                    yield read_tiled(image, rule, self.max_pixels)
-                except ImageError as error:
-                    if not refused:
-                        raise
-                    yield _Refused(image, error)
-
-        # A thread would gain nothing for one image, or for arrays.
-        alone = isinstance(images, list) and (
-            len(images) == 1 or all(isinstance(image, np.ndarray) for image in images)
-        )
-        for together in _together(read() if alone else ahead(read(), READ_AHEAD), self._fills):
-            if isinstance(together, _Refused):
-                yield together
-                continue
-            batches = view_batches(
-                together, rule, streams, count=self.batch, pixels=self.batch_pixels,
-                resized=not self._resizes,
-            )  # fmt: skip
-            for views in batches:
-                yield _Batch(together, views)
-
-    def _keep(
-        self, views: list[View], prediction: Prediction, threshold: float, task: Task | None
-    ) -> list[_Kept]:
-        """Compute the masks of each view, only of the queries that can become segments."""
-        if task is None:
-            return []
-        chosen: list[NDArray[np.intp]] = []
-        found: list[tuple[NDArray[np.float32], NDArray[np.intp]]] = []
-        for logits in prediction.logits:
-            queries, scores, classes = keep_queries(logits, threshold, self._named)
-            if task == "semantic":  # every query has its part in every class
-                queries = np.arange(len(logits))
-            elif task == "instances":
-                things = self._is_thing[classes]
-                queries, scores, classes = queries[things], scores[things], classes[things]
-            chosen.append(queries)
-            found.append((scores, classes))
-        # A query alone gets every pixel, whatever its mask: so in most tiles of a sparse image.
-        every_pixel = task == "panoptic" and self.spec.overlap is None
-        alone = [every_pixel and len(own) == 1 for own in chosen]
-        asked = [own[:0] if one else own for own, one in zip(chosen, alone, strict=True)]
-        masks = _masks_of(views, prediction, asked)
-        masks = [ANY_MASK if one else own for own, one in zip(masks, alone, strict=True)]
-        kept = zip(prediction.logits, masks, found, strict=True)
-        return [(logits, own, *best) for logits, own, best in kept]
-
-    def _segment_view(self, view: View, kept: _Kept, task: Task | None) -> Callable[[], SegmentMap]:
-        """Begin to find segment ids and segments of a view, in pixels of the image."""
-        logits, masks, scores, classes = kept
-        if task == "semantic":
-            return partial(classify_pixels, masks, logits, self.categories, view.tile_size)
-        if self.spec.duplicate_iou is not None:
-            own = drop_duplicates(masks.logits(), scores, classes, self.spec.duplicate_iou)
-            masks, scores, classes = masks.choose(own), scores[own], classes[own]
-        categories = [self._by_index[index] for index in classes.tolist()]
-        given = masks, scores, categories, view.size, view.tile_size
-        if task == "instances":
-            merge = partial(paint_instances, *given)
-        elif self.spec.overlap is not None:
-            merge = partial(merge_weighted, *given, self.spec.overlap, self.mask_threshold)
-        else:
-            merge = start_merge(*given)
-        single = self.spec.single_component
-        return lambda: keep_largest_component(*merge()) if single else merge()
 
     def _panoptic_result(
         self, image: TiledImage, tiles: list[Tile], task: Task = "panoptic"
@@ -618,94 +440,8 @@ class Predictor:
             categories=self.categories,
         )
 
-    def _decode(
-        self,
-        images: list[TiledImage],
-        views: list[View],
-        prediction: Prediction,
-        threshold: float | None,
-        *,
-        masks: bool,
-    ) -> list[list[Candidates]]:
-        """Give the queries of each view's places: above a threshold, if any, and then things."""
-        best = [best_classes(logits, self._named) for logits in prediction.logits]
-        kept: list[NDArray[np.intp]] = []
-        for scores, classes in best:
-            wanted = True if threshold is None else (scores > threshold) & self._is_thing[classes]
-            kept.append(np.flatnonzero(np.broadcast_to(wanted, scores.shape)))
-        found = None
-        if masks or prediction.boxes is None:
-            found = _masks_of(views, prediction, kept)
-        candidates: list[list[Candidates]] = []
-        for number, (view, (scores, classes)) in enumerate(zip(views, best, strict=True)):
-            queries = kept[number]
-            if prediction.boxes is not None:
-                boxes = prediction.boxes[number, queries]
-            else:  # where the masks are; a query whose mask is empty has found nothing
-                assert found is not None
-                boxes = mask_boxes(found[number], view.size)
-                seen = np.flatnonzero(boxes[:, 2] > 0)
-                found[number] = found[number].choose(seen)
-                queries, boxes = queries[seen], boxes[seen]
-            logits = found[number].logits() if masks and found is not None else ()
-            corners = scale_boxes(boxes, view.tile_size)
-            candidates.append([])
-            for image, box in view.places:
-                make = partial(
-                    CoarseMask,
-                    processed_size=view.size,
-                    tile=box,
-                    image_size=images[image].size,
-                    canvas=None if view.canvas == view.size else view.canvas,
-                )
-                top, left, _, _ = box
-                candidates[-1].append(
-                    Candidates(
-                        scores=scores[queries],
-                        category_ids=self._ids[classes[queries]],
-                        boxes=corners + np.array([left, top, left, top], np.float32),
-                        image_size=images[image].size,
-                        coarse_masks=tuple(make(logits=mask) for mask in logits),
-                    )
-                )
-        return candidates
-
-
-def _masks_of(
-    views: list[View], prediction: Prediction, queries: list[NDArray[np.intp]]
-) -> list[Masks]:
-    """Compute masks of queries of each view, over its image alone."""
-    found = prediction.masks(queries)
-    return [
-        masks if view.canvas == view.size else masks.within(view.canvas, view.size)
-        for view, masks in zip(views, found, strict=True)
-    ]
-
 
 def _sure_boxes(tile: Box, segments: Sequence[Segment]) -> NDArray[np.floating]:
     """Give the boxes (N, 4) of the things that were surely found in a tile, in the image."""
     boxes = [segment.box for segment in segments if segment.is_thing and segment.score >= SURE]
     return np.array(boxes).reshape(-1, 4) + np.array([tile[1], tile[0]] * 2)
-
-
-def _together(
-    read: Iterable[TiledImage | _Refused], fills: Callable[[list[TiledImage]], float]
-) -> Iterator[list[TiledImage] | _Refused]:
-    """Put as many images together as fit a batch; `fills` says what part of it they fill."""
-    waiting: list[TiledImage] = []
-    for found in read:
-        if isinstance(found, _Refused):
-            if waiting:
-                yield waiting
-                waiting = []
-            yield found
-            continue
-        if waiting and fills([*waiting, found]) > 1:  # a small image need not wait for a large one
-            yield waiting
-            waiting = []
-        waiting.append(found)
-        if fills(waiting) >= 1:
-            yield waiting
-            waiting = []
-    if waiting:
-        yield waiting

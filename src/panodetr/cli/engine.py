@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from panodetr.evaluation.ground_truth import Task as EvalTask
     from panodetr.evaluation.metrics import Counts
     from panodetr.images.sources import Source
-    from panodetr.predict import Task
+    from panodetr.results.types import Task
     from panodetr.scale.engines import Cluster
 
 OUT = "panodetr-parts"

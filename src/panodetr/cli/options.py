@@ -167,7 +167,7 @@ class ModelOptions:
         if self.max_memory is not None:
             from panodetr.images.read import pixels_within
 
-            model.max_pixels = pixels_within(int(self.max_memory * 2**30))
+            model.batching.max_pixels = pixels_within(int(self.max_memory * 2**30))
         if tiles is None:
             return model
         return model.with_rule(replace(model.spec.preprocessing, tile=tiles, tile_overlap=overlap))

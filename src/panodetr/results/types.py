@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from msgspec import Meta
 
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 Box: TypeAlias = tuple[int, int, int, int]
 """A tile's place: y0, x0, y1, x1 in pixels of the image, the last two exclusive."""
+
+Task = Literal["panoptic", "instances", "semantic"]
+"""What a segmentation tells apart: objects and regions, objects alone, or classes alone."""
+
+TASKS: tuple[Task, ...] = ("panoptic", "instances", "semantic")
 
 _MOST_ID = 2**31 - 1  # result arrays hold category ids as int32
 _Channel: TypeAlias = Annotated[int, Meta(ge=0, le=255)]

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from panodetr.images.read import ImageSource
-    from panodetr.predict import Predictor, Task
+    from panodetr.predict import Predictor
     from panodetr.results.result import DetectionResult
+    from panodetr.results.types import Task
     from panodetr.scale.parts import Output, Part
 
     Results: TypeAlias = "Iterator[tuple[PanopticResult | DetectionResult, str, float]]"

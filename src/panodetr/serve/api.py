@@ -9,8 +9,8 @@ from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from panodetr.predict import DETECTION_THRESHOLD, Task
-from panodetr.results.types import Category
+from panodetr.predict import DETECTION_THRESHOLD
+from panodetr.results.types import Category, Task
 
 Fraction: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Id: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 24)]

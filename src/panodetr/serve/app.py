@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from panodetr.errors import ImageError, PanodetrError, UsageError
-from panodetr.predict import Task
+from panodetr.results.types import Task
 from panodetr.serve.answers import MEDIA_TYPES
 from panodetr.serve.api import (
     DetectQuery,
