@@ -96,20 +96,17 @@ def summary(folder: Path) -> str:
 
 
 def inference(folder: Path) -> str:
-    """Every row of `inference.py`, and how far several runs lie apart."""
+    """Every row of `inference.py`."""
     report = _read(folder, "inference")
     if report is None:
         return ""
-    again = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("again*.json"))]
-    runs = [row for run in (report, *again) for row in run["rows"]]
     lines: list[tuple[str, ...]] = [
-        ("work", "time", "", "floor", "", "in all runs", "peak memory", "outputs compared")
+        ("work", "time", "", "floor", "", "peak memory", "outputs compared")
     ]
     for row in report["rows"]:
         lines.append((
             row["what"], _time(row), _gained(row), describe_floors(Floors(**row["floors"])),
-            _verdict(row), _range([other for other in runs if other["name"] == row["name"]]),
-            _memory(row), row["agreement"]["text"] if row["agreement"] else "",
+            _verdict(row), _memory(row), row["agreement"]["text"] if row["agreement"] else "",
         ))  # fmt: skip
     rounds = f"medians of {report['repeats']} rounds or more, {report['threads']} threads"
     return _table(lines, [report], rounds)
@@ -223,12 +220,6 @@ def _gained(row: Report) -> str:
     if row["faster"] is None:
         return ""
     return f"{100 / row['faster']:.1f} %" if _is_share(row) else f"{row['faster']:.1f}x"
-
-
-def _range(rows: list[Report]) -> str:
-    """From the least to the most that was gained; nothing for a single run."""
-    ordered = sorted((row for row in rows if row["faster"]), key=lambda row: row["faster"])
-    return f"{_gained(ordered[0])} to {_gained(ordered[-1])}" if len(ordered) > 1 else ""
 
 
 def _memory(row: Report) -> str:
