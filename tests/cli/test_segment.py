@@ -83,8 +83,9 @@ def test_files_of_folders_that_are_not_images_are_counted(
     assert done.returncode == 0
     assert len(objects(done)) == 3
     expected = (
-        "skipped, because they are not images: 2 .txt, 1 without suffix, 1 .czi; files of "
-        "microscopes must be exported as TIFF, such as by Fiji or the maker's program"
+        "skipped, because they are not images, or are results: 2 .txt, 1 without suffix, "
+        "1 .czi; files of microscopes must be exported as TIFF, such as by Fiji or the maker's "
+        "program"
     )
     assert done.stderr.splitlines()[-1] == expected
     for name in ("a.png", "b.jpg", "c.png"):

@@ -14,6 +14,8 @@ from panodetr.data.masks import present_ids
 from panodetr.data.targets import Objects
 from panodetr.errors import DataError, PanodetrError
 
+from .conftest import write_image
+
 TRIANGLE = [[2, 2, 12, 2, 2, 12]]
 SQUARE = {"size": [20, 20], "counts": [0, 100, 300]}  # the five columns at the left
 
@@ -225,6 +227,26 @@ def test_images_with_broken_headers_are_left_out_and_named(
     data = open_data(folder)
     assert data.samples == whole.samples[1:]  # the others keep their ids
     assert [message.startswith(f"{image}: not an image") for message in data.unreadable] == [True]
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("images/a.jpg", r"a\.jpg is no annotation file; expected \.json"),
+        ("labels/a.txt", r"a\.txt is no annotation file; expected \.json"),
+        ("package.json", r"package\.json holds no data set; .* its folder has"),
+    ],
+)
+def test_a_file_that_is_no_annotation_is_refused_beside_a_data_set(
+    tmp_path: Path, name: str, error: str
+) -> None:
+    write_image(tmp_path / "images" / "a.jpg", (48, 64))
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 .3 .3 .2 .2\n")
+    (tmp_path / "package.json").write_text('{"name": "a"}')
+    assert len(open_data(tmp_path).samples) == 1
+    with pytest.raises(DataError, match=error):
+        open_data(tmp_path / name)
 
 
 def test_a_broken_annotation_file_that_is_named_is_said_to_be_broken(tmp_path: Path) -> None:

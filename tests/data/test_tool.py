@@ -93,6 +93,7 @@ def test_a_tool_is_known_by_the_marks_in_its_files(
         ),
         ("labelTxt/a.txt", "gsd:0.1\n" + "4.0 " * 8 + "plane 0\n", "is DOTA's"),
         ("notes.csv", "name,age\n", "expected one of these"),
+        ("SegmentationClass/a.png", "", "export SegmentationObject beside it"),
     ],
 )
 def test_what_has_no_reader_is_told_what_to_export(

@@ -199,6 +199,14 @@ def test_boxes_of_another_form_are_an_error(tmp_path: Path, form: str) -> None:
     assert expected[form] in said(tmp_path)
 
 
+@pytest.mark.parametrize("box", ["0.05 0.1 0.35 0.4", "0.5 0.4 0.9 0.9"])
+def test_boxes_of_yolo_that_are_corners_are_an_error(tmp_path: Path, box: str) -> None:
+    for name in ("a", "b"):
+        yolo(tmp_path, f"{name}.jpg", f"{name}.txt", f"0 {box}\n")
+    expected = "2 of 2 boxes reach far out of their images" if box < "0.1" else "cut at the border"
+    assert expected in said(tmp_path)
+
+
 LISTED = [{"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}]
 
 
@@ -426,6 +434,27 @@ def test_yamls_that_name_no_images_may_differ(tmp_path: Path) -> None:
     assert counts(tmp_path) == {"": (1, 2)}
     put(tmp_path / "data.yaml", "train: images\ntrain_labels: labels\nnames: [cat, dog]\n")
     assert counts(tmp_path) == {"train": (1, 2)}
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_copies_of_a_yaml_that_name_other_images_are_refused(tmp_path: Path, same: bool) -> None:
+    for folder in ("a", "b"):
+        put(tmp_path / folder / "data.yaml", "train: ../train\nnames: [cat]\n")
+        train = tmp_path / ("." if same else folder) / "train"
+        write_image(train / "images" / "c.jpg", SIZE)
+        put(train / "labels" / "c.txt", "0 .3 .3 .2 .2\n")
+    if same:
+        assert counts(tmp_path) == {"train": (1, 1)}
+    else:
+        with pytest.raises(DataError, match="both name classes and images; say which"):
+            inspect(tmp_path)
+
+
+def test_pairs_of_cellpose_may_be_one_in_a_split(tmp_path: Path) -> None:
+    for path in ("train/000", "train/001", "test/000"):
+        write_image(tmp_path / f"{path}_img.png", SIZE)
+        Image.fromarray(np.eye(*SIZE, dtype=np.uint16)).save(tmp_path / f"{path}_masks.png")
+    assert counts(tmp_path) == {"train": (2, 2), "test": (1, 1)}
 
 
 def test_polygons_of_voc_are_noted(tmp_path: Path) -> None:

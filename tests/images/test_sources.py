@@ -273,6 +273,16 @@ def test_files_folders_and_patterns(images: Path, pattern: str, expected: list[s
     assert left == (["e.json", "notes.txt"] if pattern in ("", "*") else [])
 
 
+def test_results_below_a_folder_are_no_images_of_it(images: Path) -> None:
+    out = images / "out"
+    (out / "b_crops").mkdir(parents=True)
+    for name in ("b.json", "b_overlay.jpg", "b_panoptic.png", "b_labels.tif", "b_crops/1.png"):
+        (out / name).write_bytes(b"x")
+    (out / "c_overlay.png").write_bytes(b"x")  # without a JSON: an image
+    found = names(images, find_sources([images]))
+    assert found == ["a.JPG", "b.png", "out/c_overlay.png", "sub/c.tiff"]
+
+
 def test_order_is_kept_and_duplicates_are_removed(images: Path) -> None:
     found = find_sources([images / "sub", str(images / "*.png"), images, images / "sub/../b.png"])
     assert names(images, found) == ["sub/c.tiff", "b.png", "a.JPG"]

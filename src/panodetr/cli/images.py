@@ -225,7 +225,8 @@ def _note_passed_over(files: Sequence[str]) -> None:
     kinds = Counter(Path(file).suffix.lower() or "without suffix" for file in files)
     counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(6))
     remedies = dict.fromkeys(f"; {remedy}" for file in files if (remedy := remedy_for(file)))
-    print_note(f"skipped, because they are not images: {counted}{''.join(remedies)}")
+    what = "skipped, because they are not images, or are results"
+    print_note(f"{what}: {counted}{''.join(remedies)}")
 
 
 def _check(

@@ -119,6 +119,21 @@ FORMATS: tuple[Format, ...] = tuple(_READERS)
 """In the order in which a folder is asked for them."""
 
 
+_OF_FILES: dict[str, tuple[Format, ...]] = {
+    ".json": ("coco-panoptic", "coco-instances", "labelme", "via"),
+    ".xml": ("voc-xml",),
+    ".yaml": ("yolo",),
+    ".yml": ("yolo",),
+    ".jsonl": ("imagefolder",),
+    ".csv": ("imagefolder",),
+    ".parquet": ("imagefolder",),
+}
+"""What an annotation file that is named may be, by its suffix."""
+
+
+_JSON: Any = dict[str, Any] | list[Any]
+
+
 class Source:
     """A folder, and what is found in it: walked once, whatever is asked of it."""
 
@@ -148,6 +163,9 @@ class Source:
                 raise DataError(f"{path} is no folder; expected one that holds a data set")
         if annotations is not None and not annotations.is_file():
             raise DataError(f"{annotations} is no file; expected annotations")
+        if annotations is not None and annotations.suffix.lower() not in _OF_FILES:
+            kinds = ", ".join(_OF_FILES)
+            raise DataError(f"{annotations} is no annotation file; expected {kinds}, or a folder")
         self.folder = folder
         self._annotations = annotations
         self.tree = Tree(folder, annotations=annotations, images=images)
@@ -161,7 +179,9 @@ class Source:
             DataError: what describes the data is broken.
         """
         if format not in self._found:
-            self._found[format] = _READERS[format][0](self.tree)
+            only = self._annotations
+            may_be = only is None or format in _OF_FILES[only.suffix.lower()]
+            self._found[format] = _READERS[format][0](self.tree) if may_be else {}
         return self._found[format]
 
     def choose(self, split: str | None, format: Format | None) -> tuple[Format, str]:
@@ -179,12 +199,14 @@ class Source:
                 return name, chosen
             seen.update(name or '"" (no split)' for name in found)
         if not seen:
-            if self._annotations is not None and self._annotations.suffix.lower() == ".json":
-                read_json(self._annotations, dict[str, Any], DataError)  # says what is wrong
+            only = self._annotations
+            if only is not None and only.suffix.lower() == ".json":
+                read_json(only, _JSON, DataError)  # says what is wrong
             asked = f" in the format {format}" if format else ""
             advice = advise(self.tree) or f"expected one of these: {EXPECTED}"
+            where = "its folder" if only else "it"
             raise DataError(
-                f"{self.folder} holds no data set{asked}; {advice}; it has "
+                f"{only or self.folder} holds no data set{asked}; {advice}; {where} has "
                 f"{self.tree.describe()}. Name them with --annotations FILE and --images DIR, "
                 "or convert with datumaro what has no reader here"
             )

@@ -100,8 +100,11 @@ def name_tool(tree: Tree) -> str | None:
 
 def advise(tree: Tree) -> str:
     """Say of a folder without a data set what a file in it is, and what to do; "" if unknown."""
-    found = _first(tree, _FOREIGN)
-    return f"{found[1]} {found[0]}" if found else ""
+    if found := _first(tree, _FOREIGN):
+        return f"{found[1]} {found[0]}"
+    if any(folder.name.startswith("SegmentationClass") for folder in tree.folders):
+        return "SegmentationClass holds classes, not objects: export SegmentationObject beside it"
+    return ""
 
 
 def _first(

@@ -34,6 +34,9 @@ MOST_BYTES = 1 << 30
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 SEVERAL_PAGES = (".tif", ".tiff", ".gif", ".webp")
+_WRITTEN = r"(?s)(.*)(_overlay\.\w+|_detections\.\w+|_panoptic\.png|_labels\.tif|_crops/[^/]*)"
+"""Files of results beside NAME.json, which are no input when their folder is below the images'."""
+
 _ROWS = 16  # of a table that are read at a time
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
@@ -226,7 +229,9 @@ def _expand(given: str, recursive: bool, passed_over: list[str]) -> list[str]:
     elif not os.path.isdir(given):
         return matches  # whatever its suffix
     files = [str(file) for match in matches for file in _files_in(Path(match), recursive)]
-    images = [file for file in files if os.path.splitext(file)[1].lower() in SUFFIXES]
+    known = set(files)
+    written = {f for f in files if (m := re.fullmatch(_WRITTEN, f)) and f"{m[1]}.json" in known}
+    images = [f for f in files if os.path.splitext(f)[1].lower() in SUFFIXES and f not in written]
     images = images or [file for file in files if _reader(file) is not None]
     passed_over += sorted(set(files).difference(images))
     if not images:

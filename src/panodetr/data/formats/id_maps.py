@@ -62,10 +62,11 @@ def find_id_maps(tree: Tree) -> dict[str, MapFolders]:
             if group.images == images:
                 group.maps[folder] = class_name
     if not found:
-        for folder in tree.folders:
-            if "_classes.csv" in tree.folders[folder]:  # Roboflow's maps of classes, not objects
-                continue
-            if len(_pairs_beside(tree, folder)) > 1:
+        # Roboflow's maps beside "_classes.csv" are of classes, not objects.
+        folders = [f for f, names in tree.folders.items() if "_classes.csv" not in names]
+        counts = {folder: len(_pairs_beside(tree, folder)) for folder in folders}
+        for folder in (folder for folder, count in counts.items() if count):
+            if sum(counts.values()) > 1:  # one pair is no data set
                 found[split_name(folder.parts)] = MapFolders(images=folder, maps={folder: None})
     return found
 

@@ -74,7 +74,6 @@ class Marked:
         image: what is known of it.
         place: of its annotations, for messages.
         shapes: those to be checked, in the annotations' order.
-        fractions: whether numbers are fractions of the image's width and height, not pixels.
         plain: how many objects with masks there are beside the shapes.
         read: reads the objects each time they are asked for, given the image's id, its size, and
             the number of the first one; None keeps those of the shapes.
@@ -84,7 +83,6 @@ class Marked:
     image: Listed
     place: str
     shapes: list[Shape] = field(default_factory=list[Shape])
-    fractions: bool = False
     plain: int = 0
     read: Callable[[int, Size, int], list[ObjectTruth]] | None = None
     count: int | None = None
@@ -116,6 +114,22 @@ class Tally:
     fractions: bool = True
     odd: str = ""
 
+    def see_box(self, box: Sequence[float], size: Size, *, centred: bool) -> None:
+        """Count a box x, y, width, height without a mask: its form may be another than it seems.
+
+        Args:
+            box: in pixels.
+            size: of its image.
+            centred: whether its centre is written for x, y.
+        """
+        x, y, width, height = box
+        slack = [max(DRAGGED[0], DRAGGED[1] * side) for side in size]
+        down, across = size[0] + slack[0], size[1] + slack[1]
+        self.far += x + width > across or y + height > down or x < -slack[1] or y < -slack[0]
+        left, top = (x + width / 2, y + height / 2) if centred else (x, y)
+        self.corners &= left < width <= across and top < height <= down
+        self.fractions &= 0 < min(width, height) < 1 >= max(x + width, y + height)
+
     def has_masks(self) -> bool:
         """Say whether objects are read with masks, and how many there are of the other sort."""
         faults, objects = self.faults, self.masks + self.boxes
@@ -130,8 +144,8 @@ class Tally:
             faults.add(
                 "box outside",
                 f"{self.far} of {self.boxes} boxes reach far out of their images as x, y, width, "
-                f"height, and all fit as corners x0, y0, x1, y1, first: {self.bare}; write x, y, "
-                "width, height",
+                f"height, and all fit as corners x0, y0, x1, y1, first: {self.bare}; write x, y "
+                "(in YOLO, the centre's), width, height",
             )
         elif alone and self.fractions:
             faults.add(
@@ -161,12 +175,15 @@ class Rules:
         crowds_are_objects: whether crowds are read as objects.
         renumbered: whether objects get new ids.
         draws_boxes: whether objects without a mask have their box as one.
+        fractions: whether numbers are fractions of an image's sides, not pixels, and a box is
+            written with its centre.
     """
 
     ids: Mapping[int | str, int]
     crowds_are_objects: bool = False
     renumbered: bool = False
     draws_boxes: bool = False
+    fractions: bool = False
 
     def truth(
         self, shape: Shape, image_id: int, size: Size, number: int, tally: Tally
@@ -191,12 +208,7 @@ class Rules:
             faults.note("empty box", text, place)
             return None
         if mask is None:
-            x, y, width, height = box
-            slack = [max(DRAGGED[0], DRAGGED[1] * side) for side in size]
-            down, across = size[0] + slack[0], size[1] + slack[1]
-            tally.far += x + width > across or y + height > down
-            tally.corners &= x < width <= across and y < height <= down
-            tally.fractions &= 0 < min(width, height) < 1 >= max(x + width, y + height)
+            tally.see_box(box, size, centred=self.fractions)
         fitting = faults.fit_box(box, size, place)
         category_id = self.ids.get(shape.label)
         if fitting is None or category_id is None:
@@ -228,7 +240,7 @@ class Rules:
 
 def build(
     marked: Sequence[Marked], classes: Mapping[int, str], ids: Mapping[int | str, int],
-    faults: Faults, place: Path, *, stored: bool = False,
+    faults: Faults, place: Path, *, stored: bool = False, fractions: bool = False,
 ) -> Records:  # fmt: skip
     """Make records of images that have no ids yet.
 
@@ -240,6 +252,7 @@ def build(
             out.
         place: of the annotations.
         stored: whether the format's tools show images as they are stored.
+        fractions: as in `Rules`.
     """
     there = [one for one in marked if one.image.path is not None]
     numbers = number_images([one.image.path for one in there if one.image.path is not None])
@@ -249,7 +262,8 @@ def build(
         if count > 1:
             faults.note("duplicate id", "{n} image files are listed twice", str(path), count - 1)
     read_headers([one.image for one in there], faults, stored=stored)
-    records = finish(there, things(classes), Rules(ids=ids), faults, place)
+    rules = Rules(ids=ids, fractions=fractions)
+    records = finish(there, things(classes), rules, faults, place)
     gone = [one for one in marked if one.image.path is None]
     return replace(records, absent=tuple(f"{one.image.named} of {one.place}" for one in gone))
 
@@ -286,7 +300,7 @@ def finish(
         truths: list[ObjectTruth] = []
         for number, shape in enumerate(shapes if image.size else (), start):
             assert image.size is not None
-            given = _in_pixels(shape, image.size) if one.fractions else shape
+            given = _in_pixels(shape, image.size) if rules.fractions else shape
             if truth := rules.truth(given, image.image_id, image.size, number, tally):
                 truths.append(truth)
         size = image.size or (1, 1)

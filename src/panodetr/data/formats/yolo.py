@@ -143,7 +143,7 @@ def read_yolo(tree: Tree, found: dict[str, YoloSplit], split: str, faults: Fault
     for path in this.images:
         label = label_file(path, tree)
         image = Listed(named=str(path), path=path)
-        one = Marked(image=image, place=str(label or path), fractions=True)
+        one = Marked(image=image, place=str(label or path))
         marked.append(one)
         if label is None:
             continue
@@ -190,7 +190,8 @@ def read_yolo(tree: Tree, found: dict[str, YoloSplit], split: str, faults: Fault
         largest = max((_largest_class(tree, other) for other in found.values()), default=0)
         names = {number: str(number) for number in range(max([*used, largest]) + 1)}
     names = require_classes(names, used, str(this.place), faults)
-    return build(marked, names, {number: number for number in names}, faults, this.place)
+    ids: dict[int | str, int] = {number: number for number in names}
+    return build(marked, names, ids, faults, this.place, fractions=True)
 
 
 def _read_lines(label: Path, faults: Faults) -> Iterator[tuple[str, str]]:
@@ -351,17 +352,27 @@ def _find_yaml(tree: Tree) -> Path | None:
             found.append(path)
         elif names and not isinstance(names, str):
             names_only.append(path)
-    found.sort(key=lambda path: (len(path.parts), path.name not in NAMES))
-    ranks = [(len(path.parts), path.name not in NAMES) for path in found[:2]]
-    same = len({tree.read_bytes(path) for path in found[:2]}) == 1
-    if len(found) > 1 and ranks[0] == ranks[1] and not same:
-        raise DataError(
-            f"{tree.root / found[0]} and {found[1]} both name classes and images; say which is "
-            "meant with --annotations FILE"
-        )
+    ranks = {path: (len(path.parts), path.name not in NAMES) for path in found}
+    found.sort(key=ranks.__getitem__)
+    for other in found[1:]:
+        if ranks[other] == ranks[found[0]] and not _are_one(tree, found[0], other):
+            raise DataError(
+                f"{tree.root / found[0]} and {other} both name classes and images; say which is "
+                "meant with --annotations FILE"
+            )
     if not found and len({tree.read_bytes(path) for path in names_only}) == 1:
         found = names_only
     return tree.root / found[0] if found else None
+
+
+def _are_one(tree: Tree, one: PurePosixPath, other: PurePosixPath) -> bool:
+    """Whether two YAMLs are copies that name the same images."""
+    if tree.read_bytes(one) != tree.read_bytes(other):
+        return False
+    with suppress(DataError):  # the copy names nothing that is there, or the first one says so
+        first, second = (_read_yaml(tree, tree.root / path) for path in (one, other))
+        return [split.images for split in first.values()] == [s.images for s in second.values()]
+    return True
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
