@@ -42,20 +42,34 @@ def test_the_models_own_queries_are_the_first_group_and_see_no_other() -> None:
     assert not torch.allclose(changed[:, :, 2], states[:, :, 2])
 
 
-def test_tokens_learn_the_object_at_their_centre(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("masks", [True, False])
+def test_tokens_learn_the_object_at_their_centre(
+    monkeypatch: pytest.MonkeyPatch, masks: bool
+) -> None:
     """Heads that answer rightly lose nothing, and ones that answer for the next object do."""
-    heads, targets = TokenHeads(ARCHITECTURE), batch_of(8).targets
+    heads, batch = TokenHeads(ARCHITECTURE), batch_of(8)
+    targets = batch.targets
+    below = torch.zeros(1, 128, 64, dtype=torch.bool)
+    below[:, 64:] = True
+    assert targets.index_map is not None
+    index_map = F.pad(targets.index_map, (0, 0, 0, 64)) if masks else None
+    batch = replace(
+        batch, pixels=F.pad(batch.pixels, (0, 0, 0, 64)), padding=below,
+        targets=replace(targets, index_map=index_map),
+    )  # fmt: skip
     totals = totals_of(targets.counts, RUN)
     # A token says its row's logits and box, and the heads hand them on.
     logits_of = itemgetter((slice(None), slice(3)))
     boxes_of = itemgetter((slice(None), slice(3, 7)))
     monkeypatch.setattr(heads.class_head, "forward", logits_of)
     monkeypatch.setattr(heads.box_head, "forward", boxes_of)
-    logits = 50 * F.one_hot(targets.classes, 3) - 25.0
-    told = torch.cat((logits, targets.boxes, torch.zeros(8, 121)), dim=1)  # 8 rows, D
+    rows = F.pad(targets.classes, (0, 8), value=2)  # no object in the padding
+    logits = 50 * F.one_hot(rows, 3) - 25.0
+    boxes = F.pad(targets.boxes, (0, 0, 0, 8))
+    told = torch.cat((logits, boxes, torch.zeros(16, 121)), dim=1)  # 16 rows, D
     told = told.T[None, :, :, None].repeat(1, 1, 1, 8)
-    right = heads.loss(told, targets, CriterionConfig(), totals)
-    wrong = heads.loss(told.roll(1, 2), targets, CriterionConfig(), totals)
+    right = heads.loss(told, batch, CriterionConfig(), totals)
+    wrong = heads.loss(told.roll(1, 2), batch, CriterionConfig(), totals)
     assert right.item() == pytest.approx(0, abs=1e-4)
     assert wrong.item() > 10
 

@@ -29,12 +29,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from panodetr.boxes import cxcywh_to_xyxy
 from panodetr.model.config import Architecture, DetrConfig
 from panodetr.model.detr import BoxHead, Detr, Encoded
 from panodetr.model.transformer import SinePositions, sine_waves
 from panodetr.objective.config import CriterionConfig, ObjectiveConfig
 from panodetr.objective.losses import box_giou, box_l1
-from panodetr.objective.targets import Targets, Totals
+from panodetr.objective.targets import Batch, Targets, Totals
 
 BOX_NOISE = 0.4
 """How far a box's centre may go, in halves of its size, and its size may change, as a fraction."""
@@ -75,19 +76,21 @@ class TokenHeads(nn.Module):
         self.class_head = nn.Linear(config.hidden_dim, config.num_classes + 1)
         self.box_head = BoxHead(config)
 
-    def loss(
-        self, memory: Tensor, targets: Targets, config: CriterionConfig, totals: Totals
-    ) -> Tensor:
+    def loss(self, memory: Tensor, batch: Batch, config: CriterionConfig, totals: Totals) -> Tensor:
         """The loss of what each token of memory (B, D, h, w) predicts of the object at its centre.
 
-        The weighted sum of the class loss, a mean over tokens, and L1 and GIoU, over objects.
+        The weighted sum of the class loss, a mean over tokens, and L1 and GIoU, over objects. Where
+        there are no masks, the object is the one with the smallest box around the centre.
         """
-        assert targets.index_map is not None  # recipes without masks have no token loss
+        targets = batch.targets
         rows, columns = (  # at the centres of the tokens' patches
-            ((torch.arange(small, device=memory.device) + 0.5) * (large / small)).long()
-            for small, large in zip(memory.shape[-2:], targets.index_map.shape[1:], strict=True)
+            (torch.arange(small, device=memory.device) + 0.5) * (large / small)
+            for small, large in zip(memory.shape[-2:], batch.pixels.shape[-2:], strict=True)
         )
-        place = targets.index_map[:, rows[:, None], columns].long().flatten()  # Bhw
+        if targets.index_map is None:
+            place = _smallest_boxes(batch, rows, columns).flatten()  # Bhw
+        else:
+            place = targets.index_map[:, rows.long()[:, None], columns.long()].long().flatten()
         covered = place > 0
         tokens = memory.permute(0, 2, 3, 1).flatten(0, 2).float()  # Bhw, D
         image = torch.arange(len(memory), device=memory.device)  # B
@@ -105,6 +108,29 @@ class TokenHeads(nn.Module):
         l1 = (weight * box_l1(boxes, target)).sum() / totals.objects
         giou = (weight * box_giou(boxes, target)).sum() / totals.objects
         return config.label * label + config.l1 * l1 + config.giou * giou
+
+
+def _smallest_boxes(batch: Batch, rows: Tensor, columns: Tensor) -> Tensor:
+    """Find the smallest box around each point, of rows (h,) and columns (w,) in pixels.
+
+    Returns:
+        (B, h, w) int64, 1 + the object's place within its image; 0 where there is none.
+    """
+    found = torch.zeros(len(batch.pixels), len(rows), len(columns), dtype=torch.int64)
+    found = found.to(rows.device)
+    for number, boxes in enumerate(batch.targets.boxes.split(batch.targets.counts)):
+        if not len(boxes):
+            continue
+        height, width = batch.pixels.shape[-2:]
+        if batch.padding is not None:  # boxes are fractions of the image without it
+            shown = ~batch.padding[number]
+            height, width = shown.any(1).sum(), shown.any(0).sum()
+        x0, y0, x1, y1 = cxcywh_to_xyxy(boxes)[:, :, None].unbind(1)  # each K, 1
+        y, x = rows / height, columns / width
+        inside = ((y0 <= y) & (y < y1))[:, :, None] & ((x0 <= x) & (x < x1))[:, None]  # K, h, w
+        areas = boxes[:, 2:].prod(1)[:, None, None].where(inside, torch.inf)  # K, h, w
+        found[number] = (areas.argmin(0) + 1) * inside.any(0)
+    return found
 
 
 def attention_loss(attention: Tensor, masks: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def compute_losses(
         each = detection_losses(logits, boxes, targets, matches, criterion, totals)  # LG
         losses |= {name: loss.unflatten(0, (-1, groups)).mean(1) for name, loss in each.items()}
     if auxiliary.token_heads is not None:
-        tokens = auxiliary.token_heads.loss(encoded.memory, targets, criterion, totals)
+        tokens = auxiliary.token_heads.loss(encoded.memory, batch, criterion, totals)
         extra["tokens"] = config.token_weight * tokens
     if auxiliary.denoiser is not None:
         extra["denoising"] = denoising_loss(

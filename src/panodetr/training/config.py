@@ -149,7 +149,7 @@ class TrainConfig(ObjectiveConfig):
 
     @property
     def learns_from_masks(self) -> bool:
-        """Whether any loss reads the objects' masks; boxes are enough for the others."""
+        """Whether masks are read where objects have them; boxes are enough for other losses."""
         return self.spec.architecture.masks or bool(self.token_weight or self.attention_weight)
 
 

@@ -224,7 +224,6 @@ def _check_masks(config: TrainConfig, data: Dataset) -> None:
     """Refuse to learn from masks that the data does not have."""
     asked = {
         "spec.architecture.masks=false": config.spec.architecture.masks,
-        "token_weight=0": config.token_weight,
         "attention_weight=0": config.attention_weight,
     }
     fix = " ".join(f"--set {change}" for change, wanted in asked.items() if wanted)
