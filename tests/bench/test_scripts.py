@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ import torch
 from harness.process import Side
 from harness.rows import Scale
 from harness.run import Workshop
+from panodetr.files import write_json
 from panodetr.runtimes.torch import full_float32
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -181,8 +183,53 @@ def test_finetuning_tells_the_loss_before_on_the_way_and_after(
 
 
 @pytest.mark.slow
+def test_a_timed_run_goes_on_where_it_was(shared_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / split).symlink_to(shared_data / "coco-instances" / "images")
+        whole = json.loads((shared_data / "coco-instances" / "instances.json").read_text())
+        part = {**whole, "images": whole["images"][:2]}
+        ids = [image["id"] for image in part["images"]]
+        part["annotations"] = [one for one in whole["annotations"] if one["image_id"] in ids]
+        (tmp_path / "annotations" / f"instances_{split}.json").write_text(json.dumps(part))
+    out, curves = tmp_path / "curve.json", list[Any]()
+    for minutes in ("0.001", "0.1"):
+        done = run(
+            "few_images", "--data", tmp_path, "--out", out, "--minutes", minutes,
+            "--set", "short_side=64", "--set", "batch_size=1",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert ("{'step': 0}" in done.stdout) == (not curves)
+        curves.append(report(out))
+    first, second = curves
+    assert first["step"] < second["step"]
+    assert [len(curve["points"]) for curve in curves] == [1, 2]
+
+
+@pytest.mark.slow
 @pytest.mark.parity
 def test_evaluating_from_memory_and_from_files_gives_the_same(shared_data: Path) -> None:
     done = run("evaluation", "panoptic")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("PQ, ")
+
+
+@pytest.mark.parametrize(("off", "code"), [(0.002, 0), (0.011, 1)])
+def test_a_checkpoint_is_compared_with_its_card(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, off: float, code: int
+) -> None:
+    """Without the network: what would be downloaded is there, and figures are made up."""
+    script = importlib.import_module("coco")
+    for part in (*script.PARTS, "annotations/panoptic_val2017"):
+        (tmp_path / part).mkdir(parents=True)
+
+    def run(*arguments: str | Path) -> None:
+        if arguments[0] == "eval":
+            out = Path(arguments[-1])
+            out.mkdir(parents=True)
+            found = {"pq": 0.451 + off, "boxes": {"ap": 0.401}, "instances": {"ap": 0.33}}
+            write_json(out / "metrics.json", found)
+
+    monkeypatch.setattr(script, "run", run)
+    monkeypatch.setattr(sys, "argv", ["coco.py", str(tmp_path)])
+    assert script.main() == code

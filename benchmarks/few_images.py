@@ -1,0 +1,73 @@
+"""What `finetune` learns from few images: box AP50 after equal time of one core.
+
+    python benchmarks/few_images.py --data FOLDER --split train --out FILE.json
+    python benchmarks/few_images.py --data FOLDER --split train --out FILE.json --random
+
+The folder is a data set with a split `val`. The run is the recipe `finetune` from the bundled
+nuclei model; with `--random` the same architecture, settings and images from random weights. It
+lasts `--minutes` of processor time with one thread, by which its schedule goes, and a run that was
+killed goes on when it is called again (`harness/timed.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from harness.timed import learn_for
+from panodetr.data.dataset import Source, open_data
+from panodetr.evaluation.evaluate import evaluate
+from panodetr.evaluation.ground_truth import GroundTruth
+from panodetr.training.objects import measure_objects
+from panodetr.training.recipes import RecipeData, configure
+from panodetr.training.state import TrainState
+from panodetr.training.validate import make_predictor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=30, help="of one core")
+    parser.add_argument("--points", type=float, nargs="+", default=[1.0], help="parts of the time")
+    parser.add_argument("--random", action="store_true", help="start from random weights")
+    parser.add_argument("--every", type=int, default=1, help="2: every second image of val")
+    parser.add_argument("--set", action="append", default=[], dest="changes")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    data = open_data(Source(options.data), options.split)
+    known = RecipeData(
+        categories=data.categories, images=len(data.samples), masks=data.has_masks,
+        objects=measure_objects(data),
+    )  # fmt: skip
+    config = configure("finetune", known, ["start=nuclei", *options.changes])
+    if options.random:
+        config = replace(config, start=None)
+    truth = GroundTruth.open(options.data, "val")
+    truth = replace(truth, images=truth.images[:: options.every])
+
+    def measure(state: TrainState) -> dict[str, float]:
+        if not state.step:
+            return {}
+        figures = evaluate(make_predictor(state.kept_model, config.spec), truth, ["boxes"])
+        boxes = figures.compute().boxes
+        assert boxes is not None
+        return {"AP50": boxes.ap50 or 0.0, "AP": boxes.ap or 0.0}
+
+    learn_for(
+        options.minutes, config, data, measure, options.out, points=options.points,
+        about={
+            "data": options.data.name, "images": len(data.samples),
+            "start": config.start, "changes": options.changes,
+        },
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
