@@ -451,10 +451,51 @@ def test_copies_of_a_yaml_that_name_other_images_are_refused(tmp_path: Path, sam
 
 
 def test_pairs_of_cellpose_may_be_one_in_a_split(tmp_path: Path) -> None:
-    for path in ("train/000", "train/001", "test/000"):
+    for path in ("train/ä 0", "train/ö 1", "test/ä 0"):
         write_image(tmp_path / f"{path}_img.png", SIZE)
         Image.fromarray(np.eye(*SIZE, dtype=np.uint16)).save(tmp_path / f"{path}_masks.png")
     assert counts(tmp_path) == {"train": (2, 2), "test": (1, 1)}
+
+
+@pytest.mark.parametrize(("image", "id_map"), [("img_{}", "mask_{}"), ("{}-image", "{}-Labels")])
+def test_id_maps_have_other_words_in_their_names(tmp_path: Path, image: str, id_map: str) -> None:
+    (tmp_path / "mask").mkdir()
+    for name in ("a", "é 2"):
+        write_image(tmp_path / "image" / f"{image.format(name)}.jpg", SIZE)
+        pixels = np.eye(*SIZE, dtype=np.uint16)
+        Image.fromarray(pixels).save(tmp_path / "mask" / f"{id_map.format(name)}.png")
+    assert counts(tmp_path) == {"": (2, 2)}
+
+
+@pytest.mark.parametrize("form", ["voc", "labelme"])
+def test_an_image_that_is_called_as_another_ones_annotations_is_noted(
+    tmp_path: Path, form: str
+) -> None:
+    for name, other in (("a", "b"), ("b", "a")):
+        write_image(tmp_path / f"{name}.jpg", SIZE)
+        image = f"{other}.jpg"
+        text = voc(image) if form == "voc" else json.dumps(labelme(image))
+        put(tmp_path / f"{name}.{'xml' if form == 'voc' else 'json'}", text)
+    assert "2 images have another name than their annotation file" in said(tmp_path)
+
+
+def test_splits_below_those_of_a_folder_are_another_data_set(tmp_path: Path) -> None:
+    for folder in ("train", "val", "more/train"):
+        write_image(tmp_path / folder / "images" / "a.jpg", SIZE)
+        put(tmp_path / folder / "labels" / "a.txt", "0 .3 .3 .2 .2\n")
+    assert counts(tmp_path) == {"train": (1, 1), "val": (1, 1)}
+    assert "1 images, first" in said(tmp_path)
+
+
+def test_lists_of_other_classes_for_other_labels_are_refused(tmp_path: Path) -> None:
+    for folder, names in (("a", "cat\ndog\n"), ("b", "cat\n")):
+        write_image(tmp_path / folder / "images" / f"{folder}.jpg", SIZE)
+        put(tmp_path / folder / "labels" / f"{folder}.txt", "1 .3 .3 .2 .2\n")
+        put(tmp_path / folder / "classes.txt", names)
+    assert inspect(tmp_path)[""].objects == {"cat": 0, "dog": 2}
+    put(tmp_path / "b" / "classes.txt", "dog\n")
+    with pytest.raises(DataError, match=r"classes\.txt list other classes; take one away"):
+        inspect(tmp_path)
 
 
 def test_polygons_of_voc_are_noted(tmp_path: Path) -> None:

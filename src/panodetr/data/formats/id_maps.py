@@ -11,7 +11,8 @@ An id map is a PNG or TIFF of one whole number a pixel: 0 is background, any oth
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -22,13 +23,23 @@ from panodetr.data.formats import Faults, things
 from panodetr.data.formats.sizes import list_images
 from panodetr.data.masks import VOID, present_ids, read_gray_id_map
 from panodetr.data.samples import MaskImage, Records
-from panodetr.data.tree import Tree, holds_images, split_of, split_of_folder, words_of
+from panodetr.data.tree import (
+    IMAGE_FOLDERS,
+    Tree,
+    fold,
+    holds_images,
+    split_of,
+    split_of_folder,
+    words_of,
+)
 from panodetr.errors import DataError
 
 MAP_SUFFIXES = (".png", ".tif", ".tiff")
 
 _MAP_WORDS = frozenset({"masks", "mask", "labels", "label", "maps", "labelmaps", "groundtruth"})
 """Of a folder's name; its other words are those of the images' folder, too."""
+
+_ROLES = _MAP_WORDS | IMAGE_FOLDERS | {"cp", "instances"}
 
 _ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_instances")
 """Of the stem of an id map that is called after its image."""
@@ -159,7 +170,7 @@ def _pairs_between(
         where = tree.root / group.images
         raise DataError(f"{where} has several images called {twice}; expected one an id map")
     maps = {p.stem: p for folder in group.maps for p in reversed(maps_in(tree, folder))}
-    pairs = {path: _map_of(path.stem, maps) for path in images}
+    pairs = _pair(images, maps)
     for path in maps.keys() - {p.stem for p in pairs.values() if p is not None}:
         text = "{n} id maps have no image of their name"
         faults.note("missing file", text, f"{tree.root / maps[path]} in {tree.root / group.images}")
@@ -170,11 +181,23 @@ def _pairs_beside(tree: Tree, folder: PurePosixPath) -> dict[PurePosixPath, Pure
     """Pair images and id maps that lie in one folder; what has no id map is no image of it."""
     maps = {path.stem: path for path in maps_in(tree, folder) if path.stem.endswith(_ENDINGS)}
     images = [path for path in tree.images_in(folder) if path.stem not in maps]
-    return {path: found for path in images if (found := _map_of(path.stem, maps))}
+    return {path: id_map for path, id_map in _pair(images, maps).items() if id_map}
 
 
-def _map_of(stem: str, maps: dict[str, PurePosixPath]) -> PurePosixPath | None:
-    """Find the id map of an image by the image's stem."""
-    bare = stem.removesuffix("_img").removesuffix("_image")
-    names = [stem, *(f"{base}{ending}" for base in (stem, bare) for ending in _ENDINGS)]
-    return next((maps[name] for name in names if name in maps), None)
+def _pair(
+    images: Sequence[PurePosixPath], maps: dict[str, PurePosixPath]
+) -> dict[PurePosixPath, PurePosixPath | None]:
+    """Pair images and id maps by their stems, or by what these have beside words such as "mask"."""
+    by_words: dict[tuple[str, ...], list[PurePosixPath]] = {}
+    for stem, path in maps.items():
+        by_words.setdefault(_bare(stem), []).append(path)
+    taken = set(maps).intersection(path.stem for path in images)
+    pairs: dict[PurePosixPath, PurePosixPath | None] = {}
+    for path in images:
+        same = [found for found in by_words.get(_bare(path.stem), ()) if found.stem not in taken]
+        pairs[path] = maps.get(path.stem) or (same[0] if len(same) == 1 else None)
+    return pairs
+
+
+def _bare(stem: str) -> tuple[str, ...]:
+    return tuple(word for word in re.split(r"[\W_]+", fold(stem)) if word not in _ROLES)

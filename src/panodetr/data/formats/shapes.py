@@ -19,6 +19,7 @@ from panodetr.data.formats.sizes import Listed, Size, read_headers, settle
 from panodetr.data.masks import check_run_lengths, count_pixels, mask_box
 from panodetr.data.samples import InstanceImage, LazyObjects, ObjectTruth, Records, RunLengths
 from panodetr.data.tree import Tree
+from panodetr.images.read import SUFFIXES
 from panodetr.results.types import Category
 
 DECIMALS = 5
@@ -368,7 +369,17 @@ def find_images(
 def find_by_file(
     tree: Tree, marked: Sequence[tuple[Path, Marked]], split: str, faults: Faults
 ) -> None:
-    """Find images that are not there under their names by the names of their annotation files."""
+    """Find images that are not there under their names by the names of their annotation files.
+
+    What is there under both is counted: the stated name holds.
+    """
+    for path, one in marked:
+        image = one.image.path
+        if image is not None and image.stem != path.stem:
+            beside = tree.names_in(image.parent)
+            if own := next((n for s in SUFFIXES if (n := beside.get(f"{path.stem}{s}"))), None):
+                text = "{n} images have another name than their annotation file, and hold"
+                faults.note("duplicate id", text, f"{path} names {image.name}, and {own} is there")
     lost = [(path, one) for path, one in marked if one.image.path is None]
     names = [one.image.named for _, one in lost]
     for path, one in lost:

@@ -42,7 +42,7 @@ from panodetr.data.tree import (
     is_image,
     loose,
     split_of,
-    split_of_file,
+    split_of_folder,
     words_of,
 )
 from panodetr.errors import DataError
@@ -563,15 +563,31 @@ def _find_without_yaml(tree: Tree, names: dict[int, str] | None = None) -> dict[
             found = tree.images.find(listed, (tree.root / path).parent)
             splits[split] = sorted(found.paths.values())
     if not any(splits.values()):
+        inner = {f: PurePosixPath(os.path.relpath(f, tree.root)) for f in folders}
+        above = {f: _above_split(path) for f, path in inner.items()}
+        top = min((base for base in above.values() if base), key=len, default=())
         splits = {}
+        below: list[Path] = []
         for image in images:
-            split = split_of_file(PurePosixPath(os.path.relpath(image, tree.root)).parent / "_")
-            splits.setdefault(split, []).append(image)
+            base, split = above[image.parent], split_of_folder(inner[image.parent])
+            if base and len(base) > len(top) and base[: len(top)] == top:
+                below.append(image)
+            else:
+                splits.setdefault(split, []).append(image)
+        if below:
+            text = f"{len(below)} images, first {below[0]}, have splits of their own: left out"
+            said = [*said, f"{text}; name their folder to read them"]
     return {
         split: YoloSplit(place=tree.root, names=names, images=sorted(paths), said=said)
         for split, paths in sorted(splits.items())
         if paths
     }
+
+
+def _above_split(folder: PurePosixPath) -> tuple[str, ...]:
+    """Give the root and the folders above one that is called as a split; () where none is."""
+    parts = ("", *folder.parts)
+    return next((parts[:n] for n, part in enumerate(parts) if split_of(part)), ())
 
 
 def _is_label(path: Path) -> bool:
@@ -602,8 +618,14 @@ def _class_list(tree: Tree, labels: Collection[Path]) -> tuple[dict[int, str] | 
             "nothing names the classes, which are called by their numbers; write data.yaml with "
             'the lines "train: FOLDER" and "names: [NAME, NAME]"'
         ]
-    _, path, names = found[0]
+    away, path, names = found[0]
     others = [str(other) for _, other, listed in found if listed != names]
+    for steps, other, listed in found:
+        short, long = sorted((names, listed), key=len)
+        if steps == away and other.parent != path.parent and long[: len(short)] != short:
+            raise DataError(f"{path} and {other} list other classes; take one away")
+        if steps == away and listed is long:
+            names = long
     more = f"; {others[0]} lists others" if others else ""
     return dict(enumerate(names)), [f"names of classes are those of {path}{more}"]
 
