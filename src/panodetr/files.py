@@ -249,6 +249,8 @@ def _one_line_errors(path: Path) -> Generator[None, None, None]:
     """Turn an `OSError` into one line that names the path the user asked for."""
     try:
         yield
+    except BrokenPipeError:  # of stdout or stderr, where progress is told
+        raise
     except OSError as error:
         raise PanodetrError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +105,58 @@ def test_a_name_that_is_too_long_is_one_line(panodetr: Program, arguments: tuple
     assert done.stderr.count("\n") == 1
     assert LONG in done.stderr
     assert "File name too long" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such exit code")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["--help"],
+        ["models"],
+        ["recipes"],
+        ["segment", "images", "--model", "{model}"],
+        ["detect", "images", "--model", "{model}", "--json"],
+        ["eval", "--model", "{model}", "--data", "data", "--out", "out"],
+        ["convert", "{model}", "out"],
+        ["export", "{model}", "--format", "onnx", "--out", "model.onnx.zip"],
+        ["train", "nuclei", "--data", "data", "--val", "none", "--set", "steps=1"],
+        ["data", "check", "data"],
+        ["data", "show", "data", "--out", "sheet.png"],
+        ["data", "convert", "data", "--to", "yolo", "--out", "out"],
+    ],
+    ids=lambda command: "-".join(word for word in command[:2] if word[0] != "-"),
+)
+def test_a_reader_that_leaves_is_no_error_of_any_command(
+    images: Path, data: Path, tiny_model: Path, command: list[str]
+) -> None:
+    assert images.name, data.name
+    words = [word.format(model=tiny_model) for word in command]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as gone:
+        done = subprocess.run(
+            [sys.executable, "-m", "panodetr", *words],
+            cwd=images.parent,
+            stdout=gone,
+            stderr=gone,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            timeout=300,
+            check=False,
+        )
+    assert done.returncode == 141
+
+
+def test_ctrl_c_while_the_program_is_imported_is_no_traceback() -> None:
+    code = (
+        "import sys\n"
+        "from panodetr.__main__ import run\n"
+        "class Press:\n"
+        "    def find_spec(self, *_): raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Press())\n"
+        "run()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -51,6 +52,7 @@ def run() -> None:
             stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _show_warning
     code = main(sys.argv[1:])
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while Python ends
     if code == INTERRUPTED:  # a thread may be in the network, which Python's own exit would disturb
         sys.stdout.flush()
         sys.stderr.flush()
@@ -83,8 +85,11 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print_error("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has left. Python would complain once more when it closes stdout.
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        # The reader of our output has left (rich makes a SystemExit of it). Python would complain
+        # once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except (PanodetrError, ImportError, OSError) as error:

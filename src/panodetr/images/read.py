@@ -305,7 +305,8 @@ def _read_values(
             place = source.number - 1
         elif len(pages) > 1:
             note(f"{name} has {len(pages)} pages, and the first is read; give a Page for another")
-        image.seek(place)
+        with _broken(name):
+            image.seek(place)
         if isinstance(image, ChannelTiff):
             _check_size(image.size, max_pixels, name)
             with _broken(name):
