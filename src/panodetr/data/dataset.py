@@ -163,9 +163,6 @@ class Source:
                 raise DataError(f"{path} is no folder; expected one that holds a data set")
         if annotations is not None and not annotations.is_file():
             raise DataError(f"{annotations} is no file; expected annotations")
-        if annotations is not None and annotations.suffix.lower() not in _OF_FILES:
-            kinds = ", ".join(_OF_FILES)
-            raise DataError(f"{annotations} is no annotation file; expected {kinds}, or a folder")
         self.folder = folder
         self._annotations = annotations
         self.tree = Tree(folder, annotations=annotations, images=images)
@@ -180,7 +177,7 @@ class Source:
         """
         if format not in self._found:
             only = self._annotations
-            may_be = only is None or format in _OF_FILES[only.suffix.lower()]
+            may_be = only is None or format in _OF_FILES.get(only.suffix.lower(), ())
             self._found[format] = _READERS[format][0](self.tree) if may_be else {}
         return self._found[format]
 

@@ -16,7 +16,7 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from panodetr.data.samples import RunLengths
-from panodetr.errors import DataError
+from panodetr.errors import DataError, PanodetrError
 from panodetr.images.read import copy_tiff, list_pages, quiet
 from panodetr.results.id_map import decode_ids, run_starts
 
@@ -96,11 +96,7 @@ def read_gray_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
 
 
 def _read_wide(path: Path, size: tuple[int, int], failure: DataError) -> NDArray[Any]:
-    """Read a TIFF whose numbers Pillow doesn't know, as those of 64 bits.
-
-    Raises:
-        DataError: it is something else; `failure` is what Pillow's reading ended with.
-    """
+    """Read a TIFF whose numbers Pillow doesn't know, as those of 64 bits."""
     if not isinstance(failure.__cause__, UnidentifiedImageError):
         raise failure
     try:
@@ -136,13 +132,13 @@ def opened(path: Path, size: tuple[int, int] | None) -> Generator[Image.Image, N
             yield picture
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; expected the id map of an image") from error
-    except DataError:
+    except PanodetrError:
         raise
     except UnidentifiedImageError as error:
         raise DataError(
             f"{path} cannot be read as an id map: it is broken, or not {_KNOWN}, which lose nothing"
         ) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # whatever a broken header makes Pillow stumble over
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} cannot be read as an id map: {reason}") from error
 

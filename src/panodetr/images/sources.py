@@ -34,7 +34,9 @@ MOST_BYTES = 1 << 30
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 SEVERAL_PAGES = (".tif", ".tiff", ".gif", ".webp")
-_WRITTEN = r"(?s)(.*)(_overlay\.\w+|_detections\.\w+|_panoptic\.png|_labels\.tif|_crops/[^/]*)"
+_WRITTEN = (
+    r"(?s)(.*)(_overlay\.\w+|_detections\.\w+|_panoptic\.png|_labels\.tif|_crops[/\\][^/\\]*)"
+)
 """Files of results beside NAME.json, which are no input when their folder is below the images'."""
 
 _ROWS = 16  # of a table that are read at a time

@@ -13,7 +13,7 @@ from collections.abc import Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal, TypeAlias
+from typing import Literal, NoReturn, TypeAlias
 
 from panodetr.errors import DataError, ImageError
 from panodetr.results.types import Category
@@ -218,6 +218,18 @@ def system_errors() -> Generator[None, None, None]:
         yield
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror or error}") from error
+
+
+def refuse_second(path: Path, other: Path, split: str) -> NoReturn:
+    """Refuse two annotation files of one split.
+
+    Raises:
+        DataError: always.
+    """
+    raise DataError(
+        f"{path} and {other} are both of {f'split {split!r}' if split else 'no split'}; expected "
+        "one file a split: say which with --annotations FILE, or take one away"
+    )
 
 
 def named_file(name: str, folder: Path, place: str) -> Path:

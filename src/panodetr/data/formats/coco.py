@@ -17,9 +17,15 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from panodetr.data.formats import Faults
+from panodetr.data.formats import Faults, refuse_second
 from panodetr.data.formats.shapes import require_classes
-from panodetr.data.formats.sizes import Listed, read_headers, stated_size
+from panodetr.data.formats.sizes import (
+    Listed,
+    choose_file,
+    note_repeated,
+    read_headers,
+    stated_size,
+)
 from panodetr.data.tree import (
     ANNOTATIONS_DEPTH,
     Found,
@@ -62,8 +68,13 @@ class CategoryEntry(msgspec.Struct):
     """A category of an instance JSON; a panoptic one says more."""
 
     id: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | Text
-    name: Text
+    written: Text | int = msgspec.field(name="name")
     supercategory: Any = None
+
+    @property
+    def name(self) -> str:
+        """Its name, which may be written as a number."""
+        return str(self.written)
 
 
 class _ImageEntry(msgspec.Struct):
@@ -228,7 +239,7 @@ def read_images(
     place = f"{layout.annotations}: images"
     images: dict[int, Listed] = {}
     join = Join()
-    names: dict[int, tuple[str, str]] = {}
+    names: dict[int, tuple[str, str]] = {}  # of each image its place and name
     listed = document.images
     entries = list(decode_entries(listed, _ImageEntry, place, faults, lambda _, here: here))
     join.refused = len(entries) < len(listed)
@@ -252,23 +263,9 @@ def read_images(
             "broken entry", f"{layout.annotations} has no images; expected at least one image"
         )
     found = layout.find([name for _, name in names.values()], taken=taken)
-    owners: dict[Path, int] = {}
     for image_id, (here, name) in names.items():
-        path = images[image_id].path = found.paths.get(name)
-        if path is not None and path in owners:
-            text = "{n} image files are listed twice"
-            example = f"{here} (image {image_id}) has {path}, image {owners[path]} too"
-            faults.note("duplicate id", text, example)
-        elif path is not None:
-            owners[path] = image_id
-        elif name in found.several:
-            one, other, *_ = found.several[name]
-            faults.add(
-                "duplicate id",
-                f"{here} names {name}, which may be {one} or {other}; write the folder into "
-                "file_name, or say --images",
-                image_id,
-            )
+        images[image_id].path = choose_file(found, name, here, faults, image_id)
+    note_repeated(images.values(), faults)
     read_headers(list(images.values()), faults)
     return images, join
 
@@ -338,9 +335,6 @@ def _list_categories(document: Document, layout: Layout, place: str) -> list[msg
 
     A mapping leads from ids to names or entries, or from names to ids. A list counts from 0, or
     from 1 where an object has its length as id.
-
-    Raises:
-        DataError: ids may count from 0 or 1, or an entry is no JSON.
     """
     given = document.categories
     entries: list[dict[str, Any]] = []
@@ -405,10 +399,7 @@ def make_layout(tree: Tree, found: dict[str, list[Path]], split: str) -> Layout:
     """
     path, *more = found[split]
     if more:
-        raise DataError(
-            f"{path} and {more[0]} are both of {f'split {split!r}' if split else 'no split'}; "
-            "expected one JSON a split: say which with --annotations FILE, or take one away"
-        )
+        refuse_second(path, more[0], split)
     others = {name: paths[0] for name, paths in found.items() if name != split}
     return Layout(annotations=path, tree=tree, split=split, others=others)
 

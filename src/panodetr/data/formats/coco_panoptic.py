@@ -133,12 +133,7 @@ def read_ids(sample: Sample, faults: Faults | None = None) -> NDArray[np.int32]:
 def _read_samples(
     document: Document, layout: Layout, categories: Join, faults: Faults
 ) -> tuple[Sample, ...]:
-    """Join images and annotations; images with a fault of their own are left out.
-
-    Raises:
-        DataError: an image has no annotation or several, shares its id map with another, or an id
-            map is missing, and faults are not collected.
-    """
+    """Join images and annotations; images with a fault of their own are left out."""
     place, texts = f"{layout.annotations}: annotations", document.annotations
     silent = Faults(collect=True)
     names = [entry.file_name for _, entry in decode_entries(texts, _Annotation, place, silent)]
@@ -234,11 +229,7 @@ def _settle(image: Listed, id_map: Path, faults: Faults) -> None:
 def _read_segments(
     annotation: _Annotation, image: Listed, place: str, categories: Join, faults: Faults
 ) -> list[GroundTruthSegment] | None:
-    """Read the segments of an image; None where one is of a category that was refused.
-
-    Raises:
-        DataError: one is faulty or repeated, and faults are not collected.
-    """
+    """Read the segments of an image; None where one is of a category that was refused."""
     segments: dict[int, GroundTruthSegment] = {}
     place = f"{place}.segments_info"
     listed = annotation.segments_info

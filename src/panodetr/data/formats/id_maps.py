@@ -158,11 +158,7 @@ def split_name(parts: tuple[str, ...]) -> str:
 def _pairs_between(
     tree: Tree, group: MapFolders, faults: Faults
 ) -> dict[PurePosixPath, PurePosixPath | None]:
-    """Pair images and id maps of two folders; an id map may be missing.
-
-    Raises:
-        DataError: two images share a name.
-    """
+    """Pair images and id maps of two folders; an id map may be missing."""
     images = tree.images_in(group.images)
     stems = [path.stem for path in images]
     if len(set(stems)) != len(stems):

@@ -49,11 +49,7 @@ class _Row(msgspec.Struct):
     found: list[tuple[Box, _Label]] = []
 
     def pair(self, place: str, row: dict[str, Any]) -> None:
-        """Give each box its class, from `objects` or else from the row's own columns.
-
-        Raises:
-            DataError: there are no boxes, or not as many classes.
-        """
+        """Give each box its class, from `objects` or else from the row's own columns."""
         given: dict[str, Any] = {key: row[key] for key in (*_BOXES, *_CLASSES) if key in row}
         if isinstance(self.objects, dict):
             given = self.objects
@@ -98,7 +94,7 @@ def read_imagefolder(tree: Tree, found: Found, split: str, faults: Faults) -> Re
         DataError: a file cannot be read at all.
         MissingExtra: it is Parquet, and pyarrow is not installed.
     """
-    marked: list[tuple[Path, Marked]] = []
+    marked: list[Marked] = []
     labels: set[_Label] = set()
     for path in (path for paths in found.values() for path in paths):
         is_this = path in found[split]
@@ -110,14 +106,14 @@ def read_imagefolder(tree: Tree, found: Found, split: str, faults: Faults) -> Re
             ]
             image = Listed(named=row.file_name, size=stated_size(row.height, row.width))
             if is_this:
-                marked.append((path, Marked(image=image, place=place, shapes=shapes)))
+                marked.append(Marked(image=image, place=place, file=path, shapes=shapes))
     find_images(tree, marked, split, faults)
-    images, path = [one for _, one in marked], found[split][0]
+    path = found[split][0]
     if all(isinstance(label, int) for label in labels):
         numbers = {n: str(n) for n in range(max((int(n) for n in labels), default=0) + 1)}
         faults.note("class", "nothing names the classes, which are called by their numbers")
-        return build(images, numbers, {str(n): n for n in numbers}, faults, path)
-    return build(images, *number_labels(map(str, labels)), faults, path)
+        return build(marked, numbers, {str(n): n for n in numbers}, faults, path)
+    return build(marked, *number_labels(map(str, labels)), faults, path)
 
 
 def _read(path: Path, faults: Faults) -> Iterator[tuple[str, _Row]]:

@@ -23,7 +23,6 @@ from panodetr.data.formats.shapes import (
     build,
     ellipse,
     find_by_file,
-    find_images,
     number_labels,
     rectangle,
 )
@@ -84,7 +83,7 @@ def read_labelme(tree: Tree, found: Found, split: str, faults: Faults) -> Record
     for file in (file for inner in found.values() for _, file in inner):
         if isinstance(file, _File):
             labels.update(shape.label for shape in file.shapes if shape.label not in IGNORED)
-    marked: list[tuple[Path, Marked]] = []
+    marked: list[Marked] = []
     for path, file in found[split]:
         with faults.catching("broken file", path):
             if isinstance(file, DataError):
@@ -93,23 +92,17 @@ def read_labelme(tree: Tree, found: Found, split: str, faults: Faults) -> Record
                 named=file.imagePath or "", size=stated_size(file.imageHeight, file.imageWidth)
             )
             shapes = _join(file, path, image.size, faults)
-            marked.append((path, Marked(image=image, place=str(path), shapes=shapes)))
-    find_images(tree, marked, split, faults)
+            marked.append(Marked(image=image, place=str(path), file=path, shapes=shapes))
     find_by_file(tree, marked, split, faults)
-    for path, one in marked:
+    for one in marked:
         if one.image.path is None:
-            with faults.catching("broken file", path):
-                one.image.path = _write_image(path, faults)
-    return build([one for _, one in marked], *number_labels(labels), faults, tree.root)
+            with faults.catching("broken file", one.file):
+                one.image.path = _write_image(one.file, faults)
+    return build(marked, *number_labels(labels), faults, tree.root)
 
 
 def _write_image(path: Path, faults: Faults) -> Path | None:
-    """Write the image that a JSON holds to the user's cache; None where it holds none.
-
-    Raises:
-        DataError: it is broken.
-        PanodetrError: it cannot be written.
-    """
+    """Write the image that a JSON holds to the user's cache; None where it holds none."""
     try:
         text = msgspec.json.decode(utf8(path.read_bytes()), type=_Embedded).imageData
         image = base64.b64decode(text or "")
@@ -150,11 +143,7 @@ def _join(file: _File, path: Path, size: Size | None, faults: Faults) -> list[Sh
 
 
 def _read_shape(shape: _Shape, place: str, size: Size | None) -> Shape | None:
-    """Read one shape; None where it encloses nothing.
-
-    Raises:
-        DataError: its mask cannot be read.
-    """
+    """Read one shape; None where it encloses nothing."""
     kind, points = shape.shape_type or "polygon", shape.points
     if kind == "mask" and shape.mask and points:
         if size is None:

@@ -61,11 +61,7 @@ def read_mask_files(tree: Tree, found: Found, split: str, faults: Faults) -> Rec
 
 
 def _read_objects(masks: list[Path], image_id: int, size: Size, _: int) -> list[ObjectTruth]:
-    """Read the objects of an image; a mask without a pixel is none.
-
-    Raises:
-        DataError: a mask is missing, broken, or of another size.
-    """
+    """Read the objects of an image; a mask without a pixel is none."""
     found: list[ObjectTruth] = []
     for path in masks:
         with opened(path, size) as picture:

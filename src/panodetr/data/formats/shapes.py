@@ -7,7 +7,6 @@ sizes settled, shapes are repaired and cut at the border, and objects are number
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,7 +14,14 @@ from itertools import pairwise
 from pathlib import Path
 
 from panodetr.data.formats import DRAGGED, Faults, number_images, things
-from panodetr.data.formats.sizes import Listed, Size, read_headers, settle
+from panodetr.data.formats.sizes import (
+    Listed,
+    Size,
+    choose_file,
+    note_repeated,
+    read_headers,
+    settle,
+)
 from panodetr.data.masks import check_run_lengths, count_pixels, mask_box
 from panodetr.data.samples import InstanceImage, LazyObjects, ObjectTruth, Records, RunLengths
 from panodetr.data.tree import Tree
@@ -74,6 +80,7 @@ class Marked:
     Attributes:
         image: what is known of it.
         place: of its annotations, for messages.
+        file: its annotations'; where it names the image, it counts from there.
         shapes: those to be checked, in the annotations' order.
         plain: how many objects with masks there are beside the shapes.
         read: reads the objects each time they are asked for, given the image's id, its size, and
@@ -83,6 +90,7 @@ class Marked:
 
     image: Listed
     place: str
+    file: Path = Path()
     shapes: list[Shape] = field(default_factory=list[Shape])
     plain: int = 0
     read: Callable[[int, Size, int], list[ObjectTruth]] | None = None
@@ -259,9 +267,7 @@ def build(
     numbers = number_images([one.image.path for one in there if one.image.path is not None])
     for one, number in zip(there, numbers, strict=True):
         one.image.image_id = number
-    for path, count in Counter(one.image.path for one in there).items():
-        if count > 1:
-            faults.note("duplicate id", "{n} image files are listed twice", str(path), count - 1)
+    note_repeated([one.image for one in there], faults)
     read_headers([one.image for one in there], faults, stored=stored)
     rules = Rules(ids=ids, fractions=fractions)
     records = finish(there, things(classes), rules, faults, place)
@@ -340,57 +346,55 @@ def number_labels(labels: Iterable[str]) -> tuple[dict[int, str], dict[int | str
 
 
 def find_images(
-    tree: Tree, marked: Sequence[tuple[Path, Marked]], split: str, faults: Faults,
+    tree: Tree, marked: Sequence[Marked], split: str, faults: Faults,
     others: frozenset[str] = frozenset(),
 ) -> None:  # fmt: skip
     """Find the files of images that have none yet; a name that may mean several is a fault.
 
     Args:
         tree: the data set's files.
-        marked: each annotation file, and an image that it names.
+        marked: the images, each with the annotation file that names it.
         split: of the annotation files.
         faults: where faults go.
         others: the splits of other annotation files.
     """
     by_folder: dict[Path, list[Marked]] = {}
-    for path, one in marked:
-        by_folder.setdefault(path.parent, []).append(one)
+    for one in marked:
+        by_folder.setdefault(one.file.parent, []).append(one)
     for folder, inner in by_folder.items():
         names = [one.image.named for one in inner]
         found = tree.images.find(names, folder, split=split, others=others)
         for one in inner:
-            one.image.path = found.paths.get(one.image.named)
-            if one.image.named in found.several:
-                first, other, *_ = found.several[one.image.named]
-                text = f"{one.place} names {one.image.named}, which may be {first} or {other}"
-                faults.add("duplicate id", text, first)
+            one.image.path = choose_file(found, one.image.named, one.place, faults, one.place)
 
 
-def find_by_file(
-    tree: Tree, marked: Sequence[tuple[Path, Marked]], split: str, faults: Faults
-) -> None:
-    """Find images that are not there under their names by the names of their annotation files.
+def find_by_file(tree: Tree, marked: Sequence[Marked], split: str, faults: Faults) -> None:
+    """Find images by their names, or else by those of their annotation files.
 
     What is there under both is counted: the stated name holds.
     """
-    for path, one in marked:
-        image = one.image.path
-        if image is not None and image.stem != path.stem:
-            beside = tree.names_in(image.parent)
-            if own := next((n for s in SUFFIXES if (n := beside.get(f"{path.stem}{s}"))), None):
+    find_images(tree, marked, split, faults)
+    for one in marked:
+        path = one.image.path
+        if path is not None and path.stem != one.file.stem:
+            beside = tree.names_in(path.parent)
+            if own := next(
+                (n for s in sorted(SUFFIXES) if (n := beside.get(f"{one.file.stem}{s}"))), None
+            ):
                 text = "{n} images have another name than their annotation file, and hold"
-                faults.note("duplicate id", text, f"{path} names {image.name}, and {own} is there")
-    lost = [(path, one) for path, one in marked if one.image.path is None]
-    names = [one.image.named for _, one in lost]
-    for path, one in lost:
-        one.image.named = f"{path.stem}.jpg"
+                example = f"{one.file} names {path.name}, and {own} is there"
+                faults.note("duplicate id", text, example)
+    lost = [one for one in marked if one.image.path is None]
+    names = [one.image.named for one in lost]
+    for one in lost:
+        one.image.named = f"{one.file.stem}.jpg"
     find_images(tree, lost, split, Faults(collect=True))
-    for (path, one), name in zip(lost, names, strict=True):
+    for one, name in zip(lost, names, strict=True):
         if one.image.path is None:
             one.image.named = name
-        elif Path(name).stem != path.stem:
+        elif Path(name).stem != one.file.stem:
             text = "{n} images have another name than stated, that of their annotation file"
-            faults.note("repaired", text, f"{path} names {name!r}; {one.image.path} is taken")
+            faults.note("repaired", text, f"{one.file} names {name!r}; {one.image.path} is taken")
 
 
 def ellipse(x: float, y: float, across: float, down: float, turn: float = 0.0) -> list[float]:

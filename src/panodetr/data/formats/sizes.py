@@ -7,6 +7,7 @@ the images of the data set that do; else as a setting says, or as the format's t
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,11 @@ from panodetr.errors import ImageError
 from panodetr.images.read import MAX_PIXELS, StoredImage, read_header, read_size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Iterable, Sequence
     from pathlib import Path
 
     from panodetr.data.formats import Faults
+    from panodetr.data.tree import Found
 
 MOST_HEADERS = 2_000
 """Of more images that all have a stated size, some are looked at, and all if one differs."""
@@ -62,6 +64,36 @@ def stated_size(height: float | None, width: float | None) -> Size | None:
     if not height or not width or height < 1 or width < 1 or height * width > MAX_PIXELS:
         return None
     return int(height), int(width)
+
+
+def choose_file(
+    found: Found, name: str, place: str, faults: Faults, image: Hashable
+) -> Path | None:
+    """Give the file that an image's name means; that it may mean several is a fault of the image.
+
+    Args:
+        found: what names mean.
+        name: the image's, as it is written.
+        place: where it is written.
+        faults: where a fault goes.
+        image: the image's id in it.
+    """
+    if name in found.several:
+        one, other, *_ = found.several[name]
+        faults.add(
+            "duplicate id",
+            f"{place} names {name}, which may be {one} or {other}; write the folder into the "
+            "name, or say --images",
+            image,
+        )
+    return found.paths.get(name)
+
+
+def note_repeated(images: Iterable[Listed], faults: Faults) -> None:
+    """Count files that several images have."""
+    for path, count in Counter(image.path for image in images if image.path).items():
+        if count > 1:
+            faults.note("duplicate id", "{n} image files are listed twice", str(path), count - 1)
 
 
 def list_images(paths: Sequence[Path], faults: Faults) -> list[Listed]:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, cast
 
 import msgspec
 
-from panodetr.data.formats import Faults
+from panodetr.data.formats import Faults, refuse_second
 from panodetr.data.formats.shapes import (
     Marked,
     Shape,
@@ -76,12 +76,9 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
     """
     (path, entries), *more = found[split]
     if any(_decoded(other) != _decoded(entries) for _, other in more):
-        raise DataError(
-            f"{path} and {more[0][0]} are both of {f'split {split!r}' if split else 'no split'}; "
-            "say which with --annotations FILE"
-        )
+        refuse_second(path, more[0][0], split)
     attribute, labels = _labels(found, faults)
-    marked: list[tuple[Path, Marked]] = []
+    marked: list[Marked] = []
     for key, raw in entries.items():
         place = f"{path}: {key!r}"
         with faults.catching("broken entry", place):
@@ -99,13 +96,13 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
                         faults.note("left out", "{n} points and lines are left out", where)
                     else:
                         shapes.append(Shape(label, where, rings=[ring]))
-            one = Marked(image=Listed(named=image.filename), place=place, shapes=shapes)
-            marked.append((path, one))
+            listed = Listed(named=image.filename)
+            marked.append(Marked(image=listed, place=place, file=path, shapes=shapes))
     find_images(tree, marked, split, faults, frozenset(found) - {split})
     if not labels:
         faults.note("class", f"no region has a label; the class is called {UNNAMED!r}")
     classes, ids = number_labels(labels or {UNNAMED})
-    return build([one for _, one in marked], classes, ids, faults, path, stored=True)
+    return build(marked, classes, ids, faults, path, stored=True)
 
 
 def _decoded(entries: dict[str, msgspec.Raw]) -> dict[str, Any]:
@@ -144,11 +141,7 @@ def _label(region: _Region, attribute: str) -> str | None:
 
 
 def _outline(shape: dict[str, Any], place: str) -> list[float] | None:
-    """Give the polygon of a region; None where it encloses nothing.
-
-    Raises:
-        DataError: it lacks numbers.
-    """
+    """Give the polygon of a region; None where it encloses nothing."""
     try:
         match shape.get("name"):
             case "polygon" | "polyline":

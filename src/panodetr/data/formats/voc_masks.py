@@ -52,12 +52,13 @@ def read_voc_masks(
         Marked(
             image=Listed(named=f"JPEGImages/{path.stem}.jpg"),
             place=str(path),
+            file=path,
             plain=1,
             read=partial(_read_objects, path, below, ids),
         )
         for path, below in zip(paths, classes, strict=True)
     ]
-    find_images(tree, list(zip(paths, marked, strict=True)), split, Faults(collect=True))
+    find_images(tree, marked, split, Faults(collect=True))
     for one in marked:
         if one.image.path and one.image.path.parent.name.startswith((OBJECTS, CLASSES)):
             one.image.path = None
@@ -73,11 +74,7 @@ def _classes_of(path: PurePosixPath) -> PurePosixPath:
 def _read_objects(
     path: Path, below: Path, ids: dict[int, int], image_id: int, size: Size, _: int
 ) -> list[ObjectTruth]:
-    """Read the objects of an image, given the category of each value in the map of classes.
-
-    Raises:
-        DataError: a map is missing, broken, or of another size.
-    """
+    """Read the objects of an image, given the category of each value in the map of classes."""
     objects, classes = _codes(path, size), _codes(below, size)
     found: list[ObjectTruth] = []
     for code in np.unique(objects).tolist():

@@ -16,7 +16,6 @@ from panodetr.data.formats.shapes import (
     Shape,
     build,
     find_by_file,
-    find_images,
     number_labels,
 )
 from panodetr.data.formats.sizes import Listed, stated_size
@@ -101,7 +100,7 @@ def read_voc_xml(tree: Tree, found: Found, split: str, faults: Faults) -> Record
     here = [files[path] for path in found[split] if path in files]
     starts = [min(box) for file in files.values() for _, box in file.objects]
     first = 1.0 if min(starts, default=1.0) >= 1 else 0.0
-    marked: list[tuple[Path, Marked]] = []
+    marked: list[Marked] = []
     for file in here:
         shapes: list[Shape] = []
         for number, (label, corners) in enumerate(file.objects):
@@ -116,20 +115,15 @@ def read_voc_xml(tree: Tree, found: Found, split: str, faults: Faults) -> Record
             text = "{n} objects have polygons, which are not read: export COCO for masks"
             faults.note("missing mask", text, str(file.path), file.polygons)
         image = Listed(named=file.image, size=stated_size(file.height, file.width))
-        marked.append((file.path, Marked(image=image, place=str(file.path), shapes=shapes)))
-    find_images(tree, marked, split, faults)
+        marked.append(Marked(image=image, place=str(file.path), file=file.path, shapes=shapes))
     find_by_file(tree, marked, split, faults)
     labels = {label for file in files.values() for label, _ in file.objects}
     place = here[0].path.parent if here else tree.root
-    return build([one for _, one in marked], *number_labels(labels), faults, place)
+    return build(marked, *number_labels(labels), faults, place)
 
 
 def _parse(path: Path) -> _File:
-    """Read an XML.
-
-    Raises:
-        DataError: it is broken, or lacks numbers.
-    """
+    """Read an XML."""
     try:
         if os.path.getsize(path) > LARGEST:
             raise DataError(f"{path} is larger than {LARGEST} bytes; expected an image's boxes")

@@ -331,11 +331,7 @@ def _label_folders(folder: Path, tree: Tree) -> list[Path]:
 
 
 def _find_yaml(tree: Tree) -> Path | None:
-    """Find the YAML that describes the data; None where there is none.
-
-    Raises:
-        DataError: two may be meant.
-    """
+    """Find the YAML that describes the data; None where there is none."""
     found: list[PurePosixPath] = []
     names_only: list[PurePosixPath] = []
     for path in tree.files(".yaml", ".yml", depth=ANNOTATIONS_DEPTH):
@@ -394,11 +390,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def _read_yaml(tree: Tree, path: Path) -> dict[str, YoloSplit]:
-    """Read the splits that a YAML names.
-
-    Raises:
-        DataError: it is broken, or none of what it names is there.
-    """
+    """Read the splits that a YAML names."""
     fields = load_yaml(path)
     given = check(fields, _Fields, str(path), DataError, strict=False)
     names = _names(given, path)
@@ -641,11 +633,7 @@ def _names_of(path: Path) -> list[str]:
 
 
 def _names(given: _Fields, path: Path) -> dict[int, str]:
-    """Give the names of the classes by their numbers.
-
-    Raises:
-        DataError: there are none.
-    """
+    """Give the names of the classes by their numbers."""
     names = given.names
     if isinstance(names, str):
         names = _names_of(path.parent / names) if names else []
