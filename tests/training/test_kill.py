@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -18,6 +19,12 @@ from panodetr.training.folder import RunFolder
 from panodetr.training.log import read_log
 
 from .conftest import Program
+from .test_ranks import TORCHRUN
+
+SELDOM = ("log_every=5", "save_every=3")
+"""So that states are written between lines of the log."""
+
+KILLS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 pytestmark = [
     pytest.mark.slow,
@@ -25,12 +32,16 @@ pytestmark = [
 ]
 
 
-def kill_when(process: subprocess.Popen[str], moment: Callable[[], bool]) -> bool:
+def kill_when(
+    process: subprocess.Popen[str],
+    moment: Callable[[], bool],
+    kill: signal.Signals = signal.SIGKILL,
+) -> bool:
     """Kill a process, and all that it has started, as soon as something holds."""
     while process.poll() is None:
         if moment():
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            os.killpg(process.pid, kill)
+            assert "cli/main.py" not in process.communicate()[1]  # in no traceback
             return True
         time.sleep(0.0005)
     process.communicate()
@@ -50,6 +61,10 @@ def moments(folder: RunFolder, chance: random.Random) -> list[Callable[[], bool]
 
         return begun
 
+    def validating() -> Callable[[], bool]:
+        before = _text(folder.pointer)
+        return lambda: _text(folder.pointer) in {"00000008.pt\n", "00000016.pt\n"} - {before}
+
     def after_next_state() -> Callable[[], bool]:
         before: list[str] = [_text(folder.pointer)]
         due: list[float] = []
@@ -68,6 +83,7 @@ def moments(folder: RunFolder, chance: random.Random) -> list[Callable[[], bool]
         writing(folder.states, 2),  # state, pointer
         writing(folder.path, 2),
         after_next_state(),
+        validating(),
         folder.best.exists,
     ]
 
@@ -81,10 +97,11 @@ def assert_same(one: RunFolder, other: RunFolder) -> None:
         weights = [run.path / model / "model.safetensors" for run in (one, other)]
         assert weights[0].read_bytes() == weights[1].read_bytes(), model
     lines = [read_log(run.log) for run in (one, other)]
-    for kind in ("losses", "validation"):
-        told = [[(line["step"], line[kind]) for line in log if kind in line] for log in lines]
-        assert told[0] == told[1], kind
-        assert len({step for step, _ in told[0]}) == len(told[0]), kind
+    told = [
+        [json.dumps(line | {"images_per_second": 0}).replace(str(run.path), "") for line in log]
+        for run, log in zip((one, other), lines, strict=True)
+    ]
+    assert told[0] == told[1]
     for run, log in zip((one, other), lines, strict=True):
         events = EventAccumulator(str(run.board))
         events.Reload()
@@ -113,17 +130,26 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
 
 
 @pytest.mark.soak
-def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_weights(
-    program: Program, straight: Path, tmp_path: Path
+@pytest.mark.parametrize("launcher", [(), TORCHRUN], ids=["alone", "two"])
+def test_a_run_that_is_killed_at_random_moments_ends_as_one_that_never_was(
+    program: Program, tmp_path: Path, launcher: tuple[str, ...]
 ) -> None:
-    folder = RunFolder(tmp_path / "random")
-    words = program.begin(folder.path)
-    for seed in range(max(1, int(os.environ.get("PANODETR_SOAK", "10")) // 20)):
-        end = time.monotonic() + random.Random(seed).uniform(3, 12)
-        kill_when(program.start(words), lambda end=end: time.monotonic() > end)
-        words = program.resume(folder.path) if folder.pointer.exists() else words
-    program.run(words)
-    assert_same(folder, RunFolder(straight))
+    settings = [word for change in SELDOM for word in ("--set", change)]
+    straight = RunFolder(tmp_path / "straight")
+    program.run(program.begin(straight.path, *settings), launcher=launcher)
+    left, runs = max(1, int(os.environ.get("PANODETR_SOAK", "10")) // 20), 0
+    while left > 0:  # a run that is killed a few times reaches its end, and the next one begins
+        folder = RunFolder(tmp_path / str(runs := runs + 1))
+        while not (done := (folder.model / "model.safetensors").exists()) and left > 0:
+            chance = random.Random(left)
+            kill = chance.choice([n for n in KILLS if signal.getsignal(n) is not signal.SIG_IGN])
+            begun = folder.config.exists()
+            words = program.resume(folder.path) if begun else program.begin(folder.path, *settings)
+            process = program.start(words, launcher=launcher)
+            left -= kill_when(process, chance.choice(moments(folder, chance)[1:-1]), kill)
+        if not done:
+            program.run(program.resume(folder.path), launcher=launcher)
+        assert_same(folder, straight)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

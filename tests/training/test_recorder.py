@@ -106,6 +106,21 @@ def test_a_line_that_is_not_whole_is_passed_over_and_cut_off(
     assert folder.log.read_text() == '{"step": 10, "note": "a"}\n{"step": 30, "note": "b"}\n'
 
 
+def test_a_run_that_goes_on_tells_no_note_twice_and_not_why_it_ended(
+    folder: RunFolder, begin: Begin
+) -> None:
+    log = begin()
+    log.note("a")
+    log.add(10, ended="stopped")
+    log.add(10, validation={"pq": 0.25})  # the state does not know of it
+    log.note("b")
+    again = begin(10, 0)
+    assert [line.get("note") for line in read_log(folder.log)] == ["a"]
+    for text in ("a", "b"):
+        again.note(text)
+    assert [line.get("note") for line in read_log(folder.log)] == ["a", "b"]
+
+
 def test_a_log_that_cannot_be_written_is_one_line(folder: RunFolder, begin: Begin) -> None:
     log = begin()
     folder.log.unlink()

@@ -168,7 +168,7 @@ def test_a_run_that_fails_leaves_its_curves_and_the_reason(
     told = Recording()
     with pytest.raises(TrainingError, match="not finite") as caught:
         train(asked, out, device="cpu", observer=told)
-    assert read_log(out / "log.jsonl")[-1]["note"] == str(caught.value)
+    assert read_log(out / "log.jsonl")[-1]["ended"] == str(caught.value)
     assert str(caught.value) not in told.notes  # whoever catches the error tells it
     assert (out / "results.png").is_file() is not blocked
 
@@ -181,7 +181,7 @@ def test_a_run_that_is_stopped_tells_so_once(request_of: Request, tmp_path: Path
     told = Stopping()
     with pytest.raises(Interrupted, match="stopped by SIGTERM after step 1"):
         train(request_of, tmp_path / "run", device="cpu", observer=told)
-    notes = [line.get("note", "") for line in read_log(tmp_path / "run" / "log.jsonl")]
+    notes = [line.get("ended", "") for line in read_log(tmp_path / "run" / "log.jsonl")]
     for told_by in (notes, told.notes):
         assert sum("stopped by SIGTERM" in note for note in told_by) == 1
 

@@ -62,8 +62,7 @@ class Trainer:
         self._network = self.accelerator.prepare_model(self.state.learner)
         self._stop = StopSignal(aloud=self.accelerator.is_main_process)
         self._unread = set(self.state.skipped)  # of images that this process could not read
-        self._seen: list[StepResult] = []  # since the last line of the log
-        self._since = 0.0
+        self._since = (self.state.step, 0.0)  # the step and time of the last line of the log
 
     def train(self) -> None:
         """Do steps until the last one is done or patience is lost.
@@ -80,7 +79,7 @@ class Trainer:
             config, self.data, state.step,
             rank=rank, ranks=ranks.num_processes, skipped=self._unread,
         )  # fmt: skip
-        self._since = time.perf_counter()
+        self._since = (state.step, time.perf_counter())
         self.observer.begin(state.step, config.steps, config.batch_size)
         with closing(steps), self._stop:
             while True:
@@ -111,26 +110,27 @@ class Trainer:
     def _report(self, result: StepResult, parts: Sequence[Batch]) -> None:
         """Write a line of the log where one is due; count a step that is not finite."""
         config, state = self.config, self.state
-        seen = self._seen
+        seen = state.seen
         if result.finite:
-            seen.append(result)
+            seen.append({**result.losses, "gradient_norm": result.gradient_norm})
         else:
             self._skip(result, parts)
         if not seen or (state.step < config.steps and state.step % config.log_every):
             return
-        seconds = time.perf_counter() - self._since
-        names = dict.fromkeys(name for one in seen for name in one.losses)
-        losses = {name: [r.losses[name] for r in seen if name in r.losses] for name in names}
+        now, (step, then) = time.perf_counter(), self._since
+        names = dict.fromkeys(name for one in seen for name in one)
+        figures = {name: [one[name] for one in seen if name in one] for name in names}
+        means = {name: torch.stack(each).mean().item() for name, each in figures.items()}
         self.observer.progress(
             Progress(
                 step=state.step,
-                losses={name: torch.stack(each).mean().item() for name, each in losses.items()},
+                gradient_norm=means.pop("gradient_norm"),
+                losses=means,
                 learning_rate=config.learning_rate * learning_rate_factor(state.step - 1, config),
-                gradient_norm=torch.stack([one.gradient_norm for one in seen]).mean().item(),
-                images_per_second=len(seen) * config.batch_size / seconds,
+                images_per_second=(state.step - step) * config.batch_size / (now - then),
             )
         )
-        self._seen, self._since = [], time.perf_counter()
+        state.seen, self._since = [], (state.step, now)
 
     def _skip(self, result: StepResult, parts: Sequence[Batch]) -> None:
         """Say of which images a step was that is not finite."""
@@ -245,4 +245,5 @@ class Trainer:
         self.observer.validated(found, model)
         self._warn_of_nothing_learned()
         self._save()
-        self._since += time.perf_counter() - began  # the speed is that of learning
+        step, then = self._since
+        self._since = (step, then + time.perf_counter() - began)  # the speed is that of learning

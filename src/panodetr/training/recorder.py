@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from itertools import takewhile
 
 import numpy as np
 from PIL import Image
@@ -42,7 +43,8 @@ class Recorder(Observer):
     """The observer that keeps the run's folder, but for its states and models.
 
     A line of its log has its step, and "losses" with the rates (`Progress`), or "validation" with
-    figures, or "bad_step", or "note". Figures go to trackers, and are drawn as curves.
+    figures, or "bad_step", or "note", or "ended": why the run ended early, until it goes on.
+    Figures go to trackers, and are drawn as curves.
     """
 
     def __init__(
@@ -80,11 +82,12 @@ class Recorder(Observer):
         self._audience, self._step = audience, step
         self.begin, self.validating = audience.begin, audience.validating  # nothing to keep
         self._plotted = False
-        kept = [
-            line
-            for line in read_log(folder.log)
-            if line["step"] <= (validated if "validation" in line else step)
-        ]
+        known = takewhile(
+            lambda line: line["step"] <= (validated if "validation" in line else step),
+            read_log(folder.log),
+        )
+        kept = [line for line in known if "ended" not in line]
+        self._noted = {line["note"] for line in kept if "note" in line}
         write_text(folder.log, "".join(json.dumps(line) + "\n" for line in kept))
         self._trackers: list[TensorBoardTracker | WandBTracker] = [
             TensorBoardTracker(folder.board.name, folder.path, purge_step=step)
@@ -108,13 +111,15 @@ class Recorder(Observer):
             self._audience.note(str(error))
         if isinstance(error, PanodetrError):
             with suppress(PanodetrError):
-                self.add(self._step, note=str(error))
+                self.add(self._step, ended=str(error))
             with suppress(PanodetrError):
                 self.close()
 
     def note(self, text: str) -> None:
-        """A line for the log."""
-        self.add(self._step, note=text)
+        """A line for the log, once, however often the run is taken up."""
+        if text not in self._noted:
+            self.add(self._step, note=text)
+            self._noted.add(text)
         self._audience.note(text)
 
     def batch(self, step: int, batch: Batch) -> None:

@@ -83,6 +83,7 @@ class TrainState:
             validation and again after it, so that a validation that fails costs nothing.
         ranks: how many processes train it; None where a state does not say. The steps of another
             number would be others.
+        seen: losses and gradient norm of each step since the last line of the log.
     """
 
     learner: Learner
@@ -96,6 +97,7 @@ class TrainState:
     stale: int = 0
     validated: int = -1
     ranks: int | None = None
+    seen: list[dict[str, Tensor]] = field(default_factory=list[dict[str, Tensor]])
 
     @property
     def kept_model(self) -> Network:
@@ -122,6 +124,7 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "counters": {name: getattr(self, name) for name in COUNTERS},
+            "seen": self.seen,
         }
         contents = BytesIO()  # torch would not tell of a full disk in the system's words
         torch.save(everything, contents)
@@ -151,6 +154,9 @@ class TrainState:
                 self.average.module.load_state_dict(self.learner.model.state_dict())
             for name in COUNTERS:
                 setattr(self, name, everything["counters"].get(name, getattr(self, name)))
+            device = next(self.learner.parameters()).device
+            seen = everything.get("seen", [])  # states of earlier versions have none
+            self.seen = [{name: value.to(device) for name, value in one.items()} for one in seen]
         except Exception as error:  # a damaged file can raise nearly anything
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise TrainingError(
