@@ -22,6 +22,7 @@ from panodetr.blocks import segment_large
 from panodetr.checkpoints.load import load_spec
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import ImageError, PanodetrError, UsageError
+from panodetr.images.by_region import open_large
 from panodetr.images.preprocess import Preprocessing
 from panodetr.predict import Predictor
 from panodetr.results.masks import Masks, NumpyMasks
@@ -157,6 +158,8 @@ def test_what_cannot_be_read_by_regions_is_refused(
     with pytest.raises(UsageError, match="give it tiles"):
         segment_large(whole, tmp_path / "text.tif", tmp_path)
     file = write_tiff(tmp_path / "cut.tif", discs)
+    with pytest.raises(ImageError, match=r"pieces are 64x64x3, .* limit is 100 pixels"):
+        open_large(file, TILED, 100).__enter__()
     file.write_bytes(file.read_bytes()[:-900])
     with pytest.raises(PanodetrError, match=r"cut\.tif"):
         segment_large(bright, file, tmp_path / "out")

@@ -99,7 +99,7 @@ def segment_large(
     labels, geojson = (folder / f"{path.stem}{end}" for end in ("_labels.tif", ".geojson"))
     count = 0
     with (
-        open_large(path, rule) as image,
+        open_large(path, rule, model.batching.max_pixels) as image,
         atomic_write(labels) as labels_file,
         atomic_write(geojson) as geojson_file,
         TemporaryDirectory(dir=folder) as scratch,

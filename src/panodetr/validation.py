@@ -20,6 +20,9 @@ T = TypeVar("T")
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
 
+_LARGE = 1 << 24
+"""Bytes of JSON from which it is looked through first: a file that is cut off takes no memory."""
+
 _AT = re.compile(r"(?s)(?P<what>.*?)(?: - at `(?P<key>key` in `)?\$(?P<place>[^`]*)`)?$")
 
 _WITHIN = re.compile(r" - at `(key` in `)?\$([^`]*)` - at `\$([^`]*)`$")
@@ -60,6 +63,8 @@ def decode_json(
 ) -> T:
     """Check JSON that is in memory; `source` names it in the error. Otherwise as `read_json`."""
     try:
+        if len(contents) > _LARGE:
+            msgspec.json.decode(contents, type=msgspec.Raw)
         return msgspec.json.decode(contents, type=expected, strict=strict, dec_hook=_from_plain)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as failure:
         raise error(f"{source}: {explain(failure)}") from failure

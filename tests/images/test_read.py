@@ -414,6 +414,22 @@ def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
     one_line(error, str(path), f"{MAX_PIXELS:,}")
 
 
+def test_a_gif_that_grows_is_refused_before_the_large_page_is_decoded(tmp_path: Path) -> None:
+    def page(side: int) -> tuple[bytes, bytes]:
+        packed = io.BytesIO()
+        Image.new("P", (side, side)).save(packed, "GIF")
+        head, mark, rest = packed.getvalue().partition(b",\0\0\0\0")
+        return head, mark + rest[:-1]
+
+    (head, small), (_, large) = page(10), page(2000)
+    path = tmp_path / "a.gif"
+    path.write_bytes(head + small + large + small + b";")
+    assert read_image(Page(path, 1), max_pixels=100).shape == (10, 10, 3)
+    for number in (2, 3):
+        with pytest.raises(ImageError, match="2000x2000 is 4,000,000 pixels"):
+            read_image(Page(path, number), max_pixels=100)
+
+
 def test_the_callers_limit_counts_and_pillows_does_not(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", Image.fromarray(RGB))
     with pytest.raises(ImageError, match="the limit is 116"):

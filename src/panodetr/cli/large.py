@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from panodetr.cli.output import ProgressBar, print_error, print_json, print_line
 from panodetr.errors import PanodetrError, UsageError
+from panodetr.files import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +41,7 @@ def segment_by_blocks(
         )
     from panodetr.blocks import segment_large
 
+    check_writable(out, folder=True)
     predictor = model.load()
     failed = 0
     with ProgressBar(len(inputs)) as progress:

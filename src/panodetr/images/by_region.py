@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from panodetr.errors import ImageError, MissingExtra
 from panodetr.images.preprocess import Preprocessing
-from panodetr.images.read import read_image
+from panodetr.images.read import MAX_PIXELS, read_image
 from panodetr.results.types import Box
 
 CHANNELS_LAST = 4
@@ -69,11 +70,15 @@ class LargeImage:
 
 
 @contextmanager
-def open_large(path: Path, rule: Preprocessing) -> Generator[LargeImage]:
+def open_large(
+    path: Path, rule: Preprocessing, max_pixels: int = MAX_PIXELS
+) -> Generator[LargeImage]:
     """Open a TIFF, an OME-Zarr or a zarr array to read it by regions.
 
+    `max_pixels` bounds the pieces in which it is stored: each is decoded as a whole.
+
     Raises:
-        ImageError: the file is missing, or neither.
+        ImageError: the file is missing, or neither, or its pieces are too large.
         MissingExtra: zarr is not installed.
     """
     try:
@@ -95,6 +100,12 @@ def open_large(path: Path, rule: Preprocessing) -> Generator[LargeImage]:
             raise ImageError(
                 f"{path}: cannot be read by regions ({reason}); expected a TIFF or an OME-Zarr"
             ) from error
+        if prod(values.chunks) > 3 * max_pixels:
+            pieces = "x".join(map(str, values.chunks))
+            raise ImageError(
+                f"{path}: its pieces are {pieces}, each is decoded whole, and the limit is "
+                f"{max_pixels:,} pixels; store it in tiles, or raise --max-memory"
+            )
         yield LargeImage(path=path, size=size, axes=axes, values=values, rule=rule)
 
 

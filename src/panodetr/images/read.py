@@ -305,7 +305,11 @@ def _read_values(
             place = source.number - 1
         elif len(pages) > 1:
             note(f"{name} has {len(pages)} pages, and the first is read; give a Page for another")
-        with _broken(name):
+        with _broken(name), quiet():
+            # A GIF may grow from page to page, and the pages before are decoded.
+            for before in range(place) if getattr(image, "format", None) == "GIF" else ():
+                image.seek(before)
+                _check_size(image.size, max_pixels, name)
             image.seek(place)
         if isinstance(image, ChannelTiff):
             _check_size(image.size, max_pixels, name)
