@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -160,3 +162,54 @@ def test_ctrl_c_while_the_program_is_imported_is_no_traceback() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (130, "")
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send it to one process")
+def test_the_second_ctrl_c_ends_a_computation_that_hears_none() -> None:
+    code = (
+        "import ctypes\n"
+        "from panodetr.cli import main\n"
+        "main.ONE_PRESS = -1\n"
+        "def compute(_):\n"
+        "    print('ready', flush=True)\n"
+        "    while True: ctypes.CDLL(None).usleep(10000000)\n"
+        "main.main = compute\n"
+        "import signal\n"
+        "signal.signal(signal.SIGINT, lambda *_: None)\n"
+        "main.run()"
+    )
+    order = [sys.executable, "-c", code]
+    with subprocess.Popen(order, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as deaf:
+        assert deaf.stdout is not None
+        deaf.stdout.readline()
+        for _ in range(2):
+            deaf.send_signal(signal.SIGINT)
+            time.sleep(0.2)  # two that wait together are one
+        _, errors = deaf.communicate(timeout=60)
+    assert (deaf.returncode, errors) == (130, "panodetr: error: interrupted\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows lets nobody cut off a mapped file")
+def test_a_mapped_file_that_is_cut_off_is_one_line(tmp_path: Path) -> None:
+    code = (
+        "import os, torch\n"
+        "from panodetr.cli import main\n"
+        "def copy(_):\n"
+        "    mapped = torch.from_file('file', size=1 << 20, dtype=torch.uint8, shared=True)\n"
+        "    os.truncate('file', 100)\n"
+        "    mapped.clone()\n"
+        "main.main = copy\n"
+        "main.run()"
+    )
+    (tmp_path / "file").write_bytes(bytes(1 << 20))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "panodetr: error: a file was cut off while it was read; try it again\n"

@@ -76,6 +76,13 @@ def ask(context, target, *arguments):
     assert process.exitcode == 0
     return answer
 
+class Segmented(list):
+    def __getitem__(self, place):
+        global model
+        if model is None:  # spawned
+            model = panodetr.load(sys.argv[1], device="cpu")
+        return segment()
+
 async def in_a_loop():
     return await asyncio.gather(asyncio.to_thread(segment), asyncio.to_thread(segment))
 
@@ -87,6 +94,12 @@ if __name__ == "__main__":
         assert list(pool.map(lambda _: segment(), range(32))) == [expected] * 32
     assert asyncio.run(in_a_loop()) == [expected] * 2
     assert ask(spawn, spawned, sys.argv[1]) == expected
+    if sys.argv[2] == "torch":
+        from torch.utils.data import DataLoader
+
+        for way in ("fork", "spawn"):
+            loader = DataLoader(Segmented([0]), None, num_workers=1, multiprocessing_context=way)
+            assert list(loader) == [expected]
     for again in (False, True):
         answer = ask(forked, fork, again)
         print("same" if answer == expected else answer)
@@ -96,14 +109,13 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a fork of threads")
-@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+@pytest.mark.parametrize("runtime", ["torch", "openvino", "onnx"])
 def test_threads_and_processes_segment_alike_or_say_how(
     request: pytest.FixtureRequest, tmp_path: Path, runtime: str
 ) -> None:
-    names = {"torch": "tiny_folder", "openvino": "tiny_openvino"}
-    model = request.getfixturevalue(names[runtime])
+    model = request.getfixturevalue("tiny_folder" if runtime == "torch" else f"tiny_{runtime}")
     (tmp_path / "script.py").write_text(SEGMENTED)
-    order = [sys.executable, "-W", "ignore", "script.py", str(model)]
+    order = [sys.executable, "-W", "ignore", "script.py", str(model), runtime]
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     done = subprocess.run(
         order,
@@ -119,8 +131,41 @@ def test_threads_and_processes_segment_alike_or_say_how(
     if runtime == "torch":
         assert with_parents == with_its_own == "same"
     else:
-        assert with_parents.startswith("OpenVINO was loaded before this process was forked")
+        library = {"openvino": "OpenVINO", "onnx": "ONNX Runtime"}[runtime]
+        assert with_parents.startswith(f"{library} was loaded before this process was forked")
         assert with_its_own == with_parents
+
+
+CALLS = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+import panodetr
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+model = panodetr.load(sys.argv[1], device="cpu")
+sizes = []
+for call in range(2201):
+    model.segment(image)
+    if call % 200 == 0:
+        sizes.append(resident())
+print(*sizes[1:])
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(sys.platform != "linux", reason="proc(5)")
+@pytest.mark.parametrize("model", ["tiny_folder", "tiny_openvino", "tiny_onnx"])
+def test_two_thousand_calls_take_no_more_memory(request: pytest.FixtureRequest, model: str) -> None:
+    order = [sys.executable, "-c", CALLS, str(request.getfixturevalue(model))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(order, capture_output=True, text=True, check=True, env=environment)
+    print(done.stdout)
+    first, *later = map(int, done.stdout.split())
+    assert max(later) - first < 4 << 20
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import signal
 import sys
+import time
 import warnings
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
@@ -36,6 +39,9 @@ USAGE = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
+ONE_PRESS = 1.0
+"""Seconds within which another SIGINT is the same Ctrl-C, and that the second one may take."""
+
 INSTALL = {"torch": "torch", "yaml": "pyyaml", "PIL": "pillow"}
 """Packages by the module that is missing, where the names differ or an install can leave it out."""
 
@@ -51,6 +57,12 @@ def run() -> None:
         if isinstance(stream, io.TextIOWrapper):  # file names need not be text
             stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _show_warning
+    if hasattr(signal, "SIGBUS"):  # Python's own handlers run when the read is over, which is never
+        ctypes.CDLL(None).signal(signal.SIGBUS, _cut_off)
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    Thread(target=_end_at_second_press, args=(heard,), daemon=True).start()
     code = main(sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while Python ends
     if code == INTERRUPTED:  # a thread may be in the network, which Python's own exit would disturb
@@ -58,6 +70,27 @@ def run() -> None:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _cut_off(_: int) -> None:
+    """End where a file that libraries map into memory was cut off; the system sends SIGBUS then."""
+    os.write(2, b"panodetr: error: a file was cut off while it was read; try it again\n")
+    os._exit(FAILURE)
+
+
+def _end_at_second_press(heard: int) -> None:
+    """End soon after the second Ctrl-C, where a long computation keeps Python from hearing it."""
+    first = None
+    while number := os.read(heard, 1):
+        if number[0] != signal.SIGINT:
+            continue
+        if first is None:
+            first = time.monotonic()
+        elif time.monotonic() - first > ONE_PRESS:
+            time.sleep(max(0, ONE_PRESS))
+            os.write(2, b"panodetr: error: interrupted\n")
+            os._exit(INTERRUPTED)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
