@@ -479,7 +479,7 @@ def test_an_image_that_is_called_as_another_ones_annotations_is_noted(
         image = f"{other}.jpg"
         text = voc(image) if form == "voc" else json.dumps(labelme(image))
         put(tmp_path / f"{name}.{'xml' if form == 'voc' else 'json'}", text)
-    assert "2 images have another name than their annotation file" in said(tmp_path)
+    assert "2 annotation files name another image" in said(tmp_path)
 
 
 def test_splits_below_those_of_a_folder_are_another_data_set(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import io
 import math
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 import msgspec
@@ -24,6 +24,7 @@ from panodetr.data.formats.shapes import (
     ellipse,
     find_by_file,
     number_labels,
+    read_files,
     rectangle,
 )
 from panodetr.data.formats.sizes import Listed, Size, stated_size
@@ -60,7 +61,7 @@ class _File(msgspec.Struct):
     imageWidth: float | None = None
 
 
-Found: TypeAlias = dict[str, list[tuple[Path, _File | DataError]]]
+Found: TypeAlias = dict[str, list[PurePosixPath]]
 
 
 def find_labelme(tree: Tree) -> Found:
@@ -68,37 +69,29 @@ def find_labelme(tree: Tree) -> Found:
     found: Found = {}
     for path in tree.files(".json"):
         if "shapes" in tree.keys_in(path) and tree.keys_in(path) & {"imagePath", "points"}:
-            try:
-                contents = tree.read_bytes(path)
-                file = decode_json(contents, _File, str(tree.root / path), DataError, strict=False)
-            except DataError as error:
-                file = error
-            found.setdefault(split_of_folder(path.parent), []).append((tree.root / path, file))
+            found.setdefault(split_of_folder(path.parent), []).append(path)
     return found
 
 
 def read_labelme(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
     """Read the shapes of a split."""
-    labels: set[str] = set()
-    for file in (file for inner in found.values() for _, file in inner):
-        if isinstance(file, _File):
-            labels.update(shape.label for shape in file.shapes if shape.label not in IGNORED)
-    marked: list[Marked] = []
-    for path, file in found[split]:
-        with faults.catching("broken file", path):
-            if isinstance(file, DataError):
-                raise file
-            image = Listed(
-                named=file.imagePath or "", size=stated_size(file.imageHeight, file.imageWidth)
-            )
-            shapes = _join(file, path, image.size, faults)
-            marked.append(Marked(image=image, place=str(path), file=path, shapes=shapes))
+    files = read_files(tree, found, split, faults, _parse)
+    marked = [files[path] for path in found[split] if path in files]
     find_by_file(tree, marked, split, faults)
     for one in marked:
         if one.image.path is None:
             with faults.catching("broken file", one.file):
                 one.image.path = _write_image(one.file, faults)
+    labels = {str(shape.label) for one in files.values() for shape in one.shapes}
     return build(marked, *number_labels(labels), faults, tree.root)
+
+
+def _parse(path: Path, faults: Faults) -> Marked:
+    file = decode_json(utf8(path.read_bytes()), _File, str(path), DataError, strict=False)
+    size = stated_size(file.imageHeight, file.imageWidth)
+    image = Listed(named=file.imagePath or "", size=size)
+    shapes = _join(file, path, size, faults)
+    return Marked(image=image, place=str(path), file=path, shapes=shapes)
 
 
 def _write_image(path: Path, faults: Faults) -> Path | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from panodetr.data.formats import DRAGGED, Faults, number_images, things
 from panodetr.data.formats.sizes import (
@@ -345,6 +345,28 @@ def number_labels(labels: Iterable[str]) -> tuple[dict[int, str], dict[int | str
     return dict(enumerate(names, start=1)), {name: n for n, name in enumerate(names, start=1)}
 
 
+def read_files(
+    tree: Tree, found: Mapping[str, Sequence[PurePosixPath]], split: str, faults: Faults,
+    read: Callable[[Path, Faults], Marked],
+) -> dict[PurePosixPath, Marked]:  # fmt: skip
+    """Read the annotation files of all splits, of an image each, because all say the classes.
+
+    Args:
+        tree: the data set's files.
+        found: the annotation files of each split.
+        split: whose faults and notes count.
+        faults: where they go.
+        read: reads a file; what it raises is a fault.
+    """
+    files: dict[PurePosixPath, Marked] = {}
+    these = set(found[split])
+    for path in dict.fromkeys(path for paths in found.values() for path in paths):
+        heard = faults if path in these else Faults(collect=True)
+        with heard.catching("broken file", path):
+            files[path] = read(tree.root / path, heard)
+    return files
+
+
 def find_images(
     tree: Tree, marked: Sequence[Marked], split: str, faults: Faults,
     others: frozenset[str] = frozenset(),
@@ -381,7 +403,9 @@ def find_by_file(tree: Tree, marked: Sequence[Marked], split: str, faults: Fault
             if own := next(
                 (n for s in sorted(SUFFIXES) if (n := beside.get(f"{one.file.stem}{s}"))), None
             ):
-                text = "{n} images have another name than their annotation file, and hold"
+                text = (
+                    "{n} annotation files name another image than that of their own name; read so"
+                )
                 example = f"{one.file} names {path.name}, and {own} is there"
                 faults.note("duplicate id", text, example)
     lost = [one for one in marked if one.image.path is None]

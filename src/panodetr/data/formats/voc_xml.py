@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 from xml.etree import ElementTree as ET
@@ -17,6 +16,7 @@ from panodetr.data.formats.shapes import (
     build,
     find_by_file,
     number_labels,
+    read_files,
 )
 from panodetr.data.formats.sizes import Listed, stated_size
 from panodetr.data.samples import Records
@@ -31,21 +31,6 @@ _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 LARGEST = 16 * 2**20
 """Bytes of an XML that is read."""
-
-
-@dataclass
-class _File:
-    """What an XML says: the image's name and size, and objects as label and x0, y0, x1, y1.
-
-    And how many objects have polygons, as Roboflow writes them.
-    """
-
-    path: Path
-    image: str
-    height: float
-    width: float
-    objects: list[tuple[str, list[float]]] = field(default_factory=list[tuple[str, list[float]]])
-    polygons: int = 0
 
 
 def find_voc_xml(tree: Tree) -> Found:
@@ -90,52 +75,43 @@ def _stem(name: str) -> str:
 
 def read_voc_xml(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
     """Read the boxes of a split; coordinates are counted from 1 where none is 0."""
-    files: dict[PurePosixPath, _File] = {}
-    for path in dict.fromkeys(path for paths in found.values() for path in paths):
-        try:
-            files[path] = _parse(tree.root / path)
-        except DataError as error:
-            if path in found[split]:
-                faults.add("broken file", str(error), path)
-    here = [files[path] for path in found[split] if path in files]
-    starts = [min(box) for file in files.values() for _, box in file.objects]
-    first = 1.0 if min(starts, default=1.0) >= 1 else 0.0
-    marked: list[Marked] = []
-    for file in here:
-        shapes: list[Shape] = []
-        for number, (label, corners) in enumerate(file.objects):
-            place = f"{file.path}: object {number}"
-            (x0, x1), (y0, y1) = sorted(corners[::2]), sorted(corners[1::2])
-            if [x0, y0, x1, y1] != corners:
-                text = "{n} boxes have their corners in another order; read all the same"
-                faults.note("repaired", text, place)
-            box = [x0 - first, y0 - first, x1 - x0 + first, y1 - y0 + first]
-            shapes.append(Shape(label, place, box=box))
-        if file.polygons:
-            text = "{n} objects have polygons, which are not read: export COCO for masks"
-            faults.note("missing mask", text, str(file.path), file.polygons)
-        image = Listed(named=file.image, size=stated_size(file.height, file.width))
-        marked.append(Marked(image=image, place=str(file.path), file=file.path, shapes=shapes))
+    files = read_files(tree, found, split, faults, _parse)
+    shapes = [shape for one in files.values() for shape in one.shapes]
+    first = 1.0 if min((min(s.box) for s in shapes if s.box), default=1.0) >= 1 else 0.0
+    for shape in shapes:
+        x0, y0, x1, y1 = shape.box or (0, 0, 0, 0)
+        shape.box = [x0 - first, y0 - first, x1 - x0 + first, y1 - y0 + first]
+    marked = [files[path] for path in found[split] if path in files]
     find_by_file(tree, marked, split, faults)
-    labels = {label for file in files.values() for label, _ in file.objects}
-    place = here[0].path.parent if here else tree.root
+    labels = {str(shape.label) for shape in shapes}
+    place = marked[0].file.parent if marked else tree.root
     return build(marked, *number_labels(labels), faults, place)
 
 
-def _parse(path: Path) -> _File:
-    """Read an XML."""
+def _parse(path: Path, faults: Faults) -> Marked:
+    """Read an XML, its boxes as corners x0, y0, x1, y1."""
     try:
         if os.path.getsize(path) > LARGEST:
             raise DataError(f"{path} is larger than {LARGEST} bytes; expected an image's boxes")
         root = ET.fromstring(path.read_bytes())  # it says how it is encoded
         height, width = (float(root.findtext(f"size/{s}") or 0) for s in ("height", "width"))
-        file = _File(path, root.findtext("filename") or f"{path.stem}.jpg", height, width)
-        file.polygons = sum(1 for _ in root.iter("polygon"))
-        for entry in root.iter("object"):
-            box = [float(entry.findtext(f"bndbox/{edge}") or f"no {edge}") for edge in _EDGES]
-            file.objects.append(((entry.findtext("name") or "").strip() or "object", box))
+        named = root.findtext("filename") or f"{path.stem}.jpg"
+        image = Listed(named=named, size=stated_size(height, width))
+        one = Marked(image=image, place=str(path), file=path)
+        for number, entry in enumerate(root.iter("object")):
+            place = f"{path}: object {number}"
+            corners = [float(entry.findtext(f"bndbox/{edge}") or f"no {edge}") for edge in _EDGES]
+            (x0, x1), (y0, y1) = sorted(corners[::2]), sorted(corners[1::2])
+            if [x0, y0, x1, y1] != corners:
+                text = "{n} boxes have their corners in another order; read all the same"
+                faults.note("repaired", text, place)
+            label = (entry.findtext("name") or "").strip() or "object"
+            one.shapes.append(Shape(label, place, box=[x0, y0, x1, y1]))
     except DataError:
         raise
     except (ET.ParseError, ValueError, OSError) as error:
         raise DataError(f"{path} is no XML of VOC's boxes ({error}); write it again") from error
-    return file
+    if polygons := sum(1 for _ in root.iter("polygon")):
+        text = "{n} objects have polygons, which are not read: export COCO for masks"
+        faults.note("missing mask", text, str(path), polygons)
+    return one
