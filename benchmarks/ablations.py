@@ -39,8 +39,10 @@ from panodetr.training.validate import make_predictor
 COMMON = ["query_groups=1", "ema=0.99"]
 VARIANTS = {
     "baseline": [],
+    "another seed": ["seed=1"],
     "groups": ["query_groups=3"],
     "denoising": ["denoising=3"],
+    "batches of 4": ["batch_size=4"],
     "copy-paste": ["augmentation.paste=0.5"],
     "copy-paste and jitter": [
         "augmentation.paste=0.5", "augmentation.least_scale=0.75", "augmentation.most_scale=3",
