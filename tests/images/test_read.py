@@ -430,6 +430,18 @@ def test_a_gif_that_grows_is_refused_before_the_large_page_is_decoded(tmp_path: 
             read_image(Page(path, number), max_pixels=100)
 
 
+def test_a_broken_tiff_is_one_line_and_libtiff_prints_none(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = saved(tmp_path / "a.tif", Image.fromarray(RGB), compression="tiff_lzw")
+    contents = path.read_bytes()
+    path.write_bytes(contents[:10] + b"\xff" * 4 + contents[14:])
+    with pytest.raises(ImageError) as error:
+        read_image(path)
+    one_line(error, str(path), "broken")
+    assert capfd.readouterr().err == ""
+
+
 def test_the_callers_limit_counts_and_pillows_does_not(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", Image.fromarray(RGB))
     with pytest.raises(ImageError, match="the limit is 116"):

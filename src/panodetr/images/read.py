@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import re
@@ -13,6 +14,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
@@ -107,6 +109,11 @@ if hasattr(os, "register_at_fork"):  # a thread that holds the lock is not in a 
         after_in_parent=_pillow_globals.release,
         after_in_child=_pillow_globals.release,
     )
+
+
+with suppress(OSError, AttributeError):  # a Pillow without libtiff, or one that hides it
+    # It would print on stderr what Pillow raises.
+    ctypes.CDLL(import_module("PIL._imaging").__file__).TIFFSetErrorHandler(None)
 
 
 @runtime_checkable
