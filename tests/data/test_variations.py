@@ -482,6 +482,18 @@ def test_an_image_that_is_called_as_another_ones_annotations_is_noted(
     assert "2 annotation files name another image" in said(tmp_path)
 
 
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_a_mask_is_not_taken_for_an_image_that_is_gone(tmp_path: Path, ending: str) -> None:
+    for name in ("a", "b", "c"):
+        write_image(tmp_path / "images" / f"{name}.{ending}", SIZE)
+        write_image(tmp_path / "masks" / f"{name}.png", SIZE)
+    put(tmp_path / "train.json", json.dumps(coco([f"{name}.{ending}" for name in "abc"])))
+    assert counts(tmp_path) == {"train": (3, 6)}
+    (tmp_path / "images" / f"c.{ending}").unlink()
+    assert counts(tmp_path) == {"train": (2, 4)}
+    assert "1 of 3 listed images are not there" in said(tmp_path)
+
+
 def test_splits_below_those_of_a_folder_are_another_data_set(tmp_path: Path) -> None:
     for folder in ("train", "val", "more/train"):
         write_image(tmp_path / folder / "images" / "a.jpg", SIZE)

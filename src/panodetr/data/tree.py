@@ -304,6 +304,7 @@ class Images:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._root = str(tree.root)
+        self._masks: dict[Folder, bool] = {}
         self._by_name: dict[str, list[Folder]] = defaultdict(list)
         for folder, names in tree.folders.items():
             parts = folder.parts
@@ -339,7 +340,8 @@ class Images:
         A name means the path as it is written, from the annotation file or from the root, wherever
         it leads; else the file whose path ends most like it, in the one folder that has all names,
         or the only one; case counts only where it tells files apart; an ending that differs, where
-        one image has the stem. What lies in the folder of another split is left alone.
+        one image has the stem. What lies in the folder of another split, or of masks, is left
+        alone.
 
         Args:
             names: as they are written.
@@ -355,10 +357,10 @@ class Images:
         banned = {s.kind for name in others if (s := split_of(name))} - {kind.kind if kind else ""}
 
         @cache
-        def may_be(base: Folder) -> bool:
+        def may_be(base: Folder, inner: Folder) -> bool:
             if kind and banned and _in_split(base, banned):
                 return False
-            return maps is None or _may_hold_maps(base, maps)
+            return not self._holds_masks(inner) if maps is None else _may_hold_maps(base, maps)
 
         candidates: dict[str, list[tuple[Folder, File]]] = {}
         votes: Counter[Folder] = Counter()
@@ -390,6 +392,15 @@ class Images:
                 found.several[name] = paths
         return found
 
+    def _holds_masks(self, folder: Folder) -> bool:
+        """Whether a folder is called as those of masks, and most of its files as images."""
+        if folder not in self._masks:
+            names = self._tree.folders[PurePosixPath(*folder)] if _is_truth(folder) else []
+            stems = [fold(os.path.splitext(name)[0]) for name in filter(is_image, names)]
+            twins = [s for s in stems if any(not _is_truth(f) for f, _ in self._by_stem[s])]
+            self._masks[folder] = 2 * len(twins) > len(stems)
+        return self._masks[folder]
+
     def _path(self, file: File) -> Path:
         return Path("/".join((self._root, *file[0], file[1])))
 
@@ -409,7 +420,7 @@ class Images:
         return None
 
     def _candidates(
-        self, parts: Folder, may_be: Callable[[Folder], bool], taken: frozenset[Path]
+        self, parts: Folder, may_be: Callable[[Folder, Folder], bool], taken: frozenset[Path]
     ) -> list[tuple[Folder, File]]:
         """Give the files whose paths end most like a name, and the folders it leads from."""
         if not parts:
@@ -425,7 +436,7 @@ class Images:
             kept = [
                 (base, file)
                 for file in files
-                if may_be(base := _base(file[0], above))
+                if may_be(base := _base(file[0], above), file[0])
                 and not (taken and self._path(file) in taken)
             ]
             if kept:
