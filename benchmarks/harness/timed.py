@@ -57,7 +57,7 @@ def learn_for(
     }  # fmt: skip
     if kept.exists():
         state.load(kept)
-        curve = {**json.loads(file.read_text()), **about}
+        curve = {**json.loads(file.read_text()), **about, "of_minutes": minutes}
     else:
         print({"step": 0, **measure(state)}, flush=True)
     measured = max((point["minutes"] for point in curve["points"]), default=0.0)
