@@ -14,6 +14,7 @@ from panodetr.model.config import DetrConfig, detr_resnet101, detr_resnet101_pan
 SideName: TypeAlias = Literal[
     "segment-theirs",
     "segment-torch",
+    "segment-shared",
     "segment-openvino",
     "segment-int8",
     "all-masks",
@@ -97,6 +98,12 @@ ROWS = (
         side="segment-torch",
         against="segment-theirs",
         floors=Floors(faster=8, memory=1 / 7),
+    ),
+    Row(
+        name="segment-shared",
+        what="segment, 15 kept, with transformers' model in memory",
+        side="segment-shared",
+        against="segment-theirs",
     ),
     Row(
         name="segment-openvino",

@@ -22,7 +22,7 @@ from harness.image import BenchImage
 from harness.ours import AllMasks, Detecting, Finishing, Preparing, Segmenting, Starting
 from harness.process import Side, SideFailed, in_fresh_process
 from harness.rows import Scale
-from harness.theirs import TheirDetecting, TheirPreparing, TheirSegmenting
+from harness.theirs import SharedSegmenting, TheirDetecting, TheirPreparing, TheirSegmenting
 from panodetr.errors import PanodetrError, UsageError
 
 if TYPE_CHECKING:
@@ -160,6 +160,8 @@ class Workshop:
                 return partial(TheirSegmenting, self.segmenter, fed)
             case "segment-torch":
                 return partial(Segmenting, self.segmenter.folder, fed, "torch")
+            case "segment-shared":
+                return partial(SharedSegmenting, self.segmenter, fed)
             case "segment-openvino":
                 return partial(Segmenting, self.segmenter.folder, fed, "openvino")
             case "segment-int8":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.compare import network_answer, threshold_keeping
+from harness.ours import Segmenting
 from panodetr.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -92,6 +93,18 @@ class TheirSegmenting(_Network):
                 target_sizes=[self.size],
             )
             return {"model": called - start, "whole": time.perf_counter() - start}
+
+
+class SharedSegmenting(Segmenting):
+    """`segment` over a model of transformers in memory, by `panodetr.from_transformers`."""
+
+    def __init__(self, model: RandomModel, image: BenchImage) -> None:
+        from panodetr import from_transformers
+
+        theirs = _Network("DetrForSegmentation", model, image)
+        self.model = from_transformers(theirs.model, theirs.processor)
+        self.image, self.images = image.pixels(), 1
+        self.threshold, self.own_threshold = model.threshold, False
 
 
 class TheirDetecting(_Network):

@@ -119,13 +119,14 @@ def test_a_folder_of_transformers_says_how_images_are_prepared(
     free: dict[str, Any] = {"use_fast": True, "token": "none", "local_files_only": True}
     processor = DetrImageProcessor.from_pretrained(folder, do_normalize=False, **free)
     assert processor.size == size
+    above = DetrImageProcessor.from_pretrained(folder.parent, subfolder=folder.name)
+    assert above.size == size
     assert processor(noise(64, 128), return_tensors="np").pixel_values.shape == (1, 3, 60, 60)
     assert processor.is_thing == {c.index: c.is_thing for c in tiny_spec.categories}
     DetrForSegmentation.from_pretrained(folder)
     (folder / "config.json").write_text('{"model_type": "yolos"}')
     assert DetrImageProcessor.from_pretrained(folder).is_thing[90]
     refused: list[tuple[dict[str, Any], str]] = [
-        ({"subfolder": "a"}, "only '' is possible"),
         ({"backend": "mlx"}, "only 'pil' is possible"),
     ]
     for given, remedy in refused:

@@ -169,6 +169,10 @@ def test_images_of_a_list_are_padded_and_answers_do_not_depend_on_the_batch(
         padded = torch.stack([images[0], nn.functional.pad(images[1], (0, 32))])
         compare(listed, ours(padded, mask))
         assert listed.image_sizes == [(64, 96), (64, 64)]
+        assert listed.mask_stride == 8  # of a backbone that gives three feature maps
+        if "pred_masks" in listed:
+            maps = compat.DetrImageProcessor().post_process_semantic_segmentation(listed)
+            assert [tuple(one.shape) for one in maps] == [(8, 12), (8, 8)]
         for place, image in enumerate(images):
             alone = ours(image[None])
             compare(listed.logits[place], alone.logits[0], 1e-3)
@@ -241,6 +245,14 @@ def test_configurations_are_read_and_written(tmp_path: Path) -> None:
     assert (read.num_labels, read.dropout, read.d_model) == (3, 0.25, 64)
     read.save_pretrained(tmp_path / "again")
     assert transformers.DetrConfig.from_pretrained(tmp_path / "again").num_labels == 3
+    read.to_json_file(tmp_path / "alone.json")
+    assert compat.DetrConfig.from_json_file(tmp_path / "alone.json").to_dict() == read.to_dict()
+    backbone: Any = their_config().backbone_config  # an object of transformers
+    made = compat.DetrConfig(backbone_config=backbone, d_model=64, torch_dtype="float16")
+    assert made.dtype is torch.float16
+    assert compat.DetrConfig.from_dict(made.to_dict()).dtype is made.dtype
+    assert json.loads(made.to_json_string())["backbone_config"]["hidden_sizes"] == [10, 20, 30, 40]
+    assert compat.DetrForSegmentation(made).config is made
     model = compat.DetrForSegmentation(read)
     assert model(torch.zeros(1, 3, 64, 64)).logits.shape == (1, QUERIES, 4)
 
@@ -304,7 +316,7 @@ def test_arguments_of_loading_do_the_same(
         ({"device_map": "tpu-farm"}, "device_map is 'tpu-farm'"),
         ({"attn_implementation": "flash_attention_2"}, "expected 'sdpa' or 'eager'"),
         ({"quantization_config": {"bits": 4}}, "panodetr export"),
-        ({"subfolder": "a"}, "snapshot_download"),
+        ({"subfolder": "a"}, "theirs/a' is neither"),
         ({"num_label": 3}, "no argument 'num_label'; did you mean 'num_labels'"),
         ({"backbone_config": {"model_type": "resnet", "layer_type": "bad"}}, "layer_type"),
     ],
@@ -312,10 +324,61 @@ def test_arguments_of_loading_do_the_same(
 def test_arguments_that_cannot_be_meant_are_one_line(
     tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
-    their_model().save_pretrained(tmp_path)
+    their_model().save_pretrained(tmp_path / "theirs")
     with pytest.raises((UsageError, CheckpointError), match=message) as caught:
-        compat.DetrForSegmentation.from_pretrained(tmp_path, **options)
+        compat.DetrForSegmentation.from_pretrained(tmp_path / "theirs", **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["DetrConfig", "DetrImageProcessor", *MODELS])
+def test_a_model_that_is_not_there_is_an_os_error(tmp_path: Path, name: str) -> None:
+    for library in (compat, transformers):
+        with pytest.raises(OSError, match="nowhere"):
+            getattr(library, name).from_pretrained(str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match="snapshot_download"):
+        getattr(compat, name).from_pretrained("owner/name", subfolder="a")
+
+
+@pytest.mark.parametrize("auxiliary", [False, True])
+def test_the_model_without_heads(tmp_path: Path, auxiliary: bool) -> None:
+    model = their_model("DetrForObjectDetection", auxiliary_loss=auxiliary)
+    model.save_pretrained(tmp_path / "theirs" / "a")
+    kinds: Any = compat.DetrModel, transformers.DetrModel
+    ours, theirs = (
+        kind.from_pretrained(tmp_path / "theirs", subfolder="a", attn_implementation="eager").eval()
+        for kind in kinds
+    )
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    pixels, mask = padded_batch()
+    call = {"output_hidden_states": True, "output_attentions": True}
+    ours.save_pretrained(tmp_path / "ours")
+    with torch.no_grad():
+        # Ours does not give `intermediate_hidden_states`.
+        outputs = theirs(pixels, mask, **call).items()
+        expected = {key: value for key, value in outputs if not key.startswith("intermediate")}
+        compare(ours(pixels, mask, **call), expected)
+        found = ours(pixels, mask, return_dict=False)
+        compare(found, theirs(pixels, mask, return_dict=False)[: len(found)])
+        for kind in kinds:
+            again = kind.from_pretrained(tmp_path / "ours", attn_implementation="eager").eval()
+            compare(again(pixels, mask, **call), expected)
+    with pytest.raises(UsageError, match="DetrModel has no loss"):
+        ours(pixels, mask, labels=labels_of(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"), [("DetrModel", "DetrForObjectDetection"), *zip(MODELS, MODELS, strict=True)]
+)
+def test_what_was_loaded_can_be_asked_for(tmp_path: Path, name: str, stored: str) -> None:
+    their_model(stored).save_pretrained(tmp_path)
+    options: dict[str, Any] = {"num_labels": 3, "ignore_mismatched_sizes": True}
+    call: dict[str, Any] = {"output_loading_info": True, **options}
+    (_, found), (_, expected) = (
+        getattr(library, name).from_pretrained(tmp_path, **call)
+        for library in (compat, transformers)
+    )
+    for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        assert found[key] == expected[key], key
 
 
 def test_weights_are_frozen_and_heads_replaced_by_their_names(

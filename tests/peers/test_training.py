@@ -28,14 +28,19 @@ def both(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("counts", [(3, 1), (0, 2), (0, 0), (12, 9)])
+@pytest.mark.parametrize(
+    ("counts", "soft"), [((3, 1), True), ((0, 2), False), ((0, 0), False), ((12, 9), False)]
+)
 def test_losses_and_gradients_are_theirs(
-    both: tuple[Any, Any], training: bool, counts: tuple[int, int]
+    both: tuple[Any, Any], training: bool, counts: tuple[int, int], soft: bool
 ) -> None:
     ours, theirs = (model.train(training) for model in both)
     pixels, mask = padded_batch()
-    found: Any = ours(pixels, mask, labels=labels_of(*counts))
-    expected: Any = theirs(pixels, mask, labels=labels_of(*counts))
+    labels = labels_of(*counts)
+    for one in labels if soft else ():  # masks between 0 and 1
+        one["masks"] = one["masks"] * torch.linspace(0, 1, 96)
+    found: Any = ours(pixels, mask, labels=labels)
+    expected: Any = theirs(pixels, mask, labels=labels)
     assert_close(found.loss, expected.loss, rtol=0, atol=1e-5)
     assert list(found.loss_dict) == list(expected.loss_dict)
     for name, value in expected.loss_dict.items():
@@ -91,7 +96,7 @@ def test_twenty_steps_are_theirs(tmp_path: Path, name: str) -> None:
         ({"boxes": torch.rand(2, 4)}, r"3 class_labels, 2 boxes, 3 masks"),
         ({"class_labels": torch.tensor([0, 1, CLASSES])}, "from 0 to 6.*expected 0 to 5"),
         ({"boxes": -torch.ones(3, 4)}, "negative size"),
-        ({"masks": torch.rand(3, 64, 96)}, "other values than 0 and 1"),
+        ({"masks": torch.rand(3, 64, 96) * 2}, "values outside 0 to 1"),
         ({"boxes": torch.full((3, 4), torch.nan)}, "not finite"),
     ],
 )

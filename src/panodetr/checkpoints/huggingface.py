@@ -49,7 +49,7 @@ RESNETS = {
 }
 """By the names that torchvision, timm and the original share."""
 
-_SAME = {
+SAME = {
     "num_queries": "num_queries",
     "d_model": "hidden_dim",
     "encoder_layers": "encoder_layers",
@@ -86,7 +86,7 @@ class _Backbone:
 
 @dataclass(frozen=True, kw_only=True)
 class _Config:
-    """`config.json`, the keys that matter here beside those in `_SAME`."""
+    """`config.json`, the keys that matter here beside those in `SAME`."""
 
     model_type: Literal["detr", "table-transformer"]
     architectures: tuple[str, ...] | None = None
@@ -164,7 +164,7 @@ def write_huggingface(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
         "model_type": model_type,
         **_write_backbone(shape.backbone, shape.mask_stages),
         "activation_function": "relu",
-        **{theirs: getattr(shape, ours) for theirs, ours in _SAME.items()},
+        **{theirs: getattr(shape, ours) for theirs, ours in SAME.items()},
         "attention_dropout": shape.dropout,
         "activation_dropout": shape.dropout,
         "auxiliary_loss": shape.normed_states,
@@ -228,7 +228,7 @@ def _read_model(
     given: Mapping[str, Any], config: _Config, preprocessing: Preprocessing, name: str
 ) -> ModelSpec:
     shape: dict[str, Any] = {}
-    for theirs, ours in _SAME.items():
+    for theirs, ours in SAME.items():
         if theirs in given and shape.setdefault(ours, given[theirs]) != given[theirs]:
             raise ValueError(
                 f"{theirs.replace('decoder', 'encoder')} is {shape[ours]} and {theirs} "

@@ -12,8 +12,12 @@ from panodetr.compat.eomt import (
     EomtImageProcessor,
 )
 from panodetr.compat.inputs import BatchFeature
-from panodetr.compat.models import DetrForObjectDetection, DetrForSegmentation
-from panodetr.compat.outputs import DetrObjectDetectionOutput, DetrSegmentationOutput
+from panodetr.compat.models import DetrForObjectDetection, DetrForSegmentation, DetrModel
+from panodetr.compat.outputs import (
+    DetrModelOutput,
+    DetrObjectDetectionOutput,
+    DetrSegmentationOutput,
+)
 from panodetr.compat.predictor import from_transformers
 from panodetr.compat.processor import DetrFeatureExtractor, DetrImageProcessor, rgb_to_id
 
@@ -24,6 +28,8 @@ __all__ = [
     "DetrForObjectDetection",
     "DetrForSegmentation",
     "DetrImageProcessor",
+    "DetrModel",
+    "DetrModelOutput",
     "DetrObjectDetectionOutput",
     "DetrSegmentationOutput",
     "EomtForUniversalSegmentation",

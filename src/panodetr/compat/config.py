@@ -7,13 +7,15 @@ import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from panodetr.checkpoints.huggingface import UNUSED, read_huggingface, write_huggingface
+import torch
+
+from panodetr.checkpoints.huggingface import SAME, UNUSED, read_huggingface, write_huggingface
 from panodetr.checkpoints.load import load_spec, locate
 from panodetr.checkpoints.spec import CONFIG_FILE, ModelSpec
 from panodetr.errors import CheckpointError, CheckpointWarning, UsageError, did_you_mean
-from panodetr.files import atomic_write, json_bytes
+from panodetr.files import json_bytes, write_text
 from panodetr.model import config as shapes
 from panodetr.validation import read_json
 
@@ -33,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "decoder_layers": 6,
     "dice_loss_coefficient": 1,
     "dilation": False,
+    "dtype": None,
     "dropout": 0.1,
     "encoder_attention_heads": 8,
     "encoder_ffn_dim": 2048,
@@ -63,26 +66,41 @@ _ALIASES = {
     "hidden_size": "d_model",
     "num_attention_heads": "encoder_attention_heads",
     "num_hidden_layers": "encoder_layers",
+    "torch_dtype": "dtype",
     "use_return_dict": "return_dict",
 }
 
 
-CLIENT = ("cache_dir", "token", "local_files_only", "force_download")
+_CLIENT = ("cache_dir", "token", "local_files_only", "force_download")
 """Arguments that are the hub client's."""
 
 
-_SAME = {
-    "d_model": "hidden_dim",
-    "decoder_attention_heads": "heads",
-    "decoder_ffn_dim": "ffn_dim",
-    "decoder_layers": "decoder_layers",
-    "encoder_attention_heads": "heads",
-    "encoder_ffn_dim": "ffn_dim",
-    "encoder_layers": "encoder_layers",
-    "num_queries": "num_queries",
-    "position_embedding_type": "positions",
-}
-"""Theirs and ours."""
+class MissingModelError(CheckpointError, OSError):
+    """There is no such model, for which transformers raises an `OSError`."""
+
+
+def find_model(
+    source: str | Path, revision: str | None, options: dict[str, Any], *, weights: bool = True
+) -> Path:
+    """Locate a model, and take out of `options` what says how: the hub client's, and `subfolder`.
+
+    Raises:
+        MissingModelError: there is none.
+        UsageError: a `subfolder` of an id on the hub is asked for.
+    """
+    options["token"] = options.pop("token", options.pop("use_auth_token", None))
+    client = {name: options.pop(name) for name in _CLIENT if name in options}
+    if subfolder := options.pop("subfolder", None):
+        if not Path(source).is_dir():
+            raise UsageError(
+                f"subfolder of {source} is not supported; fetch it with "
+                "huggingface_hub.snapshot_download, and give the folder"
+            )
+        source = Path(source, subfolder)
+    try:
+        return locate(source, revision, weights=weights, client=client)
+    except CheckpointError as error:
+        raise MissingModelError(str(error)) from error
 
 
 class DetrConfig:
@@ -92,11 +110,15 @@ class DetrConfig:
     index; `num_labels` counts them, and setting it gives them plain names.
     """
 
+    dtype: torch.dtype | None
     id2label: dict[int, str]
     label2id: dict[str, int]
+    sub_configs: ClassVar[dict[str, Any]] = {}
+    has_no_defaults_at_init = False
 
     def __init__(self, **values: Any) -> None:
         count = values.pop("num_labels", None)
+        self.name_or_path = values.pop("name_or_path", "")
         for name, value in (copy.deepcopy(DEFAULTS) | values).items():
             setattr(self, name, value)
         labels = values.get("id2label")
@@ -121,7 +143,9 @@ class DetrConfig:
         return getattr(self, _ALIASES[name])
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set a value, also by its other name."""
+        """Set a value, also by its other name; a type by its own name, too."""
+        if name in ("dtype", "torch_dtype") and isinstance(value, str):
+            value = getattr(torch, value, value)
         object.__setattr__(self, _ALIASES.get(name, name), value)
 
     @property
@@ -137,17 +161,38 @@ class DetrConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Give all values by name, as `config.json` has them, but the keys of `id2label` whole."""
-        return copy.deepcopy(vars(self))
+        values = copy.deepcopy({k: v for k, v in vars(self).items() if k != "name_or_path"})
+        if self.dtype is not None:
+            values["dtype"] = str(self.dtype).removeprefix("torch.")
+        if hasattr(self.backbone_config, "to_dict"):  # a configuration of transformers
+            values["backbone_config"] = self.backbone_config.to_dict()
+        return values
+
+    def get_text_config(self, **_: object) -> Self:
+        """Give the part that is of text, as libraries ask for: a DETR is none, so all of it."""
+        return self
+
+    def to_json_string(self) -> str:
+        """Give the contents of a `config.json`."""
+        return json_bytes(self.to_dict()).decode()
+
+    def to_json_file(self, json_file_path: str | Path) -> None:
+        """Write a `config.json`."""
+        write_text(Path(json_file_path), self.to_json_string())
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` into a folder."""
-        with atomic_write(Path(folder) / CONFIG_FILE) as file:
-            file.write_bytes(json_bytes(self.to_dict()))
+        self.to_json_file(Path(folder) / CONFIG_FILE)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Make one of what `to_dict` gave, or a parsed `config.json`."""
         return cls(**values)
+
+    @classmethod
+    def from_json_file(cls, json_file: str | Path) -> Self:
+        """Read a `config.json`."""
+        return cls.from_dict(read_json(Path(json_file), dict[str, Any], CheckpointError))
 
     @classmethod
     def from_pretrained(
@@ -157,8 +202,7 @@ class DetrConfig:
 
         Arguments and errors are those of a model's `from_pretrained`; no weight is read.
         """
-        client = {name: changes.pop(name) for name in CLIENT if name in changes}
-        place = locate(model, revision, weights=False, client=client)
+        place = find_model(model, revision, changes, weights=False)
         spec = load_spec(place) if place.is_dir() else load_spec(model, revision=revision)
         return cls.of_place(place, spec).changed(changes)
 
@@ -185,7 +229,7 @@ class DetrConfig:
                 del given["num_labels"]
             else:
                 del kept["id2label"], kept["label2id"]
-        return type(self)(**kept | given)
+        return type(self)(**kept | {"name_or_path": self.name_or_path} | given)
 
     @classmethod
     def of_spec(cls, spec: ModelSpec) -> Self:
@@ -194,9 +238,8 @@ class DetrConfig:
         try:
             values = write_huggingface(spec)[0]
         except ValueError:  # transformers has no such network
-            same = {theirs: getattr(shape, ours) for theirs, ours in _SAME.items()}
-            kinds = ("dropout", "attention_dropout", "activation_dropout")
-            values = same | dict.fromkeys(kinds, shape.dropout)
+            values = {theirs: getattr(shape, ours) for theirs, ours in SAME.items()}
+            values |= dict.fromkeys(("attention_dropout", "activation_dropout"), shape.dropout)
             values["auxiliary_loss"] = shape.normed_states
         named = {category.index: category.name for category in spec.categories}
         values |= {

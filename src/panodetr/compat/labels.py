@@ -38,8 +38,13 @@ class LabelTargets(Targets):
         index_map: (K, H, W), each object's own mask; None if there are none.
     """
 
+    @property
+    def soft(self) -> bool:
+        """Whether masks may have values between 0.0 and 1.0."""
+        return self.index_map is not None and self.index_map.is_floating_point()
+
     def masks(self, objects: Tensor) -> Tensor:
-        """Masks (N, H, W) of the objects (N,), as 0.0 and 1.0."""
+        """Masks (N, H, W) of the objects (N,), from 0.0 to 1.0."""
         assert self.index_map is not None
         return self.index_map[objects].to(self.boxes.dtype)
 
@@ -56,7 +61,7 @@ def read_labels(
 
     Args:
         labels: one per image: `class_labels` (N,), `boxes` (N, 4), cxcywh in fractions, and `masks`
-            (N, H, W), 0 and 1. Whatever else the processor puts in is left alone.
+            (N, H, W), from 0 to 1. Whatever else the processor puts in is left alone.
         images: of the batch.
         classes: of the model.
         like: has the boxes' device and type.
@@ -99,8 +104,8 @@ def read_labels(
 
 def _stack(masks: Sequence[Tensor]) -> Tensor:
     """Put masks (N, h, w) of several sizes into the corner of the greatest: (K, H, W)."""
-    if any(bool(((mask != 0) & (mask != 1)).any()) for mask in masks):
-        raise DataError("a label's mask has other values than 0 and 1; expected (N, H, W) of these")
+    if not all(bool(((mask >= 0) & (mask <= 1)).all()) for mask in masks):
+        raise DataError("a label's mask has values outside 0 to 1; expected (N, H, W) of these")
     height, width = (max(each.shape[axis] for each in masks) for axis in (1, 2))
     return torch.cat([F.pad(m, (0, width - m.shape[2], 0, height - m.shape[1])) for m in masks])
 

@@ -28,7 +28,6 @@ _WITHOUT_EFFECT: dict[str, Collection[Any]] = {
     "backend": ("pil", "torchvision"),
     "disable_grouping": (True, False),
     "proxies": ({},),
-    "subfolder": ("",),
     "trust_remote_code": (True, False),
 }
 """Options of transformers that change nothing here, and the values that can be met."""

@@ -52,6 +52,8 @@ class DetrObjectDetectionOutput(Mapping[str, Any]):
         encoder_attentions: L of (B, A, T, T), if asked for.
         image_sizes: height and width of each image in the upper left corner of its canvas, where
             the batch was padded. Not one of the values.
+        mask_stride: pixels of the canvas for one of a mask, in both directions. Not one of the
+            values.
     """
 
     loss: Tensor | None = None
@@ -67,6 +69,7 @@ class DetrObjectDetectionOutput(Mapping[str, Any]):
     encoder_hidden_states: tuple[Tensor, ...] | None = None
     encoder_attentions: tuple[Tensor, ...] | None = None
     image_sizes: Sequence[tuple[int, int]] | None = None
+    mask_stride: int = 4
 
     def __post_init__(self) -> None:
         """Take the values of a mapping."""
@@ -115,6 +118,11 @@ class DetrObjectDetectionOutput(Mapping[str, Any]):
     def to_tuple(self) -> tuple[Any, ...]:
         """Give the values that there are, in order."""
         return tuple(getattr(self, name) for name in self)
+
+
+@dataclass(eq=False)
+class DetrModelOutput(DetrObjectDetectionOutput):
+    """States of a batch alone: `logits` and `pred_boxes` are not among the values."""
 
 
 @dataclass(eq=False)

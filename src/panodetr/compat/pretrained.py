@@ -1,164 +1,375 @@
-"""What `from_pretrained` is asked for beside a model: a changed network, its type and device."""
+"""What all model classes share: transformers' names of weights, and loading and saving."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, Self, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from panodetr.checkpoints.huggingface import UNUSED
-from panodetr.checkpoints.names import preview
-from panodetr.checkpoints.published import plain_category
-from panodetr.checkpoints.spec import ModelSpec
-from panodetr.compat.config import shape_of, spec_of
+from panodetr.checkpoints.load import load_place
+from panodetr.checkpoints.names import RESNET_4, RESNET_5, TIMM_4, TIMM_5, NameTable
+from panodetr.checkpoints.save import Format, save_pretrained
+from panodetr.checkpoints.spec import CONFIG_FILE, PREPROCESSOR_FILE, ModelSpec
+from panodetr.compat.adapt import (
+    NO_EFFECT,
+    adapt,
+    choose_device,
+    choose_dtype,
+    refuse,
+    with_classes,
+)
+from panodetr.compat.config import (
+    LEARNING,
+    DetrConfig,
+    backbone_kind,
+    find_model,
+    labels_taken_as_they_are,
+    shape_of,
+    spec_of,
+    their_values,
+)
 from panodetr.errors import CheckpointError, UsageError
+from panodetr.files import atomic_write, write_json
 from panodetr.model.detr import Detr
+from panodetr.model.transformer import Attention
+from panodetr.validation import read_json
 
-NO_EFFECT = ("low_cpu_mem_usage", "use_safetensors", "weights_only", "trust_remote_code")
-"""Loading is lean, runs no code from files and takes safetensors where they are, whatever these
-say."""
-
-_ATTENTION = ("sdpa", "eager", None)
-_REFUSED = {
-    "from_flax": "convert the weights with transformers first",
-    "from_tf": "convert the weights with transformers first",
-    "load_in_4bit": "`panodetr export` makes smaller models",
-    "load_in_8bit": "`panodetr export` makes smaller models",
-    "max_memory": "the model is on one device; leave it out",
-    "offload_folder": "the model is on one device; leave it out",
-    "output_loading_info": "leave it out; what is started anew is logged",
-    "quantization_config": "`panodetr export` makes smaller models",
-    "subfolder": "fetch it with huggingface_hub.snapshot_download, and give the folder",
-    "variant": "give the file itself, as 'owner/name/file.safetensors'",
-}
-
-_log = logging.getLogger(__name__)
+_HEADS = ("class_labels_classifier", "bbox_predictor")
 
 
-def refuse(options: Mapping[str, Any]) -> None:
-    """Refuse arguments of transformers that mean nothing here.
+class _Part(nn.Module):
+    """A level of transformers' tree of names: it holds parts of a network, and computes nothing."""
 
-    Raises:
-        UsageError: one of them is given; the line says what to do instead.
+    def freeze_backbone(self) -> None:
+        """Let the backbone record no gradients."""
+        self.get_submodule("backbone").requires_grad_(False)
+
+    def unfreeze_backbone(self) -> None:
+        """Let the whole backbone record gradients."""
+        self.get_submodule("backbone").requires_grad_(True)
+
+
+class PretrainedModel(nn.Module):
+    """A `Detr` under transformers' names, which learns as theirs does.
+
+    The network's parts are modules of this one under the names that they have in transformers 5, so
+    that weights are frozen, replaced, saved and loaded by those names.
     """
-    for name, remedy in _REFUSED.items():
-        if options.get(name):
-            raise UsageError(f"{name} is not supported; {remedy}")
-    attention = options.get("attn_implementation")
-    if attention not in _ATTENTION:
-        raise UsageError(
-            f"attn_implementation is {attention!r}; expected 'sdpa' or 'eager', which compute the "
-            "same here"
-        )
 
+    main_input_name = "pixel_values"
+    config_class = DetrConfig
+    supports_gradient_checkpointing = False
+    accepts_loss_kwargs = False  # the Trainer divides the loss by accumulated steps itself
+    _has_masks = False
+    _has_heads = True
 
-def choose_dtype(asked: str | torch.dtype | None, config: Any) -> torch.dtype | None:
-    """Give the type that weights are to have; "auto" is the configuration's, and None as they are.
+    def __init__(self, config: Any) -> None:
+        """Make a model with random weights.
 
-    Raises:
-        UsageError: there is no such type.
-    """
-    if asked == "auto":
-        asked = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
-    found = getattr(torch, asked.removeprefix("torch."), None) if isinstance(asked, str) else asked
-    if asked is None:
-        return None
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise UsageError(f"dtype is {asked!r}; expected 'float32', 'bfloat16' or the like")
-    return found
+        Args:
+            config: a `DetrConfig`, of `panodetr.compat` or of transformers.
 
+        Raises:
+            CheckpointError: there is no such network here.
+        """
+        super().__init__()
+        spec = spec_of(config, self._kind(), getattr(config, "name_or_path", "") or "detr")
+        self._take(spec, Detr(shape_of(spec)), config, backbone_kind(config) == "resnet")
 
-def choose_device(asked: object) -> torch.device:
-    """Give the device that a `device_map` means: "auto" takes a GPU where there is one.
+    def _take(self, spec: ModelSpec, network: Detr, config: Any, frozen: bool) -> None:
+        """Put transformers' names and configuration on a network; `frozen`: its whole backbone."""
+        self.spec = spec
+        self.config = config
+        self._labels = dict(config.id2label)
+        vars(self)["_network"] = network  # not a second place for its weights
+        shape = network.config
+        tables = (RESNET_4, TIMM_4) if shape.pre_norm else (RESNET_5, TIMM_5)
+        timm = backbone_kind(config) == "timm_backbone" or shape.backbone.dilate_last
+        vars(self)["_table"] = tables[timm]
+        self._add_names()
+        for layer in (*network.encoder.layers, *network.decoder.layers):
+            layer.get_submodule("ffn.2").p = config.activation_dropout
+        for part in network.modules():
+            if isinstance(part, Attention):
+                part.dropout = config.attention_dropout
+        # transformers 5 freezes all of its own ResNet, and so does version 4, which also freezes
+        # the stem and the first stage of timm's, as the original does of any.
+        backbone = network.backbone
+        for part in [backbone] if frozen else [backbone.stem_conv, backbone.stages[0]]:
+            part.requires_grad_(False)
 
-    Raises:
-        UsageError: it means several devices, or none.
-    """
-    if isinstance(asked, Mapping):
-        places = set(asked.values())
-        if len(places) != 1:
-            raise UsageError(
-                f"device_map names {len(places)} devices; the model is on one: give its name"
+    def _add_names(self) -> None:
+        for ours, part in self.network.named_modules():
+            if not [*part.parameters(recurse=False), *part.buffers(recurse=False)]:
+                continue
+            theirs = self._name(f"{ours}.weight")
+            if not self._has_heads and theirs.startswith(_HEADS):
+                continue
+            *parents, last, _ = theirs.split(".")
+            place: nn.Module = self
+            for parent in parents:
+                if parent not in dict(place.named_children()):
+                    place.add_module(parent, _Part())
+                place = place.get_submodule(parent)
+            place.add_module(last, part)
+
+    def _name(self, ours: str) -> str:
+        """Say what a weight of the network is called in transformers."""
+        table: NameTable = vars(self)["_table"]
+        name = table.name(ours, "detr." if self._has_masks else "")
+        return name if self._has_heads else name.removeprefix("model.")
+
+    @classmethod
+    def _kind(cls) -> str:
+        """Say which of transformers' classes has all parts of the network."""
+        return "DetrForSegmentation" if cls._has_masks else "DetrForObjectDetection"
+
+    @classmethod
+    def _check(cls, spec: ModelSpec) -> None:
+        if cls._has_masks and not spec.architecture.masks:
+            raise CheckpointError(
+                f"model {spec.name} has no mask head, it finds boxes only; "
+                "use DetrForObjectDetection"
             )
-        (asked,) = places
-    if asked is None:
-        return torch.device("cpu")
-    if asked in ("auto", "balanced", "balanced_low_0", "sequential"):
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(asked)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    except (RuntimeError, TypeError) as error:
-        raise UsageError(
-            f"device_map is {asked!r}; expected 'auto' or a device such as 'cuda:0'"
-        ) from error
 
+    @classmethod
+    def _of(cls, spec: ModelSpec, network: Detr, config: Any, frozen: bool) -> Self:
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model._take(spec, network, config, frozen)
+        return model
 
-def with_classes(spec: ModelSpec, count: int, labels: Mapping[int, str]) -> ModelSpec:
-    """Give a model's classes their number and names; those that keep a name stay as they are."""
-    known = {(category.index, category.name): category for category in spec.categories}
-    categories = tuple(
-        known.get((index, name)) or plain_category(index, name)
-        for index in range(count)
-        if (name := labels.get(index, f"class {index}")) != UNUSED
-    )
-    shape = replace(shape_of(spec), num_classes=count)
-    return replace(spec, architecture=shape, categories=categories)
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path | None,
+        *,
+        output_loading_info: Literal[False] = False,
+        **options: Any,
+    ) -> Self: ...
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path | None,
+        *,
+        output_loading_info: Literal[True],
+        **options: Any,
+    ) -> tuple[Self, dict[str, Any]]: ...
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path | None,
+        *,
+        config: Any = None,
+        revision: str | None = None,
+        ignore_mismatched_sizes: bool = False,
+        dtype: str | torch.dtype | None = None,
+        torch_dtype: str | torch.dtype | None = None,
+        device_map: object = None,
+        state_dict: Mapping[str, Tensor] | None = None,
+        output_loading_info: bool = False,
+        **options: Any,
+    ) -> Self | tuple[Self, dict[str, Any]]:
+        """Load a model in evaluation mode.
 
+        Its weights record gradients, but for those that transformers freezes, too: all of a
+        backbone of transformers' own, and the stem and the first stage of others.
 
-def adapt(
-    spec: ModelSpec,
-    network: Detr,
-    configs: tuple[Any, Any],
-    kind: str,
-    *,
-    ignore_mismatched: bool,
-) -> tuple[ModelSpec, Detr]:
-    """Change a network to what a configuration asks for.
+        Args:
+            pretrained_model_name_or_path: whatever `panodetr.load` takes: a file, a folder, an id
+                on the hub; None with `config` and `state_dict`.
+            config: a `DetrConfig` to use instead of the model's own.
+            revision: branch, tag or commit, of an id on the hub only.
+            ignore_mismatched_sizes: whether weights of other shapes than asked for are started
+                anew, such as those of the classes' head with other `num_labels`.
+            dtype: of the weights: "float32", "bfloat16" and the like, or "auto", as the
+                configuration says; None is float32, or float64 where they are stored so.
+            torch_dtype: its older name.
+            device_map: "auto", a device, or one device under the key "".
+            state_dict: weights to use instead of the model's own, by transformers' names.
+            output_loading_info: whether to give the names of weights that are `missing_keys`,
+                `unexpected_keys` and `mismatched_keys` (with both shapes) as well.
+            options: values of the configuration (`num_labels`, `id2label`, `auxiliary_loss`, …);
+                `subfolder` of a folder; `cache_dir`, `token`, `local_files_only` and
+                `force_download`, which are the hub client's; and arguments of transformers that
+                change nothing here.
 
-    Weights are kept where their names and shapes are the same; others are new, as random as those
-    of a fresh model.
-
-    Args:
-        spec: of the network.
-        network: is changed or replaced.
-        configs: what it is, and what it is to be.
-        kind: of the model, by transformers' class name.
-        ignore_mismatched: whether weights of other shapes may be started anew.
-
-    Raises:
-        CheckpointError: weights have other shapes, or there is no such network.
-    """
-    own = network.config
-    if own.masks and kind != "DetrForSegmentation":
-        own = network.config = replace(own, masks=False)
-        network.attention_maps = network.mask_head = None
-    (_, before), (labels, after) = (
-        (config.id2label, shape_of(spec_of(config, kind, spec.name))) for config in configs
-    )
-    changes = {k: value for k, value in vars(after).items() if value != getattr(before, k)}
-    asked = replace(own, **changes)
-    if configs[0].id2label != labels:
-        spec = with_classes(spec, asked.num_classes, labels)
-    spec = replace(spec, architecture=asked)
-    if asked == own:
-        return spec, network
-    fresh = Detr(asked)
-    nn.init.normal_(fresh.class_head.weight, std=0.02)
-    nn.init.zeros_(fresh.class_head.bias)
-    there, wanted = network.state_dict(), fresh.state_dict()
-    odd = [k for k, value in there.items() if k in wanted and wanted[k].shape != value.shape]
-    if odd and not ignore_mismatched:
-        raise CheckpointError(
-            f"{len(odd)} weights of {spec.name} have other shapes than asked for ({preview(odd)}); "
-            "pass ignore_mismatched_sizes=True to start them anew"
+        Raises:
+            CheckpointError: there is no such model, its files are damaged, or it cannot do what
+                this class is for.
+            UsageError: an argument is unknown or not supported.
+        """
+        refuse(options)
+        device, source = choose_device(device_map), pretrained_model_name_or_path
+        place = None if source is None else find_model(source, revision, options)
+        changes = {k: v for k, v in options.items() if k not in (*NO_EFFECT, "attn_implementation")}
+        asked = torch_dtype if dtype is None else dtype
+        if source is None or place is None:
+            if config is None or state_dict is None:
+                raise UsageError("without a model there must be a config and a state_dict")
+            made = cls(config)
+            made.load_state_dict(state_dict)
+            return made.to(device=device, dtype=choose_dtype(asked, config)).eval()
+        with labels_taken_as_they_are():
+            spec, network = load_place(place, source, keep_double=True)
+        if not isinstance(network, Detr):
+            raise CheckpointError(f"{source} is no DETR; use panodetr.load")
+        own = DetrConfig.of_place(place, spec)
+        wanted = config or own.changed({k: v for k, v in changes.items() if v is not None})
+        kind = choose_dtype(asked, wanted)
+        cls._check(spec)
+        there = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
+        spec, network = adapt(
+            spec, network, (own, wanted), cls._kind(), ignore_mismatched=ignore_mismatched_sizes
         )
-    state = {k: value for k, value in there.items() if k in wanted and k not in odd}
-    new = [name for name in wanted if name not in state]
-    if new:
-        _log.warning("%d weights of %s are new: %s", len(new), spec.name, preview(new))
-    fresh.load_state_dict(state, strict=False)
-    return spec, fresh.eval()
+        frozen = backbone_kind(wanted) == "resnet" and bool(their_values(place))
+        found = cls._of(spec, network, wanted, frozen)
+        if state_dict is not None:
+            found.load_state_dict(state_dict)
+        found = found.to(device=device, dtype=kind).eval()
+        return (found, found._compare(there)) if output_loading_info else found
+
+    def _compare(self, there: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+        """Say which weights a file of these shapes, by our names, lacks or has too many."""
+        stored = {self._name(ours): shape for ours, shape in there.items()}
+        own = {name: tuple(weight.shape) for name, weight in self.state_dict().items()}
+        both = stored.keys() & own.keys()
+        return {
+            "missing_keys": own.keys() - both,
+            "unexpected_keys": stored.keys() - both,
+            "mismatched_keys": {(n, stored[n], own[n]) for n in both if stored[n] != own[n]},
+            "error_msgs": [],
+        }
+
+    def save_pretrained(
+        self,
+        path: str | Path,
+        *,
+        format: Format | None = None,
+        is_main_process: bool = True,
+        push_to_hub: bool = False,
+        **options: Any,
+    ) -> Path:
+        """Write the model, into a folder beside what else is there.
+
+        Args:
+            path: of the folder; of "facebook" also of the file.
+            format: see `panodetr.checkpoints.save.save_pretrained`; None is "huggingface", which
+                transformers opens, or where it has no such network "panodetr".
+            is_main_process: False writes nothing.
+            push_to_hub: must be False.
+            options: of transformers' method; they change nothing here.
+
+        Returns:
+            The folder or the file.
+
+        Raises:
+            CheckpointError: the format has no place for this model.
+            PanodetrError: the system refused to write.
+        """
+        if push_to_hub:
+            self.push_to_hub()
+        target = Path(path)
+        if not is_main_process:
+            return target
+        self._use_own_head()
+        spec, labels = self.spec, self.config.id2label
+        if labels != self._labels:
+            spec = with_classes(spec, spec.architecture.num_classes, labels)
+        shape = replace(shape_of(spec), normed_states=self.config.auxiliary_loss)
+        spec = replace(spec, architecture=shape)
+        if format == "facebook":
+            return save_pretrained(target, spec, self.network, format=format)
+        target.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".saving-", dir=target.parent) as made:
+            folder = Path(made) / "model"
+            try:
+                save_pretrained(folder, spec, self.network, format=format or "huggingface")
+            except CheckpointError:
+                if format is not None:
+                    raise
+                save_pretrained(folder, spec, self.network)
+            described = read_json(folder / CONFIG_FILE, dict[str, Any], CheckpointError)
+            if "model_type" in described:
+                described |= {name: getattr(self.config, name) for name in LEARNING}
+                described["id2label"] = {str(index): name for index, name in labels.items()}
+                described["label2id"] = self.config.label2id
+                write_json(folder / CONFIG_FILE, described)
+            for file in folder.iterdir():
+                if file.name == PREPROCESSOR_FILE and (target / file.name).exists():
+                    continue  # a processor's own
+                with atomic_write(target / file.name) as temporary:
+                    file.replace(temporary)
+        return target
+
+    def push_to_hub(self, *_: object, **__: object) -> None:
+        """Say what to do instead.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            "push_to_hub is not supported; call save_pretrained(folder), and then "
+            "huggingface_hub.upload_folder(folder_path=folder, repo_id='owner/name')"
+        )
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Count the weights, or those that record gradients, or those that embed nothing."""
+        counted = [p for p in self.parameters() if p.requires_grad or not only_trainable]
+        embedded = [part.weight for part in self.modules() if isinstance(part, nn.Embedding)]
+        left_out = {id(weight) for weight in embedded if exclude_embeddings}
+        return sum(weight.numel() for weight in counted if id(weight) not in left_out)
+
+    def _use_own_head(self) -> None:
+        """Take over a head of classes that was put in the place of the model's own."""
+        if not self._has_heads:
+            return
+        place = self.get_submodule("detr") if self._has_masks else self
+        head = place.get_submodule("class_labels_classifier")
+        assert isinstance(head, nn.Linear)
+        self.network.class_head = head
+        if head.out_features != self.spec.architecture.num_classes + 1:
+            self.config.num_labels = head.out_features - 1
+            self.spec = with_classes(self.spec, head.out_features - 1, self.config.id2label)
+            self.network.config = shape_of(self.spec)
+
+    @classmethod
+    def _from_config(cls, config: Any, **_: object) -> Self:
+        """Make a model of a configuration, as libraries do."""
+        return cls(config)
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Whether the model writes text, as libraries ask."""
+        return False
+
+    def set_attn_implementation(self, attn_implementation: str) -> None:
+        """Take "sdpa" or "eager", which compute the same here; others are refused."""
+        refuse({"attn_implementation": attn_implementation})
+
+    @property
+    def network(self) -> Detr:
+        """The network that computes."""
+        return vars(self)["_network"]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are."""
+        return next(self.parameters()).dtype
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode: dropout is on in training, and `pred_masks` are computed when read."""
+        self.network.train(mode)
+        return super().train(mode)

@@ -171,9 +171,8 @@ def mask_losses(
         valid = None
         if padding is not None and not config.mask_padding:
             valid = (~padding)[targets.image[objects]].to(logits.dtype).flatten(1)  # N, HW
-        return torch.stack(
-            (focal_loss(logits, target, valid).sum(), dice_loss(logits, target, valid).sum())
-        )
+        focal = focal_loss(logits, target, valid, soft=targets.soft).sum()
+        return torch.stack((focal, dice_loss(logits, target, valid).sum()))
 
     # Masks at their full size, with the tensors from there to the losses, would be the largest of a
     # step. So a few masks go at a time, and their tensors are computed again when needed.

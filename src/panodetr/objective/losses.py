@@ -43,23 +43,30 @@ def focal_loss(
     valid: Tensor | None = None,
     alpha: float = 0.25,
     gamma: float = 2.0,
+    *,
+    soft: bool = False,
 ) -> Tensor:
     """Focal loss (Lin et al., 2017), the mean over each mask's pixels.
 
     Args:
         logits: (N, P).
-        target: (N, P), 0.0 or 1.0.
+        target: (N, P), 0.0 or 1.0; where `soft`, also between.
         valid: (N, P), 1.0 where a pixel counts, 0.0 at padding; None counts all.
         alpha: weight of the pixels inside; the ones outside weigh 1 - alpha.
         gamma: how strongly pixels that are already right are discounted.
+        soft: whether targets may lie between 0 and 1.
 
     Returns:
         (N,).
     """
-    # The logit of being wrong: one formula for both classes saves passes over large tensors.
-    wrong = logits * (1 - 2 * target)
     weight = (1 - alpha) + (2 * alpha - 1) * target
-    each = weight * wrong.sigmoid() ** gamma * F.softplus(wrong)
+    if soft:
+        inside = logits.sigmoid()
+        missed = inside + target - 2 * inside * target
+        each = weight * missed**gamma * (F.softplus(logits) - logits * target)
+    else:  # one formula for both classes saves passes over large tensors
+        wrong = logits * (1 - 2 * target)  # the logit of being wrong
+        each = weight * wrong.sigmoid() ** gamma * F.softplus(wrong)
     if valid is None:
         return each.mean(1)
     return (each * valid).sum(1) / valid.sum(1).clamp(min=1)
