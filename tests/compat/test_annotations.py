@@ -50,8 +50,8 @@ def test_every_form_of_a_segmentation_is_a_mask(segmentation: Any, pixels: int) 
     assert labels["masks"].flatten(1).sum(1).tolist() == [pixels, 8000]
 
 
-@pytest.mark.parametrize("image_id", ["a-01", "e5b0c3e2-1", "39769 (copy)"])
-def test_an_image_id_that_is_no_number_is_kept(image_id: str) -> None:
+@pytest.mark.parametrize("image_id", ["a-01", "e5b0c3e2-1", "39769 (copy)", (7, "b"), 2**63])
+def test_an_image_id_that_is_no_number_is_kept(image_id: Any) -> None:
     labels = labels_of({}, image_id=image_id)
     assert labels["image_id"] == [image_id]
     assert labels.to("cpu", torch.float64)["image_id"] == [image_id]
@@ -73,7 +73,10 @@ def test_keypoints_on_some_objects() -> None:
     labels = labels_of({}, {"keypoints": points}, {"bbox": [1, 1, 0, 0], "keypoints": points}, {})
     assert labels["class_labels"].tolist() == [0, 1, 3]
     assert labels["keypoints"].reshape(3, -1).tolist() == [[0.0] * 6, points, [0.0] * 6]
-    assert "keypoints" not in labels_of({}, {})
+    again = labels_of({"keypoints": None}, {"keypoints": points}, {"keypoints": []})
+    assert again["keypoints"].reshape(3, -1).tolist() == [[0.0] * 6, points, [0.0] * 6]
+    for nothing in ({}, {"keypoints": None}, {"keypoints": [], "iscrowd": None}):
+        assert "keypoints" not in labels_of({}, nothing)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +85,9 @@ def test_keypoints_on_some_objects() -> None:
         ([{"bbox": [1, 2, 3]}], "bbox of an annotation is not 4 numbers"),
         ([{"bbox": [1, 2, 3]}] * 4, "bbox of an annotation is not 4 numbers"),
         ([{"bbox": None}] * 4, "bbox of an annotation is not 4 numbers"),
+        ([{"bbox": [1, 2, 3, float("nan")]}], "bbox of an annotation is not finite"),
+        ([{"category_id": None}], '"category_id" is missing'),
+        ([{}, {"area": None}], '"area" is missing'),
         ([{"keypoints": [1, 2, 1]}, {"keypoints": [1, 2]}], "keypoints of an annotation is not 3"),
     ],
 )

@@ -90,7 +90,7 @@ def pad_labels(labels: Labels, size: Size, canvas: Size, rule: ProcessorOptions)
 def _read_detection(annotation: Annotation, size: Size, *, masks: bool) -> Labels:
     """Turn one image's COCO detection annotation into labels; crowds are left out."""
     _need("detection", annotation, "image_id", "annotations")
-    objects = [one for one in annotation["annotations"] if not one.get("iscrowd", 0)]
+    objects = [one for one in annotation["annotations"] if not one.get("iscrowd")]
     for one in objects:
         _need("detection", one, "category_id", "area", "bbox", *(["segmentation"] if masks else []))
     boxes = _stack([one["bbox"] for one in objects], "bbox", 4)
@@ -100,10 +100,10 @@ def _read_detection(annotation: Annotation, size: Size, *, masks: bool) -> Label
     labels = _labels(annotation["image_id"], objects, boxes, size)
     for name in ("class_labels", "boxes", "area", "iscrowd"):
         labels[name] = labels[name][real]
-    length = next((len(one["keypoints"]) for one in objects if "keypoints" in one), None)
+    length = next((len(points) for one in objects if (points := one.get("keypoints"))), None)
     if length is not None:
         # An object without keypoints has them all unlabelled.
-        points = [one.get("keypoints", [0.0] * length) for one in objects]
+        points = [one.get("keypoints") or [0.0] * length for one in objects]
         labels["keypoints"] = _stack(points, "keypoints", length)[real].reshape(-1, 3)
     if masks:
         drawn = [_draw(one["segmentation"], size) for one in objects]
@@ -134,21 +134,21 @@ def _labels(
         raise DataError('Invalid COCO annotations: "image_id" is missing')
     try:
         ids: Any = np.array([int(image_id)], np.int64)
-    except (ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         ids = [image_id]
     return {
         "image_id": ids,
         "class_labels": np.array([one["category_id"] for one in objects], np.int64),
         "boxes": boxes,
         "area": np.array([one["area"] for one in objects], np.float32),
-        "iscrowd": np.array([one.get("iscrowd", 0) for one in objects], np.int64),
+        "iscrowd": np.array([one.get("iscrowd") or 0 for one in objects], np.int64),
         "orig_size": np.array(size, np.int64),
     }
 
 
 def _need(kind: str, values: Annotation, *keys: str) -> None:
     for key in keys:
-        if key not in values:
+        if key not in values or (values[key] is None and key in ("category_id", "area")):
             raise DataError(f'Invalid COCO {kind} annotations: "{key}" is missing')
 
 
@@ -156,7 +156,10 @@ def _stack(values: Sequence[Any], name: str, length: int) -> NDArray[np.float32]
     """Make an array (N, length) of objects' numbers."""
     if any(value is None or len(value) != length for value in values):
         raise DataError(f"{name} of an annotation is not {length} numbers")
-    return np.array(values, np.float32).reshape(-1, length)
+    found = np.array(values, np.float32).reshape(-1, length)
+    if not np.isfinite(found).all():
+        raise DataError(f"{name} of an annotation is not finite; expected {length} numbers")
+    return found
 
 
 def _draw(segmentation: Any, size: Size) -> NDArray[np.bool_]:
