@@ -50,7 +50,7 @@ bench: .venv/installed-dev
 	@code=0; \
 	for script in "inference.py --data $(DATA)/nuclei" training.py \
 	    "quality.py --data $(DATA)/nuclei" "watershed.py --data $(DATA)/nuclei" \
-	    "scaling.py --runtimes torch openvino --theirs" \
+	    "scaling.py --runtimes torch openvino --theirs" "roofline.py" \
 	    "gpu.py --data $(DATA)/nuclei" "tables.py --write"; do \
 	    echo "benchmarks/$$script"; \
 	    $(BIN)/python benchmarks/$$script || code=1; \

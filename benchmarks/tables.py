@@ -112,6 +112,21 @@ def inference(folder: Path) -> str:
     return _table(lines, [report], rounds)
 
 
+def roofline(folder: Path) -> str:
+    """How near the machine's rate each part of a segmentation runs."""
+    report = _read(folder, "roofline")
+    if report is None:
+        return ""
+    lines: list[tuple[str, ...]] = [("part", "GFLOP", "GB", "time", "share of the machine's peak")]
+    for row in report["rows"]:
+        lines.append((
+            row["part"], f"{row['gflop']:.1f}", f"{row['gb']:.2f}", duration(row["seconds"]),
+            f"{row['share']:.0%}",
+        ))  # fmt: skip
+    rates = f"{report['gflops']:.0f} GFLOP/s, {report['gb_a_second']:.1f} GB/s"
+    return _table(lines, [report], f"{report['threads']} threads: {rates}")
+
+
 def training(folder: Path) -> str:
     """A training step, ours and the others'."""
     report = _read(folder, "training")
@@ -173,6 +188,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "summary": summary,
     "quality": quality,
     "inference": inference,
+    "roofline": roofline,
     "training": training,
     "finetune": finetune,
     "gpu": gpu,
