@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,12 +22,14 @@ from PIL import Image, ImageSequence
 from torch import nn
 from torch.nn import functional as F
 
+import panodetr
 from panodetr import view_answers
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError, ImageError, ImageWarning, UsageError
 from panodetr.images import views
 from panodetr.images.batches import READ_AHEAD, Batching
 from panodetr.images.preprocess import Preprocessing
+from panodetr.images.read import read_image
 from panodetr.images.resize import resize
 from panodetr.images.sources import find_sources
 from panodetr.loading import predictor_of
@@ -616,3 +619,26 @@ def test_every_kind_of_image_is_detected_in(whole: Predictor, tmp_path: Path) ->
     for result in results:
         assert np.array_equal(result.image, pixels)
         assert len(result.detections) == len(results[0].detections) > 0
+
+
+def test_tiles_that_share_features_give_nearly_the_same() -> None:
+    model = panodetr.load("nuclei", device="cpu")
+    rule = model.spec.preprocessing
+    image = read_image(Path(str(files("panodetr.assets") / "samples" / "fluorescence.png")))
+    shared = model.segment(image)
+    alone = model.with_rule(replace(rule, share_tiles=False)).segment(image)
+    assert abs(len(shared.segments) - len(alone.segments)) <= 1
+    nothing = [result.segment_ids == len(result.segments) for result in (shared, alone)]
+    assert np.mean(nothing[0] == nothing[1]) > 0.98
+
+
+def test_one_tile_of_a_region_is_what_it_is_alone(predictor: Predictor) -> None:
+    image = noise(64, 64)
+    runtime = predictor.runtime
+    assert isinstance(runtime, TorchRuntime)
+    alone = runtime.detect(image[None], None)
+    tile = runtime.detect_tiles(image, [(0, 0)], (64, 64))
+    np.testing.assert_allclose(tile.logits, alone.logits, atol=1e-5)
+    kept = [np.array([0, 3])]
+    for a, b in zip(alone.masks(kept), tile.masks(kept), strict=True):
+        np.testing.assert_allclose(a.logits(), b.logits(), atol=1e-4)

@@ -18,11 +18,13 @@ from panodetr.errors import CheckpointError, ImageError, UsageError
 from panodetr.images.batches import Batch, Batching, Refused
 from panodetr.images.preprocess import Preprocessing
 from panodetr.images.read import ImageSource, is_one_image
+from panodetr.images.resize import resize
 from panodetr.images.sources import Source, open_images
 from panodetr.images.views import (
     TiledImage,
     View,
     most_streams,
+    processed_size,
     warn,
 )
 from panodetr.results.decode import (
@@ -34,7 +36,7 @@ from panodetr.results.panoptic import (
 from panodetr.results.result import DetectionResult, PanopticResult, name_detections
 from panodetr.results.tiles import Tile, join_candidates, join_tiles
 from panodetr.results.types import TASKS, Box, Candidates, Category, Segment, Task
-from panodetr.runtimes.base import Prediction, ResizingRuntime, Runtime
+from panodetr.runtimes.base import Prediction, ResizingRuntime, Runtime, SharingRuntime
 from panodetr.threads import stop_if_unwanted
 from panodetr.view_answers import ViewAnswers
 
@@ -367,7 +369,7 @@ class Predictor:
         rule, means = self.spec.preprocessing, self._answers
 
         def run(images: list[TiledImage], views: list[View]) -> list[_Answer]:
-            prediction = self._run_network(views)
+            prediction = self._run_network(images, views)
             decoded: list[list[Candidates]] = []
             if candidates:
                 decoded = means.candidates(images, views, prediction, least_score, masks=masks)
@@ -390,6 +392,7 @@ class Predictor:
                 refused=refuse is not None,
                 streams=streams.count,
                 resized=not self._resizes,
+                cell=self.runtime.cell if isinstance(self.runtime, SharingRuntime) else None,
             )
             left, count = 0, 0
             tiles, parts = list[list[Tile]](), list[list[tuple[Box, Candidates]]]()
@@ -422,7 +425,19 @@ class Predictor:
         resizes = isinstance(self.runtime, ResizingRuntime) and self.runtime.resizes
         return resizes and self.spec.preprocessing.multiple == 1
 
-    def _run_network(self, views: list[View]) -> Prediction:
+    def _run_network(self, images: list[TiledImage], views: list[View]) -> Prediction:
+        region, rule = views[0].region, self.spec.preprocessing
+        if region is not None and isinstance(self.runtime, SharingRuntime):
+            y0, x0, y1, x1 = region
+            pixels = images[views[0].image].pixels[y0:y1, x0:x1]
+            whole = processed_size((y1 - y0, x1 - x0), rule)
+            corners = [
+                (round((view.box[0] - y0) * rule.enlarge), round((view.box[1] - x0) * rule.enlarge))
+                for view in views
+            ]
+            if self._resizes:
+                return self.runtime.detect_tiles(pixels, corners, views[0].size, whole)
+            return self.runtime.detect_tiles(resize(pixels, whole), corners, views[0].size)
         pixels = np.stack([view.pixels for view in views])
         if isinstance(self.runtime, ResizingRuntime) and self._resizes:
             return self.runtime.detect(pixels, None, views[0].size)

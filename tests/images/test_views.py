@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from panodetr.images import views as views_module
 from panodetr.images.preprocess import Preprocessing
 from panodetr.images.resize import resize
-from panodetr.images.views import lay_tiles, processed_size, read_tiled, tile_boxes, view_batches
+from panodetr.images.views import (
+    BATCH_PIXELS,
+    lay_tiles,
+    processed_size,
+    read_tiled,
+    tile_boxes,
+    view_batches,
+)
+from panodetr.results.types import Box
 
 OWN = Preprocessing(short_side=None, long_side=None, enlarge=1.5, tile=96, tile_overlap=48)
 
@@ -30,7 +38,7 @@ def test_images_of_their_own_resolution_are_enlarged(
 def test_tiles_are_of_the_images_pixels_and_views_enlarged() -> None:
     image = np.random.default_rng(0).integers(0, 256, (96, 200, 3), np.uint8)
     views = [view for batch in view_batches([read_tiled(image, OWN)], OWN) for view in batch]
-    assert [view.box[1::2] for view in views] == [(0, 96), (34, 130), (69, 165), (104, 200)]
+    assert [view.box[1::2] for view in views] == [(0, 96), (48, 144), (96, 192), (104, 200)]
     assert {view.tile_size for view in views} == {(96, 96)}
     assert {view.size for view in views} == {(144, 144)}
 
@@ -77,7 +85,7 @@ def requests(draw: st.DrawFn) -> tuple[tuple[int, int], int, int]:
 
 
 @given(requests())
-def test_equal_tiles_cover_every_pixel_evenly_and_none_could_be_spared(
+def test_equal_tiles_cover_every_pixel_and_none_could_be_spared(
     request_: tuple[tuple[int, int], int, int],
 ) -> None:
     (height, width), tile, overlap = request_
@@ -94,9 +102,40 @@ def test_equal_tiles_cover_every_pixel_evenly_and_none_could_be_spared(
         starts = sorted({box[axis] for box in boxes})
         if len(starts) > 1:
             steps = np.diff(starts)
-            assert steps.max() <= tile - overlap
-            assert steps.max() - steps.min() <= 1
+            assert (steps[:-1] == tile - overlap).all()
+            assert steps[-1] <= tile - overlap
             assert tile + (len(starts) - 2) * (tile - overlap) < length  # of one tile less
+
+
+@given(st.integers(96, 700), st.integers(96, 700), st.sampled_from([16, 32, 48, 80]))
+def test_tiles_that_share_features_lie_whole_cells_apart(
+    height: int, width: int, overlap: int
+) -> None:
+    rule = replace(OWN, tile_overlap=overlap, share_tiles=True)
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    image = read_tiled(noise, rule)
+    seen: list[Box] = []
+    for batch in view_batches([image], rule, cell=8):
+        seen += [view.box for view in batch]
+        if len(image.tiles) > 1 and batch[0].region is not None:
+            y0, x0, _, _ = batch[0].region
+            assert 1 < len(batch) <= BATCH_PIXELS // 144**2
+            assert {view.region for view in batch} == {batch[0].region}
+            assert {(y - y0) * 3 // 2 % 8 for y, _, _, _ in seen[-len(batch) :]} == {0}
+            assert {(x - x0) * 3 // 2 % 8 for _, x, _, _ in seen[-len(batch) :]} == {0}
+    assert sorted(seen) == sorted(image.tiles)
+
+
+def test_tiles_of_an_image_share_features_in_squares() -> None:
+    rule = replace(OWN, tile_overlap=64, share_tiles=True)
+    image = np.random.default_rng(0).integers(0, 256, (256, 261, 3), np.uint8)
+    image[:96, :96] = image[64:160, 64:160] = 7  # tiles of one colour are one view, of their own
+    batches = list(view_batches([read_tiled(image, rule)], rule, streams=2, cell=8))
+    found = [(len(views), views[0].region) for views in batches]
+    assert found == [
+        (7, (0, 0, 160, 160)), (9, (0, 96, 160, 256)), (3, (0, 165, 160, 261)),
+        (9, (96, 0, 256, 160)), (9, (96, 96, 256, 256)), (3, (96, 165, 256, 261)), (1, None),
+    ]  # fmt: skip
 
 
 def test_an_image_that_fits_is_one_tile_and_a_wide_one_has_one_row() -> None:

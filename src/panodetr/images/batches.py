@@ -73,6 +73,7 @@ class Batching:
         refused: bool,
         streams: int,
         resized: bool,
+        cell: int | None = None,
     ) -> Iterator[Batch | Refused]:
         """Read images in their order, and cut as many at a time as fit a batch into views.
 
@@ -82,6 +83,7 @@ class Batching:
             refused: whether those that cannot be read are given out; else they are raised.
             streams: as in `view_batches`.
             resized: as there.
+            cell: as there.
         """
 
         def read() -> Iterator[TiledImage | Refused]:
@@ -102,7 +104,13 @@ class Batching:
                 yield together
                 continue
             batches = view_batches(
-                together, rule, streams, count=self.count, pixels=self.pixels, resized=resized
+                together,
+                rule,
+                streams,
+                count=self.count,
+                pixels=self.pixels,
+                resized=resized,
+                cell=cell,
             )
             for views in batches:
                 yield Batch(together, views)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
@@ -62,12 +63,15 @@ class View:
             runtime that resizes.
         size: height and width of the resized tile.
         canvas: height and width as the model's input.
+        region: the part of the image that the views of a batch share the features of, its tiles
+            then being as they are; None where each view is an input of its own.
     """
 
     places: list[Place]
     pixels: NDArray[np.uint8]
     size: tuple[int, int]
     canvas: tuple[int, int]
+    region: Box | None = None
 
     @property
     def image(self) -> int:
@@ -123,6 +127,7 @@ def view_batches(
     count: int | None = None,
     pixels: int = BATCH_PIXELS,
     resized: bool = True,
+    cell: int | None = None,
 ) -> Iterator[list[View]]:
     """Cut images into views, and put those of one size together, up to a count or their pixels.
 
@@ -139,6 +144,9 @@ def view_batches(
         pixels: that views may have together; a larger one runs alone.
         resized: False leaves tiles as they are, and puts those of one size together; the rule must
             not ask for a canvas.
+        cell: pixels of the model's input that tiles lie apart, or a multiple, if they are to share
+            features as the rule says; those of one image that do are batches of their own. None: no
+            tile shares any.
     """
     by_size: dict[tuple[int, ...], dict[object, list[Place]]] = {}
     for index, image in enumerate(images):
@@ -153,11 +161,57 @@ def view_batches(
         shared = -(-len(together) // streams)  # rounded up
         at_once = count or max(1, min(pixels // streams // (height * width), shared))
         views = list(together.values())
+        if cell and rule.share_tiles and rule.short_side is None:
+            side = max(1 if count else 2, math.isqrt(at_once))
+            alone = [places[0] for places in views if len(places) == 1]
+            blocks = list(_blocks(alone, rule, side, cell))
+            shared_places = set(chain.from_iterable(blocks))
+            views = [places for places in views if places[0] not in shared_places]
+            for block in blocks:
+                tops, lefts, bottoms, rights = zip(*(box for _, box in block), strict=True)
+                region = min(tops), min(lefts), max(bottoms), max(rights)
+                yield [
+                    replace(cut_view(images[place[0]], [place], rule, resized=False), region=region)
+                    for place in block
+                ]
         for start in range(0, len(views), at_once):
             yield [
                 cut_view(images[places[0][0]], places, rule, resized=resized)
                 for places in views[start : start + at_once]
             ]
+
+
+def _blocks(
+    places: Sequence[Place], rule: Preprocessing, side: int, cell: int
+) -> Iterator[list[Place]]:
+    """Put tiles of one size together that share features, at most `side` in a row or column.
+
+    Tiles that share none with another are left out.
+    """
+    if not places or any(side * rule.enlarge % cell for side in _tile_size(places[0][1])):
+        return
+    by_image: dict[int, list[Box]] = {}
+    for image, box in places:
+        by_image.setdefault(image, []).append(box)
+    by_block: dict[tuple[int, int, int], list[Place]] = {}
+    for image, boxes in by_image.items():
+        rows, columns = (
+            _runs(sorted({box[axis] for box in boxes}), rule, side, cell) for axis in (0, 1)
+        )
+        for box in boxes:
+            by_block.setdefault((image, rows[box[0]], columns[box[1]]), []).append((image, box))
+    yield from (block for block in by_block.values() if len(block) > 1)
+
+
+def _runs(starts: list[int], rule: Preprocessing, most: int, cell: int) -> dict[int, int]:
+    """Number runs of starts that lie whole cells apart, of at most so many; each start's run."""
+    aligned: list[list[int]] = []
+    for start in starts:
+        if not aligned or (start - aligned[-1][0]) * rule.enlarge % cell:
+            aligned.append([])
+        aligned[-1].append(start)
+    parts = [part for run in aligned for part in np.array_split(run, -(-len(run) // most))]
+    return {int(start): number for number, part in enumerate(parts) for start in part}
 
 
 def cut_view(
@@ -219,7 +273,7 @@ def _tile_size(box: Box) -> tuple[int, int]:
 
 
 def tile_boxes(size: tuple[int, int], tile: int, overlap: int) -> list[Box]:
-    """Cover an image with the fewest square tiles that overlap enough, evenly spread.
+    """Cover an image with the fewest square tiles that overlap enough; the last ones most.
 
     Args:
         size: height and width of the image.
@@ -239,5 +293,5 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
     if length <= tile:
         return [0]
     steps = -((tile - length) // (tile - overlap))  # rounded up
-    # Starts are cut to whole pixels: no step is above the mean one rounded up, tile - overlap.
-    return [index * (length - tile) // steps for index in range(steps + 1)]
+    # Equal steps, but for the last: features that tiles share lie at whole multiples of a step.
+    return [min(index * (tile - overlap), length - tile) for index in range(steps + 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -67,6 +68,12 @@ class ResNetConfig:
             raise ValueError(
                 f"backbone.norm 'group' has 8 groups; widths {self.widths} must divide by 8"
             )
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the input, each way, that one place of the last map stands for."""
+        whole = math.prod(self.strides) * self.stem_stride * (2 if self.stem_pool else 1)
+        return whole // self.strides[-1] if self.dilate_last else whole
 
     @property
     def stage_channels(self) -> tuple[int, ...]:

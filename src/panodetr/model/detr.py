@@ -112,7 +112,15 @@ class Detr(Network):
             padding: (B, H, W), True at padding; None where there is none.
             exact: what positions are computed in, whatever weights are, as in the original.
         """
-        features = self.backbone(pixels)
+        return self.encode_features(self.backbone(pixels), padding, exact)
+
+    def encode_features(
+        self,
+        features: tuple[Tensor, ...],
+        padding: Tensor | None = None,
+        exact: torch.dtype = torch.float32,
+    ) -> Encoded:
+        """The encoder on the backbone's maps; the other arguments are those of `encode`."""
         projected = self.project(features[-1])  # B, D, h, w
         shape = projected.shape[-2:]
         small = None if padding is None else shrink(padding, *shape)  # B, h, w
@@ -148,7 +156,10 @@ class Detr(Network):
 
     def detect(self, pixels: Tensor, padding: Tensor | None = None) -> Detections:
         """Classes and boxes of every query; arguments as for `encode`."""
-        encoded = self.encode(pixels, padding)
+        return self.find(self.encode(pixels, padding))
+
+    def find(self, encoded: Encoded) -> Detections:
+        """Classes and boxes of every query, from what `encode` gives."""
         states = self.decode(encoded)[-1]  # B, Q, D
         logits, boxes = self.class_head(states), self.box_head(states)
         return Detections(logits=logits, boxes=boxes, states=states, encoded=encoded)

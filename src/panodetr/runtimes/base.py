@@ -105,3 +105,35 @@ class ResizingRuntime(Runtime, Protocol):
     ) -> Prediction:
         """Run as `Runtime.detect`, on images that are resized to a height and width, if given."""
         ...
+
+
+@runtime_checkable
+class SharingRuntime(Runtime, Protocol):
+    """A runtime that computes once what overlapping tiles of one region share.
+
+    Attributes:
+        cell: pixels of the model's input, each way, that tiles must lie apart, or a multiple of
+            it; None where this model's tiles share nothing.
+    """
+
+    cell: int | None
+
+    def detect_tiles(
+        self,
+        region: NDArray[np.uint8],
+        corners: Sequence[tuple[int, int]],
+        size: tuple[int, int],
+        whole: tuple[int, int] | None = None,
+    ) -> Prediction:
+        """Run as `Runtime.detect` on tiles of a region (H, W, 3), each with its surroundings.
+
+        Args:
+            region: resized, unless `whole` is given.
+            corners: y, x of each tile in the resized region, multiples of `cell`.
+            size: height and width of a tile there, multiples of `cell`, too.
+            whole: height and width that the region is resized to.
+
+        Raises:
+            MemoryError: the device's memory does not hold so many.
+        """
+        ...

@@ -315,6 +315,7 @@ def nuclei(data: RecipeData) -> TrainConfig:
                 enlarge=enlarge,
                 tile=tile,
                 tile_overlap=tile * 2 // 3,
+                share_tiles=True,
             ),
             threshold=0.5,
             duplicate_iou=0.5,
