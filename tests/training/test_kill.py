@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -137,11 +138,11 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_one_that_never_was(
     settings = [word for change in SELDOM for word in ("--set", change)]
     straight = RunFolder(tmp_path / "straight")
     program.run(program.begin(straight.path, *settings), launcher=launcher)
-    left, runs = max(1, int(os.environ.get("PANODETR_SOAK", "10")) // 20), 0
+    left, starts = max(1, int(os.environ.get("PANODETR_SOAK", "10")) // 20), count()
     while left > 0:  # a run that is killed a few times reaches its end, and the next one begins
-        folder = RunFolder(tmp_path / str(runs := runs + 1))
+        folder = RunFolder(tmp_path / str(next(starts)))
         while not (done := (folder.model / "model.safetensors").exists()) and left > 0:
-            chance = random.Random(left)
+            chance = random.Random(next(starts))
             kill = chance.choice([n for n in KILLS if signal.getsignal(n) is not signal.SIG_IGN])
             begun = folder.config.exists()
             words = program.resume(folder.path) if begun else program.begin(folder.path, *settings)
