@@ -37,9 +37,10 @@ class Preprocessing:
         tile: predict images that are larger than this in square tiles of this side, in the image's
             own pixels; None never tiles.
         tile_overlap: pixels of the image that neighbouring tiles share at least.
-        share_tiles: whether tiles that overlap share the backbone's features where the runtime can
-            (PyTorch, if a whole number of its places lies between tiles): it is quicker, and a
-            tile's features then know what lies beyond its borders.
+        share_from: in an image of so many tiles or more, those that overlap share the backbone's
+            features where the runtime can (PyTorch, if a whole number of its places lies between
+            tiles): it is quicker, and a tile's features then know what lies beyond its borders.
+            None: in no image.
         mean: of red, green, blue, for values from 0 to 1.
         std: the standard deviations of the same.
         bits: that the values of 16-bit images fill: of 12, 4095 is white; None: all 16.
@@ -53,7 +54,7 @@ class Preprocessing:
     multiple: Annotated[int, Meta(ge=1, le=100_000)] = 1
     tile: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     tile_overlap: Annotated[int, Meta(ge=0)] = 0
-    share_tiles: bool = False
+    share_from: Annotated[int, Meta(ge=2)] | None = None
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[_Deviation, _Deviation, _Deviation] = IMAGENET_STD
     bits: Annotated[int, Meta(ge=8, le=16)] | None = None

@@ -116,7 +116,15 @@ def lay_tiles(size: tuple[int, int], rule: Preprocessing) -> list[Box]:
     tile = rule.tile or max(size)
     if rule.short_side is None and THIN * min(size) < tile:
         tile = tile * tile // min(size)
-    return tile_boxes(size, tile, rule.tile_overlap)
+    boxes = tile_boxes(size, tile, rule.tile_overlap)
+    if _share(len(boxes), rule):
+        return tile_boxes(size, tile, rule.tile_overlap, equal_steps=True)
+    return boxes
+
+
+def _share(tiles: int, rule: Preprocessing) -> bool:
+    """Whether an image of so many tiles is one whose tiles share features."""
+    return rule.short_side is None and rule.share_from is not None and tiles >= rule.share_from
 
 
 def view_batches(
@@ -161,9 +169,10 @@ def view_batches(
         shared = -(-len(together) // streams)  # rounded up
         at_once = count or max(1, min(pixels // streams // (height * width), shared))
         views = list(together.values())
-        if cell and rule.share_tiles and rule.short_side is None:
+        if cell and any(_share(len(image.tiles), rule) for image in images):
             side = max(1 if count else 2, math.isqrt(at_once))
-            alone = [places[0] for places in views if len(places) == 1]
+            large = {n for n, image in enumerate(images) if _share(len(image.tiles), rule)}
+            alone = [own[0] for own in views if len(own) == 1 and own[0][0] in large]
             blocks = list(_blocks(alone, rule, side, cell))
             shared_places = set(chain.from_iterable(blocks))
             views = [places for places in views if places[0] not in shared_places]
@@ -272,26 +281,32 @@ def _tile_size(box: Box) -> tuple[int, int]:
     return y1 - y0, x1 - x0
 
 
-def tile_boxes(size: tuple[int, int], tile: int, overlap: int) -> list[Box]:
-    """Cover an image with the fewest square tiles that overlap enough; the last ones most.
+def tile_boxes(
+    size: tuple[int, int], tile: int, overlap: int, *, equal_steps: bool = False
+) -> list[Box]:
+    """Cover an image with the fewest square tiles that overlap enough, evenly spread.
 
     Args:
         size: height and width of the image.
         tile: side of a tile; an image that is smaller in one direction has tiles as low or narrow.
         overlap: pixels that neighbours share at least, 0 to `tile` - 1.
+        equal_steps: whether they share just these, and only the last ones more, so that features
+            which tiles share lie at whole multiples of a step.
 
     Returns:
         Boxes of one size, row by row; a single one, of the whole image, where that fits a tile.
     """
     height, width = size
-    rows, columns = _starts(height, tile, overlap), _starts(width, tile, overlap)
+    rows, columns = (_starts(length, tile, overlap, equal_steps) for length in size)
     tall, wide = min(tile, height), min(tile, width)
     return [(y, x, y + tall, x + wide) for y in rows for x in columns]
 
 
-def _starts(length: int, tile: int, overlap: int) -> list[int]:
+def _starts(length: int, tile: int, overlap: int, equal_steps: bool) -> list[int]:
     if length <= tile:
         return [0]
     steps = -((tile - length) // (tile - overlap))  # rounded up
-    # Equal steps, but for the last: features that tiles share lie at whole multiples of a step.
-    return [min(index * (tile - overlap), length - tile) for index in range(steps + 1)]
+    if equal_steps:
+        return [min(index * (tile - overlap), length - tile) for index in range(steps + 1)]
+    # Starts are cut to whole pixels: no step is above the mean one rounded up, tile - overlap.
+    return [index * (length - tile) // steps for index in range(steps + 1)]

@@ -201,7 +201,7 @@ class TorchRuntime(Runtime):
 
         Of tiles that overlap by two thirds that saves a fifth of all work
         (`benchmarks/large.py --whole 2048`). Features at a tile's borders then know what lies
-        beyond, for 0.002 of thing PQ (docs/decisions/071-tiles-share-features.md).
+        beyond, for 0.001 of thing PQ (docs/decisions/071-tiles-share-features.md).
         """
         assert isinstance(self.model, Detr)
         batch = upload(np.stack([region]), self.device)  # a copy, for the image may be read-only

@@ -315,7 +315,7 @@ def nuclei(data: RecipeData) -> TrainConfig:
                 enlarge=enlarge,
                 tile=tile,
                 tile_overlap=tile * 2 // 3,
-                share_tiles=True,
+                share_from=400,
             ),
             threshold=0.5,
             duplicate_iou=0.5,
