@@ -24,6 +24,8 @@ from panodetr.model.config import DetrConfig, EomtConfig, VitConfig
 from panodetr.model.detr import Detr
 from panodetr.model.eomt import Eomt
 from panodetr.results.types import Category
+from panodetr.runtimes.base import Runtime
+from panodetr.runtimes.torch import TorchRuntime
 
 # The same examples in every run: a red test is red again when it is run alone. No deadline, because
 # the first call into torch is slow and the machines differ.
@@ -43,6 +45,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Leave out what needs a GPU where there is none."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("there is no GPU here")
+
+
+@pytest.fixture
+def one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Share batches among the cores, on machines of several, too."""
+    monkeypatch.setattr(TorchRuntime, "streams", Runtime.streams)
 
 
 @pytest.fixture(scope="session")

@@ -111,6 +111,7 @@ def test_runtime_auto_takes_an_export_of_the_same_weights_that_lies_beside(
     assert exported.find_exported(copy, weights_digest(other)) is None
 
 
+@pytest.mark.usefixtures("one_stream")
 def test_a_batch_that_memory_does_not_hold_is_halved_and_said_once(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

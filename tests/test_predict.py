@@ -95,12 +95,6 @@ def watch(predictor: Predictor) -> list[tuple[int, ...]]:
     return seen
 
 
-@pytest.fixture
-def one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Share batches among the cores, on machines of several, too."""
-    monkeypatch.setattr(TorchRuntime, "streams", Runtime.streams)
-
-
 def assert_same(a: PanopticResult, b: PanopticResult) -> None:
     """Equal but for rounding, which may decide between equal scores and between equal masks.
 

@@ -38,13 +38,20 @@ def test_version_and_help_of_every_command(panodetr: Program) -> None:
         assert done.stdout.startswith(f"Usage: panodetr {command}")
 
 
-def test_help_brings_no_heavy_package() -> None:
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        (["segment", "--help"], {"torch", "numpy", "PIL", "scipy"}),
+        (["models"], {"torch", "scipy"}),
+    ],
+)
+def test_what_only_tells_brings_no_heavy_package(arguments: list[str], heavy: set[str]) -> None:
     code = (
         "import sys\n"
         "from panodetr.cli.main import main\n"
-        "try: main(['segment', '--help'])\n"
+        f"try: main({arguments})\n"
         "except SystemExit: pass\n"
-        "print({'torch', 'numpy', 'PIL', 'scipy'} & set(sys.modules))"
+        f"print({heavy} & set(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
@@ -170,7 +177,7 @@ def test_the_second_ctrl_c_ends_a_computation_that_hears_none() -> None:
     code = (
         "import ctypes\n"
         "from panodetr.cli import main\n"
-        "main.ONE_PRESS = -1\n"
+        "main.ONE_PRESS = 0\n"
         "def compute(_):\n"
         "    print('ready', flush=True)\n"
         "    while True: ctypes.CDLL(None).usleep(10000000)\n"
@@ -186,7 +193,10 @@ def test_the_second_ctrl_c_ends_a_computation_that_hears_none() -> None:
         for _ in range(2):
             deaf.send_signal(signal.SIGINT)
             time.sleep(0.2)  # two that wait together are one
-        _, errors = deaf.communicate(timeout=60)
+        try:
+            _, errors = deaf.communicate(timeout=60)
+        finally:
+            deaf.kill()
     assert (deaf.returncode, errors) == (130, "panodetr: error: interrupted\n")
 
 

@@ -8,10 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import count, takewhile
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from panodetr.checkpoints.huggingface import (
     Preprocessor,
@@ -21,7 +18,6 @@ from panodetr.checkpoints.huggingface import (
     write_labels,
     write_normalization,
 )
-from panodetr.checkpoints.names import NameTable, prefix_in
 from panodetr.checkpoints.published import dense_categories, plain_category
 from panodetr.checkpoints.spec import (
     CONFIG_FILE,
@@ -37,10 +33,13 @@ from panodetr.model.config import EomtConfig, VitConfig
 from panodetr.results.types import Category
 from panodetr.validation import check
 
+if TYPE_CHECKING:  # `panodetr models` reads configurations, and torch takes seconds to import
+    from torch import Tensor
+
+    from panodetr.checkpoints.names import NameTable
+
 SCORE, OVERLAP = 0.8, 0.8
 """The published rule: least score of a segment, and least part of a mask that it must win."""
-NO_OBJECT = 0.1
-"""Weight of "no object" in the published models' loss."""
 _PATCH, _SIDE = 16, 640
 """Of a patch and of an image, in pixels, where a DINOv2 does not say what an EoMT's are to be."""
 
@@ -190,30 +189,16 @@ def write_eomt(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, preprocessor
 
 
-def eomt_constants(spec: ModelSpec) -> dict[str, Tensor]:
-    """What both transformers and the original keep beside the weights, under their names.
-
-    No query's attention is masked at inference: without these zeros it would be there.
-    """
-    shape = spec.architecture
-    assert isinstance(shape, EomtConfig)
-    weights = torch.ones(shape.num_classes + 1)
-    weights[-1] = NO_OBJECT
-    return {
-        "attn_mask_probs": torch.zeros(shape.query_blocks),
-        "criterion.empty_weight": weights,
-    }
-
-
-def infer_eomt(tensors: Mapping[str, Tensor], table: NameTable, name: str) -> ModelSpec:
-    """Find the configuration that has weights of these names and shapes.
+def infer_eomt(
+    tensors: Mapping[str, Tensor], table: NameTable, prefix: str, name: str
+) -> ModelSpec:
+    """Find the configuration that has weights of these names, after a prefix, and shapes.
 
     Images are taken to be as large as the positions say.
 
     Raises:
         ValueError: a weight is missing that every EoMT has.
     """
-    prefix = prefix_in(tensors)
 
     def size(key: str) -> tuple[int, ...]:
         stored = table.name(key, prefix)

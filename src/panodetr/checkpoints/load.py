@@ -272,7 +272,9 @@ def _open_file(file: Path, dilation: bool | None) -> tuple[ModelSpec, Weights]:
     table = find_table(weights)
     try:
         if table in EOMT_TABLES:
-            return infer_eomt(weights.tensors, table, file.stem), weights
+            return infer_eomt(
+                weights.tensors, table, prefix_in(weights.tensors), file.stem
+            ), weights
         heads = int(weights.arguments.get("nheads", 8))
         shape = _infer_architecture(weights, table, dilation=dilation, heads=heads)
         if published is None or published.categories[-1].index >= shape.num_classes:

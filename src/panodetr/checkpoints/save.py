@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from safetensors.torch import save
 
-from panodetr.checkpoints.eomt import eomt_constants, write_eomt
+from panodetr.checkpoints.eomt import write_eomt
 from panodetr.checkpoints.eomt_names import EOMT_ORIGINAL, EOMT_TRANSFORMERS
 from panodetr.checkpoints.huggingface import resnet_name, write_huggingface
 from panodetr.checkpoints.names import (
@@ -37,12 +37,14 @@ from panodetr.checkpoints.spec import (
 )
 from panodetr.errors import CheckpointError
 from panodetr.files import atomic_folder, json_bytes, write_bytes
-from panodetr.model.config import DetrConfig
+from panodetr.model.config import Architecture, DetrConfig, EomtConfig
 from panodetr.model.network import Network
 
 Format: TypeAlias = Literal["panodetr", "huggingface", "facebook"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 FACEBOOK_FILE = "model.pth"
+EOMT_NO_OBJECT = 0.1
+"""Weight of "no object" in the loss of the published EoMT models."""
 
 
 def save_checkpoint(
@@ -117,7 +119,7 @@ def _save_huggingface(folder: Path, spec: ModelSpec, state: State) -> Path:
         named = table.from_ours(state)
     else:
         config, preprocessor = write_eomt(spec)
-        named = EOMT_TRANSFORMERS.from_ours(state) | eomt_constants(spec)
+        named = EOMT_TRANSFORMERS.from_ours(state) | _eomt_constants(shape)
     files = {
         CONFIG_FILE: json_bytes(config),
         PREPROCESSOR_FILE: json_bytes(preprocessor),
@@ -130,7 +132,7 @@ def _save_huggingface(folder: Path, spec: ModelSpec, state: State) -> Path:
 def _save_facebook(path: Path, spec: ModelSpec, state: State) -> Path:
     shape = spec.architecture
     if not isinstance(shape, DetrConfig):
-        named = EOMT_ORIGINAL.from_ours(state) | eomt_constants(spec)
+        named = EOMT_ORIGINAL.from_ours(state) | _eomt_constants(shape)
         return _save_file(path, {"state_dict": _stored(named)})
     if shape.normed_states:
         raise ValueError("architecture.normed_states is true, which has no place there")
@@ -143,6 +145,20 @@ def _save_facebook(path: Path, spec: ModelSpec, state: State) -> Path:
         "pre_norm": shape.pre_norm,
     }
     return _save_file(path, {"model": _stored(FACEBOOK.from_ours(state)), "args": arguments})
+
+
+def _eomt_constants(shape: Architecture) -> State:
+    """What both transformers and the original keep beside the weights, under their names.
+
+    No query's attention is masked at inference: without these zeros it would be there.
+    """
+    assert isinstance(shape, EomtConfig)
+    weights = torch.ones(shape.num_classes + 1)
+    weights[-1] = EOMT_NO_OBJECT
+    return {
+        "attn_mask_probs": torch.zeros(shape.query_blocks),
+        "criterion.empty_weight": weights,
+    }
 
 
 def _save_file(path: Path, whole: Mapping[str, object]) -> Path:

@@ -57,12 +57,13 @@ def run() -> None:
         if isinstance(stream, io.TextIOWrapper):  # file names need not be text
             stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _show_warning
-    if hasattr(signal, "SIGBUS"):  # Python's own handlers run when the read is over, which is never
+    if sys.platform != "win32":
+        # Python's own handlers run when the read is over, which is never.
         ctypes.CDLL(None).signal(signal.SIGBUS, _cut_off)
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
-    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-    Thread(target=_end_at_second_press, args=(heard,), daemon=True).start()
+        heard, told = os.pipe()
+        os.set_blocking(told, False)
+        signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+        Thread(target=_end_at_second_press, args=(heard,), daemon=True).start()
     code = main(sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while Python ends
     if code == INTERRUPTED:  # a thread may be in the network, which Python's own exit would disturb
@@ -88,7 +89,7 @@ def _end_at_second_press(heard: int) -> None:
         if first is None:
             first = time.monotonic()
         elif time.monotonic() - first > ONE_PRESS:
-            time.sleep(max(0, ONE_PRESS))
+            time.sleep(ONE_PRESS)
             os.write(2, b"panodetr: error: interrupted\n")
             os._exit(INTERRUPTED)
 

@@ -106,6 +106,7 @@ class ProgressBar:
 
     def begin(self, what: str) -> None:
         """Name the step that begins."""
+        what = " ".join(what.splitlines())  # a file's name may have several
         if self._bar:
             short = what if len(what) <= LONGEST else f"…{what[1 - LONGEST :]}"
             self._bar.update(self._task, description=short)

@@ -52,8 +52,6 @@ class Batching:
         max_pixels: a larger image is refused before it is decoded
             (`panodetr.images.read.pixels_within`).
 
-    Raises:
-        UsageError: `count` is below 1.
     """
 
     count: int | None = None
@@ -61,7 +59,12 @@ class Batching:
     max_pixels: int = field(default_factory=pixels_within)
     _fitting: int | None = None  # views that the device's memory holds, once it was full
 
-    def __post_init__(self) -> None:  # noqa: D105
+    def __post_init__(self) -> None:
+        """Refuse a count below 1.
+
+        Raises:
+            UsageError: it is.
+        """
         if self.count is not None and self.count < 1:
             raise UsageError(f"batch is {self.count}; expected 1 image or tile, or more")
 

@@ -165,15 +165,19 @@ def view_batches(
             seen = processed_size(size, rule)
             together = by_size.setdefault(seen if resized else (*seen, *size), {})
             together.setdefault(alike, []).append((index, box))
+    large = {n for n, image in enumerate(images) if _share(len(image.tiles), rule)}
     for (height, width, *_), together in sorted(by_size.items(), key=lambda item: item[0]):
         shared = -(-len(together) // streams)  # rounded up
         at_once = count or max(1, min(pixels // streams // (height * width), shared))
         views = list(together.values())
-        if cell and any(_share(len(image.tiles), rule) for image in images):
-            side = max(1 if count else 2, math.isqrt(at_once))
-            large = {n for n, image in enumerate(images) if _share(len(image.tiles), rule)}
-            alone = [own[0] for own in views if len(own) == 1 and own[0][0] in large]
-            blocks = list(_blocks(alone, rule, side, cell))
+        if cell and large:
+            # Neither cores nor other images may change what an image gives: no streams here, and
+            # tiles of one colour are left out.
+            side = math.isqrt(count or pixels // (2 * height * width))
+            alone = [
+                own[0] for key, own in together.items() if key == own[0] and own[0][0] in large
+            ]
+            blocks = list(_blocks(alone, rule, max(1, side), cell))
             shared_places = set(chain.from_iterable(blocks))
             views = [places for places in views if places[0] not in shared_places]
             for block in blocks:

@@ -189,7 +189,8 @@ def prepare(request: Request) -> Prepared:
 def _check_installed(what: str, names: Sequence[str], fix: str) -> None:
     missing = [name for name in names if find_spec(name) is None]
     if missing:
-        raise PanodetrError(f"{what} needs {', '.join(missing)}, which is not installed; {fix}")
+        are = "is" if len(missing) == 1 else "are"
+        raise PanodetrError(f"{what} needs {', '.join(missing)}, which {are} not installed; {fix}")
 
 
 def _check_asked(request: Request, source: Source, data: Dataset) -> None:

@@ -76,8 +76,8 @@ def find_id_maps(tree: Tree) -> dict[str, MapFolders]:
         # Roboflow's maps beside "_classes.csv" are of classes, not objects.
         folders = [f for f, names in tree.folders.items() if "_classes.csv" not in names]
         counts = {folder: len(_pairs_beside(tree, folder)) for folder in folders}
-        for folder in (folder for folder, count in counts.items() if count):
-            if sum(counts.values()) > 1:  # one pair is no data set
+        if sum(counts.values()) > 1:  # one pair is no data set
+            for folder in (folder for folder, count in counts.items() if count):
                 found[split_name(folder.parts)] = MapFolders(images=folder, maps={folder: None})
     return found
 
