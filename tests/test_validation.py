@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import pytest
 from msgspec import Meta
 
-from panodetr.errors import DataError
+from panodetr.errors import CheckpointError, DataError
 from panodetr.validation import check, decode_json, read_json
 
 
@@ -48,6 +49,14 @@ def test_a_fault_is_one_line(tmp_path: Path, text: bytes, fault: str) -> None:
     path.unlink()
     with pytest.raises(DataError, match=r"square\.json cannot be read: No such file"):
         read_json(path, Square, DataError)
+
+
+def test_a_checkpoint_s_json_of_a_gigabyte_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.touch()
+    os.truncate(path, 1 << 30)
+    with pytest.raises(CheckpointError, match="has 1,073,741,824 bytes; expected 16,777,216 at"):
+        read_json(path, dict[str, Any], CheckpointError)
 
 
 def test_what_fits_is_given() -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar, get_type_hints
 
 import msgspec
 
-from panodetr.errors import PanodetrError
+from panodetr.errors import CheckpointError, PanodetrError
 
 T = TypeVar("T")
 
@@ -22,6 +22,9 @@ Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
 
 _LARGE = 1 << 24
 """Bytes of JSON from which it is looked through first: a file that is cut off takes no memory."""
+
+MOST_OF_CHECKPOINT = 1 << 24
+"""Bytes of the largest JSON of a checkpoint: in memory it may take sixty times as much."""
 
 _AT = re.compile(r"(?s)(?P<what>.*?)(?: - at `(?P<key>key` in `)?\$(?P<place>[^`]*)`)?$")
 
@@ -47,6 +50,8 @@ def read_json(
     try:
         if path.exists() and not path.is_file():  # a pipe would never end
             raise OSError("it is a folder, device or pipe")
+        if error is CheckpointError and (size := path.stat().st_size) > MOST_OF_CHECKPOINT:
+            raise OSError(f"it has {size:,} bytes; expected {MOST_OF_CHECKPOINT:,} at most")
         contents = path.read_bytes()
     except OSError as failure:
         raise error(f"{path} cannot be read: {failure.strerror or failure}") from failure

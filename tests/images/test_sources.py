@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from panodetr.errors import ImageError, PanodetrError
-from panodetr.images.read import origin_of, read_image
+from panodetr.images.read import NamedImage, origin_of, read_image
 from panodetr.images.sources import Frame, Source, each_image, find_sources
 
 COUNT = 3
@@ -118,6 +118,17 @@ def test_each_kind_gives_the_same_images_in_order(
     names = [str(origin_of(image)) for image in images]
     assert len(set(names)) == COUNT
     assert all(name.startswith(str(tmp_path)) for name in names)
+
+
+def test_a_member_that_begins_like_no_image_is_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(10_000_000))
+    (image,) = each_image(find_sources([path]))
+    assert isinstance(image, NamedImage)
+    assert len(image.image) == 1 << 20
+    with pytest.raises(ImageError, match="not an image, or broken"):
+        read_image(image)
 
 
 def test_shards_in_a_folder_and_by_a_pattern(tmp_path: Path) -> None:

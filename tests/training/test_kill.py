@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
+import psutil
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -38,10 +40,17 @@ def kill_when(
     moment: Callable[[], bool],
     kill: signal.Signals = signal.SIGKILL,
 ) -> bool:
-    """Kill a process, and all that it has started, as soon as something holds."""
+    """Kill a process, and all that it has started, as soon as something holds.
+
+    A launcher hands other signals than SIGKILL on; its ranks are in sessions of their own.
+    """
     while process.poll() is None:
         if moment():
+            started = psutil.Process(process.pid).children(recursive=True)
             os.killpg(process.pid, kill)
+            for child in started if kill == signal.SIGKILL else ():
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
             assert "cli/main.py" not in process.communicate()[1]  # in no traceback
             return True
         time.sleep(0.0005)

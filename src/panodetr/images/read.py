@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
@@ -73,11 +74,15 @@ SUFFIXES = frozenset(
 
 # Decoders of images alone: Pillow would also run Ghostscript on an EPS file that came as a .png.
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+STARTS = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"II", b"MM", b"BM", b"GIF8", b"P")
+"""First bytes of files that may be one of these."""
+
 KNOWN = "JPEG, PNG, WebP, TIFF, BMP, GIF or PPM"
 
 _REMEDIES = {
     **dict.fromkeys(
-        (".heic", ".heif", ".avif"), "images of phones must be converted, such as by ImageMagick"
+        (".heic", ".heif", ".avif"),
+        "images of phones must be converted, such as by ImageMagick: magick NAME.heic NAME.png",
     ),
     **dict.fromkeys(
         (".czi", ".nd2", ".lif", ".oib", ".lsm", ".vsi"),
@@ -109,11 +114,6 @@ if hasattr(os, "register_at_fork"):  # a thread that holds the lock is not in a 
         after_in_parent=_pillow_globals.release,
         after_in_child=_pillow_globals.release,
     )
-
-
-with suppress(OSError, AttributeError):  # a Pillow without libtiff, or one that hides it
-    # It would print on stderr what Pillow raises.
-    ctypes.CDLL(import_module("PIL._imaging").__file__).TIFFSetErrorHandler(None)
 
 
 @runtime_checkable
@@ -532,9 +532,17 @@ def copy_tiff(path: Path) -> Path | io.BytesIO:
         return io.BytesIO(file.read())
 
 
+@cache
+def _silence_libtiff() -> None:
+    """Keep libtiff from printing on stderr what Pillow raises, from the first image on."""
+    with suppress(OSError, AttributeError):  # a Pillow without libtiff, or one that hides it
+        ctypes.CDLL(import_module("PIL._imaging").__file__).TIFFSetErrorHandler(None)
+
+
 @contextmanager
 def quiet() -> Generator[None]:
     """Switch off Pillow's own size limit and warnings: they are global, so one thread at a time."""
+    _silence_libtiff()
     with _pillow_globals, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None

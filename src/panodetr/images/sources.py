@@ -7,6 +7,7 @@ in the order in which they are stored. What a format needs is imported when such
 from __future__ import annotations
 
 import glob
+import io
 import os
 import re
 import sys
@@ -19,7 +20,15 @@ from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from panodetr.errors import ImageError, MissingExtra, PanodetrError
-from panodetr.images.read import KNOWN, SUFFIXES, ImageSource, NamedImage, Page, find_pages
+from panodetr.images.read import (
+    KNOWN,
+    STARTS,
+    SUFFIXES,
+    ImageSource,
+    NamedImage,
+    Page,
+    find_pages,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +39,9 @@ STDIN = "/dev/stdin"
 
 MOST_BYTES = 1 << 30
 """Largest image in an archive or at a URL; a larger one is refused before it is read."""
+
+_PART = 1 << 20
+"""Bytes that are read at a time."""
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
@@ -297,10 +309,18 @@ def _name(path: str) -> str:
 
 
 def _bounded(file: IO[bytes], name: str) -> bytes:
-    contents = file.read(MOST_BYTES + 1)
-    if len(contents) > MOST_BYTES:
-        raise ImageError(f"{name}: it is larger than {MOST_BYTES:,} bytes; expected one image")
-    return contents
+    """Read an image; of what begins like none only the start, which is refused when it is decoded.
+
+    A few kB of an archive may unpack to gigabytes, and a URL may end never.
+    """
+    contents = io.BytesIO()
+    while part := file.read(_PART):
+        contents.write(part)
+        if not (contents.tell() > len(part) or part.startswith(STARTS)):
+            break
+        if contents.tell() > MOST_BYTES:
+            raise ImageError(f"{name}: it is larger than {MOST_BYTES:,} bytes; expected one image")
+    return contents.getvalue()
 
 
 @contextmanager

@@ -29,12 +29,15 @@ from panodetr.runtimes.graphs import (
     load_onnx,
     read_openvino,
 )
-from panodetr.validation import check, decode_json
+from panodetr.validation import MOST_OF_CHECKPOINT, check, decode_json
 
 FORMAT_VERSION = 1
 DESCRIPTION = "model.json"
 
 ExportFormat = Literal["onnx", "openvino"]
+_MOST_PACKED = 100
+"""Bytes that one byte may unpack to, of an archive that was packed anew."""
+
 LONGEST_REASON = 300
 """Characters of a library's own message that an error repeats."""
 
@@ -118,12 +121,10 @@ def read_exported(path: Path) -> tuple[ExportInfo, GraphRuntime]:
     try:
         files: dict[str, bytes] = {}
         with zipfile.ZipFile(path) as archive:
+            info = _read_description(archive)
             for entry in archive.infolist():
-                if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    method = entry.compress_type
-                    raise ValueError(f"{entry.filename} is compressed by method {method}")
-                files[entry.filename] = archive.read(entry)
-        info = _read_description(files.pop(DESCRIPTION))
+                if entry.filename != DESCRIPTION:
+                    files[entry.filename] = _unpack(archive, entry)
         for name, digest in info.files.items():
             if sha256(files[name]) != digest:
                 raise ValueError(f"{name} is not what was written")
@@ -152,9 +153,9 @@ def find_exported(place: Path, weights: str) -> Path | None:
     files = list(place.parent.glob(f"{glob.escape(place.stem)}*"))
     for path in sorted([*files, *(place.iterdir() if place.is_dir() else ())]):
         if path.is_file() and is_exported(path):
-            with suppress(CheckpointError, KeyError, OSError, zipfile.BadZipFile):  # damaged
+            with suppress(ValueError, KeyError, OSError, zipfile.BadZipFile):  # damaged
                 with zipfile.ZipFile(path) as archive:
-                    info = _read_description(archive.read(DESCRIPTION))
+                    info = _read_description(archive)
                 library = {"onnx": "onnxruntime", "openvino": "openvino"}[info.format]
                 same = (info.precision, info.weights) == ("float32", weights)
                 if same and find_spec(library) is not None:
@@ -203,7 +204,17 @@ def sha256(contents: bytes) -> str:
     return hashlib.sha256(contents).hexdigest()
 
 
-def _read_description(contents: bytes) -> ExportInfo:
+def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, most: int | None = None) -> bytes:
+    """Read a file of an archive, if its size is plausible: a few kB may unpack to gigabytes."""
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{entry.filename} is compressed by method {entry.compress_type}")
+    if entry.file_size > (most or _MOST_PACKED * max(entry.compress_size, 1 << 16)):
+        raise ValueError(f"{entry.filename} would unpack to {entry.file_size:,} bytes")
+    return archive.read(entry)
+
+
+def _read_description(archive: zipfile.ZipFile) -> ExportInfo:
+    contents = _unpack(archive, archive.NameToInfo[DESCRIPTION], MOST_OF_CHECKPOINT)
     described = decode_json(contents, dict[str, Any], DESCRIPTION, CheckpointError)
     version = described.get("format_version")
     if version not in (None, FORMAT_VERSION):
