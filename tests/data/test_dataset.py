@@ -238,8 +238,12 @@ def test_a_file_that_is_no_annotation_is_refused_beside_a_data_set(
     (tmp_path / "labels" / "a.txt").write_text("0 .3 .3 .2 .2\n")
     (tmp_path / "package.json").write_text('{"name": "a"}')
     assert len(open_data(tmp_path).samples) == 1
-    with pytest.raises(DataError, match=rf"{name} holds no data set; .*; its folder has"):
+    with pytest.raises(DataError, match=rf"{name} holds no annotations; expected a JSON"):
         open_data(tmp_path / name)
+    (tmp_path / "SegmentationClass").mkdir()
+    (tmp_path / "marks.xml").write_text("<annotations>")
+    with pytest.raises(DataError, match=r"marks\.xml is CVAT's own XML: export as COCO 1\.0$"):
+        open_data(tmp_path / "marks.xml")
 
 
 def test_a_broken_annotation_file_that_is_named_is_said_to_be_broken(tmp_path: Path) -> None:

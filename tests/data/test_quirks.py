@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from panodetr.data.check import check_split
 from panodetr.data.dataset import Source, open_data
 from panodetr.data.masks import draw_mask
 from panodetr.data.samples import InstanceImage, ObjectTruth, read_sample
+from panodetr.data.tree import read_file
 from panodetr.errors import DataError
 from panodetr.evaluation.ground_truth import GroundTruth, written_id
 from panodetr.evaluation.metrics import metrics
@@ -240,6 +242,28 @@ def test_data_as_people_have_it_is_read(quirks: Path, name: str) -> None:
     for text in expected.faults:
         assert any(re.search(text, fault) for fault in faults), (text, faults)
     assert bool(faults) == bool(expected.faults), faults
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["rf-coco-folder", "panoptic-other-folders", "yolo-no-yaml", "darknet", "label-studio-yolo",
+     "yolo-windows-path", "voc-xml", "voc-masks-colour", "labelme", "via1", "hf-metadata-jsonl"],
+)  # fmt: skip
+def test_an_annotation_file_is_opened_once_for_all_splits(
+    quirks: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: Counter[Path] = Counter()
+
+    def count(path: Path) -> bytes:
+        opened[path] += 1
+        return read_file(path)
+
+    monkeypatch.setattr("panodetr.data.tree.read_file", count)
+    source = Source(quirks / name / "data")
+    format, splits = source.splits(None)
+    for split in splits:
+        check_split(source, split, format, lambda done, total: None)
+    assert set(opened.values()) == {1}
 
 
 def test_ids_that_are_texts_are_those_of_results(quirks: Path) -> None:

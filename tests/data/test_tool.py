@@ -82,6 +82,7 @@ def test_a_tool_is_known_by_the_marks_in_its_files(
         ("annotations.xml", "<annotations><version>1.1</version>", "export as COCO 1.0"),
         ("ann/a.jpg.json", '{"objects": [{"classTitle": "cat"}]}', "is Supervisely's"),
         ("a.json", '[{"task_id": "1", "response": {}}]', "is Scale's"),
+        ("a.json", '{"images": [{}], "annotations": [{"bbox": []}]}', "a.json lacks categories"),
         ("a.json", '[{"x": {"rectanglelabels": ["cat"]}}]', "is Label Studio's own JSON"),
         ("train/_annotations.csv", "filename,class,xmin,ymin,xmax,ymax\n", "is a table of boxes"),
         ("train/_classes.csv", "Pixel Value, Class\n0, cat\n", "without objects"),

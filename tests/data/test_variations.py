@@ -141,9 +141,9 @@ def test_rotated_boxes_of_labelme_are_polygons(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg", SIZE)
     document = labelme("a.jpg")
     points = [[4, 5], [24, 9], [22, 20], [2, 16]]
-    document["shapes"][0] |= {"shape_type": "rotation", "points": points}
+    document["shapes"][0] |= {"shape_type": "rotation", "points": points, "label": 7}
     put(tmp_path / "a.json", json.dumps(document))
-    assert counts(tmp_path) == {"": (1, 2)}
+    assert inspect(tmp_path)[""].objects == {"7": 1, "dog": 1}
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -376,7 +376,7 @@ def test_names_of_classes_are_those_nearest_to_the_labels(tmp_path: Path, name: 
     yolo(tmp_path, "a.jpg", "a.txt")
     (tmp_path / "data.yaml").unlink()
     put(tmp_path / name, "x\ny\n")
-    put(tmp_path / "labels" / "classes.txt", "cat\ndog\n")
+    put(tmp_path / "labels" / "classes.txt", "0: cat\n1: dog\n")
     assert set(inspect(tmp_path)[""].objects) == {"cat", "dog"}
     assert f"labels/classes.txt; {tmp_path / name} lists others" in said(tmp_path)
 
@@ -574,25 +574,49 @@ def test_maps_of_vocs_masks_may_be_in_folders_called_png(tmp_path: Path, ending:
         ("train_images", "train_masks", "train"),
         ("tissue images", "label masks", ""),
         ("BBBC006_images", "BBBC006_labels", ""),
+        ("train", "train_masks", "train"),
     ],
 )
+@pytest.mark.parametrize("ending", ["png", "gif", "bmp"])
 def test_id_maps_lie_in_folders_that_are_called_alike(
-    tmp_path: Path, images: str, maps: str, split: str
+    tmp_path: Path, images: str, maps: str, split: str, ending: str
 ) -> None:
     ids = np.zeros(SIZE, np.uint8)
     ids[4:9, 4:9], ids[20:30, 20:30] = 1, 2
     for where, pixels in ((images, ids * 9), (maps, ids), ("other_masks", ids * 0)):
         (tmp_path / where).mkdir()
-        Image.fromarray(pixels).save(tmp_path / where / "a.png")
+        Image.fromarray(pixels).save(tmp_path / where / f"a.{ending}")
     assert counts(tmp_path) == {split: (1, 2)}
 
 
-def test_a_polygon_may_be_a_list_of_points(tmp_path: Path) -> None:
+CORNERS = [[4, 5], [24, 5], [24, 20], [4, 20]]
+RUNS = [4 * 48 + 5, *[15, 33] * 19, 15, 41 * 48 - 20]
+
+
+@pytest.mark.parametrize(
+    ("written", "has_masks"),
+    [
+        ({"segmentation": CORNERS}, True),
+        ({"segmentation": [CORNERS]}, True),
+        ({"segmentation": [[corner] for corner in CORNERS]}, True),
+        ({"segmentation": [{"x": x, "y": y} for x, y in CORNERS]}, True),
+        ({"segmentation": [{"size": SIZE, "counts": RUNS}]}, True),
+        ({"segmentation": {}}, False),
+        ({"segmentation": [[4, 5, 24, 5, 24, 20, 4, 20]], "bbox": []}, True),
+        ({"bbox": {"x": 4, "y": 5, "width": 20, "height": 15}}, False),
+    ],
+)
+def test_boxes_and_masks_of_coco_have_several_forms(
+    tmp_path: Path, written: dict[str, Any], has_masks: bool
+) -> None:
     write_image(tmp_path / "a.jpg", SIZE)
     document = coco(["a.jpg"])
-    document["annotations"][0]["segmentation"] = [[4, 5], [24, 5], [24, 20], [4, 20]]
+    document["annotations"] = [document["annotations"][0] | written]
     put(tmp_path / "train.json", json.dumps(document))
-    assert inspect(tmp_path)["train"].has_masks
+    (found,) = inspect(tmp_path).values()
+    assert (found.errors, found.has_masks) == (0, has_masks)
+    assert found.smallest is not None
+    assert found.smallest[0] == 300
 
 
 def test_a_refusal_lists_the_files_of_folders(tmp_path: Path) -> None:

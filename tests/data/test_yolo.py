@@ -50,6 +50,8 @@ def test_polygons_are_read_in_pixels(yolo_folder: Path) -> None:
         "names: {0: cat, 1: 'dog: big'} # a comment\n",
         "nc: 2\nnames:\n- cat\n- 'dog: big'\n",
         "names: !!python/tuple [!!int cat, 'dog: big']\n",
+        "names: {cat: 0, 'dog: big': 1}\n",
+        "nc: 2\nnames: 'cat, dog: big'\n",
     ],
 )
 def test_names_are_read_however_they_are_written(yolo_folder: Path, names: str) -> None:
@@ -116,6 +118,7 @@ def test_broken_lines_are_named(yolo_folder: Path, line: str, message: str) -> N
     ("text", "message"),
     [
         ("train: images/train\n", 'has no "names"'),
+        ("train: images/train\nnc: 1\n", "has class 1, which"),
         ("names: [a]\n", "has class 1, which names doesn.t list"),
         ("[1, 2]", "holds no fields"),
         ("train: [\n", "is not YAML"),

@@ -81,12 +81,12 @@ def convert(
     """
     from panodetr.checkpoints.load import load_checkpoint
     from panodetr.checkpoints.save import save_pretrained
-    from panodetr.data.formats import read_lines
+    from panodetr.data.tree import as_lines, read_file
     from panodetr.files import check_writable
     from panodetr.model.config import DetrConfig
 
     check_writable(target.parent, folder=True)
-    listed = None if names is None else read_lines(names)
+    listed = None if names is None else as_lines(read_file(names), names)
     spec, model = load_checkpoint(
         source, revision=revision, dilation=dilation or None, names=listed
     )

@@ -200,10 +200,12 @@ class Source:
             if only is not None and only.suffix.lower() == ".json":
                 read_json(only, _JSON, DataError)  # says what is wrong
             asked = f" in the format {format}" if format else ""
-            advice = advise(self.tree) or f"expected one of these: {EXPECTED}"
-            where = "its folder" if only else "it"
+            advice = advise(self.tree, only)
+            if only is not None:
+                raise DataError(f"{only} holds no annotations{asked}; {advice or EXPECTED_FILE}")
             raise DataError(
-                f"{only or self.folder} holds no data set{asked}; {advice}; {where} has "
+                f"{self.folder} holds no data set{asked}; "
+                f"{advice or f'expected one of these: {EXPECTED}'}; it has "
                 f"{self.tree.describe()}. Name them with --annotations FILE and --images DIR, "
                 "or convert with datumaro what has no reader here"
             )
@@ -284,6 +286,11 @@ EXPECTED = (
     "panoptic_NAME.json, instances_NAME.json or another JSON with images, annotations and "
     "categories (COCO), a YAML with names and train (YOLO), a tool's JSONs or XMLs, "
     "images/ with labels/*.txt, or images/ and masks/ with one id map an image"
+)
+
+EXPECTED_FILE = (
+    "expected a JSON (COCO, labelme, VIA), an XML (Pascal VOC), a YAML (YOLO) or a metadata file "
+    "(Hugging Face); name one of these, or the data's folder"
 )
 
 

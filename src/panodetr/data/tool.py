@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Iterable
 from itertools import islice
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import PurePosixPath
-
-    from panodetr.data.tree import Tree
+from panodetr.data.tree import Tree
 
 _LOOKED_AT = 20
 """Files of each kind."""
-
-_HEAD, _TAIL = 1 << 16, 1 << 12
-"""Bytes at the beginning and the end of a file that are looked at."""
 
 _JSON, _XML, _YAML = (".json",), (".xml",), (".yaml", ".yml")
 _CSV, _TEXT = (".csv",), (".txt",)
@@ -71,6 +64,8 @@ _FOREIGN: tuple[tuple[str, tuple[str, ...], bytes], ...] = (
     ("is Datumaro's: " + _DATUM.format("datumaro"), _JSON, rb'(?s)"categories".*"items"'),
     ("is Cityscapes': " + _DATUM.format("cityscapes"), _JSON, rb'(?s)"imgHeight".*"polygon"'),
     ("is BDD100K's: convert it to COCO with bdd100k's to_coco", _JSON, rb'"box2d"|"poly2d"'),
+    ("lacks categories: add them", _JSON, rb'(?s)"(bbox|segmentation)"\s*:.*"images"\s*:\s*\['),
+    ("lacks categories: add them", _JSON, rb'(?s)"images"\s*:\s*\[.*"(bbox|segmentation)"\s*:'),
     ("is GeoJSON: export a label image", (".geojson",), rb""),
     ("is Open Images': " + _DATUM.format("open_images"), _CSV, rb"ImageID,Source,LabelName"),
     (
@@ -98,35 +93,27 @@ def name_tool(tree: Tree) -> str | None:
     return next((t for t, form in _NAMES if any(re.fullmatch(form, n) for n in names)), None)
 
 
-def advise(tree: Tree) -> str:
-    """Say of a folder without a data set what a file in it is, and what to do; "" if unknown."""
-    if found := _first(tree, _FOREIGN):
+def advise(tree: Tree, only: Path | None = None) -> str:
+    """Say of a folder without a data set what a file in it is, and what to do; "" if unknown.
+
+    Where a file is named, it is that one.
+    """
+    if found := _first(tree, _FOREIGN, only):
         return f"{found[1]} {found[0]}"
-    if any(folder.name.startswith("SegmentationClass") for folder in tree.folders):
+    if only is None and any(folder.name.startswith("SegmentationClass") for folder in tree.folders):
         return "SegmentationClass holds classes, not objects: export SegmentationObject beside it"
     return ""
 
 
 def _first(
-    tree: Tree, marks: Iterable[tuple[str, tuple[str, ...], bytes]]
-) -> tuple[str, PurePosixPath] | None:
+    tree: Tree, marks: Iterable[tuple[str, tuple[str, ...], bytes]], only: Path | None = None
+) -> tuple[str, str] | None:
     """Give the first of some marks that a file has, and the file."""
     for said, suffixes, mark in marks:
-        for path in islice(tree.files(*suffixes, depth=4), _LOOKED_AT):
-            if re.search(mark, _read(tree, path)):
-                return said, path
+        paths = islice(tree.files(*suffixes, depth=4), _LOOKED_AT)
+        if only is not None:
+            paths = [PurePosixPath(only.name)] if only.suffix.lower() in suffixes else ()
+        for path in paths:
+            if re.search(mark, tree.ends(only or tree.root / path)):
+                return said, str(path)
     return None
-
-
-def _read(tree: Tree, path: PurePosixPath) -> bytes:
-    """Read a file's beginning and its end; nothing where it cannot be read."""
-    whole = tree.root / path
-    try:
-        if not whole.is_file():  # a pipe would never end
-            return b""
-        with whole.open("rb") as file:
-            head = file.read(_HEAD)
-            file.seek(max(_HEAD, file.seek(0, os.SEEK_END) - _TAIL))
-            return head + file.read()
-    except OSError:
-        return b""

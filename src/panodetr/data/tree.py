@@ -10,16 +10,19 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import unquote
 
 from panodetr.errors import DataError
 from panodetr.images.read import SUFFIXES
+
+T = TypeVar("T")
+At = TypeVar("At", bound=Hashable)
 
 MOST_FILES = 3_000_000
 """A folder of more is no data set: somebody named a whole disk."""
@@ -29,6 +32,12 @@ DEEPEST = 12
 
 ANNOTATIONS_DEPTH = 4
 """Folders below the one that is opened in which annotation files are looked for."""
+
+MOST_KEPT = 2**29
+"""Bytes of files that were looked into, and are kept for their readers."""
+
+HEAD, TAIL, MOST_ENDS = 1 << 16, 1 << 12, 200
+"""Bytes at the beginning and end of a file that are kept, of as many files."""
 
 SPLITS = ("train", "val", "test")
 
@@ -97,11 +106,43 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def utf8(contents: bytes) -> bytes:
-    """Give text in UTF-8 without a byte order mark, where that says how the text is written."""
+def read_file(path: Path) -> bytes:
+    """Read a file; text becomes UTF-8 where a byte order mark says how it is written.
+
+    Raises:
+        DataError: it cannot be read, is no file, or no text where it says so.
+    """
+    try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise DataError(f"cannot read {path}: it is no file; expected annotations")
+        contents = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     if contents[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return contents.decode("utf-16", "replace").encode("utf-8", "replace")
+        return as_text(contents, path, "utf-16").encode("utf-8", "replace")
     return contents.removeprefix(b"\xef\xbb\xbf")
+
+
+def as_text(contents: bytes, path: Path, encoding: str = "utf-8") -> str:
+    """Decode a text.
+
+    Raises:
+        DataError: it is written in another way; `path` is for the message.
+    """
+    try:
+        return contents.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(f"cannot read {path}: {error}; expected text in UTF-8") from error
+
+
+def as_lines(contents: bytes, path: Path) -> list[str]:
+    """Give the lines of a text that are not empty, without the spaces around them.
+
+    Raises:
+        DataError: it is not UTF-8; `path` is for the message.
+    """
+    lines = map(str.strip, as_text(contents, path).splitlines())
+    return [line for line in lines if line]
 
 
 def fold(name: str) -> str:
@@ -118,6 +159,7 @@ _COCO_KEYS = ("images", "annotations", "categories", "segments_info")
 """What may stand anywhere in a JSON: each list of COCO's may be long."""
 
 _KEYS = (
+    *_COCO_KEYS,
     *("imagePath", "shapes", "points", "filename", "regions", "_via_img_metadata"),
     *("file_name", "objects", "bbox", "bboxes", "boxes"),
 )
@@ -155,7 +197,10 @@ class Tree:
         self._annotations = annotations
         self._images = images
         self._names: dict[Path, dict[str, str]] = {}
-        self._keys: dict[PurePosixPath, frozenset[str]] = {}
+        self.found: dict[tuple[object, object], Any] = {}  # by what looked, and where
+        self._contents: dict[Path, bytes] = {}
+        self._kept = 0
+        self._ends: dict[Path, bytes] = {}
         self.folders: dict[PurePosixPath, list[str]] = {}  # the files in each
         self.below: dict[PurePosixPath, list[str]] = {}  # the folders in each
         self._walk()
@@ -206,26 +251,55 @@ class Tree:
                     if os.path.splitext(name)[1].lower() in suffixes:
                         yield folder / name
 
-    def read_bytes(self, path: PurePosixPath, most: int = -1) -> bytes:
-        """Read a file, or its first bytes; nothing where it cannot be read."""
-        try:
-            whole = self.root / path
-            if not whole.is_file():  # a pipe would never end
-                return b""
-            with whole.open("rb") as file:
-                return utf8(file.read(most))
-        except OSError:
-            return b""
+    def read(self, path: Path, *, keep: bool = False) -> bytes:
+        """Read a file as `read_file` does; one that somebody reads again is kept until then.
 
-    def keys_in(self, path: PurePosixPath) -> frozenset[str]:
-        """Say which of the keys that tell formats apart a JSON has; it is read once for all."""
-        if path not in self._keys:
-            contents = self.read_bytes(path)
-            ends = contents[:_END] + contents[-_END:]  # 338 MB take a second less a key
-            found = (key for key in _KEYS if b'"%s"' % key.encode() in ends)
-            far = (key for key in _COCO_KEYS if b'"%s"' % key.encode() in contents)
-            self._keys[path] = frozenset((*found, *far))
-        return self._keys[path]
+        Raises:
+            DataError: it cannot be read.
+        """
+        contents = self._contents.pop(path, None)
+        if contents is None:
+            contents = read_file(path)
+            if len(self._ends) < MOST_ENDS:
+                self._ends[path] = contents[:HEAD] + contents[-TAIL:]
+        else:
+            self._kept -= len(contents)
+        if keep and self._kept + len(contents) <= MOST_KEPT:
+            self._contents[path] = contents
+            self._kept += len(contents)
+        return contents
+
+    def ends(self, path: Path) -> bytes:
+        """Read a file's beginning and its end; nothing where it cannot be read."""
+        if path not in self._ends:
+            try:
+                if not path.is_file():  # a pipe would never end
+                    return b""
+                with path.open("rb") as file:
+                    head = file.read(HEAD)
+                    file.seek(max(HEAD, file.seek(0, os.SEEK_END) - TAIL))
+                    self._ends[path] = head + file.read()
+            except OSError:
+                return b""
+        return self._ends[path]
+
+    def lines(self, path: Path, *, keep: bool = False) -> list[str]:
+        """Read the lines of a text file as `as_lines` gives them; otherwise as `read`.
+
+        Raises:
+            DataError: it is no text, or cannot be read.
+        """
+        return as_lines(self.read(path, keep=keep), path)
+
+    def once(self, look: Callable[[Tree, At], T], at: At) -> T:
+        """Give what a function finds, for which it looks the first time alone."""
+        if (look, at) not in self.found:
+            self.found[look, at] = look(self, at)
+        return self.found[look, at]
+
+    def keys_in(self, path: Path) -> frozenset[str]:
+        """Say which of the keys that tell formats apart a JSON has."""
+        return self.once(_find_keys, path)
 
     def images_in(self, folder: PurePosixPath, *, deep: bool = False) -> list[PurePosixPath]:
         """List the images of a folder, and of those below it where `deep`, sorted."""
@@ -443,6 +517,16 @@ class Images:
                 shortest = min(len(base) - len(file[0]) for base, file in kept)
                 return [one for one in kept if len(one[0]) - len(one[1][0]) == shortest]
         return []
+
+
+def _find_keys(tree: Tree, path: Path) -> frozenset[str]:
+    try:
+        contents = tree.read(path, keep=True)
+    except DataError:
+        return frozenset()
+    ends = contents[:_END] + contents[-_END:]  # 338 MB take a second less a key
+    where = {key: contents if key in _COCO_KEYS else ends for key in _KEYS}
+    return frozenset(key for key, text in where.items() if b'"%s"' % key.encode() in text)
 
 
 def are_copies(paths: Sequence[Path]) -> bool:

@@ -108,7 +108,8 @@ class GroundTruth:
         Raises:
             DataError: it is neither, or it contradicts itself.
         """
-        layout, document = Layout.of_file(path), read_document(path)
+        layout = Layout.of_file(path)
+        document = read_document(layout.tree, path)
         if any(b'"segments_info"' in bytes(raw) for raw in document.annotations[:1]):
             return _join(path.parent, read_panoptic(layout, Faults(), document), None)
         return _join(path.parent, None, read_instances(layout, Faults(), document))

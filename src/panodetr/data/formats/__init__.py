@@ -244,33 +244,6 @@ def named_file(name: str, folder: Path, place: str) -> Path:
     return folder / parts
 
 
-def read_text(path: Path) -> str:
-    """Read a text file in UTF-8, or in what its first bytes say.
-
-    Raises:
-        DataError: it is something else, or cannot be read.
-    """
-    if not path.is_file():  # a pipe would never end
-        raise DataError(f"cannot read {path}: it is no file; expected text")
-    try:
-        contents = path.read_bytes()
-        wide = contents[:2] in (b"\xff\xfe", b"\xfe\xff")
-        return contents.decode("utf-16" if wide else "utf-8-sig")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"cannot read {path}: {error}; expected text in UTF-8") from error
-
-
-def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file that are not empty, without the spaces around them.
-
-    Raises:
-        DataError: it is no text, or cannot be read.
-    """
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
-
-
 def number_images(images: Sequence[Path]) -> list[int]:
     """Give images ids where no file does: the numbers they are called by, or else 1 and up.
 

@@ -33,7 +33,6 @@ from panodetr.data.tree import (
     are_copies,
     split_of,
     split_of_file,
-    utf8,
 )
 from panodetr.errors import DataError
 from panodetr.validation import decode_json
@@ -154,19 +153,13 @@ class Layout:
         )
 
 
-def read_document(path: Path) -> Document:
-    """Read a JSON, its entries as they are.
+def read_document(tree: Tree, path: Path, *, keep: bool = False) -> Document:
+    """Read a JSON, its entries as they are; with `keep` it is read again later.
 
     Raises:
         DataError: the file cannot be read, is not JSON, or lacks one of COCO's three lists.
     """
-    try:
-        if not path.is_file():  # a pipe would never end
-            raise DataError(f"{path} cannot be read: it is no file; expected JSON")
-        contents = utf8(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    return decode_json(contents, Document, str(path), DataError)
+    return decode_json(tree.read(path, keep=keep), Document, str(path), DataError)
 
 
 def decode_entries(
@@ -366,23 +359,35 @@ def _list_categories(document: Document, layout: Layout, place: str) -> list[msg
 
 def _used(document: Document, layout: Layout) -> Iterator[set[int | str]]:
     """Give the categories of objects or segments, as written, of this split and each other one."""
+    key = _used_at, layout.annotations
+    yield layout.tree.found.setdefault(key, _used_in(document))
+    for path in layout.others.values():
+        yield layout.tree.once(_used_at, path)
+
+
+def _used_at(tree: Tree, path: Path) -> set[int | str]:
+    try:
+        return _used_in(read_document(tree, path, keep=True))
+    except DataError:  # said where that split is opened
+        return set()
+
+
+def _used_in(document: Document) -> set[int | str]:
     decoder = msgspec.json.Decoder(_Used, strict=False)
-    for path in (None, *layout.others.values()):
-        found: set[int | str] = set()
-        with suppress(DataError):  # said where that split is opened
-            for raw in (document if path is None else read_document(path)).annotations:
-                with suppress(*DECODE_ERRORS):
-                    entry = decoder.decode(raw)
-                    inner = (segment.category_id for segment in entry.segments_info)
-                    found.update(key for key in (entry.category_id, *inner) if key is not None)
-        yield found
+    found: set[int | str] = set()
+    for raw in document.annotations:
+        with suppress(*DECODE_ERRORS):
+            entry = decoder.decode(raw)
+            inner = (segment.category_id for segment in entry.segments_info)
+            found.update(key for key in (entry.category_id, *inner) if key is not None)
+    return found
 
 
 def find_documents(tree: Tree, kind: Kind) -> dict[str, list[Path]]:
     """Find the JSONs of one kind by their splits; "" stands for none."""
     found: dict[str, list[Path]] = {}
     for path in tree.files(".json", depth=ANNOTATIONS_DEPTH):
-        its_kind, split = _sniff(tree, path)
+        its_kind, split = tree.once(_sniff, path)
         if its_kind == kind:
             found.setdefault(split, []).append(tree.root / path)
     return {
@@ -420,14 +425,14 @@ def _sniff(tree: Tree, path: PurePosixPath) -> tuple[Kind | None, str]:
     named: Kind | None = next(
         (kind for kind in _KINDS if re.match(rf"{kind}(_|$)", path.stem)), None
     )
-    keys, split = tree.keys_in(path), split_of_file(path)
+    keys, split = tree.keys_in(tree.root / path), split_of_file(path)
     if not {"images", "annotations", "categories"} <= keys:
         return named, split
     kind: Kind = "panoptic" if "segments_info" in keys else "instances"
     if (tree.root / path).stat().st_size > _SNIFFED:
         return kind, split
     try:
-        document = read_document(tree.root / path)
+        document = read_document(tree, tree.root / path, keep=True)
     except DataError as error:
         return kind if "not valid JSON" in str(error) else named, split
     split = split or _split_of_images(document.images)

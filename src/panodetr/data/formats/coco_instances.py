@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias, cast
 
 import msgspec
 
@@ -92,7 +92,7 @@ def read_instances(layout: Layout, faults: Faults, document: Document | None = N
     Raises:
         DataError: the file is missing or broken, or it contradicts itself.
     """
-    document = document or read_document(layout.annotations)
+    document = document or read_document(layout.tree, layout.annotations)
     entries, categories = read_categories(document, layout, faults)
     images, join = read_images(document, layout, faults)
     rules = Rules(ids=categories.known)
@@ -113,12 +113,18 @@ def _mark(
         one = Marked(image=image, place=str(layout.annotations))
         texts: list[msgspec.Raw] = []
         for number in numbers:
-            raw = document.annotations[number]
+            written = raw = document.annotations[number]
             try:
-                entry = decoder.decode(raw)
+                try:
+                    entry = decoder.decode(raw)
+                except DECODE_ERRORS:
+                    raw = _mend(written)
+                    entry = decoder.decode(raw)
+                    text = "{n} objects are written in another form than COCO's; read all the same"
+                    faults.note("repaired", text, f"{place}[{number}]")
             except DECODE_ERRORS:
                 with faults.catching("broken entry", image_id):
-                    decode_json(raw, _Object, f"{place}[{number}]", DataError, strict=False)
+                    decode_json(written, _Object, f"{place}[{number}]", DataError, strict=False)
                 continue
             if image_id in faults.bad:
                 continue
@@ -133,6 +139,30 @@ def _mark(
         one.read = partial(_decode, b"[" + b",".join(map(bytes, texts)) + b"]", rules)
         one.count = len(texts)
         yield one
+
+
+def _mend(raw: msgspec.Raw) -> msgspec.Raw:
+    """Write as COCO does a box of named numbers, polygons of points, and run lengths in a list."""
+    given = msgspec.json.decode(raw, type=dict[str, Any])
+    box, mask = given.get("bbox"), given.get("segmentation")
+    if isinstance(box, dict):
+        box = [box.get(key) for key in ("x", "y", "width", "height")]
+    if isinstance(mask, list):
+        parts = cast("list[Any]", mask)
+        is_rle = len(parts) == 1 and isinstance(parts[0], dict) and "counts" in parts[0]
+        mask = parts[0] if is_rle else list(map(_flatten, parts))
+    given |= {"bbox": box or None, "segmentation": mask or None}
+    return msgspec.Raw(msgspec.json.encode(given))
+
+
+def _flatten(part: Any) -> Any:
+    """Give the numbers of points, however deep they are."""
+    if isinstance(part, dict):
+        return [part.get("x"), part.get("y")]
+    if isinstance(part, list):
+        inner = map(_flatten, part)
+        return [number for one in inner for number in (one if isinstance(one, list) else [one])]
+    return part
 
 
 def _sort(

@@ -78,7 +78,7 @@ def read_panoptic(layout: Layout, faults: Faults, document: Document | None = No
     Raises:
         DataError: a file is missing, the JSON is broken, or it contradicts itself.
     """
-    document = document or read_document(layout.annotations)
+    document = document or read_document(layout.tree, layout.annotations)
     entries, join = read_categories(document, layout, faults, _Category)
     categories = tuple(
         Category(

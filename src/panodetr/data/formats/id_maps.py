@@ -6,7 +6,7 @@
     images/NAME/     masks/NAME/
     X_img.tif        X_masks.tif           Cellpose's pairs in one folder; an image may be X.tif
 
-An id map is a PNG or TIFF of one whole number a pixel: 0 is background, any other an object.
+An id map has one whole number a pixel, and no loss: 0 is background, any other an object.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from panodetr.data.tree import (
 )
 from panodetr.errors import DataError
 
-MAP_SUFFIXES = (".png", ".tif", ".tiff")
+MAP_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
 _MAP_WORDS = frozenset({"masks", "mask", "labels", "label", "maps", "labelmaps", "groundtruth"})
 """Of a folder's name; its other words are those of the images' folder, too."""
@@ -133,8 +133,10 @@ def _image_folders(
             continue
         before, after = maps.parts[:place], maps.parts[place + 1 :]
         split = next((found.name for word in words if (found := split_of(word))), None)
-        for name in filter(holds_images, tree.below[PurePosixPath(*before)]):
-            if not words - _MAP_WORDS <= set(words_of(name)):
+        bare = words - _MAP_WORDS
+        for name in tree.below[PurePosixPath(*before)]:
+            own = set(words_of(name))
+            if not (bare <= own if holds_images(name) else own == bare != set()):
                 continue
             for rest, class_name in ((after, None), (after[:-1], after[-1])) if after else (
                 ((), None),):  # fmt: skip

@@ -10,17 +10,25 @@ import ast
 import csv
 import io
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeAlias, cast
 
 import msgspec
 
-from panodetr.data.formats import Faults, read_text
+from panodetr.data.formats import Faults
 from panodetr.data.formats.coco import Box, Text
-from panodetr.data.formats.shapes import Marked, Shape, build, find_images, number_labels
+from panodetr.data.formats.shapes import (
+    Marked,
+    Shape,
+    build,
+    find_images,
+    number_labels,
+    read_files,
+)
 from panodetr.data.formats.sizes import Listed, stated_size
 from panodetr.data.samples import Records
-from panodetr.data.tree import Tree, split_of_file
+from panodetr.data.tree import Tree, as_lines, as_text, split_of_file
 from panodetr.errors import DataError, MissingExtra
 from panodetr.validation import check, decode_json
 
@@ -70,21 +78,31 @@ class _Row(msgspec.Struct):
         self.found = list(zip(boxes, labels, strict=True))
 
 
-Found: TypeAlias = dict[str, list[Path]]
+Found: TypeAlias = dict[str, list[PurePosixPath]]
 
 
 def find_imagefolder(tree: Tree) -> Found:
     """Find the files that list objects, by their splits; "" stands for none."""
     found: Found = {}
     for path in tree.files(".jsonl", ".csv", ".parquet"):
-        keys = tree.keys_in(path)
-        if path.suffix.lower() != ".jsonl":
-            text = tree.read_bytes(path) if path.stem == "metadata" else b""
-            text = text.partition(b"\n")[0] if path.suffix.lower() == ".csv" else text
-            keys = {key for key in ("file_name", *_LISTS) if key.encode() in text}
+        if path.suffix.lower() == ".jsonl":
+            keys = tree.keys_in(tree.root / path)
+        elif path.stem == "metadata":
+            keys = tree.once(_columns, tree.root / path)
+        else:
+            continue
         if "file_name" in keys and not keys.isdisjoint(_LISTS):
-            found.setdefault(split_of_file(path), []).append(tree.root / path)
+            found.setdefault(split_of_file(path), []).append(path)
     return found
+
+
+def _columns(tree: Tree, path: Path) -> frozenset[str]:
+    """Say which keys a table has."""
+    with suppress(DataError):  # it is none
+        text = tree.read(path, keep=True)
+        head = text.partition(b"\n")[0] if path.suffix.lower() == ".csv" else text
+        return frozenset(key for key in ("file_name", *_LISTS) if key.encode() in head)
+    return frozenset()
 
 
 def read_imagefolder(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
@@ -94,33 +112,21 @@ def read_imagefolder(tree: Tree, found: Found, split: str, faults: Faults) -> Re
         DataError: a file cannot be read at all.
         MissingExtra: it is Parquet, and pyarrow is not installed.
     """
-    marked: list[Marked] = []
-    labels: set[_Label] = set()
-    for path in (path for paths in found.values() for path in paths):
-        is_this = path in found[split]
-        for place, row in _read(path, faults if is_this else Faults(collect=True)):
-            labels.update(label for _, label in row.found)
-            shapes = [
-                Shape(str(label), f"{place} object {number}", box=list(box))
-                for number, (box, label) in enumerate(row.found)
-            ]
-            image = Listed(named=row.file_name, size=stated_size(row.height, row.width))
-            if is_this:
-                marked.append(Marked(image=image, place=place, file=path, shapes=shapes))
+    marked, labels, _ = read_files(tree, found, split, faults, _read)
     find_images(tree, marked, split, faults)
-    path = found[split][0]
-    if all(isinstance(label, int) for label in labels):
-        numbers = {n: str(n) for n in range(max((int(n) for n in labels), default=0) + 1)}
+    path = tree.root / found[split][0]
+    if all(label.isdecimal() and len(label) < 5 for label in labels):
+        numbers = {n: str(n) for n in range(max(map(int, labels), default=0) + 1)}
         faults.note("class", "nothing names the classes, which are called by their numbers")
         return build(marked, numbers, {str(n): n for n in numbers}, faults, path)
-    return build(marked, *number_labels(map(str, labels)), faults, path)
+    return build(marked, *number_labels(labels), faults, path)
 
 
-def _read(path: Path, faults: Faults) -> Iterator[tuple[str, _Row]]:
+def _read(contents: bytes, path: Path, faults: Faults) -> Iterator[Marked]:
     """Read the rows that are faultless."""
-    reader = {".csv": _read_csv, ".parquet": _read_parquet}.get(path.suffix.lower(), _read_lines)
+    reader = {".csv": _read_csv, ".parquet": _read_parquet}.get(path.suffix.lower(), as_lines)
     with faults.catching("broken file"):
-        for number, given in enumerate(reader(path), start=1):
+        for number, given in enumerate(reader(contents, path), start=1):
             place = f"{path}:{number}"
             with faults.catching("broken entry", place):
                 if isinstance(given, str):
@@ -128,16 +134,17 @@ def _read(path: Path, faults: Faults) -> Iterator[tuple[str, _Row]]:
                 given.setdefault("objects", given.get("annotations"))
                 row = check(given, _Row, place, DataError, strict=False)
                 row.pair(place, given)
-                yield place, row
+                shapes = [
+                    Shape(str(label), f"{place} object {n}", box=list(box))
+                    for n, (box, label) in enumerate(row.found)
+                ]
+                image = Listed(named=row.file_name, size=stated_size(row.height, row.width))
+                yield Marked(image=image, place=place, file=path, shapes=shapes)
 
 
-def _read_lines(path: Path) -> Iterable[str]:
-    return (line for line in read_text(path).splitlines() if line.strip())
-
-
-def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
+def _read_csv(contents: bytes, path: Path) -> Iterator[dict[str, Any]]:
     try:
-        for row in csv.DictReader(io.StringIO(read_text(path))):
+        for row in csv.DictReader(io.StringIO(as_text(contents, path))):
             yield {key: _evaluate(value) for key, value in row.items() if key and value}
     except csv.Error as error:
         raise DataError(f"{path} is no CSV ({error}); write it again") from error
@@ -154,12 +161,12 @@ def _evaluate(text: str) -> Any:
     return text
 
 
-def _read_parquet(path: Path) -> Iterable[dict[str, Any]]:
+def _read_parquet(contents: bytes, path: Path) -> Iterable[dict[str, Any]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise MissingExtra(f"reading {path.name}", "tables") from error
     try:
-        return cast("list[dict[str, Any]]", parquet.read_table(path).to_pylist())
+        return cast("list[dict[str, Any]]", parquet.read_table(io.BytesIO(contents)).to_pylist())
     except (ArrowException, *_UNREADABLE) as error:
         raise DataError(f"{path} is no Parquet ({error}); write it again") from error

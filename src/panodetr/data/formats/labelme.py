@@ -8,6 +8,7 @@ import hashlib
 import io
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
@@ -30,7 +31,7 @@ from panodetr.data.formats.shapes import (
 from panodetr.data.formats.sizes import Listed, Size, stated_size
 from panodetr.data.masks import encode_pixels
 from panodetr.data.samples import Records, RunLengths
-from panodetr.data.tree import Tree, split_of_folder, utf8
+from panodetr.data.tree import Tree, split_of_folder
 from panodetr.errors import DataError
 from panodetr.files import write_bytes
 from panodetr.validation import decode_json
@@ -43,11 +44,15 @@ _POLYGONS = ("polygon", "oriented_rectangle", "rotation", "quadrilateral")
 
 
 class _Shape(msgspec.Struct):
-    label: Text
+    written: Text | int = msgspec.field(name="label")
     points: list[tuple[Coordinate, Coordinate]]
     shape_type: str | None = None
     group_id: int | str | None = None
     mask: str | None = None
+
+    @property
+    def label(self) -> str:
+        return str(self.written)
 
 
 class _Embedded(msgspec.Struct):
@@ -68,36 +73,35 @@ def find_labelme(tree: Tree) -> Found:
     """Find the JSONs by their splits; "" stands for none."""
     found: Found = {}
     for path in tree.files(".json"):
-        if "shapes" in tree.keys_in(path) and tree.keys_in(path) & {"imagePath", "points"}:
+        keys = tree.keys_in(tree.root / path)
+        if "shapes" in keys and keys & {"imagePath", "points"}:
             found.setdefault(split_of_folder(path.parent), []).append(path)
     return found
 
 
 def read_labelme(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
     """Read the shapes of a split."""
-    files = read_files(tree, found, split, faults, _parse)
-    marked = [files[path] for path in found[split] if path in files]
+    marked, labels, _ = read_files(tree, found, split, faults, _parse)
     find_by_file(tree, marked, split, faults)
     for one in marked:
         if one.image.path is None:
             with faults.catching("broken file", one.file):
-                one.image.path = _write_image(one.file, faults)
-    labels = {str(shape.label) for one in files.values() for shape in one.shapes}
+                one.image.path = _write_image(tree.read(one.file), one.file, faults)
     return build(marked, *number_labels(labels), faults, tree.root)
 
 
-def _parse(path: Path, faults: Faults) -> Marked:
-    file = decode_json(utf8(path.read_bytes()), _File, str(path), DataError, strict=False)
+def _parse(contents: bytes, path: Path, faults: Faults) -> Iterator[Marked]:
+    file = decode_json(contents, _File, str(path), DataError, strict=False)
     size = stated_size(file.imageHeight, file.imageWidth)
     image = Listed(named=file.imagePath or "", size=size)
     shapes = _join(file, path, size, faults)
-    return Marked(image=image, place=str(path), file=path, shapes=shapes)
+    yield Marked(image=image, place=str(path), file=path, shapes=shapes)
 
 
-def _write_image(path: Path, faults: Faults) -> Path | None:
+def _write_image(contents: bytes, path: Path, faults: Faults) -> Path | None:
     """Write the image that a JSON holds to the user's cache; None where it holds none."""
     try:
-        text = msgspec.json.decode(utf8(path.read_bytes()), type=_Embedded).imageData
+        text = msgspec.json.decode(contents, type=_Embedded).imageData
         image = base64.b64decode(text or "")
     except (msgspec.DecodeError, ValueError) as error:
         raise DataError(f"{path}: its imageData is broken: {error}") from error

@@ -347,24 +347,36 @@ def number_labels(labels: Iterable[str]) -> tuple[dict[int, str], dict[int | str
 
 def read_files(
     tree: Tree, found: Mapping[str, Sequence[PurePosixPath]], split: str, faults: Faults,
-    read: Callable[[Path, Faults], Marked],
-) -> dict[PurePosixPath, Marked]:  # fmt: skip
-    """Read the annotation files of all splits, of an image each, because all say the classes.
+    read: Callable[[bytes, Path, Faults], Iterable[Marked]],
+) -> tuple[list[Marked], set[str], float]:  # fmt: skip
+    """Read the annotation files of a split; those of others are looked into, for their labels.
 
     Args:
         tree: the data set's files.
         found: the annotation files of each split.
-        split: whose faults and notes count.
-        faults: where they go.
-        read: reads a file; what it raises is a fault.
+        split: which.
+        faults: where faults and notes go.
+        read: reads the images of a file, given its contents; what it raises is a fault.
+
+    Returns:
+        The split's images, and of all splits the labels and the least number of a box.
     """
-    files: dict[PurePosixPath, Marked] = {}
+    marked: list[Marked] = []
     these = set(found[split])
+    seen: dict[PurePosixPath, tuple[set[str], float]] = tree.found.setdefault((read, "seen"), {})
     for path in dict.fromkeys(path for paths in found.values() for path in paths):
+        if path in seen and path not in these:
+            continue
         heard = faults if path in these else Faults(collect=True)
         with heard.catching("broken file", path):
-            files[path] = read(tree.root / path, heard)
-    return files
+            contents = tree.read(tree.root / path, keep=path not in these)
+            images = list(read(contents, tree.root / path, heard))
+            shapes = [shape for one in images for shape in one.shapes]
+            least = min((min(shape.box) for shape in shapes if shape.box), default=math.inf)
+            seen[path] = {str(shape.label) for shape in shapes}, least
+            marked += images if path in these else ()
+    labels = {label for inner, _ in seen.values() for label in inner}
+    return marked, labels, min((least for _, least in seen.values()), default=math.inf)
 
 
 def find_images(

@@ -54,17 +54,18 @@ def find_via(tree: Tree) -> Found:
     """Find the JSONs by their splits; "" stands for none."""
     found: Found = {}
     for path in tree.files(".json", depth=ANNOTATIONS_DEPTH):
-        if not {"filename", "regions"} <= tree.keys_in(path):
+        keys = tree.keys_in(whole := tree.root / path)
+        if not {"filename", "regions"} <= keys:
             continue
-        contents = tree.read_bytes(path)
         try:
-            if "_via_img_metadata" in tree.keys_in(path):
-                images = decode_json(contents, _Project, str(path), DataError).images
+            if "_via_img_metadata" in keys:
+                images = decode_json(tree.read(whole), _Project, str(path), DataError).images
             else:
-                images = decode_json(contents, dict[str, msgspec.Raw], str(path), DataError)
+                form = dict[str, msgspec.Raw]
+                images = decode_json(tree.read(whole), form, str(path), DataError)
         except DataError:
             continue
-        found.setdefault(split_of_file(path), []).append((tree.root / path, images))
+        found.setdefault(split_of_file(path), []).append((whole, images))
     return found
 
 

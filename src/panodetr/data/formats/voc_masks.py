@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from panodetr.data.formats import Faults, read_lines
+from panodetr.data.formats import Faults
 from panodetr.data.formats.shapes import Marked, build, find_images
 from panodetr.data.formats.sizes import Listed, Size
 from panodetr.data.formats.voc_xml import sort_by_split
@@ -108,7 +108,7 @@ def _codes(path: Path, size: Size | None) -> NDArray[np.int32]:
 def _names(tree: Tree, pictures: list[Path], faults: Faults) -> dict[int, str]:
     """Give the names of the classes by their values in the maps."""
     lists = [path for path in tree.files(".txt") if path.name in _NAMES]
-    lines = [line for path in lists[:1] for line in read_lines(tree.root / path)]
+    lines = [line for path in lists[:1] for line in tree.lines(tree.root / path)]
     lines = [line for line in lines if not line.startswith("#")]
     colored = [line.split(":") for line in lines if line.count(":") >= 1]
     names: dict[int, str] = {}

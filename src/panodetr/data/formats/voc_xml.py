@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 from xml.etree import ElementTree as ET
 
-from panodetr.data.formats import Faults, read_lines
+from panodetr.data.formats import Faults
 from panodetr.data.formats.shapes import (
     Marked,
     Shape,
@@ -29,13 +30,14 @@ _ROOT = re.compile(rb"<annotation[\s>]")
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
-LARGEST = 16 * 2**20
-"""Bytes of an XML that is read."""
-
 
 def find_voc_xml(tree: Tree) -> Found:
     """Find the XMLs by their splits; "" stands for none."""
-    paths = [path for path in tree.files(".xml") if _ROOT.search(tree.read_bytes(path, 512))]
+    paths: list[PurePosixPath] = []
+    for path in tree.files(".xml"):
+        with suppress(DataError):  # it is none
+            if _ROOT.search(tree.read(tree.root / path, keep=True)[:512]):
+                paths.append(path)
     return sort_by_split(tree, paths, "Main")
 
 
@@ -51,7 +53,7 @@ def sort_by_split(tree: Tree, paths: Iterable[PurePosixPath], folder: str) -> Fo
         if path.parent.parts[-2:] == ("ImageSets", folder):
             split = split_of(path.stem)
             if split or path.stem in ("default", "trainval"):  # others: which have one class
-                lines = read_lines(tree.root / path)
+                lines = tree.lines(tree.root / path)
                 stems = set(map(_stem, lines))  # names may have spaces, or a number after them
                 stems |= {
                     _stem(line.rsplit(None, 1)[0]) for line in lines if _stem(line) not in known
@@ -75,25 +77,21 @@ def _stem(name: str) -> str:
 
 def read_voc_xml(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
     """Read the boxes of a split; coordinates are counted from 1 where none is 0."""
-    files = read_files(tree, found, split, faults, _parse)
-    shapes = [shape for one in files.values() for shape in one.shapes]
-    first = 1.0 if min((min(s.box) for s in shapes if s.box), default=1.0) >= 1 else 0.0
-    for shape in shapes:
+    marked, labels, least = read_files(tree, found, split, faults, _parse)
+    first = 1.0 if least >= 1 else 0.0
+    for shape in (shape for one in marked for shape in one.shapes):
         x0, y0, x1, y1 = shape.box or (0, 0, 0, 0)
         shape.box = [x0 - first, y0 - first, x1 - x0 + first, y1 - y0 + first]
-    marked = [files[path] for path in found[split] if path in files]
     find_by_file(tree, marked, split, faults)
-    labels = {str(shape.label) for shape in shapes}
     place = marked[0].file.parent if marked else tree.root
     return build(marked, *number_labels(labels), faults, place)
 
 
-def _parse(path: Path, faults: Faults) -> Marked:
+def _parse(contents: bytes, path: Path, faults: Faults) -> Iterator[Marked]:
     """Read an XML, its boxes as corners x0, y0, x1, y1."""
     try:
-        if os.path.getsize(path) > LARGEST:
-            raise DataError(f"{path} is larger than {LARGEST} bytes; expected an image's boxes")
-        root = ET.fromstring(path.read_bytes())  # it says how it is encoded
+        is_wide = b"utf-16" in contents[:100].lower()  # it was: as text it has no encoding
+        root = ET.fromstring(contents.decode() if is_wide else contents)
         height, width = (float(root.findtext(f"size/{s}") or 0) for s in ("height", "width"))
         named = root.findtext("filename") or f"{path.stem}.jpg"
         image = Listed(named=named, size=stated_size(height, width))
@@ -107,11 +105,9 @@ def _parse(path: Path, faults: Faults) -> Marked:
                 faults.note("repaired", text, place)
             label = (entry.findtext("name") or "").strip() or "object"
             one.shapes.append(Shape(label, place, box=[x0, y0, x1, y1]))
-    except DataError:
-        raise
-    except (ET.ParseError, ValueError, OSError) as error:
+    except (ET.ParseError, ValueError) as error:
         raise DataError(f"{path} is no XML of VOC's boxes ({error}); write it again") from error
     if polygons := sum(1 for _ in root.iter("polygon")):
         text = "{n} objects have polygons, which are not read: export COCO for masks"
         faults.note("missing mask", text, str(path), polygons)
-    return one
+    yield one

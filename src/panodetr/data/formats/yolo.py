@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeAlias, cast
@@ -30,7 +29,7 @@ import msgspec
 import numpy as np
 import yaml
 
-from panodetr.data.formats import Faults, read_lines, read_text
+from panodetr.data.formats import Faults
 from panodetr.data.formats.shapes import Marked, Shape, build, require_classes
 from panodetr.data.formats.sizes import Listed
 from panodetr.data.samples import Records
@@ -38,6 +37,7 @@ from panodetr.data.tree import (
     ANNOTATIONS_DEPTH,
     SPLITS,
     Tree,
+    as_text,
     fold,
     is_image,
     loose,
@@ -81,6 +81,7 @@ class _Fields(msgspec.Struct):
     """What a YAML says, but for its splits; all scalars are text."""
 
     names: list[_Name] | dict[_Number, _Name] | str = ""
+    nc: Any = None
     path: str = ""
     kpt_shape: Any = None
 
@@ -133,7 +134,11 @@ def read_yolo(tree: Tree, found: dict[str, YoloSplit], split: str, faults: Fault
     this = found[split]
     for text in this.said:
         faults.note("class", text)
-    known = this.names or MOST_UNNAMED
+    names, largest = this.names, 0
+    if names is None:
+        files = filter(None, (label_file(i, tree) for s in found.values() for i in s.images))
+        largest = max((tree.once(_largest_class, label) for label in files), default=0)
+    known = names or MOST_UNNAMED
     keypoints = this.keypoints or _guess_keypoints(tree, this.images, faults)
     marked: list[Marked] = []
     labels: set[Path] = set()
@@ -151,7 +156,7 @@ def read_yolo(tree: Tree, found: dict[str, YoloSplit], split: str, faults: Fault
             faults.note("duplicate id", "{n} label files are of several images", str(label))
         labels.add(label)
         with faults.catching("broken file", path):
-            for place, line in _read_lines(label, faults):
+            for place, line in _read_lines(tree, label, faults):
                 lines += 1
                 try:
                     shape = parse_label(line, place, keypoints)
@@ -166,7 +171,7 @@ def read_yolo(tree: Tree, found: dict[str, YoloSplit], split: str, faults: Fault
                     unknown.append((number, place, path))
     if this.images and not labels:
         looked = sorted(
-            {str(p) for image in this.images[:9] for p in _label_folders(image.parent, tree)}
+            {str(p) for image in this.images[:9] for p in _label_folders(tree, image.parent)}
         )
         raise DataError(
             f"no label file for any of the {len(this.images)} images of "
@@ -185,19 +190,17 @@ def read_yolo(tree: Tree, found: dict[str, YoloSplit], split: str, faults: Fault
         faults.add("unknown category", message, path)
     _note_orphans(tree, labels, faults)
     marked += [Marked(image=Listed(named=name), place=str(this.place)) for name in this.missing]
-    names = this.names
     if names is None:
-        largest = max((_largest_class(tree, other) for other in found.values()), default=0)
         names = {number: str(number) for number in range(max([*used, largest]) + 1)}
     names = require_classes(names, used, str(this.place), faults)
     ids: dict[int | str, int] = {number: number for number in names}
     return build(marked, names, ids, faults, this.place, fractions=True)
 
 
-def _read_lines(label: Path, faults: Faults) -> Iterator[tuple[str, str]]:
+def _read_lines(tree: Tree, label: Path, faults: Faults) -> Iterator[tuple[str, str]]:
     """Give the places and lines of a label file, repeated ones once."""
     seen: set[str] = set()
-    for number, text in enumerate(read_text(label).splitlines(), start=1):
+    for number, text in enumerate(as_text(tree.read(label), label).splitlines(), start=1):
         line, place = " ".join(text.split()), f"{label}:{number}"
         if line in seen:
             note = "{n} lines repeat another of their file, and are read once"
@@ -217,16 +220,12 @@ def _note_orphans(tree: Tree, labels: set[Path], faults: Faults) -> None:
                 faults.note("missing file", text, str(path))
 
 
-def _largest_class(tree: Tree, split: YoloSplit) -> int:
-    """Find the largest class of a split, so that all splits have the same classes."""
-    largest = 0
-    for image in split.images:
-        label = label_file(image, tree)
-        with suppress(DataError):  # said where that split is read
-            lines = read_lines(label) if label is not None else []
-            firsts = (line.split()[0] for line in lines if _LINE.fullmatch(line))
-            largest = max([largest, *(int(float(first)) for first in firsts)])
-    return largest
+def _largest_class(tree: Tree, label: Path) -> int:
+    """Find the largest class in a file: where none has a name, all splits have the same classes."""
+    with suppress(DataError):  # said where that split is read
+        lines = filter(_LINE.fullmatch, tree.lines(label, keep=True))
+        return max((int(float(line.split()[0])) for line in lines), default=0)
+    return 0
 
 
 def parse_label(text: str, place: str, keypoints: int = 0) -> Shape:
@@ -275,8 +274,9 @@ def _guess_keypoints(tree: Tree, images: Sequence[Path], faults: Faults) -> int:
     rows: list[list[float]] = []
     for label in filter(None, (label_file(image, tree) for image in images[:LOOKED_AT])):
         with suppress(DataError, ValueError):  # said where the file is read
-            lines = [line.split()[1:] for line in read_lines(label) if _LINE.fullmatch(line)]
-            rows += [[float(part) for part in line] for line in lines if len(line) > 4]
+            lines = filter(_LINE.fullmatch, tree.lines(label, keep=True))
+            inner = [[float(part) for part in line.split()[1:]] for line in lines]
+            rows += [row for row in inner if len(row) > 4]
     if not rows or len({len(row) for row in rows}) > 1:
         return 0
     numbers = np.array(rows)
@@ -301,15 +301,14 @@ def _guess_keypoints(tree: Tree, images: Sequence[Path], faults: Faults) -> int:
 def label_file(image: Path, tree: Tree) -> Path | None:
     """Find the file of an image's objects; None where there is none."""
     name = f"{image.stem}.txt"
-    for folder in _label_folders(image.parent, tree):
+    for folder in tree.once(_label_folders, image.parent):
         names = tree.names_in(folder)
         if found := names.get(name) or names.get(loose(name)):
             return folder / found
     return None
 
 
-@lru_cache(maxsize=1000)
-def _label_folders(folder: Path, tree: Tree) -> list[Path]:
+def _label_folders(tree: Tree, folder: Path) -> list[Path]:
     """List where labels of a folder's images may be: where a folder becomes "labels", last first.
 
     Then where it becomes another one beside it that is called alike, as "train" and "train_labels".
@@ -339,7 +338,7 @@ def _find_yaml(tree: Tree) -> Path | None:
             return tree.root / path
         names: object = ""
         try:
-            fields = load_yaml(tree.root / path)
+            fields = load_yaml(tree, tree.root / path)
         except DataError:
             continue
         with suppress(DataError):  # said where it is read
@@ -356,14 +355,15 @@ def _find_yaml(tree: Tree) -> Path | None:
                 f"{tree.root / found[0]} and {other} both name classes and images; say which is "
                 "meant with --annotations FILE"
             )
-    if not found and len({tree.read_bytes(path) for path in names_only}) == 1:
+    texts = {tree.read(tree.root / path, keep=True) for path in names_only if not found}
+    if len(texts) == 1:
         found = names_only
     return tree.root / found[0] if found else None
 
 
 def _are_one(tree: Tree, one: PurePosixPath, other: PurePosixPath) -> bool:
     """Whether two YAMLs are copies that name the same images."""
-    if tree.read_bytes(one) != tree.read_bytes(other):
+    if len({tree.read(tree.root / path, keep=True) for path in (one, other)}) > 1:
         return False
     with suppress(DataError):  # the copy names nothing that is there, or the first one says so
         first, second = (_read_yaml(tree, tree.root / path) for path in (one, other))
@@ -371,29 +371,34 @@ def _are_one(tree: Tree, one: PurePosixPath, other: PurePosixPath) -> bool:
     return True
 
 
-def load_yaml(path: Path) -> dict[str, Any]:
+def load_yaml(tree: Tree, path: Path) -> dict[str, Any]:
     """Read a YAML of fields, all scalars as text: a class may be called "no".
 
     Raises:
         DataError: it cannot be read, or is something else.
     """
+    text = as_text(tree.read(path, keep=True), path)
     try:
-        value = cast("object", yaml.load(read_text(path), yaml.BaseLoader))
+        value = cast("object", yaml.load(text, yaml.BaseLoader))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a bad character
-        if isinstance(error, DataError):
-            raise
         reason = " ".join(str(error).split()) or "nested too deeply"
         raise DataError(f"{path} is not YAML ({reason}); write it again") from error
     if not isinstance(value, dict):
         raise DataError(f'{path} holds no fields; expected "names" and "train" or "val"')
-    return {str(key): part for key, part in cast("dict[object, object]", value).items()}
+    fields = {str(key): part for key, part in cast("dict[object, object]", value).items()}
+    names = fields.get("names")
+    if isinstance(names, dict):  # which may lead to numbers, or from them
+        pairs = cast("dict[object, object]", names).items()
+        if all(str(number).isdecimal() and not str(name).isdecimal() for name, number in pairs):
+            fields["names"] = {number: name for name, number in pairs}
+    return fields
 
 
 def _read_yaml(tree: Tree, path: Path) -> dict[str, YoloSplit]:
     """Read the splits that a YAML names."""
-    fields = load_yaml(path)
+    fields = load_yaml(tree, path)
     given = check(fields, _Fields, str(path), DataError, strict=False)
-    names = _names(given, path)
+    names = _names(tree, given, path)
     shorter = sorted(fields, key=len, reverse=True)  # train, not train_labels
     named = {split.kind: key for key in shorter if (split := split_of(key)) and fields[key]}
     if not named:
@@ -502,7 +507,7 @@ class _Folders:
         if place.is_dir():
             return self._tree.images_below(place), []
         if place.suffix.lower() == ".txt":
-            names = read_lines(place)
+            names = self._tree.lines(place, keep=True)
             found = self._tree.images.find(names, place.parent)
             known = found.paths.keys() | found.several.keys()
             return found.paths.values(), [
@@ -542,7 +547,7 @@ def _find_without_yaml(tree: Tree, names: dict[int, str] | None = None) -> dict[
     images = [tree.root / path for path in tree.files(*SUFFIXES)]
     labelled = [image for image in images if label_file(image, tree)]
     looked = (label_file(image, tree) for image in labelled[:LOOKED_AT])
-    if not any(path and _is_label(path) for path in looked):
+    if not any(path and _is_label(tree, path) for path in looked):
         return {}
     folders = {label.parent for image in labelled if (label := label_file(image, tree))}
     names, said = (names, list[str]()) if names else _class_list(tree, folders)
@@ -550,7 +555,7 @@ def _find_without_yaml(tree: Tree, names: dict[int, str] | None = None) -> dict[
     images = [image for image in images if image.parent in folders]
     splits: dict[str, list[Path]] = {}
     for split, path in lists.items():
-        listed = read_lines(tree.root / path)
+        listed = tree.lines(tree.root / path, keep=True)
         if listed and not _LINE.fullmatch(listed[0]):
             found = tree.images.find(listed, (tree.root / path).parent)
             splits[split] = sorted(found.paths.values())
@@ -582,10 +587,10 @@ def _above_split(folder: PurePosixPath) -> tuple[str, ...]:
     return next((parts[:n] for n, part in enumerate(parts) if split_of(part)), ())
 
 
-def _is_label(path: Path) -> bool:
+def _is_label(tree: Tree, path: Path) -> bool:
     """Whether a text file begins with a line of YOLO's."""
     with suppress(DataError):
-        return any(_LINE.fullmatch(line) for line in read_lines(path)[:1])
+        return any(_LINE.fullmatch(line) for line in tree.lines(path, keep=True)[:1])
     return False
 
 
@@ -603,7 +608,11 @@ def _class_list(tree: Tree, labels: Collection[Path]) -> tuple[dict[int, str] | 
             lists += [name for name in files if name.endswith(".names") and name not in lists]
         steps = (PurePosixPath(os.path.relpath(here, label)).parts for label in labels)
         away = min(map(len, steps), default=0)
-        found += [(away, here / name, names) for name in lists if (names := _names_of(here / name))]
+        found += [
+            (away, here / name, names)
+            for name in lists
+            if (names := tree.once(_names_of, here / name))
+        ]
     found.sort(key=lambda one: one[0])
     if not found:
         return None, [
@@ -622,21 +631,27 @@ def _class_list(tree: Tree, labels: Collection[Path]) -> tuple[dict[int, str] | 
     return dict(enumerate(names)), [f"names of classes are those of {path}{more}"]
 
 
-def _names_of(path: Path) -> list[str]:
+def _names_of(tree: Tree, path: Path) -> list[str]:
     """Read a list of names, a line each, or Label Studio's JSON; empty where that is broken."""
     try:
         if path.suffix == ".json":
-            return [str(entry["name"]) for entry in json.loads(read_text(path))["categories"]]
-        return read_lines(path)
+            return [str(entry["name"]) for entry in json.loads(tree.read(path))["categories"]]
+        lines = tree.lines(path)
+        found = [re.fullmatch(rf"{n}\s*[:,\s]\s*(\S.*)", line) for n, line in enumerate(lines)]
+        numbered = [match[1] for match in found if match]
+        return numbered if len(numbered) == len(lines) else lines
     except (DataError, ValueError, KeyError, TypeError, RecursionError):
         return []
 
 
-def _names(given: _Fields, path: Path) -> dict[int, str]:
+def _names(tree: Tree, given: _Fields, path: Path) -> dict[int, str]:
     """Give the names of the classes by their numbers."""
     names = given.names
     if isinstance(names, str):
-        names = _names_of(path.parent / names) if names else []
+        listed = tree.once(_names_of, path.parent / names) if names else []
+        names = listed or re.findall(r"[^\s,][^,]*", names)
+    if not names and given.nc in map(str, MOST_UNNAMED):
+        names = list(map(str, range(int(given.nc))))
     if not names:
         raise DataError(f'{path} has no "names"; expected a list of the classes\' names')
     return names if isinstance(names, dict) else dict(enumerate(names))
