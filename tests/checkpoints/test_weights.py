@@ -4,16 +4,19 @@ import argparse
 import json
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from panodetr.checkpoints.weights import open_weights
+from panodetr.checkpoints.weights import mapped_files, open_weights, put_away
 from panodetr.errors import CheckpointError
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.zeros(2)}
@@ -158,3 +161,30 @@ def test_a_broken_index_is_named(tmp_path: Path, text: str, message: str) -> Non
     index.write_text(text)
     with pytest.raises(CheckpointError, match=message):
         open_weights(index)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system decides alone")
+def test_what_was_read_leaves_memory_though_another_process_reads_it_too(tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    save_file({"weight": torch.ones(8, 2**20)}, file)
+    hold = (
+        "import safetensors.torch, sys\n"
+        f"mapped = safetensors.torch.load_file({str(file)!r})\n"
+        "print(mapped['weight'].sum().item(), flush=True)\n"
+        "sys.stdin.read()"
+    )
+    process = psutil.Process()
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"8388608.0\n"
+        read = open_weights(file).tensors["weight"]
+        made = read + 1
+        before = process.memory_info().rss
+        files = mapped_files()
+        put_away(read, files)
+        put_away(made, files)
+        assert before - process.memory_info().rss > 0.9 * read.nbytes
+        other.communicate()
+    assert (int(read.sum()), int(made.sum())) == (read.numel(), 2 * read.numel())

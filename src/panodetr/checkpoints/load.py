@@ -40,7 +40,7 @@ from panodetr.checkpoints.published import (
     name_categories,
 )
 from panodetr.checkpoints.spec import CONFIG_FILE, WEIGHTS_FILES, ModelSpec
-from panodetr.checkpoints.weights import Weights, check_shapes, open_weights, put_away
+from panodetr.checkpoints.weights import Weights, check_shapes, mapped_files, open_weights, put_away
 from panodetr.errors import CheckpointError, CheckpointWarning, did_you_mean
 from panodetr.model.backbone import ResNet
 from panodetr.model.build import build
@@ -345,11 +345,12 @@ def _read(
     tensors = table.used(weights.tensors)
     check_shapes(weights.file, tensors, table.from_ours(model, prefix_in(tensors)))
     copies: State = {}
+    files = mapped_files()
     for key, tensor in table.to_ours(tensors, model).items():
         kept = not tensor.is_floating_point() or (keep_double and tensor.dtype == torch.float64)
         kind = tensor.dtype if kept else torch.float32
         copies[key] = tensor.to(kind, memory_format=torch.contiguous_format, copy=True)
-        put_away(tensor)
+        put_away(tensor, files)
         # Its extremes show it, too, and take no memory.
         if tensor.is_floating_point() and not all(map(isfinite, _extremes(copies[key]))):
             raise CheckpointError(

@@ -9,7 +9,7 @@ import pickle
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +23,6 @@ from panodetr.checkpoints.spec import WEIGHTS_FILES, WeightsIndex
 from panodetr.errors import CheckpointError
 from panodetr.validation import read_json
 
-_PAGE_OUT = 21  # MADV_PAGEOUT of madvise(2): reclaim these pages now
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -123,18 +122,26 @@ def _unpickle(file: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
-def put_away(tensor: torch.Tensor) -> None:
-    """Let the system have the memory of a tensor that is mapped from a file, on Linux.
-
-    The tensor stays as it is: whoever reads it again has its pages read from the file again.
-    """
+def mapped_files() -> list[tuple[int, int]]:
+    """Find the addresses, from and to, at which files are mapped into this process, on Linux."""
     if sys.platform != "linux":
-        return
+        return []
+    areas = [line.split() for line in Path("/proc/self/maps").read_text("latin-1").splitlines()]
+    ends = [area[0].split("-") for area in areas if area[4] != "0"]  # of no file's inode
+    return [(int(low, 16), int(high, 16)) for low, high in ends]
+
+
+def put_away(tensor: torch.Tensor, files: Sequence[tuple[int, int]]) -> None:
+    """Let go of the memory of a tensor that lies in one of `mapped_files()`.
+
+    The tensor stays as it is in the file: whoever reads it again has its pages read again. Memory
+    of another kind stays, since it would be lost.
+    """
     page, address = mmap.PAGESIZE, tensor.data_ptr()
     start, end = -(-address // page) * page, (address + tensor.nbytes) // page * page
-    if start < end:  # an older kernel does not know this advice, and refuses it
+    if start < end and any(low <= start and end <= high for low, high in files):
         library = ctypes.CDLL(None)
-        library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _PAGE_OUT)
+        library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
 def _open_index(index: Path) -> Weights:
