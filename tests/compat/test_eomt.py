@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from panodetr.compat import EomtForUniversalSegmentation, EomtImageProcessor
-from panodetr.errors import CheckpointError, UsageError
+from panodetr.errors import CheckpointError, DataError, ImageError, UsageError
 
 SIZES = [(60, 80), (90, 41)]
 
@@ -94,17 +94,109 @@ def test_classes_of_split_images_are_those_of_transformers(folder: Path) -> None
     ours, found, theirs, expected = answers(folder, do_split_image=True, do_pad=False, size=size)
     assert len(found["class_queries_logits"]) == 5  # windows
     mine = ours.post_process_semantic_segmentation(found, SIZES)
-    other = theirs.post_process_semantic_segmentation(expected, target_sizes=SIZES)
-    for a, b in zip(mine, other, strict=True):
-        assert (a == b).float().mean() > 0.999
+    scored = ours.post_process_semantic_segmentation(found, SIZES, return_segmentation_scores=True)
+    other = theirs.post_process_semantic_segmentation(
+        expected, target_sizes=SIZES, return_segmentation_scores=True
+    )
+    for a, b, c in zip(mine, scored, other, strict=True):
+        assert (a == c.segmentation).float().mean() > 0.999
+        assert torch.equal(a, b["segmentation"])
+        torch.testing.assert_close(
+            b["segmentation_scores"], c.segmentation_scores, rtol=1e-4, atol=1e-4
+        )
+
+
+def maps() -> list[Any]:
+    """Ids 0 to 5 in the sizes of the images: an image with an index a pixel, and an array."""
+    random = np.random.default_rng(1)
+    first, second = (
+        np.array(Image.fromarray(random.integers(0, 6, (5, 6), np.uint8)).resize((w, h), 0))
+        for h, w in SIZES
+    )
+    return [Image.fromarray(first), second.astype(np.int64)]
+
+
+CLASSES = {0: 4, 1: 2, 2: 2, 3: 5, 4: 1, 5: 3}
+SPLIT: dict[str, Any] = {"do_split_image": True, "size": {"shortest_edge": 64, "longest_edge": 200}}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"ignore_index": 255},
+        {"ignore_index": 2, "instance_id_to_semantic_id": CLASSES},
+        {"instance_id_to_semantic_id": [CLASSES, dict(enumerate(range(6)))]},
+        {
+            "do_resize": False,
+            "ignore_index": 255,
+            "size": {"shortest_edge": 90, "longest_edge": 90},
+        },
+        SPLIT | {"do_pad": False, "ignore_index": 255},
+        SPLIT | {"instance_id_to_semantic_id": CLASSES},
+    ],
+    ids=["classes", "ignored", "ids", "ids-of-each", "not-resized", "split", "split-and-padded"],
+)
+def test_labels_of_segmentation_maps_are_those_of_transformers(
+    folder: Path, options: dict[str, Any]
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    found, expected = (
+        make.from_pretrained(folder)(images(), maps(), **options)
+        for make in (EomtImageProcessor, transformers.EomtImageProcessorPil)
+    )
+    for name in ("mask_labels", "class_labels"):
+        assert len(found[name]) == len(found["pixel_values"])
+        for mine, other in zip(found[name], expected[name], strict=True):
+            assert mine.dtype == other.dtype
+            assert torch.equal(mine, other)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("training", [False, True])
+def test_the_loss_and_its_gradients_are_those_of_transformers(folder: Path, training: bool) -> None:
+    transformers = pytest.importorskip("transformers")
+    inputs = EomtImageProcessor.from_pretrained(folder)(
+        images(), maps(), return_tensors="pt", ignore_index=255
+    )
+    found: list[torch.Tensor] = []
+    gradients: list[torch.Tensor] = []
+    for kind in (transformers.EomtForUniversalSegmentation, EomtForUniversalSegmentation):
+        model = kind.from_pretrained(folder).train(training)
+        torch.manual_seed(3)
+        if training and kind is EomtForUniversalSegmentation:
+            torch.rand(2, 2, 9)  # theirs draws which queries are masked, of which none are
+        loss = model(**inputs).loss
+        loss.backward()
+        queries = (
+            model.eomt.queries if isinstance(model, EomtForUniversalSegmentation) else model.query
+        )
+        found.append(loss.detach())
+        assert queries.weight.grad is not None
+        gradients.append(queries.weight.grad)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=0)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-5)
 
 
 def test_what_these_classes_do_not_do_is_said(folder: Path, tiny_folder: Path) -> None:
     with pytest.raises(CheckpointError, match="is no EoMT; use DetrForSegmentation"):
         EomtForUniversalSegmentation.from_pretrained(tiny_folder)
     model = EomtForUniversalSegmentation.from_pretrained(folder)
-    with pytest.raises(UsageError, match="computes no loss"):
-        model(torch.zeros(1, 3, 64, 64), mask_labels=[])
+    none = model(torch.zeros(1, 3, 64, 64), mask_labels=[torch.zeros(0, 64, 64)])
+    assert none.loss is None
+    assert not none.class_queries_logits.requires_grad
+    with pytest.raises(DataError, match="1 labels were given for 2 images"):
+        model(torch.zeros(2, 3, 64, 64), [torch.zeros(1, 64, 64)], [torch.zeros(1)])
+    with pytest.raises(DataError, match="2 mask_labels and 0 class_labels; expected one of each"):
+        model(torch.zeros(2, 3, 64, 64), [torch.zeros(1, 64, 64)] * 2, [])
+    processor = EomtImageProcessor.from_pretrained(folder)
+    with pytest.raises(UsageError, match="1 segmentation maps were given for 2 images"):
+        processor(images(), maps()[0])
+    with pytest.raises(ImageError, match=r"shape \(41, 3\) and type uint8|shape \(60, 80, 3, 1\)"):
+        processor(images()[0], np.zeros((60, 80, 3, 1), np.uint8))
+    with pytest.raises(DataError, match="has the id 0, which instance_id_to_semantic_id lacks"):
+        processor(images(), maps(), {1: 2})
     with pytest.raises(UsageError, match="no option 'sise'"):
         EomtImageProcessor.from_pretrained(folder, sise=3)
     ragged = EomtImageProcessor.from_pretrained(folder, do_pad=False)

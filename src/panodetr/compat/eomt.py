@@ -1,6 +1,7 @@
-"""transformers' EoMT classes over our model, for inference.
+"""transformers' EoMT classes over our model.
 
-B: images, Q: queries, C: classes, N: kept queries, y, x: a mask's size, H, W: a result's.
+B: images, Q: queries, C: classes, N: objects, y, x: a mask's size, H, W: a result's, h, w: an
+input's.
 """
 
 from __future__ import annotations
@@ -12,17 +13,24 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panodetr.checkpoints.eomt import write_eomt
-from panodetr.checkpoints.load import load_checkpoint, load_spec
+from panodetr.checkpoints.load import load_checkpoint, load_spec, locate
 from panodetr.checkpoints.save import Format, save_pretrained
-from panodetr.checkpoints.spec import ModelSpec
+from panodetr.checkpoints.spec import PREPROCESSOR_FILE, ModelSpec
 from panodetr.compat.inputs import BatchFeature, ImageInput, TensorKind, make_inputs
+from panodetr.compat.labels import mean_over_processes, read_labels
 from panodetr.compat.options import ProcessorOptions
-from panodetr.errors import CheckpointError, UsageError
-from panodetr.model.eomt import Eomt
+from panodetr.errors import CheckpointError, DataError, ImageError, UsageError
+from panodetr.model.eomt import Eomt, EomtFound
+from panodetr.objective.config import EOMT_CRITERION
+from panodetr.objective.eomt import point_losses
+from panodetr.objective.targets import count_totals
+from panodetr.validation import read_json
 
 Sizes = Tensor | Sequence[Sequence[int] | Tensor]
 """Height and width of each image."""
@@ -36,11 +44,13 @@ class EomtForUniversalSegmentationOutput:
         class_queries_logits: (B, Q, C + 1), the last being "no object".
         masks_queries_logits: (B, Q, y, x) logits over the whole input.
         patch_offsets: as they were given.
+        loss: to minimise; None without labels.
     """
 
     class_queries_logits: Tensor
     masks_queries_logits: Tensor
     patch_offsets: Sequence[Tensor] | None = None
+    loss: Tensor | None = None
 
     def __getitem__(self, key: str) -> Any:
         """Give a value by its name."""
@@ -48,9 +58,9 @@ class EomtForUniversalSegmentationOutput:
 
 
 class EomtForUniversalSegmentation(nn.Module):
-    """EoMT with the masks of every query.
+    """EoMT with the masks of every query, and its loss. No attention is masked.
 
-    Most of them find nothing: `panodetr.load(...).segment` computes only the masks that it keeps.
+    Most queries find nothing: `panodetr.load(...).segment` computes only the masks that it keeps.
     """
 
     def __init__(self, spec: ModelSpec, eomt: Eomt) -> None:
@@ -60,7 +70,7 @@ class EomtForUniversalSegmentation(nn.Module):
 
     @classmethod
     def from_pretrained(cls, model: str | Path, *, revision: str | None = None) -> Self:
-        """Load a model in evaluation mode, with weights that record no gradients.
+        """Load a model in evaluation mode.
 
         Args:
             model: whatever `panodetr.load` takes: a file, a folder, an id on the hub.
@@ -72,7 +82,7 @@ class EomtForUniversalSegmentation(nn.Module):
         spec, network = load_checkpoint(model, revision=revision)
         if not isinstance(network, Eomt):
             raise CheckpointError(f"{model} is no EoMT; use DetrForSegmentation")
-        return cls(spec, network).requires_grad_(False).eval()
+        return cls(spec, network).eval()
 
     def save_pretrained(self, path: str | Path, *, format: Format = "panodetr") -> Path:
         """Write the model; `panodetr.checkpoints.save.save_pretrained` says in which formats."""
@@ -81,32 +91,63 @@ class EomtForUniversalSegmentation(nn.Module):
     def forward(
         self,
         pixel_values: Tensor,
-        mask_labels: object = None,
-        class_labels: object = None,
+        mask_labels: Sequence[Tensor] | None = None,
+        class_labels: Sequence[Tensor] | None = None,
         patch_offsets: Sequence[Tensor] | None = None,
     ) -> EomtForUniversalSegmentationOutput:
-        """Run the model; no attention is masked.
+        """Run the model; with labels of both kinds there is a loss, by the published weights.
+
+        In training each query block's predictions have losses, too. In evaluation without labels
+        nothing is kept for a backward pass.
 
         Args:
-            pixel_values: (B, 3, H, W) float, normalised.
-            mask_labels: must be None.
-            class_labels: must be None.
+            pixel_values: (B, 3, h, w) float, normalised.
+            mask_labels: (N, h, w) of each image, 0 or 1.
+            class_labels: (N,) of each image.
             patch_offsets: of the windows that images were split into; handed on.
 
         Raises:
-            UsageError: labels are given.
+            DataError: labels do not fit the images, the model, or each other.
         """
-        if mask_labels is not None or class_labels is not None:
-            raise UsageError(
-                "labels were given, and this class computes no loss; train with `panodetr train`, "
-                "or leave the labels out"
-            )
-        found = self.eomt.detect(pixel_values)
+        labels = None
+        if mask_labels is not None and class_labels is not None:
+            if len(mask_labels) != len(class_labels):
+                raise DataError(
+                    f"there are {len(mask_labels)} mask_labels and {len(class_labels)} "
+                    "class_labels; expected one of each per image"
+                )
+            labels = [
+                {"masks": masks, "class_labels": classes, "boxes": masks.new_zeros(len(masks), 4)}
+                for masks, classes in zip(mask_labels, class_labels, strict=True)
+            ]
+        learns = self.training or labels is not None
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            blocks = [0.0] * self.config.query_blocks if self.training else ()
+            found = self.eomt.every_block(pixel_values, blocks)
+            masks = self.eomt.every_mask(found[-1])
+            loss = None if labels is None else self._loss(found, masks, labels)
         return EomtForUniversalSegmentationOutput(
-            class_queries_logits=found.logits,
-            masks_queries_logits=self.eomt.every_mask(found),
+            class_queries_logits=found[-1].logits,
+            masks_queries_logits=masks,
             patch_offsets=patch_offsets,
+            loss=loss,
         )
+
+    def _loss(
+        self, found: Sequence[EomtFound], last: Tensor, labels: Sequence[Mapping[str, Tensor]]
+    ) -> Tensor:
+        """The sum over all predictions, of which the last one's masks (B, Q, y, x) are there."""
+        logits, shape = found[-1].logits, self.config
+        targets = read_labels(labels, len(logits), shape.num_classes, logits, with_masks=True)
+        totals = count_totals(targets.counts, shape.num_queries, EOMT_CRITERION.no_object)
+        objects = mean_over_processes(sum(targets.counts), logits.device)
+        totals = replace(totals, objects=objects)
+        parts: list[Tensor] = []
+        for one in found:
+            masks = last if one is found[-1] else self.eomt.every_mask(one)
+            losses = point_losses(one.logits, masks, targets, EOMT_CRITERION, totals)
+            parts += [getattr(EOMT_CRITERION, name) * loss for name, loss in losses.items()]
+        return torch.stack(parts).sum()
 
 
 class EomtImageProcessor:
@@ -117,14 +158,14 @@ class EomtImageProcessor:
 
     OPTIONS = (
         "do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize",
-        "image_mean", "image_std", "do_pad", "do_split_image",
+        "image_mean", "image_std", "do_pad", "do_split_image", "ignore_index",
     )  # fmt: skip
 
     def __init__(self, **options: Any) -> None:
         usual = {"size": {"shortest_edge": 640, "longest_edge": 640}, "do_pad": False}
         self.do_split_image = bool(options.pop("do_split_image", False))
+        self.ignore_index: int | None = options.pop("ignore_index", None)
         self.options = ProcessorOptions().changed(usual | options)
-        self.stuff: tuple[int, ...] = ()
 
     @classmethod
     def from_pretrained(
@@ -141,18 +182,22 @@ class EomtImageProcessor:
             CheckpointError: there is no such model, or its files are damaged.
             UsageError: there is no such option.
         """
-        spec = load_spec(model, revision=revision)
-        own = {k: v for k, v in write_eomt(spec)[1].items() if k in cls.OPTIONS}
-        rule = spec.preprocessing
-        own["size"] = {"shortest_edge": rule.short_side, "longest_edge": rule.long_side}
-        own["do_pad"] = rule.multiple == rule.long_side
-        processor = cls(**(own | options))
-        processor.stuff = tuple(c.index for c in spec.categories if not c.is_thing)
-        return processor
+        place = locate(model, revision, weights=False)
+        if (file := place / PREPROCESSOR_FILE).is_file():
+            stored = read_json(file, dict[str, Any], CheckpointError)
+        else:
+            spec = load_spec(place)
+            rule, stored = spec.preprocessing, write_eomt(spec)[1]
+            stored["size"] = {"shortest_edge": rule.short_side, "longest_edge": rule.long_side}
+            stored["do_pad"] = rule.multiple == rule.long_side
+        own = {name: value for name, value in stored.items() if name in cls.OPTIONS}
+        return cls(**(own | options))
 
     def __call__(
         self,
         images: ImageInput | Sequence[ImageInput],
+        segmentation_maps: Any = None,
+        instance_id_to_semantic_id: Mapping[int, int] | Sequence[Mapping[int, int]] | None = None,
         *,
         return_tensors: TensorKind | None = None,
         **options: Any,
@@ -161,34 +206,34 @@ class EomtImageProcessor:
 
         Args:
             images: one, or a list, as `DetrImageProcessor` takes them.
+            segmentation_maps: ids (H, W) of one image, or of each: PIL images, arrays or tensors.
+                They are resized to the nearest pixel, split, and padded with 0. With the option
+                `ignore_index` 0 is no object's, and the classes of all others are one less.
+            instance_id_to_semantic_id: class by id, for all images or for each; None where maps
+                have classes.
             return_tensors: "pt" for tensors, "np" for arrays, None for lists of arrays.
             options: what is to differ for this call.
 
         Returns:
-            `pixel_values` (B, 3, H, W), and `patch_offsets`: of each window that images were split
-            into, its image, start and end.
+            `pixel_values` (B, 3, h, w), and `patch_offsets`: of each window that images were split
+            into, its image, start and end. With maps, tensors for each of the B: `mask_labels`
+            (N, h, w) float32, 0 or 1, and `class_labels` (N,) int64.
 
         Raises:
-            ImageError: an image is of none of these forms.
-            UsageError: an option is wrong.
+            ImageError: an image or a map is of none of these forms.
+            DataError: an id of a map has no class.
+            UsageError: an option, or the number of maps, is wrong.
         """
         split = bool(options.pop("do_split_image", self.do_split_image))
+        ignored = options.pop("ignore_index", self.ignore_index)
         rule = self.options.changed(options)
-        side = self._side(rule.size)
         plain = replace(rule, do_pad=False)
         made = make_inputs(images, None, plain, masks=None, folder=None, kind=None)
-        values: list[Any] = made["pixel_values"]
-        offsets: list[list[int]] = []
-        if split:
-            windows = [_split(value, side[0]) for value in values]
-            offsets = [[n, *ends] for n, own in enumerate(windows) for _, ends in own]
-            values = [part for own in windows for part, _ in own]
-        if rule.do_pad:
-            black = np.zeros((3, 1, 1), np.float32)
-            if rule.do_normalize:
-                mean, std = (np.array(v, np.float32) for v in (rule.image_mean, rule.image_std))
-                black = (-mean / std)[:, None, None]
-            values = [_pad(value, side, black) for value in values]
+        black = np.zeros((3, 1, 1), np.float32)
+        if rule.do_normalize:
+            mean, std = (np.array(v, np.float32) for v in (rule.image_mean, rule.image_std))
+            black = (-mean / std)[:, None, None]
+        values, offsets = self._arrange(made["pixel_values"], rule, black, split=split)
         found = BatchFeature(pixel_values=values)
         if return_tensors is not None:
             if len({value.shape for value in values}) > 1:
@@ -196,6 +241,24 @@ class EomtImageProcessor:
             stacked = np.stack(values)
             found["pixel_values"] = torch.from_numpy(stacked) if return_tensors == "pt" else stacked
         found["patch_offsets"] = [torch.tensor(one) for one in offsets]
+        if segmentation_maps is None:
+            return found
+        maps = [_resize_ids(ids, rule) for ids in _list_maps(segmentation_maps)]
+        if len(maps) != len(made["pixel_values"]):
+            raise UsageError(
+                f"{len(maps)} segmentation maps were given for {len(made['pixel_values'])} images; "
+                "expected one per image"
+            )
+        classes = instance_id_to_semantic_id
+        if isinstance(classes, Mapping | None):
+            classes = [classes] * len(maps)
+        maps, windows = self._arrange(maps, rule, 0, split=split)
+        owners = [window[0] for window in windows] or range(len(maps))
+        labels = [
+            _labels_of(ids[0], classes[owner], ignored)
+            for owner, ids in zip(owners, maps, strict=True)
+        ]
+        found["mask_labels"], found["class_labels"] = map(list, zip(*labels, strict=True))
         return found
 
     preprocess = __call__
@@ -293,10 +356,12 @@ class EomtImageProcessor:
         outputs: EomtForUniversalSegmentationOutput,
         target_sizes: Sizes,
         size: Mapping[str, int] | None = None,
-    ) -> list[Tensor]:
+        return_segmentation_scores: bool = False,
+    ) -> list[Tensor] | list[BatchFeature]:
         """Give each image's pixels (H, W) their class; windows of an image are joined first.
 
-        Arguments are those of `post_process_panoptic_segmentation`.
+        Arguments are those of `post_process_panoptic_segmentation`. With
+        `return_segmentation_scores` there are `segmentation` and `segmentation_scores` (C, H, W).
         """
         rule = self.options if size is None else self.options.changed({"size": size})
         side, sizes = self._side(rule.size), _pairs(target_sizes)
@@ -305,10 +370,13 @@ class EomtImageProcessor:
         classes = torch.einsum("bqc,bqhw->bchw", chances, masks)
         if outputs.patch_offsets:
             classes = _join(classes, outputs.patch_offsets, sizes, rule)
-        return [
-            F.interpolate(own[None], target, mode="bilinear")[0].argmax(0)
+        scores = [
+            F.interpolate(own[None], target, mode="bilinear")[0]
             for own, target in zip(classes, sizes, strict=True)
         ]
+        if return_segmentation_scores:
+            return [BatchFeature(segmentation=s.argmax(0), segmentation_scores=s) for s in scores]
+        return [own.argmax(0) for own in scores]
 
     def _masks(
         self,
@@ -326,6 +394,17 @@ class EomtImageProcessor:
             found.append(F.interpolate(shown, target, mode="bilinear")[0])
         return found
 
+    def _arrange(
+        self, values: Sequence[NDArray[Any]], rule: ProcessorOptions, fill: Any, *, split: bool
+    ) -> tuple[list[NDArray[Any]], list[list[int]]]:
+        """Split arrays (C, h, w) and pad them, as the options say; windows have an offset each."""
+        side, offsets = self._side(rule.size), list[list[int]]()
+        if split:
+            windows = [_split(value, side[0]) for value in values]
+            offsets = [[n, *ends] for n, own in enumerate(windows) for _, ends in own]
+            values = [part for own in windows for part, _ in own]
+        return [_pad(value, side, fill) if rule.do_pad else value for value in values], offsets
+
     @staticmethod
     def _side(size: Mapping[str, int]) -> tuple[int, int]:
         """Height and width of the network's input."""
@@ -336,10 +415,51 @@ def _pairs(sizes: Sizes) -> list[tuple[int, int]]:
     return [(int(height), int(width)) for height, width in sizes]
 
 
-def _pad(pixels: Any, size: tuple[int, int], black: Any) -> Any:
-    """Put an image (3, h, w) into the upper left corner of a canvas."""
+def _list_maps(maps: Any) -> list[NDArray[Any]]:
+    """Segmentation maps (H, W) out of one, a list of them, or an array (B, H, W)."""
+    arrays = [np.asarray(one) for one in (maps if isinstance(maps, list | tuple) else [maps])]
+    found = [part for array in arrays for part in (array if array.ndim == 3 else [array])]
+    for ids in found:
+        if ids.ndim != 2 or ids.dtype.kind not in "biuf":
+            raise ImageError(
+                f"a segmentation map has the shape {ids.shape} and type {ids.dtype}; expected "
+                "numbers (H, W)"
+            )
+    return found
+
+
+def _resize_ids(ids: NDArray[Any], rule: ProcessorOptions) -> NDArray[np.int32]:
+    """Resize ids (H, W) as their image: (1, h, w)."""
+    opened = Image.fromarray(ids.astype(np.int32))
+    if rule.do_resize:
+        height, width = rule.target_size((opened.height, opened.width))
+        opened = opened.resize((width, height), Image.Resampling.NEAREST)
+    return np.asarray(opened)[None]
+
+
+def _labels_of(
+    ids: NDArray[np.int32], classes: Mapping[int, int] | None, ignored: int | None
+) -> tuple[Tensor, Tensor]:
+    """Masks (N, h, w) and classes (N,) of the objects of a map (h, w), in the order of ids."""
+    first = 0 if ignored is None else 1
+    seen = ids if ignored is None else np.where(ids == 0, ignored, ids - 1)
+    objects = [n for n in np.unique(seen).tolist() if n != ignored]
+    masks = seen == np.array(objects, np.int64)[:, None, None]
+    if classes is not None:
+        for number in objects:
+            if number + first not in classes:
+                raise DataError(
+                    f"a segmentation map has the id {number + first}, which "
+                    "instance_id_to_semantic_id lacks; add it, or pass ignore_index where it is 0"
+                )
+        objects = [classes[number + first] - first for number in objects]
+    return torch.from_numpy(masks.astype(np.float32)), torch.tensor(objects, dtype=torch.int64)
+
+
+def _pad(pixels: Any, size: tuple[int, int], fill: Any) -> Any:
+    """Put an array (C, h, w) into the upper left corner of a canvas."""
     height, width = (max(pair) for pair in zip(size, pixels.shape[1:], strict=True))
-    canvas = np.broadcast_to(black, (3, height, width)).copy()
+    canvas = np.broadcast_to(fill, (len(pixels), height, width)).astype(pixels.dtype)
     canvas[:, : pixels.shape[1], : pixels.shape[2]] = pixels
     return canvas
 

@@ -143,7 +143,7 @@ def label_losses(
         mask_padding=True,
     )
     totals = count_totals(targets.counts, logits.shape[2], criterion.no_object)
-    totals = replace(totals, objects=_mean_over_processes(sum(targets.counts), logits.device))
+    totals = replace(totals, objects=mean_over_processes(sum(targets.counts), logits.device))
     matches = match(logits, boxes, targets, criterion.costs)
     losses = detection_losses(logits, boxes, targets, matches, criterion, totals)  # each L
     last = len(logits) - 1
@@ -163,7 +163,7 @@ def label_losses(
     } | {f"{_NAMES[name]}_{n}": losses[name][n] for n in range(last) for name in layered}
 
 
-def _mean_over_processes(count: int, device: torch.device) -> float:
+def mean_over_processes(count: int, device: torch.device) -> float:
     """Average a count over the processes that train together; at least 1."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         own = torch.tensor(float(count), device=device)

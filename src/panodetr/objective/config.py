@@ -55,6 +55,10 @@ class CriterionConfig:
     importance: Annotated[float, Meta(ge=0, le=1)] = 0.75
 
 
+EOMT_CRITERION = CriterionConfig(label=2.0, mask=5.0, dice=5.0)
+"""EoMT's own."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """What a run minimises. A run's whole configuration adds to this class.
