@@ -182,6 +182,7 @@ def test_the_papers_recipe_is_the_papers(discs: Dataset) -> None:
     assert config.criterion == CriterionConfig(
         label=2.0, mask=5.0, dice=5.0, no_object=0.1, points=12_544, oversample=3.0, importance=0.75
     )
+    assert configure("eomt-coco-panoptic", data, ["size=small"]).steps == 2 * 88_715
     with pytest.raises(UsageError, match="learns masks, and the data has boxes only"):
         configure("eomt-coco-panoptic", replace(data, masks=False))
 

@@ -30,7 +30,7 @@ from panodetr.model.config import (
     detr_small,
     eomt,
 )
-from panodetr.objective.config import CriterionConfig
+from panodetr.objective.config import EOMT_CRITERION, CriterionConfig
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig, override, parse_value, split_change
 from panodetr.training.objects import ObjectSizes
@@ -119,12 +119,15 @@ def eomt_coco_panoptic(
     data: RecipeData,
     *,
     size: Literal["small", "base", "large", "giant"] = "large",
-    epochs: Positive = 12,
+    epochs: Positive | None = None,
     validate_epochs: Count = 2,
     batch_size: Positive = 16,
     side: Positive = 640,
 ) -> TrainConfig:
-    """EoMT of its paper (COCO PQ 56.0 at `size` large), from DINOv2, on any data with masks."""
+    """EoMT of its paper (COCO PQ 56.0 at `size` large), from DINOv2, on any data with masks.
+
+    There are 24 epochs of the small and base sizes, and 12 of the others.
+    """
     if not data.masks:
         raise UsageError("eomt-coco-panoptic learns masks, and the data has boxes only")
     shape = eomt(size, len(data.categories))
@@ -137,6 +140,7 @@ def eomt_coco_panoptic(
         threshold=SCORE,
         overlap=OVERLAP,
     )
+    epochs = epochs or (24 if size in ("small", "base") else 12)
     steps = _steps(data, epochs, batch_size)
     return replace(
         _eomt(spec, data, steps, batch_size, validate_epochs),
@@ -156,7 +160,7 @@ def _eomt(
     return TrainConfig(
         spec=spec,
         augmentation=PaperAugmentation(long_side=side, least_jitter=0.1, most_jitter=2.0),
-        criterion=CriterionConfig(label=2.0, mask=5.0, dice=5.0),
+        criterion=EOMT_CRITERION,
         steps=steps,
         batch_size=batch_size,
         learning_rate=1e-4,
