@@ -179,10 +179,12 @@ def test_a_killed_run_is_resumed(
     assert read_rows(tmp_path) == expected
 
 
+@pytest.mark.parametrize("kind", ["tiny_folder", "eomt_folder"])
 def test_without_an_address_a_cluster_is_started_for_the_run(
-    images: Path, tiny_folder: Path, tmp_path: Path
+    images: Path, kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    command = ["segment", str(images), "--model", str(tiny_folder), "--part-size", "3"]
+    model = request.getfixturevalue(kind)
+    command = ["segment", str(images), "--model", str(model), "--part-size", "3"]
     command += ["--threshold", "0.1", "--workers", "1", "--out"]
     done = finish(start(command, None, str(tmp_path / "ray")))
     assert (done["images"], done["errors"], done["parts"]) == (8, 1, 3)

@@ -27,17 +27,22 @@ def sources(*paths: str) -> list[Source]:
     return [Source(path=path) for path in paths]
 
 
+@pytest.mark.parametrize("kind", ["tiny_folder", "eomt_folder"])
 def test_each_image_has_one_row_with_what_the_predictor_finds(
-    images: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Path,
+    kind: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    out = tmp_path / "out"
-    options = ("--model", str(tiny_folder), "--threshold", "0.1", "--out", str(out))
+    out, folder = tmp_path / "out", request.getfixturevalue(kind)
+    options = ("--model", str(folder), "--threshold", "0.1", "--out", str(out))
     assert main(["segment", str(images), *options, *LOCAL]) == 1
     assert "1 files or images could not be read" in capsys.readouterr().err
     rows = read_rows(out)
     good = [path for path in sorted(images.rglob("*.png")) if path.name != "3.png"]
     assert [row["id"] for row in rows] == [row["source"] for row in rows] == [*map(str, good)]
-    model = panodetr.load(tiny_folder)
+    model = panodetr.load(folder)
     found = 0
     for row in rows:
         expected = model.segment(row["source"], threshold=0.1)
@@ -60,7 +65,7 @@ def test_each_image_has_one_row_with_what_the_predictor_finds(
     (first, *_) = sorted(out.glob("part-*.parquet"))
     about = json.loads(pyarrow.parquet.read_schema(first).metadata[b"panodetr"])
     assert about["threshold"] == 0.1
-    assert [category["name"] for category in about["categories"]] == ["nucleus", "background"]
+    assert [one["name"] for one in about["categories"]] == [c.name for c in model.spec.categories]
 
 
 def test_objects_have_rows_too(images: Path, tiny_folder: Path, tmp_path: Path) -> None:
