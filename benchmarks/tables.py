@@ -169,6 +169,35 @@ def finetune(folder: Path) -> str:
     return _table(lines, reports, "") if reports else ""
 
 
+def eomt(folder: Path) -> str:
+    """EoMT and DETR on one image, beside transformers where there is such a side."""
+    report = _read(folder, "which-model")
+    if report is None:
+        return ""
+    sides = ("torch", "transformers", "shape kept", "openvino", "int8")
+    lines: list[tuple[str, ...]] = [
+        ("", "PQ, published", "PyTorch", "transformers", "shape kept", "OpenVINO", "int8",
+         "peak memory", "floors", "")
+    ]  # fmt: skip
+    for row in report["rows"]:
+        times = [duration(row[side]["seconds"]) if side in row else "" for side in sides]
+        if "faster" in row:
+            times[1] += f" ({row['faster']:.1f}x)"
+        peak = size(row["torch"]["peak"])
+        if "transformers" in row:
+            peak += f", not {size(row['transformers']['peak'])}"
+        floors = [
+            f"{name} {'≥' if 'faster' in name else '≤'} {floor:g} ({row[name]:.2f})"
+            for name, floor in row["floors"].items()
+        ]
+        verdict = "" if not floors else "holds" if row["holds"] else "FALLS SHORT"
+        lines.append((row["what"], f"{row['pq']}", *times, peak, ", ".join(floors), verdict))
+    rounds = min(len(row["torch"]["all"]) for row in report["rows"])
+    return _table(
+        lines, [report], f"medians of {rounds} rounds or more, {report['threads']} threads"
+    )
+
+
 def gpu(folder: Path) -> str:
     """Images a second on a GPU."""
     report = _read(folder, "gpu")
@@ -192,6 +221,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "training": training,
     "finetune": finetune,
     "gpu": gpu,
+    "eomt": eomt,
 }
 
 
