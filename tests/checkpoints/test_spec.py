@@ -22,7 +22,8 @@ WEIGHTS = {"head.weight": torch.arange(6.0).reshape(2, 3), "head.bias": torch.on
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    return open_weights(folder / "model.safetensors").tensors
+    weights = open_weights(folder / "model.safetensors")
+    return {key: weights.read(tensor) for key, tensor in weights.tensors.items()}
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ from panodetr.checkpoints.published import (
     name_categories,
 )
 from panodetr.checkpoints.spec import CONFIG_FILE, WEIGHTS_FILES, ModelSpec
-from panodetr.checkpoints.weights import Weights, check_shapes, mapped_files, open_weights, put_away
+from panodetr.checkpoints.weights import Weights, check_shapes, open_weights
 from panodetr.errors import CheckpointError, CheckpointWarning, did_you_mean
 from panodetr.model.backbone import ResNet
 from panodetr.model.build import build
@@ -338,19 +338,16 @@ def _read(
     model: Mapping[str, torch.Tensor],
     keep_double: bool = False,
 ) -> State:
-    """Copy the weights of a model that is on the meta device; floats become float32.
-
-    What was copied is put out of memory at once, so that a large model is not there twice.
-    """
+    """Read the weights of a model that is on the meta device; floats become float32."""
     tensors = table.used(weights.tensors)
     check_shapes(weights.file, tensors, table.from_ours(model, prefix_in(tensors)))
     copies: State = {}
-    files = mapped_files()
-    for key, tensor in table.to_ours(tensors, model).items():
+    read = {key: weights.read(tensor) for key, tensor in tensors.items()}
+    for key, tensor in table.to_ours(read, model).items():
         kept = not tensor.is_floating_point() or (keep_double and tensor.dtype == torch.float64)
         kind = tensor.dtype if kept else torch.float32
-        copies[key] = tensor.to(kind, memory_format=torch.contiguous_format, copy=True)
-        put_away(tensor, files)
+        is_part = tensor.nbytes < tensor.untyped_storage().nbytes()
+        copies[key] = tensor.to(kind, memory_format=torch.contiguous_format, copy=is_part)
         # Its extremes show it, too, and take no memory.
         if tensor.is_floating_point() and not all(map(isfinite, _extremes(copies[key]))):
             raise CheckpointError(

@@ -9,14 +9,15 @@ import pickle
 import re
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 
 from panodetr.checkpoints.names import State, is_counter, preview
 from panodetr.checkpoints.spec import WEIGHTS_FILES, WeightsIndex
@@ -26,20 +27,34 @@ from panodetr.validation import read_json
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
+Read: TypeAlias = Callable[[], torch.Tensor]
+
+
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """The weights in a file, on the CPU.
+    """The weights in a file, none of which is read before `read` is called.
 
     Attributes:
         file: the file.
-        tensors: by the names that they have in the file, which is mapped into memory: nothing is
-            read before a tensor is used, and a change of the file changes it.
+        tensors: by the names that they have in the file: of safetensors shapes alone, on the meta
+            device; of a pickled file mapped into memory, so that a change of the file changes them.
         arguments: what the model was trained with, where a pickled file has it under "args".
+        unread: how each of the tensors is read, where they are not in memory.
     """
 
     file: Path
     tensors: State
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    unread: Mapping[torch.Tensor, Read] = field(default_factory=dict[torch.Tensor, Read])
+
+    def read(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Read one of the tensors into memory of its own.
+
+        Raises:
+            CheckpointError: the file was cut off since it was opened.
+        """
+        with _named(self.file):
+            return self.unread[tensor]() if tensor in self.unread else tensor
 
 
 def open_weights(place: Path) -> Weights:
@@ -65,8 +80,20 @@ def open_weights(place: Path) -> Weights:
 
 
 def _open_safetensors(file: Path) -> Weights:
+    with _named(file):
+        # Not mapped into memory: who reads a mapped file that was cut off is killed.
+        opened = safe_open(file, "pt", backend="pread")
+        shapes = {key: opened.get_slice(key).get_shape() for key in opened.keys()}  # noqa: SIM118
+    tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    unread = {tensor: partial(opened.get_tensor, key) for key, tensor in tensors.items()}
+    return Weights(file, tensors, unread=unread)
+
+
+@contextmanager
+def _named(file: Path) -> Generator[None]:
+    """Say in one line which file is damaged."""
     try:
-        return Weights(file, load_file(file))
+        yield
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{file} is truncated or damaged ({error}); delete it and get it again"
@@ -94,7 +121,15 @@ def _open_pickled(file: Path) -> Weights:
         arguments = vars(arguments)
     if not isinstance(arguments, dict):
         arguments = {}
-    return Weights(file, cast("State", state), cast("dict[str, Any]", arguments))
+    tensors, files = cast("State", state), mapped_files()
+
+    def copy(tensor: torch.Tensor) -> torch.Tensor:
+        made = tensor.clone(memory_format=torch.contiguous_format)
+        put_away(tensor, files)
+        return made
+
+    unread = {tensor: partial(copy, tensor) for tensor in tensors.values()}
+    return Weights(file, tensors, cast("dict[str, Any]", arguments), unread)
 
 
 def _unpickle(file: Path) -> dict[str, Any]:
@@ -152,7 +187,9 @@ def _open_index(index: Path) -> Weights:
             f"{index} names the files {preview(names) or 'none'}; expected weights beside it"
         )
     parts = [open_weights(index.with_name(name)) for name in names]
-    return Weights(index, {key: value for part in parts for key, value in part.tensors.items()})
+    tensors = {key: value for part in parts for key, value in part.tensors.items()}
+    unread = {key: value for part in parts for key, value in part.unread.items()}
+    return Weights(index, tensors, unread=unread)
 
 
 def check_shapes(file: Path, stored: State, expected: State) -> None:
