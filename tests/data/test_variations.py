@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from panodetr.data.check import Inspection, check_split
@@ -173,6 +174,17 @@ def test_a_json_may_be_utf_16(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg", SIZE)
     put(tmp_path / "train.json", json.dumps(coco(["a.jpg"])), "utf-16")
     assert counts(tmp_path) == {"train": (1, 2)}
+
+
+@pytest.mark.parametrize(
+    "name", ["{}_set", "{} (1)", "dataset-{}", "coco_{}", "{}_v2", "01_{}", "{}ing", "{}_images"]
+)
+def test_folders_of_splits_have_more_words(tmp_path: Path, name: str) -> None:
+    for split in ("train", "test"):
+        write_image(tmp_path / name.format(split) / f"{split}.jpg", SIZE)
+        document = json.dumps(coco([f"{split}.jpg"]))
+        put(tmp_path / name.format(split) / "_annotations.coco.json", document)
+    assert counts(tmp_path) == {"train": (1, 2), "test": (1, 2)}
 
 
 @pytest.mark.parametrize("cut", ["truncated", "NaN"])
@@ -553,6 +565,7 @@ def test_copies_of_annotations_are_one(tmp_path: Path) -> None:
     for name in ("one.json", "two/one.json"):
         put(tmp_path / name, json.dumps(coco(["a.jpg"])))
     assert counts(tmp_path) == {"": (1, 2)}
+    assert "1 annotation files are copies of the one that is read" in said(tmp_path)
 
 
 @pytest.mark.parametrize("ending", ["", "PNG"])
@@ -604,6 +617,7 @@ RUNS = [4 * 48 + 5, *[15, 33] * 19, 15, 41 * 48 - 20]
         ({"segmentation": {}}, False),
         ({"segmentation": [[4, 5, 24, 5, 24, 20, 4, 20]], "bbox": []}, True),
         ({"bbox": {"x": 4, "y": 5, "width": 20, "height": 15}}, False),
+        ({"iscrowd": 0.0, "id": 1.0}, False),
     ],
 )
 def test_boxes_and_masks_of_coco_have_several_forms(
@@ -625,6 +639,26 @@ def test_a_refusal_lists_the_files_of_folders(tmp_path: Path) -> None:
     put(tmp_path / "train" / "objects.csv", "a,b")
     with pytest.raises(DataError, match=r"1 \.txt in labels/, 1 \.csv in train/"):
         inspect(tmp_path)
+
+
+def test_pages_that_are_not_read_are_noted(tmp_path: Path) -> None:
+    pages = np.zeros((5, *SIZE), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack")
+    put(tmp_path / "train.json", json.dumps(coco(["a.tif"])))
+    assert "1 images have several pages, of which the first is read" in said(tmp_path)
+
+
+@pytest.mark.parametrize("number", ["_{}", "_mask_{}", "-{}", " obj{}"])
+def test_masks_of_an_image_may_be_numbered(tmp_path: Path, number: str) -> None:
+    (tmp_path / "masks").mkdir()
+    for name in ("a", "b 7"):
+        write_image(tmp_path / "images" / f"{name}.jpg", SIZE)
+        for place in range(2):
+            pixels = np.zeros(SIZE, np.uint8)
+            pixels[9 * place : 9 * place + 5, 3:9] = 255
+            path = tmp_path / "masks" / f"{name}{number.format(place)}.png"
+            Image.fromarray(pixels).save(path)
+    assert counts(tmp_path) == {"": (2, 4)}
 
 
 @pytest.mark.parametrize("pages", [1, 2, 3])

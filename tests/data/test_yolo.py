@@ -123,6 +123,8 @@ def test_broken_lines_are_named(yolo_folder: Path, line: str, message: str) -> N
         ("[1, 2]", "holds no fields"),
         ("train: [\n", "is not YAML"),
         ("train: images/train\nnames: [a, a]\n", "repeats the name 'a': 0 and 1 both have"),
+        ("train: images/train\nnames: gone.names\n", 'has no "names"'),
+        ("train: images/train\nnames: {x: 0, y: 0}\n", "a key of names: expected int, got str"),
         ("train: images/train\nnames: {x: a}\n", "a key of names: expected int, got str"),
         ("train: nowhere\nnames: [a]\n", "nowhere is missing"),
         ("train: labels\nnames: [a]\n", "labels is missing; data.yaml names it"),
@@ -146,6 +148,13 @@ def test_broken_data_yaml_is_refused(yolo_folder: Path, text: str, message: str)
     (yolo_folder / "labels/no.txt").write_bytes(b"\xff")
     with pytest.raises(PanodetrError, match=message):
         open_data(yolo_folder)
+
+
+def test_a_split_without_images_is_said_where_another_has_some(yolo_folder: Path) -> None:
+    (yolo_folder / "empty.txt").write_text("")
+    text = (yolo_folder / "data.yaml").read_text().replace("val: images/val", "val: empty.txt")
+    (yolo_folder / "data.yaml").write_text(text)
+    assert any("has no image in its split 'val'" in note for note in open_data(yolo_folder).notes)
 
 
 def test_labels_that_are_no_text_are_refused(yolo_folder: Path) -> None:

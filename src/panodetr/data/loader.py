@@ -9,29 +9,24 @@ import sys
 import threading
 import warnings
 from collections import deque
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils import data as torch_data
 
-from panodetr.data.augment import draw_view, recolor
+from panodetr.data.augment import Augmentation, draw_view, recolor
 from panodetr.data.dataset import read_objects
-from panodetr.data.samples import read_sample
+from panodetr.data.samples import AnySample, read_sample
 from panodetr.data.targets import Objects, Target, paste_target, view_target
 from panodetr.errors import DataError, ImageError
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
-
-    from panodetr.data.augment import Augmentation
-    from panodetr.data.samples import AnySample
-    from panodetr.images.preprocess import Preprocessing
+from panodetr.images.preprocess import Preprocessing
 
 
 class Example(NamedTuple):

@@ -7,26 +7,21 @@ as long as the largest id.
 
 from __future__ import annotations
 
+from collections.abc import Container, Generator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import hotcoco
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from panodetr.data.samples import RunLengths
+from panodetr.data.samples import ObjectTruth, RunLengths, Sample
 from panodetr.errors import DataError, PanodetrError
 from panodetr.images.read import copy_tiff, list_pages, quiet
 from panodetr.results.id_map import decode_ids, run_starts
-
-if TYPE_CHECKING:
-    from collections.abc import Container, Generator, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from panodetr.data.samples import ObjectTruth, Sample
 
 VOID = 0
 
@@ -72,8 +67,10 @@ def read_gray_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
     try:
         with opened(path, size) as picture:
             values: NDArray[Any] = np.asarray(picture)
-            if picture.mode in ("RGB", "RGBA") and (values[..., :3] == values[..., :1]).all():
-                values = values[..., 0]  # greys
+            colors = 1 if picture.mode == "LA" else 3
+            greys = picture.mode in ("RGB", "RGBA", "LA")
+            if greys and (values[..., :colors] == values[..., :1]).all():
+                values = values[..., 0]
             elif picture.mode not in ("1", "L", "P", "F") and not picture.mode.startswith("I"):
                 raise DataError(
                     f"{path} has {picture.mode} pixels; expected one whole number a pixel"

@@ -6,21 +6,16 @@ thousand runs or so for a crop of 128 by 128, and everything after works on the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from panodetr.data.augment import View
 from panodetr.data.masks import present_ids
+from panodetr.data.samples import GroundTruthSegment
 from panodetr.results.id_map import run_starts
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from panodetr.data.augment import View
-    from panodetr.data.samples import GroundTruthSegment
 
 LEAST_AREA = 5
 """Pixels. Smaller segments are no targets: the original drops results of 4 pixels or less."""

@@ -41,10 +41,11 @@ HEAD, TAIL, MOST_ENDS = 1 << 16, 1 << 12, 200
 
 SPLITS = ("train", "val", "test")
 
+_OF_SPLITS = r"images?|imgs?|masks?|labels?|annotations?|data|(?:data)?set"
 _SPLIT = re.compile(
-    r"(?:(?:images?|imgs?|masks?|labels?|annotations?)[_ -])?"
+    rf"(?:(?:{_OF_SPLITS}|coco|yolo|\d\d?)[_ -])?"
     r"(?P<name>train(?:ing)?|val(?:id(?:ate|ation)?)?|test(?:ing)?)(?P<year>(?:19|20)\d\d)?"
-    r"(?:[_ -]?(?:images?|imgs?|masks?|labels?|annotations?|data|set))?"
+    rf"(?:[_ -]?(?:{_OF_SPLITS})|[_ -]v?\d\d?| ?\(\d\d?\))?"
 )
 _NO_SPLIT = frozenset(("instances", "panoptic", "annotations", "coco", "default", "all"))
 IMAGE_FOLDERS = frozenset(("images", "image", "imgs", "img", "jpegimages", "photos", "pictures"))
@@ -198,6 +199,7 @@ class Tree:
         self._images = images
         self._names: dict[Path, dict[str, str]] = {}
         self.found: dict[tuple[object, object], Any] = {}  # by what looked, and where
+        self.copies: dict[Path, list[Path]] = {}  # of annotation files that are read
         self._contents: dict[Path, bytes] = {}
         self._kept = 0
         self._ends: dict[Path, bytes] = {}
@@ -268,6 +270,11 @@ class Tree:
             self._contents[path] = contents
             self._kept += len(contents)
         return contents
+
+    def forget(self) -> None:
+        """Keep no contents any longer: nobody is expected to read more."""
+        self._contents.clear()
+        self._kept = 0
 
     def ends(self, path: Path) -> bytes:
         """Read a file's beginning and its end; nothing where it cannot be read."""

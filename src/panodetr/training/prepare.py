@@ -174,6 +174,7 @@ def prepare(request: Request) -> Prepared:
             raise DataError(
                 f"validation would fail: {error}; fix it, or train without: --val {NO_VALIDATION}"
             ) from error
+    source.tree.forget()  # other annotations than those that are learned
     return Prepared(
         request=request,
         source=source,

@@ -20,7 +20,7 @@ import msgspec
 from panodetr.data.formats import Faults, refuse_second
 from panodetr.data.formats.shapes import require_classes
 from panodetr.data.formats.sizes import (
-    Listed,
+    Marked,
     choose_file,
     note_repeated,
     read_headers,
@@ -221,7 +221,7 @@ class Join:
 
 def read_images(
     document: Document, layout: Layout, faults: Faults, taken: Iterable[Path] = ()
-) -> tuple[dict[int, Listed], Join]:
+) -> tuple[dict[int, Marked], Join]:
     """Read the images by their ids, in the order of the JSON, with their sizes and files.
 
     Files that are taken are something else.
@@ -229,8 +229,11 @@ def read_images(
     Raises:
         DataError: an entry is faulty, repeated, or there is none, and faults are not collected.
     """
+    for copy in layout.tree.copies.get(layout.annotations, ()):
+        text = "{n} annotation files are copies of the one that is read"
+        faults.note("left out", text, f"{copy} of {layout.annotations}")
     place = f"{layout.annotations}: images"
-    images: dict[int, Listed] = {}
+    images: dict[int, Marked] = {}
     join = Join()
     names: dict[int, tuple[str, str]] = {}  # of each image its place and name
     listed = document.images
@@ -243,8 +246,9 @@ def read_images(
             faults.add("duplicate id", f"{here} repeats image id {entry.id}", here)
         else:
             names[number] = here, entry.file_name
-            images[number] = Listed(
+            images[number] = Marked(
                 image_id=number,
+                place=str(layout.annotations),
                 named=os.path.join(layout.tree.root, entry.file_name),
                 key=entry.id if isinstance(entry.id, str) else None,
                 size=stated_size(entry.height, entry.width),
@@ -391,7 +395,7 @@ def find_documents(tree: Tree, kind: Kind) -> dict[str, list[Path]]:
         if its_kind == kind:
             found.setdefault(split, []).append(tree.root / path)
     return {
-        split: _only(paths, kind) if len(paths) > 1 else paths
+        split: _only(tree, paths, kind) if len(paths) > 1 else paths
         for split, paths in sorted(found.items(), key=lambda item: (not item[0], item[0]))
     }
 
@@ -409,9 +413,10 @@ def make_layout(tree: Tree, found: dict[str, list[Path]], split: str) -> Layout:
     return Layout(annotations=path, tree=tree, split=split, others=others)
 
 
-def _only(paths: list[Path], kind: Kind) -> list[Path]:
+def _only(tree: Tree, paths: list[Path], kind: Kind) -> list[Path]:
     """Keep the JSON that is called as COCO calls it, where one is, or one of copies."""
     if are_copies(paths):
+        tree.copies[paths[0]] = paths[1:]
         return paths[:1]
     named = [path for path in paths if path.stem.startswith((f"{kind}_", kind))]
     return named if len(named) == 1 else paths

@@ -27,8 +27,8 @@ from panodetr.data.formats.coco import (
     read_document,
     read_images,
 )
-from panodetr.data.formats.shapes import Marked, Rules, Shape, Tally, finish
-from panodetr.data.formats.sizes import Listed, Size
+from panodetr.data.formats.shapes import Rules, Tally, finish
+from panodetr.data.formats.sizes import Marked, Shape, Size
 from panodetr.data.samples import ObjectTruth, Records, RunLengths
 from panodetr.errors import DataError
 from panodetr.validation import decode_json
@@ -102,7 +102,7 @@ def read_instances(layout: Layout, faults: Faults, document: Document | None = N
 
 
 def _mark(
-    document: Document, layout: Layout, images: Mapping[int, Listed], join: Join,
+    document: Document, layout: Layout, images: Mapping[int, Marked], join: Join,
     categories: Join, rules: Rules, faults: Faults,
 ) -> Iterator[Marked]:  # fmt: skip
     """Check the annotations image by image, and keep their texts."""
@@ -110,7 +110,6 @@ def _mark(
     decoder = msgspec.json.Decoder(_Object, strict=False)
     for image_id, numbers in _sort(document, place, join, images, rules, faults).items():
         image = images[image_id]
-        one = Marked(image=image, place=str(layout.annotations))
         texts: list[msgspec.Raw] = []
         for number in numbers:
             written = raw = document.annotations[number]
@@ -129,16 +128,17 @@ def _mark(
             if image_id in faults.bad:
                 continue
             if _is_plain(entry, image, categories):
-                one.plain += 1
+                image.plain += 1
                 texts.append(raw)
                 continue
             here = f"{place}[{number}] (annotation {entry.id} of image {image_id})"
             if shape := _look(entry, image, here, categories, faults):
-                one.shapes.append(shape)
+                image.shapes.append(shape)
                 texts.append(raw)
-        one.read = partial(_decode, b"[" + b",".join(map(bytes, texts)) + b"]", rules)
-        one.count = len(texts)
-        yield one
+        image.read = partial(_decode, b"[" + b",".join(map(bytes, texts)) + b"]", rules)
+        image.count = len(texts)
+        yield image
+        image.shapes = []  # texts are kept
 
 
 def _mend(raw: msgspec.Raw) -> msgspec.Raw:
@@ -152,6 +152,8 @@ def _mend(raw: msgspec.Raw) -> msgspec.Raw:
         is_rle = len(parts) == 1 and isinstance(parts[0], dict) and "counts" in parts[0]
         mask = parts[0] if is_rle else list(map(_flatten, parts))
     given |= {"bbox": box or None, "segmentation": mask or None}
+    if given.get("iscrowd") in (0, 1):  # as 1.0
+        given["iscrowd"] = int(given["iscrowd"])
     return msgspec.Raw(msgspec.json.encode(given))
 
 
@@ -166,7 +168,7 @@ def _flatten(part: Any) -> Any:
 
 
 def _sort(
-    document: Document, place: str, join: Join, images: Mapping[int, Listed], rules: Rules,
+    document: Document, place: str, join: Join, images: Mapping[int, Marked], rules: Rules,
     faults: Faults,
 ) -> dict[int, list[int]]:  # fmt: skip
     """Give the annotations of each image by their places in the list, repeated ones once."""
@@ -198,7 +200,7 @@ def _sort(
     return found
 
 
-def _is_plain(entry: _Object, image: Listed, categories: Join) -> bool:
+def _is_plain(entry: _Object, image: Marked, categories: Join) -> bool:
     """Whether an object is one polygon with its box, within its image: nearly all are."""
     rings, box, size = entry.segmentation, entry.bbox, image.size
     if (
@@ -230,7 +232,7 @@ def _is_plain(entry: _Object, image: Listed, categories: Join) -> bool:
 
 
 def _look(
-    entry: _Object, image: Listed, place: str, categories: Join, faults: Faults
+    entry: _Object, image: Marked, place: str, categories: Join, faults: Faults
 ) -> Shape | None:
     """Check what a type cannot say of an object; None if it is faulty."""
     if entry.category_id not in categories.known:

@@ -27,7 +27,7 @@ from panodetr.data.formats.coco import (
     read_document,
     read_images,
 )
-from panodetr.data.formats.sizes import Listed, settle
+from panodetr.data.formats.sizes import Marked, settle
 from panodetr.data.masks import VOID, present_ids, read_id_map
 from panodetr.data.samples import GroundTruthSegment, Records, Sample
 from panodetr.data.tree import Found
@@ -206,7 +206,7 @@ def _describe_missing_map(entry: _Annotation, maps: Found, layout: Layout, here:
     return f"{path} is missing; it is the id map of image {entry.image_id}"
 
 
-def _settle(image: Listed, id_map: Path, faults: Faults) -> None:
+def _settle(image: Marked, id_map: Path, faults: Faults) -> None:
     """Decide which size holds where JSON and file give two: the one that the id map has."""
     if not image.differs:
         return
@@ -227,7 +227,7 @@ def _settle(image: Listed, id_map: Path, faults: Faults) -> None:
 
 
 def _read_segments(
-    annotation: _Annotation, image: Listed, place: str, categories: Join, faults: Faults
+    annotation: _Annotation, image: Marked, place: str, categories: Join, faults: Faults
 ) -> list[GroundTruthSegment] | None:
     """Read the segments of an image; None where one is of a category that was refused."""
     segments: dict[int, GroundTruthSegment] = {}

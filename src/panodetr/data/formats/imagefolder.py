@@ -19,14 +19,12 @@ import msgspec
 from panodetr.data.formats import Faults
 from panodetr.data.formats.coco import Box, Text
 from panodetr.data.formats.shapes import (
-    Marked,
-    Shape,
     build,
     find_images,
     number_labels,
     read_files,
 )
-from panodetr.data.formats.sizes import Listed, stated_size
+from panodetr.data.formats.sizes import Marked, Shape, stated_size
 from panodetr.data.samples import Records
 from panodetr.data.tree import Tree, as_lines, as_text, split_of_file
 from panodetr.errors import DataError, MissingExtra
@@ -138,8 +136,8 @@ def _read(contents: bytes, path: Path, faults: Faults) -> Iterator[Marked]:
                     Shape(str(label), f"{place} object {n}", box=list(box))
                     for n, (box, label) in enumerate(row.found)
                 ]
-                image = Listed(named=row.file_name, size=stated_size(row.height, row.width))
-                yield Marked(image=image, place=place, file=path, shapes=shapes)
+                size = stated_size(row.height, row.width)
+                yield Marked(named=row.file_name, place=place, file=path, size=size, shapes=shapes)
 
 
 def _read_csv(contents: bytes, path: Path) -> Iterator[dict[str, Any]]:

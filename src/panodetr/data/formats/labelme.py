@@ -19,8 +19,6 @@ from PIL import Image
 from panodetr.data.formats import Faults
 from panodetr.data.formats.coco import Coordinate, Text
 from panodetr.data.formats.shapes import (
-    Marked,
-    Shape,
     build,
     ellipse,
     find_by_file,
@@ -28,7 +26,7 @@ from panodetr.data.formats.shapes import (
     read_files,
     rectangle,
 )
-from panodetr.data.formats.sizes import Listed, Size, stated_size
+from panodetr.data.formats.sizes import Marked, Shape, Size, stated_size
 from panodetr.data.masks import encode_pixels
 from panodetr.data.samples import Records, RunLengths
 from panodetr.data.tree import Tree, split_of_folder
@@ -84,18 +82,18 @@ def read_labelme(tree: Tree, found: Found, split: str, faults: Faults) -> Record
     marked, labels, _ = read_files(tree, found, split, faults, _parse)
     find_by_file(tree, marked, split, faults)
     for one in marked:
-        if one.image.path is None:
+        if one.path is None:
             with faults.catching("broken file", one.file):
-                one.image.path = _write_image(tree.read(one.file), one.file, faults)
+                one.path = _write_image(tree.read(one.file), one.file, faults)
     return build(marked, *number_labels(labels), faults, tree.root)
 
 
 def _parse(contents: bytes, path: Path, faults: Faults) -> Iterator[Marked]:
     file = decode_json(contents, _File, str(path), DataError, strict=False)
     size = stated_size(file.imageHeight, file.imageWidth)
-    image = Listed(named=file.imagePath or "", size=size)
     shapes = _join(file, path, size, faults)
-    yield Marked(image=image, place=str(path), file=path, shapes=shapes)
+    name = file.imagePath or ""
+    yield Marked(named=name, place=str(path), file=path, size=size, shapes=shapes)
 
 
 def _write_image(contents: bytes, path: Path, faults: Faults) -> Path | None:

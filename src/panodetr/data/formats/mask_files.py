@@ -2,10 +2,13 @@
 
 NAME/images/NAME.png    NAME/masks/*.png       a folder an image
 images/NAME.png         masks/NAME/*.png       a folder of masks an image
+images/NAME.png         masks/NAME_1.png       masks that are numbered
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
@@ -14,11 +17,14 @@ import numpy as np
 
 from panodetr.data.formats import Faults, things
 from panodetr.data.formats.id_maps import maps_in, split_name
-from panodetr.data.formats.shapes import Marked, Rules, finish
+from panodetr.data.formats.shapes import Rules, finish
 from panodetr.data.formats.sizes import Size, list_images
 from panodetr.data.masks import mask_object, opened
 from panodetr.data.samples import ObjectTruth, Records
 from panodetr.data.tree import Tree
+
+_NUMBER = re.compile(r"[ _.-]*(mask|object|obj|instance|inst)?[ _.-]*\d+$", re.IGNORECASE)
+"""What is behind the image's name in that of a mask."""
 
 Found: TypeAlias = dict[str, dict[PurePosixPath, list[PurePosixPath]]]
 
@@ -34,12 +40,29 @@ def find_mask_files(tree: Tree) -> Found:
         images = tree.images_in(root.with_name("images"))
         if root != folder:
             images = [path for path in images if path.stem == folder.name]
+        elif len(images) > 1:
+            found.setdefault(split_name(root.parent.parts), {}).update(_sort(images, masks))
+            continue
         elif images and images[0].stem in {path.stem for path in masks}:
             continue
         if len(images) == 1:
             above = root.parent.parent if root == folder else root.parent
             found.setdefault(split_name(above.parts), {})[images[0]] = masks
-    return found
+    return {split: images for split, images in found.items() if images}
+
+
+def _sort(
+    images: Sequence[PurePosixPath], masks: Sequence[PurePosixPath]
+) -> dict[PurePosixPath, list[PurePosixPath]]:
+    """Give each image the masks of its name and a number; none if some are called otherwise."""
+    by_stem = {path.stem: path for path in images}
+    found: dict[PurePosixPath, list[PurePosixPath]] = {path: [] for path in images}
+    for mask in masks:
+        image = by_stem.get(_NUMBER.sub("", mask.stem))
+        if image is None or mask.stem in by_stem:
+            return {}
+        found[image].append(mask)
+    return found if len(masks) > len(images) else {}
 
 
 def read_mask_files(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
@@ -48,15 +71,10 @@ def read_mask_files(tree: Tree, found: Found, split: str, faults: Faults) -> Rec
     The class has no name.
     """
     paths = [tree.root / path for path in found[split]]
-    marked = [
-        Marked(
-            image=image,
-            place=str(image.path),
-            plain=len(masks),
-            read=partial(_read_objects, [tree.root / mask for mask in masks]),
-        )
-        for image, masks in zip(list_images(paths, faults), found[split].values(), strict=True)
-    ]
+    marked = list_images(paths, faults)
+    for one, masks in zip(marked, found[split].values(), strict=True):
+        one.plain = len(masks)
+        one.read = partial(_read_objects, [tree.root / mask for mask in masks])
     return finish(marked, things({1: ""}), Rules(ids={}), faults, tree.root)
 
 

@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath
 
 from panodetr.data.formats import DRAGGED, Faults, number_images, things
 from panodetr.data.formats.sizes import (
-    Listed,
+    Marked,
+    Shape,
     Size,
     choose_file,
     note_repeated,
@@ -46,55 +47,6 @@ LARGER = 0.9
 
 MOST_DISAGREEING = 0.05
 """Part of a split's boxes that may be wrong: more are another form of box."""
-
-
-@dataclass(slots=True)
-class Shape:
-    """One object as it is written.
-
-    Attributes:
-        label: its class.
-        place: of it, for messages.
-        box: x, y, width, height; None means that of the mask.
-        rings: its mask as polygons x0, y0, x1, y1, …
-        mask: its mask as run lengths.
-        number: its own id, where it has one.
-        area: as a COCO JSON says, 0 where that says nothing; None in other formats.
-        is_crowd: whether it stands for many objects.
-    """
-
-    label: int | str
-    place: str = ""
-    box: Sequence[float] | None = None
-    rings: list[list[float]] = field(default_factory=list[list[float]])
-    mask: RunLengths | None = None
-    number: int | None = None
-    area: float | None = None
-    is_crowd: bool = False
-
-
-@dataclass(kw_only=True)
-class Marked:
-    """One image with its shapes.
-
-    Attributes:
-        image: what is known of it.
-        place: of its annotations, for messages.
-        file: its annotations'; where it names the image, it counts from there.
-        shapes: those to be checked, in the annotations' order.
-        plain: how many objects with masks there are beside the shapes.
-        read: reads the objects each time they are asked for, given the image's id, its size, and
-            the number of the first one; None keeps those of the shapes.
-        count: how many objects `read` gives; None if that is not known.
-    """
-
-    image: Listed
-    place: str
-    file: Path = Path()
-    shapes: list[Shape] = field(default_factory=list[Shape])
-    plain: int = 0
-    read: Callable[[int, Size, int], list[ObjectTruth]] | None = None
-    count: int | None = None
 
 
 @dataclass(kw_only=True)
@@ -263,16 +215,16 @@ def build(
         stored: whether the format's tools show images as they are stored.
         fractions: as in `Rules`.
     """
-    there = [one for one in marked if one.image.path is not None]
-    numbers = number_images([one.image.path for one in there if one.image.path is not None])
+    there = [one for one in marked if one.path is not None]
+    numbers = number_images([one.path for one in there if one.path is not None])
     for one, number in zip(there, numbers, strict=True):
-        one.image.image_id = number
-    note_repeated([one.image for one in there], faults)
-    read_headers([one.image for one in there], faults, stored=stored)
+        one.image_id = number
+    note_repeated(there, faults)
+    read_headers(there, faults, stored=stored)
     rules = Rules(ids=ids, fractions=fractions)
     records = finish(there, things(classes), rules, faults, place)
-    gone = [one for one in marked if one.image.path is None]
-    return replace(records, absent=tuple(f"{one.image.named} of {one.place}" for one in gone))
+    gone = [one for one in marked if one.path is None]
+    return replace(records, absent=tuple(f"{one.named} of {one.place}" for one in gone))
 
 
 def finish(
@@ -288,42 +240,42 @@ def finish(
     without: list[ObjectTruth] = []
     first, crowds = 1, True  # the next object's number; whether all objects are crowds with masks
     for one in marked:
-        image, shapes, start = one.image, one.shapes, first
+        shapes, start = one.shapes, first
         first += len(shapes) + one.plain  # of unreadable images, too: the others keep their ids
         crowds &= not one.plain
-        if image.differs:
-            settle(image, _extent(shapes), faults, one.place)
+        if one.differs:
+            settle(one, _extent(shapes), faults, one.place)
         for shape in shapes:
             crowds &= shape.is_crowd and shape.mask is not None
-            if shape.mask is not None and image.size is not None:
-                with faults.catching("broken entry", image.image_id):
+            if shape.mask is not None and one.size is not None:
+                with faults.catching("broken entry", one.image_id):
                     counts = shape.mask["counts"]
-                    check_run_lengths(shape.mask["size"], counts, image.size, shape.place)
-        if image.size is None and image.path is not None:
+                    check_run_lengths(shape.mask["size"], counts, one.size, shape.place)
+        if one.size is None and one.path is not None:
             continue
-        if faults.bad and not faults.bad.keys().isdisjoint((one.place, image.path, image.image_id)):
+        if faults.bad and not faults.bad.keys().isdisjoint((one.place, one.path, one.image_id)):
             continue
         tally.masks += one.plain
         truths: list[ObjectTruth] = []
-        for number, shape in enumerate(shapes if image.size else (), start):
-            assert image.size is not None
-            given = _in_pixels(shape, image.size) if rules.fractions else shape
-            if truth := rules.truth(given, image.image_id, image.size, number, tally):
+        for number, shape in enumerate(shapes if one.size else (), start):
+            assert one.size is not None
+            given = _in_pixels(shape, one.size) if rules.fractions else shape
+            if truth := rules.truth(given, one.image_id, one.size, number, tally):
                 truths.append(truth)
-        size = image.size or (1, 1)
+        size = one.size or (1, 1)
         objects: Sequence[ObjectTruth] = tuple(truths)
         if one.read is None:
             without += [truth for truth in truths if "segmentation" not in truth]
         else:
-            objects = LazyObjects(partial(one.read, image.image_id, size, start), one.count)
+            objects = LazyObjects(partial(one.read, one.image_id, size, start), one.count)
         images.append(
             InstanceImage(
-                image_id=image.image_id,
-                path=image.path or Path(image.named),
+                image_id=one.image_id,
+                path=one.path or Path(one.named),
                 size=size,
                 objects=objects,
-                as_stored=image.as_stored,
-                key=image.key,
+                as_stored=one.as_stored,
+                key=one.key,
             )
         )
     if crowds and first > 1 and not tally.masks + tally.boxes:
@@ -396,10 +348,10 @@ def find_images(
     for one in marked:
         by_folder.setdefault(one.file.parent, []).append(one)
     for folder, inner in by_folder.items():
-        names = [one.image.named for one in inner]
+        names = [one.named for one in inner]
         found = tree.images.find(names, folder, split=split, others=others)
         for one in inner:
-            one.image.path = choose_file(found, one.image.named, one.place, faults, one.place)
+            one.path = choose_file(found, one.named, one.place, faults, one.place)
 
 
 def find_by_file(tree: Tree, marked: Sequence[Marked], split: str, faults: Faults) -> None:
@@ -409,7 +361,7 @@ def find_by_file(tree: Tree, marked: Sequence[Marked], split: str, faults: Fault
     """
     find_images(tree, marked, split, faults)
     for one in marked:
-        path = one.image.path
+        path = one.path
         if path is not None and path.stem != one.file.stem:
             beside = tree.names_in(path.parent)
             if own := next(
@@ -420,17 +372,17 @@ def find_by_file(tree: Tree, marked: Sequence[Marked], split: str, faults: Fault
                 )
                 example = f"{one.file} names {path.name}, and {own} is there"
                 faults.note("duplicate id", text, example)
-    lost = [one for one in marked if one.image.path is None]
-    names = [one.image.named for one in lost]
+    lost = [one for one in marked if one.path is None]
+    names = [one.named for one in lost]
     for one in lost:
-        one.image.named = f"{one.file.stem}.jpg"
+        one.named = f"{one.file.stem}.jpg"
     find_images(tree, lost, split, Faults(collect=True))
     for one, name in zip(lost, names, strict=True):
-        if one.image.path is None:
-            one.image.named = name
+        if one.path is None:
+            one.named = name
         elif Path(name).stem != one.file.stem:
             text = "{n} images have another name than stated, that of their annotation file"
-            faults.note("repaired", text, f"{one.file} names {name!r}; {one.image.path} is taken")
+            faults.note("repaired", text, f"{one.file} names {name!r}; {one.path} is taken")
 
 
 def ellipse(x: float, y: float, across: float, down: float, turn: float = 0.0) -> list[float]:

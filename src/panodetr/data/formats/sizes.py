@@ -1,4 +1,4 @@
-"""The size and the frame of each image: what its header says, and what the annotations say of it.
+"""Images while they are read, and their sizes and frames: as headers and annotations say.
 
 A camera stores a turned image and its EXIF orientation. Annotations are for the image as it is
 shown, or for the stored one: their sizes tell, image by image. Where they can't tell, it is as for
@@ -8,33 +8,58 @@ the images of the data set that do; else as a setting says, or as the format's t
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from panodetr.data.formats import DRAGGED, number_images
+from panodetr.data.formats import DRAGGED, Faults, number_images
+from panodetr.data.samples import ObjectTruth, RunLengths
+from panodetr.data.tree import Found
 from panodetr.errors import ImageError
-from panodetr.images.read import MAX_PIXELS, StoredImage, read_header, read_size
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
-    from pathlib import Path
-
-    from panodetr.data.formats import Faults
-    from panodetr.data.tree import Found
+from panodetr.images.read import MAX_PIXELS, StoredImage, find_pages, read_header, read_size
 
 MOST_HEADERS = 2_000
 """Of more images that all have a stated size, some are looked at, and all if one differs."""
+
+_OF_PAGES = (".tif", ".tiff", ".gif", ".webp")
 
 Size = tuple[int, int]
 """Height, width in pixels."""
 
 
+@dataclass(slots=True)
+class Shape:
+    """One object as it is written.
+
+    Attributes:
+        label: its class.
+        place: of it, for messages.
+        box: x, y, width, height; None means that of the mask.
+        rings: its mask as polygons x0, y0, x1, y1, …
+        mask: its mask as run lengths.
+        number: its own id, where it has one.
+        area: as a COCO JSON says, 0 where that says nothing; None in other formats.
+        is_crowd: whether it stands for many objects.
+    """
+
+    label: int | str
+    place: str = ""
+    box: Sequence[float] | None = None
+    rings: list[list[float]] = field(default_factory=list[list[float]])
+    mask: RunLengths | None = None
+    number: int | None = None
+    area: float | None = None
+    is_crowd: bool = False
+
+
 @dataclass(kw_only=True)
-class Listed:
-    """An image that annotations are for.
+class Marked:
+    """One image that annotations are for, and what they draw on it.
 
     Attributes:
         named: what the annotations call it; where it would be, if it is not there.
+        place: of its annotations, for messages.
+        file: its annotations'; where it names the image, it counts from there.
         image_id: the data set's own, or a number where that is text.
         key: the data set's own, where that is text.
         path: of its file; None where it is not there.
@@ -42,16 +67,27 @@ class Listed:
         header: as its file says, upright or as stored; None where that was not read.
         turned: whether the file's EXIF orientation turns or mirrors it.
         as_stored: whether annotations are for the stored image.
+        shapes: those to be checked, in the annotations' order.
+        plain: how many objects with masks there are beside the shapes.
+        read: reads the objects each time they are asked for, given the image's id, its size, and
+            the number of the first one; None keeps those of the shapes.
+        count: how many objects `read` gives; None if that is not known.
     """
 
     named: str
+    place: str = ""
+    file: Path = Path()
     image_id: int = 0
+    key: str | None = None
     path: Path | None = None
     size: Size | None = None
     header: Size | None = None
     turned: bool = False
     as_stored: bool = False
-    key: str | None = None
+    shapes: list[Shape] = field(default_factory=list[Shape])
+    plain: int = 0
+    read: Callable[[int, Size, int], list[ObjectTruth]] | None = None
+    count: int | None = None
 
     @property
     def differs(self) -> bool:
@@ -89,24 +125,24 @@ def choose_file(
     return found.paths.get(name)
 
 
-def note_repeated(images: Iterable[Listed], faults: Faults) -> None:
+def note_repeated(images: Iterable[Marked], faults: Faults) -> None:
     """Count files that several images have."""
     for path, count in Counter(image.path for image in images if image.path).items():
         if count > 1:
             faults.note("duplicate id", "{n} image files are listed twice", str(path), count - 1)
 
 
-def list_images(paths: Sequence[Path], faults: Faults) -> list[Listed]:
+def list_images(paths: Sequence[Path], faults: Faults) -> list[Marked]:
     """List images of which nothing but the files says anything, with their sizes."""
     listed = [
-        Listed(image_id=number, path=path, named=str(path))
+        Marked(image_id=number, path=path, named=str(path), place=str(path))
         for number, path in zip(number_images(paths), paths, strict=True)
     ]
     read_headers(listed, faults)
     return listed
 
 
-def read_headers(images: Sequence[Listed], faults: Faults, *, stored: bool = False) -> None:
+def read_headers(images: Sequence[Marked], faults: Faults, *, stored: bool = False) -> None:
     """Read the images' sizes from their headers, where they are missing or may be wrong.
 
     Args:
@@ -131,10 +167,10 @@ def read_headers(images: Sequence[Listed], faults: Faults, *, stored: bool = Fal
             image.size = image.header
 
 
-def _choose_frames(turned: Sequence[Listed], faults: Faults, *, stored: bool) -> None:
+def _choose_frames(turned: Sequence[Marked], faults: Faults, *, stored: bool) -> None:
     """Decide for which frame turned images are annotated."""
     told: set[bool] = set()
-    silent: list[Listed] = []
+    silent: list[Marked] = []
     for image in turned:
         assert image.path is not None
         as_stored = read_size(StoredImage(image.path))
@@ -166,7 +202,7 @@ def _choose_frames(turned: Sequence[Listed], faults: Faults, *, stored: bool) ->
         faults.note("turned image", text, count=count)
 
 
-def settle(image: Listed, extent: tuple[float, float], faults: Faults, place: str) -> None:
+def settle(image: Marked, extent: tuple[float, float], faults: Faults, place: str) -> None:
     """Decide which size holds where annotations and file give two.
 
     Args:
@@ -193,12 +229,15 @@ def settle(image: Listed, extent: tuple[float, float], faults: Faults, place: st
     )
 
 
-def _read_header(image: Listed, faults: Faults) -> None:
+def _read_header(image: Marked, faults: Faults) -> None:
     assert image.path is not None
     if image.header is not None or image.image_id in faults.bad:
         return
     try:
         image.header, image.turned = read_header(image.path)
+        if image.path.suffix.lower() in _OF_PAGES and len(find_pages(image.path)) > 1:
+            text = "{n} images have several pages, of which the first is read; write a file a page"
+            faults.note("left out", text, str(image.path))
     except ImageError as error:
         if image.size is None:
             faults.add("broken file", str(error), image.image_id)

@@ -11,15 +11,13 @@ import msgspec
 
 from panodetr.data.formats import Faults, refuse_second
 from panodetr.data.formats.shapes import (
-    Marked,
-    Shape,
     build,
     ellipse,
     find_images,
     number_labels,
     rectangle,
 )
-from panodetr.data.formats.sizes import Listed
+from panodetr.data.formats.sizes import Marked, Shape
 from panodetr.data.samples import Records
 from panodetr.data.tree import ANNOTATIONS_DEPTH, Tree, split_of_file
 from panodetr.errors import DataError
@@ -97,8 +95,7 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
                         faults.note("left out", "{n} points and lines are left out", where)
                     else:
                         shapes.append(Shape(label, where, rings=[ring]))
-            listed = Listed(named=image.filename)
-            marked.append(Marked(image=listed, place=place, file=path, shapes=shapes))
+            marked.append(Marked(named=image.filename, place=place, file=path, shapes=shapes))
     find_images(tree, marked, split, faults, frozenset(found) - {split})
     if not labels:
         faults.note("class", f"no region has a label; the class is called {UNNAMED!r}")

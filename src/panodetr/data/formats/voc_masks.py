@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panodetr.data.formats import Faults
-from panodetr.data.formats.shapes import Marked, build, find_images
-from panodetr.data.formats.sizes import Listed, Size
+from panodetr.data.formats.shapes import build, find_images
+from panodetr.data.formats.sizes import Marked, Size
 from panodetr.data.formats.voc_xml import sort_by_split
 from panodetr.data.masks import mask_object, opened
 from panodetr.data.samples import ObjectTruth, Records
@@ -50,7 +50,7 @@ def read_voc_masks(
     ids = {code: number for number, code in enumerate(sorted(names), start=1)}
     marked = [
         Marked(
-            image=Listed(named=f"JPEGImages/{path.stem}.jpg"),
+            named=f"JPEGImages/{path.stem}.jpg",
             place=str(path),
             file=path,
             plain=1,
@@ -60,8 +60,8 @@ def read_voc_masks(
     ]
     find_images(tree, marked, split, Faults(collect=True))
     for one in marked:
-        if one.image.path and one.image.path.parent.name.startswith((OBJECTS, CLASSES)):
-            one.image.path = None
+        if one.path and one.path.parent.name.startswith((OBJECTS, CLASSES)):
+            one.path = None
     by_id = {ids[code]: name for code, name in names.items()}
     return build(marked, by_id, {}, faults, paths[0].parent)
 

@@ -12,14 +12,12 @@ from xml.etree import ElementTree as ET
 
 from panodetr.data.formats import Faults
 from panodetr.data.formats.shapes import (
-    Marked,
-    Shape,
     build,
     find_by_file,
     number_labels,
     read_files,
 )
-from panodetr.data.formats.sizes import Listed, stated_size
+from panodetr.data.formats.sizes import Marked, Shape, stated_size
 from panodetr.data.samples import Records
 from panodetr.data.tree import Tree, is_image, split_of, split_of_folder
 from panodetr.errors import DataError
@@ -94,8 +92,8 @@ def _parse(contents: bytes, path: Path, faults: Faults) -> Iterator[Marked]:
         root = ET.fromstring(contents.decode() if is_wide else contents)
         height, width = (float(root.findtext(f"size/{s}") or 0) for s in ("height", "width"))
         named = root.findtext("filename") or f"{path.stem}.jpg"
-        image = Listed(named=named, size=stated_size(height, width))
-        one = Marked(image=image, place=str(path), file=path)
+        size = stated_size(height, width)
+        one = Marked(named=named, place=str(path), file=path, size=size)
         for number, entry in enumerate(root.iter("object")):
             place = f"{path}: object {number}"
             corners = [float(entry.findtext(f"bndbox/{edge}") or f"no {edge}") for edge in _EDGES]

@@ -30,8 +30,8 @@ import numpy as np
 import yaml
 
 from panodetr.data.formats import Faults
-from panodetr.data.formats.shapes import Marked, Shape, build, require_classes
-from panodetr.data.formats.sizes import Listed
+from panodetr.data.formats.shapes import build, require_classes
+from panodetr.data.formats.sizes import Marked, Shape
 from panodetr.data.samples import Records
 from panodetr.data.tree import (
     ANNOTATIONS_DEPTH,
@@ -147,8 +147,7 @@ def read_yolo(tree: Tree, found: dict[str, YoloSplit], split: str, faults: Fault
     lines = 0
     for path in this.images:
         label = label_file(path, tree)
-        image = Listed(named=str(path), path=path)
-        one = Marked(image=image, place=str(label or path))
+        one = Marked(named=str(path), place=str(label or path), path=path)
         marked.append(one)
         if label is None:
             continue
@@ -189,7 +188,7 @@ def read_yolo(tree: Tree, found: dict[str, YoloSplit], split: str, faults: Fault
         message = f"{place} has class {number}, which names doesn't list"
         faults.add("unknown category", message, path)
     _note_orphans(tree, labels, faults)
-    marked += [Marked(image=Listed(named=name), place=str(this.place)) for name in this.missing]
+    marked += [Marked(named=name, place=str(this.place)) for name in this.missing]
     if names is None:
         names = {number: str(number) for number in range(max([*used, largest]) + 1)}
     names = require_classes(names, used, str(this.place), faults)
@@ -389,8 +388,10 @@ def load_yaml(tree: Tree, path: Path) -> dict[str, Any]:
     names = fields.get("names")
     if isinstance(names, dict):  # which may lead to numbers, or from them
         pairs = cast("dict[object, object]", names).items()
-        if all(str(number).isdecimal() and not str(name).isdecimal() for name, number in pairs):
-            fields["names"] = {number: name for name, number in pairs}
+        turned = {str(number): name for name, number in pairs}
+        keys = [*turned, *(str(name) for name, _ in pairs)]
+        if [key.isdecimal() for key in keys] == [True] * len(pairs) + [False] * len(pairs):
+            fields["names"] = turned
     return fields
 
 
@@ -448,7 +449,8 @@ def _read_yaml(tree: Tree, path: Path) -> dict[str, YoloSplit]:
             images.update(there)
             missing += gone
         if not images and not missing:
-            raise DataError(f"{path} has no image in its split {split!r}: {places[0]} holds none")
+            said.append(f"{path} has no image in its split {split!r}: {places[0]} holds none")
+            continue
         found[split] = YoloSplit(
             place=path,
             names=names,
@@ -457,6 +459,8 @@ def _read_yaml(tree: Tree, path: Path) -> dict[str, YoloSplit]:
             keypoints=given.keypoints(),
             said=said,
         )
+    if not found:
+        raise DataError(said[-1])
     return found
 
 
@@ -649,7 +653,7 @@ def _names(tree: Tree, given: _Fields, path: Path) -> dict[int, str]:
     names = given.names
     if isinstance(names, str):
         listed = tree.once(_names_of, path.parent / names) if names else []
-        names = listed or re.findall(r"[^\s,][^,]*", names)
+        names = listed or (re.findall(r"[^\s,][^,]*", names) if "," in names else [])
     if not names and given.nc in map(str, MOST_UNNAMED):
         names = list(map(str, range(int(given.nc))))
     if not names:
