@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from panodetr.errors import PanodetrError
 from panodetr.files import (
     atomic_folder,
     atomic_write,
+    check_writable,
     is_leftover,
     write_bytes,
     write_json,
@@ -209,13 +211,37 @@ def test_what_is_in_the_way_is_named_and_kept(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(PanodetrError, match=r"cannot write .*file/a\.json: "):
         write_json(tmp_path / "file" / "a.json", {})
-    with pytest.raises(PanodetrError, match=r"cannot write .*folder: Is a directory"):
+    with pytest.raises(PanodetrError, match=r"cannot write .*folder: a folder of this name"):
         write_json(tmp_path / "folder", {})
     with pytest.raises(PanodetrError, match="a file of this name is in the way"):  # noqa: SIM117
         with atomic_folder(tmp_path / "file"):
             pytest.fail("the block must not run")
     assert (tmp_path / "file").read_text() == "precious"
     assert names(tmp_path) == ["file", "folder"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="these files are POSIX's")
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for write in (partial(write_text, contents=""), check_writable):
+        with pytest.raises(PanodetrError, match=r"cannot write .*pipe: a device or pipe of this"):
+            write(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+    assert names(tmp_path) == ["pipe"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows lets few users make links")
+def test_links_are_followed(tmp_path: Path) -> None:
+    for name in ("file", "folder"):
+        (tmp_path / name).symlink_to(Path("disk") / name)
+    for contents in ("first", "second"):
+        write_text(tmp_path / "file", contents)
+        with atomic_folder(tmp_path / "folder") as temporary:
+            (temporary / "a").write_text(contents)
+        assert (tmp_path / "disk" / "file").read_text() == contents
+        assert (tmp_path / "disk" / "folder" / "a").read_text() == contents
+    assert names(tmp_path) == ["disk", "file", "folder"]
+    assert names(tmp_path / "disk") == ["file", "folder"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

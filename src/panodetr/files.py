@@ -44,9 +44,9 @@ _cleared: set[Path] = set()
 def atomic_write(path: Path, *, flush: bool = True) -> AbstractContextManager[Path]:
     """Give a temporary path that replaces `path` when the block ends without an error.
 
-    Missing parent folders are created. The temporary path keeps the suffix, for writers that choose
-    a format by it. If the block raises, the temporary file is removed and `path` is unchanged. An
-    `OSError` in the block counts as a failure to write.
+    Missing parent folders are created, and links are followed. The temporary path keeps the suffix,
+    for writers that choose a format by it. If the block raises, the temporary file is removed and
+    `path` is unchanged. An `OSError` in the block counts as a failure to write.
 
     Args:
         path: of the file.
@@ -75,24 +75,23 @@ def atomic_folder(path: Path) -> AbstractContextManager[Path]:
 @contextmanager
 def _atomic(path: Path, *, folder: bool, flush: bool) -> Generator[Path, None, None]:
     with _one_line_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _clear(path.parent)
-        temporary = _temporary(path)
+        target = _follow(path, folder=folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _clear(target.parent)
+        temporary = _temporary(target if folder else target.with_name(path.name))
         if folder:
-            if path.exists() and not path.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, "a file of this name is in the way")
             temporary.mkdir()
     try:
         with _one_line_errors(path):
             yield temporary
             for entry in (*sorted(temporary.rglob("*"), reverse=True), temporary) if flush else ():
                 _sync(entry)
-            if folder and path.exists():
-                _swap(temporary, path)
+            if folder and target.exists():
+                _swap(temporary, target)
             else:
-                temporary.replace(path)
+                temporary.replace(target)
             if flush:
-                _sync(path.parent)
+                _sync(target.parent)
     finally:
         if folder:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -109,14 +108,22 @@ def check_writable(path: Path, *, folder: bool = False) -> None:
         PanodetrError: the system refuses, or something is in the way.
     """
     with _one_line_errors(path):
-        if not folder and path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "a folder of this name is in the way")
-        wanted = path if folder else path.parent
-        place = next(each for each in (wanted, *wanted.absolute().parents) if each.exists())
+        target = _follow(path, folder=folder)
+        wanted = target if folder else target.parent
+        place = next(each for each in (wanted, *wanted.parents) if each.exists())
         _clear(place)
         temporary = _temporary(place / "file")
         temporary.touch()
         temporary.unlink()
+
+
+def _follow(path: Path, *, folder: bool) -> Path:
+    """Follow links, and refuse to put a file or folder in place of another kind, such as a pipe."""
+    target = Path(os.path.realpath(path))
+    if target.exists() and not (target.is_dir() if folder else target.is_file()):
+        kind = "file" if target.is_file() else "folder" if target.is_dir() else "device or pipe"
+        raise FileExistsError(errno.EEXIST, f"a {kind} of this name is in the way")
+    return target
 
 
 def write_bytes(path: Path, contents: bytes) -> None:

@@ -51,8 +51,6 @@ _WRITTEN = (
 )
 """Files of results beside NAME.json, which are no input when their folder is below the images'."""
 
-_ROWS = 16  # of a table that are read at a time
-
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 
@@ -386,7 +384,8 @@ def _read_parquet(source: Source, opened: ExitStack) -> Iterator[NamedImage]:
     """Read the rows of a table's column of images: bytes, or bytes and path as `datasets` has."""
     parquet = _import("pyarrow.parquet")
     table = parquet.ParquetFile(_open(source.path, opened))
-    yield from _read_rows(source, table.schema_arrow, table.iter_batches(_ROWS))
+    rows = table.iter_batches(1)  # a few kB may unpack to rows of 1 GiB
+    yield from _read_rows(source, table.schema_arrow, rows)
 
 
 def _read_arrow(source: Source, opened: ExitStack) -> Iterator[NamedImage]:
@@ -410,15 +409,15 @@ def _read_rows(source: Source, schema: Any, batches: Iterable[Any]) -> Iterator[
     column = _image_column(source.path, schema)
     number = 0
     for batch in batches:
-        for start in range(0, batch.num_rows, _ROWS):
-            for value in batch.column(column).slice(start, _ROWS).to_pylist():
-                named = value.get("path") if isinstance(value, dict) else None
-                contents = value.get("bytes") if isinstance(value, dict) else value
-                if contents is None and named and os.path.isfile(named):
-                    contents = Path(named).read_bytes()
-                row = f"{number:06}-{PurePath(named).name}" if named else f"{number:06}"
-                yield NamedImage(f"{source.path}/{row}", contents or b"")
-                number += 1
+        for cell in batch.column(column):
+            value = cell.as_py()
+            named = value.get("path") if isinstance(value, dict) else None
+            contents = value.get("bytes") if isinstance(value, dict) else value
+            if contents is None and named and os.path.isfile(named):
+                contents = Path(named).read_bytes()
+            row = f"{number:06}-{PurePath(named).name}" if named else f"{number:06}"
+            yield NamedImage(f"{source.path}/{row}", contents or b"")
+            number += 1
 
 
 def _image_column(path: str, schema: Any) -> str:
