@@ -156,6 +156,15 @@ def test_a_reader_that_leaves_is_no_error_of_any_command(
     assert done.returncode == 141
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_behind_standard_output_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        order = [sys.executable, "-m", "panodetr", "--version"]
+        done = subprocess.run(order, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    line = "panodetr: error: cannot write standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, line)
+
+
 def test_ctrl_c_while_the_program_is_imported_is_no_traceback() -> None:
     code = (
         "import sys\n"

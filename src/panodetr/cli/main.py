@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 import warnings
+from errno import ENOSPC
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any
@@ -145,7 +146,9 @@ def _explain(error: PanodetrError | ImportError | OSError) -> str | None:
         return f"this command needs {package}, which is not installed; pip install {package}"
     if isinstance(error, OSError):  # refused before anything was read or written: a name too long
         reason = error.strerror or str(error)
-        return reason if error.filename is None else f"cannot use {error.filename}: {reason}"
+        if error.filename is None:
+            return f"cannot write standard output: {reason}" if error.errno == ENOSPC else reason
+        return f"cannot use {error.filename}: {reason}"
     return str(error)
 
 
