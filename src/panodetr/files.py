@@ -119,11 +119,10 @@ def check_writable(path: Path, *, folder: bool = False) -> None:
 
 def _follow(path: Path, *, folder: bool) -> Path:
     """Follow links, and refuse to put a file or folder in place of another kind, such as a pipe."""
-    target = Path(os.path.realpath(path))
-    if target.exists() and not (target.is_dir() if folder else target.is_file()):
-        kind = "file" if target.is_file() else "folder" if target.is_dir() else "device or pipe"
+    if path.exists() and not (path.is_dir() if folder else path.is_file()):
+        kind = "file" if path.is_file() else "folder" if path.is_dir() else "device or pipe"
         raise FileExistsError(errno.EEXIST, f"a {kind} of this name is in the way")
-    return target
+    return Path(os.path.realpath(path))
 
 
 def write_bytes(path: Path, contents: bytes) -> None:

@@ -131,6 +131,19 @@ def test_a_member_that_begins_like_no_image_is_not_unpacked(tmp_path: Path) -> N
         read_image(image)
 
 
+def test_rows_of_a_table_are_unpacked_one_by_one(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row = b"BM" + bytes(1 << 22)
+    path = tmp_path / "a.parquet"
+    # Each value is kept once, in a dictionary.
+    pq.write_table(pa.table({"image": [row] * 16}), path, dictionary_pagesize_limit=1 << 30)
+    before = pa.total_allocated_bytes()
+    for _ in each_image(find_sources([path])):
+        assert pa.total_allocated_bytes() - before < 4 * len(row)
+
+
 def test_shards_in_a_folder_and_by_a_pattern(tmp_path: Path) -> None:
     folder = tmp_path / "shards"
     folder.mkdir()
