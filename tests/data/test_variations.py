@@ -251,6 +251,13 @@ def test_categories_of_coco_may_be_names(
     assert inspect(tmp_path)["train"].objects == dict.fromkeys(names, 1)
 
 
+def test_an_empty_list_of_categories_is_one_fault(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    put(tmp_path / "train.json", json.dumps(coco(["a.jpg"]) | {"categories": []}))
+    (fault,) = [f.message for f in inspect(tmp_path)["train"].findings if f.is_error]
+    assert "has no categories; expected at least one" in fault
+
+
 def test_names_that_may_count_from_0_or_1_are_refused(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg", SIZE)
     document = coco(["a.jpg"]) | {"categories": ["cat", "dog"]}

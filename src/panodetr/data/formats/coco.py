@@ -308,6 +308,7 @@ def read_categories(
     if not found and not join.refused:
         text = f"{layout.annotations} has no categories; expected at least one"
         faults.add("broken entry", text)
+        join.refused = True
     count = Counter(entry.name for entry in found.values())
     suspects = {number for number, entry in found.items() if count[entry.name] > 1}
     roots = [number for number, entry in found.items() if entry.supercategory == "none"]

@@ -429,6 +429,10 @@ def _read_yaml(tree: Tree, path: Path) -> dict[str, YoloSplit]:
                 named_so = f"{absent.pop(split, 'nothing')} for {split}"
                 said.append(f"{path} names {named_so}; {folder} is taken")
     said += [f"{path} names {t} for {s}, which is not there" for s, t in absent.items()]
+    if not given.names:
+        said.append(f"{path} names no classes, which are called by their numbers")
+    elif str(given.nc).isdecimal() and str(given.nc) != str(len(names)):
+        said.append(f"{path} has nc {given.nc} and {len(names)} names; the names count")
     foreign = re.match(r"[\\/]|[A-Za-z]:", (given.path or ".") + next(iter(absent.values()), ""))
     if not parts and foreign and (found := _find_without_yaml(tree, names)):
         for split in found.values():
