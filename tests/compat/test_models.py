@@ -36,8 +36,12 @@ def test_outputs_have_their_shapes_and_are_read_by_attribute_name_or_place(
     assert outputs[0] is outputs["logits"] is outputs.logits
     assert len(outputs[:2]) == 2
     assert len(outputs.to_tuple()) == len(outputs) == 5
-    with pytest.raises(KeyError):
-        _ = outputs["loss"]
+    for name in ("loss", "image_sizes"):
+        with pytest.raises(KeyError):
+            _ = outputs[name]
+    again = type(outputs)({"target_size": (5, 7), **outputs})  # as transformers' pipelines do
+    assert again["target_size"] == (5, 7)
+    assert list(again) == [*shapes, "target_size"]
     assert not model.training
     boxes = DetrForObjectDetection.from_pretrained(checkpoint)(pixels)
     torch.testing.assert_close(boxes.logits, outputs.logits)

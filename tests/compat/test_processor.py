@@ -144,6 +144,12 @@ def test_a_folder_of_transformers_says_how_images_are_prepared(
         ({"do_rezise": True}, "did you mean 'do_resize'"),
         ({"size": {"shortest_edge": 3}}, "expected shortest_edge and longest_edge"),
         ({"pad_size": {"height": 3}}, "expected height and width"),
+        *(
+            ({"size": size}, "expected a number, a pair or a dictionary")
+            for size in ((1, 2, 3), "large", 3.5, {"height": -1, "width": 4}, {"height": "a"})
+        ),
+        ({"size": {"shortest_edge": 0, "longest_edge": 80}}, "at least 1 pixel"),
+        ({"image_mean": [0.5, 0.5]}, "image_mean has 2 numbers; expected one, 3 or 4"),
         ({"format": "coco"}, "expected 'coco_detection' or 'coco_panoptic'"),
         ({"return_tensors": "tf"}, "expected 'pt', 'np' or None"),
         ({"pad_size": {"height": 8, "width": 8}}, "the images need"),

@@ -235,6 +235,13 @@ def test_configurations_have_the_same_values() -> None:
     defaults = {k: v for k, v in vars(compat.DetrConfig()).items() if k != "backbone_config"}
     usual: Any = transformers.DetrConfig()
     assert {name: getattr(usual, name) for name in defaults} == defaults
+    for config in (ours, theirs):
+        again = copy.deepcopy(config)
+        assert again == config
+        again.update({"dropout": 0.3, "hidden_size": 32})
+        assert again != config
+        assert (again.dropout, again.d_model) == (0.3, 32)
+        assert '"num_queries": 9' in repr(config)
     with pytest.raises(AttributeError):
         _ = ours.no_such_name
 
@@ -269,6 +276,7 @@ def test_configurations_are_read_and_written(tmp_path: Path) -> None:
             "cat",
         ),
         ({"id2label": {n: f"name {n}" for n in range(CLASSES)}}, CLASSES, "name 0"),
+        ({"id2label": [f"name {n}" for n in range(CLASSES)]}, CLASSES, "name 0"),
         ({"num_queries": 4, "ignore_mismatched_sizes": True}, CLASSES, "LABEL_0"),
         ({"encoder_layers": 1, "dropout": 0.3, "bbox_cost": 7}, CLASSES, "LABEL_0"),
         ({"dtype": torch.bfloat16}, CLASSES, "LABEL_0"),
@@ -279,6 +287,7 @@ def test_configurations_are_read_and_written(tmp_path: Path) -> None:
         ({"attn_implementation": "eager"}, CLASSES, "LABEL_0"),
         ({"local_files_only": True, "cache_dir": "somewhere", "token": "hf_x"}, CLASSES, "LABEL_0"),
         ({"use_safetensors": True, "low_cpu_mem_usage": True}, CLASSES, "LABEL_0"),
+        ({"proxies": None, "from_tf": False, "variant": None}, CLASSES, "LABEL_0"),
     ],
     ids=lambda value: ", ".join(value) if isinstance(value, dict) else None,
 )
@@ -380,6 +389,56 @@ def test_what_was_loaded_can_be_asked_for(tmp_path: Path, name: str, stored: str
     )
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         assert found[key] == expected[key], key
+
+
+def test_a_configuration_can_be_given(both: tuple[Any, Any], tmp_path: Path) -> None:
+    other = their_config(num_labels=3)
+    other.save_pretrained(tmp_path / "other")
+    for model in both:
+        kind, source = type(model), tmp_path / "theirs"
+        anew: dict[str, Any] = {"ignore_mismatched_sizes": True}
+        given = kind.from_pretrained(source, config=other, **anew).config
+        assert given is not other
+        assert given.num_labels == 3
+        named = kind.from_pretrained(source, config=tmp_path / "other", dropout=0.3, **anew)
+        assert (named.config.num_labels, named.config.dropout) == (3, 0.3)
+        with pytest.raises((TypeError, UsageError), match="num_labels"):
+            kind.from_pretrained(source, config=other, num_labels=4, **anew)
+
+
+def test_layers_are_lists_and_weights_to_save_can_be_given(
+    both: tuple[Any, Any], tmp_path: Path
+) -> None:
+    ours, theirs = (getattr(model, "detr", model) for model in both)
+    for path in ("model.encoder.layers", "model.decoder.layers", "bbox_predictor.layers"):
+        one, other = ours.get_submodule(path), theirs.get_submodule(path)
+        assert len(one) == len(other)
+        for layer, expected in zip(one[:2], other[:2], strict=True):
+            assert layer.state_dict().keys() <= expected.state_dict().keys()
+            assert sum(p.numel() for p in layer.parameters()) == sum(
+                p.numel() for p in expected.parameters()
+            )
+    state = {key: value * 2 for key, value in both[0].state_dict().items()}
+    for number, model in enumerate(both):
+        model.save_pretrained(tmp_path / str(number), state_dict=state)
+        again = type(both[0]).from_pretrained(tmp_path / str(number))
+        assert_close(again.state_dict(), state, rtol=0, atol=0)
+    assert_close(both[0].state_dict(), dict(both[1].state_dict()), rtol=0, atol=0)
+
+
+def test_a_mask_head_starts_anew_on_a_model_for_boxes(tmp_path: Path) -> None:
+    boxes = their_model("DetrForObjectDetection")
+    boxes.save_pretrained(tmp_path / "boxes")  # of which transformers' class would take nothing
+    ours = compat.DetrForSegmentation.from_pretrained(
+        tmp_path / "boxes", ignore_mismatched_sizes=True
+    )
+    pixels, mask = padded_batch()
+    with torch.no_grad():
+        found = ours(pixels, mask)
+        compare(found.logits, boxes(pixels, mask).logits)
+        ours.save_pretrained(tmp_path / "masks")
+        again: Any = transformers.DetrForSegmentation.from_pretrained(tmp_path / "masks")
+        compare(found, again.eval()(pixels, mask))
 
 
 def test_weights_are_frozen_and_heads_replaced_by_their_names(

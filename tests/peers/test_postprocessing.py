@@ -17,6 +17,7 @@ from PIL import Image
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 
 from panodetr.compat import DetrFeatureExtractor, DetrImageProcessor, DetrSegmentationOutput
+from panodetr.errors import UsageError
 from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.evaluation.submitted import score
 
@@ -57,7 +58,7 @@ def equal(ours: list[Any], theirs: list[Any]) -> None:
 @given(seeds, targets, st.floats(0, 1))
 def test_object_detection(seed: int, sizes: Any, threshold: float) -> None:
     found = outputs(seed)
-    for given_sizes in (sizes, None if sizes is None else torch.tensor(sizes)):
+    for given_sizes in (sizes, *(() if sizes is None else (torch.tensor(sizes) + 0.25,))):
         equal(
             OURS.post_process_object_detection(found, threshold, given_sizes),
             THEIRS.post_process_object_detection(found, threshold, given_sizes),
@@ -153,6 +154,8 @@ def test_both_refuse_sizes_for_other_images(name: str) -> None:
     for processor in (OURS, THEIRS):
         with pytest.raises(ValueError, match="size"):
             getattr(processor, f"post_process_{name}")(outputs(0), target_sizes=[(4, 4)])
+    with pytest.raises(UsageError, match="expected a height and a width"):
+        getattr(OURS, f"post_process_{name}")(outputs(0), target_sizes=[(4, 4, 3)] * 2)
 
 
 def test_a_panoptic_result_counts_from_0_and_is_evaluated(tmp_path: Path) -> None:

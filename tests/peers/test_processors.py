@@ -78,6 +78,7 @@ def test_the_size_rule(height: int, width: int) -> None:
         {"do_rescale": False, "do_normalize": False},
         {"do_resize": False},
         {"pad_size": {"height": 90, "width": 100}},
+        {"pad_size": 100},
         {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.3]},
     ],
 )
@@ -92,7 +93,7 @@ def annotated(box: list[float], polygons: Any, points: list[int], **changes: Any
     return {**area, "bbox": box, "segmentation": polygons, "keypoints": points, **changes}
 
 
-OBJECTS = {
+OBJECTS: dict[str, Any] = {
     "image_id": 5,
     "annotations": [
         annotated(
@@ -123,6 +124,11 @@ def test_detection_labels(masks: bool, options: dict[str, Any]) -> None:
     if masks:  # transformers cannot resize an empty list of masks
         images, annotations = [noise(60, 90), noise(60, 120)], [OBJECTS, OBJECTS]
     same(*both(images, annotations, return_segmentation_masks=masks, **options))
+    arrays = [
+        {k: np.array(v) if k in ("bbox", "keypoints") else v for k, v in one.items()}
+        for one in OBJECTS["annotations"]
+    ]
+    same(*both(images[0], {"image_id": 5, "annotations": arrays}, **options))
 
 
 def test_panoptic_labels(official: Any) -> None:

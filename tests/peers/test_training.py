@@ -13,6 +13,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from tests.peers.pairs import CLASSES, MODELS, labels_of, padded_batch, pair, their_model
+from torch.nn.parallel.distributed import (
+    _find_tensors,  # pyright: ignore[reportPrivateUsage, reportUnknownVariableType]
+)
 from torch.testing import assert_close
 
 from panodetr import compat
@@ -63,6 +66,26 @@ def test_losses_and_gradients_are_theirs(
         assert ("pred_masks" in found) is not training  # not yet
         assert_close(found.pred_masks, expected.pred_masks, rtol=0, atol=1e-4)
     assert list(found) == list(expected)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_loaded_models_backbone_stays_frozen_until_it_is_unfrozen(
+    tmp_path: Path, name: str
+) -> None:
+    their_model(name).save_pretrained(tmp_path)
+    pixels, mask = padded_batch()
+    gradients: list[dict[str, torch.Tensor]] = []
+    for library in (compat, transformers):
+        model: Any = getattr(library, name).from_pretrained(tmp_path).train()
+        weights = dict(model.named_parameters())
+        backbone = [weight for key, weight in weights.items() if "backbone" in key]
+        # transformers 5.23 unfreezes what it loads; its version 4 does not.
+        assert any(weight.requires_grad for weight in backbone) == (library is transformers)
+        getattr(model, "detr", model).model.unfreeze_backbone()
+        model(pixels, mask, labels=labels_of(2, 1)).loss.backward()
+        found = {key: weight.grad for key, weight in weights.items()}
+        gradients.append({key: grad for key, grad in found.items() if grad is not None})
+    assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -135,6 +158,38 @@ def test_evaluation_keeps_nothing_for_a_backward_pass_that_may_come(tmp_path: Pa
         if weight.grad is not None:
             scale = max(1.0, float(weight.grad.abs().max()))
             assert_close(own[name].grad, weight.grad, rtol=0, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_checkpointing_keeps_less_and_learns_the_same(tmp_path: Path, name: str) -> None:
+    model, theirs = pair(tmp_path, name, dropout=0.1)
+    pixels, mask = padded_batch()
+    kept = [0, 0]
+    gradients: list[dict[str, torch.Tensor]] = []
+    assert model.supports_gradient_checkpointing == theirs.supports_gradient_checkpointing
+    for place, switch in enumerate(
+        (model.train, lambda: model.gradient_checkpointing_enable({"use_reentrant": True}))
+    ):
+        switch()
+
+        def count(tensor: torch.Tensor, place: int = place) -> torch.Tensor:
+            kept[place] += tensor.numel()
+            return tensor
+
+        torch.manual_seed(0)  # of dropout
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            loss = model(pixels, mask, labels=labels_of(2, 1)).loss
+        loss.backward()
+        found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        gradients.append(found)
+        model.zero_grad()
+    assert kept[1] < 0.5 * kept[0]
+    assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
+    assert model.is_gradient_checkpointing
+    outputs = model(pixels, mask, labels=labels_of(2, 1), output_attentions=True)
+    outputs.loss.backward()
+    model.gradient_checkpointing_disable()
+    assert not model.is_gradient_checkpointing
 
 
 def examples(name: str) -> list[dict[str, Any]]:
@@ -272,6 +327,9 @@ def test_mixed_precision_computes_masks_of_matched_queries_alone(tmp_path: Path)
     prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare(ours)
     outputs = prepared(pixels, mask, labels=labels_of(2, 1))
     assert outputs.logits.dtype == outputs.loss.dtype == torch.float32
+    assert "pred_masks" not in outputs
+    # DistributedDataParallel, which asks for parameters without gradients where Trainer uses it.
+    assert len(list(_find_tensors(outputs))) == len(outputs) - 1 + len(outputs.loss_dict)
     assert "pred_masks" not in outputs
     outputs.loss.backward()
     assert outputs.pred_masks.shape == (2, 9, 8, 12)

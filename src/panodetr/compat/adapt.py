@@ -18,12 +18,15 @@ from panodetr.compat.config import shape_of, spec_of
 from panodetr.errors import CheckpointError, UsageError
 from panodetr.model.detr import Detr
 
-NO_EFFECT = ("low_cpu_mem_usage", "use_safetensors", "weights_only", "trust_remote_code")
+NO_EFFECT = (
+    *("low_cpu_mem_usage", "use_safetensors", "weights_only", "trust_remote_code"),
+    *("_fast_init", "offload_state_dict", "proxies", "resume_download", "use_kernels"),
+)
 """Loading is lean, runs no code from files and takes safetensors where they are, whatever these
 say."""
 
 _ATTENTION = ("sdpa", "eager", None)
-_REFUSED = {
+REFUSED = {
     "from_flax": "convert the weights with transformers first",
     "from_tf": "convert the weights with transformers first",
     "load_in_4bit": "`panodetr export` makes smaller models",
@@ -43,7 +46,7 @@ def refuse(options: Mapping[str, Any]) -> None:
     Raises:
         UsageError: one of them is given; the line says what to do instead.
     """
-    for name, remedy in _REFUSED.items():
+    for name, remedy in REFUSED.items():
         if options.get(name):
             raise UsageError(f"{name} is not supported; {remedy}")
     attention = options.get("attn_implementation")
@@ -138,7 +141,7 @@ def adapt(
         (config.id2label, shape_of(spec_of(config, kind, spec.name))) for config in configs
     )
     changes = {k: value for k, value in vars(after).items() if value != getattr(before, k)}
-    asked = replace(own, **changes)
+    asked = replace(own, **changes, masks=kind == "DetrForSegmentation")
     if configs[0].id2label != labels:
         spec = with_classes(spec, asked.num_classes, labels)
     spec = replace(spec, architecture=asked)

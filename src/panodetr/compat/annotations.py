@@ -100,11 +100,11 @@ def _read_detection(annotation: Annotation, size: Size, *, masks: bool) -> Label
     labels = _labels(annotation["image_id"], objects, boxes, size)
     for name in ("class_labels", "boxes", "area", "iscrowd"):
         labels[name] = labels[name][real]
-    length = next((len(points) for one in objects if (points := one.get("keypoints"))), None)
-    if length is not None:
+    points = [() if (given := one.get("keypoints")) is None else tuple(given) for one in objects]
+    if length := len(next(filter(None, points), ())):
         # An object without keypoints has them all unlabelled.
-        points = [one.get("keypoints") or [0.0] * length for one in objects]
-        labels["keypoints"] = _stack(points, "keypoints", length)[real].reshape(-1, 3)
+        stacked = _stack([each or (0.0,) * length for each in points], "keypoints", length)
+        labels["keypoints"] = stacked[real].reshape(-1, 3)
     if masks:
         drawn = [_draw(one["segmentation"], size) for one in objects]
         labels["masks"] = np.array(drawn, np.uint8).reshape(-1, *size)[real]

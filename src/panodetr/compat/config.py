@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 
@@ -122,6 +122,8 @@ class DetrConfig:
         for name, value in (copy.deepcopy(DEFAULTS) | values).items():
             setattr(self, name, value)
         labels = values.get("id2label")
+        if isinstance(labels, list):
+            labels = dict(enumerate(cast("list[str]", labels)))
         self.id2label = {int(key): name for key, name in (labels or {}).items()}
         if labels is None:
             self.num_labels = 2 if count is None else count
@@ -167,6 +169,19 @@ class DetrConfig:
         if hasattr(self.backbone_config, "to_dict"):  # a configuration of transformers
             values["backbone_config"] = self.backbone_config.to_dict()
         return values
+
+    def update(self, values: Mapping[str, Any]) -> None:
+        """Set values by their names."""
+        for name, value in values.items():
+            setattr(self, name, value)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all values are the same."""
+        return isinstance(other, DetrConfig) and self.to_dict() == other.to_dict()
+
+    def __repr__(self) -> str:
+        """Give the class's name and all values."""
+        return f"{type(self).__name__} {self.to_json_string()}"
 
     def get_text_config(self, **_: object) -> Self:
         """Give the part that is of text, as libraries ask for: a DETR is none, so all of it."""

@@ -6,13 +6,14 @@ layers, H, W the batch's size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from panodetr.compat.labels import label_losses, read_labels
@@ -24,7 +25,7 @@ from panodetr.compat.outputs import (
 from panodetr.compat.pretrained import PretrainedModel
 from panodetr.compat.record import image_sizes, read_batch, record
 from panodetr.errors import UsageError
-from panodetr.model.detr import Encoded
+from panodetr.model.detr import Detr, Encoded
 from panodetr.objective.matcher import Matches
 from panodetr.runtimes.torch import compute_masks
 
@@ -112,10 +113,13 @@ class _Model(PretrainedModel, Generic[Output]):
         )
         lean = labels is None and not self.training
         run = partial(_recompute, self._predict) if lean else self._predict
-        encoded, values = run(given, self._has_masks and labels is None)
-        states: Tensor = values.pop("states")
-        if labels is not None:
-            values |= self._learn(labels, encoded, states, values)
+        # Attention weights are recorded on the way, which a second pass would not do.
+        again = self.is_gradient_checkpointing and self.training and not given.attentions
+        with _parts_recomputed(self.network) if again else nullcontext():
+            encoded, values = run(given, self._has_masks and labels is None)
+            states: Tensor = values.pop("states")
+            if labels is not None:
+                values |= self._learn(labels, encoded, states, values)
         outputs = self._output(
             **values,
             image_sizes=None if padding is None else image_sizes(padding),
@@ -259,6 +263,26 @@ class DetrForSegmentation(_Model[DetrSegmentationOutput]):
 
 def _choose(asked: bool | None, usual: bool) -> bool:
     return usual if asked is None else asked
+
+
+@contextmanager
+def _parts_recomputed(network: Detr) -> Generator[None, None, None]:
+    """Let blocks and layers keep their inputs alone, and compute the rest again when it is needed.
+
+    Blocks with live batch norms keep everything: they would count the batch twice.
+    """
+    parts = [
+        part
+        for part in network.repeated()
+        if not any(isinstance(inner, nn.BatchNorm2d) for inner in part.modules())
+    ]
+    for part in parts:
+        part.forward = partial(checkpoint, part.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for part in parts:
+            del part.forward
 
 
 def _recompute(function: Callable[..., Any], *args: Any) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from math import inf
-from typing import Any, Self
+from numbers import Integral, Real
+from typing import Any, Self, cast
 
 from PIL import Image
 
@@ -53,7 +54,8 @@ class ProcessorOptions:
         do_convert_annotations: whether boxes become cxcywh in fractions; None, in the constructor,
             takes `do_normalize`.
         do_pad: whether images of several sizes become one batch, with a `pixel_mask`.
-        pad_size: `height` and `width` of the batch; None takes the greatest of the images.
+        pad_size: `height` and `width` of the batch, one number for both; None takes the greatest of
+            the images.
     """
 
     format: str = FORMATS[0]
@@ -75,7 +77,7 @@ class ProcessorOptions:
         """Bring sizes to one form.
 
         Raises:
-            UsageError: a size has other keys.
+            UsageError: a size has other keys, or a mean another number of channels.
         """
         self.format = str(getattr(self.format, "value", self.format))
         self.size = _read_size(self.size)
@@ -85,13 +87,15 @@ class ProcessorOptions:
                 "height and width, or max_height and max_width"
             )
         if self.pad_size is not None:
-            self.pad_size = _read_size(self.pad_size)
+            side = self.pad_size
+            self.pad_size = _read_size([side] * 2 if isinstance(side, Integral) else side)
             if set(self.pad_size) != {"height", "width"}:
                 raise UsageError(f"pad_size is {self.pad_size}; expected height and width")
-        if not isinstance(self.image_mean, int | float):
-            self.image_mean = tuple(self.image_mean)
-        if not isinstance(self.image_std, int | float):
-            self.image_std = tuple(self.image_std)
+        for name in ("image_mean", "image_std"):
+            if not isinstance(value := getattr(self, name), int | float):
+                setattr(self, name, tuple(map(float, value)))
+                if len(value) not in (3, 4):
+                    raise UsageError(f"{name} has {len(value)} numbers; expected one, 3 or 4")
         if self.do_convert_annotations is None:
             self.do_convert_annotations = self.do_normalize
 
@@ -146,7 +150,7 @@ def known_options(
     """
     given = {_OLD_NAMES.get(k, k): v for k, v in values.items() if v is not None}
     longest = given.pop("max_size", None)
-    if isinstance(given.get("size"), int):
+    if isinstance(given.get("size"), Integral):
         given["size"] = {"shortest_edge": given["size"], "longest_edge": longest or _LIMIT}
     elif longest is not None and "size" not in given:
         given["size"] = {**(size or {"shortest_edge": 800}), "longest_edge": longest}
@@ -163,11 +167,21 @@ def known_options(
 
 def _read_size(size: Any) -> dict[str, int]:
     """Read a number, a pair (height, width) or a mapping; values that are None do not count."""
-    if isinstance(size, int):
-        return {"shortest_edge": size, "longest_edge": _LIMIT}
-    if isinstance(size, list | tuple):
-        return dict(zip(("height", "width"), size, strict=True))
-    given = dict(size)
+    if isinstance(size, Integral):
+        given: dict[str, Any] = {"shortest_edge": int(size), "longest_edge": _LIMIT}
+    elif isinstance(size, Mapping):
+        given = dict(cast("Mapping[str, Any]", size))
+    else:
+        pair = cast("list[Any]", size) if isinstance(size, list | tuple) else []
+        given = {"height": pair[0], "width": pair[1]} if len(pair) == 2 else {"": 0}
     if given.get("shortest_edge") is not None and given.get("longest_edge", 0) is None:
         given["longest_edge"] = 0  # no limit
-    return {name: value for name, value in given.items() if value is not None}
+    found = {name: value for name, value in given.items() if value is not None}
+    if not all(
+        isinstance(side, Real) and float(side) >= (name != "longest_edge")
+        for name, side in found.items()
+    ):
+        raise UsageError(
+            f"a size is {size!r}; expected a number, a pair or a dictionary, of at least 1 pixel"
+        )
+    return found

@@ -78,8 +78,10 @@ class DetrObjectDetectionOutput(Mapping[str, Any]):
             vars(self).update(given)
 
     def __iter__(self) -> Iterator[str]:
-        """Go through the names of the values that there are, in order."""
-        return (name for name in _VALUES if vars(self).get(name) is not None)
+        """Go through the names of the values that there are, in order, and then of any added."""
+        known = type(self).__dataclass_fields__
+        added = [name for name in vars(self) if name not in known and not name.startswith("__")]
+        return (name for name in (*_VALUES, *added) if vars(self).get(name) is not None)
 
     def items(self) -> ItemsView[str, Any]:
         """Give names and values; in place of masks that were not computed yet, what computes them.
@@ -106,7 +108,7 @@ class DetrObjectDetectionOutput(Mapping[str, Any]):
         """
         if not isinstance(key, str):
             return self.to_tuple()[key]
-        value = getattr(self, key, None) if key in _VALUES else None
+        value = getattr(self, key, None) if key in _VALUES or key in self else None
         if value is None:
             raise KeyError(key)
         return value
@@ -144,6 +146,9 @@ class DetrSegmentationOutput(DetrObjectDetectionOutput):
         super().__post_init__()
         if self.compute_masks is not None:
             del self.pred_masks
+            # DistributedDataParallel reads every field of a dataclass that it is given.
+            own = type(self).__dataclass_fields__
+            vars(self)["__dataclass_fields__"] = {k: v for k, v in own.items() if k != "pred_masks"}
 
     def __getattr__(self, name: str) -> Any:
         """Compute the masks when they are first read.

@@ -140,12 +140,17 @@ class PostProcessing:
 
 def sizes_of(sizes: Sizes, count: int) -> list[tuple[int, int]]:
     """Read heights and widths, one for each of `count` images."""
-    pairs = [(int(height), int(width)) for height, width in sizes]
-    if len(pairs) != count:
+    return [(int(height), int(width)) for height, width in _numbers_of(sizes, count)]
+
+
+def _numbers_of(sizes: Sizes, count: int) -> list[tuple[float, float]]:
+    pairs = [tuple(map(float, size)) for size in sizes]
+    if len(pairs) != count or any(len(pair) != 2 for pair in pairs):
         raise UsageError(
-            f"{len(pairs)} sizes were given for {count} images; expected one per image"
+            f"{len(pairs)} sizes were given for {count} images; expected a height and a width per "
+            "image"
         )
-    return pairs
+    return pairs  # pyright: ignore[reportReturnType]
 
 
 def boxes_in(outputs: DetrObjectDetectionOutput, sizes: Sizes | None) -> list[dict[str, Tensor]]:
@@ -153,7 +158,7 @@ def boxes_in(outputs: DetrObjectDetectionOutput, sizes: Sizes | None) -> list[di
     scores, labels = _exact(outputs.logits).softmax(-1)[..., :-1].max(-1)  # B, Q
     boxes = cxcywh_to_xyxy(_exact(outputs.pred_boxes))  # B, Q, 4
     if sizes is not None:
-        scale = [[w, h, w, h] for h, w in sizes_of(sizes, len(boxes))]
+        scale = [[w, h, w, h] for h, w in _numbers_of(sizes, len(boxes))]
         boxes = boxes * boxes.new_tensor(scale)[:, None]
     return [
         {"scores": scores[image], "labels": labels[image], "boxes": boxes[image]}

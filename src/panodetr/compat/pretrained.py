@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, Self, overload
@@ -17,6 +19,7 @@ from panodetr.checkpoints.save import Format, save_pretrained
 from panodetr.checkpoints.spec import CONFIG_FILE, PREPROCESSOR_FILE, ModelSpec
 from panodetr.compat.adapt import (
     NO_EFFECT,
+    REFUSED,
     adapt,
     choose_device,
     choose_dtype,
@@ -63,7 +66,7 @@ class PretrainedModel(nn.Module):
 
     main_input_name = "pixel_values"
     config_class = DetrConfig
-    supports_gradient_checkpointing = False
+    supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the Trainer divides the loss by accumulated steps itself
     _has_masks = False
     _has_heads = True
@@ -85,6 +88,7 @@ class PretrainedModel(nn.Module):
         """Put transformers' names and configuration on a network; `frozen`: its whole backbone."""
         self.spec = spec
         self.config = config
+        self.is_gradient_checkpointing = getattr(config, "gradient_checkpointing", False)
         self._labels = dict(config.id2label)
         vars(self)["_network"] = network  # not a second place for its weights
         shape = network.config
@@ -110,13 +114,13 @@ class PretrainedModel(nn.Module):
             theirs = self._name(f"{ours}.weight")
             if not self._has_heads and theirs.startswith(_HEADS):
                 continue
-            *parents, last, _ = theirs.split(".")
+            names = theirs.split(".")[:-1]
             place: nn.Module = self
-            for parent in parents:
+            for parent, child in pairwise(names):
                 if parent not in dict(place.named_children()):
-                    place.add_module(parent, _Part())
+                    place.add_module(parent, nn.ModuleList() if child.isdigit() else _Part())
                 place = place.get_submodule(parent)
-            place.add_module(last, part)
+            place.add_module(names[-1], part)
 
     def _name(self, ours: str) -> str:
         """Say what a weight of the network is called in transformers."""
@@ -130,11 +134,11 @@ class PretrainedModel(nn.Module):
         return "DetrForSegmentation" if cls._has_masks else "DetrForObjectDetection"
 
     @classmethod
-    def _check(cls, spec: ModelSpec) -> None:
-        if cls._has_masks and not spec.architecture.masks:
+    def _check(cls, spec: ModelSpec, *, anew: bool) -> None:
+        if cls._has_masks and not spec.architecture.masks and not anew:
             raise CheckpointError(
-                f"model {spec.name} has no mask head, it finds boxes only; "
-                "use DetrForObjectDetection"
+                f"model {spec.name} has no mask head, it finds boxes only; use "
+                "DetrForObjectDetection, or ignore_mismatched_sizes=True to start a mask head anew"
             )
 
     @classmethod
@@ -185,10 +189,12 @@ class PretrainedModel(nn.Module):
         Args:
             pretrained_model_name_or_path: whatever `panodetr.load` takes: a file, a folder, an id
                 on the hub; None with `config` and `state_dict`.
-            config: a `DetrConfig` to use instead of the model's own.
+            config: to use instead of the model's own: a `DetrConfig`, which is copied, or what its
+                `from_pretrained` takes, which `options` change.
             revision: branch, tag or commit, of an id on the hub only.
             ignore_mismatched_sizes: whether weights of other shapes than asked for are started
-                anew, such as those of the classes' head with other `num_labels`.
+                anew, such as those of the classes' head with other `num_labels`, and a mask head
+                that is not there.
             dtype: of the weights: "float32", "bfloat16" and the like, or "auto", as the
                 configuration says; None is float32, or float64 where they are stored so.
             torch_dtype: its older name.
@@ -209,7 +215,8 @@ class PretrainedModel(nn.Module):
         refuse(options)
         device, source = choose_device(device_map), pretrained_model_name_or_path
         place = None if source is None else find_model(source, revision, options)
-        changes = {k: v for k, v in options.items() if k not in (*NO_EFFECT, "attn_implementation")}
+        left_out = (*NO_EFFECT, *REFUSED, "attn_implementation")
+        changes = {k: v for k, v in options.items() if k not in left_out and v is not None}
         asked = torch_dtype if dtype is None else dtype
         if source is None or place is None:
             if config is None or state_dict is None:
@@ -222,9 +229,15 @@ class PretrainedModel(nn.Module):
         if not isinstance(network, Detr):
             raise CheckpointError(f"{source} is no DETR; use panodetr.load")
         own = DetrConfig.of_place(place, spec)
-        wanted = config or own.changed({k: v for k, v in changes.items() if v is not None})
+        if config is None or isinstance(config, str | Path):
+            start = own if config is None else DetrConfig.from_pretrained(config)
+            wanted: Any = start.changed(changes)
+        elif changes:
+            raise UsageError(f"{next(iter(changes))} is beside a config; set it in the config")
+        else:
+            wanted = copy.deepcopy(config)
         kind = choose_dtype(asked, wanted)
-        cls._check(spec)
+        cls._check(spec, anew=ignore_mismatched_sizes)
         there = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
         spec, network = adapt(
             spec, network, (own, wanted), cls._kind(), ignore_mismatched=ignore_mismatched_sizes
@@ -255,6 +268,7 @@ class PretrainedModel(nn.Module):
         format: Format | None = None,
         is_main_process: bool = True,
         push_to_hub: bool = False,
+        state_dict: Mapping[str, Tensor] | None = None,
         **options: Any,
     ) -> Path:
         """Write the model, into a folder beside what else is there.
@@ -265,6 +279,7 @@ class PretrainedModel(nn.Module):
                 transformers opens, or where it has no such network "panodetr".
             is_main_process: False writes nothing.
             push_to_hub: must be False.
+            state_dict: weights to write instead of the model's own, by transformers' names.
             options: of transformers' method; they change nothing here.
 
         Returns:
@@ -280,6 +295,10 @@ class PretrainedModel(nn.Module):
         if not is_main_process:
             return target
         self._use_own_head()
+        if state_dict is not None:
+            other = copy.deepcopy(self)
+            other.load_state_dict(state_dict)
+            return other.save_pretrained(target, format=format)
         spec, labels = self.spec, self.config.id2label
         if labels != self._labels:
             spec = with_classes(spec, spec.architecture.num_classes, labels)
@@ -353,6 +372,20 @@ class PretrainedModel(nn.Module):
     def set_attn_implementation(self, attn_implementation: str) -> None:
         """Take "sdpa" or "eager", which compute the same here; others are refused."""
         refuse({"attn_implementation": attn_implementation})
+
+    def gradient_checkpointing_enable(self, *_: object, **__: object) -> None:
+        """Compute blocks and layers again in the backward pass, which takes less memory.
+
+        transformers' arguments change nothing here.
+        """
+        self.is_gradient_checkpointing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep everything for the backward pass."""
+        self.is_gradient_checkpointing = False
+
+    activation_checkpointing_enable = gradient_checkpointing_enable  # since transformers 5
+    activation_checkpointing_disable = gradient_checkpointing_disable
 
     @property
     def network(self) -> Detr:

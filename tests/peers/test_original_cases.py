@@ -1,0 +1,106 @@
+"""What the original's own tests cover (`test_all.py` of facebookresearch/detr), in our words.
+
+There modules are compiled with TorchScript, which PyTorch gave up; here they are exported with
+`torch.export`. Boxes there and back are in `tests/test_boxes.py`, and the ONNX file in
+`tests/export`.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.peers.pairs import MODELS, QUERIES, their_config
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from panodetr import compat
+from panodetr.model.backbone import ResNet
+from panodetr.model.config import RESNET18
+from panodetr.model.detr import Detr
+from panodetr.model.transformer import LearnedPositions, SinePositions
+from panodetr.objective.config import MatchCosts
+from panodetr.objective.matcher import match
+from panodetr.objective.targets import Targets
+
+pytestmark = pytest.mark.parity
+
+
+def pairs_of(logits: Tensor, boxes: Tensor, *counts: int) -> list[list[tuple[int, int]]]:
+    """Match images of the same predictions (Q, C + 1) and (Q, 4); each has the first objects."""
+    random = torch.Generator().manual_seed(1)
+    classes = torch.randint(91, (15,), generator=random)
+    objects = torch.rand(15, 4, generator=random)
+    targets = Targets(
+        classes=torch.cat([classes[:count] for count in counts]),
+        boxes=torch.cat([objects[:count] for count in counts]),
+        counts=counts,
+        index_map=None,
+    )
+    both = (part.expand(1, len(counts), *part.shape) for part in (logits, boxes))
+    found = match(next(both), next(both), targets, MatchCosts())
+    rows = zip(found.image.tolist(), found.query.tolist(), found.object.tolist(), strict=True)
+    pairs: list[list[tuple[int, int]]] = [[] for _ in counts]
+    for image, query, place in rows:
+        pairs[image].append((query, place - sum(counts[:image])))
+    return pairs
+
+
+def test_an_image_is_matched_alone_as_in_a_batch_and_without_objects() -> None:
+    random = torch.Generator().manual_seed(0)
+    logits, boxes = torch.rand(100, 92, generator=random), torch.rand(100, 4, generator=random)
+    (alone,) = pairs_of(logits, boxes, 15)
+    assert sorted(place for _, place in alone) == list(range(15))
+    assert pairs_of(logits, boxes, 15, 15) == [alone, alone]
+    assert pairs_of(logits, boxes, 15, 0) == [alone, []]
+    assert pairs_of(logits, boxes, 0, 0) == [[], []]
+
+
+PADDING = torch.zeros(2, 7, 9, dtype=torch.bool)
+PADDING[1, 5:] = PADDING[1, :, 4:] = True
+PARTS: dict[str, tuple[nn.Module, Tensor]] = {
+    "sine positions": (SinePositions(64), PADDING),
+    "learned positions": (LearnedPositions(64), PADDING),
+    "backbone": (ResNet(RESNET18), torch.rand(2, 3, 64, 96)),
+}
+
+
+@pytest.mark.parametrize(("part", "given"), PARTS.values(), ids=PARTS)
+def test_a_part_is_exported(part: nn.Module, given: Tensor) -> None:
+    with torch.no_grad():
+        assert_close(torch.export.export(part, (given,)).module()(given), part(given))
+
+
+class Wrapped(nn.Module):
+    """A model with masks within another, which gives all that it finds."""
+
+    def __init__(self, model: Detr) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor, padding: Tensor) -> tuple[Tensor, ...]:
+        found = self.model.detect(pixels, padding)
+        image, query = torch.arange(2).repeat_interleave(QUERIES), torch.arange(QUERIES).repeat(2)
+        return found.logits, found.boxes, self.model.masks(found, image, query)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_takes_images_in_every_form_and_is_exported(name: str) -> None:
+    random = torch.Generator().manual_seed(0)
+    images = [torch.rand(3, *size, generator=random) for size in ((64, 64), (64, 80))]
+    model = getattr(compat, name)(their_config()).eval()
+    with torch.no_grad():
+        listed = model(images)
+        assert_close(model(images[:1]).logits, model(images[0][None]).logits)
+        padded = torch.stack([nn.functional.pad(images[0], (0, 16)), images[1]])
+        mask = torch.ones(2, 64, 80)
+        mask[0, :, 64:] = 0
+        found = model(padded, mask)
+        assert list(found) == list(listed)
+        keys = ("logits", "pred_boxes", "pred_masks")[: len(listed) - 2]
+        for key in keys:
+            assert_close(found[key], listed[key])
+        if "pred_masks" in keys:
+            given = padded, mask == 0
+            exported = torch.export.export(Wrapped(model.network), given).module()(*given)
+            for key, value in zip(keys, exported, strict=True):
+                assert_close(value, listed[key].view_as(value), rtol=1e-4, atol=1e-5)
