@@ -309,7 +309,7 @@ def _name(path: str) -> str:
 def _bounded(file: IO[bytes], name: str) -> bytes:
     """Read an image; of what begins like none only the start, which is refused when it is decoded.
 
-    A few kB of an archive may unpack to gigabytes, and a URL may end never.
+    A few kB of an archive may unpack to gigabytes, and a URL may never end.
     """
     contents = io.BytesIO()
     while part := file.read(_PART):
