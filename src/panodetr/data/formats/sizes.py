@@ -52,7 +52,7 @@ class Shape:
     is_crowd: bool = False
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class Marked:
     """One image that annotations are for, and what they draw on it.
 
