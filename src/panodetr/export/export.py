@@ -29,6 +29,7 @@ from panodetr.runtimes.exported import (
     FORMAT_VERSION,
     ExportFormat,
     ExportInfo,
+    ExportPrecision,
     is_exported,
     run_graphs,
     sha256,
@@ -111,7 +112,8 @@ def export(
             check_outputs(reference, unquantised, masks=masks)
             graphs = quantize(graphs, spec, batches)
         files = _openvino_files(graphs)
-    exported = run_graphs(format, spec, files)
+    precision: ExportPrecision = "float32" if batches is None else "int8"
+    exported = run_graphs(format, spec, files, precision)
     checked = check_outputs(
         reference, exported, masks=masks, tolerance=TOLERANCE if batches is None else inf
     )
@@ -124,7 +126,7 @@ def export(
     info = ExportInfo(
         format_version=FORMAT_VERSION,
         format=format,
-        precision="float32" if batches is None else "int8",
+        precision=precision,
         weights=digest,
         versions=versions,
         checked=checked,

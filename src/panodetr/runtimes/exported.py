@@ -22,6 +22,7 @@ import msgspec
 from panodetr.checkpoints.spec import ModelSpec, spec_from_json
 from panodetr.errors import CheckpointError, MissingExtra, UsageError
 from panodetr.files import atomic_write
+from panodetr.model.config import EomtConfig
 from panodetr.runtimes.graphs import (
     Graph,
     GraphRuntime,
@@ -35,6 +36,7 @@ FORMAT_VERSION = 1
 DESCRIPTION = "model.json"
 
 ExportFormat = Literal["onnx", "openvino"]
+ExportPrecision = Literal["float32", "int8"]
 _MOST_PACKED = 100
 """Bytes that one byte may unpack to, of an archive that was packed anew."""
 
@@ -65,7 +67,7 @@ class ExportInfo(
 
     format_version: int
     format: ExportFormat
-    precision: Literal["float32", "int8"]
+    precision: ExportPrecision
     weights: str
     versions: dict[str, str]
     checked: dict[str, float]
@@ -130,7 +132,7 @@ def read_exported(path: Path) -> tuple[ExportInfo, GraphRuntime]:
                 raise ValueError(f"{name} is not what was written")
         if extra := files.keys() - info.files.keys():
             raise ValueError(f"{', '.join(sorted(extra))} is not in its list of files")
-        return info, run_graphs(info.format, info.spec, files)
+        return info, run_graphs(info.format, info.spec, files, info.precision)
     except (MissingExtra, UsageError):
         raise
     except Exception as error:  # as above
@@ -163,13 +165,18 @@ def find_exported(place: Path, weights: str) -> Path | None:
     return found.get("openvino") or found.get("onnx")  # the quicker one first
 
 
-def run_graphs(format: ExportFormat, spec: ModelSpec, files: Mapping[str, bytes]) -> GraphRuntime:
+def run_graphs(
+    format: ExportFormat, spec: ModelSpec, files: Mapping[str, bytes], precision: ExportPrecision
+) -> GraphRuntime:
     """Make a model's graphs ready to run.
 
     Args:
         format: what they are for.
         spec: of the model.
         files: by their names in an exported file.
+        precision: of the graphs. Beside int8 the rest of an EoMT is computed in bfloat16, where
+            the machine is faster in that: attention between its many tokens stays a float, and
+            took longer than all that is int8 (`benchmarks/eomt.py --int8`).
 
     Raises:
         KeyError: a file is missing.
@@ -178,6 +185,7 @@ def run_graphs(format: ExportFormat, spec: ModelSpec, files: Mapping[str, bytes]
         MissingExtra: what they are for is not installed.
     """
     shape = spec.architecture
+    half = precision == "int8" and isinstance(shape, EomtConfig)
     graphs: list[Graph] = []
     for part in ("detect", "masks") if shape.masks else ("detect",):
         try:
@@ -185,7 +193,7 @@ def run_graphs(format: ExportFormat, spec: ModelSpec, files: Mapping[str, bytes]
                 graphs.append(load_onnx(files[f"{part}.onnx"]))
             else:
                 model = read_openvino(files[f"{part}.xml"], files[f"{part}.bin"])
-                graphs.append(compile_openvino(model))
+                graphs.append(compile_openvino(model, half=half))
         except CheckpointError as error:
             raise CheckpointError(f"{part}: {error}") from error
     runtime = GraphRuntime(*graphs)
