@@ -120,7 +120,7 @@ def label_losses(
     """Match, and sum the losses with the weights of a configuration.
 
     Padding counts in the mask losses, as in transformers and the original. Between processes the
-    number of objects is averaged, as there.
+    number of objects is averaged, as in the original.
 
     Args:
         config: transformers' or ours.
