@@ -130,6 +130,10 @@ def test_every_form_of_the_size_is_read(
             "downsample_in_bottleneck is true",
         ),
         (
+            {"backbone_config": {"model_type": "resnet", "hidden_act": "gelu"}},
+            "hidden_act is 'gelu'; expected 'relu'",
+        ),
+        (
             {"backbone_config": {"model_type": "resnet", "depths": [1, 2]}},
             "depths: expected array of length 4",
         ),

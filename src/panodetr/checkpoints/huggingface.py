@@ -77,6 +77,7 @@ class _Backbone:
     depths: tuple[int, int, int, int] = (3, 4, 6, 3)
     hidden_sizes: tuple[int, int, int, int] = (256, 512, 1024, 2048)
     embedding_size: int = 64
+    hidden_act: str = "relu"
     downsample_in_first_stage: bool = False
     downsample_in_bottleneck: bool = False
     backbone: str | None = None
@@ -318,6 +319,8 @@ def _read_backbone(config: _Config) -> ResNetConfig:
     for key in ("downsample_in_first_stage", "downsample_in_bottleneck"):
         if getattr(inner, key):
             raise ValueError(f"backbone_config.{key} is true; this backbone has its strides fixed")
+    if inner.hidden_act != "relu":
+        raise ValueError(f"backbone_config.hidden_act is {inner.hidden_act!r}; expected 'relu'")
     expansion = 4 if inner.layer_type == "bottleneck" else 1
     a, b, c, d = (width // expansion for width in inner.hidden_sizes)
     even = not any(width % expansion for width in inner.hidden_sizes)
