@@ -175,8 +175,8 @@ def run_graphs(
         spec: of the model.
         files: by their names in an exported file.
         precision: of the graphs. Beside int8 the rest of an EoMT is computed in bfloat16, where
-            the machine is faster in that: attention between its many tokens stays a float, and
-            took longer than all that is int8 (`benchmarks/eomt.py --int8`).
+            the machine is faster in that: its attention took longer than all other operations
+            (decision 077).
 
     Raises:
         KeyError: a file is missing.
