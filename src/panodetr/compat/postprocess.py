@@ -252,16 +252,18 @@ def _highest(
         map reach the threshold (N,).
     """
     owner = torch.zeros(size, dtype=torch.int32, device=maps.device)
-    reached: list[Tensor] = []
+    # One for all maps: new ones leave gaps in memory, which added up to a gigabyte.
+    is_higher = torch.empty(size, dtype=torch.bool, device=maps.device)
+    reached = torch.zeros(len(maps), dtype=torch.int64, device=maps.device)
     best: Tensor | None = None
     for place in range(len(maps)):
         grown = enlarge(maps[place : place + 1], size)[0]  # H, W
         if weights is not None:
             grown *= weights[place]
-        reached.append((grown >= threshold).sum())
+        reached[place] = torch.ge(grown, threshold, out=is_higher).sum()
         if best is None:
             best = grown
             continue
-        owner.masked_fill_(grown > best, place)
+        owner.masked_fill_(torch.gt(grown, best, out=is_higher), place)
         torch.maximum(best, grown, out=best)
-    return owner, torch.stack(reached)
+    return owner, reached
