@@ -175,8 +175,7 @@ def run_graphs(
         spec: of the model.
         files: by their names in an exported file.
         precision: of the graphs. Beside int8 the rest of an EoMT is computed in bfloat16, where
-            the machine is faster in that: its attention took longer than all other operations
-            (decision 077).
+            the machine is faster in that: much of its attention is no int8 (decision 077).
 
     Raises:
         KeyError: a file is missing.

@@ -17,11 +17,10 @@ from panodetr.data.samples import ObjectTruth, RunLengths
 from panodetr.data.tree import Found
 from panodetr.errors import ImageError
 from panodetr.images.read import MAX_PIXELS, StoredImage, find_pages, read_header, read_size
+from panodetr.images.sources import SEVERAL_PAGES
 
 MOST_HEADERS = 2_000
 """Of more images that all have a stated size, some are looked at, and all if one differs."""
-
-_OF_PAGES = (".tif", ".tiff", ".gif", ".webp")
 
 Size = tuple[int, int]
 """Height, width in pixels."""
@@ -235,7 +234,7 @@ def _read_header(image: Marked, faults: Faults) -> None:
         return
     try:
         image.header, image.turned = read_header(image.path)
-        if image.path.suffix.lower() in _OF_PAGES and len(find_pages(image.path)) > 1:
+        if image.path.suffix.lower() in SEVERAL_PAGES and len(find_pages(image.path)) > 1:
             text = "{n} images have several pages, of which the first is read; write a file a page"
             faults.note("left out", text, str(image.path))
     except ImageError as error:
