@@ -155,13 +155,37 @@ def _add_parts(tile: _Tile) -> None:
             tile.parts[segment.id] = _Part(tile, segment, place, (segment.score, depth), [])
 
 
+class _Index:
+    """Tiles by where they lie: a large image has 100,000, and asking all for each takes minutes."""
+
+    def __init__(self, boxes: NDArray[np.int64]) -> None:
+        """Sort boxes (T, 4) into the cells of a grid, of the side of the largest."""
+        self.boxes = boxes
+        self.side = max(1, int((boxes[:, 2:] - boxes[:, :2]).max()))
+        self.cells: dict[tuple[int, int], list[int]] = {}
+        for number, (y, x) in enumerate((boxes[:, :2] // self.side).tolist()):
+            self.cells.setdefault((y, x), []).append(number)
+
+    def near(self, box: Box) -> NDArray[np.int64]:
+        """The numbers of all that a box overlaps, rising, and of some that it does not."""
+        rows, columns = (
+            range(box[side] // self.side - 1, (box[side + 2] - 1) // self.side + 1)
+            for side in (0, 1)
+        )
+        found = [n for y in rows for x in columns for n in self.cells.get((y, x), ())]
+        return np.array(sorted(found), np.int64)
+
+
 def _match(tiles: list[_Tile]) -> None:
     """Compare all pairs of tiles that overlap, and note matches and fragments in their parts."""
-    boxes = np.array([tile.box for tile in tiles])
+    index = _Index(np.array([tile.box for tile in tiles]))
     for number, first in enumerate(tiles):
-        beyond = (boxes[:, :2] >= first.box[2:]) | (boxes[:, 2:] <= first.box[:2])  # T, 2
-        for other in np.flatnonzero(~beyond.any(axis=1)).tolist():
-            if other > number and first.parts and tiles[other].parts:
+        near = index.near(first.box) if first.parts else np.array([], np.int64)
+        near = near[near > number]
+        boxes = index.boxes[near]
+        beyond = (boxes[:, :2] >= first.box[2:]) | (boxes[:, 2:] <= first.box[:2])  # N, 2
+        for other in near[~beyond.any(axis=1)].tolist():
+            if tiles[other].parts:
                 _match_pair(first, tiles[other])
 
 
@@ -229,7 +253,7 @@ def _paint_things(
         np.maximum(here, tile.depth, out=here)
     # Boxes (T, 4) within which a tile sees a thing whole: it touches no inner border.
     inner = np.array([_inner(tile.box, size) for tile in tiles], np.int64)
-    fields = np.array([tile.box for tile in tiles]) + inner * [1, 1, -1, -1]
+    fields = _Index(np.array([tile.box for tile in tiles]) + inner * [1, 1, -1, -1])
     painted: list[Segment] = []
     for whole, parts in _objects(tiles):
         if whole:
@@ -250,13 +274,15 @@ def _paint_things(
     return painted
 
 
-def _mean_score(tiles: list[_Tile], part: _Part, fields: NDArray[np.int64]) -> float:
+def _mean_score(tiles: list[_Tile], part: _Part, fields: _Index) -> float:
     """The score of what is seen in a part's place, a mean over the tiles that see all of it.
 
     Whatever its class, for whether there is an object is the question; nothing counts 0.
     """
-    around = (fields[:, :2] <= part.place[:2]) & (fields[:, 2:] >= part.place[2:])
-    scores = {tiles[number]: 0.0 for number in np.flatnonzero(around.all(axis=1))}
+    near = fields.near(part.place)
+    boxes = fields.boxes[near]
+    around = (boxes[:, :2] <= part.place[:2]) & (boxes[:, 2:] >= part.place[2:])
+    scores = {tiles[number]: 0.0 for number in near[around.all(axis=1)]}
     for view in (part, *part.matches):
         if view.tile in scores or not view.cut:
             scores[view.tile] = view.segment.score
