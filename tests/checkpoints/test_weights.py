@@ -4,19 +4,17 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from panodetr.checkpoints.weights import Weights, mapped_files, open_weights, put_away
+from panodetr.checkpoints.weights import Weights, open_weights
 from panodetr.errors import CheckpointError
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.zeros(2)}
@@ -173,29 +171,13 @@ def test_a_broken_index_is_named(tmp_path: Path, text: str, message: str) -> Non
         open_weights(index)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system decides alone")
-def test_what_was_read_leaves_memory_though_another_process_reads_it_too(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the file itself is mapped")
+def test_a_pickled_file_that_is_cut_off_after_it_was_opened_is_read_all_the_same(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "a.pth"
     torch.save({"weight": torch.ones(8, 2**20)}, file)
-    hold = (
-        "import mmap, sys\n"
-        f"file = open({str(file)!r}, 'rb')\n"
-        "mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)\n"
-        "print(mapped.find(b'no such bytes'), flush=True)\n"
-        "sys.stdin.read()"
-    )
-    process = psutil.Process()
-    with subprocess.Popen(
-        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"-1\n"
-        read = open_weights(file).tensors["weight"]
-        made = read + 1
-        before = process.memory_info().rss
-        files = mapped_files()
-        put_away(read, files)
-        put_away(made, files)
-        assert before - process.memory_info().rss > 0.9 * read.nbytes
-        other.communicate()
-    assert (int(read.sum()), int(made.sum())) == (read.numel(), 2 * read.numel())
+    weights = open_weights(file)
+    os.truncate(file, 100)
+    (weight,) = weights.tensors.values()
+    assert int(weights.read(weight).sum()) == 8 * 2**20

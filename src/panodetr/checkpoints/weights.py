@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
-import mmap
+import os
 import pickle
 import re
+import shutil
 import sys
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,7 +37,7 @@ class Weights:
     Attributes:
         file: the file.
         tensors: by the names that they have in the file: of safetensors shapes alone, on the meta
-            device; of a pickled file mapped into memory, so that a change of the file changes them.
+            device; of a pickled file those of a copy of it in memory.
         arguments: what the model was trained with, where a pickled file has it under "args".
         unread: how each of the tensors is read, where they are not in memory.
     """
@@ -121,15 +121,23 @@ def _open_pickled(file: Path) -> Weights:
         arguments = vars(arguments)
     if not isinstance(arguments, dict):
         arguments = {}
-    tensors, files = cast("State", state), mapped_files()
-
-    def copy(tensor: torch.Tensor) -> torch.Tensor:
-        made = tensor.clone(memory_format=torch.contiguous_format)
-        put_away(tensor, files)
-        return made
-
-    unread = {tensor: partial(copy, tensor) for tensor in tensors.values()}
+    tensors = cast("State", state)
+    whole_copy = partial(torch.clone, memory_format=torch.contiguous_format)
+    unread = {tensor: partial(whole_copy, tensor) for tensor in tensors.values()}
     return Weights(file, tensors, cast("dict[str, Any]", arguments), unread)
+
+
+@contextmanager
+def _in_memory(file: Path) -> Generator[Path]:
+    """Copy a file into memory, on Linux: who reads a mapped file that was cut off is killed."""
+    if sys.platform != "linux":
+        yield file
+        return
+    number = os.memfd_create("weights")
+    with file.open("rb") as stream, open(number, "wb") as copy:
+        shutil.copyfileobj(stream, copy, 1 << 20)
+        copy.flush()
+        yield Path(f"/proc/self/fd/{number}")
 
 
 def _unpickle(file: Path) -> dict[str, Any]:
@@ -137,14 +145,19 @@ def _unpickle(file: Path) -> dict[str, Any]:
 
     The original's training checkpoints hold one.
     """
-    # Files of PyTorch before 1.6 are no archives, and cannot be mapped into memory.
+    # Files of PyTorch before 1.6 are no archives, and cannot be mapped into memory. Others are: of
+    # a file that is not, PyTorch 2.8 believes the sizes that a damaged pickle names.
     with file.open("rb") as stream:
         mapped = stream.read(2) == b"PK"
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with (
+            _in_memory(file) as copy,
+            torch.serialization.safe_globals([argparse.Namespace]),
+            warnings.catch_warnings(),
+        ):
             # PyTorch's own, about how it was pickled: what cannot be read is an error below.
             warnings.simplefilter("ignore")
-            value: object = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+            value: object = torch.load(copy, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged pickle raises whatever its instructions run into
         line = "is truncated, damaged or not a PyTorch file; delete it and get it again"
         if isinstance(error, pickle.UnpicklingError) and (named := _GLOBAL.search(str(error))):
@@ -155,28 +168,6 @@ def _unpickle(file: Path) -> dict[str, Any]:
             )
         raise CheckpointError(f"{file} {line}") from error
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-
-
-def mapped_files() -> list[tuple[int, int]]:
-    """Find the addresses, from and to, at which files are mapped into this process, on Linux."""
-    if sys.platform != "linux":
-        return []
-    areas = [line.split() for line in Path("/proc/self/maps").read_text("latin-1").splitlines()]
-    ends = [area[0].split("-") for area in areas if area[4] != "0"]  # of no file's inode
-    return [(int(low, 16), int(high, 16)) for low, high in ends]
-
-
-def put_away(tensor: torch.Tensor, files: Sequence[tuple[int, int]]) -> None:
-    """Let go of the memory of a tensor that lies in one of `mapped_files()`.
-
-    The tensor stays as it is in the file: whoever reads it again has its pages read again. Memory
-    of another kind stays, since it would be lost.
-    """
-    page, address = mmap.PAGESIZE, tensor.data_ptr()
-    start, end = -(-address // page) * page, (address + tensor.nbytes) // page * page
-    if start < end and any(low <= start and end <= high for low, high in files):
-        library = ctypes.CDLL(None)
-        library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
 def _open_index(index: Path) -> Weights:
