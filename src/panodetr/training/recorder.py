@@ -237,14 +237,14 @@ def draw_batch(batch: Batch, spec: ModelSpec) -> Image.Image:
     return lay_out([drawn])
 
 
-def draw_validation(predictor: Predictor, truth: GroundTruth) -> Image.Image:
+def draw_validation(predictor: Predictor, truth: GroundTruth, count: int = IMAGES) -> Image.Image:
     """Draw predictions for the first images of a data set, and the ground truth on their right.
 
     Raises:
         ImageError: an image cannot be read.
         DataError: an id map cannot be read.
     """
-    images = truth.images[:IMAGES]
+    images = truth.images[:count]
     paths = [source_of(image) for image in images]
     with_masks = predictor.spec.architecture.masks
     rows: list[list[Captioned]] = []
