@@ -122,7 +122,7 @@ def test_every_form_of_the_size_is_read(
     ("changes", "message"),
     [
         ({"model_type": "vit"}, "model_type: invalid enum value 'vit'"),
-        ({"activation_function": "gelu"}, "activation_function: invalid enum value 'gelu'"),
+        ({"activation_function": "tanh"}, "activation is 'tanh'; invalid enum value"),
         ({"backbone": "swin_tiny"}, "backbone is 'swin_tiny'; expected one of resnet18"),
         ({"backbone_config": {"model_type": "swin"}}, "backbone_config.model_type is 'swin'"),
         (
@@ -138,7 +138,7 @@ def test_every_form_of_the_size_is_read(
             "depths: expected array of length 4",
         ),
         ({"d_model": "256"}, "hidden_dim is '256'; expected int, got str"),
-        ({"decoder_ffn_dim": 1024}, "encoder_ffn_dim is 2048 and decoder_ffn_dim 1024"),
+        ({"decoder_attention_heads": 6}, r"divide by heads \(8\), decoder_heads \(6\) and 4"),
         ({"id2label": {"1": "a"}}, "id2label has 1 names, none below 1"),
         ({"id2label": {"a": "b"}}, "id2label has 1 names, none below 1"),
         ({"id2label": []}, "id2label: expected object . null, got array"),

@@ -25,7 +25,7 @@ from panodetr.model.config import DetrConfig, ResNetConfig
         ({"dropout": 1.0}, r"dropout is 1\.0; expected float < 1"),
         ({"hidden_dim": 250}, r"hidden_dim is 250; it must divide by heads \(8\)"),
         ({"heads": 3}, r"must divide by heads \(3\)"),
-        ({"hidden_dim": 6, "heads": 1}, "by 4"),
+        ({"hidden_dim": 6, "heads": 1}, "and 4"),
         ({"masks": True, "hidden_dim": 96}, "hidden_dim is 96 and heads 8; the mask head"),
         ({"block": "basic", "outputs": (1, 2, 3, 4)}, r"backbone\.outputs is for bottleneck"),
         ({"masks": True, "heads": 4}, "hidden_dim is 256 and heads 4; the mask head"),

@@ -54,6 +54,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "basic blocks": {"layer_type": "basic"},
     "learned positions": {"position_embedding_type": "learned"},
+    "a decoder of its own widths": {"decoder_attention_heads": 2, "decoder_ffn_dim": 48},
     "an auxiliary loss": {"auxiliary_loss": True},
 }
 
@@ -100,6 +101,22 @@ def test_odd_configurations_give_the_same_outputs_and_names(
         compare(again(pixels, mask), theirs(pixels, mask))
     with pytest.raises(UsageError, match="a config and a state_dict"):
         kind.from_pretrained(None)
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_new", "silu"])
+def test_activations_give_the_same_boxes_and_with_masks_are_refused(
+    tmp_path: Path, name: str
+) -> None:
+    ours, theirs = pair(tmp_path / "boxes", MODELS[0], activation_function=name)
+    pixels, mask = padded_batch()
+    with torch.no_grad():
+        compare(ours(pixels, mask), theirs(pixels, mask))
+    again: Any = transformers.DetrForObjectDetection.from_pretrained(
+        ours.save_pretrained(tmp_path / "ours")
+    )
+    assert again.config.activation_function == name
+    with pytest.raises(CheckpointError, match=f"'{name}' with a mask head"):
+        pair(tmp_path / "masks", activation_function=name)
 
 
 @pytest.mark.parametrize(

@@ -55,9 +55,10 @@ SAME = {
     "encoder_layers": "encoder_layers",
     "decoder_layers": "decoder_layers",
     "encoder_attention_heads": "heads",
-    "decoder_attention_heads": "heads",
+    "decoder_attention_heads": "decoder_heads",
     "encoder_ffn_dim": "ffn_dim",
-    "decoder_ffn_dim": "ffn_dim",
+    "decoder_ffn_dim": "decoder_ffn_dim",
+    "activation_function": "activation",
     "dropout": "dropout",
     "position_embedding_type": "positions",
 }
@@ -91,7 +92,6 @@ class _Config:
 
     model_type: Literal["detr", "table-transformer"]
     architectures: tuple[str, ...] | None = None
-    activation_function: Literal["relu"] = "relu"
     num_channels: Literal[3] = 3
     id2label: dict[str, str] | None = None
     num_labels: int = 2
@@ -164,8 +164,7 @@ def write_huggingface(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
         "architectures": [kind],
         "model_type": model_type,
         **_write_backbone(shape.backbone, shape.mask_stages),
-        "activation_function": "relu",
-        **{theirs: getattr(shape, ours) for theirs, ours in SAME.items()},
+        **write_shape(shape),
         "attention_dropout": shape.dropout,
         "activation_dropout": shape.dropout,
         "auxiliary_loss": shape.normed_states,
@@ -174,6 +173,14 @@ def write_huggingface(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
         "panodetr": spec_to_json(spec),
     }
     return config, {"image_processor_type": "DetrImageProcessor", **processor_options(spec)}
+
+
+def write_shape(shape: DetrConfig) -> dict[str, Any]:
+    """Say a network's shape, but for its backbone, in the keys of `config.json`."""
+    return {theirs: getattr(shape, ours) for theirs, ours in SAME.items()} | {
+        "decoder_attention_heads": shape.decoder_heads or shape.heads,
+        "decoder_ffn_dim": shape.decoder_ffn_dim or shape.ffn_dim,
+    }
 
 
 def processor_options(spec: ModelSpec) -> dict[str, Any]:
@@ -228,13 +235,13 @@ def resnet_name(backbone: ResNetConfig) -> str:
 def _read_model(
     given: Mapping[str, Any], config: _Config, preprocessing: Preprocessing, name: str
 ) -> ModelSpec:
-    shape: dict[str, Any] = {}
-    for theirs, ours in SAME.items():
-        if theirs in given and shape.setdefault(ours, given[theirs]) != given[theirs]:
-            raise ValueError(
-                f"{theirs.replace('decoder', 'encoder')} is {shape[ours]} and {theirs} "
-                f"{given[theirs]}; expected one number"
-            )
+    shape: dict[str, Any] = {
+        **{"heads": 8, "ffn_dim": 2048, "decoder_heads": 8, "decoder_ffn_dim": 2048},  # usual ones
+        **{ours: given[theirs] for theirs, ours in SAME.items() if theirs in given},
+    }
+    for key in ("heads", "ffn_dim"):
+        if shape[f"decoder_{key}"] == shape[key]:
+            del shape[f"decoder_{key}"]
     classes, categories = _read_classes(config)
     return ModelSpec(
         name=name,

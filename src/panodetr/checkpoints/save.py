@@ -134,8 +134,10 @@ def _save_facebook(path: Path, spec: ModelSpec, state: State) -> Path:
     if not isinstance(shape, DetrConfig):
         named = EOMT_ORIGINAL.from_ours(state) | _eomt_constants(shape)
         return _save_file(path, {"state_dict": _stored(named)})
-    if shape.normed_states:
-        raise ValueError("architecture.normed_states is true, which has no place there")
+    usual = DetrConfig(num_classes=1)
+    for name in ("normed_states", "activation", "decoder_heads", "decoder_ffn_dim"):
+        if (value := getattr(shape, name)) != getattr(usual, name):
+            raise ValueError(f"architecture.{name} is {value!r}, which has no place there")
     # Plain values, where the original keeps a Namespace: any `torch.load` accepts them.
     arguments = {
         "backbone": resnet_name(shape.backbone),

@@ -11,7 +11,12 @@ from typing import Any, ClassVar, Self, cast
 
 import torch
 
-from panodetr.checkpoints.huggingface import SAME, UNUSED, read_huggingface, write_huggingface
+from panodetr.checkpoints.huggingface import (
+    UNUSED,
+    read_huggingface,
+    write_huggingface,
+    write_shape,
+)
 from panodetr.checkpoints.load import load_spec, locate
 from panodetr.checkpoints.spec import CONFIG_FILE, ModelSpec
 from panodetr.errors import CheckpointError, CheckpointWarning, UsageError, did_you_mean
@@ -253,7 +258,7 @@ class DetrConfig:
         try:
             values = write_huggingface(spec)[0]
         except ValueError:  # transformers has no such network
-            values = {theirs: getattr(shape, ours) for theirs, ours in SAME.items()}
+            values = write_shape(shape)
             values |= dict.fromkeys(("attention_dropout", "activation_dropout"), shape.dropout)
             values["auxiliary_loss"] = shape.normed_states
         named = {category.index: category.name for category in spec.categories}

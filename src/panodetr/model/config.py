@@ -16,6 +16,8 @@ NormKind = Literal["frozen", "batch", "group"]
 MOST_CLASSES = 100_000
 _Width: TypeAlias = Annotated[int, Meta(ge=1, le=8_192)]
 _Depth: TypeAlias = Annotated[int, Meta(ge=1, le=200)]
+_Heads: TypeAlias = Annotated[int, Meta(ge=1, le=512)]
+_FfnWidth: TypeAlias = Annotated[int, Meta(ge=1, le=65_536)]
 _Stride: TypeAlias = Annotated[int, Meta(ge=1, le=16)]
 _Stage: TypeAlias = Annotated[int, Meta(ge=0, le=3)]
 
@@ -120,6 +122,9 @@ class DetrConfig(Architecture):
         hidden_dim: width of the transformer, d in the paper.
         heads: attention heads.
         ffn_dim: width of the feed-forward layers.
+        decoder_heads: attention heads of the decoder's layers, where it has other ones.
+        decoder_ffn_dim: width of the decoder's feed-forward layers, where it is another.
+        activation: between the two linear layers of each feed-forward sublayer.
         encoder_layers: number of encoder layers.
         decoder_layers: number of decoder layers.
         dropout: probability, in training only.
@@ -139,8 +144,11 @@ class DetrConfig(Architecture):
     num_classes: Annotated[int, Meta(ge=1, le=MOST_CLASSES)]
     num_queries: Annotated[int, Meta(ge=1, le=10_000)] = 100
     hidden_dim: _Width = 256
-    heads: Annotated[int, Meta(ge=1, le=512)] = 8
-    ffn_dim: Annotated[int, Meta(ge=1, le=65_536)] = 2048
+    heads: _Heads = 8
+    ffn_dim: _FfnWidth = 2048
+    decoder_heads: _Heads | None = None
+    decoder_ffn_dim: _FfnWidth | None = None
+    activation: Literal["relu", "gelu", "gelu_new", "silu"] = "relu"
     encoder_layers: Annotated[int, Meta(ge=0, le=200)] = 6
     decoder_layers: _Depth = 6
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
@@ -158,9 +166,16 @@ class DetrConfig(Architecture):
             ValueError: a field is out of bounds, or the widths do not divide.
         """
         check_fields(self)
-        if self.hidden_dim % self.heads or self.hidden_dim % 4:
+        decoder_heads = self.decoder_heads or self.heads
+        if any(self.hidden_dim % part for part in (self.heads, decoder_heads, 4)):
             raise ValueError(
-                f"hidden_dim is {self.hidden_dim}; it must divide by heads ({self.heads}) and by 4"
+                f"hidden_dim is {self.hidden_dim}; it must divide by heads ({self.heads}), "
+                f"decoder_heads ({decoder_heads}) and 4"
+            )
+        if self.masks and self.activation != "relu":
+            raise ValueError(
+                f"activation is {self.activation!r} with a mask head, of which transformers 4 and "
+                "5 make different masks; expected 'relu'"
             )
         if self.masks and any(width % min(8, width or 8) for width in self.mask_widths):
             raise ValueError(
@@ -191,7 +206,7 @@ class VitConfig:
     """
 
     hidden_dim: _Width = 384
-    heads: Annotated[int, Meta(ge=1, le=512)] = 6
+    heads: _Heads = 6
     layers: _Depth = 12
     ffn_ratio: Annotated[int, Meta(ge=1, le=16)] = 4
     swiglu: bool = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -120,13 +121,21 @@ class Residual(nn.Module):
         return self.norm(x + self.dropout(sublayer(x)))
 
 
-def make_ffn(config: DetrConfig) -> nn.Sequential:
-    """The feed-forward sublayer of each token: two linear layers with a ReLU between them."""
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "gelu_new": partial(nn.GELU, "tanh"),
+    "silu": nn.SiLU,
+}
+
+
+def make_ffn(config: DetrConfig, width: int) -> nn.Sequential:
+    """The feed-forward sublayer of each token: two linear layers, and in the paper a ReLU."""
     return nn.Sequential(
-        nn.Linear(config.hidden_dim, config.ffn_dim),
-        nn.ReLU(),
+        nn.Linear(config.hidden_dim, width),
+        ACTIVATIONS[config.activation](),
         nn.Dropout(config.dropout),
-        nn.Linear(config.ffn_dim, config.hidden_dim),
+        nn.Linear(width, config.hidden_dim),
     )
 
 
@@ -137,7 +146,7 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.attention = Attention(config.hidden_dim, config.heads, config.dropout)
         self.attention_residual = Residual(config)
-        self.ffn = make_ffn(config)
+        self.ffn = make_ffn(config, config.ffn_dim)
         self.ffn_residual = Residual(config)
 
     def forward(self, x: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
@@ -155,11 +164,12 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: DetrConfig) -> None:
         super().__init__()
-        self.self_attention = Attention(config.hidden_dim, config.heads, config.dropout)
+        heads = config.decoder_heads or config.heads
+        self.self_attention = Attention(config.hidden_dim, heads, config.dropout)
         self.self_residual = Residual(config)
-        self.cross_attention = Attention(config.hidden_dim, config.heads, config.dropout)
+        self.cross_attention = Attention(config.hidden_dim, heads, config.dropout)
         self.cross_residual = Residual(config)
-        self.ffn = make_ffn(config)
+        self.ffn = make_ffn(config, config.decoder_ffn_dim or config.ffn_dim)
         self.ffn_residual = Residual(config)
 
     def forward(
