@@ -54,7 +54,7 @@ from harness.run import Workshop
 from harness.weights import RandomModel
 from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.files import write_json, write_text
-from panodetr.images.resize import resize
+from panodetr.images.preprocess import resize
 from panodetr.images.views import processed_size
 from panodetr.loading import load
 from panodetr.runtimes.base import Precision

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 import panodetr
-from panodetr.images.resize import resize
+from panodetr.images.preprocess import resize
 from panodetr.results.decode import keep_queries, softmax
 
 DEPLOY = Path(__file__).resolve().parents[1] / "docs" / "how-to" / "deploy.md"

@@ -27,11 +27,10 @@ from panodetr import view_answers
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError, ImageError, ImageWarning, UsageError
 from panodetr.images import views
-from panodetr.images.batches import READ_AHEAD, Batching
-from panodetr.images.preprocess import Preprocessing
+from panodetr.images.preprocess import Preprocessing, resize
 from panodetr.images.read import read_image
-from panodetr.images.resize import resize
 from panodetr.images.sources import find_sources
+from panodetr.images.views import READ_AHEAD, Batching
 from panodetr.loading import predictor_of
 from panodetr.model.detr import Detr
 from panodetr.predict import Predictor

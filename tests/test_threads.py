@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from panodetr import threads
+from panodetr.images.preprocess import resize
 from panodetr.images.read import read_image
-from panodetr.images.resize import resize
 from panodetr.results.masks import NumpyMasks
 from panodetr.threads import ahead, omp_threads, pool_threads
 

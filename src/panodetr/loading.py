@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from panodetr.errors import CheckpointError, UsageError
-from panodetr.images.batches import Batching
-from panodetr.images.views import BATCH_PIXELS, GPU_BATCH_PIXELS
+from panodetr.images.views import BATCH_PIXELS, GPU_BATCH_PIXELS, Batching
 from panodetr.predict import Predictor
 from panodetr.runtimes.base import PRECISIONS, RUNTIMES, Precision, RuntimeName
 from panodetr.runtimes.exported import find_exported, is_exported, read_exported

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError, ImageError, UsageError
-from panodetr.images.batches import Batch, Batching, Refused
-from panodetr.images.preprocess import Preprocessing
+from panodetr.images.preprocess import Preprocessing, resize
 from panodetr.images.read import ImageSource, is_one_image
-from panodetr.images.resize import resize
 from panodetr.images.sources import Source, open_images
 from panodetr.images.views import (
+    Batch,
+    Batching,
+    Refused,
     TiledImage,
     View,
     most_streams,

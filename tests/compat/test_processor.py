@@ -19,7 +19,7 @@ from panodetr.compat import (
 )
 from panodetr.compat.options import ProcessorOptions
 from panodetr.errors import DataError, ImageError, UsageError
-from panodetr.images.resize import resized_size
+from panodetr.images.preprocess import resized_size
 from panodetr.results.id_map import encode_ids
 
 from .conftest import noise

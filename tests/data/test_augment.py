@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from panodetr.data.augment import CropAugmentation, PaperAugmentation, draw_view, recolor
-from panodetr.images.resize import resized_size
+from panodetr.images.preprocess import resized_size
 
 sides = st.integers(8, 70)
 seeds = st.integers(0, 2**32 - 1)

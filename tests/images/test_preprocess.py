@@ -6,8 +6,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from panodetr.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalize, pad
-from panodetr.images.resize import LARGE, resize, resized_size
+from panodetr.images.preprocess import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    LARGE,
+    normalize,
+    pad,
+    resize,
+    resized_size,
+)
 
 sides = st.integers(1, 5000)
 sizes = st.tuples(sides, sides)

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from panodetr.images import views as views_module
-from panodetr.images.preprocess import Preprocessing
-from panodetr.images.resize import resize
+from panodetr.images.preprocess import Preprocessing, resize
 from panodetr.images.views import (
     BATCH_PIXELS,
     lay_tiles,

@@ -122,7 +122,7 @@ class FormatWriter:
         """
         from PIL import Image
 
-        from panodetr.images.pixel_size import read_pixel_size
+        from panodetr.images.depth import read_pixel_size
         from panodetr.results import interchange
         from panodetr.results.regions import crop, measure
         from panodetr.results.result import PanopticResult

@@ -112,7 +112,7 @@ class ProcessorOptions:
     def target_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Say to which height and width an image is resized, by transformers' rules.
 
-        They differ from the original's (`panodetr.images.resize`) where the long edge sets the
+        They differ from the original's (`panodetr.images.preprocess`) where the long edge sets the
         limit: the short edge is rounded before the long one follows from it in the original, and
         after it here. An image of 640 by 256 becomes 1333 by 533, and 1332 by 533 in the original.
         """

@@ -18,7 +18,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 from PIL import Image
 
-from panodetr.images.resize import resized_size
+from panodetr.images.preprocess import resized_size
 from panodetr.validation import Positive, check_fields
 
 Pixel = TypeVar("Pixel", bound=np.generic)

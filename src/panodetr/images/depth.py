@@ -1,4 +1,4 @@
-"""Images beyond 8-bit RGB: up to 16 bits per value, and channels that are not colours.
+"""Images beyond 8-bit RGB: up to 16 bits per value, channels that are not colours, pixel sizes.
 
 Microscopes and satellites write both. Pillow gives the high byte of 16-bit colours alone, and most
 TIFFs of many channels not at all; those are read by tifffile.
@@ -7,7 +7,9 @@ TIFFs of many channels not at all; those are read by tifffile.
 from __future__ import annotations
 
 import logging
+import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,19 @@ USUAL_BITS = (8, 10, 12, 14)
 
 # TIFF 6.0, section 8
 _BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA = 258, 262, 277, 284, 338
+_DESCRIPTION, _RESOLUTION, _UNIT, _CENTIMETRE = 270, 282, 296, 3
 _GREY, _RGB, _SEPARATE = (0, 1), 2, 2
 _ALPHA = (1, 2)
+_MICROMETRES = {
+    "nm": 1e-3,
+    "um": 1.0,
+    "µm": 1.0,  # the micro sign
+    "μm": 1.0,  # the Greek letter
+    "micron": 1.0,
+    "microns": 1.0,
+    "mm": 1e3,
+    "cm": 1e4,
+}
 _OTHER_BYTE = {
     ";16B": ";16L",
     ";16L": ";16B",
@@ -177,3 +190,42 @@ def choose_channels(
             f"expected three, or one, from 0 to {count - 1}"
         )
     return values[..., list(channels)] if len(channels) > 1 else values[..., channels[0]]
+
+
+def read_pixel_size(path: Path) -> float | None:
+    """Read the width of a pixel in micrometres from a TIFF.
+
+    OME-TIFF and ImageJ say it in the description; other TIFFs by a resolution per centimetre. One
+    per inch is that of a printer, and is not taken.
+
+    Returns:
+        None where the file is no TIFF, or says nothing.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whoever reads the image says what is wrong with it
+            with Image.open(path, formats=["TIFF"]) as image:
+                assert isinstance(image, TiffImagePlugin.TiffImageFile)
+                tags = image.tag_v2
+                # Pillow reads text as Latin-1, and OME's is UTF-8.
+                text = str(tags.get(_DESCRIPTION, "")).encode("latin-1", "replace")
+                described = text.decode("utf-8", "replace")
+                per_unit = float(tags.get(_RESOLUTION, 0))
+                unit = tags.get(_UNIT)
+    except (OSError, ValueError, TypeError, ZeroDivisionError):
+        return None
+    if ome := re.search(r'PhysicalSizeX="([0-9.eE+-]+)"', described):
+        named = re.search(r'PhysicalSizeXUnit="([^"]+)"', described)
+        return _scaled(float(ome[1]), named[1] if named else "µm")
+    if not per_unit > 0:
+        return None
+    if described.startswith("ImageJ="):
+        named = re.search(r"^unit=(.+)$", described, re.MULTILINE)
+        return _scaled(1 / per_unit, named[1].strip()) if named else None
+    return _scaled(1 / per_unit, "cm") if unit == _CENTIMETRE else None
+
+
+def _scaled(value: float, unit: str) -> float | None:
+    unit = unit.replace(r"\u00B5", "µ")  # as ImageJ writes it
+    size = value * _MICROMETRES.get(unit, 0)
+    return size if size > 0 else None

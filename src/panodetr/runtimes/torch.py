@@ -464,7 +464,7 @@ def finish_copies(device: torch.device) -> None:
 
 
 def resize_images(images: Tensor, size: Size) -> Tensor:
-    """Resize images (B, H, W, 3) uint8 as `panodetr.images.resize`, to one grey level."""
+    """Resize images (B, H, W, 3) uint8 as `panodetr.images.preprocess`, to one grey level."""
     values = images.permute(0, 3, 1, 2).float()  # B, 3, H, W
     values = F.interpolate(values, size, mode="bilinear", antialias=True).round_().clamp_(0, 255)
     return values.to(torch.uint8).permute(0, 2, 3, 1)  # B, h, w, 3
