@@ -4,6 +4,7 @@ import io
 import os
 import re
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from panodetr.images.read import (
     read_image,
     read_size,
 )
+from panodetr.images.sources import open_images
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
 GREY = np.repeat(RGB[:, :, :1], 3, axis=2)
@@ -550,3 +552,19 @@ def test_other_files_say_nothing(tmp_path: Path) -> None:
     assert read_pixel_size(tmp_path / "a.png") is None
     assert read_pixel_size(tmp_path / "b.tif") is None
     assert read_pixel_size(tmp_path / "missing.tif") is None
+
+
+def test_a_png_far_larger_than_its_pixels_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", Image.fromarray(RGB))
+    os.truncate(path, 1 << 27)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(path, "a.png")
+    for source in (path, path.read_bytes(), *open_images([tmp_path / "a.zip"])):
+        with pytest.raises(ImageError) as error:
+            read_image(source)
+        one_line(error, "it has more than 67,108,864 bytes beside its pixels; expected a PNG")
+
+
+def test_the_memory_of_a_very_large_image_is_said_in_plain_digits() -> None:
+    with pytest.raises(ImageError, match="which take about 110 GiB, and"):
+        read_image(np.broadcast_to(np.uint8(0), (60000, 60000)))

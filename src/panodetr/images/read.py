@@ -9,6 +9,7 @@ import ctypes
 import io
 import os
 import re
+import struct
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -105,7 +106,11 @@ _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MOST_COPIED = 1 << 26
-"""Bytes of the largest TIFF that is read before it is decoded: a stack, once for each page."""
+"""Bytes of the largest TIFF that is read before it is decoded: a stack, once for each page. And of
+what a PNG may have beside its pixels."""
+_PNG_HEADER = 24
+"""Bytes up to the end of width and height."""
+_PADDED = f"it has more than {_MOST_COPIED:,} bytes beside its pixels; expected a PNG without them"
 
 _pillow_globals = threading.RLock()
 if hasattr(os, "register_at_fork"):  # a thread that holds the lock is not in a forked process
@@ -298,8 +303,7 @@ def _read_values(
         values = values.float() if "bfloat16" in str(values.dtype) else values  # not in NumPy
         pixels = _from_array(values.numpy(), "the tensor", max_pixels, channels, first=True)
         return pixels, "the tensor"
-    file, name = _file_of(source.path if isinstance(source, StoredImage | Page) else source)
-    name = called or name
+    file, name = _file_of(source.path if isinstance(source, StoredImage | Page) else source, called)
     if isinstance(file, Path):
         with _broken(name):
             file = copy_tiff(file)
@@ -476,7 +480,7 @@ def remedy_for(name: str) -> str | None:
     return _REMEDIES.get(os.path.splitext(name)[1].lower())
 
 
-def _file_of(source: object) -> tuple[Path | Any, str]:
+def _file_of(source: object, called: str | None = None) -> tuple[Path | Any, str]:
     """Give what Pillow can open without blocking or an obscure error, and its name in errors."""
     if isinstance(source, str | os.PathLike):
         name = os.fsdecode(source)
@@ -485,7 +489,9 @@ def _file_of(source: object) -> tuple[Path | Any, str]:
     if isinstance(source, bytes | bytearray | memoryview):
         if len(source) == 0:
             raise ImageError(f"the bytes are empty; expected the bytes of a {KNOWN} file")
-        return io.BytesIO(source), "the bytes"
+        if is_padded(bytes(source[:_PNG_HEADER]), len(source)):
+            raise ImageError(f"{called or 'the bytes'}: {_PADDED}")
+        return io.BytesIO(source), called or "the bytes"
     if isinstance(source, _BinaryFile) and not isinstance(source, io.TextIOBase):
         name = getattr(source, "name", None)
         file = source if hasattr(source, "seek") else io.BytesIO(source.read())
@@ -526,10 +532,21 @@ def copy_tiff(path: Path) -> Path | io.BytesIO:
     libtiff maps files into memory, and where one is cut off meanwhile the system kills the process.
     """
     with path.open("rb") as file:
-        if file.read(4) not in _TIFF or path.stat().st_size > _MOST_COPIED:
+        start, size = file.read(_PNG_HEADER), path.stat().st_size
+        if is_padded(start, size):
+            raise ImageError(f"{path}: {_PADDED}")
+        if start[:4] not in _TIFF or size > _MOST_COPIED:
             return path
         file.seek(0)
         return io.BytesIO(file.read())
+
+
+def is_padded(start: bytes, size: int) -> bool:
+    """Whether a PNG, by how it begins, is far larger than its pixels: all of it may be read."""
+    if not start.startswith(b"\x89PNG") or len(start) < _PNG_HEADER:
+        return False
+    width, height = struct.unpack(">II", start[16:_PNG_HEADER])
+    return size > _MOST_COPIED + BYTES_PER_PIXEL * width * height
 
 
 @cache
@@ -673,11 +690,11 @@ def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
     if width < 1 or height < 1:
         raise ImageError(f"{name}: the image has no pixels ({width}x{height})")
     if width * height > max_pixels:
+        memory = float(f"{width * height * BYTES_PER_PIXEL / 2**30:.2g}")  # 1.1e+02 becomes 110
         raise ImageError(
-            f"{name}: {width}x{height} is {width * height:,} pixels, which take about "
-            f"{width * height * BYTES_PER_PIXEL / 2**30:.2g} GiB, and the limit is {max_pixels:,}; "
-            "make it smaller, raise --max-memory (max_pixels=), or read it by regions: panodetr "
-            "segment --large"
+            f"{name}: {width}x{height} is {width * height:,} pixels, which take about {memory:.9g} "
+            f"GiB, and the limit is {max_pixels:,}; make it smaller, raise --max-memory "
+            "(max_pixels=), or read it by regions: panodetr segment --large"
         )
 
 

@@ -28,6 +28,7 @@ from panodetr.images.read import (
     NamedImage,
     Page,
     find_pages,
+    is_padded,
 )
 
 if TYPE_CHECKING:
@@ -307,14 +308,15 @@ def _name(path: str) -> str:
 
 
 def _bounded(file: IO[bytes], name: str) -> bytes:
-    """Read an image; of what begins like none only the start, which is refused when it is decoded.
+    """Read an image; of what is none only the start, which is refused when it is decoded.
 
     A few kB of an archive may unpack to gigabytes, and a URL may never end.
     """
-    contents = io.BytesIO()
+    contents, start = io.BytesIO(), b""
     while part := file.read(_PART):
         contents.write(part)
-        if not (contents.tell() > len(part) or part.startswith(STARTS)):
+        start = start or part
+        if not start.startswith(STARTS) or is_padded(start, contents.tell()):
             break
         if contents.tell() > MOST_BYTES:
             raise ImageError(f"{name}: it is larger than {MOST_BYTES:,} bytes; expected one image")
