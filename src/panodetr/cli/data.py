@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,12 +10,10 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from panodetr.cli.options import Format, SourceOptions
-from panodetr.cli.output import ProgressBar, print_line, print_table
+from panodetr.cli.output import counting, print_line, print_table
 from panodetr.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
     from panodetr.data.check import Inspection
 
 MOST_CLASSES = 30
@@ -71,7 +68,7 @@ def check(
     found, splits = source.splits(format, split)
     inspections: dict[str, Inspection] = {}
     for name in splits:
-        with _counting(f"check {name}".strip()) as progress:
+        with counting(f"check {name}".strip()) as progress:
             inspections[name] = check_split(source, name, found, progress)
     _print_tables(found, inspections)
     if (tool := name_tool(source.tree)) is not None:
@@ -163,7 +160,7 @@ def convert_data(
     """
     from panodetr.data.convert import convert_data as convert_files
 
-    with _counting(f"convert {folder.name}") as progress:
+    with counting(f"convert {folder.name}") as progress:
         made = convert_files(
             files.open(folder),
             out,
@@ -181,23 +178,6 @@ def convert_data(
         print_line(f"left out: {message}")
     print_line(f"everything else is in {out}")
     return 0
-
-
-@contextmanager
-def _counting(what: str) -> Generator[Callable[[int, int], None], None, None]:
-    """Give what counts images on stderr: a bar on a terminal, else some ten lines."""
-    with ExitStack() as stack:
-        bars: list[ProgressBar] = []
-
-        def update(done: int, total: int) -> None:
-            if done == 1:  # of the next split
-                stack.close()
-                bars[:] = [stack.enter_context(ProgressBar(total))]
-            if done in (1, total) or done % max(1, total // 10) == 0:
-                bars[0].begin(what)
-            bars[0].end()
-
-        yield update
 
 
 def _print_tables(format: str, inspections: dict[str, Inspection]) -> None:

@@ -1,25 +1,51 @@
-"""`panodetr eval`: average precision and panoptic quality, of a model or of results in files."""
+"""`panodetr eval`: average precision and panoptic quality, of a model or of results in files.
+
+Figures are shown in percent, as papers have them, and as plots.
+"""
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from panodetr.cli.engine import EngineOptions, evaluate_on_ray
+from panodetr.cli.large import EngineOptions
 from panodetr.cli.options import Fraction, ModelOptions, SourceOptions
-from panodetr.cli.output import QUIET, ProgressBar, print_error, print_json, print_line, print_table
+from panodetr.cli.output import QUIET, counting, print_error, print_json, print_line, print_table
 from panodetr.errors import UsageError
+from panodetr.files import atomic_write, check_writable, write_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
     from panodetr.evaluation.ground_truth import GroundTruth, Task
     from panodetr.evaluation.metrics import Figures
+    from panodetr.evaluation.panoptic_quality import PanopticFigures
     from panodetr.predict import Predictor
 
 OUT = Path("panodetr-eval")
+
+NAMES = {
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ap_small": "AP small",
+    "ap_medium": "AP medium",
+    "ap_large": "AP large",
+    "ar1": "AR of 1",
+    "ar10": "AR of 10",
+    "ar100": "AR of 100",
+    "ar_small": "AR small",
+    "ar_medium": "AR medium",
+    "ar_large": "AR large",
+}
 
 
 def evaluate(
@@ -70,7 +96,6 @@ def evaluate(
     from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.evaluation.metrics import metrics
     from panodetr.evaluation.submitted import score
-    from panodetr.files import check_writable, write_json
 
     from_files = predictions is not None or ground_truth is not None
     if from_files == (data is not None):
@@ -83,26 +108,16 @@ def evaluate(
         name = predictor.spec.name
         truth = GroundTruth.open(files.open(data), split, allow_missing=allow_missing)
         measured = _tasks(task, truth, predictor)
-        if engine.engine == "ray":
-            counts = evaluate_on_ray(
-                truth, measured, engine, model, threshold=threshold, max_detections=max_detections
-            )
-        else:
-            with ProgressBar(len(truth.images)) as progress:
+        with counting("evaluated") as progress:
+            common: Any = {"threshold": threshold, "max_detections": max_detections}
+            common["progress"] = progress
+            if engine.engine == "ray":
+                from panodetr.scale.engines import evaluate_shares
 
-                def count(done: int, total: int) -> None:
-                    progress.begin(f"evaluated {done} of {total}")
-                    progress.end()
-
-                counts = measure(
-                    predictor,
-                    truth,
-                    measured,
-                    threshold=threshold,
-                    max_detections=max_detections,
-                    out=out,
-                    progress=count,
-                )
+                cluster, size = engine.cluster(model), engine.part_size
+                counts = evaluate_shares(model.load, truth, measured, cluster, size=size, **common)
+            else:
+                counts = measure(predictor, truth, measured, out=out, **common)
     else:
         if predictions is None or ground_truth is None:
             raise UsageError("--predictions and --ground-truth go together; give both")
@@ -161,7 +176,6 @@ def _tasks(asked: str | None, truth: GroundTruth, model: Predictor) -> tuple[Tas
 def _show(out: Path, figures: Figures, model: str | None) -> None:
     """Print the tables, beside the published figures where there are any, and draw the plots."""
     from panodetr.checkpoints.published import find_published
-    from panodetr.cli.eval_report import average_precision, panoptic_quality, per_class, plot
 
     known = find_published(model) if model else None
     published = known.figures if known else {}
@@ -179,3 +193,121 @@ def _show(out: Path, figures: Figures, model: str | None) -> None:
     else:
         plot(out, figures)
     print_line()
+
+
+def average_precision(figures: Figures, published: Mapping[str, float]) -> Table:
+    """Lay out COCO's twelve figures, of boxes and of masks."""
+    columns: list[tuple[str, list[str]]] = []
+    for task, key in (("boxes", "ap"), ("instances", "segm_ap")):
+        if (measured := getattr(figures, task)) is not None:
+            columns.append((task, [percent(getattr(measured, name)) for name in NAMES]))
+            if key in published:
+                columns.append(("published", [f"{published[key]:.1f}"] + [""] * (len(NAMES) - 1)))
+    return _table("%", NAMES.values(), columns)
+
+
+def panoptic_quality(figures: PanopticFigures, published: Mapping[str, float]) -> Table:
+    """Lay out the figures over all classes, the things and the stuff."""
+    means = {"": figures.all, "_things": figures.things, "_stuff": figures.stuff}
+    columns = [
+        (heading, [percent(getattr(mean, key)) for mean in means.values()])
+        for heading, key in (("PQ", "pq"), ("SQ", "sq"), ("RQ", "rq"), ("F1", "rq"))
+    ]
+    if "pq" in published:
+        columns += [
+            (f"published {key.upper()}", [f"{published[key + suffix]:.1f}" for suffix in means])
+            for key in ("pq", "sq", "rq")
+        ]
+    return _table("%", ("all", "things", "stuff"), columns)
+
+
+def per_class(figures: Figures) -> Table:
+    """Lay out a row for each class that occurs."""
+    rows = _class_figures(figures)
+    headings = dict.fromkeys(heading for row in rows.values() for heading in row)
+    columns = [
+        (heading, [percent(row[heading]) if heading in row else "" for row in rows.values()])
+        for heading in headings
+    ]
+    return _table("class", rows, columns)
+
+
+def _table(
+    corner: str, names: Iterable[str], columns: Sequence[tuple[str, Sequence[str]]]
+) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(corner, box=None, pad_edge=False)
+    for heading, _ in columns:
+        table.add_column(heading, justify="right")
+    for name, *cells in zip(names, *(cells for _, cells in columns), strict=True):
+        table.add_row(Text(name), *cells)  # a name may hold brackets: markup in a plain string
+    return table
+
+
+def _class_figures(figures: Figures) -> dict[str, dict[str, float | None]]:
+    """Give the figures of each class that occurs, by its name and their headings."""
+    rows: dict[str, dict[str, float | None]] = {}
+    for title, found in (("box", figures.boxes), ("mask", figures.instances)):
+        for name, of in found.per_class.items() if found else ():
+            if of.truths:
+                own = {"objects": of.truths, f"{title} AP": of.ap, f"{title} AP50": of.ap50}
+                rows.setdefault(name, {}).update(own)
+    for name, of in figures.panoptic.per_class.items() if figures.panoptic else ():
+        if of.tp + of.fp + of.fn:
+            rows.setdefault(name, {}).update({"PQ": of.pq, "SQ": of.sq, "RQ": of.rq})
+    return rows
+
+
+def plot(out: Path, figures: Figures) -> list[Path]:
+    """Write `per_class.png`, and `precision_recall_TASK.png` for the boxes and masks that occur.
+
+    Returns:
+        What was written.
+
+    Raises:
+        PanodetrError: the system refused to write.
+        ImportError: matplotlib is not installed.
+    """
+    from hotcoco.plot import pr_curve_iou_sweep
+    from matplotlib.figure import Figure
+
+    # hotcoco asks for weights that its font doesn't have; matplotlib would warn of each on stderr.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    drawn = {"per_class": _per_class(_class_figures(figures))}
+    for task, found in (("boxes", figures.boxes), ("instances", figures.instances)):
+        if found is not None and found.ap is not None:
+            picture = drawn[f"precision_recall_{task}"] = Figure((8, 6), layout="compressed")
+            pr_curve_iou_sweep(found.counted, ax=picture.subplots())
+    paths: list[Path] = []
+    for name, picture in drawn.items():
+        paths.append(out / f"{name}.png")
+        with atomic_write(paths[-1]) as temporary:
+            picture.savefig(temporary, dpi=120)
+    return paths
+
+
+def _per_class(rows: Mapping[str, Mapping[str, float | None]]) -> Figure:
+    """Draw one panel a figure and one bar a class, of the classes that occur."""
+    from matplotlib.figure import Figure
+
+    there = {title for row in rows.values() for title in row}
+    titles = [title for title in ("box AP", "mask AP", "PQ") if title in there]
+    picture = Figure((2 + 3 * len(titles), 1.2 + 0.2 * len(rows)), layout="constrained")
+    panels = picture.subplots(1, max(1, len(titles)), sharey=True, squeeze=False)[0]
+    for panel, title in zip(panels, titles, strict=False):
+        values = [row.get(title) for row in rows.values()]
+        shares = [float("nan") if value is None else 100 * value for value in values]
+        panel.barh(list(rows), shares, height=0.7)
+        panel.set(title=title, xlim=(0, 100), xlabel="%")
+        panel.grid(axis="x", alpha=0.3)
+    panels[0].invert_yaxis()  # the first class on top
+    return picture
+
+
+def percent(value: float | None) -> str:
+    """Write a fraction with one decimal, a count as it is, and a dash for nothing to measure."""
+    if isinstance(value, int):
+        return str(value)
+    return "-" if value is None else f"{100 * value:.1f}"

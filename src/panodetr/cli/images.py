@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from cyclopts import Parameter
 
-from panodetr.cli.engine import EngineOptions, run_parts
 from panodetr.cli.formats import FormatOptions, FormatWriter
+from panodetr.cli.large import EngineOptions, run_parts, segment_by_blocks
 from panodetr.cli.options import Fraction, InputOptions, ModelOptions, OutputOptions
 from panodetr.cli.output import (
     ProgressBar,
@@ -85,8 +85,6 @@ def segment(
     if task == "semantic" and threshold is not None:
         raise UsageError("--task semantic takes no --threshold: every pixel gets a class")
     if large:
-        from panodetr.cli.large import segment_by_blocks
-
         out = OUT if output.out is None else Path(output.out)
         return segment_by_blocks(
             inputs, out, output, formats, model, threshold=threshold, task=task

@@ -1,9 +1,15 @@
-"""`panodetr segment --large`: images that are larger than memory."""
+"""Large runs (`--engine`), here or on a Ray cluster, and images larger than memory (`--large`)."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from panodetr.cli.output import ProgressBar, print_error, print_json, print_line
 from panodetr.errors import PanodetrError, UsageError
@@ -14,6 +20,145 @@ if TYPE_CHECKING:
 
     from panodetr.cli.formats import FormatOptions
     from panodetr.cli.options import ModelOptions, OutputOptions
+    from panodetr.images.sources import Source
+    from panodetr.results.types import Task
+    from panodetr.scale.engines import Cluster
+
+OUT = "panodetr-parts"
+
+Number1 = Annotated[int, Parameter(validator=Number(gte=1))]
+
+
+@Parameter(name="*", group="Large runs")
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How a large run is shared out.
+
+    Attributes:
+        engine: Write tables with a row per image instead of files for each image: local works in
+            this process, ray on a Ray cluster. For eval, ray shares the images out.
+        address: Address of the Ray cluster. Default: RAY_ADDRESS, or a cluster started here.
+        workers: Most workers of the cluster. Default: as many as it has room for.
+        worker_cpus: CPU cores of each worker. Where the cluster has GPUs, each worker takes one.
+        part_size: Image files in a part; an archive, a table or a video is a part by itself.
+        parts: What a part is: parquet has a row per image; coco-panoptic is COCO's JSON with a
+            folder of id maps.
+    """
+
+    engine: Literal["local", "ray"] | None = None
+    address: str | None = None
+    workers: Number1 | None = None
+    worker_cpus: Number1 = 1
+    part_size: Number1 = 256
+    parts: Literal["parquet", "coco-panoptic"] = "parquet"
+
+    def cluster(self, model: ModelOptions) -> Cluster:
+        """Give the cluster and workers that the options ask for.
+
+        Raises:
+            UsageError: workers cannot share the device.
+        """
+        from panodetr.scale.engines import Cluster
+
+        gpus = {"auto": None, "cpu": 0, "cuda": 1}
+        if model.device not in gpus:
+            raise UsageError(
+                f"device is {model.device!r}; on a Ray cluster expected {', '.join(gpus)}: each "
+                "worker takes a GPU of its own"
+            )
+        return Cluster(
+            address=self.address,
+            workers=self.workers,
+            cpus=self.worker_cpus,
+            gpus=gpus[model.device],
+        )
+
+
+def run_parts(
+    sources: Sequence[Source],
+    engine: EngineOptions,
+    model: ModelOptions,
+    *,
+    task: Task | None,
+    threshold: float | None,
+    masks: bool = False,
+    output: OutputOptions,
+) -> int:
+    """Write the rows of all images in parts, and give the exit code.
+
+    Raises:
+        UsageError: the options contradict each other, or the folder holds another run.
+        PanodetrError: the model was refused, or a file cannot be written.
+    """
+    from panodetr.scale.engines import Lost, run_local, run_ray
+    from panodetr.scale.parts import (
+        ERRORS,
+        SUFFIX,
+        Job,
+        Output,
+        import_pyarrow,
+        plan_parts,
+        write_part,
+    )
+
+    if engine.parts == "parquet":
+        import_pyarrow()
+    elif task is None:
+        raise UsageError("--parts coco-panoptic is for segment; detect writes parquet")
+    chosen = {name: value for name, value in asdict(model).items() if value is not None}
+    for speed in ("device", "batch"):  # results don't depend on it
+        chosen.pop(speed, None)
+    if model.precision == "float32":  # as runs had it before there was a choice
+        del chosen["precision"]
+    name = " ".join(f"{key}={value}" for key, value in chosen.items())
+    job = Job(model=name, task=task, threshold=threshold, masks=masks, form=engine.parts)
+    url = output.out or OUT
+    store = Output(
+        url=url if "://" in url else str(Path(url).absolute()), suffix=SUFFIX[engine.parts]
+    )
+    parts = plan_parts(sources, asdict(job), engine.part_size)
+    missing = store.find_missing(parts, resume=output.resume)
+    work = partial(write_part, job=job, out=store)
+    began, images, errors, lost = time.perf_counter(), 0, 0, 0
+    results = (
+        run_ray(model.load, work, missing, engine.cluster(model))
+        if engine.engine == "ray"
+        else run_local(model.load, work, missing)
+    )
+    with ProgressBar(len(missing)) as progress:
+        for number, done in results:
+            if isinstance(done, Lost):
+                lost += 1
+                with progress.paused():
+                    print_error(f"{missing[number].name}: {done.reason}")
+                continue
+            images, errors = images + done.images, errors + done.errors
+            progress.begin(missing[number].name)
+            progress.end()
+    store.remove_leftovers()
+    seconds = time.perf_counter() - began
+    summary = {
+        "images": images,
+        "errors": errors,
+        "parts": len(missing) - lost,
+        "parts_there": len(parts) - len(missing),
+        "parts_lost": lost,
+        "seconds": round(seconds, 3),
+        "out": store.url,
+    }
+    if output.json:
+        print_json(summary)
+    else:
+        rate = f"{images / max(seconds, 1e-9):.3g} images/s"
+        print_line(f"{images} images, {errors} errors, {len(missing) - lost} parts ({rate})")
+        if missing != parts:
+            print_line(f"{len(parts) - len(missing)} parts were done already")
+        print_line(f"everything is in {store.url}")
+    if errors:
+        print_error(f"{errors} files or images could not be read: {store.url}/{ERRORS} says why")
+    if lost:
+        print_error(f"{lost} parts are missing; try them again with --resume")
+    return 1 if errors or lost else 0
 
 
 def segment_by_blocks(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from rich.progress import Progress
     from rich.table import Table
@@ -157,6 +157,23 @@ class ProgressBar:
         if self._total is None:
             return rate
         return f"{rate}, {duration(seconds / self._done * (self._total - self._done))} left"
+
+
+@contextmanager
+def counting(what: str) -> Generator[Callable[[int, int], None], None, None]:
+    """Give what counts images on stderr: a bar on a terminal, else some ten lines."""
+    with ExitStack() as stack:
+        bars: list[ProgressBar] = []
+
+        def update(done: int, total: int) -> None:
+            if done == 1:  # of the next split
+                stack.close()
+                bars[:] = [stack.enter_context(ProgressBar(total))]
+            if done in (1, total) or done % max(1, total // 10) == 0:
+                bars[0].begin(what)
+            bars[0].end()
+
+        yield update
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,9 @@ import os
 import sys
 from collections import Counter, deque
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from panodetr.errors import MissingExtra, PanodetrError, UsageError
@@ -19,6 +21,8 @@ from panodetr.errors import MissingExtra, PanodetrError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
+    from panodetr.evaluation.ground_truth import GroundTruth, Task
+    from panodetr.evaluation.metrics import Counts
     from panodetr.predict import Predictor
 
 Item = TypeVar("Item")
@@ -142,6 +146,51 @@ def run_ray(
                 if waiting:
                     number = waiting.popleft()
                     running[worker.do.remote(items[number])] = worker, number
+
+
+def evaluate_shares(
+    load: Callable[[], Predictor],
+    truth: GroundTruth,
+    tasks: Sequence[Task],
+    cluster: Cluster,
+    *,
+    size: int,
+    threshold: float | None,
+    max_detections: int,
+    progress: Callable[[int, int], None],
+) -> Counts:
+    """Measure on a Ray cluster exactly what `panodetr.evaluation.evaluate.evaluate` does.
+
+    Workers measure shares of the images, and counts are merged; predictions are not kept.
+
+    Args:
+        load: what each worker calls for its model.
+        truth: images and annotations, whose files the workers read.
+        tasks: what to measure.
+        cluster: where to run.
+        size: images in a share.
+        threshold: as in `evaluate`.
+        max_detections: as in `evaluate`.
+        progress: called after each share with how many are done, and how many there are.
+
+    Raises:
+        PanodetrError: as in `evaluate`, or workers died at a share.
+    """
+    from panodetr.evaluation.evaluate import evaluate
+
+    images = truth.images
+    shares = [replace(truth, images=images[at : at + size]) for at in range(0, len(images), size)]
+    measure = partial(evaluate, tasks=tasks, threshold=threshold, max_detections=max_detections)
+    found: dict[int, Counts] = {}
+    for number, counted in run_ray(load, measure, shares, cluster):
+        if isinstance(counted, Lost):
+            raise PanodetrError(f"images from {shares[number].images[0].path}: {counted.reason}")
+        found[number] = counted
+        progress(len(found), len(shares))
+    counts = deepcopy(found[0])  # Ray's arrays cannot be written
+    for number in range(1, len(shares)):
+        counts.merge(found[number])
+    return counts
 
 
 def _room(there: Mapping[str, float], cluster: Cluster) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from PIL import Image
 from rich.table import Table
 
 from panodetr.checkpoints.published import find_published
-from panodetr.cli.eval_report import (
+from panodetr.cli.eval import (
     average_precision,
     panoptic_quality,
     per_class,
