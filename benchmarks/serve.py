@@ -32,8 +32,8 @@ from PIL import Image
 
 import panodetr
 from harness.machine import describe_machine
-from panodetr.serve.answers import write_answer
 from panodetr.serve.api import Work
+from panodetr.serve.model_process import write_answer
 
 SAMPLES = ("fluorescence.png", "fluorescence-large.png", "stained-tissue.png")
 SIDE = 128  # pixels of their upper left corners that are sent

@@ -19,9 +19,8 @@ from ray import serve
 from panodetr.cli.serve import KEY_VARIABLE, name_models
 from panodetr.errors import UsageError
 from panodetr.serve.app import Service
-from panodetr.serve.metrics import Metrics
 from panodetr.serve.options import ServiceOptions
-from panodetr.serve.pool import Pool
+from panodetr.serve.pool import Metrics, Pool
 from panodetr.serve.server import Observed, configure_log
 from panodetr.validation import check
 

@@ -20,11 +20,11 @@ from scipy.ndimage import find_objects
 from panodetr.images.read import read_image
 from panodetr.results.result import DetectionResult, PanopticResult
 from panodetr.results.types import Category, Detection, Segment
-from panodetr.serve.answers import write_answer, write_file
 from panodetr.serve.api import ModelInfo
 from panodetr.serve.app import Service
-from panodetr.serve.metrics import Metrics
+from panodetr.serve.model_process import write_answer, write_file
 from panodetr.serve.options import ServiceOptions
+from panodetr.serve.pool import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from playwright.sync_api import Browser, Playwright
 
-    from panodetr.serve.api import Given, Work
-    from panodetr.serve.errors import RequestError
+    from panodetr.serve.api import Given, RequestError, Work
     from panodetr.serve.pool import Pool
 
 CATEGORIES = (

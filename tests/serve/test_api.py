@@ -22,7 +22,7 @@ from panodetr.results.interchange import to_csv
 from panodetr.results.masks import run_lengths
 from panodetr.results.regions import measure
 from panodetr.serve import api
-from panodetr.serve.openapi import describe_api
+from panodetr.serve.api import describe_api
 
 from .conftest import Running, form, png
 

@@ -1,29 +1,54 @@
-"""What a model process does: load the models, then answer batches."""
+"""What a model process does: load the models, then answer batches, each result as bytes."""
 
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import signal
 import sys
 import traceback
+from base64 import b64encode
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panodetr.errors import ImageError, PanodetrError
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from panodetr.errors import ImageError, PanodetrError, UsageError
 from panodetr.images.read import read_image
 from panodetr.predict import DETECTION_THRESHOLD
-from panodetr.serve.answers import write_answer, write_file
-from panodetr.serve.api import ModelInfo
-from panodetr.serve.errors import RequestError
+from panodetr.results.id_map import id_map_png, run_starts
+from panodetr.results.interchange import CocoInstances, label_map, label_tiff, to_csv, to_geojson
+from panodetr.results.regions import Region, Result, measure
+from panodetr.results.result import DetectionResult, PanopticResult
+from panodetr.results.types import Category, Detection, Segment
+from panodetr.serve.api import (
+    DetectAnswer,
+    DetectionInfo,
+    Form,
+    Given,
+    ModelInfo,
+    RequestError,
+    RunLengths,
+    Runs,
+    SegmentAnswer,
+    SegmentInfo,
+    Size,
+    Work,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from multiprocessing.connection import Connection
 
     from panodetr.predict import Predictor
-    from panodetr.serve.api import Given, Work
     from panodetr.serve.options import ServiceOptions
 
 
@@ -100,3 +125,170 @@ def answer_batch(
             return [RequestError(415 if isinstance(error, ImageError) else 422, str(error))]
         detail = "the model failed; the service's log has more"
         return [RequestError(500, detail, fault=traceback.format_exc())]
+
+
+def write_answer(result: PanopticResult | DetectionResult, work: Work) -> bytes:
+    """Write a result in the form that the work asks for.
+
+    Raises:
+        UsageError: there is no such file of detections without masks.
+    """
+    if work.form == "overlay":
+        return _png(result.draw())
+    if work.form in _WRITERS:
+        return _WRITERS[work.form](result)
+    if isinstance(result, PanopticResult):
+        answer = _hosted_segments(result) if work.form == "hosted" else _segments(result, work)
+    else:
+        answer = _hosted_detections(result) if work.form == "hosted" else _detections(result, work)
+    return msgspec.json.encode(answer)
+
+
+def write_file(
+    given: Given, image: NDArray[np.uint8], categories: tuple[Category, ...], form: Form
+) -> bytes:
+    """Write what a client kept of an answer as a file.
+
+    Args:
+        given: from the client.
+        image: the given one, (H, W, 3) uint8 RGB.
+        categories: of the model that found it.
+        form: one of `panodetr.serve.api.File`.
+
+    Raises:
+        UsageError: what is shown does not fit the image or the model.
+    """
+    shown = given.shown
+    found = [*shown.segments, *shown.detections]
+    unknown = {one.category_id for one in found} - {category.id for category in categories}
+    if unknown:
+        raise UsageError(f"the model has no category {min(unknown)}; name the model that found it")
+    common: Any = {"image": image, "source": Path(shown.name), "categories": categories}
+    if shown.runs is None:
+        if shown.segments:
+            raise UsageError("the segments come without runs; request them with masks=runs")
+        detections = [
+            Detection(label=one.label, category_id=one.category_id, score=one.score, box=one.box)
+            for one in shown.detections
+        ]
+        ids = [one.id for one in shown.detections]
+        return _WRITERS[form](_ShownBoxes(detections=tuple(detections), ids=ids, **common))
+    ids, lengths, pixels = shown.runs.ids, shown.runs.lengths, image.shape[0] * image.shape[1]
+    if len(ids) != len(lengths) or sum(lengths) != pixels:
+        raise UsageError(f"the runs do not cover the image; expected {pixels:,} pixels")
+    segment_ids = np.repeat(np.array(ids, np.int32), lengths).reshape(image.shape[:2])
+    segments = tuple(Segment(**_described(segment)) for segment in shown.segments)
+    result = PanopticResult(segments=segments, segment_ids=segment_ids, **common)
+    if not all(np.any(region.pixels) for region in result.regions()):
+        raise UsageError("a segment has no pixel in its box; send segments unchanged")
+    return _WRITERS[form](result)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class _ShownBoxes(DetectionResult):
+    """Detections that keep the ids of their answer, instead of being numbered anew."""
+
+    ids: list[int]
+
+    def regions(self) -> Iterator[Region]:
+        for region in super().regions():
+            yield replace(region, id=self.ids[region.id - 1])
+
+
+def _segments(result: PanopticResult, work: Work) -> SegmentAnswer:
+    ids = result.segment_ids
+    answer = SegmentAnswer(
+        image=_size(result),
+        model=work.model,
+        task=work.task,
+        segments=[SegmentInfo(**_described(segment)) for segment in result.segments],
+    )
+    if work.masks == "rle":
+        size = ids.shape[0], ids.shape[1]
+        for segment, found in zip(answer.segments, result.segments, strict=True):
+            segment.segmentation = RunLengths(size=size, counts=found.run_lengths())
+    elif work.masks == "runs":
+        starts = run_starts(ids)
+        lengths = np.diff(starts, append=ids.size)
+        answer.runs = Runs(ids=ids.ravel()[starts].tolist(), lengths=lengths.tolist())
+    else:
+        answer.id_map = _base64(id_map_png(ids))
+    return answer
+
+
+def _hosted_segments(result: PanopticResult) -> list[dict[str, Any]]:
+    inside = np.array([0, 255], np.uint8)
+    return [
+        {**_described(one), "mask": _base64(_png(inside.take(result.segment_ids == one.id)))}
+        for one in result.segments
+    ]
+
+
+def _detections(result: DetectionResult, work: Work) -> DetectAnswer:
+    size = result.image.shape[0], result.image.shape[1]
+    return DetectAnswer(
+        image=_size(result),
+        model=work.model,
+        detections=[
+            DetectionInfo(
+                id=number,
+                label=found.label,
+                category_id=found.category_id,
+                score=round(found.score, 6),
+                box=found.box,
+                segmentation=msgspec.UNSET
+                if (runs := found.run_lengths()) is None
+                else RunLengths(size=size, counts=runs),
+            )
+            for number, found in enumerate(result.detections, start=1)
+        ],
+    )
+
+
+def _hosted_detections(result: DetectionResult) -> list[dict[str, Any]]:
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    return [
+        {
+            "label": found.label,
+            "score": round(found.score, 6),
+            "box": dict(zip(sides, map(round, found.box), strict=True)),
+        }
+        for found in result.detections
+    ]
+
+
+def _described(segment: Segment | SegmentInfo) -> dict[str, Any]:
+    """Give what all answers say of a segment."""
+    names = ("id", "label", "category_id", "is_thing", "area")
+    own = {name: getattr(segment, name) for name in names}
+    return {**own, "score": round(segment.score, 6), "box": tuple(map(round, segment.box))}
+
+
+def _size(result: PanopticResult | DetectionResult) -> Size:
+    height, width = result.image.shape[:2]
+    return Size(width=width, height=height)
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _base64(contents: bytes) -> str:
+    return b64encode(contents).decode("ascii")
+
+
+def _coco(result: Result) -> bytes:
+    coco = CocoInstances()
+    coco.add(result)
+    return msgspec.json.encode(coco.document())
+
+
+_WRITERS: dict[Form, Callable[[Result], bytes]] = {
+    "id_map": lambda result: id_map_png(label_map(result).astype(np.int32)),
+    "labels": label_tiff,
+    "coco": _coco,
+    "geojson": lambda result: msgspec.json.encode(to_geojson(result)),
+    "csv": lambda result: to_csv(measure(result)).encode(),
+}

@@ -1,4 +1,4 @@
-"""The queue of images, and the model processes that take batches from it.
+"""The queue of images, the model processes that take batches from it, and the service's figures.
 
 All of it runs in the front process's event loop; threads only wait for the model processes.
 """
@@ -16,8 +16,10 @@ from itertools import chain, repeat
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
 from panodetr.errors import PanodetrError
-from panodetr.serve.errors import RequestError, overloaded
+from panodetr.serve.api import RequestError, overloaded
 from panodetr.serve.model_process import run_models
 from panodetr.threads import pool_threads
 
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
     from panodetr.serve.api import Given, ModelInfo, Work
-    from panodetr.serve.metrics import Metrics
     from panodetr.serve.options import ServiceOptions
 
 LIKE_SIZED = 2
@@ -40,6 +41,50 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _spawn = multiprocessing.get_context("spawn")
+
+
+class Metrics:
+    """The figures of one service, which Prometheus reads at `/metrics`."""
+
+    def __init__(self) -> None:
+        own = self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "panodetr_requests", "Requests answered.", ["route", "status"], registry=own
+        )
+        self.latency = Histogram(
+            "panodetr_request_seconds",
+            "From a request's headers to the end of its answer.",
+            ["route"],
+            buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100),
+            registry=own,
+        )
+        self.errors = Counter("panodetr_errors", "Errors by kind.", ["kind"], registry=own)
+        self.queue_pixels = Gauge(
+            "panodetr_queue_pixels", "Pixels of the images that wait.", registry=own
+        )
+        self.accepted = Gauge(
+            "panodetr_accepted", "Images that wait or are worked on.", registry=own
+        )
+        self.batch_images = Histogram(
+            "panodetr_batch_images",
+            "Images of a batch.",
+            buckets=(1, 2, 4, 8, 16, 32),
+            registry=own,
+        )
+        self.batch_pixels = Histogram(
+            "panodetr_batch_pixels",
+            "Pixels of a batch.",
+            buckets=(1e4, 1e5, 1e6, 1e7),
+            registry=own,
+        )
+        self.model_processes = Gauge(
+            "panodetr_model_processes", "Model processes that are alive.", registry=own
+        )
+        self.restarts = Counter("panodetr_restarts", "Model processes that died.", registry=own)
+
+    def text(self) -> bytes:
+        """Write them for Prometheus."""
+        return generate_latest(self._registry)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

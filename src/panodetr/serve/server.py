@@ -20,11 +20,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from panodetr.errors import UsageError
+from panodetr.serve.api import PROBLEM, RequestError
 from panodetr.serve.app import Service
-from panodetr.serve.errors import PROBLEM, RequestError
-from panodetr.serve.metrics import Metrics
 from panodetr.serve.options import ServiceOptions
-from panodetr.serve.pool import Pool
+from panodetr.serve.pool import Metrics, Pool
 
 MAX_HEADERS = 16 << 10
 """Bytes of a request's headers; more is answered 400."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.page import SIZE, ScenePool, Site, draw_scene, file_of, serve_page, upload
-from panodetr.serve.errors import overloaded
+from panodetr.serve.api import overloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
