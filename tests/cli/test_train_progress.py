@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from panodetr.cli import train_progress
-from panodetr.cli.train_progress import TrainProgress, duration
+from panodetr.cli import train
+from panodetr.cli.output import duration
+from panodetr.cli.train import TrainProgress
 from panodetr.model.config import detr_small
 from panodetr.model.detr import Detr
 from panodetr.training.log import Progress
@@ -25,7 +26,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Goes on when it is told."""
     clock = SimpleNamespace(now=1000.0)
     clock.perf_counter = lambda: clock.now
-    monkeypatch.setattr(train_progress, "time", clock)
+    monkeypatch.setattr(train, "time", clock)
     return clock
 
 

@@ -24,9 +24,8 @@ from cyclopts.config import Toml, Yaml
 from panodetr import __version__
 from panodetr.cli.data import check, convert_data, show
 from panodetr.cli.eval import evaluate
-from panodetr.cli.export import export
 from panodetr.cli.images import detect, segment
-from panodetr.cli.models import convert, models
+from panodetr.cli.models import convert, export, models
 from panodetr.cli.output import QUIET, print_error, print_note
 from panodetr.cli.serve import serve
 from panodetr.cli.train import recipes, train

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from panodetr.errors import PanodetrError
 from panodetr.files import atomic_write
-from panodetr.model.network import Network
-from panodetr.objective.targets import Batch
-from panodetr.training.validate import Validation
+
+if TYPE_CHECKING:  # the command line imports this, and starts without torch
+    from panodetr.model.network import Network
+    from panodetr.objective.targets import Batch
+    from panodetr.training.validate import Validation
 
 
 @dataclass(frozen=True, kw_only=True)
