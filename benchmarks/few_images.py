@@ -21,7 +21,7 @@ from harness.timed import learn_for
 from panodetr.data.dataset import Source, open_data
 from panodetr.evaluation.evaluate import evaluate
 from panodetr.evaluation.ground_truth import GroundTruth
-from panodetr.training.objects import measure_objects
+from panodetr.training.notes import measure_objects
 from panodetr.training.recipes import RecipeData, configure
 from panodetr.training.state import TrainState
 from panodetr.training.validate import make_predictor

@@ -18,7 +18,6 @@ from panodetr.errors import ChannelError, DataError, PanodetrError, TrainingErro
 from panodetr.loading import load
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
-from panodetr.training.dry_run import dry_run, warn_of_few_steps
 from panodetr.training.folder import held, newest_run
 from panodetr.training.prepare import (
     EXTRAS,
@@ -29,7 +28,7 @@ from panodetr.training.prepare import (
     resumed,
     write_request,
 )
-from panodetr.training.run import train
+from panodetr.training.run import dry_run, train, warn_of_few_steps
 from panodetr.training.step import read_examples
 
 from .conftest import save_start, write_discs, write_instances

@@ -13,7 +13,7 @@ from panodetr.errors import UsageError
 from panodetr.model.config import detr_resnet50, detr_resnet50_panoptic, detr_resnet101_dc5
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
-from panodetr.training.objects import ObjectSizes
+from panodetr.training.notes import ObjectSizes
 from panodetr.training.recipes import RecipeData, configure
 from panodetr.training.start import check_start
 

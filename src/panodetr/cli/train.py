@@ -246,7 +246,7 @@ def _closing(outcome: Outcome) -> str:
 
 def _rehearse(request: Request, device: str, *, as_json: bool) -> int:
     """Print what a rehearsal found."""
-    from panodetr.training.dry_run import dry_run
+    from panodetr.training.run import dry_run
 
     found = dry_run(request, device=device)
     config, errors = found.config, found.errors

@@ -21,8 +21,7 @@ from panodetr.evaluation.ground_truth import DEFAULT_SPLIT, GroundTruth
 from panodetr.files import write_json
 from panodetr.images.read import find_bits
 from panodetr.training.config import TrainConfig, split_change
-from panodetr.training.notes import NO_VALIDATION, list_notes
-from panodetr.training.objects import measure_objects
+from panodetr.training.notes import NO_VALIDATION, list_notes, measure_objects
 from panodetr.training.recipes import RecipeData, configure, find_recipe, read_start
 from panodetr.training.step import check_bad_images
 from panodetr.training.validate import choose_tasks, hold_out, open_truth

@@ -33,7 +33,7 @@ from panodetr.model.config import (
 from panodetr.objective.config import EOMT_CRITERION, CriterionConfig
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig, override, parse_value, split_change
-from panodetr.training.objects import ObjectSizes
+from panodetr.training.notes import ObjectSizes
 from panodetr.validation import Count, Positive
 
 
