@@ -65,11 +65,6 @@ class FormatOptions:
         return [n.replace("_", "-") for n, value in given.items() if value and n != "pixel_size"]
 
     @property
-    def any(self) -> bool:
-        """Whether anything is asked for."""
-        return bool(self.asked)
-
-    @property
     def of_all_images(self) -> list[str]:
         """The names of those that are one file of all images."""
         return [name for name in self.asked if name in ("coco", "csv", "label-studio")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +16,7 @@ from cyclopts import Parameter
 
 from panodetr.cli.formats import FormatOptions, FormatWriter
 from panodetr.cli.large import EngineOptions, run_parts, segment_by_blocks
-from panodetr.cli.options import Fraction, InputOptions, ModelOptions, OutputOptions
+from panodetr.cli.options import FileOptions, Fraction, ModelOptions
 from panodetr.cli.output import (
     ProgressBar,
     print_error,
@@ -46,6 +46,24 @@ ROWS = 12  # of a table, the best scores; an image may have hundreds of segments
 Inputs = Annotated[list[str], Parameter(name="INPUT")]
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """What `segment` and `detect` have in common.
+
+    Attributes:
+        files: Which images are taken, and where results go.
+        formats: What is written beside.
+        engine: How a large run is shared out.
+        model: Which model, and how it runs.
+    """
+
+    files: FileOptions = field(default_factory=FileOptions)
+    formats: FormatOptions = field(default_factory=FormatOptions)
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+
+
 def segment(
     inputs: Inputs,
     /,
@@ -53,11 +71,7 @@ def segment(
     threshold: Fraction | None = None,
     task: Literal["panoptic", "instances", "semantic"] = "panoptic",
     large: bool = False,
-    images: InputOptions = InputOptions(),  # noqa: B008 - frozen
-    output: OutputOptions = OutputOptions(),  # noqa: B008 - frozen
-    formats: FormatOptions = FormatOptions(),  # noqa: B008 - frozen
-    engine: EngineOptions = EngineOptions(),  # noqa: B008 - frozen
-    model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
+    options: ImageOptions = ImageOptions(),
 ) -> int:
     """Find every object and region in images.
 
@@ -72,11 +86,7 @@ def segment(
             class.
         large: Read TIFFs and OME-Zarr that are larger than memory by regions, and write the objects
             as a tiled TIFF of labels and as GeoJSON. Needs the extra large.
-        images: Which of them are taken.
-        output: Where results go.
-        formats: What is written beside.
-        engine: How a large run is shared out.
-        model: Which model, and how it runs.
+        options: Files, formats, model, and how a large run is shared out.
 
     Raises:
         UsageError: a semantic segmentation was given a threshold, or --large what it cannot do.
@@ -85,20 +95,21 @@ def segment(
     if task == "semantic" and threshold is not None:
         raise UsageError("--task semantic takes no --threshold: every pixel gets a class")
     if large:
-        out = OUT if output.out is None else Path(output.out)
+        out = OUT if options.files.out is None else Path(options.files.out)
         return segment_by_blocks(
-            inputs, out, output, formats, model, threshold=threshold, task=task
-        )
+            inputs, out, options.files, options.formats, options.model,
+            threshold=threshold, task=task,
+        )  # fmt: skip
     from panodetr.results.result import PanopticResult
 
     return _run(
         inputs,
-        (images, output, formats, model),
+        options,
         PanopticResult,
         lambda predictor, images, refuse: predictor.segment_each(
             images, threshold=threshold, task=task, refuse=refuse
         ),
-        engine.engine and partial(run_parts, engine=engine, task=task, threshold=threshold),
+        partial(run_parts, task=task, threshold=threshold),
     )
 
 
@@ -108,11 +119,7 @@ def detect(
     *,
     threshold: Fraction = 0.5,
     masks: bool = False,
-    images: InputOptions = InputOptions(),  # noqa: B008 - frozen
-    output: OutputOptions = OutputOptions(),  # noqa: B008 - frozen
-    formats: FormatOptions = FormatOptions(),  # noqa: B008 - frozen
-    engine: EngineOptions = EngineOptions(),  # noqa: B008 - frozen
-    model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
+    options: ImageOptions = ImageOptions(),
 ) -> int:
     """Find the objects in images as boxes.
 
@@ -125,11 +132,7 @@ def detect(
             zip), Parquet, Hugging Face data sets on disk, and videos.
         threshold: Least score of an object, 0 to 1.
         masks: Find each object's pixels, too; in the JSON as COCO's run lengths.
-        images: Which of them are taken.
-        output: Where results go.
-        formats: What is written beside.
-        engine: How a large run is shared out.
-        model: Which model, and how it runs.
+        options: Files, formats, model, and how a large run is shared out.
 
     Raises:
         PanodetrError: the model or the device was refused.
@@ -138,63 +141,62 @@ def detect(
 
     return _run(
         inputs,
-        (images, output, formats, model),
+        options,
         DetectionResult,
         lambda predictor, images, refuse: predictor.detect_each(
             images, threshold=threshold, masks=masks, refuse=refuse
         ),
-        engine.engine
-        and partial(run_parts, engine=engine, task=None, threshold=threshold, masks=masks),
+        partial(run_parts, task=None, threshold=threshold, masks=masks),
     )
 
 
 def _run(
     inputs: Sequence[str],
-    options: tuple[InputOptions, OutputOptions, FormatOptions, ModelOptions],
+    options: ImageOptions,
     kind: type[ImageResult],
     predict: Predict,
-    in_parts: Callable[..., int] | None,
+    in_parts: Callable[..., int],
 ) -> int:
     """Run a model on every image, save and print what it finds, and give the exit code."""
     from panodetr.images.sources import find_sources
 
-    images, output, formats, model_options = options
+    files, formats = options.files, options.formats
     failures: SimpleQueue[_Failure] = SimpleQueue()
     passed_over: list[str] = []
     sources = find_sources(
         inputs,
-        recursive=images.recursive,
-        page=images.page,
-        every=images.every,
+        recursive=files.recursive,
+        page=files.page,
+        every=files.every,
         refuse=lambda given, error: failures.put(_Failure(given, error)),
         passed_over=passed_over,
     )
-    printer = _Printer(as_json=output.json)
+    printer = _Printer(as_json=files.json)
     for failure in _drain(failures):
         printer.failure(failure)
     if not sources:
         _note_passed_over(passed_over)
         return 1
-    if in_parts is not None:
-        if formats.any:
+    if options.engine.engine is not None:
+        if formats.asked:
             raise UsageError(f"--{formats.asked[0]} is for files of each image; leave --engine out")
-        code = in_parts(sources, model=model_options, output=output)
+        code = in_parts(sources, options.engine, options.model, files=files)
         return code or int(printer.failed > 0)
-    out = None if output.json and not formats.any else OUT
-    out = Path(output.out) if output.out else out
-    _check(output, formats, out, sources)
-    model = model_options.load()
+    out = None if files.json and not formats.asked else OUT
+    out = Path(files.out) if files.out else out
+    _check(files, formats, out, sources)
+    model = options.model.load()
     writer = None
-    if out and formats.any:
+    if out and formats.asked:
         paths = [Path(source.path) for source in sources]
-        writer = FormatWriter(formats, out, model_options.model, paths)
+        writer = FormatWriter(formats, out, options.model.model, paths)
     counts = [source.count() for source in sources]
     with ProgressBar(None if None in counts else sum(filter(None, counts))) as progress:
         model.on_tiles = progress.tiles
         run = _Run(
             kind=kind,
             predict=partial(predict, model),
-            resume=output.resume,
+            resume=files.resume,
             out=out,
             writer=writer,
             progress=progress,
@@ -228,7 +230,7 @@ def _note_passed_over(files: Sequence[str]) -> None:
 
 
 def _check(
-    output: OutputOptions, formats: FormatOptions, out: Path | None, sources: Sequence[Source]
+    files: FileOptions, formats: FormatOptions, out: Path | None, sources: Sequence[Source]
 ) -> None:
     """Refuse options that contradict each other or the inputs, before any work is done.
 
@@ -237,11 +239,11 @@ def _check(
     """
     if out is not None and out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; expected a folder")
-    if output.resume and (of_all := formats.of_all_images):
+    if files.resume and (of_all := formats.of_all_images):
         raise UsageError(
             f"--{of_all[0]} is written from the results of all images; leave --resume out"
         )
-    if output.resume and out is None:
+    if files.resume and out is None:
         raise UsageError("--resume looks for files that are there already; give --out FOLDER")
     if out is not None:
         check_writable(out, folder=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from panodetr.cli.formats import FormatOptions
-    from panodetr.cli.options import ModelOptions, OutputOptions
+    from panodetr.cli.options import FileOptions, ModelOptions
     from panodetr.images.sources import Source
     from panodetr.results.types import Task
     from panodetr.scale.engines import Cluster
@@ -82,7 +82,7 @@ def run_parts(
     task: Task | None,
     threshold: float | None,
     masks: bool = False,
-    output: OutputOptions,
+    files: FileOptions,
 ) -> int:
     """Write the rows of all images in parts, and give the exit code.
 
@@ -112,12 +112,12 @@ def run_parts(
         del chosen["precision"]
     name = " ".join(f"{key}={value}" for key, value in chosen.items())
     job = Job(model=name, task=task, threshold=threshold, masks=masks, form=engine.parts)
-    url = output.out or OUT
+    url = files.out or OUT
     store = Output(
         url=url if "://" in url else str(Path(url).absolute()), suffix=SUFFIX[engine.parts]
     )
     parts = plan_parts(sources, asdict(job), engine.part_size)
-    missing = store.find_missing(parts, resume=output.resume)
+    missing = store.find_missing(parts, resume=files.resume)
     work = partial(write_part, job=job, out=store)
     began, images, errors, lost = time.perf_counter(), 0, 0, 0
     results = (
@@ -146,7 +146,7 @@ def run_parts(
         "seconds": round(seconds, 3),
         "out": store.url,
     }
-    if output.json:
+    if files.json:
         print_json(summary)
     else:
         rate = f"{images / max(seconds, 1e-9):.3g} images/s"
@@ -164,7 +164,7 @@ def run_parts(
 def segment_by_blocks(
     inputs: Sequence[str],
     out: Path,
-    output: OutputOptions,
+    files: FileOptions,
     formats: FormatOptions,
     model: ModelOptions,
     *,
@@ -180,7 +180,7 @@ def segment_by_blocks(
     if task == "semantic":
         raise UsageError("--large finds objects; leave --task semantic out")
     others = [name for name in formats.asked if name not in ("geojson", "labels")]
-    if others or output.resume:
+    if others or files.resume:
         raise UsageError(
             f"--large writes a label map and GeoJSON; leave --{(others or ['resume'])[0]} out"
         )
@@ -206,11 +206,11 @@ def segment_by_blocks(
                 failed += 1
                 with progress.paused():
                     print_error(str(error))
-                    if output.json:
+                    if files.json:
                         print_json({"source": given, "error": str(error)})
             else:
                 with progress.paused():
-                    if output.json:
+                    if files.json:
                         print_json({"source": given, **vars(found)})
                     else:
                         print_line(f"{given}: {found.objects} objects")

@@ -67,31 +67,21 @@ class SourceOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class InputOptions:
-    """Which images are taken.
+class FileOptions:
+    """Which images are taken, and where results go.
 
     Attributes:
         recursive: Look into folders within folders.
         page: Take this page of each file, from 1. Default: each page of a TIFF or GIF is an image.
         every: Take each n-th frame of a video.
-    """
-
-    recursive: Annotated[bool, Parameter(negative="--no-recursive")] = True
-    page: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
-    every: Annotated[int, Parameter(validator=Number(gte=1))] = 1
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class OutputOptions:
-    """Where results go.
-
-    Attributes:
         out: The folder for files. Default: panodetr-out; with --json alone, no files are written.
         json: Print one JSON object per image, one per line, and nothing else on stdout.
         resume: Leave out images whose files are in the folder already.
     """
 
+    recursive: Annotated[bool, Parameter(negative="--no-recursive")] = True
+    page: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
+    every: Annotated[int, Parameter(validator=Number(gte=1))] = 1
     out: str | None = None
     json: bool = False
     resume: bool = False
