@@ -11,10 +11,11 @@ import hashlib
 import io
 import json
 import time
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -22,22 +23,14 @@ from panodetr import __version__
 from panodetr.data.masks import encode_pixels
 from panodetr.errors import MissingExtra, PanodetrError, UsageError
 from panodetr.files import check_writable, is_leftover, write_bytes
-from panodetr.images.read import SUFFIXES, origin_of
-from panodetr.images.sources import STDIN
-from panodetr.predict import DETECTION_THRESHOLD
+from panodetr.images.read import SUFFIXES, ImageSource, origin_of
+from panodetr.images.sources import STDIN, Source
+from panodetr.predict import DETECTION_THRESHOLD, Predictor
 from panodetr.results.id_map import id_map_png
-from panodetr.results.result import PanopticResult
+from panodetr.results.result import DetectionResult, PanopticResult
+from panodetr.results.types import Task
 
-if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
-
-    from panodetr.images.read import ImageSource
-    from panodetr.images.sources import Source
-    from panodetr.predict import Predictor
-    from panodetr.results.result import DetectionResult
-    from panodetr.results.types import Task
-
-    Results: TypeAlias = "Iterator[tuple[PanopticResult | DetectionResult, str, float]]"
+Results: TypeAlias = Iterator[tuple[PanopticResult | DetectionResult, str, float]]
 
 Form: TypeAlias = Literal["parquet", "coco-panoptic"]
 """Of a part: a table with a row per image; or COCO's panoptic JSON with a folder of id maps."""

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from panodetr import __version__
 from panodetr.predict import DETECTION_THRESHOLD
+from panodetr.results.draw import Color
 from panodetr.results.types import Category, Task
 
 Fraction: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
@@ -127,13 +128,14 @@ class Runs(Struct):
 
 
 class DetectionInfo(Struct, kw_only=True):
-    """One object; `segmentation` where it was asked for."""
+    """One object; `color` as overlays have it, red, green, blue; `segmentation` if asked for."""
 
     id: Id
     label: str
     category_id: int
     score: Fraction
     box: tuple[Edge, Edge, Edge, Edge]
+    color: Color | UnsetType = UNSET
     segmentation: RunLengths | UnsetType = UNSET
 
 

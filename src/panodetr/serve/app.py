@@ -26,25 +26,8 @@ from starlette.routing import Route
 from panodetr.errors import ImageError, PanodetrError, UsageError
 from panodetr.images.read import read_size
 from panodetr.results.types import Task
-from panodetr.serve.api import (
-    CLIENT_GONE,
-    MEDIA_TYPES,
-    PROBLEM,
-    DetectQuery,
-    Form,
-    Given,
-    HostedParameters,
-    HostedRequest,
-    ModelInfo,
-    ModelList,
-    RequestError,
-    SegmentQuery,
-    Shown,
-    Work,
-    WriteQuery,
-    describe_api,
-    overloaded,
-)
+from panodetr.serve import api
+from panodetr.serve.api import Form, Given, RequestError, Work
 from panodetr.serve.options import ServiceOptions
 from panodetr.serve.pool import Metrics, Pool
 from panodetr.validation import check, decode_json
@@ -69,7 +52,7 @@ _FILE_TYPES = {
 """Of the page's files. What the system says of a suffix may be wrong, and scripts then stay out."""
 
 _FORMS: dict[str, Form] = {
-    MEDIA_TYPES[form]: form for form in ("json", "overlay", "labels", "geojson", "csv")
+    api.MEDIA_TYPES[form]: form for form in ("json", "overlay", "labels", "geojson", "csv")
 }
 """What `Accept` may ask of our own API, the first by default."""
 
@@ -113,7 +96,7 @@ class Service:
         }
         files = {
             **dict(_page_files()),
-            "/openapi.json": _json(msgspec.json.encode(describe_api())),
+            "/openapi.json": _json(msgspec.json.encode(api.describe_api())),
             "/health": _json(b'{"status": "ok"}'),  # the front process is alive
             "/healthz": _json(b'{"status": "ok"}'),
         }
@@ -131,21 +114,21 @@ class Service:
 
     async def segment(self, request: Request) -> Response:
         """Answer `POST /v1/segment`."""
-        query = _query(request, SegmentQuery)
+        query = _query(request, api.SegmentQuery)
         model = self._model(query.model).name
         work = Work(model, "segment", _form(request), query.task, query.threshold, query.masks)
         return await self._run(request, work)
 
     async def detect(self, request: Request) -> Response:
         """Answer `POST /v1/detect`."""
-        query = _query(request, DetectQuery)
+        query = _query(request, api.DetectQuery)
         model, masks = self._model(query.model).name, "rle" if query.masks else None
         work = Work(model, "detect", _form(request), threshold=query.threshold, masks=masks)
         return await self._run(request, work)
 
     async def write(self, request: Request) -> Response:
         """Answer `POST /v1/write`."""
-        query = _query(request, WriteQuery)
+        query = _query(request, api.WriteQuery)
         return await self._run(request, Work(self._model(query.model).name, "write", query.file))
 
     async def hosted(self, request: Request) -> Response:
@@ -159,7 +142,7 @@ class Service:
     async def models(self, request: Request) -> Response:
         """Answer `GET /v1/models`."""
         models = self._pool.models
-        return _json(msgspec.json.encode(ModelList(models=models, default=models[0].name)))
+        return _json(msgspec.json.encode(api.ModelList(models=models, default=models[0].name)))
 
     async def metrics(self, request: Request) -> Response:
         """Answer Prometheus."""
@@ -171,7 +154,7 @@ class Service:
             raise RequestError(503, "no model process is ready, or the service is about to end")
         return _json(b'{"status": "ready"}')
 
-    def _model(self, name: str | None) -> ModelInfo:
+    def _model(self, name: str | None) -> api.ModelInfo:
         """Find a model.
 
         Raises:
@@ -214,7 +197,7 @@ class Service:
                 given = Given(await image_of_body(body, request.headers))
             pixels = await asyncio.to_thread(count_pixels, given.image, self._options.max_pixels)
             answer = await self._answer(request, work, given, pixels)
-            return Response(answer, media_type=MEDIA_TYPES[work.form], headers=headers)
+            return Response(answer, media_type=api.MEDIA_TYPES[work.form], headers=headers)
 
     async def _answer(self, request: Request, work: Work, given: Given, pixels: int) -> bytes:
         waiting = asyncio.create_task(self._pool.answer(work, given, pixels))
@@ -253,7 +236,7 @@ class Service:
                     if len(body) > limit:
                         raise RequestError(413, too_large)
                     if self._held_bytes > most:
-                        raise overloaded(
+                        raise api.overloaded(
                             f"the limit of {most:,} bytes in all requests is reached; "
                             "try again later",
                             "bytes full",
@@ -276,7 +259,7 @@ def _form(request: Request) -> Form:
     return _FORMS[choose_media_type(request.headers.get("accept", ""), tuple(_FORMS))]
 
 
-def _with_parameters(work: Work, parameters: HostedParameters) -> tuple[Work, list[str]]:
+def _with_parameters(work: Work, parameters: api.HostedParameters) -> tuple[Work, list[str]]:
     """Add a hosted client's parameters, and name those that have no effect.
 
     Those that say how masks are merged are for panoptic segmentation, where they take the place of
@@ -344,7 +327,7 @@ async def shown_in_body(body: bytes, headers: Headers) -> Given:
         UsageError: the JSON is invalid.
     """
     image, shown = await _read_form(body, headers, "image", "shown")
-    return Given(image, decode_json(shown, Shown, "shown", UsageError))
+    return Given(image, decode_json(shown, api.Shown, "shown", UsageError))
 
 
 async def _read_form(body: bytes, headers: Headers, *fields: str) -> list[bytes]:
@@ -372,7 +355,7 @@ async def _read_form(body: bytes, headers: Headers, *fields: str) -> list[bytes]
         await form.close()
 
 
-def hosted_image(body: bytes) -> tuple[bytes, HostedParameters]:
+def hosted_image(body: bytes) -> tuple[bytes, api.HostedParameters]:
     """Give the image and the parameters of a request to the hosted endpoint.
 
     The body is an image file, or JSON; no image file begins with a brace.
@@ -382,8 +365,8 @@ def hosted_image(body: bytes) -> tuple[bytes, HostedParameters]:
         UsageError: the JSON is invalid.
     """
     if body.lstrip(b" \t\r\n")[:1] != b"{":
-        return body, HostedParameters()
-    request = decode_json(body, HostedRequest, "the body", UsageError)
+        return body, api.HostedParameters()
+    request = decode_json(body, api.HostedRequest, "the body", UsageError)
     inputs = request.inputs.strip()
     if "://" in inputs[:16]:
         raise RequestError(422, "inputs is a URL, and none is fetched; send the image itself")
@@ -391,7 +374,7 @@ def hosted_image(body: bytes) -> tuple[bytes, HostedParameters]:
         image = b64decode(inputs.partition(",")[2] if inputs.startswith("data:") else inputs)
     except (binascii.Error, ValueError) as error:
         raise RequestError(415, "inputs is not base64; expected an image file in it") from error
-    return image, request.parameters or HostedParameters()
+    return image, request.parameters or api.HostedParameters()
 
 
 def count_pixels(image: bytes, max_pixels: int) -> int:
@@ -414,7 +397,7 @@ def count_pixels(image: bytes, max_pixels: int) -> int:
 async def _answer_error(request: Request, error: Exception) -> Response:
     """Answer an error as `application/problem+json`; its kind is for the metrics."""
     if isinstance(error, ClientDisconnect):
-        error = RequestError(CLIENT_GONE, "the client has left")
+        error = RequestError(api.CLIENT_GONE, "the client has left")
     elif isinstance(error, PanodetrError):
         error = RequestError(415 if isinstance(error, ImageError) else 422, str(error))
     elif not isinstance(error, HTTPException):
@@ -425,7 +408,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
             detail = f"{request.method} is not for this path; expected {error.headers['Allow']}"
         error = RequestError(error.status_code, detail, headers=error.headers)
     request.state.error = error
-    return Response(error.json(), error.status_code, error.headers, media_type=PROBLEM)
+    return Response(error.json(), error.status_code, error.headers, media_type=api.PROBLEM)
 
 
 def _page_files() -> Iterator[tuple[str, Response]]:

@@ -9,12 +9,13 @@ import signal
 import sys
 import traceback
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,33 +24,16 @@ from PIL import Image
 
 from panodetr.errors import ImageError, PanodetrError, UsageError
 from panodetr.images.read import read_image
-from panodetr.predict import DETECTION_THRESHOLD
+from panodetr.predict import DETECTION_THRESHOLD, Predictor
+from panodetr.results.draw import colors_of
 from panodetr.results.id_map import id_map_png, run_starts
 from panodetr.results.interchange import CocoInstances, label_map, label_tiff, to_csv, to_geojson
 from panodetr.results.regions import Region, Result, measure
 from panodetr.results.result import DetectionResult, PanopticResult
 from panodetr.results.types import Category, Detection, Segment
-from panodetr.serve.api import (
-    DetectAnswer,
-    DetectionInfo,
-    Form,
-    Given,
-    ModelInfo,
-    RequestError,
-    RunLengths,
-    Runs,
-    SegmentAnswer,
-    SegmentInfo,
-    Size,
-    Work,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from multiprocessing.connection import Connection
-
-    from panodetr.predict import Predictor
-    from panodetr.serve.options import ServiceOptions
+from panodetr.serve import api
+from panodetr.serve.api import Form, Given, RequestError, Work
+from panodetr.serve.options import ServiceOptions
 
 
 def run_models(
@@ -90,9 +74,9 @@ def give_back_memory() -> None:
         trim(0)
 
 
-def describe(name: str, model: Predictor) -> ModelInfo:
+def describe(name: str, model: Predictor) -> api.ModelInfo:
     """Describe a model for clients."""
-    return ModelInfo(
+    return api.ModelInfo(
         name=name,
         task="panoptic" if model.spec.architecture.masks else "detection",
         categories=list(model.categories),
@@ -195,22 +179,25 @@ class _ShownBoxes(DetectionResult):
             yield replace(region, id=self.ids[region.id - 1])
 
 
-def _segments(result: PanopticResult, work: Work) -> SegmentAnswer:
-    ids = result.segment_ids
-    answer = SegmentAnswer(
+def _segments(result: PanopticResult, work: Work) -> api.SegmentAnswer:
+    ids, colors = result.segment_ids, colors_of(result.segments, result.categories)
+    answer = api.SegmentAnswer(
         image=_size(result),
         model=work.model,
         task=work.task,
-        segments=[SegmentInfo(**_described(segment)) for segment in result.segments],
+        segments=[
+            api.SegmentInfo(**_described(segment), color=color)
+            for segment, color in zip(result.segments, colors, strict=True)
+        ],
     )
     if work.masks == "rle":
         size = ids.shape[0], ids.shape[1]
         for segment, found in zip(answer.segments, result.segments, strict=True):
-            segment.segmentation = RunLengths(size=size, counts=found.run_lengths())
+            segment.segmentation = api.RunLengths(size=size, counts=found.run_lengths())
     elif work.masks == "runs":
         starts = run_starts(ids)
         lengths = np.diff(starts, append=ids.size)
-        answer.runs = Runs(ids=ids.ravel()[starts].tolist(), lengths=lengths.tolist())
+        answer.runs = api.Runs(ids=ids.ravel()[starts].tolist(), lengths=lengths.tolist())
     else:
         answer.id_map = _base64(id_map_png(ids))
     return answer
@@ -224,23 +211,27 @@ def _hosted_segments(result: PanopticResult) -> list[dict[str, Any]]:
     ]
 
 
-def _detections(result: DetectionResult, work: Work) -> DetectAnswer:
+def _detections(result: DetectionResult, work: Work) -> api.DetectAnswer:
     size = result.image.shape[0], result.image.shape[1]
-    return DetectAnswer(
+    colors = colors_of(result.detections, result.categories)
+    return api.DetectAnswer(
         image=_size(result),
         model=work.model,
         detections=[
-            DetectionInfo(
+            api.DetectionInfo(
                 id=number,
                 label=found.label,
                 category_id=found.category_id,
                 score=round(found.score, 6),
                 box=found.box,
+                color=color,
                 segmentation=msgspec.UNSET
                 if (runs := found.run_lengths()) is None
-                else RunLengths(size=size, counts=runs),
+                else api.RunLengths(size=size, counts=runs),
             )
-            for number, found in enumerate(result.detections, start=1)
+            for number, (found, color) in enumerate(
+                zip(result.detections, colors, strict=True), start=1
+            )
         ],
     )
 
@@ -257,16 +248,16 @@ def _hosted_detections(result: DetectionResult) -> list[dict[str, Any]]:
     ]
 
 
-def _described(segment: Segment | SegmentInfo) -> dict[str, Any]:
+def _described(segment: Segment | api.SegmentInfo) -> dict[str, Any]:
     """Give what all answers say of a segment."""
     names = ("id", "label", "category_id", "is_thing", "area")
     own = {name: getattr(segment, name) for name in names}
     return {**own, "score": round(segment.score, 6), "box": tuple(map(round, segment.box))}
 
 
-def _size(result: PanopticResult | DetectionResult) -> Size:
+def _size(result: PanopticResult | DetectionResult) -> api.Size:
     height, width = result.image.shape[:2]
-    return Size(width=width, height=height)
+    return api.Size(width=width, height=height)
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:

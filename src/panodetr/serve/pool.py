@@ -10,26 +10,21 @@ import logging
 import math
 import multiprocessing
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, repeat
-from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Any, TypeVar
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from panodetr.errors import PanodetrError
-from panodetr.serve.api import RequestError, overloaded
+from panodetr.serve.api import Given, ModelInfo, RequestError, Work, overloaded
 from panodetr.serve.model_process import run_models
+from panodetr.serve.options import ServiceOptions
 from panodetr.threads import pool_threads
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from multiprocessing.connection import Connection
-    from multiprocessing.context import SpawnProcess
-
-    from panodetr.serve.api import Given, ModelInfo, Work
-    from panodetr.serve.options import ServiceOptions
 
 LIKE_SIZED = 2
 """Images share a batch if none has more than this many times the pixels of another."""

@@ -42,7 +42,7 @@ const list = new SegmentList($("#segments"), {
   toggle: setShown,
 });
 
-const request = () => ({ model: model?.name, task, categories: model?.categories ?? [] });
+const request = () => ({ model: model?.name, task });
 const result = () => current?.results.get(keyOf(request()));
 const make = (tag, properties = {}) => Object.assign(document.createElement(tag), properties);
 

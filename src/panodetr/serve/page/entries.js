@@ -26,7 +26,7 @@ class Entry {
 
 export class Entries {
   all = [];
-  #request = null; // {model, task, categories}
+  #request = null; // {model, task}
   #first = null;
   #busy = false;
 
@@ -82,7 +82,7 @@ export class Entries {
       if (!entry.copies.length) {
         entry.copies = await decode(await drawImage(entry.blob, request.model));
       }
-      entry.results.set(key, new Result(answer, request.categories));
+      entry.results.set(key, new Result(answer));
     } catch (error) {
       entry.problems.set(key, error);
     }
