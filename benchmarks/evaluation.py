@@ -130,9 +130,9 @@ def panoptic() -> None:
 
     from panodetr.data.formats.coco_panoptic import read_ids
     from panodetr.data.samples import Sample
+    from panodetr.evaluation.evaluate import score
     from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.evaluation.panoptic_quality import PanopticQuality
-    from panodetr.evaluation.submitted import score
 
     file = DATA / "golden" / "panoptic-eval" / "panoptic.json"
     truth_file = DATA / "coco-panoptic" / "panoptic.json"

@@ -18,9 +18,9 @@ from panodetr.data.masks import draw_mask
 from panodetr.data.samples import InstanceImage, ObjectTruth, read_sample
 from panodetr.data.tree import read_file
 from panodetr.errors import DataError
+from panodetr.evaluation.evaluate import score
 from panodetr.evaluation.ground_truth import GroundTruth, written_id
 from panodetr.evaluation.metrics import metrics
-from panodetr.evaluation.submitted import score
 
 from .conftest import write_image
 

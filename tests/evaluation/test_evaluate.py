@@ -23,11 +23,10 @@ from panodetr.evaluation.average_precision import (
     AveragePrecision,
     DetectionFigures,
 )
-from panodetr.evaluation.evaluate import best_of_each_class, box_results, evaluate
+from panodetr.evaluation.evaluate import best_of_each_class, box_results, evaluate, score
 from panodetr.evaluation.ground_truth import TASKS, GroundTruth, Task
 from panodetr.evaluation.metrics import Counts, Figures, Prediction
 from panodetr.evaluation.metrics import metrics as metrics_of
-from panodetr.evaluation.submitted import score
 from panodetr.results.types import Candidates
 
 from .conftest import Annotator, box, precision

@@ -18,8 +18,8 @@ from transformers.models.detr.image_processing_pil_detr import DetrImageProcesso
 
 from panodetr.compat import DetrFeatureExtractor, DetrImageProcessor, DetrSegmentationOutput
 from panodetr.errors import UsageError
+from panodetr.evaluation.evaluate import score
 from panodetr.evaluation.ground_truth import GroundTruth
-from panodetr.evaluation.submitted import score
 
 pytestmark = pytest.mark.parity
 

@@ -93,9 +93,9 @@ def evaluate(
         PanodetrError: data, predictions or model were refused, or the files cannot be written.
     """
     from panodetr.evaluation.evaluate import evaluate as measure
+    from panodetr.evaluation.evaluate import score
     from panodetr.evaluation.ground_truth import GroundTruth
     from panodetr.evaluation.metrics import metrics
-    from panodetr.evaluation.submitted import score
 
     from_files = predictions is not None or ground_truth is not None
     if from_files == (data is not None):

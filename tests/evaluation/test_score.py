@@ -14,8 +14,8 @@ from hotcoco.panoptic import PanopticEval
 from panodetr.data.samples import Sample
 from panodetr.errors import DataError
 from panodetr.evaluation.average_precision import TWELVE, Overlap
+from panodetr.evaluation.evaluate import score
 from panodetr.evaluation.ground_truth import GroundTruth
-from panodetr.evaluation.submitted import score
 
 from .conftest import Noisy
 
