@@ -132,7 +132,7 @@ def run_parts(
                 with progress.paused():
                     print_error(f"{missing[number].name}: {done.reason}")
                 continue
-            images, errors = images + done.images, errors + done.errors
+            images, errors = images + done[0], errors + done[1]
             progress.begin(missing[number].name)
             progress.end()
     store.remove_leftovers()

@@ -62,13 +62,6 @@ class Lost:
     reason: str
 
 
-@dataclass(frozen=True)
-class _Refused:
-    """In place of a `PanodetrError`, not all of which can be sent."""
-
-    reason: str
-
-
 def run_local(
     load: Callable[[], Predictor],
     work: Callable[[Predictor, Item], Result],
@@ -128,8 +121,8 @@ def run_ray(
             for done in ready:
                 worker, number = running.pop(done)
                 result = _result(ray, done)
-                if isinstance(result, _Refused):
-                    raise PanodetrError(result.reason)
+                if isinstance(result, PanodetrError):
+                    raise result
                 if isinstance(result, Lost):
                     deaths[number] += 1
                     if number is None and deaths[None] > TRIES * room:
@@ -224,18 +217,18 @@ class _Worker(Generic[Item, Result]):
         with suppress(OSError):  # where all inputs are URLs, it need not be there
             os.chdir(folder)  # so that relative paths are those of the command
 
-    def start(self) -> _Refused | None:
+    def start(self) -> PanodetrError | None:
         try:
             self._model = self._load()
         except PanodetrError as error:
-            return _Refused(str(error))
+            return PanodetrError(str(error))  # not all others can be sent
         return None
 
-    def do(self, item: Item) -> Result | _Refused:
+    def do(self, item: Item) -> Result | PanodetrError:
         try:
             return self._work(self._model, item)
         except PanodetrError as error:
-            return _Refused(str(error))
+            return PanodetrError(str(error))
 
 
 @contextmanager

@@ -174,18 +174,13 @@ class Job:
     form: Form = "parquet"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Done:
-    """What became of a part: images that have a row, and lines about what could not be read."""
-
-    images: int
-    errors: int
-
-
-def write_part(model: Predictor, part: Part, *, job: Job, out: Output) -> Done:
+def write_part(model: Predictor, part: Part, *, job: Job, out: Output) -> tuple[int, int]:
     """Run a model on a part's images, and write the part.
 
     What could not be read is written first, so that a part whose file is there lacks nothing.
+
+    Returns:
+        How many images have a row, and how many lines there are about what could not be read.
 
     Raises:
         PanodetrError: a file cannot be written, or the model cannot do this.
@@ -202,7 +197,7 @@ def write_part(model: Predictor, part: Part, *, job: Job, out: Output) -> Done:
     else:
         out.remove(log)  # of an earlier try
     out.write(part.name + out.suffix, contents)
-    return Done(images=images, errors=len(errors))
+    return images, len(errors)
 
 
 def _results(model: Predictor, part: Part, job: Job, errors: list[dict[str, str]]) -> Results:

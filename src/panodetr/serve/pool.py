@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, repeat
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -42,40 +43,28 @@ class Metrics:
     """The figures of one service, which Prometheus reads at `/metrics`."""
 
     def __init__(self) -> None:
-        own = self._registry = CollectorRegistry()
-        self.requests = Counter(
-            "panodetr_requests", "Requests answered.", ["route", "status"], registry=own
-        )
-        self.latency = Histogram(
+        self._registry = CollectorRegistry()
+        counter = partial(Counter, registry=self._registry)
+        gauge = partial(Gauge, registry=self._registry)
+        histogram = partial(Histogram, registry=self._registry)
+        self.requests = counter("panodetr_requests", "Requests answered.", ["route", "status"])
+        self.latency = histogram(
             "panodetr_request_seconds",
             "From a request's headers to the end of its answer.",
             ["route"],
             buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100),
-            registry=own,
         )
-        self.errors = Counter("panodetr_errors", "Errors by kind.", ["kind"], registry=own)
-        self.queue_pixels = Gauge(
-            "panodetr_queue_pixels", "Pixels of the images that wait.", registry=own
+        self.errors = counter("panodetr_errors", "Errors by kind.", ["kind"])
+        self.queue_pixels = gauge("panodetr_queue_pixels", "Pixels of the images that wait.")
+        self.accepted = gauge("panodetr_accepted", "Images that wait or are worked on.")
+        self.batch_images = histogram(
+            "panodetr_batch_images", "Images of a batch.", buckets=(1, 2, 4, 8, 16, 32)
         )
-        self.accepted = Gauge(
-            "panodetr_accepted", "Images that wait or are worked on.", registry=own
+        self.batch_pixels = histogram(
+            "panodetr_batch_pixels", "Pixels of a batch.", buckets=(1e4, 1e5, 1e6, 1e7)
         )
-        self.batch_images = Histogram(
-            "panodetr_batch_images",
-            "Images of a batch.",
-            buckets=(1, 2, 4, 8, 16, 32),
-            registry=own,
-        )
-        self.batch_pixels = Histogram(
-            "panodetr_batch_pixels",
-            "Pixels of a batch.",
-            buckets=(1e4, 1e5, 1e6, 1e7),
-            registry=own,
-        )
-        self.model_processes = Gauge(
-            "panodetr_model_processes", "Model processes that are alive.", registry=own
-        )
-        self.restarts = Counter("panodetr_restarts", "Model processes that died.", registry=own)
+        self.model_processes = gauge("panodetr_model_processes", "Model processes that are alive.")
+        self.restarts = counter("panodetr_restarts", "Model processes that died.")
 
     def text(self) -> bytes:
         """Write them for Prometheus."""
