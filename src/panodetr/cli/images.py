@@ -102,15 +102,14 @@ def segment(
         )  # fmt: skip
     from panodetr.results.result import PanopticResult
 
-    return _run(
-        inputs,
+    run = _Run(
         options,
         PanopticResult,
         lambda predictor, images, refuse: predictor.segment_each(
             images, threshold=threshold, task=task, refuse=refuse
         ),
-        partial(run_parts, task=task, threshold=threshold),
     )
+    return run.run(inputs, partial(run_parts, task=task, threshold=threshold))
 
 
 def detect(
@@ -139,201 +138,132 @@ def detect(
     """
     from panodetr.results.result import DetectionResult
 
-    return _run(
-        inputs,
+    run = _Run(
         options,
         DetectionResult,
         lambda predictor, images, refuse: predictor.detect_each(
             images, threshold=threshold, masks=masks, refuse=refuse
         ),
-        partial(run_parts, task=None, threshold=threshold, masks=masks),
     )
+    return run.run(inputs, partial(run_parts, task=None, threshold=threshold, masks=masks))
 
 
-def _run(
-    inputs: Sequence[str],
-    options: ImageOptions,
-    kind: type[ImageResult],
-    predict: Predict,
-    in_parts: Callable[..., int],
-) -> int:
-    """Run a model on every image, save and print what it finds, and give the exit code."""
-    from panodetr.images.sources import find_sources
-
-    files, formats = options.files, options.formats
-    failures: SimpleQueue[_Failure] = SimpleQueue()
-    passed_over: list[str] = []
-    sources = find_sources(
-        inputs,
-        recursive=files.recursive,
-        page=files.page,
-        every=files.every,
-        refuse=lambda given, error: failures.put(_Failure(given, error)),
-        passed_over=passed_over,
-    )
-    printer = _Printer(as_json=files.json)
-    for failure in _drain(failures):
-        printer.failure(failure)
-    if not sources:
-        _note_passed_over(passed_over)
-        return 1
-    if options.engine.engine is not None:
-        if formats.asked:
-            raise UsageError(f"--{formats.asked[0]} is for files of each image; leave --engine out")
-        code = in_parts(sources, options.engine, options.model, files=files)
-        return code or int(printer.failed > 0)
-    out = None if files.json and not formats.asked else OUT
-    out = Path(files.out) if files.out else out
-    _check(files, formats, out, sources)
-    model = options.model.load()
-    writer = None
-    if out and formats.asked:
-        paths = [Path(source.path) for source in sources]
-        writer = FormatWriter(formats, out, options.model.model, paths)
-    counts = [source.count() for source in sources]
-    with ProgressBar(None if None in counts else sum(filter(None, counts))) as progress:
-        model.on_tiles = progress.tiles
-        run = _Run(
-            kind=kind,
-            predict=partial(predict, model),
-            resume=files.resume,
-            out=out,
-            writer=writer,
-            progress=progress,
-            printer=printer,
-        )
-        for is_video, together in groupby(sources, lambda source: source.is_video):
-            if is_video:
-                for source in together:
-                    run.video(source)
-            else:
-                run.images(list(together))
-    for path in writer.finish() if writer is not None else ():
-        printer.files({path.suffix.lstrip("."): path})
-    if run.skipped:
-        print_note(f"{run.skipped} were done already and are skipped")
-    _note_passed_over(passed_over)
-    return 1 if printer.failed else 0
-
-
-def _note_passed_over(files: Sequence[str]) -> None:
-    """Count the files in folders that are not images, and say what to do with some kinds."""
-    from panodetr.images.read import remedy_for
-
-    if not files:
-        return
-    kinds = Counter(Path(file).suffix.lower() or "without suffix" for file in files)
-    counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(6))
-    remedies = dict.fromkeys(f"; {remedy}" for file in files if (remedy := remedy_for(file)))
-    what = "skipped, because they are not images, or are results"
-    print_note(f"{what}: {counted}{''.join(remedies)}")
-
-
-def _check(
-    files: FileOptions, formats: FormatOptions, out: Path | None, sources: Sequence[Source]
-) -> None:
-    """Refuse options that contradict each other or the inputs, before any work is done.
-
-    Raises:
-        UsageError: there is one.
-    """
-    if out is not None and out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; expected a folder")
-    if files.resume and (of_all := formats.of_all_images):
-        raise UsageError(
-            f"--{of_all[0]} is written from the results of all images; leave --resume out"
-        )
-    if files.resume and out is None:
-        raise UsageError("--resume looks for files that are there already; give --out FOLDER")
-    if out is not None:
-        check_writable(out, folder=True)
-    videos = [source.path for source in sources if source.is_video]
-    refused = [name for name in formats.asked if name != "csv"]
-    if videos and refused:
-        raise UsageError(f"{videos[0]} is a video, and --{refused[0]} is for images; take --csv")
-
-
-@dataclass(kw_only=True)
 class _Run:
-    """Writes and prints what a model finds, while it works on the images that follow."""
+    """Runs a model on images, and saves and prints what it finds: to people, or as JSON."""
 
-    kind: type[ImageResult]
-    predict: Callable[[Iterable[ImageSource], Refuse], Iterator[ImageResult]]
-    resume: bool
-    out: Path | None
-    writer: FormatWriter | None
-    progress: ProgressBar
-    printer: _Printer
-    skipped: int = 0
+    def __init__(self, options: ImageOptions, kind: type[ImageResult], predict: Predict) -> None:
+        self._files, self._formats, self._options = options.files, options.formats, options
+        self._kind, self._predict = kind, predict
+        self._writer: FormatWriter | None = None
+        self._failed = self._skipped = 0
+        self._out = None if options.files.json and not options.formats.asked else OUT
+        if options.files.out:
+            self._out = Path(options.files.out)
 
-    def images(self, sources: Sequence[Source]) -> None:
+    def run(self, inputs: Sequence[str], in_parts: Callable[..., int]) -> int:
+        """Process every image, and give the exit code; `in_parts` does it for `--engine`."""
+        from panodetr.images.sources import find_sources
+
+        files, formats, options = self._files, self._formats, self._options
+        passed_over: list[str] = []
+        sources = find_sources(
+            inputs,
+            recursive=files.recursive,
+            page=files.page,
+            every=files.every,
+            refuse=self._fail,
+            passed_over=passed_over,
+        )
+        if not sources:
+            _note_passed_over(passed_over)
+            return 1
+        if options.engine.engine is not None:
+            if formats.asked:
+                raise UsageError(
+                    f"--{formats.asked[0]} is for files of each image; leave --engine out"
+                )
+            code = in_parts(sources, options.engine, options.model, files=files)
+            return code or int(self._failed > 0)
+        self._check(sources)
+        self._model = options.model.load()
+        if self._out and formats.asked:
+            paths = [Path(source.path) for source in sources]
+            self._writer = FormatWriter(formats, self._out, options.model.model, paths)
+        counts = [source.count() for source in sources]
+        with ProgressBar(None if None in counts else sum(filter(None, counts))) as progress:
+            self._progress = progress
+            self._model.on_tiles = progress.tiles
+            for is_video, together in groupby(sources, lambda source: source.is_video):
+                if not is_video:
+                    self._images(list(together))
+                    continue
+                for source in together:
+                    try:
+                        self._video(source)
+                    except PanodetrError as error:
+                        with self._step(source.path):
+                            self._fail(source.path, error)
+        for path in self._writer.finish() if self._writer is not None else ():
+            self._show_files({path.suffix.lstrip("."): path})
+        if self._skipped:
+            print_note(f"{self._skipped} were done already and are skipped")
+        _note_passed_over(passed_over)
+        return 1 if self._failed else 0
+
+    def _check(self, sources: Sequence[Source]) -> None:
+        """Refuse options that contradict each other or the inputs, before any work is done.
+
+        Raises:
+            UsageError: there is one.
+        """
+        files, formats, out = self._files, self._formats, self._out
+        if out is not None and out.exists() and not out.is_dir():
+            raise UsageError(f"--out {out} is a file; expected a folder")
+        if files.resume and (of_all := formats.of_all_images):
+            raise UsageError(
+                f"--{of_all[0]} is written from the results of all images; leave --resume out"
+            )
+        if files.resume and out is None:
+            raise UsageError("--resume looks for files that are there already; give --out FOLDER")
+        if out is not None:
+            check_writable(out, folder=True)
+        videos = [source.path for source in sources if source.is_video]
+        refused = [name for name in formats.asked if name != "csv"]
+        if videos and refused:
+            raise UsageError(
+                f"{videos[0]} is a video, and --{refused[0]} is for images; take --csv"
+            )
+
+    def _images(self, sources: Sequence[Source]) -> None:
         """Run the model on images, and write the files of each."""
         for found in self._each(sources, self._is_left):
-            if isinstance(found, _Failure):
-                self._report(found)
-                continue
-            try:
-                files: dict[str, Path] = asdict(found.save(self.out)) if self.out else {}
-                if self.writer is not None:
-                    files |= self.writer.add(found, files["json"])
-            except PanodetrError as error:
-                self._report(_Failure(found.source, error))
-            else:
-                with self._step(found.source):
-                    self.printer.result(found, {**found.to_dict(), "files": files}, files)
-
-    def video(self, source: Source) -> None:
-        """Run the model on a video's frames; write one overlay, and a JSON line per frame."""
-        try:
-            self._video(source)
-        except PanodetrError as error:
-            self._report(_Failure(source.path, error))
-
-    def _each(
-        self, sources: Sequence[Source], wanted: Callable[[ImageSource], bool]
-    ) -> Iterator[ImageResult | _Failure]:
-        """Give what is found in each image, or why it cannot be read, in their order.
-
-        Reading, the network and the caller's writing overlap, each in a thread of its own.
-        """
-        from panodetr.images.read import origin_of
-        from panodetr.images.sources import each_image
-
-        failures: SimpleQueue[_Failure] = SimpleQueue()
-        images = each_image(sources, lambda path, error: failures.put(_Failure(path, error)))
-
-        def run() -> Iterator[ImageResult | _Failure]:
-            refuse: Refuse = lambda i, e: failures.put(_Failure(origin_of(i), e))  # noqa: E731
-            for result in self.predict(filter(wanted, images), refuse):
-                yield from _drain(failures)
-                yield result
-            yield from _drain(failures)
-
-        return ahead(run(), WAITING)
-
-    @contextmanager
-    def _step(self, name: Path | str | None) -> Generator[None]:
-        self.progress.begin(str(name))
-        with self.progress.paused():
-            yield
-        self.progress.end()
-
-    def _report(self, failure: _Failure) -> None:
-        with self._step(failure.source):
-            self.printer.failure(failure)
+            files: dict[str, Path] = {}
+            if not isinstance(found, _Failure):
+                try:
+                    files = asdict(found.save(self._out)) if self._out else {}
+                    if self._writer is not None:
+                        files |= self._writer.add(found, files["json"])
+                except PanodetrError as error:
+                    found = _Failure(found.source, error)
+            with self._step(found.source):
+                if isinstance(found, _Failure):
+                    self._fail(*found)
+                else:
+                    self._show(found, {**found.to_dict(), "files": files}, files)
 
     def _video(self, source: Source) -> None:
+        """Run the model on a video's frames; write one overlay, and a JSON line per frame."""
         from panodetr.images.sources import Frame
         from panodetr.results.result import free_name, origin
         from panodetr.results.tracks import Tracker
         from panodetr.results.video import VideoWriter
 
         of_video = {"source": origin(Path(source.path)), "image": Path(source.path).name}
-        out, endings = self.out, ("_frames.jsonl", "_overlay.mp4")
+        out, endings = self._out, ("_frames.jsonl", "_overlay.mp4")
         name = "" if out is None else free_name(out, Path(source.path), endings, "frame")
         paths = [(out or OUT) / f"{name}{ending}" for ending in endings]
-        if self.resume and paths[0].exists():
-            self.skipped += 1
+        if self._files.resume and paths[0].exists():
+            self._skipped += 1
             return
         frames: dict[str, Frame] = {}
 
@@ -359,12 +289,41 @@ class _Run:
                 if rows is not None and video is not None:
                     video.add(result.draw())
                     rows.write(json.dumps(record, ensure_ascii=False) + "\n")
-                if self.writer is not None:
-                    self.writer.add_rows(result, of_video["image"], when)
+                if self._writer is not None:
+                    self._writer.add_rows(result, of_video["image"], when)
                 with self._step(result.source):
-                    self.printer.result(result, record, {})
+                    self._show(result, record, {})
         if video is not None:
-            self.printer.files({"frames": paths[0], "overlay": paths[1]})
+            self._show_files({"frames": paths[0], "overlay": paths[1]})
+
+    def _each(
+        self, sources: Sequence[Source], wanted: Callable[[ImageSource], bool]
+    ) -> Iterator[ImageResult | _Failure]:
+        """Give what is found in each image, or why it cannot be read, in their order.
+
+        Reading, the network and the caller's writing overlap, each in a thread of its own.
+        """
+        from panodetr.images.read import origin_of
+        from panodetr.images.sources import each_image
+
+        failures: SimpleQueue[_Failure] = SimpleQueue()
+        images = each_image(sources, lambda path, error: failures.put(_Failure(path, error)))
+
+        def run() -> Iterator[ImageResult | _Failure]:
+            refuse: Refuse = lambda i, e: failures.put(_Failure(origin_of(i), e))  # noqa: E731
+            for result in self._predict(self._model, filter(wanted, images), refuse):
+                yield from _drain(failures)
+                yield result
+            yield from _drain(failures)
+
+        return ahead(run(), WAITING)
+
+    @contextmanager
+    def _step(self, name: Path | str | None) -> Generator[None]:
+        self._progress.begin(str(name))
+        with self._progress.paused():
+            yield
+        self._progress.end()
 
     def _is_left(self, image: ImageSource) -> bool:
         """Whether an image is to be done: with --resume, only if it has no files yet."""
@@ -372,9 +331,36 @@ class _Run:
         from panodetr.results.result import is_saved
 
         source = origin_of(image)
-        done = self.resume and self.out and source and is_saved(self.out, source, self.kind)
-        self.skipped += bool(done)
+        resume, out = self._files.resume, self._out
+        done = resume and out and source and is_saved(out, source, self._kind)
+        self._skipped += bool(done)
         return not done
+
+    def _fail(self, source: Path | str | None, error: PanodetrError) -> None:
+        """Report what cannot be read; to a program, in place of the image's result."""
+        from panodetr.results.result import origin
+
+        self._failed += 1
+        print_error(str(error))
+        if self._files.json:
+            name = str(source)
+            name = name if "://" in name else origin(Path(name))
+            print_json({"source": name, "error": str(error)})
+
+    def _show(self, result: ImageResult, record: dict[str, Any], files: dict[str, Path]) -> None:
+        """Print what was found in an image."""
+        if self._files.json:
+            print_json(record)
+            return
+        print_line(f"\n{result.source}: ", end="")
+        _print_table(result)
+        self._show_files(files)
+
+    def _show_files(self, files: Mapping[str, Path]) -> None:
+        """Print which files were written."""
+        for key, path in files.items():
+            if not self._files.json:
+                print_line(f"{key:8} {path}")
 
 
 class _Failure(NamedTuple):
@@ -389,43 +375,20 @@ def _drain(failures: SimpleQueue[_Failure]) -> Iterator[_Failure]:
         yield failures.get()
 
 
-class _Printer:
-    """Prints results and failures: to people, or to a program as JSON."""
+def _note_passed_over(files: Sequence[str]) -> None:
+    """Count the files in folders that are not images, and say what to do with some kinds."""
+    from panodetr.images.read import remedy_for
 
-    def __init__(self, *, as_json: bool) -> None:
-        self.failed = 0
-        self._as_json = as_json
-
-    def failure(self, failure: _Failure) -> None:
-        """Report a failure; to a program, in place of the image's result."""
-        from panodetr.results.result import origin
-
-        self.failed += 1
-        print_error(str(failure.error))
-        if self._as_json:
-            source = str(failure.source)
-            source = source if "://" in source else origin(Path(source))
-            print_json({"source": source, "error": str(failure.error)})
-
-    def result(
-        self, result: ImageResult, record: dict[str, Any], files: Mapping[str, Path]
-    ) -> None:
-        """Print what was found in an image."""
-        if self._as_json:
-            print_json(record)
-            return
-        print_line(f"\n{result.source}: ", end="")
-        _show(result)
-        self.files(files)
-
-    def files(self, files: Mapping[str, Path]) -> None:
-        """Print which files were written."""
-        for key, path in files.items():
-            if not self._as_json:
-                print_line(f"{key:8} {path}")
+    if not files:
+        return
+    kinds = Counter(Path(file).suffix.lower() or "without suffix" for file in files)
+    counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(6))
+    remedies = dict.fromkeys(f"; {remedy}" for file in files if (remedy := remedy_for(file)))
+    what = "skipped, because they are not images, or are results"
+    print_note(f"{what}: {counted}{''.join(remedies)}")
 
 
-def _show(result: ImageResult) -> None:
+def _print_table(result: ImageResult) -> None:
     """Print how many there are of each class, and a table of those with the best scores."""
     from rich.table import Column, Table
     from rich.text import Text
