@@ -82,8 +82,8 @@ def data(tmp_path: Path) -> Path:
     return write_data(tmp_path)
 
 
-def write_data(place: Path) -> Path:
-    """Write the data set of the fixture into a folder `data`."""
+def write_data(place: Path, count: int = 2) -> Path:
+    """Write the data set of the fixture, or one of more images, into a folder `data`."""
     folder = place / "data"
     for sub in ("val", "panoptic_val"):
         (folder / sub).mkdir(parents=True)
@@ -94,7 +94,7 @@ def write_data(place: Path) -> Path:
         {"id": 1, "category_id": 9, "area": 64 * 64 - 400, "bbox": [0, 0, 64, 64], "iscrowd": 0},
         {"id": 2, "category_id": 7, "area": 400, "bbox": [20, 10, 20, 20], "iscrowd": 0},
     ]
-    names = ("1.png", "2.png")
+    names = [f"{number}.png" for number in range(1, count + 1)]
     for name in names:
         image = noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(image).save(folder / "val" / name)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from tests.cli.conftest import write_data
 
 from harness.image import SAMPLE, BenchImage
 from harness.weights import RandomModel, write_random_model
@@ -192,38 +192,11 @@ def test_without_an_address_a_cluster_is_started_for_the_run(
     assert read_rows(tmp_path / "ray") == read_rows(tmp_path / "local")
 
 
-def write_data(folder: Path, count: int) -> None:
-    """Images of noise with a nucleus each, as COCO panoptic data for the tiny model."""
-    for sub in ("val", "panoptic_val"):
-        (folder / sub).mkdir(parents=True)
-    noise = np.random.default_rng(0)
-    images: list[dict[str, object]] = []
-    annotations: list[dict[str, object]] = []
-    for number in range(1, count + 1):
-        name = f"{number}.png"
-        ids = np.full((64, 64), 9, np.uint8)
-        ids[number : number + 20, 20:40] = 7
-        pixels = noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "val" / name)
-        Image.fromarray(np.stack([ids, ids * 0, ids * 0], axis=-1)).save(
-            folder / "panoptic_val" / name
-        )
-        segments = [{"id": i, "category_id": i, "area": int((ids == i).sum())} for i in (7, 9)]
-        images.append({"id": number, "file_name": name, "height": 64, "width": 64})
-        annotations.append({"image_id": number, "file_name": name, "segments_info": segments})
-    categories = [
-        {"id": 7, "name": "nucleus", "isthing": 1, "color": [220, 20, 60]},
-        {"id": 9, "name": "background", "isthing": 0, "color": [0, 0, 0]},
-    ]
-    document = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / "panoptic_val.json").write_text(json.dumps(document))
-
-
 def test_eval_on_two_nodes_gives_the_figures_of_one_process(
     tiny_folder: Path, nodes: Nodes, tmp_path: Path
 ) -> None:
-    write_data(tmp_path / "data", 7)
-    command = ["eval", "--data", str(tmp_path / "data"), "--model", str(tiny_folder)]
+    data = write_data(tmp_path, 7)
+    command = ["eval", "--data", str(data), "--model", str(tiny_folder)]
     command += ["--task", "boxes,instances,panoptic", "--threshold", "0.1", "--part-size", "2"]
     found = [
         finish(start([*command, "--out", str(tmp_path / "ray")], nodes)),

@@ -17,6 +17,7 @@ from PIL import Image
 
 import panodetr
 from panodetr.images.read import read_image
+from panodetr.results.draw import colors_of
 from panodetr.results.id_map import decode_ids
 from panodetr.results.interchange import to_csv
 from panodetr.results.masks import run_lengths
@@ -59,6 +60,8 @@ def test_segments_are_those_of_the_model(
     elif answer.id_map:
         ids = decode_ids(read_image(b64decode(answer.id_map)))
         assert np.array_equal(ids, expected.segment_ids)
+    colors = colors_of(expected.segments, expected.categories)
+    assert [found.color for found in answer.segments] == colors
     for found, segment in zip(answer.segments, expected.segments, strict=True):
         assert found.score == pytest.approx(segment.score, abs=1e-5)
         for name in ("id", "label", "category_id", "is_thing", "box", "area"):
@@ -73,6 +76,8 @@ def test_detections_are_those_of_the_model(service: Running, model: panodetr.Pre
     for masks in ("false", "true"):
         reply = service.post(f"/v1/detect?threshold=0.1&masks={masks}", IMAGE)
         answer = msgspec.json.decode(reply.body, type=api.DetectAnswer)
+        colors = colors_of(expected.detections, expected.categories)
+        assert [found.color for found in answer.detections] == colors
         for found, detection in zip(answer.detections, expected.detections, strict=True):
             assert found.score == pytest.approx(detection.score, abs=1e-5)
             assert found.box == pytest.approx(detection.box, abs=1e-3)
