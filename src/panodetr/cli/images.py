@@ -211,11 +211,7 @@ class _Run:
         return 1 if self._failed else 0
 
     def _check(self, sources: Sequence[Source]) -> None:
-        """Refuse options that contradict each other or the inputs, before any work is done.
-
-        Raises:
-            UsageError: there is one.
-        """
+        """Refuse options that contradict each other or the inputs, before any work is done."""
         files, formats, out = self._files, self._formats, self._out
         if out is not None and out.exists() and not out.is_dir():
             raise UsageError(f"--out {out} is a file; expected a folder")

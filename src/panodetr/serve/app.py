@@ -155,11 +155,7 @@ class Service:
         return _json(b'{"status": "ready"}')
 
     def _model(self, name: str | None) -> api.ModelInfo:
-        """Find a model.
-
-        Raises:
-            RequestError: there is none of that name (404).
-        """
+        """Find a model."""
         models = {model.name: model for model in self._pool.models}
         if name is None:
             return self._pool.models[0]
@@ -217,11 +213,7 @@ class Service:
 
     @asynccontextmanager
     async def _read_body(self, request: Request) -> AsyncGenerator[bytes, None]:
-        """Read a body, and count its bytes as held until the block ends.
-
-        Raises:
-            RequestError: it is too large (413), takes too long (408), or too much is held (429).
-        """
+        """Read a body, and count its bytes as held until the block ends."""
         limit, most = self._options.max_bytes, self._options.queue_bytes
         too_large = f"the body is larger than {limit:,} bytes; send a smaller file"
         declared = request.headers.get("content-length", "0")

@@ -171,11 +171,7 @@ class Pool:
         return sum(entry.pixels for entry in self._waiting)
 
     async def _start(self) -> SpawnProcess:
-        """Start a model process, and wait until it has loaded the models.
-
-        Raises:
-            PanodetrError: a model was refused, or the process died.
-        """
+        """Start a model process, and wait until it has loaded the models."""
         pipe: Any = _spawn.Pipe()  # typed by the platform that the checker runs on
         here, there = pipe
         threads = max(1, pool_threads() // self._options.workers)

@@ -246,11 +246,7 @@ def configure_log(*, as_json: bool) -> None:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Take an address before the models are loaded.
-
-    Raises:
-        UsageError: it is in use, or not this machine's.
-    """
+    """Take an address before the models are loaded."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family)
