@@ -206,26 +206,43 @@ def finetune(
     epochs = epochs or max(50, -(-LEAST_STEPS * batch_size // data.images))
     if validate_epochs is None:
         validate_epochs = max(1, epochs // 10)
+    steps = _steps(data, epochs, batch_size)
+    spec = replace(
+        trained,
+        name="finetune",
+        architecture=replace(old, num_classes=len(data.categories)),
+        categories=data.categories,
+    )
+    common: dict[str, Any] = {
+        "start": start,
+        "class_map": class_map or {},
+        "warmup": min(100, steps // 10),
+        "patience": max(1, round(epochs / validate_epochs / 2)) if validate_epochs else 0,
+    }
     if isinstance(old, EomtConfig):
-        return _finetune_eomt(trained, data, start, epochs, validate_epochs, batch_size, class_map)
+        if not data.masks:
+            raise UsageError(f"{start} finds masks alone, and the data has boxes only")
+        return replace(
+            _eomt(spec, data, steps, batch_size, validate_epochs),
+            masked_attention=trained.is_backbone,  # at first, of queries that are new
+            backbone_warmup=common["warmup"],
+            **common,
+        )
     assert isinstance(old, DetrConfig)
     if in_tiles and data.objects is not None:
         rule = fit_tiles(rule, data.objects)
     if short_side is not None:
         whole = replace(rule, enlarge=1.0, tile=None, tile_overlap=0)
         rule = replace(whole, short_side=short_side, long_side=round(short_side * 1333 / 800))
-    augmentation, steps = _augmentation_for(rule), _steps(data, epochs, batch_size)
-    live = old.backbone.norm == "batch"
-    joined, known = class_map or {}, {category.name for category in trained.categories}
-    things = {joined.get(c.name, c.name) for c in data.categories if c.is_thing}
+    augmentation, live = _augmentation_for(rule), old.backbone.norm == "batch"
+    known = {category.name for category in trained.categories}
+    things = {common["class_map"].get(c.name, c.name) for c in data.categories if c.is_thing}
     return TrainConfig(
         spec=replace(
-            trained,
-            name="finetune",
+            spec,
             architecture=replace(
                 old, num_classes=len(data.categories), masks=old.masks and data.masks
             ),
-            categories=data.categories,
             preprocessing=rule,
             # What is true of nuclei need not be of people.
             single_component=trained.single_component and things <= known,
@@ -233,18 +250,15 @@ def finetune(
         augmentation=augmentation,
         # Whole images have many shapes, and all of a batch are padded to the largest.
         sampling="buckets" if isinstance(augmentation, PaperAugmentation) else "epochs",
-        start=start,
-        class_map=joined,
         # A backbone with live norms was trained from random weights, at the rate of the rest.
         frozen_stages=0 if live else 1,
         steps=steps,
         batch_size=batch_size,
         backbone_learning_rate=1e-4 if live else 1e-5,
-        warmup=min(100, steps // 10),
         decay=steps // 4,
         ema=max(0.0, 1 - 20 / steps),  # of the last twentieth, mostly
         validate_every=_steps(data, validate_epochs, batch_size),
-        patience=max(1, round(epochs / validate_epochs / 2)) if validate_epochs else 0,
+        **common,
     )
 
 
@@ -264,39 +278,6 @@ def fit_tiles(rule: Preprocessing, objects: ObjectSizes) -> Preprocessing:
         return rule
     overlap = round(tile * rule.tile_overlap / rule.tile)
     return replace(rule, tile=tile, tile_overlap=overlap, enlarge=seen / tile)
-
-
-def _finetune_eomt(
-    trained: ModelSpec,
-    data: RecipeData,
-    start: str,
-    epochs: int,
-    validate_epochs: int,
-    batch_size: int,
-    class_map: dict[str, str] | None,
-) -> TrainConfig:
-    """As `finetune`, of an EoMT, or of a DINOv2, whose other parts start at random.
-
-    Attention is masked at first only if the queries are new.
-    """
-    if not data.masks:
-        raise UsageError(f"{start} finds masks alone, and the data has boxes only")
-    spec = replace(
-        trained,
-        name="finetune",
-        architecture=replace(trained.architecture, num_classes=len(data.categories)),
-        categories=data.categories,
-    )
-    steps = _steps(data, epochs, batch_size)
-    return replace(
-        _eomt(spec, data, steps, batch_size, validate_epochs),
-        start=start,
-        class_map=class_map or {},
-        masked_attention=trained.is_backbone,
-        warmup=min(100, steps // 10),
-        backbone_warmup=min(100, steps // 10),
-        patience=max(1, round(epochs / validate_epochs / 2)) if validate_epochs else 0,
-    )
 
 
 def nuclei(data: RecipeData) -> TrainConfig:
