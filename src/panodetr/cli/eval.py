@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from panodetr.cli.large import EngineOptions
-from panodetr.cli.options import Fraction, ModelOptions, SourceOptions
+from panodetr.cli.options import EngineOptions, Fraction, ModelOptions, SourceOptions
 from panodetr.cli.output import QUIET, counting, print_error, print_json, print_line, print_table
 from panodetr.errors import UsageError
 from panodetr.files import atomic_write, check_writable, write_json

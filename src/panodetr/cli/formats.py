@@ -6,12 +6,8 @@ import io
 import os
 import re
 import zipfile
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter
-from cyclopts.validators import Number
+from typing import TYPE_CHECKING
 
 from panodetr.files import (
     check_writable,
@@ -25,49 +21,8 @@ from panodetr.files import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from panodetr.cli.options import FormatOptions
     from panodetr.results.result import ImageResult
-
-
-@Parameter(name="*", group="Formats of other programs")
-@dataclass(frozen=True, kw_only=True)
-class FormatOptions:
-    """What is written beside the overlay and the JSON.
-
-    Attributes:
-        coco: Write all images' objects to this file, as COCO instances; of panoptic results
-            NAME_panoptic.json beside it, as COCO panoptic, of the id maps in the folder of --out.
-        geojson: Write NAME.geojson for each image: polygons with holes and measurements, for
-            QuPath.
-        labels: Write NAME_labels.tif for each image: 16 or 32 bits, a pixel's value is its
-            object's id; for napari, Cellpose, StarDist and ImageJ.
-        rois: Write NAME_rois.zip for each image: polygons for ImageJ. Needs roifile.
-        csv: Write objects.csv: a row for each object of all images, with its area, position, box
-            and mean intensities.
-        crops: Write each object of an image to the folder NAME_crops, cut out.
-        label_studio: Write label_studio.json: tasks with predictions for Label Studio's import.
-        pixel_size: Micrometres that a pixel is wide, for --csv and --geojson. Default: what the
-            file says, if it says so.
-    """
-
-    coco: Path | None = None
-    geojson: bool = False
-    labels: bool = False
-    rois: bool = False
-    csv: bool = False
-    crops: bool = False
-    label_studio: bool = False
-    pixel_size: Annotated[float | None, Parameter(validator=Number(gt=0))] = None
-
-    @property
-    def asked(self) -> list[str]:
-        """The names of the formats that are asked for, as on the command line."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return [n.replace("_", "-") for n, value in given.items() if value and n != "pixel_size"]
-
-    @property
-    def of_all_images(self) -> list[str]:
-        """The names of those that are one file of all images."""
-        return [name for name in self.asked if name in ("coco", "csv", "label-studio")]
 
 
 class FormatWriter:

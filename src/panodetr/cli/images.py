@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from cyclopts import Parameter
 
-from panodetr.cli.formats import FormatOptions, FormatWriter
-from panodetr.cli.large import EngineOptions, run_parts, segment_by_blocks
-from panodetr.cli.options import FileOptions, Fraction, ModelOptions
+from panodetr.cli.formats import FormatWriter
+from panodetr.cli.large import run_parts, segment_by_blocks
+from panodetr.cli.options import Fraction, ImageOptions
 from panodetr.cli.output import (
     ProgressBar,
     print_error,
@@ -46,24 +46,6 @@ ROWS = 12  # of a table, the best scores; an image may have hundreds of segments
 Inputs = Annotated[list[str], Parameter(name="INPUT")]
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class ImageOptions:
-    """What `segment` and `detect` have in common.
-
-    Attributes:
-        files: Which images are taken, and where results go.
-        formats: What is written beside.
-        engine: How a large run is shared out.
-        model: Which model, and how it runs.
-    """
-
-    files: FileOptions = field(default_factory=FileOptions)
-    formats: FormatOptions = field(default_factory=FormatOptions)
-    engine: EngineOptions = field(default_factory=EngineOptions)
-    model: ModelOptions = field(default_factory=ModelOptions)
-
-
 def segment(
     inputs: Inputs,
     /,
@@ -71,7 +53,7 @@ def segment(
     threshold: Fraction | None = None,
     task: Literal["panoptic", "instances", "semantic"] = "panoptic",
     large: bool = False,
-    options: ImageOptions = ImageOptions(),
+    options: ImageOptions = ImageOptions(),  # noqa: B008 - frozen
 ) -> int:
     """Find every object and region in images.
 
@@ -96,10 +78,7 @@ def segment(
         raise UsageError("--task semantic takes no --threshold: every pixel gets a class")
     if large:
         out = OUT if options.files.out is None else Path(options.files.out)
-        return segment_by_blocks(
-            inputs, out, options.files, options.formats, options.model,
-            threshold=threshold, task=task,
-        )  # fmt: skip
+        return segment_by_blocks(inputs, out, options, threshold=threshold, task=task)
     from panodetr.results.result import PanopticResult
 
     run = _Run(
@@ -118,7 +97,7 @@ def detect(
     *,
     threshold: Fraction = 0.5,
     masks: bool = False,
-    options: ImageOptions = ImageOptions(),
+    options: ImageOptions = ImageOptions(),  # noqa: B008 - frozen
 ) -> int:
     """Find the objects in images as boxes.
 
@@ -182,7 +161,7 @@ class _Run:
                 raise UsageError(
                     f"--{formats.asked[0]} is for files of each image; leave --engine out"
                 )
-            code = in_parts(sources, options.engine, options.model, files=files)
+            code = in_parts(sources, options)
             return code or int(self._failed > 0)
         self._check(sources)
         self._model = options.model.load()

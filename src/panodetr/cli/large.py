@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from cyclopts import Parameter
-from cyclopts.validators import Number
+from typing import TYPE_CHECKING, Literal
 
 from panodetr.cli.output import ProgressBar, print_error, print_json, print_line
 from panodetr.errors import PanodetrError, UsageError
@@ -18,71 +15,20 @@ from panodetr.files import check_writable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from panodetr.cli.formats import FormatOptions
-    from panodetr.cli.options import FileOptions, ModelOptions
+    from panodetr.cli.options import ImageOptions
     from panodetr.images.sources import Source
     from panodetr.results.types import Task
-    from panodetr.scale.engines import Cluster
 
 OUT = "panodetr-parts"
-
-Number1 = Annotated[int, Parameter(validator=Number(gte=1))]
-
-
-@Parameter(name="*", group="Large runs")
-@dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """How a large run is shared out.
-
-    Attributes:
-        engine: Write tables with a row per image instead of files for each image: local works in
-            this process, ray on a Ray cluster. For eval, ray shares the images out.
-        address: Address of the Ray cluster. Default: RAY_ADDRESS, or a cluster started here.
-        workers: Most workers of the cluster. Default: as many as it has room for.
-        worker_cpus: CPU cores of each worker. Where the cluster has GPUs, each worker takes one.
-        part_size: Image files in a part; an archive, a table or a video is a part by itself.
-        parts: What a part is: parquet has a row per image; coco-panoptic is COCO's JSON with a
-            folder of id maps.
-    """
-
-    engine: Literal["local", "ray"] | None = None
-    address: str | None = None
-    workers: Number1 | None = None
-    worker_cpus: Number1 = 1
-    part_size: Number1 = 256
-    parts: Literal["parquet", "coco-panoptic"] = "parquet"
-
-    def cluster(self, model: ModelOptions) -> Cluster:
-        """Give the cluster and workers that the options ask for.
-
-        Raises:
-            UsageError: workers cannot share the device.
-        """
-        from panodetr.scale.engines import Cluster
-
-        gpus = {"auto": None, "cpu": 0, "cuda": 1}
-        if model.device not in gpus:
-            raise UsageError(
-                f"device is {model.device!r}; on a Ray cluster expected {', '.join(gpus)}: each "
-                "worker takes a GPU of its own"
-            )
-        return Cluster(
-            address=self.address,
-            workers=self.workers,
-            cpus=self.worker_cpus,
-            gpus=gpus[model.device],
-        )
 
 
 def run_parts(
     sources: Sequence[Source],
-    engine: EngineOptions,
-    model: ModelOptions,
+    options: ImageOptions,
     *,
     task: Task | None,
     threshold: float | None,
     masks: bool = False,
-    files: FileOptions,
 ) -> int:
     """Write the rows of all images in parts, and give the exit code.
 
@@ -101,6 +47,7 @@ def run_parts(
         write_part,
     )
 
+    files, engine, model = options.files, options.engine, options.model
     if engine.parts == "parquet":
         import_pyarrow()
     elif task is None:
@@ -164,9 +111,7 @@ def run_parts(
 def segment_by_blocks(
     inputs: Sequence[str],
     out: Path,
-    files: FileOptions,
-    formats: FormatOptions,
-    model: ModelOptions,
+    options: ImageOptions,
     *,
     threshold: float | None,
     task: Literal["panoptic", "instances", "semantic"],
@@ -179,6 +124,7 @@ def segment_by_blocks(
     """
     if task == "semantic":
         raise UsageError("--large finds objects; leave --task semantic out")
+    files, formats = options.files, options.formats
     others = [name for name in formats.asked if name not in ("geojson", "labels")]
     if others or files.resume:
         raise UsageError(
@@ -187,7 +133,7 @@ def segment_by_blocks(
     from panodetr.blocks import segment_large
 
     check_writable(out, folder=True)
-    predictor = model.load()
+    predictor = options.model.load()
     failed = 0
     with ProgressBar(len(inputs)) as progress:
         for given in inputs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,6 +15,7 @@ from panodetr.runtimes.base import check_device
 if TYPE_CHECKING:
     from panodetr.data.dataset import Source
     from panodetr.predict import Predictor
+    from panodetr.scale.engines import Cluster
 
 Runtime = Literal["torch", "openvino", "onnx", "auto"]
 Format = Literal[
@@ -22,6 +23,9 @@ Format = Literal[
     "mask-files", "id-maps", "imagefolder",
 ]  # fmt: skip
 """Of data sets. `panodetr.data` defines them too, and takes longer to import."""
+
+AtLeast1 = Annotated[int, Parameter(validator=Number(gte=1))]
+"""How many, at least one."""
 
 Fraction = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
 """A number from 0 to 1."""
@@ -80,11 +84,53 @@ class FileOptions:
     """
 
     recursive: Annotated[bool, Parameter(negative="--no-recursive")] = True
-    page: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
-    every: Annotated[int, Parameter(validator=Number(gte=1))] = 1
+    page: AtLeast1 | None = None
+    every: AtLeast1 = 1
     out: str | None = None
     json: bool = False
     resume: bool = False
+
+
+@Parameter(name="*", group="Formats of other programs")
+@dataclass(frozen=True, kw_only=True)
+class FormatOptions:
+    """What is written beside the overlay and the JSON.
+
+    Attributes:
+        coco: Write all images' objects to this file, as COCO instances; of panoptic results
+            NAME_panoptic.json beside it, as COCO panoptic, of the id maps in the folder of --out.
+        geojson: Write NAME.geojson for each image: polygons with holes and measurements, for
+            QuPath.
+        labels: Write NAME_labels.tif for each image: 16 or 32 bits, a pixel's value is its
+            object's id; for napari, Cellpose, StarDist and ImageJ.
+        rois: Write NAME_rois.zip for each image: polygons for ImageJ. Needs roifile.
+        csv: Write objects.csv: a row for each object of all images, with its area, position, box
+            and mean intensities.
+        crops: Write each object of an image to the folder NAME_crops, cut out.
+        label_studio: Write label_studio.json: tasks with predictions for Label Studio's import.
+        pixel_size: Micrometres that a pixel is wide, for --csv and --geojson. Default: what the
+            file says, if it says so.
+    """
+
+    coco: Path | None = None
+    geojson: bool = False
+    labels: bool = False
+    rois: bool = False
+    csv: bool = False
+    crops: bool = False
+    label_studio: bool = False
+    pixel_size: Annotated[float | None, Parameter(validator=Number(gt=0))] = None
+
+    @property
+    def asked(self) -> list[str]:
+        """The names of the formats that are asked for, as on the command line."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return [n.replace("_", "-") for n, value in given.items() if value and n != "pixel_size"]
+
+    @property
+    def of_all_images(self) -> list[str]:
+        """The names of those that are one file of all images."""
+        return [name for name in self.asked if name in ("coco", "csv", "label-studio")]
 
 
 @Parameter(name="*", group="Model")
@@ -117,8 +163,8 @@ class ModelOptions:
     device: Device = "auto"
     runtime: Runtime | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
-    batch: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
-    tiles: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
+    batch: AtLeast1 | None = None
+    tiles: AtLeast1 | None = None
     overlap: Fraction | None = None
     bits: Annotated[int | None, Parameter(validator=Number(gte=8, lte=16))] = None
     channels: str | None = None
@@ -161,3 +207,66 @@ class ModelOptions:
         if tiles is None:
             return model
         return model.with_rule(replace(model.spec.preprocessing, tile=tiles, tile_overlap=overlap))
+
+
+@Parameter(name="*", group="Large runs")
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How a large run is shared out.
+
+    Attributes:
+        engine: Write tables with a row per image instead of files for each image: local works in
+            this process, ray on a Ray cluster. For eval, ray shares the images out.
+        address: Address of the Ray cluster. Default: RAY_ADDRESS, or a cluster started here.
+        workers: Most workers of the cluster. Default: as many as it has room for.
+        worker_cpus: CPU cores of each worker. Where the cluster has GPUs, each worker takes one.
+        part_size: Image files in a part; an archive, a table or a video is a part by itself.
+        parts: What a part is: parquet has a row per image; coco-panoptic is COCO's JSON with a
+            folder of id maps.
+    """
+
+    engine: Literal["local", "ray"] | None = None
+    address: str | None = None
+    workers: AtLeast1 | None = None
+    worker_cpus: AtLeast1 = 1
+    part_size: AtLeast1 = 256
+    parts: Literal["parquet", "coco-panoptic"] = "parquet"
+
+    def cluster(self, model: ModelOptions) -> Cluster:
+        """Give the cluster and workers that the options ask for.
+
+        Raises:
+            UsageError: workers cannot share the device.
+        """
+        from panodetr.scale.engines import Cluster
+
+        gpus = {"auto": None, "cpu": 0, "cuda": 1}
+        if model.device not in gpus:
+            raise UsageError(
+                f"device is {model.device!r}; on a Ray cluster expected {', '.join(gpus)}: each "
+                "worker takes a GPU of its own"
+            )
+        return Cluster(
+            address=self.address,
+            workers=self.workers,
+            cpus=self.worker_cpus,
+            gpus=gpus[model.device],
+        )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """What `segment` and `detect` have in common.
+
+    Attributes:
+        files: Which images are taken, and where results go.
+        formats: What is written beside.
+        engine: How a large run is shared out.
+        model: Which model, and how it runs.
+    """
+
+    files: FileOptions = field(default_factory=FileOptions)
+    formats: FormatOptions = field(default_factory=FormatOptions)
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
