@@ -65,7 +65,7 @@ export class Viewer {
   /** Zoom in by one step, or out. */
   zoom(inwards) {
     const { width, height } = this.#base.canvas;
-    this.#zoomAbout(width / 2, height / 2, inwards ? STEP : 1 / STEP);
+    this.#zoomAbout({ x: width / 2, y: height / 2 }, inwards ? STEP : 1 / STEP);
   }
 
   /** Bring something into the middle, large enough to be looked at. */
@@ -95,7 +95,7 @@ export class Viewer {
     event.preventDefault();
     const turn = event.deltaY * (event.deltaMode ? 18 : 1) * (event.ctrlKey ? 6 : 1);
     const [x, y] = this.#screen(event);
-    this.#zoomAbout(x, y, Math.exp(-Math.max(-300, Math.min(300, turn)) / 500));
+    this.#zoomAbout({ x, y }, Math.exp(-Math.max(-300, Math.min(300, turn)) / 500));
   }
 
   #press(event) {
@@ -113,12 +113,7 @@ export class Viewer {
     const after = this.#grip();
     this.#travel += Math.hypot(after.x - before.x, after.y - before.y);
     if (this.#travel <= STEADY * devicePixelRatio && this.#pointers.size === 1) return;
-    const factor = this.#bounded(after.spread / before.spread);
-    this.#moveTo({
-      scale: this.#place.scale * factor,
-      x: after.x - (before.x - this.#place.x) * factor,
-      y: after.y - (before.y - this.#place.y) * factor,
-    });
+    this.#zoomAbout(after, after.spread / before.spread, before);
   }
 
   #release(event) {
@@ -164,20 +159,16 @@ export class Viewer {
     return { x: mean(0), y: mean(1), spread: Math.max(1, spread) };
   }
 
-  #zoomAbout(x, y, factor) {
-    const bounded = this.#bounded(factor);
-    this.#moveTo({
-      scale: this.#place.scale * bounded,
-      x: x - (x - this.#place.x) * bounded,
-      y: y - (y - this.#place.y) * bounded,
-    });
-  }
-
-  /** Keep a change of scale between a small image and large pixels. */
-  #bounded(factor) {
-    const { scale } = this.#place;
+  /** Zoom about a point, which lay elsewhere `before` where fingers move, within bounds. */
+  #zoomAbout(point, factor, before = point) {
+    const { x, y, scale } = this.#place;
     const least = 32 / Math.max(this.#content?.width ?? 1, this.#content?.height ?? 1);
-    return Math.min(MOST_ZOOM, Math.max(least, scale * factor)) / scale;
+    const next = Math.min(MOST_ZOOM, Math.max(least, scale * factor));
+    this.#moveTo({
+      scale: next,
+      x: point.x - ((before.x - x) * next) / scale,
+      y: point.y - ((before.y - y) * next) / scale,
+    });
   }
 
   /** Move, so that the image covers the middle of the view; a small one is centred. */
