@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.table import Table
+from tests.evaluation.conftest import box
 
 from panodetr.checkpoints.published import find_published
 from panodetr.cli.eval import (
@@ -29,22 +30,8 @@ SIZE = (40, 40)
 @pytest.fixture
 def truth() -> GroundTruth:
     """One image with one square cat, found but for a quarter."""
-    cat = InstanceImage(
-        image_id=1,
-        path=Path("1.png"),
-        size=SIZE,
-        objects=(
-            {
-                "id": 1,
-                "image_id": 1,
-                "category_id": 1,
-                "bbox": [0, 0, 20, 20],
-                "area": 400,
-                "iscrowd": 0,
-                "segmentation": [[0, 0, 20, 0, 20, 20, 0, 20]],
-            },
-        ),
-    )
+    objects = (box(1, 1, (0, 0, 20, 20)),)
+    cat = InstanceImage(image_id=1, path=Path("1.png"), size=SIZE, objects=objects)
     return GroundTruth(
         folder=Path(),
         images=(cat,),
