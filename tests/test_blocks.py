@@ -18,11 +18,10 @@ import zarr
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from panodetr.blocks import segment_large
+from panodetr.blocks import open_large, segment_large
 from panodetr.checkpoints.load import load_spec
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import ImageError, PanodetrError, UsageError
-from panodetr.images.by_region import open_large
 from panodetr.images.preprocess import Preprocessing
 from panodetr.predict import Predictor
 from panodetr.results.masks import Masks, NumpyMasks

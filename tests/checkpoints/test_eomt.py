@@ -13,8 +13,8 @@ import torch
 import panodetr
 from panodetr.checkpoints.dinov2 import resample_kernel, resample_positions
 from panodetr.checkpoints.eomt import read_eomt, write_eomt
-from panodetr.checkpoints.eomt_names import EOMT_ORIGINAL
 from panodetr.checkpoints.load import load_backbone, load_checkpoint, load_spec
+from panodetr.checkpoints.names import EOMT_ORIGINAL
 from panodetr.checkpoints.published import PUBLISHED, plain_category
 from panodetr.checkpoints.save import FORMATS, save_pretrained
 from panodetr.checkpoints.spec import ModelSpec

@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from panodetr.checkpoints.eomt_names import (
+from panodetr.checkpoints.names import (
     EOMT_ORIGINAL,
     EOMT_TABLES,
     EOMT_TRANSFORMERS,
     EOMT_TRANSFORMERS_4,
+    NameTable,
 )
-from panodetr.checkpoints.names import NameTable
 from panodetr.model.config import EomtConfig, VitConfig
 from panodetr.model.eomt import Eomt
 

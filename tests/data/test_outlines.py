@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from panodetr.data.convert import join
 from panodetr.data.masks import draw_mask
-from panodetr.results.outlines import rings
+from panodetr.results.regions import rings
 
 any_mask = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=12))
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import panodetr
-from panodetr.checkpoints.eomt_names import EOMT_TRANSFORMERS
+from panodetr.checkpoints.names import EOMT_TRANSFORMERS
 from panodetr.model.config import EomtConfig, VitConfig, eomt
 from panodetr.model.eomt import Eomt
 from panodetr.predict import Predictor

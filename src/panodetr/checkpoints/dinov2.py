@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from panodetr.checkpoints.eomt_names import DINOV2
-from panodetr.checkpoints.names import NameTable, State
+from panodetr.checkpoints.names import DINOV2, NameTable, State
 from panodetr.model.config import VitConfig
 
 _PATCHES, _POSITIONS = "backbone.patches.weight", "backbone.positions"

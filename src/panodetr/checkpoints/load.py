@@ -17,11 +17,12 @@ from torch.overrides import TorchFunctionMode
 
 from panodetr.checkpoints.dinov2 import expected_weights, fit, stored_shape
 from panodetr.checkpoints.eomt import infer_eomt
-from panodetr.checkpoints.eomt_names import DINOV2, EOMT_TABLES
 from panodetr.checkpoints.folder import read_folder
 from panodetr.checkpoints.hub import fetch
 from panodetr.checkpoints.huggingface import RESNETS
 from panodetr.checkpoints.names import (
+    DINOV2,
+    EOMT_TABLES,
     FACEBOOK,
     OURS,
     TORCHVISION,

@@ -4,15 +4,16 @@ A row pairs our name of a module with another's; `*` stands for a number that bo
 read and written by the same table: of a model's own weights it says where each is in a file.
 
 The tables are below: the original's `.pth` files (facebookresearch/detr), transformers, and
-classifiers. Version 4 of transformers named the modules as its files on the hub do to this day.
-Version 5 renamed the modules but still saves under the old names, except the learned positions,
-which moved. The backbone is timm's or transformers' own ResNet.
+classifiers; then those of EoMT and DINOv2. Version 4 of transformers named the modules as its files
+on the hub do to this day. Version 5 renamed the modules but still saves under the old names, except
+the learned positions, which moved. The backbone is timm's or transformers' own ResNet.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from typing import TypeAlias
 
 import torch
@@ -259,14 +260,12 @@ def _detr(
     return rows
 
 
-def _transformers(source: str, resnet: Sequence[Row], changes: Sequence[Row]) -> NameTable:
-    attention = ("q_proj", "k_proj", "v_proj", "out_proj")
-    rows: list[Row] = []
-    for ours, theirs in _detr(2, "model", attention, resnet, "model.backbone.conv_encoder.model"):
-        for old, new in changes:
-            theirs = theirs.replace(old, new)
-        rows.append((ours, theirs))
-    return NameTable(source, rows)
+def _renamed(rows: Iterable[Row], changes: Iterable[Row]) -> list[Row]:
+    """Replace parts of their names."""
+    return [
+        (ours, reduce(lambda name, change: name.replace(*change), changes, theirs))
+        for ours, theirs in rows
+    ]
 
 
 TORCHVISION = NameTable("torchvision", [(f"backbone.{a}", b) for a, b in _TORCHVISION])
@@ -275,6 +274,7 @@ TORCHVISION = NameTable("torchvision", [(f"backbone.{a}", b) for a, b in _TORCHV
 TRANSFORMERS_CLASSIFIER = NameTable(
     "transformers", [(f"backbone.{a}", f"resnet.{b}") for a, b in _TRANSFORMERS]
 )
+_APART = ("q_proj", "k_proj", "v_proj", "out_proj")
 _FUSED = ("in_proj", "in_proj", "in_proj", "out_proj")
 FACEBOOK = NameTable(
     "the original implementation",
@@ -282,8 +282,97 @@ FACEBOOK = NameTable(
 )
 OURS = NameTable("panodetr", [(ours, ours) for ours, _ in FACEBOOK.rows])
 TRANSFORMERS_TABLES = tuple(
-    _transformers(f"transformers {version}{timm}", resnet, changes)
+    NameTable(
+        f"transformers {version}{timm}",
+        _renamed(_detr(2, "model", _APART, resnet, "model.backbone.conv_encoder.model"), changes),
+    )
     for version, changes in ((4, ()), (5, _FILES_5), (5, _MODULES_5))
     for timm, resnet in ((" with timm", _TORCHVISION), ("", _TRANSFORMERS))
 )
 TIMM_4, RESNET_4, TIMM_5_FILES, RESNET_5_FILES, TIMM_5, RESNET_5 = TRANSFORMERS_TABLES
+
+_BLOCK = (
+    ("attention_norm", "norm1", "norm1"),
+    ("attention.query", "attention.q_proj", "attn.qkv"),
+    ("attention.key", "attention.k_proj", "attn.qkv"),
+    ("attention.value", "attention.v_proj", "attn.qkv"),
+    ("attention.out", "attention.out_proj", "attn.proj"),
+    ("attention_scale", "layer_scale1.lambda1", "ls1.gamma"),
+    ("ffn_norm", "norm2", "norm2"),
+    ("ffn.0", "mlp.fc1", "mlp.fc1"),
+    ("ffn.2", "mlp.fc2", "mlp.fc2"),
+    ("ffn.gate", "mlp.gate_proj", "mlp.fc1"),
+    ("ffn.up", "mlp.up_proj", "mlp.fc1"),
+    ("ffn.down", "mlp.down_proj", "mlp.fc2"),
+    ("ffn_scale", "layer_scale2.lambda1", "ls2.gamma"),
+)
+"""Within each block of an EoMT: ours, transformers', the original's (timm's)."""
+
+_VIT = (
+    ("backbone.patches", "embeddings.patch_embeddings.projection", "patch_embed.proj"),
+    ("backbone.class_token", "embeddings.cls_token", "cls_token"),
+    ("backbone.registers", "embeddings.register_tokens", "reg_token"),
+    ("backbone.positions", "embeddings.position_embeddings.weight", "pos_embed"),
+    ("backbone.norm", "layernorm", "norm"),
+)
+
+_HEADS = (
+    ("queries", "query", "q"),
+    ("class_head", "class_predictor", "class_head"),
+    *((f"mask_embedding.{2 * n}", f"mask_head.fc{n + 1}", f"mask_head.{2 * n}") for n in range(3)),
+    ("doublings.*.enlarge", "upscale_block.block.*.conv1", "upscale.*.conv1"),
+    ("doublings.*.mix", "upscale_block.block.*.conv2", "upscale.*.conv2"),
+    ("doublings.*.norm", "upscale_block.block.*.layernorm2d", "upscale.*.norm"),
+)
+
+_OLD_SWIGLU: tuple[Row, ...] = (
+    ("gate_proj", "weights_in"),
+    ("up_proj", "weights_in"),
+    ("down_proj", "weights_out"),
+)
+"""What transformers 5 renamed of 4, in its EoMT, and still writes so of DINOv2."""
+
+_OLD_ATTENTION: tuple[Row, ...] = (
+    ("attention.q_proj", "attention.attention.query"),
+    ("attention.k_proj", "attention.attention.key"),
+    ("attention.v_proj", "attention.attention.value"),
+    ("attention.out_proj", "attention.output.dense"),
+)
+"""What DINOv2's files call the parts of an attention."""
+
+
+def _rows(column: int, place: str = "", blocks: str = "layers") -> list[Row]:
+    """List all names, ours and those of a column; the transformer stands at a place."""
+    return [
+        *((row[0], place + row[column]) for row in _VIT),
+        *((f"backbone.blocks.*.{row[0]}", f"{place}{blocks}.*.{row[column]}") for row in _BLOCK),
+        *((row[0], row[column]) for row in _HEADS),
+    ]
+
+
+_UNUSED = ("attn_mask_probs", "criterion.empty_weight")
+
+EOMT_TRANSFORMERS = NameTable("transformers 5", _rows(1), unused=_UNUSED)
+EOMT_TRANSFORMERS_4 = NameTable("transformers 4", _renamed(_rows(1), _OLD_SWIGLU), unused=_UNUSED)
+EOMT_ORIGINAL = NameTable(
+    "tue-mps/eomt",
+    _rows(2, "encoder.backbone.", "blocks"),
+    nested=["encoder.backbone.pos_embed"],
+    unused=(*_UNUSED, "encoder.pixel_mean", "encoder.pixel_std"),
+)
+EOMT_OURS = NameTable("panodetr", [(ours, ours) for ours, _ in EOMT_ORIGINAL.rows])
+EOMT_TABLES = (EOMT_OURS, EOMT_TRANSFORMERS, EOMT_TRANSFORMERS_4, EOMT_ORIGINAL)
+
+DINOV2 = NameTable(
+    "transformers' DINOv2",
+    [
+        ("backbone.positions", "embeddings.position_embeddings"),
+        *_renamed(
+            [row for row in _rows(1, blocks="encoder.layer") if row[0].startswith("backbone.")],
+            _OLD_ATTENTION + _OLD_SWIGLU,
+        ),
+    ],
+    nested=["embeddings.position_embeddings"],
+    unused=["embeddings.mask_token"],
+)
+"""Of files; the class token has a position there, the first."""

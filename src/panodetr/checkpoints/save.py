@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import save
 
 from panodetr.checkpoints.eomt import write_eomt
-from panodetr.checkpoints.eomt_names import EOMT_ORIGINAL, EOMT_TRANSFORMERS
 from panodetr.checkpoints.huggingface import resnet_name, write_huggingface
 from panodetr.checkpoints.names import (
+    EOMT_ORIGINAL,
+    EOMT_TRANSFORMERS,
     FACEBOOK,
     RESNET_4,
     RESNET_5_FILES,

@@ -230,8 +230,7 @@ class _Run:
         """Run the model on a video's frames; write one overlay, and a JSON line per frame."""
         from panodetr.images.sources import Frame
         from panodetr.results.result import free_name, origin
-        from panodetr.results.tracks import Tracker
-        from panodetr.results.video import VideoWriter
+        from panodetr.results.video import Tracker, VideoWriter
 
         of_video = {"source": origin(Path(source.path)), "image": Path(source.path).name}
         out, endings = self._out, ("_frames.jsonl", "_overlay.mp4")

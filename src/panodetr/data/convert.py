@@ -35,7 +35,7 @@ from panodetr.data.tree import SPLITS
 from panodetr.errors import DataError, ImageError, UsageError
 from panodetr.files import atomic_folder, write_bytes, write_json, write_text
 from panodetr.results.id_map import id_map_png
-from panodetr.results.outlines import rings
+from panodetr.results.regions import rings
 from panodetr.results.types import Category
 
 Target: TypeAlias = Literal["coco-panoptic", "coco-instances", "yolo"]

@@ -17,7 +17,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from panodetr.errors import ImageError, MissingExtra, PanodetrError
 from panodetr.images.read import (
@@ -30,10 +33,6 @@ from panodetr.images.read import (
     find_pages,
     is_padded,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 STDIN = "/dev/stdin"
 """The input, like "-", that means standard input on every system: an image or a tar."""
@@ -438,8 +437,6 @@ def _image_column(path: str, schema: Any) -> str:
 def _read_video(source: Source, opened: ExitStack) -> Iterator[Frame]:
     """Read every n-th frame of the first video stream, turned as the file says."""
     av = _import("av")
-    import numpy as np
-
     local = not _URL.match(source.path)
     file = source.path if local else _open(source.path, opened)
     video = opened.enter_context(av.open(file))

@@ -8,23 +8,17 @@ from __future__ import annotations
 import csv
 import io
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from panodetr.errors import PanodetrError, UsageError
-from panodetr.results.regions import measure_region
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from panodetr.results.outlines import Ring
-    from panodetr.results.regions import Region, Result
-    from panodetr.results.types import Category
+from panodetr.results.regions import Region, Result, Ring, measure_region
+from panodetr.results.types import Category
 
 MOST_IDS_16 = 65535
 """Ids that a 16-bit label map can hold; maps with higher ids have 32 bits."""

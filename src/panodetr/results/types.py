@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
+import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import numpy as np
-    from numpy.typing import NDArray
+from panodetr.results.masks import NumpyMasks, run_lengths
 
 Box: TypeAlias = tuple[int, int, int, int]
 """A tile's place: y0, x0, y1, x1 in pixels of the image, the last two exclusive."""
@@ -83,8 +82,6 @@ class Segment:
 
     def run_lengths(self) -> list[int]:
         """Give its pixels as `results.masks.run_lengths`; error as for `mask`."""
-        from panodetr.results.masks import run_lengths
-
         ids = self._ids
         x0, y0, x1, y1 = map(int, self.box)
         return run_lengths(ids[y0:y1, x0:x1] == self.id, (ids.shape[0], ids.shape[1]), (y0, x0))
@@ -116,8 +113,6 @@ class CoarseMask:
 
     def tile_pixels(self) -> NDArray[np.bool_]:
         """Give the object's pixels in the tile, upsampled as `results.masks.Masks.topmost` does."""
-        from panodetr.results.masks import NumpyMasks
-
         y0, x0, y1, x1 = self.tile
         masks = NumpyMasks(self.logits[None])
         if self.canvas is not None:
@@ -130,8 +125,6 @@ class CoarseMask:
 
     def place(self, pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Put pixels of the tile into the image (H, W)."""
-        import numpy as np
-
         y0, x0, y1, x1 = self.tile
         whole = np.zeros(self.image_size, np.bool_)
         whole[y0:y1, x0:x1] = pixels
@@ -175,8 +168,6 @@ class Detection:
     @property
     def tile_mask(self) -> NDArray[np.bool_] | None:
         """The same within the tile that found it, `coarse_mask.tile`: nothing of it is beyond."""
-        import numpy as np
-
         if self.coarse_mask is None:
             return None
         y0, x0, y1, x1 = self.coarse_mask.tile
@@ -185,8 +176,6 @@ class Detection:
 
     def run_lengths(self) -> list[int] | None:
         """Give its pixels as `results.masks.run_lengths`; None where masks were not asked for."""
-        from panodetr.results.masks import run_lengths
-
         pixels, mask = self.tile_mask, self.coarse_mask
         if mask is None or pixels is None:
             return None
@@ -194,8 +183,6 @@ class Detection:
 
     @cached_property
     def _bits(self) -> NDArray[np.uint8]:
-        import numpy as np
-
         assert self.coarse_mask is not None
         return np.packbits(self.coarse_mask.tile_pixels())
 

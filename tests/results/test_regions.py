@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from shapely import Polygon, box, unary_union
 
-from panodetr.results.outlines import polygons, rings, signed_area
+from panodetr.results.regions import polygons, rings, signed_area
 
 masks = arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9)))
 

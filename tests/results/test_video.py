@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from panodetr.results.draw import colors_of
 from panodetr.results.result import DetectionResult, ImageResult, PanopticResult
-from panodetr.results.tracks import PATIENCE, Tracker
 from panodetr.results.types import Category, Detection, Segment
+from panodetr.results.video import PATIENCE, Tracker
 
 CATEGORIES = (
     Category(index=0, id=1, name="ball", is_thing=True, color=(200, 30, 30)),
