@@ -253,17 +253,12 @@ def _json_list(path: Path, *, within: bool) -> Generator[Callable[[object], None
         file.write("\n]}\n" if within else "\n]\n")
 
 
-class _Mask(msgspec.Struct):
-    size: list[int]
-    counts: str | list[int]
-
-
 class _Object(msgspec.Struct):
     image_id: int | str
     category_id: int
     score: float
     bbox: Box | None = None
-    segmentation: _Mask | None = None
+    segmentation: RunLengths | None = None
 
 
 class _Segment(msgspec.Struct):
@@ -378,9 +373,8 @@ def _sort_objects(
             if task == "boxes" and given.bbox is not None:
                 result["bbox"] = list(given.bbox)
             elif task == "instances" and given.segmentation is not None:
-                mask = given.segmentation
-                check_run_lengths(mask.size, mask.counts, sizes[image_id], place)
-                result["segmentation"] = RunLengths(size=mask.size, counts=mask.counts)
+                mask = result["segmentation"] = given.segmentation
+                check_run_lengths(mask["size"], mask["counts"], sizes[image_id], place)
             else:
                 raise DataError(
                     f'{place} has no "{_FIELDS[task]}"; expected one, as in the first entry'
