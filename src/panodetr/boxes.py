@@ -1,4 +1,4 @@
-"""Boxes as tensors: formats and overlaps (paper, section 3.1 and appendix A.2).
+"""Boxes as tensors: formats, overlaps and losses (paper, section 3.1 and appendix A.2).
 
 "cxcywh" is centre x, centre y, width, height; "xyxy" is left, top, right, bottom. Functions work in
 whatever unit the boxes come in, fractions of the image or pixels.
@@ -35,6 +35,16 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     union = _area(a_high - a_low) + _area(b_high - b_low) - intersection
     hull = _area(torch.maximum(a_high, b_high) - torch.minimum(a_low, b_low))
     return intersection / union - (hull - union) / hull
+
+
+def box_l1(boxes: Tensor, target: Tensor) -> Tensor:
+    """Sum of the four differences (...) of boxes (..., 4) that broadcast, cxcywh in fractions."""
+    return (boxes - target).abs().sum(-1)
+
+
+def box_giou(boxes: Tensor, target: Tensor) -> Tensor:
+    """1 - generalised IoU (...), 0 to 2, of boxes (..., 4) that broadcast, cxcywh."""
+    return 1 - generalized_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(target))
 
 
 def _area(size: Tensor) -> Tensor:

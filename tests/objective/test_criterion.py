@@ -12,8 +12,13 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from panodetr.objective.config import CriterionConfig
-from panodetr.objective.criterion import detection_losses, mask_losses, weighted_sum
-from panodetr.objective.losses import dice_loss, focal_loss
+from panodetr.objective.criterion import (
+    detection_losses,
+    dice_loss,
+    focal_loss,
+    mask_losses,
+    weighted_sum,
+)
 from panodetr.objective.matcher import Matches, match
 from panodetr.objective.targets import Targets, count_totals
 

@@ -29,12 +29,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panodetr.boxes import cxcywh_to_xyxy
+from panodetr.boxes import box_giou, box_l1, cxcywh_to_xyxy
 from panodetr.model.config import Architecture, DetrConfig
 from panodetr.model.detr import BoxHead, Detr, Encoded
 from panodetr.model.transformer import SinePositions, sine_waves
 from panodetr.objective.config import CriterionConfig, ObjectiveConfig
-from panodetr.objective.losses import box_giou, box_l1
 from panodetr.objective.targets import Batch, Targets, Totals
 
 BOX_NOISE = 0.4

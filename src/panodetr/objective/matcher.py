@@ -13,7 +13,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from panodetr.boxes import cxcywh_to_xyxy, generalized_iou
+from panodetr.boxes import box_l1, cxcywh_to_xyxy, generalized_iou
 from panodetr.objective.config import MatchCosts
 from panodetr.objective.targets import Targets
 
@@ -86,7 +86,7 @@ def pair_costs(logits: Tensor, boxes: Tensor, targets: Targets, costs: MatchCost
 
     every = classes[None, :, None].expand(layers, -1, queries, -1)  # L, B, Q, T
     label = -logits.softmax(-1).gather(3, every)  # L, B, Q, T
-    near = (boxes[:, :, :, None] - target[None, :, None]).abs().sum(-1)  # L, B, Q, T
+    near = box_l1(boxes[:, :, :, None], target[None, :, None])  # L, B, Q, T
     overlap = generalized_iou(
         cxcywh_to_xyxy(boxes)[:, :, :, None], cxcywh_to_xyxy(target)[None, :, None]
     )  # L, B, Q, T
