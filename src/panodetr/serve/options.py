@@ -9,9 +9,8 @@ from msgspec import Meta
 
 from panodetr.errors import UsageError
 from panodetr.runtimes.base import Precision, RuntimeName
-from panodetr.validation import check_fields
+from panodetr.validation import Positive, check_fields
 
-Count: TypeAlias = Annotated[int, Meta(ge=1)]
 Seconds: TypeAlias = Annotated[float, Meta(gt=0)]
 
 
@@ -40,16 +39,16 @@ class ServiceOptions:
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
-    workers: Count = 1
+    workers: Positive = 1
     device: str = "auto"
     runtime: RuntimeName | None = None
     precision: Precision = "float32"
-    batch: Count | None = None
-    max_bytes: Count = 32_000_000
-    max_pixels: Count = 50_000_000
-    queue_pixels: Count = 100_000_000
-    queue_bytes: Count = 500_000_000
-    batch_pixels: Count = 1_000_000
+    batch: Positive | None = None
+    max_bytes: Positive = 32_000_000
+    max_pixels: Positive = 50_000_000
+    queue_pixels: Positive = 100_000_000
+    queue_bytes: Positive = 500_000_000
+    batch_pixels: Positive = 1_000_000
     deadline: Seconds = 60.0
     upload_seconds: Seconds = 30.0
     log_json: bool = False
