@@ -443,6 +443,17 @@ def test_layers_are_lists_and_weights_to_save_can_be_given(
     assert_close(both[0].state_dict(), dict(both[1].state_dict()), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_new_weights_spread_as_theirs(name: str) -> None:
+    torch.manual_seed(0)
+    config = their_config(init_std=0.05, init_xavier_std=3.0)
+    ours, theirs = (getattr(library, name)(config) for library in (compat, transformers))
+    own = ours.state_dict()
+    for key, weight in theirs.state_dict().items():
+        if (weight.numel() > 500 or key.endswith("bias")) and "mask_head" not in key:
+            assert_close(own[key].std(), weight.std(), rtol=0.2, atol=1e-6, msg=key)
+
+
 def test_a_mask_head_starts_anew_on_a_model_for_boxes(tmp_path: Path) -> None:
     boxes = their_model("DetrForObjectDetection")
     boxes.save_pretrained(tmp_path / "boxes")  # of which transformers' class would take nothing

@@ -16,6 +16,7 @@ from panodetr.checkpoints.published import plain_category
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.compat.config import shape_of, spec_of
 from panodetr.errors import CheckpointError, UsageError
+from panodetr.model.config import DetrConfig
 from panodetr.model.detr import Detr
 
 NO_EFFECT = (
@@ -110,6 +111,26 @@ def with_classes(spec: ModelSpec, count: int, labels: Mapping[int, str]) -> Mode
     return replace(spec, architecture=shape, categories=categories)
 
 
+def new_network(shape: DetrConfig, config: Any) -> Detr:
+    """Make a network whose weights are as random as transformers' new ones.
+
+    Args:
+        shape: of the network.
+        config: a `DetrConfig`, of ours or of transformers, which says how far weights spread.
+    """
+    network = Detr(shape)
+    parts = (network.project, network.encoder, network.decoder, network.class_head)
+    for module in nn.ModuleList([*parts, network.box_head, network.queries]).modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
+            nn.init.normal_(module.weight, std=config.init_std)
+        if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    if network.attention_maps is not None:
+        for linear in (network.attention_maps.query, network.attention_maps.key):
+            nn.init.xavier_uniform_(linear.weight, gain=config.init_xavier_std)
+    return network
+
+
 def adapt(
     spec: ModelSpec,
     network: Detr,
@@ -147,9 +168,7 @@ def adapt(
     spec = replace(spec, architecture=asked)
     if asked == own:
         return spec, network
-    fresh = Detr(asked)
-    nn.init.normal_(fresh.class_head.weight, std=0.02)
-    nn.init.zeros_(fresh.class_head.bias)
+    fresh = new_network(asked, configs[1])
     there, wanted = network.state_dict(), fresh.state_dict()
     odd = [k for k, value in there.items() if k in wanted and wanted[k].shape != value.shape]
     if odd and not ignore_mismatched:

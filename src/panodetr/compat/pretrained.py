@@ -23,6 +23,7 @@ from panodetr.compat.adapt import (
     adapt,
     choose_device,
     choose_dtype,
+    new_network,
     refuse,
     with_classes,
 )
@@ -82,7 +83,8 @@ class PretrainedModel(nn.Module):
         """
         super().__init__()
         spec = spec_of(config, self._kind(), getattr(config, "name_or_path", "") or "detr")
-        self._take(spec, Detr(shape_of(spec)), config, backbone_kind(config) == "resnet")
+        network = new_network(shape_of(spec), config)
+        self._take(spec, network, config, backbone_kind(config) == "resnet")
 
     def _take(self, spec: ModelSpec, network: Detr, config: Any, frozen: bool) -> None:
         """Put transformers' names and configuration on a network; `frozen`: its whole backbone."""
