@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import panodetr
-from panodetr import view_answers
+from panodetr import predict
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError, ImageError, ImageWarning, UsageError
 from panodetr.images import views
@@ -281,7 +281,7 @@ def test_features_are_let_go_of_before_segments_are_merged(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive: list[bool] = []
-    detect, merge = predictor.runtime.detect, view_answers.start_merge
+    detect, merge = predictor.runtime.detect, predict.start_merge
     features: list[weakref.ref[Prediction]] = []
 
     def watched(*images: Any) -> Prediction:
@@ -294,7 +294,7 @@ def test_features_are_let_go_of_before_segments_are_merged(
         return merge(*masks)
 
     monkeypatch.setattr(predictor.runtime, "detect", watched)
-    monkeypatch.setattr(view_answers, "start_merge", merged)
+    monkeypatch.setattr(predict, "start_merge", merged)
     predictor.segment([noise(64, 64), noise(64, 64)])
     assert alive == [False, False]
 

@@ -45,29 +45,23 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Category": "panodetr.results.types",
-    "Detection": "panodetr.results.types",
-    "DetectionResult": "panodetr.results.result",
-    "DetrFeatureExtractor": "panodetr.compat",
-    "DetrForObjectDetection": "panodetr.compat",
-    "DetrForSegmentation": "panodetr.compat",
-    "DetrImageProcessor": "panodetr.compat",
-    "EomtForUniversalSegmentation": "panodetr.compat",
-    "EomtImageProcessor": "panodetr.compat",
-    "PanodetrError": "panodetr.errors",
-    "PanopticResult": "panodetr.results.result",
-    "Predictor": "panodetr.predict",
-    "Segment": "panodetr.results.types",
-    "from_transformers": "panodetr.compat",
-    "load": "panodetr.loading",
+    "Category": "results.types",
+    "Detection": "results.types",
+    "DetectionResult": "results.result",
+    "PanodetrError": "errors",
+    "PanopticResult": "results.result",
+    "Predictor": "predict",
+    "Segment": "results.types",
+    "load": "loading",
 }
+"""Where names are; all others are in `panodetr.compat`."""
 
 
 def __getattr__(name: str) -> object:
     """Import a public name from its home on first use (PEP 562)."""
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'panodetr' has no attribute {name!r}")
-    value: object = getattr(import_module(_HOMES[name]), name)
+    value: object = getattr(import_module(f"panodetr.{_HOMES.get(name, 'compat')}"), name)
     globals()[name] = value
     return value
 

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,6 +40,9 @@ MARGIN = 2
 
 STORED_TILE = 512
 """Pixels of the side of a tile of the label map's file."""
+
+CHANNELS_LAST = 4
+"""Length of a last axis without a name from which it is no longer one of colours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +136,11 @@ def segment_large(
         dtype = np.uint16 if count <= MOST_IDS_16 else np.int32
         tifffile.imwrite(
             labels_file,
-            _stored_tiles(store, dtype),
+            (
+                store[y : y + STORED_TILE, x : x + STORED_TILE].astype(dtype)
+                for y in range(0, image.size[0], STORED_TILE)
+                for x in range(0, image.size[1], STORED_TILE)
+            ),
             shape=image.size,
             dtype=dtype,
             tile=(STORED_TILE, STORED_TILE),
@@ -176,7 +182,7 @@ def _find(
     own = model.with_rule(rule)
     for core, seen, tiles in zip(cores, blocks, counts, strict=True):
         if progress is not None:
-            own.on_tiles = partial(_count_on, progress, done, count)
+            own.on_tiles = lambda n, _, before=done: progress(before + n, count)
         done += tiles
         pixels = image.read(seen)
         if (pixels == pixels[0, 0]).all():
@@ -184,14 +190,14 @@ def _find(
                 progress(done, count)
             continue
         result = own.segment(pixels, threshold=threshold, task=task)
-        found = [region for region in result.regions() if region.is_thing]
-        found = [region for region in found if _has_middle(core, _moved(region, *seen[:2]))]
+        found: list[Region] = []
+        for region in result.regions():
+            x0, y0, x1, y1 = _moved(region, *seen[:2]).box
+            inside = core[0] <= (y0 + y1) / 2 < core[2] and core[1] <= (x0 + x1) / 2 < core[3]
+            if region.is_thing and inside:
+                found.append(region)
         if found:
             yield seen, found, pixels
-
-
-def _count_on(progress: Progress, before: int, count: int, done: int, _: int) -> None:
-    progress(before + done, count)
 
 
 def _moved(region: Region, y: int, x: int) -> Region:
@@ -206,25 +212,6 @@ def _moved(region: Region, y: int, x: int) -> Region:
         ),
         box=(x0 + x, y0 + y, x1 + x, y1 + y),
     )
-
-
-def _has_middle(core: Box, region: Region) -> bool:
-    x0, y0, x1, y1 = region.box
-    return core[0] <= (y0 + y1) / 2 < core[2] and core[1] <= (x0 + x1) / 2 < core[3]
-
-
-def _stored_tiles(store: Any, dtype: type[np.generic]) -> Iterator[NDArray[Any]]:
-    """Give the tiles of a map row by row, those at its ends filled up with 0."""
-    for y in range(0, store.shape[0], STORED_TILE):
-        for x in range(0, store.shape[1], STORED_TILE):
-            part = store[y : y + STORED_TILE, x : x + STORED_TILE]
-            tile = np.zeros((STORED_TILE, STORED_TILE), dtype)
-            tile[: part.shape[0], : part.shape[1]] = part
-            yield tile
-
-
-CHANNELS_LAST = 4
-"""Length of a last axis without a name from which it is no longer one of colours."""
 
 
 @dataclass(frozen=True, kw_only=True)
