@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from panodetr.data.augment import PaperAugmentation, draw_view
+from panodetr.data.augment import PaperAugmentation, Sampler, Sampling, draw_view
 from panodetr.data.dataset import open_data
-from panodetr.data.sampling import Sampler, Sampling
 
 EPOCHS = 20
 

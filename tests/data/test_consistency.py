@@ -14,7 +14,7 @@ from tests.data.whole import masks
 
 from panodetr.data.augment import Augmentation, CropAugmentation, PaperAugmentation, View, draw_view
 from panodetr.data.loader import Example, ExampleReader, paste
-from panodetr.data.samples import MaskImage
+from panodetr.data.samples import InstanceImage
 from panodetr.data.targets import LEAST_AREA, Objects, Target, view_target
 
 COLORS = np.array([[10, 60, 90], [250, 20, 40], [40, 200, 30], [60, 90, 240]], np.uint8)
@@ -111,7 +111,7 @@ def test_colours_stay_within_the_masks(
         augmentation=replace(augmentation, color=color), index_of={}, with_masks=True,
         cache={1: (COLORS[ids], objects_of(ids, boxes=False))},
     )  # fmt: skip
-    sample = MaskImage(image_id=1, path=None, id_map=None, size=size_of(ids))  # pyright: ignore[reportArgumentType]
+    sample = InstanceImage(image_id=1, path=None, objects=(), size=size_of(ids))  # pyright: ignore[reportArgumentType]
     example = reader[sample, np.random.default_rng(seed), None]
     assert isinstance(example, Example)
     shown, target, _ = example

@@ -16,10 +16,9 @@ import torch
 from PIL import Image
 
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.data.augment import Augmentation, CropAugmentation, PaperAugmentation
+from panodetr.data.augment import Augmentation, CropAugmentation, PaperAugmentation, Sampling
 from panodetr.data.dataset import Dataset, open_data
 from panodetr.data.loader import Example
-from panodetr.data.sampling import Sampling
 from panodetr.errors import DataError
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import detr_small

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panodetr.data.augment import CropAugmentation, PaperAugmentation, draw_view
-from panodetr.data.sampling import Sampler, Sampling
+from panodetr.data.augment import CropAugmentation, PaperAugmentation, Sampler, Sampling, draw_view
 
 SQUARES = CropAugmentation(size=12)
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from panodetr.data.augment import CropAugmentation
+from panodetr.data.augment import CropAugmentation, Sampler
 from panodetr.data.dataset import open_data
-from panodetr.data.sampling import Sampler
 from panodetr.training.log import read_log
 
 from .conftest import Program

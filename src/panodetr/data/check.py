@@ -18,9 +18,8 @@ from scipy import ndimage
 from panodetr.data.dataset import Dataset, Format, Source, judge
 from panodetr.data.formats import Faults, Finding, system_errors
 from panodetr.data.formats.coco_panoptic import read_ids
-from panodetr.data.formats.id_maps import read_objects_map
-from panodetr.data.masks import count_pixels, draw_id_map
-from panodetr.data.samples import AnySample, InstanceImage, Sample, read_sample
+from panodetr.data.masks import count_pixels, draw_id_map, read_objects_map
+from panodetr.data.samples import AnySample, Sample, read_sample
 from panodetr.errors import ChannelError, DataError, ImageError
 from panodetr.images.read import find_bits
 
@@ -163,7 +162,17 @@ def _count(
     names = {category.id: category.name for category in data.categories}
     listed: list[tuple[int, bool, float]] = []  # category, whether it is a crowd, and its pixels
     with faults.catching("broken file", sample.image_id):
-        if isinstance(sample, InstanceImage):
+        if isinstance(sample, Sample):
+            listed = [(s.category_id, s.is_crowd, s.area) for s in sample.segments]
+            read_ids(sample, faults)
+        elif sample.id_map is not None:
+            pixels, numbers = read_objects_map(sample.id_map, sample.size)
+            ids.update(numbers.tolist())
+            found.pieces += cast("tuple[object, int]", ndimage.label(pixels))[1]
+            counts = np.unique_counts(pixels)
+            areas = dict(zip(counts.values.tolist(), counts.counts.tolist(), strict=True))
+            listed = [(i, False, areas[n]) for i in names for n in numbers.tolist()]
+        else:
             truths = list(sample.objects)
             listed = [(t["category_id"], bool(t["iscrowd"]), t["area"]) for t in truths]
             drawn = [t for t in truths if "segmentation" in t and not t["iscrowd"]]
@@ -171,16 +180,6 @@ def _count(
                 found.visible += int(np.count_nonzero(draw_id_map(drawn, sample.size)))
                 masks = (truth.get("segmentation", []) for truth in drawn)
                 found.masked += sum(count_pixels(mask, sample.size) for mask in masks)
-        elif isinstance(sample, Sample):
-            listed = [(s.category_id, s.is_crowd, s.area) for s in sample.segments]
-            read_ids(sample, faults)
-        else:
-            pixels, numbers = read_objects_map(sample)
-            ids.update(numbers.tolist())
-            found.pieces += cast("tuple[object, int]", ndimage.label(pixels))[1]
-            counts = np.unique_counts(pixels)
-            areas = dict(zip(counts.values.tolist(), counts.counts.tolist(), strict=True))
-            listed = [(i, False, areas[n]) for i in names for n in numbers.tolist()]
     crowds = sum(is_crowd for _, is_crowd, _ in listed)
     found.crowds += crowds
     found.objects.update(names[i] for i, is_crowd, _ in listed if i in names and not is_crowd)

@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 from panodetr.data.dataset import Dataset, Format, Source
 from panodetr.data.formats import number_images
 from panodetr.data.formats.coco_panoptic import read_ids
-from panodetr.data.formats.id_maps import read_objects_map
 from panodetr.data.formats.shapes import DECIMALS
 from panodetr.data.masks import (
     count_pixels,
     draw_id_map,
     draw_mask,
-    id_map_objects,
     panoptic_objects,
+    read_objects_map,
 )
 from panodetr.data.samples import AnySample, InstanceImage, ObjectTruth, Sample, read_sample
 from panodetr.data.tree import SPLITS
@@ -314,13 +313,13 @@ def _segments(
     sample: AnySample, data: Dataset, lost: Counter[str]
 ) -> tuple[NDArray[np.int32], list[dict[str, int]]]:
     """Give an image's id map (H, W) and its segments as the JSON lists them."""
-    if isinstance(sample, InstanceImage):
-        return _draw(sample, lost)
     if isinstance(sample, Sample):
         ids = read_ids(sample)
         known = {s.id: (s.category_id, int(s.is_crowd)) for s in sample.segments}
         return ids, _list_segments(ids, known)
-    ids, numbers = read_objects_map(sample)
+    if sample.id_map is None:
+        return _draw(sample, lost)
+    ids, numbers = read_objects_map(sample.id_map, sample.size)
     category_id = data.categories[0].id
     return ids, _list_segments(ids, dict.fromkeys(numbers.tolist(), (category_id, 0)))
 
@@ -367,17 +366,15 @@ def _list_segments(
 
 def _objects(sample: AnySample, data: Dataset, lost: Counter[str]) -> Sequence[ObjectTruth]:
     """Give an image's objects; stuff and the ids in its map are lost."""
-    if isinstance(sample, InstanceImage):
-        return sample.objects
     if isinstance(sample, Sample):
         things = {category.id for category in _things(data)}
         stuff = sum(segment.category_id not in things for segment in sample.segments)
         lost["segments of stuff"] += stuff
         lost["ids of things in the id maps"] += len(sample.segments) - stuff
         return panoptic_objects(sample, read_ids(sample), things)
-    ids, numbers = read_objects_map(sample)
-    lost["ids of objects in the id maps"] += len(numbers)
-    return id_map_objects(ids, numbers, sample.image_id, data.categories[0].id)
+    objects = list(sample.objects)
+    lost["ids of objects in the id maps"] += len(objects) if sample.id_map else 0
+    return objects
 
 
 def _polygon(truth: ObjectTruth, size: tuple[int, int], lost: Counter[str]) -> list[float]:

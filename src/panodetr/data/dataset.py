@@ -20,27 +20,28 @@ from panodetr.data.formats import Faults, system_errors
 from panodetr.data.formats.coco import find_documents, make_layout
 from panodetr.data.formats.coco_instances import read_instances
 from panodetr.data.formats.coco_panoptic import read_ids, read_panoptic
-from panodetr.data.formats.id_maps import find_id_maps, read_id_maps, read_objects_map
 from panodetr.data.formats.imagefolder import find_imagefolder, read_imagefolder
 from panodetr.data.formats.labelme import find_labelme, read_labelme
-from panodetr.data.formats.mask_files import find_mask_files, read_mask_files
-from panodetr.data.formats.via import find_via, read_via
-from panodetr.data.formats.voc_masks import find_voc_masks, read_voc_masks
-from panodetr.data.formats.voc_xml import find_voc_xml, read_voc_xml
-from panodetr.data.formats.yolo import find_yolo, read_yolo
-from panodetr.data.masks import draw_id_map
-from panodetr.data.samples import (
-    AnySample,
-    InstanceImage,
-    MaskImage,
-    Records,
-    Sample,
+from panodetr.data.formats.mask_folders import (
+    find_id_maps,
+    find_mask_files,
+    read_id_maps,
+    read_mask_files,
 )
+from panodetr.data.formats.via import find_via, read_via
+from panodetr.data.formats.voc import (
+    find_voc_masks,
+    find_voc_xml,
+    read_voc_masks,
+    read_voc_xml,
+)
+from panodetr.data.formats.yolo import find_yolo, read_yolo
+from panodetr.data.masks import draw_id_map, read_objects_map
+from panodetr.data.samples import AnySample, InstanceImage, Records, Sample
 from panodetr.data.targets import Objects, segment_classes
 from panodetr.data.tool import advise
 from panodetr.data.tree import Tree, is_image, same_split, split_of, split_of_folder
 from panodetr.errors import DataError
-from panodetr.results.types import Category
 from panodetr.validation import read_json
 
 Format: TypeAlias = Literal[
@@ -60,32 +61,23 @@ LEAST_THERE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dataset:
-    """One split of a data set.
+class Dataset(Records):
+    """One split of a data set: its records, but for images that are not there.
 
     Attributes:
         folder: where it lies.
         split: its name, "" for a folder without splits.
         format: how it is written.
-        categories: by rising id; an index is the position in this order.
-        samples: the images.
-        has_masks: whether most objects have a mask; crowds don't count. Others are drawn as their
-            boxes. Where most have none, masks are not read at all.
         unreadable: a message for each image that is left out, because its header or one of its
             annotations is broken.
         notes: what was repaired, left out or is worth knowing, a line a kind.
-        place: the file or folder that the annotations are in.
     """
 
     folder: Path
     split: str
     format: Format
-    categories: tuple[Category, ...]
-    samples: tuple[AnySample, ...]
-    has_masks: bool
     unreadable: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    place: Path | None = None
 
     @property
     def index_of(self) -> dict[int, int]:
@@ -333,7 +325,7 @@ def _count_unlisted(records: Records, tree: Tree, faults: Faults) -> None:
     listed = {str(sample.path) for sample in records.samples}
     folders = {os.path.dirname(path) for path in listed}
     for sample in records.samples:
-        if not isinstance(sample, InstanceImage):
+        if sample.id_map is not None:
             listed.add(str(sample.id_map))
     unlisted: list[str] = []
     for folder, names in tree.folders.items():
@@ -380,11 +372,9 @@ def judge(data: Dataset, faults: Faults) -> None:
 
 
 def _has_object(sample: AnySample) -> bool:
-    if isinstance(sample, InstanceImage):
-        return any(not truth["iscrowd"] for truth in sample.objects)
     if isinstance(sample, Sample):
         return any(not segment.is_crowd for segment in sample.segments)
-    return read_objects_map(sample)[1].size > 0
+    return any(not truth["iscrowd"] for truth in sample.objects)
 
 
 @system_errors()
@@ -440,8 +430,8 @@ def read_objects(sample: AnySample, index_of: dict[int, int], *, with_masks: boo
     if isinstance(sample, Sample):
         classes, segment_ids = segment_classes(sample.segments, index_of)
         return Objects(classes=classes, segment_ids=segment_ids, boxes=None, ids=read_ids(sample))
-    if isinstance(sample, MaskImage):
-        ids, segment_ids = read_objects_map(sample)
+    if sample.id_map is not None:
+        ids, segment_ids = read_objects_map(sample.id_map, sample.size)
         classes = np.zeros(segment_ids.size, np.int64)
         return Objects(classes=classes, segment_ids=segment_ids, boxes=None, ids=ids)
     truths = [truth for truth in sample.objects if not truth["iscrowd"]]

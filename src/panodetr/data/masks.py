@@ -92,6 +92,19 @@ def read_gray_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
     return np.maximum(values.astype(np.int32), VOID)
 
 
+def read_objects_map(
+    path: Path, size: tuple[int, int]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Read an id map of grey values (H, W), 0 = background, and list its objects' ids (N,), rising.
+
+    Raises:
+        DataError: it cannot be read, or has another size than the image.
+    """
+    ids = read_gray_id_map(path, size)
+    present = present_ids(ids)
+    return ids, present[present != VOID]
+
+
 def _read_wide(path: Path, size: tuple[int, int], failure: DataError) -> NDArray[Any]:
     """Read a TIFF whose numbers Pillow doesn't know, as those of 64 bits."""
     if not isinstance(failure.__cause__, UnidentifiedImageError):

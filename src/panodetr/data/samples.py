@@ -102,20 +102,19 @@ class Sample(DataImage):
 class InstanceImage(DataImage):
     """One image and its objects, in the order of the file.
 
-    Those of a COCO JSON are kept as text, and decoded each time they are asked for.
+    Those of a COCO JSON are kept as text, and those of masks in files of their own are not kept:
+    they are read each time they are asked for.
+
+    Attributes:
+        objects: each with a box, and perhaps a mask.
+        id_map: the file of grey values that are the objects, all of one class, where it is one.
     """
 
     objects: Sequence[ObjectTruth]
+    id_map: Path | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class MaskImage(DataImage):
-    """One image and the path of its id map of objects of one class."""
-
-    id_map: Path
-
-
-AnySample: TypeAlias = Sample | InstanceImage | MaskImage
+AnySample: TypeAlias = Sample | InstanceImage
 """One image and where its ground truth is; each kind has image_id, path and size (H, W)."""
 
 
@@ -148,7 +147,8 @@ class Records:
     Attributes:
         categories: by rising id; an index is the position in this order.
         samples: the images; their files need not be there.
-        has_masks: whether objects have masks.
+        has_masks: whether most objects have a mask; crowds don't count. Others are drawn as their
+            boxes. Where most have none, masks are not read at all.
         place: the file or folder that the annotations are in.
         absent: images that are listed and not there, if they are not among the samples.
     """

@@ -10,8 +10,8 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -36,8 +36,8 @@ ANNOTATIONS_DEPTH = 4
 MOST_KEPT = 2**29
 """Bytes of files that were looked into, and are kept for their readers."""
 
-HEAD, TAIL, MOST_ENDS = 1 << 16, 1 << 12, 200
-"""Bytes at the beginning and end of a file that are kept, of as many files."""
+HEAD, TAIL = 1 << 16, 1 << 12
+"""Bytes at the beginning and end of a file that are looked at."""
 
 SPLITS = ("train", "val", "test")
 
@@ -202,7 +202,6 @@ class Tree:
         self.copies: dict[Path, list[Path]] = {}  # of annotation files that are read
         self._contents: dict[Path, bytes] = {}
         self._kept = 0
-        self._ends: dict[Path, bytes] = {}
         self.folders: dict[PurePosixPath, list[str]] = {}  # the files in each
         self.below: dict[PurePosixPath, list[str]] = {}  # the folders in each
         self._walk()
@@ -262,8 +261,6 @@ class Tree:
         contents = self._contents.pop(path, None)
         if contents is None:
             contents = read_file(path)
-            if len(self._ends) < MOST_ENDS:
-                self._ends[path] = contents[:HEAD] + contents[-TAIL:]
         else:
             self._kept -= len(contents)
         if keep and self._kept + len(contents) <= MOST_KEPT:
@@ -278,17 +275,7 @@ class Tree:
 
     def ends(self, path: Path) -> bytes:
         """Read a file's beginning and its end; nothing where it cannot be read."""
-        if path not in self._ends:
-            try:
-                if not path.is_file():  # a pipe would never end
-                    return b""
-                with path.open("rb") as file:
-                    head = file.read(HEAD)
-                    file.seek(max(HEAD, file.seek(0, os.SEEK_END) - TAIL))
-                    self._ends[path] = head + file.read()
-            except OSError:
-                return b""
-        return self._ends[path]
+        return self.once(_read_ends, path)
 
     def lines(self, path: Path, *, keep: bool = False) -> list[str]:
         """Read the lines of a text file as `as_lines` gives them; otherwise as `read`.
@@ -366,19 +353,6 @@ class Tree:
         return ", ".join(shown + others[:6] + deeper) or "nothing"
 
 
-@dataclass(kw_only=True)
-class Found:
-    """Where the images of one annotation file are.
-
-    Attributes:
-        paths: of the names that mean one file, by the names.
-        several: names that may mean several files, with these.
-    """
-
-    paths: dict[str, Path] = field(default_factory=dict[str, Path])
-    several: dict[str, list[Path]] = field(default_factory=dict[str, list[Path]])
-
-
 class Images:
     """An index of image files by their names."""
 
@@ -415,8 +389,8 @@ class Images:
         others: frozenset[str] = frozenset(),
         maps: str | None = None,
         taken: frozenset[Path] = frozenset(),
-    ) -> Found:
-        """Find the image that each name of an annotation file means.
+    ) -> dict[str, list[Path]]:
+        """Find the image that each name of an annotation file means; several where it is not clear.
 
         A name means the path as it is written, from the annotation file or from the root, wherever
         it leads; else the file whose path ends most like it, in the one folder that has all names,
@@ -432,7 +406,7 @@ class Images:
             maps: the folder in which id maps are expected, where names are of id maps.
             taken: files that are something else.
         """
-        found = Found()
+        found: dict[str, list[Path]] = {}
         beside = PurePosixPath(os.path.relpath(folder, self._tree.root)).parts
         kind = split_of(split)
         banned = {s.kind for name in others if (s := split_of(name))} - {kind.kind if kind else ""}
@@ -456,7 +430,7 @@ class Images:
         for name, kept in candidates.items():
             exact = self._as_written(name, beside)
             if exact is not None and exact not in taken:
-                found.paths[name] = exact
+                found[name] = [exact]
                 continue
             meant = [file for base, file in kept if base == chosen]
             if len(meant) != 1:
@@ -467,10 +441,8 @@ class Images:
                 images = [file for _, file in kept if maps or not _is_truth(file[0])]
                 paths = [self._path(file) for file in images or [file for _, file in kept]]
                 paths = paths[:1] if paths and are_copies(paths) else paths
-            if len(paths) == 1:
-                found.paths[name] = paths[0]
-            elif paths:
-                found.several[name] = paths
+            if paths:
+                found[name] = paths
         return found
 
     def _holds_masks(self, folder: Folder) -> bool:
@@ -526,6 +498,18 @@ class Images:
         return []
 
 
+def _read_ends(_: Tree, path: Path) -> bytes:
+    try:
+        if not path.is_file():  # a pipe would never end
+            return b""
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+            file.seek(max(HEAD, file.seek(0, os.SEEK_END) - TAIL))
+            return head + file.read()
+    except OSError:
+        return b""
+
+
 def _find_keys(tree: Tree, path: Path) -> frozenset[str]:
     try:
         contents = tree.read(path, keep=True)
@@ -534,6 +518,11 @@ def _find_keys(tree: Tree, path: Path) -> frozenset[str]:
     ends = contents[:_END] + contents[-_END:]  # 338 MB take a second less a key
     where = {key: contents if key in _COCO_KEYS else ends for key in _KEYS}
     return frozenset(key for key, text in where.items() if b'"%s"' % key.encode() in text)
+
+
+def sure(found: Mapping[str, Sequence[Path]]) -> list[Path]:
+    """Give the files that names mean which mean one."""
+    return [files[0] for files in found.values() if len(files) == 1]
 
 
 def are_copies(paths: Sequence[Path]) -> bool:

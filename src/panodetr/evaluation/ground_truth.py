@@ -12,9 +12,7 @@ from panodetr.data.formats import Faults
 from panodetr.data.formats.coco import Kind, Layout, make_layout, read_document
 from panodetr.data.formats.coco_instances import read_instances
 from panodetr.data.formats.coco_panoptic import read_panoptic
-from panodetr.data.formats.id_maps import read_objects_map
-from panodetr.data.masks import id_map_objects
-from panodetr.data.samples import InstanceImage, MaskImage, Records, Sample
+from panodetr.data.samples import InstanceImage, Records, Sample
 from panodetr.data.tree import same_split
 from panodetr.errors import DataError
 from panodetr.results.types import Category
@@ -146,19 +144,9 @@ class GroundTruth:
         images: list[InstanceImage] = []
         for sample in data.samples:
             with faults.catching("broken file", sample.image_id):
-                if isinstance(sample, MaskImage):
-                    ids, numbers = read_objects_map(sample)
-                    sample = InstanceImage(
-                        image_id=sample.image_id,
-                        path=sample.path,
-                        size=sample.size,
-                        objects=id_map_objects(
-                            ids, numbers, sample.image_id, data.categories[0].id
-                        ),
-                        as_stored=sample.as_stored,
-                    )
                 assert isinstance(sample, InstanceImage)
-                images.append(sample)
+                in_map = sample.id_map is not None  # which is read once
+                images.append(replace(sample, objects=[*sample.objects]) if in_map else sample)
         has_masks = _have_masks(images)
         return cls(
             folder=data.folder,
@@ -210,9 +198,7 @@ def _have_masks(images: Iterable[TruthImage]) -> bool:
     return all("segmentation" in truth for image in images for truth in image.objects or ())
 
 
-def _join(
-    folder: Path, panoptic: Records | Dataset | None, instances: Records | None
-) -> GroundTruth:
+def _join(folder: Path, panoptic: Records | None, instances: Records | None) -> GroundTruth:
     """Join the panoptic and the instance annotations of each image."""
     listed = () if panoptic is None else panoptic.samples
     samples = [sample for sample in listed if isinstance(sample, Sample)]

@@ -13,8 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.data.augment import Augmentation
-from panodetr.data.sampling import Sampling
+from panodetr.data.augment import Augmentation, Sampling
 from panodetr.errors import UsageError
 from panodetr.model.config import EomtConfig
 from panodetr.objective.config import ObjectiveConfig, Weight

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.augment import View
 from panodetr.data.dataset import Dataset, read_objects
-from panodetr.data.formats.id_maps import read_objects_map
-from panodetr.data.samples import AnySample, MaskImage, Sample
+from panodetr.data.masks import read_objects_map
+from panodetr.data.samples import AnySample, Sample
 from panodetr.data.targets import view_target
 from panodetr.errors import DataError
 from panodetr.evaluation.ground_truth import GroundTruth
@@ -219,10 +219,10 @@ def count_objects(sample: AnySample, enough: int) -> int:
     Raises:
         DataError: its id map cannot be read.
     """
-    if isinstance(sample, MaskImage):
-        return read_objects_map(sample)[1].size
     if isinstance(sample, Sample):
         return sum(not segment.is_crowd for segment in sample.segments)
+    if sample.id_map is not None:
+        return read_objects_map(sample.id_map, sample.size)[1].size
     if len(sample.objects) <= enough:
         return len(sample.objects)
     return sum(not truth["iscrowd"] for truth in sample.objects)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from panodetr.boxes import xyxy_to_cxcywh
+from panodetr.data.augment import Sampler
 from panodetr.data.dataset import Dataset
 from panodetr.data.loader import Asked, Example, ExampleReader, read_ahead
-from panodetr.data.sampling import Sampler
 from panodetr.data.targets import number_pixels
 from panodetr.errors import DataError, TrainingError
 from panodetr.images.preprocess import Preprocessing, normalize, pad

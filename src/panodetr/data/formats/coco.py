@@ -26,14 +26,7 @@ from panodetr.data.formats.sizes import (
     read_headers,
     stated_size,
 )
-from panodetr.data.tree import (
-    ANNOTATIONS_DEPTH,
-    Found,
-    Tree,
-    are_copies,
-    split_of,
-    split_of_file,
-)
+from panodetr.data.tree import ANNOTATIONS_DEPTH, Tree, are_copies, split_of, split_of_file
 from panodetr.errors import DataError
 from panodetr.validation import decode_json
 
@@ -140,7 +133,7 @@ class Layout:
 
     def find(
         self, names: Sequence[str], *, maps: bool = False, taken: Iterable[Path] = ()
-    ) -> Found:
+    ) -> dict[str, list[Path]]:
         """Find the images that names mean, or the id maps, but for files that are taken."""
         tree = self.maps if maps and self.maps else self.tree
         return (tree.pictures if maps else tree.images).find(

@@ -30,7 +30,7 @@ from panodetr.data.formats.coco import (
 from panodetr.data.formats.sizes import Marked, settle
 from panodetr.data.masks import VOID, present_ids, read_id_map
 from panodetr.data.samples import GroundTruthSegment, Records, Sample
-from panodetr.data.tree import Found
+from panodetr.data.tree import sure
 from panodetr.errors import ImageError
 from panodetr.images.read import read_size
 from panodetr.results.types import Category
@@ -138,7 +138,7 @@ def _read_samples(
     silent = Faults(collect=True)
     names = [entry.file_name for _, entry in decode_entries(texts, _Annotation, place, silent)]
     maps = layout.find(names, maps=True)
-    images, join = read_images(document, layout, faults, maps.paths.values())
+    images, join = read_images(document, layout, faults, sure(maps))
     found: dict[int, tuple[str, _Annotation]] = {}
     for number, entry in decode_entries(texts, _Annotation, place, faults, join.image_of):
         here = f"{place}[{number}]"
@@ -156,17 +156,21 @@ def _read_samples(
     samples: dict[int, Sample] = {}
     owners: dict[Path, int] = {}
     for image_id, (here, entry) in found.items():
-        image = images[image_id]
-        id_map = maps.paths.get(entry.file_name)
-        if id_map is None:
-            faults.add("missing file", _describe_missing_map(entry, maps, layout, here), image_id)
+        image, name = images[image_id], entry.file_name
+        id_map, *others = maps.get(name, [layout.annotations.with_suffix("") / name])
+        if others:
+            text = f"{here} names {name}, which may be {id_map} or {others[0]}"
+            faults.add("missing file", text, image_id)
+            continue
+        if name not in maps:
+            text = f"{id_map} is missing; it is the id map of image {entry.image_id}"
+            faults.add("missing file", text, image_id)
             continue
         owner = owners.setdefault(id_map, image_id)
         if owner != image_id:
             faults.add(
                 "duplicate id",
-                f"{here} has the id map {entry.file_name} of another image, {owner}; expected "
-                "one of its own",
+                f"{here} has the id map {name} of another image, {owner}; expected one of its own",
                 image_id,
             )
         if image.path is not None:
@@ -184,7 +188,7 @@ def _read_samples(
         if image_id not in faults.bad and image.size is not None:
             samples[image_id] = Sample(
                 image_id=image_id,
-                name=PurePosixPath(entry.file_name.replace("\\", "/")).with_suffix("").as_posix(),
+                name=PurePosixPath(name.replace("\\", "/")).with_suffix("").as_posix(),
                 path=image.path or Path(image.named),
                 id_map=id_map,
                 size=image.size,
@@ -196,14 +200,6 @@ def _read_samples(
         message = f"{layout.annotations} has no annotation for image {image_id}"
         faults.add("broken entry", message, image_id)
     return tuple(samples[image_id] for image_id in images if image_id in samples)
-
-
-def _describe_missing_map(entry: _Annotation, maps: Found, layout: Layout, here: str) -> str:
-    several = maps.several.get(entry.file_name)
-    if several:
-        return f"{here} names {entry.file_name}, which may be {several[0]} or {several[1]}"
-    path = layout.annotations.with_suffix("") / entry.file_name
-    return f"{path} is missing; it is the id map of image {entry.image_id}"
 
 
 def _settle(image: Marked, id_map: Path, faults: Faults) -> None:

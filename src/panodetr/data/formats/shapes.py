@@ -253,7 +253,7 @@ def finish(
                     check_run_lengths(shape.mask["size"], counts, one.size, shape.place)
         if one.size is None and one.path is not None:
             continue
-        if faults.bad and not faults.bad.keys().isdisjoint((one.place, one.path, one.image_id)):
+        if one.is_bad(faults):
             continue
         tally.masks += one.plain
         truths: list[ObjectTruth] = []
@@ -276,6 +276,7 @@ def finish(
                 objects=objects,
                 as_stored=one.as_stored,
                 key=one.key,
+                id_map=one.id_map,
             )
         )
     if crowds and first > 1 and not tally.masks + tally.boxes:

@@ -8,13 +8,12 @@ the images of the data set that do; else as a setting says, or as the format's t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from panodetr.data.formats import DRAGGED, Faults, number_images
+from panodetr.data.formats import DRAGGED, Faults
 from panodetr.data.samples import ObjectTruth, RunLengths
-from panodetr.data.tree import Found
 from panodetr.errors import ImageError
 from panodetr.images.read import MAX_PIXELS, StoredImage, find_pages, read_header, read_size
 from panodetr.images.sources import SEVERAL_PAGES
@@ -71,6 +70,7 @@ class Marked:
         read: reads the objects each time they are asked for, given the image's id, its size, and
             the number of the first one; None keeps those of the shapes.
         count: how many objects `read` gives; None if that is not known.
+        id_map: holds all objects, if they are in one.
     """
 
     named: str
@@ -87,11 +87,17 @@ class Marked:
     plain: int = 0
     read: Callable[[int, Size, int], list[ObjectTruth]] | None = None
     count: int | None = None
+    id_map: Path | None = None
 
     @property
     def differs(self) -> bool:
         """Whether annotations and file give two sizes."""
         return self.size is not None and self.header is not None and self.size != self.header
+
+    def is_bad(self, faults: Faults) -> bool:
+        """Whether a fault was found by which the image cannot be used."""
+        bad = faults.bad
+        return bool(bad) and not bad.keys().isdisjoint((self.place, self.path, self.image_id))
 
 
 def stated_size(height: float | None, width: float | None) -> Size | None:
@@ -102,26 +108,26 @@ def stated_size(height: float | None, width: float | None) -> Size | None:
 
 
 def choose_file(
-    found: Found, name: str, place: str, faults: Faults, image: Hashable
+    found: Mapping[str, Sequence[Path]], name: str, place: str, faults: Faults, image: Hashable
 ) -> Path | None:
     """Give the file that an image's name means; that it may mean several is a fault of the image.
 
     Args:
-        found: what names mean.
+        found: the files that names may mean.
         name: the image's, as it is written.
         place: where it is written.
         faults: where a fault goes.
         image: the image's id in it.
     """
-    if name in found.several:
-        one, other, *_ = found.several[name]
+    files = found.get(name, ())
+    if len(files) > 1:
         faults.add(
             "duplicate id",
-            f"{place} names {name}, which may be {one} or {other}; write the folder into the "
-            "name, or say --images",
+            f"{place} names {name}, which may be {files[0]} or {files[1]}; write the folder into "
+            "the name, or say --images",
             image,
         )
-    return found.paths.get(name)
+    return files[0] if len(files) == 1 else None
 
 
 def note_repeated(images: Iterable[Marked], faults: Faults) -> None:
@@ -129,16 +135,6 @@ def note_repeated(images: Iterable[Marked], faults: Faults) -> None:
     for path, count in Counter(image.path for image in images if image.path).items():
         if count > 1:
             faults.note("duplicate id", "{n} image files are listed twice", str(path), count - 1)
-
-
-def list_images(paths: Sequence[Path], faults: Faults) -> list[Marked]:
-    """List images of which nothing but the files says anything, with their sizes."""
-    listed = [
-        Marked(image_id=number, path=path, named=str(path), place=str(path))
-        for number, path in zip(number_images(paths), paths, strict=True)
-    ]
-    read_headers(listed, faults)
-    return listed
 
 
 def read_headers(images: Sequence[Marked], faults: Faults, *, stored: bool = False) -> None:
@@ -230,7 +226,7 @@ def settle(image: Marked, extent: tuple[float, float], faults: Faults, place: st
 
 def _read_header(image: Marked, faults: Faults) -> None:
     assert image.path is not None
-    if image.header is not None or image.image_id in faults.bad:
+    if image.header is not None or image.is_bad(faults):
         return
     try:
         image.header, image.turned = read_header(image.path)

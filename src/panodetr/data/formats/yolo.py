@@ -43,6 +43,7 @@ from panodetr.data.tree import (
     loose,
     split_of,
     split_of_folder,
+    sure,
     words_of,
 )
 from panodetr.errors import DataError
@@ -517,10 +518,8 @@ class _Folders:
         if place.suffix.lower() == ".txt":
             names = self._tree.lines(place, keep=True)
             found = self._tree.images.find(names, place.parent)
-            known = found.paths.keys() | found.several.keys()
-            return found.paths.values(), [
-                name for name in dict.fromkeys(names) if name not in known
-            ]
+            gone = [name for name in dict.fromkeys(names) if name not in found]
+            return sure(found), gone
         return ([place] if is_image(place.name) else []), []
 
     def _ending(self, key: tuple[str, ...]) -> Path | None:
@@ -566,7 +565,7 @@ def _find_without_yaml(tree: Tree, names: dict[int, str] | None = None) -> dict[
         listed = tree.lines(tree.root / path, keep=True)
         if listed and not _LINE.fullmatch(listed[0]):
             found = tree.images.find(listed, (tree.root / path).parent)
-            splits[split] = sorted(found.paths.values())
+            splits[split] = sorted(sure(found))
     if not any(splits.values()):
         inner = {f: PurePosixPath(os.path.relpath(f, tree.root)) for f in folders}
         above = {f: _above_split(path) for f, path in inner.items()}

@@ -1,12 +1,18 @@
-"""Images with one id map each: objects of a single class, drawn as numbers.
+"""Images with masks in files of their own, of objects of a single class.
 
-    images/          masks/                images and id maps of the same names without ending
-    images/          masks/CLASS/          the same; the folder names the class
+One id map an image, with one whole number a pixel, and no loss: 0 is background, any other an
+object. Images and maps have the same names without ending:
+
+    images/          masks/                or masks/CLASS/, which names the class
     NAME/images/     NAME/masks/           a split, laid out in one of these ways; or
     images/NAME/     masks/NAME/
     X_img.tif        X_masks.tif           Cellpose's pairs in one folder; an image may be X.tif
 
-An id map has one whole number a pixel, and no loss: 0 is background, any other an object.
+Or a mask an object, as in the 2018 Data Science Bowl:
+
+    NAME/images/NAME.png    NAME/masks/*.png       a folder an image
+    images/NAME.png         masks/NAME/*.png       a folder of masks an image
+    images/NAME.png         masks/NAME_1.png       masks that are numbered
 """
 
 from __future__ import annotations
@@ -14,15 +20,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from panodetr.data.formats import Faults, things
-from panodetr.data.formats.sizes import list_images
-from panodetr.data.masks import VOID, present_ids, read_gray_id_map
-from panodetr.data.samples import MaskImage, Records
+from panodetr.data.formats import Faults
+from panodetr.data.formats.shapes import build
+from panodetr.data.formats.sizes import Marked, Size
+from panodetr.data.masks import id_map_objects, mask_object, opened, read_objects_map
+from panodetr.data.samples import ObjectTruth, Records
 from panodetr.data.tree import (
     IMAGE_FOLDERS,
     Tree,
@@ -44,6 +52,12 @@ _ROLES = _MAP_WORDS | IMAGE_FOLDERS | {"cp", "instances"}
 _ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_instances")
 """Of the stem of an id map that is called after its image."""
 
+_NUMBER = re.compile(r"[ _.-]*(mask|object|obj|instance|inst)?[ _.-]*\d+$", re.IGNORECASE)
+"""What is behind the image's name in that of a mask of one object."""
+
+MaskFiles: TypeAlias = dict[str, dict[PurePosixPath, list[PurePosixPath]]]
+"""The masks of each image of each split; "" stands for none."""
+
 
 @dataclass(kw_only=True)
 class MapFolders:
@@ -51,17 +65,6 @@ class MapFolders:
 
     images: PurePosixPath
     maps: dict[PurePosixPath, str | None] = field(default_factory=dict[PurePosixPath, str | None])
-
-
-def read_objects_map(sample: MaskImage) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Read an image's id map (H, W), 0 = background, and list the objects' ids (N,), rising.
-
-    Raises:
-        DataError: it cannot be read, or has another size than the image.
-    """
-    ids = read_gray_id_map(sample.id_map, sample.size)
-    present = present_ids(ids)
-    return ids, present[present != VOID]
 
 
 def find_id_maps(tree: Tree) -> dict[str, MapFolders]:
@@ -78,7 +81,7 @@ def find_id_maps(tree: Tree) -> dict[str, MapFolders]:
         counts = {folder: len(_pairs_beside(tree, folder)) for folder in folders}
         if sum(counts.values()) > 1:  # one pair is no data set
             for folder in (folder for folder, count in counts.items() if count):
-                found[split_name(folder.parts)] = MapFolders(images=folder, maps={folder: None})
+                found[_split_name(folder.parts)] = MapFolders(images=folder, maps={folder: None})
     return found
 
 
@@ -102,32 +105,29 @@ def read_id_maps(tree: Tree, found: dict[str, MapFolders], split: str, faults: F
         pairs = _pairs_beside(tree, group.images)
     else:
         pairs = _pairs_between(tree, group, faults)
-    paths = [tree.root / path for path in pairs]
-    listed = list_images(paths, faults)
-    samples: list[MaskImage] = []
-    for image, path, id_map in zip(listed, paths, pairs.values(), strict=True):
+    marked: list[Marked] = []
+    for inner, id_map in pairs.items():
+        path = tree.root / inner
+        one = Marked(path=path, named=str(path), place=str(path), plain=1)
+        marked.append(one)
         if id_map is None:
             text = f"{masks / path.stem}.png is missing; it is the id map of {path}"
-            faults.add("missing file", text, image.image_id)
-        elif image.size is not None and image.image_id not in faults.bad:
-            samples.append(
-                MaskImage(
-                    image_id=image.image_id,
-                    path=path,
-                    id_map=tree.root / id_map,
-                    size=image.size,
-                    as_stored=image.as_stored,
-                )
-            )
-    categories = things({1: classes[0] if classes else ""})
-    return Records(categories=categories, samples=tuple(samples), has_masks=True, place=masks)
+            faults.add("missing file", text, path)
+        else:
+            one.id_map = tree.root / id_map
+            one.read = partial(_read_id_map, one.id_map)
+    return build(marked, {1: classes[0] if classes else ""}, {}, faults, masks)
+
+
+def _read_id_map(path: Path, image_id: int, size: Size, _: int) -> list[ObjectTruth]:
+    return id_map_objects(*read_objects_map(path, size), image_id, 1)
 
 
 def _image_folders(
     tree: Tree, maps: PurePosixPath
 ) -> Iterator[tuple[PurePosixPath, str, str | None]]:
     """Give folders whose images may belong to the id maps of one folder, with split and class."""
-    for place, part in enumerate(maps.parts if maps_in(tree, maps) else ()):
+    for place, part in enumerate(maps.parts if _maps_in(tree, maps) else ()):
         words = set(words_of(part))
         if words.isdisjoint(_MAP_WORDS):
             continue
@@ -142,17 +142,17 @@ def _image_folders(
                 ((), None),):  # fmt: skip
                 folder = PurePosixPath(*before, name, *rest)
                 if tree.images_in(folder):
-                    yield folder, split or split_name((*before, *rest)), class_name
+                    yield folder, split or _split_name((*before, *rest)), class_name
                     return
 
 
-def maps_in(tree: Tree, folder: PurePosixPath) -> list[PurePosixPath]:
+def _maps_in(tree: Tree, folder: PurePosixPath) -> list[PurePosixPath]:
     """List the files in a folder that may be id maps."""
     names = tree.folders[folder]
     return [folder / name for name in names if name.lower().endswith(MAP_SUFFIXES)]
 
 
-def split_name(parts: tuple[str, ...]) -> str:
+def _split_name(parts: tuple[str, ...]) -> str:
     """Give the split that folders name, or else all of their names."""
     return split_of_folder(PurePosixPath(*parts)) or "/".join(parts)
 
@@ -167,7 +167,7 @@ def _pairs_between(
         twice = next(stem for stem in stems if stems.count(stem) > 1)
         where = tree.root / group.images
         raise DataError(f"{where} has several images called {twice}; expected one an id map")
-    maps = {p.stem: p for folder in group.maps for p in reversed(maps_in(tree, folder))}
+    maps = {p.stem: p for folder in group.maps for p in reversed(_maps_in(tree, folder))}
     pairs = _pair(images, maps)
     for path in maps.keys() - {p.stem for p in pairs.values() if p is not None}:
         text = "{n} id maps have no image of their name"
@@ -177,7 +177,7 @@ def _pairs_between(
 
 def _pairs_beside(tree: Tree, folder: PurePosixPath) -> dict[PurePosixPath, PurePosixPath | None]:
     """Pair images and id maps that lie in one folder; what has no id map is no image of it."""
-    maps = {path.stem: path for path in maps_in(tree, folder) if path.stem.endswith(_ENDINGS)}
+    maps = {path.stem: path for path in _maps_in(tree, folder) if path.stem.endswith(_ENDINGS)}
     images = [path for path in tree.images_in(folder) if path.stem not in maps]
     return {path: id_map for path, id_map in _pair(images, maps).items() if id_map}
 
@@ -199,3 +199,68 @@ def _pair(
 
 def _bare(stem: str) -> tuple[str, ...]:
     return tuple(word for word in re.split(r"[\W_]+", fold(stem)) if word not in _ROLES)
+
+
+def find_mask_files(tree: Tree) -> MaskFiles:
+    """Find images and their masks by their splits; "" stands for none."""
+    found: MaskFiles = {}
+    for folder in tree.folders:
+        masks = _maps_in(tree, folder)
+        root = folder if folder.name == "masks" else folder.parent
+        if root.name != "masks" or not masks:
+            continue
+        images = tree.images_in(root.with_name("images"))
+        if root != folder:
+            images = [path for path in images if path.stem == folder.name]
+        elif len(images) > 1:
+            found.setdefault(_split_name(root.parent.parts), {}).update(_by_image(images, masks))
+            continue
+        elif images and images[0].stem in {path.stem for path in masks}:
+            continue
+        if len(images) == 1:
+            above = root.parent.parent if root == folder else root.parent
+            found.setdefault(_split_name(above.parts), {})[images[0]] = masks
+    return {split: images for split, images in found.items() if images}
+
+
+def _by_image(
+    images: Sequence[PurePosixPath], masks: Sequence[PurePosixPath]
+) -> dict[PurePosixPath, list[PurePosixPath]]:
+    """Give each image the masks of its name and a number; none if some are called otherwise."""
+    by_stem = {path.stem: path for path in images}
+    found: dict[PurePosixPath, list[PurePosixPath]] = {path: [] for path in images}
+    for mask in masks:
+        image = by_stem.get(_NUMBER.sub("", mask.stem))
+        if image is None or mask.stem in by_stem:
+            return {}
+        found[image].append(mask)
+    return found if len(masks) > len(images) else {}
+
+
+def read_mask_files(tree: Tree, found: MaskFiles, split: str, faults: Faults) -> Records:
+    """List a split's images with their sizes; masks are read when objects are asked for.
+
+    The class has no name.
+    """
+    marked = [
+        Marked(
+            path=(path := tree.root / image),
+            named=str(path),
+            place=str(path),
+            plain=len(masks),
+            read=partial(_read_masks, [tree.root / mask for mask in masks]),
+        )
+        for image, masks in found[split].items()
+    ]
+    return build(marked, {1: ""}, {}, faults, tree.root)
+
+
+def _read_masks(masks: list[Path], image_id: int, size: Size, _: int) -> list[ObjectTruth]:
+    """Read the objects of an image; a mask without a pixel is none."""
+    found: list[ObjectTruth] = []
+    for path in masks:
+        with opened(path, size) as picture:
+            mask = np.asfortranarray(np.asarray(picture.convert("L")) > 0)
+        if mask.any():
+            found.append(mask_object(mask, len(found) + 1, image_id, 1))
+    return found
