@@ -156,7 +156,7 @@ class Records:
     categories: tuple[Category, ...]
     samples: tuple[AnySample, ...]
     has_masks: bool
-    place: Path
+    place: Path = Path()
     absent: tuple[str, ...] = ()
 
 

@@ -192,12 +192,17 @@ class Faults:
             text = "{n} boxes have no width or height; nothing is learned from them"
             self.note("empty box", text, example)
         elif beyond > OUTSIDE:
-            far = beyond > max(DRAGGED[0], DRAGGED[1] * max(size))
+            far = beyond > slack(max(size))
             how = (
                 "reach far out of their images" if far else "reach out of their images by a little"
             )
             self.note("box outside", f"{{n}} boxes {how}, and are cut at the border", example)
         return kept
+
+
+def slack(side: float) -> float:
+    """Give by how many pixels annotators drag boxes over the border of an image's side."""
+    return max(DRAGGED[0], DRAGGED[1] * side)
 
 
 def one_line(message: str) -> str:

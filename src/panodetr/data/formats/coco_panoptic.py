@@ -6,6 +6,7 @@ set is opened, the pixels when they are read. NumPy only.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeAlias
@@ -173,8 +174,11 @@ def _read_samples(
                 f"{here} has the id map {name} of another image, {owner}; expected one of its own",
                 image_id,
             )
-        if image.path is not None:
-            _settle(image, id_map, faults)
+        if image.differs:
+            with suppress(ImageError):  # the id map is read later, and named
+                drawn = read_size(id_map)
+                expected = f"{drawn[1]}x{drawn[0]}, the size of its id map {id_map}"
+                settle(image, drawn == image.header, expected, faults)
         segments = _read_segments(entry, image, here, categories, faults)
         if segments is None:  # of a category that was refused
             continue
@@ -200,26 +204,6 @@ def _read_samples(
         message = f"{layout.annotations} has no annotation for image {image_id}"
         faults.add("broken entry", message, image_id)
     return tuple(samples[image_id] for image_id in images if image_id in samples)
-
-
-def _settle(image: Marked, id_map: Path, faults: Faults) -> None:
-    """Decide which size holds where JSON and file give two: the one that the id map has."""
-    if not image.differs:
-        return
-    try:
-        drawn = read_size(id_map)
-    except ImageError:
-        return  # the id map is read later, and named
-    if drawn == image.header:
-        settle(image, (0, 0), faults, "")
-        return
-    height, width = image.header or drawn
-    faults.add(
-        "wrong size",
-        f"{image.path} is {width}x{height} pixels; expected {drawn[1]}x{drawn[0]}, the size of its "
-        f"id map {id_map}",
-        image.image_id,
-    )
 
 
 def _read_segments(

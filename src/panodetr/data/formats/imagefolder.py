@@ -18,12 +18,7 @@ import msgspec
 
 from panodetr.data.formats import Faults
 from panodetr.data.formats.coco import Box, Text
-from panodetr.data.formats.shapes import (
-    build,
-    find_images,
-    number_labels,
-    read_files,
-)
+from panodetr.data.formats.shapes import build, find_images, read_files
 from panodetr.data.formats.sizes import Marked, Shape, stated_size
 from panodetr.data.samples import Records
 from panodetr.data.tree import Tree, as_lines, as_text, split_of_file
@@ -116,8 +111,8 @@ def read_imagefolder(tree: Tree, found: Found, split: str, faults: Faults) -> Re
     if all(label.isdecimal() and len(label) < 5 for label in labels):
         numbers = {n: str(n) for n in range(max(map(int, labels), default=0) + 1)}
         faults.note("class", "nothing names the classes, which are called by their numbers")
-        return build(marked, numbers, {str(n): n for n in numbers}, faults, path)
-    return build(marked, *number_labels(labels), faults, path)
+        return build(marked, numbers, faults, path)
+    return build(marked, labels, faults, path)
 
 
 def _read(contents: bytes, path: Path, faults: Faults) -> Iterator[Marked]:

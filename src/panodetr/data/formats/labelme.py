@@ -22,7 +22,6 @@ from panodetr.data.formats.shapes import (
     build,
     ellipse,
     find_by_file,
-    number_labels,
     read_files,
     rectangle,
 )
@@ -85,7 +84,7 @@ def read_labelme(tree: Tree, found: Found, split: str, faults: Faults) -> Record
         if one.path is None:
             with faults.catching("broken file", one.file):
                 one.path = _write_image(tree.read(one.file), one.file, faults)
-    return build(marked, *number_labels(labels), faults, tree.root)
+    return build(marked, labels, faults, tree.root)
 
 
 def _parse(contents: bytes, path: Path, faults: Faults) -> Iterator[Marked]:

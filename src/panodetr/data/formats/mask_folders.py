@@ -116,7 +116,7 @@ def read_id_maps(tree: Tree, found: dict[str, MapFolders], split: str, faults: F
         else:
             one.id_map = tree.root / id_map
             one.read = partial(_read_id_map, one.id_map)
-    return build(marked, {1: classes[0] if classes else ""}, {}, faults, masks)
+    return build(marked, classes or [""], faults, masks)
 
 
 def _read_id_map(path: Path, image_id: int, size: Size, _: int) -> list[ObjectTruth]:
@@ -252,7 +252,7 @@ def read_mask_files(tree: Tree, found: MaskFiles, split: str, faults: Faults) ->
         )
         for image, masks in found[split].items()
     ]
-    return build(marked, {1: ""}, {}, faults, tree.root)
+    return build(marked, [""], faults, tree.root)
 
 
 def _read_masks(masks: list[Path], image_id: int, size: Size, _: int) -> list[ObjectTruth]:

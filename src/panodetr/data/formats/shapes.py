@@ -13,7 +13,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
-from panodetr.data.formats import DRAGGED, Faults, number_images, things
+from panodetr.data.formats import Faults, number_images, slack, things
 from panodetr.data.formats.sizes import (
     Marked,
     Shape,
@@ -84,9 +84,9 @@ class Tally:
             centred: whether its centre is written for x, y.
         """
         x, y, width, height = box
-        slack = [max(DRAGGED[0], DRAGGED[1] * side) for side in size]
-        down, across = size[0] + slack[0], size[1] + slack[1]
-        self.far += x + width > across or y + height > down or x < -slack[1] or y < -slack[0]
+        above, before = (-slack(side) for side in size)
+        down, across = size[0] - above, size[1] - before
+        self.far += x + width > across or y + height > down or x < before or y < above
         left, top = (x + width / 2, y + height / 2) if centred else (x, y)
         self.corners &= left < width <= across and top < height <= down
         self.fractions &= 0 < min(width, height) < 1 >= max(x + width, y + height)
@@ -200,15 +200,15 @@ class Rules:
 
 
 def build(
-    marked: Sequence[Marked], classes: Mapping[int, str], ids: Mapping[int | str, int],
-    faults: Faults, place: Path, *, stored: bool = False, fractions: bool = False,
+    marked: Sequence[Marked], classes: Mapping[int, str] | Iterable[str], faults: Faults,
+    place: Path, *, stored: bool = False, fractions: bool = False,
 ) -> Records:  # fmt: skip
     """Make records of images that have no ids yet.
 
     Args:
         marked: the images; those without a file are counted.
-        classes: the categories' names by their ids.
-        ids: the category id of each label.
+        classes: the categories' names by their ids; or names that are numbered in the alphabet's
+            order, from 1. Labels are either.
         faults: where faults go; images that are in `faults.bad` by their place or path are left
             out.
         place: of the annotations.
@@ -221,7 +221,10 @@ def build(
         one.image_id = number
     note_repeated(there, faults)
     read_headers(there, faults, stored=stored)
-    rules = Rules(ids=ids, fractions=fractions)
+    if not isinstance(classes, Mapping):
+        classes = dict(enumerate(sorted(set(classes)), start=1))
+    ids: dict[int | str, int] = {name: number for number, name in classes.items()}
+    rules = Rules(ids=ids | {number: number for number in classes}, fractions=fractions)
     records = finish(there, things(classes), rules, faults, place)
     gone = [one for one in marked if one.path is None]
     return replace(records, absent=tuple(f"{one.named} of {one.place}" for one in gone))
@@ -243,8 +246,14 @@ def finish(
         shapes, start = one.shapes, first
         first += len(shapes) + one.plain  # of unreadable images, too: the others keep their ids
         crowds &= not one.plain
-        if one.differs:
-            settle(one, _extent(shapes), faults, one.place)
+        if one.differs and one.size is not None and one.header is not None:
+            down, across = _extent(shapes)
+            expected = (
+                f"{one.size[1]}x{one.size[0]}, as {one.place} says, whose objects reach to "
+                f"{across:g}, {down:g}; annotate it at its own size"
+            )
+            height, width = (side + slack(side) for side in one.header)
+            settle(one, down <= height and across <= width, expected, faults)
         for shape in shapes:
             crowds &= shape.is_crowd and shape.mask is not None
             if shape.mask is not None and one.size is not None:
@@ -290,12 +299,6 @@ def finish(
     return Records(
         categories=categories, samples=tuple(images), has_masks=rules.draws_boxes, place=place
     )
-
-
-def number_labels(labels: Iterable[str]) -> tuple[dict[int, str], dict[int | str, int]]:
-    """Number the labels of a format that lists no classes, in the alphabet's order, from 1."""
-    names = sorted(set(labels))
-    return dict(enumerate(names, start=1)), {name: n for n, name in enumerate(names, start=1)}
 
 
 def read_files(

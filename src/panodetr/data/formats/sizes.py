@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from panodetr.data.formats import DRAGGED, Faults
+from panodetr.data.formats import Faults
 from panodetr.data.samples import ObjectTruth, RunLengths
 from panodetr.errors import ImageError
 from panodetr.images.read import MAX_PIXELS, StoredImage, find_pages, read_header, read_size
@@ -197,31 +197,24 @@ def _choose_frames(turned: Sequence[Marked], faults: Faults, *, stored: bool) ->
         faults.note("turned image", text, count=count)
 
 
-def settle(image: Marked, extent: tuple[float, float], faults: Faults, place: str) -> None:
-    """Decide which size holds where annotations and file give two.
+def settle(image: Marked, fits: bool, expected: str, faults: Faults) -> None:
+    """Decide which size holds where annotations and file give two: the file's, if they fit it.
 
     Args:
         image: whose sizes differ.
-        extent: the largest y and x of its annotations.
-        faults: where a fault goes.
-        place: of the stated size, for the message.
+        fits: whether its annotations lie within the size that the file has.
+        expected: the size that is expected otherwise, and why, for the message.
+        faults: where faults and notes go.
     """
     assert image.size is not None
     assert image.header is not None
-    height, width = image.header
-    slack = [max(DRAGGED[0], DRAGGED[1] * side) for side in image.header]
-    stated = f"{image.size[1]}x{image.size[0]}"
-    if extent[0] <= height + slack[0] and extent[1] <= width + slack[1]:
+    found = f"{image.path} is {image.header[1]}x{image.header[0]}"
+    if fits:
         text = "the annotations give {n} images another size than they have; the images' own counts"
-        faults.note("wrong size", text, f"{image.path} is {width}x{height}, not {stated}")
+        faults.note("wrong size", text, f"{found}, not {image.size[1]}x{image.size[0]}")
         image.size = image.header
-        return
-    faults.add(
-        "wrong size",
-        f"{image.path} is {width}x{height} pixels; expected {stated}, as {place} says, "
-        f"whose objects reach to {extent[1]:g}, {extent[0]:g}; annotate it at its own size",
-        image.image_id,
-    )
+    else:
+        faults.add("wrong size", f"{found} pixels; expected {expected}", image.image_id)
 
 
 def _read_header(image: Marked, faults: Faults) -> None:

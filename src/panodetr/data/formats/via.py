@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -10,13 +11,7 @@ from typing import Any, TypeAlias, cast
 import msgspec
 
 from panodetr.data.formats import Faults, refuse_second
-from panodetr.data.formats.shapes import (
-    build,
-    ellipse,
-    find_images,
-    number_labels,
-    rectangle,
-)
+from panodetr.data.formats.shapes import build, ellipse, find_images, rectangle
 from panodetr.data.formats.sizes import Marked, Shape
 from panodetr.data.samples import Records
 from panodetr.data.tree import ANNOTATIONS_DEPTH, Tree, split_of_file
@@ -45,26 +40,29 @@ class _Project(msgspec.Struct):
     images: dict[str, msgspec.Raw] = msgspec.field(name="_via_img_metadata")
 
 
-Found: TypeAlias = dict[str, list[tuple[Path, dict[str, msgspec.Raw]]]]
+_Entries: TypeAlias = dict[str, msgspec.Raw]
+
+Found: TypeAlias = dict[str, list[Path]]
 
 
 def find_via(tree: Tree) -> Found:
     """Find the JSONs by their splits; "" stands for none."""
     found: Found = {}
     for path in tree.files(".json", depth=ANNOTATIONS_DEPTH):
-        keys = tree.keys_in(whole := tree.root / path)
-        if not {"filename", "regions"} <= keys:
-            continue
-        try:
-            if "_via_img_metadata" in keys:
-                images = decode_json(tree.read(whole), _Project, str(path), DataError).images
-            else:
-                form = dict[str, msgspec.Raw]
-                images = decode_json(tree.read(whole), form, str(path), DataError)
-        except DataError:
-            continue
-        found.setdefault(split_of_file(path), []).append((whole, images))
+        whole = tree.root / path
+        if {"filename", "regions"} <= tree.keys_in(whole) and tree.once(_entries, whole):
+            found.setdefault(split_of_file(path), []).append(whole)
     return found
+
+
+def _entries(tree: Tree, path: Path) -> _Entries:
+    """Give the entries of a file's images; none where it is something else."""
+    contents = tree.read(path)
+    with suppress(DataError):
+        if "_via_img_metadata" in tree.keys_in(path):
+            return decode_json(contents, _Project, str(path), DataError).images
+        return decode_json(contents, _Entries, str(path), DataError)
+    return {}
 
 
 def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
@@ -73,10 +71,12 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
     Raises:
         DataError: several files are of it.
     """
-    (path, entries), *more = found[split]
-    if any(_decoded(other) != _decoded(entries) for _, other in more):
-        refuse_second(path, more[0][0], split)
-    attribute, labels = _labels(found, faults)
+    path, *more = found[split]
+    entries = tree.once(_entries, path)
+    if any(_decoded(tree.once(_entries, other)) != _decoded(entries) for other in more):
+        refuse_second(path, more[0], split)
+    every = [tree.once(_entries, other) for paths in found.values() for other in paths]
+    attribute, labels = _labels(every, faults)
     marked: list[Marked] = []
     for key, raw in entries.items():
         place = f"{path}: {key!r}"
@@ -99,27 +99,22 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
     find_images(tree, marked, split, faults, frozenset(found) - {split})
     if not labels:
         faults.note("class", f"no region has a label; the class is called {UNNAMED!r}")
-    classes, ids = number_labels(labels or {UNNAMED})
-    return build(marked, classes, ids, faults, path, stored=True)
+    return build(marked, labels or {UNNAMED}, faults, path, stored=True)
 
 
-def _decoded(entries: dict[str, msgspec.Raw]) -> dict[str, Any]:
+def _decoded(entries: _Entries) -> dict[str, Any]:
     """Give the entries of a file so that copies are equal: a project, and what it exports."""
     with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {key: msgspec.json.decode(raw) for key, raw in entries.items()}
     return {}
 
 
-def _labels(found: Found, faults: Faults) -> tuple[str, set[str]]:
+def _labels(every: Sequence[_Entries], faults: Faults) -> tuple[str, set[str]]:
     """Find the attribute that holds the label of most regions, and all labels of all splits."""
     regions: list[_Region] = []
-    for files in found.values():
-        for _, entries in files:
-            for raw in entries.values():
-                try:
-                    regions += msgspec.json.decode(raw, type=_Image, strict=False).all_regions()
-                except (msgspec.DecodeError, UnicodeDecodeError):
-                    continue
+    for raw in (raw for entries in every for raw in entries.values()):
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):  # said where that split is read
+            regions += msgspec.json.decode(raw, type=_Image, strict=False).all_regions()
     counts = Counter(key for r in regions for key in r.region_attributes or () if _label(r, key))
     best = max(counts, key=lambda key: (counts[key], key in ("name", "label", "class")), default="")
     others = sorted(counts.keys() - {best})

@@ -24,7 +24,6 @@ from panodetr.data.formats.shapes import (
     build,
     find_by_file,
     find_images,
-    number_labels,
     read_files,
 )
 from panodetr.data.formats.sizes import Marked, Shape, Size, stated_size
@@ -100,7 +99,7 @@ def read_voc_xml(tree: Tree, found: Found, split: str, faults: Faults) -> Record
         shape.box = [x0 - first, y0 - first, x1 - x0 + first, y1 - y0 + first]
     find_by_file(tree, marked, split, faults)
     place = marked[0].file.parent if marked else tree.root
-    return build(marked, *number_labels(labels), faults, place)
+    return build(marked, labels, faults, place)
 
 
 def _parse(contents: bytes, path: Path, faults: Faults) -> Iterator[Marked]:
@@ -160,7 +159,7 @@ def read_voc_masks(tree: Tree, found: Found, split: str, faults: Faults) -> Reco
         if one.path and one.path.parent.name.startswith((OBJECTS, CLASSES)):
             one.path = None
     by_id = {ids[code]: name for code, name in names.items()}
-    return build(marked, by_id, {}, faults, paths[0].parent)
+    return build(marked, by_id, faults, paths[0].parent)
 
 
 def _classes_of(path: PurePosixPath) -> PurePosixPath:

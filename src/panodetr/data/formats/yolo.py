@@ -193,8 +193,7 @@ def read_yolo(tree: Tree, found: dict[str, YoloSplit], split: str, faults: Fault
     if names is None:
         names = {number: str(number) for number in range(max([*used, largest]) + 1)}
     names = require_classes(names, used, str(this.place), faults)
-    ids: dict[int | str, int] = {number: number for number in names}
-    return build(marked, names, ids, faults, this.place, fractions=True)
+    return build(marked, names, faults, this.place, fractions=True)
 
 
 def _read_lines(tree: Tree, label: Path, faults: Faults) -> Iterator[tuple[str, str]]:
