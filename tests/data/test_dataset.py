@@ -203,10 +203,7 @@ def test_images_that_are_not_id_maps_are_refused_when_they_are_read(id_folder: P
     path.unlink()
     for picture, message in (
         (Image.new("L", (5, 5)), "is 5x5 pixels; expected 30x20"),
-        (
-            Image.new("RGB", (30, 20), (1, 2, 3)),
-            "has RGB pixels; expected one whole number a pixel",
-        ),
+        (Image.new("RGB", (30, 20), (1, 2, 3)), "has 1 colours, of objects or of classes"),
         (Image.new("I", (30, 20), -4), "has negative ids"),
     ):
         picture.save(path.with_suffix(".tif"))

@@ -138,6 +138,15 @@ def test_labelmes_image_may_be_called_as_the_json(tmp_path: Path, name: str | No
     assert "1 images have another name than stated" in said(tmp_path)
 
 
+def test_shapes_of_labelme_without_a_label_are_left_out(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    document = labelme("a.jpg")
+    document["shapes"].append(document["shapes"][0] | {"label": ""})
+    put(tmp_path / "a.json", json.dumps(document))
+    assert counts(tmp_path) == {"": (1, 2)}
+    assert "1 shapes have no label, and are left out" in said(tmp_path)
+
+
 def test_rotated_boxes_of_labelme_are_polygons(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg", SIZE)
     document = labelme("a.jpg")
@@ -185,6 +194,25 @@ def test_folders_of_splits_have_more_words(tmp_path: Path, name: str) -> None:
         document = json.dumps(coco([f"{split}.jpg"]))
         put(tmp_path / name.format(split) / "_annotations.coco.json", document)
     assert counts(tmp_path) == {"train": (1, 2), "test": (1, 2)}
+
+
+@pytest.mark.parametrize("lists", [("images",), ("annotations",), ("images", "annotations")])
+def test_lists_of_coco_may_be_mappings(tmp_path: Path, lists: tuple[str, ...]) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    document = coco(["a.jpg"])
+    for name in lists:
+        document[name] = {str(entry["id"]): entry for entry in document[name]}
+    put(tmp_path / "train.json", json.dumps(document))
+    assert counts(tmp_path) == {"train": (1, 2)}
+
+
+def test_splits_that_are_read_as_one_are_noted(tmp_path: Path) -> None:
+    names = ["train/a.jpg", "test/b.jpg"]
+    for name in names:
+        write_image(tmp_path / "data" / name, SIZE)
+    put(tmp_path / "metadata.jsonl", "".join(line(f"data/{n}", labels=[0, 1]) for n in names))
+    assert counts(tmp_path) == {"": (2, 4)}
+    assert "images in folders of test and train are read as one split" in said(tmp_path)
 
 
 @pytest.mark.parametrize("cut", ["truncated", "NaN"])
@@ -532,12 +560,38 @@ def test_lists_of_other_classes_for_other_labels_are_refused(tmp_path: Path) -> 
         inspect(tmp_path)
 
 
-def test_polygons_of_voc_are_noted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("point", "boxed", "size"),
+    [
+        ("<x{0}>{1}</x{0}><y{0}>{2}</y{0}>", True, "<size><height>48</height></size>"),
+        ("<pt><x>{1}</x><y>{2}</y></pt>", False, "<imagesize><nrows>48</nrows></imagesize>"),
+    ],
+)
+def test_polygons_of_xmls_are_masks(tmp_path: Path, point: str, boxed: bool, size: str) -> None:
+    write_image(tmp_path / "default" / "a.jpg", SIZE)
+    _, *objects = voc("a.jpg").split("<object>")
+    written = ["<annotation><filename>a.jpg</filename>", size]
+    for text, (x, y, width, height) in zip(objects, BOXES, strict=True):
+        corners = ((x, y), (x + width, y), (x + width, y + height))
+        points = "".join(point.format(n, *corner) for n, corner in enumerate(corners, start=1))
+        label, box = text.split("<bndbox>")
+        drawn = f"<object>{label}<polygon>{points}</polygon>"
+        written += [drawn, f"<bndbox>{box}" if boxed else "</object>"]
+    written = [text.removesuffix("</annotation>") for text in written]
+    gone = written[2] + "<deleted>1</deleted></object>"
+    put(tmp_path / "default" / "a.xml", "".join([*written, gone, "</annotation>"]))
+    (found,) = inspect(tmp_path).values()
+    assert (found.errors, found.objects, found.has_masks) == (0, {"cat": 1, "dog": 1}, True)
+    assert found.smallest is not None
+    assert found.smallest[0] == 16 * 12 / 2
+
+
+def test_masks_of_labelmes_xmls_in_other_files_are_noted(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg", SIZE)
-    polygon = "<polygon><x1>4</x1><y1>5</y1></polygon></object>"
-    put(tmp_path / "a.xml", voc("a.jpg").replace("</object>", polygon))
+    text = voc("a.jpg").replace("bndbox", "box").replace("<box>", "<segm><box>")
+    put(tmp_path / "a.xml", text.replace("</box>", "</box><mask>a_mask_0.png</mask></segm>"))
     assert counts(tmp_path) == {"": (1, 2)}
-    assert "2 objects have polygons, which are not read" in said(tmp_path)
+    assert "2 objects have masks in other files, which are not read" in said(tmp_path)
 
 
 def test_a_negative_width_is_a_fault(tmp_path: Path) -> None:
@@ -681,3 +735,13 @@ def test_id_maps_are_grey_and_of_one_page(tmp_path: Path, pages: int) -> None:
         assert "has objects on page 3, too" in said(tmp_path)
     else:
         assert counts(tmp_path) == {"": (1, 2)}
+
+
+def test_masks_of_colours_are_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_image(tmp_path / "images" / f"{name}.jpg", SIZE)
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        pixels = np.zeros((*SIZE, 3), np.uint8)
+        pixels[4:9, 4:9], pixels[20:30, 20:30] = (250, 10, 30), (7, 200, 99)
+        Image.fromarray(pixels).save(tmp_path / "masks" / f"{name}.png")
+    assert "a.png has 3 colours, of objects or of classes; expected one whole" in said(tmp_path)

@@ -308,14 +308,16 @@ def _count_absent(
 def _count_elsewhere(samples: Sequence[AnySample], split: str, root: Path, faults: Faults) -> None:
     """Count images that lie in the folder of another split."""
     own = split_of(split)
-    if own is None:
-        return
     folders = {sample.path.parent for sample in samples}
     inner = {folder: PurePosixPath(os.path.relpath(folder, root)) for folder in folders}
     others = {folder: split_of(split_of_folder(path)) for folder, path in inner.items()}
-    for sample in samples:
+    kinds = sorted({other.kind for other in others.values() if other is not None})
+    if not split and len(kinds) > 1:
+        text = f"images in folders of {' and '.join(kinds)} are read as one split"
+        faults.note("missing file", f"{text}; write an annotation file for each to part them")
+    for sample in samples if own is not None else ():
         other = others[sample.path.parent]
-        if other is not None and other.kind != own.kind:
+        if own is not None and other is not None and other.kind != own.kind:
             text = f"{{n}} images of {split} are in the folder of another split"
             faults.note("missing file", text, str(sample.path))
 

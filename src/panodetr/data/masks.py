@@ -72,8 +72,10 @@ def read_gray_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
             if greys and (values[..., :colors] == values[..., :1]).all():
                 values = values[..., 0]
             elif picture.mode not in ("1", "L", "P", "F") and not picture.mode.startswith("I"):
+                colors = len(picture.convert("RGB").getcolors(picture.width * picture.height) or ())
                 raise DataError(
-                    f"{path} has {picture.mode} pixels; expected one whole number a pixel"
+                    f"{path} has {colors} colours, of objects or of classes; expected one whole "
+                    "number a pixel: number the objects, or export COCO"
                 )
             for page in list_pages(picture)[1:]:
                 picture.seek(page - 1)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from panodetr.data.tree import Tree
+from panodetr.data.tree import Tree, words_of
 
 _LOOKED_AT = 20
 """Files of each kind."""
@@ -29,16 +29,14 @@ _MARKS: tuple[tuple[str, tuple[str, ...], bytes], ...] = (
     ("COCO itself", _JSON, rb'"url"\s*:\s*"https?://(www\.)?(cocodataset|mscoco)\.org'),
     # What CVAT writes is datumaro's: fields that are there, and empty.
     ("CVAT", _JSON, rb'"contributor"\s*:\s*""\s*,\s*"date_created"\s*:\s*""\s*,\s*"description"'),
-    ("CVAT", _XML, rb"<annotation>Unknown</annotation>"),
+    ("CVAT", _XML, rb"<annotation>Unknown</annotation>|<sourceAnnotation>Datumaro"),
     ("CVAT", (".txt",), rb"^# label:color_rgb:parts:actions"),
     ("CVAT", (".data",), rb"(?m)^names\s*=\s*(data/)?obj\.names"),
     ("LabelImg", _XML, rb"<source>\s*<database>Unknown</database>\s*</source>"),
     ("Ultralytics", _YAML, rb"(?i)ultralytics"),
+    ("Cellpose", ("_cp_masks.png", "_cp_masks.tif", "_seg.npy"), rb""),
 )
-"""A tool, the suffixes of its files, and what it writes there; the first that is found holds."""
-
-_NAMES = (("Cellpose", r".*_(cp_masks\.\w+|seg\.npy)"),)
-
+"""A tool, how its files end, and what it writes there; the first that is found holds."""
 
 _COCO = "export it as COCO"
 _DATUM = "datum convert -i FOLDER -if {} -f coco -o OUT"
@@ -53,6 +51,8 @@ _FOREIGN: tuple[tuple[str, tuple[str, ...], bytes], ...] = (
     ),
     ("is Cellpose's: save its masks as PNG or TIFF", (".npy",), rb""),
     ("is CVAT's own XML: export as COCO 1.0", _XML, rb"<annotations>"),
+    ("is Aperio's: import it in QuPath, and export a label image", _XML, rb"<Annotations[\s>]"),
+    ("is a region of ImageJ's: save a label image of all", (".roi",), rb""),
     ("is Supervisely's: " + _COCO, _JSON, rb'"classTitle"|"geometryType"'),
     ("is Labelbox's: " + _COCO, (*_JSON, ".ndjson"), rb'"DataRow ID"|"data_row"|"Labeled Data"'),
     ("is Label Studio's own JSON: " + _COCO, _JSON, rb'"(rectangle|polygon|brush)labels"'),
@@ -65,11 +65,15 @@ _FOREIGN: tuple[tuple[str, tuple[str, ...], bytes], ...] = (
     ("is Cityscapes': " + _DATUM.format("cityscapes"), _JSON, rb'(?s)"imgHeight".*"polygon"'),
     ("is BDD100K's: convert it to COCO with bdd100k's to_coco", _JSON, rb'"box2d"|"poly2d"'),
     ("is Hasty's: " + _COCO, _JSON, rb'"label_classes"'),
-    ("is V7's: " + _COCO, _JSON, rb"darwin_json"),
+    ("is V7's: " + _COCO, _JSON, rb'darwin_json|"bounding_box"\s*:\s*\{'),
+    ("is Detectron2's: write it with its convert_to_coco_json", _JSON, rb'"bbox_mode"'),
+    ("is MMDetection's: convert it to COCO", _JSON, rb'"bbox_label"|"ann"\s*:\s*\{'),
+    ("is of a language model: " + _COCO, (".jsonl",), rb'"suffix"|"messages"'),
+    ("lacks file_name: name each image so", (".jsonl",), rb'"objects"|"bbox'),
     ("is SuperAnnotate's: " + _COCO, _JSON, rb'(?s)"instances".*"className"'),
     ("lacks categories: add them", _JSON, rb'(?s)"(bbox|segmentation)"\s*:.*"images"\s*:\s*\['),
     ("lacks categories: add them", _JSON, rb'(?s)"images"\s*:\s*\[.*"(bbox|segmentation)"\s*:'),
-    ("is GeoJSON: export a label image", (".geojson",), rb""),
+    ("is GeoJSON: export a label image", (*_JSON, ".geojson"), rb'"Feature(Collection)?"'),
     ("is Open Images': " + _DATUM.format("open_images"), _CSV, rb"ImageID,Source,LabelName"),
     (
         "is of class maps or labels, without objects: " + _COCO,
@@ -83,18 +87,23 @@ _FOREIGN: tuple[tuple[str, tuple[str, ...], bytes], ...] = (
     ),
     ("is a table of run lengths: write them as COCO's", _CSV, rb"(?i)EncodedPixels"),
     ("is KITTI's: " + _DATUM.format("kitti"), _TEXT, rb"^[A-Za-z]+( -?[\d.]+){14}"),
+    ("is MOT's, for video: " + _COCO, _TEXT, rb"^\d+,-?\d+(,-?[\d.]+){4,}"),
+    ("names colours of classes, without objects: " + _COCO, _TEXT, rb"^\d+ \d+ \d+ [A-Za-z]"),
+    (
+        "is Cityscapes': " + _DATUM.format("cityscapes"),
+        ("_instanceids.png", "_labelids.png"),
+        rb"",
+    ),
     ("is DOTA's: write YOLO with a box's four corners", _TEXT, rb"(?m)^([\d.]+ ){8}[a-z]\S* [012]"),
     ("lists boxes of several images: " + _COCO, _TEXT, rb"^\S+\.\w+ \d+,\d+,\d+,\d+,\d+"),
 )
-"""What has no reader here: what is said of a file, its suffixes, and what it holds."""
+"""What has no reader here: what is said of a file, how it ends, and what it holds."""
 
 
 def name_tool(tree: Tree) -> str | None:
     """Name the tool that wrote the files of a data set; None where nothing shows it."""
-    if found := _first(tree, _MARKS):
-        return found[0]
-    names = [name for files in tree.folders.values() for name in files]
-    return next((t for t, form in _NAMES if any(re.fullmatch(form, n) for n in names)), None)
+    found = _first(tree, _MARKS)
+    return found and found[0]
 
 
 def advise(tree: Tree, only: Path | None = None) -> str:
@@ -104,8 +113,12 @@ def advise(tree: Tree, only: Path | None = None) -> str:
     """
     if found := _first(tree, _FOREIGN, only):
         return f"{found[1]} {found[0]}"
-    if only is None and any(folder.name.startswith("SegmentationClass") for folder in tree.folders):
-        return "SegmentationClass holds classes, not objects: export SegmentationObject beside it"
+    for folder, names in tree.folders.items() if only is None else ():
+        if folder.name.startswith("SegmentationClass"):
+            return f"{folder} holds classes, not objects: export SegmentationObject beside it"
+        jpeg = next((name for name in names if name.lower().endswith((".jpg", ".jpeg"))), None)
+        if jpeg and not {"mask", "masks"}.isdisjoint(words_of(folder.name)):
+            return f"{folder / jpeg} is a JPEG, which blurs ids: save masks without loss, as PNG"
     return ""
 
 
@@ -113,11 +126,12 @@ def _first(
     tree: Tree, marks: Iterable[tuple[str, tuple[str, ...], bytes]], only: Path | None = None
 ) -> tuple[str, str] | None:
     """Give the first of some marks that a file has, and the file."""
-    for said, suffixes, mark in marks:
-        paths = islice(tree.files(*suffixes, depth=4), _LOOKED_AT)
-        if only is not None:
-            paths = [PurePosixPath(only.name)] if only.suffix.lower() in suffixes else ()
-        for path in paths:
+    paths = [f / name for f, names in tree.folders.items() if len(f.parts) <= 4 for name in names]
+    if only is not None:
+        paths = [PurePosixPath(only.name)]
+    names = [(path, path.name.lower()) for path in paths]
+    for said, ends, mark in marks:
+        for path in islice((path for path, name in names if name.endswith(ends)), _LOOKED_AT):
             if re.search(mark, tree.ends(only or tree.root / path)):
                 return said, str(path)
     return None

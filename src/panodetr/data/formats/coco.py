@@ -84,11 +84,24 @@ class _ImageEntry(msgspec.Struct):
 
 
 class Document(msgspec.Struct):
-    """A JSON whose entries are not decoded yet: each is checked by itself."""
+    """A JSON whose entries are not decoded yet: each is checked by itself.
 
-    images: list[msgspec.Raw]
-    annotations: list[msgspec.Raw]
+    Some tools write mappings from ids to entries, which have their ids, too.
+    """
+
+    listed: list[msgspec.Raw] | dict[str, msgspec.Raw] = msgspec.field(name="images")
+    drawn: list[msgspec.Raw] | dict[str, msgspec.Raw] = msgspec.field(name="annotations")
     categories: list[msgspec.Raw] | dict[str, msgspec.Raw]
+
+    @property
+    def images(self) -> list[msgspec.Raw]:
+        """The images' texts."""
+        return [*self.listed.values()] if isinstance(self.listed, dict) else self.listed
+
+    @property
+    def annotations(self) -> list[msgspec.Raw]:
+        """The annotations' texts."""
+        return [*self.drawn.values()] if isinstance(self.drawn, dict) else self.drawn
 
 
 class _Used(msgspec.Struct):

@@ -106,13 +106,13 @@ def _mark(
     categories: Join, rules: Rules, faults: Faults,
 ) -> Iterator[Marked]:  # fmt: skip
     """Check the annotations image by image, and keep their texts."""
-    place = f"{layout.annotations}: annotations"
+    place, every = f"{layout.annotations}: annotations", document.annotations
     decoder = msgspec.json.Decoder(_Object, strict=False)
     for image_id, numbers in _sort(document, place, join, images, rules, faults).items():
         image = images[image_id]
         texts: list[msgspec.Raw] = []
         for number in numbers:
-            written = raw = document.annotations[number]
+            written = raw = every[number]
             try:
                 try:
                     entry = decoder.decode(raw)

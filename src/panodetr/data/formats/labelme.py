@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from panodetr.data.formats import Faults
-from panodetr.data.formats.coco import Coordinate, Text
+from panodetr.data.formats.coco import Coordinate
 from panodetr.data.formats.shapes import (
     build,
     ellipse,
@@ -33,15 +33,15 @@ from panodetr.errors import DataError
 from panodetr.files import write_bytes
 from panodetr.validation import decode_json
 
-IGNORED = ("__ignore__", "_background_")
-"""Labels that labelme's own tools read as none."""
+IGNORED = ("__ignore__", "_background_", "")
+"""Labels that labelme's own tools read as none, and none."""
 
 
 _POLYGONS = ("polygon", "oriented_rectangle", "rotation", "quadrilateral")
 
 
 class _Shape(msgspec.Struct):
-    written: Text | int = msgspec.field(name="label")
+    written: str | int = msgspec.field(name="label")
     points: list[tuple[Coordinate, Coordinate]]
     shape_type: str | None = None
     group_id: int | str | None = None
@@ -119,7 +119,8 @@ def _join(file: _File, path: Path, size: Size | None, faults: Faults) -> list[Sh
     for number, shape in enumerate(file.shapes):
         place = f"{path}: shapes[{number}]"
         if shape.label in IGNORED:
-            text = f"{{n}} shapes are labelled {shape.label}, and are left out"
+            said = f"are labelled {shape.label}" if shape.label else "have no label"
+            text = f"{{n}} shapes {said}, and are left out"
             faults.note("left out", text, place)
             continue
         one = _read_shape(shape, place, size)

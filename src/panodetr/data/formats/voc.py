@@ -1,4 +1,6 @@
-"""Pascal VOC: an XML of boxes an image, or for each image a map of classes and a map of objects.
+"""Pascal VOC: an XML an image, or for each image a map of classes and a map of objects.
+
+An XML has boxes, and perhaps polygons, as Roboflow and LabelMe 3.0 write them.
 
 Lists of each split's images may lie in `ImageSets`. A palette's places, or colours that
 `labelmap.txt` names, are the classes; each other value in the map of objects is an object, whose
@@ -42,6 +44,9 @@ VOID = (255, 0xE0E0C0)
 _NAMES = ("class_names.txt", "labels.txt", "labelmap.txt")
 
 _ROOT = re.compile(rb"<annotation[\s>]")
+
+_COORDINATE = re.compile(r"[xy]\d*")
+"""Of a point of a polygon: LabelMe's have "x" and "y", Roboflow's "x1", "y1", "x2" and so on."""
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -91,12 +96,13 @@ def _stem(name: str) -> str:
 
 
 def read_voc_xml(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
-    """Read the boxes of a split; coordinates are counted from 1 where none is 0."""
+    """Read the objects of a split; boxes are counted from 1 where none is 0."""
     marked, labels, least = read_files(tree, found, split, faults, _parse)
     first = 1.0 if least >= 1 else 0.0
     for shape in (shape for one in marked for shape in one.shapes):
-        x0, y0, x1, y1 = shape.box or (0, 0, 0, 0)
-        shape.box = [x0 - first, y0 - first, x1 - x0 + first, y1 - y0 + first]
+        if shape.box is not None:
+            x0, y0, x1, y1 = shape.box
+            shape.box = [x0 - first, y0 - first, x1 - x0 + first, y1 - y0 + first]
     find_by_file(tree, marked, split, faults)
     place = marked[0].file.parent if marked else tree.root
     return build(marked, labels, faults, place)
@@ -107,25 +113,37 @@ def _parse(contents: bytes, path: Path, faults: Faults) -> Iterator[Marked]:
     try:
         is_wide = b"utf-16" in contents[:100].lower()  # it was: as text it has no encoding
         root = ET.fromstring(contents.decode() if is_wide else contents)
-        height, width = (float(root.findtext(f"size/{s}") or 0) for s in ("height", "width"))
+        sides = (("size/height", "imagesize/nrows"), ("size/width", "imagesize/ncols"))
+        height, width = (float(_text(root, *names) or 0) for names in sides)
         named = root.findtext("filename") or f"{path.stem}.jpg"
         size = stated_size(height, width)
         one = Marked(named=named, place=str(path), file=path, size=size)
         for number, entry in enumerate(root.iter("object")):
             place = f"{path}: object {number}"
-            corners = [float(entry.findtext(f"bndbox/{edge}") or f"no {edge}") for edge in _EDGES]
-            (x0, x1), (y0, y1) = sorted(corners[::2]), sorted(corners[1::2])
-            if [x0, y0, x1, y1] != corners:
-                text = "{n} boxes have their corners in another order; read all the same"
-                faults.note("repaired", text, place)
             label = (entry.findtext("name") or "").strip() or "object"
-            one.shapes.append(Shape(label, place, box=[x0, y0, x1, y1]))
+            ring = [float(e.text or "") for e in entry.iter() if _COORDINATE.fullmatch(e.tag)]
+            shape = Shape(label, place, rings=[ring] if len(ring) >= 6 else [])
+            edges = [_text(entry, f"bndbox/{edge}", f"segm/box/{edge}") for edge in _EDGES]
+            if any(edges) or not shape.rings:
+                corners = [float(t or f"no {e}") for t, e in zip(edges, _EDGES, strict=True)]
+                (x0, x1), (y0, y1) = sorted(corners[::2]), sorted(corners[1::2])
+                shape.box = [x0, y0, x1, y1]
+                if shape.box != corners:
+                    text = "{n} boxes have their corners in another order; read all the same"
+                    faults.note("repaired", text, place)
+            if entry.find("segm/mask") is not None:
+                text = "{n} objects have masks in other files, which are not read: export COCO"
+                faults.note("missing mask", text, place)
+            if entry.findtext("deleted") != "1":
+                one.shapes.append(shape)
     except (ET.ParseError, ValueError) as error:
-        raise DataError(f"{path} is no XML of VOC's boxes ({error}); write it again") from error
-    if polygons := sum(1 for _ in root.iter("polygon")):
-        text = "{n} objects have polygons, which are not read: export COCO for masks"
-        faults.note("missing mask", text, str(path), polygons)
+        raise DataError(f"{path} is no XML of VOC's objects ({error}); write it again") from error
     yield one
+
+
+def _text(entry: ET.Element, *names: str) -> str | None:
+    """Give the text of the first of some elements that is there."""
+    return next((text for name in names if (text := entry.findtext(name))), None)
 
 
 def find_voc_masks(tree: Tree) -> Found:
