@@ -134,7 +134,7 @@ SEGMENTS = ("annotations", 0, "segments_info")
     ("change", "message"),
     [
         (edit("images", to=None), "missing required field images"),
-        (edit("images", to=5), r"images: expected array \| object, got int"),
+        (edit("images", to=5), r"images: expected object \| array, got int"),
         (edit("images", to=[]), "has no images; expected at least one"),
         (edit("images", 0, to=[]), r"images\[0\]: expected object, got array"),
         (edit("images", 0, "id", to="x"), "has no annotation for image 1"),

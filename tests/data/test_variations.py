@@ -616,6 +616,17 @@ def test_attributes_of_via_that_are_not_read_are_named(tmp_path: Path) -> None:
     assert "the attribute 'type' is taken for the class; others are not read" in said(tmp_path)
 
 
+def test_regions_of_a_file_without_labels_are_of_the_only_class(tmp_path: Path) -> None:
+    shape = {"name": "rect", "x": 4, "y": 5, "width": 20, "height": 15}
+    for split, attributes in (("train", {"type": "cat"}), ("val", {})):
+        write_image(tmp_path / split / "a.jpg", SIZE)
+        region = {"shape_attributes": shape, "region_attributes": attributes}
+        entries = {"a1": {"filename": "a.jpg", "regions": [region]}}
+        put(tmp_path / split / "via_region_data.json", json.dumps(entries))
+    assert counts(tmp_path) == {"train": (1, 1), "val": (1, 1)}
+    assert "has a label; read as 'cat', the only class" in said(tmp_path)
+
+
 def test_copies_of_annotations_are_one(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg", SIZE)
     shape = {"name": "rect", "x": 4, "y": 5, "width": 20, "height": 15}

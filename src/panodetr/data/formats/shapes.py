@@ -200,7 +200,7 @@ class Rules:
 
 
 def build(
-    marked: Sequence[Marked], classes: Mapping[int, str] | Iterable[str], faults: Faults,
+    marked: Sequence[Marked], classes: dict[int, str] | set[str] | list[str], faults: Faults,
     place: Path, *, stored: bool = False, fractions: bool = False,
 ) -> Records:  # fmt: skip
     """Make records of images that have no ids yet.
@@ -221,7 +221,7 @@ def build(
         one.image_id = number
     note_repeated(there, faults)
     read_headers(there, faults, stored=stored)
-    if not isinstance(classes, Mapping):
+    if isinstance(classes, set | list):
         classes = dict(enumerate(sorted(set(classes)), start=1))
     ids: dict[int | str, int] = {name: number for number, name in classes.items()}
     rules = Rules(ids=ids | {number: number for number in classes}, fractions=fractions)

@@ -75,8 +75,14 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
     entries = tree.once(_entries, path)
     if any(_decoded(tree.once(_entries, other)) != _decoded(entries) for other in more):
         refuse_second(path, more[0], split)
-    every = [tree.once(_entries, other) for paths in found.values() for other in paths]
-    attribute, labels = _labels(every, faults)
+    every = [tree.once(_regions, other) for paths in found.values() for other in paths]
+    attribute, labels = _labels([region for regions in every for region in regions], faults)
+    usual = None if labels else UNNAMED
+    if not labels:
+        faults.note("class", f"no region has a label; the class is called {UNNAMED!r}")
+    elif len(labels) == 1 and not any(_label(r, attribute) for r in tree.once(_regions, path)):
+        (usual,) = labels
+        faults.note("class", f"no region of {path} has a label; read as {usual!r}, the only class")
     marked: list[Marked] = []
     for key, raw in entries.items():
         place = f"{path}: {key!r}"
@@ -85,7 +91,7 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
             shapes: list[Shape] = []
             for number, region in enumerate(image.all_regions()):
                 where = f"{place} region {number}"
-                label = _label(region, attribute) if labels else UNNAMED
+                label = _label(region, attribute) or usual
                 with faults.catching("broken entry", place):
                     ring = _outline(region.shape_attributes, where)
                     if label is None:
@@ -97,8 +103,6 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
                         shapes.append(Shape(label, where, rings=[ring]))
             marked.append(Marked(named=image.filename, place=place, file=path, shapes=shapes))
     find_images(tree, marked, split, faults, frozenset(found) - {split})
-    if not labels:
-        faults.note("class", f"no region has a label; the class is called {UNNAMED!r}")
     return build(marked, labels or {UNNAMED}, faults, path, stored=True)
 
 
@@ -109,12 +113,17 @@ def _decoded(entries: _Entries) -> dict[str, Any]:
     return {}
 
 
-def _labels(every: Sequence[_Entries], faults: Faults) -> tuple[str, set[str]]:
-    """Find the attribute that holds the label of most regions, and all labels of all splits."""
+def _regions(tree: Tree, path: Path) -> list[_Region]:
+    """Read all regions of a file that are whole."""
     regions: list[_Region] = []
-    for raw in (raw for entries in every for raw in entries.values()):
+    for raw in tree.once(_entries, path).values():
         with suppress(msgspec.DecodeError, UnicodeDecodeError):  # said where that split is read
             regions += msgspec.json.decode(raw, type=_Image, strict=False).all_regions()
+    return regions
+
+
+def _labels(regions: Sequence[_Region], faults: Faults) -> tuple[str, set[str]]:
+    """Find the attribute that holds the label of most regions, and all labels."""
     counts = Counter(key for r in regions for key in r.region_attributes or () if _label(r, key))
     best = max(counts, key=lambda key: (counts[key], key in ("name", "label", "class")), default="")
     others = sorted(counts.keys() - {best})
