@@ -13,13 +13,14 @@ from torch.testing import assert_close
 
 from panodetr.objective.config import CriterionConfig
 from panodetr.objective.criterion import (
+    Matches,
     detection_losses,
     dice_loss,
     focal_loss,
     mask_losses,
+    match,
     weighted_sum,
 )
-from panodetr.objective.matcher import Matches, match
 from panodetr.objective.targets import Targets, count_totals
 
 ORIGINAL_NAMES = {"label": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}

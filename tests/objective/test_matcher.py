@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from panodetr.objective.config import MatchCosts
-from panodetr.objective.matcher import match, pair_costs
+from panodetr.objective.criterion import match, pair_costs
 from panodetr.objective.targets import Targets
 
 CLASSES = 3

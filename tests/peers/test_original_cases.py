@@ -19,7 +19,7 @@ from panodetr.model.config import RESNET18
 from panodetr.model.detr import Detr
 from panodetr.model.transformer import LearnedPositions, SinePositions
 from panodetr.objective.config import MatchCosts
-from panodetr.objective.matcher import match
+from panodetr.objective.criterion import match
 from panodetr.objective.targets import Targets
 
 pytestmark = pytest.mark.parity

@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from panodetr.errors import DataError
 from panodetr.objective.config import CriterionConfig, MatchCosts
-from panodetr.objective.criterion import detection_losses, mask_losses, weighted_sum
-from panodetr.objective.matcher import Matches, match
+from panodetr.objective.criterion import Matches, detection_losses, mask_losses, match, weighted_sum
 from panodetr.objective.targets import Targets, count_totals
 
 _NAMES = {

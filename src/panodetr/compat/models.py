@@ -26,7 +26,7 @@ from panodetr.compat.pretrained import PretrainedModel
 from panodetr.compat.record import image_sizes, read_batch, record
 from panodetr.errors import UsageError
 from panodetr.model.detr import Detr, Encoded
-from panodetr.objective.matcher import Matches
+from panodetr.objective.criterion import Matches
 from panodetr.runtimes.torch import compute_masks
 
 Output = TypeVar("Output", bound=DetrObjectDetectionOutput)

@@ -16,8 +16,7 @@ from torch.nn import functional as F
 
 from panodetr.model.eomt import Eomt
 from panodetr.objective.config import CriterionConfig, ObjectiveConfig
-from panodetr.objective.criterion import classification_loss, dice_loss
-from panodetr.objective.matcher import WORST
+from panodetr.objective.criterion import WORST, classification_loss, dice_loss
 from panodetr.objective.targets import Batch, Targets, Totals, count_totals
 
 ANNEALING_POWER = 0.9
