@@ -1,6 +1,6 @@
-"""Checkpoints on the Hugging Face hub, through huggingface_hub, and the list of all known models.
+"""Models in folders and on the Hugging Face hub, and the list of all that are known.
 
-The client's cache, token, endpoint and offline mode are set by its own environment variables
+The cache, token, endpoint and offline mode of huggingface_hub are set by its environment variables
 (`HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`). A transfer that breaks goes on where it
 stopped: with version 2 of the client at once, several times, and with older ones at the next call.
 """
@@ -22,17 +22,30 @@ from typing import Any, Literal
 from urllib.error import HTTPError
 from urllib.request import Request, build_opener
 
-from panodetr.checkpoints.folder import read_folder
+from panodetr.checkpoints.eomt import read_dinov2, read_eomt
+from panodetr.checkpoints.huggingface import read_huggingface
 from panodetr.checkpoints.published import PUBLISHED, bundled
 from panodetr.checkpoints.spec import (
     CONFIG_FILE,
+    FORMAT,
     METRICS_FILE,
     PREPROCESSOR_FILE,
+    SAFETENSORS,
     WEIGHTS_FILES,
+    ModelSpec,
     WeightsIndex,
+    spec_from_json,
 )
 from panodetr.errors import CheckpointError
 from panodetr.validation import read_json
+
+_READERS = {
+    "detr": read_huggingface,
+    "table-transformer": read_huggingface,
+    "eomt": read_eomt,
+    "dinov2_with_registers": read_dinov2,
+}
+"""By what transformers calls a kind of model."""
 
 _PATIENCE = 1.5  # seconds that the hub may take for its first answer
 _OFFLINE = "offline mode is on; unset HF_HUB_OFFLINE to fetch it"
@@ -295,3 +308,35 @@ def _cached() -> Iterator[KnownModel]:
                     task=_TASKS[spec.architecture.masks],
                     size=sum(files.values()),
                 )
+
+
+def read_folder(folder: Path, name: str) -> ModelSpec:
+    """Read the specification in a folder of this package or of transformers.
+
+    Args:
+        folder: has a `config.json`.
+        name: what to call a model of transformers, which has no name of its own.
+
+    Raises:
+        CheckpointError: there is no configuration, it is another model's, or it is broken.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise CheckpointError(
+            f"{file} is not there; a checkpoint is a folder with {CONFIG_FILE} and {SAFETENSORS}"
+        )
+    config = read_json(file, dict[str, Any], CheckpointError)
+    if config.get("format") == FORMAT:
+        return spec_from_json(config, str(file))
+    read = _READERS.get(str(config.get("model_type")))
+    if read is None:
+        raise CheckpointError(
+            f"{file} is neither a panodetr configuration nor one of a DETR or EoMT in "
+            f"transformers; its model_type is {config.get('model_type')!r}"
+        )
+    extra = folder / PREPROCESSOR_FILE
+    preprocessor = read_json(extra, dict[str, Any], CheckpointError) if extra.is_file() else {}
+    try:
+        return read(config, preprocessor, name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error

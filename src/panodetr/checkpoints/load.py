@@ -17,8 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from panodetr.checkpoints.dinov2 import expected_weights, fit, stored_shape
 from panodetr.checkpoints.eomt import infer_eomt
-from panodetr.checkpoints.folder import read_folder
-from panodetr.checkpoints.hub import fetch
+from panodetr.checkpoints.hub import fetch, read_folder
 from panodetr.checkpoints.huggingface import RESNETS
 from panodetr.checkpoints.names import (
     DINOV2,

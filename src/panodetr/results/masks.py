@@ -288,10 +288,7 @@ class _Lines:
 def _lines(
     size: Size, canvas: Canvas, processed_size: Size, target_size: Size, pick: Pick
 ) -> tuple[_Lines, ...]:
-    """Upsample masks to the canvas's size: only rows and columns that are picked from its part.
-
-    Pixel centres are aligned, not corners, and computed in float32, as torch does.
-    """
+    """Upsample masks to the canvas's size: only rows and columns that are picked from its part."""
     lines: list[_Lines] = []
     for length, whole, processed, target in zip(
         size, canvas, processed_size, target_size, strict=True
@@ -299,13 +296,22 @@ def _lines(
         picked = pick(processed, target)  # in rising order
         new = np.diff(picked, prepend=-1) > 0
         wanted, shown = picked[new], np.cumsum(new) - 1
-        scale = np.float32(length) / np.float32(whole)
-        place = (wanted.astype(np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
-        place = np.maximum(place, 0)
-        before = np.minimum(place.astype(np.intp), length - 1)
-        after = np.minimum(before + 1, length - 1)
-        lines.append(_Lines(before, after, place - before.astype(np.float32), shown))
+        lines.append(_Lines(*_between(wanted, length, whole), shown))
     return tuple(lines)
+
+
+def _between(
+    wanted: NDArray[np.intp], length: int, whole: float
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Say between which of `length` rows wanted ones of `whole` lie, and how far from the first.
+
+    Pixel centres are aligned, not corners, and computed in float32, as torch does.
+    """
+    scale = np.float32(length) / np.float32(whole)
+    place = (wanted.astype(np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    place = np.maximum(place, 0)
+    before = np.minimum(place.astype(np.intp), length - 1)
+    return before, np.minimum(before + 1, length - 1), place - before.astype(np.float32)
 
 
 @lru_cache(maxsize=64)
@@ -316,16 +322,12 @@ def _upsampling(length: int, canvas: float, processed: int, target: int) -> NDAr
 
 
 def _interpolation(length: int, target: int) -> NDArray[np.float32]:
-    """The matrix (target, length) that interpolates as torch does, corners not aligned."""
-    scale = np.float32(length) / np.float32(target)
-    place = (np.arange(target, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
-    place = np.maximum(place, 0)
-    before = np.minimum(place.astype(np.intp), length - 1)
-    weight = place - before.astype(np.float32)
-    matrix = np.zeros((target, length), np.float32)
+    """The matrix (target, length) that interpolates as torch does."""
     row = np.arange(target)
+    before, after, weight = _between(row, length, target)
+    matrix = np.zeros((target, length), np.float32)
     matrix[row, before] += 1 - weight
-    matrix[row, np.minimum(before + 1, length - 1)] += weight
+    matrix[row, after] += weight
     return matrix
 
 
