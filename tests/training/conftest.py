@@ -12,22 +12,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from PIL import Image
 from tests.objective.scene import ARCHITECTURE
 from tests.shapes import detr_shape
+from torch import Tensor
 
 from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.augment import CropAugmentation
 from panodetr.data.dataset import Dataset, open_data
+from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.detr import Detr
 from panodetr.model.network import Network
 from panodetr.training.config import TrainConfig
+from panodetr.training.folder import RunFolder
 from panodetr.training.log import Observer, Progress
+from panodetr.training.loop import Trainer
+from panodetr.training.start import make_state
+from panodetr.training.state import TrainState
 from panodetr.training.validate import Validation
 
 SIDE = 64
@@ -131,6 +138,51 @@ def accelerator() -> Accelerator:
     """This process alone, on the CPU, in full precision."""
     AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
     return Accelerator(cpu=True)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs in folders of their own; one that is there is resumed."""
+
+    data: Dataset
+    accelerator: Accelerator
+    place: Path
+
+    def __call__(
+        self,
+        config: TrainConfig,
+        name: str,
+        told: Recording | None = None,
+        *,
+        truth: GroundTruth | bool = False,
+    ) -> tuple[TrainState, Recording]:
+        told = told or Recording()
+        if isinstance(truth, bool):
+            truth = GroundTruth.open(self.data.folder, "train") if truth else None  # pyright: ignore[reportAssignmentType]
+        folder = RunFolder(self.place / name)
+        state = make_state(config, self.accelerator.device, told.note, states=folder)
+        Trainer(state, config, self.data, truth, folder, self.accelerator, told).train()  # pyright: ignore[reportArgumentType]
+        return state, told
+
+    def pointer(self, name: str) -> str:
+        return RunFolder(self.place / name).pointer.read_text()
+
+
+@pytest.fixture
+def run(discs: Dataset, accelerator: Accelerator, tmp_path: Path) -> Runner:
+    return Runner(discs, accelerator, tmp_path)
+
+
+def weights(state: TrainState) -> dict[str, Tensor]:
+    """Those that learn, and their average."""
+    mean = state.kept_model.state_dict()
+    found = state.learner.state_dict() | {f"mean.{name}": mean[name] for name in mean}
+    return {name: tensor.clone() for name, tensor in found.items()}
+
+
+def assert_identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -24,18 +23,14 @@ from panodetr.model.config import EomtConfig, VitConfig
 from panodetr.model.eomt import Eomt
 from panodetr.objective.config import CriterionConfig
 from panodetr.training.config import TrainConfig
-from panodetr.training.folder import RunFolder
-from panodetr.training.log import Observer
-from panodetr.training.loop import Trainer
 from panodetr.training.optimizer import freeze, learning_rate_factor, make_optimizer
 from panodetr.training.recipes import RecipeData, configure
-from panodetr.training.start import make_model, make_state
+from panodetr.training.start import make_model
 from panodetr.training.step import collate, read_examples, read_steps
 from panodetr.training.validate import make_predictor
 
-from .conftest import Recording, write_discs
+from .conftest import Recording, Runner, assert_identical, weights, write_discs
 
-CPU = torch.device("cpu")
 SIDE = 128
 
 
@@ -73,37 +68,21 @@ def eomt_run(discs: Dataset) -> TrainConfig:
     )
 
 
-def train(
-    config: TrainConfig, data: Dataset, out: Path, accelerator: Accelerator, told: Any
-) -> Any:
-    folder = RunFolder(out)
-    state = make_state(config, CPU, told.note, states=folder)
-    Trainer(state, config, data, None, folder, accelerator, told).train()
-    return state
-
-
 class StopsAfterFour(Recording):
     def stepped(self, step: int) -> None:
         if step == 4:
             raise KeyboardInterrupt
 
 
-def test_a_resumed_run_is_bit_exact(
-    eomt_run: TrainConfig, discs: Dataset, accelerator: Accelerator, tmp_path: Path
-) -> None:
+def test_a_resumed_run_is_bit_exact(eomt_run: TrainConfig, run: Runner) -> None:
     config = replace(eomt_run, ema=0.9)
-    straight = train(config, discs, tmp_path / "straight", accelerator, Recording())
+    straight, _ = run(config, "straight")
     with pytest.raises(KeyboardInterrupt):
-        train(config, discs, tmp_path / "stopped", accelerator, StopsAfterFour())
+        run(config, "stopped", StopsAfterFour())
     torch.manual_seed(99)
-    told = Recording()
-    resumed = train(config, discs, tmp_path / "stopped", accelerator, told)
+    resumed, told = run(config, "stopped")
     assert [line.step for line in told.lines] == [4, 6]
-    for a, b in (
-        (straight.learner.state_dict(), resumed.learner.state_dict()),
-        (straight.kept_model.state_dict(), resumed.kept_model.state_dict()),
-    ):
-        assert [key for key in a if not torch.equal(a[key], b[key])] == []
+    assert_identical(weights(resumed), weights(straight))
 
 
 def test_batches_are_squares_with_black_beside_the_image(
@@ -245,7 +224,7 @@ def test_four_images_can_be_learned_by_heart(
         log_every=50,
         save_every=1000,
     )
-    state = train(config, data, tmp_path / "run", accelerator, Observer())
+    state, _ = Runner(data, accelerator, tmp_path)(config, "run")
     predictor = make_predictor(state.kept_model, config.spec)
     quality = PanopticQuality(data.categories)
     results = predictor.segment([sample.path for sample in data.samples])

@@ -12,16 +12,10 @@ from tests.shapes import detr_shape
 from panodetr.data.augment import CropAugmentation
 from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.training.config import TrainConfig
-from panodetr.training.folder import RunFolder
-from panodetr.training.log import Observer
-from panodetr.training.loop import Trainer
 from panodetr.training.recipes import RecipeData, configure
-from panodetr.training.start import make_state
 from panodetr.training.validate import scalars, validate
 
-from .conftest import write_discs
-
-CPU = torch.device("cpu")
+from .conftest import Runner, write_discs
 
 
 @pytest.fixture
@@ -73,10 +67,7 @@ def test_a_few_images_can_be_learned_by_heart(
         known = RecipeData(categories=data.categories, images=images, masks=True)
         asked = ("start=nuclei", "batch_size=4", "augmentation.flip=false", "steps=80", "decay=30")
         config = configure("finetune", known, [*asked, "warmup=10", "ema=0.9", "validate_every=0"])
-    state = make_state(config, CPU, print)
-    Trainer(
-        state, config, data, None, RunFolder(tmp_path / "run"), accelerator, Observer()
-    ).train()  # fmt: skip
+    state, _ = Runner(data, accelerator, tmp_path)(config, "run")
     truth = GroundTruth.open(data.folder, "train")
     found = validate(
         state.kept_model, config.spec, truth, step=0, accelerator=accelerator,

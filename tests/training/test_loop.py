@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,49 +22,15 @@ from panodetr.objective.targets import Batch
 from panodetr.training import loop
 from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
-from panodetr.training.loop import Trainer
 from panodetr.training.processes import StopSignal, join_ranks
 from panodetr.training.start import make_state
 from panodetr.training.state import TrainState, seed_step
 from panodetr.training.step import StepResult, count_step, explain_oom, read_steps, train_step
 from panodetr.training.validate import Validation
 
-from .conftest import Recording, write_discs
+from .conftest import Recording, Runner, assert_identical, weights, write_discs
 
 CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Runner:
-    """Runs in folders of their own; one that is there is resumed."""
-
-    data: Dataset
-    accelerator: Accelerator
-    place: Path
-
-    def __call__(
-        self,
-        config: TrainConfig,
-        name: str,
-        told: Recording | None = None,
-        *,
-        truth: GroundTruth | bool = False,
-    ) -> tuple[TrainState, Recording]:
-        told = told or Recording()
-        if isinstance(truth, bool):
-            truth = GroundTruth.open(self.data.folder, "train") if truth else None  # pyright: ignore[reportAssignmentType]
-        folder = RunFolder(self.place / name)
-        state = make_state(config, self.accelerator.device, told.note, states=folder)
-        Trainer(state, config, self.data, truth, folder, self.accelerator, told).train()  # pyright: ignore[reportArgumentType]
-        return state, told
-
-    def pointer(self, name: str) -> str:
-        return RunFolder(self.place / name).pointer.read_text()
-
-
-@pytest.fixture
-def run(discs: Dataset, accelerator: Accelerator, tmp_path: Path) -> Runner:
-    return Runner(discs, accelerator, tmp_path)
 
 
 def first_step(config: TrainConfig, data: Dataset) -> list[Batch]:
@@ -82,18 +48,6 @@ def one_step(
 def gradients(state: TrainState) -> dict[str, Tensor]:
     named = state.learner.named_parameters()
     return {name: p.grad.clone() for name, p in named if p.grad is not None}
-
-
-def weights(state: TrainState) -> dict[str, Tensor]:
-    """Those that learn, and their average."""
-    mean = state.kept_model.state_dict()
-    found = state.learner.state_dict() | {f"mean.{name}": mean[name] for name in mean}
-    return {name: tensor.clone() for name, tensor in found.items()}
-
-
-def assert_identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
-    assert a.keys() == b.keys()
-    assert [key for key in a if not torch.equal(a[key], b[key])] == []
 
 
 def test_a_resumed_run_is_bit_exact_and_the_seed_decides_everything(
