@@ -41,20 +41,27 @@ def objects(done: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_a_folder_gives_a_table_and_three_files_a_image(
-    segment: Program, images: Path, tmp_path: Path
-) -> None:
-    done = segment(images, "--out", tmp_path / "out")
+@pytest.mark.parametrize(
+    ("command", "headings", "kinds"),
+    [
+        ("segment", ("segment", "label", "kind", "score", "box x0 y0 x1 y1", "area"), 3),
+        ("detect", ("label", "score", "box x0 y0 x1 y1"), 2),
+    ],
+)
+def test_a_folder_gives_a_table_and_files_for_each_image(
+    panodetr: Program, tiny_model: Path, images: Path, tmp_path: Path, command: str,
+    headings: tuple[str, ...], kinds: int,
+) -> None:  # fmt: skip
+    done = keeping(panodetr, command, tiny_model)(images, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     for name in ("a.png", "b.jpg", "c.png"):
-        assert re.search(rf"^.*{name}: \d+ ", done.stdout, re.MULTILINE)
-    for heading in ("segment", "label", "kind", "score", "box x0 y0 x1 y1", "area"):
-        assert done.stdout.count(heading) >= 3
-    files = [
-        Path(path) for path in re.findall(r"^(?:overlay|id_map|json) +(.+)$", done.stdout, re.M)
-    ]
-    assert len(set(files)) == 9
-    assert all(file.is_file() and file.parent == tmp_path / "out" for file in files)
+        assert re.search(rf"^.*{name}: (\d+ |nothing)", done.stdout, re.MULTILINE)
+    for heading in headings:
+        assert done.stdout.count(heading) >= (3 if command == "segment" else 1)
+    files = re.findall(r"^(?:overlay|id_map|json) +(.+)$", done.stdout, re.MULTILINE)
+    assert len(set(files)) == 3 * kinds
+    assert all(Path(file).is_file() for file in files)
+    assert {Path(file).parent for file in files} == {tmp_path / "out"}
     # Without a terminal, progress is a line per image.
     names = [f"[{i}/3] {images / name}" for i, name in enumerate(("a.png", "b.jpg", "c.png"), 1)]
     lines = [line.split("  (")[0] for line in done.stderr.splitlines()]  # less rate and time left
@@ -218,20 +225,6 @@ def test_an_output_folder_that_is_a_file_is_one_line(
     message = f"--out {tmp_path / 'out'} is a file; expected a folder"
     assert done.stderr == f"panodetr: error: {message}\n"
     assert (tmp_path / "out").read_text() == "precious"
-
-
-def test_detecting_gives_a_table_and_two_files_a_image(
-    detect: Program, images: Path, tmp_path: Path
-) -> None:
-    done = detect(images, "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    for name in ("a.png", "b.jpg", "c.png"):
-        assert re.search(rf"^.*{name}: (\d+ |nothing)", done.stdout, re.MULTILINE)
-    for heading in ("label", "score", "box x0 y0 x1 y1"):
-        assert heading in done.stdout
-    files = [Path(path) for path in re.findall(r"^(?:overlay|json) +(.+)$", done.stdout, re.M)]
-    assert len(set(files)) == 6
-    assert all(file.is_file() and file.parent == tmp_path / "out" for file in files)
 
 
 def test_json_of_detections_has_boxes_and_masks_only_where_asked(
