@@ -263,13 +263,8 @@ def _draw_true(
     """Draw what is true of an image, in the form that the model answers in."""
     with_masks = with_masks and bool(truth.segment_categories)
     if not with_masks and isinstance(image, Sample) and image.objects is not None:
-        image = InstanceImage(
-            image_id=image.image_id,
-            path=image.path,
-            size=image.size,
-            objects=image.objects,
-            as_stored=image.as_stored,
-        )
+        image_id, path, size = image.image_id, image.path, image.size
+        image = InstanceImage(image_id=image_id, path=path, size=size, objects=image.objects)
     drawn = truth.segment_categories if with_masks else truth.object_categories
     every = (*truth.segment_categories, *truth.object_categories)
     objects = read_objects(image, {c.id: c.id for c in every}, with_masks=with_masks)
