@@ -200,10 +200,9 @@ def hold_next(folder: Path, stack: ExitStack) -> Path:
     path, number = folder, 1
     while True:
         with suppress(UsageError, TrainingError):
-            if not is_held(path):
-                RunFolder(path).check_free()
-                stack.enter_context(held(path))
-                return path
+            RunFolder(path).check_free()
+            stack.enter_context(held(path))
+            return path
         number += 1
         path = folder.with_name(f"{folder.name}-{number}")
 
