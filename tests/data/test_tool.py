@@ -106,6 +106,7 @@ def test_a_tool_is_known_by_the_marks_in_its_files(
         ("metadata.jsonl", '{"image": "a", "objects": {"bbox": []}}', "lacks file_name"),
         ("a.xml", "<Annotations><Annotation/></Annotations>", "is Aperio's"),
         ("a/1.roi", "Iout", "is a region of ImageJ's"),
+        ("labels/1.txt", "1\n76 45 146 87\n", "is BBox-Label-Tool's"),
         ("gt/gt.txt", "1,1,10,20,5,5,1,1,0.9\n", "is MOT's"),
         ("label_colors.txt", "0 0 0 background\n80 80 80 cat\n", "names colours of classes"),
         ("gtFine/a_instanceIds.png", "", "datum convert -i FOLDER -if cityscapes"),

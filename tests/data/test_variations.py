@@ -99,6 +99,16 @@ def test_split_lists_of_voc_name_images_with_dots_spaces_and_numbers(
     assert counts(tmp_path) == {"train": (2, 4), "val": (1, 2)}
 
 
+def test_xmls_of_splits_may_have_copies_elsewhere(tmp_path: Path) -> None:
+    for name, split in (("a", "train"), ("b", "val")):
+        write_image(tmp_path / split / f"{name}.jpg", SIZE)
+        put(tmp_path / split / f"{name}.xml", voc(f"{name}.jpg"))
+        put(tmp_path / "Annotations" / f"{name}.xml", voc(f"{name}.jpg"))
+    assert counts(tmp_path) == {"train": (1, 2), "val": (1, 2)}
+    put(tmp_path / "Annotations" / "b.xml", voc("b.jpg").replace("dog", "cow"))
+    assert set(inspect(tmp_path)) == {"train", "val", ""}
+
+
 def test_corners_of_voc_may_be_in_any_order(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg", SIZE)
     text = voc("a.jpg").replace("min>", "m>").replace("max>", "min>").replace("m>", "max>")

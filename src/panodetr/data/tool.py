@@ -87,6 +87,7 @@ _FOREIGN: tuple[tuple[str, tuple[str, ...], bytes], ...] = (
     ),
     ("is a table of run lengths: write them as COCO's", _CSV, rb"(?i)EncodedPixels"),
     ("is KITTI's: " + _DATUM.format("kitti"), _TEXT, rb"^[A-Za-z]+( -?[\d.]+){14}"),
+    ("is BBox-Label-Tool's: convert it to YOLO", _TEXT, rb"^\d+\s+(\d+ ){3}\d+\s"),
     ("is MOT's, for video: " + _COCO, _TEXT, rb"^\d+,-?\d+(,-?[\d.]+){4,}"),
     ("names colours of classes, without objects: " + _COCO, _TEXT, rb"^\d+ \d+ \d+ [A-Za-z]"),
     (

@@ -226,7 +226,7 @@ def build(
     ids: dict[int | str, int] = {name: number for number, name in classes.items()}
     rules = Rules(ids=ids | {number: number for number in classes}, fractions=fractions)
     records = finish(there, things(classes), rules, faults, place)
-    gone = [one for one in marked if one.path is None]
+    gone = [one for one in marked if one.path is None and one.place not in faults.bad]
     return replace(records, absent=tuple(f"{one.named} of {one.place}" for one in gone))
 
 

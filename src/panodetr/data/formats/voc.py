@@ -58,7 +58,12 @@ def find_voc_xml(tree: Tree) -> Found:
         with suppress(DataError):  # it is none
             if _ROOT.search(tree.read(tree.root / path, keep=True)[:512]):
                 paths.append(path)
-    return _sort_by_split(tree, paths, "Main")
+    found = _sort_by_split(tree, paths, "Main")
+    texts = {path: tree.read(tree.root / path, keep=True) for path in paths}
+    of_splits = {texts[path] for split, inner in found.items() if split for path in inner}
+    if of_splits.issuperset(texts[path] for path in found.get("", ())):
+        found.pop("", None)  # they are copies
+    return found
 
 
 def _sort_by_split(tree: Tree, paths: Iterable[PurePosixPath], folder: str) -> Found:

@@ -552,7 +552,7 @@ def _find_without_yaml(tree: Tree, names: dict[int, str] | None = None) -> dict[
         return {}
     images = [tree.root / path for path in tree.files(*SUFFIXES)]
     labelled = [image for image in images if label_file(image, tree)]
-    looked = (label_file(image, tree) for image in labelled[:LOOKED_AT])
+    looked = (label_file(i, tree) for i in labelled[:: max(1, len(labelled) // LOOKED_AT)])
     if not any(path and _is_label(tree, path) for path in looked):
         return {}
     folders = {label.parent for image in labelled if (label := label_file(image, tree))}
