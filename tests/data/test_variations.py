@@ -99,13 +99,16 @@ def test_split_lists_of_voc_name_images_with_dots_spaces_and_numbers(
     assert counts(tmp_path) == {"train": (2, 4), "val": (1, 2)}
 
 
-def test_xmls_of_splits_may_have_copies_elsewhere(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["xml", "json"])
+def test_files_of_splits_may_have_copies_elsewhere(tmp_path: Path, suffix: str) -> None:
     for name, split in (("a", "train"), ("b", "val")):
         write_image(tmp_path / split / f"{name}.jpg", SIZE)
-        put(tmp_path / split / f"{name}.xml", voc(f"{name}.jpg"))
-        put(tmp_path / "Annotations" / f"{name}.xml", voc(f"{name}.jpg"))
+        image = f"{name}.jpg"
+        text = voc(image) if suffix == "xml" else json.dumps(labelme(image))
+        put(tmp_path / split / f"{name}.{suffix}", text)
+        put(tmp_path / "Annotations" / f"{name}.{suffix}", text)
     assert counts(tmp_path) == {"train": (1, 2), "val": (1, 2)}
-    put(tmp_path / "Annotations" / "b.xml", voc("b.jpg").replace("dog", "cow"))
+    put(tmp_path / "Annotations" / f"b.{suffix}", text.replace("dog", "cow"))
     assert set(inspect(tmp_path)) == {"train", "val", ""}
 
 

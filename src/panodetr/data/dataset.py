@@ -156,7 +156,6 @@ class Source:
         if annotations is not None and not annotations.is_file():
             raise DataError(f"{annotations} is no file; expected annotations")
         self.folder = folder
-        self._annotations = annotations
         self.tree = Tree(folder, annotations=annotations, images=images)
         self._exif = exif
         self._found: dict[Format, dict[str, Any]] = {}
@@ -168,7 +167,7 @@ class Source:
             DataError: what describes the data is broken.
         """
         if format not in self._found:
-            only = self._annotations
+            only = self.tree.only
             may_be = only is None or format in _OF_FILES.get(only.suffix.lower(), ())
             self._found[format] = _READERS[format][0](self.tree) if may_be else {}
         return self._found[format]
@@ -188,11 +187,11 @@ class Source:
                 return name, chosen
             seen.update(name or '"" (no split)' for name in found)
         if not seen:
-            only = self._annotations
+            only = self.tree.only
             if only is not None and only.suffix.lower() == ".json":
                 read_json(only, _JSON, DataError)  # says what is wrong
             asked = f" in the format {format}" if format else ""
-            advice = advise(self.tree, only)
+            advice = advise(self.tree)
             if only is not None:
                 raise DataError(f"{only} holds no annotations{asked}; {advice or EXPECTED_FILE}")
             raise DataError(

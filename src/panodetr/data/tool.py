@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from panodetr.data.tree import Tree, words_of
 
@@ -107,14 +108,14 @@ def name_tool(tree: Tree) -> str | None:
     return found and found[0]
 
 
-def advise(tree: Tree, only: Path | None = None) -> str:
+def advise(tree: Tree) -> str:
     """Say of a folder without a data set what a file in it is, and what to do; "" if unknown.
 
     Where a file is named, it is that one.
     """
-    if found := _first(tree, _FOREIGN, only):
+    if found := _first(tree, _FOREIGN):
         return f"{found[1]} {found[0]}"
-    for folder, names in tree.folders.items() if only is None else ():
+    for folder, names in tree.folders.items() if tree.only is None else ():
         if folder.name.startswith("SegmentationClass"):
             return f"{folder} holds classes, not objects: export SegmentationObject beside it"
         jpeg = next((name for name in names if name.lower().endswith((".jpg", ".jpeg"))), None)
@@ -124,15 +125,16 @@ def advise(tree: Tree, only: Path | None = None) -> str:
 
 
 def _first(
-    tree: Tree, marks: Iterable[tuple[str, tuple[str, ...], bytes]], only: Path | None = None
+    tree: Tree, marks: Iterable[tuple[str, tuple[str, ...], bytes]]
 ) -> tuple[str, str] | None:
     """Give the first of some marks that a file has, and the file."""
-    paths = [f / name for f, names in tree.folders.items() if len(f.parts) <= 4 for name in names]
-    if only is not None:
-        paths = [PurePosixPath(only.name)]
-    names = [(path, path.name.lower()) for path in paths]
+    every = [(f, n) for f, names in tree.folders.items() if len(f.parts) <= 4 for n in names]
+    if tree.only is not None:
+        every = [(PurePosixPath(os.path.relpath(tree.only.parent, tree.root)), tree.only.name)]
+    lower = [(folder, name, name.lower()) for folder, name in every]
     for said, ends, mark in marks:
-        for path in islice((path for path, name in names if name.endswith(ends)), _LOOKED_AT):
-            if re.search(mark, tree.ends(only or tree.root / path)):
+        paths = (folder / name for folder, name, low in lower if low.endswith(ends))
+        for path in islice(paths, _LOOKED_AT):
+            if re.search(mark, tree.ends(tree.root / path)):
                 return said, str(path)
     return None

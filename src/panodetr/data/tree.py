@@ -195,7 +195,7 @@ class Tree:
             DataError: there are far too many files.
         """
         self.root = root
-        self._annotations = annotations
+        self.only = annotations
         self._images = images
         self._names: dict[Path, dict[str, str]] = {}
         self.found: dict[tuple[object, object], Any] = {}  # by what looked, and where
@@ -241,7 +241,7 @@ class Tree:
 
     def files(self, *suffixes: str, depth: int = DEEPEST) -> Iterator[PurePosixPath]:
         """Give the files with one of some suffixes, in lower case, folder by folder."""
-        only = self._annotations
+        only = self.only
         if only is not None and not SUFFIXES.issuperset(suffixes) and ".txt" not in suffixes:
             if only.suffix.lower() in suffixes:
                 yield PurePosixPath(os.path.relpath(only, self.root))

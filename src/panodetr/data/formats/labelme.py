@@ -24,6 +24,7 @@ from panodetr.data.formats.shapes import (
     find_by_file,
     read_files,
     rectangle,
+    without_copies,
 )
 from panodetr.data.formats.sizes import Marked, Shape, Size, stated_size
 from panodetr.data.masks import encode_pixels
@@ -73,7 +74,7 @@ def find_labelme(tree: Tree) -> Found:
         keys = tree.keys_in(tree.root / path)
         if "shapes" in keys and keys & {"imagePath", "points"}:
             found.setdefault(split_of_folder(path.parent), []).append(path)
-    return found
+    return without_copies(tree, found)
 
 
 def read_labelme(tree: Tree, found: Found, split: str, faults: Faults) -> Records:

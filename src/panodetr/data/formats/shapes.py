@@ -301,6 +301,18 @@ def finish(
     )
 
 
+def without_copies(
+    tree: Tree, found: dict[str, list[PurePosixPath]]
+) -> dict[str, list[PurePosixPath]]:
+    """Leave out the files of no split where all are copies of files of splits."""
+    unsplit = found.get("", [])
+    paths = [path for split, inner in found.items() if split for path in inner] if unsplit else []
+    texts = {tree.read(tree.root / path, keep=True) for path in paths}
+    if all(tree.read(tree.root / path, keep=True) in texts for path in unsplit):
+        found.pop("", None)
+    return found
+
+
 def read_files(
     tree: Tree, found: Mapping[str, Sequence[PurePosixPath]], split: str, faults: Faults,
     read: Callable[[bytes, Path, Faults], Iterable[Marked]],

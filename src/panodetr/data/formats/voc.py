@@ -27,6 +27,7 @@ from panodetr.data.formats.shapes import (
     find_by_file,
     find_images,
     read_files,
+    without_copies,
 )
 from panodetr.data.formats.sizes import Marked, Shape, Size, stated_size
 from panodetr.data.masks import mask_object, opened
@@ -58,12 +59,7 @@ def find_voc_xml(tree: Tree) -> Found:
         with suppress(DataError):  # it is none
             if _ROOT.search(tree.read(tree.root / path, keep=True)[:512]):
                 paths.append(path)
-    found = _sort_by_split(tree, paths, "Main")
-    texts = {path: tree.read(tree.root / path, keep=True) for path in paths}
-    of_splits = {texts[path] for split, inner in found.items() if split for path in inner}
-    if of_splits.issuperset(texts[path] for path in found.get("", ())):
-        found.pop("", None)  # they are copies
-    return found
+    return without_copies(tree, _sort_by_split(tree, paths, "Main"))
 
 
 def _sort_by_split(tree: Tree, paths: Iterable[PurePosixPath], folder: str) -> Found:
