@@ -30,7 +30,7 @@ from tests.peers.pairs import (
     their_config,
     their_model,
 )
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -488,6 +488,7 @@ def test_weights_are_frozen_and_heads_replaced_by_their_names(
         assert (own[name].grad is None) == (weight.grad is None), name
     assert ours.num_parameters() == theirs.num_parameters()
     assert ours.num_parameters(True) == theirs.num_parameters(True)
+    assert ours.get_memory_footprint(False) == theirs.get_memory_footprint(False)
     again = type(ours).from_pretrained(ours.save_pretrained(tmp_path / "again"))
     assert again.config.num_labels == 3
     detector = getattr(ours, "detr", ours)
@@ -496,6 +497,46 @@ def test_weights_are_frozen_and_heads_replaced_by_their_names(
     copied = copy.deepcopy(ours).eval()
     with torch.no_grad():
         compare(copied(padded_batch()[0]), ours.eval()(padded_batch()[0]))
+
+
+class Adapted(nn.Module):
+    """A layer with a second one beside it, as libraries of adapters put it in the layer's place."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer, self.beside = layer, nn.Linear(layer.in_features, layer.out_features)
+        nn.init.constant_(self.beside.weight, 0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + self.beside(x)
+
+
+def test_layers_are_wrapped_by_their_names(both: tuple[Any, Any], tmp_path: Path) -> None:
+    pixels, mask = padded_batch()
+    places = "encoder.layers.0.self_attn", "decoder.layers.1.encoder_attn"
+    for model in both:
+        model.requires_grad_(False)
+        for place in places:
+            attention = getattr(model, "detr", model).model.get_submodule(place)
+            attention.q_proj = Adapted(attention.q_proj)
+        model(pixels, mask, labels=labels_of(2, 1)).loss.backward()
+    ours, theirs = both
+    compare(ours(pixels, mask), theirs(pixels, mask))
+    own = dict(ours.named_parameters())
+    for name, weight in theirs.named_parameters():
+        assert ("beside" in name) == (own[name].grad is not None) == (weight.grad is not None)
+        if weight.grad is not None:
+            assert_close(own[name].grad, weight.grad, rtol=1e-3, atol=1e-5)
+    for place in places:
+        attention = getattr(ours, "detr", ours).model.get_submodule(place)
+        attention.q_proj = attention.q_proj.layer
+    again = type(theirs).from_pretrained(ours.save_pretrained(tmp_path / "again")).eval()
+    with torch.no_grad():
+        compare(again(pixels, mask), ours.eval()(pixels, mask))
+    detector = getattr(ours, "detr", ours)
+    detector.bbox_predictor = nn.Linear(64, 4)
+    with pytest.raises(UsageError, match=r"bbox_predictor\.layers\.0 is gone; replace single"):
+        ours(pixels, mask)
 
 
 def test_the_pipeline_opens_what_we_convert_and_agrees_with_segment(tmp_path: Path) -> None:

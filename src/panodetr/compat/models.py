@@ -101,7 +101,7 @@ class _Model(PretrainedModel, Generic[Output]):
             )
         if isinstance(encoder_outputs, Sequence):
             encoder_outputs = encoder_outputs[0]
-        self._use_own_head()
+        self._use_replaced_parts()
         given = _Given(
             pixels=pixels,
             padding=padding,

@@ -110,6 +110,10 @@ class PretrainedModel(nn.Module):
             part.requires_grad_(False)
 
     def _add_names(self) -> None:
+        places: dict[str, tuple[str, nn.Module]] = {}
+        vars(self)["_places"] = (
+            places  # by transformers' name: ours, and what the network has there
+        )
         for ours, part in self.network.named_modules():
             if not [*part.parameters(recurse=False), *part.buffers(recurse=False)]:
                 continue
@@ -123,6 +127,7 @@ class PretrainedModel(nn.Module):
                     place.add_module(parent, nn.ModuleList() if child.isdigit() else _Part())
                 place = place.get_submodule(parent)
             place.add_module(names[-1], part)
+            places[".".join(names)] = ours, part
 
     def _name(self, ours: str) -> str:
         """Say what a weight of the network is called in transformers."""
@@ -296,7 +301,7 @@ class PretrainedModel(nn.Module):
         target = Path(path)
         if not is_main_process:
             return target
-        self._use_own_head()
+        self._use_replaced_parts()
         if state_dict is not None:
             other = copy.deepcopy(self)
             other.load_state_dict(state_dict)
@@ -348,17 +353,29 @@ class PretrainedModel(nn.Module):
         left_out = {id(weight) for weight in embedded if exclude_embeddings}
         return sum(weight.numel() for weight in counted if id(weight) not in left_out)
 
-    def _use_own_head(self) -> None:
-        """Take over a head of classes that was put in the place of the model's own."""
-        if not self._has_heads:
-            return
-        place = self.get_submodule("detr") if self._has_masks else self
-        head = place.get_submodule("class_labels_classifier")
-        assert isinstance(head, nn.Linear)
-        self.network.class_head = head
-        if head.out_features != self.spec.architecture.num_classes + 1:
-            self.config.num_labels = head.out_features - 1
-            self.spec = with_classes(self.spec, head.out_features - 1, self.config.id2label)
+    def get_memory_footprint(self, return_buffers: bool = True) -> int:
+        """Count the bytes of the weights, and of the buffers unless those are left out."""
+        counted = [*self.parameters(), *(self.buffers() if return_buffers else ())]
+        return sum(weight.nbytes for weight in counted)
+
+    def _use_replaced_parts(self) -> None:
+        """Compute with what was put in the place of parts: another head of classes, adapters.
+
+        Raises:
+            UsageError: something else was put in the place of a part with parts.
+        """
+        there = dict(self.named_modules())
+        places: dict[str, tuple[str, nn.Module]] = vars(self)["_places"]
+        for theirs, (ours, part) in places.items():
+            if theirs not in there:
+                raise UsageError(f"{theirs} is gone; replace single layers, under their own names")
+            if there[theirs] is not part:
+                self.network.set_submodule(ours, there[theirs])
+                places[theirs] = ours, there[theirs]
+        classes = self.network.class_head.out_features - 1
+        if classes != self.spec.architecture.num_classes:
+            self.config.num_labels = classes
+            self.spec = with_classes(self.spec, classes, self.config.id2label)
             self.network.config = shape_of(self.spec)
 
     @classmethod
