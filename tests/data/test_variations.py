@@ -112,6 +112,16 @@ def test_files_of_splits_may_have_copies_elsewhere(tmp_path: Path, suffix: str) 
     assert set(inspect(tmp_path)) == {"train", "val", ""}
 
 
+def test_roboflow_adds_one_to_each_corner(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    edges = "<xmin>45</xmin><ymin>1</ymin><xmax>65</xmax><ymax>49</ymax>"
+    source = "<source><database>roboflow.com</database></source>"
+    box = f"<object><name>cat</name><bndbox>{edges}</bndbox></object>"
+    put(tmp_path / "a.xml", f"<annotation><filename>a.jpg</filename>{source}{box}</annotation>")
+    assert inspect(tmp_path)[""].smallest == (20 * 48, f"{tmp_path / 'a.jpg'} (image 1)")
+    assert "cut at the border" not in said(tmp_path)
+
+
 def test_corners_of_voc_may_be_in_any_order(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg", SIZE)
     text = voc("a.jpg").replace("min>", "m>").replace("max>", "min>").replace("m>", "max>")

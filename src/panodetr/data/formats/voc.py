@@ -119,6 +119,7 @@ def _parse(contents: bytes, path: Path, faults: Faults) -> Iterator[Marked]:
         named = root.findtext("filename") or f"{path.stem}.jpg"
         size = stated_size(height, width)
         one = Marked(named=named, place=str(path), file=path, size=size)
+        beyond = "roboflow" in (root.findtext("source/database") or "")  # adds 1 to each number
         for number, entry in enumerate(root.iter("object")):
             place = f"{path}: object {number}"
             label = (entry.findtext("name") or "").strip() or "object"
@@ -128,8 +129,8 @@ def _parse(contents: bytes, path: Path, faults: Faults) -> Iterator[Marked]:
             if any(edges) or not shape.rings:
                 corners = [float(t or f"no {e}") for t, e in zip(edges, _EDGES, strict=True)]
                 (x0, x1), (y0, y1) = sorted(corners[::2]), sorted(corners[1::2])
-                shape.box = [x0, y0, x1, y1]
-                if shape.box != corners:
+                shape.box = [x0, y0, x1 - beyond, y1 - beyond]
+                if [x0, y0, x1, y1] != corners:
                     text = "{n} boxes have their corners in another order; read all the same"
                     faults.note("repaired", text, place)
             if entry.find("segm/mask") is not None:
