@@ -9,7 +9,7 @@ Q: queries, N: those that are kept, C: real classes, H, W: pixels of the result.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -77,7 +77,8 @@ def start_merge(
         new_id = np.zeros(count, np.int32)
         new_id[kept] = np.arange(1, len(kept) + 1)
         segment_ids = new_id.take(winner) if len(kept) else np.zeros(target_size, np.int32)
-        return _describe(segment_ids, kept.tolist(), categories, scores)
+        named = [categories[query] for query in kept.tolist()]
+        return segment_ids, describe_segments(segment_ids, named, scores[kept])
 
     return finish
 
@@ -116,7 +117,10 @@ def merge_weighted(
             kept.append(query)
             stuff[category.id] = len(kept)
         new_id[query] = len(kept) if category.is_thing else stuff[category.id]
-    return _describe(new_id.take(found.winner) * found.likely, kept, categories, scores)
+    segment_ids = new_id.take(found.winner) * found.likely
+    return segment_ids, describe_segments(
+        segment_ids, [categories[query] for query in kept], scores[kept]
+    )
 
 
 def paint_instances(
@@ -249,25 +253,24 @@ def _areas(numbers: NDArray[np.integer], count: int) -> NDArray[np.intp]:
     return np.bincount(numbers.ravel(), minlength=count)[:count]
 
 
-def _describe(
-    segment_ids: NDArray[np.int32],
-    kept: Sequence[int],
-    categories: Sequence[Category],
-    scores: NDArray[np.float32],
-) -> SegmentMap:
-    """Add to a map (H, W) what its ids 1, 2, ... are: the kept ones of some queries."""
-    measured = zip(kept, measure_segments(segment_ids, len(kept)), strict=True)
-    return segment_ids, [
+def describe_segments(
+    segment_ids: NDArray[np.int32], categories: Sequence[Category], scores: Iterable[float]
+) -> list[Segment]:
+    """Describe the segments 1, 2, ... of a map (H, W), given their categories and scores."""
+    measured = measure_segments(segment_ids, len(categories))
+    return [
         Segment(
             id=number,
-            label=categories[query].name,
-            category_id=categories[query].id,
-            is_thing=categories[query].is_thing,
-            score=float(scores[query]),
+            label=category.name,
+            category_id=category.id,
+            is_thing=category.is_thing,
+            score=float(score),
             box=box,
             area=area,
         )
-        for number, (query, (area, box)) in enumerate(measured, start=1)
+        for number, (category, score, (area, box)) in enumerate(
+            zip(categories, scores, measured, strict=True), start=1
+        )
     ]
 
 
@@ -282,4 +285,7 @@ def _describe_seen(
     left = np.flatnonzero(_areas(numbers, count) >= least_area)
     new_id = np.zeros(count + 1, np.int32)
     new_id[left] = np.arange(1, len(left) + 1)
-    return _describe(new_id.take(numbers), left.tolist(), categories, scores)
+    segment_ids = new_id.take(numbers)
+    return segment_ids, describe_segments(
+        segment_ids, [categories[number] for number in left.tolist()], scores[left]
+    )
