@@ -68,7 +68,7 @@ def quality(folder: Path) -> str:
         for name, found in report["figures"]["per_class"].items():
             kind = "things" if name in report["things"] else "stuff"
             lines.append((f"{name} ({kind})", *_thirds(found)))
-        for name, found in report["kinds"].items():
+        for name, found in report.get("kinds", {}).items():
             lines.append((f"nuclei of {found['images']} images: {name}", *_thirds(found)))
     if without:
         lines.append(("Otsu's threshold and a watershed (things)", *_thirds(without["figures"])))
