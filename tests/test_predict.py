@@ -315,6 +315,20 @@ def test_the_threshold_is_the_models_own_unless_given(tiny_spec: ModelSpec) -> N
         assert not result.segment_ids.any()
 
 
+def test_classes_have_thresholds_of_their_own_unless_one_is_given(whole: Predictor) -> None:
+    image = noise(64, 64, 0)
+    every = whole.detect(image, threshold=0)
+    middle = float(np.median([found.score for found in every.detections]))
+    strict = {"nucleus": middle, "background": 1.0}
+    own = Predictor(replace(whole.spec, class_thresholds=strict), whole.runtime)
+    assert [d.score for d in own.detect(image).detections] == [
+        d.score for d in every.detections if d.score > middle
+    ]
+    labels = {segment.label for segment in own.segment(image).segments}
+    assert labels <= {"nucleus"}
+    assert own.segment(image, threshold=0).segments == whole.segment(image, threshold=0).segments
+
+
 class Told(Runtime):
     """A runtime that finds five nuclei in whatever it sees; the first fills all of it."""
 

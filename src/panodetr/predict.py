@@ -218,7 +218,7 @@ class Predictor:
 
     @overload
     def detect(
-        self, image: ImageSource, *, threshold: float = DETECTION_THRESHOLD, masks: bool = False
+        self, image: ImageSource, *, threshold: float | None = None, masks: bool = False
     ) -> DetectionResult: ...
 
     @overload
@@ -226,7 +226,7 @@ class Predictor:
         self,
         image: Sequence[ImageSource],
         *,
-        threshold: float = DETECTION_THRESHOLD,
+        threshold: float | None = None,
         masks: bool = False,
     ) -> list[DetectionResult]: ...
 
@@ -234,7 +234,7 @@ class Predictor:
         self,
         image: ImageSource | Sequence[ImageSource],
         *,
-        threshold: float = DETECTION_THRESHOLD,
+        threshold: float | None = None,
         masks: bool = False,
     ) -> DetectionResult | list[DetectionResult]:
         """Find the objects of one image, or of each image of a list, as boxes.
@@ -246,7 +246,8 @@ class Predictor:
         Args:
             image: a path, bytes, a file object, a PIL image, an array or a tensor
                 (`panodetr.images.read.ImageSource`), or a list of these.
-            threshold: scores up to and including it are dropped.
+            threshold: scores up to and including it are dropped; None takes 0.5, or what was chosen
+                for the model's classes.
             masks: whether each object gets its mask, too.
 
         Raises:
@@ -262,7 +263,7 @@ class Predictor:
         self,
         images: ManyImages,
         *,
-        threshold: float = DETECTION_THRESHOLD,
+        threshold: float | None = None,
         masks: bool = False,
         refuse: Refuse | None = None,
     ) -> Iterator[DetectionResult]:
@@ -272,12 +273,14 @@ class Predictor:
     def _detect(
         self,
         images: Iterable[ImageSource],
-        threshold: float,
+        threshold: float | None,
         *,
         masks: bool,
         refuse: Refuse | None = None,
     ) -> Iterator[DetectionResult]:
-        run = self._run(images, None, least_score=threshold, masks=masks, refuse=refuse)
+        usual = self._answers.thresholds(DETECTION_THRESHOLD)
+        least = usual if threshold is None else threshold
+        run = self._run(images, None, least_score=least, masks=masks, refuse=refuse)
         twice = self.spec.duplicate_iou
         for image, _, tiles in run:
             own = [(tile[0], join_candidates([tile], image.size, twice)) for tile in tiles]
@@ -364,7 +367,7 @@ class Predictor:
         task: Task | None,
         threshold: float | None = None,
         *,
-        least_score: float | None = None,
+        least_score: float | NDArray[np.float32] | None = None,
         masks: bool = False,
         candidates: bool = True,
         refuse: Refuse | None = None,
@@ -379,9 +382,8 @@ class Predictor:
                 "use a panoptic model"
             )
         for given in (threshold, least_score):
-            if given is not None and not 0 <= given <= 1:
+            if isinstance(given, float | int) and not 0 <= given <= 1:
                 raise UsageError(f"threshold is {given}; expected a score from 0 to 1")
-        least = self.spec.threshold if threshold is None else threshold
         rule, means = self.spec.preprocessing, self._answers
 
         def run(images: list[TiledImage], views: list[View]) -> list[_Answer]:
@@ -389,7 +391,7 @@ class Predictor:
             decoded: list[list[Candidates]] = []
             if candidates:
                 decoded = means.candidates(images, views, prediction, least_score, masks=masks)
-            kept = means.keep(views, prediction, least, task)
+            kept = means.keep(views, prediction, threshold, task)
             del prediction  # it is the most that is held
             # None without a task. All are begun before one is waited for.
             begun = [means.begin(*one, task) for one in zip(views, kept, strict=False)]
@@ -492,16 +494,28 @@ class _ViewAnswers:
             self._named[index], self._is_thing[index] = True, category.is_thing
             self._ids[index] = category.id
 
+    def thresholds(self, usual: float) -> NDArray[np.float32]:
+        """Each class's least score (C,): what was chosen for it, or the usual one."""
+        least = np.full(len(self._ids), usual, np.float32)
+        for index, category in self._by_index.items():
+            least[index] = self.spec.class_thresholds.get(category.name, usual)
+        return least
+
     def keep(
-        self, views: list[View], prediction: Prediction, threshold: float, task: Task | None
+        self,
+        views: list[View],
+        prediction: Prediction,
+        threshold: float | None,
+        task: Task | None,
     ) -> list[_Kept]:
         """Compute the masks of each view, only of the queries that can become segments."""
         if task is None:
             return []
+        least = self.thresholds(self.spec.threshold) if threshold is None else threshold
         chosen: list[NDArray[np.intp]] = []
         found: list[tuple[NDArray[np.float32], NDArray[np.intp]]] = []
         for logits in prediction.logits:
-            queries, scores, classes = keep_queries(logits, threshold, self._named)
+            queries, scores, classes = keep_queries(logits, least, self._named)
             if task == "semantic":  # every query has its part in every class
                 queries = np.arange(len(logits))
             elif task == "instances":
@@ -542,15 +556,21 @@ class _ViewAnswers:
         images: list[TiledImage],
         views: list[View],
         prediction: Prediction,
-        threshold: float | None,
+        threshold: float | NDArray[np.float32] | None,
         *,
         masks: bool,
     ) -> list[list[Candidates]]:
-        """Give the queries of each view's places: above a threshold, if any, and then things."""
+        """Give the queries of each view's places: above a threshold, if any, and then things.
+
+        A threshold may be each class's own, (C,).
+        """
         best = [best_classes(logits, self._named) for logits in prediction.logits]
         kept: list[NDArray[np.intp]] = []
         for scores, classes in best:
-            wanted = True if threshold is None else (scores > threshold) & self._is_thing[classes]
+            wanted = np.True_
+            if threshold is not None:
+                least = np.broadcast_to(threshold, self._ids.shape)[classes]
+                wanted = (scores > least) & self._is_thing[classes]
             kept.append(np.flatnonzero(np.broadcast_to(wanted, scores.shape)))
         found = None
         if masks or prediction.boxes is None:

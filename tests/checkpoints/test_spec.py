@@ -156,6 +156,8 @@ ENLARGED = {**dataclasses.asdict(Preprocessing()), "enlarge": 2}
         ("threshold", float("inf"), "is not valid JSON"),
         ("threshold", 10**400, "threshold: number out of range"),
         ("threshold", 1.5, "threshold: expected float <= 1"),
+        ("class_thresholds", {"moon": 0.5}, "class_thresholds has 'moon', which is the name of no"),
+        ("class_thresholds", {"nucleus": 2}, r"class_thresholds\[...\]: expected float <= 1"),
         ("architecture.masks", 1, r"architecture\.masks: expected bool, got int"),
         ("preprocessing.mean", [0.5], r"preprocessing\.mean: expected array of length 3, got 1"),
         ("architecture.backbone.depths", 2, r"backbone\.depths: expected array, got int"),

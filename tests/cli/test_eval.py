@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,25 @@ def test_tables_files_and_scores_of_the_files_are_the_same(
     done = panodetr(*common, *tiles, "--out", tiled)
     assert done.returncode == 0, done.stderr
     assert (tiled / "boxes.json").read_text() != (out / "boxes.json").read_text()
+
+
+def test_thresholds_are_stored_with_the_model_where_it_is_ones_own(
+    panodetr: Program, tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(tiny_model, own)
+    common = ("eval", "--data", data, "--store-thresholds", "--out", tmp_path / "out")
+    done = panodetr(*common, "--model", own)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    best = metrics["instances"]["per_class"]["nucleus"]["best_threshold"]
+    stored = json.loads((own / "config.json").read_text())["class_thresholds"]
+    assert stored == ({} if best is None else {"nucleus": best})
+    assert f"stored in {own / 'config.json'}" in done.stdout
+    assert panodetr("segment", data / "val" / "1.png", "--model", own).returncode == 0
+    done = panodetr(*common, "--model", "nuclei")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--model is 'nuclei'; panodetr convert makes such a folder" in done.stderr
 
 
 def instance_truth() -> dict[str, object]:

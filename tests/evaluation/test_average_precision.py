@@ -88,8 +88,25 @@ def test_one_found_of_two_and_nothing_at_all() -> None:
     assert figures.ar100 == 0.5
     assert figures.ap_large is None
     assert figures.per_class["cell"].truths == 2
+    assert figures.per_class["cell"].best_threshold == 0.89  # a score at the threshold is dropped
     counter = AveragePrecision(CELL, "bbox")
     counter.update(1, (100, 100), [], found)
     figures = counter.compute()
     assert all(getattr(figures, name) is None for name in TWELVE)
     assert figures.per_class["cell"].ap is None
+    assert figures.per_class["cell"].best_threshold is None
+
+
+def test_the_best_threshold_keeps_what_is_right_and_drops_what_is_not() -> None:
+    truth = [box(n, 1, (20 * n, 0, 20 * n + 10, 10)) for n in range(1, 5)]
+    found: list[ObjectResult] = [
+        {"image_id": 1, "category_id": 1, "bbox": [20 * n, 0, 10, 10], "score": 0.9 - 0.2 * n}
+        for n in range(1, 4)
+    ]
+    wrong: list[ObjectResult] = [
+        {"image_id": 1, "category_id": 1, "bbox": [20 * n, 50, 10, 10], "score": 0.25 - n / 1000}
+        for n in range(9)
+    ]
+    counter = AveragePrecision(CELL, "bbox")
+    counter.update(1, (100, 200), truth, found + wrong)
+    assert counter.compute().per_class["cell"].best_threshold == pytest.approx(0.29)

@@ -60,6 +60,8 @@ class ModelSpec:
         preprocessing: how images are fed.
         threshold: least score of a segment that is kept, unless the caller says otherwise (the
             paper's 0.85).
+        class_thresholds: the same for some of the classes, by name, of segments and of detections:
+            what `panodetr eval --store-thresholds` found best.
         duplicate_iou: two masks of one class that overlap by more than this are one object found
             twice, and the one with the lower score is dropped; None drops none, as in the paper.
         overlap: the least part of a mask, where it is likely, that must be the highest there for a
@@ -74,6 +76,9 @@ class ModelSpec:
     categories: Annotated[tuple[Category, ...], Meta(min_length=1)]
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     threshold: Annotated[float, Meta(ge=0, le=1)] = 0.85
+    class_thresholds: dict[str, Annotated[float, Meta(ge=0, le=1)]] = field(
+        default_factory=dict[str, float]
+    )
     duplicate_iou: Annotated[float, Meta(gt=0, le=1)] | None = None
     overlap: Annotated[float, Meta(ge=0, le=1)] | None = None
     single_component: bool = False
@@ -102,6 +107,8 @@ class ModelSpec:
             )
         if len({category.id for category in self.categories}) < len(indices):
             raise ValueError("two categories have the same id")
+        for name in self.class_thresholds.keys() - {category.name for category in self.categories}:
+            raise ValueError(f"class_thresholds has {name!r}, which is the name of no category")
 
 
 def spec_to_json(spec: ModelSpec) -> dict[str, object]:

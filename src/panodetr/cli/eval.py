@@ -6,6 +6,7 @@ Figures are shown in percent, as papers have them, and as plots.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
+    from panodetr.checkpoints.spec import ModelSpec
     from panodetr.evaluation.ground_truth import GroundTruth, Task
     from panodetr.evaluation.metrics import Figures
     from panodetr.evaluation.panoptic_quality import PanopticFigures
@@ -57,6 +59,7 @@ def evaluate(
     ground_truth: Annotated[Path | None, Parameter(name=["--ground-truth", "--truth"])] = None,
     allow_missing: bool = False,
     max_detections: Annotated[int, Parameter(validator=Number(gte=10))] = 100,
+    store_thresholds: Annotated[bool, Parameter(negative="")] = False,
     out: Path = OUT,
     json: bool = False,
     files: SourceOptions = SourceOptions(),  # noqa: B008 - frozen
@@ -81,6 +84,8 @@ def evaluate(
             empty; says how many.
         max_detections: How many results of a class count in an image for average precision: the
             best. COCO's is 100.
+        store_thresholds: Store the best least score of each thing with the model, a folder of your
+            own: the one with the highest F1 at IoU 0.5, of masks, or of boxes where there are none.
         out: The folder for metrics.json, the predictions and the plots.
         json: Print metrics.json's contents instead of tables.
         files: Where the data set's files are.
@@ -101,12 +106,15 @@ def evaluate(
         raise UsageError("expected --data FOLDER, or --predictions FILE with --ground-truth FILE")
     check_writable(out, folder=True)
     QUIET.set(QUIET.get() or json)
-    name: str | None = None
+    predictor: Predictor | None = None
     if data is not None:
         predictor = model.load()
-        name = predictor.spec.name
         truth = GroundTruth.open(files.open(data), split, allow_missing=allow_missing)
         measured = _tasks(task, truth, predictor)
+        if store_thresholds:
+            check_writable(_own_folder(model.model), folder=True)
+            kind: Task = "instances" if predictor.spec.architecture.masks else "boxes"
+            measured = tuple(dict.fromkeys((*measured, kind)))
         with counting("evaluated") as progress:
             common: Any = {"threshold": threshold, "max_detections": max_detections}
             common["progress"] = progress
@@ -122,6 +130,7 @@ def evaluate(
             raise UsageError("--predictions and --ground-truth go together; give both")
         of_model = {"split": split, "task": task, "threshold": threshold}
         of_model |= {"tiles": model.tiles, "overlap": model.overlap}
+        of_model |= {"store-thresholds": store_thresholds or None}
         for option, given in of_model.items():
             if given is not None:
                 raise UsageError(f"--{option} is for --data; a file says what it holds")
@@ -130,6 +139,8 @@ def evaluate(
             predictions, truth, allow_missing=allow_missing, max_detections=max_detections
         )
     figures = counts.compute()
+    if store_thresholds and predictor is not None:
+        _store_thresholds(_own_folder(model.model), predictor.spec, figures)
     report = metrics(figures, counts.seconds)
     write_json(out / "metrics.json", report)
     if truth.left_out:
@@ -141,7 +152,7 @@ def evaluate(
         )
     if counts.missing:
         print_line(f"{counts.missing} images have no predictions and were counted as empty")
-    _show(out, figures, name)
+    _show(out, figures, None if predictor is None else predictor.spec.name)
     each = ""
     if counts.seconds is not None:
         each = f", {1000 * counts.seconds / max(1, figures.images):.0f} ms each"
@@ -149,6 +160,34 @@ def evaluate(
     if json:
         print_json(report)
     return 0
+
+
+def _own_folder(model: str) -> Path:
+    """The folder of a model whose configuration may be rewritten."""
+    from panodetr.checkpoints.spec import CONFIG_FILE, FORMAT
+    from panodetr.validation import read_json
+
+    file = Path(model) / CONFIG_FILE
+    if not file.is_file() or read_json(file, dict[str, Any], UsageError).get("format") != FORMAT:
+        raise UsageError(
+            f"--store-thresholds changes {CONFIG_FILE} in the folder of a model of panodetr, and "
+            f"--model is {model!r}; panodetr convert makes such a folder"
+        )
+    return file.parent
+
+
+def _store_thresholds(folder: Path, spec: ModelSpec, figures: Figures) -> None:
+    from panodetr.checkpoints.spec import CONFIG_FILE, spec_to_json
+
+    of_objects = figures.instances or figures.boxes
+    assert of_objects is not None
+    found = {name: of.best_threshold for name, of in of_objects.per_class.items()}
+    best = {name: score for name, score in found.items() if score is not None}
+    write_json(folder / CONFIG_FILE, spec_to_json(replace(spec, class_thresholds=best)))
+    told = ", ".join(f"{name} {score:g}" for name, score in best.items())
+    print_line(
+        f"least scores stored in {folder / CONFIG_FILE}: {told or 'none, nothing was found'}"
+    )
 
 
 def _tasks(asked: str | None, truth: GroundTruth, model: Predictor) -> tuple[Task, ...]:

@@ -95,7 +95,7 @@ def detect(
     inputs: Inputs,
     /,
     *,
-    threshold: Fraction = 0.5,
+    threshold: Fraction | None = None,
     masks: bool = False,
     options: ImageOptions = ImageOptions(),  # noqa: B008 - frozen
 ) -> int:
@@ -108,7 +108,8 @@ def detect(
     Args:
         inputs: Images, folders of images, patterns, URLs, - for standard input, archives (tar,
             zip), Parquet, Hugging Face data sets on disk, and videos.
-        threshold: Least score of an object, 0 to 1.
+        threshold: Least score of an object, 0 to 1. Default: 0.5, or what was chosen for the
+            model's classes.
         masks: Find each object's pixels, too; in the JSON as COCO's run lengths.
         options: Files, formats, model, and how a large run is shared out.
 

@@ -11,6 +11,7 @@ import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from math import ceil
 from typing import Literal, NotRequired, TypedDict
 
 import hotcoco
@@ -52,6 +53,7 @@ class ClassPrecision:
         ap50: at IoU 0.5.
         ap75: at IoU 0.75.
         ar100: mean recall over the IoUs, of the 100 best predictions of each image.
+        best_threshold: the threshold of scores with the highest F1 at IoU 0.5, in hundredths.
         truths: objects in the ground truth, crowds not counted.
     """
 
@@ -59,6 +61,7 @@ class ClassPrecision:
     ap50: float | None
     ap75: float | None
     ar100: float | None
+    best_threshold: float | None
     truths: int
 
 
@@ -159,6 +162,7 @@ class AveragePrecision:
         # IoU T, recall R, category C, then all sizes and the 100 best predictions
         precision: NDArray[np.float64] = tables["precision"][..., 0, 2]  # T, R, C
         recall: NDArray[np.float64] = tables["recall"][..., 0, 2]  # T, C
+        scores: NDArray[np.float64] = tables["scores"][0, ..., 0, 2]  # R, C, at IoU 0.5
         stats = [None if value == -1 else float(value) for value in counted.stats]
         return DetectionFigures(
             **dict(zip(TWELVE, stats, strict=True)),
@@ -168,6 +172,7 @@ class AveragePrecision:
                     ap50=_mean(precision[0, :, row]),
                     ap75=_mean(precision[5, :, row]),
                     ar100=_mean(recall[:, row]),
+                    best_threshold=_best_threshold(precision[0, :, row], scores[:, row]),
                     truths=self._truths[category.id],
                 )
                 for row, category in enumerate(self.categories)
@@ -180,3 +185,12 @@ def _mean(values: NDArray[np.float64]) -> float | None:
     """Average over the ground truth: -1 stands for a category without objects."""
     known = values[values > -1]
     return float(np.mean(known)) if known.size else None
+
+
+def _best_threshold(precision: NDArray[np.float64], scores: NDArray[np.float64]) -> float | None:
+    """Find the threshold with the highest F1, of a class's precision and scores by recall (R,)."""
+    recall = np.linspace(0, 1, len(precision))
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
+    best = int(f1.argmax())
+    # Scores above a threshold are kept: it lies below that of the last prediction which is wanted.
+    return max(0.0, ceil(100 * scores[best] - 1) / 100) if f1[best] > 0 else None

@@ -62,13 +62,16 @@ def scale_boxes(boxes: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np
 
 
 def keep_queries(
-    logits: NDArray[np.float32], threshold: float, named: NDArray[np.bool_] | None = None
+    logits: NDArray[np.float32],
+    threshold: float | NDArray[np.float32],
+    named: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.intp]]:
     """Find the queries that can become segments, so that no other mask needs computing.
 
     Args:
         logits: (Q, C + 1), "no object" last.
-        threshold: scores up to and including it are dropped (the paper's 0.85).
+        threshold: scores up to and including it are dropped (the paper's 0.85); or (C,), each
+            class's own.
         named: as for `best_classes`.
 
     Returns:
@@ -76,7 +79,9 @@ def keep_queries(
         `threshold`, in rising order; their scores (N,) and classes (N,).
     """
     scores, classes = _best(softmax(logits), None if named is None else np.append(named, True))
-    keep = np.flatnonzero((classes != logits.shape[1] - 1) & (scores > threshold))
+    nothing = logits.shape[1] - 1
+    least = np.append(np.broadcast_to(threshold, nothing), np.inf).astype(np.float32)[classes]
+    keep = np.flatnonzero(scores > least)
     return keep, scores[keep], classes[keep]
 
 

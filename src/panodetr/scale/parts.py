@@ -25,7 +25,7 @@ from panodetr.errors import MissingExtra, PanodetrError, UsageError
 from panodetr.files import check_writable, is_leftover, write_bytes
 from panodetr.images.read import SUFFIXES, ImageSource, origin_of
 from panodetr.images.sources import STDIN, Source
-from panodetr.predict import DETECTION_THRESHOLD, Predictor
+from panodetr.predict import Predictor
 from panodetr.results.id_map import id_map_png
 from panodetr.results.result import DetectionResult, PanopticResult
 from panodetr.results.types import Task
@@ -218,8 +218,8 @@ def _results(model: Predictor, part: Part, job: Job, errors: list[dict[str, str]
         errors.append({"id": name, "source": source_of[name], "error": str(error)})
 
     if job.task is None:
-        threshold = DETECTION_THRESHOLD if job.threshold is None else job.threshold
-        results = model.detect_each(read(), threshold=threshold, masks=job.masks, refuse=refuse)
+        least = job.threshold
+        results = model.detect_each(read(), threshold=least, masks=job.masks, refuse=refuse)
     else:
         results = model.segment_each(read(), threshold=job.threshold, task=job.task, refuse=refuse)
     before = time.perf_counter()

@@ -14,7 +14,6 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.exceptions import HTTPException
 
 from panodetr import __version__
-from panodetr.predict import DETECTION_THRESHOLD
 from panodetr.results.draw import Color
 from panodetr.results.types import Category, Task
 
@@ -56,7 +55,7 @@ class DetectQuery(Struct, forbid_unknown_fields=True):
     """The parameters of `/v1/detect`."""
 
     model: str | None = None
-    threshold: Fraction = DETECTION_THRESHOLD
+    threshold: Fraction | None = None
     masks: bool = False
 
 
@@ -92,7 +91,7 @@ class Work(NamedTuple):
             is written as a file.
         form: how the answer is written.
         task: of `segment`.
-        threshold: least score; None takes the model's own, and 0.5 of detections.
+        threshold: least score; None takes the model's own, of detections 0.5 or its classes' own.
         masks: how masks are written; None leaves them out.
         merge: for `Predictor.with_merge`, as pairs; none takes the model's own way.
     """

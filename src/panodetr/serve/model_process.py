@@ -24,7 +24,7 @@ from PIL import Image
 
 from panodetr.errors import ImageError, PanodetrError, UsageError
 from panodetr.images.read import read_image
-from panodetr.predict import DETECTION_THRESHOLD, Predictor
+from panodetr.predict import Predictor
 from panodetr.results.draw import colors_of
 from panodetr.results.id_map import id_map_png, run_starts
 from panodetr.results.interchange import CocoInstances, label_map, label_tiff, to_csv, to_geojson
@@ -99,8 +99,8 @@ def answer_batch(
             model = model.with_merge(**dict(work.merge)) if work.merge else model
             results: Any = model.segment(images, threshold=work.threshold, task=work.task)
         else:
-            least = DETECTION_THRESHOLD if work.threshold is None else work.threshold
-            results = model.detect(images, threshold=least, masks=work.masks is not None)
+            masks = work.masks is not None
+            results = model.detect(images, threshold=work.threshold, masks=masks)
         return [write_answer(result, work) for result in results]
     except Exception as error:
         if len(given) > 1:
