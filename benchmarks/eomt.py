@@ -7,6 +7,7 @@
 Random weights, an image of 960 by 1280, on a square of 640 (DETR: 800 by 1066), 15 queries kept,
 and no attention masked. All sides begin with the decoded image and end with a map of segments; each
 is a process of its own, and they take turns. DETR has no other side here: `inference.py` has one.
+`--int8` also tells what the operations of the int8 file took, which is measured apart.
 Rows of the same machine, versions and threads stay. The exit code is 1 where a floor does not hold.
 """
 
@@ -19,11 +20,13 @@ import statistics
 import sys
 import tempfile
 import time
+import zipfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
@@ -31,7 +34,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from harness.compare import threshold_keeping
 from harness.image import SAMPLE, BenchImage
 from harness.machine import describe_machine
-from harness.ours import Segmenting, run_network
+from harness.ours import Segmenting, open_model, run_network
 from harness.process import Side, in_fresh_process
 from harness.weights import write_random_model
 from panodetr.checkpoints.published import Published, find_published
@@ -41,6 +44,8 @@ from panodetr.export.export import export
 from panodetr.files import write_json
 from panodetr.model.config import DetrConfig, EomtConfig
 from panodetr.model.eomt import Eomt
+from panodetr.runtimes.graphs import read_openvino
+from panodetr.threads import omp_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,6 +152,31 @@ class Theirs:
         return {"logits": self._call().class_queries_logits[0].numpy()}
 
 
+def operations(file: Path) -> dict[str, float]:
+    """Milliseconds by kind of operation and precision, of both graphs of an OpenVINO file."""
+    import openvino
+
+    spec = open_model(file).spec
+    image = np.zeros((1, *(spec.preprocessing.multiple,) * 2, 3), np.uint8)
+    given: dict[str, Any] = {"images": image, "padding": np.zeros(image.shape[:3], np.bool_)}
+    given["query"] = np.arange(KEPT)
+    spent: dict[str, float] = {}
+    config = {"PERF_COUNT": True, "INFERENCE_NUM_THREADS": omp_threads() or 0}
+    with zipfile.ZipFile(file) as archive:
+        for part in ("detect", "masks"):
+            graph = read_openvino(archive.read(f"{part}.xml"), archive.read(f"{part}.bin"))
+            request = openvino.Core().compile_model(graph, "CPU", config).create_infer_request()
+            inputs = [given[port.get_any_name()] for port in graph.inputs]
+            for _ in range(3):  # of which the last counts
+                request.infer(inputs)
+            names = [port.get_any_name() for port in graph.outputs]
+            given |= {name: request.get_output_tensor(n).data for n, name in enumerate(names)}
+            for one in request.get_profiling_info():
+                kind = f"{one.node_type} {one.exec_type.rsplit('_', 1)[-1]}"
+                spent[kind] = spent.get(kind, 0) + one.real_time.total_seconds() * 1000
+    return dict(sorted(spent.items(), key=lambda item: -item[1])[:12])
+
+
 def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Measure one model: seconds and peaks by side, and whether the floors hold."""
     source = folder / name
@@ -183,6 +213,9 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         found["memory"] = ours["peak"] / theirs["peak"]
     floors = dict(FLOORS.get(name, {}))
     if int8 := found.get("int8"):
+        found["operations"] = in_fresh_process(
+            partial(operations, folder / f"{name}-int8"), options.threads
+        )
         found["int8 faster"] = ours["seconds"] / int8["seconds"]
         floors["int8 faster"] = INT8_FASTER
     found["floors"] = floors

@@ -67,19 +67,23 @@ class Recording(Observer):
         self.validations.append(validation)
 
 
-def draw_discs(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+def draw_discs(
+    rng: np.random.Generator, height: int = SIDE
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """A dark image with three bright discs apart, and its ids: background 1, discs 2 to 4."""
-    rows, columns = np.mgrid[:SIDE, :SIDE]
-    ids = np.ones((SIDE, SIDE), np.int32)
+    rows, columns = np.mgrid[:height, :SIDE]
+    ids = np.ones((height, SIDE), np.int32)
     corners = rng.permutation([(0, 0), (0, 1), (1, 0), (1, 1)])[:3]
     for number, corner in enumerate(corners, start=2):
-        y, x = (corner + 0.5) * SIDE / 2 + rng.uniform(-5, 5, 2)
+        y, x = (corner + 0.5) * (height / 2, SIDE / 2) + rng.uniform(-5, 5, 2)
         ids[(rows - y) ** 2 + (columns - x) ** 2 < rng.uniform(6, 10) ** 2] = number
-    light = np.where(ids > 1, 190, 40)[..., None] + rng.normal(0, 8, (SIDE, SIDE, 3))
+    light = np.where(ids > 1, 190, 40)[..., None] + rng.normal(0, 8, (height, SIDE, 3))
     return light.clip(0, 255).astype(np.uint8), ids
 
 
-def write_discs(folder: Path, count: int, seed: int = 0, split: str = "train") -> Dataset:
+def write_discs(
+    folder: Path, count: int, seed: int = 0, split: str = "train", height: int = SIDE
+) -> Dataset:
     """Write images of discs as COCO panoptic data."""
     rng = np.random.default_rng(seed)
     images: list[dict[str, object]] = []
@@ -88,7 +92,7 @@ def write_discs(folder: Path, count: int, seed: int = 0, split: str = "train") -
         (folder / part).mkdir(parents=True)
     for number in range(1, count + 1):
         name = f"{number}.png"
-        image, ids = draw_discs(rng)
+        image, ids = draw_discs(rng, height)
         colors = np.stack([ids, np.zeros_like(ids), np.zeros_like(ids)], axis=-1)
         Image.fromarray(image).save(folder / split / name)
         Image.fromarray(colors.astype(np.uint8)).save(folder / f"panoptic_{split}" / name)
@@ -96,7 +100,7 @@ def write_discs(folder: Path, count: int, seed: int = 0, split: str = "train") -
             {"id": i, "category_id": 10 if i > 1 else 20, "area": int((ids == i).sum())}
             for i in range(1, 5)
         ]
-        images.append({"id": number, "file_name": name, "height": SIDE, "width": SIDE})
+        images.append({"id": number, "file_name": name, "height": height, "width": SIDE})
         annotations.append({"image_id": number, "file_name": name, "segments_info": segments})
     categories = [
         {"id": 10, "name": "disc", "isthing": 1, "color": [255, 0, 0]},

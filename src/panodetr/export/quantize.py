@@ -87,6 +87,10 @@ def quantize(
             chosen for item in inputs["detect"] for chosen in _mask_inputs(run(item), names, spec)
         ]
     library = import_nncf()
+    # OpenVINO's transposed convolutions, EoMT's, are int8 where ranges are symmetric.
+    presets = dict.fromkeys(graphs, library.QuantizationPreset.MIXED)
+    if kind is EomtConfig:
+        presets["masks"] = library.QuantizationPreset.PERFORMANCE
     # A pattern may be of the other graph, so NNCF must not insist on each.
     scope = library.IgnoredScope(patterns=list(kept), validate=False)
     with redirect_stdout(sys.stderr):  # progress bars
@@ -95,7 +99,7 @@ def quantize(
                 graph,
                 library.Dataset(inputs[name]),
                 subset_size=len(inputs[name]),
-                preset=library.QuantizationPreset.MIXED,
+                preset=presets[name],
                 model_type=library.ModelType.TRANSFORMER,
                 ignored_scope=scope,
             )

@@ -53,7 +53,8 @@ class Doubling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """From (B, D, h, w) to (B, D, 2h, 2w)."""
         x = self.mix(F.gelu(self.enlarge(x)))
-        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        tokens = self.norm(x.permute(0, 2, 3, 1).flatten(1, 2))  # OpenVINO is slow with maps here
+        return tokens.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 
 class Eomt(Network):
@@ -63,7 +64,7 @@ class Eomt(Network):
     `every_block` with how much is masked.
     """
 
-    SOURCES = ("embeddings", "finest")
+    SOURCES = ("embeddings", "patches")
     config: EomtConfig
     backbone: Vit
 
@@ -172,11 +173,11 @@ class Eomt(Network):
 
     def sources(self, found: EomtFound) -> tuple[Tensor, ...]:
         """See `Network`."""
-        return found.embeddings, self.enlarge(found.patches)
+        return found.embeddings, found.patches
 
     def mask_part(self) -> nn.Module:
         """See `Network`."""
-        return _MasksOfOne()
+        return _MasksOfOne(self.doublings)
 
     def stages(self) -> list[list[nn.Module | nn.Parameter]]:
         """See `Network`: a quarter of the blocks each, and what is before and after them."""
@@ -196,9 +197,14 @@ class Eomt(Network):
 
 
 class _MasksOfOne(nn.Module):
-    """Dot products of one image's embeddings and map."""
+    """Masks of one image, whose map is made here and never leaves."""
 
-    def forward(self, embeddings: Tensor, finest: Tensor, query: Tensor) -> Tensor:
+    def __init__(self, doublings: nn.Sequential) -> None:
+        super().__init__()
+        self.doublings = doublings
+
+    def forward(self, embeddings: Tensor, patches: Tensor, query: Tensor) -> Tensor:
         """Mask logits (N, y, x) of the queries (N,) int64 from `Eomt.sources` of one image."""
+        pixels = self.doublings(patches).permute(0, 2, 3, 1)  # 1, y, x, D
         chosen = embeddings[0].index_select(0, query)  # N, D
-        return (chosen @ finest[0].flatten(1)).unflatten(1, finest.shape[-2:])
+        return (pixels[0] @ chosen.t()).permute(2, 0, 1)

@@ -32,7 +32,7 @@ class Network(nn.Module, ABC):
     """A network that finds a set of objects in an image.
 
     Attributes:
-        SOURCES: names of what the masks of an image are made from, the finest map last.
+        SOURCES: names of what the masks of an image are made from.
         config: its shape.
         backbone: what is usually trained before, on other data.
         queries: an embedding each.

@@ -26,9 +26,13 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Turn each logit into a probability by itself."""
-    return np.reciprocal(1 + np.exp(-np.maximum(logits, _LOWEST)))
+def sigmoid(
+    logits: NDArray[np.float32], out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Turn each logit into a probability by itself, in `out` if given, which may be `logits`."""
+    values = np.maximum(logits, _LOWEST, out=out)
+    values = np.exp(np.negative(values, out=values), out=values)
+    return np.reciprocal(np.add(values, 1, out=values), out=values)
 
 
 def best_classes(

@@ -139,7 +139,7 @@ def _graphs(model: Network, rule: Preprocessing) -> list[_Graph]:
     ]
     if sources:
         queries = torch.tensor([1, 0, 2]) % found[0].shape[1]
-        chosen = *(array[:1] for array in found[given:]), queries  # of the first image
+        chosen = *(array[:1].contiguous() for array in found[given:]), queries  # of one image
         part = model.mask_part().eval()
         graphs.append(("masks", part, chosen, (*sources, QUERY), MASKS_OUTPUTS))
     return graphs
@@ -153,7 +153,10 @@ _OPEN_SIZES = {
     "embeddings": {},
     "small_padding": {1: _AUTO, 2: _AUTO},
     "query": {0: _AUTO},
-    **{name: {2: _AUTO, 3: _AUTO} for name in ("memory", "coarse", "fine", "finer", "finest")},
+    **{
+        name: {2: _AUTO, 3: _AUTO}
+        for name in ("memory", "coarse", "fine", "finer", "finest", "patches")
+    },
 }
 """Which sizes of an input vary: height and width, images in detect, queries in masks."""
 

@@ -31,7 +31,8 @@ Shape = tuple[int | None, ...]
 DETECT_INPUTS = ("images", "padding")
 BOX_OUTPUTS = ("logits", "boxes")
 """What the detect graph gives out, the latter only of a model that has boxes of its own. Besides it
-gives what the masks graph takes, of one image at a time, of which "finest" is the largest map."""
+gives what the masks graph takes, of one image at a time; with "finest", if it is there, masks have
+one size."""
 
 QUERY = "query"
 """What else the masks graph takes."""
@@ -80,7 +81,7 @@ class GraphRuntime(Runtime):
         given = BOX_OUTPUTS if masks is None or "boxes" in detect.outputs else BOX_OUTPUTS[:1]
         _check("detect", detect, DETECT_INPUTS, (*given, *sources))
         if masks is not None:
-            _check("masks", masks, {*masks.inputs, "finest", QUERY}, MASKS_OUTPUTS)
+            _check("masks", masks, {*masks.inputs, QUERY}, MASKS_OUTPUTS)
         self._detect, self._masks = detect, masks
 
     def detect(
@@ -124,20 +125,29 @@ class GraphPrediction:
         """
         if self._masks is None:
             raise ValueError("this model has no mask head; export one that has")
-        height, width = self._outputs["finest"].shape[-2:]
-        at_once = max(1, CACHED_PIXELS // (height * width))
         found: list[Masks] = []
         for number, own in enumerate(queries):
             sources = {
                 name: self._outputs[name][number : number + 1] for name in mask_sources(self._masks)
             }
-            values = np.empty((len(own), height, width), np.float32)
-            for start in range(0, len(own), at_once):
-                part = slice(start, start + at_once)
-                asked = sources | {"query": own[part].astype(np.int64)}
-                values[part] = self._masks.run(asked)["masks"]
+            finest = sources.get("finest")
+            if finest is None:  # the graph makes it, once for all, and only then is its size known
+                asked = own if len(own) else np.zeros(1, np.intp)
+                values = self._run(sources, asked)[: len(own)]
+            else:
+                height, width = finest.shape[-2:]
+                values = np.empty((len(own), height, width), np.float32)
+                at_once = max(1, CACHED_PIXELS // (height * width))
+                for start in range(0, len(own), at_once):
+                    part = slice(start, start + at_once)
+                    values[part] = self._run(sources, own[part])
             found.append(NumpyMasks(values))
         return found
+
+    def _run(self, sources: Arrays, query: NDArray[np.intp]) -> NDArray[np.float32]:
+        assert self._masks is not None
+        found = self._masks.run(sources | {QUERY: query.astype(np.int64)})["masks"]
+        return found.astype(np.float32, copy=False)
 
 
 def import_extra(library: str) -> Any:
