@@ -66,7 +66,7 @@ def test_the_bundled_model_goes_on_with_other_classes_and_more_queries(
     assert told[0].startswith("nuclei knows no such objects; kept of it are tiles of 96 pixels")
     assert told[1] == "from nuclei"
     assert "class_head: 1 of 2 classes copied by name (background), 1 initialised (cell)" in told
-    assert f"queries: {queries - 8} copied, 8 more initialised" in told
+    assert f"queries: {queries - 8} copied, 8 more begin as copies with noise" in told
     steps = [line.split()[1] for line in told if line.startswith("step ")]
     assert steps == ["0/4", "1/4", "2/4", "2/4", "3/4", "4/4", "4/4"]
     assert sum("validation: thing PQ 0." in line and "mask AP 0." in line for line in told) == 3

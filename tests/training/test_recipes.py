@@ -209,3 +209,16 @@ def test_the_bundled_models_recipe_is_the_one_it_was_made_with() -> None:
         made.threshold, made.duplicate_iou, made.single_component
     )  # fmt: skip
     check_start(config)
+
+
+def test_the_second_stage_sees_larger_tiles_with_more_queries() -> None:
+    data = RecipeData(categories=OWN.categories[:1], images=475, masks=True)
+    first = configure("nuclei", data).spec
+    config = configure("nuclei-larger-tiles", data, ["start=nuclei"])
+    rule = config.spec.preprocessing
+    assert rule == replace(first.preprocessing, tile=128)
+    assert config.spec.architecture == replace(first.architecture, num_queries=90)
+    assert config.start == "nuclei"
+    assert config.augmentation.size == rule.tile * rule.enlarge  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(UsageError, match="name it: --set start=CHECKPOINT"):
+        configure("nuclei-larger-tiles", data)

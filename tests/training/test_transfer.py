@@ -15,7 +15,7 @@ from panodetr.errors import UsageError
 from panodetr.model.detr import Detr
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
-from panodetr.training.start import make_model
+from panodetr.training.start import QUERY_NOISE, make_model
 
 
 def category(index: int, name: str) -> Category:
@@ -93,7 +93,10 @@ def test_classes_of_other_names_are_joined_to_those_of_the_checkpoint(
 
 @pytest.mark.parametrize(
     ("queries", "note"),
-    [(4, "queries: the first 4 of 6 copied"), (9, "queries: 6 copied, 3 more initialised")],
+    [
+        (4, "queries: the first 4 of 6 copied"),
+        (9, "queries: 6 copied, 3 more begin as copies with noise"),
+    ],
 )
 def test_the_first_queries_are_copied(
     trained: tuple[Detr, TrainConfig], queries: int, note: str
@@ -102,7 +105,11 @@ def test_the_first_queries_are_copied(
     model, notes = make_model(with_shape(config, num_queries=queries))
     both = min(queries, 6)
     assert_close(model.queries.weight[:both], before.queries.weight[:both], rtol=0, atol=0)
-    assert model.queries.weight.isfinite().all()
+    more = model.queries.weight[6:] - before.queries.weight[: queries - both]
+    assert (more.abs().sum(1) > 0).all()  # no two queries answer alike
+    if len(more):
+        noise = QUERY_NOISE * before.queries.weight.std().item()
+        assert more.std().item() == pytest.approx(noise, rel=0.3)
     assert model.queries.weight.std().item() == pytest.approx(1, abs=0.1)
     assert notes[1:] == [note]
 

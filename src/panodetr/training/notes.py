@@ -104,7 +104,7 @@ def _note_kept(config: TrainConfig, start: ModelSpec | None) -> Iterator[str]:
     rule = config.spec.preprocessing
     if start is None or rule.tile is None:
         return
-    if rule.tile != start.preprocessing.tile:
+    if rule.enlarge != start.preprocessing.enlarge:  # fitted to the objects
         yield (
             f"images are seen in tiles of {rule.tile} pixels, at {rule.enlarge:.2g} of their size, "
             f"so that objects are as large as those that {config.start} has learned; choose "

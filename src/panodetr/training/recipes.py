@@ -288,30 +288,10 @@ def nuclei(data: RecipeData) -> TrainConfig:
     on which positions and boxes are easy to learn. Images are predicted in tiles that overlap by
     two thirds, so that every nucleus of up to 64 pixels is whole in one.
     """
-    tile, enlarge = 96, 1.5
+    spec = _nuclei_spec(data, tile=96, queries=50)
     return TrainConfig(
-        spec=ModelSpec(
-            name="nuclei",
-            architecture=detr_small(len(data.categories)),
-            categories=data.categories,
-            preprocessing=Preprocessing(
-                short_side=None,
-                long_side=None,
-                enlarge=enlarge,
-                tile=tile,
-                tile_overlap=tile * 2 // 3,
-                share_from=400,
-            ),
-            threshold=0.5,
-            duplicate_iou=0.5,
-            single_component=True,
-        ),
-        augmentation=CropAugmentation(
-            size=round(tile * enlarge),
-            least_scale=0.75 * enlarge,
-            most_scale=1.5 * enlarge,
-            color=0.2,
-        ),
+        spec=spec,
+        augmentation=_nuclei_crops(spec.preprocessing),
         sampling="area",
         # The paper's 0.1 leaves a query that repeats another's object at a score of 0.9.
         criterion=CriterionConfig(no_object=0.5),
@@ -328,6 +308,68 @@ def nuclei(data: RecipeData) -> TrainConfig:
         token_weight=1.0,
         attention_weight=1.0,
         validate_every=2000,
+    )
+
+
+def nuclei_larger_tiles(data: RecipeData, *, start: str | None = None) -> TrainConfig:
+    """The bundled model's second stage: larger tiles with more queries, from the first (`start`).
+
+    Tiles of 128 of the image's pixels overlap by 64, as before, so that an image has about a third
+    as many. What the first stage learned to see in 96 pixels, this one learns to place in 128.
+    """
+    if start is None:
+        raise UsageError(
+            "nuclei-larger-tiles goes on from a model that the recipe nuclei has trained; name it: "
+            "--set start=CHECKPOINT"
+        )
+    spec = _nuclei_spec(data, tile=128, queries=90)
+    crops = replace(_nuclei_crops(spec.preprocessing), paste=0.25)
+    return TrainConfig(
+        spec=spec,
+        augmentation=crops,
+        sampling="area",
+        criterion=CriterionConfig(no_object=0.3),
+        start=start,
+        steps=4000,
+        batch_size=8,
+        learning_rate=3e-4,
+        backbone_learning_rate=3e-4,
+        warmup=100,
+        decay=2000,
+        mask_objects=32,
+        validate_every=0,
+        validate_start=False,
+    )
+
+
+def _nuclei_spec(data: RecipeData, *, tile: int, queries: int) -> ModelSpec:
+    """The bundled model, with tiles of so many of an image's pixels, which overlap by 64."""
+    return ModelSpec(
+        name="nuclei",
+        architecture=detr_small(len(data.categories), num_queries=queries),
+        categories=data.categories,
+        preprocessing=Preprocessing(
+            short_side=None,
+            long_side=None,
+            enlarge=1.5,
+            tile=tile,
+            tile_overlap=64,
+            share_from=400,
+        ),
+        threshold=0.5,
+        duplicate_iou=0.5,
+        single_component=True,
+    )
+
+
+def _nuclei_crops(rule: Preprocessing) -> CropAugmentation:
+    """Crops of a tile's size, in which nuclei are half to as large as in the image."""
+    assert rule.tile is not None
+    return CropAugmentation(
+        size=round(rule.tile * rule.enlarge),
+        least_scale=0.75 * rule.enlarge,
+        most_scale=1.5 * rule.enlarge,
+        color=0.2,
     )
 
 
@@ -348,6 +390,7 @@ RECIPES: dict[str, Recipe] = {
     "eomt-coco-panoptic": eomt_coco_panoptic,
     "finetune": finetune,
     "nuclei": nuclei,
+    "nuclei-larger-tiles": nuclei_larger_tiles,
 }
 """By name; the first line of a recipe's docstring is what `panodetr recipes` says of it."""
 

@@ -36,6 +36,8 @@ _HINT = (
 _CLASS_HEAD = ("class_head.weight", "class_head.bias")
 _QUERIES = "queries.weight"
 _POSITIONS = "backbone.positions"
+QUERY_NOISE = 0.3
+"""Standard deviation of what is added to copies of queries, as a share of the queries' own."""
 _UNSEEN = (  # fields of an architecture that change no weight's shape
     "heads", "pre_norm", "positions", "position_input", "backbone.strides", "backbone.stem_stride",
     "backbone.stem_pool", "backbone.dilate_last",
@@ -256,15 +258,22 @@ def _copy_classes(
 
 
 def _copy_queries(given: Tensor, wanted: Tensor) -> str | None:
-    """Copy the first queries (Q, D); say so unless there are as many as before."""
+    """Copy the first queries (Q, D); say so unless there are as many as before.
+
+    More queries begin as copies, with noise: each then looks where a trained one does, and no two
+    answer alike. Random ones learn to look anywhere first.
+    """
     if given.shape[1] != wanted.shape[1]:
         return "initialised, of another width in the checkpoint"
-    count = min(len(given), len(wanted))
+    count, more = min(len(given), len(wanted)), len(wanted) - len(given)
     wanted[:count] = given[:count]
-    if len(wanted) < len(given):
+    if more < 0:
         return f"the first {count} of {len(given)} copied"
-    more = len(wanted) - count
-    return f"{count} copied, {more} more initialised" if more else None
+    if not more:
+        return None
+    copies = given[torch.arange(more) % count]
+    wanted[count:] = copies + QUERY_NOISE * copies.std() * torch.randn_like(copies)
+    return f"{count} copied, {more} more begin as copies with noise"
 
 
 def _part(key: str) -> str:
