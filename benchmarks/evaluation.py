@@ -197,7 +197,7 @@ def beside_the_model() -> None:
     from panodetr.checkpoints.spec import ModelSpec
     from panodetr.evaluation.evaluate import evaluate
     from panodetr.evaluation.ground_truth import TASKS, GroundTruth
-    from panodetr.model.config import detr_resnet50_panoptic
+    from panodetr.model.config import COCO_PANOPTIC_CLASSES, DetrConfig
     from panodetr.model.detr import Detr
     from panodetr.predict import Predictor
     from panodetr.runtimes.torch import TorchRuntime
@@ -206,7 +206,7 @@ def beside_the_model() -> None:
     truth = GroundTruth.open(DATA / "coco-panoptic", "")
     truth = replace(truth, images=truth.images[:3])
     torch.manual_seed(0)
-    architecture = detr_resnet50_panoptic()
+    architecture = DetrConfig(num_classes=COCO_PANOPTIC_CLASSES, masks=True)
     categories = tuple(replace(c, index=c.id) for c in truth.segment_categories)
     spec = ModelSpec(name="random", architecture=architecture, categories=categories, threshold=0.0)
     model = Predictor(

@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.machine import describe_machine
 from panodetr.files import write_json
 from panodetr.images.preprocess import Preprocessing
-from panodetr.model.config import detr_resnet101_panoptic
+from panodetr.model.config import RESNET101, DetrConfig
 from panodetr.model.detr import Detr
 from panodetr.runtimes.torch import TorchRuntime, compute_masks
 
@@ -94,7 +94,7 @@ def machine_rates(rounds: int) -> tuple[float, float]:
 def parts() -> dict[str, Callable[[], Any]]:
     """The network's parts in their order, each on what the ones before it gave."""
     torch.manual_seed(0)
-    network = Detr(detr_resnet101_panoptic(num_classes=250))
+    network = Detr(DetrConfig(backbone=RESNET101, num_classes=250, masks=True))
     for module in network.modules():  # activations keep their size through the layers
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)

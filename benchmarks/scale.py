@@ -30,7 +30,7 @@ from harness.machine import describe_machine
 from harness.weights import write_random_model
 from panodetr.images.preprocess import Preprocessing
 from panodetr.images.sources import find_sources
-from panodetr.model.config import detr_resnet50
+from panodetr.model.config import DetrConfig
 
 SIDE = 256
 MANY = 100_000_000
@@ -54,7 +54,7 @@ def main() -> int:
         folder = Path(name)
         rule = Preprocessing(short_side=SIDE, long_side=2 * SIDE)
         image = BenchImage(file=SAMPLE, size=(SIDE, SIDE))
-        model = write_random_model(folder / "r50", detr_resnet50(), image, 10, rule)
+        model = write_random_model(folder / "r50", DetrConfig(num_classes=91), image, 10, rule)
         shares = write_images(folder / "images", options.data, options.images, options.workers)
         some = 0.85 * model.threshold  # keeps about as many queries in images of other sizes
         command = ["--model", str(model.folder), "--threshold", str(some)]

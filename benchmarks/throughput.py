@@ -31,7 +31,7 @@ from harness.weights import RandomModel, write_random_model
 from panodetr.images.preprocess import Preprocessing
 from panodetr.images.sources import find_sources
 from panodetr.images.views import BATCH_PIXELS, read_tiled, view_batches
-from panodetr.model.config import detr_resnet50
+from panodetr.model.config import DetrConfig
 
 RULE = Preprocessing(short_side=256, long_side=427)
 KEPT = 15
@@ -56,7 +56,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         size = BenchImage(file=next(iter(options.data.iterdir())), size=(256, 341))
-        model = write_random_model(folder / "model", detr_resnet50(), size, KEPT, RULE)
+        model = write_random_model(folder / "model", DetrConfig(num_classes=91), size, KEPT, RULE)
         links = link_images(options.data, folder / "images", each)
         batches = prepare(links[: min(each, 200)])
         for turn in range(options.turns):

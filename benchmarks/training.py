@@ -171,7 +171,7 @@ def prepare_ours(
 ) -> Step:  # fmt: skip
     from panodetr.checkpoints.spec import ModelSpec
     from panodetr.data.augment import PaperAugmentation
-    from panodetr.model.config import detr_resnet50_panoptic
+    from panodetr.model.config import DetrConfig
     from panodetr.model.detr import Detr
     from panodetr.objective.auxiliary import AuxiliaryHeads
     from panodetr.objective.criterion import compute_losses
@@ -184,7 +184,9 @@ def prepare_ours(
     category = Category(index=0, id=0, name="any", is_thing=True, color=(0, 0, 0))
     config = TrainConfig(
         spec=ModelSpec(
-            name="step", architecture=detr_resnet50_panoptic(CLASSES), categories=(category,)
+            name="step",
+            architecture=DetrConfig(num_classes=CLASSES, masks=True),
+            categories=(category,),
         ),
         augmentation=PaperAugmentation(),
         frozen_stages=1,

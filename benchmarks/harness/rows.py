@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from harness.image import SAMPLE
 from panodetr.errors import UsageError
 from panodetr.images.preprocess import Preprocessing
-from panodetr.model.config import DetrConfig, detr_resnet101, detr_resnet101_panoptic
+from panodetr.model.config import RESNET101, DetrConfig
 
 SideName: TypeAlias = Literal[
     "segment-theirs",
@@ -233,8 +233,12 @@ class Scale:
         saved: what results are saved of.
     """
 
-    segmenter: DetrConfig = field(default_factory=detr_resnet101_panoptic)
-    detector: DetrConfig = field(default_factory=detr_resnet101)
+    segmenter: DetrConfig = field(
+        default_factory=lambda: DetrConfig(backbone=RESNET101, num_classes=250, masks=True)
+    )
+    detector: DetrConfig = field(
+        default_factory=lambda: DetrConfig(backbone=RESNET101, num_classes=91)
+    )
     kept: int = 15
     rule: Preprocessing = field(default_factory=Preprocessing)
     image: Path = SAMPLE

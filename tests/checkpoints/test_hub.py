@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import socket
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from panodetr.checkpoints.save import save_pretrained
 from panodetr.checkpoints.spec import SAFETENSORS, ModelSpec, spec_to_json
 from panodetr.cli.main import main
 from panodetr.errors import CheckpointError
-from panodetr.model.config import COCO_CLASSES, RESNET18, detr_resnet50
+from panodetr.model.config import COCO_CLASSES, RESNET18, DetrConfig
 from panodetr.model.detr import Detr
 
 if TYPE_CHECKING:
@@ -233,9 +232,11 @@ def test_a_model_is_loaded_by_its_id(hub: Hub, tmp_path: Path, tiny_spec: ModelS
 
 
 def test_a_single_file_is_loaded_by_its_name(hub: Hub, tmp_path: Path) -> None:
-    architecture = replace(detr_resnet50(), num_classes=COCO_CLASSES, encoder_layers=1)
     torch.manual_seed(0)
-    model = Detr(replace(architecture, backbone=RESNET18, decoder_layers=1, ffn_dim=32))
+    shape = DetrConfig(
+        backbone=RESNET18, num_classes=COCO_CLASSES, encoder_layers=1, decoder_layers=1, ffn_dim=32
+    )
+    model = Detr(shape)
     torch.save({"model": FACEBOOK.from_ours(model.state_dict())}, tmp_path / "boxes.pth")
     contents = (tmp_path / "boxes.pth").read_bytes()
     hub.files[ID] |= {"boxes.pth": contents, "old/boxes.pth": contents}

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -8,12 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.objective.scene import ARCHITECTURE
+from tests.shapes import detr_shape
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from panodetr.model import config as named
-from panodetr.model.config import DetrConfig
+from panodetr.checkpoints.published import find_published
+from panodetr.model.config import DetrConfig, detr_small
 from panodetr.model.detr import Detr, shrink
 from panodetr.model.mask_head import Norm
 
@@ -56,21 +56,23 @@ def shapes(config: DetrConfig, height: int, width: int) -> tuple[tuple[int, ...]
 
 
 @pytest.mark.parametrize(
-    ("make", "depths", "stride", "masks"),
+    ("name", "depths", "stride", "masks"),
     [
-        (named.detr_resnet50, (3, 4, 6, 3), 32, False),
-        (named.detr_resnet101, (3, 4, 23, 3), 32, False),
-        (named.detr_resnet50_dc5, (3, 4, 6, 3), 16, False),
-        (named.detr_resnet101_dc5, (3, 4, 23, 3), 16, False),
-        (named.detr_resnet50_panoptic, (3, 4, 6, 3), 32, True),
-        (named.detr_resnet101_panoptic, (3, 4, 23, 3), 32, True),
-        (named.detr_resnet50_dc5_panoptic, (3, 4, 6, 3), 16, True),
+        ("50", (3, 4, 6, 3), 32, False),
+        ("101", (3, 4, 23, 3), 32, False),
+        ("50-dc5", (3, 4, 6, 3), 16, False),
+        ("101-dc5", (3, 4, 23, 3), 16, False),
+        ("50-panoptic", (3, 4, 6, 3), 32, True),
+        ("101-panoptic", (3, 4, 23, 3), 32, True),
+        ("50-dc5-panoptic", (3, 4, 6, 3), 16, True),
     ],
 )
-def test_named_models_have_the_papers_shapes(
-    make: Callable[[], DetrConfig], depths: tuple[int, ...], stride: int, masks: bool
+def test_published_models_have_the_papers_shapes(
+    name: str, depths: tuple[int, ...], stride: int, masks: bool
 ) -> None:
-    config = make()
+    published = find_published(f"facebook/detr-resnet-{name}")
+    assert published is not None
+    config = detr_shape(published.architecture)
     assert config.backbone.depths == depths
     assert shapes(config, 128, 192) == (
         (2, 100, 251 if masks else 92),
@@ -82,7 +84,7 @@ def test_named_models_have_the_papers_shapes(
 
 
 def test_the_small_model_sees_stride_8_and_draws_at_stride_2() -> None:
-    config = named.detr_small(2)
+    config = detr_small(2)
     assert shapes(config, 128, 128)[3:] == ((2, 128, 16, 16), (7, 64, 64))
     assert sum(p.numel() for p in Detr(config).parameters()) < 3.5e6  # 15 MB as float32
 
@@ -148,9 +150,10 @@ class Patches(nn.Module):
         return (pooled.repeat(1, 6, 1, 1)[:, :16],)
 
 
-def test_beyond_the_convolutions_padding_changes_nothing() -> None:
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_beyond_the_convolutions_padding_changes_nothing(pre_norm: bool) -> None:
     """So padded batches differ from single images through the backbone's borders alone."""
-    model = tiny(masks=False)
+    model = tiny(masks=False, pre_norm=pre_norm)
     model.backbone = Patches()  # pyright: ignore[reportAttributeAccessIssue]
     sizes = ((64, 96), (96, 64), (32, 160))
     pixels, padding = batch(*sizes)

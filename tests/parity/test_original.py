@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,18 @@ from tests.parity.weights import GoldenModel, outputs_of
 
 from harness.weights import build
 from panodetr.checkpoints.names import FACEBOOK
-from panodetr.model.config import DetrConfig, detr_resnet50_dc5, detr_resnet50_panoptic
+from panodetr.model.config import (
+    COCO_CLASSES,
+    COCO_PANOPTIC_CLASSES,
+    RESNET50,
+    DetrConfig,
+)
 
 MODELS = {
-    "facebook-detr-r50-panoptic": detr_resnet50_panoptic(),
-    "facebook-detr-r50-dc5": detr_resnet50_dc5(),
+    "facebook-detr-r50-panoptic": DetrConfig(num_classes=COCO_PANOPTIC_CLASSES, masks=True),
+    "facebook-detr-r50-dc5": DetrConfig(
+        backbone=replace(RESNET50, dilate_last=True), num_classes=COCO_CLASSES
+    ),
 }
 
 

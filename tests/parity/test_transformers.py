@@ -11,24 +11,17 @@ from torch import Tensor
 
 from harness.weights import build, measure_statistics, named_weights
 from panodetr.checkpoints.names import RESNET_5
-from panodetr.model.config import (
-    RESNET18,
-    DetrConfig,
-    detr_resnet50,
-    detr_resnet50_panoptic,
-    detr_resnet101,
-    detr_resnet101_panoptic,
-)
+from panodetr.model.config import RESNET18, RESNET101, DetrConfig
 
 pytestmark = pytest.mark.parity
 
 CONFIGS = {
     "r18": DetrConfig(backbone=RESNET18, num_classes=91),
     "r18-learned-positions": DetrConfig(backbone=RESNET18, num_classes=91, positions="learned"),
-    "r50": detr_resnet50(),
-    "r101": detr_resnet101(),
-    "r50-panoptic": detr_resnet50_panoptic(),
-    "r101-panoptic": detr_resnet101_panoptic(),
+    "r50": DetrConfig(num_classes=91),
+    "r101": DetrConfig(backbone=RESNET101, num_classes=91),
+    "r50-panoptic": DetrConfig(num_classes=250, masks=True),
+    "r101-panoptic": DetrConfig(backbone=RESNET101, num_classes=250, masks=True),
 }
 
 

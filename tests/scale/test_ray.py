@@ -23,7 +23,7 @@ from harness.image import SAMPLE, BenchImage
 from harness.weights import RandomModel, write_random_model
 from panodetr.cli.main import main
 from panodetr.images.preprocess import Preprocessing
-from panodetr.model.config import detr_resnet50
+from panodetr.model.config import DetrConfig
 
 from .conftest import read_rows
 
@@ -78,7 +78,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> RandomModel:
     rule = Preprocessing(short_side=SIDE, long_side=2 * SIDE)
     image = BenchImage(file=SAMPLE, size=(SIDE, SIDE + 40))
     folder = tmp_path_factory.mktemp("r50") / "r50"
-    return write_random_model(folder, detr_resnet50(), image, 5, rule)
+    return write_random_model(folder, DetrConfig(num_classes=91), image, 5, rule)
 
 
 @pytest.fixture(scope="module")

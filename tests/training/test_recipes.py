@@ -10,7 +10,7 @@ from panodetr.checkpoints.load import load_spec
 from panodetr.checkpoints.published import bundled, coco_detection, coco_panoptic
 from panodetr.data.augment import CropAugmentation, PaperAugmentation
 from panodetr.errors import UsageError
-from panodetr.model.config import detr_resnet50, detr_resnet50_panoptic, detr_resnet101_dc5
+from panodetr.model.config import RESNET101, DetrConfig
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
 from panodetr.training.notes import ObjectSizes
@@ -68,8 +68,7 @@ def test_the_papers_recipes_have_the_published_numbers(
 ) -> None:
     config = configure(name, data)
     assert_the_papers(config)
-    expected = detr_resnet50_panoptic(classes) if masks else detr_resnet50(classes)
-    assert config.spec.architecture == expected
+    assert config.spec.architecture == DetrConfig(num_classes=classes, masks=masks)
     assert config.steps == round(epochs * 118_287 / 64)
     assert config.drop == round(drop * 118_287 / 64)
     assert config.learned == ("masks" if name == "coco-panoptic-masks" else "all")
@@ -123,7 +122,7 @@ def test_a_detector_has_the_datas_classes_and_the_backbone_that_is_named() -> No
     assert spec.categories == OWN.categories
     assert spec.architecture.num_classes == 2
     config = configure("coco-detection", THINGS, ["backbone=resnet101-dc5"])
-    assert config.spec.architecture == detr_resnet101_dc5()
+    assert detr_shape(config.spec.architecture).backbone == replace(RESNET101, dilate_last=True)
 
 
 def test_masks_want_data_with_masks() -> None:

@@ -1,9 +1,9 @@
-"""The shapes of networks, and the named models of the papers (DETR's section 4, appendix A.4)."""
+"""The shapes of networks. Those of the published models are in `checkpoints/published.json`."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from msgspec import Meta, convert
@@ -295,42 +295,7 @@ COCO_CLASSES = 91  # ids 1 to 90 with gaps, and 0: the class head is indexed by 
 COCO_PANOPTIC_CLASSES = 250  # things keep their ids, stuff has ids up to 200
 
 
-def detr_resnet50(num_classes: int = COCO_CLASSES) -> DetrConfig:
-    """DETR of the paper: ResNet-50, box AP 42.0."""
-    return DetrConfig(backbone=RESNET50, num_classes=num_classes)
-
-
-def detr_resnet101(num_classes: int = COCO_CLASSES) -> DetrConfig:
-    """DETR-R101 of the paper: box AP 43.5."""
-    return DetrConfig(backbone=RESNET101, num_classes=num_classes)
-
-
-def detr_resnet50_dc5(num_classes: int = COCO_CLASSES) -> DetrConfig:
-    """DETR-DC5 of the paper: a dilated last stage, features of stride 16; box AP 43.3."""
-    return DetrConfig(backbone=replace(RESNET50, dilate_last=True), num_classes=num_classes)
-
-
-def detr_resnet101_dc5(num_classes: int = COCO_CLASSES) -> DetrConfig:
-    """DETR-DC5-R101 of the paper: box AP 44.9."""
-    return DetrConfig(backbone=replace(RESNET101, dilate_last=True), num_classes=num_classes)
-
-
-def detr_resnet50_panoptic(num_classes: int = COCO_PANOPTIC_CLASSES) -> DetrConfig:
-    """DETR-R50 with the panoptic mask head: PQ 43.4."""
-    return replace(detr_resnet50(num_classes), masks=True)
-
-
-def detr_resnet101_panoptic(num_classes: int = COCO_PANOPTIC_CLASSES) -> DetrConfig:
-    """DETR-R101 with the panoptic mask head: PQ 45.1, the model of the card."""
-    return replace(detr_resnet101(num_classes), masks=True)
-
-
-def detr_resnet50_dc5_panoptic(num_classes: int = COCO_PANOPTIC_CLASSES) -> DetrConfig:
-    """DETR-DC5-R50 with the panoptic mask head: PQ 44.6."""
-    return replace(detr_resnet50_dc5(num_classes), masks=True)
-
-
-def detr_small(num_classes: int, num_queries: int = 50) -> DetrConfig:
+def detr_small(num_classes: int) -> DetrConfig:
     """A DETR of a few million parameters for small objects, trained from scratch.
 
     Features have stride 8, masks stride 2. Batch norm is live: random features that are frozen
@@ -341,7 +306,7 @@ def detr_small(num_classes: int, num_queries: int = 50) -> DetrConfig:
         stem_width=24, stem_pool=False, norm="batch",
     )  # fmt: skip
     return DetrConfig(
-        backbone=backbone, num_classes=num_classes, num_queries=num_queries, hidden_dim=128,
+        backbone=backbone, num_classes=num_classes, num_queries=50, hidden_dim=128,
         ffn_dim=512, encoder_layers=3, decoder_layers=3, dropout=0.0, position_input=True,
         masks=True,
     )  # fmt: skip
