@@ -47,7 +47,7 @@ from panodetr.results.panoptic import (
 from panodetr.results.result import DetectionResult, PanopticResult, name_detections
 from panodetr.results.tiles import Tile, join_candidates, join_tiles
 from panodetr.results.types import TASKS, Box, Candidates, Category, CoarseMask, Segment, Task
-from panodetr.runtimes.base import Prediction, ResizingRuntime, Runtime, SharingRuntime
+from panodetr.runtimes.base import DeviceRuntime, Prediction, Runtime
 from panodetr.threads import stop_if_unwanted
 
 _Answer: TypeAlias = tuple[list[Candidates] | None, SegmentMap | None]
@@ -410,7 +410,7 @@ class Predictor:
                 refused=refuse is not None,
                 streams=streams.count,
                 resized=not self._resizes,
-                cell=self.runtime.cell if isinstance(self.runtime, SharingRuntime) else None,
+                cell=self.runtime.cell if isinstance(self.runtime, DeviceRuntime) else None,
             )
             left, count = 0, 0
             tiles, parts = list[list[Tile]](), list[list[tuple[Box, Candidates]]]()
@@ -440,26 +440,26 @@ class Predictor:
     @property
     def _resizes(self) -> bool:
         """Whether the runtime resizes images, and not this."""
-        resizes = isinstance(self.runtime, ResizingRuntime) and self.runtime.resizes
+        resizes = isinstance(self.runtime, DeviceRuntime) and self.runtime.resizes
         return resizes and self.spec.preprocessing.multiple == 1
 
     def _run_network(self, images: list[TiledImage], views: list[View]) -> Prediction:
-        region, rule = views[0].region, self.spec.preprocessing
-        if region is not None and isinstance(self.runtime, SharingRuntime):
-            y0, x0, y1, x1 = region
-            pixels = images[views[0].image].pixels[y0:y1, x0:x1]
-            whole = processed_size((y1 - y0, x1 - x0), rule)
-            corners = [
-                (round((view.box[0] - y0) * rule.enlarge), round((view.box[1] - x0) * rule.enlarge))
-                for view in views
-            ]
-            if self._resizes:
-                return self.runtime.detect_tiles(pixels, corners, views[0].size, whole)
-            return self.runtime.detect_tiles(resize(pixels, whole), corners, views[0].size)
-        pixels = np.stack([view.pixels for view in views])
-        if isinstance(self.runtime, ResizingRuntime) and self._resizes:
-            return self.runtime.detect(pixels, None, views[0].size)
-        return self.runtime.detect(pixels, None)
+        runtime, rule, first = self.runtime, self.spec.preprocessing, views[0]
+        if first.region is None or not isinstance(runtime, DeviceRuntime):
+            pixels = np.stack([view.pixels for view in views])
+            if isinstance(runtime, DeviceRuntime) and self._resizes:
+                return runtime.detect(pixels, None, first.size)
+            return runtime.detect(pixels, None)
+        y0, x0, y1, x1 = first.region
+        pixels = images[first.image].pixels[y0:y1, x0:x1]
+        whole = processed_size((y1 - y0, x1 - x0), rule)
+        corners = [
+            (round((view.box[0] - y0) * rule.enlarge), round((view.box[1] - x0) * rule.enlarge))
+            for view in views
+        ]
+        if self._resizes:
+            return runtime.detect_tiles(pixels, corners, first.size, whole)
+        return runtime.detect_tiles(resize(pixels, whole), corners, first.size)
 
     def _panoptic_result(
         self, image: TiledImage, tiles: list[Tile], task: Task = "panoptic"

@@ -88,14 +88,17 @@ class Runtime(Protocol):
 
 
 @runtime_checkable
-class ResizingRuntime(Runtime, Protocol):
-    """A runtime whose device can resize images, too.
+class DeviceRuntime(Runtime, Protocol):
+    """A runtime that can resize images on its device, and computes once what tiles share.
 
     Attributes:
-        resizes: whether it should.
+        resizes: whether it should resize.
+        cell: pixels of the model's input, each way, that tiles of one region must lie apart to
+            share features, or a multiple of it; None where this model's tiles share nothing.
     """
 
     resizes: bool
+    cell: int | None
 
     def detect(
         self,
@@ -105,18 +108,6 @@ class ResizingRuntime(Runtime, Protocol):
     ) -> Prediction:
         """Run as `Runtime.detect`, on images that are resized to a height and width, if given."""
         ...
-
-
-@runtime_checkable
-class SharingRuntime(Runtime, Protocol):
-    """A runtime that computes once what overlapping tiles of one region share.
-
-    Attributes:
-        cell: pixels of the model's input, each way, that tiles must lie apart, or a multiple of
-            it; None where this model's tiles share nothing.
-    """
-
-    cell: int | None
 
     def detect_tiles(
         self,

@@ -197,7 +197,7 @@ class TorchRuntime(Runtime):
         size: Size,
         whole: Size | None = None,
     ) -> TorchPrediction:
-        """See `SharingRuntime`: the backbone runs once, on the region.
+        """See `DeviceRuntime`: the backbone runs once, on the region.
 
         Of tiles that overlap by two thirds that saves a fifth of all work
         (`benchmarks/large.py --whole 2048`). Features at a tile's borders then know what lies
