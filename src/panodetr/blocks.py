@@ -19,7 +19,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from panodetr.errors import ImageError, MissingExtra, UsageError
+from panodetr.errors import ImageError, UsageError, import_extra
 from panodetr.files import atomic_write
 from panodetr.images.preprocess import Preprocessing
 from panodetr.images.read import MAX_PIXELS, read_image
@@ -92,8 +92,7 @@ def segment_large(
         UsageError: the model sees images as a whole, or as `Predictor.segment`.
         PanodetrError: the system refused to write.
     """
-    import zarr
-
+    zarr = import_extra("zarr")
     path, folder = Path(path), Path(folder)
     rule = model.spec.preprocessing
     if rule.tile is None:
@@ -111,7 +110,7 @@ def segment_large(
         geojson_file.open("w", encoding="utf-8") as features,
     ):
         # Objects reach beyond their blocks, and a TIFF cannot be written out of order.
-        store: Any = zarr.create_array(
+        store = zarr.create_array(
             scratch, shape=image.size, chunks=(STORED_TILE, STORED_TILE), dtype="int32"
         )
         features.write('{"type": "FeatureCollection", "features": [')
@@ -270,18 +269,14 @@ def open_large(
         ImageError: the file is missing, or neither, or its pieces are too large.
         MissingExtra: zarr is not installed.
     """
-    try:
-        import zarr
-    except ImportError as error:
-        raise MissingExtra("reading an image by regions", "large") from error
+    zarr = import_extra("zarr")
     with ExitStack() as opened:
         try:
             if path.is_dir():
-                opened_path: Any = zarr.open(path, mode="r")
-                values, axes = _open_zarr(opened_path)
+                values, axes = _open_zarr(zarr.open(path, mode="r"))
             else:
                 series = opened.enter_context(tifffile.TiffFile(path)).series[0]
-                values: Any = zarr.open(series.aszarr(level=0), mode="r")
+                values = zarr.open(series.aszarr(level=0), mode="r")
                 axes = series.axes.lower()
             size = values.shape[axes.index("y")], values.shape[axes.index("x")]
         except Exception as error:  # as above

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,6 +64,30 @@ class MissingExtra(PanodetrError):
         super().__init__(
             f"{what} needs libraries that are not installed; pip install 'panodetr[{extra}]'"
         )
+
+
+_EXTRAS = {
+    "av": ("reading a video", "video"),
+    "nncf": ("quantising to int8", "openvino"),
+    "onnxruntime": ("running a model in ONNX Runtime", "onnx"),
+    "onnxscript": ("writing a model for ONNX Runtime", "onnx"),
+    "openvino": ("running a model in OpenVINO", "openvino"),
+    "pyarrow": ("reading a table of images", "tables"),
+    "zarr": ("reading an image by regions", "large"),
+}
+"""What needs a library that not everybody installs, and the extra of this package that has it."""
+
+
+def import_extra(name: str) -> Any:
+    """Import a module of one of the libraries in `_EXTRAS`.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise MissingExtra(*_EXTRAS[name.partition(".")[0]]) from error
 
 
 def did_you_mean(given: str, known: Iterable[str], otherwise: str) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from panodetr.checkpoints.load import load_checkpoint
 from panodetr.checkpoints.spec import ModelSpec, spec_to_json
-from panodetr.errors import CheckpointError, PanodetrError, UsageError
+from panodetr.errors import CheckpointError, PanodetrError, UsageError, import_extra
 from panodetr.export.quantize import calibration_batches, import_nncf, quantize
 from panodetr.files import check_writable
 from panodetr.results.decode import keep_queries, paired_box_iou, paired_mask_iou
@@ -35,7 +35,7 @@ from panodetr.runtimes.exported import (
     sha256,
     write_exported,
 )
-from panodetr.runtimes.graphs import GraphRuntime, compile_openvino, import_extra
+from panodetr.runtimes.graphs import GraphRuntime, compile_openvino
 from panodetr.runtimes.torch import TorchRuntime
 
 if TYPE_CHECKING:

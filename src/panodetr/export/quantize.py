@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.errors import CheckpointError
+from panodetr.errors import CheckpointError, import_extra
 from panodetr.images.read import read_size
 from panodetr.images.sources import find_sources
 from panodetr.images.views import cut_view, lay_tiles, read_tiled
 from panodetr.model.config import Architecture, DetrConfig, EomtConfig
 from panodetr.results.decode import keep_queries
-from panodetr.runtimes.graphs import Arrays, compile_openvino, import_extra, mask_sources
+from panodetr.runtimes.graphs import Arrays, compile_openvino, mask_sources
 
 if TYPE_CHECKING:
     import openvino

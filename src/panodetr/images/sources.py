@@ -22,7 +22,7 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from panodetr.errors import ImageError, MissingExtra, PanodetrError
+from panodetr.errors import ImageError, PanodetrError, import_extra
 from panodetr.images.read import (
     KNOWN,
     STARTS,
@@ -383,7 +383,7 @@ def _read_zip(source: Source, opened: ExitStack) -> Iterator[NamedImage]:
 
 def _read_parquet(source: Source, opened: ExitStack) -> Iterator[NamedImage]:
     """Read the rows of a table's column of images: bytes, or bytes and path as `datasets` has."""
-    parquet = _import("pyarrow.parquet")
+    parquet = import_extra("pyarrow.parquet")
     table = parquet.ParquetFile(_open(source.path, opened))
     rows = table.iter_batches(1)  # a few kB may unpack to rows of 1 GiB
     yield from _read_rows(source, table.schema_arrow, rows)
@@ -391,19 +391,9 @@ def _read_parquet(source: Source, opened: ExitStack) -> Iterator[NamedImage]:
 
 def _read_arrow(source: Source, opened: ExitStack) -> Iterator[NamedImage]:
     """Read a file of a Hugging Face data set on disk, as `save_to_disk` writes it."""
-    ipc = _import("pyarrow.ipc")
+    ipc = import_extra("pyarrow.ipc")
     table = opened.enter_context(ipc.open_stream(_open(source.path, opened)))
     yield from _read_rows(source, table.schema, table)
-
-
-def _import(name: str) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(name)
-    except ImportError as error:
-        what = "a video" if name == "av" else "a table of images"
-        raise MissingExtra(f"reading {what}", "video" if name == "av" else "tables") from error
 
 
 def _read_rows(source: Source, schema: Any, batches: Iterable[Any]) -> Iterator[NamedImage]:
@@ -436,7 +426,7 @@ def _image_column(path: str, schema: Any) -> str:
 
 def _read_video(source: Source, opened: ExitStack) -> Iterator[Frame]:
     """Read every n-th frame of the first video stream, turned as the file says."""
-    av = _import("av")
+    av = import_extra("av")
     local = not _URL.match(source.path)
     file = source.path if local else _open(source.path, opened)
     video = opened.enter_context(av.open(file))

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
+from panodetr.errors import import_extra
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.network import Network
 from panodetr.runtimes.graphs import (
@@ -31,7 +32,6 @@ from panodetr.runtimes.graphs import (
     QUERY,
     GraphRuntime,
     compile_openvino,
-    import_extra,
     load_onnx,
 )
 from panodetr.runtimes.torch import normalize_images

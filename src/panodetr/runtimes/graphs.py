@@ -9,14 +9,13 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from panodetr.errors import CheckpointError, MissingExtra
+from panodetr.errors import CheckpointError, import_extra
 from panodetr.results.masks import Masks, NumpyMasks
 from panodetr.runtimes.base import Runtime
 from panodetr.threads import omp_threads, refuse_fork
@@ -39,13 +38,6 @@ QUERY = "query"
 
 MASKS_OUTPUTS = ("masks",)
 
-EXTRAS = {
-    "onnxruntime": ("running a model in ONNX Runtime", "onnx"),
-    "onnxscript": ("writing a model for ONNX Runtime", "onnx"),
-    "openvino": ("running a model in OpenVINO", "openvino"),
-    "nncf": ("quantising to int8", "openvino"),
-}
-"""What needs a library that not everybody installs, and the extra of this package that has it."""
 
 CACHED_PIXELS = 270_000
 """Pixels of the finest map that the masks graph works on at a time: five masks of an image of 800
@@ -148,18 +140,6 @@ class GraphPrediction:
         assert self._masks is not None
         found = self._masks.run(sources | {QUERY: query.astype(np.int64)})["masks"]
         return found.astype(np.float32, copy=False)
-
-
-def import_extra(library: str) -> Any:
-    """Import one of the libraries in `EXTRAS`.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    try:
-        return import_module(library)
-    except ImportError as error:
-        raise MissingExtra(*EXTRAS[library]) from error
 
 
 def load_onnx(model: bytes) -> Graph:
