@@ -137,16 +137,14 @@ def share_weights(spec: ModelSpec, weights: Weights) -> Network:
     return model.eval()
 
 
-def load_spec(
-    source: str | Path, *, revision: str | None = None, dilation: bool | None = None
-) -> ModelSpec:
+def load_spec(source: str | Path, *, revision: str | None = None) -> ModelSpec:
     """Read a checkpoint's specification; no weight is read.
 
     On the hub only the configuration is fetched. A file of weights has none: the names and shapes
     of its tensors are read instead. Arguments and errors are those of `load_checkpoint`; weights
     that are damaged or do not fit the specification are not noticed.
     """
-    return _open(locate(source, revision, weights=False), source, dilation)[0]
+    return _open(locate(source, revision, weights=False), source, None)[0]
 
 
 def load_backbone(source: str | Path, config: ResNetConfig | VitConfig) -> State:
@@ -349,16 +347,13 @@ def _read(
         is_part = tensor.nbytes < tensor.untyped_storage().nbytes()
         copies[key] = tensor.to(kind, memory_format=torch.contiguous_format, copy=is_part)
         # Its extremes show it, too, and take no memory.
-        if tensor.is_floating_point() and not all(map(isfinite, _extremes(copies[key]))):
+        filled = tensor.is_floating_point() and tensor.numel() > 0
+        if filled and not all(map(isfinite, map(float, copies[key].aminmax()))):
             raise CheckpointError(
                 f"{weights.file}: the weight {key} has NaN or infinite values; fetch the file "
                 "again, or take the model of an earlier step"
             )
     return copies
-
-
-def _extremes(tensor: torch.Tensor) -> list[float]:
-    return [float(end) for end in tensor.aminmax()] if tensor.numel() else []
 
 
 def _infer_architecture(

@@ -509,7 +509,10 @@ def _check_file(name: str) -> None:
         if path.is_dir():
             raise ImageError(f"{name}: this is a folder; expected an image file")
         if not path.exists():
-            raise ImageError(_missing(name, "no such file"))
+            reason = "no such file"
+            if _URL.match(name):
+                reason = "this is a URL; download the image and give the path of the file"
+            raise ImageError(f"{name}: {reason}")
         if not path.is_file():
             raise ImageError(f"{name}: this is a device or pipe; expected an image file")
         if path.stat().st_size == 0:
@@ -518,12 +521,6 @@ def _check_file(name: str) -> None:
         raise
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise ImageError(f"{name}: cannot be read: {_reason(error)}") from error
-
-
-def _missing(name: str, reason: str) -> str:
-    if _URL.match(name):
-        return f"{name}: this is a URL; download the image and give the path of the file"
-    return f"{name}: {reason}"
 
 
 def copy_tiff(path: Path) -> Path | io.BytesIO:

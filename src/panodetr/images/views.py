@@ -448,15 +448,13 @@ class Batching:
         """Put as many images together as fit a batch."""
         waiting: list[TiledImage] = []
         for found in read:
-            if isinstance(found, Refused):
-                if waiting:
-                    yield waiting
-                    waiting = []
+            refused = isinstance(found, Refused)
+            if waiting and (refused or self._filled([*waiting, found]) > 1):
+                yield waiting  # a small one need not wait
+                waiting = []
+            if refused:
                 yield found
                 continue
-            if waiting and self._filled([*waiting, found]) > 1:  # a small one need not wait
-                yield waiting
-                waiting = []
             waiting.append(found)
             if self._filled(waiting) >= 1:
                 yield waiting
