@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ import tifffile
 import zarr
 from numpy.typing import NDArray
 from scipy import ndimage
+from tests.process import python
 
 from panodetr.blocks import open_large, segment_large
 from panodetr.checkpoints.load import load_spec
@@ -184,9 +184,8 @@ def test_memory_does_not_depend_on_the_size_of_the_image(tmp_path: Path, tiny_fo
         file, large_tiles(), shape=shape, dtype=np.uint8, tile=stored, compression="zlib",
         photometric="rgb",
     )  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, __file__, file, tiny_folder], capture_output=True, text=True, check=True
-    )
+    done = python(__file__, file, tiny_folder)
+    assert done.returncode == 0, done.stderr
     objects, peak = map(int, done.stdout.split())
     assert objects == 80 * 64
     assert peak < 2 << 30

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tests.process import python
 
 import panodetr
 from panodetr.images.preprocess import resize
@@ -38,9 +37,7 @@ def test_an_exported_model_runs_in_onnx_runtime_alone(tiny_onnx: Path, tmp_path:
         code = snippet("onnxruntime").replace('about["threshold"]', str(threshold))
         code = "import sys; sys.modules['torch'] = sys.modules['panodetr'] = None\n" + code
         code += "\nnp.savez('answer', kept=kept, inside=inside, scores=scores)"
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
-        )
+        done = python("-c", code, cwd=tmp_path)
         assert done.stderr == ""
         answer = np.load(tmp_path / "answer.npz")
         assert len(kept) == {1.0: 0, 0.7: 4, 0.0: 5}[threshold]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from tests.process import python
 
 import panodetr
 from panodetr.evaluation.evaluate import evaluate
@@ -151,8 +150,7 @@ def test_average_precision_and_panoptic_quality_are_counted(
 
 
 def run(*arguments: str | Path) -> str:
-    command = [sys.executable, "-m", "panodetr", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    done = python("-m", "panodetr", *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

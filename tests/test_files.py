@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.process import python
 
 from panodetr.errors import PanodetrError
 from panodetr.files import (
@@ -28,16 +28,6 @@ from panodetr.files import (
 
 def names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
-
-
-def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 @given(st.binary(max_size=5000), st.binary(max_size=5000))
@@ -111,8 +101,8 @@ def test_killed_midway_the_old_file_or_folder_is_whole_and_a_new_one_is_not_ther
     write_bytes(path, b"old")
     write_bytes(folder / "config.json", b"old")
     for killed in (path, tmp_path / "new.bin"):
-        assert run(KILLED_IN_A_FILE, killed).returncode == -signal.SIGKILL
-    assert run(KILLED_IN_A_FOLDER, folder).returncode == -signal.SIGKILL
+        assert python("-c", KILLED_IN_A_FILE, killed).returncode == -signal.SIGKILL
+    assert python("-c", KILLED_IN_A_FOLDER, folder).returncode == -signal.SIGKILL
     assert path.read_bytes() == (folder / "config.json").read_bytes() == b"old"
     assert names(folder) == ["config.json"]
     (left,) = [name for name in names(tmp_path) if name not in ("file.bin", "model")]
@@ -152,9 +142,9 @@ def test_the_next_process_that_writes_removes_what_dead_ones_have_left(tmp_path:
         (KILLED_IN_A_FOLDER, folder),
         (KILLED_BETWEEN_RENAMES, folder),
     ):
-        assert run(code, killed).returncode == -signal.SIGKILL
+        assert python("-c", code, killed).returncode == -signal.SIGKILL
     assert not folder.exists()
-    assert run(WRITES, tmp_path / "b.bin").returncode == 0
+    assert python("-c", WRITES, tmp_path / "b.bin").returncode == 0
     assert names(tmp_path) == ["a model", "b.bin"]
     assert (folder / "config.json").read_bytes() == b"old"
 
@@ -178,7 +168,7 @@ def test_what_living_processes_and_other_machines_write_stays(tmp_path: Path) ->
             changed = time.time() - age
             os.utime(path, (changed, changed))
             kept |= {path.name} if stays else set()
-        assert run(WRITES, tmp_path / "b.bin").returncode == 0
+        assert python("-c", WRITES, tmp_path / "b.bin").returncode == 0
         assert set(names(tmp_path)) == kept
 
 
@@ -199,7 +189,7 @@ except PanodetrError as error:
 def test_no_room_is_one_line_that_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
     write_bytes(path, b"old")
-    done = run(FULL_DISK, path)
+    done = python("-c", FULL_DISK, path)
     assert done.stderr == ""
     assert done.stdout == f"cannot write {path}: File too large\n"
     assert path.read_bytes() == b"old"

@@ -1,22 +1,16 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
+from tests.process import python
 
 import panodetr
 
 
-def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
-    )
-
-
 def test_import_brings_neither_torch_nor_numpy() -> None:
     heavy = "{'torch', 'numpy', 'PIL', 'scipy', 'rich'} & set(sys.modules)"
-    assert python(f"import sys, panodetr; print({heavy})").stdout == "set()\n"
+    assert python("-c", f"import sys, panodetr; print({heavy})").stdout == "set()\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no module resource")
@@ -26,7 +20,7 @@ def test_import_takes_less_than_three_tenths_of_a_second() -> None:
     def seconds(code: str) -> float:
         # Of the processor, not of the clock: other programs may be running.
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        python(code)
+        python("-c", code)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

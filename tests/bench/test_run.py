@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.process import python
 
 from harness.process import Answer, Job, Laps
 from harness.rows import ROWS, Floors, Row, Scale, SideName, choose_rows
@@ -107,15 +106,8 @@ def test_whoever_starts_sides_is_small() -> None:
         "import sys, harness.run, harness.report\n"
         "print({'torch', 'transformers', 'scipy'} & set(sys.modules))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=BENCHMARKS,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout == "set()\n"
+    done = python("-c", code, cwd=BENCHMARKS)
+    assert done.stdout == "set()\n", done.stderr
 
 
 @pytest.mark.parity

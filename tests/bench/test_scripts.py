@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from tests.process import python
 
 from harness.process import Side
 from harness.rows import Scale
@@ -25,12 +25,8 @@ from panodetr.runtimes.torch import full_float32
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
-def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, BENCHMARKS / f"{name}.py", *arguments],
-        capture_output=True, text=True, timeout=600, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+def run(name: str, *arguments: str | Path) -> CompletedProcess[str]:
+    return python(BENCHMARKS / f"{name}.py", *arguments)
 
 
 def report(file: Path) -> Any:

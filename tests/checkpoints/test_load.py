@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.process import python
 from tests.shapes import as_detr, detr_shape
 
 from panodetr.checkpoints.huggingface import write_huggingface
@@ -113,9 +112,8 @@ def test_loading_does_not_import_pytorchs_compiler(
         "[load_checkpoint(source) for source in sys.argv[1:]]; "
         "print('torch._dynamo' in sys.modules)"
     )
-    order = [sys.executable, "-c", code, "nuclei", str(file)]
-    done = subprocess.run(order, capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout == "False\n"
+    done = python("-c", code, "nuclei", file)
+    assert done.stdout == "False\n", done.stderr
 
 
 def detector(tmp_path: Path, name: str, **extra: object) -> Path:

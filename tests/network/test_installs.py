@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from tests.process import python
 
 pytestmark = pytest.mark.network
 
@@ -23,8 +22,7 @@ TORCH = torch.__version__.split("+")[0]
 
 
 def pip(*arguments: str | Path) -> None:
-    command = [sys.executable, "-m", "pip", "-q", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = python("-m", "pip", "-q", *arguments)
     assert done.returncode == 0, done.stderr
 
 
@@ -76,13 +74,8 @@ def test_an_unknown_id_fails_soon_and_in_one_line(
 ) -> None:
     paths = os.pathsep.join([str(client), str(PROJECT / "src")])
     start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "panodetr", "convert", "owner/nothing", tmp_path / "out"],
-        env={**os.environ, **environment, "PYTHONPATH": paths, "HF_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    more = {**environment, "PYTHONPATH": paths, "HF_HOME": str(tmp_path)}
+    done = python("-m", "panodetr", "convert", "owner/nothing", tmp_path / "out", more=more)
     took = time.perf_counter() - start
     assert done.returncode == 1
     assert reason in done.stderr

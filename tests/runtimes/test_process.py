@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import onnxruntime
 import openvino
 import pytest
+from tests.process import python
 
 import panodetr
 
@@ -33,8 +32,7 @@ print(heard)
 
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
 def test_a_signal_is_heard_after_models_are_gone(tiny_folder: Path, runtime: str) -> None:
-    order = [sys.executable, "-c", SCRIPT, str(tiny_folder), runtime]
-    done = subprocess.run(order, capture_output=True, text=True, check=False)
+    done = python("-c", SCRIPT, tiny_folder, runtime)
     assert (done.returncode, done.stdout) == (0, "[1]\n"), done.stderr
 
 
@@ -115,17 +113,8 @@ def test_threads_and_processes_segment_alike_or_say_how(
 ) -> None:
     model = request.getfixturevalue("tiny_folder" if runtime == "torch" else f"tiny_{runtime}")
     (tmp_path / "script.py").write_text(SEGMENTED)
-    order = [sys.executable, "-W", "ignore", "script.py", str(model), runtime]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    done = subprocess.run(
-        order,
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    order = ("-W", "ignore", "script.py", model, runtime)
+    done = python(*order, cwd=tmp_path, more={"OMP_NUM_THREADS": "2"})
     assert done.returncode == 0, done.stderr
     with_parents, with_its_own = done.stdout.splitlines()
     if runtime == "torch":
@@ -161,10 +150,8 @@ print(*sizes[1:])
 @pytest.mark.skipif(sys.platform != "linux", reason="proc(5)")
 @pytest.mark.parametrize("model", ["tiny_folder", "tiny_openvino", "tiny_onnx"])
 def test_two_thousand_calls_take_no_more_memory(request: pytest.FixtureRequest, model: str) -> None:
-    order = [sys.executable, "-c", CALLS, str(request.getfixturevalue(model))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(order, capture_output=True, text=True, check=True, env=environment)
-    print(done.stdout)
+    done = python("-c", CALLS, request.getfixturevalue(model))
+    print(done.stdout, done.stderr)
     first, *later = map(int, done.stdout.split())
     assert max(later) - first < 4 << 20
 
