@@ -15,10 +15,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import panodetr
 from harness.agreement import agree, first_images
 from harness.compare import describe
 from harness.machine import describe_machine
-from harness.ours import open_model
 from harness.rows import Scale
 from harness.run import Workshop
 from panodetr.evaluation.ground_truth import GroundTruth
@@ -42,7 +42,7 @@ def main() -> None:
     truth = first_images(GroundTruth.open(options.data, "val"), options.images)
     with tempfile.TemporaryDirectory() as folder:
         other = _other(options.name, options.model, options.data, Path(folder))
-        figures = agree(open_model(options.model), other, truth, _tell)
+        figures = agree(panodetr.load(options.model, device="cpu"), other, truth, _tell)
     report = {
         "machine": describe_machine(),
         "model": options.model,
@@ -60,10 +60,11 @@ def main() -> None:
 
 def _other(name: str, model: str, data: Path, folder: Path) -> Predictor:
     if name == "bf16":
-        return open_model(model, precision="bfloat16")
+        return panodetr.load(model, device="cpu", precision="bfloat16")
     if name in RUNTIMES:
-        return open_model(model, RUNTIMES[name])
-    return open_model(Workshop(folder, Scale(), threads=2).int8(model, data / "train"))
+        return panodetr.load(model, device="cpu", runtime=RUNTIMES[name])
+    int8 = Workshop(folder, Scale(), threads=2).int8(model, data / "train")
+    return panodetr.load(int8, device="cpu")
 
 
 def _tell(done: int, count: int) -> None:

@@ -31,10 +31,11 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+import panodetr
 from harness.compare import threshold_keeping
 from harness.image import SAMPLE, BenchImage
 from harness.machine import describe_machine
-from harness.ours import Segmenting, open_model, run_network
+from harness.ours import Segmenting, run_network
 from harness.process import Side, in_fresh_process
 from harness.weights import write_random_model
 from panodetr.checkpoints.published import Published, find_published
@@ -156,7 +157,7 @@ def operations(file: Path) -> dict[str, float]:
     """Milliseconds by kind of operation and precision, of both graphs of an OpenVINO file."""
     import openvino
 
-    spec = open_model(file).spec
+    spec = panodetr.load(file, device="cpu").spec
     image = np.zeros((1, *(spec.preprocessing.multiple,) * 2, 3), np.uint8)
     given: dict[str, Any] = {"images": image, "padding": np.zeros(image.shape[:3], np.bool_)}
     given["query"] = np.arange(KEPT)

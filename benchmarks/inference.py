@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.machine import describe_machine
-from harness.report import as_json, describe_measurement, markdown_table
+from harness.report import as_json
 from harness.rows import ROWS, Scale, choose_rows
 from harness.run import Measured, measure
 from panodetr.errors import PanodetrError, UsageError
 from panodetr.files import check_writable, write_json
+from tables import inference_table
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 
@@ -57,7 +58,7 @@ def main() -> int:
     for group in measure(rows, Scale(), data=options.data, progress=_tell, **settings):
         done += group
         write_json(file, together(before, as_json(done, machine, **settings)))
-    print(f"{markdown_table(done)}\n{describe_measurement(machine, **settings)}")
+    print(inference_table(as_json(done, machine, **settings)))
     return 0 if all(measured.holds for measured in done) else 1
 
 

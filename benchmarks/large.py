@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import panodetr
+from harness.ours import Watched
 from panodetr.files import write_json
-from panodetr.runtimes.base import Prediction, Runtime
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 SIDES = (512, 1024, 1448, 2048)
@@ -61,33 +60,15 @@ def mosaic(data: Path, side: int, *, largest: bool) -> tuple[NDArray[np.uint8], 
     return whole[:side, :side], round(objects * side * side / whole[..., 0].size)
 
 
-class Timed(Runtime):
-    """A runtime that counts the seconds in the network, one batch at a time."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime, self.seconds = runtime, 0.0
-
-    def detect(self, images: NDArray[np.uint8], padding: NDArray[np.bool_] | None) -> Prediction:
-        found: Any = self._time(self.runtime.detect, images, padding)
-        found.masks = partial(self._time, found.masks)
-        return found
-
-    def _time(self, act: Callable[..., Any], *given: Any) -> Any:
-        began = time.perf_counter()
-        done = act(*given)
-        self.seconds += time.perf_counter() - began
-        return done
-
-
 def measure(data: Path, side: int, model: str, *, largest: bool) -> dict[str, float]:
     """Segment one image; give seconds, objects and peak memory."""
     predictor = panodetr.load(model, device="cpu")
-    timed = Timed(predictor.runtime)
+    watched = Watched(predictor.runtime)
     if not largest:  # else as users run it
-        predictor.runtime = timed
+        predictor.runtime = watched
     image, objects = mosaic(data, side, largest=largest)
     predictor.segment(image[:128, :128])  # warms up
-    timed.seconds = 0.0
+    watched.intervals.clear()
     seconds: dict[str, float] = {"side": side, "objects there": objects}
 
     def step(name: str, act: Callable[[], Any]) -> Any:
@@ -104,7 +85,7 @@ def measure(data: Path, side: int, model: str, *, largest: bool) -> dict[str, fl
     step("JSON", lambda: json.dumps(result.to_dict()))
     seconds["objects"] = sum(segment.is_thing for segment in result.segments)
     if not largest:
-        seconds["network"] = round(timed.seconds, 3)
+        seconds["network"] = round(sum(end - start for start, end in watched.intervals), 3)
         seconds["merging"] = round(seconds["segment"] - seconds["network"], 3)
         beside = seconds["merging"] + seconds["drawing"] + seconds["JSON"]
         seconds["beside the network"] = round(beside / seconds["network"], 3)

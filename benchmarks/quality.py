@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+import panodetr
 from harness.agreement import first_images
 from harness.machine import describe_machine
-from harness.ours import open_model
 from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.samples import Sample, read_sample
 from panodetr.evaluation.evaluate import evaluate
@@ -45,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
 
     truth = first_images(GroundTruth.open(options.data, options.split), options.images)
-    model = open_model(options.model)
+    model = panodetr.load(options.model, device="cpu")
     total = Counts(truth, ("panoptic",))
     total.seconds = 0.0
     kinds: dict[str, Counts] = {}

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,11 +24,10 @@ from typing import Any
 
 import pyarrow.parquet
 
-from harness.image import SAMPLE, BenchImage
+from harness.image import SAMPLE, BenchImage, link_images
 from harness.machine import describe_machine
 from harness.weights import write_random_model
 from panodetr.images.preprocess import Preprocessing
-from panodetr.images.sources import find_sources
 from panodetr.model.config import DetrConfig
 
 SIDE = 256
@@ -55,7 +53,9 @@ def main() -> int:
         rule = Preprocessing(short_side=SIDE, long_side=2 * SIDE)
         image = BenchImage(file=SAMPLE, size=(SIDE, SIDE))
         model = write_random_model(folder / "r50", DetrConfig(num_classes=91), image, 10, rule)
-        shares = write_images(folder / "images", options.data, options.images, options.workers)
+        shares = [folder / "images" / str(number) for number in range(options.workers)]
+        for number, share in enumerate(shares):
+            link_images(options.data, share, range(number, options.images, options.workers))
         some = 0.85 * model.threshold  # keeps about as many queries in images of other sizes
         command = ["--model", str(model.folder), "--threshold", str(some)]
         command += ["--device", "cpu", "--part-size", str(options.part_size), "--quiet"]
@@ -89,20 +89,6 @@ def main() -> int:
     }
     print(json.dumps(report, indent=2))
     return 0 if same and overhead <= options.most else 1
-
-
-def write_images(folder: Path, data: Path, count: int, shares: int) -> list[Path]:
-    """Link or copy images, repeated, into a folder for each share."""
-    found = [Path(source.path) for source in find_sources([data])]
-    for number in range(count):
-        source = found[number % len(found)]
-        target = folder / str(number % shares) / f"{number:06}{source.suffix}"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            target.hardlink_to(source.resolve())
-        except OSError:  # on another file system
-            shutil.copy(source, target)
-    return sorted(folder.iterdir())
 
 
 def run(commands: list[list[str]], limit: float) -> float:

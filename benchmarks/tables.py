@@ -100,8 +100,11 @@ def summary(folder: Path) -> str:
 def inference(folder: Path) -> str:
     """Every row of `inference.py`."""
     report = _read(folder, "inference")
-    if report is None:
-        return ""
+    return "" if report is None else inference_table(report)
+
+
+def inference_table(report: Report) -> str:
+    """The rows of a report of `inference.py`."""
     lines: list[tuple[str, ...]] = [
         ("work", "time", "", "floor", "", "peak memory", "outputs compared")
     ]

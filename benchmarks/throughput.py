@@ -17,7 +17,7 @@ import argparse
 import sys
 import tempfile
 import time
-from itertools import cycle, islice
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +25,10 @@ import psutil
 from numpy.typing import NDArray
 
 import panodetr
-from harness.image import BenchImage
+from harness.image import BenchImage, link_images
 from harness.machine import describe_machine
 from harness.weights import RandomModel, write_random_model
 from panodetr.images.preprocess import Preprocessing
-from panodetr.images.sources import find_sources
 from panodetr.images.views import BATCH_PIXELS, read_tiled, view_batches
 from panodetr.model.config import DetrConfig
 
@@ -57,7 +56,7 @@ def main() -> int:
         folder = Path(scratch)
         size = BenchImage(file=next(iter(options.data.iterdir())), size=(256, 341))
         model = write_random_model(folder / "model", DetrConfig(num_classes=91), size, KEPT, RULE)
-        links = link_images(options.data, folder / "images", each)
+        links = link_images(options.data, folder / "images", range(each))
         batches = prepare(links[: min(each, 200)])
         for turn in range(options.turns):
             network.append(run_network(model, batches, each))
@@ -72,20 +71,6 @@ def main() -> int:
     print(f"share: {ours / alone:.0%} (at least {options.least:.0%})")
     print(f"memory: {max(growth):+.0f} MiB from a quarter of a run to its end")
     return 1 if ours / alone < options.least or max(growth) > options.growth else 0
-
-
-def link_images(data: Path, folder: Path, count: int) -> list[Path]:
-    """Give as many images as asked for, by repetition, each a file of its own."""
-    folder.mkdir()
-    sources = find_sources([data])
-    links: list[Path] = []
-    for number, source in enumerate(islice(cycle(sources), count)):
-        links.append(folder / f"{number:06}{Path(source.path).suffix}")
-        try:
-            links[-1].hardlink_to(source.path)
-        except OSError:  # on another disk
-            links[-1].write_bytes(Path(source.path).read_bytes())
-    return links
 
 
 def prepare(images: list[Path]) -> list[NDArray[np.uint8]]:

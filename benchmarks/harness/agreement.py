@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+import panodetr
 from harness.compare import (
     Agreement,
     QueryAgreement,
@@ -17,7 +18,6 @@ from harness.compare import (
     network_answer,
     query_agreement,
 )
-from harness.ours import open_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,8 +49,8 @@ class OnData:
         """
         from panodetr.evaluation.ground_truth import GroundTruth
 
-        self.reference = open_model(reference)
-        self.other = open_model(other, precision=precision)
+        self.reference = panodetr.load(reference, device="cpu")
+        self.other = panodetr.load(other, device="cpu", precision=precision)
         self.truth = GroundTruth.open(data, "val")
         self.image = self.truth.images[0].path
 

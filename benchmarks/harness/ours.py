@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+import panodetr
 from harness.compare import kept_of, network_answer, threshold_keeping
 from panodetr.runtimes.base import Runtime
 
@@ -26,20 +27,7 @@ if TYPE_CHECKING:
     from panodetr.images.preprocess import Preprocessing
     from panodetr.predict import Predictor
     from panodetr.results.masks import Masks
-    from panodetr.runtimes.base import Precision, Prediction, RuntimeName
-
-
-def open_model(
-    source: str | Path, runtime: RuntimeName | None = None, precision: Precision = "float32"
-) -> Predictor:
-    """Load a model on the CPU; None runs an exported file as it was exported, and else in PyTorch.
-
-    Raises:
-        PanodetrError: there is no such model, or the runtime is not installed.
-    """
-    from panodetr.loading import load
-
-    return load(source, device="cpu", runtime=runtime, precision=precision)
+    from panodetr.runtimes.base import Prediction, RuntimeName
 
 
 def run_network(model: Predictor, image: NDArray[np.uint8]) -> Prediction:
@@ -67,12 +55,12 @@ class Segmenting:
         Args:
             source: a model, or an exported file.
             image: what is segmented.
-            runtime: what runs it; None as for `open_model`.
+            runtime: what runs it; None: PyTorch, or what an exported file was made for.
             kept: queries to be kept, by a threshold of its own: less precise arithmetic has other
                 scores, and masks are what takes the time. None: the model's own threshold.
             images: how many copies of the image one run segments.
         """
-        self.model = open_model(source, runtime)
+        self.model = panodetr.load(source, device="cpu", runtime=runtime)
         self.image = image.pixels()
         self.images = images
         self.threshold = self.model.spec.threshold
@@ -145,7 +133,7 @@ class Detecting:
     def __init__(
         self, model: RandomModel, image: BenchImage, runtime: RuntimeName | None = None
     ) -> None:
-        self.model = open_model(model.folder, runtime)
+        self.model = panodetr.load(model.folder, device="cpu", runtime=runtime)
         self.threshold = model.threshold
         self.image = image.pixels()
 
@@ -197,8 +185,8 @@ class Finishing:
     def __init__(self, model: RandomModel, image: BenchImage, kept: int) -> None:
         from panodetr.predict import Predictor
 
-        loaded = open_model(model.folder)
-        self.watch = _Watched(loaded.runtime)
+        loaded = panodetr.load(model.folder, device="cpu")
+        self.watch = Watched(loaded.runtime)
         self.model = Predictor(loaded.spec, self.watch)
         self.image = image.pixels()
         # An image of another size has other scores; there must be as many segments.
@@ -221,7 +209,7 @@ class Finishing:
         return {}
 
 
-class _Watched(Runtime):
+class Watched(Runtime):
     """A runtime that notes when it was at work."""
 
     def __init__(self, runtime: Runtime) -> None:

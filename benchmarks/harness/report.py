@@ -1,4 +1,4 @@
-"""What was measured, as JSON and as tables for the terminal and for Markdown."""
+"""What was measured, as JSON, and its figures in words."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from rich.table import Table
-
     from harness.compare import Agreement
     from harness.machine import Machine
     from harness.rows import Floors
     from harness.run import Measured, Spent
 
-HEADINGS = ("same work, same outputs", "floor", "measured", "peak memory", "agreement", "")
 _GIB = 1 << 30
 _MIB = 1 << 20
 
@@ -64,52 +61,11 @@ def _spent(spent: Spent | None) -> dict[str, Any] | None:
     return {"median": spent.median, "seconds": list(spent.seconds), "peak_bytes": spent.peak}
 
 
-def cells(measured: Measured) -> tuple[str, str, str, str, str, str]:
-    """Put a row in words, under `HEADINGS`."""
-    agreement = measured.agreement.text if measured.agreement else ""
-    if measured.error is not None:
-        verdict = f"FAILED: {measured.error}"
-    else:
-        verdict = "holds" if measured.holds else "FALLS SHORT"
-    floor = describe_floors(measured.row.floors)
-    figures = floor, _times(measured), _memory(measured)
-    return (measured.row.what, *figures, agreement, verdict)
-
-
-def rich_table(rows: Iterable[Measured]) -> Table:
-    """Lay rows out for the terminal."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*HEADINGS, box=None, pad_edge=False)
-    for measured in rows:
-        table.add_row(*(Text(cell) for cell in cells(measured)))
-    return table
-
-
-def markdown_table(rows: Iterable[Measured]) -> str:
-    """Lay rows out for Markdown."""
-    return markdown([HEADINGS, *(cells(measured) for measured in rows)])
-
-
 def markdown(lines: Sequence[Sequence[str]]) -> str:
     """Write a table in Markdown, its first line the headings."""
     shown = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     shown.insert(1, ["---"] * len(shown[0]))
     return "".join(f"| {' | '.join(line)} |\n" for line in shown)
-
-
-def describe_measurement(machine: Machine, *, repeats: int, threads: int) -> str:
-    """Say in a paragraph what a measurement was made on."""
-    caches = ", ".join(f"{name} {size}" for name, size in machine["caches"].items())
-    versions = ", ".join(f"{name} {found}" for name, found in machine["versions"].items())
-    memory = f"{machine['memory'] / _GIB:.0f} GiB of memory"
-    return (
-        f"Measured on {machine['date']}: {machine['processor']}, {machine['cores']} cores, "
-        f"{', '.join(part for part in (caches, memory) if part)}; {machine['system']}, "
-        f"Python {machine['python']}; {versions}. {threads} threads, float32, the median of "
-        f"{repeats} rounds or more, each side in a process of its own, run in turns.\n"
-    )
 
 
 def duration(seconds: float) -> str:
@@ -137,21 +93,3 @@ def describe_floors(floors: Floors) -> str:
     if floors.agreement is not None:
         parts.append(f"agreement ≥ {floors.agreement:g}")
     return ", ".join(parts)
-
-
-def _times(measured: Measured) -> str:
-    if measured.ours is None:
-        return ""
-    own = duration(measured.ours.median)
-    if measured.theirs is None or measured.faster is None:
-        return own
-    other = duration(measured.theirs.median)
-    if measured.row.share:
-        return f"{100 / measured.faster:.1f} % ({own} of {other})"
-    return f"{measured.faster:.1f}x ({own}, {other})"
-
-
-def _memory(measured: Measured) -> str:
-    if measured.memory is None or measured.ours is None or measured.theirs is None:
-        return ""
-    return f"1/{1 / measured.memory:.1f} ({size(measured.ours.peak)}, {size(measured.theirs.peak)})"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -190,21 +189,11 @@ def build(config: DetrConfig) -> Detr:
         return Detr(config).eval()
 
 
-def named_weights(
-    config: DetrConfig, given: Mapping[str, NDArray[np.float32]] | None = None
-) -> dict[str, Tensor]:
-    """Give a model's weights, under our names.
-
-    Args:
-        config: the network's shape.
-        given: weights under the original's names, taken as they are; all others follow from theirs.
-    """
+def named_weights(config: DetrConfig) -> dict[str, Tensor]:
+    """Give a model's weights, under our names; they follow from those of the original."""
     ours = without_counters(build(config).state_dict())
-    shapes = {key: t.shape for key, t in FACEBOOK.from_ours(ours).items()}
-    arrays = {key: value(key, shape) for key, shape in shapes.items()} | {
-        key: array for key, array in (given or {}).items() if key in shapes
-    }
-    return FACEBOOK.to_ours({key: torch.from_numpy(array) for key, array in arrays.items()}, ours)
+    theirs = {k: torch.from_numpy(value(k, t.shape)) for k, t in FACEBOOK.from_ours(ours).items()}
+    return FACEBOOK.to_ours(theirs, ours)
 
 
 def measure_statistics(config: DetrConfig, weights: dict[str, Tensor], pixels: Tensor) -> None:

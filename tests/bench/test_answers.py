@@ -22,7 +22,7 @@ from harness.compare import (
     threshold_keeping,
 )
 from harness.image import BenchImage
-from harness.ours import open_model, run_network
+from harness.ours import run_network
 from harness.process import Answer
 from harness.rows import Scale
 from harness.weights import write_random_model
@@ -131,7 +131,7 @@ def test_random_models_keep_so_many_queries_and_have_regions_for_masks(
         written = write_random_model(
             tmp_path / str(smooth), tiny_scale.segmenter, image, 3, tiny_scale.rule, smooth=smooth
         )
-        model = open_model(written.folder)
+        model = panodetr.load(written.folder, device="cpu")
         assert model.spec.threshold == written.threshold
         found = run_network(model, image.pixels())
         for factor in (0.999, 1, 1.001):  # none by a hair

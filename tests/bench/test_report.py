@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from harness.compare import Agreement, compare, network_answer
 from harness.machine import describe_machine
-from harness.report import as_json, cells, duration, markdown_table, rich_table
+from harness.report import as_json, describe_floors, duration
 from harness.rows import Floors, Row
 from harness.run import Measured, Spent
 
@@ -54,38 +56,32 @@ def agreeing(classes: float, box_iou: float, mask_iou: float) -> Measured:
 )
 def test_a_row_holds_where_every_floor_is_reached(row: Measured, holds: bool, floor: str) -> None:
     assert row.holds is holds
-    assert (cells(row)[1], cells(row)[-1]) == (floor, "holds" if holds else "FALLS SHORT")
+    assert describe_floors(row.row.floors) == floor
 
 
-def test_a_row_in_words() -> None:
-    row = measured(2.0, 9.0, 0.1)
-    assert cells(row)[2:5] == (
-        "13.0x (2.00 s, 26.00 s)", "1/8.0 (1.5 GiB, 12.0 GiB)", "15 kept",
-    )  # fmt: skip
-    one = replace(row.row, side="finish", against="finish", share=True)  # one process
-    assert cells(replace(row, row=one))[2:4] == ("7.7 % (2.00 s of 26.00 s)", "")
-    assert cells(replace(row, theirs=None))[2] == "2.00 s"
-    for seconds, text in ((0.0241, "24.1 ms"), (0.9994, "999 ms"), (0.9996, "1.00 s")):
-        assert duration(seconds) == text
-
-
-def test_every_form_says_what_failed_and_what_differs() -> None:
+def test_rows_as_json_and_in_words(script: Callable[[str], ModuleType]) -> None:
     answer = network_answer(
         np.zeros((2, 3), np.float32), np.zeros((2, 4), np.float32), np.arange(2)
     )
     other = answer | {"logits": np.full((2, 3), np.nan, np.float32)}
     whole = measured(2.0, 9.0, 0.1)
     failed = Measured(row=whole.row, error="segment-theirs: no | memory")
+    one = replace(whole.row, side="finish", against="finish", share=True)  # one process
     rows = [whole, failed, replace(whole, agreement=compare(other, answer, 2))]
+    rows += [replace(whole, row=one), replace(whole, theirs=None)]
     assert not failed.holds
-    lines = markdown_table(rows).splitlines()
-    assert lines[1] == "| --- | --- | --- | --- | --- | --- |"
-    assert lines[3].endswith("| FAILED: segment-theirs: no \\| memory |")
-    assert rich_table(rows).row_count == 3
     report = as_json(rows, describe_machine(), repeats=3, threads=2)
-    first, second, third = json.loads(json.dumps(report, allow_nan=False))["rows"]
+    first, second, third, *_ = json.loads(json.dumps(report, allow_nan=False))["rows"]
     assert first["ours"] == {"median": 2.0, "seconds": [2.0, 9.0, 0.1], "peak_bytes": 3 * GIB // 2}
     assert (first["faster"], first["holds"]) == (13.0, True)
     assert (second["ours"], second["error"]) == (None, "segment-theirs: no | memory")
     assert third["agreement"]["figures"] == {"boxes": 0, "logits": None, "kept": 2}
     assert third["agreement"]["text"].startswith("DIFFERS: 2 kept, boxes 0e+00, logits inf")
+    _, _, *lines = script("tables").inference_table(report).splitlines()
+    assert "| 2.00 s, not 26.00 s | 13.0x |" in lines[0]
+    assert lines[0].endswith("| 1.5 GiB, not 12.0 GiB | 15 kept |")
+    assert "FAILED: segment-theirs: no \\| memory |" in lines[1]
+    assert "| 2.00 s of 26.00 s | 7.7 % |" in lines[3]
+    assert "| 2.00 s |  |" in lines[4]
+    for seconds, text in ((0.0241, "24.1 ms"), (0.9994, "999 ms"), (0.9996, "1.00 s")):
+        assert duration(seconds) == text
