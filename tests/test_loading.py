@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,9 @@ import torch
 
 import panodetr
 from panodetr.checkpoints.load import load_checkpoint
-from panodetr.errors import ImageWarning, MissingExtra, PanodetrError, UsageError
+from panodetr.errors import ImageWarning, PanodetrError, UsageError
 from panodetr.predict import Predictor
 from panodetr.runtimes import exported
-from panodetr.runtimes.base import RuntimeName
 from panodetr.runtimes.convert import weights_digest
 from panodetr.runtimes.torch import TorchRuntime
 
@@ -154,23 +152,3 @@ def test_onnx_runtime_takes_a_checkpoint(tiny_folder: Path, tiny_onnx: Path) -> 
     a = panodetr.load(tiny_folder, runtime="onnx").detect(image, threshold=0)
     b = panodetr.load(tiny_onnx).detect(image, threshold=0)
     assert a.to_dict() == b.to_dict()
-
-
-@pytest.mark.parametrize(
-    ("runtime", "missing", "extra"),
-    [
-        ("openvino", "openvino", "openvino"),
-        ("onnx", "onnxscript", "onnx"),
-        ("onnx", "onnxruntime", "onnx"),
-    ],
-)
-def test_a_missing_extra_is_named(
-    tiny_folder: Path,
-    runtime: RuntimeName,
-    missing: str,
-    extra: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(MissingExtra, match=rf"pip install 'panodetr\[{extra}\]'"):
-        panodetr.load(tiny_folder, runtime=runtime)

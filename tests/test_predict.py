@@ -615,19 +615,6 @@ def test_masks_and_boxes_show_in_the_picture(whole: Predictor) -> None:
     assert lit[0] == 0 < lit[1] < lit[2]
 
 
-def test_every_kind_of_image_is_detected_in(whole: Predictor, tmp_path: Path) -> None:
-    pixels, path = fine(60, 90), tmp_path / "image.png"
-    Image.fromarray(pixels).save(path)
-    tensor = torch.from_numpy(pixels.transpose(2, 0, 1) / 255)  # 3, H, W
-    with path.open("rb") as file:
-        sources = [path, str(path), path.read_bytes(), file, pixels, Image.open(path), tensor]
-        results = [*whole.detect(sources), whole.detect(tensor), whole.detect(path.read_bytes())]
-    assert [result.source for result in results] == [path, path] + [None] * 7
-    for result in results:
-        assert np.array_equal(result.image, pixels)
-        assert len(result.detections) == len(results[0].detections) > 0
-
-
 def test_tiles_that_share_features_give_nearly_the_same() -> None:
     model = panodetr.load("nuclei", device="cpu")
     rule = model.spec.preprocessing

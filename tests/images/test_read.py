@@ -238,7 +238,6 @@ def test_a_palette_with_transparency_keeps_its_colours_and_the_caller_its_image(
 @pytest.mark.parametrize(
     ("suffix", "values", "expected"),
     [
-        (".png", np.array([[0, 257, 32896, 65535, 128, 129]], np.uint16), [0, 1, 128, 255, 0, 1]),
         (".tif", np.array([[0, 257, 32896, 65535, 128, 129]], np.uint16), [0, 1, 128, 255, 0, 1]),
         (".tif", np.array([[0, 257, 65535]], np.int32), [0, 1, 255]),
         (".tif", np.array([[0, 0.5, 1]], np.float32), [0, 128, 255]),
@@ -249,14 +248,6 @@ def test_grey_of_16_bits_is_divided_by_257_and_fractions_are_multiplied_by_255(
 ) -> None:
     image = read_image(saved(tmp_path / f"a{suffix}", Image.fromarray(values)))
     assert image[0].tolist() == [[value] * 3 for value in expected]
-
-
-def test_16_bit_colour(tmp_path: Path) -> None:
-    wide = RGB.astype(">u2") * 257
-    rows = b"".join(b"\0" + row.tobytes() for row in wide)
-    path = tmp_path / "a.png"
-    path.write_bytes(png_bytes(RGB.shape[1], RGB.shape[0], rows, depth=16))
-    assert np.array_equal(read_image(path), RGB)
 
 
 @pytest.mark.parametrize("value", [2.0, -0.1, float("nan")])

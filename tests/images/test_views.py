@@ -137,8 +137,3 @@ def test_tiles_of_an_image_share_features_in_squares(streams: int) -> None:
         (7, (0, 0, 160, 160)), (9, (0, 96, 160, 256)), (3, (0, 165, 160, 261)),
         (9, (96, 0, 256, 160)), (9, (96, 96, 256, 256)), (2, (96, 165, 224, 261)), (2, None),
     ]  # fmt: skip
-
-
-def test_an_image_that_fits_is_one_tile_and_a_wide_one_has_one_row() -> None:
-    assert tile_boxes((100, 128), 128, 64) == [(0, 0, 100, 128)]
-    assert tile_boxes((100, 192), 128, 64) == [(0, 0, 100, 128), (0, 64, 100, 192)]

@@ -22,8 +22,7 @@ CONFIG = DetrConfig(
     num_classes=3, num_queries=4, hidden_dim=32, heads=4, ffn_dim=48, encoder_layers=2,
     decoder_layers=3,
 )  # fmt: skip
-QUERIES = torch.randn(3, 4, 32, generator=torch.Generator().manual_seed(1))
-"""Three groups."""
+QUERIES = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(1))
 PADDING = torch.tensor([[False] * 6, [False] * 4 + [True] * 2])
 
 
@@ -78,47 +77,20 @@ def test_norms_come_before_or_after_the_sublayers(pre_norm: bool) -> None:
     assert_close(layer(x, positions, None), expected)
 
 
-@pytest.mark.parametrize("pre_norm", [False, True])
-def test_nobody_reads_padding(pre_norm: bool) -> None:
-    config = replace(CONFIG, pre_norm=pre_norm)
-    encoder, decoder = Encoder(config).eval(), Decoder(config).eval()
-    x, positions = tokens(), tokens()
-
-    def states(x: Tensor) -> Tensor:
-        return decoder(QUERIES[:1], encoder(x, positions, PADDING), positions, PADDING)
-
-    assert_close(states(x), states(x.masked_fill(PADDING[..., None], 100.0)))
-
-
 def test_every_decoder_layer_is_given_out_and_the_next_reads_it_unnormalised() -> None:
     decoder = Decoder(CONFIG).eval()
     memory, positions = tokens(), tokens()
-    states = decoder(QUERIES[:1], memory, positions, None)
+    states = decoder(QUERIES, memory, positions, None)
     assert states.shape == (3, 2, 4, 32)
     x = torch.zeros(2, 1, 4, 32)
     for layer, state in zip(decoder.layers, states, strict=True):
-        x = layer(x, QUERIES[:1], memory + positions, memory, None)
+        x = layer(x, QUERIES, memory + positions, memory, None)
         assert_close(state, decoder.norm(x)[:, 0])
-
-
-def test_groups_of_queries_do_not_see_each_other() -> None:
-    decoder = Decoder(CONFIG).eval()
-    memory, positions = tokens(), tokens()
-
-    def states(queries: Tensor) -> Tensor:
-        return decoder(queries, memory, positions, None).unflatten(2, (-1, 4))  # L, B, G, Q, D
-
-    together = states(QUERIES)
-    for group in range(3):
-        assert_close(together[:, :, group], states(QUERIES[group : group + 1])[:, :, 0])
-    after = states(QUERIES + torch.tensor([0.0, 1, 0])[:, None, None])
-    assert_close(after[:, :, [0, 2]], together[:, :, [0, 2]])
-    assert not torch.allclose(after[:, :, 1], together[:, :, 1])
 
 
 def test_positions_may_enter_at_the_input() -> None:
     config = replace(CONFIG, position_input=True)
-    x, positions, queries = tokens(), tokens(), QUERIES[:1]
+    x, positions, queries = tokens(), tokens(), QUERIES
     plain, placed = Encoder(CONFIG).eval(), Encoder(config).eval()
     placed.load_state_dict(plain.state_dict())
     assert_close(placed(x, positions, None), plain(x + positions, positions, None))

@@ -105,16 +105,6 @@ def loss_of(denoiser: Denoiser, model: Detr, batch: Batch) -> Tensor:
     return denoising_loss(model, denoiser, encoded, batch.targets, DENOISED.criterion, totals)
 
 
-def test_the_trained_model_is_plain_detr() -> None:
-    denoiser, model = denoiser_and_model()
-    assert model.state_dict().keys() == Detr(ARCHITECTURE).state_dict().keys()
-    with torch.no_grad():
-        before = model.detect(batch_of(2).pixels).logits
-        for parameter in denoiser.parameters():
-            parameter.fill_(torch.nan)
-        assert torch.equal(model.detect(batch_of(2).pixels).logits, before)
-
-
 def test_nothing_of_the_truth_reaches_the_models_own_queries() -> None:
     """Other noise, other labels, none at all: what is matched loses exactly the same."""
     batch = batch_of(2, 0, 3)

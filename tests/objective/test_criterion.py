@@ -191,16 +191,6 @@ def test_no_assignment_is_cheaper(seed: int, queries: int, counts: tuple[int, ..
                 assert paid == pytest.approx(least_cost(cost[layer, image, :, :count]), abs=1e-5)
 
 
-@given(st.integers(0, 10**6), st.permutations(range(4)))
-def test_the_order_of_the_objects_does_not_matter(seed: int, order: list[int]) -> None:
-    logits, boxes, classes, truth = random_case(seed, 6, (4,))
-    costs = MatchCosts()
-    found = match(logits, boxes, targets_of((4,), classes, truth), costs)
-    moved = match(logits, boxes, targets_of((4,), classes[order], truth[order]), costs)
-    assert found.query.tolist() == moved.query.tolist()
-    assert found.object.tolist() == torch.tensor(order)[moved.object].tolist()
-
-
 def test_the_cost_is_the_papers() -> None:
     """Probability, L1 and generalised IoU of one pair, by hand."""
     logits = torch.tensor([[[[0.0, 2.0, 0.0]]]])
