@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
-from types import ModuleType
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -59,7 +58,7 @@ def test_a_row_holds_where_every_floor_is_reached(row: Measured, holds: bool, fl
     assert describe_floors(row.row.floors) == floor
 
 
-def test_rows_as_json_and_in_words(script: Callable[[str], ModuleType]) -> None:
+def test_rows_as_json_and_in_words() -> None:
     answer = network_answer(
         np.zeros((2, 3), np.float32), np.zeros((2, 4), np.float32), np.arange(2)
     )
@@ -77,7 +76,7 @@ def test_rows_as_json_and_in_words(script: Callable[[str], ModuleType]) -> None:
     assert (second["ours"], second["error"]) == (None, "segment-theirs: no | memory")
     assert third["agreement"]["figures"] == {"boxes": 0, "logits": None, "kept": 2}
     assert third["agreement"]["text"].startswith("DIFFERS: 2 kept, boxes 0e+00, logits inf")
-    _, _, *lines = script("tables").inference_table(report).splitlines()
+    _, _, *lines = import_module("tables").inference_table(report).splitlines()
     assert "| 2.00 s, not 26.00 s | 13.0x |" in lines[0]
     assert lines[0].endswith("| 1.5 GiB, not 12.0 GiB | 15 kept |")
     assert "FAILED: segment-theirs: no \\| memory |" in lines[1]

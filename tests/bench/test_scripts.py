@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from subprocess import CompletedProcess
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -103,12 +101,11 @@ def test_without_a_gpu_a_line_says_so(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parity
 def test_scaling_keeps_as_many_queries_at_every_size_on_both_sides(
-    script: Callable[[str], ModuleType],
     tiny_scale: Scale,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scaling: Any = script("scaling")
+    scaling: Any = import_module("scaling")
     for name, value in (("SIZES", ((64, 96), (96, 128))), ("THEIR_SIZES", ((64, 96), (192, 128)))):
         monkeypatch.setattr(scaling, name, value)
     for name, value in (("USUAL", (96, 128)), ("SMALLER", (64, 96)), ("KEPT", (0, 9))):
@@ -128,10 +125,8 @@ def test_scaling_keeps_as_many_queries_at_every_size_on_both_sides(
 
 @pytest.mark.slow
 @pytest.mark.parity
-def test_gpu_measures_every_row_here_on_the_cpu(
-    script: Callable[[str], ModuleType], tiny_scale: Scale, tmp_path: Path
-) -> None:
-    gpu: Any = script("gpu")
+def test_gpu_measures_every_row_here_on_the_cpu(tiny_scale: Scale, tmp_path: Path) -> None:
+    gpu: Any = import_module("gpu")
     with gpu.arithmetic("float32", "cpu"):
         assert full_float32.is_on()  # on their side, too
     lines: list[dict[str, str]] = []
@@ -215,7 +210,7 @@ def test_a_checkpoint_is_compared_with_its_card(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, off: float, code: int
 ) -> None:
     """Without the network: what would be downloaded is there, and figures are made up."""
-    script = importlib.import_module("coco")
+    script = import_module("coco")
     for part in (*script.PARTS, "annotations/panoptic_val2017"):
         (tmp_path / part).mkdir(parents=True)
 

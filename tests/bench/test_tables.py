@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-Script = Callable[[str], ModuleType]
-
-
-@pytest.fixture(scope="module")
-def tables(script: Script) -> Any:
-    return script("tables")
-
-
+tables: Any = import_module("tables")
 PROJECT = Path(__file__).resolve().parents[2]
 MARKED = [
     ("README.md", "summary"),
@@ -29,7 +21,7 @@ MARKED = [
 
 
 @pytest.mark.parametrize(("page", "name"), MARKED)
-def test_a_page_tells_what_was_measured(tables: Any, page: str, name: str) -> None:
+def test_a_page_tells_what_was_measured(page: str, name: str) -> None:
     text = (PROJECT / page).read_text("utf-8")
     marked: dict[str, str] = dict(tables.MARKED.findall(text))
     assert name in marked
@@ -39,7 +31,7 @@ def test_a_page_tells_what_was_measured(tables: Any, page: str, name: str) -> No
     assert marked[name] == expected[name], "run: python benchmarks/tables.py --write"
 
 
-def test_every_marked_table_is_known_and_tested(tables: Any) -> None:
+def test_every_marked_table_is_known_and_tested() -> None:
     found = [
         (page.relative_to(PROJECT).as_posix(), name)
         for page in tables.PAGES
@@ -49,7 +41,7 @@ def test_every_marked_table_is_known_and_tested(tables: Any) -> None:
     assert {name for _, name in found} == set(tables.TABLES)
 
 
-def test_a_page_is_filled_and_other_text_stays(tables: Any) -> None:
+def test_a_page_is_filled_and_other_text_stays() -> None:
     page = "a\n<!-- measured: gpu -->\nold\n<!-- end -->\nb\n"
     page += "<!-- measured: quality -->\n<!-- end -->\n"
     once = tables.filled(page, {"quality": "| new |\n"})
@@ -57,7 +49,7 @@ def test_a_page_is_filled_and_other_text_stays(tables: Any) -> None:
     assert tables.filled(once, {"quality": "| new |\n"}) == once
 
 
-def test_every_row_and_what_falls_short_is_told(tables: Any, tmp_path: Path) -> None:
+def test_every_row_and_what_falls_short_is_told(tmp_path: Path) -> None:
     """From the file that is kept, where one row fails."""
     kept = json.loads((tables.FOLDER / "inference.json").read_text("utf-8"))
     row = next(row for row in kept["rows"] if row["name"] == "segment")

@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytest
 import torch
+from tests.parity.weights import ORIGINALS
 
 from panodetr.checkpoints.names import (
     EOMT_ORIGINAL,
@@ -24,7 +25,7 @@ from panodetr.checkpoints.names import (
     State,
     without_counters,
 )
-from panodetr.model.config import RESNET50, DetrConfig, EomtConfig, ResNetConfig, VitConfig
+from panodetr.model.config import DetrConfig, EomtConfig, ResNetConfig, VitConfig
 from panodetr.model.detr import Detr
 from panodetr.model.eomt import Eomt
 
@@ -35,11 +36,6 @@ TINY = EomtConfig(
     query_blocks=1,
 )  # fmt: skip
 SWIGLU = replace(TINY, backbone=replace(TINY.backbone, swiglu=True))
-DETR_DC5 = DetrConfig(backbone=replace(RESNET50, dilate_last=True), num_classes=91)
-GOLDEN = {
-    "facebook-detr-r50-dc5": DETR_DC5,
-    "facebook-detr-r50-panoptic": DetrConfig(num_classes=250, masks=True),
-}
 
 
 def shapes_of(state: dict[str, torch.Tensor]) -> dict[str, list[int]]:
@@ -59,10 +55,10 @@ def lead_back(table: NameTable, theirs: State, ours: State) -> None:
     assert all(torch.equal(back[key], ours[key]) for key in ours)
 
 
-@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize("name", ORIGINALS)
 def test_the_originals_names_and_shapes_are_ours_both_ways(golden: Path, name: str) -> None:
     listed: dict[str, list[int]] = json.loads((golden / f"{name}.keys.json").read_text())
-    ours = on_meta(GOLDEN[name])
+    ours = on_meta(ORIGINALS[name])
     theirs = {key: torch.empty(shape, device="meta") for key, shape in listed.items()}
     assert shapes_of(FACEBOOK.to_ours(theirs, ours)) == shapes_of(ours)
     assert shapes_of(FACEBOOK.from_ours(ours)) == listed
@@ -97,7 +93,8 @@ def test_timms_backbone_has_torchvisions_names(golden: Path, table: NameTable, p
     listed = json.loads((golden / "facebook-detr-r50-dc5.keys.json").read_text())
     body = "backbone.0.body."
     expected = {key.replace(body, place): shape for key, shape in listed.items() if body in key}
-    ours = {k: v for k, v in on_meta(DETR_DC5).items() if k.startswith("backbone.")}
+    whole = on_meta(ORIGINALS["facebook-detr-r50-dc5"])
+    ours = {key: value for key, value in whole.items() if key.startswith("backbone.")}
     assert shapes_of(table.from_ours(ours)) == expected
 
 

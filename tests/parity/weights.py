@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,16 @@ from torch import Tensor
 
 from harness.weights import value
 from panodetr.images.preprocess import pad
+from panodetr.model.config import RESNET50, DetrConfig
 from panodetr.model.detr import Detr
+
+ORIGINALS = {
+    "facebook-detr-r50-panoptic": DetrConfig(num_classes=250, masks=True),
+    "facebook-detr-r50-dc5": DetrConfig(
+        backbone=replace(RESNET50, dilate_last=True), num_classes=91
+    ),
+}
+"""The models of the golden outputs, by the names of their files."""
 
 
 class GoldenModel:

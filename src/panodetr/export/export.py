@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from math import inf
 from pathlib import Path
@@ -32,7 +33,6 @@ from panodetr.runtimes.exported import (
     ExportPrecision,
     is_exported,
     run_graphs,
-    sha256,
     write_exported,
 )
 from panodetr.runtimes.graphs import GraphRuntime, compile_openvino
@@ -130,7 +130,7 @@ def export(
         weights=digest,
         versions=versions,
         checked=checked,
-        files={name: sha256(contents) for name, contents in files.items()},
+        files={name: sha256(contents).hexdigest() for name, contents in files.items()},
         model=spec_to_json(spec),
     )
     write_exported(out, info, files)

@@ -8,11 +8,11 @@ arrays' names, and how it was checked) and the graphs: `detect.onnx` and `masks.
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -128,7 +128,7 @@ def read_exported(path: Path) -> tuple[ExportInfo, GraphRuntime]:
                 if entry.filename != DESCRIPTION:
                     files[entry.filename] = _unpack(archive, entry)
         for name, digest in info.files.items():
-            if sha256(files[name]) != digest:
+            if sha256(files[name]).hexdigest() != digest:
                 raise ValueError(f"{name} is not what was written")
         if extra := files.keys() - info.files.keys():
             raise ValueError(f"{', '.join(sorted(extra))} is not in its list of files")
@@ -204,11 +204,6 @@ def run_graphs(
         if found not in (None, expected):
             raise ValueError(f"its graphs have {found} {what}; {DESCRIPTION} says {expected}")
     return runtime
-
-
-def sha256(contents: bytes) -> str:
-    """Give the digest of a file, as `ExportInfo.files` has it."""
-    return hashlib.sha256(contents).hexdigest()
 
 
 def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, most: int | None = None) -> bytes:
