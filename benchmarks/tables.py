@@ -135,8 +135,11 @@ def roofline(folder: Path) -> str:
 def training(folder: Path) -> str:
     """A training step, ours and the others'."""
     report = _read(folder, "training")
-    if report is None:
-        return ""
+    return "" if report is None else training_table(report)
+
+
+def training_table(report: Report) -> str:
+    """The sides of a report of `training.py`."""
     lines: list[tuple[str, ...]] = [
         ("step", "time", "peak memory", "times our time", "times our memory", "floor", "")
     ]

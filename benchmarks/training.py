@@ -23,10 +23,8 @@ which other work on the machine disturbs less; a process's peak memory is its ow
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -35,12 +33,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 from harness.machine import describe_machine
-from harness.process import peak_memory
+from harness.process import Answer, Laps, Side
 from panodetr.files import write_json
+from tables import training_table
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 OBJECTS, CLASSES, QUERIES = 12, 250, 100
@@ -64,49 +64,50 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=512, help="pixels of the image's sides")
     parser.add_argument("--name", default="training", help="of the JSON file")
     parser.add_argument("--out", type=Path, default=OUT, help="where it goes")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     sides = options.sides or [*JOINT, *STAGE]
     unknown = set(sides) - {*JOINT, *STAGE}
     if unknown:
         parser.error(f"no such side: {', '.join(sorted(unknown))}")
-    if options.inside:
-        torch.set_num_threads(options.threads)
-        print(json.dumps(measure(SIDES[sides[0]](options.size), options.steps)))
-        return 0
     settings = {name: getattr(options, name) for name in ("steps", "threads", "size")}
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for number in range(options.rounds):
         for side in sides:
             print(f"{side}: round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
-            runs[side].append(fresh_process(side, settings))
+            runs[side].append(measure(side, **settings))
     rows = [summary(side, runs) for side in sides]
     report = {"machine": describe_machine(), "rounds": options.rounds, **settings, "rows": rows}
     write_json(options.out / f"{options.name}.json", report)
-    show(rows)
+    print(training_table(report))
     return 0 if all(row["holds"] for row in rows) else 1
 
 
-def fresh_process(side: str, settings: dict[str, int]) -> dict[str, Any]:
-    order = [sys.executable, __file__, side, "--inside"]
-    for name, value in settings.items():
-        order += [f"--{name}", str(value)]
-    done = subprocess.run(order, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+class Stepping:
+    """Steps of a side, of which the first warms up and gives the loss that all begin at."""
 
+    def __init__(self, side: str, size: int) -> None:
+        self.step = SIDES[side](size)
 
-def measure(step: Step, steps: int) -> dict[str, Any]:
-    """Seconds of each step, by the clock and of the processors, its loss, and the peak in bytes."""
-    torch.manual_seed(1)
-    loss = step()
-    seconds: list[float] = []
-    busy: list[float] = []
-    for _ in range(steps):
+    def run(self) -> Laps:
+        """One step: seconds by the clock, and of the processors."""
         start, start_busy = time.perf_counter(), time.process_time()
-        step()
-        seconds.append(time.perf_counter() - start)
-        busy.append(time.process_time() - start_busy)
-    return {"seconds": seconds, "busy": busy, "loss": loss, "peak": peak_memory()}
+        self.step()
+        seconds, busy = time.perf_counter() - start, time.process_time() - start_busy
+        return {"seconds": seconds, "busy": busy}
+
+    def answer(self) -> Answer:
+        """One step, and its loss."""
+        torch.manual_seed(1)
+        return {"loss": np.array(self.step())}
+
+
+def measure(name: str, steps: int, threads: int, size: int) -> dict[str, Any]:
+    """Seconds of each step, by the clock and of the processors, its loss, and the peak in bytes."""
+    with Side(partial(Stepping, name, size), threads) as side:
+        loss = float(side.answer()["loss"])
+        laps = [side.run() for _ in range(steps)]
+        found = {kind: [lap[kind] for lap in laps] for kind in ("seconds", "busy")}
+        return {**found, "loss": loss, "peak": side.peak()}
 
 
 def summary(side: str, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -136,16 +137,6 @@ def figures(found: list[dict[str, Any]]) -> dict[str, float]:
     )
     peak = max(run["peak"] for run in found)
     return {"seconds": seconds, "busy": busy, "peak_bytes": peak, "loss": found[0]["loss"]}
-
-
-def show(rows: list[dict[str, Any]]) -> None:
-    columns = ("s a step", "CPU s", "peak GiB", "loss", "time", "CPU", "memory")
-    print(" " * 16 + "".join(f"{column:>10}" for column in columns))
-    for row in rows:
-        line = f"{row['side']:16}{row['seconds']:10.2f}{row['busy']:10.2f}"
-        line += f"{row['peak_bytes'] / 2**30:10.2f}{row['loss']:10.5f}"
-        line += "".join(f"{ratio:9.2f}x" for ratio in row["ratios"].values())
-        print(line + ("" if row["holds"] else "  FALLS SHORT"))
 
 
 def scene(
