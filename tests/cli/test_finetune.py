@@ -63,7 +63,7 @@ def test_the_bundled_model_goes_on_with_other_classes_and_more_queries(
     done = program("train", "finetune", "--data", cells, *words)
     assert done.returncode == 0, done.stderr
     told = done.stderr.splitlines()
-    assert told[0].startswith("nuclei knows no such objects; kept of it are tiles of 96 pixels")
+    assert told[0].startswith("nuclei knows no such objects; kept of it are tiles of 128 pixels")
     assert told[1] == "from nuclei"
     assert "class_head: 1 of 2 classes copied by name (background), 1 initialised (cell)" in told
     assert f"queries: {queries - 8} copied, 8 more begin as copies with noise" in told

@@ -311,7 +311,7 @@ def test_what_a_model_of_tiles_keeps_is_said_where_it_knows_no_such_objects(
     start = ("start=nuclei", "steps=4", "warmup=0", "decay=0")
     asked = Request(recipe="finetune", data=discs.folder, val="none", changes=start)
     (*_, note) = prepare(asked).notes
-    assert "nuclei knows no such objects; kept of it are tiles of 96 pixels, enlarged 1.5" in note
+    assert "nuclei knows no such objects; kept of it are tiles of 128 pixels, enlarged 1.5" in note
     assert "queries a tile; " in note
     for more in ("short_side=200", 'class_map={"disc":"nucleus"}'):
         notes = prepare(replace(asked, changes=(*start, more))).notes

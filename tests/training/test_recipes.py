@@ -101,7 +101,7 @@ def test_fine_tuning_has_patience_for_half_its_validations() -> None:
 
 @pytest.mark.parametrize(
     ("median", "large", "tile"),
-    [(23, 50, 96), (20, 60, 96), (70, 138, 292), (10, 30, 96), (70, 400, 600)],
+    [(23, 50, 128), (20, 60, 128), (70, 138, 384), (10, 30, 128), (70, 400, 800)],
 )
 def test_fine_tuning_chooses_tiles_by_the_objects(median: float, large: float, tile: int) -> None:
     objects = ObjectSizes(median=median, large=large, image=640)
@@ -109,9 +109,9 @@ def test_fine_tuning_chooses_tiles_by_the_objects(median: float, large: float, t
     rule = config.spec.preprocessing
     assert rule.tile is not None
     assert rule.tile == pytest.approx(tile, abs=8)
-    assert rule.tile * rule.enlarge == pytest.approx(144)
-    assert rule.tile_overlap == round(rule.tile * 2 / 3)
-    assert config.augmentation.size == 144  # pyright: ignore[reportAttributeAccessIssue]
+    assert rule.tile * rule.enlarge == pytest.approx(192)
+    assert rule.tile_overlap == round(rule.tile / 2)
+    assert config.augmentation.size == 192  # pyright: ignore[reportAttributeAccessIssue]
     assert 0.98 < config.ema < 1
     whole = configure("finetune", replace(OWN, objects=objects), ["start=nuclei", "short_side=300"])
     assert whole.spec.preprocessing.tile is None
@@ -152,7 +152,7 @@ def test_fine_tuning_keeps_the_network_and_takes_the_datas_classes() -> None:
     assert config.spec.architecture.num_queries == 20
     assert config.spec.preprocessing == load_spec(bundled()["nuclei"]).preprocessing
     assert isinstance(config.augmentation, CropAugmentation)
-    assert config.augmentation.size == 144  # a tile of 96, enlarged
+    assert config.augmentation.size == 192  # a tile of 128, enlarged
     assert config.sampling == "epochs"
     assert config.frozen_stages == 0  # its batch norms are live
     assert config.steps == 1500  # 50 epochs would be fewer
@@ -199,7 +199,7 @@ def test_fine_tuning_a_model_of_the_paper_keeps_its_sizes_and_rates(
 def test_the_bundled_models_recipe_is_the_one_it_was_made_with() -> None:
     data = RecipeData(categories=OWN.categories[:1], images=475, masks=True)
     made = load_spec(bundled()["nuclei"])
-    config = configure("nuclei", data)
+    config = configure("nuclei-larger-tiles", data, ["start=nuclei"])
     assert replace(config.spec.architecture, num_classes=made.architecture.num_classes) == (
         made.architecture
     )
@@ -218,6 +218,7 @@ def test_the_second_stage_sees_larger_tiles_with_more_queries() -> None:
     assert rule == replace(first.preprocessing, tile=128)
     assert config.spec.architecture == replace(first.architecture, num_queries=90)
     assert config.start == "nuclei"
-    assert config.augmentation.size == rule.tile * rule.enlarge  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(config.augmentation, CropAugmentation)
+    assert config.augmentation.size == 192  # a tile of 128, enlarged
     with pytest.raises(UsageError, match="name it: --set start=CHECKPOINT"):
         configure("nuclei-larger-tiles", data)

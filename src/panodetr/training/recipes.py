@@ -322,7 +322,7 @@ def nuclei_larger_tiles(data: RecipeData, *, start: str | None = None) -> TrainC
             "nuclei-larger-tiles goes on from a model that the recipe nuclei has trained; name it: "
             "--set start=CHECKPOINT"
         )
-    spec = _nuclei_spec(data, tile=128, queries=90)
+    spec = replace(_nuclei_spec(data, tile=128, queries=90), threshold=0.65)
     crops = replace(_nuclei_crops(spec.preprocessing), paste=0.25)
     return TrainConfig(
         spec=spec,
@@ -330,12 +330,12 @@ def nuclei_larger_tiles(data: RecipeData, *, start: str | None = None) -> TrainC
         sampling="area",
         criterion=CriterionConfig(no_object=0.3),
         start=start,
-        steps=4000,
+        steps=4600,
         batch_size=8,
         learning_rate=3e-4,
         backbone_learning_rate=3e-4,
         warmup=100,
-        decay=2000,
+        decay=2200,
         mask_objects=32,
         validate_every=0,
         validate_start=False,
@@ -346,7 +346,7 @@ def _nuclei_spec(data: RecipeData, *, tile: int, queries: int) -> ModelSpec:
     """The bundled model, with tiles of so many of an image's pixels, which overlap by 64."""
     return ModelSpec(
         name="nuclei",
-        architecture=detr_small(len(data.categories), num_queries=queries),
+        architecture=replace(detr_small(len(data.categories)), num_queries=queries),
         categories=data.categories,
         preprocessing=Preprocessing(
             short_side=None,
