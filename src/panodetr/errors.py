@@ -67,12 +67,15 @@ class MissingExtra(PanodetrError):
 
 
 _EXTRAS = {
-    "av": ("reading a video", "video"),
+    "av": ("reading or writing a video", "video"),
     "nncf": ("quantising to int8", "openvino"),
     "onnxruntime": ("running a model in ONNX Runtime", "onnx"),
     "onnxscript": ("writing a model for ONNX Runtime", "onnx"),
     "openvino": ("running a model in OpenVINO", "openvino"),
-    "pyarrow": ("reading a table of images", "tables"),
+    "pandas": ("a table in pandas", "formats"),
+    "pyarrow": ("reading or writing Parquet and Arrow", "tables"),
+    "ray": ("--engine ray", "ray"),
+    "roifile": ("writing ImageJ's ROIs", "formats"),
     "zarr": ("reading an image by regions", "large"),
 }
 """What needs a library that not everybody installs, and the extra of this package that has it."""

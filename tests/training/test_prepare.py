@@ -166,7 +166,7 @@ def test_paths_are_kept_so_that_a_run_can_be_resumed_from_anywhere(
 
 def test_a_missing_extra_is_one_line(discs: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     for missing, fix in (
-        ("accelerate", "training needs accelerate, .*; pip install 'panodetr.train.'"),
+        ("accelerate", "training needs libraries .*; pip install 'panodetr.train.'"),
         ("wandb", "wandb=true needs wandb, .*; pip install wandb"),
     ):
         found = dict.fromkeys((*EXTRAS, "wandb"), True) | {missing: None}

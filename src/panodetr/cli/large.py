@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from panodetr.cli.output import ProgressBar, print_error, print_json, print_line
-from panodetr.errors import PanodetrError, UsageError
+from panodetr.errors import PanodetrError, UsageError, import_extra
 from panodetr.files import check_writable
 
 if TYPE_CHECKING:
@@ -42,14 +42,13 @@ def run_parts(
         SUFFIX,
         Job,
         Output,
-        import_pyarrow,
         plan_parts,
         write_part,
     )
 
     files, engine, model = options.files, options.engine, options.model
     if engine.parts == "parquet":
-        import_pyarrow()
+        import_extra("pyarrow")
     elif task is None:
         raise UsageError("--parts coco-panoptic is for segment; detect writes parquet")
     chosen = {name: value for name, value in asdict(model).items() if value is not None}

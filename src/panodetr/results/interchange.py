@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from panodetr.errors import PanodetrError, UsageError
+from panodetr.errors import UsageError, import_extra
 from panodetr.results.regions import Region, Result, Ring, measure_region
 from panodetr.results.types import Category
 
@@ -189,18 +189,14 @@ def imagej_rois(result: Result) -> list[tuple[str, bytes]]:
     Names are `ID-CLASS`, with `-2`, `-3` … for further components. ImageJ's polygons have no holes.
 
     Raises:
-        PanodetrError: the library roifile is not installed.
+        MissingExtra: the library roifile is not installed.
     """
-    try:
-        from roifile import ImagejRoi
-    except ImportError as error:
-        raise PanodetrError("ImageJ's ROIs need roifile; pip install roifile") from error
+    make = import_extra("roifile").ImagejRoi.frompoints
     found: list[tuple[str, bytes]] = []
     for region in result.regions():
         for number, part in enumerate(region.outline(), start=1):
             name = f"{region.id}-{region.label}{'' if number == 1 else f'-{number}'}"
-            roi = ImagejRoi.frompoints(np.array(part.outer), name=name)
-            found.append((name, roi.tobytes()))
+            found.append((name, make(np.array(part.outer), name=name).tobytes()))
     return found
 
 

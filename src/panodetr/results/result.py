@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from panodetr.errors import PanodetrError
+from panodetr.errors import import_extra
 from panodetr.files import write_bytes, write_json, write_picture
 from panodetr.results import interchange
 from panodetr.results.draw import draw_objects, draw_segments
@@ -105,13 +105,9 @@ class ImageResult(Result):
         """Give a table with a row for each region; `regions.measure_region` lists the columns.
 
         Raises:
-            PanodetrError: pandas is not installed.
+            MissingExtra: pandas is not installed.
         """
-        try:
-            from pandas import DataFrame
-        except ImportError as error:
-            raise PanodetrError("a table needs pandas; pip install pandas") from error
-        return DataFrame(measure(self, pixel_size=pixel_size))
+        return import_extra("pandas").DataFrame(measure(self, pixel_size=pixel_size))
 
     def to_supervision(self) -> Any:
         """Give supervision's `Detections`, as `interchange.to_supervision` does."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from panodetr.errors import MissingExtra, PanodetrError
+from panodetr.errors import PanodetrError, import_extra
 from panodetr.files import atomic_write
 from panodetr.results.regions import Region
 from panodetr.results.result import DetectionResult, ImageResult, PanopticResult
@@ -154,11 +154,7 @@ class VideoWriter:
         Raises:
             MissingExtra: PyAV is not installed.
         """
-        try:
-            import av
-        except ImportError as error:
-            raise MissingExtra("writing a video", "video") from error
-        self._av: Any = av
+        self._av = import_extra("av")
         self._path = path
         self._rate = Fraction(rate).limit_denominator(1001)
         self._opened = ExitStack()

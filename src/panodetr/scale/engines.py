@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from panodetr.errors import MissingExtra, PanodetrError, UsageError
+from panodetr.errors import PanodetrError, UsageError, import_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -94,10 +94,7 @@ def run_ray(
         UsageError: there is no such cluster.
         PanodetrError: a worker refused the model or an item, or none starts.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtra("--engine ray", "ray") from error
+    ray = import_extra("ray")
     running: dict[Any, tuple[Any, int | None]] = {}  # worker and item's number, by what is awaited
     waiting = deque(range(len(items)))
     deaths: Counter[int | None] = Counter()

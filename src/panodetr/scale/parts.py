@@ -21,7 +21,7 @@ import msgspec
 
 from panodetr import __version__
 from panodetr.data.masks import encode_pixels
-from panodetr.errors import MissingExtra, PanodetrError, UsageError
+from panodetr.errors import PanodetrError, UsageError, import_extra
 from panodetr.files import check_writable, is_leftover, write_bytes
 from panodetr.images.read import SUFFIXES, ImageSource, origin_of
 from panodetr.images.sources import STDIN, Source
@@ -231,7 +231,7 @@ def _results(model: Predictor, part: Part, job: Job, errors: list[dict[str, str]
 
 def _parquet(results: Results, job: Job, model: Predictor) -> tuple[int, bytes]:
     """Give the number of images and a table; its schema has the model and categories as JSON."""
-    pyarrow, parquet = import_pyarrow()
+    pyarrow, parquet = import_extra("pyarrow"), import_extra("pyarrow.parquet")
     about = {"panodetr": __version__, **asdict(job), "categories": model.categories}
     schema = _schema(pyarrow).with_metadata({"panodetr": msgspec.json.encode(about)})
     file = io.BytesIO()
@@ -256,20 +256,6 @@ def _parquet(results: Results, job: Job, model: Predictor) -> tuple[int, bytes]:
                 rows.clear()
         writer.write_table(pyarrow.Table.from_pylist(rows, schema))
     return images, file.getvalue()
-
-
-def import_pyarrow() -> tuple[Any, Any]:
-    """Import pyarrow, and its module for Parquet.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtra("writing Parquet", "tables") from error
-    return pyarrow, pyarrow.parquet
 
 
 def _schema(pyarrow: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +15,7 @@ from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.dataset import CLASS_NAME, Dataset, Format, Frame, Source, open_data
 from panodetr.data.formats import system_errors
 from panodetr.data.tree import same_split
-from panodetr.errors import DataError, PanodetrError, TrainingError, UsageError
+from panodetr.errors import DataError, MissingExtra, PanodetrError, TrainingError, UsageError
 from panodetr.evaluation.ground_truth import DEFAULT_SPLIT, GroundTruth
 from panodetr.files import write_json
 from panodetr.images.read import find_bits
@@ -109,7 +108,8 @@ def prepare(request: Request) -> Prepared:
             be validated with it.
         PanodetrError: a package is missing.
     """
-    _check_installed("training", EXTRAS, "pip install 'panodetr[train]'")
+    if any(find_spec(name) is None for name in EXTRAS):
+        raise MissingExtra("training", "train")
     if request.recipe is None or request.data is None:
         raise UsageError("expected RECIPE and --data FOLDER, or --resume without both")
     recipe, folder = request.recipe, request.data
@@ -149,8 +149,8 @@ def prepare(request: Request) -> Prepared:
     if request.val_split is not None:
         data, held = hold_out(data, request.val_split, config.seed)
         config = configured(data)
-    if config.wandb:
-        _check_installed("wandb=true", ["wandb"], "pip install wandb")
+    if config.wandb and find_spec("wandb") is None:
+        raise PanodetrError("wandb=true needs wandb, which is not installed; pip install wandb")
     _check_masks(config, data)
     if request.val != NO_VALIDATION:
         there = same_split(source.find(data.format), DEFAULT_SPLIT) is not None
@@ -184,13 +184,6 @@ def prepare(request: Request) -> Prepared:
         held_out=held,
         notes=(*notes, *list_notes(config, data, truth, request.val, request.start)),
     )
-
-
-def _check_installed(what: str, names: Sequence[str], fix: str) -> None:
-    missing = [name for name in names if find_spec(name) is None]
-    if missing:
-        are = "is" if len(missing) == 1 else "are"
-        raise PanodetrError(f"{what} needs {', '.join(missing)}, which {are} not installed; {fix}")
 
 
 def _check_asked(request: Request, source: Source, data: Dataset) -> None:

@@ -12,7 +12,7 @@ import io
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, TypeAlias, cast
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -22,7 +22,7 @@ from panodetr.data.formats.shapes import build, find_images, read_files
 from panodetr.data.formats.sizes import Marked, Shape, stated_size
 from panodetr.data.samples import Records
 from panodetr.data.tree import Tree, as_lines, as_text, split_of_file
-from panodetr.errors import DataError, MissingExtra
+from panodetr.errors import DataError, import_extra
 from panodetr.validation import check, decode_json
 
 _Label: TypeAlias = Annotated[int, msgspec.Meta(ge=0)] | str
@@ -155,11 +155,8 @@ def _evaluate(text: str) -> Any:
 
 
 def _read_parquet(contents: bytes, path: Path) -> Iterable[dict[str, Any]]:
+    pyarrow, parquet = import_extra("pyarrow"), import_extra("pyarrow.parquet")
     try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise MissingExtra(f"reading {path.name}", "tables") from error
-    try:
-        return cast("list[dict[str, Any]]", parquet.read_table(io.BytesIO(contents)).to_pylist())
-    except (ArrowException, *_UNREADABLE) as error:
+        return parquet.read_table(io.BytesIO(contents)).to_pylist()
+    except (pyarrow.ArrowException, *_UNREADABLE) as error:
         raise DataError(f"{path} is no Parquet ({error}); write it again") from error
