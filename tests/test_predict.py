@@ -281,7 +281,7 @@ def test_features_are_let_go_of_before_segments_are_merged(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive: list[bool] = []
-    detect, merge = predictor.runtime.detect, predict.start_merge
+    detect, merge = predictor.runtime.detect, predict.merge_masks
     features: list[weakref.ref[Prediction]] = []
 
     def watched(*images: Any) -> Prediction:
@@ -294,7 +294,7 @@ def test_features_are_let_go_of_before_segments_are_merged(
         return merge(*masks)
 
     monkeypatch.setattr(predictor.runtime, "detect", watched)
-    monkeypatch.setattr(predict, "start_merge", merged)
+    monkeypatch.setattr(predict, "merge_masks", merged)
     predictor.segment([noise(64, 64), noise(64, 64)])
     assert alive == [False, False]
 
@@ -490,7 +490,7 @@ def test_candidates_are_the_originals_of_every_query(whole: Predictor) -> None:
     np.testing.assert_allclose(found.boxes, corners, atol=1e-2)
     grown = F.interpolate(masks[None], (48, 72), mode="bilinear")
     inside = F.interpolate((grown > 0).float(), (60, 90), mode="nearest")[0].bool().numpy()
-    for mask, expected in zip(found.masks(), inside, strict=True):
+    for mask, expected in zip((mask.pixels() for mask in found.coarse_masks), inside, strict=True):
         assert np.mean(mask != expected) < 1e-3  # but for rounding at the rim
 
 
@@ -528,7 +528,7 @@ def test_tiles_are_put_where_they_belong(tiled: Predictor) -> None:
     (left,) = tiled.candidates_each([image[:, :64]], masks=True)
     (both,) = tiled.candidates_each([image], masks=True)
     assert both.image_size == (64, 112)
-    for box, mask in zip(both.boxes, both.masks(), strict=True):
+    for box, mask in zip(both.boxes, (mask.pixels() for mask in both.coarse_masks), strict=True):
         places = np.abs(left.boxes - box).max(axis=1)
         if places.min() < 1e-3:  # found by the left tile, whose mask ends with it
             assert not mask[:, 64:].any()

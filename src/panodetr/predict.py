@@ -40,9 +40,9 @@ from panodetr.results.panoptic import (
     SegmentMap,
     classify_pixels,
     keep_largest_component,
+    merge_masks,
     merge_weighted,
     paint_instances,
-    start_merge,
 )
 from panodetr.results.result import DetectionResult, PanopticResult, name_detections
 from panodetr.results.tiles import Tile, join_candidates, join_tiles
@@ -547,7 +547,7 @@ class _ViewAnswers:
         elif self.spec.overlap is not None:
             merge = partial(merge_weighted, *given, self.spec.overlap, self.mask_threshold)
         else:
-            merge = start_merge(*given)
+            merge = merge_masks(*given)
         single = self.spec.single_component
         return lambda: keep_largest_component(*merge()) if single else merge()
 

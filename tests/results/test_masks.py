@@ -109,7 +109,7 @@ def test_as_many_masks_as_a_byte_can_tell_apart_and_one_more(make: Make, count: 
     assert_highest(winner, upsampled(masks, (24, 60), (24, 60)))
     assert set(winner.ravel().tolist()) >= set(range(count))
     large = make(np.kron(masks, np.ones((3, 3), np.float32)))
-    ids, segments = merge_masks(large, np.ones(count, np.float32), kinds(count), *[(36, 90)] * 2)
+    ids, segments = merge_masks(large, np.ones(count, np.float32), kinds(count), *[(36, 90)] * 2)()
     assert [segment.area for segment in segments] == np.bincount(ids.ravel())[1:].tolist()
     assert len(segments) == count
     none = make(np.full((count, 2, 2), -1, np.float32))
@@ -149,7 +149,7 @@ things = [
 ]
 scores = np.ones(count, np.float32)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-merge_masks(masks, scores, things, (3000, 4000), (3000, 4000))
+merge_masks(masks, scores, things, (3000, 4000), (3000, 4000))()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)  # KiB
 """
 

@@ -38,7 +38,7 @@ def test_the_originals_panoptic_maps_to_the_pixel(golden: Path, image: int, libr
     kept = data["masks"][queries]
     masks = NumpyMasks(kept) if library == "numpy" else TorchMasks(torch.from_numpy(kept))
     categories = [kinds(10, things=7)[index] for index in classes]
-    segment_ids, segments = merge_masks(masks, scores, categories, processed, target)
+    segment_ids, segments = merge_masks(masks, scores, categories, processed, target)()
     assert np.array_equal(segment_ids, data["ids"] + 1)
     assert [s.category_id for s in segments] == data["category"].tolist()
     assert [s.area for s in segments] == data["area"].tolist()
@@ -49,7 +49,7 @@ def merged(masks: np.ndarray[tuple[int, ...], np.dtype[np.float32]], classes: li
     size = (masks.shape[1], masks.shape[2])
     scores = np.linspace(0.9, 0.99, len(classes), dtype=np.float32)
     categories = [kinds(4, things=2)[index] for index in classes]
-    return merge_masks(NumpyMasks(masks), scores, categories, size, size)
+    return merge_masks(NumpyMasks(masks), scores, categories, size, size)()
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from panodetr.files import (
-    check_writable,
-    json_bytes,
-    write_bytes,
-    write_json,
-    write_picture,
-    write_text,
-)
+from panodetr.files import check_writable, write_bytes, write_json, write_picture, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -91,8 +84,7 @@ class FormatWriter:
         files: dict[str, Path] = {}
         if options.geojson:
             files["geojson"] = stem.with_name(f"{stem.name}.geojson")
-            found = interchange.to_geojson(result, pixel_size=pixel_size)
-            write_bytes(files["geojson"], json_bytes(found))
+            write_json(files["geojson"], result.to_geojson(pixel_size=pixel_size))
         if options.labels:
             files["labels"] = stem.with_name(f"{stem.name}_labels.tif")
             write_bytes(files["labels"], interchange.label_tiff(result))

@@ -320,7 +320,7 @@ class DetrFeatureExtractor(DetrImageProcessor):
             queries, scores, labels = keep_queries(logits.detach().float().cpu().numpy(), threshold)
             kept = masks[torch.from_numpy(queries)].detach().float().cpu().numpy()
             named = [categories[label] for label in labels]
-            ids, segments = merge_masks(NumpyMasks(kept), scores, named, size, target)
+            ids, segments = merge_masks(NumpyMasks(kept), scores, named, size, target)()
             info = [
                 {"id": one.id - 1, "isthing": one.is_thing, "category_id": one.category_id,
                  "area": one.area}

@@ -34,8 +34,8 @@ def merge_masks(
     categories: Sequence[Category],
     processed_size: Size,
     target_size: Size,
-) -> SegmentMap:
-    """Give every pixel to the kept query whose mask is highest there.
+) -> Callable[[], SegmentMap]:
+    """Begin to give every pixel to the kept query whose mask is highest there.
 
     As in the original: masks are upsampled bilinearly to the processed size, each pixel goes to the
     highest, and the map goes to the target size by the nearest pixel. Then segments of 4 pixels or
@@ -52,20 +52,9 @@ def merge_masks(
         target_size: height and width of the result.
 
     Returns:
-        Segment ids, from 1 in the order of the queries, 0 only where no segment is left at all; and
-        the segments.
+        A function that waits until it is done, where the masks are. It gives segment ids, from 1 in
+        the order of the queries, 0 only where no segment is left at all; and the segments.
     """
-    return start_merge(masks, scores, categories, processed_size, target_size)()
-
-
-def start_merge(
-    masks: Masks,
-    scores: NDArray[np.float32],
-    categories: Sequence[Category],
-    processed_size: Size,
-    target_size: Size,
-) -> Callable[[], SegmentMap]:
-    """Begin what `merge_masks` does, where the masks are; give a function that waits for it."""
     count = len(scores)
     if count == 0:
         return lambda: (np.zeros(target_size, np.int32), [])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Literal, TypeAlias
@@ -212,8 +211,3 @@ class Candidates:
         height, width = self.image_size
         found = f"{len(self.scores)} boxes, {len(self.coarse_masks)} masks"
         return f"Candidates({found}; {width}x{height} pixels)"
-
-    def masks(self) -> Iterator[NDArray[np.bool_]]:
-        """Grow the masks (H, W) one after the other, so that no two need lie in memory."""
-        for mask in self.coarse_masks:
-            yield mask.pixels()

@@ -27,9 +27,9 @@ from panodetr.images.read import read_image
 from panodetr.predict import Predictor
 from panodetr.results.draw import colors_of
 from panodetr.results.id_map import id_map_png, run_starts
-from panodetr.results.interchange import CocoInstances, label_map, label_tiff, to_csv, to_geojson
-from panodetr.results.regions import Region, Result, measure
-from panodetr.results.result import DetectionResult, PanopticResult
+from panodetr.results.interchange import label_map, label_tiff, to_csv
+from panodetr.results.regions import Region, measure
+from panodetr.results.result import DetectionResult, ImageResult, PanopticResult
 from panodetr.results.types import Category, Detection, Segment
 from panodetr.serve import api
 from panodetr.serve.api import Form, Given, RequestError, Work
@@ -270,16 +270,10 @@ def _base64(contents: bytes) -> str:
     return b64encode(contents).decode("ascii")
 
 
-def _coco(result: Result) -> bytes:
-    coco = CocoInstances()
-    coco.add(result)
-    return msgspec.json.encode(coco.document())
-
-
-_WRITERS: dict[Form, Callable[[Result], bytes]] = {
+_WRITERS: dict[Form, Callable[[ImageResult], bytes]] = {
     "id_map": lambda result: id_map_png(label_map(result).astype(np.int32)),
     "labels": label_tiff,
-    "coco": _coco,
-    "geojson": lambda result: msgspec.json.encode(to_geojson(result)),
+    "coco": lambda result: msgspec.json.encode(result.to_coco()),
+    "geojson": lambda result: msgspec.json.encode(result.to_geojson()),
     "csv": lambda result: to_csv(measure(result)).encode(),
 }
