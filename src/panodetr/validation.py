@@ -109,10 +109,12 @@ def check_fields(values: object) -> None:
 
 
 def _from_plain(kind: Any, value: Any) -> object:
-    """Let a class that stands for several, such as the shapes of networks, choose among them."""
+    """Take a path as text; let a class that stands for several, as of networks, choose one."""
     if isinstance(value, kind):
         return value
     try:
+        if kind is Path:
+            return Path(msgspec.convert(value, str))
         return kind.from_plain(msgspec.convert(value, dict[str, Any]))
     except msgspec.ValidationError as failure:
         raise ValueError(str(failure)) from failure  # to which msgspec adds the place of all of it

@@ -323,7 +323,6 @@ class _Run:
             print_json({"source": name, "error": str(error)})
 
     def _show(self, result: ImageResult, record: dict[str, Any], files: dict[str, Path]) -> None:
-        """Print what was found in an image."""
         if self._files.json:
             print_json(record)
             return
@@ -332,7 +331,6 @@ class _Run:
         self._show_files(files)
 
     def _show_files(self, files: Mapping[str, Path]) -> None:
-        """Print which files were written."""
         for key, path in files.items():
             if not self._files.json:
                 print_line(f"{key:8} {path}")

@@ -36,7 +36,7 @@ def run_parts(
         UsageError: the options contradict each other, or the folder holds another run.
         PanodetrError: the model was refused, or a file cannot be written.
     """
-    from panodetr.scale.engines import Lost, run_local, run_ray
+    from panodetr.scale.engines import Lost, run_ray
     from panodetr.scale.parts import (
         ERRORS,
         SUFFIX,
@@ -54,8 +54,6 @@ def run_parts(
     chosen = {name: value for name, value in asdict(model).items() if value is not None}
     for speed in ("device", "batch"):  # results don't depend on it
         chosen.pop(speed, None)
-    if model.precision == "float32":  # as runs had it before there was a choice
-        del chosen["precision"]
     name = " ".join(f"{key}={value}" for key, value in chosen.items())
     job = Job(model=name, task=task, threshold=threshold, masks=masks, form=engine.parts)
     url = files.out or OUT
@@ -69,7 +67,7 @@ def run_parts(
     results = (
         run_ray(model.load, work, missing, engine.cluster(model))
         if engine.engine == "ray"
-        else run_local(model.load, work, missing)
+        else enumerate(map(partial(work, model.load()), missing))
     )
     with ProgressBar(len(missing)) as progress:
         for number, done in results:

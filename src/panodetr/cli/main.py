@@ -211,7 +211,6 @@ def build_app() -> App:
 
 
 def _config(path: Path) -> Toml | Yaml:
-    """Read options from a file."""
     if not path.is_file():
         raise UsageError(f"--config {path} is not a file; expected TOML or YAML")
     kind = {".toml": Toml, ".yaml": Yaml, ".yml": Yaml}.get(path.suffix.lower())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Literal
@@ -11,7 +10,8 @@ from typing import Literal
 from panodetr.cli.output import print_json, print_line, print_table
 from panodetr.errors import UsageError
 
-_FIGURES = {"pq": "PQ", "pq_things": "things", "ap": "box AP", "segm_ap": "mask AP"}
+FIGURES = {"pq": "PQ", "pq_things": "things", "ap": "box AP", "segm_ap": "mask AP"}
+"""Those that are listed, and what they are called."""
 
 
 def models(*, json: bool = False) -> int:
@@ -46,7 +46,9 @@ def models(*, json: bool = False) -> int:
             f"{model.size / 1e6:.1f} MB",
             model.licence or "unknown",
             model.data or "unknown",
-            _figures(model.figures),
+            ", ".join(
+                f"{n} {model.figures[k]:.1f}" for k, n in FIGURES.items() if k in model.figures
+            ),
         )
     print_table(table)
     return 0
@@ -163,10 +165,3 @@ def export(
         print_line(f"largest differences from the model: {worst}")
     print_line(f"try it: panodetr segment IMAGE --model {out}")
     return 0
-
-
-def _figures(figures: Mapping[str, float]) -> str:
-    """List the figures that say most."""
-    return ", ".join(
-        f"{name} {figures[key]:.1f}" for key, name in _FIGURES.items() if key in figures
-    )

@@ -10,14 +10,13 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from panodetr.errors import UsageError
-from panodetr.runtimes.base import check_device
+from panodetr.runtimes.base import Precision, RuntimeName, check_device
 
 if TYPE_CHECKING:
     from panodetr.data.dataset import Source
     from panodetr.predict import Predictor
     from panodetr.scale.engines import Cluster
 
-Runtime = Literal["torch", "openvino", "onnx", "auto"]
 Format = Literal[
     "coco-panoptic", "coco-instances", "yolo", "labelme", "via", "voc-masks", "voc-xml",
     "mask-files", "id-maps", "imagefolder",
@@ -161,8 +160,8 @@ class ModelOptions:
 
     model: str = "nuclei"
     device: Device = "auto"
-    runtime: Runtime | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    runtime: RuntimeName | None = None
+    precision: Precision = "float32"
     batch: AtLeast1 | None = None
     tiles: AtLeast1 | None = None
     overlap: Fraction | None = None

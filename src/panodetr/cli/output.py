@@ -94,13 +94,11 @@ class ProgressBar:
             self._task = self._bar.add_task("", total=total, rate="")
 
     def __enter__(self) -> ProgressBar:
-        """Draw the bar."""
         if self._bar:
             self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove the bar."""
         if self._bar:
             self._bar.stop()
 

@@ -146,13 +146,11 @@ class TrainProgress(Observer):
         self._began = self._since = (0, time.perf_counter())  # steps done, and when
 
     def __enter__(self) -> TrainProgress:
-        """Draw the bar."""
         if self.bar:
             self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take the bar away."""
         if self.bar:
             self.bar.stop()
 

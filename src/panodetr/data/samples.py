@@ -126,17 +126,17 @@ class LazyObjects(Sequence[ObjectTruth]):
         self._read = read
         self._count = count
 
-    def __len__(self) -> int:  # noqa: D105
+    def __len__(self) -> int:
         return len(self._read()) if self._count is None else self._count
 
-    def __iter__(self) -> Iterator[ObjectTruth]:  # noqa: D105
+    def __iter__(self) -> Iterator[ObjectTruth]:
         return iter(self._read())
 
     @overload
     def __getitem__(self, place: int) -> ObjectTruth: ...
     @overload
     def __getitem__(self, place: slice) -> list[ObjectTruth]: ...
-    def __getitem__(self, place: int | slice) -> ObjectTruth | list[ObjectTruth]:  # noqa: D105
+    def __getitem__(self, place: int | slice) -> ObjectTruth | list[ObjectTruth]:
         return self._read()[place]
 
 

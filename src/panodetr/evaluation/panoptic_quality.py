@@ -101,7 +101,6 @@ class PanopticQuality:
     """Counts matches image by image; keeps four numbers a category and nothing of the images."""
 
     def __init__(self, categories: Sequence[Category]) -> None:
-        """Start at zero for the data set's categories."""
         self.categories = tuple(categories)
         self._row = {category.id: row for row, category in enumerate(self.categories)}
         self._iou = [0] * len(self.categories)  # in units of IOU_UNIT

@@ -115,11 +115,9 @@ class ChannelTiff:
             raise
 
     def __enter__(self) -> ChannelTiff:
-        """Give the file itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
         self._file.close()
 
     def seek(self, place: int) -> None:

@@ -139,12 +139,10 @@ class PanopticResult(ImageResult):
     segment_ids: NDArray[np.int32]
 
     def __post_init__(self) -> None:
-        """Let each segment know its pixels."""
         own = tuple(replace(segment, segment_ids=self.segment_ids) for segment in self.segments)
         object.__setattr__(self, "segments", own)
 
     def __repr__(self) -> str:
-        """Name the number of segments, their classes and the size, in one line."""
         return f"PanopticResult({_summary('segment', self.segments, self)})"
 
     def regions(self) -> Iterator[Region]:
@@ -258,7 +256,6 @@ class DetectionResult(ImageResult):
             yield _region(found, number, things[found.category_id], window, own)
 
     def __repr__(self) -> str:
-        """Name the number of objects, their classes and the size, in one line."""
         return f"DetectionResult({_summary('object', self.detections, self)})"
 
     def draw(self, *, scores: bool = True) -> NDArray[np.uint8]:

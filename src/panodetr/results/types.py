@@ -207,7 +207,6 @@ class Candidates:
     coarse_masks: tuple[CoarseMask, ...] = ()
 
     def __repr__(self) -> str:
-        """Name the numbers and the image's size, in one line."""
         height, width = self.image_size
         found = f"{len(self.scores)} boxes, {len(self.coarse_masks)} masks"
         return f"Candidates({found}; {width}x{height} pixels)"

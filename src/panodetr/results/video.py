@@ -51,7 +51,6 @@ class Tracker:
     """Numbers the objects of a video's frames, which come one after the other."""
 
     def __init__(self) -> None:
-        """Begin a video."""
         self._tracks: list[_Track] = []
         self._counts: Counter[int] = Counter()
 

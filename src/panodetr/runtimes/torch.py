@@ -77,7 +77,6 @@ class FullFloat32(ContextDecorator):
         self._owners = conv, torch.backends.cuda.matmul
 
     def __enter__(self) -> None:
-        """Begin a block."""
         with self._lock:
             if not self._blocks:
                 self._before = self.values()
@@ -85,7 +84,6 @@ class FullFloat32(ContextDecorator):
             self._blocks += 1
 
     def __exit__(self, *error: object) -> None:
-        """End a block."""
         with self._lock:
             self._blocks -= 1
             if not self._blocks:

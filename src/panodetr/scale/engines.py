@@ -1,4 +1,4 @@
-"""Engines, which run the items of a job: this process, or the workers of a Ray cluster.
+"""Runs the items of a job on the workers of a Ray cluster.
 
 A worker is a Ray actor that has loaded the model and has one item at a time. An item whose worker
 died is given to another one; a worker that died is replaced when the cluster has room.
@@ -60,17 +60,6 @@ class Lost:
     """In place of the result of an item at which workers died."""
 
     reason: str
-
-
-def run_local(
-    load: Callable[[], Predictor],
-    work: Callable[[Predictor, Item], Result],
-    items: Sequence[Item],
-) -> Iterator[tuple[int, Result]]:
-    """Do all work in this process; give each result with its item's number."""
-    model = load()
-    for number, item in enumerate(items):
-        yield number, work(model, item)
 
 
 def run_ray(

@@ -155,7 +155,6 @@ class Service:
         return _json(b'{"status": "ready"}')
 
     def _model(self, name: str | None) -> api.ModelInfo:
-        """Find a model."""
         models = {model.name: model for model in self._pool.models}
         if name is None:
             return self._pool.models[0]
@@ -242,7 +241,6 @@ class Service:
 
 
 def _query(request: Request, expected: type[T]) -> T:
-    """Check the parameters of a request's URL."""
     return check(dict(request.query_params), expected, "the query", UsageError, strict=False)
 
 

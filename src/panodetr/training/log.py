@@ -41,7 +41,6 @@ class Observer:
     """Receives the events of a run, for a log or the terminal. This base class ignores them."""
 
     def __enter__(self) -> Self:
-        """Begin to listen."""
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

@@ -57,7 +57,6 @@ class Trainer:
     observer: Observer
 
     def __post_init__(self) -> None:
-        """Get ready."""
         self._unvalidated: dict[int, str] = {}  # images that cannot be read, by their id
         self._network = self.accelerator.prepare_model(self.state.learner)
         self._stop = StopSignal(aloud=self.accelerator.is_main_process)

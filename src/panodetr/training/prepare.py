@@ -248,10 +248,8 @@ def read_request(path: Path) -> tuple[Request, dict[str, Any]]:
         )
     try:
         kept = read_json(path, dict[str, Any], TrainingError)
-        for name in ("recipe", *PATHS):
-            if kept.get(name) is not None or name in ("recipe", "data"):
-                kept[name] = check(kept.get(name), str, f"{path}: {name}", TrainingError)
-        kept |= {name: Path(kept[name]) for name in PATHS if kept.get(name) is not None}
+        for name in ("recipe", "data"):
+            check(kept.get(name), str, f"{path}: {name}", TrainingError)
         config = check(kept.get("config"), dict[str, Any], f"{path}: config", TrainingError)
         return check(kept, Request, str(path), TrainingError), config
     except TrainingError as error:

@@ -121,7 +121,6 @@ class StopSignal:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopSignal:
-        """Begin to listen."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 before = signal.getsignal(number)
@@ -131,7 +130,6 @@ class StopSignal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave signals to those who had them before."""
         for number, before in self._before.items():
             signal.signal(number, before or signal.SIG_DFL)  # pyright: ignore[reportArgumentType]
 

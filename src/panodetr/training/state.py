@@ -81,8 +81,8 @@ class TrainState:
         stale: validations since then.
         validated: the step of the last validation; -1 before the first. A state is saved before its
             validation and again after it, so that a validation that fails costs nothing.
-        ranks: how many processes train it; None where a state does not say. The steps of another
-            number would be others.
+        ranks: how many processes train it; None before the first step. The steps of another number
+            would be others.
         seen: losses and gradient norm of each step since the last line of the log.
     """
 
@@ -153,10 +153,11 @@ class TrainState:
             elif self.average is not None:  # the resumed run begins to average
                 self.average.module.load_state_dict(self.learner.model.state_dict())
             for name in COUNTERS:
-                setattr(self, name, everything["counters"].get(name, getattr(self, name)))
+                setattr(self, name, everything["counters"][name])
             device = next(self.learner.parameters()).device
-            seen = everything.get("seen", [])  # states of earlier versions have none
-            self.seen = [{name: value.to(device) for name, value in one.items()} for one in seen]
+            self.seen = [
+                {n: value.to(device) for n, value in one.items()} for one in everything["seen"]
+            ]
         except Exception as error:  # a damaged file can raise nearly anything
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise TrainingError(
