@@ -231,7 +231,7 @@ class _Run:
         """Run the model on a video's frames; write one overlay, and a JSON line per frame."""
         from panodetr.images.sources import Frame
         from panodetr.results.result import free_name, origin
-        from panodetr.results.video import Tracker, VideoWriter
+        from panodetr.results.video import Tracker, video_writer
 
         of_video = {"source": origin(Path(source.path)), "image": Path(source.path).name}
         out, endings = self._out, ("_frames.jsonl", "_overlay.mp4")
@@ -247,7 +247,7 @@ class _Run:
             frames[frame.name] = replace(frame, image=b"")  # its pixels are not held
             return True
 
-        tracker, rows, video = Tracker(), None, None
+        tracker, rows, draw = Tracker(), None, None
         with ExitStack() as opened:
             for found in self._each([source], keep):
                 if isinstance(found, _Failure):
@@ -256,19 +256,19 @@ class _Run:
                 frame = frames.pop(str(result.source))
                 when = {"frame": frame.number, "time": round(frame.time, 4)}
                 record = {**when, **result.to_dict(), **of_video}
-                if out is not None and (rows is None or video is None):
+                if out is not None and (rows is None or draw is None):
                     temporary = opened.enter_context(atomic_write(paths[0]))
                     rows = opened.enter_context(temporary.open("w", encoding="utf-8"))
                     rate = frame.rate / source.every
-                    video = opened.enter_context(VideoWriter(paths[1], rate))
-                if rows is not None and video is not None:
-                    video.add(result.draw())
+                    draw = opened.enter_context(video_writer(paths[1], rate))
+                if rows is not None and draw is not None:
+                    draw(result.draw())
                     rows.write(json.dumps(record, ensure_ascii=False) + "\n")
                 if self._writer is not None:
                     self._writer.add_rows(result, of_video["image"], when)
                 with self._step(result.source):
                     self._show(result, record, {})
-        if video is not None:
+        if draw is not None:
             self._show_files({"frames": paths[0], "overlay": paths[1]})
 
     def _each(

@@ -8,7 +8,8 @@ sum (Kuhn 1955).
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -140,58 +141,43 @@ def _pixels(region: Region) -> NDArray[np.bool_]:
     return np.ones((rows.stop - rows.start, columns.stop - columns.start), np.bool_)
 
 
-class VideoWriter:
-    """Writes an MP4 by PyAV (the extra `video`); the file appears when it is complete."""
+@contextmanager
+def video_writer(path: Path, rate: float) -> Generator[Callable[[NDArray[np.uint8]], None]]:
+    """Write an MP4 by PyAV (the extra `video`), which appears when the block ends without an error.
 
-    def __init__(self, path: Path, rate: float) -> None:
-        """Open the file within `with`.
+    Args:
+        path: of the MP4.
+        rate: frames a second.
 
-        Args:
-            path: of the MP4.
-            rate: frames a second.
+    Yields:
+        A function that adds a frame (H, W, 3); all have one size. An odd side loses a row or
+        column.
 
-        Raises:
-            MissingExtra: PyAV is not installed.
-        """
-        self._av = import_extra("av")
-        self._path = path
-        self._rate = Fraction(rate).limit_denominator(1001)
-        self._opened = ExitStack()
-        self._stream: Any = None
+    Raises:
+        MissingExtra: PyAV is not installed.
+        PanodetrError: the system refuses to write, or a frame cannot be encoded.
+    """
+    av = import_extra("av")
+    stream: Any = None
 
-    def __enter__(self) -> VideoWriter:
-        """Open a temporary file.
-
-        Raises:
-            PanodetrError: the system refuses to write.
-        """
-        temporary = self._opened.enter_context(atomic_write(self._path))
-        self._file: Any = self._opened.enter_context(self._av.open(str(temporary), "w"))
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        """Put the file into its place, unless there was an error."""
-        if error[0] is None and self._stream is not None:
-            self._encode(None)
-        self._opened.__exit__(*error)
-
-    def add(self, frame: NDArray[np.uint8]) -> None:
-        """Add a frame (H, W, 3); all have one size. An odd side loses a row or column.
-
-        Raises:
-            PanodetrError: it cannot be encoded.
-        """
-        height, width = (side - side % 2 for side in frame.shape[:2])
-        if self._stream is None:
-            codec = next(name for name in CODECS if name in self._av.codecs_available)
-            self._stream = self._file.add_stream(codec, rate=self._rate)
-            self._stream.width, self._stream.height = width, height
-            self._stream.pix_fmt = "yuv420p"
-        pixels = np.ascontiguousarray(frame[:height, :width])
-        self._encode(self._av.VideoFrame.from_ndarray(pixels, format="rgb24"))
-
-    def _encode(self, frame: Any) -> None:
+    def encode(frame: Any) -> None:
         try:
-            self._file.mux(self._stream.encode(frame))
-        except self._av.FFmpegError as error:
-            raise PanodetrError(f"cannot write {self._path}: {error}") from error
+            file.mux(stream.encode(frame))
+        except av.FFmpegError as error:
+            raise PanodetrError(f"cannot write {path}: {error}") from error
+
+    def add(frame: NDArray[np.uint8]) -> None:
+        nonlocal stream
+        height, width = (side - side % 2 for side in frame.shape[:2])
+        if stream is None:
+            codec = next(name for name in CODECS if name in av.codecs_available)
+            stream = file.add_stream(codec, rate=Fraction(rate).limit_denominator(1001))
+            stream.width, stream.height = width, height
+            stream.pix_fmt = "yuv420p"
+        pixels = np.ascontiguousarray(frame[:height, :width])
+        encode(av.VideoFrame.from_ndarray(pixels, format="rgb24"))
+
+    with atomic_write(path) as temporary, av.open(str(temporary), "w") as file:
+        yield add
+        if stream is not None:
+            encode(None)
