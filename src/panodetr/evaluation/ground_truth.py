@@ -166,17 +166,6 @@ class GroundTruth:
         }
         return tuple(task for task in TASKS if can[task])
 
-    def require(self, tasks: Iterable[Task]) -> None:
-        """Check that tasks can be measured.
-
-        Raises:
-            DataError: one cannot.
-        """
-        for task in tasks:
-            if task not in self.tasks():
-                there = ", ".join(self.tasks())
-                raise DataError(f"{self.folder} has no ground truth for {task}; it has {there}")
-
     def share(self, rank: int, ranks: int) -> GroundTruth:
         """Give process `rank`, from 0, of several its part: every image is in exactly one."""
         return replace(self, images=self.images[rank::ranks])

@@ -92,7 +92,9 @@ class Counts:
         self.tasks = frozenset(tasks)
         self.seconds: float | None = None
         self.missing = 0
-        truth.require(self.tasks)
+        for task in sorted(self.tasks.difference(truth.tasks())):
+            there = ", ".join(truth.tasks())
+            raise DataError(f"{truth.folder} has no ground truth for {task}; it has {there}")
         segments, objects = self._categories = truth.segment_categories, truth.object_categories
         self._things = frozenset(category.id for category in objects)
         self._segments = PanopticQuality(segments) if "panoptic" in self.tasks else None

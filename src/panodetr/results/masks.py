@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -168,7 +168,19 @@ class NumpyMasks:
         self, first: NDArray[np.intp], least: int, processed_size: Size, target_size: Size
     ) -> Merged:
         """See `Masks`."""
-        return partial(self._merge, first, least, processed_size, target_size)
+
+        def finish() -> tuple[NDArray[np.integer], NDArray[np.intp]]:
+            left, count = np.arange(len(first)), len(first)
+            winner = self.highest(processed_size, target_size)  # H, W: places in left
+            areas = np.bincount(first, _count_pixels(winner, count), minlength=count)
+            while len(left) and (areas < least).any():
+                left = left[areas >= least]
+                if len(left):
+                    winner = self.choose(left).highest(processed_size, target_size)
+                    areas = _count_pixels(winner, len(left))
+            return (left.take(winner) if len(left) else winner), left
+
+        return finish
 
     def topmost(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
         """See `Masks`."""
@@ -222,19 +234,6 @@ class NumpyMasks:
 
         each_strip(fill, target_size[0], max(1, BAND_PIXELS // target_size[1]))
         return Contest(winner, likely, areas.sum(axis=0))
-
-    def _merge(
-        self, first: NDArray[np.intp], least: int, processed_size: Size, target_size: Size
-    ) -> tuple[NDArray[np.integer], NDArray[np.intp]]:
-        left, count = np.arange(len(first)), len(first)
-        winner = self.highest(processed_size, target_size)  # H, W: places in left
-        areas = np.bincount(first, _count_pixels(winner, count), minlength=count)
-        while len(left) and (areas < least).any():
-            left = left[areas >= least]
-            if len(left):
-                winner = self.choose(left).highest(processed_size, target_size)
-                areas = _count_pixels(winner, len(left))
-        return (left.take(winner) if len(left) else winner), left
 
     def _find(
         self, processed_size: Size, target_size: Size, pick: Pick, *, inside: bool = False
