@@ -77,19 +77,9 @@ class Segment:
         Raises:
             ValueError: the segment is not one of a result.
         """
-        return self._ids == self.id
-
-    def run_lengths(self) -> list[int]:
-        """Give its pixels as `results.masks.run_lengths`; error as for `mask`."""
-        ids = self._ids
-        x0, y0, x1, y1 = map(int, self.box)
-        return run_lengths(ids[y0:y1, x0:x1] == self.id, (ids.shape[0], ids.shape[1]), (y0, x0))
-
-    @property
-    def _ids(self) -> NDArray[np.int32]:
         if self.segment_ids is None:
             raise ValueError(f"segment {self.id} has no pixels; take it from a PanopticResult")
-        return self.segment_ids
+        return self.segment_ids == self.id
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

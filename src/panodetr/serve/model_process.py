@@ -192,8 +192,9 @@ def _segments(result: PanopticResult, work: Work) -> api.SegmentAnswer:
     )
     if work.masks == "rle":
         size = ids.shape[0], ids.shape[1]
-        for segment, found in zip(answer.segments, result.segments, strict=True):
-            segment.segmentation = api.RunLengths(size=size, counts=found.run_lengths())
+        for segment, region in zip(answer.segments, result.regions(), strict=True):
+            counts = region.run_lengths(size) or []
+            segment.segmentation = api.RunLengths(size=size, counts=counts)
     elif work.masks == "runs":
         starts = run_starts(ids)
         lengths = np.diff(starts, append=ids.size)
