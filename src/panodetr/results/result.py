@@ -253,7 +253,8 @@ class DetectionResult(ImageResult):
                     slice(rows.start + top, rows.stop + top),
                     slice(columns.start + left, columns.stop + left),
                 )
-            yield _region(found, number, things[found.category_id], window, own)
+            key = number if found.id is None else found.id
+            yield _region(found, key, things[found.category_id], window, own)
 
     def __repr__(self) -> str:
         return f"DetectionResult({_summary('object', self.detections, self)})"
@@ -281,7 +282,7 @@ class DetectionResult(ImageResult):
         found = {
             "detections": [
                 {
-                    "id": number,
+                    "id": number if detection.id is None else detection.id,
                     "category_id": detection.category_id,
                     "label": detection.label,
                     "score": round(detection.score, 6),

@@ -133,6 +133,7 @@ class Detection:
         coarse_mask: the mask at the model's size, which `mask` enlarges; None where masks were
             not asked for.
         track: as in `Segment`.
+        id: None is the place among the detections of a result, from 1.
     """
 
     label: str
@@ -140,6 +141,7 @@ class Detection:
     score: float
     box: tuple[float, float, float, float]
     track: int | None = None
+    id: int | None = None
     coarse_mask: CoarseMask | None = field(default=None, repr=False)
 
     @property

@@ -9,9 +9,8 @@ import signal
 import sys
 import traceback
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,7 +27,7 @@ from panodetr.predict import Predictor
 from panodetr.results.draw import colors_of
 from panodetr.results.id_map import id_map_png, run_starts
 from panodetr.results.interchange import label_map, label_tiff, to_csv
-from panodetr.results.regions import Region, measure
+from panodetr.results.regions import measure
 from panodetr.results.result import DetectionResult, ImageResult, PanopticResult
 from panodetr.results.types import Category, Detection, Segment
 from panodetr.serve import api
@@ -152,11 +151,16 @@ def write_file(
         if shown.segments:
             raise UsageError("the segments come without runs; request them with masks=runs")
         detections = [
-            Detection(label=one.label, category_id=one.category_id, score=one.score, box=one.box)
+            Detection(
+                label=one.label,
+                category_id=one.category_id,
+                score=one.score,
+                box=one.box,
+                id=one.id,
+            )
             for one in shown.detections
         ]
-        ids = [one.id for one in shown.detections]
-        return _WRITERS[form](_ShownBoxes(detections=tuple(detections), ids=ids, **common))
+        return _WRITERS[form](DetectionResult(detections=tuple(detections), **common))
     ids, lengths, pixels = shown.runs.ids, shown.runs.lengths, image.shape[0] * image.shape[1]
     if len(ids) != len(lengths) or sum(lengths) != pixels:
         raise UsageError(f"the runs do not cover the image; expected {pixels:,} pixels")
@@ -166,17 +170,6 @@ def write_file(
     if not all(np.any(region.pixels) for region in result.regions()):
         raise UsageError("a segment has no pixel in its box; send segments unchanged")
     return _WRITERS[form](result)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class _ShownBoxes(DetectionResult):
-    """Detections that keep the ids of their answer, instead of being numbered anew."""
-
-    ids: list[int]
-
-    def regions(self) -> Iterator[Region]:
-        for region in super().regions():
-            yield replace(region, id=self.ids[region.id - 1])
 
 
 def _segments(result: PanopticResult, work: Work) -> api.SegmentAnswer:
