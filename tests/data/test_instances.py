@@ -110,7 +110,7 @@ A = "annotations"
         (edit(A, 0, "category_id", to=5), "has category 5, which categories doesn't list"),
         (edit(A, 0, "bbox", to=[1, 2, 3]), "bbox: expected array of length 4"),
         (edit(A, 0, "bbox", to=[1, 2, 3, -1]), r"bbox\[3\]: expected float >= 0"),
-        (edit(A, 0, "bbox", to=[1, 2, 3, float("nan")]), "is not valid JSON"),
+        (edit(A, 0, "bbox", to=[1, 2, 3, float("nan")]), "expected float, got null"),
         (edit(A, 0, "bbox", to=[1, 2, 3, "nan"]), r"bbox\[3\]: expected float >= 0"),
         (edit(A, 0, "bbox", to=[1, 2, 3, 10**400]), r"bbox\[3\]: number out of range"),
         (edit(A, 0, "area", to=-1), "area: expected float >= 0"),

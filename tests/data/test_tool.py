@@ -78,7 +78,7 @@ def test_a_tool_is_known_by_the_marks_in_its_files(
     ("name", "contents", "advice"),
     [
         ("export.zip", "PK", "is an archive: unpack it"),
-        ("a_seg.npy", "", "is Cellpose's: save its masks as PNG or TIFF"),
+        ("a_seg.npy", "", "is an array, perhaps Cellpose's: save masks as PNG"),
         ("annotations.xml", "<annotations><version>1.1</version>", "export as COCO 1.0"),
         ("ann/a.jpg.json", '{"objects": [{"classTitle": "cat"}]}', "is Supervisely's"),
         ("a.json", '[{"task_id": "1", "response": {}}]', "is Scale's"),
@@ -107,6 +107,9 @@ def test_a_tool_is_known_by_the_marks_in_its_files(
         ("a.xml", "<Annotations><Annotation/></Annotations>", "is Aperio's"),
         ("a/1.roi", "Iout", "is a region of ImageJ's"),
         ("labels/1.txt", "1\n76 45 146 87\n", "is BBox-Label-Tool's"),
+        ("labels/a.txt", '108 225 132 0 1 0 0 1 3 "F"\n', "expected one of these"),
+        ("gt.txt", "a.jpg,4,5,20,15,cat\n", "lists boxes of several images"),
+        ("imagesTr/a.nii.gz", "", "is a volume: save its slices"),
         ("gt/gt.txt", "1,1,10,20,5,5,1,1,0.9\n", "is MOT's"),
         ("label_colors.txt", "0 0 0 background\n80 80 80 cat\n", "names colours of classes"),
         ("gtFine/a_instanceIds.png", "", "datum convert -i FOLDER -if cityscapes"),

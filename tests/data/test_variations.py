@@ -238,28 +238,54 @@ def test_splits_that_are_read_as_one_are_noted(tmp_path: Path) -> None:
     assert "images in folders of test and train are read as one split" in said(tmp_path)
 
 
-@pytest.mark.parametrize("cut", ["truncated", "NaN"])
+@pytest.mark.parametrize("cut", ["truncated", "Infinity"])
 def test_a_broken_json_of_one_split_is_named(tmp_path: Path, cut: str) -> None:
     write_image(tmp_path / "images" / "a.jpg", SIZE)
     text = json.dumps(coco(["a.jpg"]))
     put(tmp_path / "train.json", text)
-    put(tmp_path / "val.json", text[:-9] if cut == "truncated" else text.replace("64", "NaN"))
+    put(tmp_path / "val.json", text[:-9] if cut == "truncated" else text.replace("64", "Infinity"))
     assert "val.json: it is not valid JSON" in said(tmp_path)
 
 
-@pytest.mark.parametrize("form", ["corners", "parts"])
+def test_nan_in_a_json_is_nothing(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    document = coco(["a.jpg"])
+    document["images"][0]["width"] = document["annotations"][0]["area"] = float("nan")
+    put(tmp_path / "train.json", json.dumps(document))
+    assert counts(tmp_path) == {"train": (1, 2)}
+
+
+@pytest.mark.parametrize("form", ["corners", "parts", "parts with masks", "centres"])
 def test_boxes_of_another_form_are_an_error(tmp_path: Path, form: str) -> None:
     document = coco(["a.jpg", "b.jpg"])
     for entry in document["annotations"]:
         x, y, width, height = entry["bbox"]
-        corners = [x, y, x + width, y + height]
-        parts = [x / SIZE[1], y / SIZE[0], width / SIZE[1], height / SIZE[0]]
-        entry["bbox"] = corners if form == "corners" else parts
+        if form == "corners":
+            entry["bbox"] = [x, y, x + width, y + height]
+        elif form == "centres":
+            entry["bbox"] = [x + 18, y + 16, width, height]
+        else:
+            entry["bbox"] = [x / SIZE[1], y / SIZE[0], width / SIZE[1], height / SIZE[0]]
+        if form == "parts with masks":
+            left, top, across, down = entry["bbox"]
+            entry["segmentation"] = [[left, top, left + across, top, left, top + down]]
     for name in ("a.jpg", "b.jpg"):
         write_image(tmp_path / name, SIZE)
     put(tmp_path / "train.json", json.dumps(document))
-    expected = {"corners": "all fit as corners", "parts": "all 4 boxes lie within 1 pixel"}
-    assert expected[form] in said(tmp_path)
+    expected = {"corners": "all fit as corners", "centres": "none if each is moved by half"}
+    assert expected.get(form, "all 4 objects lie within 1 pixel") in said(tmp_path)
+
+
+@pytest.mark.parametrize("reach", [1, 2])
+def test_images_that_may_be_enlarged_are_an_error(tmp_path: Path, reach: int) -> None:
+    document = coco(["a.jpg", "b.jpg"])
+    for entry in document["annotations"]:
+        entry["bbox"] = [reach * number for number in entry["bbox"]]
+    for name in ("a.jpg", "b.jpg"):
+        write_image(tmp_path / name, (2 * SIZE[0], 2 * SIZE[1]))
+    put(tmp_path / "train.json", json.dumps(document))
+    enlarged = "2 of 2 images are larger than stated, by one factor" in said(tmp_path)
+    assert enlarged == (reach == 1)
 
 
 @pytest.mark.parametrize("box", ["0.05 0.1 0.35 0.4", "0.5 0.4 0.9 0.9"])
@@ -683,6 +709,7 @@ def test_maps_of_vocs_masks_may_be_in_folders_called_png(tmp_path: Path, ending:
         ("tissue images", "label masks", ""),
         ("BBBC006_images", "BBBC006_labels", ""),
         ("train", "train_masks", "train"),
+        ("Training_Images", "Ground_Truth", ""),
     ],
 )
 @pytest.mark.parametrize("ending", ["png", "gif", "bmp"])
@@ -743,6 +770,14 @@ def test_pages_that_are_not_read_are_noted(tmp_path: Path) -> None:
     assert "1 images have several pages, of which the first is read" in said(tmp_path)
 
 
+def test_lists_of_splits_are_told_from_labels(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        write_image(tmp_path / f"obj_{split}_data" / f"{split}.jpg", SIZE)
+        put(tmp_path / f"obj_{split}_data" / f"{split}.txt", "0 .3 .3 .2 .2\n")
+        put(tmp_path / f"{split}.txt", f"data/obj_{split}_data/{split}.jpg\n")
+    assert counts(tmp_path) == {"train": (1, 1), "val": (1, 1)}
+
+
 @pytest.mark.parametrize("number", ["_{}", "_mask_{}", "-{}", " obj{}"])
 def test_masks_of_an_image_may_be_numbered(tmp_path: Path, number: str) -> None:
     (tmp_path / "masks").mkdir()
@@ -769,6 +804,16 @@ def test_id_maps_are_grey_and_of_one_page(tmp_path: Path, pages: int) -> None:
         assert "has objects on page 3, too" in said(tmp_path)
     else:
         assert counts(tmp_path) == {"": (1, 2)}
+
+
+def test_masks_with_soft_edges_are_noted(tmp_path: Path) -> None:
+    write_image(tmp_path / "images" / "a.png", SIZE)
+    (tmp_path / "masks").mkdir()
+    ids = np.zeros(SIZE, np.uint8)
+    ids[5:30, 5:30] = 255
+    shades = Image.fromarray(ids).rotate(30, Image.Resampling.BICUBIC)
+    shades.save(tmp_path / "masks" / "a.png")
+    assert "are their numbers the shades of soft edges?" in said(tmp_path)
 
 
 def test_masks_of_colours_are_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from scipy import ndimage
 from panodetr.data.dataset import Dataset, Format, Source, judge
 from panodetr.data.formats import Faults, Finding, system_errors
 from panodetr.data.formats.coco_panoptic import read_ids
-from panodetr.data.masks import count_pixels, draw_id_map, read_objects_map
+from panodetr.data.masks import VOID, count_pixels, draw_id_map, read_objects_map
 from panodetr.data.samples import AnySample, Sample, read_sample
 from panodetr.errors import ChannelError, DataError, ImageError
 from panodetr.images.read import find_bits
@@ -31,6 +31,9 @@ QUERIES = 100
 
 MOST_PIECES = 2
 """Areas an object of id maps, touching ones as one, from which a note says so."""
+
+LEAST_DENSE = 0.1
+"""Part of its box that an object of id maps fills as a rule; shades fill less."""
 
 LEAST_COVERED = 0.01
 """Share of masks' pixels below other masks from which a note says so."""
@@ -51,6 +54,7 @@ class Inspection:
         largest: likewise.
         most: the most objects in an image, and the image.
         pieces: connected areas of id maps, where objects that touch are one.
+        scattered: objects of id maps that fill little of their boxes.
         masked: pixels of the masks of images with several.
         visible: those of them that lie below no other mask.
     """
@@ -65,6 +69,7 @@ class Inspection:
     largest: tuple[float, str] | None = None
     most: tuple[int, str] = (0, "")
     pieces: int = 0
+    scattered: int = 0
     masked: int = 0
     visible: int = 0
 
@@ -138,9 +143,11 @@ def check_split(
     except ChannelError as error:
         faults.note("format", str(error))
     if len(data.samples) > 1 and len(ids) == 1:
-        text = f"masks has the id {next(iter(ids))} alone; is that a mask of all objects together?"
-        where = data.folder / data.split
-        faults.note("single id", f"{where}/{text} expected a number for each")
+        text = f"{data.place} has the id {next(iter(ids))} alone; is that a mask of all objects?"
+        faults.note("single id", f"{text} expected a number for each")
+    elif 2 * found.scattered > ids.total():
+        text = f"{found.scattered} of {ids.total()} objects of id maps are scattered pixels"
+        faults.note("single id", f"{text}; are their numbers the shades of soft edges?")
     elif found.pieces > MOST_PIECES * ids.total():
         text = f"id maps have {ids.total()} objects in {found.pieces} pieces; are they of classes?"
         faults.note("single id", f"{text} expected a number for each object")
@@ -169,9 +176,14 @@ def _count(
             pixels, numbers = read_objects_map(sample.id_map, sample.size)
             ids.update(numbers.tolist())
             found.pieces += cast("tuple[object, int]", ndimage.label(pixels))[1]
-            counts = np.unique_counts(pixels)
-            areas = dict(zip(counts.values.tolist(), counts.counts.tolist(), strict=True))
-            listed = [(i, False, areas[n]) for i in names for n in numbers.tolist()]
+            places = np.searchsorted(numbers, pixels) + 1
+            places[pixels == VOID] = 0
+            areas = np.bincount(places.ravel(), minlength=len(numbers) + 1)[1:].tolist()
+            listed = [(i, False, area) for i in names for area in areas]
+            boxes = ndimage.find_objects(places)
+            sides = [[s.stop - s.start for s in box] for box in boxes if box is not None]
+            filled = zip(areas, sides, strict=True)
+            found.scattered += sum(a < LEAST_DENSE * down * across for a, (down, across) in filled)
         else:
             truths = list(sample.objects)
             listed = [(t["category_id"], bool(t["iscrowd"]), t["area"]) for t in truths]

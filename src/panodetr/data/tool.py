@@ -43,6 +43,7 @@ _COCO = "export it as COCO"
 _DATUM = "datum convert -i FOLDER -if {} -f coco -o OUT"
 
 _FOREIGN: tuple[tuple[str, tuple[str, ...], bytes], ...] = (
+    ("is a volume: save its slices as PNG or TIFF", (".nii", ".nii.gz", ".nrrd", ".mha"), rb""),
     ("is an archive: unpack it", (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"), rb""),
     ("holds TFRecords: " + _COCO, (".tfrecord", ".record"), rb""),
     (
@@ -50,7 +51,7 @@ _FOREIGN: tuple[tuple[str, tuple[str, ...], bytes], ...] = (
         (".parquet", ".arrow"),
         rb"",
     ),
-    ("is Cellpose's: save its masks as PNG or TIFF", (".npy",), rb""),
+    ("is an array, perhaps Cellpose's: save masks as PNG or TIFF", (".npy",), rb""),
     ("is CVAT's own XML: export as COCO 1.0", _XML, rb"<annotations>"),
     ("is Aperio's: import it in QuPath, and export a label image", _XML, rb"<Annotations[\s>]"),
     ("is a region of ImageJ's: save a label image of all", (".roi",), rb""),
@@ -88,7 +89,7 @@ _FOREIGN: tuple[tuple[str, tuple[str, ...], bytes], ...] = (
     ),
     ("is a table of run lengths: write them as COCO's", _CSV, rb"(?i)EncodedPixels"),
     ("is KITTI's: " + _DATUM.format("kitti"), _TEXT, rb"^[A-Za-z]+( -?[\d.]+){14}"),
-    ("is BBox-Label-Tool's: convert it to YOLO", _TEXT, rb"^\d+\s+(\d+ ){3}\d+\s"),
+    ("is BBox-Label-Tool's: convert it to YOLO", _TEXT, rb"^\d+\s*\n(\d+ ){3}\d+\s"),
     ("is MOT's, for video: " + _COCO, _TEXT, rb"^\d+,-?\d+(,-?[\d.]+){4,}"),
     ("names colours of classes, without objects: " + _COCO, _TEXT, rb"^\d+ \d+ \d+ [A-Za-z]"),
     (
@@ -97,7 +98,7 @@ _FOREIGN: tuple[tuple[str, tuple[str, ...], bytes], ...] = (
         rb"",
     ),
     ("is DOTA's: write YOLO with a box's four corners", _TEXT, rb"(?m)^([\d.]+ ){8}[a-z]\S* [012]"),
-    ("lists boxes of several images: " + _COCO, _TEXT, rb"^\S+\.\w+ \d+,\d+,\d+,\d+,\d+"),
+    ("lists boxes of several images: " + _COCO, _TEXT, rb"^\S+\.\w+[ ,]\d+,\d+,\d+,\d+,\w"),
 )
 """What has no reader here: what is said of a file, how it ends, and what it holds."""
 

@@ -39,6 +39,9 @@ MOST_KEPT = 2**29
 HEAD, TAIL = 1 << 16, 1 << 12
 """Bytes at the beginning and end of a file that are looked at."""
 
+_NAN = re.compile(rb"(?<=[:,\[\s])NaN(?=[,\]}\s])")
+"""What Python writes into JSON, where nothing is allowed but null."""
+
 SPLITS = ("train", "val", "test")
 
 _OF_SPLITS = r"images?|imgs?|masks?|labels?|annotations?|data|(?:data)?set"
@@ -120,7 +123,9 @@ def read_file(path: Path) -> bytes:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     if contents[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return as_text(contents, path, "utf-16").encode("utf-8", "replace")
+        contents = as_text(contents, path, "utf-16").encode("utf-8", "replace")
+    if path.suffix.lower() == ".json" and b"NaN" in contents:
+        contents = _NAN.sub(b"null", contents)
     return contents.removeprefix(b"\xef\xbb\xbf")
 
 

@@ -217,6 +217,8 @@ def _is_plain(entry: _Object, image: Marked, categories: Join) -> bool:
     ):
         return False
     x, y, width, height = box
+    if x + width <= 1 and y + height <= 1:  # which may be parts of the image's sides
+        return False
     xs, ys = ring[::2], ring[1::2]
     across, down = width / 8, height / 8
     return (

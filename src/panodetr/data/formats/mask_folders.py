@@ -44,7 +44,10 @@ from panodetr.errors import DataError
 
 MAP_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
-_MAP_WORDS = frozenset({"masks", "mask", "labels", "label", "maps", "labelmaps", "groundtruth"})
+_MAP_WORDS = frozenset(
+    {"masks", "mask", "labels", "label", "maps", "labelmaps"}
+    | {"groundtruth", "ground", "truth", "gt"}
+)
 """Of a folder's name; its other words are those of the images' folder, too."""
 
 _ROLES = _MAP_WORDS | IMAGE_FOLDERS | {"cp", "instances"}

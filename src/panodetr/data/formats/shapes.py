@@ -62,7 +62,10 @@ class Tally:
         odd: the place of the first one.
         far: boxes without masks that reach far out of their images.
         corners: whether all of those without masks could be corners x0, y0, x1, y1.
-        fractions: whether all of them could be parts of their images' sides.
+        centres: whether all of them could have a corner where their centre is, or the reverse.
+        fractions: whether all objects could be in parts of their images' sides.
+        enlarged: images that are larger than stated, by one factor in both directions.
+        beyond: whether an object of them is beyond the stated size.
     """
 
     faults: Faults = field(default_factory=lambda: Faults(collect=True))
@@ -72,8 +75,11 @@ class Tally:
     disagreeing: int = 0
     far: int = 0
     corners: bool = True
+    centres: bool = True
     fractions: bool = True
     odd: str = ""
+    enlarged: int = 0
+    beyond: bool = False
 
     def see_box(self, box: Sequence[float], size: Size, *, centred: bool) -> None:
         """Count a box x, y, width, height without a mask: its form may be another than it seems.
@@ -89,10 +95,16 @@ class Tally:
         self.far += x + width > across or y + height > down or x < before or y < above
         left, top = (x + width / 2, y + height / 2) if centred else (x, y)
         self.corners &= left < width <= across and top < height <= down
-        self.fractions &= 0 < min(width, height) < 1 >= max(x + width, y + height)
+        moved = 0.5 if centred else -0.5
+        self.centres &= before <= x + moved * width <= across - width
+        self.centres &= above <= y + moved * height <= down - height
 
-    def has_masks(self) -> bool:
-        """Say whether objects are read with masks, and how many there are of the other sort."""
+    def has_masks(self, place: Path, images: int) -> bool:
+        """Say whether objects are read with masks, and how many there are of the other sort.
+
+        What speaks for another form of all objects is a fault, of which `place` is told; there are
+        so many images.
+        """
         faults, objects = self.faults, self.masks + self.boxes
         alone = self.boxes > 1 and not self.masks
         if self.disagreeing > 1 and self.disagreeing > MOST_DISAGREEING * objects:
@@ -108,11 +120,25 @@ class Tally:
                 f"height, and all fit as corners x0, y0, x1, y1, first: {self.bare}; write x, y "
                 "(in YOLO, the centre's), width, height",
             )
-        elif alone and self.fractions:
+        elif alone and self.centres and self.far > MOST_DISAGREEING * self.boxes:
             faults.add(
                 "box outside",
-                f"all {self.boxes} boxes lie within 1 pixel, first: {self.bare}; are they parts of "
-                "the image's sides? expected pixels",
+                f"{self.far} of {self.boxes} boxes reach far out of their images, and none if each "
+                f"is moved by half its sides, first: {self.bare}; write the upper left corner for "
+                "x, y (in YOLO, the centre)",
+            )
+        elif objects > 1 and self.fractions:
+            faults.add(
+                "box outside",
+                f"{place}: all {objects} objects lie within 1 pixel; are they in parts of the "
+                "image's sides? expected pixels",
+            )
+        elif self.enlarged > MOST_DISAGREEING * images and not self.beyond:
+            faults.add(
+                "wrong size",
+                f"{place}: {self.enlarged} of {images} images are larger than stated, by one "
+                "factor in both directions, and no object tells whether they were enlarged or the "
+                "size is wrong; give the images their stated size, or state theirs",
             )
         elif self.disagreeing:
             text = "{n} boxes disagree with their masks; the masks' own are taken"
@@ -170,6 +196,8 @@ class Rules:
             return None
         if mask is None:
             tally.see_box(box, size, centred=self.fractions)
+        x, y, width, height = box
+        tally.fractions &= 0 < min(width, height) < 1 >= max(x + width, y + height)
         fitting = faults.fit_box(box, size, place)
         category_id = self.ids.get(shape.label)
         if fitting is None or category_id is None:
@@ -253,6 +281,9 @@ def finish(
                 f"{across:g}, {down:g}; annotate it at its own size"
             )
             height, width = (side + slack(side) for side in one.header)
+            if shapes and _is_enlarged(one.size, one.header):
+                tally.enlarged += 1
+                tally.beyond |= down > one.size[0] + 1 or across > one.size[1] + 1
             settle(one, down <= height and across <= width, expected, faults)
         for shape in shapes:
             crowds &= shape.is_crowd and shape.mask is not None
@@ -265,6 +296,7 @@ def finish(
         if one.is_bad(faults):
             continue
         tally.masks += one.plain
+        tally.fractions &= not one.plain
         truths: list[ObjectTruth] = []
         for number, shape in enumerate(shapes if one.size else (), start):
             assert one.size is not None
@@ -293,7 +325,7 @@ def finish(
         tally.masks = first - 1
         text = "all {n} objects are crowds, as CVAT's brush writes them; read as objects"
         faults.note("repaired", text, count=tally.masks)
-    rules.draws_boxes = tally.has_masks()
+    rules.draws_boxes = tally.has_masks(place, len(images))
     for truth in without if rules.draws_boxes else ():
         truth["segmentation"] = [rectangle(truth["bbox"])]
     return Records(
@@ -473,6 +505,12 @@ def _measure(mask: list[list[float]] | RunLengths | None, size: Size) -> list[fl
     right = max(max(ring[::2]) for ring in mask)
     bottom = max(max(ring[1::2]) for ring in mask)
     return [left, top, right - left, bottom - top]
+
+
+def _is_enlarged(stated: Size, size: Size) -> bool:
+    """Whether a size (H, W) is a stated one that was multiplied, but for rounding."""
+    across = stated[1] * size[0] / stated[0]
+    return size[0] > stated[0] + slack(stated[0]) and abs(size[1] - across) <= slack(across)
 
 
 def _extent(shapes: Iterable[Shape]) -> tuple[float, float]:

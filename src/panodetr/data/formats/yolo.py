@@ -543,11 +543,6 @@ def _key(parts: tuple[str, ...]) -> tuple[str, ...]:
 
 def _find_without_yaml(tree: Tree, names: dict[int, str] | None = None) -> dict[str, YoloSplit]:
     """Find images with labels where no YAML says of them; it may say the names of classes."""
-    lists = {
-        split.name: path
-        for path in tree.files(".txt", depth=ANNOTATIONS_DEPTH)
-        if (split := split_of(path.stem))
-    }
     if next(tree.files(".txt"), None) is None:
         return {}
     images = [tree.root / path for path in tree.files(*SUFFIXES)]
@@ -560,11 +555,11 @@ def _find_without_yaml(tree: Tree, names: dict[int, str] | None = None) -> dict[
     folders = {image.parent for image in labelled}
     images = [image for image in images if image.parent in folders]
     splits: dict[str, list[Path]] = {}
-    for split, path in lists.items():
-        listed = tree.lines(tree.root / path, keep=True)
-        if listed and not _LINE.fullmatch(listed[0]):
+    for path in tree.files(".txt", depth=ANNOTATIONS_DEPTH):
+        if (split := split_of(path.stem)) and not _is_label(tree, tree.root / path):
+            listed = tree.lines(tree.root / path, keep=True)
             found = tree.images.find(listed, (tree.root / path).parent)
-            splits[split] = sorted(sure(found))
+            splits.setdefault(split.name, []).extend(sure(found))
     if not any(splits.values()):
         inner = {f: PurePosixPath(os.path.relpath(f, tree.root)) for f in folders}
         above = {f: _above_split(path) for f, path in inner.items()}
@@ -581,7 +576,7 @@ def _find_without_yaml(tree: Tree, names: dict[int, str] | None = None) -> dict[
             text = f"{len(below)} images, first {below[0]}, have splits of their own: left out"
             said = [*said, f"{text}; name their folder to read them"]
     return {
-        split: YoloSplit(place=tree.root, names=names, images=sorted(paths), said=said)
+        split: YoloSplit(place=tree.root, names=names, images=sorted(set(paths)), said=said)
         for split, paths in sorted(splits.items())
         if paths
     }
