@@ -263,7 +263,7 @@ def test_boxes_of_another_form_are_an_error(tmp_path: Path, form: str) -> None:
         if form == "corners":
             entry["bbox"] = [x, y, x + width, y + height]
         elif form == "centres":
-            entry["bbox"] = [x + 18, y + 16, width, height]
+            entry["bbox"] = [x + 26, y + 22, width, height]
         else:
             entry["bbox"] = [x / SIZE[1], y / SIZE[0], width / SIZE[1], height / SIZE[0]]
         if form == "parts with masks":
@@ -700,6 +700,24 @@ def test_maps_of_vocs_masks_may_be_in_folders_called_png(tmp_path: Path, ending:
         Image.fromarray(ids).save(tmp_path / f"{name}{ending}" / "a.png")
     put(tmp_path / "class_names.txt", "_background_\ncat\ndog\n")
     assert inspect(tmp_path)[""].objects == {"cat": 1, "dog": 1}
+
+
+@pytest.mark.parametrize("label", ["cat", "kitten"])
+def test_maps_of_vocs_own_classes_have_their_names(tmp_path: Path, label: str) -> None:
+    for name, code in (("a", 8), ("b", 12)):
+        write_image(tmp_path / "JPEGImages" / f"{name}.jpg", SIZE)
+        pixels = np.zeros(SIZE, np.uint8)
+        pixels[4:9, 4:9] = 1
+        for folder, ids in (("SegmentationObject", pixels), ("SegmentationClass", pixels * code)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(ids).save(tmp_path / folder / f"{name}.png")
+    put(tmp_path / "Annotations" / "a.xml", voc("a.jpg").replace("cat", label))
+    put(tmp_path / "ImageSets" / "Segmentation" / "train.txt", "a\n")
+    put(tmp_path / "ImageSets" / "Segmentation" / "val.txt", "b\n")
+    train, val = (dict(inspect(tmp_path)[split].objects) for split in ("train", "val"))
+    assert (train.keys() == val.keys(), len(train)) == (True, 20 if label == "cat" else 2)
+    assert train["cat" if label == "cat" else "8"] == 1
+    assert val["dog" if label == "cat" else "12"] == 1
 
 
 @pytest.mark.parametrize(

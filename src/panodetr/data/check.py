@@ -20,6 +20,7 @@ from panodetr.data.formats import Faults, Finding, system_errors
 from panodetr.data.formats.coco_panoptic import read_ids
 from panodetr.data.masks import VOID, count_pixels, draw_id_map, read_objects_map
 from panodetr.data.samples import AnySample, Sample, read_sample
+from panodetr.data.targets import LEAST_AREA, extents
 from panodetr.errors import ChannelError, DataError, ImageError
 from panodetr.images.read import find_bits
 
@@ -54,7 +55,7 @@ class Inspection:
         largest: likewise.
         most: the most objects in an image, and the image.
         pieces: connected areas of id maps, where objects that touch are one.
-        scattered: objects of id maps that fill little of their boxes.
+        scattered: objects of id maps that fill little of their boxes, or are no targets.
         masked: pixels of the masks of images with several.
         visible: those of them that lie below no other mask.
     """
@@ -146,7 +147,9 @@ def check_split(
         text = f"{data.place} has the id {next(iter(ids))} alone; is that a mask of all objects?"
         faults.note("single id", f"{text} expected a number for each")
     elif 2 * found.scattered > ids.total():
-        text = f"{found.scattered} of {ids.total()} objects of id maps are scattered pixels"
+        text = (
+            f"{found.scattered} of {ids.total()} objects of id maps are some pixels here and there"
+        )
         faults.note("single id", f"{text}; are their numbers the shades of soft edges?")
     elif found.pieces > MOST_PIECES * ids.total():
         text = f"id maps have {ids.total()} objects in {found.pieces} pieces; are they of classes?"
@@ -176,14 +179,11 @@ def _count(
             pixels, numbers = read_objects_map(sample.id_map, sample.size)
             ids.update(numbers.tolist())
             found.pieces += cast("tuple[object, int]", ndimage.label(pixels))[1]
-            places = np.searchsorted(numbers, pixels) + 1
-            places[pixels == VOID] = 0
-            areas = np.bincount(places.ravel(), minlength=len(numbers) + 1)[1:].tolist()
-            listed = [(i, False, area) for i in names for area in areas]
-            boxes = ndimage.find_objects(places)
-            sides = [[s.stop - s.start for s in box] for box in boxes if box is not None]
-            filled = zip(areas, sides, strict=True)
-            found.scattered += sum(a < LEAST_DENSE * down * across for a, (down, across) in filled)
+            values, boxes, areas = extents(pixels)
+            sizes = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+            least = np.maximum(LEAST_DENSE * sizes, LEAST_AREA)
+            found.scattered += int(((areas < least) & (values != VOID)).sum())
+            listed = [(i, False, area) for i in names for area in areas[values != VOID].tolist()]
         else:
             truths = list(sample.objects)
             listed = [(t["category_id"], bool(t["iscrowd"]), t["area"]) for t in truths]

@@ -136,7 +136,7 @@ def _tight_target(
     ids: NDArray[np.int32], classes: NDArray[np.int64], segment_ids: NDArray[np.int32]
 ) -> Target:
     """Find which segments an id map shows, and the boxes of their pixels."""
-    found, boxes, areas = _extents(ids)
+    found, boxes, areas = extents(ids)
     place = np.searchsorted(segment_ids, found)
     known = place < segment_ids.size
     known[known] = segment_ids[place[known]] == found[known]
@@ -144,7 +144,7 @@ def _tight_target(
     return Target(classes=classes[place[kept]], boxes=boxes[kept], segment_ids=found[kept], ids=ids)
 
 
-def _extents(
+def extents(
     ids: NDArray[np.int32],
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]:
     """Find each value of an id map (H, W): values (K,), rising, boxes (K, 4), areas (K,)."""

@@ -428,36 +428,44 @@ def read_size(
     Raises:
         ImageError: the file is missing, too large, or not an image; its pixels may still be broken.
     """
-    return read_header(path, max_pixels=max_pixels)[0]
+    file, name = _file_of(path.path if isinstance(path, StoredImage) else path)
+    with _open(file, name) as image:
+        _check_size(image.size, max_pixels, name)
+        return _read_frame(image, file, upright=not isinstance(path, StoredImage))[0]
 
 
-def read_header(
-    path: str | Path | bytes | StoredImage, *, max_pixels: int = MAX_PIXELS
-) -> tuple[tuple[int, int], bool]:
-    """Read an image's height and width as `read_size`, and whether EXIF turns or mirrors it.
+def read_header(path: Path) -> tuple[tuple[int, int], bool, int]:
+    """Read an image's height and width, whether EXIF turns or mirrors it, and its count of pages.
 
     Raises:
         ImageError: as `read_size`.
     """
-    file, name = _file_of(path.path if isinstance(path, StoredImage) else path)
+    file, name = _file_of(path)
     with _open(file, name) as image:
-        _check_size(image.size, max_pixels, name)
-        if isinstance(image, ChannelTiff):
-            return (image.size[1], image.size[0]), False
-        try:
-            with quiet():
-                exif = image.getexif() if _may_have_exif(image, file) else {}
-                orientation = exif.get(ExifTags.Base.Orientation, 1)
-        except Exception:  # a broken EXIF block has no orientation
-            orientation = 1
-        width, height = image.size
-        if isinstance(image, TiffImagePlugin.TiffImageFile):  # which Pillow gives upright already
-            width, height = (int(image.tag_v2[tag]) for tag in _SIDES)
-            turned = False
-        else:
-            turned = orientation in range(2, 9)
-        swapped = orientation in (5, 6, 7, 8) and not isinstance(path, StoredImage)
-        return ((width, height) if swapped else (height, width)), turned
+        _check_size(image.size, MAX_PIXELS, name)
+        return (*_read_frame(image, file, upright=True), len(list_pages(image)))
+
+
+def _read_frame(
+    image: Image.Image | ChannelTiff, file: Path | Any, *, upright: bool
+) -> tuple[tuple[int, int], bool]:
+    """Give an open image's height and width, and whether EXIF turns or mirrors it."""
+    if isinstance(image, ChannelTiff):
+        return (image.size[1], image.size[0]), False
+    try:
+        with quiet():
+            exif = image.getexif() if _may_have_exif(image, file) else {}
+            orientation = exif.get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a broken EXIF block has no orientation
+        orientation = 1
+    width, height = image.size
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # which Pillow gives upright already
+        width, height = (int(image.tag_v2[tag]) for tag in _SIDES)
+        turned = False
+    else:
+        turned = orientation in range(2, 9)
+    swapped = orientation in (5, 6, 7, 8) and upright
+    return ((width, height) if swapped else (height, width)), turned
 
 
 def _may_have_exif(image: Image.Image, file: Path | Any) -> bool:

@@ -15,8 +15,7 @@ from pathlib import Path
 from panodetr.data.formats import Faults
 from panodetr.data.samples import ObjectTruth, RunLengths
 from panodetr.errors import ImageError
-from panodetr.images.read import MAX_PIXELS, StoredImage, find_pages, read_header, read_size
-from panodetr.images.sources import SEVERAL_PAGES
+from panodetr.images.read import MAX_PIXELS, StoredImage, read_header, read_size
 
 MOST_HEADERS = 2_000
 """Of more images that all have a stated size, some are looked at, and all if one differs."""
@@ -222,8 +221,8 @@ def _read_header(image: Marked, faults: Faults) -> None:
     if image.header is not None or image.is_bad(faults):
         return
     try:
-        image.header, image.turned = read_header(image.path)
-        if image.path.suffix.lower() in SEVERAL_PAGES and len(find_pages(image.path)) > 1:
+        image.header, image.turned, pages = read_header(image.path)
+        if pages > 1:
             text = "{n} images have several pages, of which the first is read; write a file a page"
             faults.note("left out", text, str(image.path))
     except ImageError as error:

@@ -18,9 +18,6 @@ from panodetr.data.tree import ANNOTATIONS_DEPTH, Tree, split_of_file
 from panodetr.errors import DataError
 from panodetr.validation import decode_json
 
-UNNAMED = "object"
-"""The class where no region of the data set has a label."""
-
 
 class _Region(msgspec.Struct):
     shape_attributes: dict[str, Any]
@@ -77,9 +74,9 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
         refuse_second(path, more[0], split)
     every = [tree.once(_regions, other) for paths in found.values() for other in paths]
     attribute, labels = _labels([region for regions in every for region in regions], faults)
-    usual = None if labels else UNNAMED
+    usual = None if labels else ""
     if not labels:
-        faults.note("class", f"no region has a label; the class is called {UNNAMED!r}")
+        faults.note("class", "no region has a label; all are of one class")
     elif len(labels) == 1 and not any(_label(r, attribute) for r in tree.once(_regions, path)):
         (usual,) = labels
         faults.note("class", f"no region of {path} has a label; read as {usual!r}, the only class")
@@ -91,7 +88,7 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
             shapes: list[Shape] = []
             for number, region in enumerate(image.all_regions()):
                 where = f"{place} region {number}"
-                label = _label(region, attribute) or usual
+                label = _label(region, attribute) or usual  # "" is named by `class_name`
                 with faults.catching("broken entry", place):
                     ring = _outline(region.shape_attributes, where)
                     if label is None:
@@ -103,7 +100,7 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
                         shapes.append(Shape(label, where, rings=[ring]))
             marked.append(Marked(named=image.filename, place=place, file=path, shapes=shapes))
     find_images(tree, marked, split, faults, frozenset(found) - {split})
-    return build(marked, labels or {UNNAMED}, faults, path, stored=True)
+    return build(marked, labels or {""}, faults, path, stored=True)
 
 
 def _decoded(entries: _Entries) -> dict[str, Any]:

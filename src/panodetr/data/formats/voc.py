@@ -44,6 +44,15 @@ VOID = (255, 0xE0E0C0)
 
 _NAMES = ("class_names.txt", "labels.txt", "labelmap.txt")
 
+_OWN_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+"""Of Pascal VOC itself, whose places in palettes are from 1 to 20."""
+
+_NAME = re.compile(rb"<object>\s*<name>([^<]*)")
+
 _ROOT = re.compile(rb"<annotation[\s>]")
 
 _COORDINATE = re.compile(r"[xy]\d*")
@@ -162,7 +171,8 @@ def read_voc_masks(tree: Tree, found: Found, split: str, faults: Faults) -> Reco
     """List a split's images with their sizes; maps are read when objects are asked for."""
     paths = [tree.root / path for path in found[split]]
     classes = [tree.root / _classes_of(path) for path in found[split]]
-    names = _names(tree, classes, faults)
+    every = dict.fromkeys(tree.root / _classes_of(p) for inner in found.values() for p in inner)
+    names = _names(tree, list(every), faults)
     ids = {code: number for number, code in enumerate(sorted(names), start=1)}
     marked = [
         Marked(
@@ -242,5 +252,17 @@ def _names(tree: Tree, pictures: list[Path], faults: Faults) -> dict[int, str]:
             with suppress(DataError):  # said where its objects are read
                 seen.update(np.unique(_codes(path, None)).tolist())
         names = {code: str(code) for code in seen if code != 0 and code not in VOID}
-        faults.note("class", "nothing names the classes; write class_names.txt, a name a line")
+        stems = {path.stem for path in pictures}
+        xmls = (tree.root / path for path in tree.files(".xml") if path.stem in stems)
+        labels = {
+            name.decode("utf-8", "replace")
+            for path in xmls
+            for name in _NAME.findall(tree.read(path))
+        }
+        own = dict(enumerate(_OWN_CLASSES, start=1))
+        if labels and labels <= {*_OWN_CLASSES} and names.keys() <= own.keys():
+            names = own
+            faults.note("class", "names of classes are those of Pascal VOC, as in the XMLs")
+        else:
+            faults.note("class", "nothing names the classes; write class_names.txt, a name a line")
     return names

@@ -35,6 +35,7 @@ from panodetr.data.formats.sizes import Marked, Shape
 from panodetr.data.samples import Records
 from panodetr.data.tree import (
     ANNOTATIONS_DEPTH,
+    IMAGE_FOLDERS,
     SPLITS,
     Tree,
     as_text,
@@ -66,8 +67,6 @@ MOST_UNNAMED = range(10_000)
 
 LOOKED_AT = 50
 """Label files that are looked into, where no YAML says that they are labels."""
-
-_IMAGE_FOLDERS = {"image": "images", "imgs": "images", "img": "images"}
 
 _LABEL_WORDS = frozenset(("label", "labels", "annotation", "annotations", "txt", "yolo"))
 
@@ -536,8 +535,8 @@ class _Folders:
 def _key(parts: tuple[str, ...]) -> tuple[str, ...]:
     """Give a path's folders as people mean them: any word for a split, and for images."""
     return tuple(
-        split.name if (split := split_of(part)) else _IMAGE_FOLDERS.get(fold(part), fold(part))
-        for part in parts
+        split.name if (split := split_of(part)) else "images" if part in IMAGE_FOLDERS else part
+        for part in map(fold, parts)
     )
 
 
