@@ -16,6 +16,7 @@ from PIL import Image
 
 from panodetr.data.check import Inspection, check_split
 from panodetr.data.dataset import Source
+from panodetr.data.samples import InstanceImage
 from panodetr.errors import DataError
 
 from .conftest import write_image
@@ -771,6 +772,19 @@ def test_boxes_and_masks_of_coco_have_several_forms(
     assert (found.errors, found.has_masks) == (0, has_masks)
     assert found.smallest is not None
     assert found.smallest[0] == 300
+
+
+def test_boxes_that_cvat_rotated_are_those_around_them(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    document = coco(["a.jpg"])
+    for entry, turn in zip(document["annotations"], (90.0, 0.0), strict=True):
+        entry["attributes"] = {"occluded": False, "rotation": turn}
+    put(tmp_path / "train.json", json.dumps(document))
+    data = Source(tmp_path).open("coco-instances", "train")
+    (image,) = (sample for sample in data.samples if isinstance(sample, InstanceImage))
+    boxes = [truth["bbox"] for truth in image.objects]
+    assert np.allclose(boxes, [[6.5, 2.5, 15, 20], BOXES[1]])
+    assert "1 boxes are rotated; read as those around them" in said(tmp_path)
 
 
 def test_a_refusal_lists_the_files_of_folders(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ of the memory of Python's numbers, and decodes it when somebody asks for its obj
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, TypeAlias, cast
 
@@ -52,6 +53,18 @@ class _Object(_Key, kw_only=True):
     area: Annotated[float, msgspec.Meta(ge=0, le=1e18)] | None = None
     iscrowd: bool | None = None
     segmentation: list[_Numbers | Coordinate] | _Mask | None = None
+    attributes: Any = None
+
+    def box(self) -> Sequence[float] | None:
+        """Give the box, or the one around it where CVAT has it rotated by some degrees."""
+        given = self.attributes
+        turn = cast("dict[str, Any]", given).get("rotation") if isinstance(given, dict) else None
+        if self.bbox is None or self.segmentation or type(turn) not in (int, float) or not turn:
+            return self.bbox
+        x, y, width, height = self.bbox
+        cosine, sine = abs(math.cos(math.radians(turn))), abs(math.sin(math.radians(turn)))
+        across, down = width * cosine + height * sine, width * sine + height * cosine
+        return [x + (width - across) / 2, y + (height - down) / 2, across, down]
 
     def polygons(self) -> list[list[float]]:
         """Give the polygons; one may be a flat list, of numbers or of pairs."""
@@ -71,7 +84,7 @@ class _Object(_Key, kw_only=True):
         return Shape(
             self.category_id,
             place,
-            box=self.bbox,
+            box=self.box(),
             rings=[ring for ring in self.polygons() if len(ring) >= 6],
             mask=mask and RunLengths(size=list(mask.size), counts=mask.counts),
             number=self.id if isinstance(self.id, int) else None,
@@ -243,6 +256,8 @@ def _look(
             faults.add("unknown category", text, image.image_id)
         return None
     shape, polygons = entry.shape(place), entry.polygons()
+    if shape.box is not entry.bbox:
+        faults.note("repaired", "{n} boxes are rotated; read as those around them", place)
     for ring in shape.rings:
         if len(ring) % 2:
             text = f"{place} has an invalid polygon of {len(ring)} numbers; expected x0, y0, x1, …"
