@@ -4,11 +4,13 @@ import io
 import os
 import re
 import struct
+import subprocess
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from panodetr.errors import ImageError
-from panodetr.images.depth import read_pixel_size
+from panodetr.images import depth, read
+from panodetr.images.depth import copy_page, read_pixel_size
 from panodetr.images.read import (
     MAX_PIXELS,
     Page,
@@ -436,6 +439,75 @@ def test_a_broken_tiff_is_one_line_and_libtiff_prints_none(
     assert capfd.readouterr().err == ""
 
 
+STORED: dict[str, dict[str, Any]] = {
+    "strips": {"compression": "lzw", "rowsperstrip": 7, "byteorder": ">"},
+    "tiles": {"compression": "zlib", "tile": (16, 16), "bigtiff": True},
+    "jpeg": {"compression": "jpeg", "tile": (16, 16)},
+    "16 bits": {"compression": "zlib", "dtype": np.uint16},
+    "plain": {},
+}
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_a_page_of_a_large_tiff_is_read_alone_and_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: str
+) -> None:
+    options = dict(STORED[stored])
+    pages = np.random.default_rng(0).integers(0, 256, (3, 40, 56, 3), dtype=np.uint8)
+    path = tmp_path / "a.tif"
+    pages = pages.astype(options.pop("dtype", np.uint8))
+    tifffile.imwrite(path, pages, photometric="rgb", **options)
+    whole = [read_image(Page(path, number)) for number in (1, 2, 3)]
+    copied: list[int] = []
+
+    def copy(path: Path, place: int) -> IO[bytes]:
+        copied.append(place)
+        return copy_page(path, place)
+
+    monkeypatch.setattr(read, "copy_page", copy)
+    monkeypatch.setattr(read, "MOST_COPIED", 1000)
+    for number, expected in enumerate(whole, 1):
+        np.testing.assert_array_equal(read_image(Page(path, number)), expected)
+    assert copied == [0, 1, 2]
+
+
+CUT_OFF = """
+import os, sys
+from panodetr.images import read
+read.MOST_COPIED = 1000
+decode = read._decode
+def cut(*given, **options):
+    os.truncate(sys.argv[1], 100)
+    return decode(*given, **options)
+read._decode = cut
+print(read.read_image(sys.argv[1]).sum())
+"""
+
+
+def test_a_large_tiff_that_is_cut_off_before_it_is_decoded_does_not_end_the_process(
+    tmp_path: Path,
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    path = saved(tmp_path / "a.tif", Image.fromarray(noise), compression="tiff_lzw")
+    command = [sys.executable, "-c", CUT_OFF, path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) == noise.sum()
+
+
+def test_a_page_far_larger_than_its_pixels_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path / "a.tif", Image.fromarray(RGB), compression="tiff_lzw")
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages.first.tags["StripByteCounts"].overwrite(1 << 20)
+    for module in (read, depth):
+        monkeypatch.setattr(module, "MOST_COPIED", 100)
+    with pytest.raises(ImageError) as error:
+        read_image(path)
+    one_line(error, str(path), "page 1 has 1,0", "or less")
+
+
 def test_the_callers_limit_counts_and_pillows_does_not(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", Image.fromarray(RGB))
     with pytest.raises(ImageError, match="the limit is 116"):
@@ -468,9 +540,9 @@ def test_what_is_no_image_file_is_one_line(tmp_path: Path) -> None:
         ("pipe.png", "pipe" if hasattr(os, "mkfifo") else "no such file"),
         ("", "folder"),
     ]:
-        for read in (read_image, read_size):
+        for reading in (read_image, read_size):
             with pytest.raises(ImageError, match=match) as error:
-                read(tmp_path / name)
+                reading(tmp_path / name)
             one_line(error, str(tmp_path / name))
 
 
@@ -535,6 +607,13 @@ def test_a_tiff_says_how_wide_its_pixels_are(
 ) -> None:
     tifffile.imwrite(tmp_path / "a.tif", RGB[..., 0], **options)
     assert read_pixel_size(tmp_path / "a.tif") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("width", [".", "1e400", "-1", "1.2.3"])
+def test_a_width_that_is_no_length_says_nothing(tmp_path: Path, width: str) -> None:
+    described = f'<OME PhysicalSizeX="{width}"/>'
+    tifffile.imwrite(tmp_path / "a.tif", RGB[..., 0], description=described)
+    assert read_pixel_size(tmp_path / "a.tif") is None
 
 
 def test_other_files_say_nothing(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ as long as the largest id.
 from __future__ import annotations
 
 from collections.abc import Container, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +130,11 @@ def opened(path: Path, size: tuple[int, int] | None) -> Generator[Image.Image, N
     try:
         if path.exists() and not path.is_file():  # a pipe would never end
             raise OSError("it is a folder, device or pipe")
+        file = copy_tiff(path, 0)
         with quiet():
-            picture = Image.open(copy_tiff(path), formats=_FORMATS)
+            picture = Image.open(file, formats=_FORMATS)
             picture.filename = ""  # Pillow would map raw pixels into memory; see `copy_tiff`
-        with picture:
+        with picture, nullcontext() if isinstance(file, Path) else file:
             if size is not None and picture.size != (size[1], size[0]):
                 raise DataError(
                     f"{path} is {picture.width}x{picture.height} pixels; "

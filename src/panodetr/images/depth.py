@@ -7,12 +7,15 @@ TIFFs of many channels not at all; those are read by tifffile.
 from __future__ import annotations
 
 import logging
+import math
+import os
 import re
 import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import tifffile
@@ -23,6 +26,13 @@ from panodetr.errors import ChannelError, ImageError
 
 for _name in ("tifffile", "PIL"):  # errors are raised, too
     logging.getLogger(_name).addHandler(logging.NullHandler())
+
+BYTES_PER_PIXEL = 32
+"""What an image takes from its file to its overlay; 25 were measured for a PNG of 25 megapixels."""
+
+MOST_COPIED = 1 << 26
+"""Bytes of the largest TIFF of which all is read before a page of it is decoded. And of what a file
+may have beside its pixels."""
 
 USUAL_BITS = (8, 10, 12, 14)
 """How many of a file's 16 bits cameras use."""
@@ -146,6 +156,50 @@ class ChannelTiff:
         return choose_channels(values.reshape(height, width, -1), channels, name)
 
 
+def most_bytes(width: int, height: int) -> int:
+    """Give how many bytes a file may have for an image; all of them may be read to decode it."""
+    return MOST_COPIED + BYTES_PER_PIXEL * width * height
+
+
+def copy_page(path: Path, place: int) -> IO[bytes]:
+    """Copy what a page of a TIFF, from 0, is decoded from, to where it lies in the file.
+
+    The copy is in memory on Linux, and takes no more than the page; that page is its first and only
+    one.
+
+    Raises:
+        ImageError: it is far larger than its pixels.
+    """
+    with tifffile.TiffFile(path) as tiff, path.open("rb") as file:
+        page = tiff.pages[place].aspage()
+        layout, order = tiff.tiff, "little" if tiff.byteorder == "<" else "big"
+        file.seek(page.offset)
+        count = int.from_bytes(file.read(layout.tagnosize), order)
+        end = page.offset + layout.tagnosize + count * layout.tagsize
+        parts = [(0, layout.offsetsize), (page.offset, end - page.offset)]
+        parts += [(tag.valueoffset, tag.valuebytecount) for tag in page.tags]
+        parts += zip(page.dataoffsets, page.databytecounts, strict=True)
+        size = sum(length for _, length in parts)
+        if size > (most := most_bytes(page.imagewidth, page.imagelength)):
+            raise ImageError(
+                f"{path}: page {place + 1} has {size:,} bytes; expected {most:,} or less"
+            )
+        copy: Any = (
+            open(os.memfd_create("page"), "w+b")  # noqa: SIM115
+            if hasattr(os, "memfd_create")
+            else tempfile.TemporaryFile()  # noqa: SIM115
+        )
+        for offset, length in parts:
+            file.seek(offset)
+            copy.seek(offset)
+            copy.write(file.read(length))
+        for offset, value in ((layout.offsetsize, page.offset), (end, 0)):  # first page, and next
+            copy.seek(offset)
+            copy.write(value.to_bytes(layout.offsetsize, order))
+        copy.seek(0)
+        return copy
+
+
 def has_channels(image: Image.Image, chosen: Sequence[int] | None) -> bool:
     """Whether a TIFF's channels must be chosen, or are; or are such that Pillow mixes them up."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -210,11 +264,13 @@ def read_pixel_size(path: Path) -> float | None:
                 described = text.decode("utf-8", "replace")
                 per_unit = float(tags.get(_RESOLUTION, 0))
                 unit = tags.get(_UNIT)
-    except (OSError, ValueError, TypeError, ZeroDivisionError):
+        ome = re.search(r'PhysicalSizeX="([0-9.eE+-]+)"', described)
+        across = float(ome[1]) if ome else None
+    except Exception:  # decoders raise whatever a broken tag makes them stumble over
         return None
-    if ome := re.search(r'PhysicalSizeX="([0-9.eE+-]+)"', described):
+    if across is not None:
         named = re.search(r'PhysicalSizeXUnit="([^"]+)"', described)
-        return _scaled(float(ome[1]), named[1] if named else "µm")
+        return _scaled(across, named[1] if named else "µm")
     if not per_unit > 0:
         return None
     if described.startswith("ImageJ="):
@@ -226,4 +282,4 @@ def read_pixel_size(path: Path) -> float | None:
 def _scaled(value: float, unit: str) -> float | None:
     unit = unit.replace(r"\u00B5", "µ")  # as ImageJ writes it
     size = value * _MICROMETRES.get(unit, 0)
-    return size if size > 0 else None
+    return size if 0 < size < math.inf else None

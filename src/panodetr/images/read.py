@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,14 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from panodetr.errors import ChannelError, ImageError, ImageTypeError
 from panodetr.images.depth import (
+    BYTES_PER_PIXEL,
+    MOST_COPIED,
     ChannelTiff,
     choose_channels,
+    copy_page,
     has_channels,
     low_mode,
+    most_bytes,
     needed_bits,
     read_low_bytes,
     to_bytes,
@@ -47,9 +51,6 @@ MOST_16_BIT = 65535
 
 SAMPLED = 64
 """Images of a data set that are read to find the bits that they use."""
-
-BYTES_PER_PIXEL = 32
-"""What an image takes from its file to its overlay; 25 were measured for a PNG of 25 megapixels."""
 
 Note: TypeAlias = Callable[[str], None]
 """Called with a line where an image may not be read as it is meant."""
@@ -105,12 +106,9 @@ _SIDES = (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength)
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_MOST_COPIED = 1 << 26
-"""Bytes of the largest TIFF that is read before it is decoded: a stack, once for each page. And of
-what a PNG may have beside its pixels."""
 _PNG_HEADER = 24
 """Bytes up to the end of width and height."""
-_PADDED = f"it has more than {_MOST_COPIED:,} bytes beside its pixels; expected a PNG without them"
+_PADDED = f"it has more than {MOST_COPIED:,} bytes beside its pixels; expected a PNG without them"
 
 _pillow_globals = threading.RLock()
 if hasattr(os, "register_at_fork"):  # a thread that holds the lock is not in a forked process
@@ -330,7 +328,13 @@ def _read_values(
         if wide_only and image.mode[0] != "I" and low_mode(image) is None:
             return np.zeros((0, 0), np.uint8), name
         upright = not isinstance(source, StoredImage)
-        return _decode(image, name, max_pixels, file, place, upright=upright), name
+        if not isinstance(file, Path) or not isinstance(image, TiffImagePlugin.TiffImageFile):
+            return _decode(image, name, max_pixels, file, place, upright=upright), name
+        _check_size(image.size, max_pixels, name)
+        with _broken(name), copy_page(file, place) as page:
+            with quiet():
+                alone = Image.open(page, formats=("TIFF",))
+            return _decode(alone, name, max_pixels, page, upright=upright), name
 
 
 def find_pages(path: Path) -> list[int]:
@@ -531,17 +535,21 @@ def _check_file(name: str) -> None:
         raise ImageError(f"{name}: cannot be read: {_reason(error)}") from error
 
 
-def copy_tiff(path: Path) -> Path | io.BytesIO:
-    """Give what a file is decoded from: itself, or its contents.
+def copy_tiff(path: Path, place: int | None = None) -> Path | IO[bytes]:
+    """Give what a file is decoded from: itself, or a copy in memory of a TIFF.
 
     libtiff maps files into memory, and where one is cut off meanwhile the system kills the process.
+    Of a large TIFF one page is copied, by its place from 0; None gives the file itself.
     """
     with path.open("rb") as file:
         start, size = file.read(_PNG_HEADER), path.stat().st_size
         if is_padded(start, size):
             raise ImageError(f"{path}: {_PADDED}")
-        if start[:4] not in _TIFF or size > _MOST_COPIED:
+        is_large = size > MOST_COPIED
+        if start[:4] not in _TIFF or (is_large and place is None):
             return path
+        if is_large and place is not None:
+            return copy_page(path, place)
         file.seek(0)
         return io.BytesIO(file.read())
 
@@ -551,7 +559,7 @@ def is_padded(start: bytes, size: int) -> bool:
     if not start.startswith(b"\x89PNG") or len(start) < _PNG_HEADER:
         return False
     width, height = struct.unpack(">II", start[16:_PNG_HEADER])
-    return size > _MOST_COPIED + BYTES_PER_PIXEL * width * height
+    return size > most_bytes(width, height)
 
 
 @cache
