@@ -26,6 +26,9 @@ _LARGE = 1 << 24
 MOST_OF_CHECKPOINT = 1 << 24
 """Bytes of the largest JSON of a checkpoint: in memory it may take sixty times as much."""
 
+_MOST_UNPACKED = 100
+"""Bytes that one byte may unpack to."""
+
 _AT = re.compile(r"(?s)(?P<what>.*?)(?: - at `(?P<key>key` in `)?\$(?P<place>[^`]*)`)?$")
 
 _WITHIN = re.compile(r" - at `(key` in `)?\$([^`]*)` - at `\$([^`]*)`$")
@@ -106,6 +109,11 @@ def check_fields(values: object) -> None:
                 msgspec.convert(msgspec.to_builtins(value), type=hint, dec_hook=_from_plain)
         except msgspec.ValidationError as failure:
             raise ValueError(f"{name} is {value!r}; {explain(failure)}") from failure
+
+
+def is_bomb(packed: int, unpacked: int) -> bool:
+    """Whether something would unpack to far more bytes than it has: a few kB may to gigabytes."""
+    return unpacked > max(_LARGE, _MOST_UNPACKED * packed)
 
 
 def _from_plain(kind: Any, value: Any) -> object:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,6 +143,47 @@ def test_rows_of_a_table_are_unpacked_one_by_one(tmp_path: Path) -> None:
     before = pa.total_allocated_bytes()
     for _ in each_image(find_sources([path])):
         assert pa.total_allocated_bytes() - before < 4 * len(row)
+
+
+@pytest.mark.parametrize("packed", [None, "zstd", "lz4"])
+def test_batches_of_an_arrow_stream_are_measured_before_they_are_unpacked(
+    tmp_path: Path, packed: str | None
+) -> None:
+    import pyarrow as pa
+
+    def write(name: str, column: Any, **others: Any) -> Path:
+        table = pa.table({"image": column, **others})
+        options = pa.ipc.IpcWriteOptions(compression=packed)
+        with pa.ipc.new_stream(tmp_path / name, table.schema, options=options) as stream:
+            stream.write_table(table, max_chunksize=2)
+        return tmp_path / name
+
+    rows = [b"BM" + bytes([number]) * 5000 for number in range(3)]
+    category = pa.array(["a", "b", "a"]).dictionary_encode()
+    images = each_image(find_sources([write("a.arrow", rows, label=category)]))
+    assert [image.image for image in images if isinstance(image, NamedImage)] == rows
+    large = pa.array([bytes(20_000_000)] * 2)
+    bombs = {
+        "rows.arrow": (large, {}),
+        "others.arrow": (rows[:2], {"x": large.dictionary_encode()}),
+    }
+    for name, (column, others) in bombs.items() if packed else ():
+        file = write(name, column, **others)
+        with pytest.raises(ImageError, match=rf"{name}: .* bytes would unpack to [24]0,000,"):
+            next(each_image(find_sources([file])))
+
+
+def test_a_column_of_a_table_that_unpacks_too_far_is_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [bytes(20_000_000) + bytes([number]) for number in range(2)]
+    pq.write_table(pa.table({"image": rows}), tmp_path / "a.parquet", compression="zstd")
+    with pytest.raises(ImageError, match=r"a\.parquet: .* bytes would unpack to 40,000,"):
+        next(each_image(find_sources([tmp_path / "a.parquet"])))
+    table = pa.table({"image": [b"BM"] * 2, "x": rows})  # which is not read
+    pq.write_table(table, tmp_path / "b.parquet", compression="zstd")
+    assert len(list(each_image(find_sources([tmp_path / "b.parquet"])))) == 2
 
 
 def test_shards_in_a_folder_and_by_a_pattern(tmp_path: Path) -> None:

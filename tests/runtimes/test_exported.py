@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ import panodetr
 from panodetr.checkpoints.load import load_checkpoint
 from panodetr.errors import CheckpointError, MissingExtra
 from panodetr.runtimes.exported import is_exported
+from panodetr.runtimes.graphs import load_onnx
 
 Files = dict[str, bytes]
 Change = tuple[Callable[[Files], Files], str]
@@ -192,6 +194,19 @@ def test_changed_bytes_are_one_line_or_do_no_harm(
     file.write_bytes(data)
     with suppress(CheckpointError):
         panodetr.load(file)
+
+
+def test_a_graph_that_does_not_run_is_one_line() -> None:
+    onnx = pytest.importorskip("onnx")
+    arrays = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["n"]) for n in "abc"]
+    add = onnx.helper.make_node("Add", ["a", "b"], ["c"])
+    graph = onnx.helper.make_graph([add], "sum", arrays[:2], arrays[2:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    run = load_onnx(model.SerializeToString()).run
+    assert run({"a": np.ones(2, np.float32), "b": np.ones(2, np.float32)})["c"].tolist() == [2, 2]
+    with pytest.raises(CheckpointError, match="ONNX Runtime cannot run this model: ") as error:
+        run({"a": np.ones(2, np.float32), "b": np.ones(3, np.float32)})
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("library", ["onnxruntime", "openvino"])

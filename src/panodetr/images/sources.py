@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panodetr.errors import ImageError, PanodetrError, import_extra
+from panodetr.images.arrow import check_batches
 from panodetr.images.read import (
     KNOWN,
     STARTS,
@@ -33,6 +34,7 @@ from panodetr.images.read import (
     find_pages,
     is_padded,
 )
+from panodetr.validation import is_bomb
 
 STDIN = "/dev/stdin"
 """The input, like "-", that means standard input on every system: an image or a tar."""
@@ -385,19 +387,27 @@ def _read_parquet(source: Source, opened: ExitStack) -> Iterator[NamedImage]:
     """Read the rows of a table's column of images: bytes, or bytes and path as `datasets` has."""
     parquet = import_extra("pyarrow.parquet")
     table = parquet.ParquetFile(_open(source.path, opened))
-    rows = table.iter_batches(1)  # a few kB may unpack to rows of 1 GiB
-    yield from _read_rows(source, table.schema_arrow, rows)
+    column = _image_column(source.path, table.schema_arrow)
+    for number in range(table.num_row_groups):
+        group = table.metadata.row_group(number)
+        for part in (group.column(place) for place in range(group.num_columns)):
+            packed, unpacked = part.total_compressed_size, part.total_uncompressed_size
+            if part.path_in_schema.split(".")[0] == column and is_bomb(packed, unpacked):
+                raise ImageError(f"{source.path}: {packed:,} bytes would unpack to {unpacked:,}")
+    rows = table.iter_batches(1, columns=[column])  # a few kB may unpack to rows of 1 GiB
+    yield from _read_rows(source, column, rows)
 
 
 def _read_arrow(source: Source, opened: ExitStack) -> Iterator[NamedImage]:
     """Read a file of a Hugging Face data set on disk, as `save_to_disk` writes it."""
     ipc = import_extra("pyarrow.ipc")
-    table = opened.enter_context(ipc.open_stream(_open(source.path, opened)))
-    yield from _read_rows(source, table.schema, table)
+    file = _open(source.path, opened)
+    check_batches(file, source.path)
+    table = opened.enter_context(ipc.open_stream(file))
+    yield from _read_rows(source, _image_column(source.path, table.schema), table)
 
 
-def _read_rows(source: Source, schema: Any, batches: Iterable[Any]) -> Iterator[NamedImage]:
-    column = _image_column(source.path, schema)
+def _read_rows(source: Source, column: str, batches: Iterable[Any]) -> Iterator[NamedImage]:
     number = 0
     for batch in batches:
         for cell in batch.column(column):
@@ -405,7 +415,8 @@ def _read_rows(source: Source, schema: Any, batches: Iterable[Any]) -> Iterator[
             named = value.get("path") if isinstance(value, dict) else None
             contents = value.get("bytes") if isinstance(value, dict) else value
             if contents is None and named and os.path.isfile(named):
-                contents = Path(named).read_bytes()
+                with open(named, "rb") as file:
+                    contents = _bounded(file, named)
             row = f"{number:06}-{PurePath(named).name}" if named else f"{number:06}"
             yield NamedImage(f"{source.path}/{row}", contents or b"")
             number += 1

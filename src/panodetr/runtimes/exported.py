@@ -24,24 +24,20 @@ from panodetr.errors import CheckpointError, MissingExtra, UsageError
 from panodetr.files import atomic_write
 from panodetr.model.config import EomtConfig
 from panodetr.runtimes.graphs import (
+    LONGEST_REASON,
     Graph,
     GraphRuntime,
     compile_openvino,
     load_onnx,
     read_openvino,
 )
-from panodetr.validation import MOST_OF_CHECKPOINT, check, decode_json
+from panodetr.validation import MOST_OF_CHECKPOINT, check, decode_json, is_bomb
 
 FORMAT_VERSION = 1
 DESCRIPTION = "model.json"
 
 ExportFormat = Literal["onnx", "openvino"]
 ExportPrecision = Literal["float32", "int8"]
-_MOST_PACKED = 100
-"""Bytes that one byte may unpack to, of an archive that was packed anew."""
-
-LONGEST_REASON = 300
-"""Characters of a library's own message that an error repeats."""
 
 
 class ExportInfo(
@@ -206,17 +202,20 @@ def run_graphs(
     return runtime
 
 
-def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, most: int | None = None) -> bytes:
-    """Read a file of an archive, if its size is plausible: a few kB may unpack to gigabytes."""
+def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """Read a file of an archive, if its size is plausible."""
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{entry.filename} is compressed by method {entry.compress_type}")
-    if entry.file_size > (most or _MOST_PACKED * max(entry.compress_size, 1 << 16)):
+    if is_bomb(entry.compress_size, entry.file_size):
         raise ValueError(f"{entry.filename} would unpack to {entry.file_size:,} bytes")
     return archive.read(entry)
 
 
 def _read_description(archive: zipfile.ZipFile) -> ExportInfo:
-    contents = _unpack(archive, archive.NameToInfo[DESCRIPTION], MOST_OF_CHECKPOINT)
+    entry = archive.NameToInfo[DESCRIPTION]
+    if entry.file_size > MOST_OF_CHECKPOINT:
+        raise CheckpointError(f"{DESCRIPTION} has {entry.file_size:,} bytes")
+    contents = _unpack(archive, entry)
     described = decode_json(contents, dict[str, Any], DESCRIPTION, CheckpointError)
     version = described.get("format_version")
     if version not in (None, FORMAT_VERSION):

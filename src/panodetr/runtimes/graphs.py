@@ -39,6 +39,9 @@ QUERY = "query"
 MASKS_OUTPUTS = ("masks",)
 
 
+LONGEST_REASON = 300
+"""Characters of a library's own message that an error repeats."""
+
 CACHED_PIXELS = 270_000
 """Pixels of the finest map that the masks graph works on at a time: five masks of an image of 800
 by 1066. Fewer, and what they share is laid out anew too often; more, and they push each other's
@@ -153,6 +156,7 @@ def load_onnx(model: bytes) -> Graph:
     refuse_fork("ONNX Runtime", _onnx_process())
     options = library.SessionOptions()
     options.intra_op_num_threads = omp_threads() or 0  # 0 is its own choice
+    options.log_severity_level = 4  # errors are raised, too
     try:
         session = library.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no base of their own
@@ -166,9 +170,21 @@ def load_onnx(model: bytes) -> Graph:
 
     def run(arrays: Arrays) -> Arrays:
         refuse_fork("ONNX Runtime", _onnx_process())
-        return dict(zip(outputs, cast("list[Any]", session.run(None, arrays)), strict=True))
+        try:
+            found = cast("list[Any]", session.run(None, arrays))
+        except Exception as error:  # as above
+            raise _failure("ONNX Runtime", error) from error
+        return dict(zip(outputs, found, strict=True))
 
     return Graph(run, inputs, outputs)
+
+
+def _failure(library: str, error: Exception) -> Exception:
+    """Give the error of a graph that does not run: its machine's memory ended, or it is broken."""
+    reason = " ".join(str(error).split())[:LONGEST_REASON]
+    if "alloc" in reason:
+        return MemoryError(reason)
+    return CheckpointError(f"{library} cannot run this model: {reason}; export it again")
 
 
 @cache
@@ -245,7 +261,10 @@ def compile_openvino(model: openvino.Model, *, half: bool = False) -> Graph:
     def run(arrays: Arrays) -> Arrays:
         _core()
         with lock:  # a compiled model has one set of buffers
-            found = compiled(arrays, share_inputs=True)
+            try:
+                found = compiled(arrays, share_inputs=True)
+            except RuntimeError as error:
+                raise _failure("OpenVINO", error) from error
             return {name: found[index] for index, name in enumerate(outputs)}
 
     return Graph(run, inputs, outputs)

@@ -1,0 +1,93 @@
+"""How large the batches of an Arrow stream are once they are unpacked; they are not unpacked here.
+
+A message is its length, a FlatBuffers table and a body; a batch's body is buffers, of which each
+that is compressed begins with its length without (Apache Arrow, "Columnar format", section
+"Serialization and IPC").
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import IO
+
+from panodetr.errors import ImageError
+from panodetr.validation import is_bomb
+
+_DICTIONARY, _BATCH = 2, 3
+"""What a message may be, beside a schema."""
+
+
+def check_batches(file: IO[bytes], name: str) -> None:
+    """Read the headers of an Arrow stream, from its start, and go back there.
+
+    Raises:
+        ImageError: a batch would unpack to far more than it is, or this is no such stream.
+    """
+    try:
+        _check(file, name)
+    except struct.error as error:
+        raise ImageError(f"{name}: the table is damaged; expected an Arrow stream") from error
+    file.seek(0)
+
+
+def _check(file: IO[bytes], name: str) -> None:
+    while (length := _length(file)) > 0:
+        table = _Table(file.read(length))
+        body = file.tell()
+        kind, header = table.number(1, "<B"), table.table(2)
+        batch = header.table(1) if kind == _DICTIONARY else header
+        size = table.number(3, "<Q")
+        if kind in (_DICTIONARY, _BATCH) and batch.place(3):  # how it is compressed
+            unpacked = 0
+            for start, packed in batch.buffers(2):
+                file.seek(body + start)
+                unpacked += struct.unpack("<q", file.read(8))[0] if packed else 0
+            if is_bomb(size, unpacked):
+                raise ImageError(
+                    f"{name}: {size:,} bytes would unpack to {unpacked:,}; expected a table in "
+                    "smaller batches, or not compressed"
+                )
+        file.seek(body + size)
+
+
+def _length(file: IO[bytes]) -> int:
+    """Read the length of a message's table, 0 at the end; before 0.15 nothing stood before it."""
+    head = file.read(4)
+    if head == b"\xff\xff\xff\xff":
+        head = file.read(4)
+    return struct.unpack("<i", head)[0] if head else 0
+
+
+class _Table:
+    """A table of FlatBuffers: its fields lie where a second table says, or have their default."""
+
+    def __init__(self, contents: bytes, at: int | None = None) -> None:
+        self._contents = contents
+        self._at = self._read(0, "<I") if at is None else at
+
+    def _read(self, at: int, kind: str) -> int:
+        return struct.unpack_from(kind, self._contents, at)[0]
+
+    def place(self, field: int) -> int:
+        """Give where a field lies; 0 where it has its default."""
+        fields = self._at - self._read(self._at, "<i")
+        if 4 + 2 * field >= self._read(fields, "<H"):
+            return 0
+        offset = self._read(fields + 4 + 2 * field, "<H")
+        return self._at + offset if offset else 0
+
+    def number(self, field: int, kind: str) -> int:
+        at = self.place(field)
+        return self._read(at, kind) if at else 0
+
+    def table(self, field: int) -> _Table:
+        at = self.place(field)
+        return _Table(self._contents, at + self._read(at, "<I"))
+
+    def buffers(self, field: int) -> list[tuple[int, int]]:
+        """Give the offsets and lengths in a vector of buffers."""
+        at = self.place(field)
+        at += self._read(at, "<I")
+        count = self._read(at, "<I")
+        values = struct.unpack_from(f"<{2 * count}q", self._contents, at + 4)
+        return list(zip(values[::2], values[1::2], strict=True))
