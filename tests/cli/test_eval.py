@@ -12,6 +12,7 @@ from PIL import Image
 from rich.table import Table
 from tests.evaluation.conftest import box
 
+from panodetr.checkpoints.load import load_spec
 from panodetr.checkpoints.published import find_published
 from panodetr.cli.eval import average_precision, panoptic_quality, per_class, plot
 from panodetr.data.formats import things
@@ -82,12 +83,14 @@ def test_thresholds_are_stored_with_the_model_where_it_is_ones_own(
     own = tmp_path / "own"
     shutil.copytree(tiny_model, own)
     common = ("eval", "--data", data, "--store-thresholds", "--out", tmp_path / "out")
-    done = panodetr(*common, "--model", own)
+    done = panodetr(*common, "--model", own, "--tiles", "32", "--bits", "12")
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     best = metrics["instances"]["per_class"]["nucleus"]["best_threshold"]
     stored = json.loads((own / "config.json").read_text())["class_thresholds"]
     assert stored == ({} if best is None else {"nucleus": best})
+    # Tiles and bits of the run are not the model's.
+    assert replace(load_spec(own), class_thresholds={}) == load_spec(tiny_model)
     assert f"stored in {own / 'config.json'}" in done.stdout
     assert panodetr("segment", data / "val" / "1.png", "--model", own).returncode == 0
     done = panodetr(*common, "--model", "nuclei")

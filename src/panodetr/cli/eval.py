@@ -16,7 +16,7 @@ from cyclopts.validators import Number
 
 from panodetr.cli.options import EngineOptions, Fraction, ModelOptions, SourceOptions
 from panodetr.cli.output import QUIET, counting, print_error, print_json, print_line, print_table
-from panodetr.errors import UsageError
+from panodetr.errors import CheckpointError, UsageError
 from panodetr.files import atomic_write, check_writable, write_json
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-    from panodetr.checkpoints.spec import ModelSpec
     from panodetr.evaluation.ground_truth import GroundTruth, Task
     from panodetr.evaluation.metrics import Figures
     from panodetr.evaluation.panoptic_quality import PanopticFigures
@@ -105,14 +104,14 @@ def evaluate(
     if from_files == (data is not None):
         raise UsageError("expected --data FOLDER, or --predictions FILE with --ground-truth FILE")
     check_writable(out, folder=True)
+    own = _own_config(model.model) if store_thresholds and data is not None else None
     QUIET.set(QUIET.get() or json)
     predictor: Predictor | None = None
     if data is not None:
         predictor = model.load()
         truth = GroundTruth.open(files.open(data), split, allow_missing=allow_missing)
         measured = _tasks(task, truth, predictor)
-        if store_thresholds:
-            check_writable(_own_folder(model.model), folder=True)
+        if own is not None:
             kind: Task = "instances" if predictor.spec.architecture.masks else "boxes"
             measured = tuple(dict.fromkeys((*measured, kind)))
         with counting("evaluated") as progress:
@@ -139,8 +138,8 @@ def evaluate(
             predictions, truth, allow_missing=allow_missing, max_detections=max_detections
         )
     figures = counts.compute()
-    if store_thresholds and predictor is not None:
-        _store_thresholds(_own_folder(model.model), predictor.spec, figures)
+    if own is not None:
+        _store_thresholds(own, figures)
     report = metrics(figures, counts.seconds)
     write_json(out / "metrics.json", report)
     if truth.left_out:
@@ -162,8 +161,8 @@ def evaluate(
     return 0
 
 
-def _own_folder(model: str) -> Path:
-    """The folder of a model whose configuration may be rewritten."""
+def _own_config(model: str) -> Path:
+    """The configuration of a model, which may be rewritten."""
     from panodetr.checkpoints.spec import CONFIG_FILE, FORMAT
     from panodetr.validation import read_json
 
@@ -173,21 +172,23 @@ def _own_folder(model: str) -> Path:
             f"--store-thresholds changes {CONFIG_FILE} in the folder of a model of panodetr, and "
             f"--model is {model!r}; panodetr convert makes such a folder"
         )
-    return file.parent
+    check_writable(file)
+    return file
 
 
-def _store_thresholds(folder: Path, spec: ModelSpec, figures: Figures) -> None:
-    from panodetr.checkpoints.spec import CONFIG_FILE, spec_to_json
+def _store_thresholds(config: Path, figures: Figures) -> None:
+    from panodetr.checkpoints.spec import spec_from_json, spec_to_json
+    from panodetr.validation import read_json
 
     of_objects = figures.instances or figures.boxes
     assert of_objects is not None
     found = {name: of.best_threshold for name, of in of_objects.per_class.items()}
     best = {name: score for name, score in found.items() if score is not None}
-    write_json(folder / CONFIG_FILE, spec_to_json(replace(spec, class_thresholds=best)))
+    # As it is in the file: tiles, bits and channels of this run are not the model's own.
+    spec = spec_from_json(read_json(config, dict[str, Any], CheckpointError), str(config))
+    write_json(config, spec_to_json(replace(spec, class_thresholds=best)))
     told = ", ".join(f"{name} {score:g}" for name, score in best.items())
-    print_line(
-        f"least scores stored in {folder / CONFIG_FILE}: {told or 'none, nothing was found'}"
-    )
+    print_line(f"least scores stored in {config}: {told or 'none, nothing was found'}")
 
 
 def _tasks(asked: str | None, truth: GroundTruth, model: Predictor) -> tuple[Task, ...]:
