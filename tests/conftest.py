@@ -133,10 +133,9 @@ def telling_model(spec: ModelSpec) -> Detr:
     return model
 
 
-@pytest.fixture(scope="session")
 @torch.no_grad()
-def eomt_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a small EoMT whose queries differ; its images are squares of 64 pixels."""
+def make_eomt() -> tuple[ModelSpec, Eomt]:
+    """Make the model of the fixture."""
     shape = EomtConfig(
         backbone=VitConfig(hidden_dim=48, heads=4, layers=4, grid=4), num_classes=4, num_queries=12,
         query_blocks=2,
@@ -156,7 +155,14 @@ def eomt_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         threshold=0.3,
         overlap=0.05,
     )
+    return spec, model
+
+
+@pytest.fixture(scope="session")
+def eomt_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a small EoMT whose queries differ; its images are squares of 64 pixels."""
     folder = tmp_path_factory.mktemp("eomt") / "eomt"
+    spec, model = make_eomt()
     save_checkpoint(folder, spec, model.state_dict())
     return folder
 

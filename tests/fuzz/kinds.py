@@ -8,7 +8,7 @@ import json
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from tests.cli.conftest import write_data
-from tests.conftest import make_tiny_spec, telling_model
+from tests.conftest import make_eomt, make_tiny_spec, telling_model
 from tests.data.test_formats import WRITERS, Picture
 
 from panodetr.checkpoints.huggingface import RESNETS
@@ -31,9 +31,12 @@ from panodetr.images.sources import each_image, find_sources
 from panodetr.loading import load
 from panodetr.model.detr import Detr
 from panodetr.predict import Predictor
+from panodetr.runtimes.exported import ExportFormat
 
 SAID = ("panodetr: error: ", "panodetr: warning: ", "[")
 """How lines on stderr begin; the last are of progress."""
+
+EXPORTED = ("onnx", "openvino", "eomt onnx", "eomt openvino")
 
 MADE = (
     Picture("image 0", (20, 30), (("no", (1, 1, 5, 4)), ("zebra", (17, 12, 6, 5)))),
@@ -56,8 +59,8 @@ class Kind:
     run: Callable[[Path], None]
 
 
-def make_models(folder: Path) -> None:
-    """Write the tiny model in every format into a folder."""
+def make_models(folder: Path, chosen: Collection[str] = ()) -> None:
+    """Write the tiny models in every format into a folder, or of exported ones those chosen."""
     spec = make_tiny_spec()
     model = telling_model(spec)
     save_pretrained(folder / "panodetr" / "model", spec, model)
@@ -65,11 +68,16 @@ def make_models(folder: Path) -> None:
     shape = replace(spec.architecture, backbone=RESNETS["resnet18"])  # the original has no smaller
     target = folder / "facebook" / "model.pth"
     save_pretrained(target, replace(spec, architecture=shape), Detr(shape), format="facebook")
-    for format in ("onnx", "openvino"):
-        (folder / format).mkdir()
-        export(
-            folder / "panodetr" / "model", folder / format / f"model.{format}.zip", format=format
-        )
+    spec, eomt = make_eomt()
+    stored = replace(spec, class_thresholds={"a": 0.4, "d": 0.0})
+    save_pretrained(folder / "eomt" / "model", stored, eomt)
+    save_pretrained(folder / "eomt huggingface" / "model", stored, eomt, format="huggingface")
+    for name in EXPORTED:
+        whole = "eomt" if name.startswith("eomt") else "panodetr"
+        format: ExportFormat = "onnx" if name.endswith("onnx") else "openvino"
+        (folder / name).mkdir()
+        if not chosen or name in chosen:  # they take the longest
+            export(folder / whole / "model", folder / name / f"model.{format}.zip", format=format)
 
 
 def _command(*words: str) -> Callable[[Path], None]:
@@ -199,8 +207,9 @@ KINDS: dict[str, Kind] = {
     "panodetr": _model("panodetr", "model"),
     "huggingface": _model("huggingface", "model"),
     "facebook": _model("facebook", "model.pth"),
-    "onnx": _model("onnx", "model.onnx.zip"),
-    "openvino": _model("openvino", "model.openvino.zip"),
+    "eomt": _model("eomt", "model"),
+    "eomt huggingface": _model("eomt huggingface", "model"),
+    **{name: _model(name, f"model.{name.split()[-1]}.zip") for name in EXPORTED},
     "png": _image("image.png"),
     "jpeg": _image("image.jpg"),
     "tiff": _image("image.tif", compression="tiff_lzw"),
