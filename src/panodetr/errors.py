@@ -99,3 +99,10 @@ def did_you_mean(given: str, known: Iterable[str], otherwise: str) -> str:
 
     near = get_close_matches(given, list(known), n=1)
     return f"did you mean {near[0]!r}?" if near else otherwise
+
+
+def preview(names: Iterable[str], most: int = 3) -> str:
+    """List the first few names, for a message."""
+    listed = list(names)
+    rest = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + rest

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import panodetr
 from panodetr.checkpoints.dinov2 import resample_kernel, resample_positions
@@ -114,6 +115,31 @@ def test_a_configuration_that_cannot_be_built_is_refused(
     config, preprocessor = write_eomt(SPEC)
     with pytest.raises(CheckpointError, match=message):
         read_eomt({**config, **change}, preprocessor, "a")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("embeddings.position_embeddings.weight", (5,), "fewer dimensions than an EoMT's"),
+        (
+            "embeddings.position_embeddings.weight",
+            (1_000_000, 128),
+            "grid is 1000; expected int",
+        ),
+        ("embeddings.register_tokens", (), "fewer dimensions than an EoMT's"),
+        ("embeddings.patch_embeddings.projection.weight", (0, 3, 16, 16), "hidden_dim is 0"),
+        ("embeddings.patch_embeddings.projection.weight", (128, 3, 64, 64), "patch is 64"),
+    ],
+)
+def test_weights_of_odd_shapes_are_one_line(
+    tmp_path: Path, name: str, shape: tuple[int, ...], message: str
+) -> None:
+    folder = save_pretrained(tmp_path / "a", SPEC, Eomt(TINY), format="huggingface")
+    weights = load_file(folder / "model.safetensors")
+    assert name in weights
+    save_file(weights | {name: torch.zeros(shape)}, tmp_path / "b.safetensors")
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / "b.safetensors")
 
 
 @pytest.mark.parity

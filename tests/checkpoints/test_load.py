@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tests.process import python
 from tests.shapes import as_detr, detr_shape
 
-from panodetr.checkpoints.huggingface import write_huggingface
+from panodetr.checkpoints.huggingface import read_huggingface, write_huggingface
 from panodetr.checkpoints.load import load_checkpoint, load_spec
 from panodetr.checkpoints.names import (
     FACEBOOK,
@@ -25,7 +25,7 @@ from panodetr.checkpoints.published import coco_panoptic, plain_category
 from panodetr.checkpoints.save import FORMATS, Format, save_pretrained
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.errors import CheckpointError, CheckpointWarning
-from panodetr.model.config import RESNET18, RESNET50, DetrConfig
+from panodetr.model.config import RESNET18, RESNET50, DetrConfig, EomtConfig, VitConfig
 from panodetr.model.detr import Detr
 
 SMALL = DetrConfig(
@@ -265,6 +265,55 @@ def test_a_bundled_name_wins_over_a_folder_here(
     assert load_checkpoint("cells")[0].name == "small"
     assert load_checkpoint("./cells")[0].name == "own"
     assert load_checkpoint(Path("cells"))[0].name == "own"
+
+
+def test_thresholds_of_classes_go_with_their_names(
+    tmp_path: Path, spec: ModelSpec, model: Detr
+) -> None:
+    stored = replace(spec, class_thresholds={"person": 0.5, "bicycle": 0.25})
+    save_pretrained(tmp_path / "model", stored, model)
+    assert load_checkpoint(tmp_path / "model")[0].class_thresholds == stored.class_thresholds
+    names = ["N/A", "person", *(f"part {n}" for n in range(2, 250))]
+    renamed, _ = load_checkpoint(tmp_path / "model", names=names)
+    assert renamed.class_thresholds == {"person": 0.5}
+
+
+def test_a_configuration_of_a_backbone_alone_is_checked_before_a_model_is_made(
+    tmp_path: Path, spec: ModelSpec, model: Detr
+) -> None:
+    save_pretrained(tmp_path / "model", spec, model)
+    file = tmp_path / "model" / "config.json"
+    given = json.loads(file.read_text())
+    given["categories"] = [{**given["categories"][0], "id": -1}]
+    file.write_text(json.dumps(given))
+    assert load_checkpoint(tmp_path / "model")[0].categories[0].id == -1
+    # A terabyte of weights, if they were made.
+    huge = VitConfig(hidden_dim=8192, heads=1, layers=200, ffn_ratio=16)
+    shape = EomtConfig(backbone=huge, num_classes=250)
+    given["architecture"] = asdict(shape)
+    file.write_text(json.dumps(given))
+    with pytest.raises(CheckpointError, match="has no whole vision transformer"):
+        load_checkpoint(tmp_path / "model")
+
+
+def test_more_names_than_classes_take_no_time(spec: ModelSpec) -> None:
+    config, _ = write_huggingface(spec)
+    labels = {str(2 * number): f"class {number}" for number in range(50_000)}
+    with pytest.warns(CheckpointWarning, match="without a place: 'class 25000' .* more"):
+        found = read_huggingface({**config, "id2label": labels, "panodetr": None}, {}, "a")
+    assert len(found.categories) == 25_000
+
+
+def test_weights_that_are_no_fractions_are_refused(
+    tmp_path: Path, spec: ModelSpec, model: Detr
+) -> None:
+    save_pretrained(tmp_path / "model", spec, model)
+    file = tmp_path / "model" / "model.safetensors"
+    weights = load_file(file)
+    weights["class_head.bias"] = weights["class_head.bias"].view(torch.int32)
+    save_file(weights, file)
+    with pytest.raises(CheckpointError, match=r"class_head\.bias is torch\.int32; expected"):
+        load_checkpoint(tmp_path / "model")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

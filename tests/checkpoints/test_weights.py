@@ -143,6 +143,23 @@ def test_a_file_without_a_state_dict_is_named(tmp_path: Path) -> None:
             open_weights(tmp_path / "a.pth")
 
 
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.zeros(1).expand(10**6, 10**6), "its tensors 4,000,000,000,032; expected 10 times"),
+        (torch.zeros(3).to_sparse(), "sparse tensors"),
+        (torch.zeros(3, device="meta"), "or shapes alone"),
+    ],
+    ids=["expanded", "sparse", "meta"],
+)
+def test_tensors_without_values_of_their_own_are_refused(
+    tmp_path: Path, tensor: torch.Tensor, message: str
+) -> None:
+    torch.save(STATE | {"more": tensor}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=message):
+        open_weights(tmp_path / "a.pth")
+
+
 def test_weights_in_several_files_are_read_and_a_missing_one_is_named(tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     places = {"a.weight": "model-1.safetensors", "a.bias": "model-2.safetensors"}

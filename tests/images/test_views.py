@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from panodetr.errors import ImageError
 from panodetr.images import views as views_module
 from panodetr.images.preprocess import Preprocessing, resize
 from panodetr.images.views import (
@@ -137,3 +138,19 @@ def test_tiles_of_an_image_share_features_in_squares(streams: int) -> None:
         (7, (0, 0, 160, 160)), (9, (0, 96, 160, 256)), (3, (0, 165, 160, 261)),
         (9, (96, 0, 256, 160)), (9, (96, 96, 256, 256)), (2, (96, 165, 224, 261)), (2, None),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Preprocessing(short_side=100_000, long_side=1_000_000),
+        Preprocessing(short_side=100_000, long_side=None),
+        Preprocessing(short_side=1, long_side=1, multiple=100_000),
+        Preprocessing(short_side=None, long_side=None, enlarge=100),
+    ],
+    ids=["both sides", "short side", "canvas", "enlarged"],
+)
+def test_an_image_is_not_enlarged_without_bounds(rule: Preprocessing) -> None:
+    image = np.zeros((40, 56, 3), np.uint8)
+    with pytest.raises(ImageError, match="the image: the model would enlarge 56x40 pixels to "):
+        read_tiled(image, rule)

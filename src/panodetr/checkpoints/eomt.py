@@ -222,7 +222,7 @@ def infer_eomt(
         hidden_dim=dim,
         heads=max(1, dim // _HEAD),
         layers=layers,
-        ffn_ratio=round(wide / dim),
+        ffn_ratio=round(wide / max(1, dim)),
         swiglu=swiglu,
         registers=size("backbone.registers")[1],
         patch=patch,

@@ -26,7 +26,7 @@ from panodetr.checkpoints.spec import (
     spec_from_json,
     spec_to_json,
 )
-from panodetr.errors import CheckpointError, CheckpointWarning
+from panodetr.errors import CheckpointError, CheckpointWarning, preview
 from panodetr.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from panodetr.model.config import (
     COCO_PANOPTIC_CLASSES,
@@ -289,13 +289,14 @@ def read_labels(
     if all(_PLAIN_LABEL.fullmatch(label) for label in id2label.values()):
         return len(id2label), None
     indices = [str(index) for index in range(len(id2label))]
-    beyond = [f"{name!r} ({index})" for index, name in id2label.items() if index not in indices]
+    places = set(indices)
+    beyond = [f"{name!r} ({index})" for index, name in id2label.items() if index not in places]
     if len(beyond) == len(id2label):
         raise ValueError(f"id2label has {len(id2label)} names, none below {len(id2label)}")
     if beyond:
         warnings.warn(
             f"id2label has {len(id2label)} names, so that there are as many classes, from 0; "
-            f"without a place: {', '.join(beyond)}",
+            f"without a place: {preview(beyond)}",
             CheckpointWarning,
             stacklevel=2,
         )

@@ -50,6 +50,7 @@ from panodetr.model.network import Network
 from panodetr.model.vit import Vit
 
 _ON_HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:/((?:[\w.-]+/)*[\w.-]+))?")
+_TOO_FLAT = "a weight has fewer dimensions than an EoMT's; is the file complete?"
 _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 
 
@@ -101,12 +102,13 @@ def load_place(
         spec, weights = _open(place, source, dilation)
     if names is not None:
         named = name_categories(names, spec.architecture.num_classes)
-        spec = replace(spec, categories=named)
+        spec = replace(spec, categories=named, class_thresholds=spec.thresholds_of(named))
     weights = weights or open_weights(place)
     if spec.is_backbone:
-        model = build(spec.architecture)
-        assert isinstance(model, Eomt)
-        model.backbone.load_state_dict(_load_vit(weights, model.config.backbone))
+        assert isinstance(spec.architecture, EomtConfig)
+        vit = _load_vit(weights, spec.architecture.backbone)  # first: it checks the widths
+        model = Eomt(spec.architecture)
+        model.backbone.load_state_dict(vit)
         return spec, model.eval()
     with torch.device("meta"), _NoValues():
         model = build(spec.architecture)
@@ -188,6 +190,8 @@ def _load_vit(weights: Weights, config: VitConfig) -> State:
     }
     try:
         stored = stored_shape(own, table, config)
+    except IndexError as error:
+        raise CheckpointError(f"{weights.file}: {_TOO_FLAT}") from error
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{weights.file} has no whole vision transformer: {error}") from error
     with torch.device("meta"), _NoValues():
@@ -278,7 +282,9 @@ def _open_file(file: Path, dilation: bool | None) -> tuple[ModelSpec, Weights]:
         if published is None or published.categories[-1].index >= shape.num_classes:
             categories = guess_categories(shape.num_classes)
             return ModelSpec(name=file.stem, architecture=shape, categories=categories), weights
-    except (TypeError, ValueError, OverflowError) as error:
+    except IndexError as error:
+        raise CheckpointError(f"{file}: {_TOO_FLAT}") from error
+    except (ArithmeticError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: {error}") from error
     spec = ModelSpec(
         name=published.hub_id,
@@ -342,6 +348,10 @@ def _read(
     copies: State = {}
     read = {key: weights.read(tensor) for key, tensor in tensors.items()}
     for key, tensor in table.to_ours(read, model).items():
+        if tensor.is_floating_point() != model[key].is_floating_point():
+            raise CheckpointError(
+                f"{weights.file}: the weight {key} is {tensor.dtype}; expected {model[key].dtype}"
+            )
         kept = not tensor.is_floating_point() or (keep_double and tensor.dtype == torch.float64)
         kind = tensor.dtype if kept else torch.float32
         is_part = tensor.nbytes < tensor.untyped_storage().nbytes()

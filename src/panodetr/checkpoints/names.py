@@ -141,13 +141,6 @@ def is_counter(name: str) -> bool:
     return name.endswith(".num_batches_tracked")
 
 
-def preview(names: Iterable[str], most: int = 3) -> str:
-    """List the first few names, for a message."""
-    listed = list(names)
-    rest = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + rest
-
-
 def _numberless(key: str) -> str:
     """Give a name without a prefix, with `*` for every number."""
     for prefix in PREFIXES:

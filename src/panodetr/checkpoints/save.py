@@ -25,7 +25,6 @@ from panodetr.checkpoints.names import (
     RESNET_5_FILES,
     TIMM_5_FILES,
     State,
-    preview,
     without_counters,
 )
 from panodetr.checkpoints.spec import (
@@ -36,7 +35,7 @@ from panodetr.checkpoints.spec import (
     ModelSpec,
     spec_to_json,
 )
-from panodetr.errors import CheckpointError
+from panodetr.errors import CheckpointError, preview
 from panodetr.files import atomic_folder, json_bytes, write_bytes
 from panodetr.model.config import Architecture, DetrConfig, EomtConfig
 from panodetr.model.network import Network

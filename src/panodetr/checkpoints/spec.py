@@ -5,6 +5,7 @@ No torch in here: exported models carry a specification, too.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Annotated, Any, cast
@@ -14,7 +15,7 @@ from msgspec import Meta
 
 from panodetr.errors import CheckpointError, did_you_mean
 from panodetr.images.preprocess import Preprocessing
-from panodetr.model.config import Architecture
+from panodetr.model.config import Architecture, EomtConfig
 from panodetr.results.types import Category
 from panodetr.validation import check, check_fields
 
@@ -86,7 +87,12 @@ class ModelSpec:
     @property
     def is_backbone(self) -> bool:
         """Whether there is only a trained backbone, for a model that is to be trained."""
-        return self.categories[0].id == NO_CLASS
+        return isinstance(self.architecture, EomtConfig) and self.categories[0].id == NO_CLASS
+
+    def thresholds_of(self, categories: Iterable[Category]) -> dict[str, float]:
+        """Give the `class_thresholds` of those categories that keep their names."""
+        names = {category.name for category in categories}
+        return {name: least for name, least in self.class_thresholds.items() if name in names}
 
     def __post_init__(self) -> None:
         """Refuse descriptions that contradict themselves.

@@ -19,12 +19,16 @@ from typing import Any, TypeAlias, cast
 import torch
 from safetensors import SafetensorError, safe_open
 
-from panodetr.checkpoints.names import State, is_counter, preview
+from panodetr.checkpoints.names import State, is_counter
 from panodetr.checkpoints.spec import WEIGHTS_FILES, WeightsIndex
-from panodetr.errors import CheckpointError
+from panodetr.errors import CheckpointError, preview
 from panodetr.validation import read_json
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+
+_MOST_SHARED = 10
+"""Times that a pickled file's bytes may serve in its tensors: some share weights, and a view of a
+single number may be of any size."""
 
 
 Read: TypeAlias = Callable[[], torch.Tensor]
@@ -116,12 +120,19 @@ def _open_pickled(file: Path) -> Weights:
             f"{file} holds other things than named tensors ({preview(others)}); "
             "expected a state dict, alone or as 'model'"
         )
+    tensors, size = cast("State", state), file.stat().st_size
+    if not all(tensor.is_cpu and tensor.layout == torch.strided for tensor in tensors.values()):
+        raise CheckpointError(f"{file} holds sparse tensors, or shapes alone; expected values")
+    if (told := sum(tensor.nbytes for tensor in tensors.values())) > _MOST_SHARED * size:
+        raise CheckpointError(
+            f"{file} has {size:,} bytes and its tensors {told:,}; expected {_MOST_SHARED} times as "
+            "many at most: save them with each tensor's own values"
+        )
     arguments = whole.get("args")
     if isinstance(arguments, argparse.Namespace):
         arguments = vars(arguments)
     if not isinstance(arguments, dict):
         arguments = {}
-    tensors = cast("State", state)
     whole_copy = partial(torch.clone, memory_format=torch.contiguous_format)
     unread = {tensor: partial(whole_copy, tensor) for tensor in tensors.values()}
     return Weights(file, tensors, cast("dict[str, Any]", arguments), unread)

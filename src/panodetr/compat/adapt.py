@@ -11,11 +11,10 @@ import torch
 from torch import nn
 
 from panodetr.checkpoints.huggingface import UNUSED
-from panodetr.checkpoints.names import preview
 from panodetr.checkpoints.published import plain_category
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.compat.config import shape_of, spec_of
-from panodetr.errors import CheckpointError, UsageError
+from panodetr.errors import CheckpointError, UsageError, preview
 from panodetr.model.config import DetrConfig
 from panodetr.model.detr import Detr
 
@@ -108,7 +107,8 @@ def with_classes(spec: ModelSpec, count: int, labels: Mapping[int, str]) -> Mode
         if (name := labels.get(index, f"class {index}")) != UNUSED
     )
     shape = replace(shape_of(spec), num_classes=count)
-    return replace(spec, architecture=shape, categories=categories)
+    kept = spec.thresholds_of(categories)
+    return replace(spec, architecture=shape, categories=categories, class_thresholds=kept)
 
 
 def new_network(shape: DetrConfig, config: Any) -> Detr:

@@ -26,7 +26,8 @@ LARGE = 1_000_000
 STRIP = 128
 """Rows or columns that one core works on at a time."""
 
-_Deviation: TypeAlias = Annotated[float, Meta(gt=0)]
+_Mean: TypeAlias = Annotated[float, Meta(ge=-1e6, le=1e6)]
+_Deviation: TypeAlias = Annotated[float, Meta(ge=1e-6, le=1e6)]
 _Channel: TypeAlias = Annotated[int, Meta(ge=0)]
 
 
@@ -63,7 +64,7 @@ class Preprocessing:
     tile: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     tile_overlap: Annotated[int, Meta(ge=0)] = 0
     share_from: Annotated[int, Meta(ge=2)] | None = None
-    mean: tuple[float, float, float] = IMAGENET_MEAN
+    mean: tuple[_Mean, _Mean, _Mean] = IMAGENET_MEAN
     std: tuple[_Deviation, _Deviation, _Deviation] = IMAGENET_STD
     bits: Annotated[int, Meta(ge=8, le=16)] | None = None
     channels: Annotated[tuple[_Channel, ...], Meta(min_length=1, max_length=3)] | None = None

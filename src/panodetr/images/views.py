@@ -33,6 +33,9 @@ BATCH_PIXELS = 1 << 20
 GPU_BATCH_PIXELS = 1 << 24
 """The same on a GPU."""
 
+MOST_ENLARGED = 1 << 22
+"""Pixels that a model may add to an image or tile: more is a mistake of its resize rule."""
+
 THIN = 4
 """An image of less than this fraction of a tile in one direction gets longer tiles."""
 
@@ -106,13 +109,20 @@ def read_tiled(image: ImageSource, rule: Preprocessing, max_pixels: int = MAX_PI
     """Read an image and lay its tiles.
 
     Raises:
-        ImageError: it cannot be read, or has more than `max_pixels`.
+        ImageError: it cannot be read, or has more than `max_pixels`, or is enlarged by too many.
     """
     pixels = read_image(
         image, bits=rule.bits, channels=rule.channels, max_pixels=max_pixels, note=warn
     )
     height, width, _ = pixels.shape
     tiles = lay_tiles((height, width), rule)
+    tile = _tile_size(tiles[0])
+    if math.prod(canvas := _canvas_size(tile, rule)) > math.prod(tile) + MOST_ENLARGED:
+        raise ImageError(
+            f"{origin_of(image) or 'the image'}: the model would enlarge {tile[1]}x{tile[0]} "
+            f"pixels to {canvas[1]}x{canvas[0]}, by more than {MOST_ENLARGED:,}; give it a smaller "
+            "size in its preprocessing"
+        )
     return TiledImage(pixels=pixels, source=origin_of(image), tiles=tiles)
 
 
@@ -241,8 +251,7 @@ def cut_view(
     """Cut the first of some tiles that look alike, and resize it; its image is `image`."""
     _, box = places[0]
     size, pixels = processed_size(_tile_size(box), rule), _tile(image, box)
-    height, width = (-(-side // rule.multiple) * rule.multiple for side in size)
-    canvas = height, width
+    canvas = _canvas_size(_tile_size(box), rule)
     if resized:
         pixels = resize(pixels, size)
     if canvas != size:
@@ -274,6 +283,13 @@ def processed_size(size: tuple[int, int], rule: Preprocessing) -> tuple[int, int
     # As EoMT's original: to fill the canvas, the long side must be exactly so.
     scale = min(rule.short_side / min(size), (rule.long_side or math.inf) / max(size))
     height, width = (max(1, round(side * scale)) for side in size)
+    return height, width
+
+
+def _canvas_size(size: tuple[int, int], rule: Preprocessing) -> tuple[int, int]:
+    """Give the size of the model's input for an image, or a tile, of a size (H, W)."""
+    multiple, seen = rule.multiple, processed_size(size, rule)
+    height, width = (-(-side // multiple) * multiple for side in seen)
     return height, width
 
 

@@ -177,7 +177,7 @@ class DetrConfig(Architecture):
                 f"activation is {self.activation!r} with a mask head, of which transformers 4 and "
                 "5 make different masks; expected 'relu'"
             )
-        if self.masks and any(width % min(8, width or 8) for width in self.mask_widths):
+        if self.masks and any(n < 1 or n % min(8, n) for n in self.mask_widths):
             raise ValueError(
                 f"hidden_dim is {self.hidden_dim} and heads {self.heads}; the mask head would have "
                 f"{self.mask_widths} channels and normalises in 8 groups, so each must divide by 8 "
@@ -211,8 +211,8 @@ class VitConfig:
     ffn_ratio: Annotated[int, Meta(ge=1, le=16)] = 4
     swiglu: bool = False
     registers: Annotated[int, Meta(ge=0, le=100)] = 4
-    patch: Annotated[int, Meta(ge=1, le=256)] = 16
-    grid: Annotated[int, Meta(ge=1, le=1000)] = 40
+    patch: Annotated[int, Meta(ge=1, le=32)] = 16  # resampling takes the fourth power of it
+    grid: Annotated[int, Meta(ge=1, le=256)] = 40
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built.

@@ -9,13 +9,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from panodetr.checkpoints.names import preview
 from panodetr.checkpoints.published import bundled
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.dataset import CLASS_NAME, Dataset, Format, Frame, Source, open_data
 from panodetr.data.formats import system_errors
 from panodetr.data.tree import same_split
-from panodetr.errors import DataError, MissingExtra, PanodetrError, TrainingError, UsageError
+from panodetr.errors import (
+    DataError,
+    MissingExtra,
+    PanodetrError,
+    TrainingError,
+    UsageError,
+    preview,
+)
 from panodetr.evaluation.ground_truth import DEFAULT_SPLIT, GroundTruth
 from panodetr.files import write_json
 from panodetr.images.read import find_bits

@@ -13,11 +13,10 @@ from typing import Any, Literal, TypeAlias, get_type_hints
 
 from panodetr.checkpoints.eomt import OVERLAP, SCORE
 from panodetr.checkpoints.load import load_spec
-from panodetr.checkpoints.names import preview
 from panodetr.checkpoints.published import coco_panoptic
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.augment import Augmentation, CropAugmentation, PaperAugmentation
-from panodetr.errors import UsageError, did_you_mean
+from panodetr.errors import UsageError, did_you_mean, preview
 from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import (
     COCO_CLASSES,

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from panodetr.checkpoints.dinov2 import resample_positions
 from panodetr.checkpoints.load import load_backbone, load_checkpoint
-from panodetr.checkpoints.names import preview
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.errors import UsageError, did_you_mean
+from panodetr.errors import UsageError, did_you_mean, preview
 from panodetr.model.build import build
 from panodetr.model.config import DetrConfig, EomtConfig
 from panodetr.model.detr import Detr
