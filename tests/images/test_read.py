@@ -4,8 +4,6 @@ import io
 import os
 import re
 import struct
-import subprocess
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -18,6 +16,7 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from tests.process import python
 
 from panodetr.errors import ImageError
 from panodetr.images import depth, read
@@ -489,8 +488,7 @@ def test_a_large_tiff_that_is_cut_off_before_it_is_decoded_does_not_end_the_proc
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
     path = saved(tmp_path / "a.tif", Image.fromarray(noise), compression="tiff_lzw")
-    command = [sys.executable, "-c", CUT_OFF, path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = python("-c", CUT_OFF, path)
     assert (done.returncode, done.stderr) == (0, "")
     assert int(done.stdout) == noise.sum()
 
