@@ -295,7 +295,7 @@ COCO_CLASSES = 91  # ids 1 to 90 with gaps, and 0: the class head is indexed by 
 COCO_PANOPTIC_CLASSES = 250  # things keep their ids, stuff has ids up to 200
 
 
-def detr_small(num_classes: int) -> DetrConfig:
+def detr_small(num_classes: int, num_queries: int = 50) -> DetrConfig:
     """A DETR of a few million parameters for small objects, trained from scratch.
 
     Features have stride 8, masks stride 2. Batch norm is live: random features that are frozen
@@ -306,7 +306,7 @@ def detr_small(num_classes: int) -> DetrConfig:
         stem_width=24, stem_pool=False, norm="batch",
     )  # fmt: skip
     return DetrConfig(
-        backbone=backbone, num_classes=num_classes, num_queries=50, hidden_dim=128,
+        backbone=backbone, num_classes=num_classes, num_queries=num_queries, hidden_dim=128,
         ffn_dim=512, encoder_layers=3, decoder_layers=3, dropout=0.0, position_input=True,
         masks=True,
     )  # fmt: skip
