@@ -115,6 +115,8 @@ def test_a_configuration_that_cannot_be_built_is_refused(
     config, preprocessor = write_eomt(SPEC)
     with pytest.raises(CheckpointError, match=message):
         read_eomt({**config, **change}, preprocessor, "a")
+    with pytest.raises(CheckpointError, match="images have 1 pixels a side; expected a patch"):
+        read_eomt(config, {**preprocessor, "size": {"shortest_edge": 1, "longest_edge": 1}}, "a")
 
 
 @pytest.mark.parametrize(

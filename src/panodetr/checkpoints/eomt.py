@@ -122,6 +122,10 @@ def _read(config: EomtJson, preprocessor: Preprocessor, name: str) -> ModelSpec:
     mean, std = read_normalization(preprocessor)
     size = preprocessor.size if isinstance(preprocessor.size, dict) else {}
     side = size.get("shortest_edge") or config.image_size
+    if side < config.patch_size:
+        raise ValueError(
+            f"images have {side} pixels a side; expected a patch of {config.patch_size} or more"
+        )
     rule = Preprocessing(
         short_side=side,
         long_side=size.get("longest_edge") or side,
