@@ -26,9 +26,10 @@ from panodetr.validation import read_json
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
+_SMALL = 1 << 28
 _MOST_SHARED = 10
-"""Times that a pickled file's bytes may serve in its tensors: some share weights, and a view of a
-single number may be of any size."""
+"""Times that a pickled file's bytes may serve in its tensors, where they are not small: some share
+weights, and a view of a single number may be of any size."""
 
 
 Read: TypeAlias = Callable[[], torch.Tensor]
@@ -123,7 +124,8 @@ def _open_pickled(file: Path) -> Weights:
     tensors, size = cast("State", state), file.stat().st_size
     if not all(tensor.is_cpu and tensor.layout == torch.strided for tensor in tensors.values()):
         raise CheckpointError(f"{file} holds sparse tensors, or shapes alone; expected values")
-    if (told := sum(tensor.nbytes for tensor in tensors.values())) > _MOST_SHARED * size:
+    told = sum(tensor.nbytes for tensor in tensors.values())
+    if told > max(_SMALL, _MOST_SHARED * size):
         raise CheckpointError(
             f"{file} has {size:,} bytes and its tensors {told:,}; expected {_MOST_SHARED} times as "
             "many at most: save them with each tensor's own values"

@@ -26,7 +26,8 @@ def check_batches(file: IO[bytes], name: str) -> None:
     try:
         _check(file, name)
     except struct.error as error:
-        raise ImageError(f"{name}: the table is damaged; expected an Arrow stream") from error
+        reason = "it is damaged; expected an Arrow stream"
+        raise ImageError(f"{name}: cannot be read: {reason}") from error
     file.seek(0)
 
 
