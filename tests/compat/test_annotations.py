@@ -35,6 +35,7 @@ def labels_of(*objects: dict[str, Any], image_id: Any = 1, **options: Any) -> An
         ([[10, 10, 12, 12]], 0),
         ([[10, 10]], 0),
         ([10, 10, 30, 10, 30, 40], 300),
+        ([[[10, 10], [30, 10], [30, 40]]], 300),
         ([[], [10, 10, 30, 10, 30, 40], [1, 1, 2, 2]], 300),
         (([10, 10, 30, 10, 30, 40],), 300),
         (np.array([[10, 10, 30, 10, 30, 40]]), 300),
@@ -83,6 +84,10 @@ def test_keypoints_on_some_objects() -> None:
     ("objects", "line"),
     [
         ([{"bbox": [1, 2, 3]}], "bbox of an annotation is not 4 numbers"),
+        (
+            [{"segmentation": {"size": [81, 100], "counts": [8100]}}],
+            r"size is \[81, 100\]; expected the image's, \(80, 100\)",
+        ),
         ([{"bbox": [1, 2, 3]}] * 4, "bbox of an annotation is not 4 numbers"),
         ([{"bbox": None}] * 4, "bbox of an annotation is not 4 numbers"),
         ([{"bbox": [1, 2, 3, float("nan")]}], "bbox of an annotation is not finite"),
@@ -93,4 +98,4 @@ def test_keypoints_on_some_objects() -> None:
 )
 def test_numbers_that_are_missing_are_one_line(objects: list[dict[str, Any]], line: str) -> None:
     with pytest.raises(DataError, match=line):
-        labels_of(*objects)
+        labels_of(*objects, return_segmentation_masks="segmentation" in objects[0])

@@ -19,6 +19,7 @@ def their_config(**options: Any) -> Any:
     """A configuration of transformers, with a hidden width of 64 and a backbone of odd widths."""
     library: Any = transformers  # its configurations' options are untyped
     backbone = library.ResNetConfig(
+        num_channels=options.get("num_channels", 3),
         depths=[1, 1, 2, 1],
         embedding_size=8,
         hidden_sizes=options.pop("hidden_sizes", [10, 20, 30, 40]),

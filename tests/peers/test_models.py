@@ -103,6 +103,28 @@ def test_odd_configurations_give_the_same_outputs_and_names(
         kind.from_pretrained(None)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_images_of_other_channels(tmp_path: Path, name: str) -> None:
+    ours, theirs = pair(tmp_path / "theirs", name, num_channels=1)
+    pixels, mask = padded_batch()
+    again: Any = type(theirs).from_pretrained(ours.save_pretrained(tmp_path / "ours"))
+    with torch.no_grad():
+        expected = theirs(pixels[:, :1], mask)
+        compare(ours(pixels[:, :1], mask), expected)
+        compare(again.eval()(pixels[:, :1], mask), expected)
+    grey = compat.DetrImageProcessor(size=64, image_mean=[0.5], image_std=[0.5])
+    photo = Image.fromarray(np.zeros((64, 64), np.uint8))
+    assert ours(**grey(photo, return_tensors="pt")).logits.shape[0] == 1
+    for model in (ours, theirs):
+        with pytest.raises(ValueError, match=r"channel|expected \(B, 1, H, W\)"):
+            model(pixels, mask)
+    for folder in ("theirs", "ours"):
+        with pytest.raises(CheckpointError, match="images of 1 channels; expected 3"):
+            panodetr.load(tmp_path / folder)
+    with pytest.raises(CheckpointError, match="images of 1 channels; expected 3"):
+        panodetr.from_transformers(theirs)
+
+
 @pytest.mark.parametrize("name", ["gelu", "gelu_new", "silu"])
 def test_activations_give_the_same_boxes_and_with_masks_are_refused(
     tmp_path: Path, name: str
@@ -194,7 +216,7 @@ def test_images_of_a_list_are_padded_and_answers_do_not_depend_on_the_batch(
             alone = ours(image[None])
             compare(listed.logits[place], alone.logits[0], 1e-3)
             compare(listed.pred_boxes[place], alone.pred_boxes[0], 1e-3)
-    for wrong in ([images[0][0]], [], images[0]):
+    for wrong in ([images[0][0]], [], images[0], None, images[0].numpy(), [images[0].numpy()]):
         with pytest.raises(UsageError, match=r"pixel_values .* expected"):
             ours(wrong)
     with pytest.raises(UsageError, match="pixel_mask"):
@@ -229,8 +251,14 @@ def test_both_open_what_the_other_saves(both: tuple[Any, Any], tmp_path: Path) -
     for name in ("auxiliary_loss", "attention_dropout", "bbox_cost", "num_labels", "id2label"):
         assert getattr(opened.config, name) == getattr(theirs.config, name)
         assert getattr(again.config, name) == getattr(theirs.config, name)
-    ours.save_pretrained(tmp_path / "nothing", is_main_process=False)
-    assert not (tmp_path / "nothing").exists()
+    for model in (ours, theirs, again):
+        model.save_pretrained(tmp_path / "nothing", False)
+        assert not (tmp_path / "nothing" / "model.safetensors").exists()
+    for config in (opened.config, again.config):
+        assert config.name_or_path == str(folder)
+        config.save_pretrained(save_directory=folder)
+    with pytest.raises(UsageError, match="call the whole model"):
+        getattr(ours, "detr", ours).model(pixels)
     for push in (
         lambda: ours.push_to_hub("a/b"),
         lambda: ours.save_pretrained(folder, push_to_hub=True),
@@ -261,6 +289,9 @@ def test_configurations_have_the_same_values() -> None:
         assert '"num_queries": 9' in repr(config)
     with pytest.raises(AttributeError):
         _ = ours.no_such_name
+    for kind in (compat.DetrConfig, transformers.DetrConfig):
+        assert kind.model_type == kind.from_dict(config_dict={"d_model": 64}).model_type == "detr"
+        assert kind.from_dict({"d_model": 64}, d_model=96).d_model == 96
 
 
 def test_configurations_are_read_and_written(tmp_path: Path) -> None:
@@ -358,7 +389,11 @@ def test_arguments_that_cannot_be_meant_are_one_line(
 
 @pytest.mark.parametrize("name", ["DetrConfig", "DetrImageProcessor", *MODELS])
 def test_a_model_that_is_not_there_is_an_os_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
     for library in (compat, transformers):
+        if (library, name) != (transformers, "DetrConfig"):  # which takes the usual values
+            with pytest.raises(OSError, match=r"\w"):
+                getattr(library, name).from_pretrained(tmp_path / "empty")
         with pytest.raises(OSError, match="nowhere"):
             getattr(library, name).from_pretrained(str(tmp_path / "nowhere"))
     with pytest.raises(UsageError, match="snapshot_download"):

@@ -1,11 +1,13 @@
 """What the original's own tests cover (`test_all.py` of facebookresearch/detr), in our words.
 
-There modules are compiled with TorchScript, which PyTorch gave up; here they are exported with
-`torch.export`. Boxes there and back are in `tests/test_boxes.py`, and the ONNX file in
+There modules are compiled by `torch.jit.script`, which PyTorch gave up; here they are exported with
+`torch.export`, and traced. Boxes there and back are in `tests/test_boxes.py`, and the ONNX file in
 `tests/export`.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -55,6 +57,10 @@ def test_an_image_is_matched_alone_as_in_a_batch_and_without_objects() -> None:
     assert pairs_of(logits, boxes, 0, 0) == [[], []]
 
 
+TRACING = pytest.mark.filterwarnings(
+    "ignore:.*torch.jit.*deprecated:DeprecationWarning",
+    "ignore::torch.jit.TracerWarning",
+)
 PADDING = torch.zeros(2, 7, 9, dtype=torch.bool)
 PADDING[1, 5:] = PADDING[1, :, 4:] = True
 PARTS: dict[str, tuple[nn.Module, Tensor]] = {
@@ -65,9 +71,15 @@ PARTS: dict[str, tuple[nn.Module, Tensor]] = {
 
 
 @pytest.mark.parametrize(("part", "given"), PARTS.values(), ids=PARTS)
-def test_a_part_is_exported(part: nn.Module, given: Tensor) -> None:
+@TRACING
+def test_a_part_is_exported_and_traced(part: nn.Module, given: Tensor) -> None:
     with torch.no_grad():
-        assert_close(torch.export.export(part, (given,)).module()(given), part(given))
+        expected = part(given)
+        assert_close(torch.export.export(part, (given,)).module()(given), expected)
+        traced: Any = torch.jit.trace(part, (given,))
+        assert_close(traced(given), expected)
+        if not isinstance(part, ResNet):
+            assert_close(torch.jit.script(part)(given), expected)
 
 
 class Wrapped(nn.Module):

@@ -156,6 +156,18 @@ def test_both_refuse_sizes_for_other_images(name: str) -> None:
             getattr(processor, f"post_process_{name}")(outputs(0), target_sizes=[(4, 4)])
     with pytest.raises(UsageError, match="expected a height and a width"):
         getattr(OURS, f"post_process_{name}")(outputs(0), target_sizes=[(4, 4, 3)] * 2)
+    with pytest.raises(UsageError, match="expected a height and a width"):
+        getattr(OURS, f"post_process_{name}")(outputs(0), target_sizes=(4, 4))
+
+
+@pytest.mark.parametrize("name", ["object_detection", "semantic_segmentation"])
+def test_sizes_in_every_form(name: str) -> None:
+    sizes = [(50, 60), (70, 80)]
+    expected = getattr(THEIRS, f"post_process_{name}")(outputs(0), target_sizes=sizes)
+    forms: list[Any] = [tuple(sizes), np.array(sizes), torch.tensor(sizes).int()]
+    for form in (*forms, [*torch.tensor(sizes)], [*np.array(sizes)], [*map(torch.Size, sizes)]):
+        found = getattr(OURS, f"post_process_{name}")(outputs(0), target_sizes=form)
+        torch.testing.assert_close(found, expected)
 
 
 def test_a_panoptic_result_counts_from_0_and_is_evaluated(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from transformers.models.detr.image_processing_pil_detr import DetrImageProcesso
 
 from panodetr.compat import DetrImageProcessor
 from panodetr.compat.options import ProcessorOptions
-from panodetr.errors import UsageError
+from panodetr.errors import ImageError, UsageError
 
 pytestmark = pytest.mark.parity
 
@@ -253,6 +253,63 @@ def test_four_channels_stay_where_the_mean_is_for_four(options: dict[str, Any]) 
     torch.testing.assert_close(ours.pixel_values, theirs.pixel_values, rtol=0, atol=LEVEL * 5)
 
 
+@pytest.mark.parametrize("options", [{}, {"do_resize": False}])
+def test_a_grey_image_stays_grey_where_the_mean_is_for_one(options: dict[str, Any]) -> None:
+    one: dict[str, Any] = {"image_mean": [0.4], "image_std": [0.5], **options}
+    grey = noise(60, 90)[..., 0]
+    for image in (Image.fromarray(grey), grey[None]):
+        same(*both(image, **one))
+    with pytest.raises(ValueError, match=r"\w"):
+        THEIRS(size=SIZE, **one)(noise(60, 90))
+    for image in (noise(60, 90), Image.fromarray(noise(60, 90))):
+        with pytest.raises(ImageError, match="3 channels and image_mean is for one"):
+            DetrImageProcessor(size=SIZE, **one)(image)
+
+
+@pytest.mark.parametrize("resample", Image.Resampling)
+def test_filters_by_name_and_number(resample: Image.Resampling) -> None:
+    for number in (resample, int(resample)):
+        ours, theirs = both(noise(60, 90), resample=number)
+        same(ours, theirs)
+    named = DetrImageProcessor(size=SIZE, resample=resample.name.lower())
+    same(named(noise(60, 90), return_tensors="pt"), ours)  # of a name theirs takes no notice
+    with pytest.raises(UsageError, match="resample is 'best'; expected one of nearest"):
+        named(noise(60, 90), resample="best")
+
+
+def test_floats_that_cannot_be_bytes() -> None:
+    """transformers resizes bytes, too, and refuses what would be cut off."""
+    between = noise(60, 90) / 170
+    for kind in KINDS:
+        with pytest.raises(ValueError, match=r"whole|outside the range"):
+            kind(size=SIZE, do_rescale=False)(between)
+    call: dict[str, Any] = {"do_resize": False, "do_rescale": False}
+    same(*both(between, **call))
+    same(*both(noise(60, 90).astype(np.float32)))
+
+
+POINTS = [[12, 7, 2], [20, 30, 1]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"keypoints": POINTS},
+        {"keypoints": np.array(POINTS)},
+        {"keypoints": torch.tensor(POINTS).flatten()},
+        {"bbox": torch.tensor([10.0, 5.0, 20.5, 30.0]), "category_id": torch.tensor(3)},
+        {"bbox": ("10", "5", "20", "30"), "category_id": "3", "area": np.float64(300)},
+        {"segmentation": [torch.tensor([10.0, 5, 30.5, 5, 30.5, 35])]},
+        {"segmentation": [np.array([10, 5, 30, 5, 30, 35])], "iscrowd": False},
+    ],
+)
+def test_numbers_of_annotations_in_every_form(change: dict[str, Any]) -> None:
+    objects = [{**OBJECTS["annotations"][0], **change}]
+    for number in (7, "0007", 7.0, [7], np.array([7]), torch.tensor(7), torch.tensor([7])):
+        given_objects = {"image_id": number, "annotations": objects}
+        same(*both(noise(60, 90), given_objects, return_segmentation_masks=True))
+
+
 def test_forms_of_images_and_annotations(tmp_path: Path) -> None:
     image = noise(60, 90)
     turned = Image.Exif()
@@ -333,6 +390,13 @@ def test_a_batch_moves_and_changes_its_type() -> None:
         one, other = ours.to(*to, **named), theirs.to(*to, **named)
         for name in ("pixel_values", "pixel_mask"):
             assert one[name].dtype == other[name].dtype
+        for name, value in other["labels"][0].items():
+            assert one["labels"][0][name].dtype == value.dtype
+    for kind in KINDS:
+        lists = kind(size=SIZE)([noise(60, 90)] * 2, [OBJECTS] * 2)
+        assert lists.data.keys() == lists.keys()
+        made = lists.convert_to_tensors("pt")
+        assert made.pixel_values.shape == (2, 3, 48, 72)
     for batch in (ours, theirs):
         with pytest.raises(TypeError):
             batch.to(torch.bfloat16, "cpu")

@@ -78,6 +78,7 @@ class _Backbone:
     depths: tuple[int, int, int, int] = (3, 4, 6, 3)
     hidden_sizes: tuple[int, int, int, int] = (256, 512, 1024, 2048)
     embedding_size: int = 64
+    num_channels: int = 3
     hidden_act: str = "relu"
     downsample_in_first_stage: bool = False
     downsample_in_bottleneck: bool = False
@@ -92,7 +93,7 @@ class _Config:
 
     model_type: Literal["detr", "table-transformer"]
     architectures: tuple[str, ...] | None = None
-    num_channels: Literal[3] = 3
+    num_channels: int = 3
     id2label: dict[str, str] | None = None
     num_labels: int = 2
     backbone: str | None = None
@@ -163,6 +164,7 @@ def write_huggingface(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
     config = {
         "architectures": [kind],
         "model_type": model_type,
+        "num_channels": shape.backbone.inputs,
         **_write_backbone(shape.backbone, shape.mask_stages),
         **write_shape(shape),
         "attention_dropout": shape.dropout,
@@ -225,7 +227,7 @@ def resnet_name(backbone: ResNetConfig) -> str:
     Raises:
         ValueError: they have no such network.
     """
-    plain = replace(backbone, norm="frozen", dilate_last=False)
+    plain = replace(backbone, norm="frozen", dilate_last=False, inputs=3)
     for name, resnet in RESNETS.items():
         if resnet == plain:
             return name
@@ -323,7 +325,8 @@ def _read_backbone(config: _Config) -> ResNetConfig:
         resnet = RESNETS.get(name.split(".")[0])  # timm appends how the weights were trained
         if resnet is None:
             raise ValueError(f"backbone is {name!r}; expected one of {', '.join(RESNETS)}")
-        return replace(resnet, dilate_last=bool(config.dilation) or inner.output_stride == 16)
+        dilate = bool(config.dilation) or inner.output_stride == 16
+        return replace(resnet, dilate_last=dilate, inputs=config.num_channels)
     for key in ("downsample_in_first_stage", "downsample_in_bottleneck"):
         if getattr(inner, key):
             raise ValueError(f"backbone_config.{key} is true; this backbone has its strides fixed")
@@ -337,6 +340,7 @@ def _read_backbone(config: _Config) -> ResNetConfig:
         depths=inner.depths,
         widths=(a, b, c, d),
         outputs=None if even else inner.hidden_sizes,
+        inputs=inner.num_channels,
         stem_width=inner.embedding_size,
     )
 
@@ -372,6 +376,7 @@ def _write_backbone(backbone: ResNetConfig, stages: tuple[int, int, int]) -> dic
             "model_type": "resnet",
             "layer_type": backbone.block,
             "depths": list(backbone.depths),
+            "num_channels": backbone.inputs,
             "embedding_size": backbone.stem_width,
             "hidden_sizes": list(backbone.stage_channels),
             "out_features": [f"stage{stage + 1}" for stage in sorted({*stages, 3})],

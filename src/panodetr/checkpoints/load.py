@@ -81,7 +81,9 @@ def load_checkpoint(
         CheckpointError: there is no such model, it cannot be fetched, or its files are damaged or
             do not fit each other, or there are not as many names as classes.
     """
-    return load_place(locate(source, revision), source, dilation, names=names)
+    spec, network = load_place(locate(source, revision), source, dilation, names=names)
+    _check_images(spec)
+    return spec, network
 
 
 def load_place(
@@ -128,6 +130,7 @@ def share_weights(spec: ModelSpec, weights: Weights) -> Network:
     Raises:
         CheckpointError: they are no such model's, or do not fit the specification.
     """
+    _check_images(spec)
     with torch.device("meta"), _NoValues():
         model = build(spec.architecture)
     tables = EOMT_TABLES if isinstance(spec.architecture, EomtConfig) else DETR_TABLES
@@ -137,6 +140,15 @@ def share_weights(spec: ModelSpec, weights: Weights) -> Network:
     )
     model.load_state_dict(table.to_ours(weights.tensors, expected), assign=True)
     return model.eval()
+
+
+def _check_images(spec: ModelSpec) -> None:
+    shape = spec.architecture
+    if isinstance(shape, DetrConfig) and shape.backbone.inputs != 3:
+        raise CheckpointError(
+            f"{spec.name} reads images of {shape.backbone.inputs} channels; expected 3: use the "
+            "classes of panodetr.compat, which take any number"
+        )
 
 
 def load_spec(source: str | Path, *, revision: str | None = None) -> ModelSpec:
@@ -400,11 +412,12 @@ def _infer_architecture(
         raise ValueError(
             f"the backbone has {depths} {block} blocks; expected one of {', '.join(RESNETS)}"
         )
+    inputs = size("backbone.stem_conv.weight", 4)[1]
     masks = has("mask_head.out.weight")
     if masks:
         heads = size("mask_head.convs.0.weight", 4)[0] - hidden_dim
     return DetrConfig(
-        backbone=replace(backbone, dilate_last=dilation),
+        backbone=replace(backbone, dilate_last=dilation, inputs=inputs),
         num_classes=classes - 1,
         num_queries=size("queries.weight", 2)[0],
         hidden_dim=hidden_dim,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,10 +100,12 @@ def _read_detection(annotation: Annotation, size: Size, *, masks: bool) -> Label
     labels = _labels(annotation["image_id"], objects, boxes, size)
     for name in ("class_labels", "boxes", "area", "iscrowd"):
         labels[name] = labels[name][real]
-    points = [() if (given := one.get("keypoints")) is None else tuple(given) for one in objects]
-    if length := len(next(filter(None, points), ())):
+    points = [np.ravel(() if (p := one.get("keypoints")) is None else p) for one in objects]
+    if length := next(filter(None, map(len, points)), 0):
         # An object without keypoints has them all unlabelled.
-        stacked = _stack([each or (0.0,) * length for each in points], "keypoints", length)
+        stacked = _stack(
+            [each if len(each) else np.zeros(length) for each in points], "keypoints", length
+        )
         labels["keypoints"] = stacked[real].reshape(-1, 3)
     if masks:
         drawn = [_draw(one["segmentation"], size) for one in objects]
@@ -133,7 +135,7 @@ def _labels(
     if image_id is None:
         raise DataError('Invalid COCO annotations: "image_id" is missing')
     try:
-        ids: Any = np.array([int(image_id)], np.int64)
+        ids: Any = np.array([image_id], np.int64)
     except (TypeError, ValueError, OverflowError):
         ids = [image_id]
     return {
@@ -165,15 +167,21 @@ def _stack(values: Sequence[Any], name: str, length: int) -> NDArray[np.float32]
 def _draw(segmentation: Any, size: Size) -> NDArray[np.bool_]:
     """Fill COCO's polygons, or one without its list, or decode its run lengths.
 
-    A polygon of fewer than three corners has no pixels.
+    A polygon of fewer than three corners has no pixels; its corners may be pairs.
     """
     if isinstance(segmentation, Mapping):
-        return draw_mask(cast("Any", segmentation), size)
+        given: Any = segmentation
+        if tuple(given["size"]) != size:
+            raise DataError(
+                f"a segmentation's size is {given['size']}; expected the image's, {size}"
+            )
+        return draw_mask(given, size)
     polygons: list[Any] = [] if segmentation is None else list(segmentation)
-    if polygons and not isinstance(polygons[0], list | tuple | np.ndarray):
+    if polygons and np.ndim(polygons[0]) == 0:
         polygons = [polygons]
-    polygons = [list(map(float, polygon)) for polygon in polygons if len(polygon) >= 6]
-    return draw_mask(polygons, size) if polygons else np.zeros(size, np.bool_)
+    flat = [np.ravel(polygon).tolist() for polygon in polygons]
+    flat = [polygon for polygon in flat if len(polygon) >= 6]
+    return draw_mask(flat, size) if flat else np.zeros(size, np.bool_)
 
 
 def _box(mask: NDArray[np.uint8]) -> tuple[float, float, float, float]:

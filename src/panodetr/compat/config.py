@@ -18,14 +18,13 @@ from panodetr.checkpoints.huggingface import (
     write_shape,
 )
 from panodetr.checkpoints.load import load_spec, locate
-from panodetr.checkpoints.spec import CONFIG_FILE, ModelSpec
+from panodetr.checkpoints.spec import CONFIG_FILE, PREPROCESSOR_FILE, ModelSpec
 from panodetr.errors import CheckpointError, CheckpointWarning, UsageError, did_you_mean
 from panodetr.files import json_bytes, write_text
 from panodetr.model import config as shapes
 from panodetr.validation import read_json
 
 DEFAULTS: dict[str, Any] = {
-    "model_type": "detr",
     "activation_dropout": 0.0,
     "activation_function": "relu",
     "attention_dropout": 0.0,
@@ -72,6 +71,7 @@ _ALIASES = {
     "num_attention_heads": "encoder_attention_heads",
     "num_hidden_layers": "encoder_layers",
     "torch_dtype": "dtype",
+    "_name_or_path": "name_or_path",
     "use_return_dict": "return_dict",
 }
 
@@ -103,9 +103,13 @@ def find_model(
             )
         source = Path(source, subfolder)
     try:
-        return locate(source, revision, weights=weights, client=client)
+        place = locate(source, revision, weights=weights, client=client)
     except CheckpointError as error:
         raise MissingModelError(str(error)) from error
+    described = [place / name for name in (CONFIG_FILE, PREPROCESSOR_FILE)]
+    if place.is_dir() and not any(file.is_file() for file in described):
+        raise MissingModelError(f"{described[0]} is not there; expected the folder of a model")
+    return place
 
 
 class DetrConfig:
@@ -118,6 +122,7 @@ class DetrConfig:
     dtype: torch.dtype | None
     id2label: dict[int, str]
     label2id: dict[str, int]
+    model_type: ClassVar[str] = "detr"
     sub_configs: ClassVar[dict[str, Any]] = {}
     has_no_defaults_at_init = False
 
@@ -168,16 +173,17 @@ class DetrConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Give all values by name, as `config.json` has them, but the keys of `id2label` whole."""
-        values = copy.deepcopy({k: v for k, v in vars(self).items() if k != "name_or_path"})
+        values = {"model_type": self.model_type, **copy.deepcopy(vars(self))}
+        del values["name_or_path"]
         if self.dtype is not None:
             values["dtype"] = str(self.dtype).removeprefix("torch.")
         if hasattr(self.backbone_config, "to_dict"):  # a configuration of transformers
             values["backbone_config"] = self.backbone_config.to_dict()
         return values
 
-    def update(self, values: Mapping[str, Any]) -> None:
+    def update(self, config_dict: Mapping[str, Any]) -> None:
         """Set values by their names."""
-        for name, value in values.items():
+        for name, value in config_dict.items():
             setattr(self, name, value)
 
     def __eq__(self, other: object) -> bool:
@@ -200,14 +206,14 @@ class DetrConfig:
         """Write a `config.json`."""
         write_text(Path(json_file_path), self.to_json_string())
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, save_directory: str | Path) -> None:
         """Write `config.json` into a folder."""
-        self.to_json_file(Path(folder) / CONFIG_FILE)
+        self.to_json_file(Path(save_directory) / CONFIG_FILE)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Make one of what `to_dict` gave, or a parsed `config.json`."""
-        return cls(**values)
+    def from_dict(cls, config_dict: Mapping[str, Any], **changes: Any) -> Self:
+        """Make one of what `to_dict` gave, or a parsed `config.json`, and change some values."""
+        return cls(**config_dict).changed(changes)
 
     @classmethod
     def from_json_file(cls, json_file: str | Path) -> Self:
@@ -216,21 +222,28 @@ class DetrConfig:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path, *, revision: str | None = None, **changes: Any
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        **changes: Any,
     ) -> Self:
         """Read a model's configuration, and change some of its values.
 
         Arguments and errors are those of a model's `from_pretrained`; no weight is read.
         """
+        model = pretrained_model_name_or_path
         place = find_model(model, revision, changes, weights=False)
         spec = load_spec(place) if place.is_dir() else load_spec(model, revision=revision)
-        return cls.of_place(place, spec).changed(changes)
+        return cls.of_place(place, spec, model).changed(changes)
 
     @classmethod
-    def of_place(cls, place: Path, spec: ModelSpec) -> Self:
+    def of_place(cls, place: Path, spec: ModelSpec, source: str | Path) -> Self:
         """Read the configuration of a model that was located; of our own folders as `of_spec`."""
         values = their_values(place)
-        return cls(**values | {"name_or_path": spec.name}) if values else cls.of_spec(spec)
+        found = cls(**values) if values else cls.of_spec(spec)
+        found.name_or_path = str(source)
+        return found
 
     def changed(self, changes: Mapping[str, Any]) -> Self:
         """Set values by their names; None leaves one as it is.
@@ -265,7 +278,6 @@ class DetrConfig:
         values |= {
             "id2label": {index: named.get(index, UNUSED) for index in range(shape.num_classes)},
             "label2id": {name: index for index, name in named.items()},
-            "name_or_path": spec.name,
         }
         return cls(**values)
 

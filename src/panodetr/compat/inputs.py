@@ -48,10 +48,21 @@ class BatchFeature(dict[str, Any]):
         except KeyError:
             raise AttributeError(name) from None
 
+    @property
+    def data(self) -> BatchFeature:
+        """The dictionary itself, as libraries ask for it."""
+        return self
+
+    def convert_to_tensors(self, tensor_type: TensorKind | None = None) -> BatchFeature:
+        """Turn lists of arrays into tensors ("pt") or arrays ("np"), in place."""
+        labels = self.pop("labels", None)
+        self.update(_with_labels(_as_features(self, tensor_type), labels, tensor_type))
+        return self
+
     def to(self, *args: Any, **kwargs: Any) -> BatchFeature:
         """Move the tensors to a device and turn those of floats into another type, in place.
 
-        Arguments are those of `torch.Tensor.to`.
+        Labels move, but keep their types. Arguments are those of `torch.Tensor.to`.
         """
         device = kwargs.get("device", args[0] if args else None)
         moves = device is not None and not isinstance(device, torch.dtype)
@@ -60,7 +71,7 @@ class BatchFeature(dict[str, Any]):
             if isinstance(value, list):
                 return [move(part) for part in value]
             if isinstance(value, BatchFeature):
-                return value.to(*args, **kwargs)
+                return value.to(device) if moves else value
             if isinstance(value, torch.Tensor) and value.is_floating_point():
                 return value.to(*args, **kwargs)
             if isinstance(value, torch.Tensor) and moves:
@@ -172,23 +183,31 @@ def _list_images(images: ImageInput | Sequence[Any]) -> list[ImageInput]:
 def _as_array(image: ImageInput, layout: str | None, rule: ProcessorOptions) -> NDArray[Any]:
     """Turn an image into an RGB array (3, H, W): grey repeated, without alpha, 16 bits as 8.
 
-    Of an array a fourth channel stays where the rule's mean is for four, or for any number.
+    Of an array a fourth channel stays where the rule's mean is for four, or for any number; a grey
+    image keeps its one channel where the mean is for one.
     """
+    mean = rule.image_mean
+    channels = 3 if not rule.do_normalize else len(mean) if isinstance(mean, tuple) else 4
     if isinstance(image, str | Path):
-        return np.moveaxis(read_image(image), -1, 0)
-    if isinstance(image, Image.Image):
+        image = np.moveaxis(read_image(image), -1, 0)
+    elif isinstance(image, Image.Image):
         deep = image.mode[0] in "IF"  # more than 8 bits, which Pillow would cut off
         pixels = read_image(image) if deep else np.asarray(image.convert("RGB"))
-        return np.moveaxis(pixels, -1, 0)
-    if not isinstance(image, np.ndarray | torch.Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]: a caller's
+        grey = len(image.getbands()) == 1 and image.mode != "P"
+        image = np.moveaxis(pixels, -1, 0)[: 1 if grey else 3]
+    elif not isinstance(image, np.ndarray | torch.Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]: a caller's
         raise ImageTypeError(
             f"an image is a {type(image).__name__}; expected a PIL image, an array, a tensor or "
             "a path"
         )
-    image = channels_first(image, layout)
-    mean = rule.image_mean
-    channels = 3 if not rule.do_normalize else len(mean) if isinstance(mean, tuple) else 4
-    image = np.repeat(image, 3, axis=0) if len(image) == 1 else image[:channels]
+    else:
+        image = channels_first(image, layout)
+    if channels == 1 < len(image):
+        raise ImageError(
+            f"an image has {len(image)} channels and image_mean is for one; give grey images, or "
+            "a mean of three numbers"
+        )
+    image = np.repeat(image, 3, axis=0) if len(image) == 1 < channels else image[:channels]
     if image.dtype == np.uint16:
         return ((image.astype(np.int32) + 128) // 257).astype(np.uint8)
     if image.dtype.kind == "b":
@@ -206,6 +225,11 @@ def _check_range(image: NDArray[Any], rule: ProcessorOptions) -> None:
         raise ImageError(
             f"an image of {image.dtype} has values from {least} to {most}; expected 0 "
             "to 255, uint16 from 0 to 65535, or floating point from 0 to 1"
+        )
+    if is_float and rule.do_resize and most > 1 and not np.allclose(image, np.rint(image)):
+        raise ImageError(
+            f"an image of {image.dtype} has values to {most} that are not whole, and is resized as "
+            "bytes; expected whole numbers, 0 to 1, or do_resize=False"
         )
     if is_float and rule.do_rescale and 0 < most <= 1:
         warnings.warn(
@@ -280,9 +304,10 @@ def _resize(image: NDArray[Any], size: Size, resample: int) -> NDArray[Any]:
     size = max(size[0], 1), max(size[1], 1)
     unit = image.dtype != np.uint8 and bool((image >= 0).all() and (image <= 1).all())
     levels = (image * 255 if unit else image).astype(np.uint8)
-    opened = Image.fromarray(np.ascontiguousarray(np.moveaxis(levels, 0, -1)))
+    last = levels[0] if len(levels) == 1 else np.moveaxis(levels, 0, -1)
+    opened = Image.fromarray(np.ascontiguousarray(last))
     resized = np.asarray(opened.resize((size[1], size[0]), Image.Resampling(resample)))
-    channels = np.moveaxis(resized, -1, 0)
+    channels = np.moveaxis(resized, -1, 0) if len(levels) > 1 else resized[None]
     return channels.astype(np.float32) / np.float32(255) if unit else channels
 
 

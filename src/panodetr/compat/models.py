@@ -93,7 +93,8 @@ class _Model(PretrainedModel, Generic[Output]):
             raise UsageError("DetrModel has no loss; use DetrForObjectDetection, or no labels")
         if inputs_embeds is not None:
             raise UsageError("inputs_embeds cannot stand for an image; give pixel_values")
-        pixels, padding = read_batch(pixel_values, pixel_mask)
+        channels = self.network.config.backbone.inputs
+        pixels, padding = read_batch(pixel_values, pixel_mask, channels)
         if pixels.device != self.device:
             raise UsageError(
                 f"pixel_values are on {pixels.device} and the model on {self.device}; move them to "

@@ -23,7 +23,7 @@ _OLD_NAMES = {"pad_and_return_pixel_mask": "do_pad"}
 _LIMIT = 1333  # pixels of the long edge, where a size is one number
 _WITHOUT_EFFECT: dict[str, Collection[Any]] = {
     "data_format": ("channels_first",),
-    "do_convert_rgb": (True,),
+    "do_convert_rgb": (True, False),
     "do_center_crop": (False,),
     "use_fast": (True, False),
     "backend": ("pil", "torchvision"),
@@ -44,12 +44,12 @@ class ProcessorOptions:
         size: `shortest_edge` and `longest_edge` (0 or None for no limit); or `height` and `width`,
             which may distort; or `max_height` and `max_width`. One number is the shortest edge, a
             pair the height and width.
-        resample: Pillow's filter.
+        resample: Pillow's filter, or its name.
         do_rescale: whether values are multiplied by `rescale_factor`.
         rescale_factor: brings 0 to 255 to 0 to 1.
         do_normalize: whether the mean is subtracted and the result divided by the deviation.
         image_mean: of red, green, blue, after rescaling; one number stands for all channels. A
-            fourth number keeps a fourth channel.
+            fourth number keeps a fourth channel, and one in a list a grey image's only one.
         image_std: likewise.
         do_convert_annotations: whether boxes become cxcywh in fractions; None, in the constructor,
             takes `do_normalize`.
@@ -80,6 +80,11 @@ class ProcessorOptions:
             UsageError: a size has other keys, or a mean another number of channels.
         """
         self.format = str(getattr(self.format, "value", self.format))
+        filters = {choice.name.lower(): choice for choice in Image.Resampling}
+        asked: object = self.resample
+        self.resample = filters.get(asked.lower(), -1) if isinstance(asked, str) else self.resample
+        if self.resample not in [*filters.values()]:
+            raise UsageError(f"resample is {asked!r}; expected one of {', '.join(filters)}")
         self.size = _read_size(self.size)
         if set(self.size) not in _SIZE_KEYS:
             raise UsageError(
@@ -94,7 +99,7 @@ class ProcessorOptions:
         for name in ("image_mean", "image_std"):
             if not isinstance(value := getattr(self, name), int | float):
                 setattr(self, name, tuple(map(float, value)))
-                if len(value) not in (3, 4):
+                if len(value) not in (1, 3, 4):
                     raise UsageError(f"{name} has {len(value)} numbers; expected one, 3 or 4")
         if self.do_convert_annotations is None:
             self.do_convert_annotations = self.do_normalize

@@ -144,7 +144,7 @@ def sizes_of(sizes: Sizes, count: int) -> list[tuple[int, int]]:
 
 
 def _numbers_of(sizes: Sizes, count: int) -> list[tuple[float, float]]:
-    pairs = [tuple(map(float, size)) for size in sizes]
+    pairs = [tuple(map(float, torch.as_tensor(size).flatten().tolist())) for size in sizes]
     if len(pairs) != count or any(len(pair) != 2 for pair in pairs):
         raise UsageError(
             f"{len(pairs)} sizes were given for {count} images; expected a height and a width per "

@@ -49,6 +49,14 @@ _HEADS = ("class_labels_classifier", "bbox_predictor")
 class _Part(nn.Module):
     """A level of transformers' tree of names: it holds parts of a network, and computes nothing."""
 
+    def forward(self, *_: object, **__: object) -> None:
+        """Say what to do instead.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError("a part of a model cannot be called by itself; call the whole model")
+
     def freeze_backbone(self) -> None:
         """Let the backbone record no gradients."""
         self.get_submodule("backbone").requires_grad_(False)
@@ -235,7 +243,7 @@ class PretrainedModel(nn.Module):
             spec, network = load_place(place, source, keep_double=True)
         if not isinstance(network, Detr):
             raise CheckpointError(f"{source} is no DETR; use panodetr.load")
-        own = DetrConfig.of_place(place, spec)
+        own = DetrConfig.of_place(place, spec, source)
         if config is None or isinstance(config, str | Path):
             start = own if config is None else DetrConfig.from_pretrained(config)
             wanted: Any = start.changed(changes)
@@ -270,23 +278,23 @@ class PretrainedModel(nn.Module):
 
     def save_pretrained(
         self,
-        path: str | Path,
-        *,
-        format: Format | None = None,
+        save_directory: str | Path,
         is_main_process: bool = True,
-        push_to_hub: bool = False,
         state_dict: Mapping[str, Tensor] | None = None,
+        *,
+        push_to_hub: bool = False,
+        format: Format | None = None,
         **options: Any,
     ) -> Path:
         """Write the model, into a folder beside what else is there.
 
         Args:
-            path: of the folder; of "facebook" also of the file.
+            save_directory: path of the folder; of "facebook" also of the file.
+            is_main_process: False writes nothing.
+            state_dict: weights to write instead of the model's own, by transformers' names.
+            push_to_hub: must be False.
             format: see `panodetr.checkpoints.save.save_pretrained`; None is "huggingface", which
                 transformers opens, or where it has no such network "panodetr".
-            is_main_process: False writes nothing.
-            push_to_hub: must be False.
-            state_dict: weights to write instead of the model's own, by transformers' names.
             options: of transformers' method; they change nothing here.
 
         Returns:
@@ -298,7 +306,7 @@ class PretrainedModel(nn.Module):
         """
         if push_to_hub:
             self.push_to_hub()
-        target = Path(path)
+        target = Path(save_directory)
         if not is_main_process:
             return target
         self._use_replaced_parts()

@@ -21,15 +21,17 @@ from panodetr.model.transformer import Attention
 
 
 def read_batch(
-    pixels: Tensor | Sequence[Tensor], mask: Tensor | None
+    pixels: Tensor | Sequence[Tensor], mask: Tensor | None, channels: int
 ) -> tuple[Tensor, Tensor | None]:
-    """Give pixels (B, 3, H, W), and padding (B, H, W), None where there is none."""
+    """Give pixels (B, channels, H, W), and padding (B, H, W), None where there is none."""
     if not isinstance(pixels, Tensor):
-        shapes = [tuple(image.shape) for image in pixels]
+        images = list(pixels) if isinstance(pixels, Sequence) else []  # pyright: ignore[reportUnnecessaryIsInstance]: a caller's
+        shapes = [tuple(image.shape) for image in images if isinstance(image, Tensor)]  # pyright: ignore[reportUnnecessaryIsInstance]: a caller's
         if mask is not None or not shapes or any(len(shape) != 3 for shape in shapes):
             raise UsageError(
-                f"pixel_values is a list of the shapes {shapes}, pixel_mask is "
-                f"{'given' if mask is not None else 'None'}; expected images (3, H, W) and no mask"
+                f"pixel_values is a {type(pixels).__name__} of the shapes {shapes}, pixel_mask is "
+                f"{'given' if mask is not None else 'None'}; expected images ({channels}, H, W) "
+                "and no mask"
             )
         height, width = (max(shape[axis] for shape in shapes) for axis in (1, 2))
         sides = [(0, width - w, 0, height - h) for _, h, w in shapes]
@@ -37,11 +39,15 @@ def read_batch(
             [F.pad(i.new_ones(i.shape[1:]), s) for i, s in zip(pixels, sides, strict=True)]
         )
         pixels = torch.stack([F.pad(i, s) for i, s in zip(pixels, sides, strict=True)])
-    if pixels.ndim != 4 or (mask is not None and mask.shape != pixels[:, 0].shape):
+    if (
+        pixels.ndim != 4
+        or pixels.shape[1] != channels
+        or (mask is not None and mask.shape != pixels[:, 0].shape)
+    ):
         raise UsageError(
             f"pixel_values has the shape {tuple(pixels.shape)}"
             + ("" if mask is None else f" and pixel_mask {tuple(mask.shape)}")
-            + "; expected (B, 3, H, W) and (B, H, W)"
+            + f"; expected (B, {channels}, H, W) and (B, H, W)"
         )
     return pixels, None if mask is None or bool(mask.all()) else mask == 0
 

@@ -117,7 +117,7 @@ class ResNet(nn.Module):
         super().__init__()
         stride, channels = config.stem_stride, config.stem_width
         size = 7 if stride == 2 else 3
-        self.stem_conv = nn.Conv2d(3, channels, size, stride, size // 2, bias=False)
+        self.stem_conv = nn.Conv2d(config.inputs, channels, size, stride, size // 2, bias=False)
         self.stem_norm = make_norm(config.norm, channels)
         self.stem_pool = nn.MaxPool2d(3, 2, 1) if config.stem_pool else nn.Identity()
         block = BasicBlock if config.block == "basic" else Bottleneck

@@ -33,6 +33,7 @@ class ResNetConfig:
         widths: channels of each stage's 3x3 convolutions.
         outputs: channels that each stage of bottlenecks gives out; None: four times its width.
         strides: stride of each stage's first block.
+        inputs: channels of the images. Only `panodetr.compat` has use for others than three.
         stem_width: channels of the first convolution.
         stem_stride: stride of the first convolution (7x7, or 3x3 where it is 1).
         stem_pool: whether a 3x3 max pooling of stride 2 follows it.
@@ -47,6 +48,7 @@ class ResNetConfig:
     widths: tuple[_Width, _Width, _Width, _Width] = (64, 128, 256, 512)
     outputs: tuple[_Width, _Width, _Width, _Width] | None = None
     strides: tuple[_Stride, _Stride, _Stride, _Stride] = (1, 2, 2, 2)
+    inputs: Annotated[int, Meta(ge=1, le=1_000)] = 3
     stem_width: _Width = 64
     stem_stride: Literal[1, 2] = 2
     stem_pool: bool = True
