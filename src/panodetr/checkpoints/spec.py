@@ -102,6 +102,12 @@ class ModelSpec:
                 head.
         """
         check_fields(self)
+        patch = getattr(self.architecture.backbone, "patch", 1)
+        if self.preprocessing.multiple < patch:
+            raise ValueError(
+                f"preprocessing.multiple is {self.preprocessing.multiple}; expected the side of a "
+                f"patch, {patch}, or more"
+            )
         indices = [category.index for category in self.categories]
         if any(a >= b for a, b in pairwise(indices)):
             raise ValueError(f"categories have the indices {indices}; expected rising ones")
