@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.peers.pairs import MODELS, QUERIES, their_config
+from tests.peers.pairs import MODELS, QUERIES, padded_batch, their_config
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -116,3 +116,18 @@ def test_a_model_takes_images_in_every_form_and_is_exported(name: str) -> None:
             exported = torch.export.export(Wrapped(model.network), given).module()(*given)
             for key, value in zip(keys, exported, strict=True):
                 assert_close(value, listed[key].view_as(value), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@TRACING
+def test_a_whole_model_is_traced(name: str) -> None:
+    """With a padded batch as its example, it takes other images of that size."""
+    model = getattr(compat, name)(their_config(return_dict=False)).eval()
+    pixels, mask = padded_batch()
+    with torch.no_grad():
+        traced: Any = torch.jit.trace(model, (pixels, mask))
+        for given in ((pixels, mask), (pixels.flip(0), mask.flip(0))):
+            found, expected = traced(*given), model(*given)
+            assert len(found) == len(expected)
+            for one, other in zip(found, expected, strict=True):
+                assert_close(one, other, rtol=1e-4, atol=1e-5)
