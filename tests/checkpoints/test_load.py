@@ -291,6 +291,7 @@ def test_a_configuration_of_a_backbone_alone_is_checked_before_a_model_is_made(
     huge = VitConfig(hidden_dim=8192, heads=1, layers=200, ffn_ratio=16)
     shape = EomtConfig(backbone=huge, num_classes=250)
     given["architecture"] = asdict(shape)
+    given["preprocessing"]["multiple"] = huge.patch
     file.write_text(json.dumps(given))
     with pytest.raises(CheckpointError, match="has no whole vision transformer"):
         load_checkpoint(tmp_path / "model")

@@ -102,16 +102,16 @@ class ModelSpec:
                 head.
         """
         check_fields(self)
-        patch = getattr(self.architecture.backbone, "patch", 1)
-        if self.preprocessing.multiple < patch:
+        shape, multiple = self.architecture, self.preprocessing.multiple
+        if isinstance(shape, EomtConfig) and multiple < shape.backbone.patch:
             raise ValueError(
-                f"preprocessing.multiple is {self.preprocessing.multiple}; expected the side of a "
-                f"patch, {patch}, or more"
+                f"preprocessing.multiple is {multiple}; expected the side of a patch, "
+                f"{shape.backbone.patch}, or more"
             )
         indices = [category.index for category in self.categories]
         if any(a >= b for a, b in pairwise(indices)):
             raise ValueError(f"categories have the indices {indices}; expected rising ones")
-        classes = self.architecture.num_classes
+        classes = shape.num_classes
         if indices[-1] >= classes:
             raise ValueError(
                 f"categories have the indices {indices[0]} to {indices[-1]}; "
