@@ -150,7 +150,7 @@ def test_tiles_have_a_row_each(few_nuclei: Path) -> None:
     assert done.returncode == 0, done.stderr
     first, _, *rows = done.stdout.splitlines()
     assert first == "1 images of val larger than 128 pixels"
-    assert [row[:12] for row in rows] == ["own (tile 96", "whole images", "tile 128, ov"]
+    assert [row[:13] for row in rows] == ["own (tile 128", "whole images ", "tile 128, ove"]
     assert all(float(row.split()[-1]) > 0 for row in rows)
 
 
