@@ -113,7 +113,7 @@ def check_fields(values: object) -> None:
 
 def is_bomb(packed: int, unpacked: int) -> bool:
     """Whether something would unpack to far more bytes than it has: a few kB may to gigabytes."""
-    return unpacked > max(_LARGE, _MOST_UNPACKED * packed)
+    return unpacked > _MOST_UNPACKED * max(packed, 1 << 16)
 
 
 def _from_plain(kind: Any, value: Any) -> object:
