@@ -36,7 +36,7 @@ from panodetr.runtimes.exported import ExportFormat
 SAID = ("panodetr: error: ", "panodetr: warning: ", "[")
 """How lines on stderr begin; the last are of progress."""
 
-EXPORTED = ("onnx", "openvino", "eomt onnx", "eomt openvino")
+EXPORTED = ("onnx", "openvino", "int8", "eomt onnx", "eomt openvino", "eomt int8")
 
 MADE = (
     Picture("image 0", (20, 30), (("no", (1, 1, 5, 4)), ("zebra", (17, 12, 6, 5)))),
@@ -72,12 +72,16 @@ def make_models(folder: Path, chosen: Collection[str] = ()) -> None:
     stored = replace(spec, class_thresholds={"a": 0.4, "d": 0.0})
     save_pretrained(folder / "eomt" / "model", stored, eomt)
     save_pretrained(folder / "eomt huggingface" / "model", stored, eomt, format="huggingface")
+    images = folder / "images"
+    images.mkdir()
+    _make_image(images, "image.png")
     for name in EXPORTED:
-        whole = "eomt" if name.startswith("eomt") else "panodetr"
+        model = folder / ("eomt" if name.startswith("eomt") else "panodetr") / "model"
         format: ExportFormat = "onnx" if name.endswith("onnx") else "openvino"
+        calibration = images if name.endswith("int8") else None
         (folder / name).mkdir()
         if not chosen or name in chosen:  # they take the longest
-            export(folder / whole / "model", folder / name / f"model.{format}.zip", format=format)
+            export(model, folder / name / "model.zip", format=format, calibration=calibration)
 
 
 def _command(*words: str) -> Callable[[Path], None]:
@@ -209,7 +213,7 @@ KINDS: dict[str, Kind] = {
     "facebook": _model("facebook", "model.pth"),
     "eomt": _model("eomt", "model"),
     "eomt huggingface": _model("eomt huggingface", "model"),
-    **{name: _model(name, f"model.{name.split()[-1]}.zip") for name in EXPORTED},
+    **{name: _model(name, "model.zip") for name in EXPORTED},
     "png": _image("image.png"),
     "jpeg": _image("image.jpg"),
     "tiff": _image("image.tif", compression="tiff_lzw"),

@@ -179,8 +179,17 @@ def test_a_column_of_a_table_that_unpacks_too_far_is_refused(tmp_path: Path) -> 
 
     rows = [bytes(20_000_000) + bytes([number]) for number in range(2)]
     pq.write_table(pa.table({"image": rows}), tmp_path / "a.parquet", compression="zstd")
-    with pytest.raises(ImageError, match=r"a\.parquet: .* bytes would unpack to 40,000,"):
-        next(each_image(find_sources([tmp_path / "a.parquet"])))
+    file = tmp_path / "a.parquet"
+    part = pq.ParquetFile(file).metadata.row_group(0).column(0)
+
+    def told(size: int) -> bytes:  # as the footer has it, in four bytes
+        return bytes(2 * size >> 7 * n & 127 | 128 * (n < 3) for n in range(4))
+
+    for size in (part.total_uncompressed_size, 1000):  # the second is a lie
+        file.write_bytes(file.read_bytes().replace(told(part.total_uncompressed_size), told(size)))
+        assert pq.ParquetFile(file).metadata.row_group(0).column(0).total_uncompressed_size == size
+        with pytest.raises(ImageError, match=r"a\.parquet: .* bytes would unpack to 40,000,"):
+            next(each_image(find_sources([file])))
     table = pa.table({"image": [b"BM"] * 2, "x": rows})  # which is not read
     pq.write_table(table, tmp_path / "b.parquet", compression="zstd")
     assert len(list(each_image(find_sources([tmp_path / "b.parquet"])))) == 2

@@ -1,12 +1,14 @@
-"""How large the batches of an Arrow stream are once they are unpacked; they are not unpacked here.
+"""How large an Arrow stream or a Parquet file is once it is unpacked; it is not unpacked here.
 
-A message is its length, a FlatBuffers table and a body; a batch's body is buffers, of which each
-that is compressed begins with its length without (Apache Arrow, "Columnar format", section
-"Serialization and IPC").
+A message of a stream is its length, a FlatBuffers table and a body; a batch's body is buffers, of
+which each that is compressed begins with its length without (Apache Arrow, "Columnar format",
+section "Serialization and IPC"). A column of a Parquet file is pages, each with a header in
+Thrift's compact protocol, which alone says what the reader takes; the file's footer may lie.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import IO
 
@@ -15,6 +17,11 @@ from panodetr.validation import is_bomb
 
 _DICTIONARY, _BATCH = 2, 3
 """What a message may be, beside a schema."""
+
+_LARGEST_PAGE = 1 << 31
+
+# Thrift's types of the fields in a page's header
+_TRUE_FALSE, _NUMBERS, _BYTES, _STRUCT = (1, 2), (4, 5, 6), 8, 12
 
 
 def check_batches(file: IO[bytes], name: str) -> None:
@@ -31,6 +38,14 @@ def check_batches(file: IO[bytes], name: str) -> None:
     file.seek(0)
 
 
+def _refuse_bomb(size: int, unpacked: int, name: str) -> None:
+    if is_bomb(size, unpacked):
+        raise ImageError(
+            f"{name}: {size:,} bytes would unpack to {unpacked:,}; expected a table in smaller "
+            "parts, or not compressed"
+        )
+
+
 def _check(file: IO[bytes], name: str) -> None:
     while (length := _length(file)) > 0:
         table = _Table(file.read(length))
@@ -43,11 +58,7 @@ def _check(file: IO[bytes], name: str) -> None:
             for start, packed in batch.buffers(2):
                 file.seek(body + start)
                 unpacked += struct.unpack("<q", file.read(8))[0] if packed else 0
-            if is_bomb(size, unpacked):
-                raise ImageError(
-                    f"{name}: {size:,} bytes would unpack to {unpacked:,}; expected a table in "
-                    "smaller batches, or not compressed"
-                )
+            _refuse_bomb(size, unpacked, name)
         file.seek(body + size)
 
 
@@ -57,6 +68,60 @@ def _length(file: IO[bytes]) -> int:
     if head == b"\xff\xff\xff\xff":
         head = file.read(4)
     return struct.unpack("<i", head)[0] if head else 0
+
+
+def check_pages(file: IO[bytes], start: int, size: int, name: str) -> None:
+    """Read the headers of the pages in a part of a Parquet file's column, by its place and size.
+
+    Raises:
+        ImageError: they would unpack to far more than they are.
+        ValueError: a header is damaged.
+    """
+    size = min(size, file.seek(0, os.SEEK_END) - start)
+    if not is_bomb(size, _LARGEST_PAGE):
+        return  # no page can be one
+    at, unpacked = start, 0
+    while at < start + size:
+        file.seek(at)
+        header = _read_struct(file)
+        whole, packed = header.get(2, -1), header.get(3, -1)
+        if min(whole, packed) < 0:
+            raise ValueError("a page's header is damaged; expected a Parquet file")
+        at, unpacked = file.tell() + packed, unpacked + whole
+    _refuse_bomb(size, unpacked, name)
+
+
+def _read_struct(file: IO[bytes]) -> dict[int, int]:
+    """Read a struct of Thrift to its end, and give the numbers in it by their fields."""
+    found: dict[int, int] = {}
+    field = 0
+    while head := int.from_bytes(file.read(1)):
+        kind = head & 15
+        field = field + (head >> 4) if head >> 4 else _read_signed(file)
+        if kind in _NUMBERS:
+            found[field] = _read_signed(file)
+        elif kind == _BYTES:
+            file.seek(_read_varint(file), os.SEEK_CUR)
+        elif kind == _STRUCT:
+            _read_struct(file)
+        elif kind not in _TRUE_FALSE:
+            raise ValueError("a page's header is damaged; expected a Parquet file")
+    return found
+
+
+def _read_signed(file: IO[bytes]) -> int:
+    value = _read_varint(file)
+    return value >> 1 ^ -(value & 1)
+
+
+def _read_varint(file: IO[bytes]) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = int.from_bytes(file.read(1))
+        value |= (byte & 127) << shift
+        if byte < 128:
+            break
+    return value
 
 
 class _Table:

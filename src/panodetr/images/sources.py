@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panodetr.errors import ImageError, PanodetrError, import_extra
-from panodetr.images.arrow import check_batches
+from panodetr.images.arrow import check_batches, check_pages
 from panodetr.images.read import (
     KNOWN,
     STARTS,
@@ -34,7 +34,6 @@ from panodetr.images.read import (
     find_pages,
     is_padded,
 )
-from panodetr.validation import is_bomb
 
 STDIN = "/dev/stdin"
 """The input, like "-", that means standard input on every system: an image or a tar."""
@@ -386,16 +385,22 @@ def _read_zip(source: Source, opened: ExitStack) -> Iterator[NamedImage]:
 def _read_parquet(source: Source, opened: ExitStack) -> Iterator[NamedImage]:
     """Read the rows of a table's column of images: bytes, or bytes and path as `datasets` has."""
     parquet = import_extra("pyarrow.parquet")
-    table = parquet.ParquetFile(_open(source.path, opened))
+    file = _open(source.path, opened)
+    table = parquet.ParquetFile(file)
     column = _image_column(source.path, table.schema_arrow)
-    for number in range(table.num_row_groups):
-        group = table.metadata.row_group(number)
-        for part in (group.column(place) for place in range(group.num_columns)):
-            packed, unpacked = part.total_compressed_size, part.total_uncompressed_size
-            if part.path_in_schema.split(".")[0] == column and is_bomb(packed, unpacked):
-                raise ImageError(f"{source.path}: {packed:,} bytes would unpack to {unpacked:,}")
-    rows = table.iter_batches(1, columns=[column])  # a few kB may unpack to rows of 1 GiB
-    yield from _read_rows(source, column, rows)
+
+    def batches() -> Iterator[Any]:
+        for number in range(table.num_row_groups):
+            group = table.metadata.row_group(number)
+            for part in (group.column(place) for place in range(group.num_columns)):
+                if part.path_in_schema.split(".")[0] == column:
+                    start = part.data_page_offset
+                    start = min(start, part.dictionary_page_offset or start)
+                    check_pages(file, start, part.total_compressed_size, source.path)
+            # A row at a time: a few kB may unpack to rows of 1 GiB.
+            yield from table.iter_batches(1, row_groups=[number], columns=[column])
+
+    yield from _read_rows(source, column, batches())
 
 
 def _read_arrow(source: Source, opened: ExitStack) -> Iterator[NamedImage]:
