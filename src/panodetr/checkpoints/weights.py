@@ -7,13 +7,13 @@ import os
 import pickle
 import re
 import shutil
-import sys
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -141,16 +141,19 @@ def _open_pickled(file: Path) -> Weights:
 
 
 @contextmanager
-def _in_memory(file: Path) -> Generator[Path]:
-    """Copy a file into memory, on Linux: who reads a mapped file that was cut off is killed."""
-    if sys.platform != "linux":
+def _copied(file: Path) -> Generator[Path]:
+    """Copy a file, into memory on Linux: who reads a mapped file that was cut off is killed."""
+    if os.name == "nt":  # where a mapped file cannot be cut off
         yield file
         return
-    number = os.memfd_create("weights")
-    with file.open("rb") as stream, open(number, "wb") as copy:
+    in_memory = hasattr(os, "memfd_create")
+    with (
+        file.open("rb") as stream,
+        open(os.memfd_create("weights"), "wb") if in_memory else NamedTemporaryFile() as copy,
+    ):
         shutil.copyfileobj(stream, copy, 1 << 20)
         copy.flush()
-        yield Path(f"/proc/self/fd/{number}")
+        yield Path(f"/proc/self/fd/{copy.fileno()}" if in_memory else copy.name)
 
 
 def _unpickle(file: Path) -> dict[str, Any]:
@@ -164,7 +167,7 @@ def _unpickle(file: Path) -> dict[str, Any]:
         mapped = stream.read(2) == b"PK"
     try:
         with (
-            _in_memory(file) as copy,
+            _copied(file) as copy,
             torch.serialization.safe_globals([argparse.Namespace]),
             warnings.catch_warnings(),
         ):
