@@ -156,6 +156,32 @@ def test_two_thousand_calls_take_no_more_memory(request: pytest.FixtureRequest, 
     assert max(later) - first < 4 << 20
 
 
+ENLARGED = """
+import resource, sys
+from dataclasses import replace
+import numpy as np
+import panodetr
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+model = panodetr.load(sys.argv[1], device="cpu")
+rule = replace(model.spec.preprocessing, enlarge=43.0, tile=None)
+before = peak()
+model.with_rule(rule).segment(np.zeros((40, 56, 3), np.uint8))
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="getrusage(2) counts kB")
+@pytest.mark.parametrize("model", ["tiny_folder", "tiny_openvino", "tiny_onnx"])
+def test_four_megapixels_take_less_than_a_gigabyte(
+    request: pytest.FixtureRequest, model: str
+) -> None:
+    assert int(python("-c", ENLARGED, request.getfixturevalue(model)).stdout) < 1 << 20
+
+
 @pytest.mark.parametrize(
     ("format", "owner", "name", "number"),
     [
