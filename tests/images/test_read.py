@@ -64,7 +64,7 @@ def test_alpha_is_dropped_not_blended(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.tif", "a.gif", "a.webp"])
 def test_of_several_pages_the_first_is_read_aloud_and_each_on_request(
-    tmp_path: Path, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     frames = [Image.fromarray(np.full_like(RGB, grey)) for grey in (0, 100, 250)]
     options = {"lossless": True} if name == "a.webp" else {}
@@ -76,6 +76,9 @@ def test_of_several_pages_the_first_is_read_aloud_and_each_on_request(
     assert [int(read_image(Page(path, number)).mean()) for number in (1, 2, 3)] == [0, 100, 250]
     with pytest.raises(ImageError, match="has no page 4; expected 1 to 3"):
         read_image(Page(path, 4))
+    monkeypatch.setattr("panodetr.images.read.MOST_PAGES", 2)
+    with pytest.raises(ImageError, match=f"{name} has more than 2 pages; split it"):
+        read_image(path)
 
 
 def test_smaller_versions_of_a_page_are_no_pages(tmp_path: Path) -> None:

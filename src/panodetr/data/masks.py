@@ -77,9 +77,10 @@ def read_gray_id_map(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
                     f"{path} has {colors} colours, of objects or of classes; expected one whole "
                     "number a pixel: number the objects, or export COCO"
                 )
-            for page in list_pages(picture)[1:]:
+            whole = picture.size
+            for page in list_pages(picture, str(path))[1:]:
                 picture.seek(page - 1)
-                if np.asarray(picture).any():
+                if picture.size != whole or np.asarray(picture).any():
                     raise DataError(
                         f"{path} has objects on page {page}, too; expected all ids on one page"
                     )

@@ -34,6 +34,9 @@ MOST_COPIED = 1 << 26
 """Bytes of the largest TIFF of which all is read before a page of it is decoded. And of what a file
 may have beside its pixels."""
 
+MOST_PAGES = 10_000
+"""Of a file: to find one page, all before it are looked at."""
+
 USUAL_BITS = (8, 10, 12, 14)
 """How many of a file's 16 bits cameras use."""
 
@@ -114,7 +117,8 @@ class ChannelTiff:
             every: Any = self._file.pages
             self.pages, seen = list[int](), set[int]()
             for number, page in enumerate(every, start=1):
-                if page.offset in seen:  # a broken file, whose pages lead back to an earlier one
+                # In a broken file they may lead back to an earlier one.
+                if page.offset in seen or number > MOST_PAGES + 1:
                     break
                 seen.add(page.offset)
                 if not page.subfiletype & 1:

@@ -28,6 +28,7 @@ from panodetr.errors import ChannelError, ImageError, ImageTypeError
 from panodetr.images.depth import (
     BYTES_PER_PIXEL,
     MOST_COPIED,
+    MOST_PAGES,
     ChannelTiff,
     choose_channels,
     copy_page,
@@ -306,7 +307,7 @@ def _read_values(
         with _broken(name):
             file = copy_tiff(file)
     with _open(file, name, channels) as image:
-        pages = list_pages(image)
+        pages = list_pages(image, name)
         place = 0
         if isinstance(source, Page):
             if source.number not in pages:
@@ -345,7 +346,7 @@ def find_pages(path: Path) -> list[int]:
     """
     file, name = _file_of(path)
     with _open(file, name) as image:
-        return list_pages(image)
+        return list_pages(image, name)
 
 
 def pixels_within(memory: int | None = None) -> int:
@@ -363,27 +364,34 @@ def pixels_within(memory: int | None = None) -> int:
     return min(found) // BYTES_PER_PIXEL
 
 
-def list_pages(image: Image.Image | ChannelTiff) -> list[int]:
+def list_pages(image: Image.Image | ChannelTiff, name: str) -> list[int]:
     """List the pages of an open image by their numbers, from 1, and leave it at the first.
 
     Smaller versions of a page, which TIFFs of microscopes hold, are none. Pages end where a header
     is broken.
+
+    Raises:
+        ImageError: there are more than `MOST_PAGES`.
     """
-    if isinstance(image, ChannelTiff):
-        return image.pages
+    pages = image.pages if isinstance(image, ChannelTiff) else _list_pages(image)
+    if pages[-1] > MOST_PAGES:
+        raise ImageError(f"{name} has more than {MOST_PAGES:,} pages; split it into smaller files")
+    return pages
+
+
+def _list_pages(image: Image.Image) -> list[int]:
     pages = [1]
     if image.format not in ("TIFF", "GIF", "WEBP"):
         return pages
     try:
         with quiet():
-            count = getattr(image, "n_frames", 1)
-            if count == 1 or not isinstance(image, TiffImagePlugin.TiffImageFile):
-                return list(range(1, count + 1))
-            for number in range(2, count + 1):
+            if not isinstance(image, TiffImagePlugin.TiffImageFile):
+                return list(range(1, getattr(image, "n_frames", 1) + 1))
+            for number in range(2, MOST_PAGES + 2):  # all of them are counted by their square
                 image.seek(number - 1)
                 if not image.tag_v2.get(_SUBFILE_TYPE, 0) & 1:  # 1: a reduced version of a page
                     pages.append(number)
-    except Exception:  # as in _open
+    except Exception:  # as in _open; EOFError behind the last one
         pass
     image.seek(0)
     return pages
@@ -447,7 +455,7 @@ def read_header(path: Path) -> tuple[tuple[int, int], bool, int]:
     file, name = _file_of(path)
     with _open(file, name) as image:
         _check_size(image.size, MAX_PIXELS, name)
-        return (*_read_frame(image, file, upright=True), len(list_pages(image)))
+        return (*_read_frame(image, file, upright=True), len(list_pages(image, name)))
 
 
 def _read_frame(
