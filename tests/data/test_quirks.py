@@ -396,6 +396,15 @@ def test_links_are_followed_where_they_lead(quirks: Path, tmp_path: Path) -> Non
         assert len(open_data(data.folder).samples) >= count
 
 
+def test_links_with_too_many_ways_to_a_folder_are_refused(tmp_path: Path) -> None:
+    for depth in range(10):
+        (tmp_path / str(depth)).mkdir()
+        for link in range(10):  # 10 to the 10th ways
+            (tmp_path / str(depth) / f"a{link}").symlink_to(tmp_path / str(depth + 1))
+    with pytest.raises(DataError, match=r"links lead to .* in more than 100 ways"):
+        open_data(tmp_path)
+
+
 def test_copies_of_an_image_are_one_and_other_files_of_its_name_are_two(tmp_path: Path) -> None:
     document = {
         "images": [{"id": 1, "file_name": "p.png"}],

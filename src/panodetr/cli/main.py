@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import warnings
-from errno import ENOSPC
+from errno import EFBIG, ENOSPC
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any
@@ -146,7 +146,8 @@ def _explain(error: PanodetrError | ImportError | OSError) -> str | None:
     if isinstance(error, OSError):  # refused before anything was read or written: a name too long
         reason = error.strerror or str(error)
         if error.filename is None:
-            return f"cannot write standard output: {reason}" if error.errno == ENOSPC else reason
+            is_full = error.errno in (ENOSPC, EFBIG)
+            return f"cannot write standard output: {reason}" if is_full else reason
         return f"cannot use {error.filename}: {reason}"
     return str(error)
 

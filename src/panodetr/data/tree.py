@@ -30,6 +30,9 @@ MOST_FILES = 3_000_000
 DEEPEST = 12
 """Folders within folders that are walked."""
 
+MOST_LINKS = 100
+"""Ways to one folder; folders of links to each other have any number."""
+
 ANNOTATIONS_DEPTH = 4
 """Folders below the one that is opened in which annotation files are looked for."""
 
@@ -212,7 +215,7 @@ class Tree:
         self._walk()
 
     def _walk(self) -> None:
-        count = 0
+        count, ways = 0, Counter[tuple[int, int]]()
         waiting: list[tuple[PurePosixPath, frozenset[tuple[int, int]]]] = [
             (PurePosixPath(), frozenset())
         ]
@@ -226,6 +229,12 @@ class Tree:
                 entries = sorted(os.scandir(self.root / folder), key=lambda entry: entry.name)
             except OSError:
                 continue
+            ways[inode] += 1
+            if ways[inode] > MOST_LINKS:
+                raise DataError(
+                    f"links lead to {self.root / folder} in more than {MOST_LINKS} ways; expected "
+                    "the folder of one data set"
+                )
             files = self.folders[folder] = list[str]()
             below = self.below[folder] = list[str]()
             for entry in entries:
