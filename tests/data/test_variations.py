@@ -674,7 +674,7 @@ def test_regions_of_a_file_without_labels_are_of_the_only_class(tmp_path: Path) 
         entries = {"a1": {"filename": "a.jpg", "regions": [region]}}
         put(tmp_path / split / "via_region_data.json", json.dumps(entries))
     assert counts(tmp_path) == {"train": (1, 1), "val": (1, 1)}
-    assert "has a label; read as 'cat', the only class" in said(tmp_path)
+    assert "on any region, read as 'cat', the only class" in said(tmp_path)
 
 
 def test_copies_of_annotations_are_one(tmp_path: Path) -> None:
@@ -858,3 +858,71 @@ def test_masks_of_colours_are_refused(tmp_path: Path) -> None:
         pixels[4:9, 4:9], pixels[20:30, 20:30] = (250, 10, 30), (7, 200, 99)
         Image.fromarray(pixels).save(tmp_path / "masks" / f"{name}.png")
     assert "a.png has 3 colours, of objects or of classes; expected one whole" in said(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["{}/masks/x{}.png", "annotations/{}_big_cat_{}.png"])
+def test_masks_lie_below_images_or_name_their_classes(tmp_path: Path, layout: str) -> None:
+    for name in ("1000", "1001"):
+        write_image(tmp_path / "train" / "images" / f"{name}.jpg", SIZE)
+        for place in range(2):
+            inner = "images" if "masks" in layout else ""
+            path = tmp_path / "train" / inner / layout.format(name, place)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.zeros(SIZE, np.uint8)
+            pixels[9 * place : 9 * place + 5, 3:9] = 255
+            Image.fromarray(pixels).save(path)
+    data = Source(tmp_path).open("mask-files", "train")
+    assert counts(tmp_path) == {"train": (2, 4)}
+    assert [c.name for c in data.categories] == ["object" if "masks" in layout else "big_cat"]
+
+
+def write_map(path: Path, ids: int) -> None:
+    """Write an id map of some objects."""
+    pixels = np.zeros(SIZE, np.uint16)
+    for number in range(ids):
+        pixels[9 * number : 9 * number + 5, 3:9] = number + 1
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, pixels)
+
+
+def test_frames_of_the_cell_tracking_challenge_have_their_maps(tmp_path: Path) -> None:
+    for sequence in ("01", "02"):
+        for frame in range(3):
+            write_image(tmp_path / sequence / f"t00{frame}.tif", SIZE)
+            write_map(tmp_path / f"{sequence}_GT" / "TRA" / f"man_track00{frame}.tif", 4)
+        write_map(tmp_path / f"{sequence}_GT" / "SEG" / "man_seg001.tif", 3)
+        write_map(tmp_path / f"{sequence}_GT" / "SEG" / "man_seg002.tif", 2)
+    assert counts(tmp_path) == {"01": (2, 5), "02": (2, 5)}
+    assert "1 frames have no id map" in said(tmp_path)
+
+
+def test_no_folder_of_id_maps_is_passed_over(tmp_path: Path) -> None:
+    for name in ("left", "right"):
+        write_image(tmp_path / f"{name}_images" / "a.png", SIZE)
+        write_map(tmp_path / f"{name}_masks" / "a.tif", 2)
+    assert counts(tmp_path) == {"left_images": (1, 2), "right_images": (1, 2)}
+    write_map(tmp_path / "left_labels" / "a.tif", 3)
+    assert "may have its id maps in left_labels or left_masks" in said(tmp_path)
+
+
+def test_files_of_via_may_be_of_other_images(tmp_path: Path) -> None:
+    shape = {"name": "rect", "x": 4, "y": 5, "width": 20, "height": 15}
+    for name in ("a", "b"):
+        write_image(tmp_path / f"{name}.jpg", SIZE)
+        region = {"shape_attributes": shape, "region_attributes": {"name": "cat"}}
+        entry = {"filename": f"{name}.jpg", "size": 1, "regions": [region]}
+        put(tmp_path / f"{name}.json", json.dumps({f"{name}.jpg1": entry}))
+    assert counts(tmp_path) == {"": (2, 2)}
+    put(tmp_path / "c.json", json.dumps({"a.jpg1": entry | {"filename": "a.jpg", "regions": []}}))
+    assert "a.json and" in said(tmp_path)
+
+
+def test_rotated_boxes_of_xmls_are_those_around_them(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    box = "<cx>30</cx><cy>20</cy><w>20</w><h>10</h><angle>1.5707963</angle>"
+    entry = f"<object><name>ship</name><robndbox>{box}</robndbox></object>"
+    put(tmp_path / "a.xml", voc("a.jpg").replace("</annotation>", f"{entry}</annotation>"))
+    data = Source(tmp_path).open("voc-xml", "")
+    *_, turned = data.samples[0].objects
+    assert np.allclose(turned["bbox"], (25, 10, 10, 20), atol=1.01)
+    assert "1 boxes are rotated" in said(tmp_path)

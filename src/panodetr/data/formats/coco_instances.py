@@ -28,7 +28,7 @@ from panodetr.data.formats.coco import (
     read_document,
     read_images,
 )
-from panodetr.data.formats.shapes import Rules, Tally, finish
+from panodetr.data.formats.shapes import Rules, Tally, finish, rotated
 from panodetr.data.formats.sizes import Marked, Shape, Size
 from panodetr.data.samples import ObjectTruth, Records, RunLengths
 from panodetr.errors import DataError
@@ -62,9 +62,9 @@ class _Object(_Key, kw_only=True):
         if self.bbox is None or self.segmentation or type(turn) not in (int, float) or not turn:
             return self.bbox
         x, y, width, height = self.bbox
-        cosine, sine = abs(math.cos(math.radians(turn))), abs(math.sin(math.radians(turn)))
-        across, down = width * cosine + height * sine, width * sine + height * cosine
-        return [x + (width - across) / 2, y + (height - down) / 2, across, down]
+        ring = rotated(x + width / 2, y + height / 2, width, height, math.radians(turn))
+        (x0, x1), (y0, y1) = ((min(ring[i::2]), max(ring[i::2])) for i in (0, 1))
+        return [x0, y0, x1 - x0, y1 - y0]
 
     def polygons(self) -> list[list[float]]:
         """Give the polygons; one may be a flat list, of numbers or of pairs."""

@@ -7,18 +7,22 @@ object. Images and maps have the same names without ending:
     NAME/images/     NAME/masks/           a split, laid out in one of these ways; or
     images/NAME/     masks/NAME/
     X_img.tif        X_masks.tif           Cellpose's pairs in one folder; an image may be X.tif
+    01/t000.tif      01_GT/SEG/man_seg000.tif     the Cell Tracking Challenge's
 
 Or a mask an object, as in the 2018 Data Science Bowl:
 
     NAME/images/NAME.png    NAME/masks/*.png       a folder an image
     images/NAME.png         masks/NAME/*.png       a folder of masks an image
+    images/NAME.png         images/NAME/masks/*.png
     images/NAME.png         masks/NAME_1.png       masks that are numbered
+    ANY/NAME.jpg            annotations/NAME_CLASS_1.png     pycococreator's, which name classes
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -55,8 +59,14 @@ _ROLES = _MAP_WORDS | IMAGE_FOLDERS | {"cp", "instances"}
 _ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_instances")
 """Of the stem of an id map that is called after its image."""
 
-_NUMBER = re.compile(r"[ _.-]*(mask|object|obj|instance|inst)?[ _.-]*\d+$", re.IGNORECASE)
-"""What is behind the image's name in that of a mask of one object."""
+_BEHIND = re.compile(r"(?:[ _.-]+(?P<label>[^\W\d_].*?))?[ _.-]*\d+")
+"""What is behind the image's name in that of a mask of one object: perhaps its class, a number."""
+
+_OBJECTS = frozenset(("mask", "object", "obj", "instance", "inst"))
+"""Words in the place of a class that name none."""
+
+_FRAME = re.compile(r"(?:t|man_seg)(\d+)")
+"""The name of an image, or of its id map, in the Cell Tracking Challenge."""
 
 MaskFiles: TypeAlias = dict[str, dict[PurePosixPath, list[PurePosixPath]]]
 """The masks of each image of each split; "" stands for none."""
@@ -66,26 +76,35 @@ MaskFiles: TypeAlias = dict[str, dict[PurePosixPath, list[PurePosixPath]]]
 class MapFolders:
     """Where a split's images and id maps are: their folders from the root, and the class."""
 
+    split: str
     images: PurePosixPath
     maps: dict[PurePosixPath, str | None] = field(default_factory=dict[PurePosixPath, str | None])
 
 
 def find_id_maps(tree: Tree) -> dict[str, MapFolders]:
-    """Find a folder's splits that have images and id maps; "" stands for none."""
-    found: dict[str, MapFolders] = {}
+    """Find a folder's splits that have images and id maps; "" stands for none.
+
+    Folders of images that are all of one split, or of none, are called by their paths.
+    """
+    groups: dict[PurePosixPath, MapFolders] = {}
     for folder in tree.folders:
-        for images, split, class_name in _image_folders(tree, folder):
-            group = found.setdefault(split, MapFolders(images=images))
-            if group.images == images:
-                group.maps[folder] = class_name
-    if not found:
+        if known := _image_folder(tree, folder):
+            images, split, class_name = known
+            group = groups.setdefault(images, MapFolders(split=split, images=images))
+            group.maps[folder] = class_name
+    if not groups:
         # Roboflow's maps beside "_classes.csv" are of classes, not objects.
         folders = [f for f, names in tree.folders.items() if "_classes.csv" not in names]
         counts = {folder: len(_pairs_beside(tree, folder)) for folder in folders}
         if sum(counts.values()) > 1:  # one pair is no data set
             for folder in (folder for folder, count in counts.items() if count):
-                found[_split_name(folder.parts)] = MapFolders(images=folder, maps={folder: None})
-    return found
+                split = _split_name(folder.parts)
+                groups[folder] = MapFolders(split=split, images=folder, maps={folder: None})
+    splits = Counter(group.split for group in groups.values())
+    return {
+        group.split if splits[group.split] == 1 else images.as_posix(): group
+        for images, group in groups.items()
+    }
 
 
 def read_id_maps(tree: Tree, found: dict[str, MapFolders], split: str, faults: Faults) -> Records:
@@ -94,11 +113,17 @@ def read_id_maps(tree: Tree, found: dict[str, MapFolders], split: str, faults: F
     The class has no name where no folder names it.
 
     Raises:
-        DataError: two images share a name, or there are several classes.
+        DataError: two images share a name, or there are several classes or folders of id maps.
     """
     group = found[split]
     masks = tree.root / next(iter(group.maps))
     classes = sorted({name for name in group.maps.values() if name is not None})
+    unnamed = [str(folder) for folder, name in group.maps.items() if name is None]
+    if len(unnamed) > 1:
+        raise DataError(
+            f"{tree.root / group.images} may have its id maps in {' or '.join(unnamed)}; expected "
+            "one folder of them: take the others away"
+        )
     if len(classes) > 1:
         raise DataError(
             f"{masks.parent} has folders for {', '.join(classes)}; "
@@ -111,6 +136,9 @@ def read_id_maps(tree: Tree, found: dict[str, MapFolders], split: str, faults: F
     marked: list[Marked] = []
     for inner, id_map in pairs.items():
         path = tree.root / inner
+        if id_map is None and masks.name == "SEG":
+            faults.note("left out", "{n} frames have no id map, and are left out", str(path))
+            continue
         one = Marked(path=path, named=str(path), place=str(path), plain=1)
         marked.append(one)
         if id_map is None:
@@ -126,15 +154,16 @@ def _read_id_map(path: Path, image_id: int, size: Size, _: int) -> list[ObjectTr
     return id_map_objects(*read_objects_map(path, size), image_id, 1)
 
 
-def _image_folders(
-    tree: Tree, maps: PurePosixPath
-) -> Iterator[tuple[PurePosixPath, str, str | None]]:
-    """Give folders whose images may belong to the id maps of one folder, with split and class."""
-    for place, part in enumerate(maps.parts if _maps_in(tree, maps) else ()):
+def _image_folder(tree: Tree, maps: PurePosixPath) -> tuple[PurePosixPath, str, str | None] | None:
+    """Give the folder whose images belong to the id maps of one folder, with split and class."""
+    if maps.name == "TRA" or not _maps_in(tree, maps):  # points of the Cell Tracking Challenge
+        return None
+    parts = maps.parts[:-1] if maps.name == "SEG" else maps.parts
+    for place, part in enumerate(parts):
         words = set(words_of(part))
         if words.isdisjoint(_MAP_WORDS):
             continue
-        before, after = maps.parts[:place], maps.parts[place + 1 :]
+        before, after = parts[:place], parts[place + 1 :]
         split = next((found.name for word in words if (found := split_of(word))), None)
         bare = words - _MAP_WORDS
         for name in tree.below[PurePosixPath(*before)]:
@@ -145,8 +174,8 @@ def _image_folders(
                 ((), None),):  # fmt: skip
                 folder = PurePosixPath(*before, name, *rest)
                 if tree.images_in(folder):
-                    yield folder, split or _split_name((*before, *rest)), class_name
-                    return
+                    return folder, split or _split_name((*before, *rest)), class_name
+    return None
 
 
 def _maps_in(tree: Tree, folder: PurePosixPath) -> list[PurePosixPath]:
@@ -201,6 +230,8 @@ def _pair(
 
 
 def _bare(stem: str) -> tuple[str, ...]:
+    if frame := _FRAME.fullmatch(fold(stem)):
+        return (frame[1],)
     return tuple(word for word in re.split(r"[\W_]+", fold(stem)) if word not in _ROLES)
 
 
@@ -209,20 +240,26 @@ def find_mask_files(tree: Tree) -> MaskFiles:
     found: MaskFiles = {}
     for folder in tree.folders:
         masks = _maps_in(tree, folder)
-        root = folder if folder.name == "masks" else folder.parent
-        if root.name != "masks" or not masks:
+        root = folder.parent if folder.parent.name == "masks" else folder
+        if root.name not in ("masks", "annotations") or not masks:
             continue
+        above = root.parent
         images = tree.images_in(root.with_name("images"))
+        if root.name == "annotations":
+            beside = (above / name for name in tree.below[above] if name != root.name)
+            images = [image for inner in beside for image in tree.images_in(inner)]
         if root != folder:
-            images = [path for path in images if path.stem == folder.name]
-        elif len(images) > 1:
-            found.setdefault(_split_name(root.parent.parts), {}).update(_by_image(images, masks))
-            continue
-        elif images and images[0].stem in {path.stem for path in masks}:
-            continue
-        if len(images) == 1:
-            above = root.parent.parent if root == folder else root.parent
-            found.setdefault(_split_name(above.parts), {})[images[0]] = masks
+            pairs = {image: masks for image in images if image.stem == folder.name}
+        elif len(images) > 1 or root.name == "annotations":
+            pairs = _by_image(images, masks)
+        else:
+            named = [image for image in tree.images_in(above.parent) if image.stem == above.name]
+            above = (
+                above.parent.parent if named and holds_images(above.parent.name) else above.parent
+            )
+            stems = {mask.stem for mask in masks}
+            pairs = {image: masks for image in images or named if image.stem not in stems}
+        found.setdefault(_split_name(above.parts), {}).update(pairs)
     return {split: images for split, images in found.items() if images}
 
 
@@ -233,37 +270,49 @@ def _by_image(
     by_stem = {path.stem: path for path in images}
     found: dict[PurePosixPath, list[PurePosixPath]] = {path: [] for path in images}
     for mask in masks:
-        image = by_stem.get(_NUMBER.sub("", mask.stem))
-        if image is None or mask.stem in by_stem:
+        starts = (mask.stem[:end] for end in range(len(mask.stem), 0, -1))
+        image = next((by_stem[start] for start in starts if start in by_stem), None)
+        if image is None or not _BEHIND.fullmatch(mask.stem.removeprefix(image.stem)):
             return {}
         found[image].append(mask)
-    return found if len(masks) > len(images) else {}
+    named = any(_label(image, mask) for image, inner in found.items() for mask in inner)
+    return found if named or len(masks) > len(images) else {}
+
+
+def _label(image: PurePosixPath, mask: PurePosixPath) -> str:
+    """Give the class that the name of a mask has behind that of its image; "" where it has none."""
+    behind = mask.stem.removeprefix(image.stem)
+    found = _BEHIND.fullmatch(behind) if behind != mask.stem else None
+    label = found and found["label"]
+    return label if label and fold(label) not in _OBJECTS else ""
 
 
 def read_mask_files(tree: Tree, found: MaskFiles, split: str, faults: Faults) -> Records:
     """List a split's images with their sizes; masks are read when objects are asked for.
 
-    The class has no name.
+    The class has no name where those of masks have none.
     """
-    marked = [
-        Marked(
-            path=(path := tree.root / image),
-            named=str(path),
-            place=str(path),
-            plain=len(masks),
-            read=partial(_read_masks, [tree.root / mask for mask in masks]),
-        )
-        for image, masks in found[split].items()
-    ]
-    return build(marked, [""], faults, tree.root)
+    splits = found.values()
+    pairs = ((image, m) for images in splits for image, masks in images.items() for m in masks)
+    names = dict(enumerate(sorted({_label(image, mask) for image, mask in pairs}), start=1))
+    ids = {name: number for number, name in names.items()}
+    marked: list[Marked] = []
+    for image, masks in found[split].items():
+        path = tree.root / image
+        read = partial(_read_masks, [(tree.root / m, ids[_label(image, m)]) for m in masks])
+        one = Marked(path=path, named=str(path), place=str(path), plain=len(masks), read=read)
+        marked.append(one)
+    return build(marked, names, faults, tree.root)
 
 
-def _read_masks(masks: list[Path], image_id: int, size: Size, _: int) -> list[ObjectTruth]:
-    """Read the objects of an image; a mask without a pixel is none."""
+def _read_masks(
+    masks: list[tuple[Path, int]], image_id: int, size: Size, _: int
+) -> list[ObjectTruth]:
+    """Read the objects of an image, each of a file and a category; one without a pixel is none."""
     found: list[ObjectTruth] = []
-    for path in masks:
+    for path, category_id in masks:
         with opened(path, size) as picture:
             mask = np.asfortranarray(np.asarray(picture.convert("L")) > 0)
         if mask.any():
-            found.append(mask_object(mask, len(found) + 1, image_id, 1))
+            found.append(mask_object(mask, len(found) + 1, image_id, category_id))
     return found

@@ -451,6 +451,17 @@ def rectangle(box: Sequence[float]) -> list[float]:
     return [x, y, x + width, y, x + width, y + height, x, y + height]
 
 
+def rotated(x: float, y: float, width: float, height: float, angle: float) -> list[float]:
+    """Give a box around a centre as a polygon, turned by an angle in radians."""
+    cosine, sine = math.cos(angle), math.sin(angle)
+    across, down = (width * cosine, width * sine), (-height * sine, height * cosine)
+    corners = ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))
+    points = (
+        (x + u * across[0] + v * down[0], y + u * across[1] + v * down[1]) for u, v in corners
+    )
+    return [number for point in points for number in point]
+
+
 def ring_area(ring: Sequence[float]) -> float:
     """Give the area that a polygon encloses."""
     points = list(zip(ring[::2], ring[1::2], strict=True))

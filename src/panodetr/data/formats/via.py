@@ -1,4 +1,4 @@
-"""The format of the VGG Image Annotator, versions 1 and 2: one JSON for all images of a folder."""
+"""The VGG Image Annotator, versions 1 and 2: JSONs of images and of what is drawn on them."""
 
 from __future__ import annotations
 
@@ -66,29 +66,36 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
     """Read the regions of a split.
 
     Raises:
-        DataError: several files are of it.
+        DataError: two files of it annotate one image in different ways.
     """
-    path, *more = found[split]
-    entries = tree.once(_entries, path)
-    if any(_decoded(tree.once(_entries, other)) != _decoded(entries) for other in more):
-        refuse_second(path, more[0], split)
+    files: dict[str, Path] = {}
+    entries: _Entries = {}
+    for path in found[split]:
+        for key, raw in tree.once(_entries, path).items():
+            if _decoded(entries.setdefault(key, raw)) != _decoded(raw):
+                refuse_second(files[key], path, split)
+            files.setdefault(key, path)
     every = [tree.once(_regions, other) for paths in found.values() for other in paths]
     attribute, labels = _labels([region for regions in every for region in regions], faults)
-    usual = None if labels else ""
+    usual = next(iter(labels), "") if len(labels) < 2 else None
+    silent = [p for p in found[split] if not any(_label(r, attribute) for r in _regions(tree, p))]
     if not labels:
         faults.note("class", "no region has a label; all are of one class")
-    elif len(labels) == 1 and not any(_label(r, attribute) for r in tree.once(_regions, path)):
-        (usual,) = labels
-        faults.note("class", f"no region of {path} has a label; read as {usual!r}, the only class")
+    for path in silent if len(labels) == 1 else ():
+        text = f"{{n}} files have no label on any region, read as {usual!r}, the only class"
+        faults.note("class", text, str(path))
     marked: list[Marked] = []
     for key, raw in entries.items():
+        path = files[key]
         place = f"{path}: {key!r}"
         with faults.catching("broken entry", place):
             image = decode_json(raw, _Image, place, DataError, strict=False)
             shapes: list[Shape] = []
             for number, region in enumerate(image.all_regions()):
                 where = f"{place} region {number}"
-                label = _label(region, attribute) or usual  # "" is named by `class_name`
+                label = _label(region, attribute)
+                if label is None and path in silent:
+                    label = usual  # "" is named by `class_name`
                 with faults.catching("broken entry", place):
                     ring = _outline(region.shape_attributes, where)
                     if label is None:
@@ -100,14 +107,14 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
                         shapes.append(Shape(label, where, rings=[ring]))
             marked.append(Marked(named=image.filename, place=place, file=path, shapes=shapes))
     find_images(tree, marked, split, faults, frozenset(found) - {split})
-    return build(marked, labels or {""}, faults, path, stored=True)
+    return build(marked, labels or {""}, faults, found[split][0], stored=True)
 
 
-def _decoded(entries: _Entries) -> dict[str, Any]:
-    """Give the entries of a file so that copies are equal: a project, and what it exports."""
+def _decoded(raw: msgspec.Raw) -> object:
+    """Give an entry so that copies are equal: that of a project, and of what it exports."""
     with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return {key: msgspec.json.decode(raw) for key, raw in entries.items()}
-    return {}
+        return msgspec.json.decode(raw)
+    return bytes(raw)
 
 
 def _regions(tree: Tree, path: Path) -> list[_Region]:

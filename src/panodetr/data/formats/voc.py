@@ -27,6 +27,7 @@ from panodetr.data.formats.shapes import (
     find_by_file,
     find_images,
     read_files,
+    rotated,
     without_copies,
 )
 from panodetr.data.formats.sizes import Marked, Shape, Size, stated_size
@@ -57,6 +58,9 @@ _ROOT = re.compile(rb"<annotation[\s>]")
 
 _COORDINATE = re.compile(r"[xy]\d*")
 """Of a point of a polygon: LabelMe's have "x" and "y", Roboflow's "x1", "y1", "x2" and so on."""
+
+_ROTATED = ("cx", "cy", "w", "h", "angle")
+"""Of a box of roLabelImg's: its centre, its sides and its angle in radians."""
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -134,6 +138,13 @@ def _parse(contents: bytes, path: Path, faults: Faults) -> Iterator[Marked]:
             label = (entry.findtext("name") or "").strip() or "object"
             ring = [float(e.text or "") for e in entry.iter() if _COORDINATE.fullmatch(e.tag)]
             shape = Shape(label, place, rings=[ring] if len(ring) >= 6 else [])
+            if (turned := entry.find("robndbox")) is not None:
+                written = [float(turned.findtext(part) or f"no {part}") for part in _ROTATED]
+                ring = rotated(*written)
+                faults.note("repaired", "{n} boxes are rotated; read as those around them", place)
+                shape.box = [f(ring[i::2]) for f in (min, max) for i in (0, 1)]
+                one.shapes.append(shape)
+                continue
             edges = [_text(entry, f"bndbox/{edge}", f"segm/box/{edge}") for edge in _EDGES]
             if any(edges) or not shape.rings:
                 corners = [float(t or f"no {e}") for t, e in zip(edges, _EDGES, strict=True)]
