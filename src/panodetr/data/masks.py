@@ -7,7 +7,7 @@ as long as the largest id.
 
 from __future__ import annotations
 
-from collections.abc import Container, Generator, Sequence
+from collections.abc import Container, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -284,32 +284,22 @@ def panoptic_objects(
         ids: its id map (H, W).
         things: the ids of the categories whose segments are objects.
     """
-    found: list[ObjectTruth] = []
-    columns = np.asfortranarray(ids)  # run lengths go down the columns
-    for number, segment in enumerate(sample.segments, start=1):
-        if segment.category_id not in things:
-            continue
-        truth = mask_object(columns == segment.id, number, sample.image_id, segment.category_id)
+    segments = {s.id: s for s in sample.segments if s.category_id in things}
+    categories = {number: segment.category_id for number, segment in segments.items()}
+    found = map_objects(ids, categories, sample.image_id)
+    for truth, segment in zip(found, segments.values(), strict=True):
         truth["area"], truth["iscrowd"] = float(segment.area), int(segment.is_crowd)
-        found.append(truth)
     return found
 
 
-def id_map_objects(
-    ids: NDArray[np.int32], numbers: NDArray[np.int32], image_id: int, category_id: int
+def map_objects(
+    ids: NDArray[np.int32], categories: Mapping[int, int], image_id: int
 ) -> list[ObjectTruth]:
-    """Make objects with boxes and masks of an id map (H, W) whose ids are all of one category.
-
-    Args:
-        ids: 0 = background.
-        numbers: (N,) the ids that are objects.
-        image_id: the data set's own.
-        category_id: of all objects.
-    """
+    """Make objects with boxes and masks of an id map (H, W), given the category of each id."""
     columns = np.asfortranarray(ids)  # run lengths go down the columns
     return [
         mask_object(columns == number, place, image_id, category_id)
-        for place, number in enumerate(numbers.tolist(), start=1)
+        for place, (number, category_id) in enumerate(categories.items(), start=1)
     ]
 
 

@@ -60,6 +60,10 @@ _TRUTH_FOLDERS = frozenset(
 )
 
 
+Found: TypeAlias = dict[str, list[PurePosixPath]]
+"""The annotation files of each split; "" stands for none."""
+
+
 @dataclass(frozen=True)
 class Split:
     """A split's name, as "val2017", and what it is called without year, as "val"."""
@@ -95,6 +99,16 @@ def split_of_file(path: PurePosixPath) -> str:
 def split_of_folder(folder: PurePosixPath) -> str:
     """Give the split that a folder or one above it names, the nearest first; "" where none does."""
     return next((split.name for part in reversed(folder.parts) if (split := split_of(part))), "")
+
+
+def sort_by_split(
+    paths: Iterable[PurePosixPath], split_of_path: Callable[[PurePosixPath], str]
+) -> Found:
+    """Sort annotation files by the splits that their paths name."""
+    found: Found = {}
+    for path in paths:
+        found.setdefault(split_of_path(path), []).append(path)
+    return found
 
 
 def same_split(found: Iterable[str], split: str) -> str | None:

@@ -21,7 +21,7 @@ from panodetr.data.formats.coco import Box, Text
 from panodetr.data.formats.shapes import build, find_images, read_files
 from panodetr.data.formats.sizes import Marked, Shape, stated_size
 from panodetr.data.samples import Records
-from panodetr.data.tree import Tree, as_lines, as_text, split_of_file
+from panodetr.data.tree import Found, Tree, as_lines, as_text, sort_by_split, split_of_file
 from panodetr.errors import DataError, import_extra
 from panodetr.validation import check, decode_json
 
@@ -71,28 +71,23 @@ class _Row(msgspec.Struct):
         self.found = list(zip(boxes, labels, strict=True))
 
 
-Found: TypeAlias = dict[str, list[PurePosixPath]]
-
-
 def find_imagefolder(tree: Tree) -> Found:
     """Find the files that list objects, by their splits; "" stands for none."""
-    found: Found = {}
-    for path in tree.files(".jsonl", ".csv", ".parquet"):
-        if path.suffix.lower() == ".jsonl":
-            keys = tree.keys_in(tree.root / path)
-        elif path.stem == "metadata":
-            keys = tree.once(_columns, tree.root / path)
-        else:
-            continue
-        if "file_name" in keys and not keys.isdisjoint(_LISTS):
-            found.setdefault(split_of_file(path), []).append(path)
-    return found
+    tables = (p for p in tree.files(".csv", ".parquet") if p.stem == "metadata")
+    paths = [
+        path
+        for path in (*tree.files(".jsonl"), *tables)
+        if "file_name" in (keys := _keys(tree, path)) and not keys.isdisjoint(_LISTS)
+    ]
+    return sort_by_split(paths, split_of_file)
 
 
-def _columns(tree: Tree, path: Path) -> frozenset[str]:
-    """Say which keys a table has."""
+def _keys(tree: Tree, path: PurePosixPath) -> frozenset[str]:
+    """Say which keys a file's rows have."""
+    if path.suffix.lower() == ".jsonl":
+        return tree.keys_in(tree.root / path)
     with suppress(DataError):  # it is none
-        text = tree.read(path, keep=True)
+        text = tree.read(tree.root / path, keep=True)
         head = text.partition(b"\n")[0] if path.suffix.lower() == ".csv" else text
         return frozenset(key for key in ("file_name", *_LISTS) if key.encode() in head)
     return frozenset()

@@ -9,8 +9,7 @@ import io
 import math
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import TypeAlias
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -29,7 +28,7 @@ from panodetr.data.formats.shapes import (
 from panodetr.data.formats.sizes import Marked, Shape, Size, stated_size
 from panodetr.data.masks import encode_pixels
 from panodetr.data.samples import Records, RunLengths
-from panodetr.data.tree import Tree, split_of_folder
+from panodetr.data.tree import Found, Tree, sort_by_split, split_of_folder
 from panodetr.errors import DataError
 from panodetr.files import write_bytes
 from panodetr.validation import decode_json
@@ -64,16 +63,11 @@ class _File(msgspec.Struct):
     imageWidth: float | None = None
 
 
-Found: TypeAlias = dict[str, list[PurePosixPath]]
-
-
 def find_labelme(tree: Tree) -> Found:
     """Find the JSONs by their splits; "" stands for none."""
-    found: Found = {}
-    for path in tree.files(".json"):
-        keys = tree.keys_in(tree.root / path)
-        if "shapes" in keys and keys & {"imagePath", "points"}:
-            found.setdefault(split_of_folder(path.parent), []).append(path)
+    keys = {path: tree.keys_in(tree.root / path) for path in tree.files(".json")}
+    paths = [p for p, k in keys.items() if "shapes" in k and k & {"imagePath", "points"}]
+    found = sort_by_split(paths, lambda path: split_of_folder(path.parent))
     return without_copies(tree, found)
 
 

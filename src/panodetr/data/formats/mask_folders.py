@@ -33,7 +33,7 @@ import numpy as np
 from panodetr.data.formats import Faults
 from panodetr.data.formats.shapes import build
 from panodetr.data.formats.sizes import Marked, Size
-from panodetr.data.masks import id_map_objects, mask_object, opened, read_objects_map
+from panodetr.data.masks import map_objects, mask_object, opened, read_objects_map
 from panodetr.data.samples import ObjectTruth, Records
 from panodetr.data.tree import (
     IMAGE_FOLDERS,
@@ -151,7 +151,8 @@ def read_id_maps(tree: Tree, found: dict[str, MapFolders], split: str, faults: F
 
 
 def _read_id_map(path: Path, image_id: int, size: Size, _: int) -> list[ObjectTruth]:
-    return id_map_objects(*read_objects_map(path, size), image_id, 1)
+    ids, numbers = read_objects_map(path, size)
+    return map_objects(ids, dict.fromkeys(numbers.tolist(), 1), image_id)
 
 
 def _image_folder(tree: Tree, maps: PurePosixPath) -> tuple[PurePosixPath, str, str | None] | None:
@@ -201,7 +202,7 @@ def _pairs_between(
         raise DataError(f"{where} has several images called {twice}; expected one an id map")
     maps = {p.stem: p for folder in group.maps for p in reversed(_maps_in(tree, folder))}
     pairs = _pair(images, maps)
-    for path in maps.keys() - {p.stem for p in pairs.values() if p is not None}:
+    for path in sorted(maps.keys() - {p.stem for p in pairs.values() if p is not None}):
         text = "{n} id maps have no image of their name"
         faults.note("missing file", text, f"{tree.root / maps[path]} in {tree.root / group.images}")
     return pairs

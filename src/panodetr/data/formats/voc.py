@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TypeAlias
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -31,12 +30,10 @@ from panodetr.data.formats.shapes import (
     without_copies,
 )
 from panodetr.data.formats.sizes import Marked, Shape, Size, stated_size
-from panodetr.data.masks import mask_object, opened
+from panodetr.data.masks import map_objects, opened
 from panodetr.data.samples import ObjectTruth, Records
-from panodetr.data.tree import Tree, is_image, split_of, split_of_folder
+from panodetr.data.tree import Found, Tree, is_image, split_of, split_of_folder
 from panodetr.errors import DataError
-
-Found: TypeAlias = dict[str, list[PurePosixPath]]
 
 OBJECTS, CLASSES = "SegmentationObject", "SegmentationClass"
 
@@ -213,24 +210,20 @@ def _read_objects(
 ) -> list[ObjectTruth]:
     """Read the objects of an image, given the category of each value in the map of classes."""
     objects, classes = _codes(path, size), _codes(below, size)
-    found: list[ObjectTruth] = []
+    categories: dict[int, int] = {}
     for code in np.unique(objects).tolist():
         if code == 0 or code in VOID:
             continue
-        mask = np.asfortranarray(objects == code)
-        values, counts = np.unique(classes[mask], return_counts=True)
-        known = [
-            (count, -value)
-            for value, count in zip(values.tolist(), counts.tolist(), strict=True)
-            if value in ids
-        ]
+        values, counts = np.unique(classes[objects == code], return_counts=True)
+        pixels = zip(counts.tolist(), values.tolist(), strict=True)
+        known = [(count, -value) for count, value in pixels if value in ids]
         if not known:
             raise DataError(
                 f"{path} has an object of value {code}, and {below} has no named class at its "
                 "pixels; name the class, or draw it"
             )
-        found.append(mask_object(mask, len(found) + 1, image_id, ids[-max(known)[1]]))
-    return found
+        categories[code] = ids[-max(known)[1]]
+    return map_objects(objects, categories, image_id)
 
 
 def _codes(path: Path, size: Size | None) -> NDArray[np.int32]:
