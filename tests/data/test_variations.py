@@ -905,16 +905,40 @@ def test_no_folder_of_id_maps_is_passed_over(tmp_path: Path) -> None:
     assert "may have its id maps in left_labels or left_masks" in said(tmp_path)
 
 
-def test_files_of_via_may_be_of_other_images(tmp_path: Path) -> None:
-    shape = {"name": "rect", "x": 4, "y": 5, "width": 20, "height": 15}
+def via(name: str, label: str = "", reach: int = 20) -> str:
+    """Make a JSON of VIA's: an image, and a region that reaches so far down in it."""
+    shape = {"name": "rect", "x": 4, "y": 5, "width": 20, "height": reach - 5}
+    region = {"shape_attributes": shape, "region_attributes": {"name": label} if label else {}}
+    return json.dumps({f"{name}1": {"filename": name, "size": 1, "regions": [region]}})
+
+
+@pytest.mark.parametrize("label", ["cat", "not_defined", ""])
+def test_files_of_via_may_be_of_other_images(tmp_path: Path, label: str) -> None:
     for name in ("a", "b"):
         write_image(tmp_path / f"{name}.jpg", SIZE)
-        region = {"shape_attributes": shape, "region_attributes": {"name": "cat"}}
-        entry = {"filename": f"{name}.jpg", "size": 1, "regions": [region]}
-        put(tmp_path / f"{name}.json", json.dumps({f"{name}.jpg1": entry}))
+        put(tmp_path / f"{name}.json", via(f"{name}.jpg", label))
     assert counts(tmp_path) == {"": (2, 2)}
-    put(tmp_path / "c.json", json.dumps({"a.jpg1": entry | {"filename": "a.jpg", "regions": []}}))
+    put(tmp_path / "c.json", via("a.jpg", "dog"))
     assert "a.json and" in said(tmp_path)
+
+
+def test_files_of_via_with_and_without_labels_are_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_image(tmp_path / f"{name}.jpg", SIZE)
+        put(tmp_path / f"{name}.json", via(f"{name}.jpg", "cat" if name == "a" else ""))
+    assert "a.json and" in said(tmp_path)
+
+
+@pytest.mark.parametrize("reach", [20, 60])
+def test_objects_tell_the_frame_where_sizes_do_not(tmp_path: Path, reach: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.new("RGB", (SIZE[1], SIZE[0])).save(tmp_path / "a.jpg", exif=exif)
+    put(tmp_path / "a.json", via("a.jpg", "cat", reach))
+    (sample,) = Source(tmp_path).open("via", "").samples
+    assert isinstance(sample, InstanceImage)
+    assert sample.as_stored == (reach == 20)
+    assert [truth["bbox"][3] for truth in sample.objects] == [reach - 5]
 
 
 def test_rotated_boxes_of_xmls_are_those_around_them(tmp_path: Path) -> None:
@@ -923,6 +947,27 @@ def test_rotated_boxes_of_xmls_are_those_around_them(tmp_path: Path) -> None:
     entry = f"<object><name>ship</name><robndbox>{box}</robndbox></object>"
     put(tmp_path / "a.xml", voc("a.jpg").replace("</annotation>", f"{entry}</annotation>"))
     data = Source(tmp_path).open("voc-xml", "")
-    *_, turned = data.samples[0].objects
+    (sample,) = data.samples
+    turned = list(sample.objects or ())[-1]
     assert np.allclose(turned["bbox"], (25, 10, 10, 20), atol=1.01)
     assert "1 boxes are rotated" in said(tmp_path)
+
+
+def test_a_json_of_roboflow_may_have_lost_its_underscore(tmp_path: Path) -> None:
+    write_image(tmp_path / "train" / "a.jpg", SIZE)
+    put(tmp_path / "train" / ".annotations.coco.json", json.dumps(coco(["a.jpg"])))
+    put(tmp_path / "train" / "._annotations.coco.json", "Mac")
+    assert [images for images, _ in counts(tmp_path).values()] == [1]
+
+
+def test_images_are_turned_if_one_with_swapped_sides_is(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write_image(tmp_path / f"{name}.jpg", SIZE)
+    document = coco(["a.jpg", "b.jpg", "c.jpg"])
+    for image in document["images"][:2]:
+        image |= {"height": SIZE[1], "width": SIZE[0]}
+    document["annotations"][0]["bbox"] = [4, 45, 9, 15]
+    put(tmp_path / "a.json", json.dumps(document))
+    found = inspect(tmp_path)[""]
+    assert sorted(map(str, found.faults.bad)) == ["0", "1"]
+    assert "b.jpg has its sides swapped" in said(tmp_path)

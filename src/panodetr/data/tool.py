@@ -85,7 +85,7 @@ _FOREIGN: tuple[tuple[str, tuple[str, ...], bytes], ...] = (
     (
         "is a table of boxes: " + _COCO,
         _CSV,
-        rb"(?i)xmin|x_min|,x1,|bbox|region_shape|^[^,\n]+(,\d+){4}[,\s]",
+        rb"(?i)xmin|x_min|,x1,|,x,y,w|bbox|region_shape|^[^,\n]+(,\d+){4}[,\s]",
     ),
     ("is a table of run lengths: write them as COCO's", _CSV, rb"(?i)EncodedPixels"),
     ("is KITTI's: " + _DATUM.format("kitti"), _TEXT, rb"^[A-Za-z]+( -?[\d.]+){14}"),

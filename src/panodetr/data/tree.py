@@ -42,6 +42,9 @@ MOST_KEPT = 2**29
 HEAD, TAIL = 1 << 16, 1 << 12
 """Bytes at the beginning and end of a file that are looked at."""
 
+_HIDDEN = re.compile(r"\.(?!annotations\.coco\.json$)|__MACOSX$")
+"""The names of hidden files and folders, but for what Roboflow's become where "_" is lost."""
+
 _NAN = re.compile(rb"(?<=[:,\[\s])NaN(?=[,\]}\s])")
 """What Python writes into JSON, where nothing is allowed but null."""
 
@@ -252,7 +255,7 @@ class Tree:
             files = self.folders[folder] = list[str]()
             below = self.below[folder] = list[str]()
             for entry in entries:
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                if _HIDDEN.match(entry.name):
                     continue
                 try:
                     is_folder = entry.is_dir()

@@ -19,6 +19,7 @@ from panodetr.data.formats.sizes import (
     Shape,
     Size,
     choose_file,
+    extent,
     note_repeated,
     read_headers,
     settle,
@@ -269,13 +270,14 @@ def finish(
     tally = Tally(faults=faults)
     images: list[InstanceImage] = []
     without: list[ObjectTruth] = []
+    swapped: dict[int, bool] = {}  # images whose sides are, and whether their objects fit
     first, crowds = 1, True  # the next object's number; whether all objects are crowds with masks
     for one in marked:
         shapes, start = one.shapes, first
         first += len(shapes) + one.plain  # of unreadable images, too: the others keep their ids
         crowds &= not one.plain
         if one.differs and one.size is not None and one.header is not None:
-            down, across = _extent(shapes)
+            down, across = extent(shapes)
             expected = (
                 f"{one.size[1]}x{one.size[0]}, as {one.place} says, whose objects reach to "
                 f"{across:g}, {down:g}; annotate it at its own size"
@@ -284,7 +286,10 @@ def finish(
             if shapes and _is_enlarged(one.size, one.header):
                 tally.enlarged += 1
                 tally.beyond |= down > one.size[0] + 1 or across > one.size[1] + 1
-            settle(one, down <= height and across <= width, expected, faults)
+            fits = down <= height and across <= width
+            if one.header == one.size[::-1]:
+                swapped[one.image_id] = fits
+            settle(one, fits, expected, faults)
         for shape in shapes:
             crowds &= shape.is_crowd and shape.mask is not None
             if shape.mask is not None and one.size is not None:
@@ -320,6 +325,11 @@ def finish(
                 id_map=one.id_map,
             )
         )
+    for one in images if not all(swapped.values()) else ():
+        if swapped.get(one.image_id):
+            text = "has its sides swapped as other images do, whose objects don't fit; turn it"
+            faults.add("wrong size", f"{one.path} {text}", one.image_id)
+    images = [one for one in images if one.image_id not in faults.bad]
     if crowds and first > 1 and not tally.masks + tally.boxes:
         rules.crowds_are_objects = True
         tally.masks = first - 1
@@ -522,21 +532,6 @@ def _is_enlarged(stated: Size, size: Size) -> bool:
     """Whether a size (H, W) is a stated one that was multiplied, but for rounding."""
     across = stated[1] * size[0] / stated[0]
     return size[0] > stated[0] + slack(stated[0]) and abs(size[1] - across) <= slack(across)
-
-
-def _extent(shapes: Iterable[Shape]) -> tuple[float, float]:
-    """Give the largest y and x of shapes."""
-    across, down = [0.0], [0.0]
-    for shape in shapes:
-        if shape.box is not None:
-            across.append(shape.box[0] + shape.box[2])
-            down.append(shape.box[1] + shape.box[3])
-        across += [max(ring[::2]) for ring in shape.rings]
-        down += [max(ring[1::2]) for ring in shape.rings]
-        if shape.mask is not None:
-            down.append(shape.mask["size"][0])
-            across.append(shape.mask["size"][1])
-    return max(down), max(across)
 
 
 def _agreement(one: Sequence[float], other: Sequence[float]) -> float:

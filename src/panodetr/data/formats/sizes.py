@@ -1,8 +1,9 @@
 """Images while they are read, and their sizes and frames: as headers and annotations say.
 
 A camera stores a turned image and its EXIF orientation. Annotations are for the image as it is
-shown, or for the stored one: their sizes tell, image by image. Where they can't tell, it is as for
-the images of the data set that do; else as a setting says, or as the format's tools do.
+shown, or for the stored one: their sizes tell, or else the objects that fit one of them alone.
+Where they can't tell, it is as for the images of the data set that do; else as a setting says, or
+as the format's tools do.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from panodetr.data.formats import Faults
+from panodetr.data.formats import Faults, slack
 from panodetr.data.samples import ObjectTruth, RunLengths
 from panodetr.errors import ImageError
 from panodetr.images.read import MAX_PIXELS, StoredImage, read_header, read_size
@@ -106,6 +107,21 @@ def stated_size(height: float | None, width: float | None) -> Size | None:
     return int(height), int(width)
 
 
+def extent(shapes: Iterable[Shape]) -> tuple[float, float]:
+    """Give the largest y and x of shapes."""
+    across, down = [0.0], [0.0]
+    for shape in shapes:
+        if shape.box is not None:
+            across.append(shape.box[0] + shape.box[2])
+            down.append(shape.box[1] + shape.box[3])
+        across += [max(ring[::2]) for ring in shape.rings]
+        down += [max(ring[1::2]) for ring in shape.rings]
+        if shape.mask is not None:
+            down.append(shape.mask["size"][0])
+            across.append(shape.mask["size"][1])
+    return max(down), max(across)
+
+
 def choose_file(
     found: Mapping[str, Sequence[Path]], name: str, place: str, faults: Faults, image: Hashable
 ) -> Path | None:
@@ -167,13 +183,19 @@ def _choose_frames(turned: Sequence[Marked], faults: Faults, *, stored: bool) ->
     silent: list[Marked] = []
     for image in turned:
         assert image.path is not None
-        as_stored = read_size(StoredImage(image.path))
-        if image.size is None or image.header == as_stored or image.size not in (
-            image.header, as_stored
-        ):  # fmt: skip
+        sizes = {False: image.header, True: read_size(StoredImage(image.path))}
+        frames = [frame for frame, size in sizes.items() if size == image.size]
+        if not frames:
+            down, across = extent(image.shapes)
+            frames = [
+                frame
+                for frame, size in sizes.items()
+                if size and down <= size[0] + slack(size[0]) and across <= size[1] + slack(size[1])
+            ]
+        if len(frames) != 1:
             silent.append(image)
         else:
-            image.as_stored = image.size == as_stored
+            (image.as_stored,) = frames
             told.add(image.as_stored)
     if silent:
         known = faults.as_stored if len(told) != 1 else next(iter(told))

@@ -18,6 +18,9 @@ from panodetr.data.tree import ANNOTATIONS_DEPTH, Tree, split_of_file
 from panodetr.errors import DataError
 from panodetr.validation import decode_json
 
+UNSET = "not_defined"
+"""What VIA writes for the attributes of its example where nobody chose."""
+
 
 class _Region(msgspec.Struct):
     shape_attributes: dict[str, Any]
@@ -66,7 +69,7 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
     """Read the regions of a split.
 
     Raises:
-        DataError: two files of it annotate one image in different ways.
+        DataError: two files of it annotate one image in different ways, or one alone has labels.
     """
     files: dict[str, Path] = {}
     entries: _Entries = {}
@@ -79,6 +82,8 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
     attribute, labels = _labels([region for regions in every for region in regions], faults)
     usual = next(iter(labels), "") if len(labels) < 2 else None
     silent = [p for p in found[split] if not any(_label(r, attribute) for r in _regions(tree, p))]
+    if silent and (labelled := [path for path in found[split] if path not in silent]):
+        refuse_second(labelled[0], silent[0], split)
     if not labels:
         faults.note("class", "no region has a label; all are of one class")
     for path in silent if len(labels) == 1 else ():
@@ -139,7 +144,8 @@ def _labels(regions: Sequence[_Region], faults: Faults) -> tuple[str, set[str]]:
 
 def _label(region: _Region, attribute: str) -> str | None:
     """Give a region's label; that of a set of check boxes is the one that is checked."""
-    value = (region.region_attributes or {}).get(attribute)
+    given = region.region_attributes or {}
+    value = None if UNSET in given.values() else given.get(attribute)
     if isinstance(value, dict):
         chosen = [key for key, checked in cast("dict[str, Any]", value).items() if checked]
         return chosen[0] if len(chosen) == 1 else None
