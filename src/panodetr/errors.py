@@ -93,6 +93,12 @@ def import_extra(name: str) -> Any:
         raise MissingExtra(*_EXTRAS[name.partition(".")[0]]) from error
 
 
+def reason_of(error: object) -> str:
+    """Give in one line what an error says: the system's own words, without the path, if it has."""
+    words = error.strerror if isinstance(error, OSError) else None
+    return " ".join((words or str(error) or type(error).__name__).split())
+
+
 def did_you_mean(given: str, known: Iterable[str], otherwise: str) -> str:
     """Ask whether the most similar known name was meant; give `otherwise` where none is."""
     from difflib import get_close_matches

@@ -26,7 +26,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panodetr.errors import PanodetrError
+from panodetr.errors import PanodetrError, reason_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -258,7 +258,7 @@ def _one_line_errors(path: Path) -> Generator[None, None, None]:
     except BrokenPipeError:  # of stdout or stderr, where progress is told
         raise
     except OSError as error:
-        raise PanodetrError(f"cannot write {path}: {error.strerror or error}") from error
+        raise PanodetrError(f"cannot write {path}: {reason_of(error)}") from error
 
 
 def _temporary(path: Path) -> Path:

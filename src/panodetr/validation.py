@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar, get_type_hints
 
 import msgspec
 
-from panodetr.errors import CheckpointError, PanodetrError
+from panodetr.errors import CheckpointError, PanodetrError, reason_of
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ def read_json(
             raise OSError(f"it has {size:,} bytes; expected {MOST_OF_CHECKPOINT:,} at most")
         contents = path.read_bytes()
     except OSError as failure:
-        raise error(f"{path} cannot be read: {failure.strerror or failure}") from failure
+        raise error(f"{path} cannot be read: {reason_of(failure)}") from failure
     return decode_json(contents, expected, str(path), error, strict=strict)
 
 
@@ -133,16 +133,12 @@ def explain(failure: Exception) -> str:
     if isinstance(failure, RecursionError):
         return "it is nested too deeply"
     if not isinstance(failure, msgspec.ValidationError):
-        return f"it is not valid JSON ({_one_line(str(failure))})"
+        return f"it is not valid JSON ({reason_of(failure)})"
     found = _AT.match(_WITHIN.sub(r" - at `\1$\3\2`", str(failure)))
     assert found is not None  # every part of the pattern may be empty
-    what = _one_line(found["what"].replace("`", ""))
+    what = " ".join(found["what"].replace("`", "").split())
     what = what[:1].lower() + what[1:]
     place = (found["place"] or "").removeprefix(".")
     if found["key"]:
         place = f"a key of {place or 'the document'}"
     return f"{place}: {what}" if place else what
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

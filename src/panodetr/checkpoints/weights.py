@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from panodetr.checkpoints.names import State, is_counter
 from panodetr.checkpoints.spec import WEIGHTS_FILES, WeightsIndex
-from panodetr.errors import CheckpointError, preview
+from panodetr.errors import CheckpointError, preview, reason_of
 from panodetr.validation import read_json
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
@@ -227,13 +227,13 @@ def _refuse_placeholder(file: Path) -> None:
     """Refuse a file that is not there, or that stands for one that was not fetched."""
     try:
         if file.exists() and not file.is_file():  # a pipe would never end
-            raise OSError(None, "it is a device or pipe")
+            raise OSError("it is a device or pipe")
         with file.open("rb") as stream:
             head = stream.read(40)
     except FileNotFoundError as error:
         raise CheckpointError(f"{file} is not there") from error
     except OSError as error:
-        raise CheckpointError(f"cannot read {file}: {error.strerror}") from error
+        raise CheckpointError(f"cannot read {file}: {reason_of(error)}") from error
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{file} is a Git LFS pointer, not the weights; run: git lfs pull")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):

@@ -29,7 +29,7 @@ from panodetr.cli.models import convert, export, models
 from panodetr.cli.output import QUIET, print_error, print_note
 from panodetr.cli.serve import serve
 from panodetr.cli.train import recipes, train
-from panodetr.errors import ImageWarning, PanodetrError, UsageError
+from panodetr.errors import ImageWarning, PanodetrError, UsageError, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,7 +144,7 @@ def _explain(error: PanodetrError | ImportError | OSError) -> str | None:
         package = INSTALL.get(missing, missing)
         return f"this command needs {package}, which is not installed; pip install {package}"
     if isinstance(error, OSError):  # refused before anything was read or written: a name too long
-        reason = error.strerror or str(error)
+        reason = reason_of(error)
         if error.filename is None:
             is_full = error.errno in (ENOSPC, EFBIG)
             return f"cannot write standard output: {reason}" if is_full else reason

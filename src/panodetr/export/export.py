@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from panodetr.checkpoints.load import load_checkpoint
 from panodetr.checkpoints.spec import ModelSpec, spec_to_json
-from panodetr.errors import CheckpointError, PanodetrError, UsageError, import_extra
+from panodetr.errors import CheckpointError, PanodetrError, UsageError, import_extra, reason_of
 from panodetr.export.quantize import calibration_batches, import_nncf, quantize
 from panodetr.files import check_writable
 from panodetr.results.decode import keep_queries, paired_box_iou, paired_mask_iou
@@ -150,8 +150,8 @@ def _openvino_files(graphs: Mapping[str, openvino.Model]) -> dict[str, bytes]:
                     files[path.name] = path.read_bytes()
     except (OSError, RuntimeError) as error:
         raise PanodetrError(
-            f"cannot write the graphs to {gettempdir()}: {' '.join(str(error).split())}; make room "
-            "there, or set TMPDIR to a folder with more"
+            f"cannot write the graphs to {gettempdir()}: {reason_of(error)}; make room there, or "
+            "set TMPDIR to a folder with more"
         ) from error
     return files
 

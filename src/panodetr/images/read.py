@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
-from panodetr.errors import ChannelError, ImageError, ImageTypeError
+from panodetr.errors import ChannelError, ImageError, ImageTypeError, reason_of
 from panodetr.images.depth import (
     BYTES_PER_PIXEL,
     MOST_COPIED,
@@ -540,7 +540,7 @@ def _check_file(name: str) -> None:
     except ImageError:  # a ValueError, too
         raise
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise ImageError(f"{name}: cannot be read: {_reason(error)}") from error
+        raise ImageError(f"{name}: cannot be read: {reason_of(error)}") from error
 
 
 def copy_tiff(path: Path, place: int | None = None) -> Path | IO[bytes]:
@@ -602,7 +602,7 @@ def _open(
             with image:  # closed, if it was opened here
                 return ChannelTiff(file)
     except PermissionError as error:
-        raise ImageError(f"{name}: cannot be read: {_reason(error)}") from error
+        raise ImageError(f"{name}: cannot be read: {reason_of(error)}") from error
     except Exception as error:  # decoders raise whatever a broken header makes them stumble over
         with suppress(Exception), quiet():
             return ChannelTiff(file)
@@ -621,7 +621,7 @@ def _broken(name: str) -> Generator[None]:
         raise
     except Exception as error:  # as in _open: struct.error, SyntaxError, KeyError, zlib.error …
         raise ImageError(
-            f"{name}: the image is broken or cut short ({_reason(error)}); expected a whole file"
+            f"{name}: the image is broken or cut short ({reason_of(error)}); expected a whole file"
         ) from error
 
 
@@ -717,9 +717,3 @@ def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
             f"GiB, and the limit is {max_pixels:,}; make it smaller, raise --max-memory "
             "(max_pixels=), or read it by regions: panodetr segment --large"
         )
-
-
-def _reason(error: Exception) -> str:
-    """Give the system's or the decoder's reason in one line, without the path."""
-    reason = error.strerror if isinstance(error, OSError) else None
-    return " ".join((reason or str(error) or type(error).__name__).split())

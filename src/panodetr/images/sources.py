@@ -22,7 +22,7 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from panodetr.errors import ImageError, PanodetrError, import_extra
+from panodetr.errors import ImageError, PanodetrError, import_extra, reason_of
 from panodetr.images.arrow import check_batches, check_pages
 from panodetr.images.read import (
     KNOWN,
@@ -233,7 +233,7 @@ def _expand(given: str, recursive: bool, passed_over: list[str]) -> list[str]:
     try:
         there = Path(given).exists()
     except (OSError, ValueError) as error:  # a name that is too long, or has a null character
-        raise ImageError(f"{given}: {getattr(error, 'strerror', None) or error}") from error
+        raise ImageError(f"{given}: {reason_of(error)}") from error
     if not there:
         if not glob.has_magic(given):
             raise ImageError(f"{given}: no such file or folder")
@@ -331,9 +331,7 @@ def _one_line(path: str) -> Generator[None]:
     except PanodetrError:
         raise
     except Exception as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        text = " ".join((reason or str(error) or type(error).__name__).split())
-        raise ImageError(f"{path}: cannot be read: {text}") from error
+        raise ImageError(f"{path}: cannot be read: {reason_of(error)}") from error
 
 
 _Reader: TypeAlias = Callable[[Source, ExitStack], Iterator[NamedImage]]

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from panodetr.checkpoints.spec import ModelSpec, spec_from_json
-from panodetr.errors import CheckpointError, MissingExtra, UsageError
+from panodetr.errors import CheckpointError, MissingExtra, UsageError, reason_of
 from panodetr.files import atomic_write
 from panodetr.model.config import EomtConfig
 from panodetr.runtimes.graphs import (
@@ -132,10 +132,9 @@ def read_exported(path: Path) -> tuple[ExportInfo, GraphRuntime]:
     except (MissingExtra, UsageError):
         raise
     except Exception as error:  # as above
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        reason = " ".join(reason.split())[:LONGEST_REASON]
+        reason = f"{error} is missing" if isinstance(error, KeyError) else reason_of(error)
         raise CheckpointError(
-            f"{path} is damaged or no exported model: {reason}; export it again"
+            f"{path} is damaged or no exported model: {reason[:LONGEST_REASON]}; export it again"
         ) from error
 
 

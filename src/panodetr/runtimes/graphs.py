@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from panodetr.errors import CheckpointError, import_extra
+from panodetr.errors import CheckpointError, import_extra, reason_of
 from panodetr.results.masks import Masks, NumpyMasks
 from panodetr.runtimes.base import Runtime
 from panodetr.threads import omp_threads, refuse_fork
@@ -181,7 +181,7 @@ def load_onnx(model: bytes) -> Graph:
 
 def _failure(library: str, error: Exception) -> Exception:
     """Give the error of a graph that does not run: its machine's memory ended, or it is broken."""
-    reason = " ".join(str(error).split())[:LONGEST_REASON]
+    reason = reason_of(error)[:LONGEST_REASON]
     if "alloc" in reason:
         return MemoryError(reason)
     return CheckpointError(f"{library} cannot run this model: {reason}; export it again")

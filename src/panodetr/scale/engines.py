@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from panodetr.errors import PanodetrError, UsageError, import_extra
+from panodetr.errors import PanodetrError, UsageError, import_extra, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -187,7 +187,7 @@ def _result(ray: Any, done: Any) -> Any:
     try:
         return ray.get(done)
     except (errors.RayActorError, errors.ObjectLostError, errors.OutOfMemoryError) as error:
-        return Lost(f"{TRIES} workers died at it; the last error: {' '.join(str(error).split())}")
+        return Lost(f"{TRIES} workers died at it; the last error: {reason_of(error)}")
 
 
 class _Worker(Generic[Item, Result]):
@@ -236,9 +236,8 @@ def _connected(ray: Any, address: str | None) -> Generator[None]:
                 **sizes,
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
             where = address or "the address in RAY_ADDRESS"
-            raise UsageError(f"there is no Ray cluster at {where}: {reason}") from error
+            raise UsageError(f"there is no Ray cluster at {where}: {reason_of(error)}") from error
         try:
             yield
         finally:

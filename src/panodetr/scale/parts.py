@@ -21,7 +21,7 @@ import msgspec
 
 from panodetr import __version__
 from panodetr.data.masks import encode_pixels
-from panodetr.errors import PanodetrError, UsageError, import_extra
+from panodetr.errors import PanodetrError, UsageError, import_extra, reason_of
 from panodetr.files import check_writable, is_leftover, write_bytes
 from panodetr.images.read import SUFFIXES, ImageSource, origin_of
 from panodetr.images.sources import STDIN, Source
@@ -151,8 +151,7 @@ class Output:
         except PanodetrError:
             raise
         except Exception as error:  # each store has errors of its own
-            reason = " ".join((str(error) or type(error).__name__).split())
-            raise PanodetrError(f"cannot {what} {self.url}: {reason}") from error
+            raise PanodetrError(f"cannot {what} {self.url}: {reason_of(error)}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from panodetr.errors import UsageError
+from panodetr.errors import UsageError, reason_of
 from panodetr.serve.api import PROBLEM, RequestError
 from panodetr.serve.app import Service
 from panodetr.serve.options import ServiceOptions
@@ -254,7 +254,7 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         raise UsageError(
-            f"cannot listen on {host}, port {port}: {error.strerror or error}; "
+            f"cannot listen on {host}, port {port}: {reason_of(error)}; "
             "give another --host or --port"
         ) from error
     return listener

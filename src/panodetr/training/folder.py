@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import METRICS_FILE, ModelSpec
-from panodetr.errors import PanodetrError, TrainingError, UsageError
+from panodetr.errors import PanodetrError, TrainingError, UsageError, reason_of
 from panodetr.files import is_leftover, write_json, write_text
 from panodetr.model.network import Network
 from panodetr.training.state import TrainState
@@ -184,7 +184,7 @@ def held(folder: Path) -> Generator[None, None, None]:
             "or choose another --out"
         ) from error
     except OSError as error:
-        raise PanodetrError(f"cannot write {folder}: {error.strerror or error}") from error
+        raise PanodetrError(f"cannot write {folder}: {reason_of(error)}") from error
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from panodetr.errors import PanodetrError
+from panodetr.errors import PanodetrError, reason_of
 from panodetr.files import atomic_write
 
 if TYPE_CHECKING:  # the command line imports this, and starts without torch
@@ -106,7 +106,7 @@ def read_log(path: Path) -> list[Line]:
     try:
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     except OSError as error:
-        raise PanodetrError(f"cannot read {path}: {error.strerror or error}") from error
+        raise PanodetrError(f"cannot read {path}: {reason_of(error)}") from error
     lines: list[Line] = []
     for line in text.splitlines():
         with suppress(ValueError):

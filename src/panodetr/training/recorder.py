@@ -19,7 +19,7 @@ from panodetr.data.dataset import Dataset, read_objects
 from panodetr.data.samples import InstanceImage, Sample, source_of
 from panodetr.data.show import Captioned, draw_truth, lay_out
 from panodetr.data.targets import number_pixels, view_target
-from panodetr.errors import Interrupted, PanodetrError
+from panodetr.errors import Interrupted, PanodetrError, reason_of
 from panodetr.evaluation.ground_truth import GroundTruth, TruthImage
 from panodetr.files import append_text, write_json, write_picture, write_text
 from panodetr.model.network import Network
@@ -198,15 +198,14 @@ class Recorder(Observer):
         try:
             yield
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise PanodetrError(f"cannot write {self._folder.board}: {reason}") from error
+            board = self._folder.board
+            raise PanodetrError(f"cannot write {board}: {reason_of(error)}") from error
         except Exception as error:
             if not type(error).__module__.startswith("wandb"):
                 raise
-            reason = " ".join(str(error).split())
             raise PanodetrError(
-                f"Weights & Biases failed: {reason}; log in with `wandb login`, or go on without: "
-                "--set wandb=false"
+                f"Weights & Biases failed: {reason_of(error)}; log in with `wandb login`, or go on "
+                "without: --set wandb=false"
             ) from error
 
 
