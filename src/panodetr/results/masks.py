@@ -9,10 +9,11 @@ input that are picked, k: rows of the masks that a band lies between, b: rows of
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,20 +45,29 @@ BAND_PIXELS = 1 << 14
 """Pixels of a band: what is computed for one mask at a time stays in the processor's cache."""
 
 
-class Masks(Protocol):
-    """Masks of some queries of one image, kept where they were computed."""
+@dataclass(frozen=True, eq=False)
+class Masks(ABC):
+    """Masks of some queries of one image, kept where they were computed.
 
-    def within(self, canvas: Size, size: Size) -> Masks:
+    Attributes:
+        values: (N, h, w), small, above 0 inside.
+        part: of the model's input that they are of.
+    """
+
+    values: Any
+    part: Part = WHOLE
+
+    def within(self, canvas: Size, size: Size) -> Self:
         """Say that they are of a canvas, of which the upper left part of a size is the image."""
-        ...
+        return replace(self, part=(canvas, size))
 
+    @abstractmethod
     def logits(self) -> NDArray[np.float32]:
         """Copy them (N, h, w) to NumPy as they are: small, above 0 inside."""
-        ...
 
-    def choose(self, chosen: NDArray[np.intp]) -> Masks:
+    @abstractmethod
+    def choose(self, chosen: NDArray[np.intp]) -> Self:
         """Give some of them, by their indices (K,), in that order."""
-        ...
 
     def highest(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
         """Find the highest mask at every pixel of the image; there must be a mask.
@@ -69,8 +79,9 @@ class Masks(Protocol):
         Returns:
             (H, W) indices of masks; of equal masks the first.
         """
-        ...
+        return self._find(processed_size, target_size, pick_like_pillow)
 
+    @abstractmethod
     def merge(
         self, first: NDArray[np.intp], least: int, processed_size: Size, target_size: Size
     ) -> Merged:
@@ -89,7 +100,6 @@ class Masks(Protocol):
             A function that waits until it is done, so that a device can work on several images; it
             gives indices (H, W), and those (K,) of the masks that are left.
         """
-        ...
 
     def topmost(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
         """Find the first mask that is above 0 at every pixel of the image.
@@ -99,8 +109,9 @@ class Masks(Protocol):
         Returns:
             (H, W) indices of masks; N where no mask is above 0.
         """
-        ...
+        return self._find(processed_size, target_size, pick_like_torch, inside=True)
 
+    @abstractmethod
     def compete(
         self,
         scores: NDArray[np.float32],
@@ -119,11 +130,16 @@ class Masks(Protocol):
             target_size: as for `highest`.
             least: value, before the sigmoid, from which a mask is likely.
         """
-        ...
 
-    def mix(self, weights: NDArray[np.float32]) -> Masks:
+    @abstractmethod
+    def mix(self, weights: NDArray[np.float32]) -> Self:
         """Add up the masks' probabilities (the sigmoid) by weights (N, M): M maps of h by w."""
-        ...
+
+    @abstractmethod
+    def _find(
+        self, processed_size: Size, target_size: Size, pick: Pick, *, inside: bool = False
+    ) -> NDArray[np.integer]:
+        """Find the highest mask at the pixels that are picked; or the first that is above 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,27 +158,18 @@ class Contest:
 
 
 @dataclass(frozen=True, eq=False)
-class NumpyMasks:
-    """Masks (N, h, w) in NumPy, of all of the model's input or a part of it; see `Masks`."""
+class NumpyMasks(Masks):
+    """Masks in NumPy."""
 
     values: NDArray[np.float32]
-    part: Part = WHOLE
-
-    def within(self, canvas: Size, size: Size) -> NumpyMasks:
-        """See `Masks`."""
-        return replace(self, part=(canvas, size))
 
     def logits(self) -> NDArray[np.float32]:
         """See `Masks`."""
         return self.values
 
-    def choose(self, chosen: NDArray[np.intp]) -> NumpyMasks:
+    def choose(self, chosen: NDArray[np.intp]) -> Self:
         """See `Masks`."""
         return replace(self, values=self.values[chosen])
-
-    def highest(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
-        """See `Masks`."""
-        return self._find(processed_size, target_size, pick_like_pillow)
 
     def merge(
         self, first: NDArray[np.intp], least: int, processed_size: Size, target_size: Size
@@ -182,11 +189,7 @@ class NumpyMasks:
 
         return finish
 
-    def topmost(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
-        """See `Masks`."""
-        return self._find(processed_size, target_size, pick_like_torch, inside=True)
-
-    def mix(self, weights: NDArray[np.float32]) -> NumpyMasks:
+    def mix(self, weights: NDArray[np.float32]) -> Self:
         """See `Masks`."""
         return replace(self, values=np.tensordot(weights, sigmoid(self.values), axes=(0, 0)))
 
@@ -238,7 +241,6 @@ class NumpyMasks:
     def _find(
         self, processed_size: Size, target_size: Size, pick: Pick, *, inside: bool = False
     ) -> NDArray[np.integer]:
-        """Find the highest mask at the pixels that are picked; or the first that is above 0."""
         count, height, width = self.values.shape
         canvas = canvas_of(self.part, processed_size)
         rows, columns = _lines((height, width), canvas, processed_size, target_size, pick)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from threading import Barrier
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -29,17 +29,14 @@ from panodetr.model.backbone import FrozenBatchNorm
 from panodetr.model.detr import Detections, Detr, Encoded
 from panodetr.model.network import Found, Network
 from panodetr.results.masks import (
-    WHOLE,
     Contest,
     Masks,
     Merged,
     NumpyMasks,
-    Part,
     Pick,
     Size,
     canvas_of,
     pick_like_pillow,
-    pick_like_torch,
 )
 from panodetr.runtimes.base import Precision, Runtime, check_device
 from panodetr.runtimes.cpu_masks import CpuMasks
@@ -316,31 +313,18 @@ def compute_masks(
 
 
 @dataclass(frozen=True, eq=False)
-class TorchMasks:
-    """Masks (N, h, w) in float32 on a device; see `panodetr.results.masks.Masks`."""
+class TorchMasks(Masks):
+    """Masks in float32 on a device."""
 
     values: Tensor
-    part: Part = WHOLE
-
-    def within(self, canvas: Size, size: Size) -> TorchMasks:
-        """See `Masks`."""
-        return replace(self, part=(canvas, size))
 
     def logits(self) -> NDArray[np.float32]:
         """See `Masks`."""
         return self.values.cpu().numpy()
 
-    def choose(self, chosen: NDArray[np.intp]) -> TorchMasks:
+    def choose(self, chosen: NDArray[np.intp]) -> Self:
         """See `Masks`."""
         return replace(self, values=self.values[torch.from_numpy(chosen).to(self.values.device)])
-
-    def highest(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
-        """See `Masks`."""
-        return self._find(processed_size, target_size, pick_like_pillow, inside=False).cpu().numpy()
-
-    def topmost(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
-        """See `Masks`."""
-        return self._find(processed_size, target_size, pick_like_torch, inside=True).cpu().numpy()
 
     @torch.inference_mode()
     def merge(
@@ -354,7 +338,7 @@ class TorchMasks:
             # Not infinite: between two rows an infinity times 0 would be no number.
             own = self.values.masked_fill(~left[:, None, None], torch.finfo(torch.float32).min / 4)
             sizes = processed_size, target_size
-            winner = replace(self, values=own)._find(*sizes, pick_like_pillow, inside=False)  # H, W
+            winner = replace(self, values=own)._winner(*sizes, pick_like_pillow)  # H, W
             pixels = torch.stack([(winner == place).sum() for place in range(count)])
             areas = torch.zeros_like(pixels).index_add_(0, group, pixels)
             stays = left & (areas >= least)
@@ -376,7 +360,7 @@ class TorchMasks:
 
     @torch.inference_mode()
     @full_float32
-    def mix(self, weights: NDArray[np.float32]) -> TorchMasks:
+    def mix(self, weights: NDArray[np.float32]) -> Self:
         """See `Masks`."""
         own = torch.from_numpy(weights).to(self.values.device)
         return replace(self, values=torch.einsum("nm,nhw->mhw", own, self.values.sigmoid()))
@@ -413,9 +397,14 @@ class TorchMasks:
         values = F.interpolate(masks[None], (height, width), mode="bilinear", align_corners=False)
         return values[0, :, : size[0], : size[1]]
 
+    def _find(
+        self, processed_size: Size, target_size: Size, pick: Pick, *, inside: bool = False
+    ) -> NDArray[np.integer]:
+        return self._winner(processed_size, target_size, pick, inside=inside).cpu().numpy()
+
     @torch.inference_mode()
-    def _find(self, size: Size, target_size: Size, pick: Pick, *, inside: bool) -> Tensor:
-        """Find the highest mask, or the first that is above 0, at picked pixels of a size."""
+    def _winner(self, size: Size, target_size: Size, pick: Pick, *, inside: bool = False) -> Tensor:
+        """Find what `_find` gives, and leave it on the device."""
         count, device = len(self.values), self.values.device
         best = torch.full(size, 0 if inside else -torch.inf, device=device)
         found = torch.full(size, count, dtype=torch.int32, device=device)
