@@ -4,13 +4,13 @@ import itertools
 import os
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.process import wait_until
 
 from panodetr import threads
 from panodetr.images.preprocess import resize
@@ -74,7 +74,7 @@ def test_items_are_made_ahead_in_order_and_no_more_than_asked_for() -> None:
 
     found = ahead(items(), 3)
     assert next(found) == 0
-    until(lambda: len(made) == 1 + 3 + 1)  # given, waiting, in the maker's hand
+    wait_until(lambda: len(made) == 1 + 3 + 1)  # given, waiting, in the maker's hand
     assert list(found) == list(range(1, 100))
 
 
@@ -96,12 +96,5 @@ def test_an_error_comes_in_its_place_and_the_maker_stops_with_its_reader() -> No
     endless = ahead(itertools.count(), 2)
     assert next(endless) == 0
     endless.close()  # pyright: ignore[reportAttributeAccessIssue]  # it is a generator
-    until(lambda: threading.active_count() <= before)
+    wait_until(lambda: threading.active_count() <= before)
     assert closed == [True]
-
-
-def until(holds: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < ends
-        time.sleep(0.01)

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from tests.process import python, start
 
 import panodetr as package
 
@@ -53,9 +53,8 @@ def test_what_only_tells_brings_no_heavy_package(arguments: list[str], heavy: se
         "except SystemExit: pass\n"
         f"print({heavy} & set(sys.modules))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("\nset()\n")
 
 
@@ -144,23 +143,14 @@ def test_a_reader_that_leaves_is_no_error_of_any_command(
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "wb") as gone:
-        done = subprocess.run(
-            [sys.executable, "-m", "panodetr", *words],
-            cwd=images.parent,
-            stdout=gone,
-            stderr=gone,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            timeout=300,
-            check=False,
-        )
+        done = python("-m", "panodetr", *words, cwd=images.parent, stdout=gone, stderr=gone)
     assert done.returncode == 141
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 def test_a_full_disk_behind_standard_output_is_one_line() -> None:
     with open("/dev/full", "w") as full:
-        order = [sys.executable, "-m", "panodetr", "--version"]
-        done = subprocess.run(order, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        done = python("-m", "panodetr", "--version", stdout=full)
     line = "panodetr: error: cannot write standard output: No space left on device\n"
     assert (done.returncode, done.stderr) == (1, line)
 
@@ -174,9 +164,7 @@ def test_ctrl_c_while_the_program_is_imported_is_no_traceback() -> None:
         "sys.meta_path.insert(0, Press())\n"
         "run()"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = python("-c", code)
     assert (done.returncode, done.stderr) == (130, "")
 
 
@@ -195,8 +183,7 @@ def test_the_second_ctrl_c_ends_a_computation_that_hears_none() -> None:
         "signal.signal(signal.SIGINT, lambda *_: None)\n"
         "main.run()"
     )
-    order = [sys.executable, "-c", code]
-    with subprocess.Popen(order, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as deaf:
+    with start("-c", code) as deaf:
         assert deaf.stdout is not None
         deaf.stdout.readline()
         for _ in range(2):
@@ -222,13 +209,6 @@ def test_a_mapped_file_that_is_cut_off_is_one_line(tmp_path: Path) -> None:
         "main.run()"
     )
     (tmp_path / "file").write_bytes(bytes(1 << 20))
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = python("-c", code, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr == "panodetr: error: a file was cut off while it was read; try it again\n"

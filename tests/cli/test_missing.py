@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from tests.process import python
 
 # What the extras plots, openvino, onnx and train bring, but ONNX Runtime.
 EXTRAS = ("matplotlib", "openvino", "nncf", "onnx", "onnxscript", "accelerate", "tensorboard")
@@ -63,15 +61,8 @@ def commands(model: Path, images: Path, data: Path) -> list[list[str]]:
 
 
 def run(missing: Sequence[str], lines: list[list[str]], folder: Path) -> list[tuple[int, str]]:
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, json.dumps(missing), json.dumps(lines)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )
+    given = json.dumps(missing), json.dumps(lines)
+    done = python("-c", RUN, *given, cwd=folder, more={"HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -14,6 +14,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from tests.process import start
 
 from panodetr.cli import output
 from panodetr.errors import ImageWarning
@@ -256,13 +257,8 @@ def test_segmenting_takes_a_task(
 def started(
     model: Path, *arguments: str | Path, stderr: int = subprocess.PIPE
 ) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "panodetr", "segment", "--model", model, "--json", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm"},
-    )
+    words = ("-m", "panodetr", "segment", "--model", model, "--json", *arguments)
+    return start(*words, more={"TERM": "xterm"}, stderr=stderr)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such terminals")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.process import python
 
 from panodetr.data.formats import things
 from panodetr.data.formats.coco_panoptic import read_ids
@@ -246,13 +244,7 @@ def test_no_image_is_counted_twice_and_no_other_task_added(nuclei: GroundTruth) 
 @pytest.mark.slow
 def test_memory_grows_by_less_than_20_kilobytes_an_image() -> None:
     """In a process of its own: this one has memory to spare from other tests."""
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("memory.py")), "600"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    done = python(Path(__file__).with_name("memory.py"), "600")
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 20_000
 

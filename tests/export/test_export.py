@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import sys
 import weakref
 import zipfile
@@ -18,6 +17,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load_file
+from tests.process import python
 
 import panodetr
 from panodetr.checkpoints.load import load_checkpoint
@@ -84,7 +84,7 @@ def test_an_exported_file_runs_without_torch(tiny_openvino: Path, tmp_path: Path
         f"r = m.segment({str(tmp_path / 'image.png')!r}, threshold=0); "
         f"r.save({str(tmp_path / 'results')!r}); print(r.segment_ids.shape)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = python("-c", code)
     assert done.stderr == ""
     assert done.stdout == "(64, 70)\n"
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 from tests.cli.conftest import write_data
+from tests.process import python, start, wait_until
 
 from harness.image import SAMPLE, BenchImage
 from harness.weights import RandomModel, write_random_model
@@ -111,16 +109,10 @@ def expected(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> li
     return rows
 
 
-def start(command: list[str], nodes: Nodes | None, *more: str) -> subprocess.Popen[str]:
+def begin(command: list[str], nodes: Nodes | None, *more: str) -> subprocess.Popen[str]:
     words = [*command, *more, "--engine", "ray", "--json"]
     words += [] if nodes is None else ["--address", nodes.address]
-    return subprocess.Popen(
-        [sys.executable, "-m", "panodetr", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **ALONE, "OMP_NUM_THREADS": "1"},
-    )
+    return start("-m", "panodetr", *words, more=ALONE)
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 150) -> dict[str, Any]:
@@ -132,21 +124,14 @@ def finish(process: subprocess.Popen[str], seconds: float = 150) -> dict[str, An
     return json.loads(out)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.02)
-
-
 def test_two_nodes_write_what_one_process_writes(
     command: list[str], expected: list[dict[str, Any]], nodes: Nodes, tmp_path: Path
 ) -> None:
-    done = finish(start(command, nodes, str(tmp_path)))
+    done = finish(begin(command, nodes, str(tmp_path)))
     assert (done["images"], done["errors"], done["parts"]) == (IMAGES - 1, 1, IMAGES // 4)
     assert read_rows(tmp_path) == expected
     assert len(list((tmp_path / "errors").iterdir())) == 1
-    again = finish(start(command, nodes, str(tmp_path), "--resume"))
+    again = finish(begin(command, nodes, str(tmp_path), "--resume"))
     assert (again["images"], again["parts"], again["parts_there"]) == (0, 0, IMAGES // 4)
 
 
@@ -154,7 +139,7 @@ def test_two_nodes_write_what_one_process_writes(
 def test_killed_workers_lose_no_row_and_repeat_none(
     command: list[str], expected: list[dict[str, Any]], nodes: Nodes, tmp_path: Path, killed: str
 ) -> None:
-    process = start(command, nodes, str(tmp_path))
+    process = begin(command, nodes, str(tmp_path))
     wait_until(lambda: len(list(tmp_path.glob("part-*"))) >= 3 and len(nodes.workers()) == 2)
     if killed == "worker":
         nodes.workers()[0].send_signal(signal.SIGKILL)
@@ -170,11 +155,11 @@ def test_killed_workers_lose_no_row_and_repeat_none(
 def test_a_killed_run_is_resumed(
     command: list[str], expected: list[dict[str, Any]], nodes: Nodes, tmp_path: Path
 ) -> None:
-    process = start(command, nodes, str(tmp_path))
+    process = begin(command, nodes, str(tmp_path))
     wait_until(lambda: len(list(tmp_path.glob("part-*"))) >= 3)
     process.kill()
     process.communicate()
-    done = finish(start(command, nodes, str(tmp_path), "--resume"))
+    done = finish(begin(command, nodes, str(tmp_path), "--resume"))
     assert 3 <= done["parts_there"] < IMAGES // 4
     assert read_rows(tmp_path) == expected
 
@@ -186,7 +171,7 @@ def test_without_an_address_a_cluster_is_started_for_the_run(
     model = request.getfixturevalue(kind)
     command = ["segment", str(images), "--model", str(model), "--part-size", "3"]
     command += ["--threshold", "0.1", "--workers", "1", "--out"]
-    done = finish(start(command, None, str(tmp_path / "ray")))
+    done = finish(begin(command, None, str(tmp_path / "ray")))
     assert (done["images"], done["errors"], done["parts"]) == (8, 1, 3)
     run_alone([*command, str(tmp_path / "local"), "--engine", "local"], code=1)
     assert read_rows(tmp_path / "ray") == read_rows(tmp_path / "local")
@@ -199,7 +184,7 @@ def test_eval_on_two_nodes_gives_the_figures_of_one_process(
     command = ["eval", "--data", str(data), "--model", str(tiny_folder)]
     command += ["--task", "boxes,instances,panoptic", "--threshold", "0.1", "--part-size", "2"]
     found = [
-        finish(start([*command, "--out", str(tmp_path / "ray")], nodes)),
+        finish(begin([*command, "--out", str(tmp_path / "ray")], nodes)),
         json.loads(run_alone([*command, "--out", str(tmp_path / "alone"), "--json"])),
     ]
     for metrics in found:
@@ -209,7 +194,6 @@ def test_eval_on_two_nodes_gives_the_figures_of_one_process(
 
 
 def run_alone(command: list[str], *, code: int = 0) -> str:
-    words = [sys.executable, "-m", "panodetr", *command]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=100)
+    done = python("-m", "panodetr", *command)
     assert done.returncode == code, done.stderr
     return done.stdout

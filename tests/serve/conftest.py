@@ -5,11 +5,8 @@ from __future__ import annotations
 import http.client
 import io
 import json
-import os
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -22,6 +19,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from tests.process import start as spawn
 
 from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
@@ -118,15 +116,9 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
     @contextmanager
     def run(*options: str | Path, **variables: str) -> Generator[Running, None, None]:
         log = tmp_path_factory.mktemp("service") / "log"
-        command = [sys.executable, "-m", "panodetr", "serve", "--port", "0", *map(str, options)]
+        words = ("-m", "panodetr", "serve", "--port", "0", *options)
         with log.open("w") as stderr:
-            process = subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
-            )
+            process = spawn(*words, more=variables, stderr=stderr)
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
@@ -155,13 +147,6 @@ def service(start: Start, tiny_folder: Path, boxes_folder: Path) -> Generator[Ru
     options = ("--model", f"tiny={tiny_folder}", "--model", f"boxes={boxes_folder}")
     with start(*options, "--max-bytes", "1000000", "--max-pixels", "2000000") as running:
         yield running
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.05)
 
 
 def png(height: int = 64, width: int = 64, seed: int = 0) -> bytes:

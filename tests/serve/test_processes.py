@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.process import python, wait_until
 
-from .conftest import Start, png, wait_until
+from .conftest import Start, png
 
 IMAGE = png(128, 128)
 
@@ -87,9 +86,8 @@ def test_a_service_that_cannot_start_says_why(options: list[str], code: int, wor
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "panodetr", "serve"]
-        command += [port if option == "TAKEN" else option for option in options]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        given = [port if option == "TAKEN" else option for option in options]
+        done = python("-m", "panodetr", "serve", *given)
     assert (done.returncode, done.stdout) == (code, "")
     assert words in done.stderr
     assert done.stderr.count("\n") == 1

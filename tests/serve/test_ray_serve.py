@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from tests.process import start
 
 from .conftest import Running
 from .test_api import *  # noqa: F403 - all of them
@@ -55,20 +54,13 @@ def service(
     }
     log = tmp_path_factory.mktemp("ray") / "log"
     with log.open("w") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-c", RUN, json.dumps([port, arguments])],
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "RAY_USAGE_STATS_ENABLED": "0",
-                "RAY_AUTH_MODE": "disabled",  # else Ray writes a token into the home folder
-                "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-            },
-        )
+        variables = {
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "disabled",  # else Ray writes a token into the home folder
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        }
+        given = json.dumps([port, arguments])
+        process = start("-c", RUN, given, more=variables, stderr=stderr, cwd=ROOT)
     try:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")

@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
+from tests.process import wait_until
 
 from panodetr.serve.api import Problem
 
-from .conftest import Reply, Running, Start, form, png, wait_until
+from .conftest import Reply, Running, Start, form, png
 
 IMAGE = png()
 BOUNDARY = "multipart/form-data; boundary=b"

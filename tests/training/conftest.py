@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from PIL import Image
 from tests.objective.scene import ARCHITECTURE
+from tests.process import start
 from tests.shapes import detr_shape
 from torch import Tensor
 
@@ -269,15 +268,10 @@ class Program:
             assert largest_file is not None
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
 
-        return subprocess.Popen(
-            [sys.executable, *launcher, "-m", "panodetr", "train", "--device", "cpu", *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
+        return start(
+            *(*launcher, "-m", "panodetr", "train", "--device", "cpu", *words),
             start_new_session=True,  # so that a kill reaches what it has started, too
             preexec_fn=None if largest_file is None else limit,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
         )
 
     def finish(self, process: subprocess.Popen[str]) -> tuple[int, str, str]:

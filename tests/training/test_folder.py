@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tests.process import start
 
 from panodetr.checkpoints.load import load_checkpoint
 from panodetr.errors import PanodetrError, TrainingError
@@ -181,9 +181,7 @@ with held(Path(sys.argv[1])):
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_the_system_lets_go_of_a_run_whose_process_is_killed(tmp_path: Path) -> None:
     assert not is_held(tmp_path)
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
+    process = start("-c", HOLD, tmp_path)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     assert is_held(tmp_path)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.process import wait_until
 
 from panodetr.training.folder import RunFolder
 from panodetr.training.log import read_log
@@ -65,10 +66,7 @@ def rank_of(node: subprocess.Popen[str]) -> psutil.Process:
 
 
 def wait_for_step(folder: RunFolder, step: int) -> None:
-    deadline = time.monotonic() + 90
-    while not any(line.get("step", 0) >= step for line in read_log(folder.log)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: any(line.get("step", 0) >= step for line in read_log(folder.log)), 90)
 
 
 @pytest.fixture(scope="module")
