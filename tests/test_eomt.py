@@ -18,7 +18,7 @@ import panodetr
 from panodetr.evaluation.evaluate import evaluate
 from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.predict import Predictor
-from panodetr.results.masks import Masks, NumpyMasks
+from panodetr.results.masks import Frame, Masks, NumpyMasks
 from panodetr.results.panoptic import merge_weighted
 from panodetr.results.types import Category
 from panodetr.runtimes.torch import TorchMasks
@@ -100,19 +100,20 @@ def test_a_segment_is_what_it_wins_of_where_it_is_likely(
     values[3, 4:, 5:] = 1  # more of the same
     scores = np.array([0.9, 0.9, 0.8, 0.8], np.float32)
     given = [CATEGORIES[0], CATEGORIES[1], CATEGORIES[2], CATEGORIES[2]]
-    ids, segments = merge_weighted(kind(values), scores, given, (8, 8), (8, 8), 0.8)
+    masks = kind(values).on(Frame((8, 8), (8, 8)))
+    ids, segments = merge_weighted(masks, scores, given, 0.8)
     assert [(s.label, round(s.score, 1)) for s in segments] == [("0", 0.9), ("2", 0.8)]
     assert (ids[:, :4] == 1).all()
     assert (ids[:, 4] == 0).all()
     assert (ids[:, 5:] == 2).all()
-    whole, kept = merge_weighted(kind(values), scores, given, (8, 8), (8, 8), 0.1)
+    whole, kept = merge_weighted(masks, scores, given, 0.1)
     assert len(kept) == 3
     assert (whole[:, 4] == 2).all()
-    sure, _ = merge_weighted(kind(values), scores, given, (8, 8), (8, 8), 0.8, mask_threshold=0.8)
+    sure, _ = merge_weighted(masks, scores, given, 0.8, mask_threshold=0.8)
     assert (sure[4:, 5:] == 0).all()  # the sigmoid of 1 is 0.73
     assert np.array_equal(sure[:4], ids[:4])
-    part = kind(values).within((8, 8), (8, 4))  # the image is the left half of the canvas
-    ids, segments = merge_weighted(part, scores, given, (8, 4), (16, 8), 0.8)
+    part = masks.on(Frame((8, 4), (16, 8), (8, 8)))  # the image is the left half of the canvas
+    ids, segments = merge_weighted(part, scores, given, 0.8)
     assert (ids == 1).all()
     assert len(segments) == 1
 
@@ -121,9 +122,8 @@ def test_torch_and_numpy_find_the_same_winners() -> None:
     values = np.random.default_rng(0).normal(size=(5, 16, 16)).astype(np.float32)
     scores = np.linspace(0.5, 0.9, 5, dtype=np.float32)
     for canvas, size, target in (((64, 64), (48, 64), (100, 133)), ((64, 64), (64, 64), (30, 30))):
-        a = NumpyMasks(values).within(canvas, size).compete(scores, size, target)
-        masks = on_torch(values).within(canvas, size)
-        b = masks.compete(scores, size, target)
+        frame = Frame(size, target, canvas)
+        a, b = (kind(values).on(frame).compete(scores) for kind in (NumpyMasks, on_torch))
         assert (a.winner == b.winner).mean() > 0.999
         assert (a.likely == b.likely).mean() > 0.999
         assert np.abs(a.areas - b.areas).max() <= 3

@@ -15,7 +15,7 @@ from tests.process import wait_until
 from panodetr import threads
 from panodetr.images.preprocess import resize
 from panodetr.images.read import read_image
-from panodetr.results.masks import NumpyMasks
+from panodetr.results.masks import Frame, NumpyMasks
 from panodetr.threads import ahead, omp_threads, pool_threads
 
 
@@ -60,7 +60,7 @@ def test_pools_have_the_threads_that_are_told(
     image = np.zeros((1500, 1500, 3), np.uint8)
     read_image(Image.fromarray(image))
     resize(image, (800, 800))  # rows, then columns
-    NumpyMasks(np.zeros((3, 20, 20), np.float32)).highest((400, 400), (400, 400))
+    NumpyMasks(np.zeros((3, 20, 20), np.float32), Frame((400, 400), (400, 400))).highest()
     assert started == asked
 
 

@@ -394,7 +394,7 @@ class Predictor:
             kept = means.keep(views, prediction, threshold, task)
             del prediction  # it is the most that is held
             # None without a task. All are begun before one is waited for.
-            begun = [means.begin(*one, task) for one in zip(views, kept, strict=False)]
+            begun = [means.begin(one, task) for one in kept]
             return list(zip_longest(decoded, [finish() for finish in begun]))
 
         def answer(work: Batch | Refused) -> list[_Answer]:
@@ -527,21 +527,23 @@ class _ViewAnswers:
         every_pixel = task == "panoptic" and self.spec.overlap is None
         alone = [every_pixel and len(own) == 1 for own in chosen]
         asked = [own[:0] if one else own for own, one in zip(chosen, alone, strict=True)]
-        masks = _masks_of(views, prediction, asked)
-        masks = [_ANY_MASK if one else own for own, one in zip(masks, alone, strict=True)]
+        masks = [
+            _ANY_MASK.on(own.frame) if one else own
+            for own, one in zip(_masks_of(views, prediction, asked), alone, strict=True)
+        ]
         kept = zip(prediction.logits, masks, found, strict=True)
         return [(logits, own, *best) for logits, own, best in kept]
 
-    def begin(self, view: View, kept: _Kept, task: Task | None) -> Callable[[], SegmentMap]:
+    def begin(self, kept: _Kept, task: Task | None) -> Callable[[], SegmentMap]:
         """Begin to find segment ids and segments of a view, in pixels of the image."""
         logits, masks, scores, classes = kept
         if task == "semantic":
-            return partial(classify_pixels, masks, logits, self.spec.categories, view.tile_size)
+            return partial(classify_pixels, masks, logits, self.spec.categories)
         if self.spec.duplicate_iou is not None:
             own = drop_duplicates(masks.logits(), scores, classes, self.spec.duplicate_iou)
             masks, scores, classes = masks.choose(own), scores[own], classes[own]
         categories = [self._by_index[index] for index in classes.tolist()]
-        given = masks, scores, categories, view.size, view.tile_size
+        given = masks, scores, categories
         if task == "instances":
             merge = partial(paint_instances, *given)
         elif self.spec.overlap is not None:
@@ -582,7 +584,7 @@ class _ViewAnswers:
                 boxes = prediction.boxes[number, queries]
             else:  # where the masks are; a query whose mask is empty has found nothing
                 assert found is not None
-                boxes = mask_boxes(found[number], view.size)
+                boxes = mask_boxes(found[number])
                 seen = np.flatnonzero(boxes[:, 2] > 0)
                 found[number] = found[number].choose(seen)
                 queries, boxes = queries[seen], boxes[seen]
@@ -592,10 +594,9 @@ class _ViewAnswers:
             for image, box in view.places:
                 make = partial(
                     CoarseMask,
-                    processed_size=view.size,
+                    frame=view.frame,
                     tile=box,
                     image_size=images[image].size,
-                    canvas=None if view.canvas == view.size else view.canvas,
                 )
                 top, left, _, _ = box
                 candidates[-1].append(
@@ -613,9 +614,6 @@ class _ViewAnswers:
 def _masks_of(
     views: list[View], prediction: Prediction, queries: list[NDArray[np.intp]]
 ) -> list[Masks]:
-    """Compute masks of queries of each view, over its image alone."""
+    """Compute masks of queries of each view."""
     found = prediction.masks(queries)
-    return [
-        masks if view.canvas == view.size else masks.within(view.canvas, view.size)
-        for view, masks in zip(views, found, strict=True)
-    ]
+    return [masks.on(view.frame) for view, masks in zip(views, found, strict=True)]

@@ -24,6 +24,7 @@ from panodetr.evaluation.average_precision import (
 )
 from panodetr.evaluation.ground_truth import GroundTruth, TruthImage
 from panodetr.predict import Predictor
+from panodetr.results.masks import Frame
 from panodetr.results.result import PanopticResult
 from panodetr.results.types import Candidates, Category, CoarseMask, Segment
 
@@ -105,7 +106,7 @@ def _candidates(result: PanopticResult, masks: bool) -> Candidates:
         coarse_masks=tuple(
             CoarseMask(
                 logits=np.where(result.segment_ids == s.id, np.float32(1), np.float32(-1)),
-                processed_size=size,
+                frame=Frame(size, size),
                 tile=(0, 0, *size),
                 image_size=size,
             )

@@ -19,6 +19,7 @@ from panodetr.evaluation.evaluate import evaluate
 from panodetr.evaluation.ground_truth import TASKS, GroundTruth
 from panodetr.predict import Predictor
 from panodetr.results.id_map import id_map_png
+from panodetr.results.masks import Frame
 from panodetr.results.result import PanopticResult
 from panodetr.results.types import Candidates, Category, CoarseMask, Segment
 
@@ -55,7 +56,7 @@ class Repeating(Predictor):
         )
         coarse = self._rng.normal(size=(QUERIES, 6, 8)).astype(np.float32)
         self._masks = tuple(
-            CoarseMask(logits=mask, processed_size=SIZE, tile=(0, 0, *SIZE), image_size=SIZE)
+            CoarseMask(logits=mask, frame=Frame(SIZE, SIZE), tile=(0, 0, *SIZE), image_size=SIZE)
             for mask in coarse.repeat(4, axis=1).repeat(4, axis=2)
         )
 

@@ -22,6 +22,7 @@ from shapely.geometry import shape
 
 from panodetr.errors import UsageError
 from panodetr.results import interchange
+from panodetr.results.masks import Frame
 from panodetr.results.regions import crop, measure
 from panodetr.results.result import DetectionResult, PanopticResult
 from panodetr.results.types import Category, CoarseMask, Detection
@@ -53,7 +54,9 @@ def detections() -> DetectionResult:
         x0, y0, x1, y1 = (round(side) for side in box)
         logits = np.full(SIZE, -1, np.float32)
         logits[y0:y1, x0:x1] = value
-        mask = CoarseMask(logits=logits, processed_size=SIZE, tile=(0, 0, *SIZE), image_size=SIZE)
+        mask = CoarseMask(
+            logits=logits, frame=Frame(SIZE, SIZE), tile=(0, 0, *SIZE), image_size=SIZE
+        )
         return Detection(label="cell", category_id=7, score=score, box=box, coarse_mask=mask)
 
     return DetectionResult(

@@ -18,7 +18,7 @@ from tests.process import python
 from torch.nn import functional as F
 
 from panodetr.results import masks as module
-from panodetr.results.masks import Masks, NumpyMasks, Size, run_lengths
+from panodetr.results.masks import Frame, Masks, NumpyMasks, Size, run_lengths
 from panodetr.results.panoptic import merge_masks, paint_instances
 from panodetr.results.types import CoarseMask
 from panodetr.runtimes import torch as torch_runtime
@@ -38,6 +38,11 @@ both = pytest.mark.parametrize("make", [NumpyMasks, in_torch])
 sides = st.integers(1, 40)
 sizes = st.tuples(sides, sides)
 seeds = st.integers(0, 2**32 - 1)
+
+
+def alike(*size: int) -> Frame:
+    """An image that the model sees as large as it is."""
+    return Frame((size[0], size[1]), (size[0], size[1]))
 
 
 def noise(seed: int, *shape: int) -> Array:
@@ -66,7 +71,7 @@ def test_the_highest_mask_is_that_of_the_original(
     make: Make, count: int, size: Size, processed: Size, target: Size, seed: int
 ) -> None:
     masks = noise(seed, count, *size)
-    winner = make(masks).highest(processed, target)
+    winner = make(masks).on(Frame(processed, target)).highest()
     assert winner.shape == target
     assert_highest(winner, upsampled(masks, processed, target))
 
@@ -79,9 +84,8 @@ def test_one_mask_at_the_images_size_is_the_originals(
     values = F.interpolate(torch.from_numpy(logits)[None, None], processed, mode="bilinear")
     inside = (values.sigmoid() > 0.5).float()
     expected = F.interpolate(inside, target, mode="nearest")[0, 0].bool().numpy()
-    mask = CoarseMask(
-        logits=logits, processed_size=processed, tile=(0, 0, *target), image_size=target
-    )
+    frame = Frame(processed, target)
+    mask = CoarseMask(logits=logits, frame=frame, tile=(0, 0, *target), image_size=target)
     np.testing.assert_array_equal(mask.pixels(), expected)
 
 
@@ -91,10 +95,9 @@ def test_numpy_and_torch_agree(
 ) -> None:
     masks = noise(seed, count, *size)
     weights = noise(seed + 1, count, 3)
-    ours, theirs = NumpyMasks(masks), in_torch(masks)
-    np.testing.assert_array_equal(
-        ours.topmost(processed, target), theirs.topmost(processed, target)
-    )
+    frame = Frame(processed, target)
+    ours, theirs = NumpyMasks(masks, frame), in_torch(masks).on(frame)
+    np.testing.assert_array_equal(ours.topmost(), theirs.topmost())
     np.testing.assert_allclose(ours.mix(weights).logits(), theirs.mix(weights).logits(), atol=1e-5)
     order = np.arange(count)[::-1].copy()
     np.testing.assert_array_equal(ours.choose(order).logits(), theirs.choose(order).logits())
@@ -105,38 +108,39 @@ def test_numpy_and_torch_agree(
 def test_as_many_masks_as_a_byte_can_tell_apart_and_one_more(make: Make, count: int) -> None:
     masks = noise(0, count, 12, 30)
     masks.reshape(count, -1)[np.arange(count), np.arange(count)] += 9  # each is the highest once
-    winner = make(masks).highest((24, 60), (24, 60))
+    winner = make(masks).on(alike(24, 60)).highest()
     assert_highest(winner, upsampled(masks, (24, 60), (24, 60)))
     assert set(winner.ravel().tolist()) >= set(range(count))
     large = make(np.kron(masks, np.ones((3, 3), np.float32)))
-    ids, segments = merge_masks(large, np.ones(count, np.float32), kinds(count), *[(36, 90)] * 2)()
+    large = large.on(alike(36, 90))
+    ids, segments = merge_masks(large, np.ones(count, np.float32), kinds(count))()
     assert [segment.area for segment in segments] == np.bincount(ids.ravel())[1:].tolist()
     assert len(segments) == count
     none = make(np.full((count, 2, 2), -1, np.float32))
-    assert (none.topmost((4, 4), (4, 4)) == count).all()
+    assert (none.on(alike(4, 4)).topmost() == count).all()
     equal = np.ones((3, 4, 4), np.float32)
     equal[0] = 0  # of equals the first wins
-    assert (make(equal).highest((9, 9), (9, 9)) == 1).all()
-    assert (make(equal).topmost((9, 9), (9, 9)) == 1).all()
+    ones = make(equal).on(alike(9, 9))
+    assert (ones.highest() == 1).all()
+    assert (ones.topmost() == 1).all()
 
 
 @both
 def test_parts_of_any_size_give_the_same(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    masks = make(noise(0, 6, 11, 13))
-    sizes = (40, 50), (37, 60)
-    highest, topmost = masks.highest(*sizes), masks.topmost(*sizes)
+    masks = make(noise(0, 6, 11, 13)).on(Frame((40, 50), (37, 60)))
+    highest, topmost = masks.highest(), masks.topmost()
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     for at_once in (1, 130, 10**6):
         monkeypatch.setattr(module, "BAND_PIXELS", at_once)
         monkeypatch.setattr(torch_runtime, "UPSAMPLED_VALUES", at_once * 20)
-        assert np.array_equal(masks.highest(*sizes), highest)
-        assert np.array_equal(masks.topmost(*sizes), topmost)
+        assert np.array_equal(masks.highest(), highest)
+        assert np.array_equal(masks.topmost(), topmost)
 
 
 MEMORY = """
 import resource, sys
 import numpy as np, torch
-from panodetr.results.masks import NumpyMasks
+from panodetr.results.masks import Frame, NumpyMasks
 from panodetr.results.panoptic import merge_masks
 from panodetr.results.types import Category
 from panodetr.runtimes.torch import TorchMasks
@@ -149,7 +153,7 @@ things = [
 ]
 scores = np.ones(count, np.float32)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-merge_masks(masks, scores, things, (3000, 4000), (3000, 4000))()
+merge_masks(masks.on(Frame((3000, 4000), (3000, 4000))), scores, things)()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)  # KiB
 """
 
@@ -169,10 +173,9 @@ def square(y0: int, x0: int, y1: int, x1: int) -> Array:
 
 def painted(*masks: Array, scores: list[float]) -> tuple[NDArray[np.int32], list[int]]:
     ids, segments = paint_instances(
-        NumpyMasks(np.stack(masks)),
+        NumpyMasks(np.stack(masks), alike(20, 20)),
         np.array(scores, np.float32),
         kinds(len(masks)),
-        *[(20, 20)] * 2,
     )
     assert [segment.id for segment in segments] == list(range(1, len(segments) + 1))
     for segment in segments:
@@ -191,8 +194,8 @@ def test_the_better_score_lies_on_top_and_the_rest_stays_empty() -> None:
     ids, classes = painted(hidden, seen, scores=[0.6, 0.9])
     assert classes == [1]
     assert ids[10, 0] == 0
-    nothing = NumpyMasks(np.zeros((0, 5, 5), np.float32))
-    ids, segments = paint_instances(nothing, np.zeros(0, np.float32), [], (20, 20), (30, 30))
+    nothing = NumpyMasks(np.zeros((0, 5, 5), np.float32), Frame((20, 20), (30, 30)))
+    ids, segments = paint_instances(nothing, np.zeros(0, np.float32), [])
     assert (ids.shape, ids.any(), segments) == ((30, 30), False, [])
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from panodetr.results.decode import keep_queries
-from panodetr.results.masks import NumpyMasks
+from panodetr.results.masks import Frame, NumpyMasks
 from panodetr.results.panoptic import (
     classify_pixels,
     describe_segments,
@@ -38,7 +38,8 @@ def test_the_originals_panoptic_maps_to_the_pixel(golden: Path, image: int, libr
     kept = data["masks"][queries]
     masks = NumpyMasks(kept) if library == "numpy" else TorchMasks(torch.from_numpy(kept))
     categories = [kinds(10, things=7)[index] for index in classes]
-    segment_ids, segments = merge_masks(masks, scores, categories, processed, target)()
+    masks = masks.on(Frame(processed, target))
+    segment_ids, segments = merge_masks(masks, scores, categories)()
     assert np.array_equal(segment_ids, data["ids"] + 1)
     assert [s.category_id for s in segments] == data["category"].tolist()
     assert [s.area for s in segments] == data["area"].tolist()
@@ -49,7 +50,7 @@ def merged(masks: np.ndarray[tuple[int, ...], np.dtype[np.float32]], classes: li
     size = (masks.shape[1], masks.shape[2])
     scores = np.linspace(0.9, 0.99, len(classes), dtype=np.float32)
     categories = [kinds(4, things=2)[index] for index in classes]
-    return merge_masks(NumpyMasks(masks), scores, categories, size, size)()
+    return merge_masks(NumpyMasks(masks, Frame(size, size)), scores, categories)()
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_every_pixel_has_the_class_of_the_highest_sum(
     masks = noise.standard_normal((6, *mask)).astype(np.float32) * 3
     masks[0] = -200  # far outside
     named = [kind for kind in kinds(4, things=2) if kind.index != 1]
-    ids, segments = classify_pixels(NumpyMasks(masks), logits, named, size)
+    ids, segments = classify_pixels(NumpyMasks(masks, Frame(size, size)), logits, named)
     probabilities = torch.from_numpy(logits).softmax(-1)[:, :-1]
     values = torch.einsum("qc,qhw->chw", probabilities, torch.from_numpy(masks).sigmoid())
     values[1] = -1

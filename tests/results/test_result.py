@@ -10,6 +10,7 @@ from PIL import Image
 
 from panodetr.errors import PanodetrError
 from panodetr.results.id_map import decode_ids
+from panodetr.results.masks import Frame
 from panodetr.results.result import LARGEST_PNG, DetectionResult
 from panodetr.results.types import Candidates, CoarseMask, Detection
 
@@ -117,7 +118,9 @@ def test_a_repr_is_one_short_line(make_result: MakeResult) -> None:
     names = [replace(result.segments[0], label=f"class {number}") for number in range(9)]
     assert len(repr(replace(result, segments=tuple(names)))) < 100
     zeros = np.zeros((2, 4), np.float32)
-    mask = CoarseMask(logits=zeros, processed_size=(8, 8), tile=(0, 0, 9, 7), image_size=(9, 7))
+    mask = CoarseMask(
+        logits=zeros, frame=Frame((8, 8), (9, 7)), tile=(0, 0, 9, 7), image_size=(9, 7)
+    )
     assert "array" not in repr(mask)
     found = Candidates(
         scores=zeros[:, 0],

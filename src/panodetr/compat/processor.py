@@ -44,7 +44,7 @@ from panodetr.errors import CheckpointError, UsageError
 from panodetr.files import write_text
 from panodetr.results.decode import keep_queries
 from panodetr.results.id_map import decode_ids, id_map_png
-from panodetr.results.masks import NumpyMasks
+from panodetr.results.masks import Frame, NumpyMasks
 from panodetr.results.panoptic import merge_masks
 from panodetr.results.types import Category
 from panodetr.validation import read_json
@@ -320,7 +320,7 @@ class DetrFeatureExtractor(DetrImageProcessor):
             queries, scores, labels = keep_queries(logits.detach().float().cpu().numpy(), threshold)
             kept = masks[torch.from_numpy(queries)].detach().float().cpu().numpy()
             named = [categories[label] for label in labels]
-            ids, segments = merge_masks(NumpyMasks(kept), scores, named, size, target)()
+            ids, segments = merge_masks(NumpyMasks(kept, Frame(size, target)), scores, named)()
             info = [
                 {"id": one.id - 1, "isthing": one.is_thing, "category_id": one.category_id,
                  "area": one.area}

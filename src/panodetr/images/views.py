@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from panodetr.errors import ImageError, ImageWarning, PanodetrError, UsageError
 from panodetr.images.preprocess import Preprocessing, resize, resized_size
 from panodetr.images.read import MAX_PIXELS, ImageSource, origin_of, pixels_within, read_image
+from panodetr.results.masks import Frame
 from panodetr.results.types import Box
 from panodetr.threads import ahead
 
@@ -98,6 +99,11 @@ class View:
     def tile_size(self) -> tuple[int, int]:
         """Height and width in the image."""
         return _tile_size(self.box)
+
+    @property
+    def frame(self) -> Frame:
+        """How the masks of the view lie over the tile."""
+        return Frame(self.size, self.tile_size, self.canvas)
 
 
 def warn(text: str) -> None:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Self, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +29,6 @@ Size = tuple[int, int]
 Canvas: TypeAlias = tuple[float, float]
 """Height and width of a model's input, in pixels of an image on it."""
 
-Part: TypeAlias = tuple[Size, Size] | None
-"""The size of a model's input, and of the image in its upper left corner."""
-
-WHOLE: Part = None
-"""All of the input is the image."""
-
 Pick: TypeAlias = Callable[[int, int], NDArray[np.intp]]
 """Gives which of the rows of the model's input each row of the image shows."""
 
@@ -45,21 +39,49 @@ BAND_PIXELS = 1 << 14
 """Pixels of a band: what is computed for one mask at a time stays in the processor's cache."""
 
 
+class Frame(NamedTuple):
+    """How masks lie over an image.
+
+    Attributes:
+        size: height and width of the image in the model's input, to which masks are upsampled
+            bilinearly.
+        target: of the image, or of a tile of it, whose pixels are picked from there.
+        canvas: of all of the model's input, whose upper left part is the image; masks cover it.
+            None: the image fills it.
+    """
+
+    size: Size
+    target: Size
+    canvas: Canvas | None = None
+
+    def at(self, size: Size) -> Frame:
+        """Give the same for an image that has another size in the input, and as its target."""
+        height, width = (
+            new * whole / old
+            for new, whole, old in zip(size, self.canvas or self.size, self.size, strict=True)
+        )
+        return Frame(size, size, (height, width))
+
+
+UNPLACED = Frame((0, 0), (0, 0))
+"""Of masks of which nobody has said yet how they lie."""
+
+
 @dataclass(frozen=True, eq=False)
 class Masks(ABC):
     """Masks of some queries of one image, kept where they were computed.
 
     Attributes:
         values: (N, h, w), small, above 0 inside.
-        part: of the model's input that they are of.
+        frame: how they lie over the image.
     """
 
     values: Any
-    part: Part = WHOLE
+    frame: Frame = UNPLACED
 
-    def within(self, canvas: Size, size: Size) -> Self:
-        """Say that they are of a canvas, of which the upper left part of a size is the image."""
-        return replace(self, part=(canvas, size))
+    def on(self, frame: Frame) -> Self:
+        """Say how they lie over the image."""
+        return replace(self, frame=frame)
 
     @abstractmethod
     def logits(self) -> NDArray[np.float32]:
@@ -69,22 +91,18 @@ class Masks(ABC):
     def choose(self, chosen: NDArray[np.intp]) -> Self:
         """Give some of them, by their indices (K,), in that order."""
 
-    def highest(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
-        """Find the highest mask at every pixel of the image; there must be a mask.
+    def highest(self) -> NDArray[np.integer]:
+        """Find the highest mask at every pixel of the target; there must be a mask.
 
-        Args:
-            processed_size: of the model's input; masks are upsampled to it bilinearly.
-            target_size: of the image; its pixels are picked as Pillow picks the nearest.
+        Pixels are picked as Pillow picks the nearest.
 
         Returns:
             (H, W) indices of masks; of equal masks the first.
         """
-        return self._find(processed_size, target_size, pick_like_pillow)
+        return self._find(pick_like_pillow)
 
     @abstractmethod
-    def merge(
-        self, first: NDArray[np.intp], least: int, processed_size: Size, target_size: Size
-    ) -> Merged:
+    def merge(self, first: NDArray[np.intp], least: int) -> Merged:
         """Find the highest mask at every pixel, in rounds: without masks of too few pixels.
 
         The next round has no mask with fewer than `least` pixels, until all that are left have as
@@ -93,41 +111,30 @@ class Masks(ABC):
         Args:
             first: (N,) the mask that each one's pixels count for in the first round.
             least: pixels that a mask needs.
-            processed_size: as for `highest`.
-            target_size: as there.
 
         Returns:
             A function that waits until it is done, so that a device can work on several images; it
             gives indices (H, W), and those (K,) of the masks that are left.
         """
 
-    def topmost(self, processed_size: Size, target_size: Size) -> NDArray[np.integer]:
-        """Find the first mask that is above 0 at every pixel of the image.
+    def topmost(self) -> NDArray[np.integer]:
+        """Find the first mask that is above 0 at every pixel of the target.
 
-        Arguments as for `highest`, but pixels are picked as torch picks the nearest.
+        Pixels are picked as torch picks the nearest.
 
         Returns:
             (H, W) indices of masks; N where no mask is above 0.
         """
-        return self._find(processed_size, target_size, pick_like_torch, inside=True)
+        return self._find(pick_like_torch, inside=True)
 
     @abstractmethod
-    def compete(
-        self,
-        scores: NDArray[np.float32],
-        processed_size: Size,
-        target_size: Size,
-        least: float = 0,
-    ) -> Contest:
+    def compete(self, scores: NDArray[np.float32], least: float = 0) -> Contest:
         """Find where each mask's probability times its score is the highest; there must be a mask.
 
-        As `highest`, but that masks are upsampled from the processed size to the target's
-        bilinearly, too.
+        As `highest`, but that masks are upsampled from their size to the target's bilinearly, too.
 
         Args:
             scores: (N,).
-            processed_size: as for `highest`.
-            target_size: as for `highest`.
             least: value, before the sigmoid, from which a mask is likely.
         """
 
@@ -136,9 +143,7 @@ class Masks(ABC):
         """Add up the masks' probabilities (the sigmoid) by weights (N, M): M maps of h by w."""
 
     @abstractmethod
-    def _find(
-        self, processed_size: Size, target_size: Size, pick: Pick, *, inside: bool = False
-    ) -> NDArray[np.integer]:
+    def _find(self, pick: Pick, *, inside: bool = False) -> NDArray[np.integer]:
         """Find the highest mask at the pixels that are picked; or the first that is above 0."""
 
 
@@ -171,19 +176,17 @@ class NumpyMasks(Masks):
         """See `Masks`."""
         return replace(self, values=self.values[chosen])
 
-    def merge(
-        self, first: NDArray[np.intp], least: int, processed_size: Size, target_size: Size
-    ) -> Merged:
+    def merge(self, first: NDArray[np.intp], least: int) -> Merged:
         """See `Masks`."""
 
         def finish() -> tuple[NDArray[np.integer], NDArray[np.intp]]:
             left, count = np.arange(len(first)), len(first)
-            winner = self.highest(processed_size, target_size)  # H, W: places in left
+            winner = self.highest()  # H, W: places in left
             areas = np.bincount(first, _count_pixels(winner, count), minlength=count)
             while len(left) and (areas < least).any():
                 left = left[areas >= least]
                 if len(left):
-                    winner = self.choose(left).highest(processed_size, target_size)
+                    winner = self.choose(left).highest()
                     areas = _count_pixels(winner, len(left))
             return (left.take(winner) if len(left) else winner), left
 
@@ -193,29 +196,16 @@ class NumpyMasks(Masks):
         """See `Masks`."""
         return replace(self, values=np.tensordot(weights, sigmoid(self.values), axes=(0, 0)))
 
-    def compete(
-        self,
-        scores: NDArray[np.float32],
-        processed_size: Size,
-        target_size: Size,
-        least: float = 0,
-    ) -> Contest:
+    def compete(self, scores: NDArray[np.float32], least: float = 0) -> Contest:
         """See `Masks`."""
         count, height, width = self.values.shape
-        rows, columns = (
-            _upsampling(*sides)
-            for sides in zip(
-                (height, width),
-                canvas_of(self.part, processed_size),
-                processed_size,
-                target_size,
-                strict=True,
-            )
-        )  # H, h and W, w
+        size, target, canvas = self.frame
+        sides = zip((height, width), canvas or size, size, target, strict=True)
+        rows, columns = (_upsampling(*each) for each in sides)  # H, h and W, w
         wide = self.values @ columns.T  # N, h, W
-        winner = np.zeros(target_size, np.min_scalar_type(count))
-        likely = np.zeros(target_size, np.bool_)
-        areas = np.zeros((target_size[0], count), np.int64)  # of the band that begins at a row
+        winner = np.zeros(target, np.min_scalar_type(count))
+        likely = np.zeros(target, np.bool_)
+        areas = np.zeros((target[0], count), np.int64)  # of the band that begins at a row
 
         def fill(band: slice) -> None:
             """Compare the masks in one band."""
@@ -235,15 +225,12 @@ class NumpyMasks(Masks):
                 likely[band] ^= (likely[band] ^ inside) & higher
                 np.maximum(best, chance, out=best)
 
-        each_strip(fill, target_size[0], max(1, BAND_PIXELS // target_size[1]))
+        each_strip(fill, target[0], max(1, BAND_PIXELS // target[1]))
         return Contest(winner, likely, areas.sum(axis=0))
 
-    def _find(
-        self, processed_size: Size, target_size: Size, pick: Pick, *, inside: bool = False
-    ) -> NDArray[np.integer]:
+    def _find(self, pick: Pick, *, inside: bool = False) -> NDArray[np.integer]:
         count, height, width = self.values.shape
-        canvas = canvas_of(self.part, processed_size)
-        rows, columns = _lines((height, width), canvas, processed_size, target_size, pick)
+        rows, columns = _lines((height, width), self.frame, pick)
         shape = len(rows.before), len(columns.before)  # R, C
         found = np.full(shape, count, np.min_scalar_type(count))
 
@@ -288,15 +275,12 @@ class _Lines:
 
 
 @lru_cache(maxsize=64)  # all tiles of an image, and often all images, are of one size
-def _lines(
-    size: Size, canvas: Canvas, processed_size: Size, target_size: Size, pick: Pick
-) -> tuple[_Lines, ...]:
+def _lines(of_masks: Size, frame: Frame, pick: Pick) -> tuple[_Lines, ...]:
     """Upsample masks to the canvas's size: only rows and columns that are picked from its part."""
     lines: list[_Lines] = []
-    for length, whole, processed, target in zip(
-        size, canvas, processed_size, target_size, strict=True
-    ):
-        picked = pick(processed, target)  # in rising order
+    size, target, canvas = frame
+    for length, whole, own, wide in zip(of_masks, canvas or size, size, target, strict=True):
+        picked = pick(own, wide)  # in rising order
         new = np.diff(picked, prepend=-1) > 0
         wanted, shown = picked[new], np.cumsum(new) - 1
         lines.append(_Lines(*_between(wanted, length, whole), shown))
@@ -334,25 +318,16 @@ def _interpolation(length: int, target: int) -> NDArray[np.float32]:
     return matrix
 
 
-def canvas_of(part: Part, processed_size: Size) -> Canvas:
-    """Give the size of the canvas where the image on it has the processed size."""
-    if part is None:
-        return processed_size
-    height, width = (
-        side * whole / own for side, whole, own in zip(processed_size, *part, strict=True)
-    )
-    return height, width
-
-
-def mask_boxes(masks: Masks, size: Size) -> NDArray[np.float32]:
-    """Give the boxes (N, 4) cxcywh, in fractions, of where each mask is above 0 at a size.
+def mask_boxes(masks: Masks) -> NDArray[np.float32]:
+    """Give the boxes (N, 4) cxcywh, in fractions, of where each mask is above 0 in the input.
 
     A mask that is nowhere above 0 has a box of no size.
     """
     boxes = np.zeros((len(masks.logits()), 4), np.float32)
+    masks = masks.on(masks.frame.at(masks.frame.size))
     for number, box in enumerate(boxes):
-        inside = masks.choose(np.array([number])).topmost(size, size) == 0
-        for axis, side in enumerate(size[::-1]):
+        inside = masks.choose(np.array([number])).topmost() == 0
+        for axis, side in enumerate(masks.frame.size[::-1]):
             along = np.flatnonzero(inside.any(axis=axis))
             if len(along):
                 low, high = along[0] / side, (along[-1] + 1) / side

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from panodetr.results.decode import softmax
 from panodetr.results.id_map import run_starts
-from panodetr.results.masks import Masks, Size
+from panodetr.results.masks import Masks
 from panodetr.results.types import Category, Segment
 
 SMALLEST_AREA = 5
@@ -29,17 +29,13 @@ SegmentMap = tuple[NDArray[np.int32], list[Segment]]
 
 
 def merge_masks(
-    masks: Masks,
-    scores: NDArray[np.float32],
-    categories: Sequence[Category],
-    processed_size: Size,
-    target_size: Size,
+    masks: Masks, scores: NDArray[np.float32], categories: Sequence[Category]
 ) -> Callable[[], SegmentMap]:
     """Begin to give every pixel to the kept query whose mask is highest there.
 
-    As in the original: masks are upsampled bilinearly to the processed size, each pixel goes to the
-    highest, and the map goes to the target size by the nearest pixel. Then segments of 4 pixels or
-    fewer are dropped, and their pixels go to the next highest mask, until there are none. Of
+    As in the original: masks are upsampled bilinearly to the model's input, each pixel goes to the
+    highest, and the map goes to the target's size by the nearest pixel. Then segments of 4 pixels
+    or fewer are dropped, and their pixels go to the next highest mask, until there are none. Of
     several segments of one stuff class the first counts the pixels of all in the first round, and
     the others are dropped in it. Their pixels do not go to the first one, though the paper reads
     so: the original gives them, too, to whichever mask is the next highest.
@@ -48,8 +44,6 @@ def merge_masks(
         masks: N of them, over the image alone, without padding.
         scores: (N,).
         categories: N of them.
-        processed_size: height and width that the image had as the model's input.
-        target_size: height and width of the result.
 
     Returns:
         A function that waits until it is done, where the masks are. It gives segment ids, from 1 in
@@ -57,15 +51,15 @@ def merge_masks(
     """
     count = len(scores)
     if count == 0:
-        return lambda: (np.zeros(target_size, np.int32), [])
+        return lambda: (np.zeros(masks.frame.target, np.int32), [])
     first = [n if c.is_thing else categories.index(c) for n, c in enumerate(categories)]
-    merged = masks.merge(np.array(first), SMALLEST_AREA, processed_size, target_size)
+    merged = masks.merge(np.array(first), SMALLEST_AREA)
 
     def finish() -> SegmentMap:
         winner, kept = merged()
         new_id = np.zeros(count, np.int32)
         new_id[kept] = np.arange(1, len(kept) + 1)
-        segment_ids = new_id.take(winner) if len(kept) else np.zeros(target_size, np.int32)
+        segment_ids = new_id.take(winner) if len(kept) else np.zeros(winner.shape, np.int32)
         named = [categories[query] for query in kept.tolist()]
         return segment_ids, describe_segments(segment_ids, named, scores[kept])
 
@@ -76,8 +70,6 @@ def merge_weighted(
     masks: Masks,
     scores: NDArray[np.float32],
     categories: Sequence[Category],
-    processed_size: Size,
-    target_size: Size,
     overlap: float,
     mask_threshold: float = 0.5,
 ) -> SegmentMap:
@@ -93,8 +85,8 @@ def merge_weighted(
     """
     count = len(scores)
     if count == 0:
-        return np.zeros(target_size, np.int32), []
-    found = masks.compete(scores, processed_size, target_size, _logit(mask_threshold))
+        return np.zeros(masks.frame.target, np.int32), []
+    found = masks.compete(scores, _logit(mask_threshold))
     won = _areas(found.winner, count)
     seen = _areas(found.winner[found.likely], count)
     new_id = np.zeros(count, np.int32)
@@ -113,11 +105,7 @@ def merge_weighted(
 
 
 def paint_instances(
-    masks: Masks,
-    scores: NDArray[np.float32],
-    categories: Sequence[Category],
-    processed_size: Size,
-    target_size: Size,
+    masks: Masks, scores: NDArray[np.float32], categories: Sequence[Category]
 ) -> SegmentMap:
     """Paint the masks of things onto one map, the best score on top.
 
@@ -130,35 +118,35 @@ def paint_instances(
         Segment ids, from 1 in the order of falling scores, 0 = nothing; and the segments.
     """
     if len(scores) == 0:
-        return np.zeros(target_size, np.int32), []
+        return np.zeros(masks.frame.target, np.int32), []
     order = np.argsort(-scores, kind="stable")
     # H, W: places in order; N = none
-    top = masks.choose(order).topmost(processed_size, target_size)
+    top = masks.choose(order).topmost()
     ordered = [categories[query] for query in order.tolist()]
     return _describe_seen(top, ordered, scores[order], SMALLEST_AREA)
 
 
 def classify_pixels(
-    masks: Masks, logits: NDArray[np.float32], categories: Sequence[Category], size: Size
+    masks: Masks, logits: NDArray[np.float32], categories: Sequence[Category]
 ) -> SegmentMap:
     """Give every pixel the class that all queries together make likeliest there.
 
     As transformers does: a class's value at a pixel is the sum, over all queries, of the
-    probability of the class times that of the mask. Values are upsampled bilinearly to `size`,
+    probability of the class times that of the mask. Values are upsampled bilinearly to the target,
     where the highest wins.
 
     Args:
         masks: of all queries, over the image alone, without padding.
         logits: (Q, C + 1), "no object" last.
         categories: to choose from.
-        size: height and width of the result.
 
     Returns:
         Segment ids, from 1 in the order of `categories`, one for each that was found; and the
         segments. A segment's score is the best that any query gives its class.
     """
     probabilities = softmax(logits)[:, [category.index for category in categories]]  # Q, named
-    winner = masks.mix(probabilities).highest(size, size)  # H, W
+    mixed = masks.mix(probabilities).on(masks.frame.at(masks.frame.target))
+    winner = mixed.highest()  # H, W
     return _describe_seen(winner, categories, probabilities.max(axis=0), 1)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from panodetr.results.masks import NumpyMasks, run_lengths
+from panodetr.results.masks import Frame, NumpyMasks, run_lengths
 
 Box: TypeAlias = tuple[int, int, int, int]
 """A tile's place: y0, x0, y1, x1 in pixels of the image, the last two exclusive."""
@@ -88,25 +88,19 @@ class CoarseMask:
 
     Attributes:
         logits: (h, w) float32 over one tile of the image, above 0 where the object is.
-        processed_size: height and width that the tile had as the model's input.
+        frame: how it lies over the tile.
         tile: y0, x0, y1, x1 of the tile, often the whole image.
         image_size: height and width.
-        canvas: the size of the model's input, where more than the image is on it.
     """
 
     logits: NDArray[np.float32] = field(repr=False)
-    processed_size: tuple[int, int]
+    frame: Frame
     tile: Box
     image_size: tuple[int, int]
-    canvas: tuple[int, int] | None = None
 
     def tile_pixels(self) -> NDArray[np.bool_]:
         """Give the object's pixels in the tile, upsampled as `results.masks.Masks.topmost` does."""
-        y0, x0, y1, x1 = self.tile
-        masks = NumpyMasks(self.logits[None])
-        if self.canvas is not None:
-            masks = masks.within(self.canvas, self.processed_size)
-        return masks.topmost(self.processed_size, (y1 - y0, x1 - x0)) == 0
+        return NumpyMasks(self.logits[None], self.frame).topmost() == 0
 
     def pixels(self) -> NDArray[np.bool_]:
         """Give the object's pixels (H, W)."""

@@ -35,7 +35,6 @@ from panodetr.results.masks import (
     NumpyMasks,
     Pick,
     Size,
-    canvas_of,
     pick_like_pillow,
 )
 from panodetr.runtimes.base import Precision, Runtime, check_device
@@ -327,9 +326,7 @@ class TorchMasks(Masks):
         return replace(self, values=self.values[torch.from_numpy(chosen).to(self.values.device)])
 
     @torch.inference_mode()
-    def merge(
-        self, first: NDArray[np.intp], least: int, processed_size: Size, target_size: Size
-    ) -> Merged:
+    def merge(self, first: NDArray[np.intp], least: int) -> Merged:
         """See `Masks`: the first rounds run on the device, and nothing waits for it meanwhile."""
         count, device = len(self.values), self.values.device
         number = torch.arange(count, device=device)
@@ -337,8 +334,7 @@ class TorchMasks(Masks):
         for group in (upload(first, device), *[number] * (ROUNDS - 1)):
             # Not infinite: between two rows an infinity times 0 would be no number.
             own = self.values.masked_fill(~left[:, None, None], torch.finfo(torch.float32).min / 4)
-            sizes = processed_size, target_size
-            winner = replace(self, values=own)._winner(*sizes, pick_like_pillow)  # H, W
+            winner = replace(self, values=own)._winner(pick_like_pillow)  # H, W
             pixels = torch.stack([(winner == place).sum() for place in range(count)])
             areas = torch.zeros_like(pixels).index_add_(0, group, pixels)
             stays = left & (areas >= least)
@@ -353,7 +349,7 @@ class TorchMasks(Masks):
             if settled or not len(kept):
                 return winner, kept
             again = np.arange(len(kept))
-            winner, fewer = self.choose(kept).merge(again, least, processed_size, target_size)()
+            winner, fewer = self.choose(kept).merge(again, least)()
             return kept.take(winner), kept[fewer]
 
         return wait
@@ -367,22 +363,16 @@ class TorchMasks(Masks):
 
     @torch.inference_mode()
     @full_float32
-    def compete(
-        self,
-        scores: NDArray[np.float32],
-        processed_size: Size,
-        target_size: Size,
-        least: float = 0,
-    ) -> Contest:
+    def compete(self, scores: NDArray[np.float32], least: float = 0) -> Contest:
         """See `Masks`."""
-        count, device = len(self.values), self.values.device
-        best = torch.full(target_size, -1.0, device=device)
-        winner = torch.zeros(target_size, dtype=torch.int32, device=device)
-        likely = torch.zeros(target_size, dtype=torch.bool, device=device)
+        count, device, target = len(self.values), self.values.device, self.frame.target
+        best = torch.full(target, -1.0, device=device)
+        winner = torch.zeros(target, dtype=torch.int32, device=device)
+        likely = torch.zeros(target, dtype=torch.bool, device=device)
         areas = torch.zeros(count, dtype=torch.int64, device=device)
         for number, score in enumerate(scores.tolist()):
-            values = self._upsample(self.values[number : number + 1], processed_size)
-            values = F.interpolate(values[None], target_size, mode="bilinear")[0, 0]
+            values = self._upsample(self.values[number : number + 1])
+            values = F.interpolate(values[None], target, mode="bilinear")[0, 0]
             inside, chance = values >= least, score * values.sigmoid()
             areas[number] = inside.sum()
             higher = chance > best
@@ -391,33 +381,33 @@ class TorchMasks(Masks):
             best = torch.maximum(best, chance)
         return Contest(*(found.cpu().numpy() for found in (winner, likely, areas)))
 
-    def _upsample(self, masks: Tensor, size: Size) -> Tensor:
+    def _upsample(self, masks: Tensor) -> Tensor:
         """Bring masks (N, h, w) to the size that the image has on the canvas: (N, *size)."""
-        height, width = map(round, canvas_of(self.part, size))
+        size = self.frame.size
+        height, width = map(round, self.frame.canvas or size)
         values = F.interpolate(masks[None], (height, width), mode="bilinear", align_corners=False)
         return values[0, :, : size[0], : size[1]]
 
-    def _find(
-        self, processed_size: Size, target_size: Size, pick: Pick, *, inside: bool = False
-    ) -> NDArray[np.integer]:
-        return self._winner(processed_size, target_size, pick, inside=inside).cpu().numpy()
+    def _find(self, pick: Pick, *, inside: bool = False) -> NDArray[np.integer]:
+        return self._winner(pick, inside=inside).cpu().numpy()
 
     @torch.inference_mode()
-    def _winner(self, size: Size, target_size: Size, pick: Pick, *, inside: bool = False) -> Tensor:
+    def _winner(self, pick: Pick, *, inside: bool = False) -> Tensor:
         """Find what `_find` gives, and leave it on the device."""
         count, device = len(self.values), self.values.device
+        size, target, _ = self.frame
         best = torch.full(size, 0 if inside else -torch.inf, device=device)
         found = torch.full(size, count, dtype=torch.int32, device=device)
         at_once = max(1, UPSAMPLED_VALUES // (size[0] * size[1]))
         parts = self.values.split(at_once)
         for start, masks in zip(range(0, count, at_once), parts, strict=True):
-            values = self._upsample(masks, size)
+            values = self._upsample(masks)
             if inside:
                 values = (values > 0).float()
             value, number = values.max(dim=0)  # the first of equals
             found = torch.where(value > best, number.int() + start, found)
             best = torch.maximum(best, value)
-        y, x = (_picked(*side, pick, device) for side in zip(size, target_size, strict=True))
+        y, x = (_picked(*side, pick, device) for side in zip(size, target, strict=True))
         return found.index_select(1, x).index_select(0, y)
 
 
