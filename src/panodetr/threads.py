@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
+from functools import cache
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import TypeVar
@@ -90,21 +91,22 @@ class Streams:
             yield item, made.result()
 
 
-def refuse_fork(library: str, process: int) -> None:
+def refuse_fork(library: str) -> None:
     """Refuse to use a library whose threads another process has: a forked one would wait for ever.
 
-    Args:
-        library: its name.
-        process: which has started the threads.
-
     Raises:
-        UsageError: this is another process.
+        UsageError: this process was forked from one that has called this for the library.
     """
-    if os.getpid() != process:
+    if os.getpid() != _first_process(library):
         raise UsageError(
             f"{library} was loaded before this process was forked, and cannot run in it; load the "
             "model here alone, or start processes by multiprocessing.get_context('spawn')"
         )
+
+
+@cache
+def _first_process(library: str) -> int:
+    return os.getpid()
 
 
 def ahead(items: Iterable[T], most: int) -> Iterator[T]:

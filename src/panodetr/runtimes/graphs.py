@@ -5,7 +5,6 @@ Letters: B images, H and W their padded size, N masks, h and w a mask's size.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -153,7 +152,7 @@ def load_onnx(model: bytes) -> Graph:
         CheckpointError: the library does not take the graph.
     """
     library = import_extra("onnxruntime")
-    refuse_fork("ONNX Runtime", _onnx_process())
+    refuse_fork("ONNX Runtime")
     options = library.SessionOptions()
     options.intra_op_num_threads = omp_threads() or 0  # 0 is its own choice
     options.log_severity_level = 4  # errors are raised, too
@@ -169,7 +168,7 @@ def load_onnx(model: bytes) -> Graph:
     }
 
     def run(arrays: Arrays) -> Arrays:
-        refuse_fork("ONNX Runtime", _onnx_process())
+        refuse_fork("ONNX Runtime")
         try:
             found = cast("list[Any]", session.run(None, arrays))
         except Exception as error:  # as above
@@ -187,22 +186,15 @@ def _failure(library: str, error: Exception) -> Exception:
     return CheckpointError(f"{library} cannot run this model: {reason}; export it again")
 
 
-@cache
-def _onnx_process() -> int:
-    """Give the number of the process that was the first to load a model in ONNX Runtime."""
-    return os.getpid()
-
-
 def _core() -> Any:
     """The process's one OpenVINO core; raises a `UsageError` in a forked process."""
-    core, process = _first_core()
-    refuse_fork("OpenVINO", process)
-    return core
+    refuse_fork("OpenVINO")
+    return _first_core()
 
 
 @cache
-def _first_core() -> tuple[Any, int]:
-    """Make the OpenVINO core, which is never released; give the number of the process, too.
+def _first_core() -> Any:
+    """Make the OpenVINO core, which is never released.
 
     Its CPU plugin gives the thread that loads it another signal stack, and restores the old one
     on release. If two cores are released in the order of their creation, the second restores
@@ -211,7 +203,7 @@ def _first_core() -> tuple[Any, int]:
     """
     core = import_extra("openvino").Core()
     core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin
-    return core, os.getpid()
+    return core
 
 
 def read_openvino(xml: bytes, weights: bytes) -> openvino.Model:
