@@ -25,15 +25,13 @@ from panodetr.checkpoints.spec import PREPROCESSOR_FILE, ModelSpec
 from panodetr.compat.inputs import BatchFeature, ImageInput, TensorKind, make_inputs
 from panodetr.compat.labels import mean_over_processes, read_labels
 from panodetr.compat.options import ProcessorOptions
+from panodetr.compat.postprocess import Sizes, sizes_of
 from panodetr.errors import CheckpointError, DataError, ImageError, UsageError
 from panodetr.model.eomt import Eomt, EomtFound
 from panodetr.objective.config import EOMT_CRITERION
 from panodetr.objective.eomt import point_losses
 from panodetr.objective.targets import count_totals
 from panodetr.validation import read_json
-
-Sizes = Tensor | Sequence[Sequence[int] | Tensor]
-"""Height and width of each image."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -341,12 +339,9 @@ class EomtImageProcessor:
             for query, score in enumerate(scores.tolist()):
                 if score >= threshold and inside[query].any():
                     ids[inside[query] == 1] = len(segments)
+                    label = int(labels[query])
                     segments.append(
-                        {
-                            "id": len(segments),
-                            "label_id": int(labels[query]),
-                            "score": round(score, 6),
-                        }
+                        {"id": len(segments), "label_id": label, "score": round(score, 6)}
                     )
             results.append({"segmentation": ids, "segments_info": segments})
         return results
@@ -364,7 +359,7 @@ class EomtImageProcessor:
         `return_segmentation_scores` there are `segmentation` and `segmentation_scores` (C, H, W).
         """
         rule = self.options if size is None else self.options.changed({"size": size})
-        side, sizes = self._side(rule.size), _pairs(target_sizes)
+        side, sizes = self._side(rule.size), sizes_of(target_sizes, len(target_sizes))
         chances = outputs.class_queries_logits.softmax(-1)[..., :-1]
         masks = F.interpolate(outputs.masks_queries_logits, side, mode="bilinear").sigmoid()
         classes = torch.einsum("bqc,bqhw->bchw", chances, masks)
@@ -388,7 +383,7 @@ class EomtImageProcessor:
         rule = self.options if size is None else self.options.changed({"size": size})
         masks = F.interpolate(outputs.masks_queries_logits, self._side(rule.size), mode="bilinear")
         found: list[Tensor] = []
-        for own, target in zip(masks, _pairs(sizes), strict=True):
+        for own, target in zip(masks, sizes_of(sizes, len(masks)), strict=True):
             height, width = rule.target_size(target)
             shown = own[None, :, :height, :width]
             found.append(F.interpolate(shown, target, mode="bilinear")[0])
@@ -409,10 +404,6 @@ class EomtImageProcessor:
     def _side(size: Mapping[str, int]) -> tuple[int, int]:
         """Height and width of the network's input."""
         return size["shortest_edge"], size.get("longest_edge") or size["shortest_edge"]
-
-
-def _pairs(sizes: Sizes) -> list[tuple[int, int]]:
-    return [(int(height), int(width)) for height, width in sizes]
 
 
 def _list_maps(maps: Any) -> list[NDArray[Any]]:
