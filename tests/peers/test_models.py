@@ -181,6 +181,32 @@ def test_an_encoders_output_can_be_given(both: tuple[Any, Any]) -> None:
         both[0](None, inputs_embeds=memory)
 
 
+def test_names_of_theirs_are_there_or_say_what_to_do(both: tuple[Any, Any], tmp_path: Path) -> None:
+    for model in both:
+        assert model.name_or_path == model.config.name_or_path
+        assert model.base_model is getattr(model, model.base_model_prefix, model)
+    ours, theirs = both
+    assert ours.base_model_prefix == theirs.base_model_prefix
+    without_heads = compat.DetrModel.from_pretrained(ours.save_pretrained(tmp_path / "ours"))
+    without_heads.unfreeze_backbone()
+    assert all(weight.requires_grad for weight in without_heads.backbone.parameters())
+    processors = compat.DetrImageProcessor(), transformers.DetrImageProcessor()
+    for own, other, name, remedy in (
+        (*both, "push_to_hub", "upload_folder"),
+        (ours.config, theirs.config, "push_to_hub", "upload_folder"),
+        (*both, "add_adapter", "get_peft_model"),
+        (*processors, "push_to_hub", "upload_folder"),
+        (*processors, "resize", "do_resize=False"),
+    ):
+        assert hasattr(other, name)
+        assert not hasattr(own, name)
+        with pytest.raises(UsageError, match=remedy):
+            getattr(own, name)
+    for own in (ours, ours.config, processors[0]):
+        with pytest.raises(AttributeError, match=r"has no .*'no_such_name'"):
+            _ = own.no_such_name
+
+
 def test_signatures_and_attention_weights_are_as_theirs(both: tuple[Any, Any]) -> None:
     ours, theirs = both
     names = list(inspect.signature(theirs.forward).parameters)[:-1]  # but **kwargs
@@ -287,17 +313,28 @@ def test_configurations_have_the_same_values() -> None:
         assert again != config
         assert (again.dropout, again.d_model) == (0.3, 32)
         assert '"num_queries": 9' in repr(config)
-    with pytest.raises(AttributeError):
-        _ = ours.no_such_name
+    for config in (theirs, usual):
+        own = compat.DetrConfig.from_dict(config.to_dict())
+        assert list(own.to_diff_dict().keys() ^ config.to_diff_dict().keys()) == []
+        assert json.loads(own.to_json_string()) == json.loads(config.to_json_string())
+        public = {name for name in config if not name.startswith("_")}
+        assert {*own} >= public - {"transformers_version"}
     for kind in (compat.DetrConfig, transformers.DetrConfig):
         assert kind.model_type == kind.from_dict(config_dict={"d_model": 64}).model_type == "detr"
         assert kind.from_dict({"d_model": 64}, d_model=96).d_model == 96
+        given: dict[str, Any] = {"return_unused_kwargs": True, "d_model": 96, "colour": "red"}
+        made, unused = cast("Any", kind.from_dict({"d_model": 64}, **given))
+        assert (made.d_model, unused) == (96, {"colour": "red"})
 
 
 def test_configurations_are_read_and_written(tmp_path: Path) -> None:
     their_model().save_pretrained(tmp_path)
     read = compat.DetrConfig.from_pretrained(tmp_path, num_labels=3, dropout=0.25)
     assert (read.num_labels, read.dropout, read.d_model) == (3, 0.25, 64)
+    again, unused = compat.DetrConfig.get_config_dict(
+        tmp_path, num_labels=3, dropout=0.25, colour=1
+    )
+    assert (again, unused) == (read.to_dict(), {"colour": 1})
     read.save_pretrained(tmp_path / "again")
     assert transformers.DetrConfig.from_pretrained(tmp_path / "again").num_labels == 3
     read.to_json_file(tmp_path / "alone.json")

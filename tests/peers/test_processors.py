@@ -68,6 +68,18 @@ def test_the_size_rule(height: int, width: int) -> None:
     assert ProcessorOptions().target_size((height, width)) == expected
 
 
+@pytest.mark.parametrize("step", ["do_resize", "do_rescale", "do_normalize", "do_pad"])
+def test_a_step_that_is_none_in_the_constructor_is_left_out(step: str, tmp_path: Path) -> None:
+    off: dict[str, Any] = {step: None}
+    found, expected = both(noise(40, 60), do_convert_annotations=False, **off)
+    assert found.keys() == expected.keys()
+    kind = expected["pixel_values"].dtype
+    torch.testing.assert_close(found["pixel_values"].to(kind), expected["pixel_values"])
+    for kind in KINDS:
+        kind(**off).save_pretrained(tmp_path)
+        assert all(getattr(each.from_pretrained(tmp_path), step) is None for each in KINDS)
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from tests.peers.pairs import CLASSES, MODELS, labels_of, padded_batch, pair, their_model
+from torch import Tensor
 from torch.nn.parallel.distributed import (
     _find_tensors,  # pyright: ignore[reportPrivateUsage, reportUnknownVariableType]
 )
@@ -317,6 +318,42 @@ def test_the_trainer_of_transformers_fine_tunes(tmp_path: Path, name: str) -> No
     again = getattr(library, name).from_pretrained(tmp_path / "end")
     for key, value in again.state_dict().items():
         assert_close(value, weights[key], rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_a_checkpoint_of_the_trainer_resumes_and_opens_with_a_configuration(tmp_path: Path) -> None:
+    library: Any = transformers
+    their_model(MODELS[0], dropout=0.1).save_pretrained(tmp_path / "start")
+    arguments = library.TrainingArguments(
+        output_dir=str(tmp_path / "run"),
+        max_steps=4,
+        save_steps=2,
+        learning_rate=1e-3,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=2,
+        gradient_checkpointing=True,
+        bf16=True,
+        remove_unused_columns=False,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    ends: list[dict[str, Tensor]] = []
+    for resume in (None, str(tmp_path / "run" / "checkpoint-2")):
+        model = compat.DetrForObjectDetection.from_pretrained(tmp_path / "start")
+        data = examples(MODELS[0])
+        trainer = library.Trainer(
+            model=model, args=arguments, data_collator=collate, train_dataset=data
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        ends.append(model.state_dict())
+    assert_close(ends[0], ends[1], rtol=0, atol=0)
+    folder = tmp_path / "run" / "checkpoint-4"
+    with pytest.raises(OSError, match=r"Trainer leaves it, model\.config\.save_pretrained"):
+        compat.DetrForObjectDetection.from_pretrained(folder)
+    trainer.model.config.save_pretrained(folder)
+    for kind in (compat.DetrForObjectDetection, library.DetrForObjectDetection):
+        assert_close(dict(kind.from_pretrained(folder).state_dict()), ends[0], rtol=0, atol=0)
 
 
 def test_mixed_precision_computes_masks_of_matched_queries_alone(tmp_path: Path) -> None:

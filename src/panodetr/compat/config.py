@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
@@ -27,15 +27,18 @@ from panodetr.validation import read_json
 DEFAULTS: dict[str, Any] = {
     "activation_dropout": 0.0,
     "activation_function": "relu",
+    "architectures": None,
     "attention_dropout": 0.0,
     "auxiliary_loss": False,
     "backbone_config": None,
     "bbox_cost": 5,
     "bbox_loss_coefficient": 5,
+    "chunk_size_feed_forward": 0,
     "class_cost": 1,
     "d_model": 256,
     "decoder_attention_heads": 8,
     "decoder_ffn_dim": 2048,
+    "decoder_layerdrop": 0.0,
     "decoder_layers": 6,
     "dice_loss_coefficient": 1,
     "dilation": False,
@@ -43,6 +46,7 @@ DEFAULTS: dict[str, Any] = {
     "dropout": 0.1,
     "encoder_attention_heads": 8,
     "encoder_ffn_dim": 2048,
+    "encoder_layerdrop": 0.0,
     "encoder_layers": 6,
     "eos_coefficient": 0.1,
     "giou_cost": 2,
@@ -56,6 +60,7 @@ DEFAULTS: dict[str, Any] = {
     "output_attentions": False,
     "output_hidden_states": False,
     "position_embedding_type": "sine",
+    "problem_type": None,
     "return_dict": True,
 }
 """What transformers takes where `config.json` does not say."""
@@ -65,6 +70,12 @@ LEARNING = (
     "auxiliary_loss",
 )
 """Values of how a model learns, which no specification of ours has."""
+
+_OF_ANY = (
+    *("architectures", "chunk_size_feed_forward", "dtype", "id2label", "label2id"),
+    *("output_attentions", "output_hidden_states", "problem_type", "return_dict"),
+)
+"""Values that every kind of model has in transformers."""
 
 _ALIASES = {
     "hidden_size": "d_model",
@@ -80,8 +91,37 @@ _CLIENT = ("cache_dir", "token", "local_files_only", "force_download")
 """Arguments that are the hub client's."""
 
 
+_STEPS = "call the processor, with do_resize=False and the like for steps that are not wanted"
+REMEDIES = {
+    "push_to_hub": "call save_pretrained(folder), and then "
+    "huggingface_hub.upload_folder(folder_path=folder, repo_id='owner/name')",
+    **dict.fromkeys(("add_adapter", "load_adapter"), "use peft.get_peft_model, peft.PeftModel"),
+    **dict.fromkeys(
+        ("resize", "rescale", "normalize", "center_crop", "prepare_annotation"), _STEPS
+    ),
+    "post_process_instance": "use post_process_instance_segmentation",
+    **dict.fromkeys(
+        ("post_process", "post_process_panoptic", "post_process_segmentation"),
+        "use DetrFeatureExtractor, which has it",
+    ),
+}
+"""What to do instead, by names that transformers' classes have and ours have not."""
+
+
 class MissingModelError(CheckpointError, OSError):
     """There is no such model, for which transformers raises an `OSError`."""
+
+
+class MissingNameError(UsageError, AttributeError):
+    """A class has no such name, which it has in transformers; the line says what to do."""
+
+
+def missing(owner: object, name: str) -> AttributeError:
+    """Make the error of a name that an object has not."""
+    line = f"{type(owner).__name__} has no {name!r}"
+    if name not in REMEDIES:
+        return AttributeError(line)
+    return MissingNameError(f"{line}; {REMEDIES[name]}")
 
 
 def find_model(
@@ -106,9 +146,12 @@ def find_model(
         place = locate(source, revision, weights=weights, client=client)
     except CheckpointError as error:
         raise MissingModelError(str(error)) from error
-    described = [place / name for name in (CONFIG_FILE, PREPROCESSOR_FILE)]
+    described = [place / name for name in (CONFIG_FILE, *(() if weights else (PREPROCESSOR_FILE,)))]
     if place.is_dir() and not any(file.is_file() for file in described):
-        raise MissingModelError(f"{described[0]} is not there; expected the folder of a model")
+        raise MissingModelError(
+            f"{described[0]} is not there; expected the folder of a model. To one with weights "
+            "alone, as transformers.Trainer leaves it, model.config.save_pretrained(folder) adds it"
+        )
     return place
 
 
@@ -151,7 +194,7 @@ class DetrConfig:
             AttributeError: there is none of this name.
         """
         if name not in _ALIASES:
-            raise AttributeError(f"the configuration has no {name!r}")
+            raise missing(self, name)
         return getattr(self, _ALIASES[name])
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -181,10 +224,19 @@ class DetrConfig:
             values["backbone_config"] = self.backbone_config.to_dict()
         return values
 
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Give the values, but those that every kind of model has and that are as usual."""
+        usual, own = DetrConfig().to_dict(), self.to_dict()
+        return {k: v for k, v in own.items() if k not in _OF_ANY or v != usual[k]}
+
     def update(self, config_dict: Mapping[str, Any]) -> None:
         """Set values by their names."""
         for name, value in config_dict.items():
             setattr(self, name, value)
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the values' names."""
+        return iter(self.to_dict())
 
     def __eq__(self, other: object) -> bool:
         """Whether all values are the same."""
@@ -198,22 +250,29 @@ class DetrConfig:
         """Give the part that is of text, as libraries ask for: a DETR is none, so all of it."""
         return self
 
-    def to_json_string(self) -> str:
-        """Give the contents of a `config.json`."""
-        return json_bytes(self.to_dict()).decode()
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """Give the contents of a `config.json`, of `to_diff_dict` or of all values."""
+        return json_bytes(self.to_diff_dict() if use_diff else self.to_dict()).decode()
 
-    def to_json_file(self, json_file_path: str | Path) -> None:
-        """Write a `config.json`."""
-        write_text(Path(json_file_path), self.to_json_string())
+    def to_json_file(self, json_file_path: str | Path, use_diff: bool = True) -> None:
+        """Write a `config.json`, as `to_json_string` gives it."""
+        write_text(Path(json_file_path), self.to_json_string(use_diff))
 
-    def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write `config.json` into a folder."""
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False) -> None:
+        """Write `config.json` into a folder; `push_to_hub` must be False."""
+        if push_to_hub:
+            raise missing(self, "push_to_hub")
         self.to_json_file(Path(save_directory) / CONFIG_FILE)
 
     @classmethod
-    def from_dict(cls, config_dict: Mapping[str, Any], **changes: Any) -> Self:
-        """Make one of what `to_dict` gave, or a parsed `config.json`, and change some values."""
-        return cls(**config_dict).changed(changes)
+    def from_dict(
+        cls, config_dict: Mapping[str, Any], return_unused_kwargs: bool = False, **changes: Any
+    ) -> Self:
+        """Make one of what `to_dict` gave, or a parsed `config.json`, and change some values.
+
+        With `return_unused_kwargs` there is a pair: it, and those changes that it has no names for.
+        """
+        return cls(**config_dict)._changed(changes, return_unused_kwargs)
 
     @classmethod
     def from_json_file(cls, json_file: str | Path) -> Self:
@@ -226,16 +285,27 @@ class DetrConfig:
         pretrained_model_name_or_path: str | Path,
         *,
         revision: str | None = None,
+        return_unused_kwargs: bool = False,
         **changes: Any,
     ) -> Self:
         """Read a model's configuration, and change some of its values.
 
-        Arguments and errors are those of a model's `from_pretrained`; no weight is read.
+        Arguments and errors are those of a model's `from_pretrained`, and `return_unused_kwargs` is
+        that of `from_dict`; no weight is read.
         """
         model = pretrained_model_name_or_path
         place = find_model(model, revision, changes, weights=False)
         spec = load_spec(place) if place.is_dir() else load_spec(model, revision=revision)
-        return cls.of_place(place, spec, model).changed(changes)
+        return cls.of_place(place, spec, model)._changed(changes, return_unused_kwargs)
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | Path, **options: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read a model's configuration as a dictionary; and give what is left of the options."""
+        model, options["return_unused_kwargs"] = pretrained_model_name_or_path, True
+        found, rest = cast("tuple[Self, dict[str, Any]]", cls.from_pretrained(model, **options))
+        return found.to_dict(), rest
 
     @classmethod
     def of_place(cls, place: Path, spec: ModelSpec, source: str | Path) -> Self:
@@ -252,10 +322,10 @@ class DetrConfig:
             UsageError: there is no such name, or numbers of labels differ.
         """
         given = {_ALIASES.get(name, name): v for name, v in changes.items() if v is not None}
-        for name in given:
-            if name not in (known := [*vars(self), "num_labels", "label2id"]):
-                hint = did_you_mean(name, known, "see transformers' DetrConfig for their names")
-                raise UsageError(f"there is no argument {name!r}; {hint}")
+        if unknown := given.keys() - (known := self._names()):
+            name = min(unknown)
+            hint = did_you_mean(name, known, "see transformers' DetrConfig for their names")
+            raise UsageError(f"there is no argument {name!r}; {hint}")
         kept = self.to_dict()
         if {"num_labels", "id2label"} & given.keys():
             if given.get("num_labels") == self.num_labels and "id2label" not in given:
@@ -263,6 +333,15 @@ class DetrConfig:
             else:
                 del kept["id2label"], kept["label2id"]
         return type(self)(**kept | {"name_or_path": self.name_or_path} | given)
+
+    def _names(self) -> set[str]:
+        return {*vars(self), "num_labels"}
+
+    def _changed(self, changes: Mapping[str, Any], with_unused: bool) -> Self:
+        known = self._names() | _ALIASES.keys()
+        unused = {k: v for k, v in changes.items() if k not in known} if with_unused else {}
+        found = self.changed({k: v for k, v in changes.items() if k not in unused})
+        return cast("Self", (found, unused)) if with_unused else found
 
     @classmethod
     def of_spec(cls, spec: ModelSpec) -> Self:

@@ -22,7 +22,7 @@ from panodetr.compat.outputs import (
     DetrObjectDetectionOutput,
     DetrSegmentationOutput,
 )
-from panodetr.compat.pretrained import PretrainedModel
+from panodetr.compat.pretrained import HasBackbone, PretrainedModel
 from panodetr.compat.record import image_sizes, read_batch, record
 from panodetr.errors import UsageError
 from panodetr.model.detr import Detr, Encoded
@@ -237,7 +237,7 @@ class _Model(PretrainedModel, Generic[Output]):
         return found
 
 
-class DetrModel(_Model[DetrModelOutput]):
+class DetrModel(HasBackbone, _Model[DetrModelOutput]):
     """DETR without its heads. It is saved with those that it was loaded with, or random ones."""
 
     _has_heads = False

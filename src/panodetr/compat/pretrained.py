@@ -29,10 +29,12 @@ from panodetr.compat.adapt import (
 )
 from panodetr.compat.config import (
     LEARNING,
+    REMEDIES,
     DetrConfig,
     backbone_kind,
     find_model,
     labels_taken_as_they_are,
+    missing,
     shape_of,
     spec_of,
     their_values,
@@ -46,16 +48,8 @@ from panodetr.validation import read_json
 _HEADS = ("class_labels_classifier", "bbox_predictor")
 
 
-class _Part(nn.Module):
-    """A level of transformers' tree of names: it holds parts of a network, and computes nothing."""
-
-    def forward(self, *_: object, **__: object) -> None:
-        """Say what to do instead.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError("a part of a model cannot be called by itself; call the whole model")
+class HasBackbone(nn.Module):
+    """A module with a `backbone`."""
 
     def freeze_backbone(self) -> None:
         """Let the backbone record no gradients."""
@@ -66,6 +60,18 @@ class _Part(nn.Module):
         self.get_submodule("backbone").requires_grad_(True)
 
 
+class _Part(HasBackbone):
+    """A level of transformers' tree of names: it holds parts of a network, and computes nothing."""
+
+    def forward(self, *_: object, **__: object) -> None:
+        """Say what to do instead.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError("a part of a model cannot be called by itself; call the whole model")
+
+
 class PretrainedModel(nn.Module):
     """A `Detr` under transformers' names, which learns as theirs does.
 
@@ -74,6 +80,7 @@ class PretrainedModel(nn.Module):
     """
 
     main_input_name = "pixel_values"
+    base_model_prefix = "model"
     config_class = DetrConfig
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the Trainer divides the loss by accumulated steps itself
@@ -305,7 +312,7 @@ class PretrainedModel(nn.Module):
             PanodetrError: the system refused to write.
         """
         if push_to_hub:
-            self.push_to_hub()
+            raise missing(self, "push_to_hub")
         target = Path(save_directory)
         if not is_main_process:
             return target
@@ -342,17 +349,6 @@ class PretrainedModel(nn.Module):
                 with atomic_write(target / file.name) as temporary:
                     file.replace(temporary)
         return target
-
-    def push_to_hub(self, *_: object, **__: object) -> None:
-        """Say what to do instead.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError(
-            "push_to_hub is not supported; call save_pretrained(folder), and then "
-            "huggingface_hub.upload_folder(folder_path=folder, repo_id='owner/name')"
-        )
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """Count the weights, or those that record gradients, or those that embed nothing."""
@@ -413,6 +409,26 @@ class PretrainedModel(nn.Module):
 
     activation_checkpointing_enable = gradient_checkpointing_enable  # since transformers 5
     activation_checkpointing_disable = gradient_checkpointing_disable
+
+    def __getattr__(self, name: str) -> Any:
+        """Give a part by its name.
+
+        Raises:
+            AttributeError: there is none; of a name of transformers the line says what to do.
+        """
+        if name in REMEDIES:
+            raise missing(self, name)
+        return super().__getattr__(name)
+
+    @property
+    def base_model(self) -> nn.Module:
+        """What is below the heads, where it has a place of its own; else the model."""
+        return getattr(self, self.base_model_prefix, self)
+
+    @property
+    def name_or_path(self) -> str:
+        """Where the model came from; empty of a new one."""
+        return getattr(self.config, "name_or_path", "")
 
     @property
     def network(self) -> Detr:

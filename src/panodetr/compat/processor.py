@@ -20,7 +20,7 @@ from panodetr.checkpoints.huggingface import processor_options, read_huggingface
 from panodetr.checkpoints.load import load_spec
 from panodetr.checkpoints.spec import CONFIG_FILE, PREPROCESSOR_FILE, ModelSpec
 from panodetr.compat.annotations import Annotation, Labels
-from panodetr.compat.config import find_model
+from panodetr.compat.config import find_model, missing
 from panodetr.compat.inputs import (
     BatchFeature,
     ImageInput,
@@ -61,7 +61,18 @@ class DetrImageProcessor(PostProcessing, ProcessorOptions):
     is_thing: Mapping[int, bool] = {index: index <= 90 for index in range(201)}  # as in COCO
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**known_options(options))
+        off: dict[str, Any] = {
+            k: None for k in OPTIONS if k.startswith("do_") and options.get(k, k) is None
+        }
+        super().__init__(**known_options(options) | off)
+
+    def __getattr__(self, name: str) -> Any:
+        """Say that a name is not there.
+
+        Raises:
+            AttributeError: always; of a name of transformers the line says what to do.
+        """
+        raise missing(self, name)
 
     @classmethod
     def from_pretrained(
@@ -108,9 +119,7 @@ class DetrImageProcessor(PostProcessing, ProcessorOptions):
             UsageError: the file is to be pushed, or the folder is a file.
         """
         if push_to_hub:
-            raise UsageError(
-                "push_to_hub is not possible here; use huggingface_hub.upload_folder afterwards"
-            )
+            raise missing(self, "push_to_hub")
         file = Path(save_directory) / PREPROCESSOR_FILE
         if file.parent.is_file():
             raise UsageError(f"{save_directory} is a file; expected a folder")
@@ -141,7 +150,7 @@ class DetrImageProcessor(PostProcessing, ProcessorOptions):
     def to_dict(self) -> dict[str, Any]:
         """Give the options, and the class's name in transformers."""
         options = {name: getattr(self, name) for name in OPTIONS}
-        given = {name: value for name, value in options.items() if value is not None}
+        given = {k: v for k, v in options.items() if v is not None or k.startswith("do_")}
         return {**given, "image_processor_type": "DetrImageProcessor"}
 
     def to_json_string(self) -> str:
