@@ -58,6 +58,8 @@ def read_json(
         contents = path.read_bytes()
     except OSError as failure:
         raise error(f"{path} cannot be read: {reason_of(failure)}") from failure
+    except MemoryError as failure:
+        raise error(f"{path} cannot be read: it is larger than the memory") from failure
     return decode_json(contents, expected, str(path), error, strict=strict)
 
 

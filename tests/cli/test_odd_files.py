@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.process import python
 
 from .conftest import Program
 
@@ -102,6 +103,27 @@ def test_an_odd_file_of_predictions_is_one_line(
     ODD[kind](data / name)
     truth = ("--ground-truth", data / "panoptic_val.json")
     assert_one_line(panodetr, "eval", "--predictions", data / "found.json", *truth)
+
+
+LIMITED = """
+import resource, sys
+from panodetr.cli.main import main
+
+resource.setrlimit(resource.RLIMIT_AS, (1 << 34, 1 << 34))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere files of 8 TB may take 8 TB")
+@pytest.mark.parametrize("name", ["found.json", "panoptic_val.json"])
+def test_a_json_larger_than_the_memory_is_one_line(data: Path, name: str) -> None:
+    shutil.copy(data / "panoptic_val.json", data / "found.json")
+    os.truncate(data / name, 8 << 40)
+    found, truth = data / "found.json", data / "panoptic_val.json"
+    done = python("-c", LIMITED, "eval", "--predictions", found, "--ground-truth", truth)
+    assert done.stderr.startswith("panodetr: error: ")
+    assert done.stderr.endswith(": it is larger than the memory\n")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_name_without_room_for_an_ending_costs_that_image_alone(

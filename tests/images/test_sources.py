@@ -306,6 +306,17 @@ def test_broken_files_are_named_and_skipped(tmp_path: Path) -> None:
         assert "\n" not in str(error)
 
 
+@pytest.mark.parametrize("name", ["a.tar", "a.zip"])
+def test_an_archive_without_images_is_named(tmp_path: Path, name: str) -> None:
+    if name == "a.tar":  # as of a disk that lost what was written
+        (tmp_path / name).write_bytes(bytes(1 << 20))
+    else:
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("a.txt", "")
+    with pytest.raises(ImageError, match=rf"{name}: no image in it; expected JPEG"):
+        list(each_image(find_sources([tmp_path / name])))
+
+
 def test_a_table_without_images_names_its_columns(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

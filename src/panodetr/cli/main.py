@@ -106,7 +106,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command and give its exit code.
 
     Raises:
-        PanodetrError, OSError, ImportError: only with `--debug`, for the traceback.
+        PanodetrError, OSError, ImportError, MemoryError: only with `--debug`, for the traceback.
     """
     try:
         # A dash alone would be read as an option.
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str]) -> int:
         # once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except (PanodetrError, ImportError, OSError) as error:
+    except (PanodetrError, ImportError, OSError, MemoryError) as error:
         message = _explain(error)
         if message is None or "--debug" in arguments:
             raise
@@ -135,8 +135,10 @@ def main(arguments: Sequence[str]) -> int:
     return code or 0
 
 
-def _explain(error: PanodetrError | ImportError | OSError) -> str | None:
+def _explain(error: Exception) -> str | None:
     """Say what happened in a line; None where it is our own mistake."""
+    if isinstance(error, MemoryError):  # refused by the system, as for a file of terabytes
+        return "this takes more memory than there is; are all files as large as they should be?"
     if isinstance(error, ImportError):
         missing = (error.name or "").split(".")[0]
         if not missing or missing == "panodetr":

@@ -142,6 +142,8 @@ def read_file(path: Path) -> bytes:
         contents = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise DataError(f"cannot read {path}: it is larger than the memory") from error
     if contents[:2] in (b"\xff\xfe", b"\xfe\xff"):
         contents = as_text(contents, path, "utf-16").encode("utf-8", "replace")
     if path.suffix.lower() == ".json" and b"NaN" in contents:

@@ -110,7 +110,12 @@ class Source:
             elif self.path != STDIN and not os.path.isfile(self.path) and os.path.exists(self.path):
                 raise ImageError(f"{self.path}: this is a device or pipe; expected a file")
             else:
-                yield from read(self, opened)
+                is_empty = True
+                for image in read(self, opened):
+                    is_empty = False
+                    yield image
+                if is_empty:
+                    raise ImageError(f"{self.path}: no image in it; expected {KNOWN} files or rows")
 
     def count(self) -> int | None:
         """Count the images; None where that would take reading all of it."""
