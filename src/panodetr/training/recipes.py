@@ -303,7 +303,6 @@ def nuclei(data: RecipeData) -> TrainConfig:
         mask_start=2000,
         mask_objects=24,
         grid_queries=True,
-        query_groups=3,
         token_weight=1.0,
         attention_weight=1.0,
         validate_every=2000,
