@@ -89,3 +89,13 @@ def test_a_run_warns_first_of_more_objects_than_queries(panodetr: Program, cases
     done = panodetr(*run, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "has 150 objects, and the model has 90 queries: it cannot find more" in done.stdout
+
+
+def test_ids_of_other_programs_are_scored_where_only_0_is_void(
+    panodetr: Program, cases: Path, tmp_path: Path
+) -> None:
+    case = cases / "C3" / "input"
+    run = "eval", "--predictions", case / "pred.json", "--ground-truth", case / "truth.json"
+    done = panodetr(*run, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "metrics.json").read_text())["pq"] == 1
