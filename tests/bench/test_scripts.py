@@ -89,6 +89,15 @@ def test_quality_and_watershed_score_the_same_images(tmp_path: Path, few_nuclei:
     assert "watershed (things) |" in done.stdout
 
 
+@pytest.mark.slow
+def test_both_sides_of_the_made_up_set_learn_and_are_drawn(tmp_path: Path) -> None:
+    done = run("fewer_steps", "--folder", tmp_path, "--out", tmp_path, "--steps", "6")
+    assert done.returncode == 0, done.stderr
+    sides = report(tmp_path / "fewer-steps.json")["sides"]
+    assert [points[-1]["step"] for points in sides.values()] == [2, 6]
+    assert (tmp_path / "fewer-steps.png").stat().st_size > 0
+
+
 def test_without_a_gpu_a_line_says_so(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
