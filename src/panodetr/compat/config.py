@@ -72,9 +72,9 @@ LEARNING = (
 """Values of how a model learns, which no specification of ours has."""
 
 _OF_ANY = (
-    *("architectures", "chunk_size_feed_forward", "dtype", "id2label", "label2id"),
-    *("output_attentions", "output_hidden_states", "problem_type", "return_dict"),
-)
+    "architectures", "chunk_size_feed_forward", "dtype", "id2label", "label2id",
+    "output_attentions", "output_hidden_states", "problem_type", "return_dict",
+)  # fmt: skip
 """Values that every kind of model has in transformers."""
 
 _ALIASES = {

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import unquote
 
-from panodetr.errors import DataError
+from panodetr.errors import DataError, reason_of
 from panodetr.images.read import SUFFIXES
 
 T = TypeVar("T")
@@ -141,7 +141,7 @@ def read_file(path: Path) -> bytes:
             raise DataError(f"cannot read {path}: it is no file; expected annotations")
         contents = path.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+        raise DataError(f"cannot read {path}: {reason_of(error)}") from error
     except MemoryError as error:
         raise DataError(f"cannot read {path}: it is larger than the memory") from error
     if contents[:2] in (b"\xff\xfe", b"\xfe\xff"):

@@ -101,12 +101,7 @@ class Attention(nn.Module):
         if padding is not None:  # B, 1, 1 or N, M
             readable = ~(padding[:, None] if padding.dim() == 3 else padding[:, None, None, :])
         dropout = self.dropout if self.training else 0.0
-        if torch.onnx.is_in_onnx_export():  # its runtime keeps several tables of N x M: of a head
-            heads = zip(q.split(1, 1), k.split(1, 1), v.split(1, 1), strict=True)
-            read = [F.scaled_dot_product_attention(*head, readable, dropout) for head in heads]
-            read = torch.cat(read, dim=1)
-        else:
-            read = F.scaled_dot_product_attention(q, k, v, readable, dropout)  # B, A, N, D/A
+        read = F.scaled_dot_product_attention(q, k, v, readable, dropout)  # B, A, N, D/A
         return self.out(read.transpose(1, 2).flatten(2))  # B, N, D
 
 

@@ -15,15 +15,18 @@ import hashlib
 import io
 import logging
 import warnings
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from panodetr.errors import import_extra
 from panodetr.images.preprocess import Preprocessing
+from panodetr.model.detr import Detr
 from panodetr.model.network import Network
 from panodetr.runtimes.graphs import (
     BOX_OUTPUTS,
@@ -112,7 +115,7 @@ def to_openvino(model: Network, rule: Preprocessing) -> dict[str, openvino.Model
 def to_onnx(model: Network, rule: Preprocessing) -> dict[str, bytes]:
     """Convert a model to ONNX's files, as `to_openvino` does."""
     files: dict[str, bytes] = {}
-    with _recording():
+    with _recording(), _HeadByHead() if isinstance(model, Detr) else nullcontext():
         for name, graph, example, inputs, outputs in _graphs(model, rule):
             program = torch.onnx.export(
                 graph, example, dynamo=True, external_data=False, verbose=False, opset_version=18,
@@ -124,6 +127,29 @@ def to_onnx(model: Network, rule: Preprocessing) -> dict[str, bytes]:
             program.save(cast("Any", file))
             files[name] = file.getvalue()
     return files
+
+
+class _HeadByHead(TorchFunctionMode):
+    """Attends one head at a time: ONNX Runtime keeps several tables of queries by keys at once.
+
+    An image of 4 megapixels took four times as much with the tables of all heads
+    (`tests/runtimes/test_process.py`).
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call a function of torch, of attention with one head (B, 1, N, D) after another."""
+        options = kwargs or {}
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **options)
+        *each, readable, dropout = args
+        heads = zip(*(part.split(1, dim=1) for part in each), strict=True)
+        return torch.cat([func(*head, readable, dropout, **options) for head in heads], dim=1)
 
 
 def _graphs(model: Network, rule: Preprocessing) -> list[_Graph]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal, NoReturn, TypeAlias
 
-from panodetr.errors import DataError, ImageError
+from panodetr.errors import DataError, ImageError, reason_of
 from panodetr.results.types import Category
 
 FaultKind: TypeAlias = Literal[
@@ -222,7 +222,7 @@ def system_errors() -> Generator[None, None, None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"cannot read {error.filename}: {error.strerror or error}") from error
+        raise DataError(f"cannot read {error.filename}: {reason_of(error)}") from error
 
 
 def refuse_second(path: Path, other: Path, split: str) -> NoReturn:
