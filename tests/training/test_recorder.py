@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -25,14 +26,24 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 @pytest.fixture
-def begin(folder: RunFolder, tiny_run: TrainConfig, discs: Dataset) -> Begin:
-    """Record in the folder from a step on."""
+def begin(folder: RunFolder, tiny_run: TrainConfig, discs: Dataset) -> Iterator[Begin]:
+    """Record in the folder from a step on.
+
+    All are closed at the end: TensorBoard's threads would write to a folder that is gone.
+    """
+    made: list[Recorder] = []
 
     def make(step: int = 0, validated: int = 0, *, wandb: bool = False) -> Recorder:
         config = replace(tiny_run, wandb=wandb)
-        return Recorder(folder, config, discs, None, Observer(), step=step, validated=validated)
+        made.append(
+            Recorder(folder, config, discs, None, Observer(), step=step, validated=validated)
+        )
+        return made[-1]
 
-    return make
+    yield make
+    for recorder in made:
+        with suppress(PanodetrError):  # a test may have broken the folder
+            recorder.close()
 
 
 def shown(folder: RunFolder, name: str) -> list[tuple[int, float]]:

@@ -89,12 +89,11 @@ class Recorder(Observer):
         kept = [line for line in known if "ended" not in line]
         self._noted = {line["note"] for line in kept if "note" in line}
         write_text(folder.log, "".join(json.dumps(line) + "\n" for line in kept))
-        self._trackers: list[TensorBoardTracker | WandBTracker] = [
-            TensorBoardTracker(folder.board.name, folder.path, purge_step=step)
-        ]
-        if config.wandb:
+        self._trackers: list[TensorBoardTracker | WandBTracker] = []
+        if config.wandb:  # first: where it refuses, TensorBoard's thread has not begun
             run = folder.path.resolve()
             self._trackers.append(WandBTracker("panodetr", group=run.name, dir=str(run)))
+        self._trackers.append(TensorBoardTracker(folder.board.name, folder.path, purge_step=step))
         with warnings.catch_warnings(), self._one_line_errors():
             warnings.simplefilter("ignore")  # TensorBoard's own, about what it imports
             for tracker in self._trackers:
@@ -104,16 +103,17 @@ class Recorder(Observer):
                 self._track(line)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Close the log; where an error ends the run, with a line on it, as far as it can be."""
+        """Close the log; where an error ends the run, as far as it can be, with a line on it."""
         if error is None:
             self.close()
+            return
         if isinstance(error, Interrupted):
             self._audience.note(str(error))
         if isinstance(error, PanodetrError):
             with suppress(PanodetrError):
                 self.add(self._step, ended=str(error))
-            with suppress(PanodetrError):
-                self.close()
+        with suppress(PanodetrError):
+            self.close()
 
     def note(self, text: str) -> None:
         """A line for the log, once, however often the run is taken up."""
