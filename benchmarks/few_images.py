@@ -1,17 +1,19 @@
 """What `finetune` learns from few images: box AP50 after equal time of one core.
 
-    python benchmarks/few_images.py --data FOLDER --split train --out FILE.json
-    python benchmarks/few_images.py --data FOLDER --split train --out FILE.json --random
+    python benchmarks/few_images.py --data FOLDER --out FILE.json
+    python benchmarks/few_images.py --data FOLDER --out FILE.json --random
 
-The folder is a data set with a split `val`. The run is the recipe `finetune` from the bundled
-nuclei model; with `--random` the same architecture, settings and images from random weights. It
-lasts `--minutes` of processor time with one thread, by which its schedule goes, and a run that was
-killed goes on when it is called again (`harness/timed.py`).
+A seed draws from a split of the data set the images that are learned and the `--measured` ones.
+The run is the recipe `finetune` from the bundled nuclei model; with `--random` the same
+architecture, settings and images from random weights. It lasts `--minutes` of processor time with
+one thread, by which its schedule goes, and a run that was killed goes on when it is called again
+(`harness/timed.py`).
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,16 +34,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--split", default="train")
+    parser.add_argument("--split", help="train, or else the only one")
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--measured", type=int, default=50)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=30, help="of one core")
     parser.add_argument("--points", type=float, nargs="+", default=[1.0], help="parts of the time")
     parser.add_argument("--random", action="store_true", help="start from random weights")
-    parser.add_argument("--every", type=int, default=1, help="2: every second image of val")
     parser.add_argument("--set", action="append", default=[], dest="changes")
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = open_data(Source(options.data), options.split)
+    drawn = random.Random(0).sample(data.samples, options.images + options.measured)
+    data = replace(data, samples=tuple(drawn[: options.images]))
+    ids = {sample.image_id for sample in drawn[options.images :]}
     known = RecipeData(
         categories=data.categories, images=len(data.samples), masks=data.has_masks,
         objects=measure_objects(data),
@@ -49,8 +55,9 @@ def main() -> None:
     config = configure("finetune", known, ["start=nuclei", *options.changes])
     if options.random:
         config = replace(config, start=None)
-    truth = GroundTruth.open(options.data, "val")
-    truth = replace(truth, images=truth.images[:: options.every])
+    truth = GroundTruth.open(options.data, data.split)
+    truth = replace(truth, images=tuple(i for i in truth.images if i.image_id in ids))
+    assert len(truth.images) == options.measured
 
     def measure(state: TrainState) -> dict[str, float]:
         if not state.step:
