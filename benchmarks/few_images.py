@@ -7,17 +7,19 @@ A seed draws from a split of the data set the images that are learned and the `-
 The run is the recipe `finetune` from the bundled nuclei model; with `--random` the same
 architecture, settings and images from random weights. It lasts `--minutes` of processor time with
 one thread, by which its schedule goes, and a run that was killed goes on when it is called again
-(`harness/timed.py`).
+(`harness/timed.py`). `curves.png` beside the file shows all the curves of its folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 
 from harness.timed import learn_for
 from panodetr.data.dataset import Source, open_data
@@ -74,6 +76,27 @@ def main() -> None:
             "start": config.start, "changes": options.changes,
         },
     )  # fmt: skip
+    draw(options.out.parent)
+
+
+def draw(folder: Path) -> None:
+    """Draw AP50 over minutes, dashed where the weights were random at first."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    curves = [json.loads(file.read_text("utf-8")) for file in sorted(folder.glob("*.json"))]
+    names = sorted({curve["data"] for curve in curves})
+    for curve in curves:
+        axes.plot(
+            [0, *(point["minutes"] for point in curve["points"])],
+            [0, *(point["AP50"] for point in curve["points"])],
+            "o-" if curve["start"] else "o--",
+            color=f"C{names.index(curve['data'])}",
+            label=f"{curve['data']}, from {curve['start'] or 'random weights'}",
+        )
+    axes.set(xlabel="minutes of one core", ylabel="box AP50", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(folder / "curves.png", dpi=110)
 
 
 if __name__ == "__main__":
