@@ -227,7 +227,7 @@ def test_what_is_repaired_is_said_once_a_kind(boxes_folder: Path) -> None:
         "far out of their images": "-20, 2, 30, 7",
         "1 objects are outside their images": "(annotation 3 of image 2) has the box 50, 2, 3, 7",
         "1 boxes have no width or height": "4, 4, 0, 3",
-        "1 objects are of images that the JSON doesn't list": "is for image 77",
+        "1 annotations are of images that the JSON doesn't list": "is for image 77",
         "1 annotations repeat the id of another": "repeats annotation id 3",
         "1 annotations are written twice": "(annotation 1 of image 1)",
         "1 image files are listed twice": "1.png",

@@ -240,7 +240,9 @@ def test_a_file_that_is_no_annotation_is_refused_beside_a_data_set(
         open_data(tmp_path / name)
     (tmp_path / "SegmentationClass").mkdir()
     (tmp_path / "marks.xml").write_text("<annotations>")
-    with pytest.raises(DataError, match=r"marks\.xml is CVAT's own XML: export as COCO 1\.0$"):
+    with pytest.raises(
+        DataError, match=r"marks\.xml is CVAT's own XML, not COCO 1\.0: datum convert"
+    ):
         open_data(tmp_path / "marks.xml")
 
 

@@ -18,6 +18,7 @@ from panodetr.data.check import Inspection, check_split
 from panodetr.data.dataset import Source
 from panodetr.data.samples import InstanceImage
 from panodetr.errors import DataError
+from panodetr.evaluation.ground_truth import GroundTruth
 
 from .conftest import write_image
 
@@ -133,12 +134,17 @@ def test_corners_of_voc_may_be_in_any_order(tmp_path: Path) -> None:
     assert "2 boxes have their corners in another order" in said(tmp_path)
 
 
-@pytest.mark.parametrize("encoding", ["iso-8859-1", "utf-16", "utf-8-sig"])
-def test_xmls_are_read_as_they_say_they_are_encoded(tmp_path: Path, encoding: str) -> None:
+@pytest.mark.parametrize(
+    ("encoding", "label"),
+    [("iso-8859-1", "Kätzchen"), ("utf-16", "Kätzchen"), ("utf-8-sig", "猫"), ("gb2312", "猫")],
+)
+def test_xmls_are_read_as_they_say_they_are_encoded(
+    tmp_path: Path, encoding: str, label: str
+) -> None:
     write_image(tmp_path / "a.jpg", SIZE)
     head = f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?>\n'
-    put(tmp_path / "a.xml", head + voc("a.jpg").replace("cat", "Kätzchen"), encoding)
-    assert set(inspect(tmp_path)[""].objects) == {"Kätzchen", "dog"}
+    put(tmp_path / "a.xml", head + voc("a.jpg").replace("cat", label), encoding)
+    assert set(inspect(tmp_path)[""].objects) == {label, "dog"}
 
 
 def test_cvats_own_xml_is_none_of_voc(tmp_path: Path) -> None:
@@ -210,14 +216,75 @@ def test_a_json_may_be_utf_16(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["{}_set", "{} (1)", "dataset-{}", "coco_{}", "{}_v2", "01_{}", "{}ing", "{}_images"]
+    ("name", "other"),
+    [
+        *(("{}_set", "test"), ("{} (1)", "test"), ("dataset-{}", "test"), ("coco_{}", "test")),
+        *(("{}_v2", "test"), ("01_{}", "test"), ("{}ing", "test"), ("{}_images", "test")),
+        *(
+            ("task_{}", "test"),
+            ("{} annot", "test"),
+            ("{}", "dev"),
+            ("{}", "eval"),
+            ("{}_set", "evaluation"),
+        ),
+    ],
 )
-def test_folders_of_splits_have_more_words(tmp_path: Path, name: str) -> None:
-    for split in ("train", "test"):
+def test_folders_of_splits_have_more_words(tmp_path: Path, name: str, other: str) -> None:
+    for split in ("train", other):
         write_image(tmp_path / name.format(split) / f"{split}.jpg", SIZE)
         document = json.dumps(coco([f"{split}.jpg"]))
         put(tmp_path / name.format(split) / "_annotations.coco.json", document)
-    assert counts(tmp_path) == {"train": (1, 2), "test": (1, 2)}
+    assert counts(tmp_path) == {"train": (1, 2), "test" if other == "test" else "val": (1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("own", "other"),
+    [
+        *(("labelme", other) for other in ("coco", "panoptic", "yaml")),
+        *(("voc", other) for other in ("coco", "panoptic", "yaml", "labelme", "via")),
+        *(("yolo", other) for other in ("coco", "panoptic")),
+    ],
+)
+def test_annotations_of_other_images_give_way(tmp_path: Path, own: str, other: str) -> None:
+    for name in "abc":
+        write_image(tmp_path / "images" / f"{name}.jpg", SIZE)
+        if own == "yolo":
+            put(tmp_path / "labels" / f"{name}.txt", "0 .3 .3 .2 .2\n1 .6 .6 .2 .2\n")
+        else:
+            text = voc(f"{name}.jpg") if own == "voc" else json.dumps(labelme(f"{name}.jpg"))
+            put(tmp_path / "images" / f"{name}.{'xml' if own == 'voc' else 'json'}", text)
+    document = coco(["x.jpg", "y.jpg"])
+    if other == "panoptic":
+        document["annotations"] = [{"image_id": 0, "file_name": "x.png", "segments_info": []}]
+    foreign: dict[str, str] = {
+        "via": via("x.jpg", "cat"),
+        "labelme": json.dumps(labelme("x.jpg")),
+        "yaml": "train: ../coco128/train2017\nnames: [cat]\n",
+    }
+    name = "data.yaml" if other == "yaml" else "z/panoptic.json"
+    put(tmp_path / name, foreign.get(other, json.dumps(document)))
+    assert counts(tmp_path) == {"": (3, 6)}
+    text = "1 annotation files list images that are not there, and are left out"
+    assert f"{text}; it is: {tmp_path / name}" in said(tmp_path)
+    assert len(GroundTruth.open(tmp_path, None).images) == 3
+
+
+def test_of_two_annotation_files_that_counts_whose_images_are_there(tmp_path: Path) -> None:
+    write_image(tmp_path / "images" / "a.jpg", SIZE)
+    put(tmp_path / "one.json", json.dumps(coco(["a.jpg"])))
+    put(tmp_path / "other.json", json.dumps(coco(["b.jpg", "c.jpg"])))
+    assert counts(tmp_path) == {"": (1, 2)}
+    write_image(tmp_path / "images" / "b.jpg", SIZE)
+    assert "expected one file a split: say which" in said(tmp_path)
+
+
+def test_an_image_lies_below_folders_of_the_words_that_are_written(tmp_path: Path) -> None:
+    for folder in ("prepared train", "prepared test"):
+        write_image(tmp_path / folder / "a.jpg", SIZE, len(folder))
+    put(tmp_path / "marks" / "a.json", json.dumps(labelme("train\\a.jpg")))
+    assert counts(tmp_path) == {"": (1, 2)}
+    put(tmp_path / "marks" / "a.json", json.dumps(labelme("photos\\a.jpg")))
+    assert "which may be" in said(tmp_path)
 
 
 @pytest.mark.parametrize("lists", [("images",), ("annotations",), ("images", "annotations")])
@@ -513,6 +580,7 @@ def test_labels_of_two_images_are_noted(tmp_path: Path) -> None:
         ("Testing/Images", "Testing/Labels", "test"),
         ("images", "annotations", ""),
         ("images/train2017", "yolo_labels/train2017", "train2017"),
+        ("images/val", "labels", "val"),
     ],
 )
 def test_labels_lie_in_folders_that_are_called_alike(
@@ -521,6 +589,8 @@ def test_labels_lie_in_folders_that_are_called_alike(
     write_image(tmp_path / images / "a.jpg", SIZE)
     put(tmp_path / labels / "a.txt", "0 .3 .3 .2 .2\n")
     put(tmp_path / "other_labels" / "a.txt", "0 .3 .3 .2 .2\n0 .6 .6 .2 .2\n")
+    write_image(tmp_path / "masks" / "a.png", SIZE)
+    write_image(tmp_path / "noise" / "photos" / "a.png", SIZE)
     put(tmp_path / "names.yaml", "names: [cat]\n")
     assert counts(tmp_path) == {split: (1, 1)}
     assert set(inspect(tmp_path)[split].objects) == {"cat"}
@@ -664,6 +734,18 @@ def test_attributes_of_via_that_are_not_read_are_named(tmp_path: Path) -> None:
     region = {"shape_attributes": shape, "region_attributes": {"type": "cat", "light": "dim"}}
     put(tmp_path / "via.json", json.dumps({"a1": {"filename": "a.jpg", "regions": [region]}}))
     assert "the attribute 'type' is taken for the class; others are not read" in said(tmp_path)
+
+
+@pytest.mark.parametrize("attribute", ["type", "kind"])
+def test_labels_of_via_may_be_in_another_attribute_of_each_file(
+    tmp_path: Path, attribute: str
+) -> None:
+    for split, key in (("train", "type"), ("val", attribute)):
+        write_image(tmp_path / split / "a.jpg", SIZE)
+        text = via("a.jpg", "cat").replace('"name": "cat"', f'"{key}": "cat", "light": "dim"')
+        put(tmp_path / split / "via_region_data.json", text)
+    assert counts(tmp_path) == {"train": (1, 1), "val": (1, 1)}
+    assert "others are not read" in said(tmp_path)
 
 
 def test_regions_of_a_file_without_labels_are_of_the_only_class(tmp_path: Path) -> None:
@@ -860,6 +942,36 @@ def test_masks_of_colours_are_refused(tmp_path: Path) -> None:
     assert "a.png has 3 colours, of objects or of classes; expected one whole" in said(tmp_path)
 
 
+@pytest.mark.parametrize("maps", ["gt", "masks", "Instance_Masks", "segmentations"])
+def test_id_maps_are_those_of_the_only_folder_with_their_names(tmp_path: Path, maps: str) -> None:
+    for name in ("a", "b"):
+        write_image(tmp_path / "raw" / f"{name}.png", SIZE)
+        write_map(tmp_path / maps / f"{name}.tif", 3)
+    assert counts(tmp_path) == {"": (2, 6)}
+    for name in ("a", "b"):
+        write_image(tmp_path / "shown" / f"{name}.png", SIZE)
+    with pytest.raises(DataError, match="holds no data set"):
+        inspect(tmp_path)
+
+
+def test_masks_may_lie_beside_the_only_image_of_a_folder(tmp_path: Path) -> None:
+    for name in ("train/1000", "val/1001"):
+        write_image(tmp_path / name / "photo.jpg", SIZE)
+        for place in range(2):
+            write_map(tmp_path / name / "masks" / f"{place}.png", 1)
+    assert counts(tmp_path) == {"train": (1, 2), "val": (1, 2)}
+
+
+@pytest.mark.parametrize(("image", "maps"), [("images/{}", "masks/{}"), ("{}_rgb", "{}")])
+def test_two_id_maps_of_one_image_are_refused(tmp_path: Path, image: str, maps: str) -> None:
+    for name in ("a", "b"):
+        write_image(tmp_path / f"{image.format(name)}.png", SIZE)
+        write_map(tmp_path / f"{maps.format(name)}_label.tif", 3)
+    assert counts(tmp_path) == {"": (2, 6)}
+    write_map(tmp_path / f"{maps.format('a')}_mask.tif", 2)
+    assert "may have its id map in" in said(tmp_path)
+
+
 @pytest.mark.parametrize("layout", ["{}/masks/x{}.png", "annotations/{}_big_cat_{}.png"])
 def test_masks_lie_below_images_or_name_their_classes(tmp_path: Path, layout: str) -> None:
     for name in ("1000", "1001"):
@@ -882,7 +994,7 @@ def write_map(path: Path, ids: int) -> None:
     for number in range(ids):
         pixels[9 * number : 9 * number + 5, 3:9] = number + 1
     path.parent.mkdir(parents=True, exist_ok=True)
-    tifffile.imwrite(path, pixels)
+    tifffile.imwrite(path, pixels) if path.suffix == ".tif" else Image.fromarray(pixels).save(path)
 
 
 def test_frames_of_the_cell_tracking_challenge_have_their_maps(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from panodetr.data.samples import InstanceImage
 from panodetr.data.tree import Tree
 from panodetr.errors import DataError, PanodetrError
 
+from .conftest import write_image
+
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
     for before, name in itertools.pairwise("abcdefghi")
@@ -66,7 +68,8 @@ def test_images_are_found_however_they_are_named(yolo_folder: Path) -> None:
     expected = [image.path for image in images_of(yolo_folder)]
     listed = yolo_folder / "train.txt"
     listed.write_text("./images/train/000000000009.jpg\nimages/train/000000000007.png\n\n")
-    for named in ("../images/train", "train.txt", str(images), "[train.txt, images/train]"):
+    named_otherwise = ("../images/train", "train.txt", str(images), "[train.txt, images/train]")
+    for named in (*named_otherwise, "../another name/images/train"):
         (yolo_folder / "data.yaml").write_text(f"train: {named}\nnames: [cat, dog]\n")
         found = [image.path.resolve() for image in images_of(yolo_folder)]
         assert found == [path.resolve() for path in expected]
@@ -163,3 +166,11 @@ def test_labels_that_are_no_text_are_refused(yolo_folder: Path) -> None:
     (yolo_folder / "labels/train/000000000007.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match=r"cannot read .*000000000007\.txt"):
         open_data(yolo_folder)
+
+
+def test_the_folder_may_be_called_otherwise_than_the_yaml_says(tmp_path: Path) -> None:
+    write_image(tmp_path / "images" / "a.png", (20, 30))
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 .5 .5 .2 .2\n")
+    (tmp_path / "data.yaml").write_text("train: ../coins/images/\nval: ../coins/images/\nnc: 1\n")
+    assert [len(images_of(tmp_path, split)) for split in ("train", "val")] == [1, 1]

@@ -7,7 +7,7 @@ whether there is something to learn from: for checking, a rehearsal and a run al
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress
@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from panodetr.data.formats import Faults, system_errors
+from panodetr.data.formats import AbsentError, Faults, system_errors
 from panodetr.data.formats.coco import find_documents, make_layout
 from panodetr.data.formats.coco_instances import read_instances
 from panodetr.data.formats.coco_panoptic import read_ids, read_panoptic
@@ -40,7 +40,15 @@ from panodetr.data.masks import draw_id_map, read_objects_map
 from panodetr.data.samples import AnySample, InstanceImage, Records, Sample
 from panodetr.data.targets import Objects, segment_classes
 from panodetr.data.tool import advise
-from panodetr.data.tree import Tree, is_image, same_split, split_of, split_of_folder
+from panodetr.data.tree import (
+    ABSENT,
+    LEAST_THERE,
+    Tree,
+    is_image,
+    same_split,
+    split_of,
+    split_of_folder,
+)
 from panodetr.errors import DataError
 from panodetr.validation import read_json
 
@@ -55,9 +63,6 @@ Frame: TypeAlias = Literal["shown", "stored"]
 
 CLASS_NAME = "object"
 """Of objects that nothing names."""
-
-LEAST_THERE = 0.1
-"""Part of the listed images that must be there: fewer are those of another export."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,44 +91,38 @@ class Dataset(Records):
 
 
 _READERS: dict[
-    Format, tuple[Callable[[Tree], Any], Callable[[Tree, Any, str, Faults], Records]]
+    Format,
+    tuple[Callable[[Tree], Any], Callable[[Tree, Any, str, Faults], Records], tuple[str, ...]],
 ] = {
     "coco-panoptic": (
         partial(find_documents, kind="panoptic"),
         lambda tree, found, split, faults: read_panoptic(make_layout(tree, found, split), faults),
+        (".json",),
     ),
     "coco-instances": (
         partial(find_documents, kind="instances"),
         lambda tree, found, split, faults: read_instances(make_layout(tree, found, split), faults),
+        (".json",),
     ),
-    "yolo": (find_yolo, read_yolo),
-    "labelme": (find_labelme, read_labelme),
-    "via": (find_via, read_via),
-    "voc-masks": (find_voc_masks, read_voc_masks),
-    "voc-xml": (find_voc_xml, read_voc_xml),
-    "mask-files": (find_mask_files, read_mask_files),
-    "id-maps": (find_id_maps, read_id_maps),
-    "imagefolder": (find_imagefolder, read_imagefolder),
+    "yolo": (find_yolo, read_yolo, (".yaml", ".yml")),
+    "labelme": (find_labelme, read_labelme, (".json",)),
+    "via": (find_via, read_via, (".json",)),
+    "voc-masks": (find_voc_masks, read_voc_masks, ()),
+    "voc-xml": (find_voc_xml, read_voc_xml, (".xml",)),
+    "mask-files": (find_mask_files, read_mask_files, ()),
+    "id-maps": (find_id_maps, read_id_maps, ()),
+    "imagefolder": (find_imagefolder, read_imagefolder, (".jsonl", ".csv", ".parquet")),
 }
-"""How the splits of each format are found, and how one is read."""
+"""How each format's splits are found, how one is read, and what an annotation file ends in."""
 
 FORMATS: tuple[Format, ...] = tuple(_READERS)
 """In the order in which a folder is asked for them."""
 
-
-_OF_FILES: dict[str, tuple[Format, ...]] = {
-    ".json": ("coco-panoptic", "coco-instances", "labelme", "via"),
-    ".xml": ("voc-xml",),
-    ".yaml": ("yolo",),
-    ".yml": ("yolo",),
-    ".jsonl": ("imagefolder",),
-    ".csv": ("imagefolder",),
-    ".parquet": ("imagefolder",),
-}
-"""What an annotation file that is named may be, by its suffix."""
-
-
 _JSON: Any = dict[str, Any] | list[Any]
+
+
+LOOKED_AT = 20
+"""Annotation files of a format that are looked into, to see whether their images are there."""
 
 
 class Source:
@@ -168,9 +167,38 @@ class Source:
         """
         if format not in self._found:
             only = self.tree.only
-            may_be = only is None or format in _OF_FILES.get(only.suffix.lower(), ())
-            self._found[format] = _READERS[format][0](self.tree) if may_be else {}
+            find, _, suffixes = _READERS[format]
+            may_be = only is None or only.suffix.lower() in suffixes
+            self._found[format] = find(self.tree) if may_be else {}
         return self._found[format]
+
+    def _formats(self, format: Format | None) -> Iterator[Format]:
+        """Give the formats that are there; last those whose images are not there.
+
+        Raises:
+            DataError: what describes the data is broken.
+        """
+        absent: dict[Format, Path] = {}
+        failure: AbsentError | None = None
+        for name in (format,) if format else FORMATS:
+            try:
+                found = self.find(name)
+            except AbsentError as error:
+                failure = error
+                self.tree.leave_out(error.path, ABSENT)
+                continue
+            files = [f for part in found.values() if isinstance(part, list) for f in part]
+            looked = [self.tree.root / f for f in files[:: max(1, len(files) // LOOKED_AT)]]
+            if looked and not any(map(self.tree.lists_images, looked)):
+                absent[name] = looked[0]
+            elif found:
+                for path in absent.values():
+                    self.tree.leave_out(path, ABSENT)
+                absent, failure = {}, None
+                yield name
+        if failure is not None and not absent:
+            raise failure
+        yield from absent
 
     def choose(self, split: str | None, format: Format | None) -> tuple[Format, str]:
         """Find out format and split.
@@ -178,9 +206,8 @@ class Source:
         Raises:
             DataError: there is no data set, no such split, or several to choose from.
         """
-        tried: tuple[Format, ...] = (format,) if format else FORMATS
         seen: set[str] = set()
-        for name in tried:
+        for name in self._formats(format):
             found = list(self.find(name))
             chosen = _choose(found, split)
             if chosen is not None:
@@ -211,9 +238,8 @@ class Source:
         Raises:
             DataError: there is no data set, or no such split.
         """
-        for name in (format,) if format else FORMATS:
-            if split is None and (found := self.find(name)):
-                return name, list(found)
+        for name in self._formats(format) if split is None else ():
+            return name, list(self.find(name))
         name, split = self.choose(split, format)
         return name, [split]
 
@@ -253,6 +279,9 @@ class Source:
         found = self.find(format)
         faults.as_stored = None if self._exif is None else self._exif == "stored"
         records = _READERS[format][1](self.tree, found, split, faults)
+        for reason, paths in self.tree.left_out.items():
+            text = f"{{n}} annotation files {reason}, and are left out"
+            faults.note("left out", text, paths[0], len(paths))
         are_there = [os.path.isfile(sample.path) for sample in records.samples]
         there = tuple(compress(records.samples, are_there))
         gone = [str(s.path) for s in compress(records.samples, [not here for here in are_there])]

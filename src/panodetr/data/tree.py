@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import takewhile
@@ -39,21 +40,35 @@ ANNOTATIONS_DEPTH = 4
 MOST_KEPT = 2**29
 """Bytes of files that were looked into, and are kept for their readers."""
 
+LEAST_THERE = 0.1
+"""Part of the listed images that must be there: fewer are those of another export."""
+
+ABSENT = "list images that are not there"
+"""Why an annotation file is left out."""
+
 HEAD, TAIL = 1 << 16, 1 << 12
 """Bytes at the beginning and end of a file that are looked at."""
 
 _HIDDEN = re.compile(r"\.(?!annotations\.coco\.json$)|__MACOSX$")
 """The names of hidden files and folders, but for what Roboflow's become where "_" is lost."""
 
+_NAMES = re.compile(
+    rb'"(?:file_name|imagePath|filename)"\s*:\s*"((?:[^"\\]|\\.)+)"|<filename>([^<]+)</filename>'
+)
+"""What annotation files call images."""
+
 _NAN = re.compile(rb"(?<=[:,\[\s])NaN(?=[,\]}\s])")
 """What Python writes into JSON, where nothing is allowed but null."""
 
 SPLITS = ("train", "val", "test")
 
-_OF_SPLITS = r"images?|imgs?|masks?|labels?|annotations?|data|(?:data)?set"
+_OF_SPLITS = (
+    r"images?|imgs?|photos?|frames?|masks?|labels?|annot(?:ation)?s?|jsons?|xmls?|data|(?:data)?set"
+)
 _SPLIT = re.compile(
-    rf"(?:(?:{_OF_SPLITS}|coco|yolo|\d\d?)[_ -])?"
-    r"(?P<name>train(?:ing)?|val(?:id(?:ate|ation)?)?|test(?:ing)?)(?P<year>(?:19|20)\d\d)?"
+    rf"(?:(?:{_OF_SPLITS}|coco|yolo|task|\d\d?)[_ -])?"
+    r"(?P<name>train(?:ing)?|val(?:id(?:ate|ation)?)?|dev|eval(?:uation)?|test(?:ing)?)"
+    r"(?P<year>(?:19|20)\d\d)?"
     rf"(?:[_ -]?(?:{_OF_SPLITS})|[_ -]v?\d\d?| ?\(\d\d?\))?"
 )
 _NO_SPLIT = frozenset(("instances", "panoptic", "annotations", "coco", "default", "all"))
@@ -80,7 +95,7 @@ def split_of(text: str) -> Split | None:
     found = _SPLIT.fullmatch(text.lower())
     if found is None:
         return None
-    kind = next(split for split in SPLITS if found["name"].startswith(split))
+    kind = next((split for split in SPLITS if found["name"].startswith(split)), "val")
     return Split(kind + (found["year"] or ""), kind)
 
 
@@ -226,7 +241,7 @@ class Tree:
         self._images = images
         self._names: dict[Path, dict[str, str]] = {}
         self.found: dict[tuple[object, object], Any] = {}  # by what looked, and where
-        self.copies: dict[Path, list[Path]] = {}  # of annotation files that are read
+        self.left_out: dict[str, list[str]] = {}  # annotation files, by why they are not read
         self._contents: dict[Path, bytes] = {}
         self._kept = 0
         self.folders: dict[PurePosixPath, list[str]] = {}  # the files in each
@@ -328,6 +343,15 @@ class Tree:
         """Say which of the keys that tell formats apart a JSON has."""
         return self.once(_find_keys, path)
 
+    def leave_out(self, path: Path, reason: str) -> None:
+        """Take up an annotation file that is not read, for a note."""
+        paths = self.left_out.setdefault(reason, [])
+        paths += [str(path)] if str(path) not in paths else []
+
+    def lists_images(self, path: Path) -> bool:
+        """Whether images that an annotation file names are there, as far as its ends tell."""
+        return self.once(_lists_images, path)
+
     def images_in(self, folder: PurePosixPath, *, deep: bool = False) -> list[PurePosixPath]:
         """List the images of a folder, and of those below it where `deep`, sorted."""
         inner = [other for other in self.folders if folder in other.parents] if deep else []
@@ -427,9 +451,9 @@ class Images:
 
         A name means the path as it is written, from the annotation file or from the root, wherever
         it leads; else the file whose path ends most like it, in the one folder that has all names,
-        or the only one; case counts only where it tells files apart; an ending that differs, where
-        one image has the stem. What lies in the folder of another split, or of masks, is left
-        alone.
+        or the only one; or else the only one below folders that have all words of the written ones.
+        Case counts only where it tells files apart; an ending may differ where one image has the
+        stem. What lies in the folder of another split, or of masks, is left alone.
 
         Args:
             names: as they are written.
@@ -448,7 +472,7 @@ class Images:
         def may_be(base: Folder, inner: Folder) -> bool:
             if kind and banned and _in_split(base, banned):
                 return False
-            return not self._holds_masks(inner) if maps is None else _may_hold_maps(base, maps)
+            return not self.holds_masks(inner) if maps is None else _may_hold_maps(base, maps)
 
         candidates: dict[str, list[tuple[Folder, File]]] = {}
         votes: Counter[Folder] = Counter()
@@ -472,13 +496,16 @@ class Images:
             paths = [self._path(file) for file in meant]
             if len(paths) != 1:
                 images = [file for _, file in kept if maps or not _is_truth(file[0])]
-                paths = [self._path(file) for file in images or [file for _, file in kept]]
+                images = images or [file for _, file in kept]
+                words = set(words_of("/".join(_parts(name)[:-1])))
+                alike = [f for f in images if words and words <= set(words_of("/".join(f[0])))]
+                paths = [self._path(file) for file in (alike if len(alike) == 1 else images)]
                 paths = paths[:1] if paths and are_copies(paths) else paths
             if paths:
                 found[name] = paths
         return found
 
-    def _holds_masks(self, folder: Folder) -> bool:
+    def holds_masks(self, folder: Folder) -> bool:
         """Whether a folder is called as those of masks, and most of its files as images."""
         if folder not in self._masks:
             names = self._tree.folders[PurePosixPath(*folder)] if _is_truth(folder) else []
@@ -543,6 +570,20 @@ def _read_ends(_: Tree, path: Path) -> bytes:
         return b""
 
 
+def _lists_images(tree: Tree, path: Path) -> bool:
+    text = tree.ends(path)
+    written = {json or xml for json, xml in _NAMES.findall(text)}
+    names: set[str] = set()
+    for name in written:
+        with suppress(UnicodeDecodeError):
+            names.add(name.decode().replace("\\\\", "\\"))
+    if not names or b'"imageData": "' in text:  # which is an image of labelme's
+        return True
+    found = tree.images.find(sorted(names), path.parent)
+    is_one = len(names) == 1 and tree.images.find([f"{path.stem}.jpg"], path.parent)
+    return bool(is_one) or len(found) >= LEAST_THERE * len(names)
+
+
 def _find_keys(tree: Tree, path: Path) -> frozenset[str]:
     try:
         contents = tree.read(path, keep=True)
@@ -597,7 +638,7 @@ def _may_hold_maps(base: Folder, maps: str) -> bool:
 
 
 def _is_truth(names: Iterable[str]) -> bool:
-    return any(not _TRUTH_FOLDERS.isdisjoint(words_of(name)) for name in names)
+    return not _TRUTH_FOLDERS.isdisjoint(words_of("/".join(names)))
 
 
 def holds_images(name: str) -> bool:

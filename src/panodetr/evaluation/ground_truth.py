@@ -71,14 +71,14 @@ class GroundTruth:
                 images are missing.
         """
         source = Source(folder) if isinstance(folder, Path) else folder
-        format: Format | None = None
-        splits = [name for of_coco in COCO.values() for name in source.find(of_coco)]
-        if not splits:
-            format, splits = source.splits(None)
+        format, splits = source.splits(None)
+        is_coco = format in COCO.values()
+        if is_coco:
+            splits = [name for of_coco in COCO.values() for name in source.find(of_coco)]
         if split is None:
             unsplit = "" in splits and same_split(splits, DEFAULT_SPLIT) is None
             split = "" if unsplit else DEFAULT_SPLIT
-        if format is not None:
+        if not is_coco:
             return cls.of_data(source.open(*source.choose(split, format)))
         panoptic, instances = (_find(source, split, kind) for kind in COCO)
         if panoptic is None and instances is None:  # says which there are

@@ -42,6 +42,14 @@ _VARYING = re.compile(r"'[^']*'|\S*[\d/\\]\S*")
 """What differs where faults are alike: quoted texts, numbers and paths."""
 
 
+class AbsentError(DataError):
+    """Nothing that an annotation file names is there."""
+
+    def __init__(self, message: str, path: Path) -> None:
+        super().__init__(message)
+        self.path = path
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """One fault, or one fact worth knowing.

@@ -26,7 +26,7 @@ from panodetr.data.formats.sizes import (
     read_headers,
     stated_size,
 )
-from panodetr.data.tree import ANNOTATIONS_DEPTH, Tree, are_copies, split_of, split_of_file
+from panodetr.data.tree import ABSENT, ANNOTATIONS_DEPTH, Tree, are_copies, split_of, split_of_file
 from panodetr.errors import DataError
 from panodetr.validation import decode_json
 
@@ -109,8 +109,13 @@ class _Used(msgspec.Struct):
     segments_info: list[_Used] = []
 
 
-class _OfImage(msgspec.Struct):
+class OfImage(msgspec.Struct):
+    """An annotation, of which only the image is read."""
+
     image_id: Id
+
+
+OfImageT = TypeVar("OfImageT", bound=OfImage)
 
 
 class _Named(msgspec.Struct):
@@ -219,10 +224,27 @@ class Join:
     def image_of(self, raw: msgspec.Raw, place: str) -> int | str:
         """Give the image of an annotation that is faulty, or else the annotation's place."""
         try:
-            given = msgspec.json.decode(raw, type=_OfImage, strict=False).image_id
+            given = msgspec.json.decode(raw, type=OfImage, strict=False).image_id
         except DECODE_ERRORS:
             return place
         return self.known.get(given, place)
+
+
+def decode_joined(
+    document: Document, expected: type[OfImageT], place: str, images: Join, faults: Faults
+) -> Iterator[tuple[int, OfImageT, int]]:
+    """Decode annotations as `decode_entries`, and give each one's image, too.
+
+    Those of images that the JSON doesn't list are counted.
+    """
+    texts = document.annotations
+    for number, entry in decode_entries(texts, expected, place, faults, images.image_of):
+        image_id = images.known.get(entry.image_id)
+        if image_id is not None:
+            yield number, entry, image_id
+        elif not images.refused:
+            text = "{n} annotations are of images that the JSON doesn't list, and are left out"
+            faults.note("unknown image", text, f"{place}[{number}] is for image {entry.image_id}")
 
 
 def read_images(
@@ -235,9 +257,6 @@ def read_images(
     Raises:
         DataError: an entry is faulty, repeated, or there is none, and faults are not collected.
     """
-    for copy in layout.tree.copies.get(layout.annotations, ()):
-        text = "{n} annotation files are copies of the one that is read"
-        faults.note("left out", text, f"{copy} of {layout.annotations}")
     place = f"{layout.annotations}: images"
     images: dict[int, Marked] = {}
     join = Join()
@@ -421,9 +440,15 @@ def make_layout(tree: Tree, found: dict[str, list[Path]], split: str) -> Layout:
 
 
 def _only(tree: Tree, paths: list[Path], kind: Kind) -> list[Path]:
-    """Keep the JSON that is called as COCO calls it, where one is, or one of copies."""
-    if are_copies(paths):
-        tree.copies[paths[0]] = paths[1:]
+    """Keep JSONs whose images are there; of these one of copies, or that with COCO's name."""
+    there = [path for path in paths if tree.lists_images(path)] or paths
+    for path in paths:
+        if path not in there:
+            tree.leave_out(path, ABSENT)
+    paths = there
+    if len(paths) > 1 and are_copies(paths):
+        for path in paths[1:]:
+            tree.leave_out(path, "are copies of the one that is read")
         return paths[:1]
     named = [path for path in paths if path.stem.startswith((f"{kind}_", kind))]
     return named if len(named) == 1 else paths

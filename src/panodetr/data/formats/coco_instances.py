@@ -23,7 +23,8 @@ from panodetr.data.formats.coco import (
     Id,
     Join,
     Layout,
-    decode_entries,
+    OfImage,
+    decode_joined,
     read_categories,
     read_document,
     read_images,
@@ -42,8 +43,7 @@ class _Mask(msgspec.Struct):
     counts: str | list[Annotated[int, msgspec.Meta(ge=0)]]
 
 
-class _Key(msgspec.Struct):
-    image_id: Id
+class _Key(OfImage):
     id: Id | float | None = None
 
 
@@ -188,14 +188,7 @@ def _sort(
     found: dict[int, list[int]] = {image_id: [] for image_id in images}
     seen: dict[int | str | float | None, int] = {}  # the place of the first one of each id
     texts = document.annotations
-    for number, key in decode_entries(texts, _Key, place, faults, join.image_of):
-        image_id = join.known.get(key.image_id)
-        if image_id is None:
-            if not join.refused:
-                text = "{n} objects are of images that the JSON doesn't list, and are left out"
-                example = f"{place}[{number}] is for image {key.image_id}"
-                faults.note("unknown image", text, example)
-            continue
+    for number, key, image_id in decode_joined(document, _Key, place, join, faults):
         if not isinstance(key.id, int):
             rules.renumbered = True
         if key.id in seen:

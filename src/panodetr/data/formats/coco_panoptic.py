@@ -22,13 +22,15 @@ from panodetr.data.formats.coco import (
     Id,
     Join,
     Layout,
+    OfImage,
     Text,
     decode_entries,
+    decode_joined,
     read_categories,
     read_document,
     read_images,
 )
-from panodetr.data.formats.sizes import Marked, settle
+from panodetr.data.formats.sizes import Marked, choose_file, settle
 from panodetr.data.masks import VOID, present_ids, read_id_map
 from panodetr.data.samples import GroundTruthSegment, Records, Sample
 from panodetr.data.tree import sure
@@ -53,8 +55,7 @@ class _Category(CategoryEntry, kw_only=True):
             return made_up_color(index)
 
 
-class _Annotation(msgspec.Struct):
-    image_id: Id
+class _Annotation(OfImage):
     file_name: Text
     segments_info: list[msgspec.Raw]
 
@@ -141,14 +142,9 @@ def _read_samples(
     maps = layout.find(names, maps=True)
     images, join = read_images(document, layout, faults, sure(maps))
     found: dict[int, tuple[str, _Annotation]] = {}
-    for number, entry in decode_entries(texts, _Annotation, place, faults, join.image_of):
+    for number, entry, image_id in decode_joined(document, _Annotation, place, join, faults):
         here = f"{place}[{number}]"
-        image_id = join.known.get(entry.image_id)
-        if image_id is None:
-            if not join.refused:
-                text = "{n} annotations are for images that the JSON doesn't list"
-                faults.note("unknown image", text, f"{here} is for image {entry.image_id}")
-        elif image_id in found:
+        if image_id in found:
             faults.add(
                 "duplicate id", f"{here} is a second annotation for image {image_id}", image_id
             )
@@ -158,14 +154,12 @@ def _read_samples(
     owners: dict[Path, int] = {}
     for image_id, (here, entry) in found.items():
         image, name = images[image_id], entry.file_name
-        id_map, *others = maps.get(name, [layout.annotations.with_suffix("") / name])
-        if others:
-            text = f"{here} names {name}, which may be {id_map} or {others[0]}"
-            faults.add("missing file", text, image_id)
-            continue
+        id_map = choose_file(maps, name, here, faults, image_id)
         if name not in maps:
-            text = f"{id_map} is missing; it is the id map of image {entry.image_id}"
+            path = layout.annotations.with_suffix("") / name
+            text = f"{path} is missing; it is the id map of image {entry.image_id}"
             faults.add("missing file", text, image_id)
+        if id_map is None:
             continue
         owner = owners.setdefault(id_map, image_id)
         if owner != image_id:

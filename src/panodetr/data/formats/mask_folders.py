@@ -11,7 +11,7 @@ object. Images and maps have the same names without ending:
 
 Or a mask an object, as in the 2018 Data Science Bowl:
 
-    NAME/images/NAME.png    NAME/masks/*.png       a folder an image
+    NAME/images/NAME.png    NAME/masks/*.png       a folder an image, or NAME/image.png
     images/NAME.png         masks/NAME/*.png       a folder of masks an image
     images/NAME.png         images/NAME/masks/*.png
     images/NAME.png         masks/NAME_1.png       masks that are numbered
@@ -54,9 +54,12 @@ _MAP_WORDS = frozenset(
 )
 """Of a folder's name; its other words are those of the images' folder, too."""
 
-_ROLES = _MAP_WORDS | IMAGE_FOLDERS | {"cp", "instances"}
+_RARE_WORDS = _MAP_WORDS | {"seg", "segmentation", "segmentations", "instance", "instances"}
+"""Where no folder is called as usual: the images' is the only other one with these names."""
 
-_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_instances")
+_ROLES = _RARE_WORDS | IMAGE_FOLDERS | {"cp", "rgb", "raw"}
+
+_ENDINGS = ("_masks", "_mask", "_labels", "_label", "_instances", "_seg", "_gt")
 """Of the stem of an id map that is called after its image."""
 
 _BEHIND = re.compile(r"(?:[ _.-]+(?P<label>[^\W\d_].*?))?[ _.-]*\d+")
@@ -87,11 +90,12 @@ def find_id_maps(tree: Tree) -> dict[str, MapFolders]:
     Folders of images that are all of one split, or of none, are called by their paths.
     """
     groups: dict[PurePosixPath, MapFolders] = {}
-    for folder in tree.folders:
-        if known := _image_folder(tree, folder):
-            images, split, class_name = known
-            group = groups.setdefault(images, MapFolders(split=split, images=images))
-            group.maps[folder] = class_name
+    for words in (_MAP_WORDS, _RARE_WORDS):
+        for folder in tree.folders if not groups or words is _MAP_WORDS else ():
+            if known := _image_folder(tree, folder, words):
+                images, split, class_name = known
+                group = groups.setdefault(images, MapFolders(split=split, images=images))
+                group.maps[folder] = class_name
     if not groups:
         # Roboflow's maps beside "_classes.csv" are of classes, not objects.
         folders = [f for f, names in tree.folders.items() if "_classes.csv" not in names]
@@ -134,18 +138,21 @@ def read_id_maps(tree: Tree, found: dict[str, MapFolders], split: str, faults: F
     else:
         pairs = _pairs_between(tree, group, faults)
     marked: list[Marked] = []
-    for inner, id_map in pairs.items():
+    for inner, maps in pairs.items():
         path = tree.root / inner
-        if id_map is None and masks.name == "SEG":
+        if not maps and masks.name == "SEG":
             faults.note("left out", "{n} frames have no id map, and are left out", str(path))
             continue
         one = Marked(path=path, named=str(path), place=str(path), plain=1)
         marked.append(one)
-        if id_map is None:
+        if len(maps) > 1:
+            text = f"{path} may have its id map in {maps[0]} or {maps[1]}; take the other away"
+            faults.add("duplicate id", text, path)
+        elif not maps:
             text = f"{masks / path.stem}.png is missing; it is the id map of {path}"
             faults.add("missing file", text, path)
         else:
-            one.id_map = tree.root / id_map
+            one.id_map = tree.root / maps[0]
             one.read = partial(_read_id_map, one.id_map)
     return build(marked, classes or [""], faults, masks)
 
@@ -155,27 +162,38 @@ def _read_id_map(path: Path, image_id: int, size: Size, _: int) -> list[ObjectTr
     return map_objects(ids, dict.fromkeys(numbers.tolist(), 1), image_id)
 
 
-def _image_folder(tree: Tree, maps: PurePosixPath) -> tuple[PurePosixPath, str, str | None] | None:
-    """Give the folder whose images belong to the id maps of one folder, with split and class."""
+def _image_folder(
+    tree: Tree, maps: PurePosixPath, expected: frozenset[str]
+) -> tuple[PurePosixPath, str, str | None] | None:
+    """Give the folder whose images belong to the id maps of one folder, with split and class.
+
+    One of the expected words is in the folder's name, or in that of a folder above it.
+    """
     if maps.name == "TRA" or not _maps_in(tree, maps):  # points of the Cell Tracking Challenge
         return None
     parts = maps.parts[:-1] if maps.name == "SEG" else maps.parts
     for place, part in enumerate(parts):
         words = set(words_of(part))
-        if words.isdisjoint(_MAP_WORDS):
+        if words.isdisjoint(expected):
             continue
         before, after = parts[:place], parts[place + 1 :]
         split = next((found.name for word in words if (found := split_of(word))), None)
-        bare = words - _MAP_WORDS
+        bare = words - expected
+        alike: list[tuple[PurePosixPath, str, str | None]] = []
         for name in tree.below[PurePosixPath(*before)]:
             own = set(words_of(name))
-            if not (bare <= own if holds_images(name) else own == bare != set()):
-                continue
+            named = bare <= own if holds_images(name) else own == bare != set()
             for rest, class_name in ((after, None), (after[:-1], after[-1])) if after else (
                 ((), None),):  # fmt: skip
                 folder = PurePosixPath(*before, name, *rest)
-                if tree.images_in(folder):
-                    return folder, split or _split_name((*before, *rest)), class_name
+                found = folder, split or _split_name((*before, *rest)), class_name
+                images = tree.images_in(folder) if name != part else []
+                if images and named:
+                    return found
+                if images and all(_pair(images, _maps_in(tree, maps)).values()):
+                    alike.append(found)
+        if len(alike) == 1 and expected is _RARE_WORDS:
+            return alike[0]
     return None
 
 
@@ -192,7 +210,7 @@ def _split_name(parts: tuple[str, ...]) -> str:
 
 def _pairs_between(
     tree: Tree, group: MapFolders, faults: Faults
-) -> dict[PurePosixPath, PurePosixPath | None]:
+) -> dict[PurePosixPath, list[PurePosixPath]]:
     """Pair images and id maps of two folders; an id map may be missing."""
     images = tree.images_in(group.images)
     stems = [path.stem for path in images]
@@ -200,34 +218,37 @@ def _pairs_between(
         twice = next(stem for stem in stems if stems.count(stem) > 1)
         where = tree.root / group.images
         raise DataError(f"{where} has several images called {twice}; expected one an id map")
-    maps = {p.stem: p for folder in group.maps for p in reversed(_maps_in(tree, folder))}
+    maps = [path for folder in group.maps for path in _maps_in(tree, folder)]
     pairs = _pair(images, maps)
-    for path in sorted(maps.keys() - {p.stem for p in pairs.values() if p is not None}):
+    paired = {path.stem for inner in pairs.values() for path in inner}
+    for path in sorted(path for path in maps if path.stem not in paired):
         text = "{n} id maps have no image of their name"
-        faults.note("missing file", text, f"{tree.root / maps[path]} in {tree.root / group.images}")
+        faults.note("missing file", text, f"{tree.root / path} in {tree.root / group.images}")
     return pairs
 
 
-def _pairs_beside(tree: Tree, folder: PurePosixPath) -> dict[PurePosixPath, PurePosixPath | None]:
+def _pairs_beside(tree: Tree, folder: PurePosixPath) -> dict[PurePosixPath, list[PurePosixPath]]:
     """Pair images and id maps that lie in one folder; what has no id map is no image of it."""
-    maps = {path.stem: path for path in _maps_in(tree, folder) if path.stem.endswith(_ENDINGS)}
-    images = [path for path in tree.images_in(folder) if path.stem not in maps]
-    return {path: id_map for path, id_map in _pair(images, maps).items() if id_map}
+    maps = [path for path in _maps_in(tree, folder) if path.stem.endswith(_ENDINGS)]
+    images = [path for path in tree.images_in(folder) if path not in maps]
+    return {path: inner for path, inner in _pair(images, maps).items() if inner}
 
 
 def _pair(
-    images: Sequence[PurePosixPath], maps: dict[str, PurePosixPath]
-) -> dict[PurePosixPath, PurePosixPath | None]:
-    """Pair images and id maps by their stems, or by what these have beside words such as "mask"."""
+    images: Sequence[PurePosixPath], maps: Sequence[PurePosixPath]
+) -> dict[PurePosixPath, list[PurePosixPath]]:
+    """Give each image the id map of its stem, or else those of its words but for "mask" and such.
+
+    Of maps that differ in their endings alone the first is taken.
+    """
+    by_stem = {path.stem: path for path in reversed(maps)}
     by_words: dict[tuple[str, ...], list[PurePosixPath]] = {}
-    for stem, path in maps.items():
-        by_words.setdefault(_bare(stem), []).append(path)
-    taken = set(maps).intersection(path.stem for path in images)
-    pairs: dict[PurePosixPath, PurePosixPath | None] = {}
-    for path in images:
-        same = [found for found in by_words.get(_bare(path.stem), ()) if found.stem not in taken]
-        pairs[path] = maps.get(path.stem) or (same[0] if len(same) == 1 else None)
-    return pairs
+    for stem in sorted(by_stem.keys() - {path.stem for path in images}):
+        by_words.setdefault(_bare(stem), []).append(by_stem[stem])
+    return {
+        path: [by_stem[path.stem]] if path.stem in by_stem else by_words.get(_bare(path.stem), [])
+        for path in images
+    }
 
 
 def _bare(stem: str) -> tuple[str, ...]:
@@ -255,6 +276,8 @@ def find_mask_files(tree: Tree) -> MaskFiles:
             pairs = _by_image(images, masks)
         else:
             named = [image for image in tree.images_in(above.parent) if image.stem == above.name]
+            beside = tree.images_in(above)
+            named = named or (beside if len(beside) == 1 < len(masks) else [])
             above = (
                 above.parent.parent if named and holds_images(above.parent.name) else above.parent
             )

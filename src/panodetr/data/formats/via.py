@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -78,12 +78,14 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
             if _decoded(entries.setdefault(key, raw)) != _decoded(raw):
                 refuse_second(files[key], path, split)
             files.setdefault(key, path)
-    every = [tree.once(_regions, other) for paths in found.values() for other in paths]
-    attribute, labels = _labels([region for regions in every for region in regions], faults)
+    every = {p: tree.once(_regions, p) for paths in found.values() for p in paths}
+    attributes = _find_attributes(every, faults)
+    labelled = {p: {_label(r, attributes[p]) for r in regions} for p, regions in every.items()}
+    labels = {label for inner in labelled.values() for label in inner if label}
     usual = next(iter(labels), "") if len(labels) < 2 else None
-    silent = [p for p in found[split] if not any(_label(r, attribute) for r in _regions(tree, p))]
-    if silent and (labelled := [path for path in found[split] if path not in silent]):
-        refuse_second(labelled[0], silent[0], split)
+    silent = [path for path in found[split] if not any(labelled[path])]
+    if 0 < len(silent) < len(found[split]):
+        refuse_second(next(p for p in found[split] if p not in silent), silent[0], split)
     if not labels:
         faults.note("class", "no region has a label; all are of one class")
     for path in silent if len(labels) == 1 else ():
@@ -98,7 +100,7 @@ def read_via(tree: Tree, found: Found, split: str, faults: Faults) -> Records:
             shapes: list[Shape] = []
             for number, region in enumerate(image.all_regions()):
                 where = f"{place} region {number}"
-                label = _label(region, attribute)
+                label = _label(region, attributes[path])
                 if label is None and path in silent:
                     label = usual  # "" is named by `class_name`
                 with faults.catching("broken entry", place):
@@ -131,15 +133,24 @@ def _regions(tree: Tree, path: Path) -> list[_Region]:
     return regions
 
 
-def _labels(regions: Sequence[_Region], faults: Faults) -> tuple[str, set[str]]:
-    """Find the attribute that holds the label of most regions, and all labels."""
-    counts = Counter(key for r in regions for key in r.region_attributes or () if _label(r, key))
-    best = max(counts, key=lambda key: (counts[key], key in ("name", "label", "class")), default="")
-    others = sorted(counts.keys() - {best})
+def _find_attributes(every: Mapping[Path, Sequence[_Region]], faults: Faults) -> dict[Path, str]:
+    """Find the attribute that holds the labels in each file: that of most regions, where it can."""
+    counts = {
+        path: Counter(key for r in regions for key in r.region_attributes or () if _label(r, key))
+        for path, regions in every.items()
+    }
+    total = sum(counts.values(), Counter[str]())
+
+    def rank(key: str) -> tuple[int, bool]:
+        return total[key], key in ("name", "label", "class")
+
+    chosen = {path: max(inner, key=rank, default="") for path, inner in counts.items()}
+    others = {key for path, inner in counts.items() for key in inner if key != chosen[path]}
     if others:
-        text = f"the attribute {best!r} is taken for the class; others are not read"
-        faults.note("class", text, ", ".join(others))
-    return best, {label for region in regions if (label := _label(region, best))}
+        taken = " or ".join(repr(key) for key in sorted(set(chosen.values()) - {""}))
+        text = f"the attribute {taken} is taken for the class; others are not read"
+        faults.note("class", text, ", ".join(sorted(others)))
+    return chosen
 
 
 def _label(region: _Region, attribute: str) -> str | None:

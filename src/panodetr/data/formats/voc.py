@@ -53,6 +53,8 @@ _NAME = re.compile(rb"<object>\s*<name>([^<]*)")
 
 _ROOT = re.compile(rb"<annotation[\s>]")
 
+_ENCODING = re.compile(rb"""<\?xml[^>]*encoding=["']([\w-]+)""")
+
 _COORDINATE = re.compile(r"[xy]\d*")
 """Of a point of a polygon: LabelMe's have "x" and "y", Roboflow's "x1", "y1", "x2" and so on."""
 
@@ -122,8 +124,9 @@ def read_voc_xml(tree: Tree, found: Found, split: str, faults: Faults) -> Record
 def _parse(contents: bytes, path: Path, faults: Faults) -> Iterator[Marked]:
     """Read an XML, its boxes as corners x0, y0, x1, y1."""
     try:
-        is_wide = b"utf-16" in contents[:100].lower()  # it was: as text it has no encoding
-        root = ET.fromstring(contents.decode() if is_wide else contents)
+        said = _ENCODING.match(contents)
+        encoding = said[1].decode() if said and b"16" not in said[1] else "utf-8"  # 16: it was
+        root = ET.fromstring(contents.decode(encoding))  # as text it has no encoding
         sides = (("size/height", "imagesize/nrows"), ("size/width", "imagesize/ncols"))
         height, width = (float(_text(root, *names) or 0) for names in sides)
         named = root.findtext("filename") or f"{path.stem}.jpg"
@@ -155,7 +158,7 @@ def _parse(contents: bytes, path: Path, faults: Faults) -> Iterator[Marked]:
                 faults.note("missing mask", text, place)
             if entry.findtext("deleted") != "1":
                 one.shapes.append(shape)
-    except (ET.ParseError, ValueError) as error:
+    except (ET.ParseError, ValueError, LookupError) as error:
         raise DataError(f"{path} is no XML of VOC's objects ({error}); write it again") from error
     yield one
 

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeAlias, cast
@@ -29,7 +30,7 @@ import msgspec
 import numpy as np
 import yaml
 
-from panodetr.data.formats import Faults
+from panodetr.data.formats import AbsentError, Faults
 from panodetr.data.formats.shapes import build, require_classes
 from panodetr.data.formats.sizes import Marked, Shape
 from panodetr.data.samples import Records
@@ -324,7 +325,11 @@ def _label_folders(tree: Tree, folder: Path) -> list[Path]:
             words = set(words_of(name))
             if words & _LABEL_WORDS and words - _LABEL_WORDS <= own and place >= above:
                 alike.append(Path(*parts[:place], name, *parts[place + 1 :]))
-    return list(dict.fromkeys([*swapped, folder / "labels", folder, *alike]))
+    found = [*swapped, folder / "labels", folder, *alike]
+    if not any(map(tree.names_in, swapped)):  # those of all splits may be in one folder
+        places = [p for p in places if p >= above and all(map(split_of, parts[p + 1 :]))]
+        found += [Path(*parts[:place], "labels") for place in places]
+    return list(dict.fromkeys(found))
 
 
 def _find_yaml(tree: Tree) -> Path | None:
@@ -405,7 +410,6 @@ def _read_yaml(tree: Tree, path: Path) -> dict[str, YoloSplit]:
         if (found := _find_without_yaml(tree, names)) or path.name not in NAMES:
             return found
         raise DataError(f"{path} names no images; expected a folder under train, val or test")
-    folders = _Folders(tree, path.parent, given.path)
     parts: dict[str, list[Path]] = {}
     absent: dict[str, str] = {}
     for split in SPLITS:
@@ -414,15 +418,15 @@ def _read_yaml(tree: Tree, path: Path) -> dict[str, YoloSplit]:
             value = fields[named[split]]
             value = value if isinstance(value, list) else [value]
             texts = check(value, list[str], place, DataError)
-            there = [place for text in texts if (place := folders.find(text)) is not None]
-            if there:
+            places = [_find_place(tree, path.parent, given.path, text) for text in texts]
+            if there := [place for place in places if place is not None]:
                 parts[split] = there
             else:
                 absent[split] = texts[0] if texts else "nothing"
     said: list[str] = []
     for split in SPLITS:
         for known in list(parts.values()):
-            folder = None if split in parts else folders.of_split(known[0], split)
+            folder = None if split in parts else _find_alike(tree, known[0], split)
             if folder is not None:
                 parts[split] = [folder]
                 named_so = f"{absent.pop(split, 'nothing')} for {split}"
@@ -438,17 +442,18 @@ def _read_yaml(tree: Tree, path: Path) -> dict[str, YoloSplit]:
             split.said.insert(0, f"nothing that {path} names is there; {tree.root} is taken")
         return found
     if not parts:
-        first = next(iter(absent.values()))
-        raise DataError(
-            f"{folders.full(first)} is missing; {path.name} names it as a split's images, and "
-            f"{tree.root} has {tree.describe()}; correct {path.name}"
+        first = path.parent / given.path / next(iter(absent.values()))
+        raise AbsentError(
+            f"{first} is missing; {path.name} names it as a split's images, and {tree.root} has "
+            f"{tree.describe()}; correct {path.name}",
+            path,
         )
     found: dict[str, YoloSplit] = {}
     for split, places in parts.items():
         images: set[Path] = set()
         missing: list[str] = []
         for place in places:
-            there, gone = folders.images(place)
+            there, gone = _list_images(tree, place)
             images.update(there)
             missing += gone
         if not images and not missing:
@@ -467,71 +472,64 @@ def _read_yaml(tree: Tree, path: Path) -> dict[str, YoloSplit]:
     return found
 
 
-class _Folders:
-    """Finds the folders and lists that a YAML names, which was perhaps written elsewhere."""
+def _find_place(tree: Tree, folder: Path, root: str, part: str) -> Path | None:
+    """Find the folder or list that a YAML names: as it is written, or else what ends most like it.
 
-    def __init__(self, tree: Tree, folder: Path, root: str) -> None:
-        self._tree = tree
-        self._folder = folder
-        self._root = root
-        self._keys = [(_key(path.parts), path) for path in tree.folders]
+    Args:
+        tree: the data set's files.
+        folder: the YAML's.
+        root: what the YAML says of the folder that `part` counts from.
+        part: what is named, which was perhaps written elsewhere.
+    """
+    inner = re.sub(r"^(\.\./)+", "", part)
+    for path in (folder / root / part, folder / part, folder / inner):
+        with suppress(OSError, ValueError):
+            if path.is_file() or (path.is_dir() and any(tree.images_below(path))):
+                return path
+    parts = [p for p in re.split(r"[\\/]+", f"{root}/{part}") if p not in ("", ".", "..")]
+    if parts and parts[-1].lower().endswith(".txt"):
+        same = [path for path in tree.files(".txt") if fold(path.name) == fold(parts[-1])]
+        return tree.root / same[0] if len(same) == 1 else None
+    key = _key(tuple(parts))
+    has_split = any(map(split_of, parts))  # which alone would tell folders of images apart
+    tails = [key[n:] for n in range(len(key)) if key[n:] != ("images",) or not has_split]
+    if key[-1:] == ("images",):
+        tails += [key[start:-1] for start in range(len(key) - 1)] or [key]
+    return next((found for tail in tails if (found := _ending(tree, tail))), None)
 
-    def full(self, part: str) -> Path:
-        """Give the path as it is written."""
-        return self._folder / self._root / part
 
-    def find(self, part: str) -> Path | None:
-        """Find what is named: as it is written, or else what ends most like it."""
-        inner = re.sub(r"^(\.\./)+", "", part)
-        for path in (self.full(part), self._folder / part, self._folder / inner):
-            with suppress(OSError, ValueError):
-                if path.is_file() or (path.is_dir() and any(self._tree.images_below(path))):
-                    return path
-        parts = re.split(r"[\\/]+", f"{self._root}/{part}")
-        parts = [p for p in parts if p not in ("", ".", "..")]
-        if parts and parts[-1].lower().endswith(".txt"):
-            named = self._tree.files(".txt")
-            same = [path for path in named if fold(path.name) == fold(parts[-1])]
-            return self._tree.root / same[0] if len(same) == 1 else None
-        key = _key(tuple(parts))
-        tails = [key[start:] for start in range(len(key)) if key[start:] != ("images",)]
-        if key[-1:] == ("images",):
-            tails += [key[start:-1] for start in range(len(key) - 1)] or [key]
-        return next((found for tail in tails if (found := self._ending(tail))), None)
+def _find_alike(tree: Tree, other: Path, split: str) -> Path | None:
+    """Find the folder of a split that is not named, where that of another one is known."""
+    if tree.root not in (other, *other.parents):
+        return None
+    parts = other.relative_to(tree.root).parts
+    key = tuple(split if split_of(part) else part for part in _key(parts))
+    return _ending(tree, key) if any(map(split_of, parts)) else None
 
-    def of_split(self, other: Path, split: str) -> Path | None:
-        """Find the folder of a split that is not named, where that of another one is known."""
-        if self._tree.root not in (other, *other.parents):
-            return None
-        parts = other.relative_to(self._tree.root).parts
-        if not any(split_of(part) for part in parts):
-            return None
-        key = tuple(split if split_of(part) else part for part in _key(parts))
-        return self._ending(key)
 
-    def images(self, place: Path) -> tuple[Iterable[Path], list[str]]:
-        """Give the images of a folder or a list, and the names of those that are not there."""
-        if place.is_dir():
-            return self._tree.images_below(place), []
-        if place.suffix.lower() == ".txt":
-            names = self._tree.lines(place, keep=True)
-            found = self._tree.images.find(names, place.parent)
-            gone = [name for name in dict.fromkeys(names) if name not in found]
-            return sure(found), gone
+def _list_images(tree: Tree, place: Path) -> tuple[Iterable[Path], list[str]]:
+    """Give the images of a folder or a list, and the names of those that are not there."""
+    if place.is_dir():
+        return tree.images_below(place), []
+    if place.suffix.lower() != ".txt":
         return ([place] if is_image(place.name) else []), []
-
-    def _ending(self, key: tuple[str, ...]) -> Path | None:
-        """Find the one folder with images whose path ends in a key; the uppermost where nested."""
-        same = [
-            path
-            for other, path in self._keys
-            if other[-len(key) :] == key and self._tree.images_in(path, deep=True)
-        ]
-        same.sort(key=lambda path: len(path.parts))
-        several = len(same) > 1 and len(same[0].parts) == len(same[1].parts)
-        return None if not same or several else self._tree.root / same[0]
+    names = tree.lines(place, keep=True)
+    found = tree.images.find(names, place.parent)
+    return sure(found), [name for name in dict.fromkeys(names) if name not in found]
 
 
+def _ending(tree: Tree, key: tuple[str, ...]) -> Path | None:
+    """Find the one folder with images whose path ends in a key; the uppermost where nested."""
+    same = [
+        path
+        for path in sorted(tree.folders, key=lambda path: len(path.parts))
+        if _key(path.parts)[-len(key) :] == key and tree.images_in(path, deep=True)
+    ]
+    several = len(same) > 1 and len(same[0].parts) == len(same[1].parts)
+    return None if not same or several else tree.root / same[0]
+
+
+@cache
 def _key(parts: tuple[str, ...]) -> tuple[str, ...]:
     """Give a path's folders as people mean them: any word for a split, and for images."""
     return tuple(
@@ -544,7 +542,9 @@ def _find_without_yaml(tree: Tree, names: dict[int, str] | None = None) -> dict[
     """Find images with labels where no YAML says of them; it may say the names of classes."""
     if next(tree.files(".txt"), None) is None:
         return {}
-    images = [tree.root / path for path in tree.files(*SUFFIXES)]
+    holds_masks = tree.pictures.holds_masks
+    paths = (path for path in tree.files(*SUFFIXES) if not holds_masks(path.parent.parts))
+    images = [tree.root / path for path in paths]
     labelled = [image for image in images if label_file(image, tree)]
     looked = (label_file(i, tree) for i in labelled[:: max(1, len(labelled) // LOOKED_AT)])
     if not any(path and _is_label(tree, path) for path in looked):
