@@ -41,6 +41,7 @@ def test_every_fault_is_listed_and_the_exit_code_is_one(
     assert (written["format"], written["errors"]) == ("coco-panoptic", 2)
     kinds = [finding["kind"] for finding in written["splits"]["val"]["findings"]]
     assert kinds == ["broken file", "broken file"]
+    assert panodetr("data", "check", data, "--quiet").stdout.splitlines() == faults
 
 
 def test_objects_that_are_too_many_for_a_model_are_noted(

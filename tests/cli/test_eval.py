@@ -14,6 +14,8 @@ from tests.evaluation.conftest import box
 
 from panodetr.checkpoints.load import load_spec
 from panodetr.checkpoints.published import find_published
+from panodetr.checkpoints.save import save_checkpoint
+from panodetr.checkpoints.spec import ModelSpec
 from panodetr.cli.eval import average_precision, panoptic_quality, per_class, plot
 from panodetr.data.formats import things
 from panodetr.data.masks import encode_pixels
@@ -21,6 +23,7 @@ from panodetr.data.samples import InstanceImage
 from panodetr.evaluation.average_precision import TWELVE, ObjectResult
 from panodetr.evaluation.ground_truth import TASKS, GroundTruth
 from panodetr.evaluation.metrics import Counts, Figures, Prediction
+from panodetr.model.detr import Detr
 from panodetr.results.types import Category
 
 from .conftest import Program
@@ -178,6 +181,23 @@ def test_another_split_or_other_classes_are_one_line(
         assert done.returncode == 1
         assert message in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+def test_objects_that_nothing_names_are_of_the_model_s_only_kind(
+    panodetr: Program, tiny_spec: ModelSpec, tmp_path: Path
+) -> None:
+    nucleus, background = tiny_spec.categories
+    spec = replace(tiny_spec, categories=(replace(nucleus, id=1), background))
+    save_checkpoint(tmp_path / "tiny", spec, Detr(spec.architecture).state_dict())
+    ids = np.zeros((64, 64), np.uint8)
+    ids[8:24, 8:24] = 1
+    for folder, pixels in (("images", np.stack([ids] * 3, axis=2)), ("masks", ids)):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "set" / folder / "a.png")
+    done = panodetr("eval", "--model", "tiny", "--data", "set", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert list(figures["boxes"]["per_class"]) == ["nucleus"]
 
 
 def test_more_objects_than_results_that_count_are_told_and_may_all_count(

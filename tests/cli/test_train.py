@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,11 +10,13 @@ import pytest
 
 from panodetr.cli import train
 from panodetr.cli.output import duration
-from panodetr.cli.train import TrainProgress
+from panodetr.cli.train import TrainProgress, closing
 from panodetr.model.config import detr_small
 from panodetr.model.detr import Detr
 from panodetr.training.log import Progress
+from panodetr.training.prepare import Request
 from panodetr.training.recipes import RECIPES
+from panodetr.training.run import Outcome
 from panodetr.training.validate import Validation
 
 from .conftest import Program
@@ -32,16 +35,16 @@ def test_a_run_tells_every_line_and_leaves_a_folder_that_can_be_looked_at(
     assert done.returncode == 0, done.stderr
     told, *lines = done.stderr.splitlines()
     assert "2 of the 2 images to validate with are also learned from" in told
-    assert "after 1 of 2 steps validation still finds nothing" in lines.pop(2)
+    assert "after 1 of 2 steps the best validation still scores 0" in lines.pop(2)
     assert [line.split()[1] for line in lines] == ["1/2", "1/2", "2/2", "2/2"]
     assert " rate " in lines[0]
     assert " left" in lines[0]
     assert "validation: thing PQ 0." in lines[1]
     run = Path("runs") / "train" / "nuclei"
     assert [line.partition(": ")[2].split() for line in done.stdout.splitlines()[-3:]] == [
-        ["panodetr", "segment", "IMAGE", "--model", f"{run / 'best'}"],
+        ["panodetr", "segment", f"{data / 'val' / '1.png'}", "--model", f"{run / 'best'}"],
         ["panodetr", "eval", "--data", f"{data}", "--model", f"{run / 'best'}"],
-        ["panodetr", "export", f"{run / 'best'}", "--format", "onnx"],
+        ["panodetr", "export", f"{run / 'best'}", "--format", "onnx", "--out", "model.onnx.zip"],
     ]
     there = {path.name for path in (tmp_path / run).iterdir()}
     assert there == {
@@ -65,6 +68,22 @@ def test_a_run_tells_every_line_and_leaves_a_folder_that_can_be_looked_at(
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[1] == "going on after step 2"
     assert "step 3/3" in done.stderr
+
+
+def test_the_closing_commands_name_what_a_run_was_given() -> None:
+    request = Request(data=Path("my data"), images=Path("seen"), val="val", scored="val")
+    outcome = Outcome(
+        request=request, image=Path("a.png"), model=Path("model"), best=Path("best"), score=0.5,
+        masks=False, steps=2, planned=2,
+    )  # fmt: skip
+    lines = closing(outcome).splitlines()
+    assert lines[1].split(maxsplit=2)[2] == "panodetr detect a.png --model best"
+    assert lines[2].split(maxsplit=2)[2] == (
+        'panodetr eval --data "my data" --split val --images seen --model best'
+    )
+    held_out = replace(outcome, request=replace(request, val=None, val_split=0.2))
+    assert "panodetr eval" not in closing(held_out)
+    assert f"held out are in {Path('best') / 'metrics.json'}" in closing(held_out)
 
 
 def test_a_rehearsal_names_what_is_wrong_with_the_data_and_writes_nothing(

@@ -206,6 +206,19 @@ def test_all_that_is_wrong_with_instances_is_listed(boxes_folder: Path) -> None:
     assert "1 polygons of fewer than three points" in notes[0][1]
 
 
+def test_an_image_with_a_fault_is_not_called_unlisted(boxes_folder: Path) -> None:
+    def damage(document: dict[str, Any]) -> None:
+        document["annotations"][0]["category_id"] = 2
+
+    write_image(boxes_folder / "val2017" / "0.png", (9, 9))
+    write_image(boxes_folder / "val2017" / "4.png", (9, 9))
+    edit(boxes_folder / "annotations/instances_val2017.json", damage)
+    notes = kinds(check(boxes_folder, "coco-instances", "val2017"), errors=False)
+    (left_out,) = [message for kind, message in notes if kind == "left out"]
+    assert left_out.startswith("2 images are listed by no annotation")
+    assert left_out.endswith("0.png")
+
+
 def test_what_is_repaired_is_said_once_a_kind(boxes_folder: Path) -> None:
     def damage(document: dict[str, Any]) -> None:
         first, second, third = document["annotations"]

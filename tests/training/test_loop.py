@@ -262,7 +262,7 @@ def test_images_that_cannot_be_read_are_left_out_of_validation_with_a_note(
     told = Runner(learned, run.accelerator, run.place)(config, "run", truth=truth)[1]
     assert [v.metrics["images"] for v in told.validations] == [2, 2]
     one, other, nothing = told.notes  # once, though it was validated twice
-    assert nothing.startswith("after 1 of 2 steps validation still finds nothing")
+    assert nothing.startswith("after 1 of 2 steps the best validation still scores 0")
     assert str(first) in one
     assert str(second) in other
     with pytest.raises(TrainingError, match="after step 1: 2 of 4 images cannot be read, and bad"):

@@ -75,7 +75,8 @@ def check(
         print_line(f"tool      {tool}")
     findings = [finding for one in inspections.values() for finding in one.findings]
     for finding in sorted(dict.fromkeys(findings), key=lambda finding: finding.is_error):
-        print_line(f"{'error' if finding.is_error else 'note':6}{finding.kind:17}{finding.message}")
+        show_line = print if finding.is_error else print_line  # errors are shown with --quiet, too
+        show_line(f"{'error' if finding.is_error else 'note':6}{finding.kind:17}{finding.message}")
     for name, inspection in inspections.items():
         if spec is not None and not inspection.errors:
             for text in note_many_objects(spec, source.open(found, name)):
@@ -126,7 +127,7 @@ def show(
     for note in data.notes:
         print_line(f"note: {note}")
     write_picture(out, draw_sheet(data, count))
-    print_line(f"images with what is true of them are in {out}")
+    print_line(f"images with their ground truth are in {out}")
     return 0
 
 

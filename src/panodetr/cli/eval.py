@@ -109,7 +109,10 @@ def evaluate(
     predictor: Predictor | None = None
     if data is not None:
         predictor = model.load()
-        truth = GroundTruth.open(files.open(data), split, allow_missing=allow_missing)
+        named: Any = {}  # the model's only thing is what objects are that the data doesn't name
+        if len(things := [c.name for c in predictor.spec.categories if c.is_thing]) == 1:
+            named["class_name"] = things[0]
+        truth = GroundTruth.open(files.open(data), split, allow_missing=allow_missing, **named)
         measured = _tasks(task, truth, predictor)
         if own is not None:
             kind: Task = "instances" if predictor.spec.architecture.masks else "boxes"

@@ -158,7 +158,7 @@ def build_app() -> App:
     """Give the command line, with all commands."""
     app = App(
         name="panodetr",
-        help="Detection and panoptic segmentation with DETR.",
+        help="Detection and panoptic segmentation with DETR and EoMT.",
         help_format="markdown",
         version=f"panodetr {__version__}",
         suppress_keyboard_interrupt=False,
@@ -195,7 +195,7 @@ def build_app() -> App:
         quiet: Annotated[bool, Parameter(name=["--quiet", "-q"])] = False,
         debug: bool = False,
     ) -> int | None:
-        """Detection and panoptic segmentation with DETR.
+        """Detection and panoptic segmentation with DETR and EoMT.
 
         Args:
             tokens: the command and its arguments.

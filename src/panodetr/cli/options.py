@@ -149,7 +149,8 @@ class ModelOptions:
         batch: Images or tiles that run together. Default: as many as suit the device.
         tiles: Cut larger images into squares of this many pixels, whose results are joined.
             Default: the model's own.
-        overlap: Least overlap of neighbouring tiles, as a fraction of --tiles. Default: 0.25.
+        overlap: Least overlap of neighbouring tiles, as a fraction of --tiles; only with --tiles.
+            Default: 0.25.
         bits: Bits that the values of 16-bit images fill: of 12, 4095 is white. Default: the
             model's own, which training has found, or all 16.
         channels: Of images of more than three channels, those that are red, green and blue, as

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from itertools import chain
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -130,7 +131,7 @@ def train(
     if outcome is not None and json:
         print_json(outcome)
     elif outcome is not None:
-        print_line(_closing(outcome))
+        print_line(closing(outcome))
     return 0
 
 
@@ -225,8 +226,10 @@ def _class_map(pairs: list[str]) -> list[str]:
     return [f"class_map={dumps(joined)}"] if joined else []
 
 
-def _closing(outcome: Outcome) -> str:
+def closing(outcome: Outcome) -> str:
     """Say where the model is, and how to try, evaluate and export it."""
+    from panodetr.training.notes import NO_VALIDATION
+
     command = "segment" if outcome.masks else "detect"
     text = f"the model after step {outcome.steps} is in {outcome.model}"
     if outcome.steps < outcome.planned:
@@ -235,11 +238,25 @@ def _closing(outcome: Outcome) -> str:
     if outcome.best is not None:
         best = outcome.best
         text += f"; the best one (validation {outcome.score:.3f}) in {best}"
+    asked = outcome.request
+    evaluate = f"the figures of the images that were held out are in {best / 'metrics.json'}"
+    if asked.val_split is None or outcome.best is None:
+        split = None if asked.val == NO_VALIDATION else asked.val
+        given = {"data": asked.data, "split": split, "annotations": asked.annotations}
+        given |= {"images": asked.images, "exif": asked.exif, "model": best}
+        options = [(f"--{name}", value) for name, value in given.items() if value is not None]
+        evaluate = _command("eval", *chain(*options))
     return (
-        f"{text}\ntry it:      panodetr {command} IMAGE --model {best}"
-        f"\nevaluate it: panodetr eval --data {outcome.data} --model {best}"
-        f"\nexport it:   panodetr export {best} --format onnx"
+        f"{text}\ntry it:      {_command(command, outcome.image, '--model', best)}"
+        f"\nevaluate it: {evaluate}"
+        f"\nexport it:   {_command('export', best, '--format', 'onnx', '--out', 'model.onnx.zip')}"
     )
+
+
+def _command(*words: str | Path) -> str:
+    """Write a command as any shell takes it."""
+    written = (f'"{word}"' if " " in str(word) else str(word) for word in words)
+    return " ".join(["panodetr", *written])
 
 
 def _rehearse(request: Request, device: str, *, as_json: bool) -> int:

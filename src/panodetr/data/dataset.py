@@ -352,7 +352,7 @@ def _count_elsewhere(samples: Sequence[AnySample], split: str, root: Path, fault
 
 def _count_unlisted(records: Records, tree: Tree, faults: Faults) -> None:
     """Count images that lie beside those of a data set and that no annotation lists."""
-    listed = {str(sample.path) for sample in records.samples}
+    listed = {str(path) for path in (*records.faulty, *(one.path for one in records.samples))}
     folders = {os.path.dirname(path) for path in listed}
     for sample in records.samples:
         if sample.id_map is not None:

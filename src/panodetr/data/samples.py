@@ -151,6 +151,7 @@ class Records:
             boxes. Where most have none, masks are not read at all.
         place: the file or folder that the annotations are in.
         absent: images that are listed and not there, if they are not among the samples.
+        faulty: images that are listed and cannot be used.
     """
 
     categories: tuple[Category, ...]
@@ -158,6 +159,7 @@ class Records:
     has_masks: bool
     place: Path = Path()
     absent: tuple[str, ...] = ()
+    faulty: tuple[Path, ...] = ()
 
 
 def source_of(sample: AnySample) -> Path | StoredImage:

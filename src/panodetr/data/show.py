@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -50,7 +51,9 @@ def draw_sheet(data: Dataset, count: int) -> Image.Image:
             places = number_pixels(objects.segment_ids, objects.ids)
         picture = draw_truth(pixels, classes, places, objects.boxes, data.categories)
         picture.thumbnail((SIDE, SIDE))
-        drawn.append((f"{sample.path.name}: {len(classes)}", picture))
+        counts = Counter(category.name for category in classes).most_common()
+        listed = ", ".join(f"{count} {name}" for name, count in counts)
+        drawn.append((f"{sample.path.name[:24]}: {listed or 'no object'}", picture))
     if not drawn:
         raise DataError(f"{data.folder}: none of the images can be read; see panodetr data check")
     across = math.ceil(math.sqrt(len(drawn)))
@@ -99,13 +102,14 @@ def lay_out(rows: Sequence[Sequence[Captioned]]) -> Image.Image:
     font = ImageFont.load_default(max(12, width // 80))
     line = round(sum(font.getbbox("Åg")[1::2])) + _GAP // 2
     sheet = Image.new("RGB", (width, sum(heights) + (line + _GAP) * len(rows) - _GAP), "white")
-    canvas = ImageDraw.Draw(sheet)
     y = 0
     for row, tall in zip(rows, heights, strict=True):
         x = 0
         for caption, picture in row:
+            strip = Image.new("RGB", (picture.width, line), "white")  # cuts a long caption off
             text = caption.encode("ascii", "replace").decode()
-            canvas.text((x + 2, y), text, font=font, fill="black")
+            ImageDraw.Draw(strip).text((2, 0), text, font=font, fill="black")
+            sheet.paste(strip, (x, y))
             sheet.paste(picture, (x, y + line))
             x += picture.width + _GAP
         y += line + tall + _GAP

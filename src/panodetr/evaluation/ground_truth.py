@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from panodetr.data.dataset import Dataset, Format, Source
+from panodetr.data.dataset import CLASS_NAME, Dataset, Format, Source
 from panodetr.data.formats import Faults
 from panodetr.data.formats.coco import Kind, Layout, make_layout, read_document
 from panodetr.data.formats.coco_instances import read_instances
@@ -55,7 +55,12 @@ class GroundTruth:
 
     @classmethod
     def open(
-        cls, folder: Path | Source, split: str | None, *, allow_missing: bool = False
+        cls,
+        folder: Path | Source,
+        split: str | None,
+        *,
+        allow_missing: bool = False,
+        class_name: str = CLASS_NAME,
     ) -> GroundTruth:
         """Read a split in any format that training reads, and check that the images are there.
 
@@ -65,6 +70,7 @@ class GroundTruth:
             folder: the data set's, or what was found in it.
             split: its name; None takes "val", or else the data set that has no splits.
             allow_missing: leave out COCO's images that are missing, and count them.
+            class_name: of objects that nothing names.
 
         Raises:
             DataError: there is no such split, a JSON contradicts itself or the other one, or
@@ -79,7 +85,8 @@ class GroundTruth:
             unsplit = "" in splits and same_split(splits, DEFAULT_SPLIT) is None
             split = "" if unsplit else DEFAULT_SPLIT
         if not is_coco:
-            return cls.of_data(source.open(*source.choose(split, format)))
+            format, split = source.choose(split, format)
+            return cls.of_data(source.open(format, split, class_name=class_name))
         panoptic, instances = (_find(source, split, kind) for kind in COCO)
         if panoptic is None and instances is None:  # says which there are
             source.choose(split, "coco-panoptic" if source.find("coco-panoptic") else None)

@@ -192,7 +192,7 @@ class Trainer:
         third, every = config.steps / 3, config.validate_every or config.steps
         if step - every < third <= step < config.steps and not self.state.best:
             self.observer.note(
-                f"after {step} of {config.steps} steps validation still finds nothing; look at "
+                f"after {step} of {config.steps} steps the best validation still scores 0; look at "
                 f"{self.folder.pictures}: are the boxes of batch_1.png where the objects are, and "
                 "of the right class? If so, the objects may be too small or too large for what "
                 "the model sees, the classes may differ in val, or the learning rate may be too "

@@ -276,4 +276,4 @@ def _draw_true(
     classes = [by_id[number] for number in target.classes[kept].tolist()]
     boxes = target.boxes[kept]
     picture = draw_truth(result.image, classes, places, boxes, result.categories)
-    return f"true: {len(kept)}", picture
+    return f"ground truth: {len(kept)}", picture

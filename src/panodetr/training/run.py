@@ -41,7 +41,8 @@ class Outcome:
     """What a run has left.
 
     Attributes:
-        data: the data set's folder.
+        request: what was asked for.
+        image: one to try the model on: of those it was validated with, where there are any.
         model: the folder of the model after the last step.
         best: that of the model with the best validation; None without validation.
         score: of that validation.
@@ -50,7 +51,8 @@ class Outcome:
         planned: steps that were to be done: more than `steps` where patience was lost.
     """
 
-    data: Path
+    request: Request
+    image: Path
     model: Path
     best: Path | None
     score: float | None
@@ -154,9 +156,9 @@ def train(
         accelerator.end_training()
     if not main:
         return None
-    assert prepared.request.data is not None
     return Outcome(
-        data=prepared.request.data,
+        request=replace(prepared.request, start=None),
+        image=(data.samples if truth is None else truth.images)[0].path,
         model=folder.model,
         best=None if state.best is None else folder.best,
         score=state.best,

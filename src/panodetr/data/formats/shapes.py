@@ -271,6 +271,7 @@ def finish(
     images: list[InstanceImage] = []
     without: list[ObjectTruth] = []
     swapped: dict[int, bool] = {}  # images whose sides are, and whether their objects fit
+    faulty: list[Path] = []
     first, crowds = 1, True  # the next object's number; whether all objects are crowds with masks
     for one in marked:
         shapes, start = one.shapes, first
@@ -296,9 +297,8 @@ def finish(
                 with faults.catching("broken entry", one.image_id):
                     counts = shape.mask["counts"]
                     check_run_lengths(shape.mask["size"], counts, one.size, shape.place)
-        if one.size is None and one.path is not None:
-            continue
-        if one.is_bad(faults):
+        if one.is_bad(faults) or (one.size is None and one.path is not None):
+            faulty += [one.path] if one.path else []
             continue
         tally.masks += one.plain
         tally.fractions &= not one.plain
@@ -339,7 +339,11 @@ def finish(
     for truth in without if rules.draws_boxes else ():
         truth["segmentation"] = [rectangle(truth["bbox"])]
     return Records(
-        categories=categories, samples=tuple(images), has_masks=rules.draws_boxes, place=place
+        categories=categories,
+        samples=tuple(images),
+        has_masks=rules.draws_boxes,
+        place=place,
+        faulty=tuple(faulty),
     )
 
 
