@@ -385,6 +385,10 @@ def test_warnings_say_where_objects_exceed_queries_or_tiles(tiny_spec: ModelSpec
             find(noise(64, 64))
 
 
+def test_a_predictor_is_shown_with_its_classes(predictor: Predictor) -> None:
+    assert repr(predictor) == "Predictor(tiny: nucleus, background)"
+
+
 def test_an_image_that_cannot_be_read_is_named(predictor: Predictor, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"nothing")
     with pytest.raises(ImageError, match=r"broken\.png"):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panodetr.checkpoints.spec import ModelSpec
-from panodetr.errors import CheckpointError, ImageError, UsageError
+from panodetr.errors import CheckpointError, ImageError, UsageError, preview
 from panodetr.images.preprocess import Preprocessing, resize
 from panodetr.images.read import ImageSource, is_one_image
 from panodetr.images.sources import Source, open_images
@@ -102,6 +102,9 @@ class Predictor:
         self.batching = Batching() if batching is None else batching
         self._answers = _ViewAnswers(spec, mask_threshold)
         self.on_tiles: Callable[[int, int], None] | None = None
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.spec.name}: {preview(c.name for c in self.categories)})"
 
     @property
     def categories(self) -> tuple[Category, ...]:

@@ -379,7 +379,7 @@ def test_bytes_and_file_objects(tmp_path: Path) -> None:
             for array in (RGB.astype(np.int64), RGB > 100, RGB[None], RGB[..., :2], RGB[:4, :4, :1])
         ),
         *(
-            (source, f"a {name} is not an image; expected a path")
+            (source, f"{name} is not an image; expected a path")
             for source, name in (
                 (None, "NoneType"),
                 (3, "int"),

@@ -518,7 +518,7 @@ def _file_of(source: object, called: str | None = None) -> tuple[Path | Any, str
         return file, name if isinstance(name, str) else "the file object"
     what = "text file" if isinstance(source, io.TextIOBase) else type(source).__name__
     raise ImageTypeError(
-        f"a {what} is not an image; expected a path, bytes, a file opened in binary mode, a PIL "
+        f"{what} is not an image; expected a path, bytes, a file opened in binary mode, a PIL "
         "image, an array or a tensor"
     )
 
