@@ -80,6 +80,7 @@ def test_objects_have_rows_too(images: Path, tiny_folder: Path, tmp_path: Path) 
         assert [entry["score"] for entry in row["segments"]] == pytest.approx(
             [found.score for found in expected], rel=1e-5
         )
+        assert [entry["id"] for entry in row["segments"]] == [found.id for found in expected]
         assert all(entry["counts"] is None for entry in row["segments"])
 
 

@@ -201,7 +201,7 @@ def place_labels(
     seen = [pair for pair in zip(segments, colors, strict=True) if pair[0].id in seats]
     for segment, color in sorted(seen, key=lambda pair: (-pair[0].area, pair[0].id)):
         x, y, wide, tall = _centered(segment_ids, *seats[segment.id])
-        for parts in _texts(segment.id, segment, scores=scores):
+        for parts in _texts(segment, scores=scores):
             width, height = labels.extent(parts)
             fits = width <= wide and height * 1.5 <= tall
             if fits and labels.put(parts, x - width // 2, y - height // 2, color):
@@ -219,14 +219,14 @@ def draw_objects(
     """Draw boxes with their labels over an image, and masks where there are any.
 
     Masks are laid over each other faintly, and the first detections lie on top. A label has the
-    detection's number from 1, its class and its score; it stands above or in the box, or below it,
-    where no earlier label is. Where there is no room it is the number, or there is none.
+    detection's id, its class and its score; it stands above or in the box, or below it,
+    where no earlier label is. Where there is no room it is the id, or there is none.
 
     Args:
         image: (H, W, 3), RGB.
         detections: the best score first.
         categories: those of the detections.
-        scores: False leaves numbers and scores out, as for ground truth.
+        scores: False leaves ids and scores out, as for ground truth.
 
     Returns:
         An overlay of the size that `draw_segments` gives.
@@ -246,9 +246,8 @@ def draw_objects(
         # A box may have no extent, and the model may draw it out of the image.
         canvas.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=color, width=line)
     labels = Labels(picture.size)
-    for number, detection in enumerate(detections, start=1):
-        color, (x0, y0, _, y1) = colors[number - 1], boxes[number - 1]
-        for parts in _texts(number, detection, scores=scores):
+    for detection, color, (x0, y0, _, y1) in zip(detections, colors, boxes, strict=True):
+        for parts in _texts(detection, scores=scores):
             _, height = labels.extent(parts)
             tops = (y0 - height, y0, y1, y1 - height)  # above, in, below, in at the bottom
             if any(labels.put(parts, round(x0), round(top), color) for top in tops):
@@ -332,11 +331,11 @@ def _pixels(font: ImageFont.FreeTypeFont, letter: str) -> bytes:
     return canvas.tobytes()
 
 
-def _texts(number: int, one: Segment | Detection, *, scores: bool) -> tuple[tuple[str, ...], ...]:
+def _texts(one: Segment | Detection, *, scores: bool) -> tuple[tuple[str, ...], ...]:
     """Give the texts that a label may have, in parts, the longest text first."""
     name = " ".join(unicodedata.normalize("NFC", one.label).split())
-    number = number if one.track is None else one.track
-    return ((str(number), name, f"{one.score:.0%}"), (str(number),)) if scores else ((name,),)
+    number = str(one.id if one.track is None else one.track)
+    return ((number, name, f"{one.score:.0%}"), (number,)) if scores else ((name,),)
 
 
 def ink_on(color: Color) -> str:

@@ -151,7 +151,7 @@ class PanopticResult(ImageResult):
             x0, y0, x1, y1 = (int(edge) for edge in segment.box)
             window = slice(y0, y1), slice(x0, x1)
             pixels = self.segment_ids[window] == segment.id
-            yield _region(segment, segment.id, segment.is_thing, window, pixels)
+            yield _region(segment, segment.is_thing, window, pixels)
 
     def category_ids(self) -> NDArray[np.int32]:
         """Give each pixel (H, W) its category's id, -1 where nothing was found."""
@@ -237,10 +237,15 @@ class DetectionResult(ImageResult):
 
     detections: tuple[Detection, ...]
 
+    def __post_init__(self) -> None:
+        numbered = enumerate(self.detections, start=1)
+        own = tuple(one if one.id else replace(one, id=number) for number, one in numbered)
+        object.__setattr__(self, "detections", own)
+
     def regions(self) -> Iterator[Region]:
         """Give the objects, the best score first; see `ImageResult.regions`."""
         things = {category.id: category.is_thing for category in self.categories}
-        for number, found in enumerate(self.detections, start=1):
+        for found in self.detections:
             pixels = found.tile_mask
             window = _inside(found.box, self.image) if pixels is None else window_of(pixels)
             if window is None:
@@ -253,8 +258,7 @@ class DetectionResult(ImageResult):
                     slice(rows.start + top, rows.stop + top),
                     slice(columns.start + left, columns.stop + left),
                 )
-            key = number if found.id is None else found.id
-            yield _region(found, key, things[found.category_id], window, own)
+            yield _region(found, things[found.category_id], window, own)
 
     def __repr__(self) -> str:
         return f"DetectionResult({_summary('object', self.detections, self)})"
@@ -282,7 +286,7 @@ class DetectionResult(ImageResult):
         found = {
             "detections": [
                 {
-                    "id": number if detection.id is None else detection.id,
+                    "id": detection.id,
                     "category_id": detection.category_id,
                     "label": detection.label,
                     "score": round(detection.score, 6),
@@ -292,7 +296,7 @@ class DetectionResult(ImageResult):
                     else {"size": list(mask.image_size), "counts": detection.run_lengths()},
                     **_track(detection),
                 }
-                for number, detection in enumerate(self.detections, start=1)
+                for detection in self.detections
             ],
         }
         return _with_image(found, self)
@@ -336,13 +340,12 @@ def name_detections(found: Candidates, categories: Sequence[Category]) -> tuple[
 
 def _region(
     found: Segment | Detection,
-    number: int,
     is_thing: bool,
     window: tuple[slice, slice],
     pixels: NDArray[np.bool_] | None,
 ) -> Region:
     return Region(
-        id=number,
+        id=found.id,
         label=found.label,
         category_id=found.category_id,
         is_thing=is_thing,

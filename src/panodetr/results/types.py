@@ -126,16 +126,16 @@ class Detection:
             the mask, and it may reach out of the image.
         coarse_mask: the mask at the model's size, which `mask` enlarges; None where masks were
             not asked for.
+        id: its place among the detections of a `DetectionResult`, from 1, which sets it.
         track: as in `Segment`.
-        id: None is the place among the detections of a result, from 1.
     """
 
     label: str
     category_id: int
     score: float
     box: tuple[float, float, float, float]
+    id: int = 0
     track: int | None = None
-    id: int | None = None
     coarse_mask: CoarseMask | None = field(default=None, repr=False)
 
     @property
@@ -145,10 +145,8 @@ class Detection:
         Masks of different objects may overlap. They are kept as a bit a pixel: as arrays the masks
         of all objects of a large image would not fit into memory.
         """
-        pixels = self.tile_mask
-        return (
-            None if self.coarse_mask is None or pixels is None else self.coarse_mask.place(pixels)
-        )
+        pixels, mask = self.tile_mask, self.coarse_mask
+        return None if mask is None or pixels is None else mask.place(pixels)
 
     @property
     def tile_mask(self) -> NDArray[np.bool_] | None:

@@ -66,10 +66,7 @@ class Tracker:
             segments = tuple(replace(s, track=numbers.get(s.id)) for s in result.segments)
             return replace(result, segments=segments)
         assert isinstance(result, DetectionResult)
-        found = tuple(
-            replace(one, track=numbers.get(place))
-            for place, one in enumerate(result.detections, start=1)
-        )
+        found = tuple(replace(one, track=numbers.get(one.id)) for one in result.detections)
         return replace(result, detections=found)
 
     def _match(self, regions: list[Region]) -> dict[int, int]:

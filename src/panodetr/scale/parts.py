@@ -284,12 +284,12 @@ def _segments(result: PanopticResult | DetectionResult) -> list[dict[str, object
     things = {category.id: category.is_thing for category in result.categories}
     found = result.segments if isinstance(result, PanopticResult) else result.detections
     described: list[dict[str, object]] = []
-    for number, one in enumerate(found, start=1):
+    for one in found:
         x0, y0, x1, y1 = one.box
         mask = one.mask
         described.append(
             {
-                "id": getattr(one, "id", number),
+                "id": one.id,
                 "category_id": one.category_id,
                 "label": one.label,
                 "isthing": things[one.category_id],

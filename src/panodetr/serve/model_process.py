@@ -213,7 +213,7 @@ def _detections(result: DetectionResult, work: Work) -> api.DetectAnswer:
         model=work.model,
         detections=[
             api.DetectionInfo(
-                id=number,
+                id=found.id,
                 label=found.label,
                 category_id=found.category_id,
                 score=round(found.score, 6),
@@ -223,9 +223,7 @@ def _detections(result: DetectionResult, work: Work) -> api.DetectAnswer:
                 if (runs := found.run_lengths()) is None
                 else api.RunLengths(size=size, counts=runs),
             )
-            for number, (found, color) in enumerate(
-                zip(result.detections, colors, strict=True), start=1
-            )
+            for found, color in zip(result.detections, colors, strict=True)
         ],
     )
 
