@@ -36,10 +36,10 @@ from panodetr.model.detr import Detr
 from panodetr.predict import Predictor
 from panodetr.results.masks import Masks, NumpyMasks
 from panodetr.results.result import PanopticResult
-from panodetr.results.types import TASKS, Task
+from panodetr.results.types import TASKS, Candidates, Task
 from panodetr.runtimes.base import Prediction, Runtime
 from panodetr.runtimes.torch import TorchRuntime, resize_images
-from panodetr.threads import ahead
+from panodetr.threads import prefetch
 
 WHOLE = Preprocessing(short_side=48, long_side=80)
 
@@ -67,6 +67,12 @@ def random_model(spec: ModelSpec) -> Detr:
         for parameter in model.mask_head.adapters.parameters():
             parameter *= 0.1
     return model
+
+
+def candidates(model: Predictor, image: NDArray[np.uint8], *, masks: bool = False) -> Candidates:
+    ((_, found),) = model.answer_each([image], masks=masks)
+    assert found is not None
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +249,7 @@ def test_tiles_are_counted_batch_by_batch_and_end_when_nobody_waits_for_them(
     own.on_tiles = told
     own.segment(noise(160, 208))
     assert counted == [(4, 12), (8, 12), (12, 12)]
-    waiting = ahead(own.segment_each([noise(64, 64), noise(500, 500)]), 1)
+    waiting = prefetch(own.segment_each([noise(64, 64), noise(500, 500)]), 1)
     next(waiting)
     cast("Any", waiting).close()  # as Ctrl-C does
     done = len(counted)
@@ -474,7 +480,7 @@ def test_detections_are_things_above_the_threshold_the_best_first_with_masks_if_
 
 def test_candidates_are_the_originals_of_every_query(whole: Predictor) -> None:
     image = fine(60, 90)
-    (found,) = whole.candidates_each([image], masks=True)
+    found = candidates(whole, image, masks=True)
     pixels = np.asarray(Image.fromarray(image).resize((72, 48), Image.Resampling.BILINEAR))
     rule = whole.spec.preprocessing
     values = torch.from_numpy(pixels.copy()) / 255 - torch.tensor(rule.mean)
@@ -507,7 +513,7 @@ def test_queries_that_answer_for_one_object_are_one_where_the_model_needs_it(
     once = fresh(spec)
     assert len(plain.detect(image, threshold=0).detections) > 1
     assert len(once.detect(image, threshold=0).detections) == 1
-    (everything,) = once.candidates_each([image])
+    everything = candidates(once, image)
     assert len(everything.scores) == spec.architecture.num_queries
 
 
@@ -518,7 +524,7 @@ def test_a_class_without_a_category_never_comes_out(tiny_spec: ModelSpec) -> Non
     with torch.no_grad():
         runtime.model.class_head.bias[1] = 3  # pyright: ignore[reportOptionalSubscript]
     image = fine(60, 90)
-    (found,) = model.candidates_each([image])
+    found = candidates(model, image)
     assert set(found.category_ids.tolist()) <= {7, 9}
     tasks: tuple[Task, ...] = ("panoptic", "instances")
     for task in tasks:
@@ -529,8 +535,8 @@ def test_a_class_without_a_category_never_comes_out(tiny_spec: ModelSpec) -> Non
 
 def test_tiles_are_put_where_they_belong(tiled: Predictor) -> None:
     image = fine(64, 112)
-    (left,) = tiled.candidates_each([image[:, :64]], masks=True)
-    (both,) = tiled.candidates_each([image], masks=True)
+    left = candidates(tiled, image[:, :64], masks=True)
+    both = candidates(tiled, image, masks=True)
     assert both.image_size == (64, 112)
     for box, mask in zip(both.boxes, (mask.pixels() for mask in both.coarse_masks), strict=True):
         places = np.abs(left.boxes - box).max(axis=1)

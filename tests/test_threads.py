@@ -16,7 +16,7 @@ from panodetr import threads
 from panodetr.images.preprocess import resize
 from panodetr.images.read import read_image
 from panodetr.results.masks import Frame, NumpyMasks
-from panodetr.threads import ahead, omp_threads, pool_threads
+from panodetr.threads import omp_threads, pool_threads, prefetch
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_items_are_made_ahead_in_order_and_no_more_than_asked_for() -> None:
             made.append(number)
             yield number
 
-    found = ahead(items(), 3)
+    found = prefetch(items(), 3)
     assert next(found) == 0
     wait_until(lambda: len(made) == 1 + 3 + 1)  # given, waiting, in the maker's hand
     assert list(found) == list(range(1, 100))
@@ -88,12 +88,12 @@ def test_an_error_comes_in_its_place_and_the_maker_stops_with_its_reader() -> No
         finally:
             closed.append(True)
 
-    found = ahead(items(), 2)
+    found = prefetch(items(), 2)
     assert next(found) == 1
     with pytest.raises(ValueError, match="broken"):
         next(found)
     before = threading.active_count()
-    endless = ahead(itertools.count(), 2)
+    endless = prefetch(itertools.count(), 2)
     assert next(endless) == 0
     endless.close()  # pyright: ignore[reportAttributeAccessIssue]  # it is a generator
     wait_until(lambda: threading.active_count() <= before)

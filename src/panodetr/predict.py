@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
 from operator import itemgetter
@@ -48,7 +48,7 @@ from panodetr.results.result import DetectionResult, PanopticResult, name_detect
 from panodetr.results.tiles import Tile, join_candidates, join_tiles
 from panodetr.results.types import TASKS, Box, Candidates, Category, CoarseMask, Segment, Task
 from panodetr.runtimes.base import DeviceRuntime, Prediction, Runtime
-from panodetr.threads import stop_if_unwanted
+from panodetr.threads import stop_if_cancelled
 
 _Answer: TypeAlias = tuple[list[Candidates] | None, SegmentMap | None]
 """Of a view: candidates of each of its places, and its segments, if they are asked for."""
@@ -73,6 +73,26 @@ _ANY_MASK = NumpyMasks(np.zeros((1, 1, 1), np.float32))
 
 DETECTION_THRESHOLD = 0.5
 """Least score of a detected object, unless the caller says otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What is asked for of each image.
+
+    Attributes:
+        task: of a segmentation; None makes no segments.
+        threshold: least score of a segment; None takes the model's own.
+        candidates: whether there are candidates.
+        least_score: above which a query is a candidate, or each class's own (C,), if it is a thing;
+            None takes all, stuff as well.
+        masks: whether each candidate gets its mask.
+    """
+
+    task: Task | None = None
+    threshold: float | None = None
+    candidates: bool = False
+    least_score: float | NDArray[np.float32] | None = None
+    masks: bool = False
 
 
 class Predictor:
@@ -100,7 +120,7 @@ class Predictor:
         self.spec = spec
         self.runtime = runtime
         self.batching = Batching() if batching is None else batching
-        self._answers = _ViewAnswers(spec, mask_threshold)
+        self._decoder = _Decoder(spec, mask_threshold)
         self.on_tiles: Callable[[int, int], None] | None = None
 
     def __repr__(self) -> str:
@@ -114,7 +134,7 @@ class Predictor:
     def with_rule(self, rule: Preprocessing) -> Predictor:
         """Give the same model with another rule for its images, such as other tiles."""
         spec = replace(self.spec, preprocessing=rule)
-        likely_from = self._answers.mask_threshold
+        likely_from = self._decoder.mask_threshold
         return Predictor(spec, self.runtime, self.batching, mask_threshold=likely_from)
 
     def with_merge(self, *, mask_threshold: float = 0.5, overlap: float = 0.8) -> Predictor:
@@ -212,8 +232,8 @@ class Predictor:
             raise UsageError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
         if task == "semantic" and threshold is not None:
             raise UsageError("a semantic segmentation has no threshold: every pixel gets a class")
-        run = self._run(images, task, threshold, candidates=False, refuse=refuse)
-        for image, tiles, _ in run:
+        asked = _Asked(task=task, threshold=threshold)
+        for image, tiles, _ in self._run(images, asked, refuse):
             if task != "semantic":
                 sure = [(box, _sure_boxes(box, found)) for box, _, found in tiles]
                 self._warn_of_limits(image, sure)
@@ -281,11 +301,11 @@ class Predictor:
         masks: bool,
         refuse: Refuse | None = None,
     ) -> Iterator[DetectionResult]:
-        usual = self._answers.thresholds(DETECTION_THRESHOLD)
+        usual = self._decoder.thresholds(DETECTION_THRESHOLD)
         least = usual if threshold is None else threshold
-        run = self._run(images, None, least_score=least, masks=masks, refuse=refuse)
+        asked = _Asked(candidates=True, least_score=least, masks=masks)
         twice = self.spec.duplicate_iou
-        for image, _, tiles in run:
+        for image, _, tiles in self._run(images, asked, refuse):
             own = [(tile[0], join_candidates([tile], image.size, twice)) for tile in tiles]
             self._warn_of_limits(image, [(box, f.boxes[f.scores >= SURE]) for box, f in own])
             found = join_candidates(tiles, image.size, twice)
@@ -296,33 +316,25 @@ class Predictor:
                 categories=self.categories,
             )
 
-    def candidates_each(
-        self, images: Iterable[ImageSource], *, masks: bool = False
-    ) -> Iterator[Candidates]:
-        """Give every query's best class and box, image by image: what average precision ranks.
-
-        As in the original's evaluation no query is left out, and stuff is in as well.
-
-        Raises:
-            ImageError: an image cannot be read.
-            CheckpointError: masks are asked for, and the model has no mask head.
-        """
-        for image, _, tiles in self._run(images, None, masks=masks):
-            # Average precision counts duplicates against the model: they stay.
-            yield join_candidates(tiles, image.size)
-
     def answer_each(
         self,
         images: Iterable[ImageSource],
         *,
-        masks: bool = True,
+        segments: bool = False,
+        candidates: bool = True,
+        masks: bool = False,
         threshold: float | None = None,
         least_score: float | None = None,
-    ) -> Iterator[tuple[PanopticResult, Candidates]]:
-        """Segment as `segment_each` does, with the candidates of the same run of the network.
+    ) -> Iterator[tuple[PanopticResult | None, Candidates | None]]:
+        """Give what a model is measured by, image by image, each run through the network once.
+
+        Candidates are every query's best class and box, which average precision ranks: as in the
+        original's evaluation no query is left out, and stuff is in as well.
 
         Args:
-            images: as there.
+            images: to read.
+            segments: whether there is a panoptic result; else it is None.
+            candidates: whether there are candidates; else they are None.
             masks: whether each candidate gets its mask, too.
             threshold: least score of a segment; None takes the model's own.
             least_score: above which a query is a candidate, if it is a thing; None takes all, stuff
@@ -331,11 +343,21 @@ class Predictor:
         Raises:
             ImageError: an image cannot be read; a `TypeError`, too, for other objects.
             UsageError: the threshold is not from 0 to 1.
-            CheckpointError: the model has no mask head.
+            CheckpointError: segments or masks are asked for, and the model has no mask head.
         """
-        found = self._run(images, "panoptic", threshold, least_score=least_score, masks=masks)
-        for image, tiles, candidates in found:
-            yield self._panoptic_result(image, tiles), join_candidates(candidates, image.size)
+        asked = _Asked(
+            task="panoptic" if segments else None,
+            threshold=threshold,
+            candidates=candidates,
+            least_score=least_score,
+            masks=masks,
+        )
+        for image, tiles, found in self._run(images, asked):
+            # Average precision counts duplicates against the model: they stay.
+            yield (
+                self._panoptic_result(image, tiles) if segments else None,
+                join_candidates(found, image.size) if candidates else None,
+            )
 
     def _warn_of_limits(
         self, image: TiledImage, sure: Sequence[tuple[Box, NDArray[np.floating]]]
@@ -365,45 +387,23 @@ class Predictor:
             )
 
     def _run(
-        self,
-        images: Iterable[ImageSource],
-        task: Task | None,
-        threshold: float | None = None,
-        *,
-        least_score: float | NDArray[np.float32] | None = None,
-        masks: bool = False,
-        candidates: bool = True,
-        refuse: Refuse | None = None,
+        self, images: Iterable[ImageSource], asked: _Asked, refuse: Refuse | None = None
     ) -> Iterator[tuple[TiledImage, list[Tile], list[tuple[Box, Candidates]]]]:
-        """Run the network; give each image with its tiles' segments and candidates.
-
-        No `task` leaves segments out; everything else is as in `answer_each`.
-        """
-        if (task is not None or masks) and not self.spec.architecture.masks:
+        """Read images and run the network; give each with its tiles' segments and candidates."""
+        if (asked.task is not None or asked.masks) and not self.spec.architecture.masks:
             raise CheckpointError(
                 f"model {self.spec.name} has no mask head, it finds boxes only; "
                 "use a panoptic model"
             )
-        for given in (threshold, least_score):
+        for given in (asked.threshold, asked.least_score):
             if isinstance(given, float | int) and not 0 <= given <= 1:
                 raise UsageError(f"threshold is {given}; expected a score from 0 to 1")
-        rule, means = self.spec.preprocessing, self._answers
-
-        def run(images: list[TiledImage], views: list[View]) -> list[_Answer]:
-            prediction = self._run_network(images, views)
-            decoded: list[list[Candidates]] = []
-            if candidates:
-                decoded = means.candidates(images, views, prediction, least_score, masks=masks)
-            kept = means.keep(views, prediction, threshold, task)
-            del prediction  # it is the most that is held
-            # None without a task. All are begun before one is waited for.
-            begun = [means.begin(one, task) for one in kept]
-            return list(zip_longest(decoded, [finish() for finish in begun]))
+        rule = self.spec.preprocessing
 
         def answer(work: Batch | Refused) -> list[_Answer]:
             if isinstance(work, Refused):
                 return []
-            return self.batching.run(work.views, partial(run, work.images))
+            return self.batching.run(work.views, partial(self._run_batch, work.images, asked))
 
         alone = isinstance(images, list) and len(images) == 1 and rule.tile is None
         with self.runtime.streams(1 if alone else most_streams(rule)) as streams:
@@ -418,7 +418,7 @@ class Predictor:
             left, count = 0, 0
             tiles, parts = list[list[Tile]](), list[list[tuple[Box, Candidates]]]()
             for work, found in streams.map(answer, read):
-                stop_if_unwanted()
+                stop_if_cancelled()
                 if isinstance(work, Refused):
                     assert refuse is not None  # else it was raised
                     refuse(*work)
@@ -440,6 +440,19 @@ class Predictor:
                         own.sort(key=itemgetter(0))  # those of one colour came together
                     yield from zip(work.images, tiles, parts, strict=True)
 
+    def _run_batch(
+        self, images: list[TiledImage], asked: _Asked, views: list[View]
+    ) -> list[_Answer]:
+        """Run the network on views of one size, and decode what it says of each."""
+        prediction = self._run_network(images, views)
+        candidates: list[list[Candidates]] = []
+        if asked.candidates:
+            candidates = self._decoder.candidates(images, views, prediction, asked)
+        kept = self._decoder.keep(views, prediction, asked)  # nothing without a task
+        del prediction  # it is the most that is held
+        begun = [self._decoder.begin_merge(one, asked.task) for one in kept]
+        return list(zip_longest(candidates, [finish() for finish in begun]))
+
     @property
     def _resizes(self) -> bool:
         """Whether the runtime resizes images, and not this."""
@@ -448,11 +461,11 @@ class Predictor:
 
     def _run_network(self, images: list[TiledImage], views: list[View]) -> Prediction:
         runtime, rule, first = self.runtime, self.spec.preprocessing, views[0]
-        if first.region is None or not isinstance(runtime, DeviceRuntime):
-            pixels = np.stack([view.pixels for view in views])
-            if isinstance(runtime, DeviceRuntime) and self._resizes:
-                return runtime.detect(pixels, None, first.size)
-            return runtime.detect(pixels, None)
+        if not isinstance(runtime, DeviceRuntime):
+            return runtime.detect(np.stack([view.pixels for view in views]), None)
+        if first.region is None:
+            size = first.size if self._resizes else None
+            return runtime.detect(np.stack([view.pixels for view in views]), None, size)
         y0, x0, y1, x1 = first.region
         pixels = images[first.image].pixels[y0:y1, x0:x1]
         whole = processed_size((y1 - y0, x1 - x0), rule)
@@ -460,9 +473,9 @@ class Predictor:
             (round((view.box[0] - y0) * rule.enlarge), round((view.box[1] - x0) * rule.enlarge))
             for view in views
         ]
-        if self._resizes:
-            return runtime.detect_tiles(pixels, corners, first.size, whole)
-        return runtime.detect_tiles(resize(pixels, whole), corners, first.size)
+        if not self._resizes:
+            pixels, whole = resize(pixels, whole), None
+        return runtime.detect_tiles(pixels, corners, first.size, whole)
 
     def _panoptic_result(
         self, image: TiledImage, tiles: list[Tile], task: Task = "panoptic"
@@ -483,8 +496,8 @@ def _sure_boxes(tile: Box, segments: Sequence[Segment]) -> NDArray[np.floating]:
     return np.array(boxes).reshape(-1, 4) + np.array([tile[1], tile[0]] * 2)
 
 
-class _ViewAnswers:
-    """What the network's outputs mean, view by view: candidates and segments, in image pixels."""
+class _Decoder:
+    """Turns the network's outputs into candidates and segments in image pixels, view by view."""
 
     def __init__(self, spec: ModelSpec, mask_threshold: float) -> None:
         self.spec = spec
@@ -504,17 +517,13 @@ class _ViewAnswers:
             least[index] = self.spec.class_thresholds.get(category.name, usual)
         return least
 
-    def keep(
-        self,
-        views: list[View],
-        prediction: Prediction,
-        threshold: float | None,
-        task: Task | None,
-    ) -> list[_Kept]:
+    def keep(self, views: list[View], prediction: Prediction, asked: _Asked) -> list[_Kept]:
         """Compute the masks of each view, only of the queries that can become segments."""
+        task = asked.task
         if task is None:
             return []
-        least = self.thresholds(self.spec.threshold) if threshold is None else threshold
+        usual = self.thresholds(self.spec.threshold)
+        least = usual if asked.threshold is None else asked.threshold
         chosen: list[NDArray[np.intp]] = []
         found: list[tuple[NDArray[np.float32], NDArray[np.intp]]] = []
         for logits in prediction.logits:
@@ -529,16 +538,16 @@ class _ViewAnswers:
         # A query alone gets every pixel, whatever its mask: so in most tiles of a sparse image.
         every_pixel = task == "panoptic" and self.spec.overlap is None
         alone = [every_pixel and len(own) == 1 for own in chosen]
-        asked = [own[:0] if one else own for own, one in zip(chosen, alone, strict=True)]
+        wanted = [own[:0] if one else own for own, one in zip(chosen, alone, strict=True)]
         masks = [
             _ANY_MASK.on(own.frame) if one else own
-            for own, one in zip(_masks_of(views, prediction, asked), alone, strict=True)
+            for own, one in zip(_masks_of(views, prediction, wanted), alone, strict=True)
         ]
         kept = zip(prediction.logits, masks, found, strict=True)
         return [(logits, own, *best) for logits, own, best in kept]
 
-    def begin(self, kept: _Kept, task: Task | None) -> Callable[[], SegmentMap]:
-        """Begin to find segment ids and segments of a view, in pixels of the image."""
+    def begin_merge(self, kept: _Kept, task: Task | None) -> Callable[[], SegmentMap]:
+        """Begin to merge the masks of a view; the result waits for its segments."""
         logits, masks, scores, classes = kept
         if task == "semantic":
             return partial(classify_pixels, masks, logits, self.spec.categories)
@@ -561,24 +570,19 @@ class _ViewAnswers:
         images: list[TiledImage],
         views: list[View],
         prediction: Prediction,
-        threshold: float | NDArray[np.float32] | None,
-        *,
-        masks: bool,
+        asked: _Asked,
     ) -> list[list[Candidates]]:
-        """Give the queries of each view's places: above a threshold, if any, and then things.
-
-        A threshold may be each class's own, (C,).
-        """
+        """Give the candidates of each of a view's places."""
         best = [best_classes(logits, self._named) for logits in prediction.logits]
         kept: list[NDArray[np.intp]] = []
         for scores, classes in best:
-            wanted = np.True_
-            if threshold is not None:
-                least = np.broadcast_to(threshold, self._ids.shape)[classes]
+            wanted = np.ones(scores.shape, np.bool_)
+            if asked.least_score is not None:
+                least = np.broadcast_to(asked.least_score, self._ids.shape)[classes]
                 wanted = (scores > least) & self._is_thing[classes]
-            kept.append(np.flatnonzero(np.broadcast_to(wanted, scores.shape)))
+            kept.append(np.flatnonzero(wanted))
         found = None
-        if masks or prediction.boxes is None:
+        if asked.masks or prediction.boxes is None:
             found = _masks_of(views, prediction, kept)
         candidates: list[list[Candidates]] = []
         for number, (view, (scores, classes)) in enumerate(zip(views, best, strict=True)):
@@ -591,7 +595,7 @@ class _ViewAnswers:
                 seen = np.flatnonzero(boxes[:, 2] > 0)
                 found[number] = found[number].choose(seen)
                 queries, boxes = queries[seen], boxes[seen]
-            logits = found[number].logits() if masks and found is not None else ()
+            logits = found[number].logits() if asked.masks and found is not None else ()
             corners = scale_boxes(boxes, view.tile_size)
             candidates.append([])
             for image, box in view.places:

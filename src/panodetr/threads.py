@@ -18,29 +18,29 @@ from panodetr.errors import UsageError
 T = TypeVar("T")
 U = TypeVar("U")
 
-_LOOK = 0.1
-"""Seconds after which a waiting thread looks whether it is still wanted."""
+_POLL = 0.1
+"""Seconds after which a waiting thread checks whether it is cancelled."""
 
-_LET_GO = 1.0
-"""Seconds that a thread that is no longer wanted has to end in."""
+_GRACE = 1.0
+"""Seconds that a cancelled thread has to end in."""
 
-_UNWANTED: ContextVar[Event | None] = ContextVar("unwanted", default=None)
-"""Set in a thread of `ahead`, once its items are no longer asked for."""
-
-
-class Unwanted(Exception):
-    """A thread works on what nobody waits for any more."""
+_CANCELLED: ContextVar[Event | None] = ContextVar("cancelled", default=None)
+"""Set in a thread of `prefetch` once its items are no longer asked for."""
 
 
-def stop_if_unwanted() -> None:
-    """End long work in a thread of `ahead` that is no longer wanted, as after Ctrl-C.
+class Cancelled(Exception):
+    """The caller has gone that a thread works for."""
+
+
+def stop_if_cancelled() -> None:
+    """End long work in a thread of `prefetch` whose caller has gone, as after Ctrl-C.
 
     Raises:
-        Unwanted: whoever asked for the work has gone.
+        Cancelled: it has.
     """
-    unwanted = _UNWANTED.get()
-    if unwanted is not None and unwanted.is_set():
-        raise Unwanted
+    cancelled = _CANCELLED.get()
+    if cancelled is not None and cancelled.is_set():
+        raise Cancelled
 
 
 def omp_threads() -> int | None:
@@ -87,7 +87,7 @@ class Streams:
             yield from ((item, work(item)) for item in items)
             return
         begun = ((item, self.pool.submit(work, item)) for item in items)
-        for item, made in ahead(begun, self.count):
+        for item, made in prefetch(begun, self.count):
             yield item, made.result()
 
 
@@ -109,7 +109,7 @@ def _first_process(library: str) -> int:
     return os.getpid()
 
 
-def ahead(items: Iterable[T], most: int) -> Iterator[T]:
+def prefetch(items: Iterable[T], most: int) -> Iterator[T]:
     """Give items in their order, which another thread makes while the caller works on earlier ones.
 
     Args:
@@ -118,12 +118,12 @@ def ahead(items: Iterable[T], most: int) -> Iterator[T]:
     """
     ready: Queue[tuple[T | None, BaseException | None]] = Queue(most)
     end = StopIteration()
-    unwanted = Event()
+    cancelled = Event()
 
     def put(item: T | None, error: BaseException | None) -> None:
-        while not unwanted.is_set():
+        while not cancelled.is_set():
             try:
-                return ready.put((item, error), timeout=_LOOK)
+                return ready.put((item, error), timeout=_POLL)
             except Full:
                 continue
 
@@ -131,7 +131,7 @@ def ahead(items: Iterable[T], most: int) -> Iterator[T]:
         try:
             for item in items:
                 put(item, None)
-                if unwanted.is_set():
+                if cancelled.is_set():
                     break
         except BaseException as error:
             put(None, error)
@@ -139,13 +139,13 @@ def ahead(items: Iterable[T], most: int) -> Iterator[T]:
             put(None, end)
 
     context = copy_context()
-    context.run(_UNWANTED.set, unwanted)
+    context.run(_CANCELLED.set, cancelled)
     thread = Thread(target=context.run, args=(make,), daemon=True)
     thread.start()
     try:
         while True:
             try:
-                item, error = ready.get(timeout=_LOOK)  # so that Ctrl-C is noticed on Windows
+                item, error = ready.get(timeout=_POLL)  # so that Ctrl-C is noticed on Windows
             except Empty:
                 continue
             if error is end:
@@ -154,5 +154,5 @@ def ahead(items: Iterable[T], most: int) -> Iterator[T]:
                 raise error
             yield item  # type: ignore[misc]
     finally:
-        unwanted.set()
-        thread.join(_LET_GO)  # a process that ends around a working thread may crash
+        cancelled.set()
+        thread.join(_GRACE)  # a process that ends around a working thread may crash

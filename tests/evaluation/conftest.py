@@ -43,24 +43,24 @@ class Annotator(Predictor):
     def categories(self) -> tuple[Category, ...]:
         return self.known
 
-    def segment_each(self, images: Any, **options: Any) -> Iterator[PanopticResult]:
-        self.asked.append("segments")
-        for image in images:
-            yield self.answer(image, options["threshold"] or 0)
-
-    def candidates_each(self, images: Any, *, masks: bool = False) -> Iterator[Candidates]:
-        self.asked.append("masks" if masks else "boxes")
-        for image in images:
-            yield _candidates(self.answer(image, 0), masks)
-
     def answer_each(
-        self, images: Any, *, masks: bool = True, **options: Any
-    ) -> Iterator[tuple[PanopticResult, Candidates]]:
-        self.asked.append("segments and masks" if masks else "segments and boxes")
-        self.least = options["least_score"]
+        self,
+        images: Any,
+        *,
+        segments: bool = False,
+        candidates: bool = True,
+        masks: bool = False,
+        threshold: float | None = None,
+        least_score: float | None = None,
+    ) -> Iterator[tuple[PanopticResult | None, Candidates | None]]:
+        asked = {"segments": segments, "masks": masks, "boxes": candidates and not masks}
+        self.asked.append(" and ".join(name for name, wanted in asked.items() if wanted))
+        self.least = least_score
         for image in images:
-            found = self.answer(image, options["threshold"] or 0)
-            yield found, _candidates(self.answer(image, 0), masks)
+            yield (
+                self.answer(image, threshold or 0) if segments else None,
+                _candidates(self.answer(image, 0), masks) if candidates else None,
+            )
 
     def answer(self, path: Path, threshold: float) -> PanopticResult:
         sample = self._images[path.name]

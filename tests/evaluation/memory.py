@@ -20,8 +20,9 @@ from panodetr.evaluation.ground_truth import TASKS, GroundTruth
 from panodetr.predict import Predictor
 from panodetr.results.id_map import id_map_png
 from panodetr.results.masks import Frame
+from panodetr.results.panoptic import describe_segments
 from panodetr.results.result import PanopticResult
-from panodetr.results.types import Candidates, Category, CoarseMask, Segment
+from panodetr.results.types import Candidates, Category, CoarseMask
 
 SIZE = (24, 32)
 QUERIES = 100
@@ -37,18 +38,7 @@ class Repeating(Predictor):
     def __init__(self, ids: np.ndarray[tuple[int, int], np.dtype[np.int32]]) -> None:
         self._rng = np.random.default_rng(0)
         self._result = PanopticResult(
-            segments=tuple(
-                Segment(
-                    id=i,
-                    label="",
-                    category_id=i,
-                    is_thing=True,
-                    score=0.9,
-                    box=(0, 0, 9, 9),
-                    area=32,
-                )
-                for i in range(1, 21)
-            ),
+            segments=tuple(describe_segments(ids, CATEGORIES[:20], [0.9] * 20)),
             segment_ids=ids,
             image=np.zeros((*SIZE, 3), np.uint8),
             source=None,

@@ -188,15 +188,11 @@ def test_a_model_of_other_classes_is_refused(
 class Broken(Annotator):
     """Answers with an id map that is cut off below, and with boxes that aren't numbers."""
 
-    def segment_each(self, images: Any, **options: Any) -> Any:
-        for result in super().segment_each(images, **options):
-            yield replace(result, segment_ids=result.segment_ids[:100])
-
-    def candidates_each(self, images: Any, *, masks: bool = False) -> Any:
-        for found in super().candidates_each(images, masks=masks):
-            boxes = found.boxes.copy()
-            boxes[2, 1] = np.nan
-            yield replace(found, boxes=boxes)
+    def answer_each(self, images: Any, **options: Any) -> Any:
+        for result, found in super().answer_each(images, **options):
+            if found is not None:
+                found.boxes[2, 1] = np.nan
+            yield result and replace(result, segment_ids=result.segment_ids[:100]), found
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from panodetr.cli.output import (
 )
 from panodetr.errors import PanodetrError, UsageError
 from panodetr.files import atomic_write, check_writable
-from panodetr.threads import ahead
+from panodetr.threads import prefetch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -291,7 +291,7 @@ class _Run:
                 yield result
             yield from _drain(failures)
 
-        return ahead(run(), WAITING)
+        return prefetch(run(), WAITING)
 
     @contextmanager
     def _step(self, name: Path | str | None) -> Generator[None]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -72,7 +72,15 @@ def evaluate(
         raise DataError(f"{out} holds the ground truth; choose another folder for the predictions")
     counts = Counts(truth, tasks, max_detections)
     known = [category.id for category in truth.object_categories]
-    outputs = _run_model(model, truth, tasks, threshold, least_score)
+    segments, masks = "panoptic" in tasks, "instances" in tasks
+    outputs = model.answer_each(
+        [source_of(image) for image in truth.images],
+        segments=segments,
+        candidates=masks or "boxes" in tasks,
+        masks=masks,
+        threshold=threshold,
+        least_score=least_score if segments and masks else None,
+    )
     with ExitStack() as stack:
         add = None if out is None else stack.enter_context(prediction_files(out, tasks))
         for number, image in enumerate(truth.images, start=1):
@@ -87,7 +95,7 @@ def evaluate(
                 chosen = np.flatnonzero(np.isin(candidates.category_ids, known))
                 if "boxes" in tasks:
                     prediction.boxes = box_results(image.image_id, candidates, chosen)
-                if "instances" in tasks:
+                if masks:
                     chosen = best_of_each_class(candidates, chosen, max_detections)
                     prediction.instances = []
                     for query in chosen.tolist():  # masks together may not fit into memory
@@ -114,26 +122,6 @@ def _timed(counts: Counts) -> Generator[None]:
     start = time.perf_counter()
     yield
     counts.seconds = (counts.seconds or 0.0) + time.perf_counter() - start
-
-
-def _run_model(
-    model: Predictor,
-    truth: GroundTruth,
-    tasks: Sequence[Task],
-    threshold: float | None,
-    least_score: float | None,
-) -> Iterator[tuple[PanopticResult | None, Candidates | None]]:
-    """Run a model for what the tasks need, and no more."""
-    images = [source_of(image) for image in truth.images]
-    masks = "instances" in tasks
-    if "panoptic" not in tasks:
-        yield from ((None, found) for found in model.candidates_each(images, masks=masks))
-    elif masks or "boxes" in tasks:
-        yield from model.answer_each(
-            images, masks=masks, threshold=threshold, least_score=least_score if masks else None
-        )
-    else:
-        yield from ((found, None) for found in model.segment_each(images, threshold=threshold))
 
 
 def _check_finite(path: Path, candidates: Candidates) -> None:

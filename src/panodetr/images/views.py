@@ -21,7 +21,7 @@ from panodetr.images.preprocess import Preprocessing, resize, resized_size
 from panodetr.images.read import MAX_PIXELS, ImageSource, origin_of, pixels_within, read_image
 from panodetr.results.masks import Frame
 from panodetr.results.types import Box
-from panodetr.threads import ahead
+from panodetr.threads import prefetch
 
 T = TypeVar("T")
 
@@ -420,7 +420,7 @@ class Batching:
         alone = isinstance(images, list) and (
             len(images) == 1 or all(isinstance(image, np.ndarray) for image in images)
         )
-        for together in self._together(read() if alone else ahead(read(), READ_AHEAD)):
+        for together in self._together(read() if alone else prefetch(read(), READ_AHEAD)):
             if isinstance(together, Refused):
                 yield together
                 continue
