@@ -18,7 +18,7 @@ from panodetr.training.optimizer import set_learning_rate
 from panodetr.training.processes import join_ranks
 from panodetr.training.start import make_state
 from panodetr.training.state import TrainState, seed_step
-from panodetr.training.step import read_steps, train_step
+from panodetr.training.step import collate_step, read_steps, train_step
 
 ENDLESS = 10**9
 """Steps: the time ends a run."""
@@ -70,7 +70,8 @@ def learn_for(
             set_learning_rate(state.optimizer, place, config)
             seed_step(config.seed, state.step, 0)
             now = replace(config, mask_start=0 if place >= config.mask_start else ENDLESS)
-            result = train_step(state.learner, state, next(steps), now, accelerator)
+            parts = collate_step(config, data, next(steps))
+            result = train_step(state.learner, state, parts, now, accelerator)
             curve["minutes"] += (time.process_time() - since) / 60
             curve["step"] = state.step
             if state.step % 50 == 0:

@@ -95,29 +95,25 @@ def _load(
     from panodetr.runtimes.convert import convert, require, weights_digest
     from panodetr.runtimes.torch import choose_device
 
-    if runtime in (None, "torch", "auto"):
-        chosen = choose_device(device)
-        spec, network = _trained(*load_checkpoint(model))
-        if runtime == "auto" and chosen.type == "cpu" and precision == "float32":
-            exported = find_exported(Path(model), weights_digest(network))
-            if exported is not None:
-                _LOG.warning("runtime auto takes %s, which was exported from %s", exported, model)
-                return Predictor(spec, read_exported(exported)[1])
-        return predictor_of(spec, network, chosen, precision)
-    _only_on_cpu(runtime, device, precision)
-    require(runtime)
-    spec, network = _trained(*load_checkpoint(model))
-    return Predictor(spec, convert(network, spec.preprocessing, runtime))
-
-
-def _trained(spec: ModelSpec, network: Network) -> tuple[ModelSpec, Network]:
-    """Refuse a model of which most is random."""
+    converted = runtime if runtime in ("openvino", "onnx") else None
+    if converted is not None:
+        _only_on_cpu(converted, device, precision)
+        require(converted)
+    chosen = choose_device(device)
+    spec, network = load_checkpoint(model)
     if spec.is_backbone:
         raise CheckpointError(
             f"{spec.name} is a backbone alone, which finds nothing; train a model on it: "
             f"panodetr train finetune --set start={spec.name} --data FOLDER"
         )
-    return spec, network
+    if converted is not None:
+        return Predictor(spec, convert(network, spec.preprocessing, converted))
+    if runtime == "auto" and chosen.type == "cpu" and precision == "float32":
+        exported = find_exported(Path(model), weights_digest(network))
+        if exported is not None:
+            _LOG.warning("runtime auto takes %s, which was exported from %s", exported, model)
+            return Predictor(spec, read_exported(exported)[1])
+    return predictor_of(spec, network, chosen, precision)
 
 
 def predictor_of(

@@ -24,7 +24,7 @@ from panodetr.images.preprocess import Preprocessing
 from panodetr.model.config import detr_small
 from panodetr.training import step
 from panodetr.training.config import TrainConfig
-from panodetr.training.step import read_examples
+from panodetr.training.step import read_steps
 
 CROPS = CropAugmentation(size=12, least_scale=0.7, most_scale=1.5, color=0.2)
 WHOLE = CropAugmentation(size=64, flip=False)
@@ -52,7 +52,7 @@ def read(
         augmentation=augmentation, seed=3, batch_size=4, steps=last, sampling=sampling,
         workers=workers, bad_images=bad_images,
     )  # fmt: skip
-    return read_examples(config, data, first, rank=rank, ranks=ranks, skipped=skipped)
+    return read_steps(config, data, first, rank=rank, ranks=ranks, skipped=skipped)
 
 
 def assert_alike(one: list[Example], other: list[Example]) -> None:
@@ -202,12 +202,12 @@ def test_workers_leave_when_training_is_killed(data: Dataset, tmp_path: Path) ->
         "from panodetr.data.dataset import open_data\n"
         "from panodetr.training.recipes import RecipeData\n"
         "from panodetr.training.recipes import configure\n"
-        "from panodetr.training.step import read_examples\n"
+        "from panodetr.training.step import read_steps\n"
         "if __name__ == '__main__':\n"
         f"    data = open_data(Path({str(data.folder)!r}))\n"
         "    known = RecipeData(categories=data.categories, images=3, masks=True)\n"
         "    config = configure('nuclei', known, ['workers=2'])\n"
-        "    next(examples := read_examples(config, data))\n"
+        "    next(examples := read_steps(config, data))\n"
         "    print('reading', flush=True)\n"
         "    time.sleep(60)\n"
     )

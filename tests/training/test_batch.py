@@ -16,7 +16,7 @@ from panodetr.data.samples import GroundTruthSegment
 from panodetr.images.preprocess import Preprocessing
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
-from panodetr.training.step import collate, read_steps
+from panodetr.training.step import collate, collate_step, read_steps
 
 from .conftest import write_instances
 
@@ -88,8 +88,9 @@ def test_a_batch_moves_whole() -> None:
 
 def test_processes_and_parts_share_a_step(tiny_run: TrainConfig, discs: Dataset) -> None:
     config = replace(tiny_run, batch_size=8, accumulate=2, steps=2)
-    whole = next(read_steps(config, discs, 1))
-    shares = [next(read_steps(config, discs, 1, rank=r, ranks=2)) for r in range(2)]
+    read = [next(read_steps(config, discs, 1))]
+    read += [next(read_steps(config, discs, 1, rank=r, ranks=2)) for r in range(2)]
+    whole, *shares = (collate_step(config, discs, examples) for examples in read)
     assert [[len(part.pixels) for part in share] for share in (whole, *shares)] == [
         [4, 4],
         [2, 2],
@@ -126,7 +127,8 @@ def test_masks_are_read_where_something_is_learned_from_them(
     shape = replace(tiny_run.spec.architecture, masks=masks)
     spec = replace(tiny_run.spec, architecture=shape)
     config = replace(tiny_run, spec=spec, augmentation=CropAugmentation(size=32), **weights)
-    parts = [part for step in read_steps(config, instances) for part in step]
+    steps = read_steps(config, instances)
+    parts = [part for step in steps for part in collate_step(config, instances, step)]
     assert all((part.targets.index_map is not None) is wanted for part in parts)
     # Without masks a box stays where its mask's corner is out of sight.
     seen = [count for part in parts for count in part.targets.counts]

@@ -26,7 +26,7 @@ from panodetr.training.config import TrainConfig
 from panodetr.training.optimizer import freeze, learning_rate_factor, make_optimizer
 from panodetr.training.recipes import RecipeData, configure
 from panodetr.training.start import make_model
-from panodetr.training.step import collate, read_examples, read_steps
+from panodetr.training.step import collate_step, read_steps
 from panodetr.training.validate import make_predictor
 
 from .conftest import Recording, Runner, assert_identical, weights, write_discs
@@ -88,15 +88,14 @@ def test_a_resumed_run_is_bit_exact(eomt_run: TrainConfig, run: Runner) -> None:
 def test_batches_are_squares_with_black_beside_the_image(
     eomt_run: TrainConfig, discs: Dataset
 ) -> None:
-    (examples, *_) = read_examples(eomt_run, discs)
-    batch = collate(examples, torch.arange(2).numpy(), eomt_run.spec.preprocessing)
+    (batch,) = collate_step(eomt_run, discs, next(read_steps(eomt_run, discs)))
     assert batch.pixels.shape == (2, 3, SIDE, SIDE)
     assert batch.padding is not None
     black = -Tensor(eomt_run.spec.preprocessing.mean) / Tensor(eomt_run.spec.preprocessing.std)
     beside = batch.pixels.permute(0, 2, 3, 1)[batch.padding]
     torch.testing.assert_close(beside, black.expand_as(beside))
     whole = replace(eomt_run, augmentation=replace(eomt_run.augmentation, least_jitter=1.0))
-    assert next(read_steps(whole, discs))[0].padding is None
+    assert collate_step(whole, discs, next(read_steps(whole, discs)))[0].padding is None
 
 
 def test_each_block_has_a_rate_of_its_own(eomt_run: TrainConfig) -> None:

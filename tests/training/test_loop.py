@@ -25,7 +25,14 @@ from panodetr.training.folder import RunFolder
 from panodetr.training.processes import StopSignal, join_ranks
 from panodetr.training.start import make_state
 from panodetr.training.state import TrainState, seed_step
-from panodetr.training.step import StepResult, count_step, explain_oom, read_steps, train_step
+from panodetr.training.step import (
+    StepResult,
+    collate_step,
+    count_step,
+    explain_oom,
+    read_steps,
+    train_step,
+)
 from panodetr.training.validate import Validation
 
 from .conftest import Recording, Runner, assert_identical, weights, write_discs
@@ -34,7 +41,7 @@ CPU = torch.device("cpu")
 
 
 def first_step(config: TrainConfig, data: Dataset) -> list[Batch]:
-    return next(read_steps(config, data))
+    return collate_step(config, data, next(read_steps(config, data)))
 
 
 def one_step(

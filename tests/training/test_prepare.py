@@ -29,7 +29,7 @@ from panodetr.training.prepare import (
     write_request,
 )
 from panodetr.training.run import dry_run, train, warn_of_few_steps
-from panodetr.training.step import read_examples
+from panodetr.training.step import read_steps
 
 from .conftest import save_start, write_discs, write_instances
 
@@ -329,7 +329,7 @@ def test_the_bits_that_images_fill_are_found_kept_and_used_alike(
     prepared = prepare(request(discs, *SMALL))
     assert prepared.config.spec.preprocessing.bits == 12
     assert "16-bit images fill 12 bits, so 4,095 is white" in prepared.notes[0]
-    example = next(read_examples(prepared.config, prepared.data))[0]
+    example = next(read_steps(prepared.config, prepared.data))[0]
     assert example.image.max() > 150
     outcome = train(request(discs, *SMALL), tmp_path / "run", device="cpu")
     assert outcome is not None
@@ -355,7 +355,7 @@ def test_of_many_channels_those_are_learned_that_are_chosen(discs: Dataset) -> N
     spec = prepared.config.spec
     assert spec.preprocessing.channels == (2, 3, 4)
     assert spec_from_json(json.loads(json.dumps(spec_to_json(spec)))) == spec
-    example = next(read_examples(prepared.config, prepared.data))[0]
+    example = next(read_steps(prepared.config, prepared.data))[0]
     assert example.image.reshape(-1, 3).max(axis=0).min() > 150
     with pytest.raises(UsageError, match="expected three, or one for grey"):
         prepare(request(discs, *SMALL, "spec.preprocessing.channels=[2,3]"))

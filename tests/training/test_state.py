@@ -15,12 +15,12 @@ from panodetr.objective.targets import count_totals
 from panodetr.training.config import TrainConfig
 from panodetr.training.start import make_state
 from panodetr.training.state import TrainState, average_weights, seed_step
-from panodetr.training.step import read_steps
+from panodetr.training.step import collate_step, read_steps
 
 
 def learned(config: TrainConfig, data: Dataset) -> tuple[TrainState, Tensor, int]:
     """Gradients of one step, its loss, and how many bytes it kept for the backward pass."""
-    (batch,) = next(read_steps(config, data))
+    (batch,) = collate_step(config, data, next(read_steps(config, data)))
     state = make_state(config, torch.device("cpu"), print)
     seed_step(0, 0, 0)
     kept: list[int] = []

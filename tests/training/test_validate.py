@@ -21,7 +21,7 @@ from panodetr.training.config import TrainConfig
 from panodetr.training.folder import RunFolder
 from panodetr.training.log import Progress, read_log
 from panodetr.training.recorder import Recorder, draw_batch, draw_validation
-from panodetr.training.step import read_steps
+from panodetr.training.step import collate_step, read_steps
 from panodetr.training.validate import Validation, choose_tasks, make_predictor, validate
 
 from .conftest import Recording
@@ -111,7 +111,7 @@ def test_models_are_measured_by_all_that_they_and_the_ground_truth_know(
 
 
 def test_batches_are_drawn_with_objects_and_padding(tiny_run: TrainConfig, discs: Dataset) -> None:
-    (batch,) = next(read_steps(tiny_run, discs))
+    (batch,) = collate_step(tiny_run, discs, next(read_steps(tiny_run, discs)))
     picture = np.asarray(draw_batch(batch, tiny_run.spec))
     bare = replace(batch, targets=replace(batch.targets, index_map=None))
     boxes = np.asarray(draw_batch(bare, tiny_run.spec))
@@ -154,7 +154,7 @@ def test_the_folder_keeps_what_is_told(
 ) -> None:
     folder, told = RunFolder(tmp_path / "run"), Recording()
     recorder = Recorder(folder, tiny_run, discs, truth, told, step=0, validated=0)
-    (batch,) = next(read_steps(tiny_run, discs))
+    (batch,) = collate_step(tiny_run, discs, next(read_steps(tiny_run, discs)))
     recorder.note("class head: not taken over")
     recorder.begin(0, 6, 2)
     recorder.batch(1, batch)

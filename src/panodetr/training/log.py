@@ -44,25 +44,25 @@ class Observer:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Hear that the run is over, and by which error."""
+        """The run is over, by an error if there is one."""
 
     def note(self, text: str) -> None:
-        """Hear something that a person should know, one line."""
+        """There is a line that the user should read."""
 
     def begin(self, step: int, steps: int, images: int) -> None:
-        """Hear how many steps are done, how many the run has, and of how many images each."""
+        """The run begins, or goes on after a step; it has so many, each of so many images."""
 
     def batch(self, step: int, batch: Batch) -> None:
-        """Hear what a step, counted from 1, is about to learn from."""
+        """A step, counted from 1, is about to learn from a batch."""
 
     def stepped(self, step: int) -> None:
-        """Hear that a step is done."""
+        """A step is done."""
 
     def progress(self, line: Progress) -> None:
-        """Hear a line of the log."""
+        """A line of the log is due."""
 
     def bad_step(self, step: int, image_ids: Sequence[int], figures: dict[str, float]) -> None:
-        """Hear that a step was skipped: a loss or the gradients' norm was not finite.
+        """A step was skipped: a loss or the gradients' norm was not finite.
 
         Args:
             step: its number, counted from 1.
@@ -71,10 +71,10 @@ class Observer:
         """
 
     def validating(self, done: int, images: int) -> None:
-        """Hear how many of this process's images are predicted."""
+        """So many of this process's images are predicted."""
 
     def validated(self, validation: Validation, model: Network) -> None:
-        """Hear that a validation of the model is over."""
+        """A validation of the model is over."""
 
 
 Line: TypeAlias = dict[str, Any]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from panodetr.data.dataset import Dataset
+from panodetr.data.loader import Example
 from panodetr.errors import DataError, Interrupted, PanodetrError, TrainingError
 from panodetr.evaluation.ground_truth import GroundTruth
 from panodetr.objective.targets import Batch
@@ -24,6 +25,7 @@ from panodetr.training.state import TrainState, seed_step
 from panodetr.training.step import (
     StepResult,
     check_bad_images,
+    collate_step,
     explain_oom,
     read_steps,
     train_step,
@@ -45,7 +47,7 @@ class Trainer:
         truth: the images to validate with; None for no validation.
         folder: where states and the best model are kept.
         accelerator: the processes, the device and the precision.
-        observer: whoever wants to know.
+        observer: gets the events.
     """
 
     state: TrainState
@@ -86,7 +88,7 @@ class Trainer:
                     self._validate()
                 if state.step >= config.steps or self._is_out_of_patience():
                     return
-                parts = self._read(steps)
+                parts = collate_step(config, self.data, self._read(steps))
                 self.observer.batch(state.step + 1, parts[0])
                 set_learning_rate(state.optimizer, state.step, config)
                 seed_step(config.seed, state.step, rank)
@@ -94,12 +96,12 @@ class Trainer:
                     result = train_step(self._network, state, parts, config, ranks)
                 self.observer.stepped(state.step)
                 self._report(result, parts)
-                self._hear_all_processes()
+                self._sync_processes()
                 save = state.step == config.steps or state.step % config.save_every == 0
                 if save or self._validation_is_due():  # one that fails costs nothing
                     self._save()
 
-    def _read(self, steps: Generator[list[Batch], None, None]) -> list[Batch]:
+    def _read(self, steps: Generator[list[Example]]) -> list[Example]:
         try:
             return next(steps)
         except DataError:  # a signal to all processes may have ended those that read images
@@ -149,8 +151,8 @@ class Trainer:
                 "rate or look at the images that bad_steps/ names"
             )
 
-    def _hear_all_processes(self) -> None:
-        """Stop if one was asked to; note images that one could not read."""
+    def _sync_processes(self) -> None:
+        """Stop if a process was asked to; note images that a process could not read."""
         everywhere = gather((self._stop.number, self._unread))
         signals = [number for number, _ in everywhere if number is not None]
         known = self.state.skipped
@@ -213,13 +215,13 @@ class Trainer:
             self.observer.validating(done, images)
 
         model, bad = state.kept_model, self._unvalidated
-        told = len(bad)
+        known = len(bad)
         try:
             found = validate(
                 model, spec, self.truth, step=state.step,
                 accelerator=self.accelerator, progress=progress, left_out=bad,
             )  # fmt: skip
-            for line in [*bad.values()][told:]:
+            for line in [*bad.values()][known:]:
                 self.observer.note(f"left out of validation: {line}")
             if len(bad) > self.config.bad_images:
                 raise DataError(

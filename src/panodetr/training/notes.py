@@ -22,7 +22,7 @@ from panodetr.training.config import TrainConfig
 from panodetr.training.optimizer import learning_rate_factor
 
 NO_VALIDATION = "none"
-"""Said in place of a split's name."""
+"""Stands for no validation, in place of a split's name."""
 
 MEASURED = 100
 """Images whose objects are measured, at most, spread over the data set."""

@@ -35,10 +35,10 @@ from panodetr.validation import check, read_json
 EXTRAS = ("accelerate", "matplotlib", "tensorboard")
 
 HELD_OUT = "held-out"
-"""Said in place of the name of a split whose images are held out of training."""
+"""Stands for the images that `val_split` holds out, in place of a split's name."""
 
 PATHS = ("data", "annotations", "images")
-"""Of a request, which a run's file has as texts."""
+"""Fields of a request that a run's file holds as text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,29 +135,26 @@ def prepare(request: Request) -> Prepared:
     if request.start is None:
         request = replace(request, start=read_start(recipe, request.changes))
 
-    def configured(data: Dataset) -> TrainConfig:
-        facts = RecipeData(
-            categories=data.categories,
-            images=len(data.samples),
-            masks=data.has_masks,
-            start=request.start,
-            objects=objects,
-        )
-        return configure(recipe, facts, changes)
-
-    objects = None if request.start is None else measure_objects(data)
-    changes = request.changes
-    config, held, validated = configured(data), None, None
+    facts = RecipeData(
+        categories=data.categories,
+        images=len(data.samples),
+        masks=data.has_masks,
+        start=request.start,
+        objects=None if request.start is None else measure_objects(data),
+    )
+    changes, held = request.changes, None
+    config = configure(recipe, facts, changes)
     bits = find_bits([s.path for s in data.samples], config.spec.preprocessing.channels)
     if bits is not None:
         changes = (f"spec.preprocessing.bits={bits}", *changes)  # the user's comes later
-        config = configured(data)
     if request.val_split is not None:
         data, held = hold_out(data, request.val_split, config.seed)
-        config = configured(data)
+        facts = replace(facts, images=len(data.samples))
+    config = configure(recipe, facts, changes)
     if config.wandb and find_spec("wandb") is None:
         raise PanodetrError("wandb=true needs wandb, which is not installed; pip install wandb")
     _check_masks(config, data)
+    validated = None
     if request.val != NO_VALIDATION:
         there = same_split(source.find(data.format), DEFAULT_SPLIT) is not None
         validated = held

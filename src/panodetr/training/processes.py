@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from panodetr.errors import TrainingError, UsageError
-from panodetr.model.network import Network
 from panodetr.runtimes.torch import choose_device
 from panodetr.training.config import TrainConfig
 
@@ -90,20 +89,12 @@ def gather(value: T) -> list[T]:
     return gather_object([value])
 
 
-def share_buffers(model: Network) -> None:
-    """Give every process the running statistics of rank 0's live batch norms."""
-    from accelerate.utils import broadcast
-
-    for buffer in model.buffers():
-        broadcast(buffer)
-
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 ONE_PRESS = 1.0
 """Seconds within which another SIGINT is the same one: a terminal and a launcher both send it."""
 
-_HEARD = (
+_NOTICE = (
     b"stopping when this step is done; Ctrl-C once more stops at once and keeps nothing of it\n"
 )
 
@@ -117,7 +108,7 @@ class StopSignal:
     def __init__(self, *, aloud: bool) -> None:
         self.number: int | None = None
         self._aloud = aloud
-        self._heard_at = 0.0
+        self._first_at = 0.0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopSignal:
@@ -126,18 +117,18 @@ class StopSignal:
                 before = signal.getsignal(number)
                 if before is not signal.SIG_IGN:
                     self._before[number] = before
-                    signal.signal(number, self._hear)
+                    signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, before in self._before.items():
             signal.signal(number, before or signal.SIG_DFL)  # pyright: ignore[reportArgumentType]
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.number is None:
-            self.number, self._heard_at = number, now
+            self.number, self._first_at = number, now
             if self._aloud:
-                os.write(2, _HEARD)  # print may be at work already, and cannot be entered twice
-        elif number == signal.SIGINT and now - self._heard_at > ONE_PRESS:
+                os.write(2, _NOTICE)  # print may be at work already, and cannot be entered twice
+        elif number == signal.SIGINT and now - self._first_at > ONE_PRESS:
             raise KeyboardInterrupt

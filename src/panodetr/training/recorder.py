@@ -53,7 +53,7 @@ class Recorder(Observer):
         config: TrainConfig,
         data: Dataset,
         truth: GroundTruth | None,
-        audience: Observer,
+        observer: Observer,
         *,
         step: int,
         validated: int,
@@ -68,7 +68,7 @@ class Recorder(Observer):
             config: the run.
             data: what it learns from.
             truth: what it is validated with.
-            audience: another observer, which hears everything but batches, too.
+            observer: another one, which gets all events but batches, too.
             step: the last one that the state has done.
             validated: the last one whose validation it knows of; later ones are done again.
 
@@ -79,8 +79,8 @@ class Recorder(Observer):
 
         self._folder, self._spec = folder, config.spec
         self._data, self._truth = data, truth
-        self._audience, self._step = audience, step
-        self.begin, self.validating = audience.begin, audience.validating  # nothing to keep
+        self._observer, self._step = observer, step
+        self.begin, self.validating = observer.begin, observer.validating  # nothing to keep
         self._plotted = False
         known = takewhile(
             lambda line: line["step"] <= (validated if "validation" in line else step),
@@ -108,7 +108,7 @@ class Recorder(Observer):
             self.close()
             return
         if isinstance(error, Interrupted):
-            self._audience.note(str(error))
+            self._observer.note(str(error))
         if isinstance(error, PanodetrError):
             with suppress(PanodetrError):
                 self.add(self._step, ended=str(error))
@@ -116,11 +116,11 @@ class Recorder(Observer):
             self.close()
 
     def note(self, text: str) -> None:
-        """A line for the log, once, however often the run is taken up."""
+        """Write a line of the log, once, however often the run is resumed."""
         if text not in self._noted:
             self.add(self._step, note=text)
             self._noted.add(text)
-        self._audience.note(text)
+        self._observer.note(text)
 
     def batch(self, step: int, batch: Batch) -> None:
         """Draw the first ones."""
@@ -131,12 +131,12 @@ class Recorder(Observer):
     def stepped(self, step: int) -> None:
         """Keep the number."""
         self._step = step
-        self._audience.stepped(step)
+        self._observer.stepped(step)
 
     def progress(self, line: Progress) -> None:
         """Write the line."""
         self.add(**asdict(line))
-        self._audience.progress(line)
+        self._observer.progress(line)
 
     def bad_step(self, step: int, image_ids: Sequence[int], figures: dict[str, float]) -> None:
         """Write the images down: one of them may be what is wrong."""
@@ -146,7 +146,7 @@ class Recorder(Observer):
         images = [{"image_id": i, "image": paths[i]} for i in image_ids]
         write_json(path, {"step": step, "losses": shown, "images": images})
         self.add(step, bad_step=str(path.relative_to(self._folder.path)))
-        self._audience.bad_step(step, image_ids, figures)
+        self._observer.bad_step(step, image_ids, figures)
 
     def validated(self, validation: Validation, model: Network) -> None:
         """Write the figures, and draw the curves and some of the predictions."""
@@ -159,7 +159,7 @@ class Recorder(Observer):
         name = f"validation_{validation.step:08}.png"
         write_picture(self._folder.pictures / name, picture)
         self._plot()
-        self._audience.validated(validation, model)
+        self._observer.validated(validation, model)
 
     def add(self, step: int, **what: object) -> None:
         """Add a line to the log, and points to the curves of its figures; raises as a new one."""

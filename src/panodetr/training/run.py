@@ -29,7 +29,7 @@ from panodetr.training.prepare import (
 from panodetr.training.processes import explain_lost_rank, join_ranks
 from panodetr.training.recorder import Recorder
 from panodetr.training.start import make_state
-from panodetr.training.step import explain_oom, read_steps, train_step
+from panodetr.training.step import collate_step, explain_oom, read_steps, train_step
 from panodetr.training.validate import list_images
 
 CHECKED_IMAGES = 5_000
@@ -81,7 +81,7 @@ def train(
         numbered: whether a new run takes `out`-2, `out`-3 … where `out` is taken.
         resume: go on with the run in `out`.
         device: as for `panodetr.load`.
-        observer: is told how the run proceeds.
+        observer: gets the run's events.
 
     Returns:
         What it has left; None in all processes but the first.
@@ -95,7 +95,7 @@ def train(
         PanodetrError: the data contradicts itself, a package is missing, or the system refused to
             write.
     """
-    folder, audience, before = RunFolder(out), observer or Observer(), None
+    folder, before = RunFolder(out), None
     asked = request.changes
     if resume:
         kept, before = read_request(folder.config)
@@ -141,7 +141,7 @@ def train(
                 lines = (f"{one_line(path)}\n" for path in list_images(prepared.held_out))
                 write_text(folder.held_out, "".join(lines))
             done = {"step": state.step, "validated": state.validated}
-            recorder = Recorder(folder, config, data, truth, audience, **done)
+            recorder = Recorder(folder, config, data, truth, observer or Observer(), **done)
             for line in notes:
                 recorder.note(line)
         trainer = Trainer(state, config, data, truth, folder, accelerator, recorder)
@@ -228,7 +228,7 @@ def dry_run(request: Request, *, device: str = "auto") -> DryRun:
     seconds, skipped = 0.0, set[str]()
     with closing(read_steps(short, data, skipped=skipped)) as steps:
         for _ in range(2):  # the second one is timed: the first one warms up
-            parts = next(steps)
+            parts = collate_step(short, data, next(steps))
             began = time.perf_counter()
             with explain_oom(short):
                 result = train_step(network, state, parts, short, accelerator)

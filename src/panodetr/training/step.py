@@ -38,37 +38,12 @@ def read_steps(
     rank: int = 0,
     ranks: int = 1,
     skipped: set[str] | None = None,
-) -> Generator[list[Batch], None, None]:
-    """Give what each step from `start` on learns from: this process's share, in parts.
+) -> Generator[list[Example]]:
+    """Give this process's images of each step from `start` on, for `collate_step`.
 
-    Arguments and errors are those of `read_examples`. Close the generator to end its readers.
-    """
-    index_of = {category.id: category.index for category in config.spec.categories}
-    classes = np.array([index_of[category.id] for category in data.categories])
-    size = config.batch_size // ranks // config.accumulate
-    shares = read_examples(config, data, start, rank=rank, ranks=ranks, skipped=skipped)
-    with closing(shares):
-        for share in shares:
-            yield [
-                collate(share[first : first + size], classes, config.spec.preprocessing)
-                for first in range(0, len(share), size)
-            ]
-
-
-def read_examples(
-    config: TrainConfig,
-    data: Dataset,
-    start: int = 0,
-    *,
-    rank: int = 0,
-    ranks: int = 1,
-    skipped: set[str] | None = None,
-) -> Generator[list[Example], None, None]:
-    """Give this process's images of each step from `start` on.
-
-    They depend on the step's number alone, whatever came before it and whoever reads them. An image
-    that cannot be read, or whose ground truth cannot, is replaced by the next one that can: the
-    same one in every run.
+    Images depend on the step's number alone, whatever came before it and whoever reads them. An
+    image that cannot be read, or whose ground truth cannot, is replaced by the next one that can:
+    the same one in every run. Close the generator to end its readers.
 
     Args:
         config: the run.
@@ -130,6 +105,17 @@ def check_bad_images(bad: int, data: Dataset, limit: int, last: str) -> None:
             f"{bad} of {images} images cannot be read, the last: {last}; "
             f"`panodetr data check` lists them all, and bad_images allows more than {limit}"
         )
+
+
+def collate_step(config: TrainConfig, data: Dataset, examples: Sequence[Example]) -> list[Batch]:
+    """Make the batches of a step's parts from this process's images."""
+    index_of = {category.id: category.index for category in config.spec.categories}
+    classes = np.array([index_of[category.id] for category in data.categories])
+    size = len(examples) // config.accumulate
+    return [
+        collate(examples[first : first + size], classes, config.spec.preprocessing)
+        for first in range(0, len(examples), size)
+    ]
 
 
 def collate(examples: Sequence[Example], classes: NDArray[np.int64], rule: Preprocessing) -> Batch:

@@ -16,13 +16,13 @@ from panodetr.data.samples import read_sample
 from panodetr.errors import DataError, ImageError, UsageError
 from panodetr.evaluation.evaluate import check_categories, evaluate
 from panodetr.evaluation.ground_truth import GroundTruth, Task
-from panodetr.evaluation.metrics import Figures, metrics
+from panodetr.evaluation.metrics import metrics
 from panodetr.images.preprocess import Preprocessing
 from panodetr.loading import predictor_of
 from panodetr.model.build import build
 from panodetr.model.network import Network
 from panodetr.predict import Predictor
-from panodetr.training.processes import gather, share_buffers
+from panodetr.training.processes import gather
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -118,7 +118,10 @@ def validate(
         DataError: the ground truth contradicts itself or the model's classes, no image can be read,
             or the model gives no numbers.
     """
-    share_buffers(model)
+    from accelerate.utils import broadcast
+
+    for buffer in model.buffers():  # the running statistics of rank 0's live batch norms
+        broadcast(buffer)
     share = truth.share(accelerator.process_index, accelerator.num_processes)
     predictor = make_predictor(model, spec)
     tasks = choose_tasks(spec, truth)
@@ -143,13 +146,19 @@ def validate(
     for other in others:
         counts.merge(other)
     figures = counts.compute()
-    measure, score = _score(figures)
     found = metrics(figures)
     kinds = {"_things" if c.is_thing else "_stuff" for c in truth.segment_categories}
     for absent in {"_things", "_stuff"} - kinds:
         found = {name: value for name, value in found.items() if not name.endswith(absent)}
-    tie = (figures.boxes.ap if figures.boxes is not None else None) or 0.0
-    return Validation(step=step, score=score, tie=tie, measure=measure, metrics=found, left_out=bad)
+    box_ap = (figures.boxes.ap if figures.boxes is not None else None) or 0.0
+    measure, score = "box AP", box_ap
+    if (quality := figures.panoptic) is not None:
+        measure, score = "PQ", quality.all.pq
+        if quality.things.classes:
+            measure, score = "thing PQ", quality.things.pq
+    return Validation(
+        step=step, score=score, tie=box_ap, measure=measure, metrics=found, left_out=bad
+    )
 
 
 def _find_unreadable(truth: GroundTruth, rule: Preprocessing) -> dict[int, str]:
@@ -171,15 +180,6 @@ def make_predictor(model: Network, spec: ModelSpec) -> Predictor:
     taken = build(spec.architecture)
     taken.load_state_dict(model.state_dict())
     return predictor_of(spec, taken, model.queries.weight.device)
-
-
-def _score(figures: Figures) -> tuple[str, float]:
-    if figures.panoptic is not None:
-        if figures.panoptic.things.classes:
-            return "thing PQ", figures.panoptic.things.pq
-        return "PQ", figures.panoptic.all.pq
-    assert figures.boxes is not None
-    return "box AP", figures.boxes.ap or 0.0
 
 
 def scalars(metrics: Mapping[str, object], within: str = "") -> dict[str, float]:
