@@ -154,29 +154,6 @@ def training_table(report: Report) -> str:
     return _table(lines, [report], f"image {report['size']} by {report['size']}, {rounds}")
 
 
-def finetune(folder: Path) -> str:
-    """What fine-tuning learns of other images and classes."""
-    reports = [
-        report
-        for name in ("held-out", "held-out-100", "by-heart")
-        if (report := _read(folder, f"finetune-{name}")) is not None
-    ]
-    lines: list[tuple[str, ...]] = [
-        ("", "queries", "images learned", "measured", "steps", "loss", "", "floor", "", "box AP50")
-    ]
-    for report in reports:
-        images, loss, found = report["images"], report["loss"], report["box_ap50"]
-        lines.append((
-            report["what"], str(report["queries"]), str(images["learned"]),
-            str(images["measured"]), str(report["steps"]),
-            f"{loss['before']['total']:.1f} → {loss['after']['total']:.1f}",
-            f"{100 * loss['less']:.0f} % less", f"≥ {100 * report['floor']:.0f} %",
-            "holds" if loss["less"] >= report["floor"] else "FALLS SHORT",
-            f"{found['before']:.3f} → {found['after']:.3f}",
-        ))  # fmt: skip
-    return _table(lines, reports, "") if reports else ""
-
-
 def eomt(folder: Path) -> str:
     """EoMT and DETR on one image, beside transformers where there is such a side."""
     report = _read(folder, "which-model")
@@ -227,7 +204,6 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "inference": inference,
     "roofline": roofline,
     "training": training,
-    "finetune": finetune,
     "gpu": gpu,
     "eomt": eomt,
 }

@@ -154,35 +154,6 @@ def test_gpu_measures_every_row_here_on_the_cpu(tiny_scale: Scale, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_tiles_have_a_row_each(few_nuclei: Path) -> None:
-    done = run("tiles", "--data", few_nuclei, "--tiles", "128", "--overlaps", "0", "--images", "1")
-    assert done.returncode == 0, done.stderr
-    first, _, *rows = done.stdout.splitlines()
-    assert first == "1 images of val larger than 128 pixels"
-    assert [row[:13] for row in rows] == ["own (tile 128", "whole images ", "tile 128, ove"]
-    assert all(float(row.split()[-1]) > 0 for row in rows)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("rate", "reached"), [("5e-4", True), ("1e-9", False)])
-def test_finetuning_tells_the_loss_before_on_the_way_and_after(
-    shared_data: Path, tmp_path: Path, rate: str, reached: bool
-) -> None:
-    settings = ("epochs=10", "batch_size=2", "warmup=0", "log_every=1")
-    settings += (f"learning_rate={rate}", f"backbone_learning_rate={rate}")
-    changes = [word for setting in settings for word in ("--set", setting)]
-    data = shared_data / "coco-instances"
-    done = run("finetune", "by-heart", "--data", data, "--out", tmp_path, *changes)
-    assert done.returncode == (0 if reached else 1), done.stderr
-    assert "20 steps on 4 images; before: label " in done.stdout
-    assert done.stdout.count("measured: label ") == 10
-    assert "box AP50 before 0.0" in done.stdout
-    report = json.loads((tmp_path / "finetune-by-heart.json").read_text("utf-8"))
-    assert report["images"] == {"learned": 4, "measured": 4}
-    assert (report["loss"]["less"] >= report["floor"]) == reached
-
-
-@pytest.mark.slow
 def test_a_timed_run_goes_on_where_it_was(shared_data: Path, tmp_path: Path) -> None:
     out, curves = tmp_path / "curve.json", list[Any]()
     for minutes in ("0.001", "0.1"):
