@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import panodetr
-from harness.compare import (
-    Agreement,
-    QueryAgreement,
-    describe,
-    kept_of,
-    network_answer,
-    query_agreement,
-)
+from harness.compare import Agreement, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,9 +19,8 @@ if TYPE_CHECKING:
 
     from harness.process import Answer, Laps
     from panodetr.evaluation.ground_truth import GroundTruth
-    from panodetr.images.views import View
     from panodetr.predict import Predictor
-    from panodetr.runtimes.base import Precision, Prediction
+    from panodetr.runtimes.base import Precision
 
 FIGURES = ("classes", "box_iou", "mask_iou", "queries", "reference_pq", "pq")
 
@@ -100,27 +92,17 @@ def agree(
 
     Raises:
         DataError: the model's classes aren't the data set's.
+        CheckpointError: the two have little to do with each other.
         ImageError: an image cannot be read.
     """
-    parts: list[QueryAgreement] = []
-    threshold = reference.spec.threshold
-    for number, image in enumerate(truth.images, start=1):
-        pairs = zip(_views(reference, image.path), _views(other, image.path), strict=True)
-        for (views, exact), (_, near) in pairs:
-            for index in range(len(views)):
-                queries = kept_of(exact.logits[index], threshold)
-                a, b = (_answer_of(found, index, queries) for found in (exact, near))
-                parts.append(query_agreement(a, b, queries))
-        if progress is not None:
-            progress(number, len(truth.images))
-    joined = QueryAgreement(
-        np.concatenate([part.classes for part in parts]),
-        np.concatenate([part.boxes for part in parts]),
-        np.concatenate([part.masks for part in parts]),
+    from panodetr.export.export import measure_agreement
+
+    found = measure_agreement(
+        reference.runtime, other.runtime, reference.spec, _batches(reference, truth, progress)
     )
     return {
-        **joined.means(),
-        "queries": float(len(joined.classes)),
+        "classes": found["same_class"],
+        **{name: found[name] for name in ("box_iou", "mask_iou", "queries")},
         "reference_pq": panoptic_quality(reference, truth),
         "pq": panoptic_quality(other, truth),
     }
@@ -140,18 +122,15 @@ def first_images(truth: GroundTruth, count: int | None) -> GroundTruth:
     return replace(truth, images=truth.images[:count])
 
 
-def _views(model: Predictor, image: Path) -> Iterator[tuple[list[View], Prediction]]:
-    """Run a model on the views of an image, as predicting does."""
+def _batches(
+    model: Predictor, truth: GroundTruth, progress: Callable[[int, int], None] | None
+) -> Iterator[NDArray[np.uint8]]:
+    """Cut images into batches of views, as predicting does."""
     from panodetr.images.views import read_tiled, view_batches
 
     rule = model.spec.preprocessing
-    for views in view_batches([read_tiled(image, rule)], rule):
-        yield views, model.runtime.detect(np.stack([view.pixels for view in views]), None)
-
-
-def _answer_of(found: Prediction, index: int, queries: NDArray[np.intp]) -> Answer:
-    """Give what a network found in one image of its batch."""
-    chosen = [queries if number == index else queries[:0] for number in range(len(found.logits))]
-    masks = found.masks(chosen)[index].logits()
-    assert found.boxes is not None
-    return network_answer(found.logits[index], found.boxes[index], queries, masks)
+    for number, image in enumerate(truth.images, start=1):
+        for views in view_batches([read_tiled(image.path, rule)], rule):
+            yield np.stack([view.pixels for view in views])
+        if progress is not None:
+            progress(number, len(truth.images))

@@ -116,7 +116,7 @@ def compare_loosely(ours: Answer, theirs: Answer, kept: int) -> Agreement:
     shared = np.intersect1d(ours["kept"], expected)
     counts = len(ours["kept"]), len(expected)
     figures = {"kept": float(counts[0]), "shared": float(len(shared))}
-    figures |= query_agreement(ours, theirs, expected).means()
+    figures |= query_agreement(ours, theirs, expected)
     same = counts == (kept, kept)
     found = f"{counts[0]} kept" if same else f"{counts[0]} and {counts[1]} kept"
     text = f"{found}, {len(shared)} of them the same"
@@ -125,28 +125,16 @@ def compare_loosely(ours: Answer, theirs: Answer, kept: int) -> Agreement:
     return Agreement(same=same, text=_told(text, same), figures=figures)
 
 
-@dataclass(frozen=True, eq=False)
-class QueryAgreement:
-    """Of some queries (N,), what each has in common with itself on the other side."""
-
-    classes: NDArray[np.bool_]
-    boxes: NDArray[np.float64]
-    masks: NDArray[np.float64]
-
-    def means(self) -> dict[str, float]:
-        """Give the means over the queries, where there are any."""
-        parts = {"classes": self.classes, "box_iou": self.boxes, "mask_iou": self.masks}
-        return {name: float(np.mean(part)) for name, part in parts.items() if len(part)}
-
-
-def query_agreement(a: Answer, b: Answer, queries: NDArray[np.intp]) -> QueryAgreement:
-    """Compare some queries (N,): same class, IoU of boxes, and IoU of masks if both have them."""
-    best = [side["logits"][queries, :-1].argmax(axis=1) for side in (a, b)]
-    boxes = [side["boxes"][queries] for side in (a, b)]
-    masks = np.zeros(0)
-    if "masks" in a and "masks" in b and len(queries):
-        masks = paired_mask_iou(_masks_of(a, queries), _masks_of(b, queries))
-    return QueryAgreement(best[0] == best[1], paired_box_iou(*boxes), masks)
+def query_agreement(a: Answer, b: Answer, queries: NDArray[np.intp]) -> dict[str, float]:
+    """Compare some queries (N,): same class, mean IoU of boxes, and of masks if both have them."""
+    if not len(queries):
+        return {}
+    classes = [side["logits"][queries, :-1].argmax(axis=1) for side in (a, b)]
+    found = {"classes": classes[0] == classes[1]}
+    found["box_iou"] = paired_box_iou(*(side["boxes"][queries] for side in (a, b)))
+    if "masks" in a and "masks" in b:
+        found["mask_iou"] = paired_mask_iou(*(_masks_of(side, queries) for side in (a, b)))
+    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def describe(figures: dict[str, float]) -> str:

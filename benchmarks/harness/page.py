@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import uvicorn
 from PIL import Image
-from scipy.ndimage import find_objects
 
 from panodetr.images.read import read_image
+from panodetr.results.panoptic import describe_segments
 from panodetr.results.result import DetectionResult, PanopticResult
-from panodetr.results.types import Category, Detection, Segment
+from panodetr.results.types import Category, Detection
 from panodetr.serve.api import ModelInfo
 from panodetr.serve.app import Service
 from panodetr.serve.model_process import write_answer, write_file
@@ -79,23 +79,11 @@ def draw_scene(width: int, height: int, things: int) -> PanopticResult:
 
 def scene_of(ids: NDArray[np.int32], shades: NDArray[np.uint8]) -> PanopticResult:
     """Make things of ids (H, W) from 1, and background of the highest, over grey shades (H, W)."""
-    areas, highest = np.bincount(ids.ravel()), int(ids.max())
-    scores = [*np.linspace(0.99, 0.5, highest - 1).tolist(), 0.9]
-    segments = [
-        Segment(
-            id=number,
-            label=category.name,
-            category_id=category.id,
-            is_thing=category.is_thing,
-            score=scores[number - 1],
-            box=(place[1].start, place[0].start, place[1].stop, place[0].stop),
-            area=int(areas[number]),
-        )
-        for number, place in enumerate(find_objects(ids), start=1)
-        for category in (CATEGORIES[number == highest],)
-    ]
+    things = int(ids.max()) - 1
+    categories = [CATEGORIES[0]] * things + [CATEGORIES[1]]
+    scores = [*np.linspace(0.99, 0.5, things).tolist(), 0.9]
     return PanopticResult(
-        segments=tuple(segments),
+        segments=tuple(describe_segments(ids, categories, scores)),
         segment_ids=ids,
         image=np.repeat(shades[..., None], 3, axis=2),
         source=None,

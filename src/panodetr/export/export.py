@@ -5,7 +5,7 @@ Letters: B images, H and W their size, Q queries, N masks, h and w a mask's size
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -227,7 +227,7 @@ def _outputs(
 
 
 def measure_agreement(
-    model: Runtime, exported: Runtime, spec: ModelSpec, batches: Sequence[NDArray[np.uint8]]
+    model: Runtime, exported: Runtime, spec: ModelSpec, batches: Iterable[NDArray[np.uint8]]
 ) -> dict[str, float]:
     """Compare the answers to images (B, H, W, 3) for the queries that the model would keep.
 
