@@ -12,7 +12,6 @@ import os
 import re
 import sys
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -42,7 +41,6 @@ USUAL_BITS = (8, 10, 12, 14)
 
 # TIFF 6.0, section 8
 _BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA = 258, 262, 277, 284, 338
-_DESCRIPTION, _RESOLUTION, _UNIT, _CENTIMETRE = 270, 282, 296, 3
 _GREY, _RGB, _SEPARATE = (0, 1), 2, 2
 _ALPHA = (1, 2)
 _MICROMETRES = {
@@ -258,16 +256,11 @@ def read_pixel_size(path: Path) -> float | None:
         None where the file is no TIFF, or says nothing.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # whoever reads the image says what is wrong with it
-            with Image.open(path, formats=["TIFF"]) as image:
-                assert isinstance(image, TiffImagePlugin.TiffImageFile)
-                tags = image.tag_v2
-                # Pillow reads text as Latin-1, and OME's is UTF-8.
-                text = str(tags.get(_DESCRIPTION, "")).encode("latin-1", "replace")
-                described = text.decode("utf-8", "replace")
-                per_unit = float(tags.get(_RESOLUTION, 0))
-                unit = tags.get(_UNIT)
+        with tifffile.TiffFile(path) as tiff:
+            page: Any = tiff.pages.first
+            described: str = page.description
+            per_unit: float = page.resolution[0] if "XResolution" in page.tags else 0
+            in_centimetres = page.resolutionunit == tifffile.RESUNIT.CENTIMETER
         ome = re.search(r'PhysicalSizeX="([0-9.eE+-]+)"', described)
         across = float(ome[1]) if ome else None
     except Exception:  # decoders raise whatever a broken tag makes them stumble over
@@ -280,7 +273,7 @@ def read_pixel_size(path: Path) -> float | None:
     if described.startswith("ImageJ="):
         named = re.search(r"^unit=(.+)$", described, re.MULTILINE)
         return _scaled(1 / per_unit, named[1].strip()) if named else None
-    return _scaled(1 / per_unit, "cm") if unit == _CENTIMETRE else None
+    return _scaled(1 / per_unit, "cm") if in_centimetres else None
 
 
 def _scaled(value: float, unit: str) -> float | None:
