@@ -82,7 +82,7 @@ def test_black_or_white_text_has_a_contrast_of_4_5_on_every_colour() -> None:
         parts = [c / 255 for c in color]
         linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
         luminance = np.dot(linear, (0.2126, 0.7152, 0.0722))
-        low, high = sorted((luminance, {"black": 0, "white": 1}[draw.ink_on(tuple(color))]))
+        low, high = sorted((luminance, {"black": 0, "white": 1}[draw.text_color(tuple(color))]))
         assert (high + 0.05) / (low + 0.05) > 4.4  # the choice uses a simpler formula
 
 

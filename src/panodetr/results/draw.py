@@ -45,7 +45,7 @@ _UNASSIGNED = "\U0010ffff"
 """No font has a glyph for this character: it gives a font's sign for a missing one."""
 
 Color = tuple[int, int, int]
-Size = tuple[int, int]
+Extent = tuple[int, int]
 """Width and height."""
 
 
@@ -65,7 +65,7 @@ class Label:
 class Labels:
     """The labels of an overlay of a size, of which none overlaps another."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: Extent) -> None:
         self.placed: list[Label] = []
         self._size = size
         self._taken = np.zeros((size[1], size[0]), np.bool_)  # pixels of labels
@@ -81,7 +81,7 @@ class Labels:
         """
         return _load_font(font_file(frozenset(text)), self._height)
 
-    def extent(self, parts: tuple[str, ...]) -> Size:
+    def extent(self, parts: tuple[str, ...]) -> Extent:
         """Measure a text's plate."""
         _, width, above, below = self._line(parts)
         return width + 2 * self._margin, above + below + 2 * self._margin
@@ -109,7 +109,7 @@ class Labels:
             starts, _, above, _ = self._line(label.parts)
             base = y0 + self._margin + above
             for part, start in zip(label.parts, starts, strict=True):
-                place, ink = (x0 + self._margin + start, base), ink_on(label.color)
+                place, ink = (x0 + self._margin + start, base), text_color(label.color)
                 canvas.text(place, part, font=self.font(part), anchor="ls", fill=ink)
 
     def _measure(self, parts: tuple[str, ...]) -> tuple[list[int], int, int, int]:
@@ -140,7 +140,7 @@ def colors_of(found: Sequence[Segment | Detection], categories: Sequence[Categor
         if isinstance(one, Detection) or one.is_thing:
             turns = counts.get(one.category_id, 0) if one.track is None else one.track - 1
             counts[one.category_id] = turns + 1
-            color = _turned(color, turns)
+            color = _rotate_hue(color, turns)
         colors.append(color)
     return colors
 
@@ -197,10 +197,10 @@ def place_labels(
     Without `scores` a label is the class alone.
     """
     labels = Labels((segment_ids.shape[1], segment_ids.shape[0]))
-    seats = _seats(segment_ids)
-    seen = [pair for pair in zip(segments, colors, strict=True) if pair[0].id in seats]
+    anchors = _find_anchors(segment_ids)
+    seen = [pair for pair in zip(segments, colors, strict=True) if pair[0].id in anchors]
     for segment, color in sorted(seen, key=lambda pair: (-pair[0].area, pair[0].id)):
-        x, y, wide, tall = _centered(segment_ids, *seats[segment.id])
+        x, y, wide, tall = _center(segment_ids, *anchors[segment.id])
         for parts in _texts(segment, scores=scores):
             width, height = labels.extent(parts)
             fits = width <= wide and height * 1.5 <= tall
@@ -338,14 +338,14 @@ def _texts(one: Segment | Detection, *, scores: bool) -> tuple[tuple[str, ...], 
     return ((number, name, f"{one.score:.0%}"), (number,)) if scores else ((name,),)
 
 
-def ink_on(color: Color) -> str:
+def text_color(color: Color) -> str:
     """Choose black or white, whichever has more contrast with a colour (WCAG 2: 4.5 or more)."""
     linear = [(channel / 255) ** 2.2 for channel in color]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return "black" if luminance > 0.179 else "white"
 
 
-def _seats(segment_ids: NDArray[np.int32]) -> dict[int, tuple[int, int]]:
+def _find_anchors(segment_ids: NDArray[np.int32]) -> dict[int, tuple[int, int]]:
     """Find a pixel, x and y, of each segment: inside a long run near the segment's middle row."""
     start = run_starts(segment_ids)
     length = np.diff(start, append=segment_ids.size)
@@ -357,11 +357,11 @@ def _seats(segment_ids: NDArray[np.int32]) -> dict[int, tuple[int, int]]:
     order = np.lexsort((-merit, value))  # of each value the run of most merit comes first
     values, firsts = np.unique(value[order], return_index=True)
     best = order[firsts]
-    seats = zip(values.tolist(), (x + length // 2)[best].tolist(), y[best].tolist(), strict=True)
-    return {number: (column, row) for number, column, row in seats if number > 0}
+    anchors = zip(values.tolist(), (x + length // 2)[best].tolist(), y[best].tolist(), strict=True)
+    return {number: (column, row) for number, column, row in anchors if number > 0}
 
 
-def _centered(segment_ids: NDArray[np.int32], x: int, y: int) -> tuple[int, int, int, int]:
+def _center(segment_ids: NDArray[np.int32], x: int, y: int) -> tuple[int, int, int, int]:
     """Move a pixel to the middle of its segment: x, y, and the segment's width and height there."""
     top, bottom = _stretch(segment_ids[:, x], y)
     y = (top + bottom) // 2
@@ -383,7 +383,7 @@ def _enlarged(picture: Image.Image) -> tuple[Image.Image, int]:
     return picture.resize(size, Image.Resampling.BICUBIC), scale
 
 
-def _turned(color: Color, turns: int) -> Color:
+def _rotate_hue(color: Color, turns: int) -> Color:
     """Turn the hue of a colour, and make it vivid enough to stand out from the image."""
     hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255 for channel in color))
     hue = (hue + turns * _GOLDEN_ANGLE) % 1
