@@ -26,9 +26,6 @@ from panodetr.threads import each_strip
 Size = tuple[int, int]
 """Height and width."""
 
-Canvas: TypeAlias = tuple[float, float]
-"""Height and width of a model's input, in pixels of an image on it."""
-
 Pick: TypeAlias = Callable[[int, int], NDArray[np.intp]]
 """Gives which of the rows of the model's input each row of the image shows."""
 
@@ -46,13 +43,13 @@ class Frame(NamedTuple):
         size: height and width of the image in the model's input, to which masks are upsampled
             bilinearly.
         target: of the image, or of a tile of it, whose pixels are picked from there.
-        canvas: of all of the model's input, whose upper left part is the image; masks cover it.
-            None: the image fills it.
+        canvas: height and width of all of the model's input, in the image's pixels there; the image
+            is its upper left part, and masks cover it. None: the image fills it.
     """
 
     size: Size
     target: Size
-    canvas: Canvas | None = None
+    canvas: tuple[float, float] | None = None
 
     def at(self, size: Size) -> Frame:
         """Give the same for an image that has another size in the input, and as its target."""

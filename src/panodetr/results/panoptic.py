@@ -8,7 +8,6 @@ Q: queries, N: those that are kept, C: real classes, H, W: pixels of the result.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -86,7 +85,9 @@ def merge_weighted(
     count = len(scores)
     if count == 0:
         return np.zeros(masks.frame.target, np.int32), []
-    found = masks.compete(scores, _logit(mask_threshold))
+    with np.errstate(divide="ignore"):  # of 0 and 1 the logits are infinite
+        least = float(np.log(mask_threshold) - np.log1p(-mask_threshold))
+    found = masks.compete(scores, least)
     won = _areas(found.winner, count)
     seen = _areas(found.winner[found.likely], count)
     new_id = np.zeros(count, np.int32)
@@ -216,13 +217,6 @@ def measure_segments(
     low[:, areas == 0] = 0
     boxes = np.concatenate([low, high]).T.tolist()
     return [(int(area), tuple(box)) for area, box in zip(areas[1:], boxes[1:], strict=True)]
-
-
-def _logit(probability: float) -> float:
-    """The value whose sigmoid is a probability."""
-    if 0 < probability < 1:
-        return math.log(probability / (1 - probability))
-    return math.copysign(math.inf, probability - 0.5)
 
 
 def _areas(numbers: NDArray[np.integer], count: int) -> NDArray[np.intp]:

@@ -25,13 +25,10 @@ NO_VALIDATION = "none"
 """Stands for no validation, in place of a split's name."""
 
 MEASURED = 100
-"""Images whose objects are measured, at most, spread over the data set."""
+"""Images whose objects are measured or, where only masks tell how many there are, counted."""
 
 DRAWN_FORMATS = ("id-maps", "mask-files", "voc-masks")
 """Formats that say how many objects an image has in its masks alone."""
-
-COUNTED = 100
-"""Images of such a format whose objects are counted."""
 
 COUNTED_TILED = 30
 """Images larger than a tile whose objects are measured, at most: large id maps take a while."""
@@ -68,19 +65,13 @@ def list_notes(
                 "from: the figures say nothing of new images"
             )
     yield from _note_few_steps(config)
-    yield from _note_bits(config)
-    yield from _note_kept(config, start)
-    yield from note_many_objects(config.spec, data)
-
-
-def _note_bits(config: TrainConfig) -> Iterator[str]:
-    """Say where 16-bit images fill fewer bits."""
-    bits = config.spec.preprocessing.bits
-    if bits not in (None, 16):
+    if (bits := config.spec.preprocessing.bits) not in (None, 16):
         yield (
             f"16-bit images fill {bits} bits, so {(1 << bits) - 1:,} is white, here and in "
             "prediction; say otherwise with --set spec.preprocessing.bits=16"
         )
+    yield from _note_kept(config, start)
+    yield from note_many_objects(config.spec, data)
 
 
 def _note_few_steps(config: TrainConfig) -> Iterator[str]:
@@ -132,7 +123,7 @@ def note_many_objects(spec: ModelSpec, data: Dataset) -> Iterator[str]:
     seen = [sample for sample in data.samples if tile is None or max(sample.size) <= tile]
     tiled = [sample for sample in data.samples if tile is not None and max(sample.size) > tile]
     if data.format in DRAWN_FORMATS:
-        seen = seen[:COUNTED]
+        seen = spread(seen, MEASURED)
     most, fullest = 0, None
     for sample in seen:
         with suppress(DataError):  # the run skips what cannot be read, and counts it
