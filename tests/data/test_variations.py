@@ -535,7 +535,7 @@ def test_rows_tell_keypoints_and_polygons_apart(tmp_path: Path, form: str, masks
     assert ("taken for keypoints" in said(tmp_path)) is not masks
 
 
-@pytest.mark.parametrize("name", ["classes.txt", "obj.names"])
+@pytest.mark.parametrize("name", ["classes.txt", "obj.names", "labels.txt"])
 def test_names_of_classes_are_those_nearest_to_the_labels(tmp_path: Path, name: str) -> None:
     yolo(tmp_path, "a.jpg", "a.txt")
     (tmp_path / "data.yaml").unlink()
@@ -893,14 +893,17 @@ def test_lists_of_splits_are_told_from_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", ["_{}", "_mask_{}", "-{}", " obj{}"])
-def test_masks_of_an_image_may_be_numbered(tmp_path: Path, number: str) -> None:
-    (tmp_path / "masks").mkdir()
+@pytest.mark.parametrize(("images", "masks"), [("images", "masks"), ("Imgs", "Masks")])
+def test_masks_of_an_image_may_be_numbered(
+    tmp_path: Path, number: str, images: str, masks: str
+) -> None:
+    (tmp_path / masks).mkdir()
     for name in ("a", "b 7"):
-        write_image(tmp_path / "images" / f"{name}.jpg", SIZE)
+        write_image(tmp_path / images / f"{name}.jpg", SIZE)
         for place in range(2):
             pixels = np.zeros(SIZE, np.uint8)
             pixels[9 * place : 9 * place + 5, 3:9] = 255
-            path = tmp_path / "masks" / f"{name}{number.format(place)}.png"
+            path = tmp_path / masks / f"{name}{number.format(place)}.png"
             Image.fromarray(pixels).save(path)
     assert counts(tmp_path) == {"": (2, 4)}
 

@@ -178,22 +178,23 @@ class Source:
         Raises:
             DataError: what describes the data is broken.
         """
-        absent: dict[Format, Path] = {}
+        absent: dict[Format, list[Path]] = {}
         failure: AbsentError | None = None
         for name in (format,) if format else FORMATS:
             try:
                 found = self.find(name)
             except AbsentError as error:
                 failure = error
-                self.tree.leave_out(error.path, ABSENT)
+                self.tree.leave_out(ABSENT, [error.path])
                 continue
-            files = [f for part in found.values() if isinstance(part, list) for f in part]
-            looked = [self.tree.root / f for f in files[:: max(1, len(files) // LOOKED_AT)]]
+            parts = (part for part in found.values() if isinstance(part, list))
+            files = [self.tree.root / file for part in parts for file in part]
+            looked = files[:: max(1, len(files) // LOOKED_AT)]
             if looked and not any(map(self.tree.lists_images, looked)):
-                absent[name] = looked[0]
+                absent[name] = files
             elif found:
-                for path in absent.values():
-                    self.tree.leave_out(path, ABSENT)
+                for paths in absent.values():
+                    self.tree.leave_out(ABSENT, paths)
                 absent, failure = {}, None
                 yield name
         if failure is not None and not absent:
@@ -281,7 +282,7 @@ class Source:
         records = _READERS[format][1](self.tree, found, split, faults)
         for reason, paths in self.tree.left_out.items():
             text = f"{{n}} annotation files {reason}, and are left out"
-            faults.note("left out", text, paths[0], len(paths))
+            faults.note("left out", text, str(next(iter(paths))), len(paths))
         are_there = [os.path.isfile(sample.path) for sample in records.samples]
         there = tuple(compress(records.samples, are_there))
         gone = [str(s.path) for s in compress(records.samples, [not here for here in are_there])]

@@ -41,12 +41,7 @@ _MARKS: tuple[tuple[str, tuple[str, ...], bytes], ...] = (
 """A tool, how its files end, and what it writes there; the first that is found holds."""
 
 _FOREIGN: tuple[tuple[str, str, tuple[str, ...], bytes], ...] = (
-    (
-        "is a pointer of Git LFS",
-        "get the files with git lfs pull",
-        ("",),
-        rb"^version https://git-lfs",
-    ),
+    ("is a pointer of Git LFS", "run git lfs pull", _KEPT, rb"^version https://git-lfs"),
     ("is a volume", "save its slices as PNG or TIFF", (".nii", ".nii.gz", ".nrrd", ".mha"), rb""),
     ("is an archive", "unpack it", (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"), rb""),
     ("holds TFRecords", "tf_detection_api", (".tfrecord", ".record"), rb""),

@@ -241,7 +241,9 @@ class Tree:
         self._images = images
         self._names: dict[Path, dict[str, str]] = {}
         self.found: dict[tuple[object, object], Any] = {}  # by what looked, and where
-        self.left_out: dict[str, list[str]] = {}  # annotation files, by why they are not read
+        self.left_out: dict[
+            str, dict[Path, None]
+        ] = {}  # annotation files, by why they are not read
         self._contents: dict[Path, bytes] = {}
         self._kept = 0
         self.folders: dict[PurePosixPath, list[str]] = {}  # the files in each
@@ -343,10 +345,9 @@ class Tree:
         """Say which of the keys that tell formats apart a JSON has."""
         return self.once(_find_keys, path)
 
-    def leave_out(self, path: Path, reason: str) -> None:
-        """Take up an annotation file that is not read, for a note."""
-        paths = self.left_out.setdefault(reason, [])
-        paths += [str(path)] if str(path) not in paths else []
+    def leave_out(self, reason: str, paths: Iterable[Path]) -> None:
+        """Take up annotation files that are not read, for a note."""
+        self.left_out.setdefault(reason, {}).update(dict.fromkeys(paths))
 
     def lists_images(self, path: Path) -> bool:
         """Whether images that an annotation file names are there, as far as its ends tell."""
@@ -577,7 +578,7 @@ def _lists_images(tree: Tree, path: Path) -> bool:
     for name in written:
         with suppress(UnicodeDecodeError):
             names.add(name.decode().replace("\\\\", "\\"))
-    if not names or b'"imageData": "' in text:  # which is an image of labelme's
+    if not names or re.search(rb'"imageData"\s*:\s*"', text):  # which is an image of labelme's
         return True
     found = tree.images.find(sorted(names), path.parent)
     is_one = len(names) == 1 and tree.images.find([f"{path.stem}.jpg"], path.parent)

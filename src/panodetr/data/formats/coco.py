@@ -442,13 +442,11 @@ def make_layout(tree: Tree, found: dict[str, list[Path]], split: str) -> Layout:
 def _only(tree: Tree, paths: list[Path], kind: Kind) -> list[Path]:
     """Keep JSONs whose images are there; of these one of copies, or that with COCO's name."""
     there = [path for path in paths if tree.lists_images(path)] or paths
-    for path in paths:
-        if path not in there:
-            tree.leave_out(path, ABSENT)
-    paths = there
+    if len(there) < len(paths):
+        tree.leave_out(ABSENT, (path for path in paths if path not in there))
+        paths = there
     if len(paths) > 1 and are_copies(paths):
-        for path in paths[1:]:
-            tree.leave_out(path, "are copies of the one that is read")
+        tree.leave_out("are copies of the one that is read", paths[1:])
         return paths[:1]
     named = [path for path in paths if path.stem.startswith((f"{kind}_", kind))]
     return named if len(named) == 1 else paths

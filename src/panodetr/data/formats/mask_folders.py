@@ -262,27 +262,26 @@ def find_mask_files(tree: Tree) -> MaskFiles:
     found: MaskFiles = {}
     for folder in tree.folders:
         masks = _maps_in(tree, folder)
-        root = folder.parent if folder.parent.name == "masks" else folder
-        if root.name not in ("masks", "annotations") or not masks:
+        root = folder.parent if fold(folder.parent.name) == "masks" else folder
+        above, name_classes = root.parent, root.name == "annotations"
+        if not masks or not (name_classes or fold(root.name) == "masks"):
             continue
-        above = root.parent
-        images = tree.images_in(root.with_name("images"))
-        if root.name == "annotations":
-            beside = (above / name for name in tree.below[above] if name != root.name)
-            images = [image for inner in beside for image in tree.images_in(inner)]
+        beside = [name for name in tree.below[above] if name_classes or holds_images(name)]
+        images = [i for name in beside if name != root.name for i in tree.images_in(above / name)]
         if root != folder:
             pairs = {image: masks for image in images if image.stem == folder.name}
-        elif len(images) > 1 or root.name == "annotations":
+        elif len(images) > 1 or name_classes:
             pairs = _by_image(images, masks)
         else:
-            named = [image for image in tree.images_in(above.parent) if image.stem == above.name]
-            beside = tree.images_in(above)
-            named = named or (beside if len(beside) == 1 < len(masks) else [])
-            above = (
-                above.parent.parent if named and holds_images(above.parent.name) else above.parent
-            )
+            lone = [image for image in tree.images_in(above.parent) if image.stem == above.name]
+            above = above.parent
+            if lone and holds_images(above.name):
+                above = above.parent
+            if not lone and len(masks) > 1:
+                lone = tree.images_in(root.parent)
             stems = {mask.stem for mask in masks}
-            pairs = {image: masks for image in images or named if image.stem not in stems}
+            lone = [image for image in images or lone if image.stem not in stems]
+            pairs = dict.fromkeys(lone, masks) if len(lone) == 1 else {}
         found.setdefault(_split_name(above.parts), {}).update(pairs)
     return {split: images for split, images in found.items() if images}
 

@@ -521,14 +521,12 @@ def _in_pixels(shape: Shape, size: Size) -> Shape:
 
 def _measure(mask: list[list[float]] | RunLengths | None, size: Size) -> list[float] | None:
     """Give the box of a mask; None where there is none."""
-    if mask is None:
-        return None
     if not isinstance(mask, list):
-        return mask_box(mask, size)
-    left = min(min(ring[::2]) for ring in mask)
-    top = min(min(ring[1::2]) for ring in mask)
-    right = max(max(ring[::2]) for ring in mask)
-    bottom = max(max(ring[1::2]) for ring in mask)
+        return mask and mask_box(mask, size)
+    (left, right), (top, bottom) = (
+        (min(min(ring[i::2]) for ring in mask), max(max(ring[i::2]) for ring in mask))
+        for i in (0, 1)
+    )
     return [left, top, right - left, bottom - top]
 
 

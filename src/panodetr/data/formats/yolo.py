@@ -55,7 +55,10 @@ from panodetr.validation import check
 NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 """What the YAML is called as a rule; where one is, others are not looked at."""
 
-CLASS_LISTS = ("classes.txt", "obj.names", "_darknet.labels", "notes.json")
+CLASS_LISTS = (
+    *("classes.txt", "obj.names", "_darknet.labels", "notes.json"),
+    *("class_names.txt", "names.txt", "labels.txt"),
+)
 
 NO_LABELS = frozenset((*CLASS_LISTS, "train.txt", "val.txt", "valid.txt", "test.txt"))
 """Text files that may lie among labels."""
@@ -599,34 +602,32 @@ def _class_list(tree: Tree, labels: Collection[Path]) -> tuple[dict[int, str] | 
 
     Of several the nearest to the folders of labels is taken.
     """
-    found: list[tuple[int, Path, list[str]]] = []
-    for folder, files in tree.folders.items():
-        here = tree.root / folder
-        there = tree.names_in(here)
-        lists = [name for wanted in CLASS_LISTS if (name := there.get(wanted))]
-        if len(folder.parts) <= ANNOTATIONS_DEPTH:
-            lists += [name for name in files if name.endswith(".names") and name not in lists]
-        steps = (PurePosixPath(os.path.relpath(here, label)).parts for label in labels)
-        away = min(map(len, steps), default=0)
-        found += [
-            (away, here / name, names)
-            for name in lists
-            if (names := tree.once(_names_of, here / name))
-        ]
-    found.sort(key=lambda one: one[0])
+
+    def rank(path: Path) -> tuple[int, int]:
+        steps = (PurePosixPath(os.path.relpath(path.parent, label)).parts for label in labels)
+        name = loose(path.name)
+        place = CLASS_LISTS.index(name) if name in CLASS_LISTS else len(CLASS_LISTS)
+        return min(map(len, steps), default=0), place
+
+    paths = [
+        tree.root / folder / name
+        for folder, files in tree.folders.items()
+        for name in files
+        if loose(name) in CLASS_LISTS
+        or (name.endswith(".names") and len(folder.parts) <= ANNOTATIONS_DEPTH)
+    ]
+    found = {p: names for p in sorted(paths, key=rank) if (names := tree.once(_names_of, p))}
     if not found:
         return None, [
             "nothing names the classes, which are called by their numbers; write data.yaml with "
             'the lines "train: FOLDER" and "names: [NAME, NAME]"'
         ]
-    away, path, names = found[0]
-    others = [str(other) for _, other, listed in found if listed != names]
-    for steps, other, listed in found:
-        short, long = sorted((names, listed), key=len)
-        if steps == away and other.parent != path.parent and long[: len(short)] != short:
+    path, names = next(iter(found.items()))
+    others = [str(other) for other, listed in found.items() if listed != names]
+    for other in (other for other in found if rank(other)[0] == rank(path)[0]):
+        short, names = sorted((names, found[other]), key=len)
+        if other.parent != path.parent and names[: len(short)] != short:
             raise DataError(f"{path} and {other} list other classes; take one away")
-        if steps == away and listed is long:
-            names = long
     more = f"; {others[0]} lists others" if others else ""
     return dict(enumerate(names)), [f"names of classes are those of {path}{more}"]
 
