@@ -153,6 +153,9 @@ def test_transformers_opens_a_saved_model_and_saves_it_again(
     assert not any(report.values()), report
     assert theirs.config.id2label[spec.categories[0].index] == spec.categories[0].name
     agree(model, theirs.eval())
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "a")
+    assert dict(processor.size) == {"shortest_edge": 800, "longest_edge": 1333}
+    assert tuple(processor.image_mean) == spec.preprocessing.mean
     theirs.save_pretrained(tmp_path / "b")
     again, loaded = load_checkpoint(tmp_path / "b")
     backbone = replace(detr_shape(spec.architecture).backbone, norm="frozen")
@@ -161,14 +164,3 @@ def test_transformers_opens_a_saved_model_and_saves_it_again(
     state = model.state_dict()
     for key, tensor in loaded.state_dict().items():
         assert torch.equal(tensor, state[key]), key
-
-
-@pytest.mark.parity
-def test_transformers_processor_reads_the_preprocessing(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
-    from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
-
-    save_pretrained(tmp_path / "a", TINY, random_model(TINY), format="huggingface")
-    processor: Any = DetrImageProcessorPil.from_pretrained(tmp_path / "a")
-    assert dict(processor.size) == {"shortest_edge": 800, "longest_edge": 1333}
-    assert tuple(processor.image_mean) == TINY.preprocessing.mean

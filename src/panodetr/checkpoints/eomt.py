@@ -24,12 +24,11 @@ from panodetr.checkpoints.spec import (
     NO_CLASS,
     PREPROCESSOR_FILE,
     ModelSpec,
-    spec_from_json,
     spec_to_json,
 )
 from panodetr.errors import CheckpointError
 from panodetr.images.preprocess import Preprocessing
-from panodetr.model.config import EomtConfig, VitConfig
+from panodetr.model.config import EomtConfig, VitConfig, usual_query_blocks
 from panodetr.results.types import Category
 from panodetr.validation import check
 
@@ -105,9 +104,7 @@ def read_eomt(config: Mapping[str, Any], preprocessor: Mapping[str, Any], name: 
         spec = _read(given, pixels, name)
     except ValueError as error:
         raise CheckpointError(f"{CONFIG_FILE}: {error}") from error
-    if given.panodetr is None:
-        return spec
-    return with_kept(spec, spec_from_json(given.panodetr, f"{CONFIG_FILE}: panodetr"))
+    return with_kept(spec, given.panodetr)
 
 
 def _read(config: EomtJson, preprocessor: Preprocessor, name: str) -> ModelSpec:
@@ -146,17 +143,12 @@ def read_dinov2(config: Mapping[str, Any], preprocessor: Mapping[str, Any], name
     given = check(config, DinoConfig, CONFIG_FILE, CheckpointError)
     try:
         vit = replace(given.vit(), patch=_PATCH, grid=_SIDE // _PATCH)
-        shape = EomtConfig(backbone=vit, num_classes=1, query_blocks=_usual_blocks(vit.layers))
+        shape = EomtConfig(backbone=vit, num_classes=1, query_blocks=usual_query_blocks(vit.layers))
         rule = Preprocessing(short_side=_SIDE, long_side=_SIDE, multiple=_SIDE)
         nothing = replace(plain_category(0, "nothing"), id=NO_CLASS)
         return _spec(name, shape, (nothing,), rule)
     except ValueError as error:
         raise CheckpointError(f"{CONFIG_FILE}: {error}") from error
-
-
-def _usual_blocks(layers: int) -> int:
-    """Blocks that carry queries in the published models of so many blocks."""
-    return {12: 3, 24: 4, 40: 5}.get(layers, min(3, layers))
 
 
 def write_eomt(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -236,7 +228,7 @@ def infer_eomt(
         backbone=vit,
         num_classes=size("class_head.weight")[0] - 1,
         num_queries=size("queries.weight")[0],
-        query_blocks=_usual_blocks(layers) if masked is None else len(masked),
+        query_blocks=usual_query_blocks(layers) if masked is None else len(masked),
         upscales=depth("doublings.*.enlarge.weight"),
     )
     side = vit.grid * vit.patch

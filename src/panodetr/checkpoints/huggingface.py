@@ -16,7 +16,6 @@ from panodetr.checkpoints.published import (
     UNUSED,
     categories_by_count,
     coco_panoptic,
-    guess_categories,
     plain_category,
 )
 from panodetr.checkpoints.spec import (
@@ -142,9 +141,7 @@ def read_huggingface(
         spec = _read_model(config, values, preprocessing, name)
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}") from error
-    if values.panodetr is None:
-        return spec
-    return with_kept(spec, spec_from_json(values.panodetr, f"{CONFIG_FILE}: panodetr"))
+    return with_kept(spec, values.panodetr)
 
 
 def write_huggingface(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -266,8 +263,7 @@ def _read_classes(config: _Config) -> tuple[int, tuple[Category, ...]]:
     count, labels = read_labels(config.id2label, config.num_labels)
     if labels is None:
         # The published panoptic models have plain labels, those for boxes have names.
-        panoptic = count == COCO_PANOPTIC_CLASSES
-        return count, (categories_by_count if panoptic else guess_categories)(count)
+        return count, categories_by_count(count, is_guess=count != COCO_PANOPTIC_CLASSES)
     known = {(category.index, category.name): category for category in coco_panoptic()}
     return count, tuple(
         known.get((index, label)) or plain_category(index, label)
@@ -305,8 +301,15 @@ def read_labels(
     return len(indices), [id2label.get(index, UNUSED) for index in indices]
 
 
-def with_kept(spec: ModelSpec, kept: ModelSpec) -> ModelSpec:
-    """Add what this package kept, unless the names of the classes were changed since."""
+def with_kept(spec: ModelSpec, given: Mapping[str, Any] | None) -> ModelSpec:
+    """Add what the key "panodetr" holds, unless the names of the classes were changed since.
+
+    Raises:
+        CheckpointError: it is no specification.
+    """
+    if given is None:
+        return spec
+    kept = spec_from_json(given, f"{CONFIG_FILE}: panodetr")
     names, known = ({c.index: c.name for c in one.categories} for one in (spec, kept))
     if names != known:
         return spec

@@ -35,8 +35,8 @@ from panodetr.checkpoints.names import (
 from panodetr.checkpoints.published import (
     PUBLISHED,
     bundled,
+    categories_by_count,
     find_published,
-    guess_categories,
     name_categories,
 )
 from panodetr.checkpoints.spec import CONFIG_FILE, WEIGHTS_FILES, ModelSpec
@@ -112,12 +112,7 @@ def load_place(
         model = Eomt(spec.architecture)
         model.backbone.load_state_dict(vit)
         return spec, model.eval()
-    with torch.device("meta"), _NoValues():
-        model = build(spec.architecture)
-    tables = EOMT_TABLES if isinstance(spec.architecture, EomtConfig) else DETR_TABLES
-    state = _read(weights, find_table(weights, tables), model.state_dict(), keep_double)
-    model.load_state_dict(state, assign=True)
-    return spec, model.eval()
+    return spec, _build_over(spec, weights, keep_double=keep_double)
 
 
 def share_weights(spec: ModelSpec, weights: Weights) -> Network:
@@ -131,14 +126,19 @@ def share_weights(spec: ModelSpec, weights: Weights) -> Network:
         CheckpointError: they are no such model's, or do not fit the specification.
     """
     _check_images(spec)
+    return _build_over(spec, weights, shared=True)
+
+
+def _build_over(
+    spec: ModelSpec, weights: Weights, *, keep_double: bool = False, shared: bool = False
+) -> Network:
+    """Build a model without weights of its own, and read a file's, or share those in memory."""
     with torch.device("meta"), _NoValues():
         model = build(spec.architecture)
     tables = EOMT_TABLES if isinstance(spec.architecture, EomtConfig) else DETR_TABLES
-    table, expected = find_table(weights, tables), model.state_dict()
-    check_shapes(
-        weights.file, weights.tensors, table.from_ours(expected, prefix_in(weights.tensors))
-    )
-    model.load_state_dict(table.to_ours(weights.tensors, expected), assign=True)
+    table = find_table(weights, tables)
+    state = _read(weights, table, model.state_dict(), keep_double=keep_double, shared=shared)
+    model.load_state_dict(state, assign=True)
     return model.eval()
 
 
@@ -292,7 +292,7 @@ def _open_file(file: Path, dilation: bool | None) -> tuple[ModelSpec, Weights]:
         heads = int(weights.arguments.get("nheads", 8))
         shape = _infer_architecture(weights, table, dilation=dilation, heads=heads)
         if published is None or published.categories[-1].index >= shape.num_classes:
-            categories = guess_categories(shape.num_classes)
+            categories = categories_by_count(shape.num_classes, is_guess=True)
             return ModelSpec(name=file.stem, architecture=shape, categories=categories), weights
     except IndexError as error:
         raise CheckpointError(f"{file}: {_TOO_FLAT}") from error
@@ -352,11 +352,18 @@ def _read(
     weights: Weights,
     table: NameTable,
     model: Mapping[str, torch.Tensor],
+    *,
     keep_double: bool = False,
+    shared: bool = False,
 ) -> State:
-    """Read the weights of a model that is on the meta device; floats become float32."""
+    """Read the weights of a model that is on the meta device; floats become float32.
+
+    Those that are `shared` are given as they are.
+    """
     tensors = table.used(weights.tensors)
     check_shapes(weights.file, tensors, table.from_ours(model, prefix_in(tensors)))
+    if shared:
+        return table.to_ours(tensors, model)
     copies: State = {}
     read = {key: weights.read(tensor) for key, tensor in tensors.items()}
     for key, tensor in table.to_ours(read, model).items():

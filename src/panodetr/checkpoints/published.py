@@ -59,17 +59,24 @@ def coco_detection() -> tuple[Category, ...]:
     return tuple(category for category in coco_panoptic() if category.is_thing)
 
 
-def categories_by_count(num_classes: int) -> tuple[Category, ...]:
+def categories_by_count(num_classes: int, *, is_guess: bool = False) -> tuple[Category, ...]:
     """Name the classes of a model that only says how many it has.
 
-    91 are COCO's detection classes and 250 its panoptic ones. For any other number the names are
-    unknown.
+    91 are COCO's detection classes and 250 its panoptic ones, with a warning where that is a guess.
+    For any other number the names are unknown.
 
     Raises:
         ValueError: no model has so many.
     """
     if not 0 < num_classes <= MOST_CLASSES:
         raise ValueError(f"there are {num_classes} classes; expected 1 to {MOST_CLASSES}")
+    if is_guess and num_classes in (COCO_CLASSES, COCO_PANOPTIC_CLASSES):
+        warnings.warn(
+            f"the model has {num_classes} classes without names, which are taken for COCO's; if "
+            "they are others, name them with `panodetr convert SOURCE FOLDER --names FILE`",
+            CheckpointWarning,
+            stacklevel=2,
+        )
     if num_classes == COCO_CLASSES:
         return coco_detection()
     if num_classes == COCO_PANOPTIC_CLASSES:
@@ -94,18 +101,6 @@ def dense_categories(count: int, labels: Sequence[str] | None) -> tuple[Category
     if count != _ADE20K_CLASSES:
         return found
     return tuple(replace(c, is_thing=c.index not in _ADE20K_STUFF) for c in found)
-
-
-def guess_categories(num_classes: int) -> tuple[Category, ...]:
-    """As `categories_by_count`, with a warning where COCO's names are but likely."""
-    if num_classes in (COCO_CLASSES, COCO_PANOPTIC_CLASSES):
-        warnings.warn(
-            f"the model has {num_classes} classes without names, which are taken for COCO's; if "
-            "they are others, name them with `panodetr convert SOURCE FOLDER --names FILE`",
-            CheckpointWarning,
-            stacklevel=2,
-        )
-    return categories_by_count(num_classes)
 
 
 def name_categories(names: Sequence[str], num_classes: int) -> tuple[Category, ...]:

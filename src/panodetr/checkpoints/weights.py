@@ -124,11 +124,11 @@ def _open_pickled(file: Path) -> Weights:
     tensors, size = cast("State", state), file.stat().st_size
     if not all(tensor.is_cpu and tensor.layout == torch.strided for tensor in tensors.values()):
         raise CheckpointError(f"{file} holds sparse tensors, or shapes alone; expected values")
-    told = sum(tensor.nbytes for tensor in tensors.values())
-    if told > max(_SMALL, _MOST_SHARED * size):
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    if total > max(_SMALL, _MOST_SHARED * size):
         raise CheckpointError(
-            f"{file} has {size:,} bytes and its tensors {told:,}; expected {_MOST_SHARED} times as "
-            "many at most: save them with each tensor's own values"
+            f"{file} has {size:,} bytes and its tensors {total:,}; expected {_MOST_SHARED} times "
+            "as many at most: save them with each tensor's own values"
         )
     arguments = whole.get("args")
     if isinstance(arguments, argparse.Namespace):

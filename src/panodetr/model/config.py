@@ -274,18 +274,25 @@ class EomtConfig(Architecture):
         return True
 
 
-VIT_SMALL = VitConfig()
-VIT_BASE = VitConfig(hidden_dim=768, heads=12)
-VIT_LARGE = VitConfig(hidden_dim=1024, heads=16, layers=24)
-VIT_GIANT = VitConfig(hidden_dim=1536, heads=24, layers=40, swiglu=True)
-VITS = {"small": VIT_SMALL, "base": VIT_BASE, "large": VIT_LARGE, "giant": VIT_GIANT}
+VITS = {
+    "small": VitConfig(),
+    "base": VitConfig(hidden_dim=768, heads=12),
+    "large": VitConfig(hidden_dim=1024, heads=16, layers=24),
+    "giant": VitConfig(hidden_dim=1536, heads=24, layers=40, swiglu=True),
+}
 """DINOv2's sizes, for images of 640 pixels a side."""
+
+
+def usual_query_blocks(layers: int) -> int:
+    """Blocks that carry queries in the paper's models of so many blocks."""
+    return {12: 3, 24: 4, 40: 5}.get(layers, min(3, layers))
 
 
 def eomt(size: Literal["small", "base", "large", "giant"], num_classes: int) -> EomtConfig:
     """EoMT of the paper: COCO panoptic PQ 46.7, 51.6, 56.0 and 57.0 at 640 pixels a side."""
-    blocks = {"small": 3, "base": 3, "large": 4, "giant": 5}
-    return EomtConfig(backbone=VITS[size], num_classes=num_classes, query_blocks=blocks[size])
+    vit = VITS[size]
+    blocks = usual_query_blocks(vit.layers)
+    return EomtConfig(backbone=vit, num_classes=num_classes, query_blocks=blocks)
 
 
 RESNET18 = ResNetConfig(block="basic", depths=(2, 2, 2, 2))
