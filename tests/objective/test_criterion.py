@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.testing import assert_close
 
+from panodetr.compat.labels import LabelTargets
 from panodetr.objective.config import CriterionConfig, MatchCosts
 from panodetr.objective.criterion import (
     Matches,
@@ -30,15 +31,6 @@ from panodetr.objective.targets import Targets, count_totals
 ORIGINAL_NAMES = {"label": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}
 
 
-class OverlappingTargets(Targets):
-    """Masks as the golden file has them: drawn at random, so that they overlap."""
-
-    def masks(self, objects: Tensor) -> Tensor:
-        """As for its base."""
-        masks: Tensor = self.__dict__["given"]
-        return masks[objects]
-
-
 class Golden:
     """What the original's criterion was fed, and what it gave."""
 
@@ -50,19 +42,18 @@ class Golden:
         masks = [file[f"target/{image}/masks"] for image in range(3)]
         height, width = (max(m.shape[axis] for m in masks) for axis in (1, 2))
         self.padding = torch.ones(3, height, width, dtype=torch.bool)
-        padded: list[NDArray[np.float32]] = []
+        padded: list[NDArray[np.bool_]] = []
         for image, each in enumerate(masks):
             h, w = each.shape[1:]
             self.padding[image, :h, :w] = False
             beyond = ((0, 0), (0, height - h), (0, width - w))
-            padded.append(np.pad(each.astype(np.float32), beyond))
-        self.targets = OverlappingTargets(
+            padded.append(np.pad(each.astype(np.bool_), beyond))
+        self.targets = LabelTargets(  # masks are drawn at random, so they overlap
             classes=torch.from_numpy(self.joined("labels")),
             boxes=torch.from_numpy(self.joined("boxes")),
             counts=(5, 0, 3),
-            index_map=torch.zeros(3, height, width, dtype=torch.int16),
+            index_map=torch.from_numpy(np.concatenate(padded)),
         )
-        self.targets.__dict__["given"] = torch.from_numpy(np.concatenate(padded))
 
     def stacked(self, name: str) -> Tensor:
         return torch.stack([torch.from_numpy(self.file[f"{name}_{layer}"]) for layer in range(3)])

@@ -23,14 +23,14 @@ from panodetr.checkpoints.load import load_checkpoint, load_spec, locate
 from panodetr.checkpoints.save import Format, save_pretrained
 from panodetr.checkpoints.spec import PREPROCESSOR_FILE, ModelSpec
 from panodetr.compat.inputs import BatchFeature, ImageInput, TensorKind, make_inputs
-from panodetr.compat.labels import mean_over_processes, read_labels
+from panodetr.compat.labels import mean_totals, read_labels
 from panodetr.compat.options import ProcessorOptions
 from panodetr.compat.postprocess import Sizes, sizes_of
 from panodetr.errors import CheckpointError, DataError, ImageError, UsageError
 from panodetr.model.eomt import Eomt, EomtFound
 from panodetr.objective.config import EOMT_CRITERION
+from panodetr.objective.criterion import weighted_sum
 from panodetr.objective.eomt import point_losses
-from panodetr.objective.targets import count_totals
 from panodetr.validation import read_json
 
 
@@ -137,14 +137,12 @@ class EomtForUniversalSegmentation(nn.Module):
         """The sum over all predictions, of which the last one's masks (B, Q, y, x) are there."""
         logits, shape = found[-1].logits, self.config
         targets = read_labels(labels, len(logits), shape.num_classes, logits, with_masks=True)
-        totals = count_totals(targets.counts, shape.num_queries, EOMT_CRITERION.no_object)
-        objects = mean_over_processes(sum(targets.counts), logits.device)
-        totals = replace(totals, objects=objects)
+        totals = mean_totals(targets, shape.num_queries, EOMT_CRITERION.no_object)
         parts: list[Tensor] = []
         for one in found:
             masks = last if one is found[-1] else self.eomt.every_mask(one)
             losses = point_losses(one.logits, masks, targets, EOMT_CRITERION, totals)
-            parts += [getattr(EOMT_CRITERION, name) * loss for name, loss in losses.items()]
+            parts.append(weighted_sum(losses, EOMT_CRITERION))
         return torch.stack(parts).sum()
 
 
@@ -358,7 +356,7 @@ class EomtImageProcessor:
         Arguments are those of `post_process_panoptic_segmentation`. With
         `return_segmentation_scores` there are `segmentation` and `segmentation_scores` (C, H, W).
         """
-        rule = self.options if size is None else self.options.changed({"size": size})
+        rule = self.options.changed({"size": size})
         side, sizes = self._side(rule.size), sizes_of(target_sizes, len(target_sizes))
         chances = outputs.class_queries_logits.softmax(-1)[..., :-1]
         masks = F.interpolate(outputs.masks_queries_logits, side, mode="bilinear").sigmoid()
@@ -380,7 +378,7 @@ class EomtImageProcessor:
         size: Mapping[str, int] | None,
     ) -> list[Tensor]:
         """Mask logits (Q, H, W) of each image, without what was padded."""
-        rule = self.options if size is None else self.options.changed({"size": size})
+        rule = self.options.changed({"size": size})
         masks = F.interpolate(outputs.masks_queries_logits, self._side(rule.size), mode="bilinear")
         found: list[Tensor] = []
         for own, target in zip(masks, sizes_of(sizes, len(masks)), strict=True):

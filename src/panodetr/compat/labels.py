@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from panodetr.errors import DataError
 from panodetr.objective.config import CriterionConfig, MatchCosts
 from panodetr.objective.criterion import Matches, detection_losses, mask_losses, match, weighted_sum
-from panodetr.objective.targets import Targets, count_totals
+from panodetr.objective.targets import Targets, Totals, count_totals
 
 _NAMES = {
     "label": "loss_ce",
@@ -34,13 +34,9 @@ class LabelTargets(Targets):
     """Targets with masks that may overlap, as those of COCO's objects do.
 
     Attributes:
-        index_map: (K, H, W), each object's own mask; None if there are none.
+        index_map: (K, H, W), each object's own mask, which may have values between 0 and 1 if
+            it is of floating point; None if there are none.
     """
-
-    @property
-    def soft(self) -> bool:
-        """Whether masks may have values between 0.0 and 1.0."""
-        return self.index_map is not None and self.index_map.is_floating_point()
 
     def masks(self, objects: Tensor) -> Tensor:
         """Masks (N, H, W) of the objects (N,), from 0.0 to 1.0."""
@@ -141,8 +137,7 @@ def label_losses(
         no_object=config.eos_coefficient,
         mask_padding=True,
     )
-    totals = count_totals(targets.counts, logits.shape[2], criterion.no_object)
-    totals = replace(totals, objects=mean_over_processes(sum(targets.counts), logits.device))
+    totals = mean_totals(targets, logits.shape[2], criterion.no_object)
     matches = match(logits, boxes, targets, criterion.costs)
     losses = detection_losses(logits, boxes, targets, matches, criterion, totals)  # each L
     last = len(logits) - 1
@@ -162,10 +157,12 @@ def label_losses(
     } | {f"{_NAMES[name]}_{n}": losses[name][n] for n in range(last) for name in layered}
 
 
-def mean_over_processes(count: int, device: torch.device) -> float:
-    """Average a count over the processes that train together; at least 1."""
+def mean_totals(targets: Targets, queries: int, no_object: float) -> Totals:
+    """What losses are divided by; the objects are a mean over the processes that train together."""
+    totals = count_totals(targets.counts, queries, no_object)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        own = torch.tensor(float(count), device=device)
-        torch.distributed.all_reduce(own)
-        return max(1.0, own.item() / torch.distributed.get_world_size())
-    return float(max(1, count))
+        count = torch.tensor(float(sum(targets.counts)), device=targets.boxes.device)
+        torch.distributed.all_reduce(count)
+        mean = count.item() / torch.distributed.get_world_size()
+        totals = replace(totals, objects=max(1.0, mean))
+    return totals

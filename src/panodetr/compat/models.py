@@ -6,9 +6,9 @@ layers, H, W the batch's size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
@@ -30,19 +30,6 @@ from panodetr.objective.criterion import Matches
 from panodetr.runtimes.torch import compute_masks
 
 Output = TypeVar("Output", bound=DetrObjectDetectionOutput)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Given:
-    """What a forward pass is given beside labels; as for `forward`, but for padding and memory."""
-
-    pixels: Tensor
-    padding: Tensor | None
-    decoder_mask: Tensor | None
-    decoder_input: Tensor | None
-    memory: Tensor | None
-    attentions: bool
-    hidden_states: bool
 
 
 class _Model(PretrainedModel, Generic[Output]):
@@ -103,21 +90,23 @@ class _Model(PretrainedModel, Generic[Output]):
         if isinstance(encoder_outputs, Sequence):
             encoder_outputs = encoder_outputs[0]
         self._use_replaced_parts()
-        given = _Given(
-            pixels=pixels,
-            padding=padding,
-            decoder_mask=decoder_attention_mask,
-            decoder_input=decoder_inputs_embeds,
+        attentions = _choose(output_attentions, self.config.output_attentions)
+        predict = partial(
+            self._predict,
+            pixels,
+            padding,
+            absent=None if decoder_attention_mask is None else decoder_attention_mask == 0,
+            start=decoder_inputs_embeds,
             memory=getattr(encoder_outputs, "last_hidden_state", encoder_outputs),
-            attentions=_choose(output_attentions, self.config.output_attentions),
+            attentions=attentions,
             hidden_states=_choose(output_hidden_states, self.config.output_hidden_states),
+            with_masks=self._has_masks and labels is None,
         )
         lean = labels is None and not self.training
-        run = partial(_recompute, self._predict) if lean else self._predict
         # Attention weights are recorded on the way, which a second pass would not do.
-        again = self.is_gradient_checkpointing and self.training and not given.attentions
+        again = self.is_gradient_checkpointing and self.training and not attentions
         with _parts_recomputed(self.network) if again else nullcontext():
-            encoded, values = run(given, self._has_masks and labels is None)
+            encoded, values = _recompute(predict) if lean else predict()
             states: Tensor = values.pop("states")
             if labels is not None:
                 values |= self._learn(labels, encoded, states, values)
@@ -130,21 +119,32 @@ class _Model(PretrainedModel, Generic[Output]):
             return outputs
         return cast("Output", outputs.to_tuple())
 
-    def _predict(self, given: _Given, with_masks: bool) -> tuple[Encoded, dict[str, Any]]:
+    def _predict(
+        self,
+        pixels: Tensor,
+        padding: Tensor | None,
+        *,
+        absent: Tensor | None,
+        start: Tensor | None,
+        memory: Tensor | None,
+        attentions: bool,
+        hidden_states: bool,
+        with_masks: bool,
+    ) -> tuple[Encoded, dict[str, Any]]:
         """Run the network, and give the encoder's output and the output's values by name.
 
-        `states` is one of them, (L, B, Q, D) or the last layer's; and `pred_masks` if asked for.
+        `states` is one of them, (L, B, Q, D), or without an auxiliary loss the last layer's alone.
         """
         network = self.network
-        with record(
-            network, hidden_states=given.hidden_states, attentions=given.attentions
-        ) as seen:
-            exact = torch.promote_types(given.pixels.dtype, torch.float32)
-            encoded = network.encode(given.pixels, given.padding, exact)
-            if given.memory is not None:
-                memory = given.memory.transpose(1, 2).view_as(encoded.memory)
+        network.decoder.normed_states = self.config.auxiliary_loss
+        with record(network, hidden_states=hidden_states, attentions=attentions) as seen:
+            exact = torch.promote_types(pixels.dtype, torch.float32)
+            encoded = network.encode(pixels, padding, exact)
+            if memory is not None:
+                memory = memory.transpose(1, 2).view_as(encoded.memory)
                 encoded = replace(encoded, memory=memory)
-            states = self._decode(encoded, given)
+            states = network.decode(encoded, None, absent, start)
+        states = states if self.config.auxiliary_loss else states[-1:]
         tokens = encoded.memory.flatten(2).transpose(1, 2)  # B, T, D
         values: dict[str, Any] = {
             "states": states,
@@ -156,39 +156,13 @@ class _Model(PretrainedModel, Generic[Output]):
                 "logits": network.class_head(states[-1]),
                 "pred_boxes": network.box_head(states[-1]),
             }
-        if given.hidden_states:  # the last ones normed, as in transformers
-            seen.encoder_hidden_states[-1:] = [tokens]
-            seen.decoder_hidden_states[-1:] = [states[-1]]
-        values |= {name: tuple(found) for name, found in vars(seen).items() if found}
+        if hidden_states:  # the last ones normed, as in transformers
+            seen["encoder_hidden_states"][-1:] = [tokens]
+            seen["decoder_hidden_states"][-1:] = [states[-1]]
+        values |= {name: tuple(found) for name, found in seen.items()}
         if with_masks:
             values["pred_masks"] = self._all_masks(encoded, states[-1])
         return encoded, values
-
-    def _decode(self, encoded: Encoded, given: _Given) -> Tensor:
-        """States (L, B, Q, D) of the queries; without an auxiliary loss of the last layer alone.
-
-        With an auxiliary loss each layer hands its normed state on, as in transformers, and the
-        last one is normed twice. In the original the next layer reads what was not normed.
-        """
-        decoder, auxiliary = self.network.decoder, self.config.auxiliary_loss
-        memory, positions = (
-            maps.flatten(2).transpose(1, 2) for maps in (encoded.memory, encoded.positions)
-        )
-        padding = None if encoded.padding is None else encoded.padding.flatten(1)  # B, T
-        absent = None if given.decoder_mask is None else given.decoder_mask == 0
-        queries = self.network.queries.weight[None]  # 1, Q, D
-        x = queries.expand(len(memory), *queries.shape)  # B, 1, Q, D
-        if given.decoder_input is not None:
-            x = given.decoder_input[:, None]
-        elif not decoder.position_input:
-            x = torch.zeros_like(x)
-        states: list[Tensor] = []
-        for layer in decoder.layers:
-            x = layer(x, queries, memory + positions, memory, padding, absent)
-            if auxiliary:
-                x = decoder.norm(x)
-                states.append(x[:, 0])
-        return torch.stack([*states[:-1], decoder.norm(x)[:, 0]])
 
     def _all_masks(self, encoded: Encoded, states: Tensor) -> Tensor:
         """Mask logits (B, Q, h, w) of all queries."""
@@ -286,6 +260,5 @@ def _parts_recomputed(network: Detr) -> Generator[None, None, None]:
             del part.forward
 
 
-def _recompute(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function that keeps nothing for the backward pass, which calls it again."""
-    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+_recompute = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+"""Calls a function that keeps nothing for the backward pass, which calls it again."""

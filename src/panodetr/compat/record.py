@@ -5,9 +5,9 @@ Letters: B images, H, W the batch's size, A attention heads, D channels, N queri
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,13 @@ from torch.nn import functional as F
 from panodetr.errors import UsageError
 from panodetr.model.detr import Detr
 from panodetr.model.transformer import Attention
+
+_ATTENTIONS = {
+    "attention": "encoder_attentions",
+    "self_attention": "decoder_attentions",
+    "cross_attention": "cross_attentions",
+}
+"""Names of outputs, by those of the modules that compute them."""
 
 
 def read_batch(
@@ -58,21 +65,12 @@ def image_sizes(padding: Tensor) -> list[tuple[int, int]]:
     return list(zip(rows, columns, strict=True))
 
 
-@dataclass(kw_only=True, eq=False)
-class Seen:
-    """What a forward pass saw on its way, where it was asked for."""
-
-    encoder_hidden_states: list[Tensor] = field(default_factory=list[Tensor])
-    decoder_hidden_states: list[Tensor] = field(default_factory=list[Tensor])
-    encoder_attentions: list[Tensor] = field(default_factory=list[Tensor])
-    decoder_attentions: list[Tensor] = field(default_factory=list[Tensor])
-    cross_attentions: list[Tensor] = field(default_factory=list[Tensor])
-
-
 @contextmanager
-def record(network: Detr, *, hidden_states: bool, attentions: bool) -> Generator[Seen, None, None]:
-    """Record what layers read and give out, and attention weights, where it is asked for."""
-    seen = Seen()
+def record(
+    network: Detr, *, hidden_states: bool, attentions: bool
+) -> Generator[dict[str, list[Tensor]]]:
+    """Record what layers read and give out, and attention weights, by the names of outputs."""
+    seen = defaultdict[str, list[Tensor]](list)
     with ExitStack() as hooks:
 
         def keep(
@@ -88,19 +86,14 @@ def record(network: Detr, *, hidden_states: bool, attentions: bool) -> Generator
             found.append(weights)
             return output
 
-        lists = {
-            "encoder.layers": seen.encoder_hidden_states,
-            "decoder.layers": seen.decoder_hidden_states,
-            "attention": seen.encoder_attentions,
-            "self_attention": seen.decoder_attentions,
-            "cross_attention": seen.cross_attentions,
-        }
         for name, part in network.named_modules():
             place, _, last = name.rpartition(".")
-            if hidden_states and place in lists:
-                hooks.callback(part.register_forward_hook(partial(keep, lists[place])).remove)
+            if hidden_states and place in ("encoder.layers", "decoder.layers"):
+                found = seen[f"{place.removesuffix('.layers')}_hidden_states"]
+                hooks.callback(part.register_forward_hook(partial(keep, found)).remove)
             if attentions and isinstance(part, Attention):
-                hooks.callback(part.register_forward_hook(partial(attend, lists[last])).remove)
+                found = seen[_ATTENTIONS[last]]
+                hooks.callback(part.register_forward_hook(partial(attend, found)).remove)
         yield seen
 
 

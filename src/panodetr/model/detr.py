@@ -137,7 +137,11 @@ class Detr(Network):
         )
 
     def decode(
-        self, encoded: Encoded, queries: Tensor | None = None, absent: Tensor | None = None
+        self,
+        encoded: Encoded,
+        queries: Tensor | None = None,
+        absent: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> Tensor:
         """States (L, B, GQ, D) of the queries after every decoder layer.
 
@@ -147,12 +151,13 @@ class Detr(Network):
                 where every image has its own; None takes the model's own, one group.
             absent: (B, Q), True where an image has no query in any of its groups; None where none
                 is absent.
+            start: (B, Q, D), what the model's own queries know at first; None as in the paper.
         """
         if queries is None:
             queries = self.queries.weight[None]  # 1, Q, D
         padding = None if encoded.padding is None else encoded.padding.flatten(1)  # B, hw
         memory, positions = _tokens(encoded.memory), _tokens(encoded.positions)
-        return self.decoder(queries, memory, positions, padding, absent)
+        return self.decoder(queries, memory, positions, padding, absent, start)
 
     def detect(self, pixels: Tensor, padding: Tensor | None = None) -> Detections:
         """Classes and boxes of every query; arguments as for `encode`."""
@@ -165,25 +170,27 @@ class Detr(Network):
         return Detections(logits=logits, boxes=boxes, states=states, encoded=encoded)
 
     def attend(self, encoded: Encoded, states: Tensor, image: Tensor, query: Tensor) -> Tensor:
-        """Where chosen queries look (N, A, h, w), as `AttentionMaps` says; error as for `masks`."""
+        """Where chosen queries look (N, A, h, w): `AttentionMaps`. Arguments as for `masks`.
+
+        Raises:
+            ValueError: the model has no mask head.
+        """
         if self.attention_maps is None:
             raise ValueError("this model has no mask head; build it with masks=True")
         return self.attention_maps(states, encoded.memory, encoded.padding, image, query)
 
     def share(self, encoded: Encoded) -> tuple[Tensor, ...]:
-        """What the masks of an image have in common; see `MaskHead.share`; error as for `masks`."""
-        if self.mask_head is None:
-            raise ValueError("this model has no mask head; build it with masks=True")
+        """What the masks of an image have in common; see `MaskHead.share`."""
+        assert self.mask_head is not None
         stages = self.config.mask_stages
         return self.mask_head.share(encoded.projected, tuple(encoded.features[s] for s in stages))
 
     def refine(self, shared: tuple[Tensor, ...], attention: Tensor, image: Tensor | None) -> Tensor:
         """Mask logits (N, h, w) from where queries look (N, A, h, w).
 
-        `shared` is from `share`; `image` as for `MaskHead.forward`; error as for `masks`.
+        `shared` is from `share`; `image` as for `MaskHead.forward`.
         """
-        if self.mask_head is None:
-            raise ValueError("this model has no mask head; build it with masks=True")
+        assert self.mask_head is not None
         return self.mask_head(shared, attention, image)
 
     def masks(self, found: Detections, image: Tensor, query: Tensor) -> Tensor:

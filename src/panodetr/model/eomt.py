@@ -34,7 +34,7 @@ class EomtFound(Found):
 
     Attributes:
         embeddings: (B, Q, D), of each query's mask.
-        patches: (B, D, h, w), what the map of masks is made from; see `Eomt.enlarge`.
+        patches: (B, D, h, w), from which `Eomt.doublings` makes the map of masks.
     """
 
     embeddings: Tensor
@@ -104,7 +104,7 @@ class Eomt(Network):
         blocks, own = self.backbone.blocks, self.config.query_blocks
         for block in blocks[:-own]:
             x = block(x)
-        x = self._join(x)
+        x = torch.cat((self.queries.weight.expand(x.shape[0], -1, -1), x), 1)  # B, Q + N, D
         found: list[EomtFound] = []
         for number, block in enumerate(blocks[-own:]):
             hidden = None
@@ -114,10 +114,6 @@ class Eomt(Network):
                     hidden = self._hide(found[-1], x.shape[1], masked[number])
             x = block(x, hidden)
         return [*found, self._read(x, size)]
-
-    def _join(self, x: Tensor) -> Tensor:
-        """Put the queries before the tokens (B, N, D): (B, Q + N, D)."""
-        return torch.cat((self.queries.weight.expand(x.shape[0], -1, -1), x), 1)
 
     def _read(self, x: Tensor, size: tuple[int, int]) -> EomtFound:
         """What tokens (B, Q + N, D) say, of which the last hw are the patches."""
@@ -139,13 +135,9 @@ class Eomt(Network):
         hidden[:, : masks.shape[1], -masks.shape[2] :] = (masks <= 0) & drawn[..., None]
         return hidden
 
-    def enlarge(self, patches: Tensor) -> Tensor:
-        """The map (B, D, y, x) that masks are dot products with, from patches (B, D, h, w)."""
-        return self.doublings(patches)
-
     def every_mask(self, found: EomtFound) -> Tensor:
         """Mask logits (B, Q, y, x) of all queries."""
-        return torch.einsum("bqd,bdyx->bqyx", found.embeddings, self.enlarge(found.patches))
+        return torch.einsum("bqd,bdyx->bqyx", found.embeddings, self.doublings(found.patches))
 
     def masks(self, found: EomtFound, image: Tensor, query: Tensor) -> Tensor:
         """See `Network`; the map is made strip by strip, for all of it is the most that is held."""
@@ -158,7 +150,7 @@ class Eomt(Network):
         return torch.cat(strips, 1)
 
     def _strips(self, patches: Tensor) -> Iterator[Tensor]:
-        """What `enlarge` gives, in strips (B, D, rows, x) from the top on."""
+        """The map that masks are dot products with, in strips (B, D, rows, x) from the top on."""
         *before, last = self.doublings or [None]
         x = self.doublings[: len(before)](patches)
         if last is None:

@@ -244,11 +244,13 @@ class Decoder(nn.Module):
         positions: Tensor,
         padding: Tensor | None,
         absent: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> Tensor:
         """What the queries found, after every layer.
 
-        The next layer reads what a layer gave out before that normalisation, as in the original,
-        unless `DetrConfig.normed_states` says otherwise.
+        The next layer reads what a layer gave out before that normalisation, as in the original.
+        With `DetrConfig.normed_states` it reads what was normalised, and the last layer's output is
+        normalised twice, as in transformers.
 
         Args:
             queries: (G, N, D), the same for all images, or (B, G, N, D); at inference there is one
@@ -257,6 +259,8 @@ class Decoder(nn.Module):
             positions: (B, M, D).
             padding: (B, M), True at padding, or None.
             absent: (B, N), True at places without a query in each of an image's groups, or None.
+            start: (B, N, D), what the queries of the only group know at first; None is nothing, or
+                the queries themselves (`DetrConfig.position_input`).
 
         Returns:
             (L, B, GN, D), the last layer last.
@@ -265,11 +269,15 @@ class Decoder(nn.Module):
         x = queries.expand(memory.shape[0], *queries.shape[-3:])  # B, G, N, D
         if absent is not None:
             absent = absent.repeat_interleave(x.shape[1], 0)  # BG, N
-        if not self.position_input:
+        if start is not None:
+            x = start[:, None]
+        elif not self.position_input:
             x = torch.zeros_like(x)
         states: list[Tensor] = []
         for layer in self.layers:
             x = layer(x, queries, keys, memory, padding, absent)
-            x = self.norm(x) if self.normed_states else x
-            states.append(self.norm(x).flatten(1, 2))  # B, GN, D
-        return torch.stack(states)  # L, B, GN, D
+            states.append(self.norm(x))  # B, G, N, D
+            x = states[-1] if self.normed_states else x
+        if self.normed_states:
+            states[-1] = self.norm(x)
+        return torch.stack(states).flatten(2, 3)  # L, B, GN, D

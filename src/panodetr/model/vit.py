@@ -79,11 +79,6 @@ class Vit(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    @property
-    def before(self) -> int:
-        """Tokens before the patches: the class token and the registers."""
-        return 1 + self.config.registers
-
     def embed(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (B, 1 + registers + hw, D) of pixels (B, 3, H, W), and h and w.
 

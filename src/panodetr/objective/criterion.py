@@ -235,7 +235,7 @@ def mask_losses(
         "focal" and "dice", scalars.
     """
     assert targets.index_map is not None
-    size = targets.index_map.shape[1:]
+    size, soft = targets.index_map.shape[1:], targets.index_map.is_floating_point()
     # Two products enlarge as `F.interpolate` does, and their gradients take a tenth of its time.
     units = (torch.eye(side, dtype=masks.dtype, device=masks.device) for side in masks.shape[1:])
     rows, columns = (
@@ -249,7 +249,7 @@ def mask_losses(
         valid = None
         if padding is not None and not config.mask_padding:
             valid = (~padding)[targets.image[objects]].to(logits.dtype).flatten(1)  # N, HW
-        focal = focal_loss(logits, target, valid, soft=targets.soft).sum()
+        focal = focal_loss(logits, target, valid, soft=soft).sum()
         return torch.stack((focal, dice_loss(logits, target, valid).sum()))
 
     # Masks at their full size, with the tensors from there to the losses, would be the largest of a

@@ -16,7 +16,12 @@ from torch.nn import functional as F
 
 from panodetr.model.eomt import Eomt
 from panodetr.objective.config import CriterionConfig, ObjectiveConfig
-from panodetr.objective.criterion import WORST, classification_loss, dice_loss
+from panodetr.objective.criterion import (
+    WORST,
+    classification_loss,
+    dice_loss,
+    weighted_sum,
+)
 from panodetr.objective.targets import Batch, Targets, Totals, count_totals
 
 ANNEALING_POWER = 0.9
@@ -74,7 +79,7 @@ def compute_eomt_losses(
         with torch.autocast(batch.pixels.device.type, enabled=False):
             masks = model.every_mask(found).float()
             losses = point_losses(found.logits.float(), masks, targets, criterion, totals)
-            parts += [getattr(criterion, name) * loss for name, loss in losses.items()]
+            parts.append(weighted_sum(losses, criterion))
     total = torch.stack(parts).sum()
     return total, {name: loss.detach() for name, loss in (losses | {"total": total}).items()}
 

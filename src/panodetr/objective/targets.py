@@ -46,11 +46,6 @@ class Targets:
         """(K,), the place of each object within its image, from 0."""
         return torch.arange(len(self.classes), device=self.classes.device) - self.starts[self.image]
 
-    @property
-    def soft(self) -> bool:
-        """Whether masks may have values between 0.0 and 1.0."""
-        return False
-
     def masks(self, objects: Tensor) -> Tensor:
         """Masks (N, H, W) of the objects (N,), indexes into the K, as 0.0 and 1.0."""
         assert self.index_map is not None
