@@ -86,9 +86,11 @@ def test_odd_configurations_give_the_same_outputs_and_names(
 ) -> None:
     ours, theirs = pair(tmp_path, name, **shape)
     pixels, mask = padded_batch()
+    odd = torch.randn(2, 3, 97, 61)
     with torch.no_grad():
         compare(ours(pixels, mask), theirs(pixels, mask))
         compare(ours(pixels[:1]), theirs(pixels[:1]))
+        compare(ours(odd), theirs(odd))
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     kind = getattr(compat, name)
     fresh = kind(theirs.config)  # of a configuration alone
@@ -234,6 +236,9 @@ def test_images_of_a_list_are_padded_and_answers_do_not_depend_on_the_batch(
         padded = torch.stack([images[0], nn.functional.pad(images[1], (0, 32))])
         compare(listed, ours(padded, mask))
         assert listed.image_sizes == [(64, 96), (64, 64)]
+        unpadded = ours(padded)
+        assert unpadded.image_sizes is None
+        compare(ours(padded, torch.ones_like(mask)), unpadded)
         assert listed.mask_stride == 8  # of a backbone that gives three feature maps
         if "pred_masks" in listed:
             maps = compat.DetrImageProcessor().post_process_semantic_segmentation(listed)
@@ -403,7 +408,10 @@ def test_arguments_of_loading_do_the_same(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_labels": 3}, r"ignore_mismatched_sizes=True"),
+        (
+            {"num_labels": 3},
+            r"\(detr\.class_labels_classifier\.bias, .* ignore_mismatched_sizes=True",
+        ),
         ({"num_labels": 3, "id2label": {0: "a"}}, "num_labels is 3 and id2label has 1 names"),
         ({"dtype": "int8"}, "dtype is 'int8'; expected 'float32'"),
         ({"device_map": {"model": 0, "detr": 1}}, "names 2 devices"),
@@ -468,7 +476,9 @@ def test_the_model_without_heads(tmp_path: Path, auxiliary: bool) -> None:
 @pytest.mark.parametrize(
     ("name", "stored"), [("DetrModel", "DetrForObjectDetection"), *zip(MODELS, MODELS, strict=True)]
 )
-def test_what_was_loaded_can_be_asked_for(tmp_path: Path, name: str, stored: str) -> None:
+def test_what_was_loaded_can_be_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, stored: str
+) -> None:
     their_model(stored).save_pretrained(tmp_path)
     options: dict[str, Any] = {"num_labels": 3, "ignore_mismatched_sizes": True}
     call: dict[str, Any] = {"output_loading_info": True, **options}
@@ -478,6 +488,8 @@ def test_what_was_loaded_can_be_asked_for(tmp_path: Path, name: str, stored: str
     )
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         assert found[key] == expected[key], key
+    new = [key for key, *_ in found["mismatched_keys"]]
+    assert all(key in caplog.text for key in new)
 
 
 def test_a_configuration_can_be_given(both: tuple[Any, Any], tmp_path: Path) -> None:

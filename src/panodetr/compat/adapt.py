@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,7 @@ from panodetr.checkpoints.huggingface import UNUSED
 from panodetr.checkpoints.published import plain_category
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.compat.config import shape_of, spec_of
-from panodetr.errors import CheckpointError, UsageError, preview
+from panodetr.errors import UsageError
 from panodetr.model.config import DetrConfig
 from panodetr.model.detr import Detr
 
@@ -36,8 +35,6 @@ REFUSED = {
     "quantization_config": "`panodetr export` makes smaller models",
     "variant": "give the file itself, as 'owner/name/file.safetensors'",
 }
-
-_log = logging.getLogger(__name__)
 
 
 def refuse(options: Mapping[str, Any]) -> None:
@@ -132,12 +129,7 @@ def new_network(shape: DetrConfig, config: Any) -> Detr:
 
 
 def adapt(
-    spec: ModelSpec,
-    network: Detr,
-    configs: tuple[Any, Any],
-    kind: str,
-    *,
-    ignore_mismatched: bool,
+    spec: ModelSpec, network: Detr, configs: tuple[Any, Any], kind: str
 ) -> tuple[ModelSpec, Detr]:
     """Change a network to what a configuration asks for.
 
@@ -149,10 +141,9 @@ def adapt(
         network: is changed or replaced.
         configs: what it is, and what it is to be.
         kind: of the model, by transformers' class name.
-        ignore_mismatched: whether weights of other shapes may be started anew.
 
     Raises:
-        CheckpointError: weights have other shapes, or there is no such network.
+        CheckpointError: there is no such network.
     """
     own = network.config
     if own.masks and kind != "DetrForSegmentation":
@@ -170,15 +161,6 @@ def adapt(
         return spec, network
     fresh = new_network(asked, configs[1])
     there, wanted = network.state_dict(), fresh.state_dict()
-    odd = [k for k, value in there.items() if k in wanted and wanted[k].shape != value.shape]
-    if odd and not ignore_mismatched:
-        raise CheckpointError(
-            f"{len(odd)} weights of {spec.name} have other shapes than asked for ({preview(odd)}); "
-            "pass ignore_mismatched_sizes=True to start them anew"
-        )
-    state = {k: value for k, value in there.items() if k in wanted and k not in odd}
-    new = [name for name in wanted if name not in state]
-    if new:
-        _log.warning("%d weights of %s are new: %s", len(new), spec.name, preview(new))
-    fresh.load_state_dict(state, strict=False)
+    same = [k for k, weight in there.items() if k in wanted and weight.shape == wanted[k].shape]
+    fresh.load_state_dict({k: there[k] for k in same}, strict=False)
     return spec, fresh.eval()

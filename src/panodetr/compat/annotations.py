@@ -61,8 +61,9 @@ def follow_image(labels: Labels, before: Size, after: Size, rule: ProcessorOptio
         boxes = boxes * np.array([across, down, across, down], np.float32)
         labels |= {"size": after, "area": labels["area"] * (across * down)}
         if "masks" in labels:
-            masks = np.array([_nearest(mask, after) for mask in labels["masks"]])
-            labels |= {"masks": masks.reshape(-1, *after) > 0}
+            nearest = (after[1], after[0]), Image.Resampling.NEAREST
+            masks = [np.asarray(Image.fromarray(m).resize(*nearest)) for m in labels["masks"]]
+            labels |= {"masks": np.array(masks).reshape(-1, *after) > 0}
     if rule.do_convert_annotations:
         low, high = boxes[:, :2], boxes[:, 2:]
         scale = np.array([after[1], after[0]] * 2, np.float32)
@@ -190,10 +191,6 @@ def _box(mask: NDArray[np.uint8]) -> tuple[float, float, float, float]:
     if not len(rows):
         return _FAR, _FAR, 0.0, 0.0
     return float(columns[0]), float(rows[0]), float(columns[-1]), float(rows[-1])
-
-
-def _nearest(mask: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
 def pad_to(pixels: NDArray[Any], canvas: Size, fill: float = 0) -> NDArray[Any]:

@@ -267,10 +267,12 @@ class DetrConfig:
     @classmethod
     def from_dict(
         cls, config_dict: Mapping[str, Any], return_unused_kwargs: bool = False, **changes: Any
-    ) -> Self:
+    ) -> Any:
         """Make one of what `to_dict` gave, or a parsed `config.json`, and change some values.
 
-        With `return_unused_kwargs` there is a pair: it, and those changes that it has no names for.
+        Returns:
+            The configuration; with `return_unused_kwargs` it and a dictionary of those changes that
+            it has no names for.
         """
         return cls(**config_dict)._changed(changes, return_unused_kwargs)
 
@@ -287,11 +289,11 @@ class DetrConfig:
         revision: str | None = None,
         return_unused_kwargs: bool = False,
         **changes: Any,
-    ) -> Self:
+    ) -> Any:
         """Read a model's configuration, and change some of its values.
 
-        Arguments and errors are those of a model's `from_pretrained`, and `return_unused_kwargs` is
-        that of `from_dict`; no weight is read.
+        Arguments and errors are those of a model's `from_pretrained`; `return_unused_kwargs` and
+        what is given back are those of `from_dict`. No weight is read.
         """
         model = pretrained_model_name_or_path
         place = find_model(model, revision, changes, weights=False)
@@ -304,7 +306,7 @@ class DetrConfig:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read a model's configuration as a dictionary; and give what is left of the options."""
         model, options["return_unused_kwargs"] = pretrained_model_name_or_path, True
-        found, rest = cast("tuple[Self, dict[str, Any]]", cls.from_pretrained(model, **options))
+        found, rest = cls.from_pretrained(model, **options)
         return found.to_dict(), rest
 
     @classmethod
@@ -337,11 +339,14 @@ class DetrConfig:
     def _names(self) -> set[str]:
         return {*vars(self), "num_labels"}
 
-    def _changed(self, changes: Mapping[str, Any], with_unused: bool) -> Self:
+    def _changed(
+        self, changes: Mapping[str, Any], with_unused: bool
+    ) -> Self | tuple[Self, dict[str, Any]]:
+        if not with_unused:
+            return self.changed(changes)
         known = self._names() | _ALIASES.keys()
-        unused = {k: v for k, v in changes.items() if k not in known} if with_unused else {}
-        found = self.changed({k: v for k, v in changes.items() if k not in unused})
-        return cast("Self", (found, unused)) if with_unused else found
+        unused = {k: v for k, v in changes.items() if k not in known}
+        return self.changed({k: v for k, v in changes.items() if k in known}), unused
 
     @classmethod
     def of_spec(cls, spec: ModelSpec) -> Self:

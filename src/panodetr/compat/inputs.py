@@ -251,15 +251,12 @@ def channels_first(image: NDArray[Any] | torch.Tensor, layout: str | None) -> ND
         ImageError: it has another shape.
         UsageError: there is no such layout.
     """
-    array = image if isinstance(image, np.ndarray) else _as_numpy(image)
-    if array.ndim == 2:
-        return array[None]
-    return np.moveaxis(array, -1, 0) if _channels_last(array, layout) else array
-
-
-def _as_numpy(image: torch.Tensor) -> NDArray[Any]:
-    image = image.detach().cpu()
-    return (image.float() if image.dtype == torch.bfloat16 else image).numpy()
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        image = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
+    if image.ndim == 2:
+        return image[None]
+    return np.moveaxis(image, -1, 0) if _channels_last(image, layout) else image
 
 
 def _channels_last(image: NDArray[Any], layout: str | None) -> bool:

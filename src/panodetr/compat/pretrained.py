@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from panodetr.checkpoints.load import load_place
-from panodetr.checkpoints.names import RESNET_4, RESNET_5, TIMM_4, TIMM_5, NameTable
+from panodetr.checkpoints.names import RESNET_4, RESNET_5, TIMM_4, TIMM_5
 from panodetr.checkpoints.save import Format, save_pretrained
 from panodetr.checkpoints.spec import CONFIG_FILE, PREPROCESSOR_FILE, ModelSpec
 from panodetr.compat.adapt import (
@@ -39,11 +40,13 @@ from panodetr.compat.config import (
     spec_of,
     their_values,
 )
-from panodetr.errors import CheckpointError, UsageError
+from panodetr.errors import CheckpointError, UsageError, preview
 from panodetr.files import atomic_write, write_json
 from panodetr.model.detr import Detr
 from panodetr.model.transformer import Attention
 from panodetr.validation import read_json
+
+_log = logging.getLogger(__name__)
 
 _HEADS = ("class_labels_classifier", "bbox_predictor")
 
@@ -111,7 +114,7 @@ class PretrainedModel(nn.Module):
         shape = network.config
         tables = (RESNET_4, TIMM_4) if shape.pre_norm else (RESNET_5, TIMM_5)
         timm = backbone_kind(config) == "timm_backbone" or shape.backbone.dilate_last
-        vars(self)["_table"] = tables[timm]
+        self._table = tables[timm]
         self._add_names()
         for layer in (*network.encoder.layers, *network.decoder.layers):
             layer.get_submodule("ffn.2").p = config.activation_dropout
@@ -125,10 +128,8 @@ class PretrainedModel(nn.Module):
             part.requires_grad_(False)
 
     def _add_names(self) -> None:
-        places: dict[str, tuple[str, nn.Module]] = {}
-        vars(self)["_places"] = (
-            places  # by transformers' name: ours, and what the network has there
-        )
+        # By transformers' name: ours, and what the network has there.
+        self._places: dict[str, tuple[str, nn.Module]] = {}
         for ours, part in self.network.named_modules():
             if not [*part.parameters(recurse=False), *part.buffers(recurse=False)]:
                 continue
@@ -142,33 +143,17 @@ class PretrainedModel(nn.Module):
                     place.add_module(parent, nn.ModuleList() if child.isdigit() else _Part())
                 place = place.get_submodule(parent)
             place.add_module(names[-1], part)
-            places[".".join(names)] = ours, part
+            self._places[".".join(names)] = ours, part
 
     def _name(self, ours: str) -> str:
         """Say what a weight of the network is called in transformers."""
-        table: NameTable = vars(self)["_table"]
-        name = table.name(ours, "detr." if self._has_masks else "")
+        name = self._table.name(ours, "detr." if self._has_masks else "")
         return name if self._has_heads else name.removeprefix("model.")
 
     @classmethod
     def _kind(cls) -> str:
         """Say which of transformers' classes has all parts of the network."""
         return "DetrForSegmentation" if cls._has_masks else "DetrForObjectDetection"
-
-    @classmethod
-    def _check(cls, spec: ModelSpec, *, anew: bool) -> None:
-        if cls._has_masks and not spec.architecture.masks and not anew:
-            raise CheckpointError(
-                f"model {spec.name} has no mask head, it finds boxes only; use "
-                "DetrForObjectDetection, or ignore_mismatched_sizes=True to start a mask head anew"
-            )
-
-    @classmethod
-    def _of(cls, spec: ModelSpec, network: Detr, config: Any, frozen: bool) -> Self:
-        model = cls.__new__(cls)
-        nn.Module.__init__(model)
-        model._take(spec, network, config, frozen)
-        return model
 
     @overload
     @classmethod
@@ -259,20 +244,36 @@ class PretrainedModel(nn.Module):
         else:
             wanted = copy.deepcopy(config)
         kind = choose_dtype(asked, wanted)
-        cls._check(spec, anew=ignore_mismatched_sizes)
+        if cls._has_masks and not spec.architecture.masks and not ignore_mismatched_sizes:
+            raise CheckpointError(
+                f"model {spec.name} has no mask head, it finds boxes only; use "
+                "DetrForObjectDetection, or ignore_mismatched_sizes=True to start a mask head anew"
+            )
         there = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
-        spec, network = adapt(
-            spec, network, (own, wanted), cls._kind(), ignore_mismatched=ignore_mismatched_sizes
-        )
+        spec, network = adapt(spec, network, (own, wanted), cls._kind())
         frozen = backbone_kind(wanted) == "resnet" and bool(their_values(place))
-        found = cls._of(spec, network, wanted, frozen)
+        found = cls.__new__(cls)
+        nn.Module.__init__(found)
+        found._take(spec, network, wanted, frozen)
+        info = found._compare(there)
+        odd = sorted(name for name, *_ in info["mismatched_keys"])
+        if odd and not ignore_mismatched_sizes:
+            raise CheckpointError(
+                f"{len(odd)} weights of {spec.name} have other shapes than asked for "
+                f"({preview(odd)}); pass ignore_mismatched_sizes=True to start them anew"
+            )
+        if new := sorted({*odd, *info["missing_keys"]}):
+            _log.warning("%d weights of %s are new: %s", len(new), spec.name, preview(new))
         if state_dict is not None:
             found.load_state_dict(state_dict)
         found = found.to(device=device, dtype=kind).eval()
-        return (found, found._compare(there)) if output_loading_info else found
+        return (found, info) if output_loading_info else found
 
     def _compare(self, there: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-        """Say which weights a file of these shapes, by our names, lacks or has too many."""
+        """Say which weights a file of these shapes, by our names, lacks or has too many.
+
+        transformers' names stand in the answer.
+        """
         stored = {self._name(ours): shape for ours, shape in there.items()}
         own = {name: tuple(weight.shape) for name, weight in self.state_dict().items()}
         both = stored.keys() & own.keys()
@@ -369,13 +370,12 @@ class PretrainedModel(nn.Module):
             UsageError: something else was put in the place of a part with parts.
         """
         there = dict(self.named_modules())
-        places: dict[str, tuple[str, nn.Module]] = vars(self)["_places"]
-        for theirs, (ours, part) in places.items():
+        for theirs, (ours, part) in self._places.items():
             if theirs not in there:
                 raise UsageError(f"{theirs} is gone; replace single layers, under their own names")
             if there[theirs] is not part:
                 self.network.set_submodule(ours, there[theirs])
-                places[theirs] = ours, there[theirs]
+                self._places[theirs] = ours, there[theirs]
         classes = self.network.class_head.out_features - 1
         if classes != self.spec.architecture.num_classes:
             self.config.num_labels = classes

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from panodetr.checkpoints.huggingface import processor_options, read_huggingface
 from panodetr.checkpoints.load import load_spec
-from panodetr.checkpoints.spec import CONFIG_FILE, PREPROCESSOR_FILE, ModelSpec
+from panodetr.checkpoints.spec import CONFIG_FILE, PREPROCESSOR_FILE
 from panodetr.compat.annotations import Annotation, Labels
 from panodetr.compat.config import find_model, missing
 from panodetr.compat.inputs import (
@@ -104,7 +104,10 @@ class DetrImageProcessor(PostProcessing, ProcessorOptions):
             processor = cls.from_dict(processor_options(spec), **options)
         else:
             processor = cls.from_dict(read_json(file, dict[str, Any], CheckpointError), **options)
-            spec = _model_beside(file)
+            config, spec = file.with_name(CONFIG_FILE), None
+            with suppress(CheckpointError):  # there is none, or another model's, such as a YOLOS
+                values = read_json(config, dict[str, Any], CheckpointError)
+                spec = read_huggingface(values, {}, str(file.parent))
         if spec is not None:
             processor.is_thing = {one.index: one.is_thing for one in spec.categories}
         return processor
@@ -339,17 +342,6 @@ class DetrFeatureExtractor(DetrImageProcessor):
             png = id_map_png(np.maximum(ids - 1, 0))
             found.append({"png_string": png, "segments_info": info})
         return found
-
-
-def _model_beside(file: Path) -> ModelSpec | None:
-    """Read the model's configuration beside a processor's, for things and stuff; None without."""
-    config = file.with_name(CONFIG_FILE)
-    if not config.is_file():
-        return None
-    with suppress(CheckpointError):  # another model's, such as a YOLOS
-        values = read_json(config, dict[str, Any], CheckpointError)
-        return read_huggingface(values, {}, str(file.parent))
-    return None
 
 
 def rgb_to_id(color: NDArray[np.uint8] | Sequence[int]) -> Any:
