@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     autoscaling_config={"min_replicas": 1, "max_replicas": 8, "target_ongoing_requests": 8},
     ray_actor_options={"num_cpus": 1},
 )
-@serve.ingress()
+@serve.ingress()  # pyright: ignore[reportUntypedClassDecorator]: Ray leaves it untyped
 class Replica:
     """One service, whose requests come from Ray Serve."""
 

@@ -190,8 +190,8 @@ def _store_thresholds(config: Path, figures: Figures) -> None:
     # As it is in the file: tiles, bits and channels of this run are not the model's own.
     spec = spec_from_json(read_json(config, dict[str, Any], CheckpointError), str(config))
     write_json(config, spec_to_json(replace(spec, class_thresholds=best)))
-    told = ", ".join(f"{name} {score:g}" for name, score in best.items())
-    print_line(f"least scores stored in {config}: {told or 'none, nothing was found'}")
+    stored = ", ".join(f"{name} {score:g}" for name, score in best.items())
+    print_line(f"least scores stored in {config}: {stored or 'none, nothing was found'}")
 
 
 def _tasks(asked: str | None, truth: GroundTruth, model: Predictor) -> tuple[Task, ...]:

@@ -31,7 +31,7 @@ class FormatWriter:
             out: the folder for files.
             model: its name.
             images: all that are to come: files of all images call each by its path from the folder
-                that holds them all, so that two of one name are told apart.
+                that holds them all, so that two of one name can be distinguished.
 
         Raises:
             PanodetrError: a file that is written at the end cannot be.

@@ -60,10 +60,10 @@ def run() -> None:
     if sys.platform != "win32":
         # Python's own handlers run when the read is over, which is never.
         ctypes.CDLL(None).signal(signal.SIGBUS, _cut_off)
-        heard, told = os.pipe()
-        os.set_blocking(told, False)
-        signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-        Thread(target=_end_at_second_press, args=(heard,), daemon=True).start()
+        signals, wakeup = os.pipe()
+        os.set_blocking(wakeup, False)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        Thread(target=_end_at_second_press, args=(signals,), daemon=True).start()
     code = main(sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while Python ends
     if code == INTERRUPTED:  # a thread may be in the network, which Python's own exit would disturb
@@ -80,10 +80,10 @@ def _cut_off(_: int) -> None:
     os._exit(FAILURE)
 
 
-def _end_at_second_press(heard: int) -> None:
+def _end_at_second_press(signals: int) -> None:
     """End soon after the second Ctrl-C, where a long computation keeps Python from hearing it."""
     first = None
-    while number := os.read(heard, 1):
+    while number := os.read(signals, 1):
         if number[0] != signal.SIGINT:
             continue
         if first is None:

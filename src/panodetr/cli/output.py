@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 UNBOUNDED = 1 << 16  # characters of a line: no table is wider
-TOLD = 10.0  # seconds between lines about the tiles of a large image
+TILES_EVERY = 10.0  # seconds between lines about the tiles of a large image
 LONGEST = 40  # characters of a step's name beside the bar, so that the bar stays on its line
 
 QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
@@ -129,7 +129,7 @@ class ProgressBar:
         now = time.perf_counter()
         if done <= self._last_tiles[0] or not self._last_tiles[1]:  # another image's
             self._first_tiles = self._last_tiles = done, now
-        if now - self._last_tiles[1] < (0 if self._bar else TOLD):
+        if now - self._last_tiles[1] < (0 if self._bar else TILES_EVERY):
             return
         first, began = self._first_tiles
         self._last_tiles = done, now
