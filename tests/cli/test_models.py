@@ -2,12 +2,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pytest
 import torch
-from PIL import Image
 
 from panodetr.checkpoints.load import load_checkpoint, load_spec
 from panodetr.checkpoints.published import bundled
@@ -45,17 +41,6 @@ def test_a_model_goes_to_transformers_and_back(
     assert [c.name for c in load_spec(tmp_path / "named").categories] == ["bolt", "nut"]
 
 
-def test_a_format_that_cannot_hold_the_model_is_refused(
-    panodetr: Program, tiny_model: Path, tmp_path: Path
-) -> None:
-    done = panodetr("convert", tiny_model, "a.pth", "--to", "facebook")
-    assert done.returncode == 1
-    assert done.stderr.startswith("panodetr: error: tiny cannot be saved as facebook: ")
-    assert done.stderr.count("\n") == 1
-    assert not (tmp_path / "a.pth").exists()
-    assert panodetr("convert", "a", "b", "--to", "onnx").returncode == 2
-
-
 def test_an_exported_file_segments_images(
     panodetr: Program, tmp_path: Path, tiny_folder: Path, images: Path
 ) -> None:
@@ -66,25 +51,6 @@ def test_an_exported_file_segments_images(
     done = panodetr("segment", images / "a.png", "--model", "tiny.ov", "--out", "out")
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out").iterdir())) == 3
-
-
-@pytest.mark.parametrize("runtime", ["openvino", pytest.param("onnx", marks=pytest.mark.slow)])
-def test_another_runtime_finds_the_same_segments(
-    panodetr: Program, tmp_path: Path, tiny_folder: Path, runtime: str
-) -> None:
-    noise = np.random.default_rng(3).integers(0, 256, (100, 130, 3), dtype=np.uint8)
-    Image.fromarray(noise[:64, :64]).save(tmp_path / "image.png")
-    answers: list[list[dict[str, Any]]] = []
-    for name in ("torch", runtime):
-        done = panodetr("segment", "image.png", "--model", tiny_folder, "--json", "--runtime", name)
-        assert done.returncode == 0, done.stderr
-        answers.append(json.loads(done.stdout)["segments_info"])
-    a, b = answers
-    assert len(a) == 5
-    assert [segment["category_id"] for segment in a] == [segment["category_id"] for segment in b]
-    for mine, its in zip(a, b, strict=True):
-        assert abs(mine["score"] - its["score"]) < 1e-4
-        assert abs(mine["area"] - its["area"]) <= 10
 
 
 def test_arguments_that_contradict_each_other_are_refused(

@@ -39,6 +39,13 @@ def test_more_than_8_bits_keep_their_levels(image: Any) -> None:
     assert pixels.mean() == 127.5
 
 
+def test_floats_are_fractions_and_grey_is_three_channels() -> None:
+    whole = pixels_of(RAMP.astype(np.uint8))
+    np.testing.assert_array_equal(whole, whole[[0, 0, 0]])
+    np.testing.assert_array_equal(whole, pixels_of(Image.fromarray(RAMP.astype(np.uint8))))
+    np.testing.assert_allclose(pixels_of(RAMP / np.float32(255)) * 255, whole, atol=1e-4)
+
+
 def test_black_and_white_are_0_and_255() -> None:
     assert np.unique(pixels_of(RAMP > 100)).tolist() == [0, 255]
     assert np.unique(pixels_of(Image.fromarray(RAMP > 100))).tolist() == [0, 255]

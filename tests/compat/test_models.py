@@ -48,20 +48,6 @@ def test_outputs_have_their_shapes_and_are_read_by_attribute_name_or_place(
     assert "pred_masks" not in list(boxes)
 
 
-def test_the_mask_says_what_is_padding_and_outputs_keep_it(model: DetrForSegmentation) -> None:
-    pixels, mask = torch.zeros(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.int64)
-    pixels[0], mask[0] = torch.randn(3, 64, 96), 1
-    pixels[1, :, :30, :40], mask[1, :30, :40] = torch.randn(3, 30, 40), 1
-    outputs = model(pixels, mask)
-    assert outputs.image_sizes == [(64, 96), (30, 40)]
-    unmasked = model(pixels)
-    assert unmasked.image_sizes is None
-    assert not torch.allclose(outputs.logits[1], unmasked.logits[1])
-    torch.testing.assert_close(
-        model(pixels, torch.ones_like(mask)).logits, unmasked.logits, rtol=1e-4, atol=1e-5
-    )
-
-
 @pytest.mark.parametrize("at_once", [1, 4, 10])
 def test_masks_a_few_at_a_time_are_those_of_all_at_once_and_of_the_saved_model(
     model: DetrForSegmentation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, at_once: int

@@ -30,46 +30,6 @@ def small() -> DetrImageProcessor:
     return DetrImageProcessor(size={"shortest_edge": 32, "longest_edge": 64})
 
 
-def test_an_image_is_the_same_in_every_form(small: DetrImageProcessor) -> None:
-    array = noise(40, 60)
-    forms: list[Any] = [
-        Image.fromarray(array),
-        array,
-        array.transpose(2, 0, 1),
-        torch.from_numpy(array),
-        torch.from_numpy(array).permute(2, 0, 1),
-        [array],
-        array[None],
-    ]
-    first, *others = [small(form, return_tensors="np").pixel_values for form in forms]
-    others.append(
-        small(array / np.float32(255), return_tensors="np", do_rescale=False).pixel_values
-    )
-    assert first.shape == (1, 3, 32, 48)
-    for other in others:
-        np.testing.assert_allclose(other, first, atol=1 / 255 / 0.22)
-    grey = array[:, :, 0]
-    for image in (Image.fromarray(grey), grey):
-        pixels = small(image, do_normalize=False, return_tensors="np").pixel_values[0]
-        np.testing.assert_array_equal(pixels, pixels[[0, 0, 0]])
-
-
-def test_images_of_two_sizes_are_padded_and_masked_and_move_together(
-    small: DetrImageProcessor,
-) -> None:
-    found = small([noise(40, 60), noise(60, 40)], return_tensors="pt")
-    assert found["pixel_values"].shape == (2, 3, 48, 48)
-    expected = torch.zeros(2, 48, 48, dtype=torch.int64)
-    expected[0, :32] = expected[1, :, :32] = 1
-    assert torch.equal(found.pixel_mask, expected)
-    assert not found.pixel_values[(expected == 0)[:, None].expand(-1, 3, -1, -1)].any()
-    found = found.to(torch.float64)
-    assert found.pixel_values.dtype == torch.float64
-    assert found.pixel_mask.dtype == torch.int64
-    with pytest.raises(AttributeError):
-        _ = found.labels
-
-
 def test_without_padding_images_stay_apart(small: DetrImageProcessor) -> None:
     images = [noise(40, 60), noise(60, 40)]
     found = small(images, do_pad=False)
@@ -142,7 +102,9 @@ def test_a_folder_of_transformers_says_how_images_are_prepared(
     ("options", "line"),
     [
         ({"do_rezise": True}, "did you mean 'do_resize'"),
+        ({"do_center_crop": True}, "only False is possible"),
         ({"size": {"shortest_edge": 3}}, "expected shortest_edge and longest_edge"),
+        ({"size": {"longest": 3}}, "expected shortest_edge and longest_edge"),
         ({"pad_size": {"height": 3}}, "expected height and width"),
         *(
             ({"size": size}, "expected a number, a pair or a dictionary")
@@ -175,6 +137,8 @@ def test_an_incomplete_annotation_is_one_line(small: DetrImageProcessor, tmp_pat
     broken = {"image_id": 1, "annotations": [{"bbox": [0, 0, 1, 1], "area": 1}]}
     with pytest.raises(DataError, match='detection annotations: "category_id" is missing'):
         small(noise(40, 60), broken)
+    with pytest.raises(DataError, match='detection annotations: "annotations" is missing'):
+        small(noise(40, 60), {"image_id": 1})
     with pytest.raises(DataError, match='panoptic annotations: "segments_info" is missing'):
         small(noise(40, 60), {"file_name": "a"}, masks_path=tmp_path, format="coco_panoptic")
 

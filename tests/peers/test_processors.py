@@ -330,6 +330,7 @@ def test_forms_of_images_and_annotations(tmp_path: Path) -> None:
     forms: list[Any] = [
         Image.fromarray(image),
         image,
+        image.transpose(2, 0, 1),
         torch.from_numpy(image),
         torch.from_numpy(image).permute(2, 0, 1),
         [image],
@@ -344,35 +345,6 @@ def test_forms_of_images_and_annotations(tmp_path: Path) -> None:
         for given_objects in (OBJECTS, [OBJECTS], (OBJECTS,)):
             same(*both(form, given_objects))
     same(*both([image] * 3, [OBJECTS] * 3))
-
-
-@pytest.mark.parametrize(
-    ("annotations", "options"),
-    [
-        ({"annotations": OBJECTS["annotations"]}, {}),
-        ({"image_id": 1}, {}),
-        ([OBJECTS] * 2, {}),
-        (OBJECTS, {"format": "coco"}),
-        (None, {"format": "coco"}),
-        (OBJECTS, {"format": "coco_panoptic", "masks_path": "."}),
-        (None, {"size": {"shortest_edge": 40}}),
-        (None, {"size": {"longest": 40}}),
-        (None, {"pad_size": {"height": 8, "width": 8}}),
-        (None, {"return_tensors": "tf"}),
-        (None, {"do_center_crop": True}),
-    ],
-)
-def test_what_both_refuse(annotations: Any, options: dict[str, Any]) -> None:
-    for kind in KINDS:
-        with pytest.raises(ValueError, match=r"\w"):
-            kind(size=SIZE)(noise(60, 90), annotations, **options)
-
-
-def test_an_option_that_neither_knows() -> None:
-    with pytest.raises(TypeError):
-        THEIRS()(noise(60, 90), do_rezise=False)
-    with pytest.raises(UsageError, match="did you mean 'do_resize'"):
-        DetrImageProcessor()(noise(60, 90), do_rezise=False)
 
 
 def test_attributes_are_options_and_can_be_set() -> None:
@@ -412,5 +384,7 @@ def test_a_batch_moves_and_changes_its_type() -> None:
     for batch in (ours, theirs):
         with pytest.raises(TypeError):
             batch.to(torch.bfloat16, "cpu")
+        with pytest.raises(AttributeError):
+            _ = batch.no_such_name
     on_cpu = DetrImageProcessor(size=SIZE)(noise(60, 90), return_tensors="pt", device="cpu")
     assert on_cpu.pixel_values.device.type == "cpu"

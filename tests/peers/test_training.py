@@ -264,6 +264,13 @@ def test_a_plain_loop_learns_right_after_loading(tmp_path: Path, name: str) -> N
         assert torch.equal(value, before[key]) is not learns, key
 
 
+def arguments(folder: Path, **options: Any) -> Any:
+    """Options of transformers' Trainer for a short run on a CPU."""
+    usual = {"remove_unused_columns": False, "use_cpu": True, "report_to": "none"}
+    library: Any = transformers
+    return library.TrainingArguments(output_dir=str(folder), disable_tqdm=True, **usual, **options)
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 def test_the_trainer_of_transformers_fine_tunes(tmp_path: Path, name: str) -> None:
@@ -285,8 +292,8 @@ def test_the_trainer_of_transformers_fine_tunes(tmp_path: Path, name: str) -> No
 
     trainer = library.Trainer(
         model=model,
-        args=library.TrainingArguments(
-            output_dir=str(tmp_path / "run"),
+        args=arguments(
+            tmp_path / "run",
             max_steps=16,
             learning_rate=3e-3,
             per_device_train_batch_size=4,
@@ -297,10 +304,6 @@ def test_the_trainer_of_transformers_fine_tunes(tmp_path: Path, name: str) -> No
             logging_steps=1,
             load_best_model_at_end=True,
             eval_do_concat_batches=False,
-            remove_unused_columns=False,
-            use_cpu=True,
-            report_to="none",
-            disable_tqdm=True,
         ),
         data_collator=collate,
         train_dataset=examples(name),
@@ -324,8 +327,8 @@ def test_the_trainer_of_transformers_fine_tunes(tmp_path: Path, name: str) -> No
 def test_a_checkpoint_of_the_trainer_resumes_and_opens_with_a_configuration(tmp_path: Path) -> None:
     library: Any = transformers
     their_model(MODELS[0], dropout=0.1).save_pretrained(tmp_path / "start")
-    arguments = library.TrainingArguments(
-        output_dir=str(tmp_path / "run"),
+    options = arguments(
+        tmp_path / "run",
         max_steps=4,
         save_steps=2,
         learning_rate=1e-3,
@@ -333,17 +336,13 @@ def test_a_checkpoint_of_the_trainer_resumes_and_opens_with_a_configuration(tmp_
         gradient_accumulation_steps=2,
         gradient_checkpointing=True,
         bf16=True,
-        remove_unused_columns=False,
-        use_cpu=True,
-        report_to="none",
-        disable_tqdm=True,
     )
     ends: list[dict[str, Tensor]] = []
     for resume in (None, str(tmp_path / "run" / "checkpoint-2")):
         model = compat.DetrForObjectDetection.from_pretrained(tmp_path / "start")
         data = examples(MODELS[0])
         trainer = library.Trainer(
-            model=model, args=arguments, data_collator=collate, train_dataset=data
+            model=model, args=options, data_collator=collate, train_dataset=data
         )
         trainer.train(resume_from_checkpoint=resume)
         ends.append(model.state_dict())
