@@ -151,10 +151,11 @@ class ProgressBar:
 
     def _rate(self) -> str:
         seconds = max(time.perf_counter() - self._began, 1e-9)
-        rate = f"{self._done / seconds:.3g}/s"
+        each = seconds / self._done
+        rate = f"{each:.1f} s each" if each > 1 else f"{1 / each:,.1f}/s"
         if self._total is None:
             return rate
-        return f"{rate}, {duration(seconds / self._done * (self._total - self._done))} left"
+        return f"{rate}, {duration(each * (self._total - self._done))} left"
 
 
 @contextmanager

@@ -23,6 +23,12 @@ from panodetr.results.types import Category
 MOST_IDS_16 = 65535
 """Ids that a 16-bit label map can hold; maps with higher ids have 32 bits."""
 
+COLUMNS = (
+    "image", "id", "class", "score", "area", "centroid_x", "centroid_y", "box_x0", "box_y0",
+    "box_x1", "box_y1", "equivalent_diameter", "mean_red", "mean_green", "mean_blue",
+)  # fmt: skip
+"""Of a table of no objects."""
+
 
 @dataclass
 class _Coco:
@@ -201,14 +207,12 @@ def imagej_rois(result: Result) -> list[tuple[str, bytes]]:
 
 
 def to_csv(rows: Sequence[dict[str, object]]) -> str:
-    """Write rows of `regions.measure_region` as a table with commas; "" where there is none.
+    """Write rows of `regions.measure_region` as a table with commas; without rows, the header.
 
     A column that some rows lack, such as a video's frame, is empty there.
     """
-    if not rows:
-        return ""
     file = io.StringIO()
-    columns = dict.fromkeys(column for row in rows for column in row)
+    columns = dict.fromkeys(column for row in rows for column in row) or COLUMNS
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(
