@@ -869,6 +869,20 @@ def test_boxes_that_cvat_rotated_are_those_around_them(tmp_path: Path) -> None:
     assert "1 boxes are rotated; read as those around them" in said(tmp_path)
 
 
+@pytest.mark.parametrize("brush", [True, False])
+def test_crowds_of_cvats_brush_are_objects(tmp_path: Path, brush: bool) -> None:
+    write_image(tmp_path / "a.jpg", SIZE)
+    document = coco(["a.jpg"])
+    first, second = document["annotations"]
+    first |= {"iscrowd": 1, "segmentation": {"size": SIZE, "counts": RUNS}}
+    first |= {"attributes": {"occluded": False}} if brush else {}
+    second["segmentation"] = [[30, 20, 46, 20, 46, 32, 30, 32]]
+    put(tmp_path / "train.json", json.dumps(document))
+    assert counts(tmp_path) == {"train": (1, 1 + brush)}
+    text = "1 crowds are masks of CVAT's brush" if brush else "1 crowds are left out of training"
+    assert text in said(tmp_path)
+
+
 def test_a_refusal_lists_the_files_of_folders(tmp_path: Path) -> None:
     write_image(tmp_path / "photos" / "a.jpg", SIZE)
     put(tmp_path / "labels" / "b-a.txt", "0 .3 .3 .2 .2")

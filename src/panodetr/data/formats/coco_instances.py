@@ -55,6 +55,12 @@ class _Object(_Key, kw_only=True):
     segmentation: list[_Numbers | Coordinate] | _Mask | None = None
     attributes: Any = None
 
+    def is_brushed(self) -> bool:
+        """Whether it is a mask of CVAT's brush, which is written as a crowd and is one object."""
+        given: object = self.attributes
+        is_crowd = bool(self.iscrowd) and isinstance(self.segmentation, _Mask)
+        return is_crowd and isinstance(given, dict) and "occluded" in given
+
     def box(self) -> Sequence[float] | None:
         """Give the box, or the one around it where CVAT has it rotated by some degrees."""
         given = self.attributes
@@ -89,7 +95,7 @@ class _Object(_Key, kw_only=True):
             mask=mask and RunLengths(size=list(mask.size), counts=mask.counts),
             number=self.id if isinstance(self.id, int) else None,
             area=self.area or 0.0,
-            is_crowd=bool(self.iscrowd),
+            is_crowd=bool(self.iscrowd) and not self.is_brushed(),
         )
 
 
@@ -251,6 +257,9 @@ def _look(
     shape, polygons = entry.shape(place), entry.polygons()
     if shape.box is not entry.bbox:
         faults.note("repaired", "{n} boxes are rotated; read as those around them", place)
+    if entry.is_brushed():
+        text = "{n} crowds are masks of CVAT's brush, and are read as objects"
+        faults.note("repaired", text, place)
     for ring in shape.rings:
         if len(ring) % 2:
             text = f"{place} has an invalid polygon of {len(ring)} numbers; expected x0, y0, x1, …"
