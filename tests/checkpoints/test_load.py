@@ -4,7 +4,6 @@ import argparse
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -306,21 +305,18 @@ def test_more_names_than_classes_take_no_time(spec: ModelSpec) -> None:
     assert len(found.categories) == 25_000
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda bias: bias.view(torch.int32), r"class_head\.bias is torch\.int32; expected"),
-        (lambda bias: bias / 0, r"class_head\.bias has NaN or infinite values"),
-        (lambda bias: bias * torch.nan, r"class_head\.bias has NaN or infinite values"),
-    ],
-    ids=["whole numbers", "infinity", "NaN"],
-)
+@pytest.mark.parametrize("value", [None, float("inf"), float("nan")])
 def test_weights_that_are_no_finite_fractions_are_refused(
-    tmp_path: Path, spec: ModelSpec, model: Detr, change: Any, message: str
+    tmp_path: Path, spec: ModelSpec, model: Detr, value: float | None
 ) -> None:
     save_pretrained(tmp_path / "model", spec, model)
     file = tmp_path / "model" / "model.safetensors"
     weights = load_file(file)
-    save_file(weights | {"class_head.bias": change(weights["class_head.bias"])}, file)
-    with pytest.raises(CheckpointError, match=message):
+    bias, message = weights["class_head.bias"], "has NaN or infinite values"
+    if value is None:
+        bias, message = bias.view(torch.int32), r"is torch\.int32; expected"
+    else:
+        bias[3] = value
+    save_file(weights | {"class_head.bias": bias}, file)
+    with pytest.raises(CheckpointError, match=rf"class_head\.bias {message}"):
         load_checkpoint(tmp_path / "model")
