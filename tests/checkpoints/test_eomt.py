@@ -122,13 +122,13 @@ def test_a_configuration_that_cannot_be_built_is_refused(
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("embeddings.position_embeddings.weight", (5,), "fewer dimensions than an EoMT's"),
+        ("embeddings.position_embeddings.weight", (5,), "has not 2 dimensions"),
         (
             "embeddings.position_embeddings.weight",
             (1_000_000, 128),
             "grid is 1000; expected int",
         ),
-        ("embeddings.register_tokens", (), "fewer dimensions than an EoMT's"),
+        ("embeddings.register_tokens", (), "has not 3 dimensions"),
         ("embeddings.patch_embeddings.projection.weight", (0, 3, 16, 16), "hidden_dim is 0"),
         ("embeddings.patch_embeddings.projection.weight", (128, 3, 64, 64), "patch is 64"),
     ],

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from panodetr.checkpoints.names import DINOV2, NameTable, State
+from panodetr.checkpoints.names import DINOV2, NameTable, State, StoredShapes
 from panodetr.model.config import VitConfig
 
 _PATCHES, _POSITIONS = "backbone.patches.weight", "backbone.positions"
@@ -21,10 +21,11 @@ def stored_shape(stored: Mapping[str, Tensor], table: NameTable, config: VitConf
     """The configuration with the patches and the grid of stored weights, as the table names them.
 
     Raises:
-        KeyError: a weight is missing.
+        ValueError: a weight is missing, or of another form.
     """
-    patch, count = (stored[table.name(n)].shape for n in (_PATCHES, _POSITIONS))
-    return replace(config, patch=patch[-1], grid=isqrt(count[-2] - _more_positions(table)))
+    shapes = StoredShapes(stored, table)
+    count = shapes.size(_POSITIONS, 2)[0] - _more_positions(table)
+    return replace(config, patch=shapes.size(_PATCHES, 4)[-1], grid=isqrt(count))
 
 
 def expected_weights(vit: Mapping[str, Tensor], table: NameTable) -> State:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
 from panodetr.checkpoints.huggingface import (
@@ -33,9 +32,7 @@ from panodetr.results.types import Category
 from panodetr.validation import check
 
 if TYPE_CHECKING:  # `panodetr models` reads configurations, and torch takes seconds to import
-    from torch import Tensor
-
-    from panodetr.checkpoints.names import NameTable
+    from panodetr.checkpoints.names import StoredShapes
 
 SCORE, OVERLAP = 0.8, 0.8
 """The published rule: least score of a segment, and least part of a mask that it must win."""
@@ -185,51 +182,39 @@ def write_eomt(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, preprocessor
 
 
-def infer_eomt(
-    tensors: Mapping[str, Tensor], table: NameTable, prefix: str, name: str
-) -> ModelSpec:
-    """Find the configuration that has weights of these names, after a prefix, and shapes.
+def infer_eomt(shapes: StoredShapes, name: str) -> ModelSpec:
+    """Find the configuration that has weights of these names and shapes.
 
     Images are taken to be as large as the positions say.
 
     Raises:
         ValueError: a weight is missing that every EoMT has.
     """
-
-    def size(key: str) -> tuple[int, ...]:
-        stored = table.name(key, prefix)
-        if stored not in tensors:
-            raise ValueError(f"{stored!r} is missing; is the file complete?")
-        return tensors[stored].shape
-
-    def depth(part: str) -> int:
-        known = (table.name(part.replace("*", str(n)), prefix) in tensors for n in count())
-        return sum(1 for _ in takewhile(bool, known))
-
-    dim, _, patch, _ = size("backbone.patches.weight")
-    swiglu = table.name("backbone.blocks.0.ffn.0.bias", prefix) not in tensors
+    size, masks = shapes.size, "attn_mask_probs"
+    dim, _, patch, _ = size("backbone.patches.weight", 4)
+    swiglu = not shapes.has("backbone.blocks.0.ffn.0.bias")
     down, fed = "backbone.blocks.0.ffn.down.weight", "backbone.blocks.0.ffn.2.weight"
     if not swiglu:  # timm packs the gate into the first layer, under one name
-        swiglu = 2 * size(fed)[1] == size("backbone.blocks.0.ffn.0.bias")[0]
-    layers = depth("backbone.blocks.*.attention_scale")
-    wide = size(down if swiglu else fed)[1] * (1.5 if swiglu else 1)
-    masked = next((t for key, t in tensors.items() if key.endswith("attn_mask_probs")), None)
+        swiglu = 2 * size(fed, 2)[1] == size("backbone.blocks.0.ffn.0.bias", 1)[0]
+    layers = shapes.depth("backbone.blocks.*.attention_scale")
+    wide = size(down if swiglu else fed, 2)[1] * (1.5 if swiglu else 1)
+    masked = next((t for key, t in shapes.tensors.items() if key.endswith(masks)), None)
     vit = VitConfig(
         hidden_dim=dim,
         heads=max(1, dim // _HEAD),
         layers=layers,
         ffn_ratio=round(wide / max(1, dim)),
         swiglu=swiglu,
-        registers=size("backbone.registers")[1],
+        registers=size("backbone.registers", 3)[1],
         patch=patch,
-        grid=round(size("backbone.positions")[-2] ** 0.5),
+        grid=round(size("backbone.positions", 2)[0] ** 0.5),
     )
     shape = EomtConfig(
         backbone=vit,
-        num_classes=size("class_head.weight")[0] - 1,
-        num_queries=size("queries.weight")[0],
+        num_classes=size("class_head.weight", 2)[0] - 1,
+        num_queries=size("queries.weight", 2)[0],
         query_blocks=usual_query_blocks(layers) if masked is None else len(masked),
-        upscales=depth("doublings.*.enlarge.weight"),
+        upscales=shapes.depth("doublings.*.enlarge.weight"),
     )
     side = vit.grid * vit.patch
     rule = Preprocessing(short_side=side, long_side=side, multiple=side)

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from itertools import count, takewhile
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from panodetr.checkpoints.names import (
     TRANSFORMERS_TABLES,
     NameTable,
     State,
+    StoredShapes,
     prefix_in,
     without_counters,
 )
@@ -50,7 +50,6 @@ from panodetr.model.network import Network
 from panodetr.model.vit import Vit
 
 _ON_HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:/((?:[\w.-]+/)*[\w.-]+))?")
-_TOO_FLAT = "a weight has fewer dimensions than an EoMT's; is the file complete?"
 _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 
 
@@ -202,9 +201,7 @@ def _load_vit(weights: Weights, config: VitConfig) -> State:
     }
     try:
         stored = stored_shape(own, table, config)
-    except IndexError as error:
-        raise CheckpointError(f"{weights.file}: {_TOO_FLAT}") from error
-    except (KeyError, ValueError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{weights.file} has no whole vision transformer: {error}") from error
     with torch.device("meta"), _NoValues():
         expected = expected_weights(Vit(stored).state_dict(), table)
@@ -284,18 +281,15 @@ def _open_file(file: Path, dilation: bool | None) -> tuple[ModelSpec, Weights]:
             known = published.architecture
             dilation = isinstance(known, DetrConfig) and known.backbone.dilate_last
     table = find_table(weights)
+    shapes = StoredShapes(weights.tensors, table)
     try:
         if table in EOMT_TABLES:
-            return infer_eomt(
-                weights.tensors, table, prefix_in(weights.tensors), file.stem
-            ), weights
+            return infer_eomt(shapes, file.stem), weights
         heads = int(weights.arguments.get("nheads", 8))
-        shape = _infer_architecture(weights, table, dilation=dilation, heads=heads)
+        shape = _infer_architecture(shapes, dilation=dilation, heads=heads)
         if published is None or published.categories[-1].index >= shape.num_classes:
             categories = categories_by_count(shape.num_classes, is_guess=True)
             return ModelSpec(name=file.stem, architecture=shape, categories=categories), weights
-    except IndexError as error:
-        raise CheckpointError(f"{file}: {_TOO_FLAT}") from error
     except (ArithmeticError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: {error}") from error
     spec = ModelSpec(
@@ -385,9 +379,7 @@ def _read(
     return copies
 
 
-def _infer_architecture(
-    weights: Weights, table: NameTable, *, dilation: bool, heads: int
-) -> DetrConfig:
+def _infer_architecture(shapes: StoredShapes, *, dilation: bool, heads: int) -> DetrConfig:
     """Find the configuration that has weights of these names and shapes.
 
     No shape shows whether the backbone is dilated, and only a mask head shows the attention heads.
@@ -395,24 +387,9 @@ def _infer_architecture(
     Raises:
         ValueError: a weight is missing that every DETR has, or the backbone is no known ResNet.
     """
-    prefix, tensors = prefix_in(weights.tensors), weights.tensors
-
-    def has(key: str) -> bool:
-        return table.name(key, prefix) in tensors
-
-    def size(key: str, dimensions: int) -> tuple[int, ...]:
-        name = table.name(key, prefix)
-        if name not in tensors or tensors[name].ndim != dimensions:
-            raise ValueError(
-                f"{name!r} is missing or has not {dimensions} dimensions; is the file complete?"
-            )
-        return tensors[name].shape
-
-    def depth(part: str, key: str) -> int:
-        return sum(1 for _ in takewhile(lambda number: has(f"{part}.{number}.{key}"), count()))
-
+    has, size, depth = shapes.has, shapes.size, shapes.depth
     block = "bottleneck" if has("backbone.stages.0.0.conv3.weight") else "basic"
-    depths = tuple(depth(f"backbone.stages.{stage}", "conv1.weight") for stage in range(4))
+    depths = tuple(depth(f"backbone.stages.{stage}.*.conv1.weight") for stage in range(4))
     known = (one for one in RESNETS.values() if (one.block, one.depths) == (block, depths))
     classes, hidden_dim = size("class_head.weight", 2)
     if (backbone := next(known, None)) is None:
@@ -430,8 +407,8 @@ def _infer_architecture(
         hidden_dim=hidden_dim,
         heads=heads,
         ffn_dim=size("decoder.layers.0.ffn.0.weight", 2)[0],
-        encoder_layers=depth("encoder.layers", "ffn.0.weight"),
-        decoder_layers=depth("decoder.layers", "ffn.0.weight"),
+        encoder_layers=depth("encoder.layers.*.ffn.0.weight"),
+        decoder_layers=depth("decoder.layers.*.ffn.0.weight"),
         pre_norm=has("encoder.norm.weight"),
         positions="learned" if has("positions.rows.weight") else "sine",
         masks=masks,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
+from itertools import count
 from typing import TypeAlias
 
 import torch
@@ -123,6 +124,42 @@ class NameTable:
         for key in keys:
             parts.setdefault(self.name(key, prefix), []).append(key)
         return parts
+
+
+class StoredShapes:
+    """The shapes of a file's weights, by our names of them.
+
+    Args:
+        tensors: the weights, under their names.
+        table: of these names.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], table: NameTable) -> None:
+        self.tensors, self._table, self._prefix = tensors, table, prefix_in(tensors)
+
+    def has(self, key: str) -> bool:
+        """Whether there is a weight."""
+        return self._table.name(key, self._prefix) in self.tensors
+
+    def size(self, key: str, dimensions: int) -> tuple[int, ...]:
+        """Give the shape that a weight has here.
+
+        Raises:
+            ValueError: it is missing, or has another number of dimensions.
+        """
+        name = self._table.name(key, self._prefix)
+        size = self.tensors[name].shape if name in self.tensors else ()
+        if name.removeprefix(self._prefix) in self._table.nested:
+            size = size[1:]
+        if name not in self.tensors or len(size) != dimensions:
+            raise ValueError(
+                f"{name!r} is missing or has not {dimensions} dimensions; is the file complete?"
+            )
+        return size
+
+    def depth(self, key: str) -> int:
+        """Count the weights of a name in which `*` stands for a number, from 0 on."""
+        return next(n for n in count() if not self.has(key.replace("*", str(n))))
 
 
 def prefix_in(names: Iterable[str]) -> str:
