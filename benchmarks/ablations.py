@@ -40,6 +40,7 @@ COMMON = ["query_groups=1", "ema=0.99"]
 VARIANTS = {
     "baseline": [],
     "another seed": ["seed=1"],
+    "conditional": ["spec.architecture.conditional=true"],
     "groups": ["query_groups=3"],
     "denoising": ["denoising=3"],
     "batches of 4": ["batch_size=4"],

@@ -63,6 +63,7 @@ def test_a_facebook_file_opens_without_allowing_anything(tmp_path: Path) -> None
             "tiny cannot be saved as huggingface: backbone.norm is 'group'",
         ),
         ("huggingface", variant(position_input=True), "position_input is true, which has no place"),
+        ("huggingface", variant(conditional=True), "conditional is true, which has no place"),
         ("facebook", variant(decoder_heads=2), "decoder_heads is 2, which has no place"),
     ],
 )

@@ -165,10 +165,10 @@ def test_beyond_the_convolutions_padding_changes_nothing(pre_norm: bool) -> None
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
-@pytest.mark.parametrize("pre_norm", [False, True])
-def test_every_part_learns(norm: str, pre_norm: bool) -> None:
+@pytest.mark.parametrize("other", [{}, {"pre_norm": True}, {"conditional": True}])
+def test_every_part_learns(norm: str, other: dict[str, bool]) -> None:
     backbone = replace(TINY.backbone, norm=norm)  # pyright: ignore[reportArgumentType]
-    model = tiny(backbone=backbone, pre_norm=pre_norm).train()
+    model = tiny(backbone=backbone, **other).train()
     found = model.detect(*batch((64, 96), (32, 64)))
     image, query = torch.tensor([0, 0, 1]), torch.tensor([0, 3, 3])
     masks = model.masks(found, image, query)
@@ -177,6 +177,16 @@ def test_every_part_learns(norm: str, pre_norm: bool) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
+
+
+def test_boxes_of_conditional_queries_are_offsets_from_their_points() -> None:
+    model = tiny(masks=False, conditional=True)
+    last = model.box_head[-1]
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
+    boxes = model.detect(*batch((64, 96))).boxes[0]
+    assert model.points is not None
+    assert_close(boxes, F.pad(model.points.sigmoid(), (0, 2), value=0.5))
 
 
 def test_a_single_value_is_normalised_alone_as_beside_others() -> None:

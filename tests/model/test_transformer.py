@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from panodetr.model.config import DetrConfig
 from panodetr.model.transformer import (
     Attention,
+    ConditionalAttention,
     Decoder,
     Encoder,
     EncoderLayer,
@@ -31,8 +32,8 @@ def _seed() -> None:  # pyright: ignore[reportUnusedFunction]
     torch.manual_seed(0)
 
 
-def tokens(count: int = 6) -> Tensor:
-    return torch.randn(2, count, CONFIG.hidden_dim)
+def tokens(count: int = 6, images: int = 2) -> Tensor:
+    return torch.randn(images, count, CONFIG.hidden_dim)
 
 
 def test_attention_is_torchs_own() -> None:
@@ -84,7 +85,7 @@ def test_every_decoder_layer_is_given_out_and_the_next_reads_it_unnormalised() -
     assert states.shape == (3, 2, 4, 32)
     x = torch.zeros(2, 1, 4, 32)
     for layer, state in zip(decoder.layers, states, strict=True):
-        x = layer(x, QUERIES, memory + positions, memory, None)
+        x = layer(x, QUERIES, positions, memory, None)
         assert_close(state, decoder.norm(x)[:, 0])
 
 
@@ -95,8 +96,33 @@ def test_positions_may_enter_at_the_input() -> None:
     placed.load_state_dict(plain.state_dict())
     assert_close(placed(x, positions, None), plain(x + positions, positions, None))
     decoder = Decoder(replace(config, decoder_layers=1)).eval()
-    first = decoder.layers[0](queries.expand(2, -1, -1, -1), queries, x + positions, x, None)
+    first = decoder.layers[0](queries.expand(2, -1, -1, -1), queries, positions, x, None)
     assert_close(decoder(queries, x, positions, None)[0], decoder.norm(first)[:, 0])
+
+
+def test_conditional_queries_compare_content_and_place_apart() -> None:
+    """Meng et al., 2021: of one head, the products of contents and of places are added."""
+    attention = ConditionalAttention(32, 1, dropout=0.0)
+    query, place, memory, positions = torch.randn(4, 2, 5, 32)
+    padding = torch.zeros(2, 5, dtype=torch.bool)
+    padding[1, 3:] = True
+    content = attention.query(query) @ attention.key(memory).mT
+    near = attention.query_place(place) @ attention.key_place(positions).mT
+    scores = ((content + near) / 64**0.5).masked_fill(padding[:, None], float("-inf"))
+    expected = attention.out(scores.softmax(-1) @ attention.value(memory))
+    assert_close(attention(query, place, memory, positions, padding), expected)
+
+
+def test_a_conditional_query_looks_where_its_point_is() -> None:
+    """Its place has the waves of the token that ends there."""
+    decoder = Decoder(replace(CONFIG, conditional=True)).eval()
+    padding = torch.zeros(1, 4, 8, dtype=torch.bool)
+    positions = SinePositions(32)(padding).flatten(2).mT  # 1, 32, 32
+    seen: list[torch.Tensor] = []
+    decoder.layers[0].register_forward_pre_hook(lambda _, given: seen.append(given[-1]))
+    points = torch.tensor([[[3 / 8, 1 / 4], [1, 1], [1 / 8, 1], [1, 1 / 2]]])
+    decoder(QUERIES, tokens(32, 1), positions, None, points=points)
+    assert_close(seen[0][0], positions[0, [2, 31, 24, 15]], atol=1e-5, rtol=0)
 
 
 def test_sine_positions_are_fractions_of_the_unpadded_image() -> None:

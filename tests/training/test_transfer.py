@@ -114,6 +114,22 @@ def test_the_first_queries_are_copied(
     assert notes[1:] == [note]
 
 
+def test_points_of_conditional_queries_are_copied_with_them(
+    trained: tuple[Detr, TrainConfig], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="query_groups is 2 and denoising 0; expected 1 and 0"):
+        with_shape(trained[1], conditional=True)
+    config = with_shape(replace(trained[1], query_groups=1), conditional=True)
+    before = Detr(config.spec.architecture)
+    save_checkpoint(tmp_path / "points", config.spec, before.state_dict())
+    config = replace(config, start=str(tmp_path / "points"))
+    model, notes = make_model(with_shape(config, num_queries=9))
+    assert notes[1:] == ["queries: 6 copied, 3 more begin as copies with noise"]
+    points = model.state_dict()["points"]
+    assert_close(points[:6], before.state_dict()["points"], rtol=0, atol=0)
+    assert torch.isfinite(points).all()
+
+
 def test_layers_that_do_not_fit_are_named(trained: tuple[Detr, TrainConfig]) -> None:
     before, config = trained
     model, notes = make_model(with_shape(config, decoder_layers=3, ffn_dim=64, masks=False))

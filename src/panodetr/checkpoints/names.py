@@ -310,7 +310,16 @@ FACEBOOK = NameTable(
     "the original implementation",
     _detr(1, "transformer", _FUSED, _TORCHVISION, "backbone.0.body"),
 )
-OURS = NameTable("panodetr", [(ours, ours) for ours, _ in FACEBOOK.rows])
+_CROSS = "decoder.layers.*.cross_attention"
+_CONDITIONAL = (
+    "points", f"{_CROSS}.query_place", f"{_CROSS}.key_place",
+    "decoder.layers.*.stretch.0", "decoder.layers.*.stretch.2",
+)  # fmt: skip
+"""Names that neither the original nor transformers has."""
+
+OURS = NameTable(
+    "panodetr", [(ours, ours) for ours in (*(row[0] for row in FACEBOOK.rows), *_CONDITIONAL)]
+)
 TRANSFORMERS_TABLES = tuple(
     NameTable(
         f"transformers {version}{timm}",

@@ -99,8 +99,9 @@ def save_pretrained(
         return target
     try:
         shape = spec.architecture
-        if isinstance(shape, DetrConfig) and shape.position_input:
-            raise ValueError("architecture.position_input is true, which has no place there")
+        for name in ("position_input", "conditional"):
+            if getattr(shape, name, False):
+                raise ValueError(f"architecture.{name} is true, which has no place there")
         write = _save_huggingface if format == "huggingface" else _save_facebook
         return write(target, spec, without_counters(state))
     except CheckpointError:

@@ -138,6 +138,9 @@ class DetrConfig(Architecture):
             published models are without.
         normed_states: let each decoder layer read the normed state of the one before, as
             transformers does where it learns with an auxiliary loss; published models are without.
+        conditional: let each query look around a point of its own, which its boxes are offsets
+            from, and compare what queries and tokens hold apart from where they lie (Conditional
+            DETR, Meng et al., 2021). Learns several times sooner; published models are without.
         masks: whether the panoptic mask head is there.
         mask_stages: the backbone's stages that it refines masks with, coarsest first, from 0.
     """
@@ -158,6 +161,7 @@ class DetrConfig(Architecture):
     positions: Literal["sine", "learned"] = "sine"
     position_input: bool = False
     normed_states: bool = False
+    conditional: bool = False
     masks: bool = False
     mask_stages: tuple[_Stage, _Stage, _Stage] = (2, 1, 0)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from panodetr.model.backbone import ResNet
 from panodetr.model.config import Architecture, DetrConfig
@@ -57,7 +58,8 @@ class Detections(Found):
 class BoxHead(nn.Sequential):
     """Three linear layers with ReLU between them (section 3.2).
 
-    The box is cxcywh in fractions of the unpadded image.
+    The box is cxcywh in fractions of the unpadded image; of conditional queries its centre is an
+    offset from the query's point.
     """
 
     def __init__(self, config: DetrConfig) -> None:
@@ -66,9 +68,12 @@ class BoxHead(nn.Sequential):
             nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 4)
         )
 
-    def forward(self, input: Tensor) -> Tensor:
-        """From states (..., D) to boxes (..., 4), each number from 0 to 1."""
-        return super().forward(input).sigmoid()
+    def forward(self, input: Tensor, points: Tensor | None = None) -> Tensor:
+        """From states (..., D), and logits of points (..., 2), to boxes (..., 4) from 0 to 1."""
+        boxes = super().forward(input)
+        if points is not None:
+            boxes = boxes + F.pad(points, (0, 2))
+        return boxes.sigmoid()
 
 
 class Detr(Network):
@@ -93,6 +98,8 @@ class Detr(Network):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.queries = nn.Embedding(config.num_queries, config.hidden_dim)
+        points = torch.rand(config.num_queries, 2).logit(1e-3) if config.conditional else None
+        self.points = None if points is None else nn.Parameter(points)  # logits of x and y
         self.class_head = nn.Linear(config.hidden_dim, config.num_classes + 1)  # last: "no object"
         self.box_head = BoxHead(config)
         self.attention_maps = AttentionMaps(config) if config.masks else None
@@ -157,7 +164,12 @@ class Detr(Network):
             queries = self.queries.weight[None]  # 1, Q, D
         padding = None if encoded.padding is None else encoded.padding.flatten(1)  # B, hw
         memory, positions = _tokens(encoded.memory), _tokens(encoded.positions)
-        return self.decoder(queries, memory, positions, padding, absent, start)
+        points = None if self.points is None else self.points.sigmoid()[None]  # 1, Q, 2
+        return self.decoder(queries, memory, positions, padding, absent, start=start, points=points)
+
+    def boxes(self, states: Tensor) -> Tensor:
+        """Boxes (..., Q, 4) of the model's own queries, from states (..., Q, D)."""
+        return self.box_head(states, self.points)
 
     def detect(self, pixels: Tensor, padding: Tensor | None = None) -> Detections:
         """Classes and boxes of every query; arguments as for `encode`."""
@@ -166,7 +178,7 @@ class Detr(Network):
     def find(self, encoded: Encoded) -> Detections:
         """Classes and boxes of every query, from what `encode` gives."""
         states = self.decode(encoded)[-1]  # B, Q, D
-        logits, boxes = self.class_head(states), self.box_head(states)
+        logits, boxes = self.class_head(states), self.boxes(states)
         return Detections(logits=logits, boxes=boxes, states=states, encoded=encoded)
 
     def attend(self, encoded: Encoded, states: Tensor, image: Tensor, query: Tensor) -> Tensor:

@@ -105,6 +105,42 @@ class Attention(nn.Module):
         return self.out(read.transpose(1, 2).flatten(2))  # B, N, D
 
 
+class ConditionalAttention(nn.Module):
+    """Attention that compares content with content and place with place (Meng et al., 2021)."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(dim, dim)
+        self.query_place = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.key_place = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(
+        self, query: Tensor, place: Tensor, memory: Tensor, positions: Tensor,
+        padding: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """What queries (B, N, D) at places (B, N, D) read from memory and positions (B, M, D).
+
+        `padding` (B, M) is True at keys that nobody may read; None lets all be read.
+        """
+        q, at, k, near, v = (
+            given.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # B, A, N or M, D/A
+            for given in (
+                self.query(query), self.query_place(place),
+                self.key(memory), self.key_place(positions), self.value(memory),
+            )
+        )  # fmt: skip
+        readable = None if padding is None else ~padding[:, None, None, :]  # B, 1, 1, M
+        q, k = torch.cat((q, at), dim=-1), torch.cat((k, near), dim=-1)  # B, A, N or M, 2D/A
+        dropout = self.dropout if self.training else 0.0
+        read = F.scaled_dot_product_attention(q, k, v, readable, dropout)  # B, A, N, D/A
+        return self.out(read.transpose(1, 2).flatten(2))  # B, N, D
+
+
 class Residual(nn.Module):
     """x + dropout(sublayer(x)), normalised after the sum, or before the sublayer (`pre_norm`)."""
 
@@ -164,10 +200,14 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: DetrConfig) -> None:
         super().__init__()
-        heads = config.decoder_heads or config.heads
-        self.self_attention = Attention(config.hidden_dim, heads, config.dropout)
+        dim, heads = config.hidden_dim, config.decoder_heads or config.heads
+        self.self_attention = Attention(dim, heads, config.dropout)
         self.self_residual = Residual(config)
-        self.cross_attention = Attention(config.hidden_dim, heads, config.dropout)
+        if config.conditional:
+            self.cross_attention = ConditionalAttention(dim, heads, config.dropout)
+            self.stretch = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+        else:
+            self.cross_attention = Attention(dim, heads, config.dropout)
         self.cross_residual = Residual(config)
         self.ffn = make_ffn(config, config.decoder_ffn_dim or config.ffn_dim)
         self.ffn_residual = Residual(config)
@@ -176,20 +216,22 @@ class DecoderLayer(nn.Module):
         self,
         x: Tensor,
         queries: Tensor,
-        keys: Tensor,
+        positions: Tensor,
         memory: Tensor,
         padding: Tensor | None,
         absent: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
         """One layer for groups of queries that see the image but not each other.
 
         Args:
             x: (B, G, N, D), what each query knows so far.
             queries: (G, N, D), the query embeddings, or (B, G, N, D).
-            keys: (B, M, D), memory with its positions.
+            positions: (B, M, D), of memory.
             memory: (B, M, D), the encoder's output.
             padding: (B, M), True at padding, or None.
             absent: (BG, N), True where there is no query, which no other may read; or None.
+            places: (G, N, D), the positions of conditional queries' points; otherwise None.
 
         Returns:
             (B, G, N, D).
@@ -201,8 +243,13 @@ class DecoderLayer(nn.Module):
             return self.self_attention(placed, placed, values, absent).view_as(x)  # B, G, N, D
 
         def read_image(x: Tensor) -> Tensor:
-            placed = (x + queries).flatten(1, 2)  # B, GN, D
-            return self.cross_attention(placed, keys, memory, padding).view_as(x)  # B, G, N, D
+            if places is None:
+                placed = (x + queries).flatten(1, 2)  # B, GN, D
+                read = self.cross_attention(placed, memory + positions, memory, padding)
+            else:
+                near = (places * (1 + self.stretch(x))).flatten(1, 2)  # B, GN, D
+                read = self.cross_attention(x.flatten(1, 2), near, memory, positions, padding)
+            return read.view_as(x)  # B, G, N, D
 
         x = self.self_residual(x, read_queries)
         x = self.cross_residual(x, read_image)
@@ -244,7 +291,9 @@ class Decoder(nn.Module):
         positions: Tensor,
         padding: Tensor | None,
         absent: Tensor | None = None,
+        *,
         start: Tensor | None = None,
+        points: Tensor | None = None,
     ) -> Tensor:
         """What the queries found, after every layer.
 
@@ -261,11 +310,12 @@ class Decoder(nn.Module):
             absent: (B, N), True at places without a query in each of an image's groups, or None.
             start: (B, N, D), what the queries of the only group know at first; None is nothing, or
                 the queries themselves (`DetrConfig.position_input`).
+            points: (G, N, 2), the x and y of conditional queries in fractions of the image;
+                otherwise None.
 
         Returns:
             (L, B, GN, D), the last layer last.
         """
-        keys = memory + positions  # B, M, D
         x = queries.expand(memory.shape[0], *queries.shape[-3:])  # B, G, N, D
         if absent is not None:
             absent = absent.repeat_interleave(x.shape[1], 0)  # BG, N
@@ -273,9 +323,13 @@ class Decoder(nn.Module):
             x = start[:, None]
         elif not self.position_input:
             x = torch.zeros_like(x)
+        places = None
+        if points is not None:  # as `SinePositions` has it: the row's waves first
+            waves = sine_waves(2 * math.pi * points.flip(-1), queries.shape[-1] // 2)
+            places = waves.flatten(-2)  # G, N, D
         states: list[Tensor] = []
         for layer in self.layers:
-            x = layer(x, queries, keys, memory, padding, absent)
+            x = layer(x, queries, positions, memory, padding, absent, places)
             states.append(self.norm(x))  # B, G, N, D
             x = states[-1] if self.normed_states else x
         if self.normed_states:

@@ -151,8 +151,9 @@ def place_queries_on_grid(model: Detr, auxiliary: AuxiliaryHeads) -> None:
     """Start queries as positions of points, and cross-attention as a comparison of positions.
 
     Points are spread evenly over the image, on a lattice of the golden ratio that shifts a little
-    from group to group. Queries and keys of the decoder's cross-attention start with the same
-    projection, so that a query first reads what lies near its point.
+    from group to group. Queries and keys of the decoder's cross-attention, or the places of
+    conditional ones, start with the same projection, so that a query first reads what lies near
+    its point.
     """
     more = () if auxiliary.more_queries is None else auxiliary.more_queries
     groups = [model.queries.weight, *more]
@@ -163,11 +164,14 @@ def place_queries_on_grid(model: Detr, auxiliary: AuxiliaryHeads) -> None:
     for group, queries in enumerate(groups):
         x = (index * 0.6180339887 + group / len(groups)) % 1
         queries.copy_(table[:, (y * fine).long(), (x * fine).long()].T)
+        if group == 0 and model.points is not None:
+            model.points.copy_(torch.stack((x, y), dim=-1).logit(1e-2))
+    suffix = "" if model.points is None else "_place"
     for layer in model.decoder.layers:
         attention = layer.get_submodule("cross_attention")
-        query = attention.get_parameter("query.weight")
+        query = attention.get_parameter(f"query{suffix}.weight")
         nn.init.orthogonal_(query, gain=1.5)
-        attention.get_parameter("key.weight").copy_(query)
+        attention.get_parameter(f"key{suffix}.weight").copy_(query)
 
 
 class Denoiser(nn.Module):

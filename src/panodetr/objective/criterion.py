@@ -85,7 +85,7 @@ def compute_losses(
     # Every group is matched alone, as if it were another layer.
     states = states.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1).float()  # LG, B, Q, D
     with torch.autocast(states.device.type, enabled=False):
-        logits, boxes = model.class_head(states), model.box_head(states)
+        logits, boxes = model.class_head(states), model.boxes(states)
     matches = match(logits, boxes, targets, criterion.costs)
 
     losses: dict[str, Tensor] = {}

@@ -15,7 +15,7 @@ from msgspec import Meta
 from panodetr.checkpoints.spec import ModelSpec
 from panodetr.data.augment import Augmentation, Sampling
 from panodetr.errors import UsageError
-from panodetr.model.config import EomtConfig
+from panodetr.model.config import DetrConfig, EomtConfig
 from panodetr.objective.config import ObjectiveConfig, Weight
 from panodetr.validation import Count, Positive, check
 
@@ -130,7 +130,8 @@ class TrainConfig(ObjectiveConfig):
                 f"accumulate is {self.accumulate} and batch_size {self.batch_size}; "
                 "expected at least one image a part"
             )
-        if isinstance(self.spec.architecture, EomtConfig):
+        shape = self.spec.architecture
+        if isinstance(shape, EomtConfig):
             usual = ObjectiveConfig()
             for name in _OF_DETR:
                 if getattr(self, name) != getattr(usual, name):
@@ -138,6 +139,15 @@ class TrainConfig(ObjectiveConfig):
                         f"{name} is {getattr(self, name)!r}; expected {getattr(usual, name)!r} "
                         "where an EoMT is trained"
                     )
+        elif (
+            isinstance(shape, DetrConfig)
+            and shape.conditional
+            and (self.query_groups > 1 or self.denoising)
+        ):
+            raise ValueError(
+                f"query_groups is {self.query_groups} and denoising {self.denoising}; expected 1 "
+                "and 0 where architecture.conditional is true: other queries have no points"
+            )
         if self.learned == "masks":
             if not self.spec.architecture.masks:
                 raise ValueError("learned is 'masks', and the architecture has no mask head")

@@ -34,6 +34,7 @@ _HINT = (
 )
 _CLASS_HEAD = ("class_head.weight", "class_head.bias")
 _QUERIES = "queries.weight"
+_POINTS = "points"
 _POSITIONS = "backbone.positions"
 QUERY_NOISE = 0.3
 """Standard deviation of what is added to copies of queries, as a share of the queries' own."""
@@ -222,6 +223,9 @@ def transfer(
     ):
         if note is not None:
             random[name] = note
+    if _POINTS in given and _POINTS in wanted:  # where the queries are copied from
+        _copy_queries(given[_POINTS], wanted[_POINTS])
+        random.pop(_POINTS, None)
     notes += [f"{part}: {reason}" for part, reason in random.items()]
     left = {_part(key) for key in given if key not in wanted and not key.endswith("tracked")}
     return notes + [f"{part}: left out, this model has none" for part in sorted(left)], set(random)
