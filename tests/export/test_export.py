@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sys
 import weakref
 import zipfile
@@ -27,7 +28,7 @@ from panodetr.errors import CheckpointError, ImageError, MissingExtra, PanodetrE
 from panodetr.export import export as export_module
 from panodetr.export import quantize as quantize_module
 from panodetr.export.export import check_outputs, export
-from panodetr.export.quantize import calibration_batches
+from panodetr.export.quantize import calibration_batches, import_nncf
 from panodetr.images.preprocess import Preprocessing
 from panodetr.images.views import TiledImage, read_tiled
 from panodetr.model.config import DetrConfig
@@ -87,6 +88,11 @@ def test_an_exported_file_runs_without_torch(tiny_openvino: Path, tmp_path: Path
     done = python("-c", code)
     assert done.stderr == ""
     assert done.stdout == "(64, 70)\n"
+
+
+def test_nncf_prints_no_line_for_every_node() -> None:
+    import_nncf()
+    assert not logging.getLogger("nncf").isEnabledFor(logging.INFO)
 
 
 @pytest.mark.slow

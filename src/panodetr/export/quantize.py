@@ -108,11 +108,13 @@ def quantize(
 
 
 def import_nncf() -> Any:
-    """Import NNCF, or raise `MissingExtra`."""
+    """Import NNCF, without its log of every node, or raise `MissingExtra`."""
     # NNCF reports its use to its maker unless this is set before it is imported.
     os.environ.setdefault("NNCF_CI", "1")
     with redirect_stdout(sys.stderr):  # which its log then keeps to; stdout is for results
-        return import_extra("nncf")
+        library = import_extra("nncf")
+    library.set_log_level(logging.ERROR)
+    return library
 
 
 def _check_kept(graphs: Mapping[str, openvino.Model], patterns: Sequence[str]) -> None:
