@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from panodetr.checkpoints.load import load_checkpoint, load_spec
 from panodetr.checkpoints.published import bundled
+from panodetr.checkpoints.save import save_checkpoint
+from panodetr.checkpoints.spec import ModelSpec
+from panodetr.model.detr import Detr
 
 from .conftest import Program
 
@@ -48,9 +52,20 @@ def test_an_exported_file_segments_images(
     assert done.returncode == 0, done.stderr
     assert "tiny for openvino, float32" in done.stdout
     assert "largest differences from the model: logits" in done.stdout
+    assert done.stdout.endswith("try it: panodetr segment IMAGE --model tiny.ov\n")
     done = panodetr("segment", images / "a.png", "--model", "tiny.ov", "--out", "out")
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_an_exported_model_of_boxes_is_tried_with_detect(
+    panodetr: Program, tmp_path: Path, tiny_spec: ModelSpec
+) -> None:
+    spec = replace(tiny_spec, architecture=replace(tiny_spec.architecture, masks=False))
+    save_checkpoint(tmp_path / "boxes", spec, Detr(spec.architecture).state_dict())
+    done = panodetr("export", "boxes", "--format", "openvino", "--out", "boxes.ov")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("try it: panodetr detect IMAGE --model boxes.ov\n")
 
 
 def test_arguments_that_contradict_each_other_are_refused(

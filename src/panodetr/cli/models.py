@@ -163,5 +163,6 @@ def export(
     else:
         worst = ", ".join(f"{name} {value:.1e}" for name, value in info.checked.items())
         print_line(f"largest differences from the model: {worst}")
-    print_line(f"try it: panodetr segment IMAGE --model {out}")
+    command = "segment" if info.spec.architecture.masks else "detect"
+    print_line(f"try it: panodetr {command} IMAGE --model {out}")
     return 0
