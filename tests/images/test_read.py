@@ -509,7 +509,9 @@ def test_a_page_far_larger_than_its_pixels_is_refused(
     one_line(error, str(path), "page 1 has 1,0", "or less")
 
 
-def test_the_callers_limit_counts_and_pillows_does_not(tmp_path: Path) -> None:
+def test_the_callers_limit_counts_and_pillows_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = saved(tmp_path / "a.png", Image.fromarray(RGB))
     with pytest.raises(ImageError, match="the limit is 116"):
         read_image(path, max_pixels=116)
@@ -522,7 +524,98 @@ def test_the_callers_limit_counts_and_pillows_does_not(tmp_path: Path) -> None:
     before = Image.MAX_IMAGE_PIXELS
     with pytest.raises(ImageError, match="broken or cut short"):
         read_image(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    saved(tmp_path / "a.tif", Image.fromarray(RGB), compression="tiff_lzw")
+    assert np.array_equal(read_image(tmp_path / "a.tif"), RGB)
+    monkeypatch.undo()
     assert before == Image.MAX_IMAGE_PIXELS
+
+
+class _Seen(io.BytesIO):
+    """A file that counts how often it is read."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        return super().read(size)
+
+
+def _packed(format: str, **options: Any) -> bytes:
+    contents = io.BytesIO()
+    Image.fromarray(RGB).save(contents, format, **options)
+    return contents.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("start", "flood", "end"),
+    [
+        (_packed("JPEG")[:20], b"\0", b""),
+        (_packed("JPEG")[:2], b"\xff\xe5\0\2", _packed("JPEG")[2:]),
+        (_packed("GIF")[:13], b"\0", b""),
+        (_packed("GIF")[:-1], b"\x21\xfe\1a\0", b";"),
+        (_packed("PNG")[:33], b"\0\0\0\0abCd" + struct.pack(">I", zlib.crc32(b"abCd")), b""),
+        (b"P6\n#", b"a", b"\n1 1\n255\n123"),
+    ],
+)
+def test_a_file_of_endless_small_parts_is_given_up(
+    start: bytes, flood: bytes, end: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read, "MOST_READS", 1000)
+    file = _Seen(start + flood * 20_000 + end)
+    with pytest.raises(ImageError):
+        read_image(file)
+    assert file.reads < 2000
+
+
+def test_a_jpeg_too_small_for_its_pixels_or_of_too_many_scans_is_refused() -> None:
+    whole = _packed("JPEG", progressive=True)
+    assert read_image(whole).shape == RGB.shape
+    size = whole.index(b"\xff\xc2") + 5
+    large = whole[:size] + struct.pack(">HH", 10_000, 10_000) + whole[size + 4 :]
+    with pytest.raises(ImageError) as error:
+        read_image(large)
+    one_line(error, f"{len(large):,} bytes cannot hold 10000x10000")
+    scan = whole[whole.rindex(b"\xff\xda") : -2]
+    with pytest.raises(ImageError) as error:
+        read_image(large[:-2] + scan * 10_000 + large[-2:])
+    one_line(error, "it has 10,010 scans")
+
+
+@pytest.mark.parametrize("white", [1, 100, 256, 4095, 65535])
+@pytest.mark.parametrize("kind", ["P2", "P3", "P5", "P6"])
+def test_a_ppm_is_scaled_by_its_own_white(kind: str, white: int) -> None:
+    shape = (4, 5, 3) if kind in ("P3", "P6") else (4, 5)
+    values = np.random.default_rng(0).integers(0, white + 1, shape)
+    header = f"{kind}\n5 4\n{white}\n".encode()
+    if kind in ("P2", "P3"):
+        contents = header + " # a\n".join(map(str, values.ravel().tolist())).encode()
+    else:
+        contents = header + values.astype(np.uint8 if white < 256 else ">u2").tobytes()
+    read = read_image(contents).reshape(4, 5, 3)
+    expected = values if values.ndim == 3 else values[..., None]
+    assert np.abs(read - expected * 255 / white).max() <= 0.51
+    with pytest.raises(ImageError, match="broken or cut short"):
+        read_image(contents[: len(contents) // 2])
+
+
+def test_the_digits_of_a_pbm_may_stand_together() -> None:
+    assert read_image(b"P1\n3 2\n0 1#a\n1\n101")[..., 0].tolist() == [[255, 0, 0], [0, 255, 0]]
+    for digits in (b"10101", b"101012", b"-1 0101"):
+        with pytest.raises(ImageError, match="broken or cut short"):
+            read_image(b"P1\n3 2\n" + digits)
+
+
+def test_a_tiff_of_too_many_strips_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, RGB, rowsperstrip=1)
+    assert np.array_equal(read_image(path), RGB)
+    monkeypatch.setattr(read, "_MOST_PIECES", 8)
+    with pytest.raises(ImageError) as error:
+        read_image(path)
+    one_line(error, "it is stored in 9 pieces; expected 8 at most")
 
 
 def test_what_is_no_image_file_is_one_line(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ as long as the largest id.
 from __future__ import annotations
 
 from collections.abc import Container, Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from panodetr.data.samples import ObjectTruth, RunLengths, Sample
 from panodetr.errors import DataError, PanodetrError
-from panodetr.images.read import copy_tiff, list_pages, quiet
+from panodetr.images.read import CountedFile, copy_tiff, list_pages, quiet
 from panodetr.results.id_map import decode_ids, run_starts
 
 VOID = 0
@@ -132,10 +132,10 @@ def opened(path: Path, size: tuple[int, int] | None) -> Generator[Image.Image, N
         if path.exists() and not path.is_file():  # a pipe would never end
             raise OSError("it is a folder, device or pipe")
         file = copy_tiff(path, 0)
-        with quiet():
-            picture = Image.open(file, formats=_FORMATS)
-            picture.filename = ""  # Pillow would map raw pixels into memory; see `copy_tiff`
-        with picture, nullcontext() if isinstance(file, Path) else file:
+        with file.open("rb") if isinstance(file, Path) else file as stream:
+            counted: Any = CountedFile(stream)
+            with quiet():
+                picture = Image.open(counted, formats=_FORMATS)
             if size is not None and picture.size != (size[1], size[0]):
                 raise DataError(
                     f"{path} is {picture.width}x{picture.height} pixels; "

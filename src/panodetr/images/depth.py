@@ -99,6 +99,42 @@ def read_low_bytes(file: Path | Any, page: int, mode: str) -> Image.Image:
     return low
 
 
+def read_ppm(image: Image.Image) -> NDArray[Any] | None:
+    """Read an open PPM whose values are text, or fill no whole bytes, for which Pillow is slow.
+
+    Returns:
+        (H, W) or (H, W, 3), uint8 or uint16, scaled to all bits; None for other images.
+
+    Raises:
+        ValueError: the contents are broken or cut short.
+    """
+    tile: Any = next(iter(getattr(image, "tile", ())), None)
+    if tile is None or tile.codec_name not in ("ppm", "ppm_plain"):
+        return None
+    if image.mode not in ("1", "L", "I", "RGB"):
+        raise ValueError(f"{image.mode} is no kind of PPM")
+    file: Any = image.fp  # pyright: ignore[reportAttributeAccessIssue]  # it is open
+    white = 1 if image.mode == "1" else tile.args[-1]
+    kind = np.dtype(np.uint8 if white < 256 else ">u2")
+    shape = (image.height, image.width, *([3] if image.mode == "RGB" else []))
+    count = math.prod(shape)
+    file.seek(tile.offset)
+    contents = file.read(most_bytes(*image.size))
+    if tile.codec_name == "ppm":
+        values = np.frombuffer(contents, kind, count)
+    else:
+        text = re.sub(rb"#[^\r\n]*", b"", contents)
+        if image.mode == "1":  # digits may stand together, and 1 is black
+            values = ord("1") - np.frombuffer(b"".join(text.split()), np.uint8)[:count]
+        else:
+            values = np.fromstring(text, np.uint32, sep=" ")[:count]
+        if values.max(initial=0) > white:
+            raise ValueError(f"a value is above {white}")
+    most = (1 << 8 * kind.itemsize) - 1
+    table = (np.minimum(np.arange(most + 1), white) * most + white // 2) // white
+    return table.astype(kind.newbyteorder("=")).take(values.reshape(shape))
+
+
 class ChannelTiff:
     """A TIFF whose channels are not colours, with the interface of Pillow's images.
 

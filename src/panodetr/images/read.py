@@ -13,7 +13,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkabl
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, TiffImagePlugin
 
 from panodetr.errors import ChannelError, ImageError, ImageTypeError, reason_of
 from panodetr.images.depth import (
@@ -37,6 +37,7 @@ from panodetr.images.depth import (
     most_bytes,
     needed_bits,
     read_low_bytes,
+    read_ppm,
     to_bytes,
 )
 from panodetr.threads import each_strip
@@ -95,6 +96,19 @@ _REMEDIES = {
 }
 """What to do with files of formats that are well known and are not read here."""
 
+MOST_READS = 2_000_000
+"""Reads of a file before its pixels, a second's worth: Pillow looks for what it misses in a header
+byte by byte, and for pixels behind any number of empty parts."""
+
+_MOST_A_BYTE = 8 * 64
+"""Pixels a byte: a JPEG has at least a bit for each block of 64."""
+
+_MOST_SCANNED = 10_000_000_000
+"""Pixels of a JPEG times its scans, of which a progressive one has ten: some seconds."""
+
+_MOST_PIECES = 500_000
+"""Strips or tiles of a TIFF that is not compressed: some seconds."""
+
 _LARGE = 1_000_000
 """Pixels from which a second core is worth starting."""
 
@@ -133,6 +147,23 @@ class _Tensor(Protocol):
 
     def detach(self) -> Any: ...
     def numpy(self) -> NDArray[Any]: ...
+
+
+class CountedFile:
+    """A file that is read a limited number of times, and has all else of the file that it wraps."""
+
+    def __init__(self, file: Any) -> None:
+        self._file, self.left = file, MOST_READS
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, *size: int) -> bytes:
+        """Read as the file does; an `OSError` says that it was too often."""
+        self.left -= 1
+        if self.left < 0:
+            raise OSError("it has too many small parts")
+        return self._file.read(*size)
 
 
 @dataclass(frozen=True)
@@ -373,7 +404,8 @@ def list_pages(image: Image.Image | ChannelTiff, name: str) -> list[int]:
     Raises:
         ImageError: there are more than `MOST_PAGES`.
     """
-    pages = image.pages if isinstance(image, ChannelTiff) else _list_pages(image)
+    with _broken(name):
+        pages = image.pages if isinstance(image, ChannelTiff) else _list_pages(image)
     if pages[-1] > MOST_PAGES:
         raise ImageError(f"{name} has more than {MOST_PAGES:,} pages; split it into smaller files")
     return pages
@@ -486,7 +518,8 @@ def _may_have_exif(image: Image.Image, file: Path | Any) -> bool:
         return True
     if {"exif", "Raw profile type exif"} & image.info.keys():
         return True
-    with file.open("rb") as chunks:
+    with file.open("rb") as opened:
+        chunks: Any = CountedFile(opened)
         chunks.seek(8)
         while len(head := chunks.read(8)) == 8:
             if head[4:] == b"eXIf":
@@ -590,17 +623,27 @@ def quiet() -> Generator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
+@contextmanager
 def _open(
     file: Path | Any, name: str, channels: Sequence[int] | None = None
+) -> Generator[Image.Image | ChannelTiff]:
+    with ExitStack() as opened:
+        yield opened.enter_context(_open_in(opened, file, name, channels))
+
+
+def _open_in(
+    opened: ExitStack, file: Path | Any, name: str, channels: Sequence[int] | None
 ) -> Image.Image | ChannelTiff:
+    """Open an image, and close with the stack what is opened for it."""
     try:
         with quiet():
-            image = Image.open(file, formats=_FORMATS)
-            image.filename = ""  # Pillow would map raw pixels into memory; see `copy_tiff`
+            raw = opened.enter_context(file.open("rb")) if isinstance(file, Path) else file
+            counted: Any = CountedFile(raw)
+            image = Image.open(counted, formats=_FORMATS)
+            counted.left += 2 * image.width * image.height  # runs of a BMP are read by themselves
             if not has_channels(image, channels):
                 return image
-            with image:  # closed, if it was opened here
-                return ChannelTiff(file)
+            return ChannelTiff(file)
     except PermissionError as error:
         raise ImageError(f"{name}: cannot be read: {reason_of(error)}") from error
     except Exception as error:  # decoders raise whatever a broken header makes them stumble over
@@ -643,7 +686,15 @@ def _decode(
         return image
 
     with _broken(name):
+        _check_jpeg(image)
+        if (values := read_ppm(image)) is not None:
+            return values
         mode = None if file is None else low_mode(image)
+        if (pieces := len(getattr(image, "tile", ()))) > _MOST_PIECES:
+            raise OSError(f"it is stored in {pieces:,} pieces; expected {_MOST_PIECES:,} at most")
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            with quiet():  # which ends before the image is decoded
+                image.load_prepare()
         image.load()
         with quiet():  # a broken EXIF block is warned about, and has no orientation
             values = _values_of(turned(image), name)
@@ -651,6 +702,19 @@ def _decode(
                 return values
             with read_low_bytes(file, page, mode) as low:
                 return values.astype(np.uint16) << 8 | _values_of(turned(low), name)
+
+
+def _check_jpeg(image: Image.Image) -> None:
+    """Refuse a JPEG of which libjpeg would make up most, or decode all again and again."""
+    if not isinstance(image, JpegImagePlugin.JpegImageFile) or not image.tile or not image.fp:
+        return
+    pixels = image.width * image.height
+    image.fp.seek(0)
+    contents = image.fp.read(MOST_COPIED + 4 * pixels)
+    if pixels > _MOST_A_BYTE * len(contents):
+        raise OSError(f"{len(contents):,} bytes cannot hold {image.width}x{image.height}")
+    if pixels * (scans := contents.count(b"\xff\xda")) > _MOST_SCANNED:
+        raise OSError(f"it has {scans:,} scans")
 
 
 def _values_of(image: Image.Image, name: str) -> NDArray[Any]:
