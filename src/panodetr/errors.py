@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -87,6 +88,8 @@ def import_extra(name: str) -> Any:
     Raises:
         MissingExtra: it is not installed.
     """
+    # OpenVINO and NNCF report their use to their maker through this library, where they find it.
+    sys.modules.setdefault("openvino_telemetry", cast("Any", None))
     try:
         return import_module(name)
     except ImportError as error:

@@ -81,7 +81,8 @@ def make_models(folder: Path, chosen: Collection[str] = ()) -> None:
         calibration = images if name.endswith("int8") else None
         (folder / name).mkdir()
         if not chosen or name in chosen:  # they take the longest
-            export(model, folder / name / "model.zip", format=format, calibration=calibration)
+            with contextlib.redirect_stderr(io.StringIO()):  # NNCF's progress bars
+                export(model, folder / name / "model.zip", format=format, calibration=calibration)
 
 
 def _command(*words: str) -> Callable[[Path], None]:

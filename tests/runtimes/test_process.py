@@ -36,6 +36,17 @@ def test_a_signal_is_heard_after_models_are_gone(tiny_folder: Path, runtime: str
     assert (done.returncode, done.stdout) == (0, "[1]\n"), done.stderr
 
 
+@pytest.mark.parametrize("runtime", ["", "openvino"], ids=["exported", "converted"])
+def test_openvino_does_not_report_its_use(
+    tiny_folder: Path, tiny_openvino: Path, tmp_path: Path, runtime: str
+) -> None:
+    code = "import panodetr, sys; panodetr.load(sys.argv[1], runtime=sys.argv[2] or None)"
+    at_home = {"HOME": str(tmp_path), "CI": "", "TF_BUILD": "", "JENKINS_URL": ""}
+    done = python("-c", code, tiny_folder if runtime else tiny_openvino, runtime, more=at_home)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "intel").exists()
+
+
 SEGMENTED = """
 import asyncio, multiprocessing, os, sys
 from concurrent.futures import ThreadPoolExecutor

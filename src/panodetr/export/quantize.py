@@ -6,7 +6,6 @@ The ranges of activations are measured on the user's images, for which the model
 from __future__ import annotations
 
 import logging
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -109,8 +108,6 @@ def quantize(
 
 def import_nncf() -> Any:
     """Import NNCF, without its log of every node, or raise `MissingExtra`."""
-    # NNCF reports its use to its maker unless this is set before it is imported.
-    os.environ.setdefault("NNCF_CI", "1")
     with redirect_stdout(sys.stderr):  # which its log then keeps to; stdout is for results
         library = import_extra("nncf")
     library.set_log_level(logging.ERROR)

@@ -96,6 +96,7 @@ def convert(
 def to_openvino(model: Network, rule: Preprocessing) -> dict[str, openvino.Model]:
     """Convert a model, on the CPU and in float32, to `detect` and, where it has masks, `masks`."""
     # `openvino.convert_model` does the same, and reports its use to the maker.
+    import_extra("openvino")
     from openvino.frontend.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
