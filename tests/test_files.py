@@ -221,6 +221,13 @@ def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows lets few users make links")
+def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(PanodetrError, match=r"cannot write .*loop: Too many levels of symbolic"):
+        check_writable(tmp_path / "loop", folder=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows lets few users make links")
 def test_links_are_followed(tmp_path: Path) -> None:
     for name in ("file", "folder"):
         (tmp_path / name).symlink_to(Path("disk") / name)

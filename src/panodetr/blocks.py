@@ -274,6 +274,8 @@ def open_large(
         try:
             if path.is_dir():
                 values, axes = _open_zarr(zarr.open(path, mode="r"))
+            elif path.exists() and not path.stat().st_size:
+                raise OSError("it is empty, a device or a pipe")
             else:
                 series = opened.enter_context(tifffile.TiffFile(path)).series[0]
                 values = zarr.open(series.aszarr(level=0), mode="r")

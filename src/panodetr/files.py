@@ -122,7 +122,22 @@ def _follow(path: Path, *, folder: bool) -> Path:
     if path.exists() and not (path.is_dir() if folder else path.is_file()):
         kind = "file" if path.is_file() else "folder" if path.is_dir() else "device or pipe"
         raise FileExistsError(errno.EEXIST, f"a {kind} of this name is in the way")
-    return Path(os.path.realpath(path))
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():  # links that lead to one another
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return target
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file; of one that has no size, as some of the system's that never end, nothing.
+
+    Raises:
+        OSError: it is missing, or a folder, device or pipe, which may never end.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError("it is a folder, device or pipe")
+    with path.open("rb") as file:
+        return file.read(os.fstat(file.fileno()).st_size)
 
 
 def write_bytes(path: Path, contents: bytes) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar, get_type_hints
 import msgspec
 
 from panodetr.errors import CheckpointError, PanodetrError, reason_of
+from panodetr.files import read_bytes
 
 T = TypeVar("T")
 
@@ -51,11 +52,9 @@ def read_json(
             names the file, the place and the fault.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe would never end
-            raise OSError("it is a folder, device or pipe")
         if error is CheckpointError and (size := path.stat().st_size) > MOST_OF_CHECKPOINT:
             raise OSError(f"it has {size:,} bytes; expected {MOST_OF_CHECKPOINT:,} at most")
-        contents = path.read_bytes()
+        contents = read_bytes(path)
     except OSError as failure:
         raise error(f"{path} cannot be read: {reason_of(failure)}") from failure
     except MemoryError as failure:

@@ -196,6 +196,29 @@ def test_the_second_ctrl_c_ends_a_computation_that_hears_none() -> None:
     assert (deaf.returncode, errors) == (130, "panodetr: error: interrupted\n")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
+def test_ctrl_c_in_an_import_waits_for_its_end(tmp_path: Path) -> None:
+    (tmp_path / "library.py").write_text(
+        "import os, signal\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    raise ImportError\n"  # as libraries in C do
+    )
+    code = (
+        "from panodetr.cli import main\n"
+        "def work():\n"
+        "    import library, time\n"
+        "    print('imported', flush=True)\n"
+        "    time.sleep(60)\n"
+        "main.build_app = work\n"
+        "main.run()"
+    )
+    done = python("-c", code, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (130, "imported\n"), done.stderr
+    assert done.stderr == "panodetr: error: interrupted\n"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows lets nobody cut off a mapped file")
 def test_a_mapped_file_that_is_cut_off_is_one_line(tmp_path: Path) -> None:
     code = (

@@ -31,6 +31,7 @@ ODD: dict[str, Callable[[Path], None]] = {
     "pipe": os.mkfifo,
     "socket": make_socket,
     "device": lambda path: path.symlink_to("/dev/zero"),
+    "log": lambda path: path.symlink_to("/proc/kmsg"),  # a file for Linux, which never ends
     "folder": Path.mkdir,
 }
 
@@ -103,6 +104,24 @@ def test_an_odd_file_of_predictions_is_one_line(
     ODD[kind](data / name)
     truth = ("--ground-truth", data / "panoptic_val.json")
     assert_one_line(panodetr, "eval", "--predictions", data / "found.json", *truth)
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("segment", "a.png", "--config", "odd"),
+        ("segment", "odd", "--large"),
+        ("data", "check", "odd"),
+        ("data", "check", "data", "--annotations", "odd"),
+        ("convert", "nuclei", "out", "--names", "odd"),
+    ],
+)
+def test_an_odd_file_of_another_option_is_one_line(
+    panodetr: Program, data: Path, words: tuple[str, ...], kind: str
+) -> None:
+    ODD[kind](data.parent / "odd")
+    assert_one_line(panodetr, *words)
 
 
 LIMITED = """

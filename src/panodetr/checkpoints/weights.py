@@ -226,8 +226,8 @@ def check_shapes(file: Path, stored: State, expected: State) -> None:
 def _refuse_placeholder(file: Path) -> None:
     """Refuse a file that is not there, or that stands for one that was not fetched."""
     try:
-        if file.exists() and not file.is_file():  # a pipe would never end
-            raise OSError("it is a device or pipe")
+        if not file.stat().st_size:  # a pipe would never end
+            raise CheckpointError(f"{file} is truncated: it is empty, a device or a pipe")
         with file.open("rb") as stream:
             head = stream.read(40)
     except FileNotFoundError as error:

@@ -15,7 +15,7 @@ import time
 import warnings
 from errno import EFBIG, ENOSPC
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
@@ -33,6 +33,7 @@ from panodetr.errors import ImageWarning, PanodetrError, UsageError, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import FrameType
 
 FAILURE = 1
 USAGE = 2
@@ -63,6 +64,8 @@ def run() -> None:
         signals, wakeup = os.pipe()
         os.set_blocking(wakeup, False)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
+            signal.signal(signal.SIGINT, _interrupt)
         Thread(target=_end_at_second_press, args=(signals,), daemon=True).start()
     code = main(sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while Python ends
@@ -78,6 +81,21 @@ def _cut_off(_: int) -> None:
     """End where a file that libraries map into memory was cut off; the system sends SIGBUS then."""
     os.write(2, b"panodetr: error: a file was cut off while it was read; try it again\n")
     os._exit(FAILURE)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise `KeyboardInterrupt`; within an import a moment later.
+
+    Libraries in C that are interrupted while they begin crash, or say that something is missing.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            later = Timer(0.05, signal.raise_signal, [number])
+            later.daemon = True
+            later.start()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _end_at_second_press(signals: int) -> None:
@@ -214,8 +232,8 @@ def build_app() -> App:
 
 
 def _config(path: Path) -> Toml | Yaml:
-    if not path.is_file():
-        raise UsageError(f"--config {path} is not a file; expected TOML or YAML")
+    if not path.is_file() or not path.stat().st_size:
+        raise UsageError(f"--config {path} is no file, or empty; expected TOML or YAML")
     kind = {".toml": Toml, ".yaml": Yaml, ".yml": Yaml}.get(path.suffix.lower())
     if kind is None:
         raise UsageError(f"--config {path} ends in {path.suffix!r}; expected .toml or .yaml")

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias, TypeVar
 from urllib.parse import unquote
 
 from panodetr.errors import DataError, reason_of
+from panodetr.files import read_bytes
 from panodetr.images.read import SUFFIXES
 
 T = TypeVar("T")
@@ -152,9 +153,7 @@ def read_file(path: Path) -> bytes:
         DataError: it cannot be read, is no file, or no text where it says so.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe would never end
-            raise DataError(f"cannot read {path}: it is no file; expected annotations")
-        contents = path.read_bytes()
+        contents = read_bytes(path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {reason_of(error)}") from error
     except MemoryError as error:
@@ -561,7 +560,7 @@ class Images:
 
 def _read_ends(_: Tree, path: Path) -> bytes:
     try:
-        if not path.is_file():  # a pipe would never end
+        if not path.stat().st_size:  # a pipe would never end
             return b""
         with path.open("rb") as file:
             head = file.read(HEAD)

@@ -107,8 +107,8 @@ class Source:
             if read is None:
                 file = _open(self.path, opened)
                 yield NamedImage(_name(self.path), _bounded(file, self.path))
-            elif self.path != STDIN and not os.path.isfile(self.path) and os.path.exists(self.path):
-                raise ImageError(f"{self.path}: this is a device or pipe; expected a file")
+            elif os.path.exists(self.path) and self.path != STDIN and not _has_size(self.path):
+                raise ImageError(f"{self.path}: this is empty, a device or a pipe; expected a file")
             else:
                 is_empty = True
                 for image in read(self, opened):
@@ -306,6 +306,11 @@ def _open(path: str, opened: ExitStack) -> IO[bytes]:
         return opened.enter_context(open(path, "rb"))
     files, inner = _file_system(path)
     return opened.enter_context(files.open(inner, "rb"))
+
+
+def _has_size(path: str) -> bool:
+    """Whether a path is a file with contents; pipes, and some files of the system, never end."""
+    return os.path.isfile(path) and os.path.getsize(path) > 0
 
 
 def _name(path: str) -> str:

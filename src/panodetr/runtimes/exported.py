@@ -98,6 +98,8 @@ def is_exported(path: Path) -> bool:
     It begins with its description; one that was packed anew has it somewhere in its list.
     """
     try:
+        if not path.stat().st_size:  # a pipe would never end
+            return False
         with path.open("rb") as file:
             start = file.read(30 + len(DESCRIPTION))  # an entry's name is 30 bytes behind its start
         if start.startswith(b"PK\x03\x04") and start.endswith(DESCRIPTION.encode()):
