@@ -55,6 +55,7 @@ def test_a_file_holds_options_and_the_command_line_wins(
         ("c.yaml", "segment: [", "cannot be read"),
         ("c.yaml", "- 1", "must be a mapping"),
         ("c.ini", "", "expected .toml or .yaml"),
+        ("c.toml", "", "is empty"),
         ("none.toml", None, "is not a file"),
     ],
 )

@@ -15,7 +15,7 @@ import time
 import warnings
 from errno import EFBIG, ENOSPC
 from pathlib import Path
-from threading import Thread, Timer
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
@@ -83,16 +83,15 @@ def _cut_off(_: int) -> None:
     os._exit(FAILURE)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def _interrupt(_: int, frame: FrameType | None) -> None:
     """Raise `KeyboardInterrupt`; within an import a moment later.
 
     Libraries in C that are interrupted while they begin crash, or say that something is missing.
     """
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            later = Timer(0.05, signal.raise_signal, [number])
-            later.daemon = True
-            later.start()
+            signal.signal(signal.SIGALRM, _interrupt)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
             return
         frame = frame.f_back
     raise KeyboardInterrupt
@@ -232,11 +231,13 @@ def build_app() -> App:
 
 
 def _config(path: Path) -> Toml | Yaml:
-    if not path.is_file() or not path.stat().st_size:
-        raise UsageError(f"--config {path} is no file, or empty; expected TOML or YAML")
+    if not path.is_file():
+        raise UsageError(f"--config {path} is not a file; expected TOML or YAML")
     kind = {".toml": Toml, ".yaml": Yaml, ".yml": Yaml}.get(path.suffix.lower())
     if kind is None:
         raise UsageError(f"--config {path} ends in {path.suffix!r}; expected .toml or .yaml")
+    if not path.stat().st_size:  # as devices say, which never end
+        raise UsageError(f"--config {path} is empty")
     try:
         options = kind(path, must_exist=True, search_parents=False)
         _ = options.config

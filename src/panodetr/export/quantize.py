@@ -110,7 +110,7 @@ def import_nncf() -> Any:
     """Import NNCF, without its log of every node, or raise `MissingExtra`."""
     with redirect_stdout(sys.stderr):  # which its log then keeps to; stdout is for results
         library = import_extra("nncf")
-    library.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     return library
 
 
