@@ -42,7 +42,6 @@ VARIANTS = {
     "another seed": ["seed=1"],
     "conditional": ["spec.architecture.conditional=true"],
     "groups": ["query_groups=3"],
-    "denoising": ["denoising=3"],
     "batches of 4": ["batch_size=4"],
     "copy-paste": ["augmentation.paste=0.5"],
     "copy-paste and jitter": [

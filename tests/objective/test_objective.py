@@ -35,12 +35,11 @@ RUN = ObjectiveConfig(mask_objects=100, query_groups=2, token_weight=1.0, attent
 
 
 def test_a_step_brings_the_costs_of_all_layers_to_the_host_at_once() -> None:
-    config = replace(RUN, denoising=2)
-    model, heads = make(config)
+    model, heads = make(RUN)
     with Transfers() as transfers:
-        total, _ = compute_losses(model, heads, batch_of(2, 0, 3), config, with_masks=True)
+        total, _ = compute_losses(model, heads, batch_of(2, 0, 3), RUN, with_masks=True)
         total.backward()
-    layers, images, queries = 2 * config.query_groups, 3, 6
+    layers, images, queries = 2 * RUN.query_groups, 3, 6
     costs = (layers, images, queries, 3)
     assert Counter(transfers.shapes) == Counter([("cpu", costs), ("numpy", costs)])
 
@@ -106,19 +105,15 @@ def test_a_sample_of_the_masks_loses_the_same_in_the_mean() -> None:
 
 @pytest.mark.parametrize("counts", [(0,), (0, 0), (0, 3), (2, 0)])
 def test_images_without_objects_teach_that_there_is_nothing(counts: tuple[int, ...]) -> None:
-    config = replace(RUN, denoising=2)
-    model, heads = make(config)
-    total, parts = compute_losses(model, heads, batch_of(*counts), config, with_masks=True)
+    model, heads = make(RUN)
+    total, parts = compute_losses(model, heads, batch_of(*counts), RUN, with_masks=True)
     total.backward()
     assert all(loss.isfinite() for loss in parts.values())
-    for name in ("l1", "giou", "focal", "dice", "attention", "denoising"):
+    for name in ("l1", "giou", "focal", "dice", "attention"):
         assert (parts[name] > 0) == (sum(counts) > 0)
     for part in (model, heads):
         for name, parameter in part.named_parameters():
             assert parameter.grad is None or parameter.grad.isfinite().all(), name
-    assert heads.denoiser is not None
-    # Part of every step, for processes that share one.
-    assert all(parameter.grad is not None for parameter in heads.denoiser.parameters())
     assert model.class_head.bias.grad is not None
     if not sum(counts):
         assert model.class_head.bias.grad[-1] < 0  # more "no object" is better
@@ -135,7 +130,7 @@ def test_totals_of_parts_add_up() -> None:
 
 @pytest.mark.parametrize("learned", ["all", "masks"])
 def test_half_precision_of_the_network_leaves_losses_in_full(learned: str) -> None:
-    config = replace(RUN, denoising=1)
+    config = RUN
     if learned == "masks":
         config = replace(RUN, learned="masks", query_groups=1, token_weight=0.0)
     model, heads = make(config)

@@ -154,10 +154,10 @@ class Detr(Network):
 
         Args:
             encoded: from `encode`.
-            queries: groups that do not see each other, for training: (G, Q, D), or (B, G, Q, D)
-                where every image has its own; None takes the model's own, one group.
-            absent: (B, Q), True where an image has no query in any of its groups; None where none
-                is absent.
+            queries: (G, Q, D), groups that do not see each other, for training; None takes the
+                model's own, one group.
+            absent: (B, Q), True at queries of the only group that are left out; None leaves out
+                none.
             start: (B, Q, D), what the model's own queries know at first; None as in the paper.
         """
         if queries is None:

@@ -226,11 +226,11 @@ class DecoderLayer(nn.Module):
 
         Args:
             x: (B, G, N, D), what each query knows so far.
-            queries: (G, N, D), the query embeddings, or (B, G, N, D).
+            queries: (G, N, D), the query embeddings.
             positions: (B, M, D), of memory.
             memory: (B, M, D), the encoder's output.
             padding: (B, M), True at padding, or None.
-            absent: (BG, N), True where there is no query, which no other may read; or None.
+            absent: (BG, N), True at queries that no other may read, or None.
             places: (G, N, D), the positions of conditional queries' points; otherwise None.
 
         Returns:
@@ -302,12 +302,11 @@ class Decoder(nn.Module):
         normalised twice, as in transformers.
 
         Args:
-            queries: (G, N, D), the same for all images, or (B, G, N, D); at inference there is one
-                group.
+            queries: (G, N, D); at inference there is one group.
             memory: (B, M, D).
             positions: (B, M, D).
             padding: (B, M), True at padding, or None.
-            absent: (B, N), True at places without a query in each of an image's groups, or None.
+            absent: (B, N), True at queries of the only group that are left out, or None.
             start: (B, N, D), what the queries of the only group know at first; None is nothing, or
                 the queries themselves (`DetrConfig.position_input`).
             points: (G, N, 2), the x and y of conditional queries in fractions of the image;
@@ -316,9 +315,7 @@ class Decoder(nn.Module):
         Returns:
             (L, B, GN, D), the last layer last.
         """
-        x = queries.expand(memory.shape[0], *queries.shape[-3:])  # B, G, N, D
-        if absent is not None:
-            absent = absent.repeat_interleave(x.shape[1], 0)  # BG, N
+        x = queries.expand(memory.shape[0], *queries.shape)  # B, G, N, D
         if start is not None:
             x = start[:, None]
         elif not self.position_input:

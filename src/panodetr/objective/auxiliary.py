@@ -10,10 +10,6 @@ lies until it has learned to.
   token of the encoder's output, the class and the whole box of the object that covers it.
 - Attention supervision: the mask head refines where a query looks, so this should lie within the
   query's object. From the masks alone the model learns it last.
-- Denoising (DN-DETR, Li et al., 2022): queries made from noised ground truth, whose object is known
-  without matching, which early on gives a query another object at every step. They are decoded
-  beside the model's own, which cannot see them. A query of plain DETR is one vector, so the
-  embeddings of class and box are added.
 - Queries that start on a grid, with cross-attention that starts by comparing positions.
 
 Letters: B images, D channels, G groups, Q queries, L decoder layers, K objects of the batch, T
@@ -23,24 +19,16 @@ size, h and w the feature map's size.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panodetr.boxes import box_giou, box_l1, cxcywh_to_xyxy
 from panodetr.model.config import Architecture, DetrConfig
-from panodetr.model.detr import BoxHead, Detr, Encoded
-from panodetr.model.transformer import SinePositions, sine_waves
+from panodetr.model.detr import BoxHead, Detr
+from panodetr.model.transformer import SinePositions
 from panodetr.objective.config import CriterionConfig, ObjectiveConfig
-from panodetr.objective.targets import Batch, Targets, Totals
-
-BOX_NOISE = 0.4
-"""How far a box's centre may go, in halves of its size, and its size may change, as a fraction."""
-
-CLASS_NOISE = 0.2
-"""How often a class is drawn at random."""
+from panodetr.objective.targets import Batch, Totals
 
 
 class AuxiliaryHeads(nn.Module):
@@ -50,7 +38,6 @@ class AuxiliaryHeads(nn.Module):
         super().__init__()
         self.more_queries: nn.Parameter | None = None
         self.token_heads: TokenHeads | None = None
-        self.denoiser: Denoiser | None = None
         if not isinstance(shape, DetrConfig):
             return
         self.groups = config.query_groups
@@ -59,7 +46,6 @@ class AuxiliaryHeads(nn.Module):
                 torch.randn(self.groups - 1, shape.num_queries, shape.hidden_dim)
             )
         self.token_heads = TokenHeads(shape) if config.token_weight else None
-        self.denoiser = Denoiser(shape, config.denoising) if config.denoising else None
 
     def queries(self, model: Detr) -> Tensor:
         """All groups (G, Q, D), the model's own first."""
@@ -172,66 +158,3 @@ def place_queries_on_grid(model: Detr, auxiliary: AuxiliaryHeads) -> None:
         query = attention.get_parameter(f"query{suffix}.weight")
         nn.init.orthogonal_(query, gain=1.5)
         attention.get_parameter(f"key{suffix}.weight").copy_(query)
-
-
-class Denoiser(nn.Module):
-    """Makes query embeddings from the classes and boxes of objects."""
-
-    def __init__(self, config: DetrConfig, groups: int) -> None:
-        super().__init__()
-        dim = config.hidden_dim
-        self.groups = groups
-        self.classes = nn.Embedding(config.num_classes, dim)
-        self.boxes = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim))
-
-    def forward(self, classes: Tensor, boxes: Tensor) -> Tensor:
-        """Query embeddings (..., D) of classes (...) and boxes (..., 4), cxcywh in fractions."""
-        waves = sine_waves(2 * math.pi * boxes, self.classes.embedding_dim // 2)  # ..., 4, D/2
-        return self.classes(classes) + self.boxes(waves.flatten(-2))
-
-
-def denoising_loss(
-    model: Detr,
-    denoiser: Denoiser,
-    encoded: Encoded,
-    targets: Targets,
-    config: CriterionConfig,
-    totals: Totals,
-) -> Tensor:
-    """The paper's losses of the queries made from noised ground truth, a mean over the groups."""
-    groups, images = denoiser.groups, len(targets.counts)
-    where = targets.image, targets.place  # K and K
-    classes = targets.classes[:, None].expand(-1, groups)  # K, G
-    target = targets.boxes[:, None].expand(-1, groups, -1)  # K, G, 4
-
-    embedded = denoiser(*add_noise(classes, target, denoiser.classes.num_embeddings))  # K, G, D
-    widest = max(1, *targets.counts)
-    queries = embedded.new_zeros((images, widest, *embedded.shape[1:]))
-    queries = queries.index_put(where, embedded).transpose(1, 2)  # B, G, T, D
-    absent = torch.ones((images, widest), dtype=torch.bool, device=queries.device)  # B, T
-    absent[where] = False
-    absent[:, 0] = False  # an image without objects reads something, not NaN
-    states = model.decode(encoded, queries, absent).unflatten(2, (groups, widest))
-    states = states.transpose(2, 3)[:, *where].float()  # L, K, G, D
-
-    with torch.autocast(states.device.type, enabled=False):
-        logits, boxes = model.class_head(states), model.box_head(states)
-        every = classes.expand(len(logits), -1, -1).flatten()  # LKG
-        label = F.cross_entropy(logits.flatten(0, 2), every, reduction="sum")
-        l1, giou = box_l1(boxes, target), box_giou(boxes, target)  # L, K, G
-    loss = config.label * label + config.l1 * l1.sum() + config.giou * giou.sum()
-    return loss / (totals.objects * groups)
-
-
-def add_noise(classes: Tensor, boxes: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Add noise to classes (...) and boxes (..., 4), cxcywh in fractions of the image.
-
-    The new centre lies within the old box, and all four numbers stay within 0 and 1.
-    """
-    drawn = torch.randint_like(classes, num_classes)
-    kept = torch.rand(classes.shape, device=classes.device) >= CLASS_NOISE
-    center, size = boxes.split(2, dim=-1)
-    shift = BOX_NOISE * (2 * torch.rand_like(center) - 1) * size / 2
-    scale = 1 + BOX_NOISE * (2 * torch.rand_like(size) - 1)
-    noisy = torch.cat((center + shift, size * scale), dim=-1)
-    return torch.where(kept, classes, drawn), noisy.clamp(0, 1)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta
 
-from panodetr.validation import Count, Positive, check_fields
+from panodetr.validation import Positive, check_fields
 
 Weight: TypeAlias = Annotated[float, Meta(ge=0)]
 
@@ -71,7 +71,6 @@ class ObjectiveConfig:
         grid_queries: whether queries start as positions of points on a grid. For training from
             random weights.
         query_groups: sets of queries; 1 means the model's own alone.
-        denoising: sets of queries made from noised ground truth (DN-DETR); 0 for none.
         token_weight: weight of the token loss; 0 for none.
         attention_weight: weight of the attention loss; 0 for none.
         masked_attention: of EoMT: whether queries first read only the patches of their masks, less
@@ -84,7 +83,6 @@ class ObjectiveConfig:
     mask_objects: Positive = 64
     grid_queries: bool = False
     query_groups: Positive = 1
-    denoising: Count = 0
     token_weight: Weight = 0.0
     attention_weight: Weight = 0.0
     masked_attention: bool = True
@@ -97,7 +95,7 @@ class ObjectiveConfig:
         """
         check_fields(self)
         if self.learned == "masks":
-            for name, only in (("denoising", 0), ("token_weight", 0), ("query_groups", 1)):
+            for name, only in (("token_weight", 0), ("query_groups", 1)):
                 if getattr(self, name) != only:
                     raise ValueError(
                         f"{name} is {getattr(self, name)}; "

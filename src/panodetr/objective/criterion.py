@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from panodetr.boxes import box_giou, box_l1, cxcywh_to_xyxy, generalized_iou
 from panodetr.model.detr import Detr
-from panodetr.objective.auxiliary import AuxiliaryHeads, attention_loss, denoising_loss
+from panodetr.objective.auxiliary import AuxiliaryHeads, attention_loss
 from panodetr.objective.config import CriterionConfig, MatchCosts, ObjectiveConfig
 from panodetr.objective.targets import Batch, Targets, Totals, count_totals
 
@@ -96,10 +96,6 @@ def compute_losses(
     if auxiliary.token_heads is not None:
         tokens = auxiliary.token_heads.loss(encoded.memory, batch, criterion, totals)
         extra["tokens"] = config.token_weight * tokens
-    if auxiliary.denoiser is not None:
-        extra["denoising"] = denoising_loss(
-            model, auxiliary.denoiser, encoded, targets, criterion, totals
-        )
     if with_masks:
         # Of the model's own queries in the last layer, and a share of them where there are many.
         own = matches.where(matches.layer == len(logits) - groups)

@@ -20,7 +20,7 @@ from panodetr.objective.config import ObjectiveConfig, Weight
 from panodetr.validation import Count, Positive, check
 
 _OF_DETR = (
-    "learned", "grid_queries", "query_groups", "denoising", "token_weight", "attention_weight",
+    "learned", "grid_queries", "query_groups", "token_weight", "attention_weight",
 )  # fmt: skip
 
 Rate: TypeAlias = Annotated[float, Meta(gt=0)]
@@ -139,14 +139,10 @@ class TrainConfig(ObjectiveConfig):
                         f"{name} is {getattr(self, name)!r}; expected {getattr(usual, name)!r} "
                         "where an EoMT is trained"
                     )
-        elif (
-            isinstance(shape, DetrConfig)
-            and shape.conditional
-            and (self.query_groups > 1 or self.denoising)
-        ):
+        elif isinstance(shape, DetrConfig) and shape.conditional and self.query_groups > 1:
             raise ValueError(
-                f"query_groups is {self.query_groups} and denoising {self.denoising}; expected 1 "
-                "and 0 where architecture.conditional is true: other queries have no points"
+                f"query_groups is {self.query_groups}; expected 1 where architecture.conditional "
+                "is true: other queries have no points"
             )
         if self.learned == "masks":
             if not self.spec.architecture.masks:
