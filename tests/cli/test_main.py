@@ -197,6 +197,7 @@ def test_the_second_ctrl_c_ends_a_computation_that_hears_none() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_in_an_import_waits_for_its_end(tmp_path: Path) -> None:
     (tmp_path / "library.py").write_text(
         "import os, signal\n"
