@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.shapes import detr_shape
 
 from panodetr.checkpoints.save import save_checkpoint
 from panodetr.checkpoints.spec import ModelSpec
@@ -76,3 +77,11 @@ def test_missing_masks_are_one_line(tiny_spec: ModelSpec, tmp_path: Path) -> Non
     save_checkpoint(tmp_path / "boxes", spec, Detr(spec.architecture).state_dict())
     with pytest.raises(CheckpointError, match="use DetrForObjectDetection"):
         DetrForSegmentation.from_pretrained(tmp_path / "boxes")
+
+
+def test_conditional_queries_are_refused(tiny_spec: ModelSpec, tmp_path: Path) -> None:
+    shape = detr_shape(tiny_spec.architecture)
+    spec = replace(tiny_spec, architecture=replace(shape, conditional=True))
+    save_checkpoint(tmp_path / "points", spec, Detr(spec.architecture).state_dict())
+    with pytest.raises(CheckpointError, match=r"has conditional queries, .* use panodetr\.load"):
+        DetrForObjectDetection.from_pretrained(tmp_path / "points")

@@ -393,8 +393,17 @@ def backbone_kind(config: Any) -> str | None:
 
 
 def shape_of(spec: ModelSpec) -> shapes.DetrConfig:
-    """Give a DETR's shape."""
+    """Give a DETR's shape.
+
+    Raises:
+        CheckpointError: its queries are conditional, which transformers' DETR hasn't.
+    """
     assert isinstance(spec.architecture, shapes.DetrConfig)
+    if spec.architecture.conditional:
+        raise CheckpointError(
+            f"{spec.name} has conditional queries, which transformers' DETR has not; use "
+            "panodetr.load"
+        )
     return spec.architecture
 
 

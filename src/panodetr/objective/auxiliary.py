@@ -12,9 +12,8 @@ lies until it has learned to.
   query's object. From the masks alone the model learns it last.
 - Queries that start on a grid, with cross-attention that starts by comparing positions.
 
-Letters: B images, D channels, G groups, Q queries, L decoder layers, K objects of the batch, T
-objects of the fullest image, N chosen objects or masks, A attention heads, H and W the images'
-size, h and w the feature map's size.
+Letters: B images, D channels, G groups, Q queries, K objects of an image, N chosen objects or
+masks, A attention heads, H and W the images' size, h and w the feature map's size.
 """
 
 from __future__ import annotations
