@@ -36,12 +36,11 @@ from panodetr.training.recipes import RecipeData, configure
 from panodetr.training.state import TrainState
 from panodetr.training.validate import make_predictor
 
-COMMON = ["query_groups=1", "ema=0.99"]
+COMMON = ["ema=0.99"]
 VARIANTS = {
     "baseline": [],
-    "another seed": ["seed=1"],
     "conditional": ["spec.architecture.conditional=true"],
-    "groups": ["query_groups=3"],
+    "another seed": ["seed=1"],
     "batches of 4": ["batch_size=4"],
     "copy-paste": ["augmentation.paste=0.5"],
     "copy-paste and jitter": [

@@ -9,7 +9,7 @@ and 100 to validate with. Both sides train the same small DETR without masks fro
 batches of 8. The paper's side has its losses, its rate of 1e-4 for everything (there is no
 pretrained backbone to be learned more slowly) and a tenth of it after two thirds of the steps. The
 other side has what the recipe `nuclei` has: queries that begin on a grid, a loss of the encoder's
-tokens, and a rate of 4e-4 that falls to zero; three groups of queries; and a third of the steps.
+tokens, and a rate of 4e-4 that falls to zero; conditional queries; and a third of the steps.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ COMMON = (
     "attention_weight=0", "criterion.no_object=0.1",
 )  # fmt: skip
 PAPER = (
-    "query_groups=1", "grid_queries=false", "token_weight=0", "learning_rate=1e-4",
-    "backbone_learning_rate=1e-4", "warmup=0", "decay=0",
+    "grid_queries=false", "token_weight=0", "learning_rate=1e-4", "backbone_learning_rate=1e-4",
+    "warmup=0", "decay=0",
 )  # fmt: skip
 
 
@@ -62,7 +62,10 @@ def main() -> None:
         make_data(data)
     steps, third = options.steps, options.steps // 3
     sides = {
-        "for small objects": (third, ("query_groups=3", "warmup=100", f"decay={third // 3}")),
+        "for small objects": (
+            third,
+            ("spec.architecture.conditional=true", "warmup=100", f"decay={third // 3}"),
+        ),
         "the paper's": (steps, (*PAPER, f"drop={steps * 2 // 3}")),
     }
     curves = {name: train(data, options.folder / name, *side) for name, side in sides.items()}

@@ -573,9 +573,11 @@ class _Decoder:
         asked: _Asked,
     ) -> list[list[Candidates]]:
         """Give the candidates of each of a view's places."""
-        best = [best_classes(logits, self._named) for logits in prediction.logits]
-        kept: list[NDArray[np.intp]] = []
-        for scores, classes in best:
+        shape = self.spec.architecture
+        apart = shape.num_logits == shape.num_classes
+        best = [best_classes(logits, self._named, apart=apart) for logits in prediction.logits]
+        kept: list[NDArray[np.intp]] = []  # of those
+        for _, scores, classes in best:
             wanted = np.ones(scores.shape, np.bool_)
             if asked.least_score is not None:
                 least = np.broadcast_to(asked.least_score, self._ids.shape)[classes]
@@ -583,18 +585,19 @@ class _Decoder:
             kept.append(np.flatnonzero(wanted))
         found = None
         if asked.masks or prediction.boxes is None:
-            found = _masks_of(views, prediction, kept)
+            wanted = [queries[own] for (queries, _, _), own in zip(best, kept, strict=True)]
+            found = _masks_of(views, prediction, wanted)
         candidates: list[list[Candidates]] = []
-        for number, (view, (scores, classes)) in enumerate(zip(views, best, strict=True)):
-            queries = kept[number]
+        for number, (view, (queries, scores, classes)) in enumerate(zip(views, best, strict=True)):
+            own = kept[number]
             if prediction.boxes is not None:
-                boxes = prediction.boxes[number, queries]
+                boxes = prediction.boxes[number, queries[own]]
             else:  # where the masks are; a query whose mask is empty has found nothing
                 assert found is not None
                 boxes = mask_boxes(found[number])
                 seen = np.flatnonzero(boxes[:, 2] > 0)
                 found[number] = found[number].choose(seen)
-                queries, boxes = queries[seen], boxes[seen]
+                own, boxes = own[seen], boxes[seen]
             logits = found[number].logits() if asked.masks and found is not None else ()
             corners = scale_boxes(boxes, view.tile_size)
             candidates.append([])
@@ -608,8 +611,8 @@ class _Decoder:
                 top, left, _, _ = box
                 candidates[-1].append(
                     Candidates(
-                        scores=scores[queries],
-                        category_ids=self._ids[classes[queries]],
+                        scores=scores[own],
+                        category_ids=self._ids[classes[own]],
                         boxes=corners + np.array([left, top, left, top], np.float32),
                         image_size=images[image].size,
                         coarse_masks=tuple(make(logits=mask) for mask in logits),

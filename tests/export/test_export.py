@@ -62,6 +62,28 @@ def test_a_file_is_the_model(
     assert all(0 <= value <= 1e-4 for value in described["checked"].values())
 
 
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_conditional_queries_are_exported(
+    tiny_spec: ModelSpec, tmp_path: Path, sigmoid: bool
+) -> None:
+    """Layers after the first look elsewhere, so two; export compares batches and sizes itself."""
+    shape = replace(
+        tiny_spec.architecture, decoder_layers=2, conditional=True, sigmoid=sigmoid,
+        masks=not sigmoid,
+    )  # fmt: skip
+    spec = replace(tiny_spec, architecture=shape)
+    save_checkpoint(tmp_path / "model", spec, Detr(shape).state_dict())
+    info = export(tmp_path / "model", tmp_path / "file", format="onnx")
+    assert all(0 <= value <= 1e-4 for value in info.checked.values())
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    found, own = (
+        panodetr.load(tmp_path / name).runtime.detect(image, None) for name in ("file", "model")
+    )
+    np.testing.assert_allclose(found.logits, own.logits, atol=1e-4)
+    assert found.logits.shape == (1, 5, shape.num_logits)
+    assert own.logits.std() > 0.1
+
+
 def test_a_file_reads_bits_and_channels_as_the_model_does(
     tiny_spec: ModelSpec, tiny_folder: Path, tmp_path: Path
 ) -> None:

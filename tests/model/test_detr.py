@@ -97,7 +97,6 @@ def test_decode_gives_every_layer_and_detect_the_last(model: Detr) -> None:
     assert states.shape == (2, 2, 5, 128)
     assert_close(found.states, states[-1])
     assert_close(found.logits, model.class_head(states[-1]))
-    assert_close(model.decode(encoded, model.queries.weight[None]), states)
     assert 0 <= found.boxes.min() < found.boxes.max() <= 1  # fractions, and logits are not
     assert found.logits.min() < 0
     image = pixels[:1]

@@ -23,7 +23,7 @@ CONFIG = DetrConfig(
     num_classes=3, num_queries=4, hidden_dim=32, heads=4, ffn_dim=48, encoder_layers=2,
     decoder_layers=3,
 )  # fmt: skip
-QUERIES = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(1))
+QUERIES = torch.randn(4, 32, generator=torch.Generator().manual_seed(1))
 PADDING = torch.tensor([[False] * 6, [False] * 4 + [True] * 2])
 
 
@@ -83,10 +83,10 @@ def test_every_decoder_layer_is_given_out_and_the_next_reads_it_unnormalised() -
     memory, positions = tokens(), tokens()
     states = decoder(QUERIES, memory, positions, None)
     assert states.shape == (3, 2, 4, 32)
-    x = torch.zeros(2, 1, 4, 32)
+    x = torch.zeros(2, 4, 32)
     for layer, state in zip(decoder.layers, states, strict=True):
         x = layer(x, QUERIES, positions, memory, None)
-        assert_close(state, decoder.norm(x)[:, 0])
+        assert_close(state, decoder.norm(x))
 
 
 def test_positions_may_enter_at_the_input() -> None:
@@ -96,21 +96,28 @@ def test_positions_may_enter_at_the_input() -> None:
     placed.load_state_dict(plain.state_dict())
     assert_close(placed(x, positions, None), plain(x + positions, positions, None))
     decoder = Decoder(replace(config, decoder_layers=1)).eval()
-    first = decoder.layers[0](queries.expand(2, -1, -1, -1), queries, positions, x, None)
-    assert_close(decoder(queries, x, positions, None)[0], decoder.norm(first)[:, 0])
+    first = decoder.layers[0](queries.expand(2, -1, -1), queries, positions, x, None)
+    assert_close(decoder(queries, x, positions, None)[0], decoder.norm(first))
 
 
-def test_conditional_queries_compare_content_and_place_apart() -> None:
+@pytest.mark.parametrize("first", [False, True])
+def test_conditional_queries_compare_content_and_place_apart(first: bool) -> None:
     """Meng et al., 2021: of one head, the products of contents and of places are added."""
-    attention = ConditionalAttention(32, 1, dropout=0.0)
+    attention = ConditionalAttention(32, 1, dropout=0.0, placed=first, near=True)
     query, place, memory, positions = torch.randn(4, 2, 5, 32)
+    assert attention.query_near is not None
     padding = torch.zeros(2, 5, dtype=torch.bool)
     padding[1, 3:] = True
-    content = attention.query(query) @ attention.key(memory).mT
-    near = attention.query_place(place) @ attention.key_place(positions).mT
+    contents, keys = attention.query(query), attention.key(memory)
+    if attention.query_place is not None:
+        contents = contents + attention.query_place(QUERIES[:1])
+        keys = keys + attention.key_place(positions)
+    content = contents @ keys.mT
+    near = attention.query_near(place) @ attention.key_place(positions).mT
     scores = ((content + near) / 64**0.5).masked_fill(padding[:, None], float("-inf"))
     expected = attention.out(scores.softmax(-1) @ attention.value(memory))
-    assert_close(attention(query, place, memory, positions, padding), expected)
+    found = attention(query, QUERIES[:1], place, memory, positions, padding)
+    assert_close(found, expected)
 
 
 def test_a_conditional_query_looks_where_its_point_is() -> None:
@@ -120,9 +127,9 @@ def test_a_conditional_query_looks_where_its_point_is() -> None:
     positions = SinePositions(32)(padding).flatten(2).mT  # 1, 32, 32
     seen: list[torch.Tensor] = []
     decoder.layers[0].register_forward_pre_hook(lambda _, given: seen.append(given[-1]))
-    points = torch.tensor([[[3 / 8, 1 / 4], [1, 1], [1 / 8, 1], [1, 1 / 2]]])
+    points = torch.tensor([[3 / 8, 1 / 4], [1, 1], [1 / 8, 1], [1, 1 / 2]])
     decoder(QUERIES, tokens(32, 1), positions, None, points=points)
-    assert_close(seen[0][0], positions[0, [2, 31, 24, 15]], atol=1e-5, rtol=0)
+    assert_close(seen[0], positions[0, [2, 31, 24, 15]], atol=1e-5, rtol=0)
 
 
 def test_sine_positions_are_fractions_of_the_unpadded_image() -> None:

@@ -90,9 +90,11 @@ def test_the_architecture_is_the_listed_one(published: Published, folder: Path) 
 
 
 def test_what_is_on_the_image_is_found(published: Published, folder: Path, image: Path) -> None:
-    if not published.hub_id.startswith("facebook/"):
+    if not published.hub_id.startswith(("facebook/", "microsoft/conditional")):
         pytest.skip("finds tables, and the image has none")
-    result = load(folder).detect(image, threshold=0.7)  # the original's for a demonstration
+    # The original's for a demonstration; scores of a sigmoid are lower.
+    least = 0.5 if "conditional" in published.hub_id else 0.7
+    result = load(folder).detect(image, threshold=least)
     found = Counter(detection.label for detection in result.detections)
     assert {label: found[label] for label in THINGS if found[label] < THINGS[label]} == {}
 

@@ -13,21 +13,7 @@ from panodetr.model.transformer import SinePositions
 from panodetr.objective.auxiliary import TokenHeads, place_queries_on_grid
 from panodetr.objective.config import CriterionConfig, ObjectiveConfig
 
-RUN = ObjectiveConfig(mask_objects=100, query_groups=2, token_weight=1.0)
-
-
-def test_the_models_own_queries_are_the_first_group_and_see_no_other() -> None:
-    model, heads = make(replace(RUN, query_groups=3))
-    encoded = model.encode(batch_of(1, 2).pixels)
-    own = model.decode(encoded)
-    states = model.decode(encoded, heads.queries(model)).unflatten(2, (3, -1))
-    assert_close(states[:, :, 0], own)
-    assert heads.more_queries is not None
-    with torch.no_grad():
-        heads.more_queries[1] += 1
-    changed = model.decode(encoded, heads.queries(model)).unflatten(2, (3, -1))
-    assert_close(changed[:, :, :2], states[:, :, :2])
-    assert not torch.allclose(changed[:, :, 2], states[:, :, 2])
+RUN = ObjectiveConfig(mask_objects=100, token_weight=1.0)
 
 
 @pytest.mark.parametrize("masks", [True, False])
@@ -63,19 +49,18 @@ def test_tokens_learn_the_object_at_their_centre(
 
 
 def test_queries_start_as_positions_of_points_all_over_the_image() -> None:
-    model, heads = make(replace(RUN, query_groups=2))
-    place_queries_on_grid(model, heads)
+    model, _ = make(RUN)
+    place_queries_on_grid(model)
     table = SinePositions(128)(torch.zeros(1, 256, 256, dtype=torch.bool))[0].flatten(1).T
     points: list[list[int]] = []
-    for query in heads.queries(model).flatten(0, 1):
+    for query in model.queries.weight:
         distance, place = (table - query).abs().amax(1).min(0)
         assert distance < 1e-5
         points.append([int(place) // 256, int(place) % 256])
-    own = torch.tensor(points[:6]).float()
+    own = torch.tensor(points).float()
     assert own.amin(0).max() < 100
     assert own.amax(0).min() > 156
     assert torch.pdist(own).min() > 40
-    assert points[:6] != points[6:]
     cross = model.decoder.layers[0].get_submodule("cross_attention")
     assert_close(
         cross.get_parameter("query.weight"), cross.get_parameter("key.weight"), rtol=0, atol=0

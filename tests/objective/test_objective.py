@@ -31,7 +31,7 @@ class Transfers(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-RUN = ObjectiveConfig(mask_objects=100, query_groups=2, token_weight=1.0, attention_weight=1.0)
+RUN = ObjectiveConfig(mask_objects=100, token_weight=1.0, attention_weight=1.0)
 
 
 def test_a_step_brings_the_costs_of_all_layers_to_the_host_at_once() -> None:
@@ -39,7 +39,7 @@ def test_a_step_brings_the_costs_of_all_layers_to_the_host_at_once() -> None:
     with Transfers() as transfers:
         total, _ = compute_losses(model, heads, batch_of(2, 0, 3), RUN, with_masks=True)
         total.backward()
-    layers, images, queries = 2 * RUN.query_groups, 3, 6
+    layers, images, queries = 2, 3, 6
     costs = (layers, images, queries, 3)
     assert Counter(transfers.shapes) == Counter([("cpu", costs), ("numpy", costs)])
 
@@ -71,27 +71,9 @@ def test_parts_of_a_step_add_up_to_the_whole(split: int) -> None:
     assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-4)
 
 
-def test_equal_groups_lose_what_one_loses() -> None:
-    """Losses are means over groups: their number does not change what a weight means."""
-    batch = batch_of(2, 0, 3)
-    losses: list[dict[str, Tensor]] = []
-    for groups in (1, 2):
-        model, heads = make(replace(RUN, query_groups=groups))
-        if heads.more_queries is not None:
-            with torch.no_grad():
-                heads.more_queries.copy_(model.queries.weight.expand_as(heads.more_queries))
-        heads.token_heads = None
-        config = replace(RUN, query_groups=groups, token_weight=0.0)
-        total, parts = compute_losses(model, heads, batch, config, with_masks=True)
-        losses.append(parts | {"total": total})
-    assert losses[0].keys() == {"label", "l1", "giou", "focal", "dice", "attention", "total"}
-    for name, loss in losses[0].items():
-        assert_close(losses[1][name], loss, msg=lambda text, name=name: f"{name}: {text}")
-
-
 def test_a_sample_of_the_masks_loses_the_same_in_the_mean() -> None:
     batch = batch_of(2, 4)
-    run = replace(RUN, query_groups=1, token_weight=0.0)
+    run = replace(RUN, token_weight=0.0)
     model, heads = make(run)
 
     def dice(most: int) -> float:
@@ -132,7 +114,7 @@ def test_totals_of_parts_add_up() -> None:
 def test_half_precision_of_the_network_leaves_losses_in_full(learned: str) -> None:
     config = RUN
     if learned == "masks":
-        config = replace(RUN, learned="masks", query_groups=1, token_weight=0.0)
+        config = replace(RUN, learned="masks", token_weight=0.0)
     model, heads = make(config)
     found: list[Tensor] = []
     watched: list[nn.Module] = [model.class_head, model.box_head]

@@ -25,13 +25,14 @@ def test_softmax_is_torchs_and_does_not_overflow() -> None:
 def test_every_query_gets_its_best_real_class() -> None:
     logits = np.array([[1, 3, 2, 9], [5, 0, 0, 0]], np.float32)  # first "no object" above all
     boxes = np.array([[0.5, 0.5, 1, 1], [0.25, 0.75, 0.5, 0.1]], np.float32)
-    scores, classes = best_classes(logits)
+    queries, scores, classes = best_classes(logits)
+    assert queries.tolist() == [0, 1]
     assert classes.tolist() == [1, 0]
     np.testing.assert_allclose(scores, softmax(logits)[[0, 1], [1, 0]])
     corners = scale_boxes(boxes, (100, 200))
     np.testing.assert_allclose(corners, [[0, 0, 200, 100], [0, 70, 100, 80]], atol=1e-4)
-    scores, classes = best_classes(logits[:0])
-    assert scores.shape == classes.shape == (0,)
+    queries, scores, classes = best_classes(logits[:0])
+    assert queries.shape == scores.shape == classes.shape == (0,)
     assert scale_boxes(boxes[:0], (10, 10)).shape == (0, 4)
 
 

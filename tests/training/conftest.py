@@ -224,7 +224,6 @@ def tiny_run(discs: Dataset) -> TrainConfig:
         sampling="area",
         mask_start=1,
         mask_objects=4,
-        query_groups=2,
         token_weight=1.0,
         log_every=2,
         save_every=100,

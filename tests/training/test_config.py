@@ -96,7 +96,7 @@ def test_what_cannot_be_meant_is_refused(change: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"query_groups": 0}, "query_groups is 0; expected int >= 1"),
+        ({"mask_objects": 0}, "mask_objects is 0; expected int >= 1"),
         ({"learning_rate": 0.0}, r"learning_rate is 0\.0; expected float > 0"),
         ({"clip": float("nan")}, "clip is nan; expected float > 0"),
         ({"token_weight": -1.0}, r"token_weight is -1\.0; expected float >= 0"),

@@ -138,8 +138,8 @@ def test_frozen_stages_are_quarters_of_the_blocks(eomt_run: TrainConfig, stages:
 
 
 def test_what_only_a_detr_has_is_refused(eomt_run: TrainConfig) -> None:
-    with pytest.raises(ValueError, match=r"query_groups is 3; expected 1 where an EoMT is trained"):
-        replace(eomt_run, query_groups=3)
+    with pytest.raises(ValueError, match=r"token_weight is 3\.0; expected 0\.0 where an EoMT"):
+        replace(eomt_run, token_weight=3.0)
 
 
 def test_the_papers_recipe_is_the_papers(discs: Dataset) -> None:

@@ -41,7 +41,6 @@ def learning_run(tiny_run: TrainConfig) -> TrainConfig:
         decay=100,
         mask_start=50,
         mask_objects=16,
-        query_groups=1,
         log_every=50,
         save_every=1000,
     )

@@ -59,7 +59,7 @@ def test_frozen_stages_have_no_gradients_and_stay_in_eval_mode(
 
 def test_a_mask_step_leaves_everything_else_as_it_was(tiny_run: TrainConfig) -> None:
     """Live batch norms too: their running means would drift, without any gradient."""
-    config = replace(tiny_run, learned="masks", query_groups=1, token_weight=0.0, mask_start=0)
+    config = replace(tiny_run, learned="masks", token_weight=0.0, mask_start=0)
     torch.manual_seed(0)
     model = Detr(config.spec.architecture)
     freeze(model, config)

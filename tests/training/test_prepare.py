@@ -411,7 +411,7 @@ def test_a_rehearsal_measures_reads_everything_and_writes_nothing(discs: Dataset
 
 def test_few_steps_are_measured_by_where_they_begin(tiny_run: TrainConfig) -> None:
     scratch = replace(tiny_run, token_weight=0.0, steps=20_000)
-    masks = replace(scratch, start="boxes", learned="masks", mask_start=0, query_groups=1)
+    masks = replace(scratch, start="boxes", learned="masks", mask_start=0)
     for config, warning in (
         (scratch, "554000 of 64 images in the paper"),
         (replace(scratch, steps=60_000), None),

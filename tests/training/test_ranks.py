@@ -21,7 +21,7 @@ ACCELERATE = (
 )  # fmt: skip
 
 EXACT = (
-    "steps=4", "log_every=1", "validate_every=2", "batch_size=4", "mask_start=2", "query_groups=2",
+    "steps=4", "log_every=1", "validate_every=2", "batch_size=4", "mask_start=2",
     "spec.architecture.dropout=0", "spec.architecture.backbone.norm=group", "workers=0",
     "learning_rate=4e-5", "backbone_learning_rate=4e-5",
 )  # fmt: skip

@@ -50,7 +50,7 @@ def assert_the_papers(config: TrainConfig) -> None:
     assert config.augmentation == PaperAugmentation()
     assert config.sampling == "buckets"
     assert (config.warmup, config.decay, config.ema) == (0, 0, 0)
-    assert (config.query_groups, config.grid_queries) == (1, False)
+    assert config.grid_queries is False
     assert (config.token_weight, config.attention_weight) == (0, 0)
 
 

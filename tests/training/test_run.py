@@ -57,7 +57,7 @@ def test_a_run_is_written_by_one_process_and_what_is_refused_leaves_it_as_it_was
         go_on(out, "steps=3")
     assert "\n" not in str(caught.value)
     with pytest.raises(TrainingError, match="resume with the run's own settings"):
-        go_on(out, "query_groups=2")
+        go_on(out, "token_weight=0")
     with pytest.raises(UsageError, match="holds a run already"):
         train(request_of, out, device="cpu")
     assert {path: path.read_bytes() for path in before} == before

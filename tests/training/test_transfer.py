@@ -15,6 +15,7 @@ from panodetr.errors import UsageError
 from panodetr.model.detr import Detr
 from panodetr.results.types import Category
 from panodetr.training.config import TrainConfig
+from panodetr.training.recipes import RecipeData, configure
 from panodetr.training.start import QUERY_NOISE, make_model
 
 
@@ -114,12 +115,27 @@ def test_the_first_queries_are_copied(
     assert notes[1:] == [note]
 
 
+def test_a_class_head_without_no_object_begins_anew(
+    trained: tuple[Detr, TrainConfig], tmp_path: Path
+) -> None:
+    config = with_shape(trained[1], masks=False, conditional=True)
+    with pytest.raises(ValueError, match=r"architecture\.sigmoid is true; expected false"):
+        with_shape(config, sigmoid=True)
+    shape = replace(config.spec.architecture, sigmoid=True)
+    spec = replace(config.spec, architecture=shape)
+    save_checkpoint(tmp_path / "sigmoid", spec, Detr(shape).state_dict())
+    data = RecipeData(categories=spec.categories, images=10, masks=False)
+    found = configure("finetune", data, [f"start={tmp_path / 'sigmoid'}"])
+    model, notes = make_model(found)
+    assert isinstance(model, Detr)
+    assert (model.config.conditional, model.config.sigmoid) == (True, False)
+    assert notes[1:] == ["class_head: initialised, the checkpoint's has no 'no object'"]
+
+
 def test_points_of_conditional_queries_are_copied_with_them(
     trained: tuple[Detr, TrainConfig], tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="query_groups is 2; expected 1 where"):
-        with_shape(trained[1], conditional=True)
-    config = with_shape(replace(trained[1], query_groups=1), conditional=True)
+    config = with_shape(trained[1], conditional=True)
     before = Detr(config.spec.architecture)
     save_checkpoint(tmp_path / "points", config.spec, before.state_dict())
     config = replace(config, start=str(tmp_path / "points"))
@@ -158,7 +174,6 @@ def test_a_mask_head_is_added_where_there_was_none(
         config,
         start=str(tmp_path / "boxes"),
         learned="masks",
-        query_groups=1,
         token_weight=0.0,
         mask_start=0,
     )
@@ -211,7 +226,7 @@ def test_a_torchvision_backbone_is_taken(tiny_run: TrainConfig, tmp_path: Path) 
 def test_nothing_random_is_frozen(
     tiny_run: TrainConfig, change: dict[str, Any], message: str
 ) -> None:
-    config = replace(tiny_run, query_groups=1, token_weight=0.0, mask_start=0)
+    config = replace(tiny_run, token_weight=0.0, mask_start=0)
     if change == {"norm": "frozen"}:
         config = with_shape(
             config, backbone=replace(detr_shape(config.spec.architecture).backbone, **change)

@@ -41,6 +41,7 @@ from panodetr.validation import read_json
 
 _READERS = {
     "detr": read_huggingface,
+    "conditional_detr": read_huggingface,
     "table-transformer": read_huggingface,
     "eomt": read_eomt,
     "dinov2_with_registers": read_dinov2,

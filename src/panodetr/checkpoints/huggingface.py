@@ -90,7 +90,7 @@ class _Backbone:
 class _Config:
     """`config.json`, the keys that matter here beside those in `SAME`."""
 
-    model_type: Literal["detr", "table-transformer"]
+    model_type: Literal["detr", "table-transformer", "conditional_detr"]
     architectures: tuple[str, ...] | None = None
     num_channels: int = 3
     id2label: dict[str, str] | None = None
@@ -234,7 +234,9 @@ def resnet_name(backbone: ResNetConfig) -> str:
 def _read_model(
     given: Mapping[str, Any], config: _Config, preprocessing: Preprocessing, name: str
 ) -> ModelSpec:
+    conditional = config.model_type == "conditional_detr"
     shape: dict[str, Any] = {
+        "num_queries": 300 if conditional else 100,
         **{"heads": 8, "ffn_dim": 2048, "decoder_heads": 8, "decoder_ffn_dim": 2048},  # usual ones
         **{ours: given[theirs] for theirs, ours in SAME.items() if theirs in given},
     }
@@ -250,6 +252,8 @@ def _read_model(
             pre_norm=config.model_type == "table-transformer",
             normed_states=config.auxiliary_loss,
             masks=any("DetrForSegmentation" in kind for kind in config.architectures or ()),
+            conditional=conditional,
+            sigmoid=conditional,
             mask_stages=_read_mask_stages(config.backbone_config),
             **shape,
         ),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from panodetr.checkpoints.dinov2 import expected_weights, fit, stored_shape
@@ -19,6 +20,7 @@ from panodetr.checkpoints.eomt import infer_eomt
 from panodetr.checkpoints.hub import fetch, read_folder
 from panodetr.checkpoints.huggingface import RESNETS
 from panodetr.checkpoints.names import (
+    CONDITIONAL_TABLES,
     DINOV2,
     EOMT_TABLES,
     FACEBOOK,
@@ -286,7 +288,8 @@ def _open_file(file: Path, dilation: bool | None) -> tuple[ModelSpec, Weights]:
         if table in EOMT_TABLES:
             return infer_eomt(shapes, file.stem), weights
         heads = int(weights.arguments.get("nheads", 8))
-        shape = _infer_architecture(shapes, dilation=dilation, heads=heads)
+        conditional = table in CONDITIONAL_TABLES
+        shape = _infer_architecture(shapes, dilation=dilation, heads=heads, conditional=conditional)
         if published is None or published.categories[-1].index >= shape.num_classes:
             categories = categories_by_count(shape.num_classes, is_guess=True)
             return ModelSpec(name=file.stem, architecture=shape, categories=categories), weights
@@ -303,7 +306,12 @@ def _open_file(file: Path, dilation: bool | None) -> tuple[ModelSpec, Weights]:
 
 def find_table(
     weights: Weights,
-    tables: Sequence[NameTable] = (FACEBOOK, *TRANSFORMERS_TABLES, *EOMT_TABLES),
+    tables: Sequence[NameTable] = (
+        FACEBOOK,
+        *TRANSFORMERS_TABLES,
+        *CONDITIONAL_TABLES,
+        *EOMT_TABLES,
+    ),
     network: str = "DETR or EoMT",
 ) -> NameTable:
     """Recognise whose names the weights have: the table's that knows most of them.
@@ -320,7 +328,7 @@ def find_table(
     return table
 
 
-DETR_TABLES = (OURS, FACEBOOK, *TRANSFORMERS_TABLES)
+DETR_TABLES = (OURS, FACEBOOK, *TRANSFORMERS_TABLES, *CONDITIONAL_TABLES)
 
 
 class _NoValues(TorchFunctionMode):
@@ -354,6 +362,7 @@ def _read(
 
     Those that are `shared` are given as they are.
     """
+    weights = _with_points(weights, table)
     tensors = table.used(weights.tensors)
     check_shapes(weights.file, tensors, table.from_ours(model, prefix_in(tensors)))
     if shared:
@@ -379,7 +388,32 @@ def _read(
     return copies
 
 
-def _infer_architecture(shapes: StoredShapes, *, dilation: bool, heads: int) -> DetrConfig:
+def _with_points(weights: Weights, table: NameTable) -> Weights:
+    """Compute the points of a Conditional DETR, which there are those of a head on the queries.
+
+    Raises:
+        CheckpointError: the head does not fit the queries.
+    """
+    if table not in CONDITIONAL_TABLES:
+        return weights
+    prefix = prefix_in(weights.tensors)
+    head = [f"point_head.{n}.{kind}" for n in (0, 2) for kind in ("weight", "bias")]
+    names = [table.name(key, prefix) for key in ("queries.weight", *head)]
+    if any(name not in weights.tensors for name in names):
+        return weights  # what is missing is said with the rest
+    queries, *layers = (weights.read(weights.tensors[name]) for name in names)
+    try:
+        points = F.linear(F.linear(queries, *layers[:2]).relu(), *layers[2:])
+    except RuntimeError as error:
+        shapes = ", ".join(f"{name} {list(weights.tensors[name].shape)}" for name in names)
+        raise CheckpointError(f"{weights.file}: shapes do not go together: {shapes}") from error
+    tensors = {key: tensor for key, tensor in weights.tensors.items() if key not in names[1:]}
+    return replace(weights, tensors=tensors | {table.name("points", prefix): points})
+
+
+def _infer_architecture(
+    shapes: StoredShapes, *, dilation: bool, heads: int, conditional: bool
+) -> DetrConfig:
     """Find the configuration that has weights of these names and shapes.
 
     No shape shows whether the backbone is dilated, and only a mask head shows the attention heads.
@@ -402,7 +436,7 @@ def _infer_architecture(shapes: StoredShapes, *, dilation: bool, heads: int) -> 
         heads = size("mask_head.convs.0.weight", 4)[0] - hidden_dim
     return DetrConfig(
         backbone=replace(backbone, dilate_last=dilation, inputs=inputs),
-        num_classes=classes - 1,
+        num_classes=classes - (not conditional),
         num_queries=size("queries.weight", 2)[0],
         hidden_dim=hidden_dim,
         heads=heads,
@@ -411,5 +445,7 @@ def _infer_architecture(shapes: StoredShapes, *, dilation: bool, heads: int) -> 
         decoder_layers=depth("decoder.layers.*.ffn.0.weight"),
         pre_norm=has("encoder.norm.weight"),
         positions="learned" if has("positions.rows.weight") else "sine",
+        conditional=conditional,
+        sigmoid=conditional,
         masks=masks,
     )

@@ -310,16 +310,36 @@ FACEBOOK = NameTable(
     "the original implementation",
     _detr(1, "transformer", _FUSED, _TORCHVISION, "backbone.0.body"),
 )
-_CROSS = "decoder.layers.*.cross_attention"
-_CONDITIONAL = (
-    "points", f"{_CROSS}.query_place", f"{_CROSS}.key_place",
-    "decoder.layers.*.stretch.0", "decoder.layers.*.stretch.2",
+_ATTENTION = {"self_attention": "sa_", "cross_attention": "ca_"}
+_PARTS = (
+    ("query", "qcontent"), ("query_place", "qpos"), ("query_near", "qpos_sine"),
+    ("key", "kcontent"), ("key_place", "kpos"), ("value", "v"),
 )  # fmt: skip
-"""Names that neither the original nor transformers has."""
 
-OURS = NameTable(
-    "panodetr", [(ours, ours) for ours in (*(row[0] for row in FACEBOOK.rows), *_CONDITIONAL)]
+
+def _conditional(rows: Sequence[Row], place: str, cross: str) -> list[Row]:
+    """Put Conditional DETR's decoder in the place of DETR's, from and to what tables hold."""
+    layer, theirs = "decoder.layers.*", f"{place}.decoder"
+    attention = tuple(f"{layer}.{ours}" for ours in _ATTENTION)
+    return [
+        *(row for row in rows if not row[0].startswith(attention)),
+        *(
+            (f"{layer}.{ours}.{part}", f"{place}.{layer}.{prefix}{name}_proj")
+            for ours, prefix in _ATTENTION.items()
+            for part, name in _PARTS
+        ),
+        (f"{layer}.self_attention.out", f"{place}.{layer}.self_attn.out_proj"),
+        (f"{layer}.cross_attention.out", f"{place}.{layer}.{cross}.out_proj"),
+        *((f"decoder.stretch.{2 * n}", f"{theirs}.query_scale.layers.{n}") for n in range(2)),
+        *((f"point_head.{2 * n}", f"{theirs}.ref_point_head.layers.{n}") for n in range(2)),
+        ("points", "points"),
+    ]
+
+
+ORIGINAL_CONDITIONAL = NameTable(
+    "the original Conditional DETR", _conditional(FACEBOOK.rows, "transformer", "cross_attn")
 )
+OURS = NameTable("panodetr", [(ours, ours) for ours, _ in ORIGINAL_CONDITIONAL.rows])
 TRANSFORMERS_TABLES = tuple(
     NameTable(
         f"transformers {version}{timm}",
@@ -328,6 +348,16 @@ TRANSFORMERS_TABLES = tuple(
     for version, changes in ((4, ()), (5, _FILES_5), (5, _MODULES_5))
     for timm, resnet in ((" with timm", _TORCHVISION), ("", _TRANSFORMERS))
 )
+CONDITIONAL_TABLES = (
+    ORIGINAL_CONDITIONAL,
+    *(
+        NameTable(
+            f"{table.source}, Conditional DETR", _conditional(table.rows, "model", "encoder_attn")
+        )
+        for table in TRANSFORMERS_TABLES[:4]
+    ),
+)
+"""`points` are in no file: the rows of `point_head`, which is not in our model, make them."""
 TIMM_4, RESNET_4, TIMM_5_FILES, RESNET_5_FILES, TIMM_5, RESNET_5 = TRANSFORMERS_TABLES
 
 _BLOCK = (

@@ -99,7 +99,7 @@ def save_pretrained(
         return target
     try:
         shape = spec.architecture
-        for name in ("position_input", "conditional"):
+        for name in ("position_input", "conditional", "sigmoid"):
             if getattr(shape, name, False):
                 raise ValueError(f"architecture.{name} is true, which has no place there")
         write = _save_huggingface if format == "huggingface" else _save_facebook

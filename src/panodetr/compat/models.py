@@ -143,7 +143,7 @@ class _Model(PretrainedModel, Generic[Output]):
             if memory is not None:
                 memory = memory.transpose(1, 2).view_as(encoded.memory)
                 encoded = replace(encoded, memory=memory)
-            states = network.decode(encoded, None, absent, start)
+            states = network.decode(encoded, absent, start)
         states = states if self.config.auxiliary_loss else states[-1:]
         tokens = encoded.memory.flatten(2).transpose(1, 2)  # B, T, D
         values: dict[str, Any] = {

@@ -23,7 +23,7 @@ from panodetr.checkpoints.spec import ModelSpec, spec_to_json
 from panodetr.errors import CheckpointError, PanodetrError, UsageError, import_extra, reason_of
 from panodetr.export.quantize import calibration_batches, import_nncf, quantize
 from panodetr.files import check_writable
-from panodetr.results.decode import keep_queries, paired_box_iou, paired_mask_iou
+from panodetr.results.decode import best_classes, keep_queries, paired_box_iou, paired_mask_iou
 from panodetr.runtimes.base import Runtime
 from panodetr.runtimes.convert import require, to_onnx, to_openvino, weights_digest
 from panodetr.runtimes.exported import (
@@ -244,7 +244,7 @@ def measure_agreement(
     masks: list[float] = []
     for batch in batches:
         a, b = model.detect(batch, None), exported.detect(batch, None)
-        kept = [keep_queries(logits, spec.threshold) for logits in a.logits]
+        kept = [_keep(logits, spec) for logits in a.logits]
         for number, (queries, _, classes) in enumerate(kept):
             same += (b.logits[number, queries].argmax(-1) == classes).astype(float).tolist()
             if a.boxes is not None and b.boxes is not None:
@@ -271,3 +271,15 @@ def measure_agreement(
             f"{found['mask_iou']:.0%}; nothing was written: give more images, or leave out --int8"
         )
     return {"queries": len(same), **found}
+
+
+def _keep(
+    logits: NDArray[np.float32], spec: ModelSpec
+) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.intp]]:
+    """Find what a prediction would hold: queries, scores and classes, each (N,)."""
+    shape = spec.architecture
+    if shape.num_logits > shape.num_classes:
+        return keep_queries(logits, spec.threshold)
+    queries, scores, classes = best_classes(logits, apart=True)
+    above = scores > spec.threshold
+    return queries[above], scores[above], classes[above]

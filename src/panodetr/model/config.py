@@ -103,6 +103,11 @@ class Architecture:
     if TYPE_CHECKING:  # all are dataclasses, but this is none, so that msgspec asks `from_plain`
         __dataclass_fields__: ClassVar[dict[str, Any]]
 
+    @property
+    def num_logits(self) -> int:
+        """Logits that the class head gives a query: of the classes, and in most of "no object"."""
+        return self.num_classes + 1
+
     @classmethod
     def from_plain(cls, given: dict[str, object]) -> Architecture:
         """Read a shape from JSON's values, as `panodetr.validation` asks for it.
@@ -140,7 +145,9 @@ class DetrConfig(Architecture):
             transformers does where it learns with an auxiliary loss; published models are without.
         conditional: let each query look around a point of its own, which its boxes are offsets
             from, and compare what queries and tokens hold apart from where they lie (Conditional
-            DETR, Meng et al., 2021). Learns several times sooner; published models are without.
+            DETR, Meng et al., 2021). Learns several times sooner.
+        sigmoid: let each class have a probability of its own, without "no object", as published
+            Conditional DETRs do. For prediction only.
         masks: whether the panoptic mask head is there.
         mask_stages: the backbone's stages that it refines masks with, coarsest first, from 0.
     """
@@ -162,6 +169,7 @@ class DetrConfig(Architecture):
     position_input: bool = False
     normed_states: bool = False
     conditional: bool = False
+    sigmoid: bool = False
     masks: bool = False
     mask_stages: tuple[_Stage, _Stage, _Stage] = (2, 1, 0)
 
@@ -178,6 +186,8 @@ class DetrConfig(Architecture):
                 f"hidden_dim is {self.hidden_dim}; it must divide by heads ({self.heads}), "
                 f"decoder_heads ({decoder_heads}) and 4"
             )
+        if self.masks and self.sigmoid:
+            raise ValueError("masks and sigmoid are true; masks need a class head with 'no object'")
         if self.masks and self.activation != "relu":
             raise ValueError(
                 f"activation is {self.activation!r} with a mask head, of which transformers 4 and "
@@ -189,6 +199,11 @@ class DetrConfig(Architecture):
                 f"{self.mask_widths} channels and normalises in 8 groups, so each must divide by 8 "
                 "or be fewer"
             )
+
+    @property
+    def num_logits(self) -> int:
+        """See `Architecture`."""
+        return self.num_classes + (not self.sigmoid)
 
     @property
     def mask_widths(self) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ The parts of figure 2: the backbone is in `backbone.py`, encoder and decoder are
 `transformer.py`, the prediction heads are here, and the mask head of figure 8 is in `mask_head.py`.
 
 Letters: B images, H and W their size, Q queries, C classes, D channels, A attention heads, L
-decoder layers, N masks, G query groups, h and w height and width of the feature map.
+decoder layers, N masks, h and w height and width of the feature map.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Detr(Network):
         self.queries = nn.Embedding(config.num_queries, config.hidden_dim)
         points = torch.rand(config.num_queries, 2).logit(1e-3) if config.conditional else None
         self.points = None if points is None else nn.Parameter(points)  # logits of x and y
-        self.class_head = nn.Linear(config.hidden_dim, config.num_classes + 1)  # last: "no object"
+        self.class_head = nn.Linear(config.hidden_dim, config.num_logits)
         self.box_head = BoxHead(config)
         self.attention_maps = AttentionMaps(config) if config.masks else None
         self.mask_head = MaskHead(config) if config.masks else None
@@ -144,28 +144,21 @@ class Detr(Network):
         )
 
     def decode(
-        self,
-        encoded: Encoded,
-        queries: Tensor | None = None,
-        absent: Tensor | None = None,
-        start: Tensor | None = None,
+        self, encoded: Encoded, absent: Tensor | None = None, start: Tensor | None = None
     ) -> Tensor:
-        """States (L, B, GQ, D) of the queries after every decoder layer.
+        """States (L, B, Q, D) of the queries after every decoder layer.
 
         Args:
             encoded: from `encode`.
-            queries: (G, Q, D), groups that do not see each other, for training; None takes the
-                model's own, one group.
-            absent: (B, Q), True at queries of the only group that are left out; None leaves out
-                none.
-            start: (B, Q, D), what the model's own queries know at first; None as in the paper.
+            absent: (B, Q), True at queries that are left out; None leaves out none.
+            start: (B, Q, D), what queries know at first; None as in the paper.
         """
-        if queries is None:
-            queries = self.queries.weight[None]  # 1, Q, D
         padding = None if encoded.padding is None else encoded.padding.flatten(1)  # B, hw
         memory, positions = _tokens(encoded.memory), _tokens(encoded.positions)
-        points = None if self.points is None else self.points.sigmoid()[None]  # 1, Q, 2
-        return self.decoder(queries, memory, positions, padding, absent, start=start, points=points)
+        points = None if self.points is None else self.points.sigmoid()  # Q, 2
+        return self.decoder(
+            self.queries.weight, memory, positions, padding, absent, start=start, points=points
+        )
 
     def boxes(self, states: Tensor) -> Tensor:
         """Boxes (..., Q, 4) of the model's own queries, from states (..., Q, D)."""

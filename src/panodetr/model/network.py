@@ -19,7 +19,8 @@ class Found:
     """What a network says of a batch; each kind adds what its masks are made from.
 
     Attributes:
-        logits: (B, Q, C + 1), the last being "no object".
+        logits: (B, Q, C + 1), the last being "no object"; (B, Q, C) where there is none
+            (`DetrConfig.sigmoid`).
         boxes: (B, Q, 4), cxcywh in fractions of the unpadded image; None where only masks say where
             an object is.
     """
@@ -36,7 +37,7 @@ class Network(nn.Module, ABC):
         config: its shape.
         backbone: what is usually trained before, on other data.
         queries: an embedding each.
-        class_head: its last class is "no object".
+        class_head: its last class is "no object", but for `DetrConfig.sigmoid`.
     """
 
     SOURCES: ClassVar[tuple[str, ...]]

@@ -2,8 +2,8 @@
 
 Positions are added to queries and keys at every attention, never to values.
 
-Letters: B images, M tokens of the feature map, N object queries, D channels, A attention heads, G
-query groups, L decoder layers, H and W height and width of the feature map.
+Letters: B images, M tokens of the feature map, N object queries, D channels, A attention heads, L
+decoder layers, H and W height and width of the feature map.
 """
 
 from __future__ import annotations
@@ -106,38 +106,59 @@ class Attention(nn.Module):
 
 
 class ConditionalAttention(nn.Module):
-    """Attention that compares content with content and place with place (Meng et al., 2021)."""
+    """Attention of conditional queries (Meng et al., 2021), with projections of places.
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    Args:
+        dim: channels.
+        heads: attention heads.
+        dropout: of attention weights.
+        placed: whether places are added to queries and keys: among queries, and where they first
+            read the image.
+        near: whether places are compared with each other, too, beside content with content: where
+            queries read the image.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float, *, placed: bool, near: bool) -> None:
         super().__init__()
         self.heads = heads
         self.dropout = dropout
         self.query = nn.Linear(dim, dim)
-        self.query_place = nn.Linear(dim, dim)
+        self.query_place = nn.Linear(dim, dim) if placed else None
+        self.query_near = nn.Linear(dim, dim) if near else None
         self.key = nn.Linear(dim, dim)
         self.key_place = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
 
     def forward(
-        self, query: Tensor, place: Tensor, memory: Tensor, positions: Tensor,
+        self, query: Tensor, queries: Tensor, near: Tensor | None, key: Tensor, positions: Tensor,
         padding: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        """What queries (B, N, D) at places (B, N, D) read from memory and positions (B, M, D).
+        """What each of query (B, N, D) reads from key (B, M, D): (B, N, D).
 
-        `padding` (B, M) is True at keys that nobody may read; None lets all be read.
+        Args:
+            query: (B, N, D), content.
+            queries: (N, D), the query embeddings.
+            near: (B, N, D) or (N, D), positions to look near to; None among queries.
+            key: (B, M, D), content, and what is read.
+            positions: (B, M, D) or (M, D), of the keys.
+            padding: (B, M), True at keys that nobody may read; None lets all be read.
         """
-        q, at, k, near, v = (
-            given.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # B, A, N or M, D/A
-            for given in (
-                self.query(query), self.query_place(place),
-                self.key(memory), self.key_place(positions), self.value(memory),
-            )
-        )  # fmt: skip
+
+        def split(given: Tensor) -> Tensor:  # B, A, N or M, D/A
+            return given.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+
+        q, k, place = self.query(query), self.key(key), self.key_place(positions)
+        if self.query_place is not None:
+            q, k = q + self.query_place(queries), k + place
+        q, k = split(q), split(k)
+        if self.query_near is not None:
+            assert near is not None
+            q = torch.cat((q, split(self.query_near(near)).expand_as(q)), dim=-1)  # B, A, N, 2D/A
+            k = torch.cat((k, split(place)), dim=-1)  # B, A, M, 2D/A
         readable = None if padding is None else ~padding[:, None, None, :]  # B, 1, 1, M
-        q, k = torch.cat((q, at), dim=-1), torch.cat((k, near), dim=-1)  # B, A, N or M, 2D/A
         dropout = self.dropout if self.training else 0.0
-        read = F.scaled_dot_product_attention(q, k, v, readable, dropout)  # B, A, N, D/A
+        read = F.scaled_dot_product_attention(q, k, split(self.value(key)), readable, dropout)
         return self.out(read.transpose(1, 2).flatten(2))  # B, N, D
 
 
@@ -196,18 +217,19 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Every query reads the other queries of its group, then the image."""
+    """Every query reads the other queries, then the image."""
 
-    def __init__(self, config: DetrConfig) -> None:
+    def __init__(self, config: DetrConfig, *, first: bool) -> None:
         super().__init__()
         dim, heads = config.hidden_dim, config.decoder_heads or config.heads
-        self.self_attention = Attention(dim, heads, config.dropout)
-        self.self_residual = Residual(config)
         if config.conditional:
-            self.cross_attention = ConditionalAttention(dim, heads, config.dropout)
-            self.stretch = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+            conditional = partial(ConditionalAttention, dim, heads, config.dropout)
+            self.self_attention = conditional(placed=True, near=False)
+            self.cross_attention = conditional(placed=first, near=True)
         else:
+            self.self_attention = Attention(dim, heads, config.dropout)
             self.cross_attention = Attention(dim, heads, config.dropout)
+        self.self_residual = Residual(config)
         self.cross_residual = Residual(config)
         self.ffn = make_ffn(config, config.decoder_ffn_dim or config.ffn_dim)
         self.ffn_residual = Residual(config)
@@ -220,36 +242,33 @@ class DecoderLayer(nn.Module):
         memory: Tensor,
         padding: Tensor | None,
         absent: Tensor | None = None,
-        places: Tensor | None = None,
+        near: Tensor | None = None,
     ) -> Tensor:
-        """One layer for groups of queries that see the image but not each other.
+        """One layer.
 
         Args:
-            x: (B, G, N, D), what each query knows so far.
-            queries: (G, N, D), the query embeddings.
+            x: (B, N, D), what each query knows so far.
+            queries: (N, D), the query embeddings.
             positions: (B, M, D), of memory.
             memory: (B, M, D), the encoder's output.
             padding: (B, M), True at padding, or None.
-            absent: (BG, N), True at queries that no other may read, or None.
-            places: (G, N, D), the positions of conditional queries' points; otherwise None.
+            absent: (B, N), True at queries that no other may read, or None.
+            near: (B, N, D) or (N, D), positions that conditional queries look near to; otherwise
+                None.
 
         Returns:
-            (B, G, N, D).
+            (B, N, D).
         """
 
         def read_queries(x: Tensor) -> Tensor:
-            placed = (x + queries).flatten(0, 1)  # BG, N, D
-            values = x.flatten(0, 1)  # BG, N, D
-            return self.self_attention(placed, placed, values, absent).view_as(x)  # B, G, N, D
+            if near is not None:
+                return self.self_attention(x, queries, None, x, queries, absent)
+            return self.self_attention(x + queries, x + queries, x, absent)
 
         def read_image(x: Tensor) -> Tensor:
-            if places is None:
-                placed = (x + queries).flatten(1, 2)  # B, GN, D
-                read = self.cross_attention(placed, memory + positions, memory, padding)
-            else:
-                near = (places * (1 + self.stretch(x))).flatten(1, 2)  # B, GN, D
-                read = self.cross_attention(x.flatten(1, 2), near, memory, positions, padding)
-            return read.view_as(x)  # B, G, N, D
+            if near is not None:
+                return self.cross_attention(x, queries, near, memory, positions, padding)
+            return self.cross_attention(x + queries, memory + positions, memory, padding)
 
         x = self.self_residual(x, read_queries)
         x = self.cross_residual(x, read_image)
@@ -281,8 +300,15 @@ class Decoder(nn.Module):
         super().__init__()
         self.position_input = config.position_input
         self.normed_states = config.normed_states
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.layers = nn.ModuleList(
+            DecoderLayer(config, first=not number) for number in range(config.decoder_layers)
+        )
         self.norm = nn.LayerNorm(config.hidden_dim)
+        self.stretch = None
+        if config.conditional:
+            dim = config.hidden_dim
+            self.stretch = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+            nn.init.ones_(self.stretch.get_parameter("2.bias"))
 
     def forward(
         self,
@@ -302,33 +328,34 @@ class Decoder(nn.Module):
         normalised twice, as in transformers.
 
         Args:
-            queries: (G, N, D); at inference there is one group.
+            queries: (N, D).
             memory: (B, M, D).
             positions: (B, M, D).
             padding: (B, M), True at padding, or None.
-            absent: (B, N), True at queries of the only group that are left out, or None.
-            start: (B, N, D), what the queries of the only group know at first; None is nothing, or
-                the queries themselves (`DetrConfig.position_input`).
-            points: (G, N, 2), the x and y of conditional queries in fractions of the image;
-                otherwise None.
+            absent: (B, N), True at queries that are left out, or None.
+            start: (B, N, D), what the queries know at first; None is nothing, or the queries
+                themselves (`DetrConfig.position_input`).
+            points: (N, 2), the x and y of conditional queries in fractions of the image; otherwise
+                None.
 
         Returns:
-            (L, B, GN, D), the last layer last.
+            (L, B, N, D), the last layer last.
         """
-        x = queries.expand(memory.shape[0], *queries.shape)  # B, G, N, D
-        if start is not None:
-            x = start[:, None]
-        elif not self.position_input:
+        x = queries.expand(memory.shape[0], *queries.shape) if start is None else start  # B, N, D
+        if start is None and not self.position_input:
             x = torch.zeros_like(x)
         places = None
         if points is not None:  # as `SinePositions` has it: the row's waves first
             waves = sine_waves(2 * math.pi * points.flip(-1), queries.shape[-1] // 2)
-            places = waves.flatten(-2)  # G, N, D
+            places = waves.flatten(-2)  # N, D
+        near = places
         states: list[Tensor] = []
         for layer in self.layers:
-            x = layer(x, queries, positions, memory, padding, absent, places)
-            states.append(self.norm(x))  # B, G, N, D
+            if self.stretch is not None and places is not None and states:
+                near = places * self.stretch(x)  # B, N, D
+            x = layer(x, queries, positions, memory, padding, absent, near)
+            states.append(self.norm(x))  # B, N, D
             x = states[-1] if self.normed_states else x
         if self.normed_states:
             states[-1] = self.norm(x)
-        return torch.stack(states).flatten(2, 3)  # L, B, GN, D
+        return torch.stack(states)  # L, B, N, D

@@ -1,18 +1,15 @@
 """Auxiliary heads: parts that speed up learning and are left out afterwards, to plain DETR.
 
-DETR learns slowly for two reasons. Each step gives gradients to the few matched queries only. And
-positions reach queries and keys, never values, so the encoder's output does not say where a token
+Positions reach queries and keys, never values, so the encoder's output does not say where a token
 lies until it has learned to.
 
-- Query groups (Group DETR, Chen et al., 2023): more sets of queries, each matched on its own, that
-  share the decoder.
 - Token supervision (in the spirit of Co-DETR, Zong et al., 2023): heads that predict, from every
   token of the encoder's output, the class and the whole box of the object that covers it.
 - Attention supervision: the mask head refines where a query looks, so this should lie within the
   query's object. From the masks alone the model learns it last.
 - Queries that start on a grid, with cross-attention that starts by comparing positions.
 
-Letters: B images, D channels, G groups, Q queries, K objects of an image, N chosen objects or
+Letters: B images, D channels, K objects of an image, N chosen objects or
 masks, A attention heads, H and W the images' size, h and w the feature map's size.
 """
 
@@ -35,21 +32,9 @@ class AuxiliaryHeads(nn.Module):
 
     def __init__(self, shape: Architecture, config: ObjectiveConfig) -> None:
         super().__init__()
-        self.more_queries: nn.Parameter | None = None
         self.token_heads: TokenHeads | None = None
-        if not isinstance(shape, DetrConfig):
-            return
-        self.groups = config.query_groups
-        if self.groups > 1:
-            self.more_queries = nn.Parameter(
-                torch.randn(self.groups - 1, shape.num_queries, shape.hidden_dim)
-            )
-        self.token_heads = TokenHeads(shape) if config.token_weight else None
-
-    def queries(self, model: Detr) -> Tensor:
-        """All groups (G, Q, D), the model's own first."""
-        own = model.queries.weight[None]  # 1, Q, D
-        return own if self.more_queries is None else torch.cat((own, self.more_queries))
+        if isinstance(shape, DetrConfig) and config.token_weight:
+            self.token_heads = TokenHeads(shape)
 
 
 class TokenHeads(nn.Module):
@@ -132,28 +117,24 @@ def attention_loss(attention: Tensor, masks: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def place_queries_on_grid(model: Detr, auxiliary: AuxiliaryHeads) -> None:
+def place_queries_on_grid(model: Detr) -> None:
     """Start queries as positions of points, and cross-attention as a comparison of positions.
 
-    Points are spread evenly over the image, on a lattice of the golden ratio that shifts a little
-    from group to group. Queries and keys of the decoder's cross-attention, or the places of
-    conditional ones, start with the same projection, so that a query first reads what lies near
-    its point.
+    Points are spread evenly over the image, on a lattice of the golden ratio. Queries and keys of
+    the decoder's cross-attention, or the places of conditional ones, start with the same
+    projection, so that a query first reads what lies near its point.
     """
-    more = () if auxiliary.more_queries is None else auxiliary.more_queries
-    groups = [model.queries.weight, *more]
-    count, dim = groups[0].shape
+    count, dim = model.queries.weight.shape
     fine, index = 256, torch.arange(count)
     table = SinePositions(dim)(torch.zeros(1, fine, fine, dtype=torch.bool))[0]  # D, fine, fine
-    y = (index + 0.5) / count
-    for group, queries in enumerate(groups):
-        x = (index * 0.6180339887 + group / len(groups)) % 1
-        queries.copy_(table[:, (y * fine).long(), (x * fine).long()].T)
-        if group == 0 and model.points is not None:
-            model.points.copy_(torch.stack((x, y), dim=-1).logit(1e-2))
-    suffix = "" if model.points is None else "_place"
+    x, y = index * 0.6180339887 % 1, (index + 0.5) / count
+    model.queries.weight.copy_(table[:, (y * fine).long(), (x * fine).long()].T)
+    query, key = "query.weight", "key.weight"
+    if model.points is not None:
+        model.points.copy_(torch.stack((x, y), dim=-1).logit(1e-2))
+        query, key = "query_near.weight", "key_place.weight"
     for layer in model.decoder.layers:
         attention = layer.get_submodule("cross_attention")
-        query = attention.get_parameter(f"query{suffix}.weight")
-        nn.init.orthogonal_(query, gain=1.5)
-        attention.get_parameter(f"key{suffix}.weight").copy_(query)
+        weight = attention.get_parameter(query)
+        nn.init.orthogonal_(weight, gain=1.5)
+        attention.get_parameter(key).copy_(weight)

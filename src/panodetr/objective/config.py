@@ -70,7 +70,6 @@ class ObjectiveConfig:
             random.
         grid_queries: whether queries start as positions of points on a grid. For training from
             random weights.
-        query_groups: sets of queries; 1 means the model's own alone.
         token_weight: weight of the token loss; 0 for none.
         attention_weight: weight of the attention loss; 0 for none.
         masked_attention: of EoMT: whether queries first read only the patches of their masks, less
@@ -82,7 +81,6 @@ class ObjectiveConfig:
     learned: Literal["all", "masks"] = "all"
     mask_objects: Positive = 64
     grid_queries: bool = False
-    query_groups: Positive = 1
     token_weight: Weight = 0.0
     attention_weight: Weight = 0.0
     masked_attention: bool = True
@@ -94,10 +92,7 @@ class ObjectiveConfig:
             ValueError: a field is out of bounds, or a mask-only run asks for another loss.
         """
         check_fields(self)
-        if self.learned == "masks":
-            for name, only in (("token_weight", 0), ("query_groups", 1)):
-                if getattr(self, name) != only:
-                    raise ValueError(
-                        f"{name} is {getattr(self, name)}; "
-                        f"expected {only} where the mask head alone learns"
-                    )
+        if self.learned == "masks" and self.token_weight:
+            raise ValueError(
+                f"token_weight is {self.token_weight}; expected 0 where the mask head alone learns"
+            )

@@ -3,8 +3,8 @@
 In the paper's order: predictions of every decoder layer, their matching (equation 1 and appendix
 A.3), the losses of matched pairs (equation 2), and each loss as a pure function.
 
-Letters: L decoder layers, B images, Q queries, C classes, D channels, G query groups, T objects of
-the fullest image, K objects of the batch, M matched pairs, N masks, h and w the masks' size.
+Letters: L decoder layers, B images, Q queries, C classes, D channels, T objects of the fullest
+image, K objects of the batch, M matched pairs, N masks, h and w the masks' size.
 """
 
 from __future__ import annotations
@@ -75,15 +75,13 @@ def compute_losses(
     Returns:
         The total, and the unweighted losses of the last decoder layer by name, with "total".
     """
-    groups, criterion, targets = config.query_groups, config.criterion, batch.targets
+    criterion, targets = config.criterion, batch.targets
     if totals is None:
         totals = count_totals(targets.counts, model.config.num_queries, criterion.no_object)
     encoded = model.encode(batch.pixels, batch.padding)
-    states = model.decode(encoded, auxiliary.queries(model))  # L, B, GQ, D
+    states = model.decode(encoded).float()  # L, B, Q, D
     if config.learned == "masks":
         states = states[-1:]  # masks are made from the last layer; classes and boxes only match
-    # Every group is matched alone, as if it were another layer.
-    states = states.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1).float()  # LG, B, Q, D
     with torch.autocast(states.device.type, enabled=False):
         logits, boxes = model.class_head(states), model.boxes(states)
     matches = match(logits, boxes, targets, criterion.costs)
@@ -91,18 +89,17 @@ def compute_losses(
     losses: dict[str, Tensor] = {}
     extra: dict[str, Tensor] = {}  # of the auxiliary heads, with weights of their own
     if config.learned == "all":
-        each = detection_losses(logits, boxes, targets, matches, criterion, totals)  # LG
-        losses |= {name: loss.unflatten(0, (-1, groups)).mean(1) for name, loss in each.items()}
+        losses |= detection_losses(logits, boxes, targets, matches, criterion, totals)  # L
     if auxiliary.token_heads is not None:
         tokens = auxiliary.token_heads.loss(encoded.memory, batch, criterion, totals)
         extra["tokens"] = config.token_weight * tokens
     if with_masks:
-        # Of the model's own queries in the last layer, and a share of them where there are many.
-        own = matches.where(matches.layer == len(logits) - groups)
+        # Of the last layer, and a share of them where there are many.
+        own = matches.where(matches.layer == len(logits) - 1)
         matched = len(own.query)
         num_objects = totals.objects * min(1.0, config.mask_objects / max(1, matched))
         own = own.where(torch.randperm(matched, device=logits.device) < config.mask_objects)
-        attention = model.attend(encoded, states[-groups], own.image, own.query)  # N, A, h, w
+        attention = model.attend(encoded, states[-1], own.image, own.query)  # N, A, h, w
         masks = model.refine(model.share(encoded), attention, own.image).float()  # N, h, w
         with torch.autocast(masks.device.type, enabled=False):
             losses |= mask_losses(masks, targets, own.object, batch.padding, criterion, num_objects)

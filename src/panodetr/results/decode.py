@@ -17,6 +17,9 @@ SAME_OBJECT_IOU = 0.5
 NEAR_BORDER = 2
 """Pixels: a box that ends so close to a tile's inner border counts as cut by it."""
 
+MOST_PAIRS = 100
+"""Of queries and classes that an image has, where classes have probabilities of their own."""
+
 _LOWEST = np.float32(-80)  # exp(80) is still a float32; the sigmoid of less is 0 for any purpose
 
 
@@ -36,22 +39,29 @@ def sigmoid(
 
 
 def best_classes(
-    logits: NDArray[np.float32], named: NDArray[np.bool_] | None = None
-) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    logits: NDArray[np.float32], named: NDArray[np.bool_] | None = None, *, apart: bool = False
+) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.intp]]:
     """Give every query its best real class, as the original does for box AP.
 
     "No object" takes its share of the probability and is then left out: no query is dropped, and
-    a query that found nothing has low scores.
+    a query that found nothing has low scores. Of classes with probabilities of their own the best
+    100 of all queries are given, so that a query may have several or none (Conditional DETR).
 
     Args:
-        logits: (Q, C + 1).
+        logits: (Q, C + 1), or (Q, C) of classes `apart`.
         named: (C,), the classes that the data knows; others keep their share of the probability,
             and are never chosen. None: all.
+        apart: whether classes have probabilities of their own (`DetrConfig.sigmoid`).
 
     Returns:
-        Scores (Q,) and classes (Q,).
+        Queries (N,), their scores (N,) and classes (N,).
     """
-    return _best(softmax(logits)[:, :-1], named)
+    if not apart:
+        return np.arange(len(logits)), *_best(softmax(logits)[:, :-1], named)
+    scores = sigmoid(logits) if named is None else np.where(named, sigmoid(logits), np.float32(-1))
+    best = np.argsort(-scores, axis=None, kind="stable")[:MOST_PAIRS]
+    queries, classes = np.unravel_index(best, scores.shape)
+    return queries, scores[queries, classes], classes
 
 
 def scale_boxes(boxes: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

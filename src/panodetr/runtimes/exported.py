@@ -196,7 +196,7 @@ def run_graphs(
     *_, queries, scores = graphs[0].outputs["logits"]
     for found, expected, what in (
         (queries, shape.num_queries, "queries"),
-        (scores, shape.num_classes + 1, 'classes with "no object"'),
+        (scores, shape.num_logits, "logits a query"),
     ):
         if found not in (None, expected):
             raise ValueError(f"its graphs have {found} {what}; {DESCRIPTION} says {expected}")

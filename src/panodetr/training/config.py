@@ -20,7 +20,7 @@ from panodetr.objective.config import ObjectiveConfig, Weight
 from panodetr.validation import Count, Positive, check
 
 _OF_DETR = (
-    "learned", "grid_queries", "query_groups", "token_weight", "attention_weight",
+    "learned", "grid_queries", "token_weight", "attention_weight",
 )  # fmt: skip
 
 Rate: TypeAlias = Annotated[float, Meta(gt=0)]
@@ -139,10 +139,9 @@ class TrainConfig(ObjectiveConfig):
                         f"{name} is {getattr(self, name)!r}; expected {getattr(usual, name)!r} "
                         "where an EoMT is trained"
                     )
-        elif isinstance(shape, DetrConfig) and shape.conditional and self.query_groups > 1:
+        elif isinstance(shape, DetrConfig) and shape.sigmoid:
             raise ValueError(
-                f"query_groups is {self.query_groups}; expected 1 where architecture.conditional "
-                "is true: other queries have no points"
+                "architecture.sigmoid is true; expected false: the class loss is that of the paper"
             )
         if self.learned == "masks":
             if not self.spec.architecture.masks:

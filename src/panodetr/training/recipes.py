@@ -240,7 +240,10 @@ def finetune(
         spec=replace(
             spec,
             architecture=replace(
-                old, num_classes=len(data.categories), masks=old.masks and data.masks
+                old,
+                num_classes=len(data.categories),
+                masks=old.masks and data.masks,
+                sigmoid=False,
             ),
             preprocessing=rule,
             # What is true of nuclei need not be of people.

@@ -72,7 +72,7 @@ def make_state(
             note(line)
     auxiliary = AuxiliaryHeads(model.config, config)
     if config.grid_queries and config.start is None and isinstance(model, Detr):
-        place_queries_on_grid(model, auxiliary)
+        place_queries_on_grid(model)
     freeze(model, config)
     # torch's annotations leave memory_format out.
     model = model.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -242,6 +242,8 @@ def _copy_classes(
     weight = _CLASS_HEAD[0]
     if given[weight].shape[1] != wanted[weight].shape[1]:
         return "initialised, of another width in the checkpoint"
+    if len(given[weight]) == source.architecture.num_classes:
+        return "initialised, the checkpoint's has no 'no object'"
     joined = [(c.index, class_map.get(c.name, c.name).casefold()) for c in target.categories]
     old = [(c.index, c.name.casefold()) for c in source.categories]
     if old == joined and given[weight].shape == wanted[weight].shape:
