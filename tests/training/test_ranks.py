@@ -56,7 +56,9 @@ def test_two_processes_lose_what_one_does(
         if "losses" in line:
             assert other["losses"] == pytest.approx(line["losses"], rel=1e-5, abs=1e-5)
             # AdamW does not see by what a gradient is multiplied: the losses alone would not tell.
-            assert other["gradient_norm"] == pytest.approx(line["gradient_norm"], rel=1e-5)
+            # Later, rounding may fall on the other side of a kink in a loss.
+            near = 1e-6 if line["step"] == 1 else 2e-3
+            assert other["gradient_norm"] == pytest.approx(line["gradient_norm"], rel=near)
         else:
             assert other["validation"] == pytest.approx(line["validation"], abs=1e-3)
     metrics = json.loads((tmp_path / "two" / "best" / "metrics.json").read_text())
