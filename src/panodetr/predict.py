@@ -585,8 +585,8 @@ class _Decoder:
             kept.append(np.flatnonzero(wanted))
         found = None
         if asked.masks or prediction.boxes is None:
-            wanted = [queries[own] for (queries, _, _), own in zip(best, kept, strict=True)]
-            found = _masks_of(views, prediction, wanted)
+            chosen = [queries[own] for (queries, _, _), own in zip(best, kept, strict=True)]
+            found = _masks_of(views, prediction, chosen)
         candidates: list[list[Candidates]] = []
         for number, (view, (queries, scores, classes)) in enumerate(zip(views, best, strict=True)):
             own = kept[number]

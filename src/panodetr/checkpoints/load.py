@@ -43,7 +43,7 @@ from panodetr.checkpoints.published import (
 )
 from panodetr.checkpoints.spec import CONFIG_FILE, WEIGHTS_FILES, ModelSpec
 from panodetr.checkpoints.weights import Weights, check_shapes, open_weights
-from panodetr.errors import CheckpointError, CheckpointWarning, did_you_mean
+from panodetr.errors import CheckpointError, CheckpointWarning, did_you_mean, preview
 from panodetr.model.backbone import ResNet
 from panodetr.model.build import build
 from panodetr.model.config import DetrConfig, EomtConfig, ResNetConfig, VitConfig
@@ -136,7 +136,11 @@ def _build_over(
     """Build a model without weights of its own, and read a file's, or share those in memory."""
     with torch.device("meta"), _NoValues():
         model = build(spec.architecture)
-    tables = EOMT_TABLES if isinstance(spec.architecture, EomtConfig) else DETR_TABLES
+    shape, tables = spec.architecture, DETR_TABLES
+    if isinstance(shape, EomtConfig):
+        tables = EOMT_TABLES
+    elif isinstance(shape, DetrConfig) and shape.conditional:
+        tables = (OURS, *CONDITIONAL_TABLES)
     table = find_table(weights, tables)
     state = _read(weights, table, model.state_dict(), keep_double=keep_double, shared=shared)
     model.load_state_dict(state, assign=True)
@@ -328,7 +332,7 @@ def find_table(
     return table
 
 
-DETR_TABLES = (OURS, FACEBOOK, *TRANSFORMERS_TABLES, *CONDITIONAL_TABLES)
+DETR_TABLES = (OURS, FACEBOOK, *TRANSFORMERS_TABLES)
 
 
 class _NoValues(TorchFunctionMode):
@@ -392,15 +396,17 @@ def _with_points(weights: Weights, table: NameTable) -> Weights:
     """Compute the points of a Conditional DETR, which there are those of a head on the queries.
 
     Raises:
-        CheckpointError: the head does not fit the queries.
+        CheckpointError: the head is not whole, or does not fit the queries.
     """
     if table not in CONDITIONAL_TABLES:
         return weights
     prefix = prefix_in(weights.tensors)
     head = [f"point_head.{n}.{kind}" for n in (0, 2) for kind in ("weight", "bias")]
     names = [table.name(key, prefix) for key in ("queries.weight", *head)]
-    if any(name not in weights.tensors for name in names):
-        return weights  # what is missing is said with the rest
+    if missing := [repr(name) for name in names if name not in weights.tensors]:
+        raise CheckpointError(
+            f"{weights.file} lacks {len(missing)} tensors of its model: {preview(missing)}"
+        )
     queries, *layers = (weights.read(weights.tensors[name]) for name in names)
     try:
         points = F.linear(F.linear(queries, *layers[:2]).relu(), *layers[2:])

@@ -308,7 +308,7 @@ class Decoder(nn.Module):
         if config.conditional:
             dim = config.hidden_dim
             self.stretch = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
-            nn.init.ones_(self.stretch.get_parameter("2.bias"))
+            nn.init.ones_(self.stretch.get_parameter("2.bias"))  # places begin about as they are
 
     def forward(
         self,
